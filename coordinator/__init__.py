@@ -1,0 +1,1 @@
+"""The server: sees only masked updates and their sum; starts without torch."""

@@ -1,0 +1,1 @@
+"""The client: holds data, keys and the un-masked update."""

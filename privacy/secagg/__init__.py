@@ -1,0 +1,1 @@
+"""Secure aggregation: double masking with a signed survivor set (docs/protocol.md)."""

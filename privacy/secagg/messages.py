@@ -1,0 +1,380 @@
+"""What is said in a round, as frozen values, with the exact bytes that are signed and hashed.
+
+Guarantees: a value here is well-formed (the codec checks lengths and order); ``signed_bytes`` and the hashes below are
+the only place where the protocol's byte strings are built.
+Leaves to others: whether a message is allowed now (``round``), and its form on the wire (``protos.codec``).
+Source: docs/protocol.md sections 4 and 5.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from privacy.secagg.keys import framed, number
+
+# Domain separation: every label in one place (docs/protocol.md section 4).
+LABEL_ADVERTISE_CONTEXT: Final = b"onlysum/1/advertise-context"
+LABEL_ROUND_CONTEXT: Final = b"onlysum/1/round-context"
+LABEL_ADVERTISE: Final = b"onlysum/1/ADVERTISE_KEYS"
+LABEL_SHARE: Final = b"onlysum/1/SHARE_KEYS"
+LABEL_COLLECT: Final = b"onlysum/1/COLLECT_MASKED"
+LABEL_AGREE: Final = b"onlysum/1/AGREE_SURVIVORS"
+LABEL_UNMASK: Final = b"onlysum/1/UNMASK"
+LABEL_COMPLAIN: Final = b"onlysum/1/complaint"
+LABEL_SET: Final = b"onlysum/1/set"
+LABEL_SHARE_HASH: Final = b"onlysum/1/share-hash"
+LABEL_LEAF: Final = b"onlysum/1/merkle-leaf"
+LABEL_NODE: Final = b"onlysum/1/merkle-node"
+LABEL_SEED_COMMITMENT: Final = b"onlysum/1/seed-commitment"
+LABEL_TRANSCRIPT: Final = b"onlysum/1/transcript"
+LABEL_SUM: Final = b"onlysum/1/sum"
+LABEL_GENESIS: Final = b"onlysum/1/genesis"
+LABEL_ADAPTER: Final = b"onlysum/1/adapter"
+LABEL_SEAL: Final = b"onlysum/1/sealed-share"
+
+HASH_BYTES: Final = 32
+SHARE_BYTES: Final = 33  # an element of Z_p, p = 2^256 + 297, big-endian
+ADVERTISE_NONCE_BYTES: Final = 16
+SEALED_PLAINTEXT_BYTES: Final = 2 * SHARE_BYTES  # share of the masking secret, then of the self-mask seed
+SEALED_BYTES: Final = 12 + SEALED_PLAINTEXT_BYTES + 16  # nonce, ciphertext, tag
+MASKING_KEY_BYTES: Final = {1: 32}  # by suite
+CHANNEL_KEY_BYTES: Final = {1: 32}
+
+
+def digest(*fields: bytes) -> bytes:
+    """Return SHA-256 over the framed fields."""
+    return hashlib.sha256(framed(*fields)).digest()
+
+
+def set_hash(participants: Sequence[str]) -> bytes:
+    """Return H(sorted set) of participant ids."""
+    return digest(LABEL_SET, *(one.encode() for one in sorted(participants)))
+
+
+def adapter_hash(data: bytes) -> bytes:
+    """Return the hash under which a global adapter's bytes enter the contexts."""
+    return digest(LABEL_ADAPTER, data)
+
+
+def sum_hash(data: bytes) -> bytes:
+    """Return H(sum) over the little-endian ring words of the unmasked total."""
+    return digest(LABEL_SUM, data)
+
+
+def genesis_transcript(plan_hash: bytes) -> bytes:
+    """Return transcript_0 of a run: what stands for "previous transcript" in the first round."""
+    return digest(LABEL_GENESIS, plan_hash)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where in a run a message belongs; rounds and attempts count from 1."""
+
+    plan_hash: bytes
+    round: int
+    attempt: int
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """The lexicographic order in which later attempts close earlier ones."""
+        return (self.round, self.attempt)
+
+    @property
+    def fields(self) -> tuple[bytes, ...]:
+        """The position as fields of a framed string."""
+        return (self.plan_hash, number(self.round), number(self.attempt))
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOffer:
+    """The coordinator opens an attempt; the participant compares each field with what it knows itself."""
+
+    position: Position
+    previous_transcript: bytes
+    adapter_hash: bytes
+
+    @property
+    def context(self) -> bytes:
+        """adv_ctx."""
+        return digest(LABEL_ADVERTISE_CONTEXT, *self.position.fields, self.previous_transcript, self.adapter_hash)
+
+
+@dataclass(frozen=True, slots=True)
+class Advertisement:
+    """A participant's two fresh public keys of an attempt, with the inputs of its adv_ctx."""
+
+    offer: AttemptOffer
+    sender: str
+    masking_key: bytes
+    channel_key: bytes
+    nonce: bytes
+    signature: bytes = b""
+
+    @property
+    def body(self) -> bytes:
+        """The body that is signed and enters round_ctx (bodies, not signature bytes)."""
+        return framed(
+            *self.offer.position.fields,
+            self.offer.previous_transcript,
+            self.offer.adapter_hash,
+            self.sender.encode(),
+            self.masking_key,
+            self.channel_key,
+            self.nonce,
+        )
+
+    def signed_bytes(self, version: int) -> bytes:
+        """The string that the sender's identity key signs; there is no round_ctx yet."""
+        return _signed(LABEL_ADVERTISE, version, self.offer.position, self.sender, b"", self.body)
+
+
+def round_context(offer: AttemptOffer, advertisements: Iterable[Advertisement]) -> bytes:
+    """Return round_ctx = H(label, adv_ctx, sorted (id, H(advertisement body)))."""
+    members = sorted((one.sender, hashlib.sha256(one.body).digest()) for one in advertisements)
+    return digest(
+        LABEL_ROUND_CONTEXT, offer.context, *(field for name, body in members for field in (name.encode(), body))
+    )
+
+
+def _signed(label: bytes, version: int, at: Position, sender: str, round_ctx: bytes, body: bytes) -> bytes:
+    return framed(label, number(version), *at.fields, sender.encode(), round_ctx, body)
+
+
+def share_hash(kind: bytes, round_ctx: bytes, dealer: str, holder: str, share: bytes) -> bytes:
+    """Return the hash that names a lying dealer on opening and a lying holder on release.
+
+    ``kind`` is ``b"masking"`` or ``b"seed"``.
+    """
+    return digest(LABEL_SHARE_HASH, kind, round_ctx, dealer.encode(), holder.encode(), share)
+
+
+def seed_commitment(round_ctx: bytes, participant: str, seed: bytes) -> bytes:
+    """Return the commitment to a self-mask seed: it detects a dealer whose shares rebuild another seed."""
+    return digest(LABEL_SEED_COMMITMENT, round_ctx, participant.encode(), seed)
+
+
+@dataclass(frozen=True, slots=True)
+class ShareLeaf:
+    """What a dealer commits to about the shares of one recipient (itself included, with no ciphertext)."""
+
+    recipient: str
+    ciphertext_hash: bytes
+    masking_share_hash: bytes
+    seed_share_hash: bytes
+
+    @property
+    def hash(self) -> bytes:
+        """The Merkle leaf."""
+        return digest(
+            LABEL_LEAF, self.recipient.encode(), self.ciphertext_hash, self.masking_share_hash, self.seed_share_hash
+        )
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """Return the root over leaf hashes; an odd node moves up unchanged."""
+    level = list(leaves)
+    while len(level) > 1:
+        paired = [digest(LABEL_NODE, level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        level = [*paired, level[-1]] if len(level) % 2 else paired
+    return level[0]
+
+
+def merkle_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
+    """Return the siblings from leaf to root; an empty byte string where a node moves up unchanged."""
+    proof: list[bytes] = []
+    level = list(leaves)
+    while len(level) > 1:
+        sibling = index ^ 1
+        proof.append(level[sibling] if sibling < len(level) else b"")
+        paired = [digest(LABEL_NODE, level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        level = [*paired, level[-1]] if len(level) % 2 else paired
+        index //= 2
+    return tuple(proof)
+
+
+def merkle_verify(leaf: bytes, index: int, proof: Sequence[bytes], root: bytes) -> bool:
+    """Say whether ``leaf`` stands at ``index`` under ``root``."""
+    node = leaf
+    for sibling in proof:
+        if sibling:
+            node = digest(LABEL_NODE, sibling, node) if index % 2 else digest(LABEL_NODE, node, sibling)
+        index //= 2
+    return index == 0 and node == root
+
+
+def _share_body(root: bytes, commitment: bytes) -> bytes:
+    return framed(root, commitment)
+
+
+@dataclass(frozen=True, slots=True)
+class ShareBundle:
+    """A dealer's message to the coordinator: one leaf a member of U1 in sorted order, one sealed share a peer.
+
+    ``sealed[i]`` belongs to ``leaves[i].recipient`` and is empty for the dealer itself.
+    """
+
+    position: Position
+    sender: str
+    leaves: tuple[ShareLeaf, ...]
+    sealed: tuple[bytes, ...]
+    seed_commitment: bytes
+    signature: bytes = b""
+
+    @property
+    def root(self) -> bytes:
+        """The Merkle root over the leaves."""
+        return merkle_root([leaf.hash for leaf in self.leaves])
+
+    def signed_bytes(self, version: int, round_ctx: bytes) -> bytes:
+        """The string that the dealer's identity key signs."""
+        body = _share_body(self.root, self.seed_commitment)
+        return _signed(LABEL_SHARE, version, self.position, self.sender, round_ctx, body)
+
+
+@dataclass(frozen=True, slots=True)
+class DealtShare:
+    """One dealer's shares for one holder, as the coordinator passes them on."""
+
+    position: Position
+    dealer: str
+    leaf: ShareLeaf
+    proof: tuple[bytes, ...]
+    sealed: bytes
+    root: bytes
+    seed_commitment: bytes
+    signature: bytes
+
+    def signed_bytes(self, version: int, round_ctx: bytes) -> bytes:
+        """The string that the dealer signed: the same as of its :class:`ShareBundle`."""
+        body = _share_body(self.root, self.seed_commitment)
+        return _signed(LABEL_SHARE, version, self.position, self.dealer, round_ctx, body)
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """A holder says that a dealer's bundle is bad; the dealer is left out of the next attempt."""
+
+    position: Position
+    sender: str
+    dealer: str
+    rule: str
+    signature: bytes = b""
+
+    def signed_bytes(self, version: int, round_ctx: bytes) -> bytes:
+        """The string that the holder signs."""
+        body = framed(self.dealer.encode(), self.rule.encode())
+        return _signed(LABEL_COMPLAIN, version, self.position, self.sender, round_ctx, body)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A participant's signed statement of what it uploaded and with whom it masked."""
+
+    position: Position
+    sender: str
+    u2_hash: bytes
+    masked_hash: bytes
+    length: int  # bytes of the masked update
+    signature: bytes = b""
+
+    def signed_bytes(self, version: int, round_ctx: bytes) -> bytes:
+        """The string that the sender signs."""
+        body = framed(self.u2_hash, self.masked_hash, number(self.length))
+        return _signed(LABEL_COLLECT, version, self.position, self.sender, round_ctx, body)
+
+
+@dataclass(frozen=True, slots=True)
+class SurvivorSet:
+    """S with the digest of each member's upload, sorted by id."""
+
+    u2_hash: bytes
+    members: tuple[tuple[str, bytes], ...]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of S."""
+        return tuple(name for name, _ in self.members)
+
+    @property
+    def body(self) -> bytes:
+        """H(U2) and the sorted (id, upload digest) of S."""
+        return framed(self.u2_hash, *(field for name, value in self.members for field in (name.encode(), value)))
+
+    def signed_bytes(self, version: int, at: Position, sender: str, round_ctx: bytes) -> bytes:
+        """The string that a member of S signs in AGREE_SURVIVORS: the commit point of the round."""
+        return _signed(LABEL_AGREE, version, at, sender, round_ctx, self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class SurvivorProposal:
+    """S as the receipts of its members, sorted by sender."""
+
+    position: Position
+    receipts: tuple[Receipt, ...]
+
+    @property
+    def survivors(self) -> SurvivorSet:
+        """The set that is signed, taking H(U2) from the first receipt."""
+        return SurvivorSet(self.receipts[0].u2_hash, tuple((one.sender, one.masked_hash) for one in self.receipts))
+
+
+@dataclass(frozen=True, slots=True)
+class SurvivorSignature:
+    """A member of S commits to it."""
+
+    position: Position
+    sender: str
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnmaskRequest:
+    """S, its receipts and a quorum of signatures: nothing else, so that each holder computes both lists itself."""
+
+    proposal: SurvivorProposal
+    signatures: tuple[SurvivorSignature, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedShare:
+    """A share that its holder gives out, by the id of its owner."""
+
+    owner: str
+    share: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnmaskShares:
+    """Shares of self-mask seeds of S and of masking secrets of U2 minus S, each list sorted by owner."""
+
+    position: Position
+    sender: str
+    seed_shares: tuple[ReleasedShare, ...]
+    masking_shares: tuple[ReleasedShare, ...]
+    signature: bytes = b""
+
+    def signed_bytes(self, version: int, round_ctx: bytes) -> bytes:
+        """The string that the holder signs: both lists of shares."""
+        lists = (
+            framed(*(field for one in shares for field in (one.owner.encode(), one.share)))
+            for shares in (self.seed_shares, self.masking_shares)
+        )
+        return _signed(LABEL_UNMASK, version, self.position, self.sender, round_ctx, framed(*lists))
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCertificate:
+    """What proves a completed round to anyone with the plan: the result, and the history of who missed rounds."""
+
+    position: Position
+    round_ctx: bytes
+    survivors: SurvivorSet
+    sum_hash: bytes
+    signatures: tuple[SurvivorSignature, ...]
+
+    def transcript(self, previous: bytes) -> bytes:
+        """Return transcript_r = H(label, transcript_{r-1}, round_ctx, S with digests, H(sum))."""
+        return digest(LABEL_TRANSCRIPT, previous, self.round_ctx, self.survivors.body, self.sum_hash)

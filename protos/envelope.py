@@ -1,0 +1,296 @@
+"""What daemons say to each other around the protocol's own messages, as frozen values.
+
+Guarantees: a coordinator can say to a member only what :data:`Task` lists, a member to the coordinator only what
+:data:`Submission` lists; none of them carries a rule of a run (those are in the plan alone) or code.
+Leaves to others: bytes on the wire (``codec``), transport (``coordinator.service``, ``participant.channel``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from privacy.secagg.messages import (
+    Advertisement,
+    AttemptOffer,
+    Complaint,
+    DealtShare,
+    Position,
+    Receipt,
+    RoundCertificate,
+    ShareBundle,
+    SurvivorProposal,
+    SurvivorSignature,
+    UnmaskRequest,
+    UnmaskShares,
+)
+from privacy.secret import SecretBytes
+
+MAX_CHUNK_BYTES = 2**20  # wire chunks; the mask chunk is a protocol constant of its own
+MAX_CONTENT_BYTES = 2**34  # of a download or upload as a whole
+
+
+class Role(StrEnum):
+    """What a member is enrolled as."""
+
+    PARTICIPANT = "participant"
+    EVALUATOR = "evaluator"
+
+
+# --- enrolment (TLS with the pinned authority, no client certificate yet) ---
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """A newcomer's request: keys were made where they are used, and the identity key vouches for the TLS key."""
+
+    protocol_version: int
+    token_id: str
+    token_secret: SecretBytes
+    name: str
+    certificate_request: bytes  # PKCS#10 DER, signed by the TLS key
+    identity_key: bytes
+    identity_signature: bytes  # over (label, federation, token id, participant id, SHA-256 of the TLS public key)
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The coordinator's answer to an enrolment."""
+
+    federation: str
+    name: str
+    role: Role
+    certificate: bytes  # PEM, SAN is the member's name
+    authority: bytes  # PEM of the CA
+
+
+# --- handshake ---
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetOffer:
+    """A dataset that a member announces: its name and its public number of units."""
+
+    name: str
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerHead:
+    """Where a member's ledger stands: the coordinator remembers the highest, so that a rollback shows."""
+
+    sequence: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A daemon's first words on a connection."""
+
+    protocol_version: int
+    software_version: str
+    member: str
+    role: Role
+    ledger_head: LedgerHead
+    datasets: tuple[DatasetOffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MemberEntry:
+    """A line of the federation's member list: owners pin peers' identity fingerprints from it."""
+
+    name: str
+    role: Role
+    identity_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The coordinator's answer: versions matched, what it last saw of this member, and who else is enrolled."""
+
+    protocol_version: int
+    software_version: str
+    federation: str
+    ledger_head: LedgerHead  # the highest that this member has shown; sequence 0 if none
+    last_advertisements: tuple[Advertisement, ...]  # this member's last of each unfinished run, signed by itself
+    members: tuple[MemberEntry, ...]
+
+
+# --- tasks: what the coordinator asks of a member ---
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRef:
+    """Bytes to be downloaded in chunks: their SHA-256 and length."""
+
+    sha256: bytes
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanProposed:
+    """A plan waits for this member's approval."""
+
+    run_id: str
+    plan: bytes
+    signature: bytes
+    initial_adapter: ContentRef
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptOpened:
+    """An attempt is open: download the adapter, verify the history, advertise."""
+
+    run_id: str
+    offer: AttemptOffer
+    adapter: ContentRef  # the global adapter's float32 little-endian entries
+    history: tuple[RoundCertificate, ...]  # of all completed rounds that this member has not been shown to know
+
+
+@dataclass(frozen=True, slots=True)
+class KeysAdvertised:
+    """U1."""
+
+    run_id: str
+    advertisements: tuple[Advertisement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SharesDealt:
+    """U2, as one dealt share from each of its other members."""
+
+    run_id: str
+    position: Position
+    shares: tuple[DealtShare, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SurvivorsProposed:
+    """S, to be signed."""
+
+    run_id: str
+    proposal: SurvivorProposal
+
+
+@dataclass(frozen=True, slots=True)
+class UnmaskRequested:
+    """S with a quorum's signatures: shares may be released."""
+
+    run_id: str
+    request: UnmaskRequest
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCompleted:
+    """A round's certificate; goes to the whole roster."""
+
+    run_id: str
+    certificate: RoundCertificate
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptAborted:
+    """An attempt ended without a sum; the next task opens another, or ends the run."""
+
+    run_id: str
+    position: Position
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationAsked:
+    """An evaluator measures an adapter: the starting one is round 0."""
+
+    run_id: str
+    round: int
+    adapter: ContentRef
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """The run reached a terminal state: ``completed``, ``aborted`` or ``refused``."""
+
+    run_id: str
+    state: str
+    code: str  # of the reason, empty when completed
+
+
+Task = (
+    PlanProposed
+    | AttemptOpened
+    | KeysAdvertised
+    | SharesDealt
+    | SurvivorsProposed
+    | UnmaskRequested
+    | RoundCompleted
+    | AttemptAborted
+    | EvaluationAsked
+    | RunEnded
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedTask:
+    """A task with the id by which a member says that it has seen it (16 bytes, the same after a restart)."""
+
+    id: bytes
+    task: Task
+
+
+# --- submissions: what a member sends of its own ---
+
+
+@dataclass(frozen=True, slots=True)
+class PlanApproved:
+    """An owner's approval, signed by the identity key over the plan's hash."""
+
+    run_id: str
+    plan_hash: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRefused:
+    """An owner's refusal: the code of the rule, and a text that the owner chose to share."""
+
+    run_id: str
+    plan_hash: bytes
+    code: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Abstained:
+    """This participant takes no part in an attempt; the code never depends on private data."""
+
+    run_id: str
+    position: Position
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """An evaluator's signed measurement of a released adapter on public data."""
+
+    run_id: str
+    plan_hash: bytes
+    round: int
+    adapter_sha256: bytes
+    correct: int
+    examples: int
+    data_sha256: bytes  # of the public data it was measured on
+    signature: bytes = b""
+
+
+Submission = (
+    PlanApproved
+    | PlanRefused
+    | Advertisement
+    | ShareBundle
+    | Complaint
+    | Receipt
+    | SurvivorSignature
+    | UnmaskShares
+    | Abstained
+    | Evaluation
+)
