@@ -15,7 +15,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -23,7 +23,7 @@ from privacy import canonical
 from privacy.errors import PeerError
 from privacy.secagg import keys
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION: Final = 1
 PLAN_SIGNATURE_LABEL = b"onlysum/1/plan"
 APPROVAL_LABEL = b"onlysum/1/approval"
 MAX_ROSTER = 4096  # x-coordinates and messages stay small; complete graphs are advised to 512
@@ -436,7 +436,7 @@ class Plan(Part):
         ids = [member.id for member in self.roster]
         if ids != sorted(set(ids)):
             raise ValueError("the roster must be sorted and name nobody twice")
-        everyone = (*self.roster, *self.evaluation.evaluators)
+        everyone: tuple[Member | Evaluator, ...] = (*self.roster, *self.evaluation.evaluators)
         if len({one.identity_key for one in everyone}) != len(everyone):
             raise ValueError("two members have the same identity key")
         for one in everyone:

@@ -43,10 +43,10 @@ class SecretBytes:
         raise TypeError("a SecretBytes has no such operation; call reveal() where the value is needed")
 
     __bytes__ = _refuse
-    __eq__ = _refuse  # type: ignore[assignment]  # == on secrets is a timing leak and always a mistake
-    __ne__ = _refuse  # type: ignore[assignment]  # same reason
-    __hash__ = _refuse  # type: ignore[assignment]  # a secret is never a dictionary key
+    __eq__ = _refuse  # == on secrets is a timing leak and always a mistake
+    __ne__ = _refuse  # same reason
+    __hash__ = _refuse  # a secret is never a dictionary key
     __reduce__ = _refuse
-    __reduce_ex__ = _refuse  # type: ignore[assignment]  # pickling would copy the secret
+    __reduce_ex__ = _refuse  # pickling would copy the secret
     __iter__ = _refuse
     __getitem__ = _refuse

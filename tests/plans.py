@@ -1,0 +1,204 @@
+"""Small valid plans with real keys made from fixed bytes: what most tests start from.
+
+Guarantees: the same arguments give the same plan, byte for byte; an override that breaks a rule is refused just as a
+participant would refuse it (``PeerError``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Final
+
+from privacy import canonical
+from privacy.canonical import Json
+from privacy.plan import Mode, Plan, VerifiedPlan, default_survivors, signed_plan_bytes, threshold
+from privacy.secagg.keys import SigningKey
+from privacy.secret import SecretBytes
+
+NAMES: Final = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy")
+CREATED_AT: Final = 1_767_225_600  # 2026-01-01
+EXPIRES_AT: Final = 4_102_444_800  # 2100-01-01
+CLAMP: Final = 2**20 - 1
+NOISE_MULTIPLIER: Final = 1.0  # noise multiplier that the noised test plans are calibrated for
+
+
+def names(n: int) -> tuple[str, ...]:
+    """Return n sorted member names: people up to ten, then ``p000`` and so on."""
+    return NAMES[:n] if n <= len(NAMES) else tuple(f"p{i:03d}" for i in range(n))
+
+
+def signing_key(name: str) -> SigningKey:
+    """Return the identity key that belongs to a name in all tests."""
+    return SigningKey(SecretBytes(hashlib.sha256(b"onlysum tests: identity key of " + name.encode()).digest()))
+
+
+OPERATOR: Final = signing_key("the operator")
+
+
+def plan_document(
+    *, n: int = 5, f: int = 1, mode: Mode = "none", entries: int = 12, **overrides: Json
+) -> dict[str, Json]:
+    """Return the JSON document of a valid plan, with overrides merged in, valid or not.
+
+    Args:
+        n: size of the roster.
+        f: colluding participants that the plan tolerates.
+        mode: privacy mode; noised ones are calibrated to a noise multiplier of about 1.
+        entries: length of the vector, at least 2; a quarter of it is stream ``head``, the rest ``adapter``.
+        overrides: top-level fields; a mapping is merged into the field's own mapping, anything else replaces it.
+    """
+    survivors = default_survivors(n, f)
+    honest_noise = {"none": 0, "local": 1}.get(mode, survivors - max(f, 1))
+    document: dict[str, Json] = {
+        "protocol_version": 1,
+        "suite": 1,
+        "federation": "test-federation",
+        "operator": "Test Operator",
+        "run_id": "00112233445566778899aabbccddeeff",
+        "created_at": CREATED_AT,
+        "expires_at": EXPIRES_AT,
+        "recipe": _recipe(entries),
+        "privacy": _privacy(mode, entries, honest_noise),
+        "encoding": {
+            "ring_bits": 32,
+            "lane_bits": 0,
+            "scale_exponent": 0 if mode.startswith("distributed") else 16,
+            "clamp": CLAMP,
+        },
+        "weight_rule": "equal",
+        "evaluation": {"data": "public-digits", "every": 1, "evaluators": []},
+        "roster": [_member(name) for name in names(n)],
+        "f": f,
+        "shamir_threshold": threshold(n, f),
+        "quorum": threshold(n, f),
+        "min_survivors": survivors,
+        "graph": {"kind": "complete", "neighbours": 0, "share_threshold": 0, "max_dropouts": 0},
+        "max_attempts": 3,
+    }
+    for field, value in overrides.items():
+        document[field] = _merged(document.get(field), value)
+    return document
+
+
+def make_plan(
+    n: int = 5, f: int = 1, mode: Mode = "none", entries: int = 12, **overrides: Json
+) -> tuple[Plan, dict[str, SigningKey]]:
+    """Return a plan made as :func:`plan_document` says, and the identity key of each member by name.
+
+    Raises:
+        PeerError: the overrides break a rule of plans.
+    """
+    plan = Plan.from_bytes(canonical.encode(plan_document(n=n, f=f, mode=mode, entries=entries, **overrides)))
+    return plan, {member.id: signing_key(member.id) for member in plan.roster}
+
+
+def sign_plan(plan: Plan, operator: SigningKey = OPERATOR) -> bytes:
+    """Return the operator's signature over a plan's bytes."""
+    return operator.sign(signed_plan_bytes(plan.to_bytes()))
+
+
+def verified(plan: Plan) -> VerifiedPlan:
+    """Return the plan as a participant holds it, signed by :data:`OPERATOR`."""
+    return VerifiedPlan.verify(plan.to_bytes(), sign_plan(plan), OPERATOR.public)
+
+
+def _merged(old: Json, new: Json) -> Json:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+    return new
+
+
+def _member(name: str) -> Json:
+    return {
+        "id": name,
+        "identity_key": signing_key(name).public.hex(),
+        "units": 100,
+        "weight": 1,
+        "with_operator": False,
+    }
+
+
+def _recipe(entries: int) -> Json:
+    head = max(1, entries // 4)
+    lengths = {"adapter": entries - head, "head": head}
+    tensors: list[Json] = [
+        {"key": "base_model.model.layer.q_proj.lora_A.weight", "shape": [2, 4], "stream": "frozen"},
+        {"key": "base_model.model.layer.q_proj.lora_B.weight", "shape": [lengths["adapter"]], "stream": "adapter"},
+        {"key": "base_model.model.classifier.weight", "shape": [lengths["head"]], "stream": "head"},
+    ]
+    return {
+        "title": "Digits",
+        "purpose": "A plan for tests",
+        "base": {
+            "name": "tiny-vit",
+            "architecture": "ViTForImageClassification",
+            "files": [{"name": "config.json", "sha256": "aa" * 32}, {"name": "model.safetensors", "sha256": "bb" * 32}],
+        },
+        "adapter": {
+            "method": "ffa-lora",
+            "peft_type": "LORA",
+            "rank": 2,
+            "alpha": "16",
+            "target_modules": ["q_proj"],
+            "head_modules": ["classifier"],
+            "layers": [],
+            "seed": 7,
+            "initial_hash": "cc" * 32,
+            "tensors": tensors,
+        },
+        "layout": [{"name": name, "length": length} for name, length in lengths.items()],
+        "task": {
+            "kind": "image-classification",
+            "data": "digits",
+            "labels": [str(digit) for digit in range(10)],
+            "input_column": "image",
+            "label_column": "label",
+            "max_length": 0,
+            "image_mean": "0.5",
+            "image_std": "0.5",
+            "image_scale": "16",
+        },
+        "optimizer": {
+            "name": "mean",
+            "learning_rate": "1",
+            "head_learning_rate": "1",
+            "momentum": "0",
+            "second_momentum": "0",
+            "epsilon": "0.001",
+            "average": "0",
+        },
+        "training": {"learning_rate": "0.1", "head_learning_rate": "0.1", "micro_batch": 16},
+        "rounds": 3,
+    }
+
+
+def _privacy(mode: Mode, entries: int, honest_noise: int) -> Json:
+    noise_exponent, sensitivity = (0, 0) if mode == "none" else _mechanism(entries, honest_noise)
+    unit = {"none": "none", "distributed-participant": "participant"}.get(mode, "example")
+    return {
+        "mode": mode,
+        "unit": unit,
+        "relation": "none" if mode == "none" else "zero-out",
+        "epsilon": "0" if mode == "none" else "8",
+        "delta": "0" if mode == "none" else "0.00001",
+        "sampling_rate": "0.5",
+        "local_steps": 1 if mode.startswith("distributed") else 2,
+        "clip_norm": "1",
+        "noise_exponent": noise_exponent,
+        "sensitivity": sensitivity,
+        "honest_noise": honest_noise,
+        "max_rows_per_user": 0,
+        "upload_after_ms": 0,
+        "overlap": False,
+    }
+
+
+def _mechanism(entries: int, honest_noise: int) -> tuple[int, int]:
+    """Return the smallest (noise exponent, sensitivity) at the tests' noise multiplier that a plan may have."""
+    for exponent in range(6, 25):
+        sensitivity = math.floor(math.sqrt(honest_noise * 4**exponent - 9) / NOISE_MULTIPLIER)
+        if sensitivity * sensitivity > entries / 12 + 4 * sensitivity:
+            return exponent, sensitivity
+    raise ValueError(f"no noise exponent suits {entries} entries")
