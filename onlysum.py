@@ -1,0 +1,262 @@
+"""The front door: the version, and the one command that mounts each room's sub-commands.
+
+Guarantees: a room is imported only when one of its commands runs, so that help is quick and the coordinator never meets
+torch; every :class:`~privacy.errors.OnlysumError` leaves as three lines and its exit code, every other exception as one
+``E-BUG`` with its traceback in a file, never on the screen.
+Leaves to others: what the commands do (``coordinator.cli``, ``participant.cli``, ``audit.cli``, ``simulation.demo``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import json
+import os
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from privacy.errors import Explanation, OnlysumError
+
+__version__ = "0.1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A group of commands that another room offers: where its typer application lives, and its line in the help."""
+
+    module: str
+    attribute: str
+    caption: str
+    extra: str = ""  # the extra that its packages come with; empty for the base install
+
+
+PLACES: Final[dict[str, Place]] = {
+    "coordinator": Place("coordinator.cli", "app", "Run the service that sums; invite, create runs."),
+    "participant": Place("participant.cli", "app", "Join, add data, approve plans, train, see spend."),
+    "plan": Place("participant.plan_cli", "app", "Build, check, show and compare plans.", extra="participant"),
+    "method": Place("participant.method_cli", "app", "List fine-tuning methods and what each one sums."),
+    "audit": Place("audit.cli", "app", "Write, show, verify and export privacy reports."),
+    "demo": Place("simulation.demo", "app", "Fine-tune among five participants on this machine.", extra="participant"),
+}
+EXTRA_PACKAGES: Final = frozenset({"numba", "opacus", "peft", "pyarrow", "PIL", "sklearn", "torch", "transformers"})
+
+
+class FrontDoor(TyperGroup):
+    """The command ``onlysum``: its own ``explain``, and the rooms, imported when they are asked for.
+
+    Typer keeps its copy of click private, so what belongs to click is annotated with ``Any`` here.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the places in the order of the help, then this group's own commands."""
+        return [*PLACES, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import the room that offers a command, or return one of this group's own."""
+        place = PLACES.get(cmd_name)
+        return _load(place) if place else super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the captions without importing a room."""
+        rows = [(name, place.caption) for name, place in PLACES.items()]
+        rows += [(name, self.commands[name].get_short_help_str(80)) for name in super().list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command, or suggest the nearest name."""
+        if args and args[0] not in self.list_commands(ctx):
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            ctx.fail(f"no such command: {args[0]}" + (f"; did you mean {near[0]}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=FrontDoor,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"onlysum {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _front(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Fine-tune adapters of foundation models together.
+
+    The coordinator learns only the sum of the updates; every unit of privacy
+    spent is on a ledger that its owner holds.
+
+    Example: onlysum demo
+    """
+
+
+@app.command()
+def explain(
+    code: Annotated[str, typer.Argument(help="An error code, e.g. E-POLICY-BUDGET.")] = "",
+    everything: Annotated[bool, typer.Option("--all", help="List every code.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what an error code means and what to do.
+
+    Example: onlysum explain E-POLICY-BUDGET
+    """
+    from privacy.errors import REGISTRY
+
+    if everything or not code:
+        rows = {one: REGISTRY[one] for one in sorted(REGISTRY)}
+        typer.echo(
+            json.dumps({one: _as_values(one, entry) for one, entry in rows.items()}, indent=2)
+            if as_json
+            else "\n".join(f"{one:<24}{entry.what}" for one, entry in rows.items())
+        )
+        return
+    name = code.upper()
+    entry = REGISTRY.get(name) or REGISTRY.get(f"E-{name}")
+    if entry is None:
+        raise _unknown_code(name, list(REGISTRY))
+    name = name if name in REGISTRY else f"E-{name}"
+    typer.echo(json.dumps(_as_values(name, entry)) if as_json else _explained(name, entry))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and leave the process with its exit code.
+
+    Exit codes: 0 done, 1 a bug of onlysum, 2 usage or configuration, 3 refused or waiting for a person, 4 a peer is at
+    fault, 5 network, 6 verification failed; 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(words))
+
+
+def run(words: list[str]) -> int:
+    """Run the command with these arguments and return its exit code; errors are printed to standard error."""
+    as_json = "--json" in words
+    try:
+        outcome = typer.main.get_command(app).main(args=words, prog_name="onlysum", standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    except TyperException as problem:
+        _print_usage(problem, as_json=as_json)
+        return int(problem.exit_code)
+    except BrokenPipeError:
+        _silence(sys.stdout.fileno())
+        return 0
+    except Exception as problem:  # noqa: BLE001  the last place where an exception can be turned into an exit code
+        return _leave(problem, as_json=as_json)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _load(place: Place) -> Any:
+    from privacy.errors import LocalError
+
+    try:
+        loaded = getattr(importlib.import_module(place.module), place.attribute)
+    except ModuleNotFoundError as missing:
+        if missing.name not in EXTRA_PACKAGES:
+            raise
+        raise LocalError("E-EXTRA-MISSING", f"{missing.name} is not installed") from None
+    return typer.main.get_command(loaded)
+
+
+def _leave(problem: Exception, *, as_json: bool) -> int:
+    """Print an exception as a message and return the exit code of who is at fault."""
+    from privacy.errors import LocalError, OnlysumError
+
+    if isinstance(problem, ModuleNotFoundError) and problem.name in EXTRA_PACKAGES:
+        problem = LocalError("E-EXTRA-MISSING", f"{problem.name} is not installed")
+    if isinstance(problem, OSError) and problem.errno == 28:  # ENOSPC
+        problem = LocalError("E-DISK-FULL", str(problem))
+    if not isinstance(problem, OnlysumError):
+        problem = LocalError("E-BUG", f"{type(problem).__name__}; the traceback is in {_write_traceback(problem)}")
+    _print_error(problem, as_json=as_json)
+    return int(problem.explanation.fault)
+
+
+def _print_error(error: OnlysumError, *, as_json: bool) -> None:
+    known = error.explanation
+    if as_json:
+        values = {"code": error.code, "detail": error.detail, "why": known.why, "next_step": known.next_step}
+        typer.echo(json.dumps({"error": {**values, "exit_code": int(known.fault)}}), err=True)
+        return
+    typer.echo(f"{error.code}: {known.what}: {error.detail}", err=True)
+    typer.echo(f"  why: {known.why}", err=True)
+    typer.echo(f"  next: {known.next_step}", err=True)
+
+
+def _print_usage(problem: TyperException, *, as_json: bool) -> None:
+    context = getattr(problem, "ctx", None)
+    message = problem.format_message().rstrip(".")
+    if message.startswith("Usage:") or not message:  # a group was called without a command: typer's message is its help
+        typer.echo(message or (context.get_help() if context else ""), err=True)
+        return
+    help_line = f"see `{context.command_path if context else 'onlysum'} --help`"
+    if as_json:
+        values = {"code": "E-USAGE", "detail": message, "next_step": help_line, "exit_code": problem.exit_code}
+        typer.echo(json.dumps({"error": values}), err=True)
+        return
+    typer.echo(f"E-USAGE: {message}", err=True)
+    typer.echo(f"  next: {help_line}", err=True)
+
+
+def _write_traceback(problem: Exception) -> Path:
+    """Keep the traceback in a file that only this user can read; the screen gets its path."""
+    handle, name = tempfile.mkstemp(prefix="onlysum-bug-", suffix=".txt")
+    with os.fdopen(handle, "w") as file:
+        file.write(f"onlysum {__version__}, Python {sys.version}\n")
+        file.writelines(traceback.format_exception(problem))
+    return Path(name)
+
+
+def _silence(descriptor: int) -> None:
+    """Point a closed pipe at nothing, so that the interpreter does not complain when it flushes at exit."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def _unknown_code(code: str, codes: list[str]) -> OnlysumError:
+    from privacy.errors import LocalError
+
+    near = difflib.get_close_matches(code, codes, n=1, cutoff=0.5)
+    return LocalError("E-NOT-FOUND", f"no error code {code}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def _as_values(code: str, entry: Explanation) -> dict[str, str | int]:
+    return {
+        "code": code,
+        "what": entry.what,
+        "why": entry.why,
+        "next_step": entry.next_step,
+        "exit_code": int(entry.fault),
+    }
+
+
+def _explained(code: str, entry: Explanation) -> str:
+    lines = (f"{code}: {entry.what}", f"  why: {entry.why}", f"  next: {entry.next_step}")
+    return "\n".join((*lines, f"  exit code: {int(entry.fault)}"))
+
+
+if __name__ == "__main__":
+    main()
