@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from privacy.secagg.keys import framed, number
@@ -343,7 +343,7 @@ class ReleasedShare:
     """A share that its holder gives out, by the id of its owner."""
 
     owner: str
-    share: bytes
+    share: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

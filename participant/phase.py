@@ -1,0 +1,246 @@
+"""What a participant remembers of a run: the records of its journal, and what follows from them.
+
+Guarantees: :class:`RunMemory` is a pure fold over records, so a restarted participant knows exactly what it knew when
+it last sent something. A record never holds a private key, a seed of its own or an un-masked update.
+Leaves to others: writing records to disk before anything leaves (``journal``), the checks (``round``).
+Source: docs/protocol.md sections 5 and 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from enum import Enum
+from typing import Any, Final, assert_never, get_args, get_origin, get_type_hints
+
+from privacy import canonical
+from privacy.secagg.messages import AttemptOffer, Receipt, SurvivorSet, genesis_transcript
+
+
+class Phase(Enum):
+    """Where a participant stands in an attempt, named after what it waits for."""
+
+    ADVERTISE_KEYS = "waits for the others' keys"
+    SHARE_KEYS = "waits for the others' shares"
+    COLLECT_MASKED = "trains and masks"
+    AGREE_SURVIVORS = "waits for the survivors"
+    UNMASK = "waits to release shares"
+    RESULT = "waits for the result"
+
+
+# Which phase may follow which; anything else is refused and changes nothing. docs/protocol.md draws this table.
+TRANSITIONS: dict[Phase, tuple[Phase, ...]] = {
+    Phase.ADVERTISE_KEYS: (Phase.SHARE_KEYS,),
+    Phase.SHARE_KEYS: (Phase.COLLECT_MASKED,),
+    Phase.COLLECT_MASKED: (Phase.AGREE_SURVIVORS,),
+    Phase.AGREE_SURVIVORS: (Phase.UNMASK, Phase.RESULT),  # who did not sign may still be asked to release
+    Phase.UNMASK: (Phase.RESULT,),
+    Phase.RESULT: (),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HeldShare:
+    """A dealer's two shares for this participant, opened; they lie in the journal (0600) until the round closes."""
+
+    dealer: str
+    masking_share: bytes
+    seed_share: bytes
+
+    def __repr__(self) -> str:
+        return f"HeldShare(dealer={self.dealer!r}, <redacted>)"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptAdvertised:
+    """Keys were made for an attempt; every earlier (round, attempt) is closed for ever."""
+
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateEncoded:
+    """The encoded update of a round lies in a file; retries mask these very bytes."""
+
+    round: int
+    sha256: bytes
+    adapter_hash: bytes
+    previous_transcript: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateMasked:
+    """The masked update of an attempt lies in a file, with all that is needed to go on after a restart."""
+
+    offer: AttemptOffer
+    round_ctx: bytes
+    u2: tuple[str, ...]
+    receipt: Receipt
+    shares: tuple[HeldShare, ...]
+
+    @property
+    def round(self) -> int:
+        """The round of the attempt."""
+        return self.offer.position.round
+
+    @property
+    def attempt(self) -> int:
+        """The attempt."""
+        return self.offer.position.attempt
+
+
+@dataclass(frozen=True, slots=True)
+class SurvivorsSigned:
+    """The commit point: this round's one survivor set."""
+
+    round: int
+    attempt: int
+    survivors: SurvivorSet
+
+
+@dataclass(frozen=True, slots=True)
+class SharesReleased:
+    """This round's one release."""
+
+    round: int
+    attempt: int
+    survivors: SurvivorSet
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCompleted:
+    """A verified certificate extended the transcript."""
+
+    round: int
+    attempt: int
+    transcript: bytes
+    survivors: tuple[str, ...]
+    alarm: bool  # this participant had uploaded to this attempt and is not among the survivors
+
+
+@dataclass(frozen=True, slots=True)
+class RunRefused:
+    """The run is refused for good, with the code of the reason."""
+
+    code: str
+
+
+Record = (
+    AttemptAdvertised | UpdateEncoded | UpdateMasked | SurvivorsSigned | SharesReleased | RoundCompleted | RunRefused
+)
+_KINDS: Final[dict[str, type[Record]]] = {
+    kind.__name__: kind
+    for kind in (
+        AttemptAdvertised,
+        UpdateEncoded,
+        UpdateMasked,
+        SurvivorsSigned,
+        SharesReleased,
+        RoundCompleted,
+        RunRefused,
+    )
+}
+
+
+def _plain(value: object) -> canonical.Json:
+    match value:
+        case bytes():
+            return value.hex()
+        case tuple():
+            return [_plain(item) for item in value]
+        case str() | bool() | int():
+            return value
+    return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}  # type: ignore[arg-type]  # a record
+
+
+def _restore(hint: Any, value: Any) -> Any:
+    if isinstance(hint, type) and is_dataclass(hint):
+        hints = get_type_hints(hint)
+        if not isinstance(value, dict) or set(value) != set(hints):
+            raise ValueError("a record with other fields")
+        return hint(**{name: _restore(hints[name], value[name]) for name in hints})
+    if get_origin(hint) is tuple:
+        arguments = get_args(hint)
+        inner = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
+        return tuple(_restore(one, item) for one, item in zip(inner, value, strict=True))
+    if hint is bytes:
+        return bytes.fromhex(value)
+    if type(value) is not hint:
+        raise ValueError("a record with a value of another type")
+    return value
+
+
+def record_to_json(record: Record) -> canonical.Json:
+    """Return the JSON form of a record; bytes become hexadecimal."""
+    return {"kind": type(record).__name__, "value": _plain(record)}
+
+
+def record_from_json(value: canonical.Json) -> Record:
+    """Return the record of a JSON form, or raise ``ValueError``."""
+    match value:
+        case {"kind": str() as kind, "value": dict() as body} if kind in _KINDS:
+            try:
+                record: Record = _restore(_KINDS[kind], body)
+            except TypeError as error:
+                raise ValueError("a record with a value of another type") from error
+            return record
+    raise ValueError("no record of the journal")
+
+
+@dataclass(frozen=True, slots=True)
+class RunMemory:
+    """Everything that a participant has committed itself to in a run."""
+
+    plan_hash: bytes
+    transcript: bytes
+    completed: int = 0
+    highest: tuple[int, int] = (0, 0)  # the last (round, attempt) that it advertised
+    encoded: UpdateEncoded | None = None
+    masked: UpdateMasked | None = None  # the last of any attempt; closed once a later attempt is advertised
+    signed: SurvivorsSigned | None = None
+    released: SharesReleased | None = None
+    history: tuple[RoundCompleted, ...] = ()
+    refused: str = ""
+
+    @classmethod
+    def empty(cls, plan_hash: bytes) -> RunMemory:
+        """Return the memory of a run that has just been approved."""
+        return cls(plan_hash=plan_hash, transcript=genesis_transcript(plan_hash))
+
+    def apply(self, record: Record) -> RunMemory:
+        """Return the memory after one more record."""
+        match record:
+            case AttemptAdvertised():
+                return replace(self, highest=max(self.highest, (record.round, record.attempt)))
+            case UpdateEncoded():
+                return replace(self, encoded=record)
+            case UpdateMasked():
+                return replace(self, masked=record)
+            case SurvivorsSigned():
+                return replace(self, signed=record)
+            case SharesReleased():
+                return replace(self, released=record)
+            case RoundCompleted():
+                return replace(
+                    self, completed=record.round, transcript=record.transcript, history=(*self.history, record)
+                )
+            case RunRefused():
+                return replace(self, refused=record.code)
+            case _ as never:
+                assert_never(never)
+
+    def encoded_in(self, round_number: int) -> UpdateEncoded | None:
+        """Return this round's encoded update, if it was ever fsynced."""
+        return self.encoded if self.encoded and self.encoded.round == round_number else None
+
+    def masked_in(self, round_number: int) -> UpdateMasked | None:
+        """Return this round's last masked update, if any attempt came that far."""
+        return self.masked if self.masked and self.masked.round == round_number else None
+
+    def signed_in(self, round_number: int) -> SurvivorsSigned | None:
+        """Return this round's signed survivor set, whatever the attempt."""
+        return self.signed if self.signed and self.signed.round == round_number else None
+
+    def released_in(self, round_number: int) -> SharesReleased | None:
+        """Return this round's release, whatever the attempt."""
+        return self.released if self.released and self.released.round == round_number else None
