@@ -1,0 +1,68 @@
+# Everything needs only make and Python 3.11 or later; nothing here calls apt or sudo.
+# Every target sets itself up: a second run of `make setup` installs nothing.
+PYTHON ?= python3.11
+PIP_ARGS ?=
+PRIVACY ?= local
+SUITE ?= 1
+OUT ?= demo-out
+WORKERS ?= 2
+
+BIN := .venv/bin
+HASH := $(shell cat pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
+STAMP := .venv/.installed-$(HASH)
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-all lint types contracts proto generated vectors notices constraints demo demo-clean dist
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | \
+	  while IFS='|' read -r name text; do printf '  %-18s %s\n' "$$name" "$$text"; done
+
+setup: $(STAMP) ## Make .venv with everything that is needed to run, test and develop
+
+$(STAMP):
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not there; try: make setup PYTHON=python3"; exit 1; }
+	@echo "Setting up .venv: about 2 GB on disk and 2 to 10 minutes, most of it PyTorch and its libraries"
+	@echo "(on Linux with a CUDA build of PyTorch up to 7 GB; see README for the smaller CPU build)."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[participant,report,dev]'
+	@rm -f .venv/.installed-*
+	@touch $@
+
+test: setup ## Run the tests (5 to 12 minutes on 2 cores)
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow" --session-timeout=720
+
+test-all: setup ## Run every test, the slow ones too (no limit)
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+
+lint: setup contracts ## Check style, format, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+contracts: setup ## Check who may import whom
+	$(BIN)/lint-imports
+
+types: setup ## Check types, strictly
+	$(BIN)/mypy .
+
+proto: setup ## Write the generated protobuf code anew
+	$(BIN)/python -m protos.generate
+
+generated: setup ## Check that generated files are what their generators write
+	$(BIN)/python -m protos.generate --check
+
+notices: setup ## Write THIRD_PARTY_NOTICES.md from what is installed
+	$(BIN)/python docs/make_notices.py > THIRD_PARTY_NOTICES.md
+
+constraints: setup ## Pin the versions that are installed now
+	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[A-Za-z0-9.]+$$//' > constraints.txt
+
+demo: setup ## Fine-tune among five participants on this machine (3 minutes; PRIVACY=local, OUT=demo-out)
+	$(ONE_THREAD) $(BIN)/onlysum demo --privacy $(PRIVACY) --suite $(SUITE) --out $(OUT)
+
+demo-clean: ## Remove what the demo wrote
+	rm -rf demo-out*
+
+dist: setup ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel --no-isolation
