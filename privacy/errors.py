@@ -115,6 +115,12 @@ _U, _R, _P, _N, _V, _B = Fault.USAGE, Fault.REFUSED, Fault.PEER, Fault.NETWORK, 
 REGISTRY: dict[str, Explanation] = {
     # this machine
     "E-BUG": Explanation(_B, "onlysum met a state that should not exist", "a bug", "send the printed report to us"),
+    "E-MASK-STREAM": Explanation(
+        _B,
+        "this machine computes a wrong mask stream",
+        "the installed `cryptography` or the processor gives other bytes than the known answers",
+        "nothing was sent; install the pinned version of `cryptography`, then run doctor",
+    ),
     "E-CONFIG-MISSING": Explanation(
         _U,
         "a configuration file or directory is missing",

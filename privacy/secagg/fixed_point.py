@@ -1,0 +1,134 @@
+"""Between real numbers and the ring Z_2^b in which masks cancel.
+
+Guarantees: encoding never refuses a value (NaN and infinities become 0, large values are clamped), so that no abort
+depends on data; decoding a sum of encodings gives the exact integer sum while it stays within the plan's ring bound.
+Leaves to others: that bound (``plan``), rounding and clipping under differential privacy (``dp``), weights (``round``).
+Source: docs/protocol.md section 7.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.plan import Encoding
+
+Buffer = bytes | bytearray | memoryview
+
+_WORD_TYPES: Final[dict[int, np.dtype[Any]]] = {32: np.dtype("<u4"), 64: np.dtype("<u8")}
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """The ring words of a plan: ``bits`` wide, each holding one entry or, with ``lane_bits``, several.
+
+    A packed word is the sum of its entries times 2^(lane x lane_bits), lowest lane first; negative entries borrow from
+    the lane above, and decoding gives that back.
+    """
+
+    bits: Literal[32, 64]
+    lane_bits: int = 0  # L; 0: one entry a word
+
+    @classmethod
+    def of(cls, encoding: Encoding) -> Self:
+        """Return the ring of a plan's encoding."""
+        return cls(bits=encoding.ring_bits, lane_bits=encoding.lane_bits)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Little-endian unsigned type of a word, in memory and on the wire."""
+        return _WORD_TYPES[self.bits]
+
+    @property
+    def lanes(self) -> int:
+        """Entries a word."""
+        return self.bits // self.lane_bits if self.lane_bits else 1
+
+    def words(self, entries: int) -> int:
+        """Return how many words hold ``entries`` entries; unused lanes of the last are 0."""
+        return -(-entries // self.lanes)
+
+    def encode(self, values: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the words, shape (words(d),), of int64 entries of shape (d,), in two's complement modulo 2^bits."""
+        if not self.lane_bits:
+            return values.astype(self.dtype)
+        words = np.zeros(self.words(values.size), dtype=self.dtype)
+        for lane in range(self.lanes):
+            entries = values[lane :: self.lanes].astype(self.dtype)
+            words[: entries.size] += entries << np.uint64(lane * self.lane_bits)
+        return words
+
+    def decode(self, words: NDArray[Any], entries: int) -> NDArray[np.int64]:
+        """Return the centred int64 entries, shape (entries,), of words or of a sum of words.
+
+        Raises:
+            ValueError: the number of words is not that of ``entries``.
+        """
+        self._check(words.size, entries)
+        if not self.lane_bits:
+            return words.view(f"<i{self.bits // 8}").astype(np.int64)
+        found = np.empty((words.size, self.lanes), dtype=np.int64)
+        rest = words.copy()
+        spare = np.int64(self.bits - self.lane_bits)
+        for lane in range(self.lanes):
+            # Shifting up and back down, arithmetically, sign-extends the lowest lane: the centred residue.
+            found[:, lane] = (rest.view("<i8") << spare) >> spare
+            rest -= found[:, lane].astype(self.dtype)
+            rest >>= np.uint64(self.lane_bits)
+        return found.reshape(-1)[:entries]
+
+    def to_bytes(self, words: NDArray[Any]) -> bytes:
+        """Return the little-endian bytes that are sent, hashed and summed."""
+        return words.astype(self.dtype, copy=False).tobytes()
+
+    def from_bytes(self, data: Buffer, words: int) -> NDArray[Any]:
+        """Return the words in ``data`` as a view of it (read-only if ``data`` is; copy before masking in place).
+
+        Raises:
+            ValueError: ``data`` is not exactly that many words long.
+        """
+        if len(data) != words * self.dtype.itemsize:
+            raise ValueError(f"{len(data)} bytes are not {words} words of {self.dtype.itemsize} bytes")
+        return np.frombuffer(data, dtype=self.dtype)
+
+    def add_into(self, total: NDArray[Any], words: NDArray[Any]) -> None:
+        """Add ``words`` to ``total`` in place, modulo 2^bits.
+
+        Raises:
+            ValueError: shapes or types are not the ring's.
+        """
+        if total.shape != words.shape or total.dtype != self.dtype or words.dtype != self.dtype:
+            raise ValueError(f"cannot add {words.dtype}{words.shape} to {total.dtype}{total.shape} in this ring")
+        np.add(total, words, out=total)
+
+    def _check(self, words: int, entries: int) -> None:
+        if words != self.words(entries):
+            raise ValueError(f"{words} words do not hold {entries} entries")
+
+
+def fixed(values: NDArray[np.floating[Any]], *, scale_exponent: int, clamp: int) -> NDArray[np.int64]:
+    """Return round(values x 2^scale_exponent), half to even, within +-clamp; NaN and infinities become 0.
+
+    Args:
+        values: float32 or float64, any shape.
+        scale_exponent: from the plan.
+        clamp: the plan's M, below 2^53.
+    """
+    exact = np.where(np.isfinite(values), values, 0).astype(np.float64)
+    with np.errstate(over="ignore"):  # beyond float64 is beyond the clamp
+        scaled = np.ldexp(exact, scale_exponent)
+    return np.clip(np.rint(scaled), -float(clamp), float(clamp)).astype(np.int64)
+
+
+def unfixed(total: NDArray[np.int64], *, scale_exponent: int, divisor: int) -> NDArray[np.float64]:
+    """Return total / (2^scale_exponent x divisor): the mean that a sum of :func:`fixed` values stands for.
+
+    Raises:
+        ValueError: the divisor is not positive.
+    """
+    if divisor < 1:
+        raise ValueError("the divisor is the sum of the survivors' weights, at least 1")
+    return np.ldexp(total.astype(np.float64) / divisor, -scale_exponent)
