@@ -128,8 +128,8 @@ def check(candidate: Backend) -> None:
     stream = candidate.stream(_KNOWN_KEY)
     for index, size, expected in _KNOWN_ANSWERS:
         zeros, scratch = _buffers(size)
-        stream.write(_nonce(index), zeros, memoryview(scratch))
-        if hashlib.sha256(scratch[:size]).hexdigest() != expected:
+        stream.write(_nonce(index), zeros, scratch.data)
+        if hashlib.sha256(scratch.data[:size]).hexdigest() != expected:
             raise LocalError("E-MASK-STREAM", f"{candidate.name} gives a wrong key stream in chunk {index}")
 
 
@@ -206,7 +206,7 @@ def _mask_chunks(words: NDArray[Any], terms: Sequence[MaskTerm], first: int) -> 
         chunk = words[start : start + width]
         if chunk.nbytes != len(zeros):  # the last one: backends want buffers of the exact length
             zeros, scratch = zeros[: chunk.nbytes], scratch[: chunk.nbytes + TAG_BYTES]
-        mask, target = scratch[: chunk.nbytes].view(words.dtype), memoryview(scratch)
+        mask, target = scratch[: chunk.nbytes].view(words.dtype), scratch.data
         nonce = _nonce(index)
         for write, combine in streams:
             write(nonce, zeros, target)
@@ -227,7 +227,7 @@ def _buffers(size: int) -> tuple[memoryview, NDArray[np.uint8]]:
 def _seconds(candidate: Backend, clock: Clock) -> float:
     stream = candidate.stream(_KNOWN_KEY)
     zeros, scratch = _buffers(MASK_CHUNK)
-    target = memoryview(scratch)
+    target = scratch.data
     best = float("inf")
     for index in range(_ROUNDS_TIMED):
         started = clock.monotonic()
