@@ -1,0 +1,240 @@
+"""coordinator.toml: what an operator sets, and where everything of a coordinator lies on disk.
+
+Guarantees: an unknown key is an error that names its line and the key that was probably meant; every duration that a
+user can set is in :class:`Durations`; secrets are never in this file.
+Leaves to others: the rules of a run, which are in its plan alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from privacy.errors import LocalError
+from privacy.plan import Name, Text
+
+CONFIG_NAME = "coordinator.toml"
+DEFAULT_PORT = 8443
+DEFAULT_ENROLMENT_PORT = 8444
+
+Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")]
+Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Base of every table of the file: frozen and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Listener(Section):
+    """Where members dial (``address``) and where this machine listens (``listen``, the address unless it differs)."""
+
+    address: Address
+    listen: Address | None = None
+
+    @property
+    def bind(self) -> str:
+        """The address to bind: all interfaces for a DNS name, which may be a router's."""
+        if self.listen is not None:
+            return self.listen
+        host, _, port = self.address.rpartition(":")
+        return self.address if _is_local(host) else f"0.0.0.0:{port}"
+
+    @property
+    def host(self) -> str:
+        """The host part of the address, which the server's certificate names."""
+        return self.address.rpartition(":")[0].strip("[]")
+
+
+class Durations(Section):
+    """All durations that an operator can set, in seconds."""
+
+    phase_seconds: Seconds = 60  # ADVERTISE_KEYS and SHARE_KEYS, when somebody who should answer does not
+    update_seconds: Seconds = 1800  # COLLECT_MASKED with its training, and what follows the commit point
+    stall_seconds: Seconds = 30  # an upload that moved within this time extends the deadline
+    liveness_seconds: Seconds = 2  # a participant whose poll broke off is counted as lost after this time
+    gather_seconds: Seconds = 5  # after a start, how long a first attempt waits for the whole roster
+    evaluation_seconds: Seconds = 300  # how long the end of a run waits for its evaluators
+
+
+class Log(Section):
+    """Where the daemon's JSON lines go: standard error, or a file."""
+
+    file: str | None = None
+
+
+class Settings(Section):
+    """The whole of coordinator.toml."""
+
+    federation: Name
+    operator: Annotated[Text, Field(min_length=1)]
+    also_a_participant: tuple[Name, ...] = ()
+    participants: Listener
+    enrolment: Listener
+    database: str = "sqlite:///coordinator.db"
+    spool: str = "spool"
+    durations: Durations = Durations()
+    log: Log = Log()
+
+    @model_validator(mode="after")
+    def _two_listeners(self) -> Self:
+        if self.participants.bind == self.enrolment.bind:
+            raise ValueError("participants and enrolment need listeners of their own")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A coordinator's directory: every path that the daemon and the commands use."""
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        """coordinator.toml."""
+        return self.directory / CONFIG_NAME
+
+    @property
+    def authority(self) -> Path:
+        """Keys and certificates, 0700."""
+        return self.directory / "authority"
+
+    @property
+    def runs(self) -> Path:
+        """One directory a run."""
+        return self.directory / "runs"
+
+    @property
+    def presence(self) -> Path:
+        """What the running daemon says about itself; stale when its process is gone."""
+        return self.directory / "daemon.json"
+
+    def run(self, run_id: str) -> Path:
+        """Return the directory of a run."""
+        return self.runs / run_id
+
+    def spool(self, settings: Settings) -> Path:
+        """Return where uploads wait until their round ends."""
+        return self.directory / settings.spool
+
+    def database_url(self, settings: Settings) -> str:
+        """Return the database's URL, with a relative SQLite path taken from this directory."""
+        scheme, separator, path = settings.database.partition(":///")
+        if scheme != "sqlite" or not separator or path.startswith("/"):
+            return settings.database
+        return f"sqlite:///{(self.directory / path).resolve()}"
+
+
+def load(home: Home) -> Settings:
+    """Read and check coordinator.toml.
+
+    Raises:
+        LocalError: ``E-CONFIG-MISSING``, ``E-CONFIG-INVALID`` or ``E-CONFIG-UNKNOWN-KEY``, naming line and key.
+    """
+    try:
+        text = home.config.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise LocalError("E-CONFIG-MISSING", f"{home.config} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LocalError("E-CONFIG-INVALID", f"{home.config}: {error}") from None
+    return parse(text)
+
+
+def parse(text: str) -> Settings:
+    """Parse the text of a coordinator.toml; errors as in :func:`load`."""
+    try:
+        return Settings.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise LocalError("E-CONFIG-INVALID", f"{CONFIG_NAME}: {error}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        path = tuple(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise LocalError("E-CONFIG-UNKNOWN-KEY", _unknown(text, path)) from None
+        where = f"line {_line(text, path)}, " if path else ""
+        raise LocalError("E-CONFIG-INVALID", f"{CONFIG_NAME} {where}{'.'.join(path)}: {first['msg']}") from None
+
+
+def _unknown(text: str, path: Sequence[str]) -> str:
+    model: type[BaseModel] = Settings
+    for part in path[:-1]:
+        annotation = model.model_fields[part].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    close = difflib.get_close_matches(path[-1], model.model_fields, n=1, cutoff=0.4)
+    hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(model.model_fields))}"
+    return f"{CONFIG_NAME} line {_line(text, path)}: unknown key {'.'.join(path)!r}; {hint}"
+
+
+def _line(text: str, path: Sequence[str]) -> int:
+    """Return the line of a key, or of its table when the key itself is missing."""
+    table, found = "", 1
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):
+            table = header.group(1)
+            if table == ".".join(path):
+                return number
+            found = number if table == ".".join(path[:-1]) else found
+        elif table == ".".join(path[:-1]) and re.match(rf"\s*[\"']?{re.escape(path[-1])}[\"']?\s*=", line):
+            return number
+    return found
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def render(
+    *, federation: str, operator: str, also: Sequence[str], participants: str, enrolment: str, listen: str | None = None
+) -> str:
+    """Return a commented coordinator.toml for ``init``."""
+    names = ", ".join(f'"{name}"' for name in also)
+    durations = "\n".join(f"# {name} = {field.default:g}" for name, field in Durations.model_fields.items())
+    listening = (
+        f'listen = "{listen}"' if listen else '# listen = "0.0.0.0:8443"  # where this machine listens, if other'
+    )
+    return f"""\
+# onlysum coordinator. Unknown keys are errors. The rules of a run are in its signed plan, never here.
+
+federation = "{federation}"
+operator = {_quoted(operator)}
+
+# Participants whose organisation also runs this coordinator: every plan counts them in f.
+also_a_participant = [{names}]
+
+# database = "sqlite:///coordinator.db"  # or postgresql+psycopg://user@host/name
+# spool = "spool"  # uploads wait here until their round ends
+
+[participants]  # gRPC with mutual TLS
+address = "{participants}"  # what members dial
+{listening}
+
+[enrolment]  # TLS; newcomers with an invitation and nobody else
+address = "{enrolment}"
+
+[durations]  # seconds; a phase ends earlier when everybody who is live has answered
+{durations}
+
+[log]
+# file = "coordinator.log"  # JSON lines; standard error if absent
+"""
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

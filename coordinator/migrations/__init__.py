@@ -1,0 +1,1 @@
+"""The schema's history; alembic runs it on ``init``, ``start`` and ``migrate``."""
