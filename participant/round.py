@@ -61,18 +61,18 @@ from privacy.secret import SecretBytes
 
 COORDINATOR = "coordinator"
 
-State = TypeVar("State", covariant=True)
+StateT = TypeVar("StateT", covariant=True)  # noqa: PLC0105  # "StateT" reads better at each use
 Message = Advertisement | ShareBundle | Complaint | Receipt | SurvivorSignature | UnmaskShares
 
 
 @dataclass(frozen=True, slots=True)
-class Step(Generic[State]):
+class Step(Generic[StateT]):
     """The next state and what the caller must do, in this order: make ``record`` durable, then send ``message``.
 
     Either may be ``None``. A repeated message gives the same bytes again and no record.
     """
 
-    state: State
+    state: StateT
     record: Record | None
     message: Message | None
 
@@ -330,7 +330,7 @@ class Shared:
             one.dealer, one.signature, one.signed_bytes(rules.protocol_version, self.round_ctx)
         ):
             raise _refuse("E-ROUND-SIGNATURE", phase, f"the shares of {one.dealer} are not signed by it")
-        if not messages.merkle_verify(one.leaf.hash, self.u1.index(me), one.proof, one.root):
+        if not messages.merkle_verify(one.leaf.hash, self.u1.index(me), len(self.u1), one.proof, one.root):
             raise _refuse("E-ROUND-SHARE", phase, f"the share of {one.dealer} is not under the root that it signed")
         if hashlib.sha256(one.sealed).digest() != one.leaf.ciphertext_hash:
             raise _refuse("E-ROUND-SHARE", phase, f"the sealed share of {one.dealer} was changed on the way")

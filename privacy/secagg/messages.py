@@ -114,6 +114,11 @@ class Advertisement:
     signature: bytes = b""
 
     @property
+    def position(self) -> Position:
+        """Where in the run it belongs."""
+        return self.offer.position
+
+    @property
     def body(self) -> bytes:
         """The body that is signed and enters round_ctx (bodies, not signature bytes)."""
         return framed(
@@ -173,36 +178,50 @@ class ShareLeaf:
         )
 
 
-def merkle_root(leaves: Sequence[bytes]) -> bytes:
-    """Return the root over leaf hashes; an odd node moves up unchanged."""
-    level = list(leaves)
-    while len(level) > 1:
-        paired = [digest(LABEL_NODE, level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        level = [*paired, level[-1]] if len(level) % 2 else paired
-    return level[0]
+@dataclass(frozen=True, slots=True)
+class MerkleTree:
+    """A binary hash tree, level by level from the leaves to the root; an odd node moves up unchanged."""
+
+    levels: tuple[tuple[bytes, ...], ...]
+
+    @classmethod
+    def over(cls, leaves: Sequence[bytes]) -> MerkleTree:
+        """Build the tree over at least one leaf hash."""
+        levels = [tuple(leaves)]
+        while len(levels[-1]) > 1:
+            below = levels[-1]
+            paired = [digest(LABEL_NODE, below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)]
+            levels.append((*paired, below[-1]) if len(below) % 2 else tuple(paired))
+        return cls(tuple(levels))
+
+    @property
+    def root(self) -> bytes:
+        """The root."""
+        return self.levels[-1][0]
+
+    def proof(self, index: int) -> tuple[bytes, ...]:
+        """Return the siblings from leaf to root; an empty byte string where a node moves up unchanged."""
+        proof: list[bytes] = []
+        for level in self.levels[:-1]:
+            sibling = index ^ 1
+            proof.append(level[sibling] if sibling < len(level) else b"")
+            index //= 2
+        return tuple(proof)
 
 
-def merkle_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
-    """Return the siblings from leaf to root; an empty byte string where a node moves up unchanged."""
-    proof: list[bytes] = []
-    level = list(leaves)
-    while len(level) > 1:
-        sibling = index ^ 1
-        proof.append(level[sibling] if sibling < len(level) else b"")
-        paired = [digest(LABEL_NODE, level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
-        level = [*paired, level[-1]] if len(level) % 2 else paired
-        index //= 2
-    return tuple(proof)
+def merkle_verify(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
+    """Say whether ``leaf`` stands at ``index`` of a tree over ``size`` leaves with this root.
 
-
-def merkle_verify(leaf: bytes, index: int, proof: Sequence[bytes], root: bytes) -> bool:
-    """Say whether ``leaf`` stands at ``index`` under ``root``."""
-    node = leaf
+    The shape of the proof follows from index and size, so that a dealer cannot show one place two ways.
+    """
+    node, width = leaf, size
     for sibling in proof:
+        if width == 1 or bool(sibling) != (index ^ 1 < width):
+            return False
         if sibling:
             node = digest(LABEL_NODE, sibling, node) if index % 2 else digest(LABEL_NODE, node, sibling)
-        index //= 2
-    return index == 0 and node == root
+        index, width = index // 2, (width + 1) // 2
+    return width == 1 and index == 0 and node == root
 
 
 def _share_body(root: bytes, commitment: bytes) -> bytes:
@@ -226,7 +245,7 @@ class ShareBundle:
     @property
     def root(self) -> bytes:
         """The Merkle root over the leaves."""
-        return merkle_root([leaf.hash for leaf in self.leaves])
+        return MerkleTree.over([leaf.hash for leaf in self.leaves]).root
 
     def signed_bytes(self, version: int, round_ctx: bytes) -> bytes:
         """The string that the dealer's identity key signs."""

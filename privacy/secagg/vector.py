@@ -42,12 +42,12 @@ def spans(plan: Plan) -> Iterator[Span]:
 
 def word_count(plan: Plan) -> int:
     """Return the number of ring words of a masked update."""
-    return list(spans(plan))[-1].words.stop
+    return int(list(spans(plan))[-1].words.stop)
 
 
 def masked_length(plan: Plan) -> int:
     """Return the number of bytes of a masked update."""
-    return word_count(plan) * Ring.of(plan.encoding).dtype.itemsize
+    return word_count(plan) * int(Ring.of(plan.encoding).dtype.itemsize)
 
 
 def encode_update(plan: Plan, update: NDArray[np.int64], weight: int) -> Words:
