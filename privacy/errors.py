@@ -416,6 +416,30 @@ REGISTRY: dict[str, Explanation] = {
         "it was computed wrongly or changed",
         "do not trust it",
     ),
+    "E-REPORT-KEY": Explanation(
+        _V,
+        "the report was signed by another key than expected",
+        "another daemon made it, or it is not what it says",
+        "ask the signer for its fingerprint by telephone and pass it with --key",
+    ),
+    "E-REPORT-PLAN": Explanation(
+        _V,
+        "the plan inside the report is not the one that the operator signed",
+        "hash, signature or a field that repeats the plan differs",
+        "do not trust it",
+    ),
+    "E-REPORT-TRANSCRIPT": Explanation(
+        _V,
+        "the rounds in the report do not form one history",
+        "a certificate lacks its quorum, or does not follow from the round before",
+        "do not trust it; compare with the report of another participant",
+    ),
+    "E-REPORT-EVALUATION": Explanation(
+        _V,
+        "a measurement in the report is not signed by the plan's evaluator",
+        "it was changed, or somebody else made it",
+        "do not trust its figures",
+    ),
     "E-ACCOUNTANT-DISAGREE": Explanation(
         _B,
         "the accountants contradict each other",

@@ -1,0 +1,236 @@
+"""From events to epsilon: privacy loss distributions, checked against two independent upper bounds.
+
+Guarantees: every figure is pessimistic and has the 1e-9 of the lemma added; it is refused when it exceeds a bound that
+is known to be valid (``E-ACCOUNTANT-DISAGREE``). No torch.
+Leaves to others: what is charged (``privacy.ledger``), the mechanism's integers (``calibration``).
+Source: docs/privacy-accounting.md sections 5 to 7; dp-accounting (Google), pessimistic connect-the-dots PLD.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
+from dp_accounting.pld import privacy_loss_distribution as pld
+from dp_accounting.rdp import RdpAccountant
+
+from privacy.dp import rdp
+from privacy.dp.events import Composed, Event, Relation, Step, round_event, steps
+from privacy.errors import LocalError
+from privacy.plan import Plan
+
+LEMMA_SLACK: Final = 1e-9  # covers everything between discrete and continuous Gaussians (< 1e-60) and double rounding
+COARSEST_GRID: Final = 1e-2
+FINEST_GRID: Final = 2e-5  # construction takes seconds there
+GRID_ERROR: Final = 0.0005  # the grid costs about T*grid^2/3 of epsilon: this keeps it near 0.02%
+LARGE_EPSILON: Final = 50.0  # above it the grid grows with epsilon: only the size matters
+AGREEMENT: Final = 1e-6  # double rounding when a bound is tight
+_FRACTIONAL_ORDERS: Final = tuple(1 + tenth / 10 for tenth in range(5, 100))
+_RELATIONS: Final = {
+    "zero-out": NeighboringRelation.ADD_OR_REMOVE_ONE,  # the same numbers (docs/privacy-accounting.md section 1)
+    "replace-one": NeighboringRelation.REPLACE_ONE,
+}
+_Steps = tuple[tuple[Step, int], ...]
+
+
+def epsilon(events: Event | Iterable[Event], delta: float, *, relation: Relation = "zero-out") -> float:
+    """Return the epsilon of some events together at ``delta``, by pessimistic PLD plus 1e-9; 0 for no events.
+
+    The events' parameters must have been fixed in advance (one run); across runs that are chosen adaptively use the
+    ledger's filter.
+
+    Raises:
+        ValueError: delta is not between 0 and 1.
+    """
+    return _epsilon(_sorted(events), _valid(delta), relation)
+
+
+def group_of_two(events: Event | Iterable[Event], delta: float) -> float:
+    """Return the epsilon for a person who is two units of privacy (for example a row at each of two participants).
+
+    The two are sampled independently, so a step's shift is 0, 1 or 2 sensitivities, aligned in the worst case: a
+    mixture of Gaussians (Choquette-Choo, Ganesh, Steinke, Thakurta 2024, section 4).
+    """
+    return _group(_sorted(events), _valid(delta))
+
+
+@dataclass(frozen=True, slots=True)
+class CrossChecks:
+    """The same spend by three accountants; ``pld`` is the claim, the others are valid and looser."""
+
+    pld: float
+    rdp: float
+    general: float
+
+
+def cross_checked(events: Event | Iterable[Event], delta: float) -> CrossChecks:
+    """Return a spend by all three accountants.
+
+    Raises:
+        LocalError: ``E-ACCOUNTANT-DISAGREE``, the PLD exceeds a bound that is known to be valid.
+    """
+    checks = _cross_checks(_sorted(events), _valid(delta))
+    for name, bound in (("RDP", checks.rdp), ("the general subsampling bound", checks.general)):
+        if checks.pld > bound * (1 + AGREEMENT) + LEMMA_SLACK:
+            raise LocalError("E-ACCOUNTANT-DISAGREE", f"PLD gives epsilon {checks.pld:.6g}, {name} {bound:.6g}")
+    return checks
+
+
+@dataclass(frozen=True, slots=True)
+class TrustEpsilons:
+    """Three epsilons of a whole run, by who is trusted, with the number of noises that each relies on."""
+
+    outsiders: float  # who sees only what is released: every survivor's noise counts
+    charged: float  # the coordinator with max(f, 1) participants: what the ledger charges
+    all_others: float  # everyone else colludes: only this participant's own noise counts
+    outsiders_noise: int
+    charged_noise: int
+    all_others_noise: int
+
+
+def trust_epsilons(plan: Plan, rounds: int | None = None) -> TrustEpsilons | None:
+    """Return a plan's three epsilons over some rounds (all by default), or None in mode ``none``.
+
+    A completed round's sum carries at least ``min_survivors`` noises, which is what outsiders face. In mode ``local``
+    all three are equal, because each participant relies on its own noise alone.
+    """
+    if not plan.privacy.noised:
+        return None
+    charged = plan.privacy.honest_noise
+    noises = (1, 1, 1) if plan.privacy.mode == "local" else (plan.min_survivors, charged, 1)
+    delta = float(plan.privacy.delta)
+    count = plan.recipe.rounds if rounds is None else rounds
+    outsiders, middle, others = (epsilon(_repeat(plan, noise, count), delta) for noise in noises)
+    return TrustEpsilons(outsiders, middle, others, *noises)
+
+
+def run_epsilon(plan: Plan, rounds: int | None = None) -> float | None:
+    """Return the charged epsilon of a run alone at the plan's delta, or None in mode ``none``."""
+    if not plan.privacy.noised:
+        return None
+    count = plan.recipe.rounds if rounds is None else rounds
+    return epsilon(_repeat(plan, plan.privacy.honest_noise, count), float(plan.privacy.delta))
+
+
+def spend_curve(event: Event, rounds: int, delta: float, *, points: int = 24) -> tuple[tuple[int, float], ...]:
+    """Return (rounds, epsilon) at up to ``points`` rounds evenly from the first to the last; epsilon never falls."""
+    if rounds < 1:
+        return ()
+    spaced = sorted({1, rounds, *(round(1 + i * (rounds - 1) / (points - 1)) for i in range(points))})
+    curve: list[tuple[int, float]] = []
+    for count in spaced:
+        value = epsilon(Composed(event, count), delta)
+        curve.append((count, max(value, curve[-1][1] if curve else 0.0)))  # a change of grid must not show as a refund
+    return tuple(curve)
+
+
+def _repeat(plan: Plan, honest_noise: int, rounds: int) -> tuple[Event, ...]:
+    event = round_event(plan, honest_noise=honest_noise)
+    return (Composed(event, rounds),) if event is not None and rounds else ()
+
+
+def _valid(delta: float) -> float:
+    if not 0 < delta < 1:
+        raise ValueError(f"delta {delta} is not between 0 and 1")
+    return delta
+
+
+def _sorted(events: Event | Iterable[Event]) -> _Steps:
+    return tuple(sorted(steps(events).items()))
+
+
+@lru_cache(maxsize=1024)
+def _epsilon(counted: _Steps, delta: float, relation: Relation) -> float:
+    if not counted:
+        return 0.0
+    distributions = (_gaussian(step, _grid(counted, delta), relation).self_compose(n) for step, n in counted)
+    return _total(distributions, delta)
+
+
+@lru_cache(maxsize=256)
+def _group(counted: _Steps, delta: float) -> float:
+    if not counted:
+        return 0.0
+    doubled = tuple(((rate, multiplier / 2), n) for (rate, multiplier), n in counted)  # coarser than the mixture needs
+    grid = max(_grid(doubled, delta), 1e-3)
+    return _total((_pair(step, grid).self_compose(n) for step, n in counted), delta)
+
+
+def _total(distributions: Iterable[pld.PrivacyLossDistribution], delta: float) -> float:
+    total: pld.PrivacyLossDistribution | None = None
+    for one in distributions:
+        total = one if total is None else total.compose(one)
+    return 0.0 if total is None else float(total.get_epsilon_for_delta(delta)) + LEMMA_SLACK
+
+
+@lru_cache(maxsize=256)
+def _gaussian(step: Step, grid: float, relation: Relation) -> pld.PrivacyLossDistribution:
+    rate, multiplier = step
+    return pld.from_gaussian_mechanism(
+        multiplier, sampling_prob=rate, value_discretization_interval=grid, neighboring_relation=_RELATIONS[relation]
+    )
+
+
+@lru_cache(maxsize=64)
+def _pair(step: Step, grid: float) -> pld.PrivacyLossDistribution:
+    rate, multiplier = step
+    if rate == 1:
+        return pld.from_gaussian_mechanism(multiplier / 2, value_discretization_interval=grid)
+    both = [(1 - rate) ** 2, 2 * rate * (1 - rate), rate**2]
+    return pld.from_mixture_gaussian_mechanism(multiplier, [0, 1, 2], both, value_discretization_interval=grid)
+
+
+def _grid(counted: _Steps, delta: float) -> float:
+    """Return a grid by the size of epsilon and the number of steps, from a series of few values.
+
+    Few values, so that bisection over the noise does not see the grid move.
+    """
+    about = max(_bound(counted, delta, rdp.sampled_gaussian), 1e-3)
+    if about > LARGE_EPSILON:
+        return about / (LARGE_EPSILON / COARSEST_GRID)
+    wanted = math.sqrt(GRID_ERROR * about / sum(count for _, count in counted))
+    power = 10.0 ** math.floor(math.log10(wanted))
+    series = max(nice for nice in (1, 2, 5) if nice * power <= wanted * (1 + 1e-12)) * power
+    return min(COARSEST_GRID, max(FINEST_GRID, series))
+
+
+def _bound(counted: _Steps, delta: float, divergence: rdp.Divergence) -> float:
+    return min(
+        rdp.to_epsilon(math.fsum(n * divergence(step, order) for step, n in counted), order, delta)
+        for order in rdp.ORDERS
+    )
+
+
+@lru_cache(maxsize=256)
+def _cross_checks(counted: _Steps, delta: float) -> CrossChecks:
+    if not counted:
+        return CrossChecks(0.0, 0.0, 0.0)
+    return CrossChecks(
+        _epsilon(counted, delta, "zero-out"), _renyi(counted, delta), _bound(counted, delta, rdp.general_bound)
+    )
+
+
+def _renyi(counted: _Steps, delta: float) -> float:
+    accountant = RdpAccountant(orders=[*_FRACTIONAL_ORDERS, *rdp.ORDERS[9:]])
+    with _quiet_absl():
+        for (rate, multiplier), n in counted:
+            accountant.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(multiplier)), n)
+        return float(accountant.get_epsilon(delta))
+
+
+@contextmanager
+def _quiet_absl() -> Iterator[None]:
+    """Silence the library's warnings about orders that it leaves out: leaving some out keeps the bound valid."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
