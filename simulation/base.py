@@ -39,7 +39,7 @@ GAMMA: Final = 0.3
 
 def configuration() -> ViTConfig:
     """Return the model's shape: 16 patches of 4 x 4 pixels, width 64, two layers of four heads."""
-    return ViTConfig(
+    shape = ViTConfig(
         image_size=IMAGE_SIZE,
         patch_size=4,
         num_channels=1,
@@ -50,9 +50,9 @@ def configuration() -> ViTConfig:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         initializer_range=0.05,
-        num_labels=LABELS,
-        attn_implementation="eager",
     )
+    shape.num_labels = LABELS
+    return shape
 
 
 def train(public: Digits, seed: int, steps: int = STEPS) -> ViTForImageClassification:
@@ -73,7 +73,8 @@ def train(public: Digits, seed: int, steps: int = STEPS) -> ViTForImageClassific
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    return model.eval()
+    model.train(mode=False)
+    return model
 
 
 def save(model: ViTForImageClassification, directory: Path) -> None:
