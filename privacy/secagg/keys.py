@@ -37,10 +37,12 @@ _LENGTH_BYTES: Final = 4  # prefix of each framed field, big-endian
 _P25519: Final = 2**255 - 19
 _TOP_BIT: Final = 0x7F
 
-# y-coordinates of the eight small-order points of edwards25519 (RFC 8032 section 5.1), sign bit masked: 0, 1, -1 and
-# the two of order 8, with the non-canonical encodings of 0 and 1 that lie below 2^255.
+_D25519: Final = -121665 * pow(121666, -1, _P25519) % _P25519  # of edwards25519, RFC 8032 section 5.1
+
+# y-coordinates of the eight small-order points of edwards25519: 1 (order 1), -1 (order 2), 0 (order 4) and two of order
+# 8. Encodings that are not canonical (y from p on) are refused before the list is asked.
 _ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7
-_SMALL_ORDER_Y: Final = frozenset({0, 1, _P25519 - 1, _ORDER_8, _P25519 - _ORDER_8, _P25519, _P25519 + 1})
+_SMALL_ORDER_Y: Final = frozenset({0, 1, _P25519 - 1, _ORDER_8, _P25519 - _ORDER_8})
 
 
 def framed(*fields: bytes) -> bytes:
@@ -53,12 +55,18 @@ def number(value: int) -> bytes:
     return value.to_bytes(8, "big")
 
 
+@lru_cache(maxsize=8192)
 def is_safe_identity_key(public: bytes) -> bool:
-    """Say whether an Ed25519 public key is 32 bytes, a point's encoding and not of small order."""
+    """Say whether an Ed25519 public key is the canonical encoding of a point that is not of small order."""
     if len(public) != KEY_BYTES:
         return False
     y = int.from_bytes(public[:31] + bytes([public[31] & _TOP_BIT]), "little")
-    return y < _P25519 and y not in _SMALL_ORDER_Y
+    if y >= _P25519 or y in _SMALL_ORDER_Y:
+        return False
+    # RFC 8032 section 5.1.3: x^2 = (y^2 - 1) / (d y^2 + 1) must be a square; the denominator is never 0, and dividing
+    # and multiplying by it are the same to Euler's criterion.
+    square = y * y
+    return pow((square - 1) * (_D25519 * square + 1), (_P25519 - 1) // 2, _P25519) == 1
 
 
 def same_x25519_key(one: bytes, other: bytes) -> bool:
