@@ -1,0 +1,79 @@
+"""participant.toml: what IT sets for the daemon.
+
+Guarantees: an unknown key is refused with its line and the nearest known key; nothing in this file can allow a plan
+(that is ``policy.toml``, the data owner's).
+Leaves to others: paths inside the directory (``home``), what a device means (``training``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from participant.home import Home
+from privacy.errors import LocalError
+from privacy.plan import Name
+from privacy.settings import Section, parse
+
+CONFIG_FILE = "participant.toml"
+DEFAULT_LEDGER = "ledger.db"  # relative to the participant's directory
+
+
+class Settings(Section):
+    """The keys of participant.toml."""
+
+    name: Name
+    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] = 1  # of training and masks; one where participants share a machine
+    proxy: Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/]+)?$")] = ""  # of the CONNECT kind
+    notify: tuple[str, ...] = ()  # program and arguments, run without a shell when a plan waits
+    ledger: str = DEFAULT_LEDGER  # put it where backups are newest: an older copy makes the participant abstain
+    log_level: Annotated[str, StringConstraints(pattern=r"^(debug|info|warning|error)$")] = "info"
+
+    def ledger_path(self, home: Home) -> Path:
+        """Return where the ledger lies."""
+        return home.directory / self.ledger  # an absolute path replaces the directory
+
+
+def load_settings(home: Home) -> Settings:
+    """Read participant.toml.
+
+    Raises:
+        LocalError: ``E-CONFIG-MISSING``, ``E-CONFIG-INVALID`` or ``E-CONFIG-UNKNOWN-KEY``.
+    """
+    return parse(read_text(home.config), Settings, file=CONFIG_FILE)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a configuration file, or raise ``E-CONFIG-MISSING`` or ``E-CONFIG-INVALID``."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise LocalError("E-CONFIG-MISSING", f"there is no {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LocalError("E-CONFIG-INVALID", f"{path} cannot be read: {error}") from None
+
+
+def settings_template(name: str) -> str:
+    """Return the commented participant.toml that ``join`` writes."""
+    return f"""\
+# onlysum participant: settings for IT. What may be trained is the data owner's policy.toml.
+# Unknown keys are errors. Restart the daemon after a change.
+
+name = "{name}"            # as enrolled; the certificate says the same
+
+device = "auto"            # "cpu", "cuda:1", "mps"; a device that is missing is an error, never replaced
+threads = 1                # of training and masks; one is fastest where participants share a machine
+
+# proxy = "http://proxy.example:3128"   # HTTPS CONNECT proxy on the way to the coordinator
+
+# Run when a plan waits for approval, without a shell. The run's id is added as the last argument.
+# notify = ["/usr/local/bin/tell-data-owner", "--subject", "onlysum"]
+
+# Where spent budget is recorded. Move it with care: an older copy makes the participant abstain.
+# ledger = "/var/lib/onlysum/ledger.db"
+
+log_level = "info"
+"""

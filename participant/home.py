@@ -1,0 +1,141 @@
+"""A participant's directory: where each thing lies, and that nobody else can read it.
+
+Guarantees: the directory is 0700 and its keys 0600, or it is not used; a file that must survive a crash is written
+whole and fsynced, with its directory, before the name appears.
+Leaves to others: what the files mean.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from privacy.errors import LocalError
+
+PRIVATE_DIRECTORY = 0o700
+PRIVATE_FILE = 0o600
+_OTHERS = 0o077
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Every path of a participant's directory."""
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        """participant.toml, for IT."""
+        return self.directory / "participant.toml"
+
+    @property
+    def policy(self) -> Path:
+        """policy.toml, the data owner's; the daemon only reads it."""
+        return self.directory / "policy.toml"
+
+    @property
+    def identity(self) -> Path:
+        """Keys, certificates and the membership."""
+        return self.directory / "identity"
+
+    @property
+    def datasets(self) -> Path:
+        """One NAME.json a registered dataset."""
+        return self.directory / "datasets"
+
+    @property
+    def models(self) -> Path:
+        """One NAME.json a registered base model."""
+        return self.directory / "models"
+
+    @property
+    def plans(self) -> Path:
+        """One directory a run: the plan, its signature and the owner's decision."""
+        return self.directory / "plans"
+
+    @property
+    def runs(self) -> Path:
+        """One directory a run: the journal and the files of the round."""
+        return self.directory / "runs"
+
+    @property
+    def pause_mark(self) -> Path:
+        """Exists while the owner has paused the daemon."""
+        return self.directory / "paused"
+
+    @property
+    def presence(self) -> Path:
+        """What the running daemon says about itself."""
+        return self.directory / "daemon.json"
+
+    def make(self) -> None:
+        """Create the directory and its parts, readable by this user alone."""
+        for path in (self.directory, self.datasets, self.models, self.plans, self.runs):
+            path.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+
+    def check(self) -> None:
+        """Refuse a directory that is missing or that others can read.
+
+        Raises:
+            LocalError: ``E-CONFIG-MISSING`` or ``E-PERMISSIONS``.
+        """
+        if not self.config.is_file() or not self.identity.is_dir():
+            raise LocalError("E-CONFIG-MISSING", f"{self.directory} is no participant's directory")
+        for path in (self.directory, self.identity, *sorted(self.identity.glob("*.key"))):
+            if stat.S_IMODE(path.stat().st_mode) & _OTHERS:
+                mode = "700" if path.is_dir() else "600"
+                raise LocalError("E-PERMISSIONS", f"others can read {path}: chmod {mode} {path}")
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn a full disk into ``E-DISK-FULL``; other errors of the operating system pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise LocalError("E-DISK-FULL", f"no space for {what}; nothing was sent") from error
+        raise
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a whole file (0600), fsync it, give it its name, and fsync the directory.
+
+    Raises:
+        LocalError: ``E-DISK-FULL``; the name is untouched.
+    """
+    draft = path.with_name(path.name + ".part")
+    with disk_errors(path.name):
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+            sync_directory(path.parent)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def erase(path: Path) -> None:
+    """Remove a file, if it is there, and make that durable."""
+    if path.exists():
+        path.unlink()
+        sync_directory(path.parent)

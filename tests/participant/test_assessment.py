@@ -1,0 +1,229 @@
+"""The owner's policy against plans: which rule is met, which refuses, which asks for a person."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+
+from participant.assessment import Cost, LocalDataset, Outcome, Situation, assess
+from participant.cost import cost_of
+from participant.policy import parse_policy
+from privacy.dp.events import round_event
+from privacy.ledger import RunSpend, Spent, nothing_spent
+from tests.plans import CREATED_AT, EXPIRES_AT, make_plan, names, signing_key, verified
+
+ME = "alice"
+AUTHORITY = "ab" * 32
+
+
+def pins(others, length=32):
+    return "\n".join(f'{one} = "{hashlib.sha256(signing_key(one).public).hexdigest()[:length]}"' for one in others)
+
+
+OTHERS = names(5)[1:]
+
+
+def policy_text(*, approval="by-policy", roster=OTHERS, base="", more="", wards=""):
+    return f"""
+[approval]
+mode = "{approval}"
+{more}
+[coordinator]
+ca_fingerprint = "{AUTHORITY}"
+[coordinator.roster]
+{pins(roster)}
+[population.patients]
+unit = "example"
+lifetime_epsilon = 40
+lifetime_delta = 1e-6
+per_run_epsilon = 30
+per_run_delta = 1e-5
+[dataset.digits]
+population = "patients"
+modes = ["distributed", "none"]
+bases = ["{base or make_plan()[0].recipe.base.hash}"]
+methods = ["ffa-lora"]
+{wards}
+"""
+
+
+COST = Cost(outsiders=3.0, charged=4.0, all_others=9.0, lifetime_before=0.0, lifetime_after=5.0)
+HERE = Situation(
+    me=ME,
+    identity_key=signing_key(ME).public,
+    federation="test-federation",
+    ca_fingerprint=AUTHORITY,
+    now=CREATED_AT + 60,
+    dataset=LocalDataset(name="digits", units=100, user_column=None, population="patients"),
+    base_registered=True,
+    cost=COST,
+)
+
+
+def judged(text=None, *, situation=HERE, mode="distributed", **plan):
+    return assess(make_plan(mode=mode, **plan)[0], parse_policy(text or policy_text()), situation)
+
+
+def test_a_plan_within_every_rule_is_approved_by_policy():
+    found = judged()
+    assert found.refusal() is None
+    assert found.by_policy
+    assert found.roster_verified
+
+
+def test_an_empty_policy_refuses_every_plan():
+    assert judged("[approval]\n").broken
+
+
+@pytest.mark.parametrize(("n", "f"), [(3, 1), (5, 1), (10, 3)])
+def test_the_normal_sizes_of_a_federation_are_workable_with_default_floors(n, f):
+    assert judged(policy_text(roster=names(n)[1:]), n=n, f=f).by_policy
+
+
+BROKEN = {
+    "another authority than the pinned one": (
+        "coordinator.fingerprint", {"situation": replace(HERE, ca_fingerprint="cd" * 32)}
+    ),
+    "no authority pinned": ("coordinator.fingerprint", {"text": policy_text().replace("ca_fingerprint", "# ca_")}),
+    "a plan of another federation": ("plan.federation", {"situation": replace(HERE, federation="another")}),
+    "an expired plan": ("plan.expiry", {"situation": replace(HERE, now=EXPIRES_AT)}),
+    "a roster with another key of mine": (
+        "roster.own-key", {"situation": replace(HERE, identity_key=signing_key("mallory").public)}
+    ),
+    "a peer whose key is not the pinned one": (
+        "roster.pinned", {"text": policy_text().replace(pins(["bob"]), 'bob = "' + "00" * 16 + '"')}
+    ),
+    "too few colluders withstood": ("floors.f", {"text": policy_text() + "[floors]\nf = 2\n"}),
+    "nobody withstood": ("floors.f", {"f": 0}),
+    "too small a sum": ("floors.min-survivors", {"text": policy_text() + "[floors]\nmin_survivors = 5\n"}),
+    "too much lost if all collude": (
+        "floors.epsilon-if-all-collude", {"text": policy_text() + "[floors]\nmax_epsilon_if_all_collude = 8\n"}
+    ),
+    "a dataset that is not registered": ("dataset.registered", {"situation": replace(HERE, dataset=None)}),
+    "a dataset without a section": (
+        "dataset.section", {"situation": replace(HERE, dataset=replace(HERE.dataset, name="other"))}
+    ),
+    "a mode that is not allowed": ("dataset.modes", {"mode": "local"}),
+    "another base model": ("dataset.bases", {"text": policy_text(base="ee" * 32)}),
+    "a base that is not here": ("model.registered", {"situation": replace(HERE, base_registered=False)}),
+    "a method that is not allowed": ("dataset.methods", {"recipe": {"adapter": {"method": "fedit"}}}),
+    "a rank above the bound": (
+        "dataset.methods",
+        {"text": policy_text().replace('methods = ["ffa-lora"]', "methods.ffa-lora = {max_rank = 1}")},
+    ),
+    "more entries than the bound": (
+        "dataset.methods",
+        {"text": policy_text().replace('methods = ["ffa-lora"]', "methods.ffa-lora = {max_entries = 11}")},
+    ),
+    "too many rounds": ("dataset.rounds", {"text": policy_text(wards="max_rounds = 2")}),
+    "too few units": ("dataset.min-units", {"text": policy_text(wards="min_units = 101")}),
+    "another size than announced": (
+        "dataset.units", {"situation": replace(HERE, dataset=replace(HERE.dataset, units=99))}
+    ),
+    "single examples where the data has users": (
+        "dataset.user-unit", {"situation": replace(HERE, dataset=replace(HERE.dataset, user_column="patient"))}
+    ),
+    "a dataset added for another population": (
+        "dataset.population", {"situation": replace(HERE, dataset=replace(HERE.dataset, population="staff"))}
+    ),
+    "a budget in another unit": ("population.unit", {"text": policy_text().replace('"example"', '"user"')}),
+    "a plan that understates its epsilon": ("privacy.claim", {"privacy": {"epsilon": "3.9"}}),
+    "more than a run may spend": (
+        "population.per-run-epsilon", {"text": policy_text().replace("per_run_epsilon = 30", "per_run_epsilon = 3")}
+    ),
+    "a weaker delta than a run may have": (
+        "population.per-run-delta", {"text": policy_text().replace("per_run_delta = 1e-5", "per_run_delta = 1e-6")}
+    ),
+    "more than a lifetime allows": (
+        "population.lifetime-epsilon", {"situation": replace(HERE, cost=replace(COST, lifetime_after=40.1))}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "case"), BROKEN.values(), ids=BROKEN.keys())
+def test_refused_with_the_rule_that_refused(rule, case):
+    found = judged(**case)
+    assert [one.name for one in found.broken] == [rule]
+    refusal = found.refusal()
+    assert refusal is not None
+    assert refusal.detail.startswith(f"{rule}: ")
+    assert not found.by_policy
+
+
+def test_a_spent_budget_has_a_code_of_its_own():
+    found = judged(situation=replace(HERE, cost=replace(COST, lifetime_after=41.0)))
+    refusal = found.refusal()
+    assert refusal is not None
+    assert refusal.code == "E-POLICY-BUDGET"
+
+
+def test_an_expired_plan_has_a_code_of_its_own():
+    refusal = judged(situation=replace(HERE, now=EXPIRES_AT + 1)).refusal()
+    assert refusal is not None
+    assert refusal.code == "E-PLAN-EXPIRED"
+
+
+def test_a_member_that_is_not_pinned_needs_a_person_and_leaves_the_roster_unverified():
+    found = judged(policy_text(roster=names(5)[1:4]))
+    assert not found.roster_verified
+    assert not found.broken
+    assert not found.by_policy
+    assert [one.name for one in found.rules if one.outcome is Outcome.BY_HAND] == ["roster.known"]
+
+
+def test_the_policy_may_accept_an_unverified_roster():
+    found = judged(policy_text(roster=(), more="unverified_roster = true"))
+    assert found.by_policy
+    assert not found.roster_verified
+
+
+def test_approval_by_hand_needs_a_person():
+    assert not judged(policy_text(approval="by-hand")).by_policy
+
+
+def test_users_in_the_data_may_be_overruled_by_policy():
+    with_users = replace(HERE, dataset=replace(HERE.dataset, user_column="patient"))
+    assert judged(policy_text(wards="example_level_despite_users = true"), situation=with_users).by_policy
+
+
+def test_a_plan_without_privacy_needs_no_budget_but_its_mode_allowed():
+    assert judged(mode="none", situation=replace(HERE, cost=None)).by_policy
+    text = policy_text().replace('modes = ["distributed", "none"]', 'modes = ["distributed"]')
+    assert [one.name for one in judged(text, mode="none").broken] == ["dataset.modes"]
+
+
+def test_the_cost_is_computed_from_the_integers_and_counts_earlier_runs():
+    plan = verified(make_plan(mode="distributed")[0])
+    population = parse_policy(policy_text()).population["patients"]
+    fresh = cost_of(plan, population, nothing_spent("patients"))
+    assert fresh is not None
+    assert fresh.outsiders < fresh.charged < fresh.all_others
+    assert fresh.lifetime_before == 0
+    event = round_event(plan.plan)
+    earlier = Spent("patients", "example", "zero-out", (RunSpend("ff" * 16, b"\1" * 32, event, 3, "0.00001"),))
+    later = cost_of(plan, population, earlier)
+    assert later is not None
+    assert later.lifetime_before == pytest.approx(fresh.lifetime_after)
+    assert later.lifetime_after > later.lifetime_before
+
+
+def test_rounds_that_are_charged_already_are_not_counted_twice():
+    plan = verified(make_plan(mode="distributed")[0])
+    population = parse_policy(policy_text()).population["patients"]
+    halfway = Spent(
+        "patients",
+        "example",
+        "zero-out",
+        (RunSpend(plan.plan.run_id, plan.hash, round_event(plan.plan), 2, "0.00001"),),
+    )
+    fresh, later = (cost_of(plan, population, spent) for spent in (nothing_spent("patients"), halfway))
+    assert fresh is not None
+    assert later is not None
+    assert later.lifetime_after == pytest.approx(fresh.lifetime_after)
+
+
+def test_a_run_without_privacy_costs_nothing_that_a_number_could_tell():
+    population = parse_policy(policy_text()).population["patients"]
+    assert cost_of(verified(make_plan()[0]), population, nothing_spent("patients")) is None

@@ -1,0 +1,143 @@
+"""participant.toml, policy.toml and the directory: what is refused, with which words."""
+
+from __future__ import annotations
+
+import pytest
+
+from participant.config import Settings, load_settings, settings_template
+from participant.home import Home, write_durably
+from participant.policy import parse_policy, policy_template
+from privacy.errors import LocalError
+from privacy.settings import parse
+
+
+def test_the_written_settings_parse_to_the_defaults():
+    assert parse(settings_template("alice"), Settings, file="participant.toml") == Settings(name="alice")
+
+
+def test_the_written_policy_allows_nothing():
+    policy = parse_policy(policy_template("ab" * 16))
+    assert not policy.dataset
+    assert not policy.population
+    assert policy.approval.mode == "by-hand"
+
+
+def test_the_commented_examples_of_the_policy_are_valid_once_uncommented():
+    text = policy_template("ab" * 16).replace("HASH", "cd" * 32)
+    lines = [
+        line[2:] if line.startswith("# ") and ("=" in line or line.startswith("# [")) else line
+        for line in text.splitlines()
+    ]
+    kept = [line for line in lines if not line.startswith("unverified_roster")]
+    policy = parse_policy("\n".join(kept))
+    assert policy.dataset["wards"].methods["ffa-lora"].max_rank == 16
+    assert policy.coordinator.roster["clinic-b"].startswith("0123")
+
+
+UNKNOWN = {
+    "a misspelt key at the top": ('name = "a"\ndevcie = "cpu"\n', "line 2", "device"),
+    "a key after a comment": ('# settings\nname = "a"\n\nthread = 2\n', "line 4", "threads"),
+}
+
+
+@pytest.mark.parametrize(("text", "line", "meant"), UNKNOWN.values(), ids=UNKNOWN.keys())
+def test_an_unknown_setting_is_refused_with_its_line_and_a_suggestion(text, line, meant):
+    with pytest.raises(LocalError) as refused:
+        parse(text, Settings, file="participant.toml")
+    assert refused.value.code == "E-CONFIG-UNKNOWN-KEY"
+    assert line in refused.value.detail
+    assert f"did you mean {meant}?" in refused.value.detail
+
+
+POPULATION = """
+[population.patients]
+unit = "example"
+lifetime_epsilon = 10
+lifetime_delta = 1e-6
+per_run_epsilon = 8
+per_run_delta = 1e-5
+"""
+BAD_POLICY = {
+    "a misspelt floor": ("[floors]\nmin_survivor = 3\n", "E-CONFIG-UNKNOWN-KEY", "line 2", "min_survivors"),
+    "a misspelt section": ("[floor]\nf = 1\n", "E-CONFIG-UNKNOWN-KEY", "line 1", "floors"),
+    "a misspelt key of a population": (
+        POPULATION + "lifetime_epsilom = 3\n", "E-CONFIG-UNKNOWN-KEY", "line 8", "lifetime_epsilon"
+    ),
+    "a misspelt bound of a method": (
+        POPULATION + '[dataset.wards]\npopulation = "patients"\n[dataset.wards.methods.ffa-lora]\nmax_ranks = 3\n',
+        "E-CONFIG-UNKNOWN-KEY", "line 11", "max_rank",
+    ),
+    "a negative budget": (POPULATION.replace("10", "-1"), "E-CONFIG-INVALID", "line 4", "greater than 0"),
+    "a dataset of no known population": (
+        '[dataset.wards]\npopulation = "others"\n', "E-CONFIG-INVALID", "", "which has no section"
+    ),
+    "an impossible hour": (
+        POPULATION + '[dataset.wards]\npopulation = "patients"\nhours = "25:00-07:00"\n', "E-CONFIG-INVALID", "", "hour"
+    ),
+    "a fingerprint that is too short": (
+        '[coordinator.roster]\nbob = "abcd"\n', "E-CONFIG-INVALID", "line 2", "pattern"
+    ),
+    "no TOML at all": ("floors = [}\n", "E-CONFIG-INVALID", "line 1", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "code", "line", "says"), BAD_POLICY.values(), ids=BAD_POLICY.keys())
+def test_a_policy_is_refused_with_its_line(text, code, line, says):
+    with pytest.raises(LocalError) as refused:
+        parse_policy(text)
+    assert refused.value.code == code
+    assert line in refused.value.detail
+    assert says in refused.value.detail
+
+
+def test_a_window_of_hours_may_pass_midnight():
+    from datetime import time
+
+    text = POPULATION + '[dataset.wards]\npopulation = "patients"\nhours = "19:00-07:00"\n'
+    wards = parse_policy(text).dataset["wards"]
+    assert wards.allows_time(time(23, 0))
+    assert wards.allows_time(time(6, 59))
+    assert not wards.allows_time(time(12, 0))
+
+
+def test_a_directory_that_others_can_read_is_refused_with_the_chmod(tmp_path):
+    home = Home(tmp_path / "alice")
+    home.make()
+    home.identity.mkdir(mode=0o700)
+    home.config.write_text(settings_template("alice"))
+    key = home.identity / "identity.key"
+    key.write_bytes(b"secret")
+    key.chmod(0o644)
+    with pytest.raises(LocalError) as refused:
+        home.check()
+    assert refused.value.code == "E-PERMISSIONS"
+    assert f"chmod 600 {key}" in refused.value.detail
+    key.chmod(0o600)
+    home.check()
+
+
+def test_a_missing_directory_says_what_to_run(tmp_path):
+    with pytest.raises(LocalError) as refused:
+        Home(tmp_path).check()
+    assert refused.value.code == "E-CONFIG-MISSING"
+    with pytest.raises(LocalError) as refused:
+        load_settings(Home(tmp_path))
+    assert refused.value.code == "E-CONFIG-MISSING"
+
+
+def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path, monkeypatch):
+    import errno
+    import os
+
+    path = tmp_path / "file"
+    write_durably(path, b"old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(LocalError) as refused:
+        write_durably(path, b"new")
+    assert refused.value.code == "E-DISK-FULL"
+    assert path.read_bytes() == b"old"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["file"]
