@@ -294,3 +294,40 @@ Submission = (
     | Abstained
     | Evaluation
 )
+
+
+# --- transport: content in chunks ---
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some bytes of a whole, from ``offset`` on; the codec has checked their hash and that there are any."""
+
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UploadAnnounced:
+    """A masked update is about to be uploaded: where it belongs, its SHA-256 and its length in bytes."""
+
+    run_id: str
+    position: Position
+    sha256: bytes
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class PollRequest:
+    """Which tasks a member has seen (of those that may still be current), and how long it will wait for another."""
+
+    seen: frozenset[bytes]
+    wait_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRequest:
+    """The rest of some content, from ``offset`` on."""
+
+    sha256: bytes
+    offset: int

@@ -1,0 +1,167 @@
+"""The rules that fields on the wire keep: lengths, names, numbers, order, one canonical form.
+
+Guarantees: :func:`read` gives back what a reader made of bytes that are the message's one canonical form, or raises
+``PeerError(E-WIRE-MALFORMED)`` that names the field and why; nothing else escapes it, whatever the bytes.
+Leaves to others: which fields a message has (``codec_round``, ``codec``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Final, TypeVar
+
+from google.protobuf.message import DecodeError, EncodeError, Message
+
+from privacy.canonical import MAX_INTEGER
+from privacy.errors import LocalError, PeerError
+from privacy.plan import MAX_ROSTER
+
+COORDINATOR: Final = "coordinator"  # who is to blame for what comes from there
+MAX_TEXT: Final = 4000  # characters, as plan.Text
+MAX_LIST: Final = MAX_ROSTER  # members of any set; lists that are not sets name their own bound
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")  # plan.Name
+_RUN_ID: Final = re.compile(r"[0-9a-f]{32}")  # plan.Hex128
+_CODE: Final = re.compile(r"E-[A-Z0-9]+(-[A-Z0-9]+){0,5}")
+
+M = TypeVar("M", bound=Message)
+V = TypeVar("V")
+W = TypeVar("W")
+
+
+class Malformed(Exception):
+    """A field and why it is refused; never leaves the codec."""
+
+
+def read(kind: type[M], data: bytes, reader: Callable[[M], V], *, sender: str, most: int) -> V:
+    """Parse bytes and make a domain value of them.
+
+    Args:
+        kind: the protobuf message.
+        data: what came in.
+        reader: makes the value; raises :class:`Malformed`.
+        sender: who is to blame.
+        most: the largest number of bytes that such a message may have.
+
+    Raises:
+        PeerError: ``E-WIRE-MALFORMED``.
+    """
+    try:
+        return reader(parse(kind, data, most))
+    except Malformed as error:
+        rule = f"{kind.DESCRIPTOR.name}: {error}"
+        raise PeerError("E-WIRE-MALFORMED", participant=sender, phase="wire", rule=rule) from None
+
+
+def parse(kind: type[M], data: bytes, most: int) -> M:
+    """Parse bytes that are the canonical form of a message, or raise :class:`Malformed`."""
+    if len(data) > most:
+        raise Malformed(f"has {len(data)} bytes, at most {most} are allowed")
+    message = kind()
+    try:
+        message.ParseFromString(data)
+    except (DecodeError, RecursionError):
+        raise Malformed("is no such message") from None
+    # Unknown fields survive parsing and would be written out again, so they are dropped before the comparison, which
+    # also catches fields given twice, defaults written out, and long forms of numbers.
+    message.DiscardUnknownFields()
+    if message.SerializeToString(deterministic=True) != data:
+        raise Malformed("has an unknown or repeated field, or is not in canonical form")
+    return message
+
+
+def write(message: Message, *, most: int) -> bytes:
+    """Return the canonical bytes of a message.
+
+    Raises:
+        LocalError: ``E-BUG``, it is larger than a peer would accept.
+    """
+    try:
+        data = message.SerializeToString(deterministic=True)
+    except EncodeError as error:
+        raise LocalError("E-BUG", f"{message.DESCRIPTOR.name} cannot be encoded") from error
+    if len(data) > most:
+        raise LocalError("E-BUG", f"{message.DESCRIPTOR.name} has {len(data)} bytes, at most {most} can be sent")
+    return data
+
+
+def exact(value: bytes, lengths: int | Collection[int], field: str) -> bytes:
+    """Return bytes of exactly the length, or one of the lengths, that the protocol gives the field."""
+    allowed = (lengths,) if isinstance(lengths, int) else lengths
+    if len(value) not in allowed:
+        raise Malformed(f"{field} has {len(value)} bytes, not {' or '.join(map(str, sorted(allowed)))}")
+    return value
+
+
+def bounded(value: bytes, most: int, field: str) -> bytes:
+    """Return bytes of which there are some, but not too many."""
+    if not 1 <= len(value) <= most:
+        raise Malformed(f"{field} has {len(value)} bytes, not 1 to {most}")
+    return value
+
+
+def name(value: str, field: str) -> str:
+    """Return a name of a member, dataset or federation."""
+    if not _NAME.fullmatch(value):
+        raise Malformed(f"{field} is no name: lower-case letters, digits and ._- up to 63 characters")
+    return value
+
+
+def run_id(value: str, field: str = "run_id") -> str:
+    """Return the 32 hex digits of a run's or token's id."""
+    if not _RUN_ID.fullmatch(value):
+        raise Malformed(f"{field} is not 32 lower-case hex digits")
+    return value
+
+
+def code(value: str) -> str:
+    """Return an error's code."""
+    if not _CODE.fullmatch(value):
+        raise Malformed("code is no error code")
+    return value
+
+
+def text(value: str, field: str, *, most: int = MAX_TEXT) -> str:
+    """Return a text that is safe to show on a terminal: no control or formatting characters but line feeds."""
+    if len(value) > most:
+        raise Malformed(f"{field} has {len(value)} characters, at most {most} are allowed")
+    if not all(character.isprintable() or character == "\n" for character in value):
+        raise Malformed(f"{field} has a character that cannot be shown")
+    return value
+
+
+def count(value: int, field: str, *, least: int = 0, most: int = MAX_INTEGER) -> int:
+    """Return a number within bounds."""
+    if not least <= value <= most:
+        raise Malformed(f"{field} is {value}, not {least} to {most}")
+    return value
+
+
+def part(message: Message, field: str, reader: Callable[[M], V]) -> V:
+    """Return what the reader makes of a nested message that must be there."""
+    if not message.HasField(field):
+        raise Malformed(f"{field} is missing")
+    try:
+        return reader(getattr(message, field))
+    except Malformed as error:
+        raise Malformed(f"{field}.{error}") from None
+
+
+def each(values: Sequence[W], field: str, reader: Callable[[W], V], *, most: int = MAX_LIST) -> tuple[V, ...]:
+    """Return what the reader makes of every item of a bounded list."""
+    if len(values) > most:
+        raise Malformed(f"{field} has {len(values)} items, at most {most} are allowed")
+    done: list[V] = []
+    for index, value in enumerate(values):
+        try:
+            done.append(reader(value))
+        except Malformed as error:
+            raise Malformed(f"{field}[{index}].{error}") from None
+    return tuple(done)
+
+
+def ascending(keys: Iterable[str | bytes], field: str) -> None:
+    """Refuse a list that is not sorted or names something twice."""
+    found = list(keys)
+    if found != sorted(set(found)):
+        raise Malformed(f"{field} is not sorted, or names something twice")

@@ -1,0 +1,321 @@
+"""Tasks and submissions, between ``protos.envelope`` and ``federation.proto``.
+
+Guarantees: as ``codec_round``; which member of the ``oneof`` stands for which type is said here alone.
+Leaves to others: the messages inside them (``codec_round``), bytes and blame (``codec``).
+"""
+
+from __future__ import annotations
+
+from typing import Final, assert_never
+
+from privacy.secagg import messages as said
+from privacy.secagg.keys import SIGNATURE_BYTES
+from privacy.secagg.messages import HASH_BYTES
+from protos import codec_round as rounds
+from protos import envelope as env
+from protos import federation_pb2 as pb
+from protos.codec_fields import Malformed, bounded, code, count, each, exact, part, run_id, text
+
+MAX_PLAN_BYTES: Final = 2**24  # thousands of tensors and members are about 1 MiB
+MAX_HISTORY: Final = 2**16  # rounds
+TASK_ID_BYTES: Final = 16
+RUN_STATES: Final = frozenset({"completed", "aborted", "refused"})
+
+
+# --- tasks ---
+
+
+def write_task(value: env.NumberedTask) -> pb.NumberedTask:
+    """Return the message of a task with its id."""
+    message = _write_task(value.task)
+    message.id = value.id
+    return message
+
+
+def _write_task(task: env.Task) -> pb.NumberedTask:
+    match task:
+        case env.PlanProposed():
+            return pb.NumberedTask(plan_proposed=_write_plan(task))
+        case env.AttemptOpened():
+            return pb.NumberedTask(attempt_opened=_write_opened(task))
+        case env.KeysAdvertised():
+            known = [rounds.write_advertisement(one) for one in task.advertisements]
+            return pb.NumberedTask(keys_advertised=pb.KeysAdvertised(run_id=task.run_id, advertisements=known))
+        case env.SharesDealt():
+            return pb.NumberedTask(shares_dealt=_write_shares(task))
+        case env.SurvivorsProposed():
+            proposal = rounds.write_proposal(task.proposal)
+            return pb.NumberedTask(survivors_proposed=pb.SurvivorsProposed(run_id=task.run_id, proposal=proposal))
+        case env.UnmaskRequested():
+            request = rounds.write_unmask_request(task.request)
+            return pb.NumberedTask(unmask_requested=pb.UnmaskRequested(run_id=task.run_id, request=request))
+        case env.RoundCompleted():
+            certificate = rounds.write_certificate(task.certificate)
+            return pb.NumberedTask(round_completed=pb.RoundCompleted(run_id=task.run_id, certificate=certificate))
+        case env.AttemptAborted():
+            position = rounds.write_position(task.position)
+            aborted = pb.AttemptAborted(run_id=task.run_id, position=position, code=task.code)
+            return pb.NumberedTask(attempt_aborted=aborted)
+        case env.EvaluationAsked():
+            adapter = write_ref(task.adapter)
+            asked = pb.EvaluationAsked(run_id=task.run_id, round=task.round, adapter=adapter)
+            return pb.NumberedTask(evaluation_asked=asked)
+        case env.RunEnded():
+            ended = pb.RunEnded(run_id=task.run_id, state=task.state, code=task.code)
+            return pb.NumberedTask(run_ended=ended)
+        case _:
+            assert_never(task)
+
+
+def read_task(message: pb.NumberedTask) -> env.NumberedTask:
+    """Return a task with its id."""
+    return env.NumberedTask(id=exact(message.id, TASK_ID_BYTES, "id"), task=_read_task(message))
+
+
+def _read_task(message: pb.NumberedTask) -> env.Task:
+    match message.WhichOneof("task"):
+        case "plan_proposed":
+            return part(message, "plan_proposed", _read_plan)
+        case "attempt_opened":
+            return part(message, "attempt_opened", _read_opened)
+        case "keys_advertised":
+            return part(message, "keys_advertised", _read_keys)
+        case "shares_dealt":
+            return part(message, "shares_dealt", _read_shares)
+        case "survivors_proposed":
+            return part(message, "survivors_proposed", _read_survivors)
+        case "unmask_requested":
+            return part(message, "unmask_requested", _read_unmask)
+        case "round_completed":
+            return part(message, "round_completed", _read_completed)
+        case "attempt_aborted":
+            return part(message, "attempt_aborted", _read_aborted)
+        case "evaluation_asked":
+            return part(message, "evaluation_asked", _read_asked)
+        case "run_ended":
+            return part(message, "run_ended", _read_ended)
+        case None:
+            raise Malformed("task is missing")
+        case other:
+            assert_never(other)
+
+
+def write_ref(value: env.ContentRef) -> pb.ContentRef:
+    """Return the message of a reference to content."""
+    return pb.ContentRef(sha256=value.sha256, length=value.length)
+
+
+def read_ref(message: pb.ContentRef) -> env.ContentRef:
+    """Return a reference to content."""
+    return env.ContentRef(
+        sha256=exact(message.sha256, HASH_BYTES, "sha256"),
+        length=count(message.length, "length", least=1, most=env.MAX_CONTENT_BYTES),
+    )
+
+
+def _write_plan(task: env.PlanProposed) -> pb.PlanProposed:
+    return pb.PlanProposed(
+        run_id=task.run_id,
+        plan=task.plan,
+        signature=task.signature,
+        initial_adapter=write_ref(task.initial_adapter),
+    )
+
+
+def _read_plan(message: pb.PlanProposed) -> env.PlanProposed:
+    return env.PlanProposed(
+        run_id=run_id(message.run_id),
+        plan=bounded(message.plan, MAX_PLAN_BYTES, "plan"),
+        signature=exact(message.signature, SIGNATURE_BYTES, "signature"),
+        initial_adapter=part(message, "initial_adapter", read_ref),
+    )
+
+
+def _write_opened(task: env.AttemptOpened) -> pb.AttemptOpened:
+    return pb.AttemptOpened(
+        run_id=task.run_id,
+        offer=rounds.write_offer(task.offer),
+        adapter=write_ref(task.adapter),
+        history=[rounds.write_certificate(one) for one in task.history],
+    )
+
+
+def _read_opened(message: pb.AttemptOpened) -> env.AttemptOpened:
+    return env.AttemptOpened(
+        run_id=run_id(message.run_id),
+        offer=part(message, "offer", rounds.read_offer),
+        adapter=part(message, "adapter", read_ref),
+        history=each(message.history, "history", rounds.read_certificate, most=MAX_HISTORY),
+    )
+
+
+def _read_keys(message: pb.KeysAdvertised) -> env.KeysAdvertised:
+    known = each(message.advertisements, "advertisements", rounds.read_advertisement)
+    return env.KeysAdvertised(run_id=run_id(message.run_id), advertisements=known)
+
+
+def _write_shares(task: env.SharesDealt) -> pb.SharesDealt:
+    return pb.SharesDealt(
+        run_id=task.run_id,
+        position=rounds.write_position(task.position),
+        shares=[rounds.write_dealt(one) for one in task.shares],
+    )
+
+
+def _read_shares(message: pb.SharesDealt) -> env.SharesDealt:
+    return env.SharesDealt(
+        run_id=run_id(message.run_id),
+        position=part(message, "position", rounds.read_position),
+        shares=each(message.shares, "shares", rounds.read_dealt),
+    )
+
+
+def _read_survivors(message: pb.SurvivorsProposed) -> env.SurvivorsProposed:
+    proposal = part(message, "proposal", rounds.read_proposal)
+    return env.SurvivorsProposed(run_id=run_id(message.run_id), proposal=proposal)
+
+
+def _read_unmask(message: pb.UnmaskRequested) -> env.UnmaskRequested:
+    request = part(message, "request", rounds.read_unmask_request)
+    return env.UnmaskRequested(run_id=run_id(message.run_id), request=request)
+
+
+def _read_completed(message: pb.RoundCompleted) -> env.RoundCompleted:
+    certificate = part(message, "certificate", rounds.read_certificate)
+    return env.RoundCompleted(run_id=run_id(message.run_id), certificate=certificate)
+
+
+def _read_aborted(message: pb.AttemptAborted) -> env.AttemptAborted:
+    position = part(message, "position", rounds.read_position)
+    return env.AttemptAborted(run_id=run_id(message.run_id), position=position, code=code(message.code))
+
+
+def _read_asked(message: pb.EvaluationAsked) -> env.EvaluationAsked:
+    return env.EvaluationAsked(
+        run_id=run_id(message.run_id),
+        round=count(message.round, "round"),
+        adapter=part(message, "adapter", read_ref),
+    )
+
+
+def _read_ended(message: pb.RunEnded) -> env.RunEnded:
+    if message.state not in RUN_STATES:
+        raise Malformed(f"state is none of {', '.join(sorted(RUN_STATES))}")
+    if (message.state == "completed") != (not message.code):
+        raise Malformed("code is empty when a run completed, and only then")
+    return env.RunEnded(
+        run_id=run_id(message.run_id), state=message.state, code=code(message.code) if message.code else ""
+    )
+
+
+# --- submissions ---
+
+
+def write_submission(value: env.Submission) -> pb.Submission:
+    """Return the message of a submission."""
+    match value:
+        case env.PlanApproved():
+            approved = pb.PlanApproved(run_id=value.run_id, plan_hash=value.plan_hash, signature=value.signature)
+            return pb.Submission(plan_approved=approved)
+        case env.PlanRefused():
+            refused = pb.PlanRefused(
+                run_id=value.run_id, plan_hash=value.plan_hash, code=value.code, because=value.because
+            )
+            return pb.Submission(plan_refused=refused)
+        case said.Advertisement():
+            return pb.Submission(advertisement=rounds.write_advertisement(value))
+        case said.ShareBundle():
+            return pb.Submission(share_bundle=rounds.write_bundle(value))
+        case said.Complaint():
+            return pb.Submission(complaint=rounds.write_complaint(value))
+        case said.Receipt():
+            return pb.Submission(receipt=rounds.write_receipt(value))
+        case said.SurvivorSignature():
+            return pb.Submission(survivor_signature=rounds.write_survivor_signature(value))
+        case said.UnmaskShares():
+            return pb.Submission(unmask_shares=rounds.write_unmask_shares(value))
+        case env.Abstained():
+            position = rounds.write_position(value.position)
+            return pb.Submission(abstained=pb.Abstained(run_id=value.run_id, position=position, code=value.code))
+        case env.Evaluation():
+            return pb.Submission(evaluation=_write_evaluation(value))
+        case _:
+            assert_never(value)
+
+
+def read_submission(message: pb.Submission) -> env.Submission:
+    """Return a submission."""
+    match message.WhichOneof("submission"):
+        case "plan_approved":
+            return part(message, "plan_approved", _read_approved)
+        case "plan_refused":
+            return part(message, "plan_refused", _read_refused)
+        case "advertisement":
+            return part(message, "advertisement", rounds.read_advertisement)
+        case "share_bundle":
+            return part(message, "share_bundle", rounds.read_bundle)
+        case "complaint":
+            return part(message, "complaint", rounds.read_complaint)
+        case "receipt":
+            return part(message, "receipt", rounds.read_receipt)
+        case "survivor_signature":
+            return part(message, "survivor_signature", rounds.read_survivor_signature)
+        case "unmask_shares":
+            return part(message, "unmask_shares", rounds.read_unmask_shares)
+        case "abstained":
+            return part(message, "abstained", _read_abstained)
+        case "evaluation":
+            return part(message, "evaluation", _read_evaluation)
+        case None:
+            raise Malformed("submission is missing")
+        case other:
+            assert_never(other)
+
+
+def _read_approved(message: pb.PlanApproved) -> env.PlanApproved:
+    return env.PlanApproved(
+        run_id=run_id(message.run_id),
+        plan_hash=exact(message.plan_hash, HASH_BYTES, "plan_hash"),
+        signature=exact(message.signature, SIGNATURE_BYTES, "signature"),
+    )
+
+
+def _read_refused(message: pb.PlanRefused) -> env.PlanRefused:
+    return env.PlanRefused(
+        run_id=run_id(message.run_id),
+        plan_hash=exact(message.plan_hash, HASH_BYTES, "plan_hash"),
+        code=code(message.code),
+        because=text(message.because, "because"),
+    )
+
+
+def _read_abstained(message: pb.Abstained) -> env.Abstained:
+    position = part(message, "position", rounds.read_position)
+    return env.Abstained(run_id=run_id(message.run_id), position=position, code=code(message.code))
+
+
+def _write_evaluation(value: env.Evaluation) -> pb.Evaluation:
+    return pb.Evaluation(
+        run_id=value.run_id,
+        plan_hash=value.plan_hash,
+        round=value.round,
+        adapter_sha256=value.adapter_sha256,
+        correct=value.correct,
+        examples=value.examples,
+        data_sha256=value.data_sha256,
+        signature=value.signature,
+    )
+
+
+def _read_evaluation(message: pb.Evaluation) -> env.Evaluation:
+    examples = count(message.examples, "examples", least=1)
+    return env.Evaluation(
+        run_id=run_id(message.run_id),
+        plan_hash=exact(message.plan_hash, HASH_BYTES, "plan_hash"),
+        round=count(message.round, "round"),
+        adapter_sha256=exact(message.adapter_sha256, HASH_BYTES, "adapter_sha256"),
+        correct=count(message.correct, "correct", most=examples),
+        examples=examples,
+        data_sha256=exact(message.data_sha256, HASH_BYTES, "data_sha256"),
+        signature=exact(message.signature, SIGNATURE_BYTES, "signature"),
+    )
