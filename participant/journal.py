@@ -1,0 +1,152 @@
+"""The journal of a run on disk: what was promised, fsynced before anything leaves.
+
+Guarantees: :meth:`Journal.append` returns after file and directory are durable; records are hash-chained from the plan
+hash, so a changed, missing or foreign record is noticed; a last line that a crash cut off was never acted on and is
+dropped. Blobs (encoded and masked updates) are written 0600, fsynced, and checked against their hash when read.
+Leaves to others: what the records mean (``phase``), rollback of the whole file (``runner``, at the handshake).
+Source: docs/protocol.md section 6.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from participant.phase import Record, RunMemory, record_from_json, record_to_json
+from privacy import canonical
+from privacy.errors import LocalError, VerificationError
+
+_CHAIN_LABEL = b"onlysum/1/journal"
+
+
+class Journal:
+    """The journal of one run; made by :meth:`open`."""
+
+    def __init__(self, directory: Path, memory: RunMemory, head: bytes) -> None:
+        self._directory = directory
+        self._head = head
+        self.memory = memory
+
+    @classmethod
+    def open(cls, directory: Path, plan_hash: bytes) -> Journal:
+        """Open, or begin, the journal in a run's directory.
+
+        Raises:
+            VerificationError: ``E-STATE-DAMAGED``; the participant abstains from the run.
+            LocalError: the directory cannot be made.
+        """
+        with _disk(directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path = directory / "journal"
+            data = path.read_bytes() if path.exists() else b""
+            whole = data[: data.rfind(b"\n") + 1]
+            if whole != data:
+                with path.open("r+b") as file:
+                    file.truncate(len(whole))
+                    os.fsync(file.fileno())
+        journal = cls(directory, RunMemory.empty(plan_hash), hashlib.sha256(_CHAIN_LABEL + plan_hash).digest())
+        for number, line in enumerate(whole.splitlines(), start=1):
+            journal._replay(line, number)
+        return journal
+
+    def _replay(self, line: bytes, number: int) -> None:
+        damaged = VerificationError(
+            "E-STATE-DAMAGED", f"line {number} of {self._directory / 'journal'} does not verify"
+        )
+        try:
+            match canonical.decode(line):
+                case {"previous": str() as previous, "record": record, **others} if not others:
+                    if previous != self._head.hex():
+                        raise damaged
+                    self.memory = self.memory.apply(record_from_json(record))
+                case _:
+                    raise damaged
+        except ValueError:
+            raise damaged from None
+        self._head = hashlib.sha256(line).digest()
+
+    def append(self, record: Record) -> None:
+        """Make a record durable and take it into :attr:`memory`.
+
+        Raises:
+            LocalError: ``E-DISK-FULL``; the record is not there and nothing may be sent on its strength.
+        """
+        line = canonical.encode({"previous": self._head.hex(), "record": record_to_json(record)})
+        path = self._directory / "journal"
+        with _disk(path):
+            fresh = not path.exists()
+            size = 0 if fresh else path.stat().st_size
+            try:
+                _append(path, line + b"\n")
+            except OSError:
+                with suppress(OSError):
+                    os.truncate(path, size)
+                raise
+            if fresh:
+                _sync_directory(self._directory)
+        self._head = hashlib.sha256(line).digest()
+        self.memory = self.memory.apply(record)
+
+    def store(self, name: str, data: bytes) -> Path:
+        """Write a blob durably (0600) under a name and return its path."""
+        path = self._directory / name
+        partial = path.with_suffix(".partial")
+        with _disk(path):
+            partial.unlink(missing_ok=True)
+            _append(partial, data)
+            partial.replace(path)
+            _sync_directory(self._directory)
+        return path
+
+    def load(self, name: str, sha256: bytes) -> bytes | None:
+        """Return a blob whose hash is as expected, or ``None`` if it is lost or changed."""
+        try:
+            data = (self._directory / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        return data if hashlib.sha256(data).digest() == sha256 else None
+
+    def path(self, name: str) -> Path:
+        """Return where a blob of this name lies."""
+        return self._directory / name
+
+    def erase(self, name: str) -> None:
+        """Remove a blob when its round closes."""
+        (self._directory / name).unlink(missing_ok=True)
+
+
+class _disk:  # noqa: N801  # reads as a word at each `with`
+    """Turn a full or broken disk into a ``LocalError`` that names the path."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            code = "E-DISK-FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "E-STATE-DAMAGED"
+            raise LocalError(code, f"{self._path}: {error.strerror}") from error
+
+
+def _append(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

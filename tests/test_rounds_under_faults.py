@@ -1,0 +1,115 @@
+"""Whatever is lost, late, doubled or restarted: the exact sum of the survivors, or a clean abort."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.phase import Phase
+from privacy.errors import RoundAborted
+from tests.federation import Fault, FaultKind, Federation
+from tests.plans import names
+
+PHASES = [Phase.ADVERTISE_KEYS, Phase.SHARE_KEYS, Phase.COLLECT_MASKED, Phase.AGREE_SURVIVORS, Phase.UNMASK]
+SIZES = [(3, 0), (3, 1), (4, 1), (5, 0), (5, 1), (7, 2), (10, 3)]
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> tuple[Federation, list[Fault]]:
+    n, f = draw(st.sampled_from(SIZES))
+    fault = st.builds(
+        Fault,
+        participant=st.sampled_from(names(n)),
+        phase=st.sampled_from(PHASES),
+        kind=st.sampled_from(FaultKind),
+        attempt=st.integers(1, 3),
+    )
+    return Federation(n, f, seed=draw(st.integers(0, 2**20))), draw(st.lists(fault, max_size=5))
+
+
+def assert_exact_or_clean(federation: Federation, faults: list[Fault], *, crash: bool) -> None:
+    plan = federation.plan.plan
+    try:
+        result = federation.run_round(faults, crash_coordinator=crash)
+    except RoundAborted:
+        assert not federation.completed
+        return
+    assert len(result.survivors) >= plan.min_survivors
+    assert (result.total(plan) == federation.one_hot(result.survivors)).all()
+    assert set(result.survivors) | set(result.dropouts) == set(federation.participants)
+    for one in federation.participants.values():
+        memory = one.journal.memory
+        if one.present:
+            assert memory.transcript == federation.transcript
+
+
+@settings(max_examples=150, deadline=None)
+@given(worlds(), st.booleans())
+def test_any_schedule_of_faults_gives_the_survivors_exact_sum_or_a_clean_abort(
+    world: tuple[Federation, list[Fault]], crash: bool
+) -> None:
+    assert_exact_or_clean(*world, crash=crash)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(PHASES), max_size=1), min_size=3, max_size=3), st.integers(0, 99))
+def test_rounds_go_on_after_a_participant_was_away(schedule: list[list[Phase]], seed: int) -> None:
+    federation = Federation(5, 1, seed=seed)
+    for phases in schedule:
+        result = federation.run_round([Fault("carol", phase, FaultKind.LOST) for phase in phases])
+        assert (result.total(federation.plan.plan) == federation.one_hot(result.survivors)).all()
+        carol = federation.participants["carol"]
+        if not carol.present:  # it comes back, catches up from the certificates and takes part again
+            carol.present = True
+            carol.crash_and_restart()
+            for certificate in federation.completed[carol.journal.memory.completed :]:
+                carol.hear(certificate)
+        assert carol.journal.memory.transcript == federation.transcript
+        assert not carol.refusals
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_five_with_one_colluder_lose_one_in_any_phase_and_go_on(phase: Phase) -> None:
+    federation = Federation(5, 1)
+    result = federation.run_round([Fault("dave", phase, FaultKind.LOST)])
+    counted = phase in (Phase.AGREE_SURVIVORS, Phase.UNMASK)  # its upload was in before it was lost
+    assert ("dave" in result.survivors) == counted
+    assert (result.total(federation.plan.plan) == federation.one_hot(result.survivors)).all()
+
+
+@pytest.mark.parametrize("phase", PHASES[:3])
+def test_three_with_one_colluder_tolerate_no_dropout_and_abort(phase: Phase) -> None:
+    federation = Federation(3, 1)
+    with pytest.raises(RoundAborted, match="2 of the 3 needed"):
+        federation.run_round([Fault("bob", phase, FaultKind.LOST)])
+    assert all(not one.journal.memory.released for one in federation.participants.values())
+
+
+def test_a_retry_masks_the_byte_identical_encoded_update_under_other_masks() -> None:
+    federation = Federation(5, 1)
+    trained: list[int] = []
+    for one in federation.participants.values():
+        train = one.train
+        one.train = lambda number, train=train: (trained.append(number), train(number))[1]
+    late = [Fault(name, Phase.COLLECT_MASKED, FaultKind.LATE) for name in ("alice", "bob")]
+    result = federation.run_round(late)
+    assert result.certificate.position.attempt == 2
+    assert (result.total(federation.plan.plan) == federation.one_hot(result.survivors)).all()
+    assert trained == [1] * 5, "nobody trains twice in a round"
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_participant_that_crashes_in_any_phase_never_says_two_different_things(phase: Phase) -> None:
+    federation = Federation(5, 1)
+    federation.run_round([Fault("bob", phase, FaultKind.CRASH_AFTER_SEND)])
+    bob = federation.participants["bob"]
+    kinds = [(type(record).__name__, getattr(record, "round", 0)) for record in bob.journal.records]
+    assert len(kinds) == len(set(kinds)), "one record of each kind a round"
+
+
+def test_a_coordinator_restored_mid_round_gives_the_same_sum() -> None:
+    plain, restored = Federation(5, 1, seed=7), Federation(5, 1, seed=7)
+    faults = [Fault("erin", Phase.COLLECT_MASKED, FaultKind.LOST)]
+    one, other = plain.run_round(faults), restored.run_round(faults, crash_coordinator=True)
+    assert one.certificate == other.certificate
