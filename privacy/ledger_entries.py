@@ -1,0 +1,135 @@
+"""What a ledger can say: whose it is, that a policy changed, that a round was charged, that a run made no claim.
+
+Guarantees: an entry has one JSON form and an unknown one is refused; entries hold events, unit and relation, never
+epsilons, data or sizes of batches.
+Leaves to others: order, hashes and signatures (``ledger``).
+Source: docs/privacy-accounting.md section 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from privacy.canonical import Json
+from privacy.dp.events import Event, from_json, to_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Genesis:
+    """The first record: whose ledger this is."""
+
+    owner: str
+    identity_key: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyChange:
+    """The owner's policy changed; its hash says to what."""
+
+    policy_sha256: bytes
+    summary: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """One round of a run, charged at its planned event when it starts. Nothing refunds."""
+
+    run_id: str
+    plan_hash: bytes
+    round: int
+    population: str
+    unit: str
+    relation: str
+    event: Event
+    delta: str  # the plan's, for the figure of this run alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unprotected:
+    """A run without differential privacy touched this population: no epsilon covers what it released."""
+
+    run_id: str
+    plan_hash: bytes
+    population: str
+
+
+Entry = Genesis | PolicyChange | Charge | Unprotected
+
+
+def entry_to_json(entry: Entry) -> Json:
+    """Return the JSON value of an entry."""
+    match entry:
+        case Genesis():
+            return {"kind": "genesis", "owner": entry.owner, "identity_key": entry.identity_key.hex()}
+        case PolicyChange():
+            return {"kind": "policy", "policy_sha256": entry.policy_sha256.hex(), "summary": entry.summary}
+        case Charge():
+            return {
+                "kind": "charge",
+                "run_id": entry.run_id,
+                "plan_hash": entry.plan_hash.hex(),
+                "round": entry.round,
+                "population": entry.population,
+                "unit": entry.unit,
+                "relation": entry.relation,
+                "event": to_json(entry.event),
+                "delta": entry.delta,
+            }
+        case Unprotected():
+            return {
+                "kind": "unprotected",
+                "run_id": entry.run_id,
+                "plan_hash": entry.plan_hash.hex(),
+                "population": entry.population,
+            }
+        case _:
+            assert_never(entry)
+
+
+def entry_from_json(value: Mapping[str, Json]) -> Entry:
+    """Read an entry.
+
+    Raises:
+        ValueError: an unknown kind, or unknown, missing or mistyped fields.
+    """
+    match value:
+        case {"kind": "genesis", "owner": str(owner), "identity_key": str(key)} if len(value) == 3:
+            return Genesis(owner=owner, identity_key=bytes.fromhex(key))
+        case {"kind": "policy", "policy_sha256": str(policy), "summary": str(summary)} if len(value) == 3:
+            return PolicyChange(policy_sha256=bytes.fromhex(policy), summary=summary)
+        case {"kind": "unprotected", "run_id": str(run), "plan_hash": str(plan), "population": str(population)} if (
+            len(value) == 4
+        ):
+            return Unprotected(run_id=run, plan_hash=bytes.fromhex(plan), population=population)
+        case {"kind": "charge"}:
+            return _charge(value)
+        case _:
+            raise ValueError("an unknown kind of entry")
+
+
+def _charge(value: Mapping[str, Json]) -> Charge:
+    match value:
+        case {
+            "run_id": str(run),
+            "plan_hash": str(plan),
+            "round": int(number),
+            "population": str(population),
+            "unit": str(unit),
+            "relation": str(relation),
+            "event": event,
+            "delta": str(delta),
+        } if len(value) == 9:
+            return Charge(
+                run_id=run,
+                plan_hash=bytes.fromhex(plan),
+                round=number,
+                population=population,
+                unit=unit,
+                relation=relation,
+                event=from_json(event),
+                delta=delta,
+            )
+        case _:
+            raise ValueError("a charge has unknown or missing fields")

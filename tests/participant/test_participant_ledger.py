@@ -1,0 +1,312 @@
+"""The ledger on disk: append-only, charged once, and damage shows."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from participant.ledger import Ledger
+from privacy import ledger as pure
+from privacy.dp.events import Gaussian, PoissonSampled
+from privacy.errors import LocalError, OnlysumError, RefusedError, VerificationError
+from privacy.ledger import LifetimeBudget
+from privacy.ledger_entries import Charge, PolicyChange, Unprotected
+from protos.envelope import LedgerHead
+from tests.plans import signing_key
+
+KEY = signing_key("alice")
+AT = 1_767_225_600
+BUDGET = LifetimeBudget(unit="example", epsilon=8.0, delta=1e-6, order=8)
+CHARGE = Charge(
+    run_id="00" * 16,
+    plan_hash=b"p" * 32,
+    round=1,
+    population="patients",
+    unit="example",
+    relation="zero-out",
+    event=PoissonSampled(0.1, Gaussian(2.0)),
+    delta="0.00001",
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def ledger(path: Path):
+    made = Ledger.create(path, owner="alice", key=KEY, at=AT)
+    yield made
+    made.close()
+
+
+def charge(ledger: Ledger, number: int = 1, **changes: object) -> pure.Record:
+    asked = replace(CHARGE, round=number, **changes)
+    return ledger.charge(asked, budget=BUDGET, max_rounds=100, at=AT + number).record
+
+
+def fits(ledger: Ledger, budget: LifetimeBudget, asked: Charge) -> bool:
+    try:
+        return ledger.charge(asked, budget=budget, max_rounds=1000, at=AT).new
+    except RefusedError as error:
+        if error.code != "E-POLICY-BUDGET":
+            raise
+        return False
+
+
+def reopen(path: Path, expected: LedgerHead | None = None) -> Ledger:
+    return Ledger.open(path, key=KEY, expected=expected)
+
+
+def tamper(path: Path, *statements: str) -> None:
+    with sqlite3.connect(path) as database:
+        for name in ("records_are_never_changed", "records_are_never_removed"):
+            database.execute(f"DROP TRIGGER {name}")
+        for statement in statements:
+            database.execute(statement)
+    database.close()
+
+
+def code_of(call) -> str:
+    with pytest.raises(OnlysumError) as caught:
+        call()
+    return caught.value.code
+
+
+def test_a_charge_is_there_after_reopening(ledger: Ledger, path: Path) -> None:
+    charge(ledger)
+    head = ledger.head()
+    ledger.close()
+    again = reopen(path, expected=head)
+    assert again.head() == head == LedgerHead(2, head.hash)
+    assert again.spent("patients").runs[0].rounds == 1
+    assert again.verify() == 2
+    again.close()
+
+
+def test_a_ledger_file_is_readable_by_its_owner_alone(ledger: Ledger, path: Path) -> None:
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_ledger_is_never_begun_anew(ledger: Ledger, path: Path) -> None:
+    assert code_of(lambda: Ledger.create(path, owner="alice", key=KEY, at=AT)) == "E-EXISTS"
+
+
+def test_a_missing_ledger_is_not_made_by_opening_it(path: Path) -> None:
+    assert code_of(lambda: reopen(path)) == "E-NOT-FOUND"
+    assert not path.exists()
+
+
+def test_a_retry_of_a_round_is_never_charged_twice(ledger: Ledger, path: Path) -> None:
+    first = ledger.charge(CHARGE, budget=BUDGET, max_rounds=100, at=AT)
+    second = ledger.charge(CHARGE, budget=BUDGET, max_rounds=100, at=AT + 60)
+    assert (first.new, second.new) == (True, False)
+    assert first.record == second.record
+    assert len(ledger.rows()) == 2
+    other = reopen(path)
+    assert not other.charge(CHARGE, budget=BUDGET, max_rounds=100, at=AT + 90).new
+    other.close()
+
+
+def test_a_retry_that_names_another_population_is_refused(ledger: Ledger) -> None:
+    charge(ledger)
+    assert code_of(lambda: charge(ledger, population="customers")) == "E-LEDGER-UNIT"
+
+
+@pytest.mark.parametrize("changes", [{"unit": "user"}, {"relation": "replace-one"}])
+def test_another_unit_or_relation_is_not_added_to_a_population(ledger: Ledger, changes: dict[str, str]) -> None:
+    charge(ledger)
+    budget = replace(BUDGET, unit=changes.get("unit", "example"))
+    asked = replace(CHARGE, round=1, plan_hash=b"q" * 32, **changes)
+    assert code_of(lambda: ledger.charge(asked, budget=budget, max_rounds=9, at=AT)) == "E-LEDGER-UNIT"
+    assert len(ledger.rows()) == 2
+
+
+def test_a_budget_of_another_unit_charges_nothing(ledger: Ledger) -> None:
+    budget = replace(BUDGET, unit="user")
+    assert code_of(lambda: ledger.charge(CHARGE, budget=budget, max_rounds=9, at=AT)) == "E-LEDGER-UNIT"
+
+
+def test_a_charge_beyond_the_budget_is_refused_and_writes_nothing(ledger: Ledger) -> None:
+    budget = replace(BUDGET, epsilon=3.0)
+    number = 1
+    while number < 1000 and fits(ledger, budget, replace(CHARGE, round=number)):
+        number += 1
+    assert 1 < number == len(ledger.rows()) < 1000
+    assert ledger.spent("patients").lifetime_epsilon(budget) <= 3.0
+
+
+def test_two_runs_on_one_population_share_its_budget(ledger: Ledger) -> None:
+    budget = replace(BUDGET, epsilon=3.0)
+    alone = 0
+    while alone < 1000 and fits(ledger, budget, replace(CHARGE, round=alone + 1)):
+        alone += 1
+    assert 1 < alone < 1000
+    assert not fits(ledger, budget, replace(CHARGE, round=1, plan_hash=b"q" * 32))
+    assert fits(ledger, budget, replace(CHARGE, round=1, plan_hash=b"q" * 32, population="customers"))
+
+
+def test_a_run_is_not_charged_for_more_rounds_than_its_plan_has(ledger: Ledger) -> None:
+    for number in (1, 2):
+        ledger.charge(replace(CHARGE, round=number), budget=BUDGET, max_rounds=2, at=AT)
+    asked = replace(CHARGE, round=3)
+    assert code_of(lambda: ledger.charge(asked, budget=BUDGET, max_rounds=2, at=AT)) == "E-POLICY-BUDGET"
+
+
+def test_rows_can_be_neither_changed_nor_removed(ledger: Ledger, path: Path) -> None:
+    charge(ledger)
+    with sqlite3.connect(path) as database:
+        for statement in ("UPDATE records SET round = 7", "DELETE FROM records WHERE sequence = 2"):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                database.execute(statement)
+    database.close()
+
+
+DAMAGE = {
+    "a changed body": (
+        "UPDATE records SET body = CAST(replace(CAST(body AS TEXT), 'patients', 'patientz') AS BLOB) WHERE sequence = 2",
+    ),
+    "a changed hash": ("UPDATE records SET hash = zeroblob(32) WHERE sequence = 3",),
+    "a changed round column": ("UPDATE records SET round = 9 WHERE sequence = 3",),
+    "a changed last signature": ("UPDATE records SET signature = zeroblob(64) WHERE sequence = 4",),
+    "a record taken out of the middle": ("DELETE FROM records WHERE sequence = 3",),
+    "a first record taken out": ("DELETE FROM records WHERE sequence = 1",),
+    "all records taken out": ("DELETE FROM records",),
+    "a body that does not parse": ("UPDATE records SET body = x'7b' WHERE sequence = 2",),
+    "another table": ("DROP TABLE records",),
+}
+
+
+@pytest.mark.parametrize("statements", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damage_is_found_when_the_ledger_is_opened(ledger: Ledger, path: Path, statements: tuple[str, ...]) -> None:
+    for number in (1, 2, 3):
+        charge(ledger, number)
+    ledger.close()
+    tamper(path, *statements)
+    assert code_of(lambda: reopen(path)) == "E-STATE-DAMAGED"
+
+
+@pytest.mark.parametrize("keep", [0, 100, 4096, 9000])
+def test_a_cut_file_is_damaged(ledger: Ledger, path: Path, keep: int) -> None:
+    for number in range(1, 30):
+        charge(ledger, number)
+    ledger.close()
+    data = path.read_bytes()
+    assert len(data) > keep
+    path.write_bytes(data[:keep])
+    assert code_of(lambda: reopen(path)) == "E-STATE-DAMAGED"
+
+
+def test_a_file_of_noise_is_damaged(path: Path) -> None:
+    path.write_bytes(b"no database" * 1000)
+    assert code_of(lambda: reopen(path)) == "E-STATE-DAMAGED"
+
+
+def test_an_older_signature_damaged_in_the_middle_is_found_by_verify(ledger: Ledger, path: Path) -> None:
+    for number in (1, 2):
+        charge(ledger, number)
+    ledger.close()
+    tamper(path, "UPDATE records SET signature = zeroblob(64) WHERE sequence = 2")
+    opened = reopen(path)
+    assert code_of(opened.verify) == "E-STATE-DAMAGED"
+    opened.close()
+
+
+def test_a_ledger_of_another_key_is_damaged(ledger: Ledger, path: Path) -> None:
+    ledger.close()
+    assert code_of(lambda: Ledger.open(path, key=signing_key("mallory"))) == "E-STATE-DAMAGED"
+
+
+def test_a_ledger_that_was_set_back_is_refused_by_a_head_that_others_have_seen(ledger: Ledger, path: Path) -> None:
+    charge(ledger, 1)
+    ledger.close()
+    old = path.read_bytes()
+    newer = reopen(path)
+    charge(newer, 2)
+    head = newer.head()
+    newer.close()
+    path.write_bytes(old)
+    assert code_of(lambda: reopen(path, expected=head)) == "E-LEDGER-ROLLBACK"
+    branch = reopen(path)
+    charge(branch, 7)
+    assert code_of(lambda: branch.require_at_least(head)) == "E-LEDGER-ROLLBACK"
+    branch.require_at_least(LedgerHead(0, b""))
+    branch.close()
+
+
+def test_a_full_disk_charges_nothing_and_goes_on_when_there_is_space(ledger: Ledger) -> None:
+    (pages,) = ledger._database.execute("PRAGMA page_count").fetchone()
+    ledger._database.execute(f"PRAGMA max_page_count = {pages}")
+    code, number = "", 0
+    while not code and number < 100:
+        number += 1
+        try:
+            charge(ledger, number)
+        except LocalError as error:
+            code = error.code
+    assert code == "E-DISK-FULL"
+    written = len(ledger.rows())
+    ledger._database.execute("PRAGMA max_page_count = 100000")
+    charge(ledger, number)
+    assert len(ledger.rows()) == written + 1
+    assert ledger.verify() == written + 1
+
+
+def test_a_disk_that_is_full_at_creation_leaves_nothing_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self, entry, *, at):
+        raise LocalError("E-DISK-FULL", "no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "_append", full)
+        assert code_of(lambda: Ledger.create(path, owner="alice", key=KEY, at=AT)) == "E-DISK-FULL"
+    assert not path.exists()
+    Ledger.create(path, owner="alice", key=KEY, at=AT).close()
+
+
+def test_policy_changes_and_unprotected_runs_are_noted_once(ledger: Ledger) -> None:
+    change = PolicyChange(policy_sha256=b"1" * 32, summary="budget of patients is 8")
+    note = Unprotected(run_id="11" * 16, plan_hash=b"n" * 32, population="patients")
+    for _ in range(2):
+        ledger.note_policy(change, at=AT)
+        ledger.note_unprotected(note, at=AT)
+    assert len(ledger.rows()) == 3
+    assert ledger.spent("patients").unprotected == ("11" * 16,)
+    ledger.note_policy(replace(change, policy_sha256=b"2" * 32), at=AT)
+    ledger.note_policy(change, at=AT)
+    assert len(ledger.rows()) == 5
+
+
+def test_threads_and_processes_charge_one_after_the_other(ledger: Ledger, path: Path) -> None:
+    other = reopen(path)
+
+    def spend(which: Ledger, numbers: range) -> None:
+        for number in numbers:
+            charge(which, number)
+
+    threads = [
+        threading.Thread(target=spend, args=(which, range(start, start + 5)))
+        for which, start in ((ledger, 1), (ledger, 11), (other, 21))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ledger.verify() == 16
+    assert ledger.spent("patients").runs[0].rounds == 15
+    other.close()
+
+
+def test_an_export_verifies_and_every_change_of_it_does_not(ledger: Ledger) -> None:
+    charge(ledger)
+    data = ledger.export()
+    assert pure.verify_export(data, identity_key=KEY.public) == ledger.rows()
+    for position in range(0, len(data), 7):
+        changed = bytearray(data)
+        changed[position] ^= 1
+        with pytest.raises(VerificationError):
+            pure.verify_export(bytes(changed), identity_key=KEY.public)
