@@ -27,7 +27,7 @@ members = sa.Table(
     sa.Column("identity_key", sa.LargeBinary(32), nullable=False),
     sa.Column("certificate", sa.LargeBinary, nullable=False),  # PEM
     sa.Column("labels", sa.Text, nullable=False),  # k=v, comma-separated
-    sa.Column("software_version", sa.String(64), nullable=False),  # as of the last handshake; empty before
+    sa.Column("software_version", sa.String(128), nullable=False),  # as of the last handshake; empty before
     sa.Column("enrolled_at", sa.BigInteger, nullable=False),
     sa.Column("revoked_at", sa.BigInteger),
 )

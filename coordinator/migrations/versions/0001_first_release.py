@@ -35,7 +35,7 @@ def upgrade() -> None:
         sa.Column("identity_key", sa.LargeBinary(length=32), nullable=False),
         sa.Column("certificate", sa.LargeBinary(), nullable=False),
         sa.Column("labels", sa.Text(), nullable=False),
-        sa.Column("software_version", sa.String(length=64), nullable=False),
+        sa.Column("software_version", sa.String(length=128), nullable=False),
         sa.Column("enrolled_at", sa.BigInteger(), nullable=False),
         sa.Column("revoked_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_members")),

@@ -1,0 +1,185 @@
+"""The global adapter: from the initial tensors to the vector that travels, and from a sum to the next vector.
+
+Guarantees: the vector is what the plan's manifest and layout say, flat float32 little-endian; the step from a sum to
+the next state is a function of plan, state, sum and survivors alone; files of a run are whole or absent.
+Leaves to others: the optimizer's arithmetic (``coordinator.optimizer``), PEFT's file format (``coordinator.export``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from coordinator import durable
+from coordinator.optimizer import OptimizerState, Vector, Wide
+from privacy.errors import LocalError
+from privacy.plan import Plan, Recipe, Tensor
+from privacy.secagg.fixed_point import unfixed
+
+FROZEN: Final = "frozen"
+VECTOR_TYPE: Final = np.dtype("<f4")  # of the vector, on disk and on the wire
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+def trained(recipe: Recipe) -> Iterator[tuple[Tensor, slice]]:
+    """Yield the trained tensors with their places in the vector: stream by stream, in the manifest's order."""
+    start = 0
+    for stream in recipe.layout:
+        for tensor in recipe.adapter.tensors:
+            if tensor.stream == stream.name:
+                yield tensor, slice(start, start + tensor.entries)
+                start += tensor.entries
+
+
+def flatten(recipe: Recipe, tensors: Tensors) -> Vector:
+    """Return the vector of an adapter's trained tensors, shape (entries,)."""
+    vector = np.empty(recipe.entries, dtype=VECTOR_TYPE)
+    for tensor, place in trained(recipe):
+        vector[place] = tensors[tensor.key].reshape(-1)
+    return vector
+
+
+def unflatten(recipe: Recipe, vector: Vector, initial: Tensors) -> dict[str, NDArray[Any]]:
+    """Return all tensors of an adapter: trained ones from the vector, frozen ones from the initial adapter."""
+    places = {tensor.key: vector[place].reshape(tensor.shape) for tensor, place in trained(recipe)}
+    return {tensor.key: places.get(tensor.key, initial[tensor.key]) for tensor in recipe.adapter.tensors}
+
+
+def read_initial(data: bytes, recipe: Recipe) -> dict[str, NDArray[Any]]:
+    """Parse the initial adapter and check it against the plan.
+
+    Raises:
+        LocalError: ``E-PLAN-RULE`` when hash, keys, shapes or types are not the manifest's.
+    """
+    if hashlib.sha256(data).hexdigest() != recipe.adapter.initial_hash:
+        raise LocalError("E-PLAN-RULE", "the initial adapter is not the one that the plan names")
+    try:
+        tensors = load_tensors(data)
+    except SafetensorError as error:
+        raise LocalError("E-PLAN-RULE", f"the initial adapter does not parse: {error}") from error
+    expected = {tensor.key: tuple(tensor.shape) for tensor in recipe.adapter.tensors}
+    if expected != {key: value.shape for key, value in tensors.items()}:
+        raise LocalError("E-PLAN-RULE", "the initial adapter's tensors are not the manifest's")
+    if wrong := sorted(key for key, value in tensors.items() if value.dtype != np.float32):
+        raise LocalError("E-PLAN-RULE", f"tensor {wrong[0]} of the initial adapter is not float32")
+    return tensors
+
+
+# --- from a sum to the next state ---
+
+
+def direction(plan: Plan, total: NDArray[np.int64], survivors: Sequence[str]) -> Wide:
+    """Return what the optimizer steps along: the mean difference, or minus the mean noisy gradient.
+
+    Args:
+        plan: its constants are the only normalisers; a realised batch is none.
+        total: the sum's integers, shape (entries,).
+        survivors: whose updates are in it.
+    """
+    members = [plan.member(name) for name in survivors]
+    if plan.privacy.mode == "distributed":
+        expected = float(plan.privacy.sampling_rate) * sum(member.units for member in members)
+        return -total.astype(np.float64) * (unit(plan) / expected)
+    weights = sum(member.weight for member in members)
+    if plan.privacy.mode == "distributed-participant":
+        return total.astype(np.float64) * (unit(plan) / weights)
+    return unfixed(total, scale_exponent=plan.encoding.scale_exponent, divisor=weights)
+
+
+def unit(plan: Plan) -> float:
+    """Return what one integer step of a clipped vector stands for: C / r, r = sqrt(D^2 - d/12 - 4D)."""
+    bound = plan.privacy.sensitivity
+    radius = math.sqrt(bound * bound - plan.recipe.entries / 12 - 4 * bound)
+    return float(plan.privacy.clip_norm) / radius
+
+
+# --- a run's files ---
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The directory of one run."""
+
+    directory: Path
+
+    @property
+    def initial(self) -> Path:
+        """All tensors that every participant starts from."""
+        return self.directory / "initial_adapter.safetensors"
+
+    @property
+    def adapter_config(self) -> Path:
+        """PEFT's own configuration of the adapter."""
+        return self.directory / "adapter_config.json"
+
+    @property
+    def exported(self) -> Path:
+        """The released adapter in PEFT's format."""
+        return self.directory / "adapter"
+
+    @property
+    def report(self) -> Path:
+        """The signed audit report."""
+        return self.directory / "report.json"
+
+    def iterate(self, round_number: int) -> Path:
+        """The vector that the round after this one starts from."""
+        return self.directory / f"global-{round_number}.f32"
+
+    def released(self, round_number: int) -> Path:
+        """The vector that is evaluated and exported after a round: the average of iterates, if the plan has one."""
+        averaged = self.directory / f"released-{round_number}.f32"
+        return averaged if averaged.exists() else self.iterate(round_number)
+
+    def write_start(self, plan: Plan) -> None:
+        """Write the vector that round 1 starts from."""
+        vector = flatten(plan.recipe, read_initial(self.initial.read_bytes(), plan.recipe))
+        durable.write(self.iterate(0), vector.tobytes())
+
+    def write_state(self, state: OptimizerState) -> tuple[bytes, bytes]:
+        """Make a round's state durable, and return the bytes of its iterate and of what is released."""
+        iterate, released = state.iterate.tobytes(), state.average.tobytes()
+        tensors = {"momentum": state.momentum, "second": state.second, "average": state.average}
+        durable.write(self._state(state.round), save_tensors(tensors))
+        if released != iterate:
+            durable.write(self.directory / f"released-{state.round}.f32", released)
+        durable.write(self.iterate(state.round), iterate)
+        return iterate, released
+
+    def read_state(self, round_number: int) -> OptimizerState:
+        """Return the state after a round; before round 1 it is the initial adapter.
+
+        Raises:
+            LocalError: ``E-STATE-DAMAGED``.
+        """
+        try:
+            iterate = np.frombuffer(self.iterate(round_number).read_bytes(), dtype=VECTOR_TYPE)
+            if round_number == 0:
+                return OptimizerState.start(iterate)
+            kept = load_tensors(self._state(round_number).read_bytes())
+        except (OSError, SafetensorError) as error:
+            raise LocalError("E-STATE-DAMAGED", f"the adapter after round {round_number} does not load") from error
+        return OptimizerState(round_number, iterate, kept["average"], kept["momentum"], kept["second"])
+
+    def forget(self, round_number: int, *, keep_released: bool) -> None:
+        """Drop what no later round needs of a round."""
+        self._state(round_number).unlink(missing_ok=True)
+        if keep_released and self.released(round_number) == self.iterate(round_number):
+            return
+        self.iterate(round_number).unlink(missing_ok=True)
+        if not keep_released:
+            (self.directory / f"released-{round_number}.f32").unlink(missing_ok=True)
+
+    def _state(self, round_number: int) -> Path:
+        return self.directory / f"state-{round_number}.safetensors"

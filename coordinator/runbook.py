@@ -1,0 +1,417 @@
+"""Runs in the database: plans, approvals, attempts with their events, completed rounds, evaluations.
+
+Guarantees: an attempt's events come back in the order in which they were committed, so that replaying them rebuilds the
+round; a run that has ended never changes its state again; nothing here holds one participant's update.
+Leaves to others: what the rows mean to the protocol (``coordinator.attempt``), the bytes in them (``protos.codec``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from coordinator.membership import log_security
+from coordinator.tables import approvals, attempts, evaluations, events, rounds, runs, uploads
+from privacy.errors import OnlysumError
+from privacy.plan import Plan
+from privacy.secagg.messages import Position
+from protos.envelope import Evaluation, PlanApproved, PlanRefused
+
+COORDINATOR: Final = "coordinator"  # the sender of the events that close a phase
+LEAST_PREFIX: Final = 4  # characters of a run id that commands accept in place of the whole
+
+
+class RunState(StrEnum):
+    """Where a run stands; the last three are terminal."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    ABORTED = "aborted"
+    REFUSED = "refused"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing follows."""
+        return self in (RunState.COMPLETED, RunState.ABORTED, RunState.REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run; ``code`` and ``reason`` say why it ended before its last round."""
+
+    run_id: str
+    plan: bytes
+    signature: bytes
+    state: RunState
+    code: str
+    reason: str
+    paused: bool
+    abort_requested: bool
+    created_at: int
+    ended_at: int | None
+
+    def parsed(self) -> Plan:
+        """Return the plan."""
+        return Plan.from_bytes(self.plan)
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRecord:
+    """A member's answer to a plan."""
+
+    member: str
+    approved: bool
+    code: str
+    because: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """An attempt at a round; ``state`` is open, completed or aborted."""
+
+    round: int
+    attempt: int
+    state: str
+    phase: str
+    code: str
+    reason: str
+    opened_at: int
+    ended_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Something that an attempt's state depends on: an accepted message, or the close of a phase."""
+
+    id: int
+    kind: str
+    sender: str
+    body: bytes
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """A completed round."""
+
+    round: int
+    attempt: int
+    certificate: bytes
+    transcript: bytes
+    survivors: int
+    dropouts: tuple[str, ...]
+    adapter_hash: bytes
+    iterate_sha256: bytes
+    released_sha256: bytes
+    length: int
+    completed_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRecord:
+    """An evaluator's verified measurement."""
+
+    round: int
+    evaluator: str
+    correct: int
+    examples: int
+    adapter_sha256: bytes
+    data_sha256: bytes
+    signature: bytes
+    at: int
+
+
+# --- runs ---
+
+
+def add_run(connection: Connection, run: RunRecord) -> None:
+    """Register a run that waits for approvals."""
+    connection.execute(
+        sa.insert(runs).values(
+            run_id=run.run_id,
+            plan=run.plan,
+            signature=run.signature,
+            state=run.state.value,
+            code=run.code,
+            reason=run.reason,
+            paused=run.paused,
+            abort_requested=run.abort_requested,
+            created_at=run.created_at,
+        )
+    )
+    log_security(connection, run.created_at, "run-created", run.run_id, f"{run.parsed().n} participants")
+
+
+def list_runs(connection: Connection) -> tuple[RunRecord, ...]:
+    """Return all runs, oldest first."""
+    return tuple(_run(row) for row in connection.execute(sa.select(runs).order_by(runs.c.created_at, runs.c.run_id)))
+
+
+def find_run(connection: Connection, name: str) -> RunRecord:
+    """Return a run by its id or the unique beginning of one.
+
+    Raises:
+        OnlysumError: ``E-NOT-FOUND``.
+    """
+    query = sa.select(runs).where(runs.c.run_id.startswith(name, autoescape=True))
+    found = [_run(row) for row in connection.execute(query)] if len(name) >= LEAST_PREFIX else []
+    if len(found) != 1:
+        raise OnlysumError("E-NOT-FOUND", f"{len(found)} runs begin with {name!r}" if found else f"no run {name!r}")
+    return found[0]
+
+
+def set_run_state(
+    connection: Connection, run_id: str, state: RunState, *, now: int, code: str = "", reason: str = ""
+) -> bool:
+    """Move a run on; return ``False`` if it had ended already."""
+    values = {"state": state.value, "code": code, "reason": reason, "ended_at": now if state.ended else None}
+    open_states = [one.value for one in RunState if not one.ended]
+    query = sa.update(runs).where(runs.c.run_id == run_id, runs.c.state.in_(open_states)).values(**values)
+    changed = connection.execute(query).rowcount == 1
+    if changed and state.ended:
+        log_security(connection, now, f"run-{state.value}", run_id, code)
+    return changed
+
+
+def set_paused(connection: Connection, run_id: str, *, paused: bool) -> None:
+    """Ask the daemon to open no further attempt, or to go on."""
+    connection.execute(sa.update(runs).where(runs.c.run_id == run_id).values(paused=paused))
+
+
+def request_abort(connection: Connection, run_id: str) -> None:
+    """Ask the daemon to end a run."""
+    connection.execute(sa.update(runs).where(runs.c.run_id == run_id).values(abort_requested=True))
+
+
+def _run(row: sa.Row[tuple[object, ...]]) -> RunRecord:
+    return RunRecord(
+        run_id=row.run_id,
+        plan=bytes(row.plan),
+        signature=bytes(row.signature),
+        state=RunState(row.state),
+        code=row.code,
+        reason=row.reason,
+        paused=row.paused,
+        abort_requested=row.abort_requested,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+    )
+
+
+# --- approvals ---
+
+
+def add_approval(connection: Connection, member: str, answer: PlanApproved | PlanRefused, now: int) -> None:
+    """Record a member's first answer; a later one changes nothing."""
+    here = (approvals.c.run_id == answer.run_id, approvals.c.member == member)
+    if connection.execute(sa.select(approvals.c.member).where(*here)).scalar() is not None:
+        return
+    match answer:
+        case PlanApproved():
+            values = {"approved": True, "code": "", "because": "", "signature": answer.signature}
+        case PlanRefused():
+            values = {"approved": False, "code": answer.code, "because": answer.because, "signature": b""}
+    connection.execute(sa.insert(approvals).values(run_id=answer.run_id, member=member, at=now, **values))
+
+
+def list_approvals(connection: Connection, run_id: str) -> tuple[ApprovalRecord, ...]:
+    """Return the answers to a plan, in the order in which they came."""
+    query = sa.select(approvals).where(approvals.c.run_id == run_id).order_by(approvals.c.at, approvals.c.member)
+    return tuple(ApprovalRecord(r.member, r.approved, r.code, r.because, r.at) for r in connection.execute(query))
+
+
+# --- attempts and their events ---
+
+
+def open_attempt(connection: Connection, run_id: str, at: Position, now: int) -> None:
+    """Record a new attempt."""
+    connection.execute(
+        sa.insert(attempts).values(
+            run_id=run_id,
+            round=at.round,
+            attempt=at.attempt,
+            state="open",
+            phase="ADVERTISE_KEYS",
+            code="",
+            reason="",
+            opened_at=now,
+        )
+    )
+
+
+def set_phase(connection: Connection, run_id: str, at: Position, phase: str) -> None:
+    """Record which phase an attempt is in."""
+    connection.execute(_this_attempt(run_id, at).values(phase=phase))
+
+
+def end_attempt(
+    connection: Connection, run_id: str, at: Position, state: str, *, now: int, code: str = "", reason: str = ""
+) -> None:
+    """Record how an attempt ended: ``completed`` or ``aborted``."""
+    connection.execute(_this_attempt(run_id, at).values(state=state, code=code, reason=reason, ended_at=now))
+
+
+def abort_open_attempts(connection: Connection, now: int, reason: str) -> int:
+    """Give up every open attempt, as a restored coordinator must; return how many there were."""
+    query = sa.update(attempts).where(attempts.c.state == "open")
+    return connection.execute(query.values(state="aborted", code="E-RUN-FAILED", reason=reason, ended_at=now)).rowcount
+
+
+def list_attempts(connection: Connection, run_id: str) -> tuple[AttemptRecord, ...]:
+    """Return a run's attempts in order."""
+    query = sa.select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.round, attempts.c.attempt)
+    return tuple(
+        AttemptRecord(r.round, r.attempt, r.state, r.phase, r.code, r.reason, r.opened_at, r.ended_at)
+        for r in connection.execute(query)
+    )
+
+
+def add_event(
+    connection: Connection, run_id: str, at: Position, *, kind: str, sender: str, body: bytes, now: int
+) -> None:
+    """Append an event to an attempt."""
+    connection.execute(
+        sa.insert(events).values(
+            run_id=run_id, round=at.round, attempt=at.attempt, kind=kind, sender=sender, body=body, at=now
+        )
+    )
+
+
+def list_events(connection: Connection, run_id: str, at: Position) -> tuple[EventRecord, ...]:
+    """Return an attempt's events in the order in which they were committed."""
+    here = (events.c.run_id == run_id, events.c.round == at.round, events.c.attempt == at.attempt)
+    query = sa.select(events).where(*here).order_by(events.c.id)
+    return tuple(EventRecord(r.id, r.kind, r.sender, bytes(r.body), r.at) for r in connection.execute(query))
+
+
+def events_after(connection: Connection, run_id: str, after: int) -> tuple[tuple[int, int, EventRecord], ...]:
+    """Return a run's events with an id above ``after``, with their round and attempt, without bodies."""
+    columns = (events.c.id, events.c.round, events.c.attempt, events.c.kind, events.c.sender, events.c.at)
+    query = sa.select(*columns).where(events.c.run_id == run_id, events.c.id > after).order_by(events.c.id)
+    return tuple(
+        (r.round, r.attempt, EventRecord(r.id, r.kind, r.sender, b"", r.at)) for r in connection.execute(query)
+    )
+
+
+def last_event_of(connection: Connection, run_id: str, sender: str, kind: str) -> EventRecord | None:
+    """Return a member's last event of a kind in a run, whatever the attempt."""
+    here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind == kind)
+    row = connection.execute(sa.select(events).where(*here).order_by(events.c.id.desc()).limit(1)).one_or_none()
+    return None if row is None else EventRecord(row.id, row.kind, row.sender, bytes(row.body), row.at)
+
+
+def last_advertised_round(connection: Connection, run_id: str, sender: str, kind: str) -> int:
+    """Return the highest round in which a member has an event of a kind; 0 if none."""
+    here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind == kind)
+    return connection.execute(sa.select(sa.func.max(events.c.round)).where(*here)).scalar() or 0
+
+
+def add_upload(connection: Connection, run_id: str, at: Position, *, member: str, sha256: bytes, length: int) -> None:
+    """Count a complete upload."""
+    values = {"run_id": run_id, "round": at.round, "attempt": at.attempt, "member": member}
+    connection.execute(sa.insert(uploads).values(**values, sha256=sha256, length=length))
+
+
+def uploaded_bytes(connection: Connection, run_id: str, round_number: int) -> int:
+    """Return how many bytes of masked updates a round has taken so far, all attempts together."""
+    query = sa.select(sa.func.sum(uploads.c.length)).where(uploads.c.run_id == run_id, uploads.c.round == round_number)
+    return int(connection.execute(query).scalar() or 0)
+
+
+def _this_attempt(run_id: str, at: Position) -> sa.Update:
+    return sa.update(attempts).where(
+        attempts.c.run_id == run_id, attempts.c.round == at.round, attempts.c.attempt == at.attempt
+    )
+
+
+# --- completed rounds and evaluations ---
+
+
+def add_round(connection: Connection, run_id: str, done: RoundRecord) -> None:
+    """Record a completed round."""
+    connection.execute(
+        sa.insert(rounds).values(
+            run_id=run_id,
+            round=done.round,
+            attempt=done.attempt,
+            certificate=done.certificate,
+            transcript=done.transcript,
+            survivors=done.survivors,
+            dropouts=",".join(done.dropouts),
+            adapter_hash=done.adapter_hash,
+            iterate_sha256=done.iterate_sha256,
+            released_sha256=done.released_sha256,
+            length=done.length,
+            completed_at=done.completed_at,
+        )
+    )
+
+
+def list_rounds(connection: Connection, run_id: str) -> tuple[RoundRecord, ...]:
+    """Return a run's completed rounds in order."""
+    query = sa.select(rounds).where(rounds.c.run_id == run_id).order_by(rounds.c.round)
+    return tuple(_round(row) for row in connection.execute(query))
+
+
+def add_evaluation(connection: Connection, evaluator: str, measured: Evaluation, now: int) -> bool:
+    """Record a measurement; return ``False`` if the evaluator had measured this round already."""
+    key = {"run_id": measured.run_id, "round": measured.round, "evaluator": evaluator}
+    here = [evaluations.c[name] == value for name, value in key.items()]
+    if connection.execute(sa.select(evaluations.c.round).where(*here)).scalar() is not None:
+        return False
+    connection.execute(
+        sa.insert(evaluations).values(
+            **key,
+            correct=measured.correct,
+            examples=measured.examples,
+            adapter_sha256=measured.adapter_sha256,
+            data_sha256=measured.data_sha256,
+            signature=measured.signature,
+            at=now,
+        )
+    )
+    return True
+
+
+def list_evaluations(connection: Connection, run_id: str) -> tuple[EvaluationRecord, ...]:
+    """Return a run's measurements by round and evaluator."""
+    query = (
+        sa.select(evaluations)
+        .where(evaluations.c.run_id == run_id)
+        .order_by(evaluations.c.round, evaluations.c.evaluator)
+    )
+    return tuple(
+        EvaluationRecord(
+            r.round,
+            r.evaluator,
+            r.correct,
+            r.examples,
+            bytes(r.adapter_sha256),
+            bytes(r.data_sha256),
+            bytes(r.signature),
+            r.at,
+        )
+        for r in connection.execute(query)
+    )
+
+
+def _round(row: sa.Row[tuple[object, ...]]) -> RoundRecord:
+    return RoundRecord(
+        round=row.round,
+        attempt=row.attempt,
+        certificate=bytes(row.certificate),
+        transcript=bytes(row.transcript),
+        survivors=row.survivors,
+        dropouts=tuple(name for name in row.dropouts.split(",") if name),
+        adapter_hash=bytes(row.adapter_hash),
+        iterate_sha256=bytes(row.iterate_sha256),
+        released_sha256=bytes(row.released_sha256),
+        length=row.length,
+        completed_at=row.completed_at,
+    )
