@@ -41,7 +41,7 @@ _D25519: Final = -121665 * pow(121666, -1, _P25519) % _P25519  # of edwards25519
 
 # y-coordinates of the eight small-order points of edwards25519: 1 (order 1), -1 (order 2), 0 (order 4) and two of order
 # 8. Encodings that are not canonical (y from p on) are refused before the list is asked.
-_ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7
+_ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
 _SMALL_ORDER_Y: Final = frozenset({0, 1, _P25519 - 1, _ORDER_8, _P25519 - _ORDER_8})
 
 
