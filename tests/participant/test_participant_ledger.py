@@ -169,7 +169,7 @@ def test_rows_can_be_neither_changed_nor_removed(ledger: Ledger, path: Path) -> 
 
 DAMAGE = {
     "a changed body": (
-        "UPDATE records SET body = CAST(replace(CAST(body AS TEXT), 'patients', 'patientz') AS BLOB) WHERE sequence = 2",
+        "UPDATE records SET body = CAST(replace(CAST(body AS TEXT), 'patients', 'others') AS BLOB) WHERE round = 1",
     ),
     "a changed hash": ("UPDATE records SET hash = zeroblob(32) WHERE sequence = 3",),
     "a changed round column": ("UPDATE records SET round = 9 WHERE sequence = 3",),
