@@ -224,6 +224,12 @@ REGISTRY: dict[str, Explanation] = {
         _N, "the coordinator answered too late", "a slow or broken link", "the daemon retries"
     ),
     "E-NET-LOST": Explanation(_N, "the connection broke", "a restart or a broken link", "the daemon retries"),
+    "E-NET-FAILED": Explanation(
+        _N,
+        "the coordinator met an error of its own",
+        "a bug or a full disk there",
+        "the operator finds it in the coordinator's log; the daemon retries",
+    ),
     "E-VERSION": Explanation(
         _P,
         "the two sides speak different protocol versions",
