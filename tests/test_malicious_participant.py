@@ -1,0 +1,350 @@
+"""The catalogue of lying participants: the offender is refused by name, nothing changes, and the others go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from coordinator.phase import Phase
+from coordinator.round import CoordinatorRound
+from participant.round import Complained, Shared
+from privacy.errors import PeerError, RoundAborted
+from privacy.secagg import shamir
+from privacy.secagg.messages import Receipt, ReleasedShare, ShareBundle, UnmaskShares
+from tests.federation import Federation, SeededSource
+from tests.plans import signing_key
+
+OFFENDER = "carol"
+
+
+class Stage:
+    """A five-party round in which everyone but the offender has answered in a phase."""
+
+    def __init__(self, phase: Phase) -> None:
+        self.federation = Federation(5, 1, seed=11)
+        self.offer = self.federation.offer(1, 1)
+        self.round = self.federation.round = CoordinatorRound(self.federation.plan, self.offer)
+        while self.round.phase is not phase:
+            self.federation._collect(self.offer, {}, [])
+            self.round.close()
+        self.answers = {
+            name: self.federation.participants[name].hear(
+                self.offer if phase is Phase.ADVERTISE_KEYS else self.round.outbox(name)
+            )
+            for name in sorted(self.round.expected())
+        }
+
+    @property
+    def honest(self) -> Any:
+        """What the offender would send if it were honest."""
+        return self.answers[OFFENDER][0]
+
+    @property
+    def context(self) -> bytes:
+        state: Any = self.federation.participants[OFFENDER].state
+        return b"" if not hasattr(state, "round_ctx") else state.round_ctx
+
+    def refusal(self, message: Any) -> PeerError:
+        """Hand over a lie; return the refusal after checking that the offender still counts as silent."""
+        with pytest.raises(PeerError) as refused:
+            Federation._hand_over(self.round, message)
+        assert OFFENDER not in self.round.answered()
+        return refused.value
+
+    def others_go_on(self) -> None:
+        """The others' answers are taken and the phase closes without the offender."""
+        for name, answers in self.answers.items():
+            if name != OFFENDER:
+                assert Federation._hand_over(self.round, answers[0])
+        self.round.close()
+
+
+def signed(message: Any, context: bytes | None = None) -> Any:
+    """The offender signs its own lie."""
+    body = message.signed_bytes(1) if context is None else message.signed_bytes(1, context)
+    return replace(message, signature=signing_key(OFFENDER).sign(body))
+
+
+ADVERTISEMENTS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "another offer": (lambda a: signed(replace(a, offer=replace(a.offer, adapter_hash=b"\1" * 32))), "E-ROUND-CONTEXT"),
+    "another attempt": (
+        lambda a: signed(replace(a, offer=replace(a.offer, position=replace(a.offer.position, attempt=2)))),
+        "E-ROUND-CONTEXT",
+    ),
+    "no signature": (lambda a: replace(a, nonce=b"\0" * 16), "E-ROUND-SIGNATURE"),
+    "a low-order key": (lambda a: signed(replace(a, masking_key=b"\0" * 32)), "E-ROUND-KEYS"),
+    "one key twice": (lambda a: signed(replace(a, masking_key=a.channel_key)), "E-ROUND-KEYS"),
+    "a stranger's name": (lambda a: replace(a, sender="zoe"), "E-ROUND-SET"),
+}
+
+
+@pytest.mark.parametrize("sentence", ADVERTISEMENTS)
+def test_malicious_advertisements_are_refused_and_the_others_go_on(sentence: str) -> None:
+    change, code = ADVERTISEMENTS[sentence]
+    stage = Stage(Phase.ADVERTISE_KEYS)
+    assert stage.refusal(change(stage.honest)).code == code
+    stage.others_go_on()
+
+
+def test_malicious_second_advertisement_does_not_replace_the_first() -> None:
+    stage = Stage(Phase.ADVERTISE_KEYS)
+    assert stage.round.receive(stage.honest)
+    assert not stage.round.receive(stage.honest), "a repeat is no offence"
+    with pytest.raises(PeerError, match="E-ROUND-PHASE"):
+        stage.round.receive(signed(replace(stage.honest, nonce=b"\0" * 16)))
+
+
+def test_malicious_copy_of_a_peers_key_is_refused() -> None:
+    stage = Stage(Phase.ADVERTISE_KEYS)
+    stage.round.receive(stage.answers["alice"][0])
+    lie = signed(replace(stage.honest, channel_key=stage.answers["alice"][0].masking_key))
+    assert stage.refusal(lie).code == "E-ROUND-KEYS"
+
+
+def _other_recipients(bundle: ShareBundle) -> ShareBundle:
+    return replace(bundle, leaves=bundle.leaves[:-1], sealed=bundle.sealed[:-1])
+
+
+def _other_ciphertext(bundle: ShareBundle) -> ShareBundle:
+    return replace(bundle, sealed=(b"\0" * 94, *bundle.sealed[1:]))
+
+
+def _short_ciphertext(bundle: ShareBundle) -> ShareBundle:
+    return replace(bundle, sealed=(b"\0" * 5, *bundle.sealed[1:]))
+
+
+BUNDLES: dict[str, tuple[Callable[[ShareBundle], ShareBundle], str]] = {
+    "shares for fewer than U1": (_other_recipients, "E-ROUND-SET"),
+    "a ciphertext that is not the committed one": (_other_ciphertext, "E-ROUND-SHARE"),
+    "a ciphertext of a wrong length": (_short_ciphertext, "E-ROUND-SHARE"),
+    "a commitment that is not signed": (lambda b: replace(b, seed_commitment=b"\0" * 32), "E-ROUND-SIGNATURE"),
+    "another round's bundle": (
+        lambda b: replace(b, position=replace(b.position, round=2)),
+        "E-ROUND-CONTEXT",
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", BUNDLES)
+def test_malicious_bundles_are_refused_and_the_others_go_on(sentence: str) -> None:
+    change, code = BUNDLES[sentence]
+    stage = Stage(Phase.SHARE_KEYS)
+    assert stage.refusal(change(stage.honest)).code == code
+    stage.others_go_on()
+
+
+def test_malicious_dealer_is_named_by_a_complaint_and_left_out_of_the_next_attempt() -> None:
+    """Carol seals rubbish for bob, and signs it properly."""
+    federation = Federation(5, 1, seed=2)
+    carol = federation.participants[OFFENDER]
+    hear = carol.hear
+
+    def lying(told: object) -> list[Any]:
+        answers = hear(told)
+        if answers and isinstance(answers[0], ShareBundle) and answers[0].position.attempt == 1:
+            state = carol.state
+            assert isinstance(state, Shared)
+            return [rubbish_for("bob", answers[0], state.round_ctx)]
+        return answers
+
+    carol.hear = lying  # type: ignore[method-assign]
+    federation.participants["dave"].present = False  # so that without bob too few remain, and a retry is needed
+    with pytest.raises(RoundAborted):
+        federation.run_round()
+    assert federation.round is not None
+    assert federation.round.excluded == {OFFENDER}
+
+
+def rubbish_for(victim: str, bundle: ShareBundle, context: bytes) -> ShareBundle:
+    index = [leaf.recipient for leaf in bundle.leaves].index(victim)
+    sealed = bytearray(bundle.sealed[index])
+    sealed[20] ^= 1
+    import hashlib
+
+    leaf = replace(bundle.leaves[index], ciphertext_hash=hashlib.sha256(sealed).digest())
+    lie = replace(
+        bundle,
+        leaves=(*bundle.leaves[:index], leaf, *bundle.leaves[index + 1 :]),
+        sealed=(*bundle.sealed[:index], bytes(sealed), *bundle.sealed[index + 1 :]),
+    )
+    return signed(lie, context)
+
+
+def test_a_round_with_one_bad_bundle_goes_on_without_the_complainer_when_enough_remain() -> None:
+    stage = Stage(Phase.SHARE_KEYS)
+    stage.answers[OFFENDER] = [rubbish_for("bob", stage.honest, stage.context)]
+    for answers in stage.answers.values():
+        assert stage.round.receive(answers[0])
+    stage.round.close()
+    bob = stage.federation.participants["bob"]
+    (complaint,) = bob.hear(stage.round.outbox("bob"))
+    assert isinstance(bob.state, Complained)
+    assert complaint.dealer == OFFENDER
+    assert stage.round.receive(complaint)
+    assert stage.round.awaited() == {"alice", "carol", "dave", "erin"}
+    for name in ("alice", "carol", "dave", "erin"):
+        for answer in stage.federation.participants[name].hear(stage.round.outbox(name)):
+            assert Federation._hand_over(stage.round, answer)
+    stage.round.close()
+    assert stage.round.phase is Phase.AGREE_SURVIVORS
+
+
+UPLOADS: dict[str, tuple[Callable[[Receipt, bytes, bytes], tuple[Receipt, bytes]], str]] = {
+    "a truncated upload": (lambda r, m, c: (r, m[:-4]), "E-ROUND-UPLOAD"),
+    "a receipt for a shorter upload": (lambda r, m, c: (signed(replace(r, length=4), c), m[:4]), "E-ROUND-UPLOAD"),
+    "an oversized upload": (
+        lambda r, m, c: (signed(replace(r, length=len(m) + 4), c), m + b"\0" * 4),
+        "E-ROUND-UPLOAD",
+    ),
+    "other bytes than the receipt says": (lambda r, m, c: (r, bytes(len(m))), "E-ROUND-UPLOAD"),
+    "another U2": (lambda r, m, c: (signed(replace(r, u2_hash=b"\0" * 32), c), m), "E-ROUND-SET"),
+    "an unsigned receipt": (lambda r, m, c: (replace(r, signature=b"\0" * 64), m), "E-ROUND-SIGNATURE"),
+    "another attempt's receipt": (
+        lambda r, m, c: (signed(replace(r, position=replace(r.position, attempt=2)), c), m),
+        "E-ROUND-CONTEXT",
+    ),
+    "a stranger's receipt": (lambda r, m, c: (replace(r, sender="zoe"), m), "E-ROUND-SET"),
+}
+
+
+@pytest.mark.parametrize("sentence", UPLOADS)
+def test_malicious_uploads_are_refused_and_not_counted(sentence: str) -> None:
+    change, code = UPLOADS[sentence]
+    stage = Stage(Phase.COLLECT_MASKED)
+    receipt, masked = stage.honest
+    context = stage.federation.participants[OFFENDER].journal.memory.masked.round_ctx
+    assert stage.refusal(change(receipt, masked, context)).code == code
+    stage.others_go_on()
+    while stage.round.phase is not Phase.RESULT:
+        stage.federation._collect(stage.offer, {}, [])
+        stage.round.close()
+    total = stage.round.result.total(stage.federation.plan.plan)
+    assert (total == stage.federation.one_hot(["alice", "bob", "dave", "erin"])).all()
+
+
+def test_a_repeated_upload_is_counted_once() -> None:
+    stage = Stage(Phase.COLLECT_MASKED)
+    assert Federation._hand_over(stage.round, stage.honest)
+    assert not Federation._hand_over(stage.round, stage.honest)
+
+
+def test_malicious_survivor_signature_is_refused() -> None:
+    stage = Stage(Phase.AGREE_SURVIVORS)
+    assert stage.refusal(replace(stage.honest, signature=b"\0" * 64)).code == "E-ROUND-SIGNATURE"
+    stage.others_go_on()
+
+
+def _first(shares: tuple[ReleasedShare, ...], share: bytes) -> tuple[ReleasedShare, ...]:
+    return (replace(shares[0], share=share), *shares[1:])
+
+
+RELEASES: dict[str, tuple[Callable[[UnmaskShares], UnmaskShares], str]] = {
+    "a changed share of a seed": (
+        lambda s: replace(s, seed_shares=_first(s.seed_shares, b"\0" * 33)),
+        "E-ROUND-SHARE",
+    ),
+    "shares of fewer owners": (lambda s: replace(s, seed_shares=s.seed_shares[:-1]), "E-ROUND-SHARE"),
+    "shares of nobody's masking secret asked for": (
+        lambda s: replace(s, masking_shares=s.seed_shares[:1]),
+        "E-ROUND-SHARE",
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", RELEASES)
+def test_malicious_holders_are_named_on_arrival_and_the_others_suffice(sentence: str) -> None:
+    change, code = RELEASES[sentence]
+    stage = Stage(Phase.UNMASK)
+    context = stage.federation.participants[OFFENDER].journal.memory.masked.round_ctx
+    refusal = stage.refusal(signed(change(stage.honest), context))
+    assert (refusal.code, refusal.participant) == (code, OFFENDER)
+    stage.others_go_on()
+    assert (stage.round.result.total(stage.federation.plan.plan)[:5] == 1).all()
+
+
+def test_malicious_unsigned_release_is_refused() -> None:
+    stage = Stage(Phase.UNMASK)
+    assert stage.refusal(replace(stage.honest, signature=b"\0" * 64)).code == "E-ROUND-SIGNATURE"
+
+
+def test_malicious_dealer_whose_shares_rebuild_another_seed_is_named_and_nothing_is_revealed() -> None:
+    """Each share matches its signed hash, but together they rebuild something else than was committed."""
+    federation = Federation(5, 1, seed=4)
+    carol = federation.participants[OFFENDER]
+    hear = carol.hear
+
+    def lying(told: object) -> list[Any]:
+        answers = hear(told)
+        if answers and isinstance(answers[0], ShareBundle):
+            state = carol.state
+            assert isinstance(state, Shared)
+            return [signed(replace(answers[0], seed_commitment=b"\1" * 32), state.round_ctx)]
+        return answers
+
+    carol.hear = lying  # type: ignore[method-assign]
+    with pytest.raises(RoundAborted, match=f"the shares of {OFFENDER} do not rebuild"):
+        federation._attempt(1, 1, frozenset(), {}, False)
+
+
+EARLY = [
+    (Phase.ADVERTISE_KEYS, Phase.SHARE_KEYS),
+    (Phase.SHARE_KEYS, Phase.COLLECT_MASKED),
+    (Phase.COLLECT_MASKED, Phase.AGREE_SURVIVORS),
+    (Phase.AGREE_SURVIVORS, Phase.UNMASK),
+]
+
+
+@pytest.mark.parametrize(("now", "of"), EARLY)
+def test_a_message_before_its_phase_is_refused_and_after_it_changes_nothing(now: Phase, of: Phase) -> None:
+    later = Stage(of)
+    earlier = Stage(now)
+    with pytest.raises(PeerError, match="E-ROUND-PHASE"):
+        Federation._hand_over(earlier.round, later.honest)
+    late = Stage(now)
+    message = late.honest
+    late.others_go_on()
+    if now is not Phase.UNMASK:
+        assert not Federation._hand_over(late.round, message)
+
+
+def test_closing_with_too_few_answers_aborts_and_says_how_many_were_needed() -> None:
+    federation = Federation(5, 1)
+    attempt = CoordinatorRound(federation.plan, federation.offer(1, 1))
+    with pytest.raises(RoundAborted, match="0 of the 4 needed answered in ADVERTISE_KEYS"):
+        attempt.close()
+
+
+def test_there_is_no_result_before_the_round_is_over() -> None:
+    federation = Federation(5, 1)
+    with pytest.raises(PeerError, match="no result yet"):
+        _ = CoordinatorRound(federation.plan, federation.offer(1, 1)).result
+
+
+def test_shares_below_the_threshold_say_nothing_about_a_masking_key() -> None:
+    """T-1 shares of every secret that a full round dealt leave the secret free: any value fits them."""
+    source = SeededSource("shares")
+    from privacy.secret import SecretBytes
+
+    secret = SecretBytes(source.token_bytes(32))
+    shares = shamir.split(secret, threshold=4, points=[1, 2, 3, 4, 5], random=source)
+    known = {x: shares[x].reveal() for x in (1, 2, 3)}
+    for guess in (b"\0" * 32, b"\xff" * 32):
+        points = [0, *known]
+        values = [int.from_bytes(guess, "big"), *(int.from_bytes(share, "big") for share in known.values())]
+        fourth = _interpolate(points, values, at=4)
+        rebuilt = shamir.combine([*known.values(), fourth.to_bytes(33, "big")], shamir.lagrange_at_zero([1, 2, 3, 4]))
+        assert rebuilt.reveal() == guess
+
+
+def _interpolate(points: list[int], values: list[int], *, at: int) -> int:
+    total = 0
+    for i, x in enumerate(points):
+        term = values[i]
+        for other in points:
+            if other != x:
+                term = term * (at - other) * pow(x - other, -1, shamir.FIELD) % shamir.FIELD
+        total = (total + term) % shamir.FIELD
+    return total
