@@ -25,6 +25,8 @@ WARM_UP: Final = 50
 BATCH: Final = 64
 LEARNING_RATE: Final = 2e-3
 LABELS: Final = 10
+MEAN: Final = 0.3  # of pixels from 0 to 1, about that of the digits; a plan's task repeats both
+DEVIATION: Final = 0.35
 
 # Ranges of the augmentation; lengths are parts of half the image's side, where the sampling grid runs from -1 to 1.
 ROTATION: Final = math.radians(20)
@@ -91,8 +93,8 @@ def accuracy(model: torch.nn.Module, digits: Digits) -> float:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Turn (count, 16, 16) images with pixels from 0 to 1 into the model's input (count, 1, 16, 16) from -1 to 1."""
-    return ((images - 0.5) / 0.5).unsqueeze(1)
+    """Turn (count, 16, 16) images with pixels from 0 to 1 into the model's input (count, 1, 16, 16)."""
+    return ((images - MEAN) / DEVIATION).unsqueeze(1)
 
 
 def augment(images: Tensor, random: torch.Generator) -> Tensor:
