@@ -411,6 +411,12 @@ REGISTRY: dict[str, Explanation] = {
         "its rounds could not be completed",
         "see `onlysum coordinator run show RUN`",
     ),
+    "E-DEMO": Explanation(
+        _B,
+        "the demo did not come to its end",
+        "one of its processes failed or was too slow",
+        "read the logs that it names; every process was ended",
+    ),
     # reports
     "E-REPORT-MALFORMED": Explanation(_V, "the report does not parse", "changed or cut", "ask for the original file"),
     "E-REPORT-SIGNATURE": Explanation(
