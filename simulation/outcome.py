@@ -1,0 +1,113 @@
+"""What the demo leaves behind, and how anybody can check it without onlysum.
+
+Guarantees: the accuracies in ``summary.json`` are the evaluator's signed ones; :func:`recheck` measures the exported
+adapter again with transformers and PEFT alone; one changed byte of the report is shown to be refused.
+Leaves to others: running the federation (``simulation.demo``), signing and verifying (``audit``).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from simulation.digits import Digits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The figures of a run, as ``summary.json`` has them.
+
+    ``epsilon`` is the largest charged over the participants, this run alone, and ``None`` in mode ``none``;
+    ``dropouts`` counts participant-rounds absent from the survivors; ``seconds`` is from the first line to the last.
+    """
+
+    mode: str
+    accuracy_base: float
+    accuracy_final: float
+    epsilon: float | None
+    delta: float | None
+    participants: int
+    rounds: int
+    dropouts: int
+    bytes_sent: int
+    seconds: float
+
+    def write(self, path: Path) -> None:
+        """Write the summary as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def write_held_out(directory: Path, held_out: Digits) -> None:
+    """Write the images as the model takes them, float32 (count, 1, 16, 16), and their labels, as numpy arrays."""
+    from simulation.base import preprocess
+
+    directory.mkdir(parents=True, exist_ok=True)
+    np.save(directory / "pixel_values.npy", preprocess(held_out).numpy())
+    np.save(directory / "labels.npy", held_out.labels)
+
+
+def recheck(out: Path) -> float:
+    """Return the accuracy of ``out/adapter`` on ``out/base`` over ``out/heldout``, with nothing of onlysum."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForImageClassification
+
+    base = AutoModelForImageClassification.from_pretrained(out / "base")
+    model = PeftModel.from_pretrained(base, str(out / "adapter")).eval()
+    images = torch.from_numpy(np.load(out / "heldout" / "pixel_values.npy"))
+    labels = np.load(out / "heldout" / "labels.npy")
+    with torch.no_grad():
+        guesses = model(pixel_values=images).logits.argmax(dim=1).numpy()
+    return float(np.mean(guesses == labels))
+
+
+def change_one_byte(source: Path, target: Path) -> int:
+    """Copy a report with one digit in its middle changed, and return that byte's offset."""
+    data = bytearray(source.read_bytes())
+    offset = next(place for place in range(len(data) // 2, len(data)) if chr(data[place]).isdigit())
+    data[offset] = ord("0") + (data[offset] - ord("0") + 1) % 10
+    target.write_bytes(bytes(data))
+    return offset
+
+
+def show(console: Console, summary: Summary, *, rechecked: float) -> None:
+    """Print the figures with a word on what each one means."""
+    table = Table(title="What came out", title_justify="left", show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    for row in _rows(summary, rechecked):
+        table.add_row(*row)
+    console.print(table)
+
+
+def _rows(summary: Summary, rechecked: float) -> list[tuple[str, str, str]]:
+    spend = (
+        [
+            (
+                "epsilon",
+                f"{summary.epsilon:.2f}",
+                "the largest that any participant was charged; smaller is more private",
+            ),
+            ("delta", f"{summary.delta:g}", "the chance that is not covered by epsilon"),
+        ]
+        if summary.epsilon is not None and summary.delta is not None
+        else [
+            ("privacy", "none", "this mode has no differential privacy: only the masks protect"),
+        ]
+    )
+    return [
+        ("accuracy before", f"{summary.accuracy_base:.1%}", "of the base, on images that nobody trained on"),
+        ("accuracy after", f"{summary.accuracy_final:.1%}", "with the adapter; the evaluator signed both figures"),
+        ("  rechecked", f"{rechecked:.1%}", "by PEFT and transformers alone, from the files below"),
+        *spend,
+        ("rounds", str(summary.rounds), f"each the sum of up to {summary.participants} masked updates"),
+        ("dropouts", str(summary.dropouts), "participant-rounds that are missing from the sums"),
+        ("sent", f"{summary.bytes_sent / 1e6:.1f} MB", "of masked updates, by all participants together"),
+        ("time", f"{summary.seconds:.0f} s", ""),
+    ]
