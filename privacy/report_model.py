@@ -27,7 +27,7 @@ def _read_event(value: Any) -> events.Event:
 EventField = Annotated[
     events.Event,
     PlainValidator(_read_event),
-    PlainSerializer(events.to_json),
+    PlainSerializer(events.to_json, return_type=Any),
     WithJsonSchema(
         {
             "description": "An event of privacy loss. gaussian: noise_multiplier. poisson-sampled: sampling_rate, event"

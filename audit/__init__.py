@@ -1,0 +1,1 @@
+"""The reader: files and rendering of reports, and their verification offline."""

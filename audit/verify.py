@@ -1,0 +1,208 @@
+"""Checking a report offline, from its bytes alone.
+
+Guarantees: nothing that a report states is believed that can be computed: the plan's hash and signature, every
+epsilon, the history of rounds, the figures of the owner's ledger; changing any byte of the file makes it fail.
+Leaves to others: that the signing key is whose the reader thinks it is (compare the fingerprint, or pass the key).
+Source: docs/privacy-accounting.md section 9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from pydantic import ValidationError
+
+from audit import history
+from privacy import canonical
+from privacy.canonical import Json
+from privacy.dp.events import round_event
+from privacy.errors import OnlysumError, VerificationError
+from privacy.ledger import LifetimeBudget, RunSpend, Spent
+from privacy.plan import signed_plan_bytes
+from privacy.report import LedgerFacts, claim, ledger_part, signed_report_bytes
+from privacy.report_model import Claim, LedgerPart, Report, SignedReport
+from privacy.secagg.keys import verify
+
+RELATIVE_TOLERANCE: Final = 0.005  # between versions of the accounting library: grids and truncation differ
+ABSOLUTE_TOLERANCE: Final = 0.002
+FINGERPRINT_GROUPS: Final = 8  # of four digits: 128 bits
+_COMPUTED: Final = frozenset(
+    {"epsilon", "planned_epsilon", "round_epsilon", "lifetime_epsilon", "group_of_two", "replace_one", "rdp", "general"}
+)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check that passed, in words for the reader."""
+
+    name: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedReport:
+    """A report that passed every check; made by :func:`verify_report` alone."""
+
+    report: Report
+    key: bytes
+    key_was_expected: bool  # False: the reader must still compare the fingerprint
+    checks: tuple[Check, ...]
+
+
+def verify_report(data: bytes, *, expected_key: bytes | None = None) -> VerifiedReport:
+    """Check a report's file.
+
+    Args:
+        data: the file's bytes.
+        expected_key: the Ed25519 key that should have signed it, if the reader knows it.
+
+    Raises:
+        VerificationError: ``E-REPORT-MALFORMED``, ``E-REPORT-SIGNATURE``, ``E-REPORT-KEY``, ``E-REPORT-PLAN``,
+            ``E-REPORT-RECOMPUTE``, ``E-REPORT-TRANSCRIPT`` or ``E-REPORT-EVALUATION``.
+    """
+    signed = parse_report(data)
+    report, key = signed.body, bytes.fromhex(signed.key)
+    if expected_key is not None and key != expected_key:
+        detail = f"signed by {fingerprint(key)}, expected {fingerprint(expected_key)}"
+        raise VerificationError("E-REPORT-KEY", detail)
+    if not verify(key, bytes.fromhex(signed.signature), signed_report_bytes(report)):
+        raise VerificationError("E-REPORT-SIGNATURE", "the signature does not fit the report's bytes")
+    if report.made_by.identity_key != signed.key:
+        raise VerificationError("E-REPORT-SIGNATURE", "another key signed the report than the one it names")
+    first = Check("signature", f"every byte of the report is signed by key {fingerprint(key)}")
+    return VerifiedReport(
+        report, key, expected_key is not None, (first, *(Check(name, check(report)) for name, check in _CHECKS.items()))
+    )
+
+
+def parse_report(data: bytes) -> SignedReport:
+    """Parse a report's file without believing it.
+
+    Raises:
+        VerificationError: ``E-REPORT-MALFORMED``.
+    """
+    try:
+        canonical.decode(data)
+        return SignedReport.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise VerificationError("E-REPORT-MALFORMED", f"{where}: {first['msg']}") from None
+    except ValueError as error:
+        raise VerificationError("E-REPORT-MALFORMED", str(error)) from None
+
+
+def fingerprint(key: bytes) -> str:
+    """Return a key's first 128 bits in groups of four digits, to be compared by telephone."""
+    digits = key.hex()
+    return " ".join(digits[4 * i : 4 * i + 4] for i in range(FINGERPRINT_GROUPS))
+
+
+def _check_plan(report: Report) -> str:
+    plan, operator = report.plan, bytes.fromhex(report.operator_key)
+    if plan.hash.hex() != report.plan_sha256:
+        raise VerificationError("E-REPORT-PLAN", "the plan does not have the hash that the report names")
+    if not verify(operator, bytes.fromhex(report.operator_signature), signed_plan_bytes(plan.to_bytes())):
+        raise VerificationError("E-REPORT-PLAN", "the plan is not signed by the operator's key in the report")
+    return f"plan {report.plan_sha256[:16]} is signed by operator key {fingerprint(operator)}"
+
+
+def _check_maker(report: Report) -> str:
+    maker = report.made_by
+    if maker.role == "coordinator":
+        known = {report.plan.operator: report.operator_key}
+    else:
+        known = {member.id: member.identity_key for member in report.plan.roster}
+    if known.get(maker.name) != maker.identity_key:
+        raise VerificationError("E-REPORT-PLAN", f"the plan knows no {maker.role} {maker.name} with this key")
+    return f"made by {maker.role} {maker.name}, whose key the plan names"
+
+
+def _check_privacy(report: Report) -> str:
+    stated = report.privacy
+    charged = stated.charged_rounds if isinstance(stated, Claim) else 0
+    if charged != _charged_rounds(report) or charged > report.plan.recipe.rounds:
+        raise VerificationError("E-REPORT-RECOMPUTE", "the charged rounds are not those of the rounds or the ledger")
+    computed = _recomputed(lambda: claim(report.plan, charged_rounds=charged))
+    _compare(stated.model_dump(mode="json"), computed.model_dump(mode="json"), "privacy")
+    if not isinstance(computed, Claim):
+        return "the plan makes no claim: no differential privacy"
+    return (
+        f"epsilon {computed.charged.epsilon} at delta {computed.delta} per {computed.unit} for {charged} charged rounds"
+        f" follows from the plan; RDP gives {computed.checks.rdp}, the general bound {computed.checks.general}"
+    )
+
+
+def _charged_rounds(report: Report) -> int:
+    if not report.plan.privacy.noised:
+        return 0
+    if report.ledger is None:
+        return len(report.rounds)
+    return sum(run.rounds for run in report.ledger.runs if run.plan_sha256 == report.plan_sha256)
+
+
+def _check_ledger(report: Report) -> str:
+    part = report.ledger
+    if part is None:
+        return "a coordinator keeps no ledger: every round that started counts as charged"
+    own = {run.event for run in part.runs if run.plan_sha256 == report.plan_sha256}
+    if not own <= {round_event(report.plan)}:
+        raise VerificationError("E-REPORT-RECOMPUTE", "the ledger charged this run as another event than the plan's")
+    computed = _recomputed(lambda: ledger_part(_ledger_facts(part)))
+    _compare(part.model_dump(mode="json"), computed.model_dump(mode="json"), "ledger")
+    return f"the spend of {len(part.runs)} runs on population {part.population} follows from their events"
+
+
+def _ledger_facts(part: LedgerPart) -> LedgerFacts:
+    runs = tuple(
+        RunSpend(run.run_id, bytes.fromhex(run.plan_sha256), run.event, run.rounds, run.delta) for run in part.runs
+    )
+    kept = part.budget
+    budget = None if kept is None else LifetimeBudget(kept.unit, float(kept.epsilon), float(kept.delta), kept.order)
+    return LedgerFacts(
+        sequence=part.sequence,
+        head=bytes.fromhex(part.head_sha256),
+        spent=Spent(part.population, "", "", runs),
+        budget=budget,
+    )
+
+
+def _recomputed(compute: Callable[[], _T]) -> _T:
+    try:
+        return compute()
+    except (OnlysumError, ValueError, ArithmeticError) as error:
+        raise VerificationError("E-REPORT-RECOMPUTE", f"its figures cannot be computed: {error}") from None
+
+
+def _compare(stated: Json, computed: Json, where: str) -> None:
+    """Compare two JSON values: computed figures within the tolerances, everything else exactly."""
+    match stated, computed:
+        case dict(), dict() if stated.keys() == computed.keys():
+            for name in stated:
+                _compare(stated[name], computed[name], f"{where}.{name}")
+        case list(), list() if len(stated) == len(computed):
+            for place, (one, other) in enumerate(zip(stated, computed, strict=True)):
+                _compare(one, other, f"{where}.{place}")
+        case str(), str() if where.rpartition(".")[2] in _COMPUTED and _close(float(stated), float(computed)):
+            return
+        case _ if stated == computed:
+            return
+        case _:
+            raise VerificationError("E-REPORT-RECOMPUTE", f"{where}: the report says {stated}, computed is {computed}")
+
+
+def _close(stated: float, computed: float) -> bool:
+    return abs(stated - computed) <= ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * computed
+
+
+_CHECKS: Final[dict[str, Callable[[Report], str]]] = {
+    "plan": _check_plan,
+    "maker": _check_maker,
+    "privacy": _check_privacy,
+    "ledger": _check_ledger,
+    "rounds": history.check_rounds,
+    "evaluations": history.check_evaluations,
+}
