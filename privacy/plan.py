@@ -46,6 +46,14 @@ Mode = Literal["local", "distributed", "distributed-participant", "none"]
 Unit = Literal["example", "user", "participant", "none"]
 
 
+class BrokenRuleError(ValueError):
+    """A rule of plans with an entry of its own in the registry of errors."""
+
+    def __init__(self, code: str, rule: str) -> None:
+        super().__init__(rule)
+        self.code = code
+
+
 class Part(BaseModel):
     """Base of every part of a plan: frozen, strict, and closed to unknown fields."""
 
@@ -243,7 +251,9 @@ class Privacy(Part):
         if (self.unit == "user") != (self.max_rows_per_user > 0):
             raise ValueError("max_rows_per_user belongs to the user unit, and only to it")
         if not MIN_NOISE_EXPONENT <= self.noise_exponent <= MAX_NOISE_EXPONENT:
-            raise ValueError(f"noise_exponent must be {MIN_NOISE_EXPONENT} to {MAX_NOISE_EXPONENT}")
+            raise BrokenRuleError(
+                "E-PLAN-NOISE", f"noise_exponent must be {MIN_NOISE_EXPONENT} to {MAX_NOISE_EXPONENT}"
+            )
         if self.sensitivity < 1 or self.honest_noise < 1:
             raise ValueError("a noised mode needs a sensitivity and honest noise of at least 1")
         if self.mode == "local" and self.honest_noise != 1:
@@ -418,7 +428,8 @@ class Plan(Part):
         """Parse and check a plan.
 
         Raises:
-            PeerError: ``E-PLAN-MALFORMED`` or ``E-PLAN-RULE``, naming the first rule that it breaks.
+            PeerError: ``E-PLAN-MALFORMED``, or ``E-PLAN-RING``, ``E-PLAN-NOISE`` or ``E-PLAN-RULE``, naming the first
+                rule that it breaks.
         """
         try:
             canonical.decode(data)
@@ -426,8 +437,9 @@ class Plan(Part):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "plan"
-            code = "E-PLAN-RULE" if first["type"] == "value_error" else "E-PLAN-MALFORMED"
-            raise _refuse(code, f"{where}: {first['msg']}") from None
+            broken = first.get("ctx", {}).get("error")
+            code = getattr(broken, "code", "E-PLAN-RULE" if first["type"] == "value_error" else "E-PLAN-MALFORMED")
+            raise _refuse(code, f"{where}: {broken or first['msg']}") from None
         except ValueError as error:
             raise _refuse("E-PLAN-MALFORMED", str(error)) from None
 
@@ -483,7 +495,8 @@ class Plan(Part):
             return self
         entries, bound = self.recipe.entries, privacy.sensitivity
         if bound * bound <= entries / 12 + 4 * bound:
-            raise ValueError(f"sensitivity D={bound} is too small for d={entries}: D^2 must exceed d/12 + 4D")
+            rule = f"sensitivity D={bound} is too small for d={entries}: D^2 must exceed d/12 + 4D"
+            raise BrokenRuleError("E-PLAN-NOISE", rule)
         if privacy.mode != "local" and privacy.honest_noise != self.min_survivors - max(self.f, 1):
             raise ValueError("honest_noise must be min_survivors - max(f, 1)")
         return self
@@ -492,7 +505,8 @@ class Plan(Part):
     def _ring(self) -> Self:
         largest, half = largest_sum(self), 1 << (self.encoding.bits - 1)
         if largest >= half:
-            raise ValueError(f"the sum may reach {largest:.4g}, the ring of {self.encoding.bits} bits holds {half:.4g}")
+            rule = f"the sum may reach {largest:.4g}, the ring of {self.encoding.bits} bits holds {half:.4g}"
+            raise BrokenRuleError("E-PLAN-RING", rule)
         return self
 
 
@@ -547,7 +561,7 @@ class VerifiedPlan:
         """Verify the operator's Ed25519 signature over the plan's exact bytes, then parse it.
 
         Raises:
-            PeerError: ``E-PLAN-SIGNATURE``, ``E-PLAN-MALFORMED`` or ``E-PLAN-RULE``.
+            PeerError: ``E-PLAN-SIGNATURE``, or as :meth:`Plan.from_bytes`.
         """
         if not keys.verify(operator_key, signature, signed_plan_bytes(data)):
             raise _refuse("E-PLAN-SIGNATURE", "the signature is not by the operator key pinned at joining")

@@ -1,0 +1,528 @@
+"""A plan that breaks a rule is refused, and the refusal names the rule."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import pytest
+
+from privacy import canonical
+from privacy.canonical import Json
+from privacy.errors import PeerError
+from privacy.plan import (
+    Draft,
+    Plan,
+    VerifiedPlan,
+    default_survivors,
+    largest_sum,
+    least_survivors,
+    signed_approval_bytes,
+    signed_plan_bytes,
+    threshold,
+)
+from tests.plans import OPERATOR, make_plan, plan_document, sign_plan, signing_key, verified
+
+IDENTITY = (1).to_bytes(32, "little").hex()  # of order 1
+NO_POINT = (2).to_bytes(32, "little").hex()
+ONE_TENSOR: list[Json] = [{"key": "w", "shape": [12], "stream": "adapter"}]
+ALICE, BOB, CAROL = (
+    {"id": name, "identity_key": signing_key(name).public.hex(), "units": 100, "weight": 1, "with_operator": False}
+    for name in ("alice", "bob", "carol")
+)
+
+
+def written(change: dict[str, Any]) -> bytes:
+    """Return the bytes of a test plan; ``then`` replaces fields afterwards, whatever they were."""
+    then = change.get("then", {})
+    return canonical.encode({**plan_document(**{key: value for key, value in change.items() if key != "then"}), **then})
+
+
+def refusal(**change: Any) -> PeerError:
+    with pytest.raises(PeerError) as refused:
+        Plan.from_bytes(written(change))
+    assert refused.value.phase == "plan"
+    assert refused.value.participant == "coordinator"
+    return refused.value
+
+
+# --- plans that are fine ---
+
+
+@pytest.mark.parametrize("mode", ["none", "local", "distributed", "distributed-participant"])
+@pytest.mark.parametrize(("n", "f"), [(3, 0), (3, 1), (5, 1), (10, 3), (100, 33), (512, 0)])
+def test_plans_of_every_mode_and_size_are_read_as_they_were_written(mode: Any, n: int, f: int) -> None:
+    plan, keys = make_plan(n=n, f=f, mode=mode)
+    assert Plan.from_bytes(plan.to_bytes()) == plan
+    assert plan.n == n == len(keys)
+    assert plan.hash == hashlib.sha256(plan.to_bytes()).digest()
+    assert [plan.index(name) for name in keys] == list(range(n))
+    assert plan.member("bob" if n <= 10 else "p001").id == plan.roster[1].id
+
+
+def test_the_test_plans_are_the_same_every_time() -> None:
+    assert make_plan()[0].to_bytes() == make_plan()[0].to_bytes()
+    assert make_plan()[0].recipe.entries == 12
+    assert make_plan(entries=1000)[0].recipe.entries == 1000
+
+
+@pytest.mark.parametrize(
+    ("n", "f", "expected_threshold", "least"),
+    [(3, 0, 2, 3), (3, 1, 3, 3), (5, 0, 3, 3), (5, 1, 4, 4), (10, 3, 7, 7), (100, 33, 67, 67)],
+)
+def test_thresholds_are_those_of_the_protocol(n: int, f: int, expected_threshold: int, least: int) -> None:
+    assert threshold(n, f) == expected_threshold
+    assert least_survivors(n, f) == least
+
+
+@pytest.mark.parametrize("n", range(3, 40))
+def test_two_thresholds_share_more_than_f_members_and_colluders_hold_fewer_than_one(n: int) -> None:
+    for f in range(n):
+        assert 2 * threshold(n, f) - n > f
+        assert f < threshold(n, f)
+        assert default_survivors(n, f) >= least_survivors(n, f) or least_survivors(n, f) > n
+
+
+def test_the_default_leaves_a_tenth_to_drop_out() -> None:
+    assert [default_survivors(n, 0) for n in (3, 5, 10, 20, 100)] == [3, 4, 9, 18, 90]
+
+
+def test_an_unknown_member_is_a_key_error() -> None:
+    with pytest.raises(KeyError):
+        make_plan()[0].index("mallory")
+
+
+# --- rules, keyed by a sentence ---
+
+RULES: dict[str, tuple[dict[str, Any], str]] = {
+    "a roster that is not sorted": ({"roster": [BOB, ALICE, CAROL], "n": 3}, "sorted and name nobody twice"),
+    "a member twice": ({"roster": [ALICE, ALICE, BOB], "n": 3}, "sorted and name nobody twice"),
+    "two members with one key": (
+        {"roster": [ALICE, {**BOB, "identity_key": ALICE["identity_key"]}, CAROL], "n": 3},
+        "same identity key",
+    ),
+    "an evaluator with a member's key": (
+        {"evaluation": {"evaluators": [{"id": "eve", "identity_key": ALICE["identity_key"]}]}},
+        "same identity key",
+    ),
+    "a member with a small-order key": (
+        {"roster": [{**ALICE, "identity_key": IDENTITY}, BOB, CAROL], "n": 3},
+        "key of alice is of small order",
+    ),
+    "a member with a key that is no point": (
+        {"roster": [ALICE, BOB, {**CAROL, "identity_key": NO_POINT}], "n": 3},
+        "key of carol is of small order or no point",
+    ),
+    "an evaluator with a small-order key": (
+        {"evaluation": {"evaluators": [{"id": "eve", "identity_key": IDENTITY}]}},
+        "key of eve is of small order",
+    ),
+    "an evaluator who is also a participant": (
+        {"evaluation": {"evaluators": [{"id": "alice", "identity_key": signing_key("eve").public.hex()}]}},
+        "an evaluator is not a participant",
+    ),
+    "f that leaves out the operator's own participant": (
+        {"roster": [{**ALICE, "with_operator": True}, BOB, CAROL], "n": 3, "f": 0},
+        "f must count every participant whose organisation",
+    ),
+    "f as large as the roster": (
+        {"n": 3, "then": {"f": 3}},
+        "f must be below the number",
+    ),
+    "a Shamir threshold below the formula": ({"shamir_threshold": 3}, "must be floor((n+f)/2)+1 = 4"),
+    "a Shamir threshold above the formula": ({"shamir_threshold": 5}, "must be floor((n+f)/2)+1 = 4"),
+    "a quorum below the formula": ({"quorum": 3}, "must be floor((n+f)/2)+1 = 4"),
+    "a quorum above the formula": ({"quorum": 5}, "must be floor((n+f)/2)+1 = 4"),
+    "fewer survivors than the threshold": ({"min_survivors": 3}, "min_survivors must be from 4 to n = 5"),
+    "more survivors than members": ({"min_survivors": 6}, "min_survivors must be from 4 to n = 5"),
+    "only two survivors": ({"n": 3, "f": 0, "min_survivors": 2}, "min_survivors must be from 3 to n = 3"),
+    "a complete graph over too many": ({"n": 513, "f": 0}, "at most 512"),
+    "a k-regular graph": (
+        {"graph": {"kind": "k-regular", "neighbours": 4, "share_threshold": 3, "max_dropouts": 1}},
+        "k-regular graphs are reserved",
+    ),
+    "a k-regular graph with an odd number of neighbours": (
+        {"graph": {"kind": "k-regular", "neighbours": 3}},
+        "even number of neighbours",
+    ),
+    "a complete graph with neighbours": ({"graph": {"neighbours": 4}}, "complete graph has no neighbours"),
+    "a complete graph with dropouts of its own": ({"graph": {"max_dropouts": 1}}, "complete graph has no neighbours"),
+    "the hybrid suite": ({"suite": 2}, "suite 2 is reserved"),
+    "an expiry before the beginning": ({"expires_at": 1}, "expires before it is made"),
+    "an expiry at the beginning": ({"created_at": 7, "expires_at": 7}, "expires before it is made"),
+    "weights in a distributed mode": (
+        {"mode": "distributed", "weight_rule": "units"},
+        "weight w would make the sensitivity w*D",
+    ),
+    "a weight under the equal rule": (
+        {"roster": [{**ALICE, "weight": 2}, BOB, CAROL], "n": 3},
+        "weights must be 1 under the equal rule",
+    ),
+    "a sensitivity too small for the vector": (
+        {"mode": "local", "entries": 10_000, "privacy": {"noise_exponent": 6, "sensitivity": 30}},
+        "sensitivity D=30 is too small for d=10000",
+    ),
+    "honest noise that relies on colluders": (
+        {"mode": "distributed", "privacy": {"honest_noise": 4}},
+        "honest_noise must be min_survivors - max(f, 1)",
+    ),
+    "honest noise that relies on a participant's own": (
+        {"mode": "distributed", "n": 5, "f": 0, "privacy": {"honest_noise": 4}},
+        "honest_noise must be min_survivors - max(f, 1)",
+    ),
+    "a clamp that can wrap the ring": ({"encoding": {"clamp": 2**29}}, "the ring of 32 bits holds"),
+    "weights that can wrap the ring": (
+        {
+            "n": 3,
+            "weight_rule": "units",
+            "encoding": {"clamp": 2**30},
+            "roster": [{**ALICE, "weight": 5}, BOB, CAROL],
+        },
+        "the ring of 32 bits holds",
+    ),
+    "noise that can wrap the ring": (
+        {
+            "mode": "distributed",
+            "privacy": {"noise_exponent": 25, "sensitivity": 2**25},
+            "encoding": {"clamp": 2**28 + 2**23},
+        },
+        "the ring of 32 bits holds",
+    ),
+    "packed lanes that can wrap": (
+        {"encoding": {"ring_bits": 64, "lane_bits": 16, "clamp": 7000}},
+        "the ring of 16 bits holds",
+    ),
+    "packed lanes in a 32-bit ring": ({"encoding": {"lane_bits": 16, "clamp": 1}}, "packed lanes are 8 to 32 bits"),
+    "lanes that are too narrow": (
+        {"encoding": {"ring_bits": 64, "lane_bits": 7, "clamp": 1}},
+        "packed lanes are 8 to 32 bits",
+    ),
+    "lanes that are too wide": (
+        {"encoding": {"ring_bits": 64, "lane_bits": 33, "clamp": 1}},
+        "packed lanes are 8 to 32 bits",
+    ),
+    "noise in mode none": ({"privacy": {"noise_exponent": 3}}, "mode none has no noise"),
+    "a unit in mode none": ({"privacy": {"unit": "example"}}, "mode none has no noise"),
+    "a relation in mode none": ({"privacy": {"relation": "zero-out"}}, "mode none has no noise"),
+    "a noised mode without a unit": ({"mode": "local", "privacy": {"unit": "none"}}, "has a unit of privacy"),
+    "a noised mode without a relation": ({"mode": "local", "privacy": {"relation": "none"}}, "zero-out relation"),
+    "the participant as unit of mode local": (
+        {"mode": "local", "privacy": {"unit": "participant"}},
+        "the unit is the participant in mode distributed-participant",
+    ),
+    "the example as unit of mode distributed-participant": (
+        {"mode": "distributed-participant", "privacy": {"unit": "example"}},
+        "the unit is the participant in mode distributed-participant",
+    ),
+    "the user as unit without a bound on rows": (
+        {"mode": "local", "privacy": {"unit": "user"}},
+        "max_rows_per_user belongs to the user unit",
+    ),
+    "a bound on rows without the user as unit": (
+        {"mode": "local", "privacy": {"max_rows_per_user": 4}},
+        "max_rows_per_user belongs to the user unit",
+    ),
+    "noise too small for the lemma": (
+        {"mode": "local", "privacy": {"noise_exponent": 2}},
+        "noise_exponent must be 3 to 25",
+    ),
+    "noise too large for the sampler": (
+        {"mode": "local", "privacy": {"noise_exponent": 26}},
+        "noise_exponent must be 3 to 25",
+    ),
+    "no sensitivity": ({"mode": "local", "privacy": {"sensitivity": 0}}, "sensitivity and honest noise of at least 1"),
+    "no honest noise": (
+        {"mode": "distributed", "privacy": {"honest_noise": 0}},
+        "sensitivity and honest noise of at least 1",
+    ),
+    "others' noise in mode local": ({"mode": "local", "privacy": {"honest_noise": 2}}, "honest_noise is 1"),
+    "several steps in mode distributed": (
+        {"mode": "distributed", "privacy": {"local_steps": 2}},
+        "mode distributed takes one step a round",
+    ),
+    "an epsilon of zero": ({"mode": "local", "privacy": {"epsilon": "0"}}, "epsilon, delta and clip_norm"),
+    "a delta of zero": ({"mode": "local", "privacy": {"delta": "0"}}, "epsilon, delta and clip_norm"),
+    "a delta of one": ({"mode": "local", "privacy": {"delta": "1"}}, "epsilon, delta and clip_norm"),
+    "a clip norm of zero": ({"mode": "local", "privacy": {"clip_norm": "0.0"}}, "epsilon, delta and clip_norm"),
+    "a sampling rate of zero": ({"privacy": {"sampling_rate": "0"}}, "sampling_rate must be above 0"),
+    "a sampling rate above one": ({"privacy": {"sampling_rate": "1.01"}}, "sampling_rate must be above 0"),
+    "two streams of one name": (
+        {
+            "recipe": {
+                "layout": [{"name": "adapter", "length": 6}, {"name": "adapter", "length": 6}],
+                "adapter": {"tensors": ONE_TENSOR},
+            }
+        },
+        "distinct names",
+    ),
+    "a stream called frozen": (
+        {"recipe": {"layout": [{"name": "frozen", "length": 8}], "adapter": {"tensors": ONE_TENSOR}}},
+        "none of them 'frozen'",
+    ),
+    "a tensor twice": (
+        {"recipe": {"adapter": {"tensors": ONE_TENSOR * 2}}},
+        "names a tensor twice",
+    ),
+    "a stream longer than its tensors": (
+        {"recipe": {"layout": [{"name": "adapter", "length": 13}], "adapter": {"tensors": ONE_TENSOR}}},
+        "stream adapter has 13 entries, its tensors 12",
+    ),
+    "a tensor in no stream": (
+        {
+            "recipe": {
+                "layout": [{"name": "adapter", "length": 12}],
+                "adapter": {"tensors": [*ONE_TENSOR, {"key": "v", "shape": [1], "stream": "head"}]},
+            }
+        },
+        "a stream that the layout lacks",
+    ),
+    "a vector beyond all adapters": ({"entries": 2**31 + 1, "encoding": {"clamp": 1}}, "more than 2147483648 entries"),
+    "base files out of order": (
+        {"recipe": {"base": {"files": [{"name": "b", "sha256": "00" * 32}, {"name": "a", "sha256": "00" * 32}]}}},
+        "base files must be sorted",
+    ),
+    "a base file twice": (
+        {"recipe": {"base": {"files": [{"name": "a", "sha256": "00" * 32}] * 2}}},
+        "base files must be sorted",
+    ),
+}
+
+CODES = {
+    "the ring of 32 bits holds": "E-PLAN-RING",
+    "the ring of 16 bits holds": "E-PLAN-RING",
+    "noise_exponent must be 3 to 25": "E-PLAN-NOISE",
+    "sensitivity D=30 is too small for d=10000": "E-PLAN-NOISE",
+}
+
+
+@pytest.mark.parametrize(("change", "rule"), RULES.values(), ids=RULES.keys())
+def test_a_plan_is_refused_by_rule_for(change: dict[str, Any], rule: str) -> None:
+    refused = refusal(**change)
+    assert refused.code == CODES.get(rule, "E-PLAN-RULE")
+    assert rule in refused.rule
+
+
+# --- form ---
+
+MALFORMED: dict[str, dict[str, Any]] = {
+    "an unknown field": {"surprise": 1},
+    "an unknown field deep inside": {"privacy": {"surprise": 1}},
+    "another protocol version": {"protocol_version": 2},
+    "an unknown suite": {"suite": 3},
+    "an unknown mode": {"privacy": {"mode": "full"}},
+    "a number as text": {"then": {"f": "1"}},
+    "a boolean as number": {"then": {"f": True}},
+    "a number as boolean": {"privacy": {"overlap": 0}},
+    "text as a list": {"roster": "alice"},
+    "a roster of two": {"roster": [ALICE, BOB]},
+    "an empty layout": {"recipe": {"layout": []}},
+    "a negative f": {"then": {"f": -1}},
+    "a missing value": {"then": {"f": None}},
+    "a name with a slash": {"federation": "a/b"},
+    "a name in capitals": {"roster": [{**ALICE, "id": "Alice"}, BOB, CAROL]},
+    "a name that is too long": {"federation": "a" * 64},
+    "a name with a newline at the end": {"federation": "a\n"},
+    "a run id that is too short": {"run_id": "00" * 15},
+    "a run id in capitals": {"run_id": "AA" * 16},
+    "a run id with a newline at the end": {"run_id": "00" * 16 + "\n"},
+    "a key that is too short": {"roster": [{**ALICE, "identity_key": "00" * 31}, BOB, CAROL]},
+    "a decimal with a sign": {"privacy": {"epsilon": "-1"}},
+    "a decimal with an exponent": {"privacy": {"epsilon": "1e3"}},
+    "a decimal that is no number": {"privacy": {"epsilon": "NaN"}},
+    "a decimal with a leading zero": {"privacy": {"epsilon": "01"}},
+    "a decimal with digits of another script": {"privacy": {"epsilon": "\u0661"}},
+    "a decimal that ends with a point": {"privacy": {"epsilon": "1."}},
+    "a ring of 16 bits": {"encoding": {"ring_bits": 16}},
+    "a clamp of zero": {"encoding": {"clamp": 0}},
+    "a scale beyond float64": {"encoding": {"scale_exponent": 51}},
+    "no attempts": {"max_attempts": 0},
+    "no rounds": {"recipe": {"rounds": 0}},
+    "a base file outside its folder": {"recipe": {"base": {"files": [{"name": "../x", "sha256": "00" * 32}]}}},
+    "a tensor without a key": {"recipe": {"adapter": {"tensors": [{"key": "", "shape": [1], "stream": "adapter"}]}}},
+    "a tensor of negative size": {
+        "recipe": {"adapter": {"tensors": [{"key": "w", "shape": [-3, -4], "stream": "adapter"}]}}
+    },
+    "only one label": {"recipe": {"task": {"labels": ["x"]}}},
+}
+
+
+@pytest.mark.parametrize("change", MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_plan_is_malformed_with(change: dict[str, Any]) -> None:
+    assert refusal(**change).code == "E-PLAN-MALFORMED"
+
+
+@pytest.mark.parametrize(
+    "field", sorted(set(plan_document()) - {"protocol_version", "suite", "weight_rule", "max_attempts"})
+)
+def test_a_plan_without_a_field_is_malformed(field: str) -> None:
+    document = plan_document()
+    del document[field]
+    with pytest.raises(PeerError, match="E-PLAN-MALFORMED") as refused:
+        Plan.from_bytes(canonical.encode(document))
+    assert field in refused.value.rule
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data + b"\n",
+        lambda data: b" " + data,
+        lambda data: data.replace(b'"f":1', b'"f":1.0'),
+        lambda data: data.replace(b'"f":1', b'"f": 1'),
+        lambda data: data.replace(b'"f":1', b'"f":1,"f":1'),
+        lambda data: data[:-1],
+        lambda data: b"",
+        lambda data: b"null",
+        lambda data: b"[]",
+        lambda data: b"\xff" + data,
+        lambda data: b"[" * 5000,
+    ],
+    ids=["newline", "space before", "float", "space", "twice", "cut", "empty", "null", "array", "no UTF-8", "deep"],
+)
+def test_bytes_that_are_not_a_canonical_plan_are_malformed(spoil: Any) -> None:
+    with pytest.raises(PeerError, match="E-PLAN-MALFORMED"):
+        Plan.from_bytes(spoil(make_plan()[0].to_bytes()))
+
+
+def test_a_refusal_never_repeats_what_the_plan_said() -> None:
+    assert "s3cret" not in str(refusal(federation="s3cret/" * 3))
+
+
+# --- arithmetic at its edges ---
+
+
+def test_the_ring_inequality_is_strict() -> None:
+    edge = (2**31 - 1) // 5 - 1  # n (M+1) < 2^31
+    assert make_plan(encoding={"clamp": edge})[0].encoding.clamp == edge
+    assert "the sum may reach" in refusal(encoding={"clamp": edge + 1}).rule
+
+
+@pytest.mark.parametrize(("lane_bits", "clamp"), [(16, 6552), (21, 209_714), (32, 429_496_728)])
+def test_packed_lanes_have_a_ring_of_their_own(lane_bits: int, clamp: int) -> None:
+    make_plan(encoding={"ring_bits": 64, "lane_bits": lane_bits, "clamp": clamp})
+    assert (
+        f"the ring of {lane_bits} bits"
+        in refusal(encoding={"ring_bits": 64, "lane_bits": lane_bits, "clamp": clamp + 1}).rule
+    )
+
+
+def test_weights_count_in_the_sum() -> None:
+    roster = [{**ALICE, "weight": 7}, {**BOB, "weight": 2}, CAROL]
+    plan, _ = make_plan(n=3, weight_rule="units", roster=roster, encoding={"clamp": 99})
+    assert largest_sum(plan) == 1000
+
+
+def test_noise_counts_ten_and_a_half_sigmas_and_more_for_huge_runs() -> None:
+    plan, _ = make_plan(mode="distributed", n=4, f=1, encoding={"clamp": 1000})
+    sigma = 2**plan.privacy.noise_exponent
+    assert largest_sum(plan) == 4 * 1000 + 10.5 * 2 * sigma
+    huge, _ = make_plan(mode="distributed", n=4, f=1, encoding={"clamp": 1000}, recipe={"rounds": 10**11})
+    events = 12 * 10**11
+    assert largest_sum(huge) == pytest.approx(4000 + math.sqrt(2 * math.log(2**41 * events)) * 2 * sigma)
+    assert largest_sum(huge) > largest_sum(plan)
+
+
+def test_the_sensitivity_rule_is_strict() -> None:
+    entries = 12 * (64 * 64 - 4 * 64)  # D^2 = d/12 + 4D at D = 64
+    privacy = {"noise_exponent": 7, "sensitivity": 64}
+    assert "D=64 is too small" in refusal(mode="local", entries=entries, privacy=privacy).rule
+    assert make_plan(mode="local", entries=entries - 1, privacy=privacy)[0].recipe.entries == entries - 1
+
+
+def test_the_noise_multiplier_is_that_of_the_lemma() -> None:
+    privacy = make_plan(mode="distributed", privacy={"noise_exponent": 6, "sensitivity": 100})[0].privacy
+    assert privacy.noise_multiplier == math.sqrt(3 * 4**6 - 9) / 100
+    assert make_plan()[0].privacy.noise_multiplier == 0
+
+
+def test_m_is_the_larger_of_threshold_and_least_survivors() -> None:
+    assert make_plan(n=5, f=1)[0].m == 4
+    assert make_plan(n=10, f=0)[0].m == 9
+
+
+# --- signatures ---
+
+
+def test_a_plan_signed_by_the_pinned_operator_is_verified() -> None:
+    plan, _ = make_plan()
+    assert verified(plan) == VerifiedPlan(plan, plan.hash)
+
+
+def test_a_plan_is_refused_if_the_signature_is_anothers_or_of_other_bytes() -> None:
+    plan, keys = make_plan()
+    other, _ = make_plan(max_attempts=4)
+    for data, signature, key in (
+        (plan.to_bytes(), sign_plan(plan, keys["alice"]), OPERATOR.public),
+        (plan.to_bytes(), sign_plan(plan), keys["alice"].public),
+        (plan.to_bytes(), sign_plan(other), OPERATOR.public),
+        (plan.to_bytes(), b"", OPERATOR.public),
+        (plan.to_bytes(), OPERATOR.sign(plan.to_bytes()), OPERATOR.public),
+        (plan.to_bytes(), OPERATOR.sign(plan.hash), OPERATOR.public),
+        (plan.to_bytes(), OPERATOR.sign(signed_approval_bytes(plan.hash, "alice")), OPERATOR.public),
+        (plan.to_bytes() + b" ", sign_plan(plan), OPERATOR.public),
+        (plan.to_bytes(), (1).to_bytes(32, "little") + bytes(32), bytes.fromhex(IDENTITY)),
+    ):
+        with pytest.raises(PeerError, match="E-PLAN-SIGNATURE"):
+            VerifiedPlan.verify(data, signature, key)
+
+
+def test_a_signed_plan_still_has_to_keep_the_rules() -> None:
+    data = canonical.encode(plan_document(quorum=1))
+    with pytest.raises(PeerError, match="E-PLAN-RULE"):
+        VerifiedPlan.verify(data, OPERATOR.sign(signed_plan_bytes(data)), OPERATOR.public)
+
+
+def test_an_approval_names_plan_and_participant() -> None:
+    plan, _ = make_plan()
+    strings = {
+        signed_approval_bytes(plan.hash, "alice"),
+        signed_approval_bytes(plan.hash, "bob"),
+        signed_approval_bytes(b"x" * 32, "alice"),
+        signed_plan_bytes(plan.to_bytes()),
+    }
+    assert len(strings) == 4
+
+
+def test_any_change_of_a_plan_changes_its_hash() -> None:
+    hashes = {
+        make_plan()[0].hash,
+        make_plan(max_attempts=4)[0].hash,
+        make_plan(run_id="ff" * 16)[0].hash,
+        make_plan(recipe={"training": {"learning_rate": "0.10"}})[0].hash,
+        make_plan(roster=[{**ALICE, "units": 99}, BOB, CAROL], n=3)[0].hash,
+        make_plan(n=3)[0].hash,
+    }
+    assert len(hashes) == 6
+
+
+def test_the_hash_of_a_base_is_over_the_names_and_hashes_of_its_files() -> None:
+    base = make_plan()[0].recipe.base
+    other = make_plan(recipe={"base": {"files": [{"name": "model.safetensors", "sha256": "bb" * 32}]}})[0].recipe.base
+    assert base.hash != other.hash
+    renamed = make_plan(recipe={"base": {"architecture": "another description"}})[0].recipe.base
+    assert base.hash == renamed.hash
+
+
+def test_a_draft_goes_through_its_bytes() -> None:
+    recipe = make_plan()[0].recipe
+    data = canonical.encode(
+        {
+            "draft_version": 1,
+            "recipe": recipe.model_dump(mode="json"),
+            "privacy": {
+                "mode": "local",
+                "unit": "example",
+                "epsilon": "8",
+                "delta": "0.00001",
+                "sampling_rate": "0.5",
+                "local_steps": 5,
+                "clip_norm": "1",
+                "update_bound": "2",
+            },
+            "evaluation_data": "public-digits",
+        }
+    )
+    draft = Draft.model_validate_json(data)
+    assert draft.recipe == recipe
+    assert Draft.model_validate_json(draft.to_bytes()) == draft
