@@ -46,7 +46,7 @@ CLIENT_OPTIONS: Final[Options] = (
     *_BOTH,
     ("grpc.enable_retries", 0),  # retries are visible, and asked for (``participant.channel``)
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 2000),  # also the time that one attempt to connect is given
+    ("grpc.min_reconnect_backoff_ms", 10_000),  # the time that one attempt to connect is given
     ("grpc.max_reconnect_backoff_ms", 5000),
 )
 
