@@ -203,6 +203,8 @@ def _dataset(plan: Plan, policy: Policy, at: Situation) -> Iterator[Rule]:
     if dataset.user_column and plan.privacy.unit == "example":
         says = f"the dataset has users ({dataset.user_column}), the plan protects single examples"
         yield _rule("dataset.user-unit", allowed.example_level_despite_users, says)
+    if plan.privacy.unit == "user" and not dataset.user_column:
+        yield Rule("dataset.user-unit", Outcome.BROKEN, "the plan protects users, the dataset names no user column")
     if dataset.population is not None:
         same = dataset.population == allowed.population
         yield _rule("dataset.population", same, f"added for {dataset.population}, policy says {allowed.population}")

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from privacy.errors import LocalError
+from protos.credentials import check_private
 
 PRIVATE_DIRECTORY = 0o700
 PRIVATE_FILE = 0o600
-_OTHERS = 0o077
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -88,9 +87,7 @@ class Home:
         if not self.config.is_file() or not self.identity.is_dir():
             raise LocalError("E-CONFIG-MISSING", f"{self.directory} is no participant's directory")
         for path in (self.directory, self.identity, *sorted(self.identity.glob("*.key"))):
-            if stat.S_IMODE(path.stat().st_mode) & _OTHERS:
-                mode = "700" if path.is_dir() else "600"
-                raise LocalError("E-PERMISSIONS", f"others can read {path}: chmod {mode} {path}")
+            check_private(path)
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def test_a_directory_that_others_can_read_is_refused_with_the_chmod(tmp_path):
     with pytest.raises(LocalError) as refused:
         home.check()
     assert refused.value.code == "E-PERMISSIONS"
-    assert f"chmod 600 {key}" in refused.value.detail
+    assert f"chmod 0600 {key}" in refused.value.detail
     key.chmod(0o600)
     home.check()
 

@@ -1,0 +1,234 @@
+"""How a plan comes to a decision: judged by the policy, then by a person or by the policy itself.
+
+Guarantees: nobody approves a plan that a rule of the policy refuses; an approval records who, when and the hash that
+was shown, and is signed by the identity key; every change of the policy is a row of the ledger.
+Leaves to others: the rules (``assessment``), what the owner sees (``screen``), telling the coordinator (``runner``).
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from participant.assessment import Assessment, Cost, LocalDataset, Situation, assess
+from participant.config import read_text
+from participant.cost import cost_of
+from participant.home import Home
+from participant.ledger import Ledger
+from participant.plans import Decision, PlanShelf
+from participant.policy import Policy, parse_policy
+from participant.registry import DatasetEntry, ModelEntry, Registry
+from privacy.errors import LocalError, OnlysumError, RefusedError
+from privacy.ledger_entries import PolicyChange
+from privacy.plan import Plan, VerifiedPlan, signed_approval_bytes
+from privacy.seams import Clock
+from privacy.secagg.keys import SigningKey
+
+NOTIFY_SECONDS = 30  # a notify command that takes longer is left to itself
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who this participant is, as its certificate, identity key and pinned authority say."""
+
+    name: str
+    federation: str
+    identity: SigningKey
+    ca_fingerprint: str  # SHA-256 of the authority's certificate, in hexadecimal
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A plan beside everything on this machine that bears on it."""
+
+    verified: VerifiedPlan
+    assessment: Assessment
+    cost: Cost | None
+    population: str | None
+    policy: Policy
+    dataset: DatasetEntry | None
+    model: ModelEntry | None
+
+
+class Desk:
+    """Where plans are judged and decided."""
+
+    def __init__(self, home: Home, owner: Owner, shelf: PlanShelf, ledger: Ledger, clock: Clock) -> None:
+        self._home = home
+        self._owner = owner
+        self._ledger = ledger
+        self._clock = clock
+        self.shelf = shelf
+        self.registry = Registry(home)
+
+    def policy(self) -> Policy:
+        """Read the policy as it is now and note a change of it in the ledger.
+
+        Raises:
+            LocalError: ``E-CONFIG-*``; until it is corrected nothing is approved or trained.
+        """
+        text = read_text(self._home.policy)
+        policy = parse_policy(text)
+        summary = f"{len(policy.dataset)} datasets, {len(policy.population)} populations, {policy.approval.mode}"
+        change = PolicyChange(policy_sha256=hashlib.sha256(text.encode()).digest(), summary=summary)
+        self._ledger.note_policy(change, at=int(self._clock.now()))
+        return policy
+
+    def judge(self, verified: VerifiedPlan, dataset_name: str | None = None) -> Judged:
+        """Compare a plan with the policy, the registry and the ledger.
+
+        Args:
+            verified: the plan.
+            dataset_name: the dataset to use; by default the one that was decided, or the plan's name for it.
+        """
+        plan, policy = verified.plan, self.policy()
+        dataset = self._dataset(dataset_name or plan.recipe.task.data)
+        model = self.registry.model_with_hash(plan.recipe.base.hash)
+        section = policy.dataset.get(dataset.name) if dataset else None
+        population = section.population if section else None
+        cost = None
+        if population is not None:
+            cost = cost_of(verified, policy.population[population], self._ledger.spent(population))
+        situation = Situation(
+            me=self._owner.name,
+            identity_key=self._owner.identity.public,
+            federation=self._owner.federation,
+            ca_fingerprint=self._owner.ca_fingerprint,
+            now=self._clock.now(),
+            dataset=_seen_by_policy(dataset),
+            base_registered=model is not None,
+            cost=cost,
+        )
+        return Judged(verified, assess(plan, policy, situation), cost, population, policy, dataset, model)
+
+    def judge_run(self, run_id: str, dataset_name: str | None = None) -> Judged:
+        """Judge a kept plan, with the dataset that was chosen when it was decided."""
+        decision = self.shelf.decision(run_id)
+        chosen = dataset_name or (decision.dataset if decision else None)
+        return self.judge(self.shelf.get(run_id), chosen)
+
+    def approve(self, run_id: str, *, who: str | None = None, dataset_name: str | None = None) -> Decision:
+        """Approve a plan by hand.
+
+        Raises:
+            RefusedError: a rule of the policy refuses it, or ``who`` is not among the approvers.
+        """
+        judged = self.judge(self.shelf.get(run_id), dataset_name)
+        approver = _person(who, judged.policy.approval.approvers)
+        if refusal := judged.assessment.refusal():
+            raise refusal
+        return self._write_approval(run_id, judged, who=approver, by_hand=True)
+
+    def approve_by_policy(self, run_id: str) -> Decision:
+        """Approve a plan because every rule is met.
+
+        Raises:
+            RefusedError: a rule refuses it, or ``E-POLICY-WAITING``: it needs a person.
+        """
+        judged = self.judge(self.shelf.get(run_id))
+        if refusal := judged.assessment.refusal():
+            raise refusal
+        if not judged.assessment.by_policy:
+            raise RefusedError("E-POLICY-WAITING", f"the plan of run {run_id} waits for a person")
+        return self._write_approval(run_id, judged, who="policy", by_hand=False)
+
+    def accept_as_evaluator(self, run_id: str) -> Decision:
+        """Take note of a plan whose adapters this member measures on public data: nothing private is touched."""
+        verified = self.shelf.get(run_id)
+        signature = self._owner.identity.sign(signed_approval_bytes(verified.hash, self._owner.name))
+        decision = Decision(
+            verdict="approved",
+            plan_hash=verified.hash.hex(),
+            who="evaluator",
+            at=int(self._clock.now()),
+            by="policy",
+            dataset=verified.plan.evaluation.data,
+            signature=signature.hex(),
+        )
+        self.shelf.decide(run_id, decision)
+        return decision
+
+    def refuse(self, run_id: str, *, because: str, who: str | None = None, code: str = "E-POLICY-REFUSED") -> Decision:
+        """Refuse a plan; an approved one may still be refused, which ends this participant's part in the run."""
+        verified = self.shelf.get(run_id)
+        decision = Decision(
+            verdict="refused",
+            plan_hash=verified.hash.hex(),
+            who=_person(who, self.policy().approval.approvers),
+            at=int(self._clock.now()),
+            by="hand",
+            code=code,
+            because=because,
+        )
+        self.shelf.decide(run_id, decision)
+        return decision
+
+    def _write_approval(self, run_id: str, judged: Judged, *, who: str, by_hand: bool) -> Decision:
+        dataset, model = judged.dataset, judged.model
+        if dataset is None or model is None:
+            raise LocalError("E-BUG", "a plan without dataset or base model met every rule")
+        signature = self._owner.identity.sign(signed_approval_bytes(judged.verified.hash, self._owner.name))
+        decision = Decision(
+            verdict="approved",
+            plan_hash=judged.verified.hash.hex(),
+            who=who,
+            at=int(self._clock.now()),
+            by="hand" if by_hand else "policy",
+            dataset=dataset.name,
+            model=model.name,
+            roster_verified=judged.assessment.roster_verified,
+            signature=signature.hex(),
+        )
+        self.shelf.decide(run_id, decision)
+        return decision
+
+    def _dataset(self, name: str) -> DatasetEntry | None:
+        try:
+            return self.registry.dataset(name)
+        except OnlysumError as error:
+            if error.code != "E-NOT-FOUND":
+                raise
+            return None
+
+
+def _seen_by_policy(dataset: DatasetEntry | None) -> LocalDataset | None:
+    if dataset is None:
+        return None
+    return LocalDataset(dataset.name, dataset.units, dataset.user_column, dataset.population)
+
+
+def _person(who: str | None, approvers: Sequence[str]) -> str:
+    person = who or getpass.getuser()
+    if approvers and person not in approvers:
+        listed = ", ".join(approvers)
+        raise RefusedError("E-POLICY-RULE", f"approval.approvers: {person} is not among {listed}; use --as NAME")
+    return person
+
+
+def notify(command: Sequence[str], run_id: str) -> str | None:
+    """Run the owner's notify command without a shell, the run's id as its last argument.
+
+    Returns:
+        What went wrong, or ``None``; a broken notify command never stops the daemon.
+    """
+    if not command:
+        return None
+    try:
+        done = subprocess.run(  # noqa: S603  # the owner's own command, from participant.toml, without a shell
+            [*command, run_id], timeout=NOTIFY_SECONDS, check=False, stdin=subprocess.DEVNULL, capture_output=True
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return type(error).__name__
+    return None if done.returncode == 0 else f"exit code {done.returncode}"
+
+
+def role_in(plan: Plan, name: str) -> str | None:
+    """Return ``participant`` or ``evaluator`` as the plan lists a member, or ``None`` if it does not."""
+    if any(member.id == name for member in plan.roster):
+        return "participant"
+    if any(one.id == name for one in plan.evaluation.evaluators):
+        return "evaluator"
+    return None

@@ -1,0 +1,146 @@
+"""Which datasets and base models this participant has, under names of its own.
+
+Guarantees: a dataset is entered only after the whole of it was parsed, a model only after every file was hashed and
+none of them is a pickle; an entry never leaves this machine (a handshake announces a dataset's name and size alone).
+Leaves to others: parsing (``data``), hashing (``models``), what may be done with them (``policy``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from participant.home import Home, erase, write_durably
+from privacy import canonical
+from privacy.errors import LocalError
+from privacy.plan import Count, FileHash, Name, Positive
+from protos.envelope import DatasetOffer
+
+
+class Entry(BaseModel):
+    """Base of what is registered: frozen and closed to unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    path: str  # absolute
+    added_at: Count  # seconds since the Unix epoch
+
+
+class DatasetEntry(Entry):
+    """A dataset that was parsed from its first row to its last."""
+
+    input_column: str | None = None  # None: the plan's
+    label_column: str | None = None
+    user_column: str | None = None
+    population: Name | None = None
+    rows: Positive
+    users: Count = 0  # 0 without a user column
+    columns: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    sha256: str = ""  # of the files when they were parsed; never published
+
+    @property
+    def units(self) -> int:
+        """The public number of privacy units: users where there is a user column, rows otherwise."""
+        return self.users or self.rows
+
+
+class ModelEntry(Entry):
+    """A base model whose files were hashed."""
+
+    files: tuple[FileHash, ...]
+
+    @property
+    def hash(self) -> str:
+        """The hash that a plan names: of the canonical list of file hashes."""
+        return hashlib.sha256(canonical.encode([file.model_dump() for file in self.files])).hexdigest()
+
+
+EntryT = TypeVar("EntryT", bound=Entry)
+
+
+class Registry:
+    """The entries in a participant's directory."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def datasets(self) -> tuple[DatasetEntry, ...]:
+        """Return all datasets, sorted by name."""
+        return _all(self._home.datasets, DatasetEntry)
+
+    def models(self) -> tuple[ModelEntry, ...]:
+        """Return all base models, sorted by name."""
+        return _all(self._home.models, ModelEntry)
+
+    def dataset(self, name: str) -> DatasetEntry:
+        """Return a dataset, or raise ``E-NOT-FOUND``."""
+        return _one(self.datasets(), name, "dataset")
+
+    def model(self, name: str) -> ModelEntry:
+        """Return a base model, or raise ``E-NOT-FOUND``."""
+        return _one(self.models(), name, "model")
+
+    def model_with_hash(self, base_hash: str) -> ModelEntry | None:
+        """Return the base model with the hash that a plan names, if it is here."""
+        return next((model for model in self.models() if model.hash == base_hash), None)
+
+    def offers(self) -> tuple[DatasetOffer, ...]:
+        """Return what the handshake announces: names and public sizes."""
+        return tuple(DatasetOffer(one.name, one.units) for one in self.datasets())
+
+    def add(self, entry: DatasetEntry | ModelEntry) -> None:
+        """Write an entry down.
+
+        Raises:
+            LocalError: ``E-EXISTS`` or ``E-DISK-FULL``.
+        """
+        path = self._path(entry)
+        if path.exists():
+            kind = "dataset" if isinstance(entry, DatasetEntry) else "model"
+            raise LocalError("E-EXISTS", f"{kind} {entry.name} is registered; remove it first or choose another name")
+        write_durably(path, canonical.encode(entry.model_dump(mode="json")) + b"\n")
+
+    def remove(self, entry: DatasetEntry | ModelEntry) -> None:
+        """Forget an entry; the files it names stay where they are, and so does all that was charged."""
+        erase(self._path(entry))
+
+    def _path(self, entry: Entry) -> Path:
+        directory = self._home.datasets if isinstance(entry, DatasetEntry) else self._home.models
+        return directory / f"{entry.name}.json"
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot travel in a handshake.
+
+    Raises:
+        LocalError: ``E-USAGE``.
+    """
+    try:
+        Entry(name=name, path="/", added_at=0)
+    except ValidationError:
+        rule = "a name has 1 to 63 of a-z, 0-9, dot, dash and underscore and begins with a letter or digit"
+        raise LocalError("E-USAGE", f"{name!r} is no name: {rule}") from None
+
+
+def _all(directory: Path, kind: type[EntryT]) -> tuple[EntryT, ...]:
+    return tuple(_read(path, kind) for path in sorted(directory.glob("*.json")))
+
+
+def _read(path: Path, kind: type[EntryT]) -> EntryT:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise LocalError("E-CONFIG-INVALID", f"{path} is damaged ({type(error).__name__}); remove and add it") from None
+
+
+def _one(entries: tuple[EntryT, ...], name: str, kind: str) -> EntryT:
+    for entry in entries:
+        if entry.name == name:
+            return entry
+    known = ", ".join(entry.name for entry in entries) or "none"
+    raise LocalError("E-NOT-FOUND", f"no {kind} {name}; registered: {known}")
