@@ -133,7 +133,7 @@ class Tensor(Part):
     """
 
     key: Annotated[str, StringConstraints(min_length=1, max_length=300)]
-    shape: tuple[Positive, ...]
+    shape: Annotated[tuple[Positive, ...], Field(max_length=8)]
     stream: Name  # a stream of the layout, or "frozen"
 
     @property

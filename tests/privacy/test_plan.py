@@ -7,6 +7,8 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from privacy import canonical
 from privacy.canonical import Json
@@ -343,6 +345,9 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "a tensor of negative size": {
         "recipe": {"adapter": {"tensors": [{"key": "w", "shape": [-3, -4], "stream": "adapter"}]}}
     },
+    "a tensor of very many dimensions": {
+        "recipe": {"adapter": {"tensors": [{"key": "w", "shape": [2**53 - 1] * 5000, "stream": "adapter"}]}}
+    },
     "only one label": {"recipe": {"task": {"labels": ["x"]}}},
 }
 
@@ -526,3 +531,59 @@ def test_a_draft_goes_through_its_bytes() -> None:
     draft = Draft.model_validate_json(data)
     assert draft.recipe == recipe
     assert Draft.model_validate_json(draft.to_bytes()) == draft
+
+
+# --- anything at all ---
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-canonical.MAX_INTEGER, canonical.MAX_INTEGER)
+    | st.sampled_from(["", "0", "1", "a", "frozen", "00" * 32, "9" * 18 + "." + "9" * 18]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "name", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def paths(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the path to every value inside a document."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return [here, *(path for key, child in inner for path in paths(child, (*here, key)))]
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    if isinstance(value, dict):
+        return {**value, path[0]: replaced(value[path[0]], path[1:], new)}
+    return [replaced(child, path[1:], new) if i == path[0] else child for i, child in enumerate(value)]
+
+
+def read(data: bytes) -> Plan | PeerError:
+    try:
+        return Plan.from_bytes(data)
+    except PeerError as refused:
+        return refused
+
+
+DOCUMENTS = [plan_document(), plan_document(mode="distributed"), plan_document(mode="local", n=3)]
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), document=st.sampled_from(DOCUMENTS), value=JSON_VALUES)
+def test_a_plan_with_any_value_anywhere_is_read_or_refused(data: st.DataObject, document: Any, value: Any) -> None:
+    changed = replaced(document, data.draw(st.sampled_from(paths(document))), value)
+    outcome = read(canonical.encode(changed))
+    if isinstance(outcome, Plan):
+        assert Plan.from_bytes(outcome.to_bytes()) == outcome
+    else:
+        assert outcome.code.startswith("E-PLAN-")
+        assert len(outcome.rule) < 400
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_refused_as_malformed(data: bytes) -> None:
+    with pytest.raises(PeerError, match="E-PLAN-MALFORMED"):
+        Plan.from_bytes(data)
