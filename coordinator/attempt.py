@@ -84,6 +84,11 @@ class Attempt:
         """The run."""
         return self.machine.rules.run_id
 
+    @property
+    def length(self) -> int:
+        """Bytes of a masked update."""
+        return masked_length(self.machine.rules)
+
     # --- messages in ---
 
     def receive(self, message: Message) -> bool:
@@ -116,7 +121,7 @@ class Attempt:
         """
         if self.machine.phase is not Phase.COLLECT_MASKED or member not in self.machine.expected():
             raise _refuse("E-WIRE-UNEXPECTED", member, self.machine.phase, "no upload of this member is expected now")
-        if length != masked_length(self.machine.rules):
+        if length != self.length:
             raise _refuse("E-ROUND-UPLOAD", member, self.machine.phase, "the upload has a wrong length")
         return Announced(self.run_id, self.position, member, sha256, length)
 

@@ -7,19 +7,18 @@ Leaves to others: the rules of a run, which are in its plan alone.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from privacy import settings
 from privacy.errors import LocalError
 from privacy.plan import Name, Text
+from privacy.settings import Section
 
 CONFIG_NAME = "coordinator.toml"
 DEFAULT_PORT = 8443
@@ -27,12 +26,6 @@ DEFAULT_ENROLMENT_PORT = 8444
 
 Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """Base of every table of the file: frozen and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Listener(Section):
@@ -122,15 +115,15 @@ class Home:
         """Return the directory of a run."""
         return self.runs / run_id
 
-    def spool(self, settings: Settings) -> Path:
+    def spool(self, configured: Settings) -> Path:
         """Return where uploads wait until their round ends."""
-        return self.directory / settings.spool
+        return self.directory / configured.spool
 
-    def database_url(self, settings: Settings) -> str:
+    def database_url(self, configured: Settings) -> str:
         """Return the database's URL, with a relative SQLite path taken from this directory."""
-        scheme, separator, path = settings.database.partition(":///")
+        scheme, separator, path = configured.database.partition(":///")
         if scheme != "sqlite" or not separator or path.startswith("/"):
-            return settings.database
+            return configured.database
         return f"sqlite:///{(self.directory / path).resolve()}"
 
 
@@ -151,42 +144,7 @@ def load(home: Home) -> Settings:
 
 def parse(text: str) -> Settings:
     """Parse the text of a coordinator.toml; errors as in :func:`load`."""
-    try:
-        return Settings.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise LocalError("E-CONFIG-INVALID", f"{CONFIG_NAME}: {error}") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        path = tuple(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise LocalError("E-CONFIG-UNKNOWN-KEY", _unknown(text, path)) from None
-        where = f"line {_line(text, path)}, " if path else ""
-        raise LocalError("E-CONFIG-INVALID", f"{CONFIG_NAME} {where}{'.'.join(path)}: {first['msg']}") from None
-
-
-def _unknown(text: str, path: Sequence[str]) -> str:
-    model: type[BaseModel] = Settings
-    for part in path[:-1]:
-        annotation = model.model_fields[part].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    close = difflib.get_close_matches(path[-1], model.model_fields, n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(model.model_fields))}"
-    return f"{CONFIG_NAME} line {_line(text, path)}: unknown key {'.'.join(path)!r}; {hint}"
-
-
-def _line(text: str, path: Sequence[str]) -> int:
-    """Return the line of a key, or of its table when the key itself is missing."""
-    table, found = "", 1
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\s*([^\]]+?)\s*\]", line):
-            table = header.group(1)
-            if table == ".".join(path):
-                return number
-            found = number if table == ".".join(path[:-1]) else found
-        elif table == ".".join(path[:-1]) and re.match(rf"\s*[\"']?{re.escape(path[-1])}[\"']?\s*=", line):
-            return number
-    return found
+    return settings.parse(text, Settings, file=CONFIG_NAME)
 
 
 def _is_local(host: str) -> bool:

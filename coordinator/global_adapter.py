@@ -2,14 +2,14 @@
 
 Guarantees: the vector is what the plan's manifest and layout say, flat float32 little-endian; the step from a sum to
 the next state is a function of plan, state, sum and survivors alone; files of a run are whole or absent.
-Leaves to others: the optimizer's arithmetic (``coordinator.optimizer``), PEFT's file format (``coordinator.export``).
+Leaves to others: the optimizer's arithmetic (``coordinator.optimizer``), which tensor is where in the vector and PEFT's
+keys (``methods``), the release (``coordinator.completion``).
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,39 +21,14 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from coordinator import durable
-from coordinator.optimizer import OptimizerState, Vector, Wide
+from coordinator.optimizer import OptimizerState, Wide
+from methods.method import joined
+from privacy.dp.clipping import clip_radius
 from privacy.errors import LocalError
-from privacy.plan import Plan, Recipe, Tensor
+from privacy.plan import Plan, Recipe
 from privacy.secagg.fixed_point import unfixed
 
-FROZEN: Final = "frozen"
 VECTOR_TYPE: Final = np.dtype("<f4")  # of the vector, on disk and on the wire
-
-Tensors = Mapping[str, NDArray[Any]]
-
-
-def trained(recipe: Recipe) -> Iterator[tuple[Tensor, slice]]:
-    """Yield the trained tensors with their places in the vector: stream by stream, in the manifest's order."""
-    start = 0
-    for stream in recipe.layout:
-        for tensor in recipe.adapter.tensors:
-            if tensor.stream == stream.name:
-                yield tensor, slice(start, start + tensor.entries)
-                start += tensor.entries
-
-
-def flatten(recipe: Recipe, tensors: Tensors) -> Vector:
-    """Return the vector of an adapter's trained tensors, shape (entries,)."""
-    vector = np.empty(recipe.entries, dtype=VECTOR_TYPE)
-    for tensor, place in trained(recipe):
-        vector[place] = tensors[tensor.key].reshape(-1)
-    return vector
-
-
-def unflatten(recipe: Recipe, vector: Vector, initial: Tensors) -> dict[str, NDArray[Any]]:
-    """Return all tensors of an adapter: trained ones from the vector, frozen ones from the initial adapter."""
-    places = {tensor.key: vector[place].reshape(tensor.shape) for tensor, place in trained(recipe)}
-    return {tensor.key: places.get(tensor.key, initial[tensor.key]) for tensor in recipe.adapter.tensors}
 
 
 def read_initial(data: bytes, recipe: Recipe) -> dict[str, NDArray[Any]]:
@@ -98,10 +73,8 @@ def direction(plan: Plan, total: NDArray[np.int64], survivors: Sequence[str]) ->
 
 
 def unit(plan: Plan) -> float:
-    """Return what one integer step of a clipped vector stands for: C / r, r = sqrt(D^2 - d/12 - 4D)."""
-    bound = plan.privacy.sensitivity
-    radius = math.sqrt(bound * bound - plan.recipe.entries / 12 - 4 * bound)
-    return float(plan.privacy.clip_norm) / radius
+    """Return what one integer step of a clipped vector stands for: C / r."""
+    return float(plan.privacy.clip_norm) / clip_radius(plan.privacy.sensitivity, plan.recipe.entries)
 
 
 # --- a run's files ---
@@ -144,8 +117,8 @@ class RunFiles:
 
     def write_start(self, plan: Plan) -> None:
         """Write the vector that round 1 starts from."""
-        vector = flatten(plan.recipe, read_initial(self.initial.read_bytes(), plan.recipe))
-        durable.write(self.iterate(0), vector.tobytes())
+        vector = joined(plan.recipe, read_initial(self.initial.read_bytes(), plan.recipe))
+        durable.write(self.iterate(0), vector.astype(VECTOR_TYPE).tobytes())
 
     def write_state(self, state: OptimizerState) -> tuple[bytes, bytes]:
         """Make a round's state durable, and return the bytes of its iterate and of what is released."""

@@ -153,6 +153,12 @@ def list_runs(connection: Connection) -> tuple[RunRecord, ...]:
     return tuple(_run(row) for row in connection.execute(sa.select(runs).order_by(runs.c.created_at, runs.c.run_id)))
 
 
+def run_ids(connection: Connection, *, ended_after: int) -> tuple[str, ...]:
+    """Return the ids of runs that go on, or ended after a time."""
+    query = sa.select(runs.c.run_id).where(sa.or_(runs.c.ended_at.is_(None), runs.c.ended_at > ended_after))
+    return tuple(connection.execute(query).scalars())
+
+
 def find_run(connection: Connection, name: str) -> RunRecord:
     """Return a run by its id or the unique beginning of one.
 

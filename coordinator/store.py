@@ -40,9 +40,10 @@ def _full_durability(connection: DBAPIConnection, _: ConnectionPoolEntry) -> Non
             cursor.execute(f"PRAGMA {pragma}")
 
 
-def _begin_immediate(connection: Connection) -> None:
+def _begin(connection: Connection) -> None:
     # A transaction that reads before it writes must not find, when it writes, that another one came in between.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 class Store:
@@ -69,10 +70,21 @@ class Store:
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """Open a transaction that is durable when the block ends, and undone when it raises."""
+        with self._transaction(reading=False) as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a transaction that sees one state of the database and keeps nobody waiting."""
+        with self._transaction(reading=True) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, *, reading: bool) -> Iterator[Connection]:
         try:
-            with self._engine.begin() as connection:
+            with self._engine.connect().execution_options(reading=reading) as connection, connection.begin():
                 yield connection
-        except sa.exc.OperationalError as error:
+        except sa.exc.DatabaseError as error:
             code = "E-DISK-FULL" if "full" in str(error.orig) else "E-STATE-DAMAGED"
             raise LocalError(code, f"the database refused a transaction: {error.orig}") from error
 
@@ -92,7 +104,7 @@ def connect(url: str) -> Engine:
     if engine.dialect.name == "sqlite":
         engine = sa.create_engine(url, connect_args={"isolation_level": None, "check_same_thread": False})
         event.listen(engine, "connect", _full_durability)
-        event.listen(engine, "begin", _begin_immediate)
+        event.listen(engine, "begin", _begin)
     return engine
 
 

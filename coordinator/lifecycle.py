@@ -1,0 +1,175 @@
+"""The life of a run: approvals, rounds, attempts, the end.
+
+Guarantees: every run reaches a terminal state within its deadlines; nothing is offered or told before it is committed;
+after a restart a run goes on from its rows alone.
+Leaves to others: the protocol (``coordinator.round``), the numbers of a completed round (``coordinator.completion``).
+"""
+
+from __future__ import annotations
+
+from coordinator import completion, membership, release, runbook
+from coordinator.attempt import Attempt
+from coordinator.phase import Phase
+from coordinator.runbook import RunState
+from coordinator.runs import Run
+from privacy.errors import LocalError, RoundAborted
+from privacy.secagg.messages import Position
+
+
+class Lifecycle:
+    """Moves one run on; :meth:`advance` is called after every change and a few times a second."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._gathered = False
+        self._quorum_since: float | None = None
+        self._finishing_since: float | None = None
+
+    async def advance(self) -> None:
+        """Do the next thing that is due: end, start, open, close or complete."""
+        run = self._run
+        async with run.lock:
+            if run.record.state.ended or self._must_end():
+                return
+            try:
+                await self._go_on()
+            except BaseException:
+                run.attempt = None  # memory may be ahead of the journal: the next call opens it again from there
+                raise
+
+    def _must_end(self) -> bool:
+        """Look at what commands may have changed; end the run if it cannot go on."""
+        run, desk = self._run, self._run.desk
+        with desk.store.read() as connection:
+            run.record = runbook.find_run(connection, run.run_id)
+            active = {one.name: one.identity_key for one in membership.list_members(connection) if one.active}
+        gone = [one.id for one in run.rules.roster if active.get(one.id) != bytes.fromhex(one.identity_key)]
+        over = len(run.rounds) == run.rules.recipe.rounds
+        if run.record.abort_requested:
+            self._end(RunState.ABORTED, "E-RUN-FAILED", "the operator ended the run")
+        elif gone and not over:
+            self._end(RunState.ABORTED, "E-MEMBER-REVOKED", f"the key of {gone[0]} no longer counts")
+        elif not over and run.attempt is None and desk.clock.now() >= run.rules.expires_at:
+            self._end(RunState.ABORTED, "E-PLAN-EXPIRED", "the plan expired before the run was over")
+        return run.record.state.ended
+
+    async def _go_on(self) -> None:
+        run = self._run
+        if run.record.state is RunState.CREATED:
+            self._await_approvals()
+        elif run.attempt is not None:
+            if run.attempt.due(run.desk.liveness.all_live()):
+                await self._close(run.attempt)
+        elif len(run.rounds) == run.rules.recipe.rounds:
+            await self._finish()
+        elif run.open_position is not None or (not run.record.paused and self._enough_live()):
+            await self._open()
+
+    def _await_approvals(self) -> None:
+        run = self._run
+        for name in sorted(run.roster):
+            answer = run.answers.get(name)
+            if answer is not None and not answer.approved:
+                self._end(RunState.REFUSED, answer.code, f"{name}: {answer.because}")
+                return
+        if run.roster <= run.answers.keys():
+            with run.desk.store.begin() as connection:
+                runbook.set_run_state(connection, run.run_id, RunState.RUNNING, now=run.desk.now())
+            run.moved("run-started", participants=len(run.roster))
+
+    def _enough_live(self) -> bool:
+        """Say whether enough participants are there; the first time, wait a little for the whole roster."""
+        run, clock = self._run, self._run.desk.clock
+        live = run.desk.liveness.all_live() & run.roster
+        if len(live) < run.rules.m:
+            self._quorum_since = None
+            return False
+        if self._quorum_since is None:
+            self._quorum_since = clock.monotonic()
+        waited = clock.monotonic() - self._quorum_since
+        self._gathered |= live == run.roster or waited >= run.desk.settings.durations.gather_seconds
+        return self._gathered
+
+    async def _open(self) -> None:
+        run, desk, round_number = self._run, self._run.desk, len(self._run.rounds) + 1
+        at = run.open_position
+        if at is None:
+            made = [one for one in run.attempts if one.round == round_number]
+            if len(made) >= run.rules.max_attempts:
+                reason = f"round {round_number} was not completed in {len(made)} attempts; the last: {made[-1].reason}"
+                self._end(RunState.ABORTED, "E-RUN-FAILED", reason)
+                return
+            at = Position(run.plan.hash, round_number, len(made) + 1)
+        durations = desk.settings.durations
+        try:
+            run.attempt = await run.work(
+                Attempt.open, desk.store, desk.spool, run.plan, run.offer(at), clock=desk.clock, durations=durations
+            )
+        except LocalError as error:
+            if error.code != "E-STATE-DAMAGED":
+                raise
+            self._abort_attempt(at, RoundAborted(error.code, error.detail))
+            return
+        run.moved("attempt-opened", round=at.round, attempt=at.attempt, phase=run.attempt.machine.phase.name)
+
+    async def _close(self, attempt: Attempt) -> None:
+        run, at = self._run, attempt.position
+        phase, answered = attempt.machine.phase, attempt.machine.answered()
+        try:
+            await run.work(attempt.close)
+        except RoundAborted as aborted:
+            self._abort_attempt(at, aborted)
+            return
+        if phase is Phase.UNMASK:
+            await self._complete_round(attempt, answered)
+        run.moved("phase-closed", round=at.round, attempt=at.attempt, phase=phase.name, answered=len(answered))
+
+    async def _complete_round(self, attempt: Attempt, answered: frozenset[str]) -> None:
+        run, desk, at = self._run, self._run.desk, attempt.position
+        done = await run.work(
+            completion.complete_round,
+            run.rules,
+            run.files,
+            attempt.machine.result,
+            previous=attempt.machine.offer.previous_transcript,
+            now=desk.now(),
+        )
+        with desk.store.begin() as connection:
+            attempt.journal_close(connection, Phase.UNMASK, answered)
+            runbook.add_round(connection, run.run_id, done)
+            runbook.end_attempt(connection, run.run_id, at, "completed", now=desk.now())
+        run.attempt = None
+        desk.spool.clear_round(run.run_id, at.round)
+        if at.round >= 2:  # the round before may still be on its way to a slow member
+            run.files.forget(at.round - 2, keep_released=run.released(at.round - 2) is not None)
+
+    def _abort_attempt(self, at: Position, aborted: RoundAborted) -> None:
+        run, now = self._run, self._run.desk.now()
+        with run.desk.store.begin() as connection:
+            runbook.end_attempt(
+                connection, run.run_id, at, "aborted", now=now, code=aborted.code, reason=aborted.reason
+            )
+        run.attempt = None
+        run.moved("attempt-aborted", round=at.round, attempt=at.attempt, code=aborted.code, reason=aborted.reason)
+
+    async def _finish(self) -> None:
+        """After the last round: wait for evaluators that are there, then export, report and complete."""
+        run, clock = self._run, self._run.desk.clock
+        if self._finishing_since is None:
+            self._finishing_since = clock.monotonic()
+        waited = clock.monotonic() - self._finishing_since
+        missing = {name for name in run.evaluators if run.unmeasured(name)} & run.desk.liveness.all_live()
+        if missing and waited < run.desk.settings.durations.evaluation_seconds:
+            return
+        note = await run.work(release.finish, run.desk.store, run.desk.operator, run.plan, run.files, run.desk.now())
+        self._end(RunState.COMPLETED, "", note)
+
+    def _end(self, state: RunState, code: str, reason: str) -> None:
+        run, now, at = self._run, self._run.desk.now(), self._run.open_position
+        with run.desk.store.begin() as connection:
+            if at is not None:
+                runbook.end_attempt(connection, run.run_id, at, "aborted", now=now, code=code, reason=reason)
+            runbook.set_run_state(connection, run.run_id, state, now=now, code=code, reason=reason)
+        run.attempt = None
+        run.desk.spool.clear_run(run.run_id)
+        run.moved("run-ended", state=state.value, code=code, reason=reason)
