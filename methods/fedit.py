@@ -1,0 +1,28 @@
+"""FedIT: plain federated LoRA. Both factors train and both are summed.
+
+Guarantees: in mode ``distributed`` the step is exact, because gradients of the factors add up; in the others the mean
+of the factors is not the factor of the mean product, a bias that grows as participants differ.
+Source: Zhang et al., "Towards Building the Federated GPT: Federated Instruction Tuning", ICASSP 2024, arXiv:2305.05644.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from methods.method import ADAPTER_STREAM, HEAD_STREAM, Method, Selector
+
+FEDIT: Final = Method(
+    name="fedit",
+    title="FedIT",
+    category="reparameterised",
+    source="Zhang et al., ICASSP 2024, arXiv:2305.05644",
+    peft_type="LORA",
+    streams={
+        ADAPTER_STREAM: frozenset({Selector.LORA_A, Selector.LORA_B}),
+        HEAD_STREAM: frozenset({Selector.HEAD}),
+    },
+    frozen=frozenset(),
+    summed="both LoRA factors, and the head",
+    afterwards="the mean of each factor (mode distributed: the optimizer steps on the summed gradient)",
+    notes="The mean of products is not the product of means: biased in every mode but distributed.",
+)

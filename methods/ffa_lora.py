@@ -1,0 +1,25 @@
+"""FFA-LoRA: the factor A is frozen and common to all, only B trains.
+
+Guarantees: with A fixed the adapter is linear in B, so the mean of the Bs is exactly the mean of the adapters, and
+noise on B is not multiplied by noise on A; half of plain LoRA's traffic.
+Source: Sun et al., "Improving LoRA in Privacy-preserving Federated Learning", ICLR 2024, arXiv:2403.12313.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from methods.method import ADAPTER_STREAM, HEAD_STREAM, Method, Selector
+
+FFA_LORA: Final = Method(
+    name="ffa-lora",
+    title="FFA-LoRA",
+    category="reparameterised",
+    source="Sun et al., ICLR 2024, arXiv:2403.12313",
+    peft_type="LORA",
+    streams={ADAPTER_STREAM: frozenset({Selector.LORA_B}), HEAD_STREAM: frozenset({Selector.HEAD})},
+    frozen=frozenset({Selector.LORA_A}),
+    summed="the LoRA factor B, and the head",
+    afterwards="the mean of B, which is exact because A is common",
+    notes="A comes from the plan's seed and never changes.",
+)
