@@ -1,0 +1,72 @@
+"""Clipping each unit of privacy to integers, so that one unit moves the integer sum by at most D, by inspection.
+
+Guarantees: every row that :func:`integer_clip` returns has an integer squared norm of at most D^2, whatever floats went
+in, NaN and infinities included; a row depends on its own gradient alone; integer sums do not depend on their order.
+Leaves to others: per-example gradients (``participant.gradients``), noise (``noise``), accounting (``accountants``).
+Source: docs/privacy-accounting.md section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_SENSITIVITY: Final = 2**31 - 1  # D^2 and the squared norm of any rounded row stay within int64
+
+
+def clip_radius(sensitivity: int, entries: int) -> float:
+    """Return r = sqrt(D^2 - d/12 - 4D), to which a gradient is clipped before it is rounded.
+
+    The clip norm C of a plan becomes r integers, so a sum of clipped rows times C/r is a sum of clipped gradients.
+    Rounding adds d/12 to the squared norm on average; 4D leaves room for its spread, so that truncation stays rare.
+
+    Raises:
+        ValueError: D^2 <= d/12 + 4D, or D is beyond 2^31 - 1.
+    """
+    squared = sensitivity * sensitivity - entries / 12 - 4 * sensitivity
+    if squared <= 0 or sensitivity > MAX_SENSITIVITY:
+        raise ValueError(f"sensitivity {sensitivity} does not suit {entries} entries")
+    return math.sqrt(squared)
+
+
+def integer_clip(gradients: NDArray[np.floating[Any]], *, sensitivity: int, clip_norm: float) -> NDArray[np.int64]:
+    """Return each row scaled by r/C, clipped to norm r and rounded to integers of norm at most D.
+
+    Args:
+        gradients: one row a unit of privacy, shape (batch, d), float32 or float64.
+        sensitivity: D of the plan, in integer steps.
+        clip_norm: C of the plan, in units of the gradient.
+
+    Returns:
+        int64, shape (batch, d). A row that is not finite, or that no rounding brings within D, is zero.
+
+    Raises:
+        ValueError: as :func:`clip_radius`.
+    """
+    radius = clip_radius(sensitivity, gradients.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):  # rows beyond float64 become zero below
+        scaled = gradients.astype(np.float64) * (radius / clip_norm)
+        norms = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
+        scaled *= np.minimum(1.0, radius / np.maximum(norms, radius))[:, None]
+    scaled[~(np.isfinite(norms) & np.isfinite(scaled).all(axis=1))] = 0.0
+    rounded = np.rint(scaled).astype(np.int64)
+    large = ~_within(rounded, sensitivity)
+    if large.any():
+        truncated = np.trunc(scaled[large]).astype(np.int64)
+        truncated[~_within(truncated, sensitivity)] = 0
+        rounded[large] = truncated
+    return rounded
+
+
+def _within(rows: NDArray[np.int64], sensitivity: int) -> NDArray[np.bool_]:
+    """Say of each row whether its squared norm is at most D^2; exact, as rounding leaves it below 2^63."""
+    squared: NDArray[np.int64] = np.einsum("ij,ij->i", rows, rows)
+    return squared <= np.int64(sensitivity) ** 2
+
+
+def clamp(total: NDArray[np.int64], bound: int) -> NDArray[np.int64]:
+    """Return a sum with each coordinate clamped to +-``bound``: 1-Lipschitz, so the sensitivity stays D."""
+    return np.clip(total, -bound, bound)

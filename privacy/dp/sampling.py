@@ -1,0 +1,47 @@
+"""Poisson sampling from secret coins: each unit of privacy is in a batch with probability q, independently.
+
+Guarantees: the executed rate is the plan's q to within 2^-64, never above it; coins come from the given source alone
+and leave this module only as the batch itself.
+Leaves to others: what the batch is used for; that nobody logs it (its size and members are secret for ever).
+Source: docs/privacy-accounting.md section 2.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.seams import RandomSource
+
+_WORD_BYTES: Final = 8
+_WORDS: Final = 2**64
+
+
+def poisson_sample(units: int, rate: str, random: RandomSource) -> NDArray[np.int64]:
+    """Return which of ``units`` are in the batch, ascending.
+
+    Args:
+        units: how many there are to choose from.
+        rate: q as the plan has it, a decimal above 0 and at most 1.
+        random: secret bytes, 8 a unit.
+    """
+    coins = _words(units, random)
+    limit = int(Fraction(rate) * _WORDS)
+    if limit >= _WORDS:
+        return np.arange(units, dtype=np.int64)
+    return np.flatnonzero(coins < np.uint64(limit)).astype(np.int64)
+
+
+def choose(rows: NDArray[np.int64], most: int, random: RandomSource) -> NDArray[np.int64]:
+    """Return at most ``most`` of the rows, every subset of that size equally likely, ascending."""
+    if rows.size <= most:
+        return np.sort(rows)
+    order = np.argsort(_words(rows.size, random), kind="stable")
+    return np.sort(rows[order[:most]])
+
+
+def _words(count: int, random: RandomSource) -> NDArray[np.uint64]:
+    return np.frombuffer(random.token_bytes(_WORD_BYTES * count), dtype="<u8")
