@@ -341,6 +341,12 @@ REGISTRY: dict[str, Explanation] = {
     "E-MODEL-LOAD": Explanation(
         _U, "the base model does not load", "files are missing or damaged, or need remote code", "see the named file"
     ),
+    "E-ADAPTER-HASH": Explanation(
+        _P,
+        "the initial adapter is not the plan's",
+        "it was changed or cut on the way",
+        "nothing was trained; the daemon downloads it again, and if it stays so the operator makes a new run",
+    ),
     "E-DATA-PARSE": Explanation(
         _U, "the dataset does not parse", "the named row or file is not in the declared format", "correct the named row"
     ),

@@ -1,0 +1,92 @@
+"""Sums of gradients over a logical batch, in micro-batches of one fixed shape.
+
+Guarantees: every forward pass has the plan's micro-batch size, filled up with empty examples, so that kernels never
+depend on how many examples there are; in the clipped sum one unit of privacy adds one integer row of norm at most D.
+An empty batch gives zeros.
+Leaves to others: sampling and noise (``participant.training``), the clip (``privacy.dp.clipping``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from participant.adapters.gradients import GradientEngine
+from participant.examples import Examples
+from privacy.dp.clipping import integer_clip
+
+EMPTY = -1  # a slot of a micro-batch without an example
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class GradientSums:
+    """Sums over rows of a dataset.
+
+    Attributes:
+        engine: computes gradients.
+        examples: the dataset.
+        micro_batch: examples a forward pass, from the plan.
+        home_slots: whether each row has a fixed slot in its micro-batch (row modulo micro-batch): needed where the
+            bits of an example's gradient differ from slot to slot.
+    """
+
+    engine: GradientEngine
+    examples: Examples
+    micro_batch: int
+    home_slots: bool = False
+
+    @property
+    def entries(self) -> int:
+        """Length of the vector."""
+        return self.engine.adapted.recipe.entries
+
+    def plain(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the summed gradient of these rows, shape (entries,): no clip, no privacy."""
+        total = np.zeros(self.entries)
+        for slots in self._micro_batches(rows):
+            total += self.engine.summed(self.examples.take(slots), slots != EMPTY)
+        return total
+
+    def clipped(self, rows: Rows, *, sensitivity: int, clip_norm: float) -> NDArray[np.int64]:
+        """Return the sum of the rows' clipped integer gradients, shape (entries,): each row is a unit of privacy."""
+        total = np.zeros(self.entries, dtype=np.int64)
+        for slots in self._micro_batches(rows):
+            gradients = self.engine.per_example(self.examples.take(slots))[slots != EMPTY]
+            total += integer_clip(gradients, sensitivity=sensitivity, clip_norm=clip_norm).sum(axis=0)
+        return total
+
+    def clipped_mean(self, rows: Rows, *, sensitivity: int, clip_norm: float) -> NDArray[np.int64]:
+        """Return one clipped integer row, shape (entries,), of the mean gradient of a single user's rows.
+
+        The user's rows share micro-batches with nobody, so the row depends on that user alone.
+        """
+        mean = np.zeros((1, self.entries))
+        for slots in self._micro_batches(rows):
+            gradients = self.engine.per_example(self.examples.take(slots))[slots != EMPTY]
+            mean[0] += gradients.astype(np.float64).sum(axis=0) / rows.size
+        clipped: NDArray[np.int64] = integer_clip(mean, sensitivity=sensitivity, clip_norm=clip_norm)[0]
+        return clipped
+
+    def _micro_batches(self, rows: Rows) -> Iterator[Rows]:
+        """Yield the rows in micro-batches, each of shape (micro_batch,), empty slots as -1."""
+        size = self.micro_batch
+        slots = rows % size if self.home_slots else np.arange(rows.size) % size
+        turns = _turns(slots) if self.home_slots else np.arange(rows.size) // size
+        for turn in range(int(turns.max(initial=-1)) + 1):
+            batch = np.full(size, EMPTY, dtype=np.int64)
+            batch[slots[turns == turn]] = rows[turns == turn]
+            yield batch
+
+
+def _turns(slots: Rows) -> Rows:
+    """Return how many earlier entries name the same slot."""
+    turns = np.zeros(slots.size, dtype=np.int64)
+    for slot in np.unique(slots):
+        same = np.flatnonzero(slots == slot)
+        turns[same] = np.arange(same.size)
+    return turns
