@@ -3,7 +3,7 @@
 Guarantees: every failure is an ``OnlysumError``: what the coordinator refused as it was raised there, what the network
 did as a ``NetworkError`` that names its class. Nothing is tried again unless the caller asks, and then a bounded number
 of times. Content is given back only if it has the hash that was asked for.
-Leaves to others: when to call (``runner``), what is true of the answers (``round``), finer causes (``diagnosis``).
+Leaves to others: when to call (``runner``), what is true of the answers (``round``), why TLS failed (``diagnosis``).
 Source: docs/protocol.md section 10.
 """
 
@@ -21,6 +21,7 @@ import grpc
 import stamina
 from google.protobuf.descriptor import MethodDescriptor
 
+from participant.diagnosis import Expected, explain_tls
 from participant.identity import Identity, authority_pem
 from privacy.errors import LocalError, NetworkError, PeerError
 from protos import codec, transport
@@ -83,9 +84,11 @@ def _may_pass(error: Exception) -> bool:
 class _Connection:
     """One gRPC channel at a time; after it failed, the next address is dialled."""
 
-    def __init__(self, addresses: tuple[str, ...], credentials: grpc.ChannelCredentials, proxy: str) -> None:
+    def __init__(self, addresses: tuple[str, ...], credentials: grpc.ChannelCredentials, expected: Expected) -> None:
         # The environment's proxy is never used: a daemon that dials elsewhere than its configuration says is a riddle.
+        proxy = expected.proxy
         through: tuple[str, str | int] = ("grpc.http_proxy", proxy) if proxy else ("grpc.enable_http_proxy", 0)
+        self._expected = expected
         self._addresses = addresses
         self._credentials = credentials
         self._options = (*transport.CLIENT_OPTIONS, through)
@@ -126,7 +129,7 @@ class _Connection:
     @contextlib.contextmanager
     def _open(self, method: MethodDescriptor) -> Iterator[grpc.Channel]:
         """Give out the channel, and turn what a call on it raises into typed errors."""
-        channel = self._current()
+        channel, address = self._current()
         try:
             yield channel
         except grpc.RpcError as error:
@@ -139,16 +142,18 @@ class _Connection:
             return
         if isinstance(raised, NetworkError) and raised.code not in {"E-NET-FAILED", "E-NET-TIMEOUT"}:
             self._give_up(channel)
+        if raised.code == "E-NET-TLS":
+            raised = explain_tls(address, self._expected) or raised
         raise raised from None
 
-    def _current(self) -> grpc.Channel:
+    def _current(self) -> tuple[grpc.Channel, str]:
         with self._lock:
             if self._closed:
                 raise NetworkError("E-NET-LOST", "the connection was closed on this side")
+            address = self._addresses[self._dialled % len(self._addresses)]
             if self._channel is None:
-                address = self._addresses[self._dialled % len(self._addresses)]
                 self._channel = grpc.secure_channel(address, self._credentials, options=self._options)
-            return self._channel
+            return self._channel, address
 
     def _give_up(self, channel: grpc.Channel) -> None:
         """Close a broken channel, so that the next call dials at once and not when gRPC's own back-off is over."""
@@ -168,7 +173,8 @@ def enrol(invitation: Invitation, request: Enrolment, *, proxy: str = "") -> Mem
         NetworkError: none of the addresses could be reached.
     """
     credentials = grpc.ssl_channel_credentials(root_certificates=authority_pem(invitation))
-    connection = _Connection(invitation.enrolment_addresses, credentials, proxy)
+    expected = Expected(authority=authority_pem(invitation), certificate=None, proxy=proxy)
+    connection = _Connection(invitation.enrolment_addresses, credentials, expected)
     method = transport.ENROLMENT.methods_by_name["Enrol"]
     data = codec.encode_enrolment(request)
     try:
@@ -196,7 +202,8 @@ class Channel:
             private_key=identity.keys.tls.reveal(),
             certificate_chain=identity.certificate,
         )
-        self._connection = _Connection(identity.addresses, credentials, proxy)
+        expected = Expected(authority=identity.authority, certificate=identity.certificate, proxy=proxy)
+        self._connection = _Connection(identity.addresses, credentials, expected)
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,7 @@
 Guarantees: code, blame and rule travel in trailing metadata and are read as strictly as any other message; whatever
 gRPC itself reports becomes a ``NetworkError`` whose code names the class of the failure. What went wrong inside the
 coordinator (a bug, a full disk) travels as ``E-NET-FAILED`` without detail: it is nobody else's business or fault.
-Leaves to others: finding out which of several TLS failures it was (``participant.diagnosis``).
+Leaves to others: finding out why TLS failed (``participant.diagnosis``).
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ _STATUS: Final = {
 # What gRPC core writes into the details of UNAVAILABLE, by class; the first that matches counts.
 _UNAVAILABLE: Final = (
     ("E-NET-DNS", re.compile(r"dns|resolv|resolution|getaddrinfo|domain name", re.IGNORECASE)),
-    ("E-NET-TLS", re.compile(r"\bssl|\btls|certificate|handshake|peer name", re.IGNORECASE)),
+    # A coordinator that refuses a member's certificate just closes: under TLS 1.3 the member's own handshake was over.
+    (
+        "E-NET-TLS",
+        re.compile(r"\bssl|\btls|certificate|handshake|peer name|failed to connect.*(closed|reset|eof)", re.IGNORECASE),
+    ),
     ("E-NET-TIMEOUT", re.compile(r"timed out|timeout|deadline", re.IGNORECASE)),
     ("E-NET-REFUSED", re.compile(r"refused|unreachable|no route|failed to connect|proxy", re.IGNORECASE)),
 )
