@@ -23,7 +23,7 @@ setup: $(STAMP) ## Make .venv with everything that is needed to run, test and de
 
 $(STAMP):
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not there; try: make setup PYTHON=python3"; exit 1; }
-	@echo "Setting up .venv: about 2 GB on disk and 2 to 10 minutes, most of it PyTorch and its libraries"
+	@echo "Setting up .venv: about 2.5 GB on disk and 1 to 10 minutes, most of it PyTorch and its libraries"
 	@echo "(on Linux with a CUDA build of PyTorch up to 7 GB; see README for the smaller CPU build)."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[participant,report,dev]'
