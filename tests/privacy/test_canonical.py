@@ -81,6 +81,11 @@ def test_everything_else_is_refused(data: bytes) -> None:
         canonical.decode(data)
 
 
+def test_a_repeated_key_is_refused_as_such() -> None:
+    with pytest.raises(ValueError, match="repeats a key"):
+        canonical.decode(b'{"a":1,"a":1}')
+
+
 def test_nesting_is_read_to_its_bound() -> None:
     data = b"[" * canonical.MAX_DEPTH + b"]" * canonical.MAX_DEPTH
     assert canonical.encode(canonical.decode(data)) == data

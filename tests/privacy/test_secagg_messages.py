@@ -257,6 +257,29 @@ def test_tampering_with_leaf_proof_or_root_fails(size: int) -> None:
             assert not m.merkle_verify(leaves[index], index, size, [*proof[:i], *proof[i + 1 :]], root)
 
 
+MISSHAPEN: dict[str, tuple[int, int, tuple[bytes, ...]]] = {  # index, size, proof
+    "no sibling where there is one, on the left": (0, 2, (b"",)),
+    "no sibling where there is one, on the right": (1, 2, (b"",)),
+    "a proof that ends too early": (0, 2, ()),
+    "a place beyond the tree": (1, 1, ()),
+    "a place far beyond the tree": (6, 4, (b"", b"")),
+    "a tree without leaves": (0, 0, ()),
+}
+
+
+@pytest.mark.parametrize(("index", "size", "proof"), MISSHAPEN.values(), ids=MISSHAPEN.keys())
+def test_a_dealer_cannot_pass_a_leaf_off_as_the_root_with(index: int, size: int, proof: tuple[bytes, ...]) -> None:
+    leaf = hashes(1)[0]
+    assert not m.merkle_verify(leaf, index, size, proof, leaf)
+
+
+def test_an_odd_node_has_no_sibling() -> None:
+    leaf, invented, left = hashes(3)
+    root = m.digest(m.LABEL_NODE, left, m.digest(m.LABEL_NODE, leaf, invented))
+    assert not m.merkle_verify(leaf, 2, 3, (invented, left), root)
+    assert m.merkle_verify(leaf, 2, 4, (invented, left), root)
+
+
 def test_an_inner_node_is_no_leaf() -> None:
     leaves = hashes(4)
     inner = root_of(leaves[:2])
