@@ -10,7 +10,6 @@ Source: docs/protocol.md section 6; Shamir 1979.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from math import prod
 from operator import mul
 from typing import Final
@@ -43,11 +42,8 @@ def split(
     _check_points(points)
     if not 2 <= threshold <= len(points):
         raise ValueError(f"threshold {threshold} is not from 2 to the {len(points)} points")
-    polynomial = [int.from_bytes(secret.reveal(), "big"), *_coefficients(threshold - 1, random)]
-    return {
-        x: SecretBytes((sum(map(mul, polynomial, _powers(x, threshold))) % FIELD).to_bytes(SHARE_BYTES, "big"))
-        for x in points
-    }
+    polynomial = [*_coefficients(threshold - 1, random), int.from_bytes(secret.reveal(), "big")]
+    return {x: SecretBytes(_value(polynomial, x).to_bytes(SHARE_BYTES, "big")) for x in points}
 
 
 def lagrange_at_zero(points: Sequence[int]) -> tuple[int, ...]:
@@ -94,12 +90,12 @@ def _check_points(points: Sequence[int]) -> None:
         raise ValueError("points must be distinct x-coordinates of at least 1")
 
 
-@lru_cache(maxsize=8192)
-def _powers(x: int, count: int) -> tuple[int, ...]:
-    powers = [1]
-    for _ in range(count - 1):
-        powers.append(powers[-1] * x % FIELD)
-    return tuple(powers)
+def _value(polynomial: Sequence[int], x: int) -> int:
+    """Evaluate a polynomial, highest coefficient first, by Horner's rule."""
+    value = 0
+    for coefficient in polynomial:
+        value = (value * x + coefficient) % FIELD
+    return value
 
 
 def _coefficients(count: int, random: RandomSource) -> list[int]:

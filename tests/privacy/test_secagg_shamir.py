@@ -49,7 +49,7 @@ def test_the_field_is_the_smallest_prime_above_two_to_the_256() -> None:
 
 def test_shares_lie_on_the_polynomial_with_the_drawn_coefficients() -> None:
     secret, first, second = 5, 7, 2**256 + 11  # coefficients: the second needs the 257th bit
-    source = _Fixed(first.to_bytes(33, "big") + second.to_bytes(33, "big"))
+    source = _Fixed(second.to_bytes(33, "big") + first.to_bytes(33, "big"))
     shares = split(SecretBytes(secret.to_bytes(32, "big")), threshold=3, points=[1, 2, 9], random=source)
     for x, share in shares.items():
         assert int.from_bytes(share.reveal(), "big") == (secret + first * x + second * x * x) % FIELD
