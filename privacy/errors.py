@@ -423,6 +423,12 @@ REGISTRY: dict[str, Explanation] = {
         "one of its processes failed or was too slow",
         "read the logs that it names; every process was ended",
     ),
+    "E-RUN-SIZES": Explanation(
+        _U,
+        "a member has not announced the dataset that the plan asks for",
+        "its daemon has not connected yet, or it registered no dataset of that name",
+        "there: `onlysum participant dataset add NAME PATH` and `onlysum participant start`; then create the run again",
+    ),
     # reports
     "E-REPORT-MALFORMED": Explanation(_V, "the report does not parse", "changed or cut", "ask for the original file"),
     "E-REPORT-SIGNATURE": Explanation(

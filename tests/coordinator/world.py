@@ -138,7 +138,7 @@ class World:
         self.clock = VirtualClock()
         self.clock.seconds = float(CREATED_AT + 10)
         initial = initial_adapter(entries)
-        recipe = {"rounds": rounds, "adapter": {"initial_hash": hashlib.sha256(initial).hexdigest()}}
+        recipe: dict[str, Any] = {"rounds": rounds, "adapter": {"initial_hash": hashlib.sha256(initial).hexdigest()}}
         given = overrides.pop("recipe", {})
         key = signing_key(EVALUATOR).public.hex()
         evaluators = [{"id": EVALUATOR, "identity_key": key}] if evaluated else []
@@ -181,7 +181,7 @@ class World:
         )
 
     def _enrol(self, evaluated: bool) -> None:
-        everyone = {**{name: env.Role.PARTICIPANT for name in self.keys}}
+        everyone = dict.fromkeys(self.keys, env.Role.PARTICIPANT)
         if evaluated:
             everyone[EVALUATOR] = env.Role.EVALUATOR
         with self.store.begin() as connection:

@@ -1,0 +1,245 @@
+"""From a draft and a list of members to a signed plan that waits for approvals.
+
+Guarantees: sizes are those that members announced themselves; thresholds, noise and ring follow from roster and f by
+the rules of the plan; nothing is registered before the signed plan has been read back as a participant would read it.
+Leaves to others: approving it (``participant``), running it (``coordinator.lifecycle``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import ValidationError
+
+import methods
+from coordinator import durable, membership, runbook
+from coordinator.config import Home, Settings
+from coordinator.global_adapter import RunFiles, read_initial
+from coordinator.membership import MemberRecord
+from coordinator.runbook import RunRecord, RunState
+from coordinator.store import Store
+from privacy.errors import LocalError, PeerError
+from privacy.plan import (
+    Draft,
+    Evaluation,
+    Evaluator,
+    Graph,
+    Member,
+    Plan,
+    VerifiedPlan,
+    default_survivors,
+    least_survivors,
+    signed_plan_bytes,
+    threshold,
+)
+from privacy.seams import RandomSource
+from privacy.secagg.keys import SigningKey
+from protos.envelope import Role
+
+LEAST_ROSTER: Final = 3
+RUN_ID_BYTES: Final = 16
+DRAFT_FILES: Final = ("draft.json", "initial_adapter.safetensors", "adapter_config.json")
+
+WeightRule = Literal["equal", "units"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the operator asks for beside the draft; ``None`` takes the default."""
+
+    members: Sequence[str]
+    f: int | None = None
+    min_survivors: int | None = None
+    weight_rule: WeightRule = "equal"
+    expires_at: int
+    created_at: int
+
+
+def read_draft(directory: Path) -> Draft:
+    """Read a draft directory as ``plan build`` makes it.
+
+    Raises:
+        LocalError: ``E-NOT-FOUND``, or ``E-PLAN-MALFORMED`` when it does not parse.
+    """
+    for name in DRAFT_FILES:
+        if not (directory / name).is_file():
+            raise LocalError("E-NOT-FOUND", f"{directory / name}: a draft directory has {', '.join(DRAFT_FILES)}")
+    try:
+        return Draft.model_validate_json((directory / "draft.json").read_bytes())
+    except ValueError as error:
+        raise LocalError("E-PLAN-MALFORMED", f"draft.json: {error}") from None
+
+
+def default_f(n: int, with_operator: int) -> int:
+    """Return how many colluding participants a plan tolerates by default.
+
+    A third of the roster, rounded down, at least one, and at least everybody whose organisation runs the coordinator:
+    (n, f) = (3, 1), (5, 1), (10, 3), (100, 33).
+    """
+    return max(1, (n - 1) // 3, with_operator)
+
+
+def make_plan(store: Store, settings: Settings, draft: Draft, wishes: Wishes, *, random: RandomSource) -> Plan:
+    """Bind a draft to a roster: members, sizes, thresholds, noise, ring.
+
+    Raises:
+        LocalError: ``E-USAGE``, ``E-RUN-SIZES``, ``E-PLAN-NOISE``, ``E-PLAN-RING`` or ``E-METHOD-REFUSED``.
+    """
+    methods.get(draft.recipe.adapter.method).require_mode(draft.privacy.mode)
+    roster = _roster(store, settings, draft, wishes)
+    n = len(roster)
+    f = default_f(n, sum(one.with_operator for one in roster)) if wishes.f is None else wishes.f
+    survivors = _survivors(n, f, wishes.min_survivors, with_operator=sum(one.with_operator for one in roster))
+    # SciPy under the accountants takes longer to import than everything else that this command does.
+    from privacy.dp.calibration import calibrate, choose_encoding
+
+    rounds, entries = draft.recipe.rounds, draft.recipe.entries
+    privacy = calibrate(draft.privacy, rounds=rounds, entries=entries, n=n, f=f, min_survivors=survivors)
+    encoding = choose_encoding(
+        privacy,
+        update_bound=draft.privacy.update_bound,
+        entries=entries,
+        rounds=rounds,
+        weights=[one.weight for one in roster],
+    )
+    try:
+        return Plan(
+            suite=draft.suite,
+            federation=settings.federation,
+            operator=settings.operator,
+            run_id=random.token_bytes(RUN_ID_BYTES).hex(),
+            created_at=wishes.created_at,
+            expires_at=wishes.expires_at,
+            recipe=draft.recipe,
+            privacy=privacy,
+            encoding=encoding,
+            weight_rule=wishes.weight_rule,
+            evaluation=Evaluation(
+                data=draft.evaluation_data, every=draft.evaluate_every, evaluators=_evaluators(store)
+            ),
+            roster=roster,
+            f=f,
+            shamir_threshold=threshold(n, f),
+            quorum=threshold(n, f),
+            min_survivors=survivors,
+            graph=Graph(),
+            max_attempts=draft.max_attempts,
+        )
+    except ValidationError as error:
+        raise LocalError("E-PLAN-RULE", error.errors(include_url=False, include_input=False)[0]["msg"]) from None
+
+
+def _roster(store: Store, settings: Settings, draft: Draft, wishes: Wishes) -> tuple[Member, ...]:
+    names = sorted(set(wishes.members))
+    if len(names) != len(wishes.members) or len(names) < LEAST_ROSTER:
+        raise LocalError("E-USAGE", f"--members takes at least {LEAST_ROSTER} different names")
+    with store.read() as connection:
+        known = {one.name: one for one in membership.list_members(connection) if one.active}
+        offers = {name: {one.name: one.units for one in membership.announced(connection, name)} for name in names}
+    for name in names:
+        if name not in known or known[name].role is not Role.PARTICIPANT:
+            raise LocalError("E-NOT-FOUND", f"no participant {name} is enrolled; see `onlysum coordinator member list`")
+    data = draft.recipe.task.data
+    if missing := [name for name in names if data not in offers[name]]:
+        raise LocalError("E-RUN-SIZES", f"{', '.join(missing)} announced no dataset {data!r}")
+    return tuple(_member(known[name], offers[name][data], settings, wishes.weight_rule) for name in names)
+
+
+def _member(one: MemberRecord, units: int, settings: Settings, rule: WeightRule) -> Member:
+    return Member(
+        id=one.name,
+        identity_key=one.identity_key.hex(),
+        units=units,
+        weight=units if rule == "units" else 1,
+        with_operator=one.name in settings.also_a_participant,
+    )
+
+
+def _evaluators(store: Store) -> tuple[Evaluator, ...]:
+    with store.read() as connection:
+        members = membership.list_members(connection)
+    return tuple(
+        Evaluator(id=one.name, identity_key=one.identity_key.hex())
+        for one in members
+        if one.active and one.role is Role.EVALUATOR
+    )
+
+
+def _survivors(n: int, f: int, wished: int | None, *, with_operator: int) -> int:
+    if f < with_operator:
+        raise LocalError("E-USAGE", f"--f must be at least {with_operator}: as many participants run the coordinator")
+    least = least_survivors(n, f)
+    if f >= n or least > n:
+        raise LocalError("E-USAGE", f"--f {f} is too many for {n} participants: {least} would have to survive")
+    survivors = default_survivors(n, f) if wished is None else wished
+    if not least <= survivors <= n:
+        raise LocalError("E-USAGE", f"--min-survivors must be from {least} to {n}")
+    return survivors
+
+
+def register(store: Store, home: Home, operator: SigningKey, plan: Plan, draft: Path) -> RunRecord:
+    """Sign a plan, write the run's directory, and register it to be proposed to its roster.
+
+    Raises:
+        LocalError: ``E-PLAN-RULE``: the initial adapter is not the manifest's.
+    """
+    data = plan.to_bytes()
+    signature = operator.sign(signed_plan_bytes(data))
+    try:
+        VerifiedPlan.verify(data, signature, operator.public)
+    except PeerError as error:
+        raise LocalError("E-BUG", f"the new plan does not verify: {error}") from error
+    files = RunFiles(home.run(plan.run_id))
+    initial = (draft / "initial_adapter.safetensors").read_bytes()
+    read_initial(initial, plan.recipe)
+    files.directory.mkdir(parents=True)
+    durable.write(files.initial, initial)
+    durable.write(files.adapter_config, (draft / "adapter_config.json").read_bytes())
+    durable.write(files.directory / "plan.json", data)
+    durable.write(files.directory / "plan.sig", signature)
+    files.write_start(plan)
+    durable.sync_directory(home.runs)
+    record = RunRecord(
+        run_id=plan.run_id,
+        plan=data,
+        signature=signature,
+        state=RunState.CREATED,
+        code="",
+        reason="",
+        paused=False,
+        abort_requested=False,
+        created_at=plan.created_at,
+        ended_at=None,
+    )
+    with store.begin() as connection:
+        runbook.add_run(connection, record)
+    return record
+
+
+def trust_sentences(plan: Plan) -> tuple[str, ...]:
+    """Return who together could see whose update, and how many dropouts are tolerated, in plain words."""
+    honest = plan.min_survivors - plan.f
+    inside = [member.id for member in plan.roster if member.with_operator]
+    lines = [
+        f"The coordinator alone sees only sums over at least {plan.min_survivors} of {plan.n} participants.",
+        f"Together with any {_participants(plan.f)} it sees a sum over at least {honest} others, never one update.",
+        f"Together with {_participants(plan.f + 1)} or more it could see a single participant's update.",
+    ]
+    if inside:
+        more = _participants(plan.f + 1 - len(inside))
+        lines.append(
+            f"{', '.join(inside)} and the coordinator are one organisation: {more} more would be enough for that."
+        )
+    spare = plan.n - plan.m
+    tolerated = _participants(spare) if spare else "no participant"
+    lines.append(
+        f"A round completes without {tolerated}; if more drop out it is tried again, {plan.max_attempts} times in all."
+    )
+    return tuple(lines)
+
+
+def _participants(count: int) -> str:
+    return "1 participant" if count == 1 else f"{count} participants"
