@@ -50,17 +50,20 @@ SYSTEM_RANDOMNESS: Final = (
     "keys, sampling coins and noise come from the operating system of each participant; no seed is kept"
 )
 
-NOT_PROTECTED: Final = (
-    "What the group as a whole has in common: a pattern that many records share can be learned from the result.",
+_EITHER_WAY: Final = (
     "Who took part, when, how large their dataset is, and the timing and size of messages.",
     "Correctness of the model: participants or a coordinator that lie can make it useless or steer it.",
-    "Availability: anyone on the roster can stop a round, and a round that has started is charged.",
+    "Availability: anyone on the roster can stop a round, and a round that has started counts as spent.",
     "A computer that is taken over: its data, its updates and its keys are then in the attacker's hands.",
     "Recordings kept until a quantum computer can break X25519: the masks of this version do not resist that.",
 )
+NOT_PROTECTED: Final = (
+    "What many records have in common: a pattern that they share can be learned from the result.",
+    *_EITHER_WAY,
+)
 NOT_PROTECTED_WITHOUT_NOISE: Final = (
     "What the sum of the updates reveals about a single record or participant: no noise limits it.",
-    *NOT_PROTECTED[1:],
+    *_EITHER_WAY,
 )
 
 

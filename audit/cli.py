@@ -1,0 +1,187 @@
+"""The commands of the reader: ``onlysum audit``. They need the base install and no network.
+
+Guarantees: a report is shown, compared or exported only after it was verified; a failure leaves with exit code 6.
+Leaves to others: making reports (the daemons write them when a run ends).
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from privacy.errors import LocalError, VerificationError
+
+if TYPE_CHECKING:
+    from audit.verify import VerifiedReport
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write, show, verify and export privacy reports.")
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A report's JSON file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Key = Annotated[str, typer.Option("--key", metavar="HEX", help="The key that should have signed it, 64 hex digits.")]
+
+
+class Place(StrEnum):
+    """Whose directory a report is taken from."""
+
+    COORDINATOR = "coordinator"
+    PARTICIPANT = "participant"
+
+
+class Format(StrEnum):
+    """What a report can be exported to."""
+
+    HTML = "html"
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or its beginning.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where to write the report.")],
+    source: Annotated[Place | None, typer.Option("--from", help="Whose report to take.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", envvar="ONLYSUM_HOME", metavar="DIR", help="The daemon's directory.")
+    ] = None,
+) -> None:
+    """Take a run's report out of a daemon's directory, after verifying it.
+
+    Example: onlysum audit report 3f2a --config alice -o report.json
+    """
+    from audit import files
+    from audit.verify import verify_report
+
+    found = files.of_run(config, run, source.value if source else None)
+    data = files.read(found)
+    verified = verify_report(data)
+    files.write_new(output, data)
+    typer.echo(f"wrote {output}: {_headline(verified)}")
+
+
+@app.command()
+def show(file: File, as_json: AsJson = False) -> None:
+    """Verify a report and print what it says.
+
+    Example: onlysum audit show report.json
+    """
+    verified = _verified(file)
+    if as_json:
+        typer.echo(verified.report.model_dump_json(indent=2))
+        return
+    from audit import text
+
+    typer.echo(text.rendered(verified.report))
+    typer.echo(_whose_key(verified))
+
+
+@app.command()
+def verify(file: File, key: Key = "", as_json: AsJson = False) -> None:
+    """Check a report: signature, plan, every figure, every round.
+
+    Example: onlysum audit verify report.json
+    """
+    verified = _verified(file, key)
+    if as_json:
+        typer.echo(json.dumps(_as_values(verified), indent=2))
+        return
+    from audit import text
+
+    for check in verified.checks:
+        typer.echo(text.aligned(f"ok  {check.name}", check.found))
+    typer.echo(f"verified: {_headline(verified)}")
+    typer.echo(_whose_key(verified))
+
+
+@app.command()
+def compare(first: File, second: File, as_json: AsJson = False) -> None:
+    """Verify two reports and say whether both can be true.
+
+    Example: onlysum audit compare alice.json bob.json
+    """
+    from audit import compare as comparing
+
+    found = comparing.compare(_verified(first).report, _verified(second).report)
+    if as_json:
+        values = {"same_plan": found.same_plan, "contradictions": found.contradictions, "rows": found.rows}
+        typer.echo(json.dumps(values, indent=2))
+    else:
+        for name, one, other in found.rows:
+            typer.echo(f"{'  ' if one == other else '* '}{name:<20}{one:<28} {other}".rstrip())
+    if found.contradictions:
+        raise VerificationError("E-REPORT-TRANSCRIPT", "; ".join(found.contradictions))
+    if not as_json:
+        typer.echo(
+            "both can be true: " + ("one plan, one history" if found.same_plan else "they are of different runs")
+        )
+
+
+@app.command()
+def export(
+    file: File,
+    to: Annotated[Format, typer.Option("--to", help="The format.")] = Format.HTML,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: beside the report.")
+    ] = None,
+    key: Key = "",
+) -> None:
+    """Verify a report and write it for reading, as one page without scripts.
+
+    Example: onlysum audit export report.json --to html
+    """
+    from audit import files, html
+
+    verified = _verified(file, key)
+    target = output or file.with_suffix(f".{to.value}")
+    files.write_new(target, html.render(verified).encode())
+    typer.echo(f"wrote {target}")
+    typer.echo(_whose_key(verified))
+
+
+def _verified(file: Path, key: str = "") -> VerifiedReport:
+    from audit import files
+    from audit.verify import verify_report
+
+    return verify_report(files.read(file), expected_key=_key(key))
+
+
+def _key(text: str) -> bytes | None:
+    try:
+        key = bytes.fromhex(text.strip())
+    except ValueError:
+        key = b"?"
+    if not text:
+        return None
+    if len(key) != 32:
+        raise LocalError("E-USAGE", "--key takes the 64 hex digits of an Ed25519 key")
+    return key
+
+
+def _headline(verified: VerifiedReport) -> str:
+    from audit import text
+
+    return text.headline(verified.report)
+
+
+def _whose_key(verified: VerifiedReport) -> str:
+    from audit.verify import fingerprint
+
+    maker, shown = verified.report.made_by, fingerprint(verified.key)
+    if verified.key_was_expected:
+        return f"signed by the key that you named, of {maker.role} {maker.name}: {shown}"
+    return (
+        f"signed by a key that calls itself {maker.role} {maker.name}:\n  {shown}\n"
+        "Compare this fingerprint with its owner by telephone, or pass --key: a signature\n"
+        "alone does not say whose it is."
+    )
+
+
+def _as_values(verified: VerifiedReport) -> dict[str, object]:
+    return {
+        "verified": True,
+        "key": verified.key.hex(),
+        "key_was_expected": verified.key_was_expected,
+        "checks": {check.name: check.found for check in verified.checks},
+    }

@@ -1,0 +1,69 @@
+"""Two reports side by side: do they tell one history, and where do their figures differ?
+
+Guarantees: reports of one plan whose completed rounds differ are a contradiction, not a difference: somebody was shown
+another history, or one report is false.
+Leaves to others: whether each report verifies by itself (``verify``).
+Source: docs/protocol.md section 5.6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from audit import wording
+from privacy.report_model import Claim, Report
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What two reports have in common."""
+
+    same_plan: bool
+    contradictions: tuple[str, ...]  # never empty if the two cannot both be true
+    rows: tuple[tuple[str, str, str], ...]  # what, in the first, in the second
+
+
+def compare(one: Report, other: Report) -> Comparison:
+    """Compare two verified reports."""
+    same_plan = one.plan_sha256 == other.plan_sha256
+    found: list[str] = []
+    if not same_plan and one.plan.run_id == other.plan.run_id:
+        found.append("one run id, two plans")
+    if same_plan:
+        found += _split_rounds(one, other)
+    first, second = _facts(one), _facts(other)
+    return Comparison(same_plan, tuple(found), tuple((name, first[name], second[name]) for name in first))
+
+
+def _split_rounds(one: Report, other: Report) -> list[str]:
+    found = []
+    for first, second in zip(one.rounds, other.rounds, strict=False):
+        if first.certificate is None or second.certificate is None:
+            continue
+        known = [
+            (entry.attempt, entry.round_ctx, entry.u2_sha256, entry.survivors, entry.sum_sha256)
+            for entry in (first.certificate, second.certificate)
+        ]
+        if known[0] != known[1]:
+            found.append(f"round {first.round}: two different sums or survivor sets were signed")
+    return found
+
+
+def _facts(report: Report) -> dict[str, str]:
+    plan = report.plan
+    claim = report.privacy if isinstance(report.privacy, Claim) else None
+    last = report.evaluations[-1] if report.evaluations else None
+    return {
+        "made by": f"{report.made_by.role} {report.made_by.name}",
+        "run": plan.run_id,
+        "plan": report.plan_sha256[:16],
+        "mode": plan.privacy.mode,
+        "unit": claim.unit if claim else "-",
+        "epsilon (this run)": wording.short(claim.charged.epsilon) if claim else "no differential privacy",
+        "delta": claim.delta if claim else "-",
+        "charged rounds": str(claim.charged_rounds) if claim else "-",
+        "completed rounds": str(sum(entry.certificate is not None for entry in report.rounds)),
+        "transcript": report.transcript_sha256[:16],
+        "roster": report.roster,
+        "last measurement": f"{last.correct} of {last.examples}" if last else "-",
+    }

@@ -1,0 +1,78 @@
+"""A report for the terminal: the same words as the page, 80 columns.
+
+Guarantees: nothing here that the page lacks; mode ``none`` reads "no differential privacy".
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Final
+
+from audit import wording
+from privacy.report_model import Claim, Report
+
+COLUMNS: Final = 80
+
+
+def headline(report: Report) -> str:
+    """Return the run and its figure in one line."""
+    stated, title = report.privacy, report.plan.recipe.title or report.plan.run_id
+    if not isinstance(stated, Claim):
+        return f"{title}: no differential privacy"
+    figure = wording.short(stated.charged.epsilon)
+    return (
+        f"{title}: epsilon {figure} at delta {stated.delta} per {stated.unit}, {stated.charged_rounds} charged rounds"
+    )
+
+
+def rendered(report: Report) -> str:
+    """Return the report's plain words, figures and rounds."""
+    parts = [
+        headline(report),
+        _section("What this does", (wording.what_this_does(report),)),
+        _section("What limits what the sum reveals", (wording.what_limits_the_sum(report),)),
+        _section("What we rely on", wording.what_we_rely_on(report)),
+        _section("What is not protected", report.not_protected),
+        _section("The figures", _figures(report)),
+        _section("Rounds", (wording.rounds_summary(report),)),
+    ]
+    if report.ledger is not None:
+        parts.append(_section("The owner's ledger", _ledger(report)))
+    return "\n\n".join(part for part in parts if part)
+
+
+def aligned(name: str, found: str) -> str:
+    """Return a name and a text beside it, wrapped."""
+    return textwrap.fill(f"{name:<16}{found}", COLUMNS, subsequent_indent=" " * 16)
+
+
+def _section(title: str, lines: tuple[str, ...]) -> str:
+    wrapped = [textwrap.fill(line, COLUMNS, initial_indent="  ", subsequent_indent="    ") for line in lines]
+    return "\n".join((title, *wrapped)) if lines else ""
+
+
+def _figures(report: Report) -> tuple[str, ...]:
+    stated = report.privacy
+    if not isinstance(stated, Claim):
+        return ("no differential privacy",)
+    trusted = tuple(f"against {who}: epsilon {epsilon}" for who, epsilon, _ in wording.trust_rows(report))
+    return (
+        *trusted,
+        f"a person who is two units: epsilon {wording.short(stated.group_of_two)}",
+        f"replace-one relation: epsilon {wording.short(stated.replace_one)}",
+        f"planned for all {report.plan.recipe.rounds} rounds: epsilon {wording.short(stated.planned_epsilon)}",
+        f"cross-checks: Renyi {wording.short(stated.checks.rdp)}, general {wording.short(stated.checks.general)}",
+    )
+
+
+def _ledger(report: Report) -> tuple[str, ...]:
+    part = report.ledger
+    assert part is not None  # the caller asked
+    unprotected = sum(run.event is None for run in part.runs)
+    lines = [f"population {part.population}, record {part.sequence}, {len(part.runs)} runs"]
+    if part.budget is not None:
+        spent = wording.short(part.lifetime_epsilon)
+        lines.append(f"spent over all runs: epsilon {spent} of {part.budget.epsilon} at delta {part.budget.delta}")
+    if unprotected:
+        lines.append(f"{unprotected} of these runs had no differential privacy: no figure covers them")
+    return tuple(lines)
