@@ -91,6 +91,10 @@ class Backoff:
         """Begin again with the shortest pause."""
         self._next = FIRST_PAUSE_SECONDS
 
+    def lengthen(self) -> None:
+        """Let the next pause be the longest."""
+        self._next = LONGEST_PAUSE_SECONDS
+
     def wait(self) -> None:
         """Pause, or raise :class:`Stopping`."""
         pause = self._next * self._jitter.uniform(0.5, 1.0)

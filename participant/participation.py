@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from participant.consent import Consent
 from participant.journal import Journal
 from participant.phase import RunRefused, UpdateEncoded, UpdateMasked
-from participant.round import Advertised, Complained, Masked, Message, Party, Ready, Shared, Step, advertise, complete
+from participant.round import Advertised, Complained, Masked, Party, Ready, Shared, Step, advertise, complete
 from participant.trainer import Trainer
 from participant.workplace import Assignment, Workplace
 from privacy.errors import LocalError, OnlysumError, PeerError
-from privacy.secagg.messages import Advertisement, Position, RoundCertificate, ShareBundle, adapter_hash
+from privacy.secagg.messages import Position, RoundCertificate, ShareBundle, adapter_hash
 from protos.envelope import (
     AttemptAborted,
     AttemptOpened,
@@ -284,7 +284,7 @@ class Participation:
         if state is not None:
             self._state = state
         if send and step.message is not None:
-            self._work.courier.submit(step.message, of=(self._run_id, _attempt_of(step.message)))
+            self._work.courier.submit(step.message, of=(self._run_id, step.message.position))
 
     def _resumed(self) -> State | None:
         memory = self._journal.memory
@@ -316,10 +316,6 @@ def _encoded_name(number: int) -> str:
 
 def _masked_name(position: Position) -> str:
     return f"masked-{position.round}-{position.attempt}"
-
-
-def _attempt_of(message: Message) -> Position:
-    return message.offer.position if isinstance(message, Advertisement) else message.position
 
 
 def _forfeited(position: Position) -> OnlysumError:

@@ -1,0 +1,112 @@
+"""Plans as they come in, and decisions as they go out.
+
+Guarantees: a plan is kept and judged before anybody is asked; an approval leaves only after the self-check has passed,
+so that nobody starts a run that cannot be trained here.
+Leaves to others: the rules (``approval``), taking part (``runs``).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from participant.approval import notify, role_in
+from participant.home import write_durably
+from participant.plans import Decision
+from participant.runs import Runs
+from participant.workplace import Workplace
+from privacy.errors import OnlysumError, PeerError, RefusedError
+from protos.envelope import PlanApproved, PlanProposed, PlanRefused, Role
+
+WAITING: Final = "onlysum participant plan show RUN, then plan approve RUN or plan refuse RUN"
+
+_log = structlog.get_logger("onlysum.participant")
+
+
+class Clerk:
+    """Takes proposals and sends decisions."""
+
+    def __init__(self, work: Workplace, role: Role, runs: Runs) -> None:
+        self._work = work
+        self._role = role
+        self._runs = runs
+        self._waiting: set[str] = set()  # runs whose plan waits for a person
+
+    def proposed(self, task: PlanProposed) -> None:
+        """Keep a plan, then decide by policy, or let it wait for a person; a known decision is sent again.
+
+        Raises:
+            PeerError: ``E-PLAN-*``; the plan is not kept.
+        """
+        desk, name = self._work.desk, self._work.owner.name
+        verified = desk.shelf.put(task.plan, task.signature)
+        run_id = verified.plan.run_id
+        if run_id != task.run_id or role_in(verified.plan, name) != self._role.value:
+            raise _refuse(f"the plan does not name {name} as {self._role.value}")
+        self._fetch_initial_adapter(task)
+        if desk.shelf.decision(run_id) is None and not self._decided(run_id):
+            self._waiting.add(run_id)
+            if trouble := notify(self._work.settings.notify, run_id):
+                _log.warning("the notify command failed", kind=trouble)
+            return
+        self._answer(run_id)
+
+    def _decided(self, run_id: str) -> bool:
+        """Decide without a person if the policy says so."""
+        try:
+            if self._role is Role.EVALUATOR:
+                self._work.desk.accept_as_evaluator(run_id)
+            else:
+                self._work.desk.approve_by_policy(run_id)
+        except RefusedError as error:
+            _log.warning("a plan waits", run=run_id, code=error.code, detail=error.detail, next=WAITING)
+            return False
+        return True
+
+    def _fetch_initial_adapter(self, task: PlanProposed) -> None:
+        shelf = self._work.desk.shelf
+        path, expected = shelf.initial_adapter(task.run_id), shelf.get(task.run_id).plan.recipe.adapter.initial_hash
+        if path.exists():
+            return
+        if task.initial_adapter.sha256.hex() != expected:
+            raise _refuse("the initial adapter that is offered is not the plan's")
+        write_durably(path, self._work.courier.download(task.initial_adapter))
+
+    def send_new_decisions(self) -> None:
+        """Tell the coordinator what a person has decided with a command since the plan came."""
+        for run_id in sorted(self._waiting):
+            try:
+                self._answer(run_id)
+            except OnlysumError as error:
+                _log.warning("refused", run=run_id, code=error.code, detail=error.detail)
+
+    def forget(self, run_id: str) -> None:
+        """The run has ended: nobody waits for a decision any more."""
+        self._waiting.discard(run_id)
+
+    def _answer(self, run_id: str) -> None:
+        desk, courier = self._work.desk, self._work.courier
+        decision = desk.shelf.decision(run_id)
+        if decision is None:
+            return
+        self._waiting.discard(run_id)
+        plan_hash = desk.shelf.get(run_id).hash
+        if decision.verdict == "approved" and (problem := self._runs.problem(run_id)) is not None:
+            decision = self._turn_down(run_id, decision, problem)
+        if decision.verdict == "approved":
+            courier.submit(PlanApproved(run_id, plan_hash, bytes.fromhex(decision.signature)))
+        else:
+            courier.submit(PlanRefused(run_id, plan_hash, decision.code, decision.because))
+        _log.info(f"plan {decision.verdict}", run=run_id, by=decision.by, who=decision.who)
+
+    def _turn_down(self, run_id: str, decision: Decision, problem: OnlysumError) -> Decision:
+        _log.error("the plan cannot be trained here", run=run_id, code=problem.code, detail=problem.detail)
+        changes = {"verdict": "refused", "code": problem.code, "because": problem.explanation.what, "signature": ""}
+        refused = decision.model_copy(update=changes)
+        self._work.desk.shelf.decide(run_id, refused)
+        return refused
+
+
+def _refuse(rule: str) -> PeerError:
+    return PeerError("E-PLAN-RULE", participant="coordinator", phase="plan", rule=rule)

@@ -1,0 +1,146 @@
+"""The runs that this participant takes part in, found again from disk after a restart.
+
+Guarantees: a run is taken part in only if its plan, byte for byte, is the one that was approved, its base model and
+dataset are registered, and no more was signed for it than its journal knows.
+Leaves to others: the part itself (``participation``), decisions (``clerk``).
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from participant.participation import Participation
+from participant.plans import Decision, Ended
+from participant.workplace import Assignment, Workplace
+from privacy.errors import LocalError, OnlysumError, RefusedError
+from privacy.plan import PROTOCOL_VERSION
+from privacy.secagg import keys
+from privacy.secagg.messages import Advertisement
+from protos.envelope import Role, RunEnded, Welcome
+
+_log = structlog.get_logger("onlysum.participant")
+
+
+class NotApproved(RefusedError):
+    """A task of a run that is not approved here: nobody waits for an answer."""
+
+
+class Runs:
+    """All parts of a daemon."""
+
+    def __init__(self, work: Workplace, role: Role) -> None:
+        self._work = work
+        self._role = role
+        self._parts: dict[str, Participation] = {}
+        self._rolled_back: OnlysumError | None = None
+        self._lost_plans: set[bytes] = set()
+
+    def going_on(self) -> list[str]:
+        """Return the runs that are approved and have not ended."""
+        shelf = self._work.desk.shelf
+        return [one for one in shelf.run_ids() if self._decision(one) is not None and shelf.ended(one) is None]
+
+    def part(self, run_id: str) -> Participation:
+        """Return this participant's part in a run.
+
+        Raises:
+            OnlysumError: the owner has not approved it, something it needs is missing, or state was rolled back.
+        """
+        if self._rolled_back is not None:
+            raise self._rolled_back
+        if run_id not in self._parts:
+            assignment = self.assignment(run_id)
+            if assignment.verified.hash in self._lost_plans:
+                raise RefusedError("E-LEDGER-ROLLBACK", f"the journal of run {run_id} is older than what was signed")
+            self._parts[run_id] = Participation(self._work, assignment)
+        return self._parts[run_id]
+
+    def present(self, run_id: str) -> Participation | None:
+        """Return a part that was begun in this process."""
+        return self._parts.get(run_id)
+
+    def problem(self, run_id: str) -> OnlysumError | None:
+        """Prepare a run and return why it cannot be trained here, if so; nothing is charged."""
+        if self._role is Role.EVALUATOR:
+            return None
+        try:
+            self.part(run_id).prepare()
+        except OnlysumError as error:
+            return error
+        except Exception as error:  # noqa: BLE001  # a bug must not end the daemon, nor show data in a traceback
+            return LocalError("E-BUG", type(error).__name__)
+        return None
+
+    def prepare_all(self) -> None:
+        """Load what runs that go on need, before the coordinator counts this participant as there."""
+        for run_id in self.going_on():
+            if (error := self.problem(run_id)) is not None:
+                _log.error("a run cannot go on here", run=run_id, code=error.code, detail=error.detail)
+
+    def assignment(self, run_id: str) -> Assignment:
+        """Return what a run's trainer, or an evaluator's measurement, is made from; raises as :meth:`part`."""
+        desk, settings = self._work.desk, self._work.settings
+        decision = self._decision(run_id)
+        if decision is None or decision.dataset is None:
+            raise NotApproved("E-POLICY-WAITING", f"run {run_id} is not approved here")
+        verified = desk.shelf.get(run_id)
+        if verified.hash.hex() != decision.plan_hash:
+            raise RefusedError("E-PLAN-CHANGED", f"the plan of run {run_id} is not the one that was approved")
+        base = verified.plan.recipe.base
+        model = desk.registry.model_with_hash(base.hash)
+        if model is None:
+            raise LocalError("E-MODEL-HASH", f"base {base.name} with hash {base.hash[:16]}... is not registered")
+        return Assignment(
+            verified=verified,
+            me=self._work.owner.name,
+            dataset=desk.registry.dataset(decision.dataset),
+            model=model,
+            initial_adapter=desk.shelf.initial_adapter(run_id),
+            device=settings.device,
+            threads=settings.threads,
+        )
+
+    def end(self, task: RunEnded) -> None:
+        """Close a run: erase its updates and write down how it ended."""
+        shelf, run_id = self._work.desk.shelf, task.run_id
+        if run_id not in shelf.run_ids() or shelf.ended(run_id) is not None:
+            return
+        if self._role is Role.PARTICIPANT and self._decision(run_id) is not None:
+            part = self._parts.pop(run_id, None) or Participation(self._work, self.assignment(run_id))
+            part.close()
+        shelf.end(run_id, Ended(state=task.state, code=task.code, at=int(self._work.clock.now())))
+        _log.info("run ended", run=run_id, state=task.state, code=task.code)
+
+    def compare(self, welcome: Welcome) -> None:
+        """Compare what the coordinator last saw of this member with ledger and journals here; older ones abstain."""
+        try:
+            self._work.ledger.require_at_least(welcome.ledger_head)
+            self._rolled_back = None
+        except OnlysumError as error:
+            self._rolled_back = error
+            _log.error("abstaining from every run", code=error.code, detail=error.detail)
+            return
+        for advertisement in welcome.last_advertisements:
+            self._compare(advertisement)
+
+    def _compare(self, last: Advertisement) -> None:
+        owner, at = self._work.owner, last.position
+        signed = keys.verify(owner.identity.public, last.signature, last.signed_bytes(PROTOCOL_VERSION))
+        if not signed or last.sender != owner.name:
+            _log.warning(
+                "an advertisement that the coordinator returned is not this member's", code="E-ROUND-SIGNATURE"
+            )
+            return
+        known = [one for one in self.going_on() if self._work.desk.shelf.get(one).hash == at.plan_hash]
+        if not known:
+            self._lost_plans.add(at.plan_hash)
+            return
+        part = self.part(known[0])
+        if at.order > part.highest:
+            part.refuse_for_good("E-LEDGER-ROLLBACK")
+            detail = f"round {at.round}, attempt {at.attempt} was signed, the journal ends at {part.highest}"
+            _log.error("the run is refused for good", run=known[0], code="E-LEDGER-ROLLBACK", detail=detail)
+
+    def _decision(self, run_id: str) -> Decision | None:
+        decision = self._work.desk.shelf.decision(run_id)
+        return decision if decision is not None and decision.verdict == "approved" else None
