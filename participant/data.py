@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import LocalError
+from privacy.plan import Task
 
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 CSV_FIELD_BYTES: Final = 2**24
@@ -46,6 +47,13 @@ class Columns:
     input: str
     label: str
     user: str | None = None
+
+
+def task_columns(
+    task: Task, *, input_column: str | None = None, label_column: str | None = None, user_column: str | None = None
+) -> Columns:
+    """Return the columns for a task: the owner's names where given, the plan's otherwise."""
+    return Columns(input_column or task.input_column, label_column or task.label_column, user_column)
 
 
 @dataclass(frozen=True, slots=True)

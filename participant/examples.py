@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from participant.models import Base
 from privacy.errors import LocalError
 from privacy.plan import Task
 
-IMAGES = "pixel_values"
-TOKENS = "input_ids"
-TOKEN_MASK = "attention_mask"  # noqa: S105  the name of a model's input
+IMAGES: Final = "pixel_values"
+TOKENS: Final = "input_ids"
+TOKEN_MASK: Final = "attention_mask"  # noqa: S105  the name of a model's input
+
+SYNTHETIC_SEED: Final = 20_240_229  # public
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +64,32 @@ class Examples:
         return Examples(moved, self.labels.to(device), self.users)
 
 
-def load_examples(path: Path, task: Task, base: Base, *, user_column: str | None = None) -> Examples:
+def load_examples(path: Path, columns: Columns, task: Task, base: Base) -> Examples:
     """Read a dataset for a task.
 
     Raises:
         LocalError: ``E-DATA-PARSE``, ``E-DATA-USER`` or ``E-DATA-MISMATCH``.
     """
-    table = read_table(path, Columns(task.input_column, task.label_column, user_column))
+    table = read_table(path, columns)
     labels = _classes(table, task)
     inputs = _images(table, task, base) if task.kind == "image-classification" else _tokens(table, task, base)
     return Examples(inputs, labels, _user_numbers(table))
+
+
+def synthetic_examples(base: Base, task: Task, count: int) -> Examples:
+    """Return made-up examples of the very shape of a task's real ones: the same every time, and nobody's data.
+
+    Text has all lengths from the shortest to the longest, so that padding and its absence are both met.
+    """
+    random = np.random.default_rng(SYNTHETIC_SEED)
+    labels = torch.from_numpy(random.integers(len(task.labels), size=count))
+    if task.kind == "image-classification":
+        images = random.normal(size=(count, base.channels, *base.image_size)).astype(np.float32)
+        return Examples({IMAGES: torch.from_numpy(images)}, labels)
+    ids = random.integers(base.tokenizer_size, size=(count, task.max_length))
+    lengths = np.linspace(task.max_length, 1, count).astype(np.int64)
+    mask = (np.arange(task.max_length) < lengths[:, None]).astype(np.int64)
+    return Examples({TOKENS: torch.from_numpy(ids * mask), TOKEN_MASK: torch.from_numpy(mask)}, labels)
 
 
 def _blank(values: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
@@ -113,7 +131,7 @@ def _resized(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def _tokens(table: Table, task: Task, base: Base) -> dict[str, torch.Tensor]:
     for number, value in enumerate(table.inputs, start=1):
         if not isinstance(value, str):
-            raise LocalError("E-DATA-MISMATCH", f"{table.source} row {number}: column {task.input_column} is not text")
+            raise LocalError("E-DATA-MISMATCH", f"{table.source} row {number}: its input is not text")
     return tokenised(base.tokenizer, table.inputs, task.max_length)
 
 

@@ -21,7 +21,7 @@ from privacy.errors import LocalError
 from privacy.plan import BaseReference, FileHash, Task
 
 if TYPE_CHECKING:
-    import torch
+    import transformers
 
 PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5"})
 HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".vocab", ".tiktoken"})
@@ -97,10 +97,15 @@ def verify_base(folder: Path, expected: BaseReference) -> None:
 class Base:
     """A loaded base model on the CPU, in evaluation mode and frozen, with what turns rows into its input."""
 
-    model: torch.nn.Module
+    model: transformers.PreTrainedModel
     tokenizer: Any | None  # a transformers tokenizer; None for images
     image_size: tuple[int, int]  # height, width; (0, 0) for text
     channels: int  # 0 for text
+
+    @property
+    def tokenizer_size(self) -> int:
+        """Number of token ids that both tokenizer and model know."""
+        return 0 if self.tokenizer is None else min(len(self.tokenizer), int(self.model.config.vocab_size))
 
 
 def load_base(folder: Path, expected: BaseReference, task: Task, *, head_modules: Sequence[str], seed: int) -> Base:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,13 @@ from privacy.dp.clipping import integer_clip
 EMPTY = -1  # a slot of a micro-batch without an example
 
 Rows = NDArray[np.int64]
+
+
+class Clip(TypedDict):
+    """The clip's arguments: D and C of the plan."""
+
+    sensitivity: int
+    clip_norm: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +60,15 @@ class GradientSums:
             total += self.engine.summed(self.examples.take(slots), slots != EMPTY)
         return total
 
-    def clipped(self, rows: Rows, *, sensitivity: int, clip_norm: float) -> NDArray[np.int64]:
+    def clipped(self, rows: Rows, **clip: Unpack[Clip]) -> NDArray[np.int64]:
         """Return the sum of the rows' clipped integer gradients, shape (entries,): each row is a unit of privacy."""
         total = np.zeros(self.entries, dtype=np.int64)
         for slots in self._micro_batches(rows):
             gradients = self.engine.per_example(self.examples.take(slots))[slots != EMPTY]
-            total += integer_clip(gradients, sensitivity=sensitivity, clip_norm=clip_norm).sum(axis=0)
+            total += integer_clip(gradients, **clip).sum(axis=0)
         return total
 
-    def clipped_mean(self, rows: Rows, *, sensitivity: int, clip_norm: float) -> NDArray[np.int64]:
+    def clipped_mean(self, rows: Rows, **clip: Unpack[Clip]) -> NDArray[np.int64]:
         """Return one clipped integer row, shape (entries,), of the mean gradient of a single user's rows.
 
         The user's rows share micro-batches with nobody, so the row depends on that user alone.
@@ -69,7 +77,7 @@ class GradientSums:
         for slots in self._micro_batches(rows):
             gradients = self.engine.per_example(self.examples.take(slots))[slots != EMPTY]
             mean[0] += gradients.astype(np.float64).sum(axis=0) / rows.size
-        clipped: NDArray[np.int64] = integer_clip(mean, sensitivity=sensitivity, clip_norm=clip_norm)[0]
+        clipped: NDArray[np.int64] = integer_clip(mean, **clip)[0]
         return clipped
 
     def _micro_batches(self, rows: Rows) -> Iterator[Rows]:

@@ -1,0 +1,28 @@
+"""Where torch computes: what participant.toml asks for, or a refusal.
+
+Guarantees: no silent fallback; only ``auto`` chooses.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from privacy.errors import LocalError
+
+
+def find_device(name: str) -> torch.device:
+    """Return a device; ``auto`` is the first of cuda, mps and cpu that is there.
+
+    Args:
+        name: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        LocalError: ``E-DEVICE``.
+    """
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if name == "auto":
+        return torch.device(next(kind for kind, count in there.items() if count))
+    kind, _, index = name.partition(":")
+    if int(index or 0) >= there.get(kind, 0):
+        raise LocalError("E-DEVICE", f"{name}; there are {', '.join(one for one, count in there.items() if count)}")
+    return torch.device(name)

@@ -1,0 +1,227 @@
+"""The torch trainer: local steps on the owner's data, clipped and noised as the plan says.
+
+Guarantees: what leaves :meth:`TorchTrainer.train` is a vector of integers that the ring can hold, with the plan's noise
+inside in every noised mode; noise is drawn before a batch is read; batches are Poisson samples from secret coins and
+their sizes, members and losses are written nowhere; an empty batch is a step; no refusal depends on data once a round
+has begun. Every constant is the plan's.
+Leaves to others: charging (``participant.ledger``), masking (``participant.round``), the coordinator's optimizer.
+Source: docs/privacy-accounting.md section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import methods
+from methods.method import HEAD_STREAM
+from participant.adapters.adapted import AdaptedModel, read_initial
+from participant.adapters.device import find_device
+from participant.adapters.gradients import GradientEngine
+from participant.adapters.sums import Clip, GradientSums
+from participant.data import Columns
+from participant.examples import Examples, load_examples, synthetic_examples
+from participant.models import Base, load_base
+from participant.selfcheck import SelfCheck
+from participant.trainer import Progress
+from privacy.dp.clipping import clamp, clip_radius, integer_clip
+from privacy.dp.noise import discrete_gaussian
+from privacy.dp.sampling import choose, poisson_sample
+from privacy.errors import LocalError
+from privacy.plan import Plan
+from privacy.seams import RandomSource
+from privacy.secagg.fixed_point import fixed
+
+Vector = NDArray[np.float32]
+Wide = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Materials:
+    """What a trainer works with.
+
+    Attributes:
+        plan: verified and approved.
+        me: this participant's name on the roster.
+        model: folder of the base model.
+        dataset: file or directory.
+        columns: of the dataset; see ``participant.data.task_columns``.
+        initial_adapter: the plan's safetensors file.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
+        threads: of torch; one where participants share a machine.
+    """
+
+    plan: Plan
+    me: str
+    model: Path
+    dataset: Path
+    columns: Columns
+    initial_adapter: Path
+    device: str = "cpu"
+    threads: int = 1
+
+
+class TorchTrainer:
+    """Implements ``participant.trainer.Trainer`` with torch, PEFT and Opacus.
+
+    Args:
+        materials: model, data and plan.
+        random: secret coins and noise; a seeded source makes a simulation that is not private.
+    """
+
+    def __init__(self, materials: Materials, random: RandomSource) -> None:
+        self._materials = materials
+        self._plan = materials.plan
+        self._random = random
+        self._sums: GradientSums | None = None
+        self._units: list[Integers] = []
+
+    def prepare(self) -> None:
+        """Load base and adapter, run the self-check on made-up rows, then read the data.
+
+        Raises:
+            LocalError: ``E-METHOD-REFUSED``, ``E-MODEL-*``, ``E-ADAPTER-HASH``, ``E-PLAN-*``, ``E-DEVICE``,
+                ``E-SELF-CHECK`` or ``E-DATA-*``.
+        """
+        given, recipe = self._materials, self._plan.recipe
+        methods.get(recipe.adapter.method).require_mode(self._plan.privacy.mode)
+        if self._plan.privacy.unit == "user" and given.columns.user is None:
+            raise LocalError("E-DATA-USER", f"{given.dataset.name}: the plan's unit is the user; no user column is set")
+        torch.set_num_threads(given.threads)
+        device = find_device(given.device)
+        initial = read_initial(given.initial_adapter, recipe.adapter)
+
+        def base() -> Base:
+            return load_base(
+                given.model,
+                recipe.base,
+                recipe.task,
+                head_modules=recipe.adapter.head_modules,
+                seed=recipe.adapter.seed,
+            )
+
+        loaded = base()
+        engine = GradientEngine(AdaptedModel.attach(loaded.model, recipe, initial, device))
+        size = recipe.training.micro_batch
+        check = SelfCheck(
+            recipe=recipe,
+            privacy=self._plan.privacy,
+            engine=engine,
+            synthetic=synthetic_examples(loaded, recipe.task, size).to(device),
+            initial=initial,
+            clean_base=lambda: base().model,
+        )
+        home_slots = check.run()
+        examples = load_examples(given.dataset, given.columns, recipe.task, loaded).to(device)
+        self._sums = GradientSums(engine, examples, size, home_slots)
+        self._units = self._rows_of_units(examples)
+
+    def train(self, round_number: int, adapter: Vector, progress: Progress) -> Integers:
+        """Return this round's encoded update, shape (entries,); see ``participant.trainer.Trainer``."""
+        match self._plan.privacy.mode:
+            case "distributed":
+                return self._noisy_sum(adapter, progress)
+            case "distributed-participant":
+                return self._noisy_difference(adapter, progress)
+            case "local" | "none":
+                encoding = self._plan.encoding
+                difference = self._local_steps(adapter, progress)
+                return fixed(difference, scale_exponent=encoding.scale_exponent, clamp=encoding.clamp)
+            case _ as unknown:
+                assert_never(unknown)
+
+    def _local_steps(self, adapter: Vector, progress: Progress) -> Wide:
+        """Take the plan's local steps and return how far they led, shape (entries,)."""
+        privacy = self._plan.privacy
+        rates = learning_rates(self._plan)
+        expected = float(privacy.sampling_rate) * self._plan.member(self._materials.me).units
+        position: Wide = adapter.astype(np.float64)
+        for step in range(privacy.local_steps):
+            noise = self._noise() if privacy.mode == "local" else None
+            batch = self._batch()
+            self._sums_loaded.engine.adapted.load(position.astype(np.float32))
+            gradient = self._plain(batch) if noise is None else (self._clipped(batch) + noise) * _unit(self._plan)
+            position -= rates * gradient / expected
+            progress(step + 1, privacy.local_steps)
+        return position - adapter
+
+    def _noisy_sum(self, adapter: Vector, progress: Progress) -> Integers:
+        """One step's clipped gradient sum with this participant's share of the noise."""
+        noise = self._noise()
+        batch = self._batch()
+        self._sums_loaded.engine.adapted.load(adapter)
+        total = clamp(self._clipped(batch), self._plan.encoding.clamp)
+        progress(1, 1)
+        return total + noise
+
+    def _noisy_difference(self, adapter: Vector, progress: Progress) -> Integers:
+        """The whole difference clipped as one unit, with this participant's share of the noise."""
+        noise = self._noise()
+        difference = self._local_steps(adapter, progress)
+        row = integer_clip(difference[None], **self._clip)[0]
+        return clamp(row, self._plan.encoding.clamp) + noise
+
+    def _noise(self) -> Integers:
+        return discrete_gaussian(self._plan.recipe.entries, self._plan.privacy.noise_exponent, self._random)
+
+    def _batch(self) -> list[Integers]:
+        """Return the rows of each unit of privacy in a Poisson sample."""
+        privacy = self._plan.privacy
+        units = [self._units[place] for place in poisson_sample(len(self._units), privacy.sampling_rate, self._random)]
+        if privacy.unit != "user":
+            return units
+        return [choose(rows, privacy.max_rows_per_user, self._random) for rows in units]
+
+    def _clipped(self, batch: list[Integers]) -> Integers:
+        if self._plan.privacy.unit != "user":
+            return self._sums_loaded.clipped(_joined(batch), **self._clip)
+        total = np.zeros(self._plan.recipe.entries, dtype=np.int64)
+        for rows in batch:
+            total += self._sums_loaded.clipped_mean(rows, **self._clip)
+        return total
+
+    def _plain(self, batch: list[Integers]) -> Wide:
+        """Sum the batch's gradients without a clip: in mode none, or where the whole difference is clipped later."""
+        return self._sums_loaded.plain(_joined(batch))
+
+    def _rows_of_units(self, examples: Examples) -> list[Integers]:
+        rows = np.arange(len(examples), dtype=np.int64)
+        if self._plan.privacy.unit != "user" or examples.users is None:
+            return [rows[place : place + 1] for place in rows]
+        order = np.argsort(examples.users, kind="stable")
+        return np.split(rows[order], np.flatnonzero(np.diff(examples.users[order])) + 1)
+
+    @property
+    def _clip(self) -> Clip:
+        return Clip(sensitivity=self._plan.privacy.sensitivity, clip_norm=float(self._plan.privacy.clip_norm))
+
+    @property
+    def _sums_loaded(self) -> GradientSums:
+        if self._sums is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        return self._sums
+
+
+def learning_rates(plan: Plan) -> Wide:
+    """Return the local learning rate of every entry, shape (entries,): the head has its own."""
+    training, layout = plan.recipe.training, plan.recipe.layout
+    rates = [
+        float(training.head_learning_rate if stream.name == HEAD_STREAM else training.learning_rate)
+        for stream in layout
+    ]
+    return np.repeat(rates, [stream.length for stream in layout])
+
+
+def _unit(plan: Plan) -> float:
+    """Return what one integer step of a clipped gradient stands for: C / r."""
+    return float(plan.privacy.clip_norm) / clip_radius(plan.privacy.sensitivity, plan.recipe.entries)
+
+
+def _joined(batch: list[Integers]) -> Integers:
+    return np.concatenate(batch) if batch else np.empty(0, dtype=np.int64)
