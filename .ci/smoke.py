@@ -5,6 +5,7 @@ Run as ``python .ci/smoke.py VENV SCRATCH``, where VENV has the wheel and nothin
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -44,27 +45,32 @@ def _seconds(onlysum: Path, words: list[str], scratch: Path) -> float:
 
 def _start_and_stop(onlysum: Path, scratch: Path) -> None:
     home = scratch / "federation"
-    _run(onlysum, ["coordinator", "init", str(home)], scratch)
+    _run(
+        onlysum,
+        ["coordinator", "init", str(home), "--name", "smoke", "--operator", "CI", "--address", "127.0.0.1:18443"],
+        scratch,
+    )
     with (scratch / "coordinator.log").open("w") as log:
         process = subprocess.Popen(
             [onlysum, "coordinator", "start", "--config", str(home)], stdout=log, stderr=log, cwd=scratch
         )
         try:
             _await_status(onlysum, home, scratch, process)
-        finally:
             process.send_signal(signal.SIGTERM)
             code = process.wait(timeout=START_SECONDS)
+        finally:
+            process.kill()
     assert code in (0, -signal.SIGTERM, 130, 143), f"the coordinator ended with {code}"
     print("coordinator: init, start, status, stop")
 
 
 def _await_status(onlysum: Path, home: Path, scratch: Path, process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + START_SECONDS
-    words = ["coordinator", "status", "--config", str(home)]
+    words = ["coordinator", "status", "--json", "--config", str(home)]
     while time.monotonic() < end:
         assert process.poll() is None, (scratch / "coordinator.log").read_text()
         done = subprocess.run([onlysum, *words], cwd=scratch, capture_output=True, check=False, env=dict(os.environ))
-        if done.returncode == 0:
+        if done.returncode == 0 and json.loads(done.stdout)["running"]:
             return
         time.sleep(0.2)
     raise AssertionError(f"no answer within {START_SECONDS} s\n{(scratch / 'coordinator.log').read_text()}")

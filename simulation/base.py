@@ -17,16 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from transformers import ViTConfig, ViTForImageClassification
+from transformers.utils.logging import disable_progress_bar
 
-from simulation.digits import IMAGE_SIZE, Digits
+from simulation.digits import DEVIATION, IMAGE_SIZE, MEAN, Digits
 
 STEPS: Final = 500
 WARM_UP: Final = 50
 BATCH: Final = 64
 LEARNING_RATE: Final = 2e-3
 LABELS: Final = 10
-MEAN: Final = 0.3  # of pixels from 0 to 1, about that of the digits; a plan's task repeats both
-DEVIATION: Final = 0.35
 
 # Ranges of the augmentation; lengths are parts of half the image's side, where the sampling grid runs from -1 to 1.
 ROTATION: Final = math.radians(20)
@@ -81,6 +80,7 @@ def train(public: Digits, seed: int, steps: int = STEPS) -> ViTForImageClassific
 
 def save(model: ViTForImageClassification, directory: Path) -> None:
     """Write the model in transformers' own format, weights as safetensors."""
+    disable_progress_bar()
     model.save_pretrained(directory)
 
 

@@ -19,6 +19,8 @@ SHEET_STARTS: Final = (0, 130, 256, 386, 516, 646, 776, 905, 1029, 1157, 1287, 1
 PUBLIC_DIGITS: Final = 8  # the public slice has the digits 0 to 7
 HELD_OUT_PART: Final = 0.2  # of each private sheet
 IMAGE_SIZE: Final = 16  # pixels a side, upscaled from 8
+MEAN: Final = 0.3  # of pixels from 0 to 1, about that of the digits; a plan's task repeats both
+DEVIATION: Final = 0.35
 LARGEST_PIXEL: Final = 16.0  # of the original images
 
 

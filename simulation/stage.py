@@ -16,13 +16,29 @@ from typing import Final
 import numpy as np
 
 from privacy.errors import LocalError
-from simulation.digits import Digits, Split, split
+from privacy.plan import Mode
+from simulation.digits import DEVIATION, MEAN, Digits, Split, split
 
 PARTICIPANTS: Final = ("alice", "bob", "carol", "dave", "erin")
 EVALUATOR: Final = "evaluator"
 FEDERATION: Final = "demo"
 DATASET: Final = "digits"  # each participant's own, under the same name
 HELD_OUT: Final = "heldout"
+EVALUATE_EVERY: Final = 5  # rounds between two measurements
+RECIPES: Final[dict[Mode, tuple[str, str, str, int]]] = {  # privacy, training, optimizer, rounds
+    "local": (
+        "epsilon = 7.99\ndelta = 1e-5\nsampling_rate = 0.5\nlocal_steps = 5\nclip_norm = 1",
+        "learning_rate = 2",
+        'name = "mean"\naverage = 0.8',
+        20,
+    ),
+    "none": (
+        "sampling_rate = 0.5\nlocal_steps = 5",
+        "learning_rate = 0.5",
+        'name = "mean"\naverage = 0.8',
+        20,
+    ),
+}
 MARK: Final = ".onlysum-demo"  # in a directory that a demo made
 
 
@@ -115,6 +131,53 @@ def write_data(stage: Stage, seed: int) -> Split:
 def write_npz(path: Path, digits: Digits) -> None:
     """Write images and labels as ``onlysum participant dataset add`` reads them."""
     np.savez(path, image=digits.images, label=digits.labels)
+
+
+def write_recipe(stage: Stage, mode: Mode, suite: int) -> None:
+    """Write what a researcher would: the method, the privacy target, and how long to train."""
+    privacy, training, optimizer, rounds = RECIPES[mode]
+    stage.recipe.write_text(
+        f"""\
+title = "Digits of every writer"
+purpose = "Demonstration: recognise the digits of writers whom the base model never met"
+method = "ffa-lora"
+rounds = {rounds}
+suite = {suite}
+
+[base]
+name = "digits-vit"
+path = "../base"
+
+[task]
+kind = "image-classification"
+data = "{DATASET}"
+labels = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
+input_column = "image"
+image_scale = 255
+image_mean = {MEAN}
+image_std = {DEVIATION}
+
+[adapter]
+rank = 4
+alpha = 16
+target_modules = ["q_proj", "v_proj"]
+head_modules = ["classifier"]
+
+[privacy]
+mode = "{mode}"
+{privacy}
+
+[training]
+{training}
+
+[optimizer]
+{optimizer}
+
+[evaluation]
+data = "{HELD_OUT}"
+every = {EVALUATE_EVERY}
+"""
+    )
 
 
 def free_ports(count: int) -> list[int]:
