@@ -80,7 +80,7 @@ def train(public: Digits, seed: int, steps: int = STEPS) -> ViTForImageClassific
 
 def save(model: ViTForImageClassification, directory: Path) -> None:
     """Write the model in transformers' own format, weights as safetensors."""
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     model.save_pretrained(directory)
 
 
