@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 import pytest
@@ -12,41 +11,10 @@ from participant.cost import cost_of
 from participant.policy import parse_policy
 from privacy.dp.events import round_event
 from privacy.ledger import RunSpend, Spent, nothing_spent
+from tests.participant.owner import AUTHORITY, pins, policy_text
 from tests.plans import CREATED_AT, EXPIRES_AT, make_plan, names, signing_key, verified
 
 ME = "alice"
-AUTHORITY = "ab" * 32
-
-
-def pins(others, length=32):
-    return "\n".join(f'{one} = "{hashlib.sha256(signing_key(one).public).hexdigest()[:length]}"' for one in others)
-
-
-OTHERS = names(5)[1:]
-
-
-def policy_text(*, approval="by-policy", roster=OTHERS, base="", more="", wards=""):
-    return f"""
-[approval]
-mode = "{approval}"
-{more}
-[coordinator]
-ca_fingerprint = "{AUTHORITY}"
-[coordinator.roster]
-{pins(roster)}
-[population.patients]
-unit = "example"
-lifetime_epsilon = 40
-lifetime_delta = 1e-6
-per_run_epsilon = 30
-per_run_delta = 1e-5
-[dataset.digits]
-population = "patients"
-modes = ["distributed", "none"]
-bases = ["{base or make_plan()[0].recipe.base.hash}"]
-methods = ["ffa-lora"]
-{wards}
-"""
 
 
 COST = Cost(outsiders=3.0, charged=4.0, all_others=9.0, lifetime_before=0.0, lifetime_after=5.0)

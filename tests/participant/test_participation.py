@@ -1,0 +1,619 @@
+"""One real daemon among simulated peers: kill it, fill its disk, roll it back, and count who is in the sum."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from coordinator.phase import Phase
+from coordinator.round import CoordinatorRound
+from participant.plans import Decision
+from privacy.errors import NetworkError, PeerError
+from privacy.ledger_entries import Charge, Unprotected
+from privacy.secagg.messages import (
+    AttemptOffer,
+    Position,
+    Receipt,
+    SurvivorProposal,
+    UnmaskRequest,
+    adapter_hash,
+)
+from protos.envelope import (
+    Abstained,
+    AttemptAborted,
+    AttemptOpened,
+    KeysAdvertised,
+    LedgerHead,
+    PlanApproved,
+    PlanProposed,
+    PlanRefused,
+    RoundCompleted,
+    RunEnded,
+    SharesDealt,
+    SurvivorsProposed,
+    UnmaskRequested,
+    Welcome,
+)
+from tests.federation import Federation
+from tests.participant.owner import (
+    INITIAL_ADAPTER,
+    Killed,
+    OwnerDirectory,
+    content,
+    give,
+    owned_plan,
+    policy_text,
+    zeros,
+)
+from tests.plans import sign_plan, verified
+
+ME = "alice"
+
+
+class Rehearsal:
+    """A coordinator's round machine, four simulated peers, and one daemon on disk."""
+
+    def __init__(self, path, *, mode="distributed", policy=None, **overrides):
+        self.plan = owned_plan(mode=mode, **overrides)
+        self.world = Federation(n=5)
+        self.world.plan = verified(self.plan)
+        self.world.transcript = genesis(self.world)
+        for name in self.world.participants:
+            self.world.participants[name] = self.world._participant(name, 0)
+        self.me = OwnerDirectory(path, plan=self.plan, policy=policy)
+        self.adapter = zeros(self.plan)
+        for data in (self.adapter, INITIAL_ADAPTER):
+            self.me.link.contents[content(data).sha256] = data
+        self.daemon = self.me.daemon()
+        self.machine: CoordinatorRound | None = None
+
+    def propose(self):
+        give(
+            self.daemon,
+            PlanProposed(self.plan.run_id, self.plan.to_bytes(), sign_plan(self.plan), content(INITIAL_ADAPTER)),
+        )
+        return self.me.link.take()
+
+    def restart(self):
+        """Start a new daemon on the same disk; the old one is not heard of again."""
+        self.me.link.before = self.me.link.after = lambda what: None
+        self.daemon = self.me.daemon()
+
+    def offer(self, number, attempt):
+        position = Position(self.world.plan.hash, number, attempt)
+        return AttemptOffer(position, self.world.transcript, adapter_hash(self.adapter))
+
+    def open(self, number=1, attempt=1):
+        self.machine = CoordinatorRound(self.world.plan, self.offer(number, attempt))
+
+    def task(self):
+        """Return what the coordinator asks of this participant now, if it waits for it."""
+        machine, run_id = self.machine, self.plan.run_id
+        if ME not in machine.expected() - machine.answered():
+            return None
+        if machine.phase is Phase.ADVERTISE_KEYS:
+            return AttemptOpened(run_id, machine.offer, content(self.adapter), tuple(self.world.completed))
+        match machine.outbox(ME):
+            case SurvivorProposal() as proposal:
+                return SurvivorsProposed(run_id, proposal)
+            case UnmaskRequest() as request:
+                return UnmaskRequested(run_id, request)
+            case told if machine.phase is Phase.SHARE_KEYS:
+                return KeysAdvertised(run_id, told)
+            case told:
+                return SharesDealt(run_id, machine.offer.position, told)
+
+    def ask_me(self):
+        """Hand the current task over; a daemon that is killed starts again and is asked again."""
+        task = self.task()
+        if task is None:
+            return
+        try:
+            give(self.daemon, task)
+        except Killed:
+            self.restart()
+            self.receive()
+            again = self.task()
+            if again is not None:
+                give(self.daemon, again)
+        self.receive()
+
+    def receive(self):
+        """Deliver what this participant has sent."""
+        for message in self.me.link.take():
+            if isinstance(message, Receipt):
+                self.machine.accumulate(message, self.me.link.uploads[-1][1])
+            elif isinstance(message, Abstained):
+                self.machine.abstain(ME)
+            elif message.position == self.machine.offer.position:
+                self.machine.receive(message)
+
+    def ask_others(self):
+        for name in sorted(self.machine.expected() - {ME}):
+            told = self.machine.offer if self.machine.phase is Phase.ADVERTISE_KEYS else self.machine.outbox(name)
+            for answer in self.world.participants[name].hear(told):
+                Federation._hand_over(self.machine, answer)
+
+    def phase(self):
+        self.ask_me()
+        self.ask_others()
+        self.machine.close()
+
+    def round(self, number=1, attempt=1):
+        """Play a whole attempt and return its result."""
+        self.open(number, attempt)
+        while self.machine.phase is not Phase.RESULT:
+            self.phase()
+        return self.finish()
+
+    def finish(self):
+        result = self.machine.result
+        self.world.completed.append(result.certificate)
+        self.world.transcript = result.certificate.transcript(self.world.transcript)
+        for name in self.world.participants:
+            if name != ME:
+                self.world.participants[name].hear(result.certificate)
+        give(self.daemon, RoundCompleted(self.plan.run_id, result.certificate))
+        return result
+
+    def blobs(self):
+        return sorted(one.name for one in (self.me.home.runs / self.plan.run_id).glob("*-*"))
+
+    def charges(self):
+        return [one.entry for one in self.me.ledger().rows() if isinstance(one.entry, Charge)]
+
+
+def genesis(world):
+    from privacy.secagg.messages import genesis_transcript
+
+    return genesis_transcript(world.plan.hash)
+
+
+def exact(rehearsal, result):
+    survivors = result.certificate.survivors.ids
+    assert np.array_equal(result.total(rehearsal.plan), rehearsal.world.one_hot(survivors))
+    return survivors
+
+
+@pytest.fixture
+def rehearsal(tmp_path):
+    made = Rehearsal(tmp_path / ME)
+    (approved,) = made.propose()
+    assert isinstance(approved, PlanApproved)
+    return made
+
+
+def test_three_rounds_are_trained_charged_masked_and_summed_exactly(rehearsal):
+    for number in (1, 2, 3):
+        assert ME in exact(rehearsal, rehearsal.round(number))
+    assert rehearsal.me.trained == [1, 2, 3]
+    assert [one.round for one in rehearsal.charges()] == [1, 2, 3]
+    assert {one.population for one in rehearsal.charges()} == {"patients"}
+    give(rehearsal.daemon, RunEnded(rehearsal.plan.run_id, "completed", ""))
+    assert rehearsal.blobs() == []
+    assert rehearsal.me.desk().shelf.ended(rehearsal.plan.run_id).state == "completed"
+
+
+OPERATIONS = (
+    "download",
+    "Advertisement",
+    "ShareBundle",
+    "train",
+    "upload",
+    "Receipt",
+    "SurvivorSignature",
+    "UnmaskShares",
+)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_killed_at_any_point_it_resumes_or_abstains_and_is_counted_at_most_once(rehearsal, operation, when):
+    def killer(what):
+        if what == operation:
+            raise Killed
+
+    if operation == "train":
+        rehearsal.me.on_training = lambda number: killer("train")
+    else:
+        setattr(rehearsal.me.link, when, killer)
+    survivors = exact(rehearsal, rehearsal.round(1))
+    forfeited = operation in ("Advertisement", "ShareBundle", "train")  # the keys lived in memory alone
+    assert (ME in survivors) == (not forfeited)
+    assert len({upload[0].sha256 for upload in rehearsal.me.link.uploads}) <= 1  # never masked twice
+    rehearsal.me.on_training = lambda number: None
+    assert ME in exact(rehearsal, rehearsal.round(2))  # back in the next round
+
+
+def test_a_restart_before_masking_forfeits_the_attempt_openly(rehearsal):
+    rehearsal.open()
+    rehearsal.phase()
+    rehearsal.restart()
+    give(rehearsal.daemon, rehearsal.task())
+    (abstained,) = rehearsal.me.link.take()
+    assert isinstance(abstained, Abstained)
+    assert abstained.code == "E-ROUND-PHASE"
+
+
+def play_until_masked(rehearsal, number=1, attempt=1):
+    rehearsal.open(number, attempt)
+    rehearsal.phase()
+    rehearsal.phase()
+    rehearsal.ask_me()
+
+
+def test_a_retry_masks_the_byte_identical_update_under_fresh_masks(rehearsal):
+    play_until_masked(rehearsal)
+    encoded = rehearsal.me.home.runs / rehearsal.plan.run_id / "encoded-1"
+    first = encoded.read_bytes()
+    assert encoded.stat().st_mode & 0o777 == 0o600
+    give(rehearsal.daemon, AttemptAborted(rehearsal.plan.run_id, rehearsal.machine.offer.position, "E-ROUND-TOO-FEW"))
+    rehearsal.restart()
+    play_until_masked(rehearsal, attempt=2)
+    assert encoded.read_bytes() == first
+    one, two = (upload[1] for upload in rehearsal.me.link.uploads)
+    assert one != two
+    assert rehearsal.me.trained == [1]
+    assert len(rehearsal.charges()) == 1
+
+
+def test_a_retry_whose_encoded_update_is_lost_abstains(rehearsal):
+    play_until_masked(rehearsal)
+    (rehearsal.me.home.runs / rehearsal.plan.run_id / "encoded-1").unlink()
+    rehearsal.restart()
+    rehearsal.open(1, 2)
+    rehearsal.phase()
+    rehearsal.phase()
+    give(rehearsal.daemon, rehearsal.task())
+    (abstained,) = rehearsal.me.link.take()
+    assert isinstance(abstained, Abstained)
+    assert abstained.code == "E-STATE-DAMAGED"
+    assert rehearsal.me.trained == [1]
+
+
+def test_a_retry_after_signing_the_survivors_is_refused(rehearsal):
+    rehearsal.open()
+    for _ in range(3):
+        rehearsal.phase()
+    rehearsal.ask_me()
+    rehearsal.restart()
+    rehearsal.open(1, 2)
+    give(rehearsal.daemon, rehearsal.task())
+    (abstained,) = rehearsal.me.link.take()
+    assert abstained.code == "E-ROUND-COMMITTED"
+
+
+def test_the_updates_are_erased_when_the_round_closes(rehearsal):
+    play_until_masked(rehearsal)
+    assert rehearsal.blobs() == ["encoded-1", "masked-1-1"]
+    rehearsal.ask_others()
+    rehearsal.machine.close()
+    while rehearsal.machine.phase is not Phase.RESULT:
+        rehearsal.phase()
+    rehearsal.finish()
+    assert rehearsal.blobs() == []
+
+
+def test_the_upload_waits_for_the_plans_time_after_the_start_of_the_attempt(tmp_path):
+    made = Rehearsal(tmp_path / ME, privacy={"upload_after_ms": 5000})
+    made.propose()
+    waits = []
+    made.daemon._work.courier.pause = waits.append
+    made.me.on_training = lambda number: setattr(made.me.clock, "seconds", made.me.clock.seconds + 2)
+    play_until_masked(made)
+    assert waits == [pytest.approx(3.0)]
+
+
+def test_a_run_without_privacy_is_noted_once_in_the_ledger(tmp_path):
+    made = Rehearsal(tmp_path / ME, mode="none")
+    made.propose()
+    for number in (1, 2):
+        exact(made, made.round(number))
+    notes = [one.entry for one in made.me.ledger().rows() if isinstance(one.entry, Unprotected)]
+    assert [one.population for one in notes] == ["patients"]
+
+
+# --- disk, network, coordinator ---
+
+
+def test_a_full_disk_sends_nothing_and_goes_on_when_there_is_space_again(rehearsal, monkeypatch):
+    rehearsal.open()
+    rehearsal.phase()
+    rehearsal.phase()
+    real, full = os.fsync, True
+
+    def fsync(descriptor):
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    pauses = []
+    rehearsal.daemon._work.courier.pause = pauses.append
+    task = rehearsal.task()
+    give(rehearsal.daemon, task)
+    assert rehearsal.me.link.take() == []
+    assert rehearsal.me.link.uploads == []
+    assert pauses == [1.0]
+    full = False
+    rehearsal.ask_me()
+    rehearsal.ask_others()
+    rehearsal.machine.close()
+    while rehearsal.machine.phase is not Phase.RESULT:
+        rehearsal.phase()
+    assert ME in exact(rehearsal, rehearsal.finish())
+    assert rehearsal.me.trained == [1]  # the update in memory was kept, not drawn again
+
+
+def test_a_message_is_repeated_until_the_network_takes_it(rehearsal, monkeypatch):
+    monkeypatch.setattr("participant.courier.FIRST_PAUSE_SECONDS", 0.001)
+    failures = {"Advertisement": 2, "upload": 3, "Receipt": 1}
+
+    def cut(what):
+        if failures.get(what, 0) > 0:
+            failures[what] -= 1
+            raise NetworkError("E-NET-LOST", "cut")
+
+    rehearsal.me.link.before = cut
+    assert ME in exact(rehearsal, rehearsal.round(1))
+    assert set(failures.values()) == {0}
+
+
+def test_a_refused_message_does_not_stop_the_daemon(rehearsal):
+    def refuse(what):
+        if what == "ShareBundle":
+            raise PeerError("E-ROUND-PHASE", participant=ME, phase="SHARE_KEYS", rule="too late")
+
+    rehearsal.me.link.before = refuse
+    assert ME not in exact(rehearsal, rehearsal.round(1))
+    rehearsal.me.link.before = lambda what: None
+    assert ME in exact(rehearsal, rehearsal.round(2))
+
+
+def test_an_adapter_that_is_not_the_offered_one_is_refused(rehearsal):
+    other = np.ones(rehearsal.plan.recipe.entries, dtype="<f4").tobytes()
+    rehearsal.me.link.contents[content(other).sha256] = other
+    rehearsal.open()
+    give(rehearsal.daemon, replace(rehearsal.task(), adapter=content(other)))
+    (abstained,) = rehearsal.me.link.take()
+    assert abstained.code == "E-ROUND-CONTEXT"
+
+
+def test_a_download_with_other_bytes_is_refused(rehearsal):
+    rehearsal.me.link.contents[content(rehearsal.adapter).sha256] = rehearsal.adapter[:-1] + b"\1"
+    rehearsal.open()
+    give(rehearsal.daemon, rehearsal.task())
+    (abstained,) = rehearsal.me.link.take()
+    assert abstained.code == "E-WIRE-CHUNK"
+
+
+def test_nothing_is_masked_for_an_attempt_that_closed_during_training(rehearsal):
+    rehearsal.open()
+    rehearsal.phase()
+    rehearsal.phase()
+    aborted = AttemptAborted(rehearsal.plan.run_id, rehearsal.machine.offer.position, "E-ROUND-DEADLINE")
+
+    def abort(number):
+        from protos.envelope import NumberedTask
+
+        rehearsal.daemon._inbox.put(NumberedTask(b"\7" * 16, aborted))
+
+    rehearsal.me.on_training = abort
+    give(rehearsal.daemon, rehearsal.task())
+    assert rehearsal.me.link.take() == []
+    assert rehearsal.blobs() == ["encoded-1"]
+    rehearsal.me.on_training = lambda number: None
+    rehearsal.daemon._take(rehearsal.daemon._inbox.get(0))
+    rehearsal.open(1, 2)
+    while rehearsal.machine.phase is not Phase.RESULT:
+        rehearsal.phase()
+    assert ME in exact(rehearsal, rehearsal.finish())
+    assert rehearsal.me.trained == [1]
+
+
+def test_missed_rounds_are_caught_up_and_not_charged(rehearsal):
+    rehearsal.open()
+    give_nothing = rehearsal.ask_me
+    rehearsal.ask_me = lambda: None
+    while rehearsal.machine.phase is not Phase.RESULT:
+        rehearsal.phase()
+    result = rehearsal.machine.result
+    rehearsal.world.completed.append(result.certificate)
+    rehearsal.world.transcript = result.certificate.transcript(rehearsal.world.transcript)
+    for name in rehearsal.world.participants:
+        if name != ME:
+            rehearsal.world.participants[name].hear(result.certificate)
+    rehearsal.ask_me = give_nothing
+    assert ME in exact(rehearsal, rehearsal.round(2))
+    assert [one.round for one in rehearsal.charges()] == [2]
+
+
+def test_training_that_fails_says_nothing_but_that_it_failed(rehearsal):
+    def fail(number):
+        raise ValueError("patient 17 has a NaN")
+
+    rehearsal.me.on_training = fail
+    rehearsal.open()
+    rehearsal.phase()
+    rehearsal.phase()
+    give(rehearsal.daemon, rehearsal.task())
+    (abstained,) = rehearsal.me.link.take()
+    assert isinstance(abstained, Abstained)
+    assert abstained.code == "E-BUG"
+    assert len(rehearsal.charges()) == 1  # charged before training, and nothing refunds
+
+
+# --- roll-back ---
+
+
+def test_a_journal_that_was_copied_back_refuses_the_run_for_good(rehearsal, tmp_path):
+    run = rehearsal.me.home.runs / rehearsal.plan.run_id
+    rehearsal.round(1)
+    shutil.copytree(run, tmp_path / "backup")
+    rehearsal.open(2)
+    rehearsal.phase()
+    signed = rehearsal.machine.outbox(ME)
+    mine = next(one for one in signed if one.sender == ME)
+    shutil.rmtree(run)
+    shutil.copytree(tmp_path / "backup", run)
+    rehearsal.restart()
+    welcome = Welcome(1, "0", "test-federation", LedgerHead(0, bytes(32)), (mine,), ())
+    rehearsal.daemon._compare(welcome)
+    rehearsal.open(2, 2)
+    give(rehearsal.daemon, rehearsal.task())
+    (abstained,) = rehearsal.me.link.take()
+    assert abstained.code == "E-ROUND-TRANSCRIPT"
+    rehearsal.restart()  # also after a restart, without a handshake that says so
+    give(rehearsal.daemon, rehearsal.task())
+    assert rehearsal.me.link.take()[0].code == "E-ROUND-TRANSCRIPT"
+
+
+def test_another_members_advertisement_in_the_handshake_proves_nothing(rehearsal):
+    rehearsal.open()
+    rehearsal.phase()
+    other = next(one for one in rehearsal.machine.outbox(ME) if one.sender != ME)
+    forged = replace(other, sender=ME)
+    rehearsal.restart()
+    rehearsal.daemon._compare(Welcome(1, "0", "test-federation", LedgerHead(0, bytes(32)), (other, forged), ()))
+    rehearsal.open(1, 2)
+    assert ME in exact(rehearsal, rehearsal.round(1, 2))
+
+
+def test_a_ledger_that_was_copied_back_abstains_from_every_run(rehearsal):
+    rehearsal.round(1)
+    head = rehearsal.me.ledger().head()
+    rehearsal.daemon._compare(Welcome(1, "0", "f", LedgerHead(head.sequence + 1, b"\1" * 32), (), ()))
+    rehearsal.open(2)
+    give(rehearsal.daemon, rehearsal.task())
+    (abstained,) = rehearsal.me.link.take()
+    assert abstained.code == "E-LEDGER-ROLLBACK"
+    rehearsal.daemon._compare(Welcome(1, "0", "f", head, (), ()))
+    rehearsal.open(2, 2)
+    assert ME in exact(rehearsal, rehearsal.round(2, 2))
+
+
+# --- the owner's word ---
+
+
+def test_a_paused_participant_abstains_and_goes_on_afterwards(rehearsal):
+    rehearsal.me.home.pause_mark.touch()
+    rehearsal.open()
+    give(rehearsal.daemon, rehearsal.task())
+    (abstained,) = rehearsal.me.link.take()
+    assert abstained.code == "E-POLICY-WAITING"
+    rehearsal.me.home.pause_mark.unlink()
+    assert ME in exact(rehearsal, rehearsal.round(1, 2))
+
+
+def test_an_expired_plan_is_not_trained_any_more(rehearsal):
+    rehearsal.me.clock.seconds = float(rehearsal.plan.expires_at)
+    rehearsal.open()
+    give(rehearsal.daemon, rehearsal.task())
+    (abstained,) = rehearsal.me.link.take()
+    assert abstained.code == "E-PLAN-EXPIRED"
+
+
+CHANGED_POLICY = {
+    "the method is no longer allowed": (policy_text().replace("ffa-lora", "head"), "E-POLICY-RULE"),
+    "the section is gone": (policy_text().split("[dataset.digits]")[0], "E-POLICY-RULE"),
+    "the lifetime budget was lowered": (
+        policy_text().replace("lifetime_epsilon = 40", "lifetime_epsilon = 0.1"), "E-POLICY-BUDGET"
+    ),
+    "a key was misspelt": (policy_text() + "[floor]\n", "E-CONFIG-UNKNOWN-KEY"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "code"), CHANGED_POLICY.values(), ids=CHANGED_POLICY.keys())
+def test_a_policy_that_is_changed_during_a_run_counts_from_the_next_attempt(rehearsal, text, code):
+    rehearsal.round(1)
+    rehearsal.me.write_policy(text)
+    rehearsal.open(2)
+    give(rehearsal.daemon, rehearsal.task())
+    (abstained,) = rehearsal.me.link.take()
+    assert abstained.code == code
+    assert rehearsal.me.trained == [1]
+
+
+def test_the_hours_of_the_policy_are_kept(tmp_path):
+    from datetime import UTC, datetime, timedelta
+
+    now = datetime.fromtimestamp(Rehearsal(tmp_path / "one").me.clock.now(), UTC).astimezone()
+    outside = f'hours = "{now + timedelta(hours=1):%H:%M}-{now + timedelta(hours=2):%H:%M}"'
+    made = Rehearsal(tmp_path / "two", policy=policy_text(wards=outside))
+    made.propose()
+    made.open()
+    give(made.daemon, made.task())
+    (abstained,) = made.me.link.take()
+    assert abstained.code == "E-POLICY-RULE"
+
+
+# --- plans ---
+
+
+def test_the_same_run_with_another_plan_is_refused_and_the_first_is_kept(rehearsal):
+    other = owned_plan(mode="distributed", f=0)
+    give(rehearsal.daemon, PlanProposed(other.run_id, other.to_bytes(), sign_plan(other), content(INITIAL_ADAPTER)))
+    assert rehearsal.me.link.take() == []
+    assert rehearsal.me.desk().shelf.get(rehearsal.plan.run_id).plan == rehearsal.plan
+
+
+def test_a_plan_that_another_operator_signed_is_not_kept(tmp_path):
+    from tests.plans import signing_key
+
+    made = Rehearsal(tmp_path / ME)
+    signature = sign_plan(made.plan, signing_key("another operator"))
+    give(made.daemon, PlanProposed(made.plan.run_id, made.plan.to_bytes(), signature, content(INITIAL_ADAPTER)))
+    assert made.me.desk().shelf.run_ids() == ()
+
+
+def test_a_plan_by_hand_waits_and_its_approval_is_sent_once_it_is_there(tmp_path):
+    made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
+    assert made.propose() == []
+    made.daemon._clerk.send_new_decisions()
+    assert made.me.link.take() == []
+    decision = made.me.desk().approve(made.plan.run_id, who="Anna Meier")
+    assert isinstance(decision, Decision)
+    made.daemon._clerk.send_new_decisions()
+    (approved,) = made.me.link.take()
+    assert isinstance(approved, PlanApproved)
+    made.daemon._clerk.send_new_decisions()
+    assert made.me.link.take() == []
+
+
+def test_a_refusal_is_sent_with_what_the_owner_chose_to_say(tmp_path):
+    made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
+    made.propose()
+    made.me.desk().refuse(made.plan.run_id, because="not this year", who="Anna Meier")
+    made.daemon._clerk.send_new_decisions()
+    (refused,) = made.me.link.take()
+    assert isinstance(refused, PlanRefused)
+    assert (refused.code, refused.because) == ("E-POLICY-REFUSED", "not this year")
+
+
+def test_an_approved_plan_that_cannot_be_trained_here_is_refused_with_the_reason(tmp_path):
+    from privacy.errors import LocalError
+
+    made = Rehearsal(tmp_path / ME)
+
+    class Broken:
+        def prepare(self):
+            raise LocalError("E-SELF-CHECK", "per-example gradients differ")
+
+    made.daemon._work = replace(made.daemon._work, make_trainer=lambda assignment: Broken())
+    made.daemon._runs._work = made.daemon._work
+    (refused,) = made.propose()
+    assert isinstance(refused, PlanRefused)
+    assert refused.code == "E-SELF-CHECK"
+
+
+def test_a_round_of_a_plan_that_was_never_approved_is_not_answered(tmp_path):
+    made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
+    made.propose()
+    made.open()
+    give(made.daemon, made.task())
+    assert made.me.link.take() == []
