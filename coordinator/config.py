@@ -13,18 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from privacy import settings
 from privacy.errors import LocalError
 from privacy.plan import Name, Text
 from privacy.settings import Section
+from protos.invitation import is_address
 
 CONFIG_NAME = "coordinator.toml"
 DEFAULT_PORT = 8443
 DEFAULT_ENROLMENT_PORT = 8444
 
-Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")]
+
+def _address(value: str) -> str:
+    if not is_address(value):
+        raise ValueError("an address is host:port, with an IPv6 host in brackets")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
 
 

@@ -296,12 +296,15 @@ def list_events(connection: Connection, run_id: str, at: Position) -> tuple[Even
     return tuple(EventRecord(r.id, r.kind, r.sender, bytes(r.body), r.at) for r in connection.execute(query))
 
 
-def events_after(connection: Connection, run_id: str, after: int) -> tuple[tuple[int, int, EventRecord], ...]:
-    """Return a run's events with an id above ``after``, with their round and attempt, without bodies."""
-    columns = (events.c.id, events.c.round, events.c.attempt, events.c.kind, events.c.sender, events.c.at)
-    query = sa.select(*columns).where(events.c.run_id == run_id, events.c.id > after).order_by(events.c.id)
+def closings_after(
+    connection: Connection, run_id: str, after: int, *, kind: str
+) -> tuple[tuple[int, int, EventRecord], ...]:
+    """Return a run's events of a kind with an id above ``after``, each behind its round and attempt."""
+    here = (events.c.run_id == run_id, events.c.id > after, events.c.kind == kind)
+    query = sa.select(events).where(*here).order_by(events.c.id)
     return tuple(
-        (r.round, r.attempt, EventRecord(r.id, r.kind, r.sender, b"", r.at)) for r in connection.execute(query)
+        (r.round, r.attempt, EventRecord(r.id, r.kind, r.sender, bytes(r.body), r.at))
+        for r in connection.execute(query)
     )
 
 

@@ -1,0 +1,100 @@
+"""``backup`` and ``restore``: a coordinator's directory as one archive.
+
+Guarantees: the copy of the database is consistent while the daemon writes, and the run files that it refers to are in
+the archive; what is restored never goes on with an attempt that participants may have passed.
+Leaves to others: databases that are not SQLite (their own tools); masked uploads, which a backup never holds.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from coordinator import membership, runbook
+from coordinator.config import CONFIG_NAME, Home, load
+from coordinator.console import Opened
+from coordinator.store import Store, copy_sqlite
+from privacy.errors import LocalError
+
+DATABASE: Final = "coordinator.db"
+TRIES: Final = 5  # a round that completes meanwhile removes files of an older one: then the copy is made again
+
+
+def write_backup(here: Opened, file: Path) -> int:
+    """Write the archive (0600) and return its size in bytes.
+
+    Raises:
+        LocalError: ``E-EXISTS``, or ``E-USAGE`` for a database that is not SQLite.
+    """
+    if file.exists():
+        raise LocalError("E-EXISTS", f"{file} is there already")
+    for left in reversed(range(TRIES)):
+        try:
+            _write(here, file)
+            return file.stat().st_size
+        except FileNotFoundError:
+            file.unlink(missing_ok=True)
+            if not left:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _write(here: Opened, file: Path) -> None:
+    source = _sqlite_path(here)
+    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+        copy = Path(scratch) / DATABASE
+        copy_sqlite(source, copy)
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
+            archive.add(here.home.config, CONFIG_NAME)
+            archive.add(here.home.authority, "authority")
+            archive.add(copy, DATABASE)
+            if here.home.runs.exists():
+                archive.add(here.home.runs, "runs")
+
+
+def _sqlite_path(here: Opened) -> Path:
+    url = sa.make_url(here.home.database_url(here.settings))
+    if url.get_backend_name() != "sqlite" or url.database is None:
+        raise LocalError("E-USAGE", "this database is not SQLite: back it up with its own tools, and this directory")
+    return Path(url.database)
+
+
+def read_backup(file: Path, directory: Path, now: int) -> int:
+    """Restore an archive into a directory without a coordinator; return how many open attempts were given up.
+
+    Raises:
+        LocalError: ``E-EXISTS``, ``E-NOT-FOUND`` or ``E-STATE-DAMAGED``.
+    """
+    home = Home(directory)
+    if home.config.exists() or home.authority.exists():
+        raise LocalError("E-EXISTS", f"{directory} holds a coordinator already")
+    if not file.is_file():
+        raise LocalError("E-NOT-FOUND", f"no file {file}")
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with tarfile.open(file, "r:gz") as archive:
+            archive.extractall(directory, filter="data")
+    except tarfile.TarError as error:
+        raise LocalError("E-STATE-DAMAGED", f"{file} is no backup: {error}") from error
+    _make_private(home)
+    url = sa.make_url(home.database_url(load(home)))
+    if url.database is not None and Path(url.database) != directory / DATABASE:
+        (directory / DATABASE).replace(url.database)
+    store = Store.create(home.database_url(load(home)))
+    with store.begin() as connection:
+        given_up = runbook.abort_open_attempts(connection, now, "restored from a backup")
+        membership.log_security(connection, now, "restored", directory.name, f"{given_up} open attempts given up")
+    store.close()
+    return given_up
+
+
+def _make_private(home: Home) -> None:
+    home.authority.chmod(0o700)
+    for path in home.authority.iterdir():
+        path.chmod(0o600)

@@ -1,0 +1,274 @@
+"""``onlysum coordinator``: the operator's commands.
+
+Guarantees: help needs no other module of this package; commands and daemon share the database, so a command works
+whether or not the daemon runs.
+Leaves to others: runs (``coordinator.run_cli``), members (``coordinator.member_cli``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordinator import member_cli, run_cli
+from coordinator.console import HERE, AsJson, Directory, Json, moment, now, opened, seconds, show, table
+from privacy.errors import LocalError
+
+if TYPE_CHECKING:
+    from coordinator.presence import Presence
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Run the service that sums; invite members, create runs.",
+)
+app.add_typer(member_cli.app, name="member")
+app.add_typer(run_cli.app, name="run")
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where everything of this coordinator lies.")],
+    *,
+    name: Annotated[str, typer.Option("--name", help="Name of the federation.")],
+    operator: Annotated[str, typer.Option("--operator", help="Who runs the coordinator, e.g. an institute.")],
+    address: Annotated[str, typer.Option("--address", help="host:port that members dial.")] = "localhost:8443",
+    enrolment_address: Annotated[
+        str, typer.Option("--enrolment-address", help="host:port that newcomers dial; by default the next port.")
+    ] = "",
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also-participant", help="A participant whose organisation also runs this coordinator."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a coordinator: its configuration, keys and database.
+
+    Example: onlysum coordinator init clinic --name clinics --operator "Institute" --address sum.example.org:8443
+    """
+    from coordinator import authority as authorities
+    from coordinator import config, durable
+    from coordinator.store import Store
+    from protos.credentials import SystemRandom, fingerprint
+
+    home = config.Home(directory)
+    if home.config.exists():
+        raise LocalError("E-EXISTS", f"{home.config} is there already")
+    text = config.render(
+        federation=name,
+        operator=operator,
+        also=also or [],
+        participants=address,
+        enrolment=enrolment_address or _next_port(address),
+    )
+    settings = config.parse(text)
+    home.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    hosts = sorted({settings.participants.host, settings.enrolment.host})
+    made = authorities.create_authority(federation=name, hosts=hosts, random=SystemRandom(), now=now())
+    authorities.save_authority(home.authority, made)
+    home.runs.mkdir(exist_ok=True)
+    home.spool(settings).mkdir(mode=0o700, exist_ok=True)
+    Store.create(home.database_url(settings)).close()
+    durable.write(home.config, text.encode())  # last: a directory with this file is complete
+    value: Json = {
+        "directory": str(directory),
+        "federation": name,
+        "authority_fingerprint": made.fingerprint,
+        "operator_fingerprint": fingerprint(made.operator.public),
+        "address": settings.participants.address,
+        "enrolment_address": settings.enrolment.address,
+    }
+    lines = [
+        f"Made {directory}/: coordinator.toml, authority/ (keys, 0600), coordinator.db",
+        f"  authority  {made.fingerprint}",
+        f"  operator   {fingerprint(made.operator.public)}",
+        "Keep authority/ safe: whoever has operator.key can sign plans.",
+        f"Next: onlysum coordinator start --config {directory}",
+    ]
+    show(value, lines, as_json=as_json)
+
+
+def _next_port(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        raise LocalError("E-USAGE", f"--address {address!r} is not host:port")
+    return f"{host}:{int(port) + 1}"
+
+
+@app.command()
+def start(config: Directory = HERE, as_json: AsJson = False) -> None:
+    """Run the service in the foreground; end it with Ctrl-C or SIGTERM.
+
+    Example: onlysum coordinator start --config clinic
+    """
+    from coordinator import daemon
+    from coordinator.authority import load_authority
+    from coordinator.config import Home, load
+
+    home = Home(config)
+    settings, authority = load(home), load_authority(home.authority)
+
+    def ready(presence: Presence) -> None:
+        value: Json = {"address": presence.address, "enrolment_address": presence.enrolment_address}
+        line = f"Ready: members at {presence.address}, newcomers at {presence.enrolment_address}. Ctrl-C ends."
+        typer.echo(line if not as_json else _compact(value))
+
+    daemon.start(home, settings, authority, ready)
+
+
+def _compact(value: Json) -> str:
+    import json
+
+    return json.dumps(value)
+
+
+@app.command()
+def status(config: Directory = HERE, as_json: AsJson = False) -> None:
+    """Say whether the service runs, who is there and what goes on.
+
+    Example: onlysum coordinator status
+    """
+    from coordinator import membership, runbook
+    from coordinator.presence import read_presence
+
+    with opened(config) as here:
+        presence = read_presence(here.home)
+        with here.store.read() as connection:
+            members = [one for one in membership.list_members(connection) if one.active]
+            tokens = [one for one in membership.list_tokens(connection) if one.used_at is None]
+            going = [one for one in runbook.list_runs(connection) if not one.state.ended]
+    live = presence.live if presence else ()
+    waiting = [one.name for one in tokens if one.expires_at > now()]
+    value: Json = {
+        "federation": here.settings.federation,
+        "running": presence is not None,
+        "pid": presence.pid if presence else None,
+        "address": here.settings.participants.address,
+        "members": [{"name": one.name, "role": one.role.value, "live": one.name in live} for one in members],
+        "invited": list(waiting),
+        "runs": [{"run": one.run_id, "state": one.state.value, "paused": one.paused} for one in going],
+    }
+    lines = [
+        f"federation {here.settings.federation}, {here.settings.participants.address}: "
+        + (f"running (pid {presence.pid})" if presence else "not running; start it: onlysum coordinator start"),
+        *table(
+            ("MEMBER", "ROLE", "HERE"),
+            [(one.name, one.role.value, "yes" if one.name in live else "no") for one in members],
+        ),
+        *([f"invited, not yet joined: {', '.join(waiting)}"] if waiting else []),
+        *[f"run {one.run_id} {one.state.value}{' (paused)' if one.paused else ''}" for one in going],
+    ]
+    show(value, lines, as_json=as_json)
+
+
+@app.command()
+def invite(
+    name: Annotated[str, typer.Argument(help="Name that the newcomer will have.")],
+    role: Annotated[str, typer.Option("--role", help="participant or evaluator.")] = "participant",
+    label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="Kept with the member.")] = None,
+    expires: Annotated[str, typer.Option("--expires", help="How long the invitation holds.")] = "7d",
+    config: Directory = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Make an invitation: one line that lets one newcomer join once.
+
+    Example: onlysum coordinator invite hospital-a --expires 2d
+    """
+    from coordinator.invitations import make_invitation
+
+    with opened(config) as here:
+        until = now() + seconds(expires)
+        line = make_invitation(here, name=name, role=role, labels=label or [], now=now(), until=until)
+    value: Json = {"name": name, "role": role, "token": line, "expires_at": until}
+    lines = [
+        line,
+        "",
+        f"Hand this line to {name} by a way that nobody else reads; it holds until {moment(until)} UTC.",
+        "There: onlysum participant join TOKEN",
+    ]
+    show(value, lines, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    bundle: Annotated[Path | None, typer.Option("--bundle", help="Write a zip for support: no keys, no data.")] = None,
+    config: Directory = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Check configuration, keys, database, disk and ports.
+
+    Example: onlysum coordinator doctor --bundle report.zip
+    """
+    from coordinator.config import Home
+    from coordinator.doctor import examine, write_bundle
+
+    checks = examine(Home(config), now())
+    if bundle is not None:
+        write_bundle(bundle, Home(config), checks)
+    value: Json = {
+        "ok": all(one.ok for one in checks),
+        "checks": [{"name": one.name, "ok": one.ok, "detail": one.detail} for one in checks],
+        "bundle": str(bundle) if bundle else None,
+    }
+    lines = [f"{'ok  ' if one.ok else 'FAIL'} {one.name}: {one.detail}" for one in checks]
+    show(value, [*lines, *([f"wrote {bundle}"] if bundle else [])], as_json=as_json)
+    if not all(one.ok for one in checks):
+        raise typer.Exit(2)
+
+
+@app.command()
+def migrate(config: Directory = HERE, as_json: AsJson = False) -> None:
+    """Bring the database to this version's schema; ``start`` does so by itself.
+
+    Example: onlysum coordinator migrate
+    """
+    from coordinator import store
+    from coordinator.config import Home, load
+
+    home = Home(config)
+    engine = store.connect(home.database_url(load(home)))
+    before = store.revision(engine)
+    store.upgrade(engine)
+    engine.dispose()
+    show({"from": before, "to": store.HEAD}, [f"schema {before or 'none'} -> {store.HEAD}"], as_json=as_json)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The archive to write; it holds the keys, so it is 0600.")],
+    config: Directory = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Write configuration, keys, database and runs to one archive, while the service runs or not.
+
+    Example: onlysum coordinator backup /secure/clinic.tar.gz
+    """
+    from coordinator.backup import write_backup
+
+    with opened(config) as here:
+        size = write_backup(here, file)
+    lines = [f"Wrote {file} ({size} bytes). It holds the keys of this federation: keep it as safe as the machine."]
+    show({"file": str(file), "bytes": size}, lines, as_json=as_json)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="An archive that `backup` wrote.")],
+    config: Directory = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Restore a backup into a directory that has no coordinator yet; open attempts are given up.
+
+    Example: onlysum coordinator restore /secure/clinic.tar.gz --config clinic
+    """
+    from coordinator.backup import read_backup
+
+    given_up = read_backup(file, config, now())
+    lines = [
+        f"Restored {config}/. {given_up} open attempts were given up: participants may have passed them.",
+        f"Next: onlysum coordinator doctor --config {config}, then start",
+    ]
+    show({"directory": str(config), "attempts_given_up": given_up}, lines, as_json=as_json)

@@ -1,0 +1,169 @@
+"""``coordinator doctor``: is this machine fit to run the service?
+
+Guarantees: every check runs, whatever the others find; a bundle for support holds no key, no update and no database.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import socket
+import sys
+import zipfile
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from coordinator import membership, runbook
+from coordinator import store as stores
+from coordinator.authority import expires_at, load_authority
+from coordinator.config import Home, Settings, load
+from coordinator.console import moment
+from coordinator.presence import read_presence
+from privacy.errors import OnlysumError
+
+FREE_BYTES: Final = 2**30  # less free space than this is reported
+RENEW_SECONDS: Final = 60 * 86_400  # a certificate that expires within this time is reported
+PACKAGES: Final = ("onlysum", "grpcio", "cryptography", "SQLAlchemy", "alembic", "pydantic", "numpy", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check and its outcome."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def examine(home: Home, now: int) -> list[Check]:
+    """Run all checks."""
+    checks = [_check("configuration", lambda: _configuration(home))]
+    checks += [_check("keys", lambda: _keys(home, now)), _check("disk", lambda: _disk(home))]
+    if checks[0].ok:
+        settings = load(home)
+        checks += [
+            _check("database", lambda: _database(home, settings)),
+            _check("security log", lambda: _security_log(home, settings)),
+            _check("ports", lambda: _ports(home, settings)),
+            _check("runs", lambda: _runs(home, settings)),
+        ]
+    checks.append(Check("versions", ok=True, detail=", ".join(f"{name} {one}" for name, one in _versions().items())))
+    return checks
+
+
+class _Failed(Exception):
+    """A check that found something."""
+
+
+def _check(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, ok=True, detail=look())
+    except _Failed as found:
+        return Check(name, ok=False, detail=str(found))
+    except OnlysumError as error:
+        return Check(name, ok=False, detail=f"{error}; next: {error.explanation.next_step}")
+    except (OSError, sa.exc.SQLAlchemyError) as error:
+        return Check(name, ok=False, detail=f"{type(error).__name__}: {error}")
+
+
+def _configuration(home: Home) -> str:
+    settings = load(home)
+    return f"federation {settings.federation}, members at {settings.participants.address}"
+
+
+def _keys(home: Home, now: int) -> str:
+    authority = load_authority(home.authority)
+    until = int(min(expires_at(authority.ca_certificate), expires_at(authority.server_certificate)))
+    if until - now < RENEW_SECONDS:
+        raise _Failed(f"a certificate expires at {moment(until)} UTC")
+    return f"private, certificates hold until {moment(until)} UTC"
+
+
+def _disk(home: Home) -> str:
+    free = shutil.disk_usage(home.directory).free
+    if free < FREE_BYTES:
+        raise _Failed(f"only {free // 2**20} MiB are free")
+    return f"{free // 2**30} GiB free"
+
+
+def _database(home: Home, settings: Settings) -> str:
+    engine = stores.connect(home.database_url(settings))
+    found = stores.revision(engine)
+    if found != stores.HEAD:
+        raise _Failed(f"schema {found or 'none'}, this version needs {stores.HEAD}; run `onlysum coordinator migrate`")
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            result = connection.execute(sa.text("PRAGMA integrity_check")).scalar()
+        if result != "ok":
+            raise _Failed(f"damaged: {result}; restore a backup")
+    engine.dispose()
+    return f"{engine.dialect.name}, schema {found}, intact"
+
+
+def _security_log(home: Home, settings: Settings) -> str:
+    store = stores.Store.create(home.database_url(settings))
+    with closing(store), store.read() as connection:
+        rows = membership.security_log(connection)
+    membership.verify_security_log(rows)
+    return f"{len(rows)} rows, chained"
+
+
+def _ports(home: Home, settings: Settings) -> str:
+    presence = read_presence(home)
+    if presence is not None:
+        return f"the daemon listens at {presence.address} and {presence.enrolment_address}"
+    for listener in (settings.participants, settings.enrolment):
+        host, _, port = listener.bind.rpartition(":")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host.strip("[]"), int(port)))
+            except OSError as error:
+                raise _Failed(f"{listener.bind} cannot be bound: {error.strerror}") from None
+    return "free; the daemon does not run"
+
+
+def _runs(home: Home, settings: Settings) -> str:
+    store = stores.Store.create(home.database_url(settings))
+    with closing(store), store.read() as connection:
+        runs = runbook.list_runs(connection)
+    if lost := [one.run_id for one in runs if not one.state.ended and not home.run(one.run_id).is_dir()]:
+        raise _Failed(f"the directory of run {lost[0]} is missing; restore a backup")
+    return f"{len(runs)} runs, {sum(not one.state.ended for one in runs)} of them go on"
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def write_bundle(file: Path, home: Home, checks: list[Check]) -> None:
+    """Write a zip for support: checks, versions, configuration, the states of runs."""
+    states: list[dict[str, str | int]] = []
+    if checks[0].ok:
+        store = stores.Store.create(home.database_url(load(home)))
+        with closing(store), store.read() as connection:
+            for run in runbook.list_runs(connection):
+                attempts = runbook.list_attempts(connection, run.run_id)
+                aborted = sum(one.state == "aborted" for one in attempts)
+                states.append({"run": run.run_id, "state": run.state.value, "code": run.code, "aborted": aborted})
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("checks.json", json.dumps([asdict(one) for one in checks], indent=2))
+        archive.writestr("versions.json", json.dumps({**_versions(), "platform": platform.platform()}, indent=2))
+        archive.writestr("runs.json", json.dumps(states, indent=2))
+        archive.writestr("command.txt", " ".join(sys.argv[:3]))
+        if home.config.is_file():
+            archive.write(home.config, home.config.name)
