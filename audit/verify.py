@@ -113,7 +113,7 @@ def _check_plan(report: Report) -> str:
 def _check_maker(report: Report) -> str:
     maker = report.made_by
     if maker.role == "coordinator":
-        known = {report.plan.operator: report.operator_key}
+        known = dict.fromkeys((report.plan.operator, report.plan.federation), report.operator_key)
     else:
         known = {member.id: member.identity_key for member in report.plan.roster}
     if known.get(maker.name) != maker.identity_key:

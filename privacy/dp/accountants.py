@@ -192,12 +192,11 @@ def _grid(counted: _Steps, delta: float) -> float:
     Few values, so that bisection over the noise does not see the grid move.
     """
     about = max(_bound(counted, delta, rdp.sampled_gaussian), 1e-3)
-    if about > LARGE_EPSILON:
-        return about / (LARGE_EPSILON / COARSEST_GRID)
+    coarsest = COARSEST_GRID * max(1.0, about / LARGE_EPSILON)
     wanted = math.sqrt(GRID_ERROR * about / sum(count for _, count in counted))
-    power = 10.0 ** math.floor(math.log10(wanted))
-    series = max(nice for nice in (1, 2, 5) if nice * power <= wanted * (1 + 1e-12)) * power
-    return min(COARSEST_GRID, max(FINEST_GRID, series))
+    within = min(coarsest, max(FINEST_GRID, wanted))
+    power = 10.0 ** math.floor(math.log10(within))
+    return max(nice for nice in (1, 2, 5) if nice * power <= within * (1 + 1e-12)) * power
 
 
 def _bound(counted: _Steps, delta: float, divergence: rdp.Divergence) -> float:

@@ -28,6 +28,7 @@ from privacy.plan import (
 )
 
 ROUNDING_LOSS: Final = 1 / 2500  # share of an example's signal lost to rounding, d/(24 D^2), that k must stay below
+LEAST_SENSITIVITY: Final = 2000  # the clip radius sqrt(D^2 - d/12 - 4D) lies about 2 below D: at most 0.1% of it
 LEAST_MULTIPLIER: Final = 0.05  # less noise than this has no meaningful epsilon
 MOST_MULTIPLIER: Final = 2.0**20
 PRECISION: Final = 1e-4  # relative, of the bisection; the final check is on the integers
@@ -115,7 +116,9 @@ def _integers(needed: float, *, honest: int, entries: int) -> tuple[int, int]:
     for exponent in range(MIN_NOISE_EXPONENT, MAX_NOISE_EXPONENT + 1):
         sensitivity = largest_sensitivity(needed, honest=honest, exponent=exponent)
         square = sensitivity * sensitivity
-        if square > entries / 12 + 4 * sensitivity and entries / (24 * square) <= ROUNDING_LOSS:
+        if sensitivity < LEAST_SENSITIVITY or square <= entries / 12 + 4 * sensitivity:
+            continue
+        if entries / (24 * square) <= ROUNDING_LOSS:
             return exponent, sensitivity
     raise LocalError("E-PLAN-NOISE", f"noise multiplier {needed:.4g} over {entries} entries needs more than 2^25")
 
