@@ -147,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exit codes: 0 done, 1 a bug of onlysum, 2 usage or configuration, 3 refused or waiting for a person, 4 a peer is at
     fault, 5 network, 6 verification failed; 130 after Ctrl-C.
     """
+    # What gRPC core would print on standard error reaches users as typed errors; it reads this when it is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     words = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(run(words))
 

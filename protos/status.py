@@ -46,7 +46,9 @@ _UNAVAILABLE: Final = (
     # A coordinator that refuses a member's certificate just closes: under TLS 1.3 the member's own handshake was over.
     (
         "E-NET-TLS",
-        re.compile(r"\bssl|\btls|certificate|handshake|peer name|failed to connect.*(closed|reset|eof)", re.IGNORECASE),
+        re.compile(
+            r"\bssl|\btls|certificate|handshake|verification|failed to connect.*(closed|reset|eof)", re.IGNORECASE
+        ),
     ),
     ("E-NET-TIMEOUT", re.compile(r"timed out|timeout|deadline", re.IGNORECASE)),
     ("E-NET-REFUSED", re.compile(r"refused|unreachable|no route|failed to connect|proxy", re.IGNORECASE)),

@@ -9,7 +9,6 @@ Source: gRPC core ``grpc_types.h`` and ``doc/keepalive.md``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -18,9 +17,6 @@ from google.protobuf.descriptor import MethodDescriptor
 from privacy.errors import PeerError
 from protos import federation_pb2 as pb
 from protos.envelope import MAX_CHUNK_BYTES, Chunk
-
-# What gRPC core would print on standard error reaches users as typed errors; read when the first channel is made.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 Options = tuple[tuple[str, int], ...]
 

@@ -1,0 +1,391 @@
+"""The strict codec: what goes in comes out, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from privacy.errors import LocalError, PeerError
+from privacy.secagg import messages as said
+from privacy.secagg import shamir
+from privacy.secret import SecretBytes
+from protos import codec
+from protos import codec_transport as wire
+from protos import envelope as env
+from protos import federation_pb2 as pb
+from tests import strategies as drawn
+
+POSITION = said.Position(b"p" * 32, 1, 1)
+RUN = "ab" * 16
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A kind of message with both directions of its codec."""
+
+    values: SearchStrategy[Any]
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+
+PAIRS = {
+    "task": Pair(drawn.numbered_tasks, codec.encode_task, codec.decode_task),
+    "submission": Pair(
+        drawn.submissions,
+        codec.encode_submission,
+        lambda data: codec.decode_submission(data, sender="alice"),
+    ),
+    "certificate": Pair(
+        drawn.certificates,
+        codec.encode_certificate,
+        lambda data: codec.decode_certificate(data, sender="coordinator"),
+    ),
+    "enrolment": Pair(
+        drawn.enrolments,
+        codec.encode_enrolment,
+        lambda data: codec.decode_enrolment(data, sender="newcomer"),
+    ),
+    "membership": Pair(drawn.memberships, codec.encode_membership, codec.decode_membership),
+    "hello": Pair(drawn.hellos, codec.encode_hello, lambda data: codec.decode_hello(data, sender="alice")),
+    "welcome": Pair(drawn.welcomes, codec.encode_welcome, codec.decode_welcome),
+    "chunk": Pair(drawn.chunks, wire.encode_chunk, lambda data: wire.decode_chunk(data, sender="alice")),
+    "upload part": Pair(
+        st.one_of(drawn.chunks, drawn.announcements),
+        wire.encode_upload_part,
+        lambda data: wire.decode_upload_part(data, sender="alice"),
+    ),
+    "announcement": Pair(
+        drawn.announcements,
+        wire.encode_announcement,
+        lambda data: wire.decode_announcement(data, sender="alice"),
+    ),
+    "offset": Pair(st.integers(0, env.MAX_CONTENT_BYTES), wire.encode_offset, wire.decode_offset),
+    "poll": Pair(drawn.polls, wire.encode_poll, lambda data: wire.decode_poll(data, sender="alice")),
+    "content request": Pair(
+        drawn.content_requests,
+        wire.encode_content_request,
+        lambda data: wire.decode_content_request(data, sender="alice"),
+    ),
+}
+any_kind = st.sampled_from(sorted(PAIRS))
+
+
+def shown(value: Any) -> Any:
+    """Make a value comparable: a secret compares only by what it reveals."""
+    if isinstance(value, SecretBytes):
+        return value.reveal()
+    if is_dataclass(value):
+        return type(value), [shown(getattr(value, field.name)) for field in fields(value)]
+    return value
+
+
+@pytest.mark.parametrize("kind", sorted(PAIRS))
+@given(data=st.data())
+def test_what_is_encoded_decodes_to_an_equal_value_of_the_same_bytes(kind: str, data: st.DataObject) -> None:
+    pair = PAIRS[kind]
+    value = data.draw(pair.values)
+    encoded = pair.encode(value)
+    assert shown(pair.decode(encoded)) == shown(value)
+    assert pair.encode(pair.decode(encoded)) == encoded
+
+
+@given(kind=any_kind, junk=st.binary(max_size=200))
+@example(kind="submission", junk=b"")
+def test_random_bytes_decode_to_a_valid_value_or_raise_a_peer_error(kind: str, junk: bytes) -> None:
+    pair = PAIRS[kind]
+    try:
+        value = pair.decode(junk)
+    except PeerError as error:
+        assert error.code in {"E-WIRE-MALFORMED", "E-WIRE-CHUNK", "E-VERSION"}  # noqa: PT017  # either way is right
+    else:
+        assert pair.encode(value) == junk
+
+
+@given(data=st.data(), kind=any_kind)
+def test_a_changed_message_decodes_to_a_valid_value_or_raises_a_peer_error(kind: str, data: st.DataObject) -> None:
+    pair = PAIRS[kind]
+    encoded = bytearray(pair.encode(data.draw(pair.values)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(encoded)))
+        change = data.draw(st.sampled_from(["flip", "insert", "cut", "repeat"]))
+        if change == "flip" and at < len(encoded):
+            encoded[at] ^= 1 << data.draw(st.integers(0, 7))
+        elif change == "insert":
+            encoded[at:at] = data.draw(st.binary(min_size=1, max_size=4))
+        elif change == "cut":
+            del encoded[at:]
+        else:
+            encoded += encoded[at:]
+    try:
+        value = pair.decode(bytes(encoded))
+    except PeerError as error:
+        assert error.code in {"E-WIRE-MALFORMED", "E-WIRE-CHUNK", "E-VERSION"}  # noqa: PT017  # either way is right
+    else:
+        assert pair.encode(value) == bytes(encoded)
+
+
+# --- refusals: a valid message, one change, and the word that must be in the rule ---
+
+LEAF = said.ShareLeaf("alice", b"c" * 32, b"m" * 32, b"s" * 32)
+BOX = b"x" * said.SEALED_BYTES
+BUNDLE = said.ShareBundle(POSITION, "bob", (LEAF, replace(LEAF, recipient="bob")), (BOX, b""), b"c" * 32, b"s" * 64)
+RECEIPT = said.Receipt(POSITION, "alice", b"u" * 32, b"m" * 32, 8, b"s" * 64)
+OFFER = said.AttemptOffer(POSITION, b"t" * 32, b"a" * 32)
+ADVERTISEMENT = said.Advertisement(OFFER, "alice", b"k" * 32, b"c" * 32, b"n" * 16, b"s" * 64)
+DEALT = said.DealtShare(POSITION, "bob", LEAF, (b"h" * 32,), BOX, b"r" * 32, b"c" * 32, b"s" * 64)
+LAST_SHARE = (shamir.FIELD - 1).to_bytes(33, "big")
+SHARES = said.UnmaskShares(POSITION, "alice", (said.ReleasedShare("alice", LAST_SHARE),), (), b"s" * 64)
+EVALUATION = env.Evaluation(RUN, b"p" * 32, 0, b"a" * 32, 3, 4, b"d" * 32, b"s" * 64)
+REFUSED = env.PlanRefused(RUN, b"p" * 32, "E-POLICY-RULE", "no")
+
+
+def submitted(value: env.Submission) -> pb.Submission:
+    return pb.Submission.FromString(codec.encode_submission(value))
+
+
+def tasked(task: env.Task) -> pb.NumberedTask:
+    return pb.NumberedTask.FromString(codec.encode_task(env.NumberedTask(b"i" * 16, task)))
+
+
+def changed(message: Any, change: Callable[[Any], object]) -> bytes:
+    change(message)
+    data: bytes = message.SerializeToString(deterministic=True)
+    return data
+
+
+def put(field: str, value: Any) -> Callable[[Any], None]:
+    """Set a field by its dotted path."""
+
+    def change(message: Any) -> None:
+        *path, last = field.split(".")
+        for name in path:
+            message = message[int(name)] if name.isdigit() else getattr(message, name)
+        setattr(message, last, value)
+
+    return change
+
+
+BAD_SUBMISSIONS: dict[str, tuple[env.Submission, Callable[[Any], object], str]] = {
+    "a hash is too short": (RECEIPT, put("receipt.u2_hash", b"u" * 31), "u2_hash has 31 bytes"),
+    "a hash is too long": (RECEIPT, put("receipt.masked_hash", b"u" * 33), "masked_hash has 33 bytes"),
+    "a signature is missing": (RECEIPT, put("receipt.signature", b""), "signature has 0 bytes"),
+    "a plan hash is missing": (RECEIPT, put("receipt.position.plan_hash", b""), "position.plan_hash"),
+    "a position is missing": (RECEIPT, lambda m: m.receipt.ClearField("position"), "position is missing"),
+    "a round counts from zero": (RECEIPT, put("receipt.position.round", 0), "round is 0"),
+    "an attempt counts from zero": (RECEIPT, put("receipt.position.attempt", 0), "attempt is 0"),
+    "a round is beyond 2^53": (RECEIPT, put("receipt.position.round", 2**53), "round is"),
+    "an upload is empty": (RECEIPT, put("receipt.length", 0), "length is 0"),
+    "an upload is endless": (RECEIPT, put("receipt.length", 2**60), "length is"),
+    "a name has a capital": (RECEIPT, put("receipt.sender", "Alice"), "sender is no name"),
+    "a name is empty": (RECEIPT, put("receipt.sender", ""), "sender is no name"),
+    "a name ends in a line feed": (RECEIPT, put("receipt.sender", "alice\n"), "sender is no name"),
+    "a name has 64 characters": (RECEIPT, put("receipt.sender", "a" * 64), "sender is no name"),
+    "a name is not ASCII": (RECEIPT, put("receipt.sender", "älice"), "sender is no name"),
+    "leaves are not sorted": (BUNDLE, lambda m: m.share_bundle.leaves.reverse(), "leaves is not sorted"),
+    "a leaf is given twice": (BUNDLE, put("share_bundle.leaves.0.recipient", "bob"), "leaves is not sorted"),
+    "a dealer leaves itself out": (BUNDLE, put("share_bundle.sender", "carol"), "the dealer's own"),
+    "a sealed share is missing": (BUNDLE, lambda m: m.share_bundle.sealed.pop(), "sealed has 1 items"),
+    "a sealed share is short": (BUNDLE, lambda m: set_item(m.share_bundle.sealed, 0, BOX[:-1]), "sealed has 93"),
+    "a peer gets no sealed share": (BUNDLE, lambda m: set_item(m.share_bundle.sealed, 0, b""), "sealed has 0"),
+    "a dealer seals for itself": (BUNDLE, lambda m: set_item(m.share_bundle.sealed, 1, BOX), "sealed has 94"),
+    "a masking key is short": (ADVERTISEMENT, put("advertisement.masking_key", b"k" * 31), "masking_key has 31"),
+    "a channel key is long": (ADVERTISEMENT, put("advertisement.channel_key", b"k" * 1184), "channel_key has 1184"),
+    "a nonce is short": (ADVERTISEMENT, put("advertisement.nonce", b"n" * 15), "nonce has 15"),
+    "an offer is missing": (ADVERTISEMENT, lambda m: m.advertisement.ClearField("offer"), "offer is missing"),
+    "a share equals p": (
+        SHARES,
+        put("unmask_shares.seed_shares.0.share", shamir.FIELD.to_bytes(33, "big")),
+        "not below p",
+    ),
+    "a share has 32 bytes": (SHARES, put("unmask_shares.seed_shares.0.share", b"s" * 32), "share has 32"),
+    "an owner is given twice": (
+        SHARES,
+        lambda m: m.unmask_shares.seed_shares.append(m.unmask_shares.seed_shares[0]),
+        "seed_shares is not sorted",
+    ),
+    "a list has more items than any roster": (
+        SHARES,
+        lambda m: m.unmask_shares.masking_shares.extend([m.unmask_shares.seed_shares[0]] * 4097),
+        "masking_shares has 4097 items",
+    ),
+    "more are right than were asked": (EVALUATION, put("evaluation.correct", 5), "correct is 5"),
+    "nothing was measured": (EVALUATION, put("evaluation.examples", 0), "examples is 0"),
+    "a run id is not hex": (REFUSED, put("plan_refused.run_id", "z" * 32), "run_id is not"),
+    "a run id has capitals": (REFUSED, put("plan_refused.run_id", "AB" * 16), "run_id is not"),
+    "a code is a sentence": (REFUSED, put("plan_refused.code", "because I say so"), "code is no error code"),
+    "a text moves the cursor": (REFUSED, put("plan_refused.because", "\x1b[2J"), "cannot be shown"),
+    "a text turns around": (REFUSED, put("plan_refused.because", "\u202eoops"), "cannot be shown"),
+    "a text is a book": (REFUSED, put("plan_refused.because", "a" * 4001), "4001 characters"),
+    "nothing is submitted": (REFUSED, lambda m: m.Clear(), "submission is missing"),
+}
+
+
+def set_item(values: Any, index: int, value: Any) -> None:
+    values[index] = value
+
+
+@pytest.mark.parametrize("sentence", sorted(BAD_SUBMISSIONS))
+def test_a_submission_is_refused_when(sentence: str) -> None:
+    value, change, word = BAD_SUBMISSIONS[sentence]
+    with pytest.raises(PeerError) as caught:
+        codec.decode_submission(changed(submitted(value), change), sender="mallory")
+    assert (caught.value.code, caught.value.participant) == ("E-WIRE-MALFORMED", "mallory")
+    assert word in caught.value.rule
+
+
+PROPOSAL = said.SurvivorProposal(POSITION, (RECEIPT, replace(RECEIPT, sender="bob")))
+SIGNATURE = said.SurvivorSignature(POSITION, "alice", b"s" * 64)
+SURVIVORS = said.SurvivorSet(b"u" * 32, (("alice", b"m" * 32), ("bob", b"m" * 32)))
+CERTIFICATE = said.RoundCertificate(POSITION, b"c" * 32, SURVIVORS, b"h" * 32, (SIGNATURE,))
+DEALING = env.SharesDealt(RUN, POSITION, (DEALT,))
+PROPOSED = env.SurvivorsProposed(RUN, PROPOSAL)
+COMPLETED = env.RoundCompleted(RUN, CERTIFICATE)
+ENDED = env.RunEnded(RUN, "completed", "")
+OPENED = env.AttemptOpened(RUN, OFFER, env.ContentRef(b"a" * 32, 4), (CERTIFICATE,))
+
+BAD_TASKS: dict[str, tuple[env.Task, Callable[[Any], object], str]] = {
+    "its id is short": (ENDED, put("id", b"i" * 15), "id has 15 bytes"),
+    "it is empty": (ENDED, lambda m: m.ClearField("run_ended"), "task is missing"),
+    "a run ends in an unknown state": (ENDED, put("run_ended.state", "exploded"), "state is none of"),
+    "a completed run has a reason": (ENDED, put("run_ended.code", "E-BUG"), "code is empty"),
+    "an aborted run has no reason": (ENDED, put("run_ended.state", "aborted"), "code is empty"),
+    "a proof has 13 siblings": (
+        DEALING,
+        lambda m: m.shares_dealt.shares[0].proof.extend([b"h" * 32] * 12),
+        "shares[0].proof has 13 items",
+    ),
+    "a sibling is short": (
+        DEALING,
+        lambda m: set_item(m.shares_dealt.shares[0].proof, 0, b"h" * 31),
+        "shares[0].proof[0].node has 31",
+    ),
+    "a share comes without its leaf": (
+        DEALING,
+        lambda m: m.shares_dealt.shares[0].ClearField("leaf"),
+        "shares[0].leaf is missing",
+    ),
+    "a sealed share is empty": (DEALING, put("shares_dealt.shares.0.sealed", b""), "sealed has 0"),
+    "survivors are not sorted": (
+        PROPOSED,
+        lambda m: m.survivors_proposed.proposal.receipts.reverse(),
+        "receipts is not sorted",
+    ),
+    "nobody survives": (
+        PROPOSED,
+        lambda m: m.survivors_proposed.proposal.ClearField("receipts"),
+        "receipts is empty",
+    ),
+    "a certificate's survivors are not sorted": (
+        COMPLETED,
+        lambda m: m.round_completed.certificate.survivors.members.reverse(),
+        "members is not sorted",
+    ),
+    "a certificate is of nobody": (
+        COMPLETED,
+        lambda m: m.round_completed.certificate.survivors.ClearField("members"),
+        "members is empty",
+    ),
+    "its adapter is empty": (OPENED, put("attempt_opened.adapter.length", 0), "adapter.length is 0"),
+    "its history is damaged": (
+        OPENED,
+        put("attempt_opened.history.0.sum_hash", b""),
+        "attempt_opened.history[0].sum_hash",
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", sorted(BAD_TASKS))
+def test_a_task_is_refused_when(sentence: str) -> None:
+    value, change, word = BAD_TASKS[sentence]
+    with pytest.raises(PeerError) as caught:
+        codec.decode_task(changed(tasked(value), change))
+    assert (caught.value.code, caught.value.participant) == ("E-WIRE-MALFORMED", "coordinator")
+    assert word in caught.value.rule
+
+
+VALID = codec.encode_submission(RECEIPT)
+NOT_CANONICAL = {
+    "an unknown field follows": VALID + b"\x78\x01",
+    "an unknown field hides inside": changed(
+        submitted(RECEIPT), lambda m: m.receipt.position.MergeFromString(b"\x78\x01")
+    ),
+    "it is given twice": VALID + VALID,
+    "it is cut": VALID[:-1],
+    "a default is written out": b"\x0a\x02\x0a\x00",  # plan_approved with run_id = ""
+    "it is not UTF-8": VALID.replace(b"alice", b"\xff\xfe\xfd\xfc\xfb"),
+    "it is too large": b"\x00" * (codec.MAX_SUBMISSION_BYTES + 1),
+    "a group was never closed": b"\x0b" * 200,
+}
+# length 8 of the receipt in two bytes, and the receipt one byte longer for it
+NOT_CANONICAL["a number is written long"] = (
+    VALID[:1] + bytes([VALID[1] + 1]) + VALID[2:].replace(b"\x28\x08", b"\x28\x88\x00")
+)
+PARSED_BY_PROTOBUF = (
+    "a default is written out",
+    "a number is written long",
+    "an unknown field follows",
+    "an unknown field hides inside",
+    "it is given twice",
+)
+
+
+@pytest.mark.parametrize("sentence", sorted(NOT_CANONICAL))
+def test_bytes_are_refused_when(sentence: str) -> None:
+    assert NOT_CANONICAL[sentence] != VALID
+    with pytest.raises(PeerError) as caught:
+        codec.decode_submission(NOT_CANONICAL[sentence], sender="alice")
+    assert caught.value.code == "E-WIRE-MALFORMED"
+
+
+@pytest.mark.parametrize("sentence", PARSED_BY_PROTOBUF)
+def test_protobuf_alone_would_take_it_when(sentence: str) -> None:
+    pb.Submission.FromString(NOT_CANONICAL[sentence])
+
+
+def test_another_version_is_named_whatever_else_the_message_holds() -> None:
+    hello = env.Hello(7, "9.9", "alice", env.Role.PARTICIPANT, env.LedgerHead(0, b""), ())
+    unknown = b"\xa2\x06\x03abc"  # field 100, as a later version might have it
+    with pytest.raises(PeerError, match="alice speaks protocol version 7, the other side version 1") as caught:
+        codec.decode_hello(codec.encode_hello(hello) + unknown, sender="alice")
+    assert caught.value.code == "E-VERSION"
+
+
+def test_a_role_that_is_unknown_is_refused() -> None:
+    hello = env.Hello(1, "0.1.0", "alice", env.Role.PARTICIPANT, env.LedgerHead(0, b""), ())
+    message = pb.Hello.FromString(codec.encode_hello(hello))
+    message.role = 9  # type: ignore[assignment]  # proto3 enumerations are open
+    with pytest.raises(PeerError, match="role is unknown"):
+        codec.decode_hello(message.SerializeToString(), sender="alice")
+
+
+def test_a_submission_that_a_peer_would_refuse_is_this_sides_bug() -> None:
+    with pytest.raises(LocalError, match="u2_hash") as caught:
+        codec.encode_submission(replace(RECEIPT, u2_hash=b""))
+    assert caught.value.code == "E-BUG"
+
+
+def test_a_chunk_with_another_hash_is_refused() -> None:
+    message = pb.Chunk.FromString(wire.encode_chunk(env.Chunk(5, b"data")))
+    message.data = b"dada"
+    with pytest.raises(PeerError, match="offset 5") as caught:
+        wire.decode_chunk(message.SerializeToString(), sender="alice")
+    assert caught.value.code == "E-WIRE-CHUNK"
+
+
+@pytest.mark.parametrize("size", [0, env.MAX_CHUNK_BYTES + 1])
+def test_a_chunk_of_no_or_too_many_bytes_is_refused(size: int) -> None:
+    message = pb.Chunk(data=bytes(size), sha256=b"h" * 32)
+    with pytest.raises(PeerError):
+        wire.decode_chunk(message.SerializeToString(), sender="alice")
+
+
+def test_the_largest_chunk_passes() -> None:
+    largest = env.Chunk(2**33, bytes(env.MAX_CHUNK_BYTES))
+    assert wire.decode_chunk(wire.encode_chunk(largest), sender="alice") == largest
+    assert wire.decode_upload_part(wire.encode_upload_part(largest), sender="alice") == largest

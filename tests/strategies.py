@@ -1,0 +1,248 @@
+"""Hypothesis strategies: every value that crosses the wire, valid as ``privacy.secagg.messages`` documents it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from privacy.canonical import MAX_INTEGER
+from privacy.plan import PROTOCOL_VERSION
+from privacy.secagg import messages as said
+from privacy.secagg import shamir
+from privacy.secret import SecretBytes
+from protos import envelope as env
+
+NAMES = ("alice", "bob", "carol", "dave", "x", "0", "a.b-c_d", "z" * 63)
+
+names = st.sampled_from(NAMES)
+name_sets = st.sets(names, max_size=4).map(sorted)
+some_names = st.sets(names, min_size=1, max_size=4).map(sorted)
+run_ids = st.binary(min_size=16, max_size=16).map(bytes.hex)
+codes = st.sampled_from(["E-ROUND-SET", "E-DISK-FULL", "E-BUG", "E-POLICY-RULE"])
+texts = st.text(st.characters(categories=("L", "N", "P", "S", "Zs"), include_characters="\n"), max_size=30).filter(
+    lambda text: all(one.isprintable() or one == "\n" for one in text)
+)
+from_one = st.one_of(st.integers(1, 10), st.integers(1, MAX_INTEGER))
+from_zero = st.one_of(st.integers(0, 10), st.integers(0, MAX_INTEGER))
+lengths = st.integers(1, env.MAX_CONTENT_BYTES)
+
+
+def octets(count: int) -> SearchStrategy[bytes]:
+    """Return byte strings of one length."""
+    return st.one_of(st.binary(min_size=count, max_size=count), st.just(bytes(count)))
+
+
+hashes = octets(32)
+signatures = octets(64)
+sealed_boxes = octets(said.SEALED_BYTES)
+shares = st.one_of(st.integers(0, shamir.FIELD - 1), st.just(shamir.FIELD - 1)).map(
+    lambda value: value.to_bytes(said.SHARE_BYTES, "big")
+)
+
+positions = st.builds(said.Position, plan_hash=hashes, round=from_one, attempt=from_one)
+offers = st.builds(said.AttemptOffer, position=positions, previous_transcript=hashes, adapter_hash=hashes)
+advertisements = st.builds(
+    said.Advertisement,
+    offer=offers,
+    sender=names,
+    masking_key=octets(said.MASKING_KEY_BYTES[1]),
+    channel_key=octets(said.CHANNEL_KEY_BYTES[1]),
+    nonce=octets(said.ADVERTISE_NONCE_BYTES),
+    signature=signatures,
+)
+
+
+def leaves(recipient: SearchStrategy[str]) -> SearchStrategy[said.ShareLeaf]:
+    """Return leaves for a recipient."""
+    return st.builds(
+        said.ShareLeaf,
+        recipient=recipient,
+        ciphertext_hash=hashes,
+        masking_share_hash=hashes,
+        seed_share_hash=hashes,
+    )
+
+
+@st.composite
+def bundles(draw: Any) -> said.ShareBundle:
+    """Return a dealer's bundle for a small U1."""
+    members = draw(some_names)
+    dealer = draw(st.sampled_from(members))
+    return said.ShareBundle(
+        position=draw(positions),
+        sender=dealer,
+        leaves=tuple(draw(leaves(st.just(member))) for member in members),
+        sealed=tuple(b"" if member == dealer else draw(sealed_boxes) for member in members),
+        seed_commitment=draw(hashes),
+        signature=draw(signatures),
+    )
+
+
+dealt_shares = st.builds(
+    said.DealtShare,
+    position=positions,
+    dealer=names,
+    leaf=leaves(names),
+    proof=st.lists(st.one_of(hashes, st.just(b"")), max_size=4).map(tuple),
+    sealed=sealed_boxes,
+    root=hashes,
+    seed_commitment=hashes,
+    signature=signatures,
+)
+complaints = st.builds(said.Complaint, position=positions, sender=names, dealer=names, rule=texts, signature=signatures)
+
+
+def receipts(sender: SearchStrategy[str]) -> SearchStrategy[said.Receipt]:
+    """Return receipts by a sender."""
+    return st.builds(
+        said.Receipt,
+        position=positions,
+        sender=sender,
+        u2_hash=hashes,
+        masked_hash=hashes,
+        length=lengths,
+        signature=signatures,
+    )
+
+
+survivor_sets = st.builds(
+    said.SurvivorSet,
+    u2_hash=hashes,
+    members=some_names.flatmap(lambda ids: st.tuples(*(st.tuples(st.just(one), hashes) for one in ids))),
+)
+proposals = st.builds(
+    said.SurvivorProposal,
+    position=positions,
+    receipts=some_names.flatmap(lambda ids: st.tuples(*(receipts(st.just(one)) for one in ids))),
+)
+survivor_signatures = st.builds(said.SurvivorSignature, position=positions, sender=names, signature=signatures)
+unmask_requests = st.builds(
+    said.UnmaskRequest, proposal=proposals, signatures=st.lists(survivor_signatures, max_size=3).map(tuple)
+)
+released = name_sets.flatmap(
+    lambda ids: st.tuples(*(st.builds(said.ReleasedShare, owner=st.just(one), share=shares) for one in ids))
+)
+unmask_shares = st.builds(
+    said.UnmaskShares,
+    position=positions,
+    sender=names,
+    seed_shares=released,
+    masking_shares=released,
+    signature=signatures,
+)
+certificates = st.builds(
+    said.RoundCertificate,
+    position=positions,
+    round_ctx=hashes,
+    survivors=survivor_sets,
+    sum_hash=hashes,
+    signatures=st.lists(survivor_signatures, max_size=3).map(tuple),
+)
+
+content_refs = st.builds(env.ContentRef, sha256=hashes, length=lengths)
+tasks = st.one_of(
+    st.builds(
+        env.PlanProposed,
+        run_id=run_ids,
+        plan=st.binary(min_size=1, max_size=50),
+        signature=signatures,
+        initial_adapter=content_refs,
+    ),
+    st.builds(
+        env.AttemptOpened,
+        run_id=run_ids,
+        offer=offers,
+        adapter=content_refs,
+        history=st.lists(certificates, max_size=2).map(tuple),
+    ),
+    st.builds(env.KeysAdvertised, run_id=run_ids, advertisements=st.lists(advertisements, max_size=3).map(tuple)),
+    st.builds(
+        env.SharesDealt, run_id=run_ids, position=positions, shares=st.lists(dealt_shares, max_size=3).map(tuple)
+    ),
+    st.builds(env.SurvivorsProposed, run_id=run_ids, proposal=proposals),
+    st.builds(env.UnmaskRequested, run_id=run_ids, request=unmask_requests),
+    st.builds(env.RoundCompleted, run_id=run_ids, certificate=certificates),
+    st.builds(env.AttemptAborted, run_id=run_ids, position=positions, code=codes),
+    st.builds(env.EvaluationAsked, run_id=run_ids, round=from_zero, adapter=content_refs),
+    st.builds(env.RunEnded, run_id=run_ids, state=st.sampled_from(["aborted", "refused"]), code=codes),
+    st.builds(env.RunEnded, run_id=run_ids, state=st.just("completed"), code=st.just("")),
+)
+numbered_tasks = st.builds(env.NumberedTask, id=octets(16), task=tasks)
+
+evaluations = from_one.flatmap(
+    lambda examples: st.builds(
+        env.Evaluation,
+        run_id=run_ids,
+        plan_hash=hashes,
+        round=from_zero,
+        adapter_sha256=hashes,
+        correct=st.integers(0, examples),
+        examples=st.just(examples),
+        data_sha256=hashes,
+        signature=signatures,
+    )
+)
+submissions = st.one_of(
+    st.builds(env.PlanApproved, run_id=run_ids, plan_hash=hashes, signature=signatures),
+    st.builds(env.PlanRefused, run_id=run_ids, plan_hash=hashes, code=codes, because=texts),
+    advertisements,
+    bundles(),
+    complaints,
+    receipts(names),
+    survivor_signatures,
+    unmask_shares,
+    st.builds(env.Abstained, run_id=run_ids, position=positions, code=codes),
+    evaluations,
+)
+
+roles = st.sampled_from(list(env.Role))
+heads = st.builds(env.LedgerHead, sequence=from_zero, hash=st.one_of(hashes, st.just(b"")))
+hellos = st.builds(
+    env.Hello,
+    protocol_version=st.just(PROTOCOL_VERSION),
+    software_version=st.sampled_from(["0.1.0", "1.0.0rc1"]),
+    member=names,
+    role=roles,
+    ledger_head=heads,
+    datasets=name_sets.flatmap(
+        lambda ids: st.tuples(*(st.builds(env.DatasetOffer, name=st.just(one), units=from_one) for one in ids))
+    ),
+)
+welcomes = st.builds(
+    env.Welcome,
+    protocol_version=st.just(PROTOCOL_VERSION),
+    software_version=st.just("0.1.0"),
+    federation=names,
+    ledger_head=heads,
+    last_advertisements=st.lists(advertisements, max_size=2).map(tuple),
+    members=st.lists(st.builds(env.MemberEntry, name=names, role=roles, identity_key=hashes), max_size=3).map(tuple),
+)
+enrolments = st.builds(
+    env.Enrolment,
+    protocol_version=st.just(PROTOCOL_VERSION),
+    token_id=run_ids,
+    token_secret=hashes.map(SecretBytes),
+    name=names,
+    certificate_request=st.binary(min_size=1, max_size=60),
+    identity_key=hashes,
+    identity_signature=signatures,
+)
+memberships = st.builds(
+    env.Membership,
+    federation=names,
+    name=names,
+    role=roles,
+    certificate=st.binary(min_size=1, max_size=60),
+    authority=st.binary(min_size=1, max_size=60),
+)
+
+chunks = st.builds(env.Chunk, offset=from_zero, data=st.binary(min_size=1, max_size=60))
+announcements = st.builds(env.UploadAnnounced, run_id=run_ids, position=positions, sha256=hashes, length=lengths)
+polls = st.builds(
+    env.PollRequest,
+    seen=st.frozensets(octets(16), max_size=3),
+    wait_seconds=st.integers(0, 60_000).map(lambda milliseconds: milliseconds / 1000),
+)
+content_requests = st.builds(env.ContentRequest, sha256=hashes, offset=st.integers(0, env.MAX_CONTENT_BYTES))
