@@ -1,0 +1,84 @@
+"""The coordinator's optimizers against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from coordinator.optimizer import OptimizerState, learning_rates, step
+from privacy.plan import Optimizer, Recipe
+from tests.plans import make_plan
+
+ONES = np.ones(4)
+
+
+def recipe(**optimizer: str) -> Recipe:
+    """Four entries, the last of them the head."""
+    plan, _ = make_plan(n=3, entries=4)
+    return plan.recipe.model_copy(update={"optimizer": Optimizer(**optimizer)})  # type: ignore[arg-type]  # by field
+
+
+def start(value: float = 0.0) -> OptimizerState:
+    return OptimizerState.start(np.full(4, value, dtype=np.float32))
+
+
+def test_mean_moves_by_the_mean_and_each_stream_by_its_own_rate() -> None:
+    given = recipe(name="mean", learning_rate="0.5", head_learning_rate="2")
+    assert learning_rates(given).tolist() == [0.5, 0.5, 0.5, 2.0]
+    after = step(given, start(1.0), np.array([1.0, 2.0, -2.0, 3.0]))
+    assert after.iterate.tolist() == [1.5, 2.0, 0.0, 7.0]
+    assert after.round == 1
+
+
+def test_momentum_accumulates() -> None:
+    given = recipe(name="sgd", momentum="0.5")
+    first = step(given, start(), ONES)
+    second = step(given, first, ONES)
+    third = step(given, second, ONES)
+    assert [float(one.iterate[0]) for one in (first, second, third)] == [1.0, 2.5, 4.25]  # 1, +1.5, +1.75
+
+
+def test_adam_follows_the_published_algorithm() -> None:
+    given = recipe(name="adam", momentum="0.9", second_momentum="0.99", epsilon="0.001")
+    after = step(given, start(), 2 * ONES)
+    first, second = 0.1 * 2, 0.99 * 0.001**2 + 0.01 * 4
+    assert after.iterate[0] == pytest.approx(first / (second**0.5 + 0.001), rel=1e-6)
+    again = step(given, after, ONES)
+    first, second = 0.9 * first + 0.1, 0.99 * second + 0.01
+    assert again.iterate[0] - after.iterate[0] == pytest.approx(first / (second**0.5 + 0.001), rel=1e-5)
+
+
+def test_yogi_moves_its_second_moment_by_the_sign_of_the_difference() -> None:
+    given = recipe(name="yogi", momentum="0", second_momentum="0.9", epsilon="0.1")
+    after = step(given, start(), ONES)
+    second = 0.01 + 0.1  # v < d^2: grows by (1 - b2) d^2
+    assert after.second[0] == pytest.approx(second)
+    assert after.iterate[0] == pytest.approx(1 / (second**0.5 + 0.1), rel=1e-6)
+    later = step(given, after, 0.1 * ONES)
+    assert later.second[0] == pytest.approx(second - 0.1 * 0.01)
+
+
+def test_the_average_of_iterates_weighs_as_the_plan_says_and_does_not_touch_the_iterate() -> None:
+    given, plain = recipe(name="mean", average="0.8"), recipe(name="mean")
+    state, raw, average = start(), start(), 0.0
+    for number in range(30):
+        state, raw = step(given, state, ONES), step(plain, raw, ONES)
+        weight = min(0.8, (number + 1) / (number + 10))
+        average = weight * average + (1 - weight) * (number + 1)
+        assert state.average[0] == pytest.approx(average, rel=1e-5)
+        assert state.iterate.tolist() == raw.iterate.tolist()
+    assert raw.average is not raw.iterate
+    assert raw.average.tolist() == raw.iterate.tolist()
+
+
+@pytest.mark.parametrize("name", ["mean", "sgd", "adam", "yogi"])
+def test_a_step_is_deterministic_and_leaves_its_input_alone(name: str) -> None:
+    given = recipe(name=name, momentum="0.9", second_momentum="0.99", average="0.5")
+    before = step(given, start(), np.arange(4.0))
+    kept = [vector.copy() for vector in (before.iterate, before.average, before.momentum, before.second)]
+    one, other = step(given, before, ONES), step(given, before, ONES)
+    for field in ("iterate", "average", "momentum", "second"):
+        assert getattr(one, field).tobytes() == getattr(other, field).tobytes()
+    assert [vector.tobytes() for vector in kept] == [
+        vector.tobytes() for vector in (before.iterate, before.average, before.momentum, before.second)
+    ]

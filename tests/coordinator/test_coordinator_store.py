@@ -1,0 +1,220 @@
+"""The database: schema, durability, members, tokens, ledger heads and the security log."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from coordinator import membership, store
+from coordinator.membership import MemberRecord, TokenRecord
+from coordinator.store import HEAD, Store
+from coordinator.tables import metadata
+from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
+from protos.envelope import DatasetOffer, LedgerHead, Role
+
+NOW = 1_000
+TOKEN = TokenRecord(
+    token_id="t1",
+    secret_hash=b"s" * 32,
+    name="alice",
+    role=Role.PARTICIPANT,
+    labels="",
+    made_at=NOW,
+    expires_at=NOW + 100,
+)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Store:
+    return Store.create(f"sqlite:///{tmp_path}/coordinator.db")
+
+
+def member(name: str = "alice", key: bytes = b"k" * 32) -> MemberRecord:
+    return MemberRecord(
+        name=name,
+        role=Role.PARTICIPANT,
+        identity_key=key,
+        certificate=b"PEM",
+        labels="",
+        software_version="",
+        enrolled_at=NOW,
+        revoked_at=None,
+    )
+
+
+# --- schema ---
+
+
+def test_the_migrations_build_exactly_the_declared_tables(opened: Store) -> None:
+    with opened.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_the_newest_migration_is_the_one_that_opening_looks_for(opened: Store) -> None:
+    with opened.engine.connect() as connection:
+        assert ScriptDirectory.from_config(store.migrations(connection)).get_current_head() == HEAD
+
+
+def test_migrating_down_and_up_again_leaves_the_same_tables(opened: Store) -> None:
+    store.downgrade(opened.engine)
+    assert sa.inspect(opened.engine).get_table_names() == ["alembic_version"]
+    assert store.revision(opened.engine) == ""
+    store.upgrade(opened.engine)
+    assert set(metadata.tables) < set(sa.inspect(opened.engine).get_table_names())
+
+
+def test_a_committed_transaction_is_on_disk_before_the_commit_returns(opened: Store) -> None:
+    with opened.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+
+
+def test_a_transaction_that_raises_leaves_nothing(opened: Store) -> None:
+    with suppress(ZeroDivisionError), opened.begin() as connection:
+        membership.add_token(connection, TOKEN)
+        raise ZeroDivisionError
+    with opened.read() as connection:
+        assert membership.list_tokens(connection) == ()
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "coordinator.db").write_bytes(b"no database at all, but long enough to be read as one" * 20)
+    with pytest.raises(LocalError, match="E-STATE-DAMAGED"):
+        Store.create(f"sqlite:///{tmp_path}/coordinator.db")
+
+
+# --- tokens ---
+
+
+def check(opened: Store, **changes: object) -> TokenRecord:
+    given: dict[str, object] = {
+        "token_id": "t1",
+        "secret_hash": b"s" * 32,
+        "name": "alice",
+        "request_hash": b"r" * 32,
+        "now": NOW,
+    }
+    with opened.begin() as connection:
+        return membership.check_token(connection, **{**given, **changes})  # type: ignore[arg-type]  # a case table
+
+
+def test_an_open_invitation_counts(opened: Store) -> None:
+    with opened.begin() as connection:
+        membership.add_token(connection, TOKEN)
+    assert check(opened) == TOKEN
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"token_id": "t2"}, "E-TOKEN-UNKNOWN"),
+        ({"secret_hash": b"x" * 32}, "E-TOKEN-UNKNOWN"),
+        ({"name": "mallory"}, "E-TOKEN-UNKNOWN"),
+        ({"now": NOW + 100}, "E-TOKEN-EXPIRED"),
+    ],
+    ids=["another token", "another secret", "another name", "too late"],
+)
+def test_an_invitation_that_does_not_count_says_why(opened: Store, changes: dict[str, object], code: str) -> None:
+    with opened.begin() as connection:
+        membership.add_token(connection, TOKEN)
+    with pytest.raises(PeerError) as refused:
+        check(opened, **changes)
+    assert refused.value.code == code
+
+
+def test_a_spent_invitation_counts_again_for_the_very_same_request_only(opened: Store) -> None:
+    with opened.begin() as connection:
+        membership.add_token(connection, TOKEN)
+        membership.enrol_member(connection, member(), token_id="t1", request_hash=b"r" * 32)
+    assert check(opened, now=NOW + 999).used_at == NOW
+    with pytest.raises(PeerError) as refused:
+        check(opened, request_hash=b"q" * 32)
+    assert refused.value.code == "E-TOKEN-USED"
+
+
+def test_a_second_invitation_for_a_name_replaces_the_open_first(opened: Store) -> None:
+    with opened.begin() as connection:
+        membership.add_token(connection, TOKEN)
+        again = TokenRecord("t2", b"z" * 32, "alice", Role.PARTICIPANT, "", NOW, NOW + 1)
+        membership.add_token(connection, again)
+        assert [one.token_id for one in membership.list_tokens(connection)] == ["t2"]
+
+
+# --- members ---
+
+
+def test_two_members_cannot_share_an_identity_key(opened: Store) -> None:
+    with opened.begin() as connection:
+        membership.enrol_member(connection, member(), token_id="", request_hash=b"")
+    with pytest.raises(PeerError, match="E-IDENTITY-KEY"), opened.begin() as connection:
+        membership.enrol_member(connection, member("bob"), token_id="", request_hash=b"")
+
+
+def test_a_revoked_member_may_not_call_and_may_enrol_again_with_another_key(opened: Store) -> None:
+    with opened.begin() as connection:
+        membership.enrol_member(connection, member(), token_id="", request_hash=b"")
+        membership.revoke_member(connection, "alice", NOW)
+    with pytest.raises(PeerError, match="E-MEMBER-REVOKED"), opened.read() as connection:
+        membership.active_member(connection, "alice")
+    with opened.begin() as connection:
+        membership.enrol_member(connection, member(key=b"n" * 32), token_id="", request_hash=b"")
+        assert membership.active_member(connection, "alice").identity_key == b"n" * 32
+
+
+def test_nobody_of_that_name_is_a_typed_error(opened: Store) -> None:
+    with opened.begin() as connection:
+        with pytest.raises(PeerError, match="E-MEMBER-UNKNOWN"):
+            membership.active_member(connection, "nobody")
+        with pytest.raises(OnlysumError, match="E-NOT-FOUND"):
+            membership.revoke_member(connection, "nobody", NOW)
+
+
+def test_what_a_member_announces_replaces_what_it_announced_before(opened: Store) -> None:
+    with opened.begin() as connection:
+        membership.announce(connection, "alice", version="1", offers=[DatasetOffer("digits", 10)])
+        membership.announce(connection, "alice", version="2", offers=[DatasetOffer("letters", 4)])
+        assert membership.announced(connection, "alice") == (DatasetOffer("letters", 4),)
+
+
+def test_a_ledger_head_never_goes_back_and_an_older_one_is_logged(opened: Store) -> None:
+    newer, older = LedgerHead(7, b"n" * 32), LedgerHead(6, b"o" * 32)
+    with opened.begin() as connection:
+        assert membership.see_head(connection, "alice", newer, NOW) == newer
+        assert membership.see_head(connection, "alice", older, NOW) == newer
+        assert membership.see_head(connection, "alice", LedgerHead(7, b"f" * 32), NOW) == newer
+        kinds = [row.kind for row in membership.security_log(connection)]
+    assert kinds == ["ledger-rollback", "ledger-rollback"]
+
+
+# --- the security log ---
+
+
+def test_the_security_log_is_a_chain(opened: Store) -> None:
+    with opened.begin() as connection:
+        for place in range(5):
+            membership.log_security(connection, NOW, "kind", "subject", str(place))
+        membership.verify_security_log(membership.security_log(connection))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE security SET detail = 'other' WHERE sequence = 3",
+        "DELETE FROM security WHERE sequence = 1",
+        "DELETE FROM security WHERE sequence = 3",
+        "UPDATE security SET hash = previous WHERE sequence = 5",
+    ],
+)
+def test_a_changed_security_log_is_noticed(opened: Store, change: str) -> None:
+    with opened.begin() as connection:
+        for place in range(5):
+            membership.log_security(connection, NOW, "kind", "subject", str(place))
+        connection.execute(sa.text(change))
+        with pytest.raises(VerificationError, match="E-STATE-DAMAGED"):
+            membership.verify_security_log(membership.security_log(connection))

@@ -1,0 +1,77 @@
+"""Who is there, and when a phase has waited long enough, on a virtual clock."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator.config import Durations
+from coordinator.liveness import Liveness, PhaseTimer, patience
+from coordinator.phase import Phase
+from tests.federation import VirtualClock
+
+DURATIONS = Durations(phase_seconds=60, update_seconds=100, stall_seconds=30)
+
+
+def test_a_member_is_live_while_a_poll_is_in_flight_however_long_it_takes() -> None:
+    clock = VirtualClock()
+    liveness = Liveness(clock, grace=2)
+    assert not liveness.live("alice")
+    with liveness.poll("alice"):
+        clock.seconds += 1000
+        assert liveness.live("alice")
+
+
+def test_a_member_is_live_for_the_grace_after_its_last_poll_however_that_ended() -> None:
+    clock = VirtualClock()
+    liveness = Liveness(clock, grace=2)
+    with pytest.raises(ConnectionError), liveness.poll("alice"):
+        raise ConnectionError
+    clock.seconds += 1.9
+    assert liveness.all_live() == {"alice"}
+    clock.seconds += 0.1
+    assert liveness.all_live() == frozenset()
+
+
+def test_the_end_of_one_of_two_polls_does_not_end_the_other() -> None:
+    clock = VirtualClock()
+    liveness = Liveness(clock, grace=2)
+    with liveness.poll("alice"):
+        with liveness.poll("alice"):
+            pass
+        clock.seconds += 50
+        assert liveness.live("alice")
+
+
+def test_a_phase_expires_at_its_duration() -> None:
+    clock = VirtualClock()
+    timer = PhaseTimer(clock, DURATIONS, Phase.SHARE_KEYS)
+    clock.seconds += 59.9
+    assert not timer.expired
+    clock.seconds += 0.1
+    assert timer.expired
+
+
+def test_bytes_that_move_extend_the_deadline_and_a_stall_ends_it() -> None:
+    clock = VirtualClock()
+    timer = PhaseTimer(clock, DURATIONS, Phase.COLLECT_MASKED)
+    clock.seconds += 95
+    timer.bytes_moved()
+    clock.seconds += 29
+    assert not timer.expired
+    clock.seconds += 1
+    assert timer.expired
+
+
+def test_an_upload_that_trickles_cannot_hold_a_phase_for_ever() -> None:
+    clock = VirtualClock()
+    timer = PhaseTimer(clock, DURATIONS, Phase.COLLECT_MASKED)
+    while not timer.expired:
+        clock.seconds += 10
+        timer.bytes_moved()
+        assert clock.seconds <= 400
+    assert clock.seconds == 400
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_every_phase_has_a_duration(phase: Phase) -> None:
+    assert patience(phase, DURATIONS) in (60, 100)
