@@ -4,7 +4,7 @@ Guarantees: a member's certificate names it and nothing else, and serves as a cl
 in for the coordinator whatever its name; a newcomer gets one only for a TLS key that it holds and that its identity key
 vouches for. Keys never leave ``authority/`` (0700, files 0600).
 Leaves to others: which tokens were issued and spent, and who is revoked (``store``, ``runner``).
-Source: RFC 5280 sections 4.1 and 4.2; docs/protocol.md section 3.
+Source: RFC 5280 sections 4.1 and 4.2; docs/protocol.md section 2; docs/wire.md.
 """
 
 from __future__ import annotations

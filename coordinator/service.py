@@ -4,7 +4,7 @@ Guarantees: the backend sees only values that the strict codec made, with the ca
 compared with every message that names a sender; chunks that it sees have their hash and follow each other. Whoever
 breaks a rule is refused with a typed error, and the service goes on.
 Leaves to others: who is enrolled, what is allowed now, durability (the backend), keys and certificates (``authority``).
-Source: docs/protocol.md section 10.
+Source: docs/wire.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ from protos.envelope import Abstained, Chunk, Evaluation, PlanApproved, PlanRefu
 from protos.status import to_refusal
 
 NEWCOMER: Final = "newcomer"  # who is to blame on the enrolment listener, where nobody has a certificate yet
-MAX_ENROLMENTS: Final = 16  # at a time: this listener is open to whoever can reach it
+# The newcomers' listener is open to whoever can reach it: nobody keeps a connection there for long.
+NEWCOMER_OPTIONS: Final = (
+    *transport.SERVER_OPTIONS,
+    ("grpc.max_connection_age_ms", 60_000),
+    ("grpc.max_connection_age_grace_ms", 10_000),
+)
 STOP_SECONDS: Final = 1.0  # that calls in flight are given when the service stops
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -79,7 +84,7 @@ async def serve(backend: Backend, *, credentials: Credentials, address: str, enr
     """
     pair = [(credentials.key.reveal(), credentials.certificate)]
     members = grpc.aio.server(options=transport.SERVER_OPTIONS)
-    newcomers = grpc.aio.server(options=transport.SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_ENROLMENTS)
+    newcomers = grpc.aio.server(options=NEWCOMER_OPTIONS)
     healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack its asyncio half
     health_pb2_grpc.add_HealthServicer_to_server(healthy, members)
     members.add_generic_rpc_handlers((_handlers(transport.FEDERATION, FederationService(backend).methods),))

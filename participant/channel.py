@@ -4,7 +4,7 @@ Guarantees: every failure is an ``OnlysumError``: what the coordinator refused a
 did as a ``NetworkError`` that names its class. Nothing is tried again unless the caller asks, and then a bounded number
 of times. Content is given back only if it has the hash that was asked for.
 Leaves to others: when to call (``runner``), what is true of the answers (``round``), why TLS failed (``diagnosis``).
-Source: docs/protocol.md section 10.
+Source: docs/wire.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Guarantees: private keys stay in ``identity/`` (0700, files 0600) and out of eve
 a token is spent on them, so that a crash between the two loses neither; a certificate is accepted only for the own TLS
 key and name, under the authority that the invitation carried.
 Leaves to others: the network (``channel``), and whether the peers' fingerprints were compared (``policy``).
-Source: docs/protocol.md section 3.
+Source: docs/protocol.md section 2; docs/wire.md.
 """
 
 from __future__ import annotations
