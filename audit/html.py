@@ -21,7 +21,7 @@ from privacy.report_model import Claim, EvaluationEntry, Report, RoundEntry
 
 _T = TypeVar("_T")
 
-MOST_ROWS: Final = 12  # of a table on the page; four printed pages in all
+MOST_ROWS: Final = 10  # of a table on the page; four printed pages in all
 
 NIST_ROWS: Final = (
     ("privacy parameters, unit of privacy", "What limits what the sum reveals; The figures"),

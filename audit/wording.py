@@ -13,6 +13,8 @@ import math
 from privacy.plan import Plan
 from privacy.report_model import Claim, Report
 
+LARGE_EPSILON = 9.0  # beyond it an even guess can become practically certain
+
 UNIT_WORDS = {
     "example": "one example (one row of a dataset)",
     "user": "one person, with all of that person's rows at one participant",
@@ -41,12 +43,16 @@ def what_limits_the_sum(report: Report) -> str:
         )
     if stated.charged_rounds == 0:
         return "No round has started, so nothing was released and nothing was charged."
-    return (
+    figure = (
         f"Noise. It limits what anything released can tell about {UNIT_WORDS[stated.unit]}: epsilon"
-        f" {short(stated.charged.epsilon)} at delta {stated.delta}. In other words, whoever is unsure (50%) whether"
-        f" a given unit was used, and then sees everything the coordinator saw, cannot become more than"
-        f" {certainty(stated.charged.epsilon)} sure, except with a probability of about {stated.delta}. Smaller epsilon"
-        " means less can be learned."
+        f" {short(stated.charged.epsilon)} at delta {stated.delta}. "
+    )
+    if float(stated.charged.epsilon) > LARGE_EPSILON:
+        return figure + "A figure this large promises little by itself: smaller epsilon means less can be learned."
+    return figure + (
+        "In other words, whoever is unsure (50%) whether a given unit was used, and then sees everything that the"
+        f" coordinator saw, cannot become more than {certainty(stated.charged.epsilon)} sure, except with a probability"
+        f" of about {stated.delta}. Smaller epsilon means less can be learned."
     )
 
 
@@ -104,11 +110,8 @@ def short(epsilon: str) -> str:
 def certainty(epsilon: str) -> str:
     """Return to what an even guess can rise at most, in percent, rounded up."""
     share = 100 / (1 + math.exp(-min(float(epsilon), 700.0)))
-    return "99.99%" if 99.985 < share <= 99.99 else "practically 100%" if share > 99.99 else f"{_up(share):g}%"
-
-
-def _up(share: float) -> float:
-    return math.ceil(share * 100) / 100 if share > 99 else math.ceil(share * 10) / 10
+    digits = 100 if share > 99 else 10
+    return f"{math.ceil(share * digits) / digits:g}%"
 
 
 def rounds_summary(report: Report) -> str:

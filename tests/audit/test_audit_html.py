@@ -220,10 +220,17 @@ def test_epsilons_are_rounded_up_for_reading(epsilon: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("epsilon", "shown"), [("0", "50%"), ("1", "73.2%"), ("2", "88.1%"), ("8", "99.97%"), ("30", "practically 100%")]
+    ("epsilon", "shown"), [("0", "50%"), ("1", "73.2%"), ("2", "88.1%"), ("8", "99.97%"), ("9", "99.99%")]
 )
 def test_a_guess_cannot_become_surer_than_epsilon_allows(epsilon: str, shown: str) -> None:
     assert wording.certainty(epsilon) == shown
+
+
+def test_a_large_epsilon_is_not_talked_up() -> None:
+    report, _ = coordinator_report(recipe={"rounds": 3}, privacy={"sampling_rate": "1", "sensitivity": 400})
+    words = wording.what_limits_the_sum(report)
+    assert "promises little" in words
+    assert "sure" not in words
 
 
 def test_a_page_is_made_only_from_a_verified_report(page: str) -> None:
