@@ -33,7 +33,7 @@ class EvaluationResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluator:
+class AdapterEvaluator:
     """A base with its adapter, and public examples: loaded once, for all rounds of a run."""
 
     adapted: AdaptedModel
@@ -51,7 +51,7 @@ class Evaluator:
         initial_adapter: Path,
         device: str = "cpu",
         threads: int = 1,
-    ) -> Evaluator:
+    ) -> AdapterEvaluator:
         """Load everything.
 
         Args:
