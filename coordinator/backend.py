@@ -20,6 +20,13 @@ class Backend(Protocol):
         """Spend a token and issue a certificate."""
         ...
 
+    async def admit(self, member: str, certificate: bytes) -> None:
+        """Refuse a member that is unknown or revoked, or whose certificate (DER) is not the one that it now holds.
+
+        Asked before each of a member's calls: whoever enrols again under its name puts the old certificate out of use.
+        """
+        ...
+
     async def handshake(self, member: str, hello: Hello) -> Welcome:
         """Match versions, note what the member announces, tell it what was last seen of it."""
         ...

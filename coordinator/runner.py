@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -235,6 +236,11 @@ class Runner:
             last_advertisements=tuple(one for one in decoded if isinstance(one, Advertisement)),
             members=tuple(MemberEntry(m.name, m.role, m.identity_key) for m in self._members.values() if m.active),
         )
+
+    async def admit(self, member: str, certificate: bytes) -> None:
+        """Refuse a member that is unknown or revoked, or whose certificate (DER) is not the one that it now holds."""
+        if ssl.PEM_cert_to_DER_cert(self._active(member).certificate.decode()) != certificate:
+            raise _refuse("E-MEMBER-REVOKED", member, "handshake", "the member enrolled again with another certificate")
 
     def _active(self, member: str) -> MemberRecord:
         known = self._members.get(member)

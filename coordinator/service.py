@@ -10,6 +10,7 @@ Source: docs/wire.md.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -209,14 +210,21 @@ class FederationService:
             "Download": self._download,
         }
 
-    async def _handshake(self, request: Request, context: Context) -> bytes:
+    async def _admitted(self, context: Context) -> str:
+        """Return the caller's name if its certificate counts."""
         member = member_of(context)
+        shown = next(iter(context.auth_context()["x509_pem_cert"]))
+        await self._backend.admit(member, ssl.PEM_cert_to_DER_cert(shown.decode()))
+        return member
+
+    async def _handshake(self, request: Request, context: Context) -> bytes:
+        member = await self._admitted(context)
         hello = codec.decode_hello(request, sender=member)
         _check_sender(member, hello.member)
         return codec.encode_welcome(await self._backend.handshake(member, hello))
 
     async def _poll(self, request: Request, context: Context) -> None:
-        member = member_of(context)
+        member = await self._admitted(context)
         poll = wire.decode_poll(request, sender=member)
         wait = min(poll.wait_seconds, transport.MAX_POLL_SECONDS)
         task = await self._backend.next_task(member, poll.seen, wait)
@@ -225,7 +233,7 @@ class FederationService:
                 await context.write(wire.encode_chunk(chunk))
 
     async def _submit(self, request: Request, context: Context) -> bytes:
-        member = member_of(context)
+        member = await self._admitted(context)
         message = transport.Assembly(sender=member, most=codec.MAX_SUBMISSION_BYTES)
         async for data in request:
             message.add(wire.decode_chunk(data, sender=member))
@@ -235,14 +243,14 @@ class FederationService:
         return wire.encode_accepted()
 
     async def _upload_offset(self, request: Request, context: Context) -> bytes:
-        member = member_of(context)
+        member = await self._admitted(context)
         return wire.encode_offset(await self._announce(member, wire.decode_announcement(request, sender=member)))
 
     async def _announce(self, member: str, upload: UploadAnnounced) -> int:
         return await self._backend.upload_offset(member, upload.run_id, upload.position, upload.sha256, upload.length)
 
     async def _upload(self, request: Request, context: Context) -> bytes:
-        member = member_of(context)
+        member = await self._admitted(context)
         parts = _upload_parts(request, member)
         upload = await anext(parts, None)
         if not isinstance(upload, UploadAnnounced):
@@ -260,7 +268,7 @@ class FederationService:
         return wire.encode_offset(offset)
 
     async def _download(self, request: Request, context: Context) -> None:
-        member = member_of(context)
+        member = await self._admitted(context)
         wanted = wire.decode_content_request(request, sender=member)
         offset = wanted.offset
         content = self._backend.read_content(member, wanted.sha256, offset)

@@ -48,6 +48,7 @@ class FakeBackend:
     submissions: list[tuple[str, Submission]] = field(default_factory=list)
     uploads: dict[bytes, bytearray] = field(default_factory=dict)
     content: dict[bytes, bytes] = field(default_factory=dict)
+    replaced: set[bytes] = field(default_factory=set)  # certificates (DER) that no longer count
     polling: list[str] = field(default_factory=list)
     refusal: OnlysumError | Exception | None = None
     content_cut: int = 0  # bytes after which the next download fails inside
@@ -79,6 +80,11 @@ class FakeBackend:
             now=self.now(),
         )
         return Membership(FEDERATION, request.name, invitation.role, issued, self.authority.ca_certificate)
+
+    async def admit(self, member: str, certificate: bytes) -> None:
+        """Refuse a certificate that was put out of use."""
+        if certificate in self.replaced:
+            raise PeerError("E-MEMBER-REVOKED", participant=member, phase="handshake", rule="enrolled again since")
 
     async def handshake(self, member: str, hello: Hello) -> Welcome:
         """Return an empty welcome."""

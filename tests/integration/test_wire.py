@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -396,6 +397,23 @@ def test_an_expired_certificate_is_refused_and_named(service: Loopback) -> None:
         error = refused(lambda: channel.handshake(hello("eve")))
     assert error.code == "E-NET-TLS"
     assert "certificate expired on" in error.detail
+
+
+@pytest.mark.parametrize("call", ["handshake", "poll", "submit", "upload", "download"])
+def test_a_certificate_that_a_newer_one_replaced_is_refused_in_every_call(
+    service: Loopback, alice: Identity, channel: Channel, call: str
+) -> None:
+    service.backend.replaced.add(ssl.PEM_cert_to_DER_cert(alice.certificate.decode()))
+    calls: dict[str, Callable[[], object]] = {
+        "handshake": lambda: channel.handshake(hello()),
+        "poll": lambda: channel.poll([], 1),
+        "submit": lambda: channel.submit(receipt("alice")),
+        "upload": lambda: channel.upload(upload_of(b"content"), b"content"),
+        "download": lambda: channel.download_bytes(ContentRef(b"h" * 32, 4)),
+    }
+    assert refused(calls[call]).code == "E-MEMBER-REVOKED"
+    assert not service.backend.submissions
+    assert not service.backend.uploads
 
 
 def test_a_caller_without_a_certificate_is_refused(service: Loopback, alice: Identity) -> None:
