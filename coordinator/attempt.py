@@ -165,11 +165,11 @@ class Attempt:
 
     # --- from phase to phase ---
 
-    def due(self, live: Collection[str]) -> bool:
+    def due(self, live: frozenset[str]) -> bool:
         """Say whether the phase should close now: everybody live has answered and enough have, or time is up."""
         if self.machine.phase is Phase.RESULT:
             return False
-        waits_for_nobody = self.machine.can_close() and not self.machine.awaited() & frozenset(live)
+        waits_for_nobody = self.machine.can_close() and not self.machine.awaited() & live
         return self.machine.settled() or waits_for_nobody or self.timer.expired
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ class Lifecycle:
         """Do the next thing that is due: end, start, open, close or complete."""
         run = self._run
         async with run.lock:
-            if run.record.state.ended or self._must_end():
+            if run.record.state.ended or await self._must_end():
                 return
             try:
                 await self._go_on()
@@ -37,7 +37,7 @@ class Lifecycle:
                 run.attempt = None  # memory may be ahead of the journal: the next call opens it again from there
                 raise
 
-    def _must_end(self) -> bool:
+    async def _must_end(self) -> bool:
         """Look at what commands may have changed; end the run if it cannot go on."""
         run, desk = self._run, self._run.desk
         with desk.store.read() as connection:
@@ -46,31 +46,37 @@ class Lifecycle:
         gone = [one.id for one in run.rules.roster if active.get(one.id) != bytes.fromhex(one.identity_key)]
         over = len(run.rounds) == run.rules.recipe.rounds
         if run.record.abort_requested:
-            self._end(RunState.ABORTED, "E-RUN-FAILED", "the operator ended the run")
+            await self._end(RunState.ABORTED, "E-RUN-FAILED", "the operator ended the run")
         elif gone and not over:
-            self._end(RunState.ABORTED, "E-MEMBER-REVOKED", f"the key of {gone[0]} no longer counts")
+            await self._end(RunState.ABORTED, "E-MEMBER-REVOKED", f"the key of {gone[0]} no longer counts")
         elif not over and run.attempt is None and desk.clock.now() >= run.rules.expires_at:
-            self._end(RunState.ABORTED, "E-PLAN-EXPIRED", "the plan expired before the run was over")
+            await self._end(RunState.ABORTED, "E-PLAN-EXPIRED", "the plan expired before the run was over")
         return run.record.state.ended
 
     async def _go_on(self) -> None:
         run = self._run
         if run.record.state is RunState.CREATED:
-            self._await_approvals()
+            await self._await_approvals()
         elif run.attempt is not None:
-            if run.attempt.due(run.desk.liveness.all_live()):
+            if run.attempt.due(run.desk.liveness.may_answer(run.roster)):
                 await self._close(run.attempt)
         elif len(run.rounds) == run.rules.recipe.rounds:
             await self._finish()
-        elif run.open_position is not None or (not run.record.paused and self._enough_live()):
-            await self._open()
+        elif run.open_position is not None:
+            await self._open(run.open_position)
+        elif len(run.tried) >= run.rules.max_attempts:
+            last = run.tried[-1]
+            reason = f"round {last.round} was not completed in {last.attempt} attempts; the last: {last.reason}"
+            await self._end(RunState.ABORTED, "E-RUN-FAILED", reason)
+        elif not run.record.paused and self._enough_live():
+            await self._open(Position(run.plan.hash, len(run.rounds) + 1, len(run.tried) + 1))
 
-    def _await_approvals(self) -> None:
+    async def _await_approvals(self) -> None:
         run = self._run
         for name in sorted(run.roster):
             answer = run.answers.get(name)
             if answer is not None and not answer.approved:
-                self._end(RunState.REFUSED, answer.code, f"{name}: {answer.because}")
+                await self._end(RunState.REFUSED, answer.code, f"{name}: {answer.because}")
                 return
         if run.roster <= run.answers.keys():
             with run.desk.store.begin() as connection:
@@ -90,16 +96,8 @@ class Lifecycle:
         self._gathered |= live == run.roster or waited >= run.desk.settings.durations.gather_seconds
         return self._gathered
 
-    async def _open(self) -> None:
-        run, desk, round_number = self._run, self._run.desk, len(self._run.rounds) + 1
-        at = run.open_position
-        if at is None:
-            made = [one for one in run.attempts if one.round == round_number]
-            if len(made) >= run.rules.max_attempts:
-                reason = f"round {round_number} was not completed in {len(made)} attempts; the last: {made[-1].reason}"
-                self._end(RunState.ABORTED, "E-RUN-FAILED", reason)
-                return
-            at = Position(run.plan.hash, round_number, len(made) + 1)
+    async def _open(self, at: Position) -> None:
+        run, desk = self._run, self._run.desk
         durations = desk.settings.durations
         try:
             run.attempt = await run.work(
@@ -161,15 +159,17 @@ class Lifecycle:
         missing = {name for name in run.evaluators if run.unmeasured(name)} & run.desk.liveness.all_live()
         if missing and waited < run.desk.settings.durations.evaluation_seconds:
             return
-        note = await run.work(release.finish, run.desk.store, run.desk.operator, run.plan, run.files, run.desk.now())
-        self._end(RunState.COMPLETED, "", note)
+        await self._end(RunState.COMPLETED, "", "")
 
-    def _end(self, state: RunState, code: str, reason: str) -> None:
-        run, now, at = self._run, self._run.desk.now(), self._run.open_position
-        with run.desk.store.begin() as connection:
+    async def _end(self, state: RunState, code: str, reason: str) -> None:
+        run, desk, at = self._run, self._run.desk, self._run.open_position
+        if run.attempts:  # something was started, and so charged: there is something to report
+            note = await run.work(release.finish, desk.store, desk.operator, run.plan, run.files, desk.now())
+            reason = "; ".join(part for part in (reason, note) if part)
+        with desk.store.begin() as connection:
             if at is not None:
-                runbook.end_attempt(connection, run.run_id, at, "aborted", now=now, code=code, reason=reason)
-            runbook.set_run_state(connection, run.run_id, state, now=now, code=code, reason=reason)
+                runbook.end_attempt(connection, run.run_id, at, "aborted", now=desk.now(), code=code, reason=reason)
+            runbook.set_run_state(connection, run.run_id, state, now=desk.now(), code=code, reason=reason)
         run.attempt = None
-        run.desk.spool.clear_run(run.run_id)
+        desk.spool.clear_run(run.run_id)
         run.moved("run-ended", state=state.value, code=code, reason=reason)

@@ -1,14 +1,15 @@
 """Who is there, and when a phase has waited long enough.
 
 Guarantees: a member is live while one of its polls is in flight and for ``grace`` seconds after the last one ended,
-however long a poll takes; nothing here reads a clock by itself.
+however long a poll takes; a daemon that has just started gives everybody time to come back before it counts them lost;
+nothing here reads a clock by itself.
 Leaves to others: what follows from it (``coordinator.runs``).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,9 +23,17 @@ MAX_EXTENSION = 4  # uploads that trickle extend a phase to at most this multipl
 class Liveness:
     """Heartbeats of members: their long polls."""
 
-    def __init__(self, clock: Clock, grace: float) -> None:
+    def __init__(self, clock: Clock, *, grace: float, settling: float) -> None:
+        """Start without anybody.
+
+        Args:
+            clock: the daemon's.
+            grace: seconds after the end of a poll for which a member still counts as there.
+            settling: seconds after this start for which nobody counts as lost who has not been heard of.
+        """
         self._clock = clock
         self._grace = grace
+        self._settled = clock.monotonic() + settling
         self._in_flight: Counter[str] = Counter()
         self._ended: dict[str, float] = {}
 
@@ -48,6 +57,11 @@ class Liveness:
     def all_live(self) -> frozenset[str]:
         """Return every member that is there."""
         return frozenset(name for name in {*self._in_flight, *self._ended} if self.live(name))
+
+    def may_answer(self, members: Collection[str]) -> frozenset[str]:
+        """Return those of some members for whom it is worth waiting: live, or not back yet after a start."""
+        settling = self._clock.monotonic() < self._settled
+        return frozenset(name for name in members if self.live(name) or (settling and name not in self._ended))
 
 
 @dataclass(slots=True)

@@ -35,7 +35,7 @@ from privacy.plan import PROTOCOL_VERSION
 from privacy.seams import Clock, RandomSource
 from privacy.secagg.keys import framed
 from privacy.secagg.messages import Advertisement, Position
-from protos import codec
+from protos import codec, credentials
 from protos.envelope import (
     MAX_CHUNK_BYTES,
     Abstained,
@@ -83,7 +83,8 @@ class Runner:
         clock: Clock,
         random: RandomSource,
     ) -> None:
-        self.liveness = Liveness(clock, settings.durations.liveness_seconds)
+        durations = settings.durations
+        self.liveness = Liveness(clock, grace=durations.liveness_seconds, settling=durations.gather_seconds)
         self._desk = Desk(
             store=store,
             home=home,
@@ -170,7 +171,8 @@ class Runner:
         settings, now = self._desk.settings, self._desk.now()
         _check_version(request.name, request.protocol_version)
         authorities.check_enrolment(request, federation=settings.federation)
-        request_hash = hashlib.sha256(framed(request.certificate_request, request.identity_key)).digest()
+        tls_key = credentials.spki(authorities.check_request(request.certificate_request, request.name))
+        request_hash = hashlib.sha256(framed(tls_key, request.identity_key)).digest()
         try:
             with self._desk.store.begin() as connection:
                 token = membership.check_token(

@@ -146,6 +146,11 @@ class Run:
         last = self.attempts[-1] if self.attempts else None
         return None if last is None or last.state != "open" else Position(self.plan.hash, last.round, last.attempt)
 
+    @property
+    def tried(self) -> tuple[AttemptRecord, ...]:
+        """The attempts at the round that is not completed yet."""
+        return tuple(one for one in self.attempts if one.round == len(self.rounds) + 1)
+
     def offer(self, at: Position) -> AttemptOffer:
         """Return the offer of an attempt at the next round."""
         last = self.rounds[-1] if self.rounds else None
@@ -201,8 +206,8 @@ class Run:
         return list(roster_tasks(self._view(), member, answered_plan=answer is not None, knows=knows))
 
     def _view(self) -> RunView:
-        last = self.attempts[-1] if self.attempts else None
-        failed = last is not None and last.state == "aborted" and last.round == len(self.rounds) + 1
+        last = self.tried[-1] if self.tried else None
+        failed = last if last is not None and last.state == "aborted" else None
         return RunView(
             plan=self.rules,
             plan_bytes=self.record.plan,
@@ -213,7 +218,7 @@ class Run:
             certificates=self._certificates,
             machine=self.attempt.machine if self.attempt else None,
             adapter=self._adapter(),
-            aborted=(Position(self.plan.hash, last.round, last.attempt), last.code) if last and failed else None,
+            aborted=(Position(self.plan.hash, failed.round, failed.attempt), failed.code) if failed else None,
         )
 
     def _adapter(self) -> ContentRef:

@@ -14,7 +14,7 @@ DURATIONS = Durations(phase_seconds=60, update_seconds=100, stall_seconds=30)
 
 def test_a_member_is_live_while_a_poll_is_in_flight_however_long_it_takes() -> None:
     clock = VirtualClock()
-    liveness = Liveness(clock, grace=2)
+    liveness = Liveness(clock, grace=2, settling=0)
     assert not liveness.live("alice")
     with liveness.poll("alice"):
         clock.seconds += 1000
@@ -23,7 +23,7 @@ def test_a_member_is_live_while_a_poll_is_in_flight_however_long_it_takes() -> N
 
 def test_a_member_is_live_for_the_grace_after_its_last_poll_however_that_ended() -> None:
     clock = VirtualClock()
-    liveness = Liveness(clock, grace=2)
+    liveness = Liveness(clock, grace=2, settling=0)
     with pytest.raises(ConnectionError), liveness.poll("alice"):
         raise ConnectionError
     clock.seconds += 1.9
@@ -34,12 +34,23 @@ def test_a_member_is_live_for_the_grace_after_its_last_poll_however_that_ended()
 
 def test_the_end_of_one_of_two_polls_does_not_end_the_other() -> None:
     clock = VirtualClock()
-    liveness = Liveness(clock, grace=2)
+    liveness = Liveness(clock, grace=2, settling=0)
     with liveness.poll("alice"):
         with liveness.poll("alice"):
             pass
         clock.seconds += 50
         assert liveness.live("alice")
+
+
+def test_a_daemon_that_has_just_started_waits_for_everybody_to_come_back() -> None:
+    clock = VirtualClock()
+    liveness = Liveness(clock, grace=2, settling=5)
+    with liveness.poll("alice"):
+        pass
+    clock.seconds += 4.9
+    assert liveness.may_answer({"alice", "bob"}) == {"bob"}  # alice came back and is gone again
+    clock.seconds += 0.1
+    assert liveness.may_answer({"alice", "bob"}) == frozenset()
 
 
 def test_a_phase_expires_at_its_duration() -> None:

@@ -1,0 +1,422 @@
+"""The backend of the network service: joining, handshakes, polls, uploads, downloads."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from coordinator import membership
+from coordinator.membership import TokenRecord
+from coordinator.runner import Runner
+from privacy.errors import PeerError
+from privacy.secagg.messages import Position, Receipt
+from privacy.secret import SecretBytes
+from protos import credentials
+from protos import envelope as env
+from protos.invitation import enrolment_bytes, token_hash
+from tests.coordinator.world import EVALUATOR, RUN_ID, World
+from tests.federation import SeededSource
+from tests.plans import signing_key
+
+SECRET = SecretBytes(b"s" * 32)
+TOKEN_ID = "ab" * 16
+NO_HEAD = env.LedgerHead(0, b"")
+
+
+def request(name: str = "dora", *, key: str = "dora", token: str = TOKEN_ID) -> env.Enrolment:
+    """Return what a newcomer sends."""
+    tls = credentials.new_tls_key(SeededSource(f"tls of {key}"))
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(tls, hashes.SHA256())
+    signed = enrolment_bytes(
+        federation="test-federation", token_id=token, name=name, tls_key=credentials.spki(tls.public_key())
+    )
+    return env.Enrolment(
+        protocol_version=1,
+        token_id=token,
+        token_secret=SECRET,
+        name=name,
+        certificate_request=csr.public_bytes(Encoding.DER),
+        identity_key=signing_key(key).public,
+        identity_signature=signing_key(key).sign(signed),
+    )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """A federation of three and an evaluator, with an open invitation for dora."""
+    world = World(tmp_path, evaluated=True)
+    now = int(world.clock.now())
+    token = TokenRecord(
+        token_id=TOKEN_ID,
+        secret_hash=token_hash(TOKEN_ID, SECRET),
+        name="dora",
+        role=env.Role.PARTICIPANT,
+        labels="city=ulm",
+        made_at=now,
+        expires_at=now + 60,
+    )
+    with world.store.begin() as connection:
+        membership.add_token(connection, token)
+    world.runner.discover()
+    return world
+
+
+# --- joining ---
+
+
+def test_a_newcomer_gets_a_certificate_that_names_it_and_the_token_is_spent(world: World) -> None:
+    answer = asyncio.run(world.runner.enrol(request()))
+    names = x509.load_pem_x509_certificate(answer.certificate).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert names.value.get_values_for_type(x509.DNSName) == ["dora"]
+    assert (answer.federation, answer.role) == ("test-federation", env.Role.PARTICIPANT)
+    with world.store.read() as connection:
+        assert membership.list_tokens(connection)[0].used_at is not None
+        assert membership.active_member(connection, "dora").labels == "city=ulm"
+
+
+def test_the_same_keys_again_get_the_same_certificate_because_an_answer_may_be_lost(world: World) -> None:
+    one, other = (asyncio.run(world.runner.enrol(request())) for _ in range(2))
+    assert one == other
+
+
+def test_a_spent_token_with_other_keys_is_refused_and_logged(world: World) -> None:
+    asyncio.run(world.runner.enrol(request()))
+    with pytest.raises(PeerError, match="E-TOKEN-USED"):
+        asyncio.run(world.runner.enrol(request(key="mallory")))
+    with world.store.read() as connection:
+        assert "token-reused" in [row.kind for row in membership.security_log(connection)]
+
+
+def test_an_expired_token_is_refused(world: World) -> None:
+    world.clock.seconds += 61
+    with pytest.raises(PeerError, match="E-TOKEN-EXPIRED"):
+        asyncio.run(world.runner.enrol(request()))
+
+
+def test_an_unknown_token_is_refused(world: World) -> None:
+    with pytest.raises(PeerError, match="E-TOKEN-UNKNOWN"):
+        asyncio.run(world.runner.enrol(request(token="cd" * 16)))
+
+
+def test_a_key_that_signed_another_name_is_refused_and_spends_nothing(world: World) -> None:
+    wrong = replace(request(), name="eve")
+    with pytest.raises(PeerError, match="E-IDENTITY-MISMATCH"):
+        asyncio.run(world.runner.enrol(wrong))
+    assert asyncio.run(world.runner.enrol(request())).name == "dora"
+
+
+def test_another_protocol_version_is_refused_naming_both(world: World) -> None:
+    with pytest.raises(PeerError, match="protocol 2, this coordinator speaks protocol 1"):
+        asyncio.run(world.runner.enrol(replace(request(), protocol_version=2)))
+
+
+# --- handshake ---
+
+
+def hello(**changes: Any) -> env.Hello:
+    """Return what alice's daemon says first, with changes."""
+    said = env.Hello(1, "0.1.0", "alice", env.Role.PARTICIPANT, NO_HEAD, (env.DatasetOffer("digits", 100),))
+    return replace(said, **changes)
+
+
+def test_a_handshake_notes_datasets_and_tells_who_else_is_enrolled(world: World) -> None:
+    welcome = asyncio.run(world.runner.handshake("alice", hello()))
+    assert {one.name for one in welcome.members} == {"alice", "bob", "carol", EVALUATOR}
+    assert welcome.federation == "test-federation"
+    assert welcome.last_advertisements == ()
+    with world.store.read() as connection:
+        assert membership.announced(connection, "alice") == (env.DatasetOffer("digits", 100),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"protocol_version": 7}, "E-VERSION"),
+        ({"member": "bob"}, "E-IDENTITY-MISMATCH"),
+        ({"role": env.Role.EVALUATOR}, "E-IDENTITY-MISMATCH"),
+    ],
+)
+def test_a_handshake_that_does_not_fit_the_caller_is_refused(
+    world: World, changes: dict[str, object], code: str
+) -> None:
+    with pytest.raises(PeerError, match=code):
+        asyncio.run(world.runner.handshake("alice", hello(**changes)))
+
+
+def test_an_older_ledger_head_is_told_the_newest_that_was_seen(world: World) -> None:
+    newest = env.LedgerHead(9, b"9" * 32)
+
+    async def scenario() -> None:
+        assert (await world.runner.handshake("alice", hello(ledger_head=newest))).ledger_head == newest
+        older = hello(ledger_head=env.LedgerHead(8, b"8" * 32))
+        assert (await world.runner.handshake("alice", older)).ledger_head == newest
+
+    asyncio.run(scenario())
+
+
+def test_the_handshake_returns_a_members_own_last_advertisement(world: World) -> None:
+    async def scenario() -> env.Welcome:
+        while not world.attempts() or world.attempts()[-1].phase != "SHARE_KEYS":
+            await world.turn()
+        return await world.runner.handshake("alice", hello())
+
+    (advertisement,) = asyncio.run(scenario()).last_advertisements
+    assert (advertisement.sender, advertisement.position.order) == ("alice", (1, 1))
+
+
+def test_a_revoked_member_is_refused_everywhere(world: World) -> None:
+    with world.store.begin() as connection:
+        membership.revoke_member(connection, "alice", 1)
+    world.runner.discover()
+    for call in (
+        world.runner.handshake("alice", hello()),
+        world.runner.next_task("alice", frozenset(), 0),
+        world.runner.submit("alice", env.PlanRefused(RUN_ID, world.plan.hash, "E-POLICY-RULE", "")),
+    ):
+        with pytest.raises(PeerError, match="E-MEMBER-REVOKED"):
+            asyncio.run(call)
+
+
+# --- polls ---
+
+
+def test_a_poll_that_finds_nothing_waits_and_then_says_so(world: World) -> None:
+    async def scenario() -> None:
+        await world.settle()
+        seen = frozenset(world.members["alice"].seen)
+        assert await world.runner.next_task("alice", seen, 0.05) is None
+
+    asyncio.run(scenario())
+
+
+def test_a_waiting_poll_is_woken_by_what_others_do(world: World) -> None:
+    async def scenario() -> None:
+        await world.runner.tick()
+        proposed = await world.runner.next_task("alice", frozenset(), 0)
+        assert proposed is not None
+        assert isinstance(proposed.task, env.PlanProposed)
+        waiting = asyncio.create_task(world.runner.next_task("alice", frozenset({proposed.id}), 5))
+        await asyncio.sleep(0)
+        assert world.runner.liveness.live("alice")
+        for member in world.members.values():
+            await member.step()
+        await world.runner.tick()
+        await world.runner.tick()
+        task = await asyncio.wait_for(waiting, 1)
+        assert task is not None
+        assert isinstance(task.task, env.AttemptOpened)
+
+    asyncio.run(scenario())
+
+
+def test_a_cut_poll_ends_the_heartbeat_after_the_grace(world: World) -> None:
+    async def scenario() -> None:
+        poll = asyncio.create_task(world.runner.next_task("carol", frozenset(), 30))
+        await asyncio.sleep(0)
+        poll.cancel()
+        await asyncio.gather(poll, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert world.runner.liveness.live("carol")
+    world.clock.seconds += 2
+    assert not world.runner.liveness.live("carol")
+
+
+# --- uploads and downloads ---
+
+
+async def refused(call: Awaitable[object]) -> bool:
+    """Say whether a call is refused as a peer's fault."""
+    try:
+        await call
+    except PeerError:
+        return True
+    return False
+
+
+async def collecting(world: World) -> tuple[Receipt, bytes]:
+    """Go on until alice has masked her update, and return it with its receipt, nothing of it sent."""
+    caught: list[tuple[Receipt, bytes]] = []
+    alice = world.members["alice"]
+    send = alice._send
+
+    async def catch(message: object) -> None:
+        if isinstance(message, tuple):
+            caught.append(message)
+        else:
+            await send(message)
+
+    alice._send = catch  # type: ignore[method-assign]  # nothing of the upload leaves yet
+    while not caught:
+        await world.turn()
+    alice._send = send  # type: ignore[method-assign]  # and now it may
+    return caught[0]
+
+
+def test_an_upload_goes_on_where_it_broke_off_also_at_another_daemon(world: World) -> None:
+    async def scenario() -> None:
+        receipt, masked = await collecting(world)
+        alice = world.members["alice"]
+        await alice.upload(receipt, masked, until=20)
+        world.runner = world.daemon()
+        await world.runner.tick()
+        at, sha = receipt.position, receipt.masked_hash
+        assert await world.runner.upload_offset("alice", RUN_ID, at, sha, len(masked)) == 32
+        await alice.upload(receipt, masked)
+        await world.runner.submit("alice", receipt)
+        await world.runner.submit("alice", receipt)
+        assert await world.runner.upload_offset("alice", RUN_ID, at, sha, len(masked)) == len(masked)
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert world.state().state.value == "completed"
+    assert [one.survivors for one in world.rounds()] == [3, 3]
+
+
+def test_uploads_that_break_a_rule_are_refused_and_the_right_one_still_counts(world: World) -> None:
+    async def scenario() -> None:
+        receipt, masked = await collecting(world)
+        runner, alice, at, sha = world.runner, world.members["alice"], receipt.position, receipt.masked_hash
+        cases = {
+            "a longer one": runner.upload_offset("alice", RUN_ID, at, sha, len(masked) + 1),
+            "of a stranger": runner.upload_offset(EVALUATOR, RUN_ID, at, sha, len(masked)),
+            "of an attempt that was never opened": runner.upload_offset(
+                "alice", RUN_ID, Position(at.plan_hash, 1, 2), sha, len(masked)
+            ),
+            "of another run": runner.upload_offset("alice", "ff" * 16, at, sha, len(masked)),
+            "a chunk with a gap": runner.write_chunk("alice", RUN_ID, at, sha, 4, b"abcd"),
+            "a chunk beyond the end": runner.write_chunk("alice", RUN_ID, at, sha, 0, masked + b"x"),
+            "a receipt before its bytes": runner.submit("alice", receipt),
+        }
+        for case, call in cases.items():
+            assert await refused(call), case
+        forged = bytes(len(masked))
+        await alice.upload(receipt, forged)
+        with pytest.raises(PeerError, match="E-ROUND-UPLOAD"):
+            await runner.submit("alice", receipt)
+        assert await runner.upload_offset("alice", RUN_ID, at, sha, len(masked)) == 0
+        await alice.upload(receipt, masked)
+        await runner.submit("alice", receipt)
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert [one.survivors for one in world.rounds()] == [3, 3]
+
+
+def test_another_upload_of_the_same_member_replaces_the_unfinished_one(world: World) -> None:
+    async def scenario() -> None:
+        receipt, masked = await collecting(world)
+        at, spool = receipt.position, world.home.spool(world.settings)
+        for sha in (b"1" * 32, b"2" * 32):
+            await world.runner.upload_offset("alice", RUN_ID, at, sha, len(masked))
+            await world.runner.write_chunk("alice", RUN_ID, at, sha, 0, b"abc")
+        assert len(list(spool.rglob("alice.*"))) == 1
+
+    asyncio.run(scenario())
+
+
+def test_the_spool_is_empty_when_the_run_is_over(world: World) -> None:
+    asyncio.run(world.settle())
+    assert not list(world.home.spool(world.settings).rglob("*.*"))
+
+
+async def content(runner: Runner, member: str, sha256: bytes, offset: int = 0) -> bytes:
+    return b"".join([data async for data in runner.read_content(member, sha256, offset)])
+
+
+def test_members_may_read_their_runs_adapters_and_nothing_else(world: World) -> None:
+    async def scenario() -> None:
+        await world.settle()
+        start = world.adapter(0).tobytes()
+        sha = hashlib.sha256(start).digest()
+        assert await content(world.runner, "alice", sha) == start
+        assert await content(world.runner, EVALUATOR, sha, offset=8) == start[8:]
+        initial = bytes.fromhex(world.plan.recipe.adapter.initial_hash)
+        assert hashlib.sha256(await content(world.runner, "bob", initial)).digest() == initial
+        with pytest.raises(PeerError):
+            await content(world.runner, "alice", hashlib.sha256(b"authority/operator.key").digest())
+        await world.runner.enrol(request())
+        with pytest.raises(PeerError):
+            await content(world.runner, "dora", sha)
+
+    asyncio.run(scenario())
+
+
+# --- messages ---
+
+
+def test_late_messages_of_a_finished_round_change_nothing_and_are_no_error(world: World) -> None:
+    async def scenario() -> None:
+        sent: list[tuple[str, object]] = []
+        for member in world.members.values():
+            send = member._send
+
+            async def keep(message: object, name: str = member.name, send: object = send) -> None:
+                sent.append((name, message))
+                await send(message)  # type: ignore[operator]  # the bound method above
+
+            member._send = keep  # type: ignore[method-assign]  # everything is kept for later
+        await world.settle()
+        before = world.rounds(), world.attempts()
+        for name, message in sent:
+            if not isinstance(message, tuple):
+                await world.runner.submit(name, message)  # type: ignore[arg-type]  # a submission
+        assert (world.rounds(), world.attempts()) == before
+
+    asyncio.run(scenario())
+
+
+def test_an_approval_with_anothers_signature_is_refused(world: World) -> None:
+    async def scenario() -> None:
+        await world.runner.tick()
+        task = await world.runner.next_task("alice", frozenset(), 0)
+        assert task is not None
+        forged = env.PlanApproved(RUN_ID, world.plan.hash, signing_key("bob").sign(b"anything"))
+        with pytest.raises(PeerError, match="E-ROUND-SIGNATURE"):
+            await world.runner.submit("alice", forged)
+        with pytest.raises(PeerError, match="E-PLAN-CHANGED"):
+            await world.runner.submit("alice", env.PlanRefused(RUN_ID, b"x" * 32, "E-POLICY-RULE", ""))
+        assert await world.runner.next_task("alice", frozenset(), 0) == task
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("signer", ["alice", EVALUATOR])
+def test_only_the_evaluators_signed_measurement_of_a_released_adapter_is_kept(world: World, signer: str) -> None:
+    async def scenario() -> None:
+        for _ in range(4):
+            await world.runner.tick()
+            for member in world.members.values():
+                await member.step()
+        task = await world.runner.next_task(EVALUATOR, frozenset(), 0)
+        assert task is not None
+        assert isinstance(task.task, env.PlanProposed)
+        later = await world.runner.next_task(EVALUATOR, frozenset({task.id}), 0)
+        assert later is not None
+        assert isinstance(later.task, env.EvaluationAsked)
+        measured = world.measurement(later.task, signing_key(signer))
+        if signer == EVALUATOR:
+            await world.runner.submit(EVALUATOR, measured)
+            await world.runner.submit(EVALUATOR, measured)
+            with pytest.raises(PeerError, match="E-WIRE-UNEXPECTED"):
+                await world.runner.submit(EVALUATOR, replace(measured, round=7))
+            with pytest.raises(PeerError, match="E-WIRE-UNEXPECTED"):
+                await world.runner.submit("alice", measured)
+        else:
+            with pytest.raises(PeerError, match="E-ROUND-SIGNATURE"):
+                await world.runner.submit(EVALUATOR, measured)
+
+    asyncio.run(scenario())

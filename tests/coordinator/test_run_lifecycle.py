@@ -1,0 +1,410 @@
+"""The life of a run over the backend: scripted members with the real round machines, a virtual clock, no network."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from coordinator import membership, runbook
+from coordinator.config import Durations
+from coordinator.runbook import RunState
+from privacy.secagg.messages import Advertisement, ShareBundle, SurvivorSignature, UnmaskShares
+from tests.coordinator.world import EVALUATOR, RUN_ID, World
+from tests.plans import signing_key
+
+STEP = 2.0**-16  # what one integer stands for in the test plans
+
+
+def settled(world: World) -> World:
+    asyncio.run(world.settle())
+    return world
+
+
+def counted(world: World, round_number: int) -> list[float]:
+    """Return how often each participant was counted in a round, from the adapters before and after it."""
+    move = world.adapter(round_number) - world.adapter(round_number - 1)
+    survivors = next(one.survivors for one in world.rounds() if one.round == round_number)
+    return [round(float(x) * survivors / STEP, 3) for x in move[: world.plan.n]]
+
+
+# --- all goes well ---
+
+
+def test_a_run_completes_with_the_exact_sum_of_everybody_in_every_round(tmp_path: Path) -> None:
+    world = settled(World(tmp_path, n=3, rounds=2))
+    assert world.state().state is RunState.COMPLETED
+    assert [(one.round, one.survivors, one.dropouts) for one in world.rounds()] == [(1, 3, ()), (2, 3, ())]
+    assert counted(world, 1) == counted(world, 2) == [1, 1, 1]
+    assert {member.ended for member in world.members.values()} == {"completed"}
+
+
+def test_the_adapter_leaves_in_pefts_format_with_a_card_that_says_what_is_private(tmp_path: Path) -> None:
+    world = settled(World(tmp_path, rounds=1, evaluated=True))
+    exported = world.home.run(RUN_ID) / "adapter"
+    tensors = load_file(exported / "adapter_model.safetensors")
+    assert set(tensors) == {tensor.key for tensor in world.plan.recipe.adapter.tensors}
+    assert np.concatenate([tensors[one.key].ravel() for one in world.plan.recipe.adapter.tensors[1:]]).tolist() == (
+        world.adapter(1).tolist()
+    )
+    assert tensors["base_model.model.layer.q_proj.lora_A.weight"].tolist() == np.ones((2, 4)).tolist()
+    assert json.loads((exported / "adapter_config.json").read_text()) == {"peft_type": "LORA"}
+    card = (exported / "README.md").read_text()
+    assert "No differential privacy" in card
+    assert "7 of 10 examples" in card
+
+
+def test_the_report_of_a_completed_run_is_signed_and_verifies(tmp_path: Path) -> None:
+    from audit.verify import verify_report
+
+    world = settled(World(tmp_path, rounds=1, evaluated=True))
+    outcome = verify_report((world.home.run(RUN_ID) / "report.json").read_bytes())
+    assert outcome.report.plan == world.plan
+    assert len(outcome.report.evaluations) == 2
+
+
+def test_the_evaluator_measures_the_start_and_every_released_adapter(tmp_path: Path) -> None:
+    world = settled(World(tmp_path, rounds=3, evaluated=True))
+    assert world.measured == [0, 1, 2, 3]
+    with world.store.read() as connection:
+        assert [one.correct for one in runbook.list_evaluations(connection, RUN_ID)] == [7, 7, 7, 7]
+
+
+def test_an_averaged_iterate_is_released_and_the_raw_one_is_trained_on(tmp_path: Path) -> None:
+    world = settled(World(tmp_path, rounds=2, recipe={"optimizer": {"average": "0.9"}}))
+    directory = world.home.run(RUN_ID)
+    released = np.frombuffer((directory / "released-2.f32").read_bytes(), dtype="<f4")
+    raw = [world.adapter(number) for number in (1, 2)]
+    first = 0.1 * world.adapter(0) + 0.9 * raw[0]
+    assert released == pytest.approx(2 / 11 * first + 9 / 11 * raw[1], rel=1e-5)
+    exported = load_file(directory / "adapter" / "adapter_model.safetensors")
+    assert exported["base_model.model.classifier.weight"].tolist() == released[-3:].tolist()
+    assert world.rounds()[1].iterate_sha256 != world.rounds()[1].released_sha256
+
+
+def test_weights_of_the_plan_enter_the_mean(tmp_path: Path) -> None:
+    roster = [
+        {
+            "id": name,
+            "identity_key": signing_key(name).public.hex(),
+            "units": units,
+            "weight": units,
+            "with_operator": False,
+        }
+        for name, units in (("alice", 1), ("bob", 2), ("carol", 5))
+    ]
+    world = settled(World(tmp_path, rounds=1, weight_rule="units", roster=roster))
+    assert world.adapter(1)[:3] == pytest.approx(np.array([1, 2, 5]) * STEP / 8)
+
+
+# --- somebody says no, or the operator does ---
+
+
+def test_one_refusal_ends_the_run_as_refused_and_shows_the_rule(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.members["bob"].approves = False
+    settled(world)
+    state = world.state()
+    assert (state.state, state.code, state.reason) == (RunState.REFUSED, "E-POLICY-RULE", "bob: not these rounds")
+    assert world.attempts() == ()
+
+
+def test_nothing_is_opened_before_everybody_has_approved(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.members["bob"].present = False
+
+    async def scenario() -> None:
+        await world.settle()
+        assert world.state().state is RunState.CREATED
+        world.members["bob"].present = True
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert world.state().state is RunState.COMPLETED
+
+
+def test_a_plan_that_nobody_answers_expires(tmp_path: Path) -> None:
+    world = World(tmp_path, expires_at=1_767_225_600 + 100)
+    for member in world.members.values():
+        member.present = False
+    world.clock.seconds += 200
+    settled(world)
+    assert (world.state().state, world.state().code) == (RunState.ABORTED, "E-PLAN-EXPIRED")
+
+
+def test_an_abort_by_the_operator_ends_the_run_and_tells_everybody(tmp_path: Path) -> None:
+    world = World(tmp_path, rounds=5)
+
+    async def scenario() -> None:
+        while len(world.rounds()) < 2:
+            await world.turn()
+        with world.store.begin() as connection:
+            runbook.request_abort(connection, RUN_ID)
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert (world.state().state, world.state().reason) == (RunState.ABORTED, "the operator ended the run")
+    assert {member.ended for member in world.members.values()} == {"aborted"}
+    assert all(one.state != "open" for one in world.attempts())
+
+
+def test_a_paused_run_opens_no_further_round_until_it_is_resumed(tmp_path: Path) -> None:
+    world = World(tmp_path, rounds=3)
+
+    def set_paused(paused: bool) -> None:
+        with world.store.begin() as connection:
+            runbook.set_paused(connection, RUN_ID, paused=paused)
+
+    async def scenario() -> None:
+        while not world.attempts():
+            await world.turn()
+        set_paused(True)
+        await world.settle()
+        assert len(world.rounds()) == 1
+        set_paused(False)
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert world.state().state is RunState.COMPLETED
+
+
+def test_a_revoked_key_ends_the_run(tmp_path: Path) -> None:
+    world = World(tmp_path, rounds=3)
+
+    async def scenario() -> None:
+        while not world.rounds():
+            await world.turn()
+        with world.store.begin() as connection:
+            membership.revoke_member(connection, "bob", 1)
+        world.members["bob"].present = False
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert (world.state().state, world.state().code) == (RunState.ABORTED, "E-MEMBER-REVOKED")
+
+
+# --- somebody is gone ---
+
+
+def gone_after(world: World, name: str, kind: type[object] | str) -> None:
+    """Let a member vanish right after it sent a message of a kind."""
+    member, send = world.members[name], world.members[name]._send
+
+    async def and_vanish(message: object) -> None:
+        await send(message)
+        sent = "Receipt" if isinstance(message, tuple) else type(message).__name__
+        if sent == (kind if isinstance(kind, str) else kind.__name__):
+            member.present = False
+            member._send = send  # type: ignore[method-assign]  # once
+
+    member._send = and_vanish  # type: ignore[method-assign]  # a fault on order
+
+
+@pytest.mark.parametrize(
+    ("kind", "in_the_sum"),
+    [(Advertisement, False), (ShareBundle, False), ("Receipt", True), (SurvivorSignature, True), (UnmaskShares, True)],
+)
+def test_who_vanishes_after_a_phase_costs_no_deadline_and_no_attempt(
+    tmp_path: Path, kind: type[object] | str, in_the_sum: bool
+) -> None:
+    world = World(tmp_path, n=5, f=1, rounds=1)
+    gone_after(world, "bob", kind)
+
+    async def scenario() -> None:
+        await world.settle()
+        world.clock.seconds += 2.5  # its heartbeat is over
+        await world.settle()
+        world.clock.seconds += 2.5
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert world.state().state is RunState.COMPLETED
+    assert [one.attempt for one in world.attempts()] == [1]
+    assert counted(world, 1) == [1, 1 if in_the_sum else 0, 1, 1, 1]
+    assert world.rounds()[0].dropouts == (() if in_the_sum else ("bob",))
+
+
+def test_a_round_that_too_few_can_finish_is_given_up_at_its_deadline_and_tried_again(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, rounds=1, durations=Durations(phase_seconds=60))
+    gone_after(world, "bob", Advertisement)
+
+    async def scenario() -> None:
+        await world.settle()
+        world.clock.seconds += 61
+        await world.settle()
+        assert [one.state for one in world.attempts()] == ["aborted"]
+        world.members["bob"].present = True
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert [one.state for one in world.attempts()] == ["aborted", "completed"]
+    assert world.attempts()[0].code == "E-ROUND-TOO-FEW"
+    assert counted(world, 1) == [1, 1, 1]
+
+
+def test_no_attempt_is_spent_while_too_few_are_there(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, rounds=2)
+
+    async def scenario() -> None:
+        while not world.rounds():
+            await world.turn()
+        world.members["bob"].present = False
+        for _ in range(50):
+            world.clock.seconds += 30
+            await world.turn()
+
+    asyncio.run(scenario())
+    assert len(world.attempts()) <= 2
+    assert world.state().state is RunState.RUNNING
+
+
+def test_a_run_ends_within_its_deadlines_when_its_rounds_cannot_complete(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, rounds=1, durations=Durations(phase_seconds=60, update_seconds=60))
+
+    async def scenario() -> None:
+        for _ in range(3):  # bob advertises and then never deals
+            member = world.members["bob"]
+            member.present = True
+            while not member.simulated.state:
+                await world.turn()
+            member.present = False
+            member.simulated.state = None
+            await world.settle()
+            world.clock.seconds += 61
+            await world.settle()
+
+    asyncio.run(scenario())
+    assert (world.state().state, world.state().code) == (RunState.ABORTED, "E-RUN-FAILED")
+    assert "3 attempts" in world.state().reason
+
+
+def test_who_missed_rounds_catches_up_and_takes_part_again(tmp_path: Path) -> None:
+    world = World(tmp_path, n=5, f=1, rounds=4)
+
+    async def scenario() -> None:
+        while len(world.rounds()) < 1:
+            await world.turn()
+        world.members["erin"].present = False
+        world.clock.seconds += 3
+        while len(world.rounds()) < 3:
+            await world.turn()
+            world.clock.seconds += 1
+        world.members["erin"].present = True
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert world.state().state is RunState.COMPLETED
+    assert counted(world, 4) == [1, 1, 1, 1, 1]
+    assert world.members["erin"].simulated.journal.memory.completed == 4
+
+
+def test_an_evaluator_that_is_away_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    world = World(tmp_path, rounds=1, evaluated=True)
+    world.evaluate = lambda: asyncio.sleep(0, False)  # type: ignore[method-assign]  # it never polls
+    assert settled(world).state().state is RunState.COMPLETED
+
+
+def test_an_evaluator_that_is_there_is_waited_for_but_not_for_ever(tmp_path: Path) -> None:
+    world = World(tmp_path, rounds=1, evaluated=True, durations=Durations(evaluation_seconds=30))
+
+    async def polls_only() -> bool:
+        await world.runner.next_task(EVALUATOR, frozenset(), 0)
+        return False
+
+    world.evaluate = polls_only  # type: ignore[method-assign]  # it polls and never measures
+
+    async def scenario() -> None:
+        await world.settle()
+        assert world.state().state is RunState.RUNNING
+        for _ in range(31):
+            world.clock.seconds += 1
+            await world.turn()
+
+    asyncio.run(scenario())
+    assert world.state().state is RunState.COMPLETED
+
+
+# --- the coordinator is killed and started again ---
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 8, 13])
+def test_a_new_daemon_on_the_same_rows_completes_the_run_exactly(tmp_path: Path, every: int) -> None:
+    world = World(tmp_path, n=3, rounds=2, evaluated=True)
+
+    async def scenario() -> None:
+        turns = 0
+        while not world.state().state.ended:
+            await world.turn()
+            turns += 1
+            if turns % every == 0:
+                await world.runner.tick()
+                world.runner = world.daemon()
+            assert turns < 200
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert world.state().state is RunState.COMPLETED
+    assert [one.attempt for one in world.attempts()] == [1, 1]
+    assert counted(world, 1) == counted(world, 2) == [1, 1, 1]
+
+
+def test_a_daemon_killed_after_every_single_message_completes_the_round_exactly(tmp_path: Path) -> None:
+    world = World(tmp_path, n=5, f=1, rounds=1)
+    gone_after(world, "bob", ShareBundle)
+    for member in world.members.values():
+        send = member._send
+
+        async def then_kill(message: object, send=send) -> None:  # type: ignore[no-untyped-def]  # bound early
+            await send(message)
+            world.runner = world.daemon()
+            await world.runner.tick()
+
+        member._send = then_kill  # type: ignore[method-assign]  # a fault on order
+
+    async def scenario() -> None:
+        for _ in range(100):
+            await world.turn()
+            world.clock.seconds += 0.1
+
+    asyncio.run(scenario())
+    assert world.state().state is RunState.COMPLETED
+    assert counted(world, 1) == [1, 0, 1, 1, 1]
+
+
+def test_both_daemons_give_the_same_tasks_the_same_ids(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, rounds=1)
+
+    async def scenario() -> None:
+        while not world.attempts() or world.attempts()[0].phase != "COLLECT_MASKED":
+            await world.runner.tick()
+            if world.attempts() and world.attempts()[0].phase == "COLLECT_MASKED":
+                break
+            await world.turn()
+        first = await world.runner.next_task("alice", frozenset(), 0)
+        other = world.daemon()
+        await other.tick()
+        assert first is not None
+        assert await other.next_task("alice", frozenset(), 0) == first
+
+    asyncio.run(scenario())
+
+
+def test_an_attempt_whose_uploads_are_lost_is_given_up_and_another_one_completes(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, rounds=1)
+
+    async def scenario() -> None:
+        spool = world.home.spool(world.settings)
+        while not any(spool.rglob("carol.*")):
+            await world.turn()
+        for path in spool.rglob("*.*"):
+            path.unlink()
+        world.runner = world.daemon()
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert [(one.state, one.code) for one in world.attempts()] == [("aborted", "E-STATE-DAMAGED"), ("completed", "")]
+    assert counted(world, 1) == [1, 1, 1]
