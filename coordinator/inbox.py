@@ -90,7 +90,9 @@ class Inbox:
             raise _refuse("E-ROUND-SET", member, "ADVERTISE_KEYS", "it is not on the roster of this run")
         if run.attempt is not None and run.attempt.position == position:
             return run.attempt
-        known = {(one.round, one.attempt): one.state for one in run.attempts}
+        if 1 <= position.round <= len(run.rounds):
+            return None
+        known = {(one.round, one.attempt): one.state for one in run.tried}
         if position.order not in known:
             raise _refuse("E-ROUND-CONTEXT", member, "ADVERTISE_KEYS", "no such attempt was opened")
         if known[position.order] == "open":

@@ -163,7 +163,7 @@ class Lifecycle:
 
     async def _end(self, state: RunState, code: str, reason: str) -> None:
         run, desk, at = self._run, self._run.desk, self._run.open_position
-        if run.attempts:  # something was started, and so charged: there is something to report
+        if run.tried or run.rounds:  # something was started, and so charged: there is something to report
             note = await run.work(release.finish, desk.store, desk.operator, run.plan, run.files, desk.now())
             reason = "; ".join(part for part in (reason, note) if part)
         with desk.store.begin() as connection:

@@ -269,9 +269,10 @@ def abort_open_attempts(connection: Connection, now: int, reason: str) -> int:
     return connection.execute(query.values(state="aborted", code="E-RUN-FAILED", reason=reason, ended_at=now)).rowcount
 
 
-def list_attempts(connection: Connection, run_id: str) -> tuple[AttemptRecord, ...]:
-    """Return a run's attempts in order."""
-    query = sa.select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.round, attempts.c.attempt)
+def list_attempts(connection: Connection, run_id: str, *, after: int = 0) -> tuple[AttemptRecord, ...]:
+    """Return a run's attempts in order, those at rounds above ``after``."""
+    here = (attempts.c.run_id == run_id, attempts.c.round > after)
+    query = sa.select(attempts).where(*here).order_by(attempts.c.round, attempts.c.attempt)
     return tuple(
         AttemptRecord(r.round, r.attempt, r.state, r.phase, r.code, r.reason, r.opened_at, r.ended_at)
         for r in connection.execute(query)
@@ -362,9 +363,9 @@ def add_round(connection: Connection, run_id: str, done: RoundRecord) -> None:
     )
 
 
-def list_rounds(connection: Connection, run_id: str) -> tuple[RoundRecord, ...]:
-    """Return a run's completed rounds in order."""
-    query = sa.select(rounds).where(rounds.c.run_id == run_id).order_by(rounds.c.round)
+def list_rounds(connection: Connection, run_id: str, *, after: int = 0) -> tuple[RoundRecord, ...]:
+    """Return a run's completed rounds in order, those above ``after``."""
+    query = sa.select(rounds).where(rounds.c.run_id == run_id, rounds.c.round > after).order_by(rounds.c.round)
     return tuple(_round(row) for row in connection.execute(query))
 
 

@@ -81,7 +81,7 @@ class Run:
             bytes.fromhex(self.rules.recipe.adapter.initial_hash), self.files.initial.stat().st_size
         )
         self.answers: dict[str, ApprovalRecord] = {}
-        self.attempts: tuple[AttemptRecord, ...] = ()
+        self.tried: tuple[AttemptRecord, ...] = ()  # attempts at the round that is not completed yet
         self.rounds: tuple[RoundRecord, ...] = ()
         self.measured: set[tuple[int, str]] = set()
         self.knows: dict[str, int] = {}  # participant -> last round that it has been shown to know
@@ -113,11 +113,11 @@ class Run:
         with self.desk.store.read() as connection:
             self.record = runbook.find_run(connection, self.run_id)
             self.answers = {one.member: one for one in runbook.list_approvals(connection, self.run_id)}
-            self.attempts = runbook.list_attempts(connection, self.run_id)
-            self.rounds = runbook.list_rounds(connection, self.run_id)
+            fresh = runbook.list_rounds(connection, self.run_id, after=len(self.rounds))
+            self.rounds = (*self.rounds, *fresh)
+            self.tried = runbook.list_attempts(connection, self.run_id, after=len(self.rounds))
             measured = runbook.list_evaluations(connection, self.run_id)
         self.measured = {(one.round, one.evaluator) for one in measured}
-        fresh = self.rounds[len(self._certificates) :]
         decoded = (codec.decode_certificate(one.certificate, sender=COORDINATOR) for one in fresh)
         self._certificates = (*self._certificates, *decoded)
         self._told.clear()
@@ -143,13 +143,8 @@ class Run:
     @property
     def open_position(self) -> Position | None:
         """The position of the attempt that the rows have as open."""
-        last = self.attempts[-1] if self.attempts else None
+        last = self.tried[-1] if self.tried else None
         return None if last is None or last.state != "open" else Position(self.plan.hash, last.round, last.attempt)
-
-    @property
-    def tried(self) -> tuple[AttemptRecord, ...]:
-        """The attempts at the round that is not completed yet."""
-        return tuple(one for one in self.attempts if one.round == len(self.rounds) + 1)
 
     def offer(self, at: Position) -> AttemptOffer:
         """Return the offer of an attempt at the next round."""
