@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, Final, assert_never, get_args, get_origin, get_type_hints
 
 from privacy import canonical
+from privacy.secagg.dealing import HeldShare
 from privacy.secagg.messages import AttemptOffer, Receipt, SurvivorSet, genesis_transcript
 
 
@@ -36,18 +37,6 @@ TRANSITIONS: dict[Phase, tuple[Phase, ...]] = {
     Phase.UNMASK: (Phase.RESULT,),
     Phase.RESULT: (),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class HeldShare:
-    """A dealer's two shares for this participant, opened; they lie in the journal (0600) until the round closes."""
-
-    dealer: str
-    masking_share: bytes
-    seed_share: bytes
-
-    def __repr__(self) -> str:
-        return f"HeldShare(dealer={self.dealer!r}, <redacted>)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +65,7 @@ class UpdateMasked:
     round_ctx: bytes
     u2: tuple[str, ...]
     receipt: Receipt
-    shares: tuple[HeldShare, ...]
+    shares: tuple[HeldShare, ...]  # they lie in the journal (0600) until the round closes
 
     @property
     def round(self) -> int:

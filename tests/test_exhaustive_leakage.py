@@ -1,4 +1,4 @@
-"""The claim, searched: no course of events lets a lying coordinator compute more than one sum, and each rule is needed."""
+"""The claim, searched: no course of events gives a lying coordinator more than one sum, and each rule is needed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from participant import checks as honest_checks
 from participant import round as honest_code
 from privacy.secagg import keys
 from tests.span import (
@@ -34,14 +35,21 @@ def _remember_verifications(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without(*changes: tuple[str, str]) -> Any:
-    """Return the participant's round with rules changed; each text must stand there exactly once."""
-    source = Path(str(honest_code.__file__)).read_text()
+    """Return the participant's round with checks changed; each text must stand there exactly once."""
+    source = Path(str(honest_checks.__file__)).read_text()
     for old, new in changes:
-        assert source.count(old) == 1, f"{old!r} stands {source.count(old)} times in participant/round.py"
+        assert source.count(old) == 1, f"{old!r} stands {source.count(old)} times in participant/checks.py"
         source = source.replace(old, new)
-    module = types.ModuleType("participant.round_with_a_rule_deleted")
-    sys.modules[module.__name__] = module
-    exec(compile(source, module.__name__, "exec"), module.__dict__)
+    checks = _module("participant.checks_with_a_rule_deleted", source)
+    code = _module("participant.round_with_a_rule_deleted", Path(str(honest_code.__file__)).read_text())
+    code.__dict__.update({name: value for name, value in vars(checks).items() if name.startswith("check_")})
+    return code
+
+
+def _module(name: str, source: str) -> types.ModuleType:
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    exec(compile(source, name, "exec"), module.__dict__)
     return module
 
 
@@ -85,10 +93,9 @@ def test_exhaustive_search_over_split_views_and_two_interleaved_attempts_finds_o
 
 def test_exhaustive_search_finds_a_leak_once_nothing_ties_the_survivors_to_one_u2() -> None:
     code = without(
-        ("if proposal.survivors.u2_hash != self.record.receipt.u2_hash:", "if False:"),
+        ("if proposal.survivors.u2_hash != record.receipt.u2_hash:", "if False:"),
         ("if one.u2_hash != own.u2_hash:", "if False:"),
-        ("_check_set(members, within=self.record.u2, least=", "_check_set(members, within=EVERYBODY, least="),
-        ('COORDINATOR = "coordinator"', 'COORDINATOR, EVERYBODY = "coordinator", ("alice", "bob", "carol", "dave")'),
+        ("check_set(members, within=record.u2,", 'check_set(members, within=("alice", "bob", "carol", "dave"),'),
     )
     assert any(search(code, smallest=2, attempts=1))
 
