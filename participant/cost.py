@@ -11,7 +11,6 @@ from __future__ import annotations
 from participant.assessment import Cost
 from participant.policy import Population
 from privacy.dp import rdp
-from privacy.dp.accountants import trust_epsilons
 from privacy.dp.events import Composed, round_event
 from privacy.ledger import LifetimeBudget, Spent
 from privacy.plan import VerifiedPlan
@@ -26,6 +25,8 @@ def lifetime_budget(population: Population) -> LifetimeBudget:
 
 def cost_of(verified: VerifiedPlan, population: Population, spent: Spent) -> Cost | None:
     """Return what a run costs at most, on top of what its population has spent; None in mode ``none``."""
+    from privacy.dp.accountants import trust_epsilons  # SciPy is slow to import, and most commands need no epsilon
+
     plan = verified.plan
     trusted, event = trust_epsilons(plan), round_event(plan)
     if trusted is None or event is None:

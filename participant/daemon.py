@@ -107,7 +107,7 @@ def torch_trainer(assignment: Assignment) -> Trainer:
     Raises:
         LocalError: ``E-EXTRA-MISSING``.
     """
-    _require_torch()
+    require_torch()
     from participant.data import task_columns
     from participant.training import Materials, TorchTrainer
 
@@ -145,7 +145,7 @@ class TorchMeasure:
 
 
 def _load_measure(assignment: Assignment) -> Callable[[NDArray[np.float32]], Measured]:
-    _require_torch()
+    require_torch()
     from participant.data import task_columns
     from participant.evaluation import AdapterEvaluator
 
@@ -167,7 +167,8 @@ def _load_measure(assignment: Assignment) -> Callable[[NDArray[np.float32]], Mea
     return measured
 
 
-def _require_torch() -> None:
+def require_torch() -> None:
+    """Raise ``E-EXTRA-MISSING`` where the participant extra is not installed."""
     from importlib.util import find_spec
 
     if find_spec("torch") is None:

@@ -69,6 +69,11 @@ class Home:
         return self.directory / "paused"
 
     @property
+    def left_mark(self) -> Path:
+        """Exists once this participant has left its federation."""
+        return self.directory / "left"
+
+    @property
     def presence(self) -> Path:
         """What the running daemon says about itself."""
         return self.directory / "daemon.json"
@@ -88,6 +93,11 @@ class Home:
             raise LocalError("E-CONFIG-MISSING", f"{self.directory} is no participant's directory")
         for path in (self.directory, self.identity, *sorted(self.identity.glob("*.key"))):
             check_private(path)
+
+
+def certificate_file(run: Path, number: int) -> Path:
+    """Return where the certificate of a completed round lies in a run's directory."""
+    return run / f"certificate.{number}"
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import structlog
 from numpy.typing import NDArray
 
 from participant.consent import Consent
+from participant.home import certificate_file, write_durably
 from participant.journal import Journal
 from participant.phase import RunRefused, UpdateEncoded, UpdateMasked
 from participant.round import Advertised, Complained, Masked, Party, Ready, Shared, Step, advertise, complete
@@ -24,6 +25,7 @@ from participant.trainer import Trainer
 from participant.workplace import Assignment, Workplace
 from privacy.errors import LocalError, OnlysumError, PeerError
 from privacy.secagg.messages import Position, RoundCertificate, ShareBundle, adapter_hash
+from protos import codec
 from protos.envelope import (
     AttemptAborted,
     AttemptOpened,
@@ -269,6 +271,8 @@ class Participation:
             if error.code == "E-ROUND-TRANSCRIPT":
                 self.refuse_for_good(error.code)
             raise
+        certificate_path = certificate_file(self._work.home.runs / self._run_id, number)
+        write_durably(certificate_path, codec.encode_certificate(certificate))  # before the record that relies on it
         self._journal.append(record)
         self._close_round()
         if record.alarm:

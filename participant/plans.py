@@ -56,7 +56,7 @@ class PlanShelf:
 
     def __init__(self, home: Home, operator_key: bytes) -> None:
         self._home = home
-        self._operator_key = operator_key
+        self.operator_key = operator_key
 
     def put(self, data: bytes, signature: bytes) -> VerifiedPlan:
         """Verify a proposed plan and keep it; the same plan again changes nothing.
@@ -65,7 +65,7 @@ class PlanShelf:
             PeerError: ``E-PLAN-SIGNATURE``, ``E-PLAN-MALFORMED``, ``E-PLAN-RULE`` or ``E-PLAN-CHANGED``.
             LocalError: ``E-DISK-FULL``.
         """
-        verified = VerifiedPlan.verify(data, signature, self._operator_key)
+        verified = VerifiedPlan.verify(data, signature, self.operator_key)
         directory = self.directory(verified.plan.run_id)
         kept = directory / "plan.json"
         if kept.exists():
@@ -89,7 +89,11 @@ class PlanShelf:
             data, signature = (directory / "plan.json").read_bytes(), (directory / "plan.sig").read_bytes()
         except FileNotFoundError:
             raise LocalError("E-NOT-FOUND", f"no plan of run {run_id} was proposed here") from None
-        return VerifiedPlan.verify(data, signature, self._operator_key)
+        return VerifiedPlan.verify(data, signature, self.operator_key)
+
+    def signature(self, run_id: str) -> bytes:
+        """Return the operator's signature over a kept plan."""
+        return (self.directory(run_id) / "plan.sig").read_bytes()
 
     def find(self, start: str) -> str:
         """Return the run id that begins like this.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import structlog
 
+from participant.home import write_durably
 from participant.participation import Participation
 from participant.plans import Decision, Ended
 from participant.workplace import Assignment, Workplace
@@ -105,11 +106,24 @@ class Runs:
         shelf, run_id = self._work.desk.shelf, task.run_id
         if run_id not in shelf.run_ids() or shelf.ended(run_id) is not None:
             return
-        if self._role is Role.PARTICIPANT and self._decision(run_id) is not None:
+        decision = self._decision(run_id)
+        if self._role is Role.PARTICIPANT and decision is not None:
             part = self._parts.pop(run_id, None) or Participation(self._work, self.assignment(run_id))
             part.close()
+            self._report(run_id, decision)
         shelf.end(run_id, Ended(state=task.state, code=task.code, at=int(self._work.clock.now())))
         _log.info("run ended", run=run_id, state=task.state, code=task.code)
+
+    def _report(self, run_id: str, decision: Decision) -> None:
+        """Write this participant's own report; a run ends without it rather than not at all."""
+        from participant.reporting import REPORT_FILE, make_report  # SciPy is slow to import, and needed here alone
+
+        shelf = self._work.desk.shelf
+        try:
+            report = make_report(self._work, shelf.get(run_id), decision, shelf.signature(run_id))
+            write_durably(self._work.home.runs / run_id / REPORT_FILE, report)
+        except OnlysumError as error:
+            _log.error("no report", run=run_id, code=error.code, detail=error.detail)
 
     def compare(self, welcome: Welcome) -> None:
         """Compare what the coordinator last saw of this member with ledger and journals here; older ones abstain."""

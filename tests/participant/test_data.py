@@ -68,7 +68,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_every_format_gives_the_same_rows(kind: str, tmp_path: Path):
+def test_every_format_gives_the_same_rows(kind: str, tmp_path: Path) -> None:
     table = read_table(WRITERS[kind](tmp_path), COLUMNS)
     assert [str(text) for text in table.inputs] == TEXTS
     assert list(table.labels) == LABELS
@@ -76,7 +76,7 @@ def test_every_format_gives_the_same_rows(kind: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_every_format_is_described_by_its_public_sizes(kind: str, tmp_path: Path):
+def test_every_format_is_described_by_its_public_sizes(kind: str, tmp_path: Path) -> None:
     path = WRITERS[kind](tmp_path)
     facts = inspect_dataset(path, input_column="text", label_column="label", user_column="person")
     assert (facts.format, facts.rows, facts.users, facts.units) == (kind, 3, 2, 2)
@@ -91,7 +91,7 @@ def image_bytes(value: int, mode: str = "L") -> bytes:
     return file.getvalue()
 
 
-def test_a_directory_of_images_takes_its_labels_from_its_sub_directories(tmp_path: Path):
+def test_a_directory_of_images_takes_its_labels_from_its_sub_directories(tmp_path: Path) -> None:
     for label, value in (("cat", 10), ("dog", 200)):
         (tmp_path / "pets" / label).mkdir(parents=True)
         (tmp_path / "pets" / label / "one.png").write_bytes(image_bytes(value))
@@ -102,7 +102,7 @@ def test_a_directory_of_images_takes_its_labels_from_its_sub_directories(tmp_pat
     assert inspect_dataset(tmp_path / "pets").format == "imagefolder"
 
 
-def test_a_repr_of_rows_shows_none_of_them(tmp_path: Path):
+def test_a_repr_of_rows_shows_none_of_them(tmp_path: Path) -> None:
     assert "calm" not in repr(read_table(write_csv(tmp_path), COLUMNS))
 
 
@@ -129,7 +129,7 @@ BROKEN: dict[str, tuple[str, bytes, str, str]] = {
 
 
 @pytest.mark.parametrize("sentence", BROKEN)
-def test_a_dataset_is_refused_with_file_and_row_for(sentence: str, tmp_path: Path):
+def test_a_dataset_is_refused_with_file_and_row_for(sentence: str, tmp_path: Path) -> None:
     name, data, code, place = BROKEN[sentence]
     (tmp_path / name).write_bytes(data)
     with pytest.raises(LocalError, match=place) as info:
@@ -139,7 +139,7 @@ def test_a_dataset_is_refused_with_file_and_row_for(sentence: str, tmp_path: Pat
         inspect_dataset(tmp_path / name, input_column="text", label_column="label", user_column="person")
 
 
-def test_an_npz_file_with_pickled_objects_is_refused_unread(tmp_path: Path):
+def test_an_npz_file_with_pickled_objects_is_refused_unread(tmp_path: Path) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "exploded",))
@@ -151,13 +151,13 @@ def test_an_npz_file_with_pickled_objects_is_refused_unread(tmp_path: Path):
     assert not (tmp_path / "exploded").exists()
 
 
-def test_npz_arrays_of_different_lengths_are_refused(tmp_path: Path):
+def test_npz_arrays_of_different_lengths_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", text=np.array(["a", "b"]), label=np.array(["a"]))
     with pytest.raises(LocalError, match="different lengths"):
         read_table(tmp_path / "x.npz", Columns("text", "label"))
 
 
-def test_a_refusal_never_quotes_the_data(tmp_path: Path):
+def test_a_refusal_never_quotes_the_data(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"text": "Mrs Smith has cancer", "label": {"secret": 1}, "person": 1}\n')
     with pytest.raises(LocalError) as info:
         read_table(tmp_path / "x.jsonl", COLUMNS)
@@ -174,12 +174,12 @@ IMAGES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("form", IMAGES)
-def test_an_image_may_be(form: str):
+def test_an_image_may_be(form: str) -> None:
     assert pixels(IMAGES[form], 1, "row")[:, :, 0].tolist() == [[1, 2], [3, 4]]
     assert pixels(IMAGES[form], 3, "row").shape == (2, 2, 3)
 
 
-def test_an_image_may_be_a_file_s_bytes_as_hugging_face_keeps_them():
+def test_an_image_may_be_a_file_s_bytes_as_hugging_face_keeps_them() -> None:
     assert pixels({"bytes": image_bytes(100, "RGB"), "path": None}, 3, "row")[0, 0].tolist() == [100, 0, 0]
     assert pixels(image_bytes(100, "RGB"), 1, "row")[0, 0, 0] == pytest.approx(29.9)
 
@@ -187,13 +187,13 @@ def test_an_image_may_be_a_file_s_bytes_as_hugging_face_keeps_them():
 @pytest.mark.parametrize(
     "value", ["no image", b"no image", [[1, 2], [3]], [1, 2], [[float("nan")]], {"path": "/x"}, []]
 )
-def test_what_is_no_image_is_refused(value: Any):
+def test_what_is_no_image_is_refused(value: Any) -> None:
     with pytest.raises(LocalError, match="row 3") as info:
         pixels(value, 1, "row 3")
     assert info.value.code == "E-DATA-PARSE"
 
 
-def test_a_hash_names_the_content_of_files_and_directories(tmp_path: Path):
+def test_a_hash_names_the_content_of_files_and_directories(tmp_path: Path) -> None:
     first = write_csv(tmp_path)
     before = hash_dataset(first)
     assert hash_dataset(tmp_path) != before

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from audit.verify import verify_report
 from coordinator.phase import Phase
 from coordinator.round import CoordinatorRound
 from participant.plans import Decision
@@ -197,6 +198,9 @@ def test_three_rounds_are_trained_charged_masked_and_summed_exactly(rehearsal):
     give(rehearsal.daemon, RunEnded(rehearsal.plan.run_id, "completed", ""))
     assert rehearsal.blobs() == []
     assert rehearsal.me.desk().shelf.ended(rehearsal.plan.run_id).state == "completed"
+    report = verify_report((rehearsal.me.home.runs / rehearsal.plan.run_id / "report.json").read_bytes()).report
+    assert [len(one.certificate.survivors) for one in report.rounds] == [5, 5, 5]
+    assert (report.made_by.name, report.privacy.charged_rounds, report.roster) == (ME, 3, "verified")
 
 
 OPERATIONS = (

@@ -1,0 +1,79 @@
+"""``backup`` and ``restore``: a participant's directory as one archive.
+
+Guarantees: the ledger's copy is consistent while the daemon writes; updates never enter an archive; nothing is restored
+over a participant that is there. An archive that is older than what was shown or signed since is safe to restore:
+the handshake finds it out, and the participant abstains instead of spending or masking twice.
+Leaves to others: that comparison (``runs``).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tarfile
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from participant.config import DEFAULT_LEDGER, load_settings
+from participant.home import PRIVATE_FILE, Home
+from privacy.errors import LocalError
+
+ENTRIES: Final = ("participant.toml", "policy.toml", "identity", "datasets", "models", "plans")
+
+
+def write_backup(home: Home, file: Path) -> int:
+    """Write the archive (0600) and return its size in bytes.
+
+    Raises:
+        LocalError: ``E-EXISTS``.
+    """
+    if file.exists():
+        raise LocalError("E-EXISTS", f"{file} is there already")
+    with tempfile.TemporaryDirectory() as scratch:
+        ledger = Path(scratch) / DEFAULT_LEDGER
+        with (
+            closing(sqlite3.connect(load_settings(home).ledger_path(home))) as source,
+            closing(sqlite3.connect(ledger)) as target,
+        ):
+            source.backup(target)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
+        with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
+            for name in ENTRIES:
+                if (home.directory / name).exists():
+                    archive.add(home.directory / name, name)
+            for path in sorted(home.runs.glob("*/*")):
+                if path.name == "journal" or path.name.startswith(("certificate.", "report.")):
+                    archive.add(path, str(path.relative_to(home.directory)))
+            archive.add(ledger, DEFAULT_LEDGER)
+    return file.stat().st_size
+
+
+def read_backup(file: Path, directory: Path) -> None:
+    """Restore an archive into a directory without a participant.
+
+    Raises:
+        LocalError: ``E-EXISTS``, ``E-NOT-FOUND`` or ``E-STATE-DAMAGED``.
+    """
+    home = Home(directory)
+    if home.config.exists() or home.identity.exists():
+        raise LocalError("E-EXISTS", f"{directory} holds a participant already")
+    if not file.is_file():
+        raise LocalError("E-NOT-FOUND", f"there is no {file}")
+    home.make()
+    try:
+        with tarfile.open(file, "r:gz") as archive:
+            archive.extractall(directory, filter="data")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise LocalError("E-STATE-DAMAGED", f"{file} is no backup: {type(error).__name__}") from error
+    home.identity.chmod(0o700)
+    for path in (*home.identity.iterdir(), home.directory / DEFAULT_LEDGER):
+        path.chmod(PRIVATE_FILE)
+    ledger = load_settings(home).ledger_path(home)
+    if ledger != home.directory / DEFAULT_LEDGER:
+        if ledger.exists():
+            raise LocalError(
+                "E-EXISTS", f"{ledger} is there already; move it away, the restored one lies in {directory}"
+            )
+        (home.directory / DEFAULT_LEDGER).replace(ledger)

@@ -1,0 +1,231 @@
+"""``onlysum participant``: the data owner's commands.
+
+Guarantees: help imports nothing heavy; commands and daemon share the directory, so a command works whether or not the
+daemon runs.
+Leaves to others: datasets and models (``registry_cli``), policy, ledger and members (``owner_cli``), plans
+(``decision_cli``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from participant import decision_cli, owner_cli, registry_cli
+from participant.console import AsJson, Directory, Json, directory, moment, opened, show
+from privacy.errors import LocalError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Join, add data, approve plans, train, see spend.",
+)
+app.add_typer(registry_cli.dataset_app, name="dataset")
+app.add_typer(registry_cli.model_app, name="model")
+app.add_typer(decision_cli.app, name="plan")
+app.add_typer(owner_cli.policy_app, name="policy")
+app.add_typer(owner_cli.ledger_app, name="ledger")
+app.add_typer(owner_cli.member_app, name="member")
+
+
+@app.command()
+def join(
+    token: Annotated[str, typer.Argument(metavar="TOKEN", help="The operator's line; - reads it from standard input.")],
+    proxy: Annotated[str, typer.Option("--proxy", help="HTTPS CONNECT proxy, http://host:port.")] = "",
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Enrol with an invitation: make keys, get a certificate, write a policy that allows nothing.
+
+    Example: onlysum participant join TOKEN --config clinic-a
+    """
+    import sys
+
+    from participant.joining import join as enrol_here
+    from participant.runner import SystemClock
+    from protos.credentials import SystemRandom, fingerprint
+
+    line = sys.stdin.read() if token == "-" else token  # noqa: S105  # a dash is no secret
+    where = directory(config).resolve()
+    identity = enrol_here(line, where, clock=SystemClock(), random=SystemRandom(), proxy=proxy)
+    authority = fingerprint(identity.authority_der)
+    value: Json = {
+        "directory": str(where),
+        "name": identity.name,
+        "role": identity.role.value,
+        "federation": identity.federation,
+        "identity": identity.fingerprint,
+        "authority": authority,
+        "operator": fingerprint(identity.operator_key),
+    }
+    lines = [
+        f"Joined {identity.federation} as {identity.role.value} {identity.name}; everything lies in {where}",
+        f"  your identity  {identity.fingerprint}",
+        f"  the authority  {authority}",
+        f"  the operator   {fingerprint(identity.operator_key)}",
+        "Compare them with the operator by telephone.",
+        "Next: dataset add, model add, edit policy.toml (it allows nothing yet), then start.",
+    ]
+    show(value, lines, as_json=as_json)
+
+
+@app.command()
+def start(config: Directory = None) -> None:
+    """Run the daemon in the foreground; end it with Ctrl-C or SIGTERM.
+
+    Example: onlysum participant start --config clinic-a
+    """
+    from participant.serving import serve
+
+    serve(directory(config).resolve())
+
+
+@app.command()
+def status(config: Directory = None, as_json: AsJson = False) -> None:
+    """Say whether the daemon runs, is connected, and what waits.
+
+    Example: onlysum participant status
+    """
+    from participant.presence import look
+
+    here = opened(config)
+    seen, shelf = look(here.home), here.desk.shelf
+    running, connected = seen is not None and seen.running, seen is not None and seen.connected
+    waiting = [one for one in shelf.run_ids() if shelf.decision(one) is None and shelf.ended(one) is None]
+    going = [one for one in shelf.run_ids() if shelf.decision(one) is not None and shelf.ended(one) is None]
+    paused = here.home.pause_mark.exists()
+    head = here.ledger.head()
+    value: Json = {
+        "name": here.owner.name,
+        "federation": here.owner.federation,
+        "running": running,
+        "connected": connected,
+        "paused": paused,
+        "code": seen.code if seen else "",
+        "waiting": list(waiting),
+        "runs": list(going),
+        "ledger_sequence": head.sequence,
+    }
+    state = "running" if running else "not running; start it: onlysum participant start"
+    state += (", connected" if connected else ", NOT connected") if running else ""
+    lines = [f"{here.owner.name} in {here.owner.federation}: {state}{', paused' if paused else ''}"]
+    if seen and running and seen.code:
+        lines.append(f"  {seen.code}: {seen.detail}")
+    lines += [f"waits for you: plan show {one[:8]}" for one in waiting]
+    lines += [f"takes part in run {one[:8]} until {moment(shelf.get(one).plan.expires_at)} UTC" for one in going]
+    show(value, lines, as_json=as_json)
+
+
+@app.command()
+def pause(config: Directory = None, as_json: AsJson = False) -> None:
+    """Take no part in further attempts until resumed; what has been sent stays sent.
+
+    Example: onlysum participant pause
+    """
+    opened(config).home.pause_mark.touch()
+    show({"paused": True}, ["Paused: no further attempt is joined. Go on with `resume`."], as_json=as_json)
+
+
+@app.command()
+def resume(config: Directory = None, as_json: AsJson = False) -> None:
+    """Take part again.
+
+    Example: onlysum participant resume
+    """
+    opened(config).home.pause_mark.unlink(missing_ok=True)
+    show({"paused": False}, ["Taking part again."], as_json=as_json)
+
+
+@app.command()
+def leave(
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Leave the federation: no daemon starts here again; ledger and decisions stay.
+
+    Example: onlysum participant leave --yes
+    """
+    from participant.presence import look
+
+    here = opened(config)
+    seen = look(here.home)
+    if seen is not None and seen.running:
+        raise LocalError("E-USAGE", "the daemon is running; stop it first")
+    if not yes and not typer.confirm(f"Leave {here.owner.federation} for good?"):
+        raise typer.Exit(3)
+    here.home.left_mark.touch()
+    lines = [
+        f"{here.owner.name} has left. Ask the operator to revoke its certificate: that is what others go by.",
+        "The ledger stays: what was spent on these people stays spent.",
+    ]
+    show({"left": here.owner.federation}, lines, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    bundle: Annotated[Path | None, typer.Option("--bundle", help="Write a zip for support: no keys, no data.")] = None,
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check directory, configuration, policy, ledger, data and connection.
+
+    Example: onlysum participant doctor --bundle report.zip
+    """
+    from participant.doctor import examine, write_bundle
+    from participant.home import Home
+
+    where = directory(config).resolve()
+    checks = examine(where)
+    if bundle is not None:
+        write_bundle(bundle, Home(where), checks)
+    value: Json = {
+        "ok": all(one.ok for one in checks),
+        "checks": [{"name": one.name, "ok": one.ok, "detail": one.detail} for one in checks],
+    }
+    lines = [f"{'ok  ' if one.ok else 'FAIL'} {one.name}: {one.detail}" for one in checks]
+    show(value, [*lines, *([f"wrote {bundle}"] if bundle else [])], as_json=as_json)
+    if not all(one.ok for one in checks):
+        raise typer.Exit(2)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The archive to write; it holds the keys, so it is 0600.")],
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write identity, policy, plans, journals and ledger to one archive, while the daemon runs or not.
+
+    Example: onlysum participant backup /secure/clinic-a.tar.gz
+    """
+    from participant.backup import write_backup
+
+    size = write_backup(opened(config).home, file)
+    lines = [f"Wrote {file} ({size} bytes). It holds this participant's keys: keep it as safe as the machine."]
+    show({"file": str(file), "bytes": size}, lines, as_json=as_json)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="An archive that `backup` wrote.")],
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Restore a backup into a directory without a participant.
+
+    Example: onlysum participant restore /secure/clinic-a.tar.gz --config clinic-a
+    """
+    from participant.backup import read_backup
+
+    where = directory(config).resolve()
+    read_backup(file, where)
+    lines = [
+        f"Restored {where}.",
+        "If rounds were charged or signed since the backup, the participant abstains: it never spends twice unseen.",
+        f"Next: onlysum participant doctor --config {where}, then start",
+    ]
+    show({"directory": str(where)}, lines, as_json=as_json)

@@ -1,0 +1,201 @@
+"""A plan on one screen: what an owner needs to know before saying yes.
+
+Guarantees: plain words first; every figure is computed here from the plan's integers and the owner's own ledger; mode
+``none`` says "no differential privacy" where an epsilon would stand; the same page as text (80 columns) and as HTML.
+Leaves to others: the rules (``assessment``), what it costs (``cost``).
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from participant.approval import Judged
+from participant.assessment import Cost, Outcome, Rule, strangers
+from participant.plans import Decision
+from privacy.plan import Plan
+
+WIDTH = 80
+_SIGNS = {Outcome.MET: "met", Outcome.BY_HAND: "person", Outcome.BROKEN: "BROKEN"}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A title and headed paragraphs."""
+
+    title: str
+    sections: tuple[tuple[str, tuple[str, ...]], ...]
+
+    def text(self) -> str:
+        """Return the page for a terminal."""
+        lines = [*textwrap.wrap(self.title, WIDTH), ""]
+        for heading, sentences in self.sections:
+            lines.append(heading.upper())
+            for sentence in sentences:
+                lines += textwrap.wrap(sentence, WIDTH, initial_indent="  ", subsequent_indent="    ")
+        return "\n".join(lines)
+
+    def html(self) -> str:
+        """Return one self-contained page: no script, no request to anywhere."""
+        import jinja2
+
+        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+        return environment.from_string(_HTML).render(page=self)
+
+
+def plan_page(judged: Judged, me: str, decision: Decision | None) -> Page:
+    """Return what an owner is shown about a plan."""
+    plan = judged.verified.plan
+    return Page(
+        f"{plan.recipe.title} (run {plan.run_id}, plan hash {judged.verified.hash.hex()})",
+        (
+            ("What happens here", tuple(_here(judged))),
+            ("What leaves this machine", tuple(_leaves(plan))),
+            ("With whom", tuple(_whom(judged, me))),
+            ("What it costs", tuple(_cost(judged))),
+            ("Whom you trust", trust(plan)),
+            ("What is not protected", unprotected(plan)),
+            ("Your policy", tuple(f"[{_SIGNS[rule.outcome]}] {rule.name}: {rule.says}" for rule in _sorted(judged))),
+            ("Decision", (_decided(judged, decision),)),
+        ),
+    )
+
+
+def draft_lines(plan: Plan) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return the part of the page that needs no owner: what a plan is, for whoever reads the file."""
+    return (
+        ("What leaves each machine", tuple(_leaves(plan))),
+        ("Whom participants trust", trust(plan)),
+        ("What is not protected", unprotected(plan)),
+    )
+
+
+def _sorted(judged: Judged) -> list[Rule]:
+    order = {Outcome.BROKEN: 0, Outcome.BY_HAND: 1, Outcome.MET: 2}
+    return sorted(judged.assessment.rules, key=lambda rule: order[rule.outcome])
+
+
+def _here(judged: Judged) -> Iterator[str]:
+    recipe, privacy = judged.verified.plan.recipe, judged.verified.plan.privacy
+    yield f"Purpose: {recipe.purpose}"
+    data, model = judged.dataset, judged.model
+    rows = f"dataset {data.name} ({data.units} units)" if data else f"a dataset {recipe.task.data}, which is not here"
+    where = f"registered as {model.name}" if model else "not registered here"
+    yield f"Method {recipe.adapter.method} trains {recipe.entries:,} numbers on top of {recipe.base.name} ({where})."
+    yield (
+        f"In each of {recipe.rounds} rounds your daemon reads {rows} and takes {privacy.local_steps} "
+        f"step{'s' if privacy.local_steps > 1 else ''}, sampling each unit with probability {privacy.sampling_rate}."
+    )
+    yield "No code comes with a plan. A self-check on made-up rows runs before the approval is sent."
+
+
+def _leaves(plan: Plan) -> Iterator[str]:
+    size = plan.recipe.entries * plan.encoding.ring_bits // 8
+    yield (
+        f"A masked list of {plan.recipe.entries:,} numbers a round ({size:,} bytes), unreadable alone: masks cancel "
+        f"only in the sum of at least {plan.m} participants. Rows, labels and losses never leave."
+    )
+
+
+def _whom(judged: Judged, me: str) -> Iterator[str]:
+    plan = judged.verified.plan
+    unknown = set(strangers(plan, judged.policy, me))
+    peers = [f"{one.id}{' (not pinned)' if one.id in unknown else ''}" for one in plan.roster if one.id != me]
+    yield f"Operator: {plan.operator}, federation {plan.federation}. Participants: you, {', '.join(peers)}."
+    if unknown:
+        yield (
+            "roster: unverified. Compare the fingerprints of who is not pinned by telephone (`member list`) and write "
+            "them into policy.toml, or an invented participant may count as honest."
+        )
+    else:
+        yield "roster: verified."
+    until = datetime.fromtimestamp(plan.expires_at, UTC)
+    yield f"The plan can be approved and run until {until:%Y-%m-%d %H:%M} UTC."
+
+
+def _cost(judged: Judged) -> Iterator[str]:
+    plan, cost = judged.verified.plan, judged.cost
+    if not plan.privacy.noised:
+        yield "No differential privacy: no noise limits what the sums tell about a single record. Nothing is charged."
+        return
+    if cost is None or judged.population is None:
+        yield "It cannot be computed: the policy has no section for this dataset."
+        return
+    privacy, population = plan.privacy, judged.policy.population[judged.population]
+    yield (
+        f"Epsilon {cost.charged:.2f} at delta {privacy.delta} per {privacy.unit} for this run alone, charged to "
+        f"{judged.population} round by round; aborted rounds count, and nothing refunds."
+    )
+    yield _trusted(cost, plan)
+    left = max(0.0, population.lifetime_epsilon - cost.lifetime_after)
+    yield (
+        f"Lifetime, at delta {population.lifetime_delta:g}: {cost.lifetime_before:.2f} of "
+        f"{population.lifetime_epsilon:g} spent before, {cost.lifetime_after:.2f} afterwards, {left:.2f} left."
+    )
+
+
+def _trusted(cost: Cost, plan: Plan) -> str:
+    return (
+        f"Against outsiders {cost.outsiders:.2f}; against the coordinator with {_participants(max(plan.f, 1))} "
+        f"{cost.charged:.2f}; if everybody else colludes {cost.all_others:.2f}."
+    )
+
+
+def trust(plan: Plan) -> tuple[str, ...]:
+    """Return who together could see whose update, and how many dropouts are tolerated."""
+    inside = [member.id for member in plan.roster if member.with_operator]
+    colluding = (
+        f"That at most {_participants(plan.f)} of {plan.n} work together with the coordinator. Then it sees sums over "
+        f"at least {plan.m - plan.f} honest participants, and never one update."
+    )
+    machine = (
+        f"That this machine and its software are not taken over. {_participants(plan.n - plan.m)} may drop out of a "
+        f"round; if more do, it is tried again, {plan.max_attempts} times in all, or ends without a sum."
+    )
+    lines = [colluding, machine]
+    if inside:
+        lines.append(f"{', '.join(inside)} and the coordinator are one organisation; they count among those {plan.f}.")
+    return tuple(lines)
+
+
+def unprotected(plan: Plan) -> tuple[str, ...]:
+    """Return what no mask and no noise protects."""
+    sentences = [
+        "Who took part, when, with how many units; what many records have in common.",
+        "The model's correctness against participants or a coordinator that lie; availability.",
+    ]
+    if not plan.privacy.noised:
+        sentences.insert(0, "What the sum itself reveals about a single record or participant: there is no noise.")
+    return tuple(sentences)
+
+
+def _decided(judged: Judged, decision: Decision | None) -> str:
+    short = judged.verified.plan.run_id[:8]
+    if decision is not None:
+        when = datetime.fromtimestamp(decision.at, UTC)
+        return f"{decision.verdict} by {decision.who} ({decision.by}) on {when:%Y-%m-%d %H:%M} UTC. {decision.because}"
+    if judged.assessment.broken:
+        return f"The policy refuses it. To tell the operator: plan refuse {short} --because TEXT"
+    return f"It waits. To decide: plan approve {short}, or plan refuse {short} --because TEXT"
+
+
+def _participants(count: int) -> str:
+    return "1 participant" if count == 1 else f"{count} participants"
+
+
+_HTML = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{{ page.title }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a;
+  background: #fff; overflow-wrap: anywhere }
+h1 { font-size: 1.3rem } h2 { font-size: 1.05rem; margin-bottom: .2rem } ul { margin-top: .2rem; padding-left: 1.2rem }
+@media (prefers-color-scheme: dark) { body { color: #eee; background: #161616 } }
+</style></head><body><main>
+<h1>{{ page.title }}</h1>
+{% for heading, sentences in page.sections %}<h2>{{ heading }}</h2>
+<ul>{% for sentence in sentences %}<li>{{ sentence }}</li>{% endfor %}</ul>
+{% endfor %}</main></body></html>
+"""

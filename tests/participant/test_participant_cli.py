@@ -1,0 +1,350 @@
+"""The owner's commands, as an owner types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from typer.testing import CliRunner
+
+from participant.cli import app
+from participant.plan_cli import app as plan_app
+from participant.plans import PlanShelf
+from privacy.errors import LocalError, OnlysumError, RefusedError
+from privacy.plan import Draft, PrivacyTarget
+from tests.participant.enrolled import authority, enrol, equip, propose
+from tests.participant.owner import owned_plan
+
+MADE = authority()
+
+
+@pytest.fixture
+def home(tmp_path):
+    return enrol(tmp_path / "alice", MADE)
+
+
+@pytest.fixture
+def say(home, monkeypatch):
+    """Run a command in alice's directory and return what it prints."""
+    monkeypatch.setenv("ONLYSUM_HOME", str(home.directory))
+
+    def run(*words, of=app):
+        result = CliRunner().invoke(of, list(words), catch_exceptions=False, standalone_mode=False)
+        return result.output
+
+    return run
+
+
+def refused(call):
+    with pytest.raises(OnlysumError) as caught:
+        call()
+    return caught.value
+
+
+def proposed(home, **overrides):
+    plan = owned_plan(mode="distributed", **overrides)
+    equip(home, MADE, plan)
+    return propose(home, MADE, plan)
+
+
+# --- data and models ---
+
+
+def rows(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_dataset_is_parsed_counted_and_registered_and_the_policy_is_still_empty(say, tmp_path):
+    data = rows(tmp_path / "wards.csv", "text,label,patient\nfine,0,a\nill,1,a\nwell,0,b\n")
+    said = say("dataset", "add", "wards", data, "--user", "patient", "--population", "patients")
+    assert "wards: 3 rows, 2 users, registered." in said
+    assert '[dataset.wards]\npopulation = "patients"' in said
+    (listed,) = json.loads(say("dataset", "list", "--json"))
+    assert (listed["name"], listed["units"], listed["population"]) == ("wards", 2, "patients")
+
+
+def test_a_bad_row_is_refused_with_its_number(say, tmp_path):
+    data = rows(tmp_path / "wards.csv", "text,label,patient\nfine,0,a\nill,1,\n")
+    error = refused(lambda: say("dataset", "add", "wards", data, "--user", "patient"))
+    assert error.code == "E-DATA-USER"
+    assert "3" in error.detail or "row 2" in error.detail
+    assert json.loads(say("dataset", "list", "--json")) == []
+
+
+def test_a_name_that_cannot_travel_is_refused(say, tmp_path):
+    data = rows(tmp_path / "wards.csv", "text,label\nfine,0\n")
+    assert refused(lambda: say("dataset", "add", "Wards of A", data)).code == "E-USAGE"
+
+
+def test_a_registered_name_is_not_taken_twice(say, tmp_path):
+    data = rows(tmp_path / "wards.csv", "text,label\nfine,0\n")
+    say("dataset", "add", "wards", data)
+    assert refused(lambda: say("dataset", "add", "wards", data)).code == "E-EXISTS"
+
+
+def test_a_dataset_that_has_changed_is_found_out_and_can_be_removed(say, tmp_path):
+    path = tmp_path / "wards.csv"
+    say("dataset", "add", "wards", rows(path, "text,label\nfine,0\n"))
+    assert "as it was registered" in say("dataset", "test", "wards")
+    path.write_text("text,label\ngood,0\n")
+    assert "its bytes have changed" in say("dataset", "test", "wards")
+    path.write_text("text,label\ngood,0\nbad,1\n")
+    assert refused(lambda: say("dataset", "test", "wards")).code == "E-DATA-MISMATCH"
+    say("dataset", "remove", "wards")
+    assert refused(lambda: say("dataset", "show", "wards")).code == "E-NOT-FOUND"
+    assert path.exists()
+
+
+def test_a_model_is_hashed_and_one_with_a_pickle_is_refused(say, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    added = json.loads(say("model", "add", "tiny", str(folder), "--json"))
+    assert [one["name"] for one in added["files"]] == ["config.json", "model.safetensors"]
+    assert json.loads(say("model", "list", "--json"))[0]["hash"] == added["hash"]
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    assert refused(lambda: say("model", "add", "tiny2", str(folder))).code == "E-MODEL-PICKLE"
+
+
+# --- plans ---
+
+
+def test_the_screen_says_what_an_owner_needs_to_know(say, home):
+    run = proposed(home)
+    said = say("plan", "show", run[:8])
+    assert max(len(line) for line in said.splitlines()) <= 80
+    for words in (
+        "WHAT HAPPENS HERE",
+        "WHAT LEAVES THIS MACHINE",
+        "Rows, labels and losses never leave",
+        "roster: verified",
+        "nothing refunds",
+        "if everybody else colludes",
+        "WHAT IS NOT PROTECTED",
+        "[met] floors.f",
+        "plan approve",
+    ):
+        assert " ".join(words.split()) in " ".join(said.split()), words
+
+
+def test_a_plan_without_privacy_says_so_where_an_epsilon_would_stand(say, home):
+    plan = owned_plan(mode="none")
+    equip(home, MADE, plan)
+    said = say("plan", "show", propose(home, MADE, plan))
+    assert "No differential privacy" in said
+    assert "Epsilon" not in said
+
+
+def test_the_page_for_the_file_asks_nobody_for_anything(say, home, tmp_path):
+    run = proposed(home)
+    page = tmp_path / "plan.html"
+    say("plan", "show", run, "--html", str(page))
+    html = page.read_text()
+    assert "<script" not in html
+    assert "http" not in html
+    assert "What is not protected" in html
+    assert refused(lambda: say("plan", "show", run, "--html", str(page))).code == "E-EXISTS"
+
+
+def test_approving_records_who_when_and_what_was_shown(say, home):
+    run = proposed(home)
+    assert json.loads(say("plan", "list", "--pending", "--json"))[0]["decision"] == "waits"
+    said = json.loads(say("plan", "approve", run[:6], "--as", "Anna Meier", "--json"))
+    decision = PlanShelf(home, MADE.operator.public).decision(run)
+    assert decision is not None
+    assert (decision.verdict, decision.who, decision.by) == ("approved", "Anna Meier", "hand")
+    assert said["plan_hash"] == decision.plan_hash == owned_plan(mode="distributed").hash.hex()
+    assert decision.roster_verified
+    assert json.loads(say("plan", "list", "--pending", "--json")) == []
+    assert refused(lambda: say("plan", "approve", run)).code == "E-EXISTS"
+
+
+def test_an_approval_may_become_a_refusal_but_not_the_other_way_round(say, home):
+    run = proposed(home)
+    say("plan", "approve", run)
+    say("plan", "refuse", run, "--because", "we changed our mind")
+    decision = PlanShelf(home, MADE.operator.public).decision(run)
+    assert decision is not None
+    assert (decision.verdict, decision.because) == ("refused", "we changed our mind")
+    assert refused(lambda: say("plan", "approve", run)).code == "E-EXISTS"
+
+
+def test_only_the_approvers_of_the_policy_decide(say, home):
+    plan = owned_plan(mode="distributed")
+    equip(home, MADE, plan, more='approvers = ["Anna Meier"]')
+    run = propose(home, MADE, plan)
+    error = refused(lambda: say("plan", "approve", run, "--as", "somebody"))
+    assert isinstance(error, RefusedError)
+    assert "Anna Meier" in error.detail
+    say("plan", "approve", run, "--as", "Anna Meier")
+
+
+def test_nobody_approves_what_the_policy_refuses(say, home):
+    plan = owned_plan(mode="distributed", f=0)
+    equip(home, MADE, plan)
+    run = propose(home, MADE, plan)
+    error = refused(lambda: say("plan", "approve", run))
+    assert error.code == "E-POLICY-RULE"
+    assert error.detail.startswith("floors.f: ")
+    assert "broken" in say("policy", "explain", run)
+
+
+# --- policy, ledger, members, state ---
+
+
+def test_the_policy_is_shown_in_words_and_checked(say, home):
+    assert "every plan is refused" in say("policy", "show")
+    proposed(home)
+    assert "dataset digits (patients): modes distributed, none; methods ffa-lora" in say("policy", "show")
+    assert "policy.toml is valid." in say("policy", "check")
+    home.policy.write_text(home.policy.read_text() + "\n[floors]\nmin_survivor = 3\n")
+    error = refused(lambda: say("policy", "check"))
+    assert error.code == "E-CONFIG-UNKNOWN-KEY"
+    assert "min_survivors" in error.detail
+
+
+def test_the_ledger_is_shown_verified_and_exported(say, home, tmp_path):
+    proposed(home)
+    shown = json.loads(say("ledger", "show", "--json"))
+    assert shown["populations"][0]["left"] == 40
+    assert "records, chained and signed" in say("ledger", "verify")
+    say("ledger", "export", str(tmp_path / "ledger.json"))
+    assert json.loads((tmp_path / "ledger.json").read_text())["ledger_version"] == 1
+    assert refused(lambda: say("ledger", "show", "nobody")).code == "E-NOT-FOUND"
+
+
+def test_fingerprints_are_the_ones_that_are_compared(say):
+    shown = json.loads(say("member", "fingerprint", "--json"))
+    assert shown["authority"] == MADE.fingerprint
+    assert len(shown["identity"].replace(" ", "")) == 32
+
+
+def test_the_status_says_what_waits(say, home):
+    run = proposed(home)
+    state = json.loads(say("status", "--json"))
+    assert (state["running"], state["waiting"], state["runs"]) == (False, [run], [])
+    assert f"plan show {run[:8]}" in say("status")
+
+
+def test_pausing_and_resuming_leave_a_mark_that_the_daemon_reads(say, home):
+    say("pause")
+    assert home.pause_mark.exists()
+    assert "paused" in say("status")
+    say("resume")
+    assert not home.pause_mark.exists()
+
+
+def test_who_has_left_does_not_start_again_but_keeps_the_ledger(say, home):
+    say("leave", "--yes")
+    assert refused(lambda: say("start")).code == "E-USAGE"
+    assert "records, chained" in say("ledger", "verify")
+
+
+def test_a_backup_restores_everything_but_updates(say, home, tmp_path, monkeypatch):
+    run = proposed(home)
+    say("plan", "approve", run)
+    (home.runs / run).mkdir()
+    (home.runs / run / "encoded-1").write_bytes(b"an update")
+    (home.runs / run / "journal").write_bytes(b"")
+    archive = tmp_path / "alice.tar.gz"
+    say("backup", str(archive))
+    assert archive.stat().st_mode & 0o077 == 0
+    elsewhere = tmp_path / "restored"
+    monkeypatch.setenv("ONLYSUM_HOME", str(elsewhere))
+    say("restore", str(archive))
+    assert json.loads(say("plan", "list", "--json"))[0]["decision"] == "approved"
+    assert "records, chained" in say("ledger", "verify")
+    assert sorted(one.name for one in (elsewhere / "runs" / run).iterdir()) == ["journal"]
+    assert refused(lambda: say("restore", str(archive))).code == "E-EXISTS"
+
+
+def test_the_doctor_finds_what_is_wrong_and_its_bundle_has_no_key(say, home, tmp_path):
+    bundle = tmp_path / "bundle.zip"
+    result = CliRunner().invoke(app, ["doctor", "--bundle", str(bundle), "--json"])
+    checks = {one["name"]: one for one in json.loads(result.output)["checks"]}
+    assert checks["ledger"]["ok"]
+    assert not checks["coordinator"]["ok"]
+    assert checks["coordinator"]["detail"].startswith("E-NET-REFUSED")
+    assert not checks["daemon"]["ok"]
+    assert sorted(zipfile.ZipFile(bundle).namelist()) == ["doctor.json", "participant.toml", "policy.toml"]
+
+
+def test_a_second_daemon_on_a_directory_is_refused(say, home):
+    import fcntl
+
+    descriptor = os.open(home.directory / "daemon.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    assert refused(lambda: say("start")).code == "E-EXISTS"
+    os.close(descriptor)
+
+
+def test_a_directory_that_others_can_read_is_not_used(say, home):
+    home.identity.chmod(0o755)
+    error = refused(lambda: say("status"))
+    assert isinstance(error, LocalError)
+    assert error.code == "E-PERMISSIONS"
+
+
+# --- plan files ---
+
+
+def draft(directory):
+    directory.mkdir()
+    target = PrivacyTarget(
+        mode="distributed", unit="example", epsilon="8", delta="0.00001", sampling_rate="0.5", local_steps=1,
+        clip_norm="1", update_bound="1",
+    )  # fmt: skip
+    made = Draft(recipe=owned_plan().recipe, privacy=target, evaluation_data="public-digits")
+    (directory / "draft.json").write_bytes(made.to_bytes())
+    return directory
+
+
+def test_a_draft_is_checked_against_the_files_beside_it(say, tmp_path):
+    from tests.participant.owner import INITIAL_ADAPTER
+
+    directory = draft(tmp_path / "draft")
+    assert refused(lambda: say("check", str(directory), of=plan_app)).code == "E-NOT-FOUND"
+    (directory / "initial_adapter.safetensors").write_bytes(b"another")
+    assert refused(lambda: say("check", str(directory), of=plan_app)).code == "E-ADAPTER-HASH"
+    (directory / "initial_adapter.safetensors").write_bytes(INITIAL_ADAPTER)
+    assert "a valid draft" in say("check", str(directory), of=plan_app)
+
+
+def test_plans_are_shown_and_compared_as_files(say, tmp_path):
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    one.write_bytes(owned_plan(mode="distributed").to_bytes())
+    other.write_bytes(owned_plan(mode="distributed", max_attempts=5).to_bytes())
+    assert "epsilon 8 at delta 0.00001 per example" in say("show", str(one), of=plan_app)
+    assert json.loads(say("diff", str(one), str(other), "--json", of=plan_app)) == {"max_attempts": [3, 5]}
+    other.write_text(other.read_text().replace('"f":1', '"f":9'))
+    assert refused(lambda: say("check", str(other), of=plan_app)).code == "E-PLAN-RULE"
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from participant.cli import app; from participant.plan_cli import app; "
+        "print(sorted({'torch', 'scipy', 'grpc', 'numpy', 'sqlite3'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_command_has_an_example():
+    from typer.main import get_command
+
+    def walk(group, path):
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from walk(command, [*path, name])
+            else:
+                yield " ".join([*path, name]), command.help or ""
+
+    for root, top in ((app, ["participant"]), (plan_app, ["plan"])):
+        for path, text in walk(get_command(root), top):
+            assert f"Example: onlysum {path}" in text, path

@@ -1,0 +1,202 @@
+"""The self-check passes what is sound and refuses every fault that was planted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+
+from participant.adapters.adapted import AdaptedModel, read_initial
+from participant.adapters.gradients import GradientEngine, Losses, example_losses
+from participant.examples import Examples, synthetic_examples
+from participant.selfcheck import SelfCheck
+from privacy.errors import LocalError
+from tests.torch_world import World, make_world
+
+pytestmark = pytest.mark.torch
+
+
+def self_check(world: World, engine: GradientEngine) -> SelfCheck:
+    recipe = world.plan.recipe
+    return SelfCheck(
+        recipe=recipe,
+        privacy=world.plan.privacy,
+        engine=engine,
+        synthetic=synthetic_examples(world.base(), recipe.task, recipe.training.micro_batch),
+        initial=read_initial(world.initial, recipe.adapter),
+        clean_base=lambda: world.base().model,
+    )
+
+
+def check(world: World, adapted: AdaptedModel | None = None, losses: Losses = example_losses) -> bool:
+    return self_check(world, GradientEngine(adapted or world.adapted(), losses)).run()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return make_world(tmp_path, mode="local")
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+@pytest.mark.parametrize("method", ["ffa-lora", "fedit"])
+@pytest.mark.parametrize("mode", ["none", "local", "distributed", "distributed-participant"])
+def test_sound_methods_pass_and_leave_the_adapter_as_it_was(kind: str, method: str, mode: str, tmp_path: Path) -> None:
+    world = make_world(tmp_path, kind, method=method, mode=mode)
+    adapted = world.adapted()
+    before = adapted.vector()
+    check(world, adapted)
+    assert np.array_equal(adapted.vector(), before)
+
+
+def inside(adapted: AdaptedModel) -> Any:
+    """The transformers model below PEFT's wrappers."""
+    return adapted.model.base_model.model
+
+
+def lora_layers(adapted: AdaptedModel) -> Iterator[Any]:
+    yield from (module for module in adapted.model.modules() if isinstance(module, LoraLayer))
+
+
+def append(adapted: AdaptedModel, module: torch.nn.Module) -> None:
+    """Put a module behind the transformer's last norm, before the head."""
+    inside(adapted).vit.layernorm = torch.nn.Sequential(inside(adapted).vit.layernorm, module)
+
+
+class AlwaysDropping(torch.nn.Module):
+    """Keeps its dropout in training mode, whatever mode the model is put into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Dropout(0.1)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.inner.training = True
+        return self
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.dropout(hidden, self.inner.p)
+
+
+class Centred(torch.nn.Module):
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden - hidden.mean(dim=0, keepdim=True)
+
+
+class Leaking(torch.nn.Module):
+    """Nudges an example's activations by its neighbour's: too little for the gradients' own tolerance."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + 1e-6 * hidden.roll(1, dims=0).detach()
+
+
+class Slotted(torch.nn.Module):
+    """Multiplies by a number that depends on the slot, in its last bits alone."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        slots = torch.arange(len(hidden), dtype=torch.float32) * 1e-6
+        return hidden * (1 + slots)[:, None, None]
+
+
+def freeze_the_first_tensor(adapted: AdaptedModel) -> None:
+    adapted.trained[0].requires_grad_(False)
+
+
+def train_something_else(adapted: AdaptedModel) -> None:
+    inside(adapted).vit.layernorm.weight.requires_grad_(True)
+
+
+def rescale(adapted: AdaptedModel, factor: float) -> None:
+    for layer in lora_layers(adapted):
+        layer.scaling["default"] *= factor
+
+
+PLANTED: dict[str, tuple[Callable[[AdaptedModel], None], str]] = {
+    "a layer that normalises over the batch": (
+        lambda adapted: append(adapted, torch.nn.BatchNorm1d(5, affine=False)),
+        "modules: .*normalises over the batch",
+    ),
+    "dropout on whatever mode": (lambda adapted: append(adapted, AlwaysDropping()), "per-example gradients|company"),
+    "an adapter frozen by mistake": (freeze_the_first_tensor, "trainables: 1 of the plan's tensors are frozen"),
+    "a base tensor that trains": (train_something_else, "trainables: 0 of .*, 1 others train"),
+    "activations centred over the batch": (lambda adapted: append(adapted, Centred()), "per-example gradients"),
+    "a whisper from the neighbouring example": (lambda adapted: append(adapted, Leaking()), "company"),
+    "an adapter that does nothing": (lambda adapted: rescale(adapted, 0.0), "non-zero update"),
+    "an adapter that is exported with another scale": (lambda adapted: rescale(adapted, 3.0), "save and reload"),
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_the_self_check_refuses(fault: str, world: World) -> None:
+    plant, words = PLANTED[fault]
+    adapted = world.adapted()
+    plant(adapted)
+    with pytest.raises(LocalError, match=words) as info:
+        check(world, adapted)
+    assert info.value.code == "E-SELF-CHECK"
+
+
+def contrastive(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return example_losses(logits - logits.mean(dim=0, keepdim=True), labels)
+
+
+def mean_over_the_batch(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return example_losses(logits, labels) / len(labels)
+
+
+@pytest.mark.parametrize("losses", [contrastive, mean_over_the_batch])
+def test_the_self_check_refuses_losses_that_couple_a_batch(losses: Losses, world: World) -> None:
+    with pytest.raises(LocalError, match="per-example gradients") as info:
+        check(world, losses=losses)
+    assert info.value.code == "E-SELF-CHECK"
+
+
+def test_dropout_that_is_active_is_named(world: World) -> None:
+    adapted = world.adapted()
+    engine = GradientEngine(adapted)
+    inside(adapted).vit.embeddings.dropout.training = True
+    with pytest.raises(LocalError, match=r"modules: .*embeddings\.dropout drops out"):
+        self_check(world, engine).run()
+
+
+def test_a_batch_norm_that_trains_is_refused_when_hooks_are_attached(world: World) -> None:
+    adapted = world.adapted()
+    head = inside(adapted).classifier.modules_to_save
+    head["default"] = torch.nn.Sequential(head["default"], torch.nn.BatchNorm1d(3))
+    with pytest.raises(LocalError, match="per-example gradients") as info:
+        GradientEngine(adapted)
+    assert info.value.code == "E-SELF-CHECK"
+
+
+def test_a_whole_batch_clipped_as_one_example_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapted = world.adapted()
+    engine = GradientEngine(adapted)
+    original = engine._backward
+
+    def as_one(examples: Examples, counted: None) -> None:
+        original(examples, counted)
+        tensor: Any = adapted.trained[0]
+        tensor.grad_sample = tensor.grad_sample.sum(dim=0, keepdim=True)
+
+    monkeypatch.setattr(engine, "_backward", as_one)
+    with pytest.raises(LocalError, match="for 8 examples") as info:
+        engine.per_example(synthetic_examples(world.base(), world.plan.recipe.task, 8))
+    assert info.value.code == "E-SELF-CHECK"
+
+
+def test_bits_that_differ_from_slot_to_slot_give_each_row_a_home(world: World) -> None:
+    adapted = world.adapted()
+    append(adapted, Slotted())
+    checked = self_check(world, GradientEngine(adapted))
+    assert not checked._same_in_every_slot()
+    checked._company()
+    checked._sensitivity(home_slots=True)
+
+
+def test_the_tiny_models_need_no_home_slots(world: World) -> None:
+    assert check(world) is False

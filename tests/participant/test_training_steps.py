@@ -1,0 +1,248 @@
+"""The torch trainer: what leaves it is what the plan says, in every mode."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from methods.method import joined, split
+from participant.adapters.adapted import AdaptedModel, read_initial
+from participant.adapters.gradients import GradientEngine
+from participant.adapters.sums import EMPTY, Clip, GradientSums
+from participant.data import Columns
+from participant.examples import load_examples
+from participant.training import TorchTrainer
+from privacy.dp.clipping import clip_radius, integer_clip
+from privacy.dp.noise import discrete_gaussian
+from privacy.dp.sampling import poisson_sample
+from privacy.errors import LocalError
+from privacy.plan import Mode
+from tests.seeded import SeededRandom
+from tests.torch_world import ROWS, World, image_rows, make_world
+
+pytestmark = pytest.mark.torch
+
+MODES: tuple[Mode, ...] = ("none", "local", "distributed", "distributed-participant")
+
+
+def silent(done: int, of: int) -> None:
+    assert 0 < done <= of
+
+
+def start(world: World) -> np.ndarray:
+    return joined(world.plan.recipe, read_initial(world.initial, world.plan.recipe.adapter))
+
+
+def sums_of(world: World, examples_from: Path | None = None, *, home_slots: bool = False) -> GradientSums:
+    adapted = world.adapted()
+    base, recipe = world.base(), world.plan.recipe
+    examples = load_examples(examples_from or world.dataset, world.columns, recipe.task, base)
+    return GradientSums(GradientEngine(adapted), examples, recipe.training.micro_batch, home_slots)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "method"), list(itertools.product(["image", "text"], MODES, ["ffa-lora", "fedit"]))
+)
+def test_a_round_gives_one_vector_of_integers(kind: str, mode: Mode, method: str, tmp_path: Path) -> None:
+    world = make_world(tmp_path, kind, mode=mode, method=method)
+    update = world.trainer().train(1, start(world), silent)
+    assert update.dtype == np.int64
+    assert update.shape == (world.plan.recipe.entries,)
+    assert update.any()
+
+
+def test_one_noisy_sum_is_the_clipped_integers_of_the_sampled_rows_plus_the_noise_drawn_first(tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode="distributed")
+    privacy, entries = world.plan.privacy, world.plan.recipe.entries
+    update = world.trainer(SeededRandom("secret")).train(1, start(world), silent)
+    random = SeededRandom("secret")
+    noise = discrete_gaussian(entries, privacy.noise_exponent, random)
+    rows = poisson_sample(ROWS, privacy.sampling_rate, random)
+    sums = sums_of(world)
+    single = [sums.engine.per_example(sums.examples.take(np.array([row]))) for row in rows]
+    expected = sum(integer_clip(one, sensitivity=privacy.sensitivity, clip_norm=1.0)[0] for one in single)
+    # One example at a time has other shapes than a micro-batch, so a rounding may differ in the last place.
+    assert np.abs(update - noise - expected).max() <= 2
+    assert rows.size > 3
+
+
+def test_local_steps_follow_the_noisy_gradient_with_the_plan_s_constants(tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode="local", local_steps=1)
+    plan, privacy, entries = world.plan, world.plan.privacy, world.plan.recipe.entries
+    update = world.trainer(SeededRandom("secret")).train(1, start(world), silent)
+    random = SeededRandom("secret")
+    noise = discrete_gaussian(entries, privacy.noise_exponent, random)
+    rows = poisson_sample(ROWS, privacy.sampling_rate, random)
+    total = sums_of(world).clipped(rows, sensitivity=privacy.sensitivity, clip_norm=1.0) + noise
+    gradient = total / clip_radius(privacy.sensitivity, entries) / (0.5 * ROWS)
+    head = plan.recipe.layout[-1].length
+    rates = np.array([0.5] * (entries - head) + [0.25] * head)
+    assert plan.recipe.layout[-1].name == "head"
+    assert np.allclose(update / 2**plan.encoding.scale_exponent, -rates * gradient, atol=1e-6)
+
+
+def test_without_noise_steps_are_plain_gradient_descent_and_lower_the_loss(tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode="none", local_steps=20, sampling_rate=1)
+    trainer = world.trainer()
+    update = trainer.train(1, start(world), silent) / 2**world.plan.encoding.scale_exponent
+    sums = sums_of(world)
+
+    def correct(vector: np.ndarray) -> int:
+        sums.engine.adapted.load(vector.astype(np.float32))
+        answers = sums.engine.adapted.logits(sums.examples.inputs).argmax(dim=1)
+        return int((answers == sums.examples.labels).sum())
+
+    assert correct(start(world) + update) > max(correct(start(world)), ROWS // 2)
+
+
+def test_an_empty_batch_is_a_step_with_noise(tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode="distributed", sampling_rate=0.000001)
+    update = world.trainer(SeededRandom("secret")).train(1, start(world), silent)
+    entries, exponent = world.plan.recipe.entries, world.plan.privacy.noise_exponent
+    assert np.array_equal(update, discrete_gaussian(entries, exponent, SeededRandom("secret")))
+
+
+def test_noise_differs_from_step_to_step_and_from_round_to_round(tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode="distributed", sampling_rate=0.000001)
+    trainer = world.trainer()
+    first, second = (trainer.train(number, start(world), silent) for number in (1, 2))
+    assert not np.array_equal(first, second)
+
+
+def test_a_difference_is_clamped_to_the_plan_s_bound_and_never_refused(tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode="none", update_bound=0.001)
+    update = world.trainer().train(1, start(world), silent)
+    assert np.abs(update).max() == world.plan.encoding.clamp
+
+
+def test_training_that_ends_in_no_number_still_gives_integers(tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode="none")
+    vector = np.full(world.plan.recipe.entries, 1e30, dtype=np.float32)
+    update = world.trainer().train(1, vector, silent)
+    assert np.abs(update).max() <= world.plan.encoding.clamp
+
+
+def test_a_participant_s_whole_difference_is_clipped_as_one_unit(tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode="distributed-participant", local_steps=5, clip_norm=0.01)
+    update = world.trainer(SeededRandom("secret")).train(1, start(world), silent)
+    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.noise_exponent, SeededRandom("secret"))
+    squared = sum(int(entry) ** 2 for entry in update - noise)
+    assert 0.9 * world.plan.privacy.sensitivity**2 < squared <= world.plan.privacy.sensitivity**2
+
+
+def test_a_user_s_rows_become_one_clipped_row(tmp_path: Path) -> None:
+    world = make_world(tmp_path, "text", mode="distributed", unit="user", max_rows_per_user=2, sampling_rate=1, units=8)
+    privacy = world.plan.privacy
+    trainer = world.trainer(SeededRandom("secret"))
+    update = trainer.train(1, start(world), silent)
+    noise = discrete_gaussian(world.plan.recipe.entries, privacy.noise_exponent, SeededRandom("secret"))
+    squared = sum(int(entry) ** 2 for entry in update - noise)
+    assert 0 < squared <= (8 * privacy.sensitivity) ** 2
+    sums = sums_of(world)
+    mean = sums.clipped_mean(np.array([0, 1]), sensitivity=privacy.sensitivity, clip_norm=1.0)
+    both = [sums.engine.per_example(sums.examples.take(np.array([row])))[0] for row in (0, 1)]
+    expected = integer_clip(np.mean(both, axis=0)[None], sensitivity=privacy.sensitivity, clip_norm=1.0)[0]
+    assert np.abs(mean - expected).max() <= 1
+
+
+def test_a_plan_per_user_is_refused_for_rows_without_users(tmp_path: Path) -> None:
+    world = make_world(tmp_path, "text", mode="local", unit="user", max_rows_per_user=2)
+    trainer = TorchTrainer(world.materials(columns=Columns("text", "label")), SeededRandom(1))
+    with pytest.raises(LocalError) as info:
+        trainer.prepare()
+    assert info.value.code == "E-DATA-USER"
+
+
+@pytest.mark.parametrize("home_slots", [False, True])
+def test_a_clipped_sum_does_not_depend_on_how_rows_fall_into_micro_batches(home_slots: bool, tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode="distributed")
+    sums = sums_of(world, home_slots=home_slots)
+    clip = Clip(sensitivity=world.plan.privacy.sensitivity, clip_norm=1.0)
+    rows = np.array([1, 3, 9, 11, 17, 2, 20])
+    parts = [sums.clipped(np.array([row]), **clip) for row in rows]
+    assert np.array_equal(sums.clipped(rows, **clip), np.sum(parts, axis=0))
+
+
+def test_a_home_slot_is_the_same_for_a_row_in_any_batch(tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode="distributed")
+    sums = sums_of(world, home_slots=True)
+    batches = list(sums._micro_batches(np.array([1, 9, 17, 3])))
+    assert [batch.tolist() for batch in batches] == [
+        [EMPTY, 1, EMPTY, 3, EMPTY, EMPTY, EMPTY, EMPTY],
+        [EMPTY, 9, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY],
+        [EMPTY, 17, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY],
+    ]
+
+
+def test_a_vector_goes_into_the_model_and_comes_back(tmp_path: Path) -> None:
+    adapted: AdaptedModel = make_world(tmp_path).adapted()
+    vector = np.random.default_rng(0).normal(size=adapted.recipe.entries).astype(np.float32)
+    adapted.load(vector)
+    assert np.array_equal(adapted.vector(), vector)
+    tensors = split(adapted.recipe, vector)
+    found = {name: value for name, value in adapted.model.named_parameters() if value.requires_grad}
+    assert len(found) == len(tensors)
+
+
+REFUSALS: dict[str, tuple[Callable[[World, Path], dict[str, object]], str]] = {
+    "another initial adapter": (lambda world, path: {"initial_adapter": changed(world, path)}, "E-ADAPTER-HASH"),
+    "no initial adapter": (lambda world, path: {"initial_adapter": path / "nothing"}, "E-ADAPTER-HASH"),
+    "another base": (lambda world, path: {"model": path}, "E-MODEL-LOAD"),
+    "a device that is not there": (lambda world, path: {"device": "cuda:7"}, "E-DEVICE"),
+    "labels that the plan lacks": (lambda world, path: {"dataset": relabelled(path)}, "E-DATA-MISMATCH"),
+    "another column": (lambda world, path: {"columns": Columns("picture", "label")}, "E-DATA-PARSE"),
+}
+
+
+def changed(world: World, path: Path) -> Path:
+    data = bytearray(world.initial.read_bytes())
+    data[-1] ^= 1
+    (path / "other.safetensors").write_bytes(data)
+    return path / "other.safetensors"
+
+
+def relabelled(path: Path) -> Path:
+    np.savez(path / "other.npz", image=np.zeros((2, 8, 8), dtype=np.uint8), label=np.array(["a", "zebra"]))
+    return path / "other.npz"
+
+
+@pytest.mark.parametrize("sentence", REFUSALS)
+def test_a_trainer_refuses_before_anything_is_charged(sentence: str, tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world", mode="local")
+    change, code = REFUSALS[sentence]
+    trainer = TorchTrainer(world.materials(**change(world, tmp_path)), SeededRandom(1))
+    with pytest.raises(LocalError) as info:
+        trainer.prepare()
+    assert info.value.code == code
+    assert "zebra" not in str(info.value)
+
+
+def test_images_of_another_size_are_brought_to_the_base_s(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "big.npz", image=random.integers(0, 255, (3, 20, 12, 3)), label=np.array(["a", "b", "c"]))
+    examples = load_examples(tmp_path / "big.npz", world.columns, world.plan.recipe.task, world.base())
+    assert examples.inputs["pixel_values"].shape == (3, 1, 8, 8)
+    assert "Examples(3)" == repr(examples)
+
+
+def test_pixels_are_scaled_as_the_plan_says(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    examples = load_examples(image_rows(tmp_path / "r.npz"), world.columns, world.plan.recipe.task, world.base())
+    with np.load(tmp_path / "r.npz") as rows:
+        expected = (rows["image"] / 255 - 0.5) / 0.5
+    assert np.allclose(examples.inputs["pixel_values"][:, 0].numpy(), expected, atol=1e-6)
+
+
+def test_text_is_padded_and_cut_to_the_plan_s_length(tmp_path: Path) -> None:
+    world = make_world(tmp_path, "text")
+    (tmp_path / "t.jsonl").write_text(
+        '{"text": "pain", "label": "a"}\n{"text": "' + "calm " * 30 + '", "label": "b"}\n'
+    )
+    examples = load_examples(tmp_path / "t.jsonl", Columns("text", "label"), world.plan.recipe.task, world.base())
+    assert examples.inputs["input_ids"].shape == (2, 8)
+    assert examples.inputs["attention_mask"].sum(dim=1).tolist() == [3, 8]
