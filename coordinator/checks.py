@@ -1,0 +1,131 @@
+"""What the coordinator verifies before it takes a message in: one function a message.
+
+Guarantees: a function returns only if the message keeps every rule; otherwise it raises a ``PeerError`` that names the
+sender, and changes nothing.
+Leaves to others: repeats, lateness and who takes part in a phase (``round``).
+Source: docs/protocol.md sections 5 and 8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Final
+
+from coordinator.collected import Agreeing, Collecting, Sharing, Unmasking
+from coordinator.phase import Phase
+from privacy.errors import PeerError
+from privacy.plan import Plan
+from privacy.secagg import keys, messages
+from privacy.secagg.keys import AgreementKey
+from privacy.secagg.messages import (
+    SEALED_BYTES,
+    Advertisement,
+    AttemptOffer,
+    Complaint,
+    Receipt,
+    ReleasedShare,
+    ShareBundle,
+    SurvivorSignature,
+    UnmaskShares,
+)
+from privacy.secagg.vector import masked_length
+from privacy.secret import SecretBytes
+
+_PROBE: Final = AgreementKey(SecretBytes(b"onlysum/1/low-order-probe".ljust(32)))  # agreeing with it shows a low order
+
+
+def refuse(code: str, sender: str, phase: Phase, rule: str) -> PeerError:
+    """Return the refusal of a sender's message."""
+    return PeerError(code, participant=sender, phase=phase.name, rule=rule)
+
+
+def _check_signature(plan: Plan, phase: Phase, sender: str, signature: bytes, signed: bytes) -> None:
+    if not keys.verify(bytes.fromhex(plan.member(sender).identity_key), signature, signed):
+        raise refuse("E-ROUND-SIGNATURE", sender, phase, "the message is not signed by its identity key")
+
+
+def check_advertisement(
+    plan: Plan, offer: AttemptOffer, message: Advertisement, *, others: Iterable[Advertisement]
+) -> None:
+    """It answers the offer, is signed, and brings keys that are new and not of low order."""
+    phase, sender = Phase.ADVERTISE_KEYS, message.sender
+    if message.offer != offer:
+        raise refuse("E-ROUND-CONTEXT", sender, phase, "it was offered another adapter or history")
+    _check_signature(plan, phase, sender, message.signature, message.signed_bytes(plan.protocol_version))
+    known = {keys.canonical_x25519(key) for one in others for key in (one.masking_key, one.channel_key)}
+    for key in (message.masking_key, message.channel_key):
+        if keys.canonical_x25519(key) in known:
+            raise refuse("E-ROUND-KEYS", sender, phase, "it advertises a key that appears twice")
+        known.add(keys.canonical_x25519(key))
+        try:
+            _PROBE.agree(key)
+        except ValueError:
+            raise refuse("E-ROUND-KEYS", sender, phase, "it advertises a key of low order") from None
+
+
+def check_bundle(plan: Plan, state: Sharing, message: ShareBundle) -> None:
+    """Its shares are for exactly U1, of the right length, the ones that its leaves commit to, and signed."""
+    phase, dealer = Phase.SHARE_KEYS, message.sender
+    recipients = tuple(leaf.recipient for leaf in message.leaves)
+    if recipients != state.members or len(message.sealed) != len(recipients):
+        raise refuse("E-ROUND-SET", dealer, phase, "its shares are not for exactly U1")
+    for leaf, sealed in zip(message.leaves, message.sealed, strict=True):
+        if len(sealed) != (0 if leaf.recipient == dealer else SEALED_BYTES):
+            raise refuse("E-ROUND-SHARE", dealer, phase, f"the share for {leaf.recipient} has a wrong length")
+        if hashlib.sha256(sealed).digest() != leaf.ciphertext_hash:
+            raise refuse("E-ROUND-SHARE", dealer, phase, f"the share for {leaf.recipient} is not the signed one")
+    signed = message.signed_bytes(plan.protocol_version, state.round_ctx)
+    _check_signature(plan, phase, dealer, message.signature, signed)
+
+
+def check_complaint(plan: Plan, state: Collecting, message: Complaint) -> None:
+    """It is about and by members of U2, of whom the sender has not uploaded, and signed."""
+    phase, sender = Phase.COLLECT_MASKED, message.sender
+    if sender not in state.bundles or message.dealer not in state.bundles or sender in state.received:
+        raise refuse("E-ROUND-SET", sender, phase, "it complains outside U2, or after its own upload")
+    signed = message.signed_bytes(plan.protocol_version, state.sharing.round_ctx)
+    _check_signature(plan, phase, sender, message.signature, signed)
+
+
+def check_upload(plan: Plan, state: Collecting, receipt: Receipt, masked: bytes | bytearray | memoryview) -> None:
+    """The receipt is for this U2 and this vector's length, signed, and says what the upload is."""
+    phase, sender = Phase.COLLECT_MASKED, receipt.sender
+    if receipt.u2_hash != messages.set_hash(state.u2):
+        raise refuse("E-ROUND-SET", sender, phase, "it masked with another U2")
+    if receipt.length != masked_length(plan) or receipt.length != len(masked):
+        raise refuse("E-ROUND-UPLOAD", sender, phase, "the upload has a wrong length")
+    signed = receipt.signed_bytes(plan.protocol_version, state.sharing.round_ctx)
+    _check_signature(plan, phase, sender, receipt.signature, signed)
+    if hashlib.sha256(masked).digest() != receipt.masked_hash:
+        raise refuse("E-ROUND-UPLOAD", sender, phase, "the upload is not what its receipt says")
+
+
+def check_survivor_signature(plan: Plan, state: Agreeing, message: SurvivorSignature) -> None:
+    """It signs the survivors that were proposed."""
+    round_ctx = state.collecting.sharing.round_ctx
+    signed = state.survivors.signed_bytes(plan.protocol_version, message.position, message.sender, round_ctx)
+    _check_signature(plan, Phase.AGREE_SURVIVORS, message.sender, message.signature, signed)
+
+
+def check_released(plan: Plan, state: Unmasking, message: UnmaskShares) -> None:
+    """It releases exactly the shares asked for, each the one that was dealt to it, and is signed."""
+    phase, holder = Phase.UNMASK, message.sender
+    collecting, survivors = state.agreeing.collecting, state.agreeing.survivors.ids
+    dropped = tuple(name for name in collecting.u2 if name not in survivors)
+    lists = ((b"seed", message.seed_shares, survivors), (b"masking", message.masking_shares, dropped))
+    for kind, shares, owners in lists:
+        if tuple(one.owner for one in shares) != owners:
+            raise refuse("E-ROUND-SHARE", holder, phase, "it released shares of others than were asked for")
+        for one in shares:
+            _check_share(kind, holder, one, collecting)
+    signed = message.signed_bytes(plan.protocol_version, collecting.sharing.round_ctx)
+    _check_signature(plan, phase, holder, message.signature, signed)
+
+
+def _check_share(kind: bytes, holder: str, one: ReleasedShare, collecting: Collecting) -> None:
+    leaf = collecting.bundles[one.owner].leaves[collecting.sharing.members.index(holder)]
+    committed = leaf.seed_share_hash if kind == b"seed" else leaf.masking_share_hash
+    if messages.share_hash(kind, collecting.sharing.round_ctx, one.owner, holder, one.share) != committed:
+        rule = f"its share of {one.owner} is not the one that was dealt"
+        raise refuse("E-ROUND-SHARE", holder, Phase.UNMASK, rule)
