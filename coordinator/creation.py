@@ -234,10 +234,10 @@ def trust_sentences(plan: Plan) -> tuple[str, ...]:
             f"{', '.join(inside)} and the coordinator are one organisation: {more} more would be enough for that."
         )
     spare = plan.n - plan.m
-    tolerated = _participants(spare) if spare else "no participant"
-    lines.append(
-        f"A round completes without {tolerated}; if more drop out it is tried again, {plan.max_attempts} times in all."
+    tolerated = (
+        f"A round completes without {_participants(spare)}" if spare else "Every participant is needed in a round"
     )
+    lines.append(f"{tolerated}; one that cannot complete is tried again, up to {plan.max_attempts} times in all.")
     return tuple(lines)
 
 

@@ -225,9 +225,10 @@ def export(
         raise LocalError("E-EXISTS", f"{out} is there already")
     out.mkdir(parents=True)
     shutil.copytree(files.exported, out / "adapter")
-    for name in ("report.json", "plan.json", "plan.sig"):
-        if (files.directory / name).exists():
-            shutil.copyfile(files.directory / name, out / name)
+    if files.report.exists():
+        shutil.copyfile(files.report, out / "report.json")
+    (out / "plan.json").write_bytes(seen.run.plan)
+    (out / "plan.sig").write_bytes(seen.run.signature)
     (out / "evaluations.json").write_text(json.dumps(seen.evaluation_values(), indent=2))
     names = sorted(path.name for path in out.iterdir())
     value: Json = {"run": seen.run.run_id, "directory": str(out), "files": list(names)}

@@ -1,0 +1,240 @@
+"""The operator's commands, through the front door."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import onlysum
+from coordinator import runbook
+from coordinator.config import render
+from coordinator.tables import runs
+from privacy.secagg.messages import Position
+from protos.invitation import decode_invitation
+from tests.coordinator.world import RUN_ID, World
+
+
+def free_ports() -> tuple[int, int]:
+    """Return two ports of the loopback that are free now."""
+    with socket.socket() as one, socket.socket() as other:
+        for probe in (one, other):
+            probe.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A coordinator that ``init`` made, named by the environment."""
+    directory = tmp_path / "clinic"
+    address, enrolment = (f"127.0.0.1:{port}" for port in free_ports())
+    words = ["coordinator", "init", str(directory), "--name", "clinics", "--operator", "The Institute"]
+    assert onlysum.run([*words, "--address", address, "--enrolment-address", enrolment]) == 0
+    monkeypatch.setenv("ONLYSUM_HOME", str(directory))
+    return directory
+
+
+@pytest.fixture
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A federation whose run has completed."""
+    world = World(tmp_path, rounds=2, evaluated=True)
+    asyncio.run(world.settle())
+    text = render(
+        federation="test-federation",
+        operator="Test Operator",
+        also=[],
+        participants="127.0.0.1:1",
+        enrolment="127.0.0.1:2",
+    )
+    (tmp_path / "coordinator.toml").write_text(text)
+    monkeypatch.setenv("ONLYSUM_HOME", str(tmp_path))
+    return world
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
+    """Run a command with --json and return what it printed."""
+    capsys.readouterr()
+    assert onlysum.run(["coordinator", *words, "--json"]) == code
+    out = capsys.readouterr().out
+    return json.loads(out) if out else None
+
+
+def failed(capsys: pytest.CaptureFixture[str], *words: str, code: int) -> str:
+    """Run a command that fails with an exit code, and return the code of the error."""
+    capsys.readouterr()
+    assert onlysum.run(["coordinator", *words, "--json"]) == code
+    return str(json.loads(capsys.readouterr().err)["error"]["code"])
+
+
+def test_help_needs_no_network_database_or_numerics() -> None:
+    heavy = ("grpc", "sqlalchemy", "alembic", "numpy", "pydantic", "cryptography", "torch")
+    script = f"import sys, coordinator.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_daemon_never_meets_torch() -> None:
+    script = "import sys, coordinator.daemon, coordinator.run_cli, coordinator.release; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert done.stdout.strip() == "False"
+
+
+def test_init_makes_private_keys_and_refuses_to_do_it_twice(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (home / "authority").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (home / "authority").iterdir()} == {0o600}
+    words = ["init", str(home), "--name", "clinics", "--operator", "I"]
+    assert failed(capsys, *words, code=2) == "E-EXISTS"
+
+
+def test_a_wrong_name_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["init", str(tmp_path / "new"), "--name", "Not A Name", "--operator", "I"]
+    assert failed(capsys, *words, code=2) == "E-CONFIG-INVALID"
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_invitation_names_the_federation_and_its_addresses(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = said(capsys, "invite", "hospital-a", "--label", "city=ulm", "--expires", "2d")["token"]
+    invitation = decode_invitation(line)
+    assert (invitation.federation, invitation.name, invitation.role.value) == ("clinics", "hospital-a", "participant")
+    status = said(capsys, "status")
+    assert status["invited"] == ["hospital-a"]
+    assert status["running"] is False
+    assert invitation.addresses == (status["address"],)
+    assert line not in (home / "coordinator.db").read_bytes().decode(errors="replace")
+    prints = said(capsys, "member", "fingerprint")
+    assert set(prints) == {"authority", "operator", "members"}
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("invite", "Hospital A"), "E-USAGE"),
+        (("invite", "a", "--role", "king"), "E-USAGE"),
+        (("invite", "a", "--label", "novalue"), "E-USAGE"),
+        (("invite", "a", "--expires", "soon"), "E-USAGE"),
+        (("member", "show", "nobody"), "E-NOT-FOUND"),
+        (("member", "revoke", "nobody"), "E-NOT-FOUND"),
+        (("run", "show", "abcd"), "E-NOT-FOUND"),
+        (("run", "watch", "abcd"), "E-NOT-FOUND"),
+        (("run", "create", "/nowhere", "--members", "a,b,c"), "E-NOT-FOUND"),
+        (("restore", "/nowhere"), "E-EXISTS"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_mistakes_are_typed_errors_with_exit_code_two(
+    home: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], error: str
+) -> None:
+    assert failed(capsys, *words, code=2) == error
+
+
+def test_without_a_directory_the_error_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ONLYSUM_HOME", str(tmp_path))
+    assert failed(capsys, "status", code=2) == "E-CONFIG-MISSING"
+
+
+def test_doctor_finds_what_is_wrong_and_its_bundle_holds_no_key(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(capsys, "doctor", "--bundle", str(tmp_path / "bundle.zip"))["ok"] is True
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as bundle:
+        names = bundle.namelist()
+        assert sorted(names) == ["checks.json", "command.txt", "coordinator.toml", "runs.json", "versions.json"]
+        assert not any(b"PRIVATE KEY" in bundle.read(name) for name in names)
+    (home / "authority" / "operator.key").chmod(0o644)
+    checks = {one["name"]: one for one in said(capsys, "doctor", code=2)["checks"]}
+    assert checks["keys"]["ok"] is False
+    assert "chmod" in checks["keys"]["detail"]
+    assert checks["database"]["ok"] is True
+
+
+def test_what_was_backed_up_is_restored_and_open_attempts_are_given_up(
+    finished: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from coordinator.authority import save_authority
+
+    save_authority(finished.home.authority, finished.authority)
+    with finished.store.begin() as connection:
+        at = Position(finished.plan.hash, 3, 1)
+        runbook.open_attempt(connection, RUN_ID, at, 1)
+    archive, other = tmp_path / "kept.tar.gz", tmp_path / "other"
+    said(capsys, "backup", str(archive))
+    assert archive.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(archive) as inside:
+        assert not any("spool" in name for name in inside.getnames())
+    restored = said(capsys, "restore", str(archive), "--config", str(other))
+    assert restored["attempts_given_up"] == 1
+    seen = said(capsys, "run", "show", RUN_ID[:8], "--config", str(other))
+    assert [one["round"] for one in seen["completed"]] == [1, 2]
+    assert said(capsys, "doctor", "--config", str(other))["checks"][1]["ok"] is True
+
+
+def test_a_finished_run_is_listed_shown_watched_and_exported(
+    finished: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (listed,) = said(capsys, "run", "list")
+    assert (listed["state"], listed["rounds_completed"], listed["rounds"]) == ("completed", 2, 2)
+    seen = said(capsys, "run", "show", RUN_ID[:6])
+    assert [one["accuracy"] for one in seen["evaluations"]] == [0.7, 0.7, 0.7]
+    capsys.readouterr()
+    assert onlysum.run(["coordinator", "run", "watch", RUN_ID[:6], "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["event"] for one in events if one["event"] in ("attempt", "round", "run")] == [
+        "attempt",
+        "round",
+        "attempt",
+        "round",
+        "run",
+    ]
+    assert [one["phase"] for one in events if one["event"] == "phase"] == [
+        "ADVERTISE_KEYS",
+        "SHARE_KEYS",
+        "COLLECT_MASKED",
+        "AGREE_SURVIVORS",
+        "UNMASK",
+    ] * 2
+    out = tmp_path / "result"
+    files = said(capsys, "run", "export", RUN_ID[:6], "-o", str(out))["files"]
+    assert files == ["adapter", "evaluations.json", "plan.json", "plan.sig", "report.json"]
+    assert failed(capsys, "run", "export", RUN_ID[:6], "-o", str(out), code=2) == "E-EXISTS"
+    assert failed(capsys, "run", "pause", RUN_ID[:6], code=2) == "E-USAGE"
+
+
+def test_watching_a_run_that_was_refused_ends_with_exit_code_four(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], finished: World
+) -> None:
+    with finished.store.begin() as connection:
+        connection.execute(runs.update().values(state="refused", code="E-POLICY-RULE", reason="bob: no"))
+    capsys.readouterr()
+    assert onlysum.run(["coordinator", "run", "watch", RUN_ID[:6]]) == 4
+    assert "run refused: E-POLICY-RULE bob: no" in capsys.readouterr().out
+
+
+def test_start_says_when_it_is_ready_and_ends_cleanly_on_sigterm(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "onlysum", "coordinator", "start"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as daemon:
+        try:
+            assert daemon.stdout is not None
+            assert daemon.stdout.readline().startswith("Ready: members at 127.0.0.1:")
+            assert said(capsys, "status")["running"] is True
+            second = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+            assert second.returncode == 2
+            assert "E-EXISTS" in second.stderr
+            daemon.send_signal(signal.SIGTERM)
+            assert daemon.wait(10) == 0
+        finally:
+            daemon.kill()
+    assert said(capsys, "status")["running"] is False

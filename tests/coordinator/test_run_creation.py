@@ -1,0 +1,177 @@
+"""From a draft to a signed plan: roster, sizes, thresholds, noise and ring."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator import creation, membership
+from coordinator.config import Home, Listener, Settings
+from coordinator.creation import Wishes, default_f, make_plan, register, trust_sentences
+from coordinator.membership import MemberRecord
+from coordinator.store import Store
+from privacy.errors import LocalError
+from privacy.plan import Draft, Mode, Plan, PrivacyTarget, VerifiedPlan
+from protos.envelope import DatasetOffer, Role
+from tests.coordinator.world import initial_adapter
+from tests.federation import SeededSource
+from tests.plans import CREATED_AT, OPERATOR, signing_key
+from tests.plans import make_plan as a_plan
+
+ENTRIES = 40
+SETTINGS = Settings(
+    federation="clinics",
+    operator="The Institute",
+    also_a_participant=("alice",),
+    participants=Listener(address="127.0.0.1:1"),
+    enrolment=Listener(address="127.0.0.1:2"),
+)
+SIZES = {"alice": 100, "bob": 200, "carol": 300, "dave": 400, "erin": 500}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A federation of five participants that announced their data, and an evaluator."""
+    store = Store.create(f"sqlite:///{tmp_path}/coordinator.db")
+    with store.begin() as connection:
+        for name in (*SIZES, "referee", "zoe"):
+            role = Role.EVALUATOR if name == "referee" else Role.PARTICIPANT
+            member = MemberRecord(name, role, signing_key(name).public, b"", "", "", CREATED_AT, None)
+            membership.enrol_member(connection, member, token_id="", request_hash=b"")
+        for name, units in SIZES.items():
+            membership.announce(connection, name, version="1", offers=[DatasetOffer("digits", units)])
+    return store
+
+
+def draft(mode: Mode = "none", **target: Any) -> Draft:
+    """Return a draft with the small test plans' recipe."""
+    plan, _ = a_plan(n=3, entries=ENTRIES)
+    adapter = plan.recipe.adapter.model_copy(
+        update={"initial_hash": hashlib.sha256(initial_adapter(ENTRIES)).hexdigest()}
+    )
+    privacy = PrivacyTarget(
+        mode=mode,
+        unit="none" if mode == "none" else "example",
+        epsilon="8",
+        delta="0.00001",
+        sampling_rate="0.1",
+        local_steps=1,
+        clip_norm="1",
+        update_bound="4",
+    )
+    return Draft(
+        recipe=plan.recipe.model_copy(update={"adapter": adapter, "rounds": 10}),
+        privacy=privacy.model_copy(update=target),
+        evaluation_data="public-digits",
+    )
+
+
+WISHES = Wishes(members=["carol", "alice", "bob"], created_at=CREATED_AT, expires_at=CREATED_AT + 100)
+
+
+def made(store: Store, given: Draft, **wishes: Any) -> Plan:
+    return make_plan(store, SETTINGS, given, replace(WISHES, **wishes), random=SeededSource("run"))
+
+
+def test_the_roster_is_sorted_with_announced_sizes_and_the_operators_own_participant_marked(store: Store) -> None:
+    plan = made(store, draft())
+    assert [(one.id, one.units, one.with_operator) for one in plan.roster] == [
+        ("alice", 100, True),
+        ("bob", 200, False),
+        ("carol", 300, False),
+    ]
+    assert [one.id for one in plan.evaluation.evaluators] == ["referee"]
+    assert (plan.f, plan.quorum, plan.min_survivors) == (1, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("n", "inside", "f"), [(3, 0, 1), (4, 0, 1), (5, 0, 1), (7, 0, 2), (10, 0, 3), (100, 0, 33), (5, 2, 2)]
+)
+def test_a_third_of_the_roster_may_collude_by_default(n: int, inside: int, f: int) -> None:
+    assert default_f(n, inside) == f
+
+
+@pytest.mark.parametrize("mode", ["none", "local", "distributed"])
+def test_every_mode_is_calibrated_to_a_plan_that_participants_accept(store: Store, mode: Mode) -> None:
+    plan = made(store, draft(mode), members=list(SIZES))
+    assert Plan.from_bytes(plan.to_bytes()) == plan
+    assert plan.privacy.noised == (mode != "none")
+    assert plan.encoding.scale_exponent == (0 if mode == "distributed" else plan.encoding.scale_exponent)
+    if mode == "distributed":
+        assert plan.privacy.honest_noise == plan.min_survivors - 1
+
+
+def test_weights_by_size_are_public_integers(store: Store) -> None:
+    assert [one.weight for one in made(store, draft(), weight_rule="units").roster] == [100, 200, 300]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "code", "word"),
+    [
+        ({"members": ["alice", "bob", "zoe"]}, "E-RUN-SIZES", "zoe"),
+        ({"members": ["alice", "bob", "referee"]}, "E-NOT-FOUND", "referee"),
+        ({"members": ["alice", "bob", "nobody"]}, "E-NOT-FOUND", "nobody"),
+        ({"members": ["alice", "bob"]}, "E-USAGE", "at least 3"),
+        ({"members": ["alice", "bob", "bob"]}, "E-USAGE", "different"),
+        ({"f": 0}, "E-USAGE", "at least 1"),
+        ({"f": 2}, "E-USAGE", "too many"),
+        ({"min_survivors": 2}, "E-USAGE", "from 3 to 3"),
+        ({"expires_at": CREATED_AT}, "E-PLAN-RULE", "expires"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_a_plan_is_refused_with_its_reason(
+    store: Store, wishes: dict[str, Any], code: str, word: str
+) -> None:
+    with pytest.raises(LocalError) as refused:
+        made(store, draft(), **wishes)
+    assert refused.value.code == code
+    assert word in refused.value.detail
+
+
+def test_weights_are_refused_where_they_would_raise_the_sensitivity(store: Store) -> None:
+    with pytest.raises(LocalError, match="sensitivity"):
+        made(store, draft("distributed"), weight_rule="units")
+
+
+def test_registering_writes_a_signed_plan_and_the_starting_adapter(store: Store, tmp_path: Path) -> None:
+    directory = tmp_path / "draft"
+    directory.mkdir()
+    (directory / "initial_adapter.safetensors").write_bytes(initial_adapter(ENTRIES))
+    (directory / "adapter_config.json").write_text("{}")
+    (directory / "draft.json").write_bytes(draft().to_bytes())
+    assert creation.read_draft(directory) == draft()
+    plan = made(store, draft())
+    register(store, Home(tmp_path), OPERATOR, plan, directory)
+    made_files = tmp_path / "runs" / plan.run_id
+    signed = (made_files / "plan.json").read_bytes(), (made_files / "plan.sig").read_bytes()
+    assert VerifiedPlan.verify(*signed, OPERATOR.public).plan == plan
+    assert (made_files / "global-0.f32").stat().st_size == 4 * ENTRIES
+
+
+def test_an_adapter_that_is_not_the_manifests_registers_nothing(store: Store, tmp_path: Path) -> None:
+    directory = tmp_path / "draft"
+    directory.mkdir()
+    (directory / "initial_adapter.safetensors").write_bytes(initial_adapter(ENTRIES + 4))
+    plan = made(store, draft())
+    with pytest.raises(LocalError, match="E-PLAN-RULE"):
+        register(store, Home(tmp_path), OPERATOR, plan, directory)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_directory_that_is_no_draft_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LocalError, match="E-NOT-FOUND"):
+        creation.read_draft(tmp_path)
+
+
+def test_the_operator_is_told_who_together_could_see_whose_update(store: Store) -> None:
+    said = " ".join(trust_sentences(made(store, draft())))
+    assert "sums over at least 3 of 3" in said
+    assert "Together with 2 participants or more it could see a single participant's update" in said
+    assert "alice and the coordinator are one organisation: 1 participant more" in said
+    assert "Every participant is needed in a round" in said
+    assert "completes without 1 participant;" in " ".join(trust_sentences(made(store, draft(), members=list(SIZES))))
