@@ -39,6 +39,10 @@ MANY_ENTRIES: Final = 2**20  # from here on the masks are removed on several thr
 MOST_THREADS: Final = 4
 
 
+class ReplayError(LocalError):
+    """An attempt does not come back from its events, or an upload of it is gone: it must be given up."""
+
+
 class Attempt:
     """An open attempt at a round of one run."""
 
@@ -59,7 +63,7 @@ class Attempt:
         """Open an attempt, or open it again from its events; the phase it is in then starts anew.
 
         Raises:
-            LocalError: ``E-STATE-DAMAGED``: the events do not replay, or an upload is gone.
+            ReplayError: ``E-STATE-DAMAGED``.
         """
         run_id, at = plan.plan.run_id, offer.position
         with store.begin() as connection:
@@ -204,7 +208,7 @@ class Attempt:
                 self._replay_one(event)
             except (PeerError, ValueError) as error:
                 detail = f"event {event.id} of run {self.run_id} does not replay: {error}"
-                raise LocalError("E-STATE-DAMAGED", detail) from error
+                raise ReplayError("E-STATE-DAMAGED", detail) from error
 
     def _replay_one(self, event: EventRecord) -> None:
         if event.kind == CLOSED:

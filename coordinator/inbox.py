@@ -7,12 +7,10 @@ Leaves to others: the rules of a round (``coordinator.round``), what follows (``
 
 from __future__ import annotations
 
-import asyncio
-
 from coordinator import runbook
 from coordinator.attempt import Attempt
 from coordinator.round import Message
-from coordinator.runs import Run
+from coordinator.runs import Run, in_thread
 from privacy.errors import PeerError
 from privacy.evaluation import SignedEvaluation
 from privacy.plan import signed_approval_bytes
@@ -130,7 +128,7 @@ class Inbox:
             upload = attempt.announced(member, sha256, length)
             if member in attempt.machine.answered():
                 return length
-            return await asyncio.to_thread(self._run.desk.spool.offset, upload)
+            return await in_thread(self._run.desk.spool.offset, upload)
 
     async def write_chunk(self, member: str, position: Position, sha256: bytes, offset: int, data: bytes) -> int:
         """Append a chunk and return the next offset.
@@ -143,7 +141,7 @@ class Inbox:
             upload = attempt.announced(member, sha256, attempt.length)
             if member in attempt.machine.answered():
                 return attempt.length
-            after = await asyncio.to_thread(self._run.desk.spool.append, upload, offset, data)
+            after = await in_thread(self._run.desk.spool.append, upload, offset, data)
             attempt.timer.bytes_moved()
             return after
 

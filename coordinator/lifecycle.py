@@ -8,11 +8,11 @@ Leaves to others: the protocol (``coordinator.round``), the numbers of a complet
 from __future__ import annotations
 
 from coordinator import completion, membership, release, runbook
-from coordinator.attempt import Attempt
+from coordinator.attempt import Attempt, ReplayError
 from coordinator.phase import Phase
 from coordinator.runbook import RunState
 from coordinator.runs import Run
-from privacy.errors import LocalError, RoundAborted
+from privacy.errors import RoundAborted
 from privacy.secagg.messages import Position
 
 
@@ -103,9 +103,7 @@ class Lifecycle:
             run.attempt = await run.work(
                 Attempt.open, desk.store, desk.spool, run.plan, run.offer(at), clock=desk.clock, durations=durations
             )
-        except LocalError as error:
-            if error.code != "E-STATE-DAMAGED":
-                raise
+        except ReplayError as error:
             self._abort_attempt(at, RoundAborted(error.code, error.detail))
             return
         run.moved("attempt-opened", round=at.round, attempt=at.attempt, phase=run.attempt.machine.phase.name)
@@ -138,8 +136,9 @@ class Lifecycle:
             runbook.end_attempt(connection, run.run_id, at, "completed", now=desk.now())
         run.attempt = None
         desk.spool.clear_round(run.run_id, at.round)
-        if at.round >= 2:  # the round before may still be on its way to a slow member
-            run.files.forget(at.round - 2, keep_released=run.released(at.round - 2) is not None)
+        run.read()
+        for number in run.files.kept() - {0, at.round - 1, at.round}:  # the last but one may still be on its way
+            run.files.forget(number, keep_released=run.awaits_measurement(number))
 
     def _abort_attempt(self, at: Position, aborted: RoundAborted) -> None:
         run, now = self._run, self._run.desk.now()

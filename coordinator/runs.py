@@ -55,6 +55,16 @@ class Desk:
         return int(self.clock.now())
 
 
+async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a function in a thread; a caller that is cancelled waits for its end, because a thread cannot be stopped."""
+    thread = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise
+
+
 class Run:
     """One run, with its open attempt if there is one."""
 
@@ -133,7 +143,7 @@ class Run:
         """Run something long in a thread; members are told what they were told before until it is done."""
         self._working = True
         try:
-            return await asyncio.to_thread(function, *args, **kwargs)
+            return await in_thread(function, *args, **kwargs)
         finally:
             self._working = False
             self.desk.changed()
@@ -177,6 +187,11 @@ class Run:
             for number, adapter in candidates
             if adapter is not None and (number, evaluator) not in self.measured
         ]
+
+    def awaits_measurement(self, round_number: int) -> bool:
+        """Say whether an evaluator should still measure what was released after a round."""
+        missing = any((round_number, name) not in self.measured for name in self.evaluators)
+        return missing and self.released(round_number) is not None
 
     # --- what members are told and may read ---
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from audit.verify import verify_report
 from coordinator import membership, runbook
 from coordinator.config import Durations
 from coordinator.runbook import RunState
@@ -59,8 +60,6 @@ def test_the_adapter_leaves_in_pefts_format_with_a_card_that_says_what_is_privat
 
 
 def test_the_report_of_a_completed_run_is_signed_and_verifies(tmp_path: Path) -> None:
-    from audit.verify import verify_report
-
     world = settled(World(tmp_path, rounds=1, evaluated=True))
     outcome = verify_report((world.home.run(RUN_ID) / "report.json").read_bytes())
     assert outcome.report.plan == world.plan
@@ -99,6 +98,12 @@ def test_weights_of_the_plan_enter_the_mean(tmp_path: Path) -> None:
     ]
     world = settled(World(tmp_path, rounds=1, weight_rule="units", roster=roster))
     assert world.adapter(1)[:3] == pytest.approx(np.array([1, 2, 5]) * STEP / 8)
+
+
+def test_adapters_that_nobody_needs_any_more_are_dropped(tmp_path: Path) -> None:
+    world = settled(World(tmp_path, rounds=6, evaluated=True))
+    kept = sorted(path.name for path in world.home.run(RUN_ID).glob("*-*"))
+    assert kept == ["global-0.f32", "global-5.f32", "global-6.f32", "state-5.safetensors", "state-6.safetensors"]
 
 
 # --- somebody says no, or the operator does ---
@@ -148,6 +153,8 @@ def test_an_abort_by_the_operator_ends_the_run_and_tells_everybody(tmp_path: Pat
 
     asyncio.run(scenario())
     assert (world.state().state, world.state().reason) == (RunState.ABORTED, "the operator ended the run")
+    report = verify_report((world.home.run(RUN_ID) / "report.json").read_bytes()).report
+    assert len(report.rounds) >= 2  # whatever was started was charged, and is reported
     assert {member.ended for member in world.members.values()} == {"aborted"}
     assert all(one.state != "open" for one in world.attempts())
 

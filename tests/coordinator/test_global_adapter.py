@@ -1,0 +1,95 @@
+"""From sums to adapters: directions in every mode, files of a run, and what is kept of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from coordinator.global_adapter import RunFiles, direction, read_initial
+from coordinator.optimizer import OptimizerState
+from privacy.dp.clipping import clip_radius, integer_clip
+from privacy.errors import LocalError
+from tests.coordinator.world import initial_adapter
+from tests.plans import make_plan
+
+ENTRIES = 12
+
+
+def test_without_noise_the_direction_is_the_weighted_mean_difference() -> None:
+    plan, _ = make_plan(n=5, entries=ENTRIES)
+    total = np.full(ENTRIES, 4 * 2**16, dtype=np.int64)
+    assert direction(plan, total, ["alice", "bob", "carol", "dave"]).tolist() == [1.0] * ENTRIES
+
+
+def test_a_clipped_gradient_sum_becomes_minus_the_mean_gradient_by_the_plans_constants() -> None:
+    plan, _ = make_plan(n=5, mode="distributed", entries=ENTRIES)
+    gradient = np.zeros((1, ENTRIES))
+    gradient[0, 0] = 0.5 * float(plan.privacy.clip_norm)
+    clipped = integer_clip(gradient, sensitivity=plan.privacy.sensitivity, clip_norm=float(plan.privacy.clip_norm))
+    survivors = ["alice", "bob", "carol", "dave"]
+    expected_batch = float(plan.privacy.sampling_rate) * 400
+    moved = direction(plan, 1000 * clipped[0], survivors)
+    half_step = float(plan.privacy.clip_norm) / clip_radius(plan.privacy.sensitivity, ENTRIES) / 2
+    assert moved[0] == pytest.approx(-1000 * gradient[0, 0] / expected_batch, abs=1000 * half_step / expected_batch)
+    assert not moved[1:].any()
+
+
+def test_a_clipped_upload_of_a_participant_is_averaged_over_the_survivors() -> None:
+    privacy = {"unit": "participant"}
+    plan, _ = make_plan(n=5, mode="distributed-participant", entries=ENTRIES, privacy=privacy)
+    scale = float(plan.privacy.clip_norm) / clip_radius(plan.privacy.sensitivity, ENTRIES)
+    total = np.full(ENTRIES, 8, dtype=np.int64)
+    assert direction(plan, total, ["alice", "bob", "carol", "dave"]) == pytest.approx(np.full(ENTRIES, 2 * scale))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        initial_adapter(ENTRIES + 1),
+        b"no safetensors",
+        save({"other": np.zeros(3, dtype=np.float32)}),
+        save({"base_model.model.classifier.weight": np.zeros(3, dtype=np.float64)}),
+    ],
+    ids=["another size", "no safetensors", "another key", "another type"],
+)
+def test_an_initial_adapter_that_is_not_the_plans_is_refused(data: bytes) -> None:
+    import hashlib
+
+    plan, _ = make_plan(n=3, entries=ENTRIES)
+    adapter = plan.recipe.adapter.model_copy(update={"initial_hash": hashlib.sha256(data).hexdigest()})
+    with pytest.raises(LocalError, match="E-PLAN-RULE"):
+        read_initial(data, plan.recipe.model_copy(update={"adapter": adapter}))
+    with pytest.raises(LocalError, match="not the one that the plan names"):
+        read_initial(data, plan.recipe)
+
+
+def state(number: int, *, averaged: bool) -> OptimizerState:
+    vectors = [np.full(3, number + place, dtype=np.float32) for place in range(4)]
+    return OptimizerState(number, vectors[0], vectors[1] if averaged else vectors[0], vectors[2], vectors[3])
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_a_state_comes_back_as_it_was_written(tmp_path: Path, averaged: bool) -> None:
+    files = RunFiles(tmp_path)
+    files.write_state(state(4, averaged=averaged))
+    back = files.read_state(4)
+    for field in ("iterate", "average", "momentum", "second"):
+        assert getattr(back, field).tolist() == getattr(state(4, averaged=averaged), field).tolist()
+    with pytest.raises(LocalError, match="E-STATE-DAMAGED"):
+        files.read_state(5)
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_only_the_released_adapter_of_a_forgotten_round_may_be_kept(tmp_path: Path, averaged: bool) -> None:
+    files = RunFiles(tmp_path)
+    for number in (1, 2):
+        files.write_state(state(number, averaged=averaged))
+    files.forget(1, keep_released=False)
+    assert files.kept() == {2}
+    released = files.released(2).read_bytes()
+    files.forget(2, keep_released=True)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [released]
+    assert files.released(2).read_bytes() == released
