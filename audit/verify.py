@@ -147,7 +147,7 @@ def _charged_rounds(report: Report) -> int:
 def _check_ledger(report: Report) -> str:
     part = report.ledger
     if part is None:
-        return "a coordinator keeps no ledger: every round that started counts as charged"
+        return "no ledger is in the report: every round that started counts as charged"
     own = {run.event for run in part.runs if run.plan_sha256 == report.plan_sha256}
     if not own <= {round_event(report.plan)}:
         raise VerificationError("E-REPORT-RECOMPUTE", "the ledger charged this run as another event than the plan's")

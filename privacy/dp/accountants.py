@@ -28,7 +28,13 @@ from privacy.plan import Plan
 LEMMA_SLACK: Final = 1e-9  # covers everything between discrete and continuous Gaussians (< 1e-60) and double rounding
 COARSEST_GRID: Final = 1e-2
 FINEST_GRID: Final = 2e-5  # construction takes seconds there
+FINEST_PAIR_GRID: Final = 1e-3  # of the mixture, whose construction is slower
+SMALLEST_EPSILON: Final = 1e-3  # smaller figures keep its grid
 GRID_ERROR: Final = 0.0005  # the grid costs about T*grid^2/3 of epsilon: this keeps it near 0.02%
+LOG_TAIL: Final = -50.0  # the library's own default; smaller where delta or the number of steps asks for it
+TAIL_SHARE: Final = 1e-6  # of delta that truncation may cost
+MOST_CELLS: Final = 2e6  # of one step's grid, which bounds time and memory whatever a plan asks
+HOPELESS_EPSILON: Final = 1e4  # only the size matters beyond
 LARGE_EPSILON: Final = 50.0  # above it the grid grows with epsilon: only the size matters
 AGREEMENT: Final = 1e-6  # double rounding when a bound is tight
 _FRACTIONAL_ORDERS: Final = tuple(1 + tenth / 10 for tenth in range(5, 100))
@@ -149,41 +155,73 @@ def _sorted(events: Event | Iterable[Event]) -> _Steps:
 def _epsilon(counted: _Steps, delta: float, relation: Relation) -> float:
     if not counted:
         return 0.0
-    distributions = (_gaussian(step, _grid(counted, delta), relation).self_compose(n) for step, n in counted)
-    return _total(distributions, delta)
+    halved = relation == "replace-one"  # a valid, looser stand-in: a shift of two sensitivities
+    if (bound := _beyond_grids(_doubled(counted) if halved else counted, delta)) is not None:
+        return bound
+    grid, tail = _grid(counted, delta), _log_tail(counted, delta)
+    return _total(((_gaussian(step, grid, tail, relation), n) for step, n in counted), delta)
 
 
 @lru_cache(maxsize=256)
 def _group(counted: _Steps, delta: float) -> float:
     if not counted:
         return 0.0
-    doubled = tuple(((rate, multiplier / 2), n) for (rate, multiplier), n in counted)  # coarser than the mixture needs
-    grid = max(_grid(doubled, delta), 1e-3)
-    return _total((_pair(step, grid).self_compose(n) for step, n in counted), delta)
+    if (bound := _beyond_grids(_doubled(counted), delta)) is not None:
+        return bound
+    grid, tail = max(_grid(_doubled(counted), delta), FINEST_PAIR_GRID), _log_tail(counted, delta)
+    return _total(((_pair(step, grid, tail), n) for step, n in counted), delta)
 
 
-def _total(distributions: Iterable[pld.PrivacyLossDistribution], delta: float) -> float:
+def _doubled(counted: _Steps) -> _Steps:
+    """Return steps that dominate those of two units: a shift of 2 whenever at least one of them is sampled."""
+    return tuple(((1 - (1 - rate) ** 2, multiplier / 2), n) for (rate, multiplier), n in counted)
+
+
+def _beyond_grids(counted: _Steps, delta: float) -> float | None:
+    """Return the Renyi bound where a grid would be too long or too coarse, None where PLD serves."""
+    about = _bound(counted, delta, rdp.sampled_gaussian)
+    widest = max(1 / (2 * multiplier**2) + 10 / multiplier for (_, multiplier), _ in counted)
+    too_many_steps = _wanted_grid(about, counted) < FINEST_GRID / 2
+    if about > HOPELESS_EPSILON or widest / _grid(counted, delta) > MOST_CELLS or too_many_steps:
+        return about + LEMMA_SLACK
+    return None
+
+
+def _log_tail(counted: _Steps, delta: float) -> float:
+    """Return the log of the mass that each step may lose to infinity: nothing beside delta, and a round number."""
+    steps_in_all = sum(count for _, count in counted)
+    return min(LOG_TAIL, 10.0 * math.floor((math.log(delta * TAIL_SHARE) - math.log(steps_in_all)) / 10))
+
+
+def _total(distributions: Iterable[tuple[pld.PrivacyLossDistribution, int]], delta: float) -> float:
     total: pld.PrivacyLossDistribution | None = None
-    for one in distributions:
-        total = one if total is None else total.compose(one)
+    for one, count in distributions:
+        composed = one.self_compose(count, tail_mass_truncation=delta * TAIL_SHARE)
+        total = composed if total is None else total.compose(composed, tail_mass_truncation=delta * TAIL_SHARE)
     return 0.0 if total is None else float(total.get_epsilon_for_delta(delta)) + LEMMA_SLACK
 
 
 @lru_cache(maxsize=256)
-def _gaussian(step: Step, grid: float, relation: Relation) -> pld.PrivacyLossDistribution:
+def _gaussian(step: Step, grid: float, log_tail: float, relation: Relation) -> pld.PrivacyLossDistribution:
     rate, multiplier = step
     return pld.from_gaussian_mechanism(
-        multiplier, sampling_prob=rate, value_discretization_interval=grid, neighboring_relation=_RELATIONS[relation]
+        multiplier,
+        sampling_prob=rate,
+        value_discretization_interval=grid,
+        log_mass_truncation_bound=log_tail,
+        neighboring_relation=_RELATIONS[relation],
     )
 
 
 @lru_cache(maxsize=64)
-def _pair(step: Step, grid: float) -> pld.PrivacyLossDistribution:
+def _pair(step: Step, grid: float, log_tail: float) -> pld.PrivacyLossDistribution:
     rate, multiplier = step
     if rate == 1:
-        return pld.from_gaussian_mechanism(multiplier / 2, value_discretization_interval=grid)
+        return _gaussian((1.0, multiplier / 2), grid, log_tail, "zero-out")
     both = [(1 - rate) ** 2, 2 * rate * (1 - rate), rate**2]
-    return pld.from_mixture_gaussian_mechanism(multiplier, [0, 1, 2], both, value_discretization_interval=grid)
+    return pld.from_mixture_gaussian_mechanism(
+        multiplier, [0, 1, 2], both, value_discretization_interval=grid, log_mass_truncation_bound=log_tail
+    )
 
 
 def _grid(counted: _Steps, delta: float) -> float:
@@ -191,12 +229,15 @@ def _grid(counted: _Steps, delta: float) -> float:
 
     Few values, so that bisection over the noise does not see the grid move.
     """
-    about = max(_bound(counted, delta, rdp.sampled_gaussian), 1e-3)
+    about = _bound(counted, delta, rdp.sampled_gaussian)
     coarsest = COARSEST_GRID * max(1.0, about / LARGE_EPSILON)
-    wanted = math.sqrt(GRID_ERROR * about / sum(count for _, count in counted))
-    within = min(coarsest, max(FINEST_GRID, wanted))
+    within = min(coarsest, max(FINEST_GRID, _wanted_grid(about, counted)))
     power = 10.0 ** math.floor(math.log10(within))
     return max(nice for nice in (1, 2, 5) if nice * power <= within * (1 + 1e-12)) * power
+
+
+def _wanted_grid(about: float, counted: _Steps) -> float:
+    return math.sqrt(GRID_ERROR * max(about, SMALLEST_EPSILON) / sum(count for _, count in counted))
 
 
 def _bound(counted: _Steps, delta: float, divergence: rdp.Divergence) -> float:
@@ -210,9 +251,10 @@ def _bound(counted: _Steps, delta: float, divergence: rdp.Divergence) -> float:
 def _cross_checks(counted: _Steps, delta: float) -> CrossChecks:
     if not counted:
         return CrossChecks(0.0, 0.0, 0.0)
-    return CrossChecks(
-        _epsilon(counted, delta, "zero-out"), _renyi(counted, delta), _bound(counted, delta, rdp.general_bound)
-    )
+    general = _bound(counted, delta, rdp.general_bound)
+    if (bound := _beyond_grids(counted, delta)) is not None:
+        return CrossChecks(bound, bound, max(bound, general))
+    return CrossChecks(_epsilon(counted, delta, "zero-out"), _renyi(counted, delta), general)
 
 
 def _renyi(counted: _Steps, delta: float) -> float:

@@ -71,6 +71,12 @@ def test_a_report_of_every_mode_and_maker_verifies(mode: Mode, make: Callable[[M
     ]  # fmt: skip
 
 
+def test_a_coordinator_may_go_by_the_name_of_its_federation() -> None:
+    plan, keys = reported_plan()
+    report = build_report(replace(coordinator_facts(plan, keys), name=plan.federation))
+    verify_report(sign_report(report, OPERATOR))
+
+
 def test_without_an_expected_key_the_reader_is_told_to_compare(signed: bytes) -> None:
     assert not verify_report(signed).key_was_expected
 

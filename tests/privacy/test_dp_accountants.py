@@ -118,6 +118,21 @@ def test_spend_never_falls_from_round_to_round() -> None:
     assert len(spend_curve(Gaussian(1.0), 1, DELTA)) == 1
 
 
+@pytest.mark.parametrize("rate", [1e-9, 0.5, 1.0])
+@pytest.mark.parametrize(("multiplier", "count"), [(1e-6, 1), (0.01, 2**53 - 1), (1.0, 2**53 - 1), (1e9, 2**53 - 1)])
+def test_no_plan_can_ask_for_endless_accounting(rate: float, multiplier: float, count: int) -> None:
+    extreme = run(rate, multiplier, count)
+    checks = cross_checked(extreme, DELTA)
+    assert 0 <= checks.pld <= checks.general * (1 + 1e-6) + 1e-9
+    assert math.isfinite(checks.pld)
+    assert group_of_two(extreme, DELTA) >= checks.pld
+    assert epsilon(extreme, DELTA, relation="replace-one") >= checks.pld
+
+
+def test_a_tiny_delta_has_a_finite_epsilon() -> None:
+    assert epsilon(run(0.5, 100.0, 10_000), 1e-5) < epsilon(run(0.5, 100.0, 10_000), 1e-15) < 10
+
+
 def test_a_figure_above_a_valid_bound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accountants, "_cross_checks", lambda *_: accountants.CrossChecks(9.0, 6.0, 12.0))
     with pytest.raises(LocalError) as caught:
