@@ -27,8 +27,10 @@ def sampled_gaussian(step: Step, order: int) -> float:
     rate, multiplier = step
     if rate == 1:
         return order / (2 * multiplier**2)
-    terms = [_log_binomial(order, k, rate) + k * (k - 1) / (2 * multiplier**2) for k in range(order + 1)]
-    return max(0.0, _log_sum(terms) / (order - 1))
+    terms = [
+        _log_binomial(order, k, rate) + _log_excess(k * (k - 1) / (2 * multiplier**2), 1.0) for k in range(2, order + 1)
+    ]
+    return _log_one_and(terms) / (order - 1)
 
 
 @lru_cache(maxsize=65536)
@@ -37,13 +39,12 @@ def general_bound(step: Step, order: int) -> float:
     rate, multiplier = step
     if rate == 1:
         return order / (2 * multiplier**2)
-    gaussian = [k / (2 * multiplier**2) for k in range(order + 1)]
-    first = (order - 1) * math.log1p(-rate) + math.log(order * rate - rate + 1)
-    second = _log_binomial(order, 2, rate) + gaussian[2]
-    rest = [
-        math.log(GENERAL_FACTOR) + _log_binomial(order, k, rate) + (k - 1) * gaussian[k] for k in range(3, order + 1)
+    terms = [
+        _log_binomial(order, k, rate)
+        + _log_excess((k - 1) * k / (2 * multiplier**2), 1.0 if k == 2 else GENERAL_FACTOR)
+        for k in range(2, order + 1)
     ]
-    return _log_sum([first, second, *rest]) / (order - 1)
+    return _log_one_and(terms) / (order - 1)
 
 
 def composed(events: Event | Iterable[Event], order: int, divergence: Divergence = sampled_gaussian) -> float:
@@ -82,6 +83,17 @@ def _log_binomial(order: int, k: int, rate: float) -> float:
     return choose + (order - k) * math.log1p(-rate) + k * math.log(rate)
 
 
-def _log_sum(terms: list[float]) -> float:
+def _log_excess(exponent: float, factor: float) -> float:
+    """Return log(factor * exp(exponent) - 1).
+
+    The binomial weights add up to 1, so a moment is 1 plus the weighted excesses, all positive: no rounding near 1 is
+    lost, which counts when a tiny divergence is composed very often.
+    """
+    return exponent + math.log(factor - 1 - math.expm1(-exponent))
+
+
+def _log_one_and(terms: list[float]) -> float:
+    """Return log(1 + sum of exp(terms))."""
     largest = max(terms)
-    return largest + math.log(math.fsum(math.exp(term - largest) for term in terms))
+    total = largest + math.log(math.fsum(math.exp(term - largest) for term in terms))
+    return total + math.log1p(math.exp(-total)) if total > 0 else math.log1p(math.exp(total))
