@@ -14,9 +14,10 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from peft import PeftModel
 from torch import Tensor
 from torch.nn import functional
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 from transformers.utils.logging import disable_progress_bar
 
 from simulation.digits import DEVIATION, IMAGE_SIZE, MEAN, Digits
@@ -90,6 +91,17 @@ def accuracy(model: torch.nn.Module, digits: Digits) -> float:
         logits = model(pixel_values=preprocess(digits)).logits
     guesses: NDArray[np.int64] = logits.argmax(dim=1).numpy()
     return float(np.mean(guesses == digits.labels))
+
+
+def recheck(out: Path) -> float:
+    """Return the accuracy of ``out/adapter`` on ``out/base`` over ``out/heldout``, with nothing of onlysum."""
+    base = AutoModelForImageClassification.from_pretrained(out / "base")
+    model = PeftModel.from_pretrained(base, str(out / "adapter")).eval()
+    images = torch.from_numpy(np.load(out / "heldout" / "pixel_values.npy"))
+    labels = np.load(out / "heldout" / "labels.npy")
+    with torch.no_grad():
+        guesses = model(pixel_values=images).logits.argmax(dim=1).numpy()
+    return float(np.mean(guesses == labels))
 
 
 def preprocess(digits: Digits) -> Tensor:

@@ -13,15 +13,18 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
+import onlysum
 from privacy.errors import LocalError
+
+T = TypeVar("T")
 
 END_SECONDS: Final = 5.0  # that a process has after SIGTERM before it is killed
 COMMAND_SECONDS: Final = 120.0  # that a command may take; the demo's slowest loads torch and calibrates
@@ -66,7 +69,8 @@ class Processes:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._stack = ExitStack()
-        self._environment = {**os.environ, **ONE_THREAD, "NO_COLOR": "1", "TOKENIZERS_PARALLELISM": "false"}
+        here = os.pathsep.join(filter(None, [str(Path(onlysum.__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        self._environment = {**os.environ, **ONE_THREAD, "NO_COLOR": "1", "PYTHONPATH": here}
         self._environment.pop("ONLYSUM_HOME", None)
 
     def __enter__(self) -> Self:
@@ -119,10 +123,29 @@ class Processes:
             raise LocalError("E-DEMO", f"`onlysum {' '.join(words[:3])}` ended with {done.returncode}:\n{said}")
         return done.stdout
 
-    def together(self, jobs: Sequence[Callable[[], str]]) -> list[str]:
-        """Run commands side by side, as many as there are cores, and return what each printed."""
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            return list(pool.map(lambda job: job(), jobs))
+    def follow(self, *words: str) -> Iterator[str]:
+        """Run a command and yield each line as it is printed; the command is ended when the caller stops asking."""
+        with (self._logs / "commands.log").open("ab") as errors:
+            process = subprocess.Popen(  # noqa: S603  this very program with the demo's own arguments
+                _command(words),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=self._environment,
+                start_new_session=True,
+                text=True,
+            )
+        try:
+            yield from process.stdout or ()
+        finally:
+            process.kill()
+            process.wait()
+
+
+def together(*jobs: Callable[[], T]) -> list[T]:
+    """Run jobs side by side, as many as there are cores, and return what each returned; the first error is raised."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return [waiting.result() for waiting in [pool.submit(job) for job in jobs]]
 
 
 def wait_until(
@@ -154,4 +177,4 @@ def tail(log: Path) -> str:
 
 
 def _command(words: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "onlysum", *words]
+    return [sys.executable, "-P", "-m", "onlysum", *words]  # -P: nothing in the current directory is imported

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,8 @@ EVALUATOR: Final = "evaluator"
 FEDERATION: Final = "demo"
 DATASET: Final = "digits"  # each participant's own, under the same name
 HELD_OUT: Final = "heldout"
+POPULATION: Final = "writers"
+LIFETIME_EPSILON: Final = 10  # of each owner's population; one run of the demo fits, a second does not
 EVALUATE_EVERY: Final = 5  # rounds between two measurements
 RECIPES: Final[dict[Mode, tuple[str, str, str, int]]] = {  # privacy, training, optimizer, rounds
     "local": (
@@ -178,6 +181,47 @@ data = "{HELD_OUT}"
 every = {EVALUATE_EVERY}
 """
     )
+
+
+def policy(*, mode: Mode, base_hash: str, authority: str, roster: Mapping[str, str]) -> str:
+    """Return a data owner's policy.toml that lets exactly the demo's plan through without asking.
+
+    Args:
+        mode: the only one allowed.
+        base_hash: of the only base model allowed.
+        authority: fingerprint of the coordinator's certificate authority.
+        roster: identity fingerprints of all members, compared by another way than through the coordinator.
+    """
+    pinned = "\n".join(f'{name} = "{fingerprint}"' for name, fingerprint in sorted(roster.items()))
+    return f"""\
+[approval]
+mode = "by-policy"
+
+[coordinator]
+ca_fingerprint = "{authority}"
+
+[coordinator.roster]
+{pinned}
+
+[floors]
+f = 1
+min_survivors = 4
+
+[population.{POPULATION}]
+unit = "example"
+lifetime_epsilon = {LIFETIME_EPSILON}
+lifetime_delta = 1e-5
+per_run_epsilon = 8
+per_run_delta = 1e-5
+
+[dataset.{DATASET}]
+population = "{POPULATION}"
+modes = ["{mode}"]
+bases = ["{base_hash}"]
+methods = ["ffa-lora"]
+min_units = 200
+max_rounds = 20
+"""
 
 
 def free_ports(count: int) -> list[int]:

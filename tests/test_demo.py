@@ -93,7 +93,7 @@ def test_a_participant_was_killed_and_the_run_went_on(demo: Outcome) -> None:
 
 
 def test_peft_and_transformers_alone_reach_the_accuracy_that_the_evaluator_signed(demo: Outcome) -> None:
-    from simulation.outcome import recheck
+    from simulation.base import recheck
 
     assert recheck(demo.out) == pytest.approx(demo.summary["accuracy_final"], abs=0.004)  # one image of 334
 

@@ -1,0 +1,190 @@
+"""``onlysum demo``: five participants fine-tune together on this machine, and one of them is killed in the middle.
+
+Guarantees: everything happens through the commands that operators, data owners and auditors use, in processes of their
+own; what is printed comes from signed or recorded figures; every process is ended, whatever happens.
+Leaves to others: files (``simulation.stage``), enrolment (``simulation.federation``), figures (``simulation.outcome``).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Final
+
+import typer
+
+from privacy.errors import LocalError
+from simulation.federation import Federation
+from simulation.outcome import Summary, change_one_byte, show, write_held_out
+from simulation.processes import ONE_THREAD, Processes, together
+from simulation.screen import Rounds, Screen
+from simulation.stage import PARTICIPANTS, Stage, write_data, write_recipe
+
+SEED: Final = 1  # of the split and the base; keys, masks, batches and noise come from the operating system
+VICTIM: Final = "carol"
+KILL_AT: Final = 0.4  # of the rounds: late enough to matter, early enough to see the participant come back
+VERIFICATION_FAILED: Final = 6  # exit code of ``audit verify`` for a report that was changed
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+class Privacy(StrEnum):
+    """The modes that the demo runs."""
+
+    LOCAL = "local"
+    NONE = "none"
+
+
+@app.command()
+def demo(
+    privacy: Annotated[Privacy, typer.Option("--privacy", help="Who adds how much noise.")] = Privacy.LOCAL,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the results go.")] = Path("demo-out"),
+    suite: Annotated[int, typer.Option("--suite", help="The cryptographic suite.")] = 1,
+    prepare: Annotated[bool, typer.Option("--prepare", help="Write base, data and recipe, and stop.")] = False,
+) -> None:
+    """Fine-tune among five participants on this machine, kill one, go on.
+
+    Example: onlysum demo --privacy local --out demo-out
+    """
+    os.environ.update(ONE_THREAD)  # before torch is imported
+    warnings.simplefilter("ignore", FutureWarning)  # of the libraries, about themselves
+    stage, screen = Stage(out.resolve()), Screen()
+    stage.clear()
+    with _terminated_as_interrupted(), Processes(stage.logs) as processes:
+        story = Story(stage, screen, processes, privacy, suite)
+        story.prepare() if prepare else story.tell()
+
+
+class Story:
+    """The demo from its first line to its last."""
+
+    def __init__(self, stage: Stage, screen: Screen, processes: Processes, privacy: Privacy, suite: int) -> None:
+        self._stage = stage
+        self._screen = screen
+        self._processes = processes
+        self._privacy = privacy
+        self._federation = Federation(stage, processes, privacy.value)
+        self._suite = suite
+
+    def prepare(self) -> None:
+        """Write what a federation needs before it starts."""
+        with self._screen.step("Split the digits and train the base model on the public ones"):
+            self._make_base()
+        self._screen.say(f"Wrote base, data and recipe below {self._stage.out}")
+
+    def tell(self) -> None:
+        """Run everything and show what came out."""
+        screen, federation = self._screen, self._federation
+        self._introduce()
+        with screen.step("Train the base; start a coordinator; invite and enrol five participants and an evaluator"):
+            together(self._make_base, federation.found)
+        with screen.step("Each participant adds its data and writes its policy; the daemons start"):
+            federation.equip()
+        with screen.step("Build the plan, sign it, and have every owner's policy approve it"):
+            federation.build()
+            run = federation.propose()
+        dropouts = self._watch(run)
+        self._conclude(run, dropouts)
+
+    def _introduce(self) -> None:
+        self._screen.say(
+            "Five participants fine-tune a small vision transformer on scanned digits, each on images of its own.\n"
+            "The base model has seen 104 images by one writer, and never an 8 or a 9. 334 images are held out:\n"
+            "nobody trains on them. Every process is real; all of them talk over TLS on this machine's loopback.\n"
+        )
+
+    def _make_base(self) -> None:
+        from simulation import base
+
+        parts = write_data(self._stage, SEED)
+        base.save(base.train(parts.public, SEED), self._stage.base)
+        write_held_out(self._stage.held_out, parts.held_out)
+        write_recipe(self._stage, self._privacy.value, self._suite)
+
+    def _watch(self, run: str) -> int:
+        """Follow the run to its end, kill a participant in the middle, and return how many were missing from sums."""
+        federation, dropouts, total = self._federation, 0, self._federation.rounds
+        middle, killed, away = round(KILL_AT * total), False, False
+        with self._screen.rounds(total) as rounds:
+            for happened in federation.events(run):
+                match happened:
+                    case {"event": "phase", "phase": phase, "round": number, "answered": answered}:
+                        rounds.phase(f"round {number}: {phase}")
+                        if number >= middle and phase == "SHARE_KEYS" and VICTIM in answered and not killed:
+                            federation.daemons[VICTIM].kill()
+                            killed = away = True
+                            rounds.say(f"KILLED {VICTIM} (SIGKILL) in round {number}, after it had shared its keys")
+                    case {"event": "round", "round": number, "survivors": survivors, "dropouts": gone}:
+                        dropouts += len(gone)
+                        without = f", without {', '.join(gone)}" if gone else ""
+                        rounds.completed(number, f"round {number}: the sum of {survivors}{without}")
+                        if VICTIM in gone and away:
+                            federation.start_member(VICTIM)
+                            away = False
+                            rounds.say(f"started {VICTIM} again; it takes part as soon as it is ready")
+                    case _:
+                        self._tell_event(rounds, happened)
+        return dropouts
+
+    def _tell_event(self, rounds: Rounds, happened: dict[str, Any]) -> None:
+        match happened:
+            case {"event": "evaluation", "round": number, "accuracy": accuracy}:
+                rounds.say(f"the evaluator measured {accuracy:.1%} after round {number}")
+            case {"event": "abort", "round": number, "attempt": attempt, "code": code}:
+                rounds.say(f"round {number}, attempt {attempt} ended without a sum ({code}); it is tried again")
+            case {"event": "plan", "member": member, "approved": False}:
+                raise LocalError("E-DEMO", f"{member} refused the plan; see {self._stage.logs}")
+            case {"event": "run", "state": "failed" | "aborted" as state, "code": code, "reason": reason}:
+                raise LocalError("E-DEMO", f"the run {state}: {code} {reason}; see {self._stage.logs}")
+            case _:
+                pass
+
+    def _conclude(self, run: str, dropouts: int) -> None:
+        from simulation.base import recheck
+
+        stage, screen, federation = self._stage, self._screen, self._federation
+        with screen.step("Take the adapter and the signed report out; verify the report"):
+            federation.export(run)
+        federation.verify(stage.report)
+        changed = stage.federation / "changed-report.json"
+        offset = change_one_byte(stage.report, changed)
+        federation.verify(changed, accept=VERIFICATION_FAILED)
+        screen.say(f"The report verifies. A copy with byte {offset} changed does not.")
+        before, after = federation.accuracies(run)
+        epsilon, delta = federation.spent(run)
+        summary = Summary(
+            mode=self._privacy.value,
+            accuracy_base=before,
+            accuracy_final=after,
+            epsilon=epsilon,
+            delta=delta,
+            participants=len(PARTICIPANTS),
+            rounds=federation.rounds,
+            dropouts=dropouts,
+            bytes_sent=federation.bytes_sent(len(PARTICIPANTS) * federation.rounds - dropouts),
+            seconds=round(screen.seconds, 1),
+        )
+        summary.write(stage.summary)
+        screen.say("")
+        show(screen.console, summary, rechecked=recheck(stage.out))
+        screen.say(f"\n{stage.out}: adapter/ base/ heldout/ report.html report.json summary.json logs/")
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C, so that every process is ended in either case."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,161 @@
+"""The demo's federation, run by the commands that its operator and its data owners would type.
+
+Guarantees: every member enrols with a token of its own and pins the others' fingerprints, taken from their own machines
+and not from the coordinator; every figure that is returned was signed or is in an owner's ledger.
+Leaves to others: processes (``simulation.processes``), paths and file contents (``simulation.stage``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+from privacy.errors import LocalError
+from privacy.plan import Mode
+from simulation.processes import Daemon, Processes, together, wait_until
+from simulation.stage import (
+    DATASET,
+    EVALUATOR,
+    FEDERATION,
+    HELD_OUT,
+    PARTICIPANTS,
+    POPULATION,
+    Stage,
+    free_ports,
+    policy,
+)
+
+READY_SECONDS: Final = 60.0
+MEMBERS: Final = (*PARTICIPANTS, EVALUATOR)
+
+
+class Federation:
+    """A coordinator, five participants and an evaluator, each with a directory and a process of its own."""
+
+    def __init__(self, stage: Stage, processes: Processes, mode: Mode) -> None:
+        self._stage = stage
+        self._processes = processes
+        self._mode: Mode = mode
+        self.daemons: dict[str, Daemon] = {}
+        self.rounds = 0
+
+    def found(self) -> None:
+        """Make and start the coordinator, invite everybody, and let them join."""
+        address, enrolment = (f"127.0.0.1:{port}" for port in free_ports(2))
+        made = ["init", str(self._stage.coordinator), "--name", FEDERATION, "--operator", "The demo"]
+        self._processes.run("coordinator", *made, "--address", address, "--enrolment-address", enrolment)
+        self.daemons["coordinator"] = self._processes.start(
+            "coordinator", "coordinator", "start", "--config", str(self._stage.coordinator)
+        )
+        self._wait("a coordinator that listens", lambda: bool(self._coordinator("status")["running"]))
+        together(*(partial(self._enrol, member) for member in MEMBERS))
+
+    def _enrol(self, member: str) -> str:
+        role = "evaluator" if member == EVALUATOR else "participant"
+        token = self._coordinator("invite", member, "--role", role)["token"]
+        return self._member(member, "join", token)
+
+    def equip(self) -> None:
+        """Register base and data with every member, write the policies, and start the daemons."""
+        together(*(partial(self._register, member) for member in MEMBERS))
+        roster = {member: str(self._member_json(member, "member", "fingerprint")["identity"]) for member in MEMBERS}
+        authority = self._coordinator("member", "fingerprint")["authority"]
+        base_hash = self._member_json(PARTICIPANTS[0], "model", "list")[0]["hash"]
+        for member in PARTICIPANTS:
+            text = policy(mode=self._mode, base_hash=base_hash, authority=authority, roster=roster)
+            (self._stage.home(member) / "policy.toml").write_text(text)
+        for member in MEMBERS:
+            self.start_member(member)
+
+    def _register(self, member: str) -> str:
+        self._member(member, "model", "add", "digits-vit", str(self._stage.base))
+        if member == EVALUATOR:
+            return self._member(member, "dataset", "add", HELD_OUT, str(self._stage.data(member)), "--input", "image")
+        words = ["dataset", "add", DATASET, str(self._stage.data(member)), "--input", "image"]
+        return self._member(member, *words, "--population", POPULATION)
+
+    def start_member(self, member: str) -> None:
+        """Start a member's daemon, or start it again."""
+        self.daemons[member] = self._processes.start(
+            member, "participant", "start", "--config", str(self._stage.home(member))
+        )
+
+    def build(self) -> None:
+        """Turn the recipe into a draft."""
+        self._processes.run("plan", "build", str(self._stage.recipe), "-o", str(self._stage.draft))
+
+    def propose(self) -> str:
+        """Wait until everybody is there, then bind the draft to the roster, sign it, and return the run's id."""
+        self._wait("members that poll", self._all_live)
+        members = ["--members", ",".join(PARTICIPANTS)]
+        run = str(self._coordinator("run", "create", str(self._stage.draft), *members)["run"])
+        self.rounds = int(self._show(run)["rounds"])
+        return run
+
+    def _all_live(self) -> bool:
+        return sum(bool(one["live"]) for one in self._coordinator("status")["members"]) == len(MEMBERS)
+
+    def events(self, run: str) -> Iterator[dict[str, Any]]:
+        """Yield what happens in a run until it ends, as ``run watch --json`` prints it."""
+        words = ["coordinator", "run", "watch", run, "--json", "--config", str(self._stage.coordinator)]
+        for line in self._processes.follow(*words):
+            yield json.loads(line)
+
+    def export(self, run: str) -> None:
+        """Copy the adapter in PEFT's format, and the signed report as JSON and as a page."""
+        result = self._stage.federation / "result"
+        self._processes.run(
+            "coordinator", "run", "export", run, "-o", str(result), "--config", str(self._stage.coordinator)
+        )
+        (result / "adapter").rename(self._stage.adapter)
+        where = ["--from", "coordinator", "--config", str(self._stage.coordinator)]
+        self._processes.run("audit", "report", run, "-o", str(self._stage.report), *where)
+        self._processes.run("audit", "export", str(self._stage.report), "--to", "html")
+
+    def verify(self, report: object, *, accept: int = 0) -> None:
+        """Verify a report; ``accept`` is the exit code that is expected."""
+        self._processes.run("audit", "verify", str(report), accept=(accept,))
+
+    def accuracies(self, run: str) -> tuple[float, float]:
+        """Return the evaluator's signed accuracies of the starting adapter and of the last one."""
+        measured = {one["round"]: one["correct"] / one["examples"] for one in self._show(run)["evaluations"]}
+        if 0 not in measured or self.rounds not in measured:
+            raise LocalError("E-DEMO", f"the evaluator measured after rounds {sorted(measured)} only")
+        return measured[0], measured[self.rounds]
+
+    def spent(self, run: str) -> tuple[float | None, float | None]:
+        """Return the largest epsilon that an owner's ledger has for the run alone, and its delta; None in mode none."""
+        ledgers = [self._member_json(member, "ledger", "show", POPULATION) for member in PARTICIPANTS]
+        entries = [one for found in ledgers for one in found["populations"][0]["runs"] if one["run"] == run]
+        noised = [(float(one["epsilon"]), float(one["delta"])) for one in entries if one["epsilon"] is not None]
+        return max(noised, default=(None, None))
+
+    def bytes_sent(self, survivors: int) -> int:
+        """Return the size of the masked updates that reached a sum.
+
+        Args:
+            survivors: participant-rounds, over all completed rounds.
+        """
+        plan = json.loads((self._stage.federation / "result" / "plan.json").read_bytes())
+        entries = sum(stream["length"] for stream in plan["recipe"]["layout"])
+        return int(survivors * entries * plan["encoding"]["ring_bits"] // 8)
+
+    def _show(self, run: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._coordinator("run", "show", run)
+        return found
+
+    def _coordinator(self, *words: str) -> Any:
+        return json.loads(
+            self._processes.run("coordinator", *words, "--json", "--config", str(self._stage.coordinator))
+        )
+
+    def _member(self, member: str, *words: str) -> str:
+        return self._processes.run("participant", *words, "--config", str(self._stage.home(member)))
+
+    def _member_json(self, member: str, *words: str) -> Any:
+        return json.loads(self._member(member, *words, "--json"))
+
+    def _wait(self, what: str, happened: Callable[[], bool]) -> None:
+        wait_until(happened, seconds=READY_SECONDS, watching=tuple(self.daemons.values()), what=what)
