@@ -32,7 +32,7 @@ from privacy.plan import Privacy, Recipe
 
 GRADIENT_TOLERANCE: Final = 1e-4  # relative; float32 reductions differ by about 1e-6, a wrong gradient by more than 0.1
 LOGIT_TOLERANCE: Final = 1e-4  # relative to the largest answer
-STEP_NORM: Final = 0.1  # length of the trial step of each stream
+STEP_NORM: Final = 1.0  # length of the trial step of each stream: what it changes must show when it is reloaded
 HUGE: Final = 1e6  # factor of the inputs of an example that must not get through the clip
 SINGLE_EXAMPLES: Final = 4  # compared with a gradient of their own, one by one
 
@@ -153,23 +153,25 @@ class SelfCheck:
             _fail("sensitivity", "the clipped sum of all examples is zero")
 
     def _step(self, before: NDArray[np.float32]) -> None:
-        """One step moves every stream, and with it the model's answers."""
+        """One step moves every stream, and with it the model's answers; at the end all streams have moved."""
         gradient = self.engine.summed(self.synthetic.take(np.arange(self._size)))
         inputs = self.synthetic.take(np.arange(self._size)).inputs
         with torch.no_grad():
             answers = self._adapted.logits(inputs)
-        start = 0
+        start, everything = 0, before.copy()
         for stream in self.recipe.layout:
             span = slice(start, start := start + stream.length)
             length = np.linalg.norm(gradient[span])
             if not (np.isfinite(length) and length > 0):
                 _fail("non-zero update", f"a step does not move stream {stream.name}")
-            moved = before.copy()
-            moved[span] -= (STEP_NORM * gradient[span] / length).astype(np.float32)
-            self._adapted.load(moved)
+            everything[span] -= (STEP_NORM * gradient[span] / length).astype(np.float32)
+            alone = before.copy()
+            alone[span] = everything[span]
+            self._adapted.load(alone)
             with torch.no_grad():
                 if torch.equal(self._adapted.logits(inputs), answers):
                     _fail("non-zero update", f"stream {stream.name} does not change the model's answers")
+        self._adapted.load(everything)
 
     def _reload(self) -> None:
         """The adapter as it will be exported gives the same answers on a clean base."""

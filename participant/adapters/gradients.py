@@ -48,8 +48,9 @@ class GradientEngine:
             module.training = any(parameter.requires_grad for parameter in own)
         try:
             self._hooks = GradSampleHooks(adapted.model, loss_reduction="sum", strict=True)
-        except NotImplementedError as error:
-            raise LocalError("E-SELF-CHECK", f"per-example gradients: {str(error).splitlines()[0]}") from None
+        except NotImplementedError:
+            what = "a trained layer keeps state that no single example owns"
+            raise LocalError("E-SELF-CHECK", f"per-example gradients: {what}") from None
 
     def per_example(self, examples: Examples) -> NDArray[np.float32]:
         """Return one gradient a row, shape (batch, entries), in the order of the vector.
