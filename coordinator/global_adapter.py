@@ -9,7 +9,6 @@ keys (``methods``), the release (``coordinator.completion``).
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,13 +144,6 @@ class RunFiles:
         except (OSError, SafetensorError) as error:
             raise LocalError("E-STATE-DAMAGED", f"the adapter after round {round_number} does not load") from error
         return OptimizerState(round_number, iterate, kept["average"], kept["momentum"], kept["second"])
-
-    def kept(self) -> set[int]:
-        """Return the rounds of which something is kept."""
-        found = (
-            re.fullmatch(r"(?:global|released|state)-([0-9]+)\..*", path.name) for path in self.directory.iterdir()
-        )
-        return {int(one[1]) for one in found if one}
 
     def forget(self, round_number: int, *, keep_released: bool) -> None:
         """Drop what no later round needs of a round."""

@@ -114,7 +114,8 @@ class Lifecycle:
         try:
             await run.work(attempt.close)
         except RoundAborted as aborted:
-            self._abort_attempt(at, aborted)
+            late = attempt.timer.expired and aborted.code == "E-ROUND-TOO-FEW"
+            self._abort_attempt(at, RoundAborted("E-ROUND-DEADLINE", aborted.reason) if late else aborted)
             return
         if phase is Phase.UNMASK:
             await self._complete_round(attempt, answered)
@@ -136,9 +137,8 @@ class Lifecycle:
             runbook.end_attempt(connection, run.run_id, at, "completed", now=desk.now())
         run.attempt = None
         desk.spool.clear_round(run.run_id, at.round)
-        run.read()
-        for number in run.files.kept() - {0, at.round - 1, at.round}:  # the last but one may still be on its way
-            run.files.forget(number, keep_released=run.awaits_measurement(number))
+        if at.round > 2:  # the round before may still be on its way to a slow member; the start is always needed
+            run.files.forget(at.round - 2, keep_released=run.released(at.round - 2) is not None)
 
     def _abort_attempt(self, at: Position, aborted: RoundAborted) -> None:
         run, now = self._run, self._run.desk.now()

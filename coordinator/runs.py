@@ -188,11 +188,6 @@ class Run:
             if adapter is not None and (number, evaluator) not in self.measured
         ]
 
-    def awaits_measurement(self, round_number: int) -> bool:
-        """Say whether an evaluator should still measure what was released after a round."""
-        missing = any((round_number, name) not in self.measured for name in self.evaluators)
-        return missing and self.released(round_number) is not None
-
     # --- what members are told and may read ---
 
     def tasks(self, member: str) -> tuple[NumberedTask, ...]:

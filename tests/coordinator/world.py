@@ -146,7 +146,7 @@ class World:
             n=n,
             entries=entries,
             recipe={**recipe, **given},
-            evaluation={"evaluators": evaluators},
+            evaluation={"evaluators": evaluators, **overrides.pop("evaluation", {})},
             **{"f": 1, **overrides},
         )
         self.plan: Plan = plan
