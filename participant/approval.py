@@ -122,17 +122,24 @@ class Desk:
             raise refusal
         return self._write_approval(run_id, judged, who=approver, by_hand=True)
 
-    def approve_by_policy(self, run_id: str) -> Decision:
-        """Approve a plan because every rule is met.
+    def decide_by_policy(self, run_id: str) -> Decision:
+        """Decide without a person, where the policy says so: approve if every rule is met, refuse if one is broken.
+
+        A refusal tells the operator the names of the broken rules, not the figures in them.
 
         Raises:
-            RefusedError: a rule refuses it, or ``E-POLICY-WAITING``: it needs a person.
+            RefusedError: ``E-POLICY-WAITING``: a person decides; the detail names what is broken so far.
         """
         judged = self.judge(self.shelf.get(run_id))
-        if refusal := judged.assessment.refusal():
-            raise refusal
+        refusal = judged.assessment.refusal()
+        if judged.policy.approval.mode == "by-hand":
+            broken = f"; the policy refuses it: {refusal.detail}" if refusal else ""
+            raise RefusedError("E-POLICY-WAITING", f"the plan of run {run_id} waits for a person{broken}")
+        if refusal is not None:
+            because = "refused by policy: " + ", ".join(rule.name for rule in judged.assessment.broken)
+            return self._write_refusal(run_id, who="policy", by_hand=False, code=refusal.code, because=because)
         if not judged.assessment.by_policy:
-            raise RefusedError("E-POLICY-WAITING", f"the plan of run {run_id} waits for a person")
+            raise RefusedError("E-POLICY-WAITING", f"the plan of run {run_id} waits for a person: unknown members")
         return self._write_approval(run_id, judged, who="policy", by_hand=False)
 
     def accept_as_evaluator(self, run_id: str) -> Decision:
@@ -151,15 +158,18 @@ class Desk:
         self.shelf.decide(run_id, decision)
         return decision
 
-    def refuse(self, run_id: str, *, because: str, who: str | None = None, code: str = "E-POLICY-REFUSED") -> Decision:
+    def refuse(self, run_id: str, *, because: str, who: str | None = None) -> Decision:
         """Refuse a plan; an approved one may still be refused, which ends this participant's part in the run."""
-        verified = self.shelf.get(run_id)
+        person = _person(who, self.policy().approval.approvers)
+        return self._write_refusal(run_id, who=person, by_hand=True, code="E-POLICY-REFUSED", because=because)
+
+    def _write_refusal(self, run_id: str, *, who: str, by_hand: bool, code: str, because: str) -> Decision:
         decision = Decision(
             verdict="refused",
-            plan_hash=verified.hash.hex(),
-            who=_person(who, self.policy().approval.approvers),
+            plan_hash=self.shelf.get(run_id).hash.hex(),
+            who=who,
             at=int(self._clock.now()),
-            by="hand",
+            by="hand" if by_hand else "policy",
             code=code,
             because=because,
         )

@@ -16,9 +16,10 @@ from participant.home import write_durably
 from participant.plans import Decision
 from participant.runs import Runs
 from participant.workplace import Workplace
-from privacy.errors import OnlysumError, PeerError, RefusedError
+from privacy.errors import OnlysumError, PeerError
 from protos.envelope import PlanApproved, PlanProposed, PlanRefused, Role
 
+RECONSIDER_SECONDS: Final = 5.0  # how often a waiting plan is judged again: its owner may be editing the policy
 WAITING: Final = "onlysum participant plan show RUN, then plan approve RUN or plan refuse RUN"
 
 _log = structlog.get_logger("onlysum.participant")
@@ -31,7 +32,8 @@ class Clerk:
         self._work = work
         self._role = role
         self._runs = runs
-        self._waiting: set[str] = set()  # runs whose plan waits for a person
+        self._waiting: dict[str, float] = {}  # runs whose plan waits, and when it was last judged
+        self._said: dict[str, str] = {}  # why, as last logged
 
     def proposed(self, task: PlanProposed) -> None:
         """Keep a plan, then decide by policy, or let it wait for a person; a known decision is sent again.
@@ -46,21 +48,23 @@ class Clerk:
             raise _refuse(f"the plan does not name {name} as {self._role.value}")
         self._fetch_initial_adapter(task)
         if desk.shelf.decision(run_id) is None and not self._decided(run_id):
-            self._waiting.add(run_id)
             if trouble := notify(self._work.settings.notify, run_id):
                 _log.warning("the notify command failed", kind=trouble)
             return
         self._answer(run_id)
 
     def _decided(self, run_id: str) -> bool:
-        """Decide without a person if the policy says so."""
+        """Decide without a person if the policy says so; otherwise the plan waits."""
+        self._waiting[run_id] = self._work.clock.monotonic()
         try:
             if self._role is Role.EVALUATOR:
                 self._work.desk.accept_as_evaluator(run_id)
             else:
-                self._work.desk.approve_by_policy(run_id)
-        except RefusedError as error:
-            _log.warning("a plan waits", run=run_id, code=error.code, detail=error.detail, next=WAITING)
+                self._work.desk.decide_by_policy(run_id)
+        except OnlysumError as error:
+            if self._said.get(run_id) != error.detail:
+                self._said[run_id] = error.detail
+                _log.warning("a plan waits", run=run_id, code=error.code, detail=error.detail, next=WAITING)
             return False
         return True
 
@@ -73,9 +77,14 @@ class Clerk:
             raise _refuse("the initial adapter that is offered is not the plan's")
         write_durably(path, self._work.courier.download(task.initial_adapter))
 
-    def send_new_decisions(self) -> None:
-        """Tell the coordinator what a person has decided with a command since the plan came."""
-        for run_id in sorted(self._waiting):
+    def reconsider(self) -> None:
+        """Answer waiting plans that a person has decided with a command, or that a changed policy decides."""
+        for run_id, judged_at in sorted(self._waiting.items()):
+            decided = self._work.desk.shelf.decision(run_id) is not None
+            if not decided and self._work.clock.monotonic() - judged_at >= RECONSIDER_SECONDS:
+                decided = self._decided(run_id)
+            if not decided:
+                continue
             try:
                 self._answer(run_id)
             except OnlysumError as error:
@@ -83,14 +92,14 @@ class Clerk:
 
     def forget(self, run_id: str) -> None:
         """The run has ended: nobody waits for a decision any more."""
-        self._waiting.discard(run_id)
+        self._waiting.pop(run_id, None)
 
     def _answer(self, run_id: str) -> None:
         desk, courier = self._work.desk, self._work.courier
         decision = desk.shelf.decision(run_id)
         if decision is None:
             return
-        self._waiting.discard(run_id)
+        self.forget(run_id)
         plan_hash = desk.shelf.get(run_id).hash
         if decision.verdict == "approved" and (problem := self._runs.problem(run_id)) is not None:
             decision = self._turn_down(run_id, decision, problem)

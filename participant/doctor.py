@@ -1,7 +1,7 @@
 """``participant doctor``: is this machine fit to take part?
 
 Guarantees: every check runs, whatever the others find; a bundle for support holds no key, no data, no update and no
-ledger. Leaves to others: the checks' own rules (``home``, ``policy``, ``ledger``, ``diagnosis``).
+ledger. Leaves to others: the checks' own rules (``home``, ``policy``, ``ledger``, ``channel``).
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from typing import Final
 from participant.channel import Channel
 from participant.config import load_settings
 from participant.daemon import Opened, open_home
-from participant.diagnosis import Expected, explain_tls
 from participant.home import Home
 from participant.policy import load_policy
 from participant.presence import look
-from privacy.errors import LocalError, NetworkError, OnlysumError
+from privacy.errors import LocalError, OnlysumError
 from privacy.plan import PROTOCOL_VERSION
 from protos.envelope import Hello
 
@@ -110,13 +109,7 @@ def _coordinator(here: Opened) -> str:
         datasets=here.desk.registry.offers(),
     )
     with Channel(identity, proxy=settings.proxy) as channel:
-        try:
-            welcome = channel.handshake(hello)
-        except NetworkError as error:
-            if error.code == "E-NET-TLS":
-                expected = Expected(identity.authority, identity.certificate, settings.proxy)
-                raise explain_tls(identity.addresses[0], expected) or error from None
-            raise
+        welcome = channel.handshake(hello)
     here.ledger.require_at_least(welcome.ledger_head)
     return f"{identity.addresses[0]} answers, {len(welcome.members)} members"
 

@@ -15,7 +15,10 @@ from typing import Final
 import numpy as np
 import structlog
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
+from methods.method import joined
 from participant.consent import Consent
 from participant.home import certificate_file, write_durably
 from participant.journal import Journal
@@ -93,6 +96,11 @@ class Participation:
     def highest(self) -> tuple[int, int]:
         """The last (round, attempt) that was advertised."""
         return self._journal.memory.highest
+
+    @property
+    def under_way(self) -> bool:
+        """Whether an attempt has begun here and its round has not closed."""
+        return self._state is not None
 
     def prepare(self) -> None:
         """Load base and data and run the self-check, once a process; nothing is charged."""
@@ -175,7 +183,20 @@ class Participation:
         data = self._work.courier.download(content, of=(self._run_id, position))
         if adapter_hash(data) != expected:
             raise _refuse("E-ROUND-CONTEXT", "the adapter is not the one that the offer names")
+        if position.round == 1 and data != self._start():
+            raise _refuse("E-ROUND-CONTEXT", "the first round does not start from the plan's initial adapter")
         return np.frombuffer(data, dtype=ADAPTER_FORMAT).astype(np.float32)
+
+    def _start(self) -> bytes:
+        """Return the vector of the plan's initial adapter, whose hash the owner approved."""
+        recipe, path = self._party.rules.recipe, self._assignment.initial_adapter
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != recipe.adapter.initial_hash:
+            raise LocalError("E-ADAPTER-HASH", f"{path} is not the plan's initial adapter any more")
+        try:
+            return joined(recipe, load(data)).astype(ADAPTER_FORMAT).tobytes()
+        except SafetensorError:
+            raise _refuse("E-PLAN-RULE", "the initial adapter is not what the plan's manifest describes") from None
 
     def _on_keys(self, task: KeysAdvertised) -> None:
         position = position_of(task)

@@ -8,6 +8,7 @@ Leaves to others: what tasks mean (``runner``), the connection (``channel``).
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final
 
@@ -23,6 +24,8 @@ from protos.envelope import DatasetOffer, Hello, Role
 
 POLL_SECONDS: Final = 10.0  # of one long poll; a changed registry is announced after at most one
 
+RESTING_SECONDS: Final = 1.0  # between looks at whether the owner wants to take part again
+
 _log = structlog.get_logger("onlysum.participant")
 
 
@@ -30,7 +33,15 @@ class Poller(threading.Thread):
     """Fills the inbox until the stop event is set."""
 
     def __init__(
-        self, work: Workplace, role: Role, link: Link, inbox: Inbox, presence: Presence, stop: threading.Event
+        self,
+        work: Workplace,
+        role: Role,
+        *,
+        link: Link,
+        inbox: Inbox,
+        presence: Presence,
+        resting: Callable[[], bool],
+        stop: threading.Event,
     ) -> None:
         super().__init__(name=f"poll-{work.owner.name}", daemon=True)
         self._work = work
@@ -38,6 +49,7 @@ class Poller(threading.Thread):
         self._link = link
         self._inbox = inbox
         self._presence = presence
+        self._resting = resting
         self._stop_event = stop
         self._backoff = Backoff(stop)
         self._trouble = Trouble()
@@ -66,6 +78,9 @@ class Poller(threading.Thread):
         self._presence.note_members(welcome.members)
         self._inbox.put(welcome)
         while not self._stop_event.is_set() and registry.offers() == offers:
+            if self._resting():
+                self._stop_event.wait(RESTING_SECONDS)
+                continue
             task = self._link.poll(self._inbox.seen(), POLL_SECONDS)
             if task is not None:
                 self._inbox.put(task)

@@ -69,7 +69,15 @@ class Runner:
         self._presence = Presence(work.home, work.clock)
         self._runs = Runs(work, role)
         self._clerk = Clerk(work, role, self._runs)
-        self._poller = Poller(work, role, link, inbox, self._presence, stop)
+        self._poller = Poller(
+            work,
+            role,
+            link=link,
+            inbox=inbox,
+            presence=self._presence,
+            resting=self._runs.resting,
+            stop=stop,
+        )
 
     def run(self) -> None:
         """Work until the stop event is set."""
@@ -77,7 +85,7 @@ class Runner:
             self._runs.prepare_all()
             self._poller.start()
             while not self._stop.is_set():
-                self._clerk.send_new_decisions()
+                self._clerk.reconsider()
                 item = self._inbox.get(TICK_SECONDS)
                 if isinstance(item, Welcome):
                     self._compare(item)

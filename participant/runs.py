@@ -7,11 +7,14 @@ Leaves to others: the part itself (``participation``), decisions (``clerk``).
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import structlog
 
 from participant.home import write_durably
 from participant.participation import Participation
 from participant.plans import Decision, Ended
+from participant.policy import load_policy
 from participant.workplace import Assignment, Workplace
 from privacy.errors import LocalError, OnlysumError, RefusedError
 from privacy.plan import PROTOCOL_VERSION
@@ -40,6 +43,27 @@ class Runs:
         """Return the runs that are approved and have not ended."""
         shelf = self._work.desk.shelf
         return [one for one in shelf.run_ids() if self._decision(one) is not None and shelf.ended(one) is None]
+
+    def resting(self) -> bool:
+        """Say whether the owner wants nothing begun now and nothing is under way.
+
+        A participant that rests does not poll: the coordinator then counts it as absent and waits for enough others,
+        rather than using up attempts. Called from the polling thread.
+        """
+        if any(part.under_way for part in list(self._parts.values())):
+            return False
+        if self._work.home.pause_mark.exists():
+            return True
+        if self._role is Role.EVALUATOR:
+            return False
+        try:
+            policy = load_policy(self._work.home)
+        except OnlysumError:
+            return False
+        now = datetime.fromtimestamp(self._work.clock.now(), UTC).astimezone().time()
+        decisions = [self._decision(run_id) for run_id in self.going_on()]
+        sections = [policy.dataset.get(one.dataset) for one in decisions if one is not None and one.dataset]
+        return bool(sections) and all(one is not None and not one.allows_time(now) for one in sections)
 
     def part(self, run_id: str) -> Participation:
         """Return this participant's part in a run.

@@ -34,11 +34,12 @@ from protos.envelope import (
     UploadAnnounced,
     Welcome,
 )
+from tests.coordinator.world import initial_adapter
 from tests.federation import SeededSource, VirtualClock
 from tests.plans import CREATED_AT, OPERATOR, make_plan, names, signing_key
 
 AUTHORITY = "ab" * 32
-INITIAL_ADAPTER = b"the initial adapter of a test"
+INITIAL_ADAPTER = initial_adapter(12)
 OTHERS = names(5)[1:]
 NO_HEAD = LedgerHead(0, bytes(32))
 

@@ -388,6 +388,15 @@ def test_an_adapter_that_is_not_the_offered_one_is_refused(rehearsal):
     assert abstained.code == "E-ROUND-CONTEXT"
 
 
+def test_a_first_round_that_starts_elsewhere_than_the_plan_says_is_refused(rehearsal):
+    rehearsal.adapter = np.ones(rehearsal.plan.recipe.entries, dtype="<f4").tobytes()
+    rehearsal.me.link.contents[content(rehearsal.adapter).sha256] = rehearsal.adapter
+    rehearsal.open()
+    give(rehearsal.daemon, rehearsal.task())
+    (abstained,) = rehearsal.me.link.take()
+    assert abstained.code == "E-ROUND-CONTEXT"
+
+
 def test_a_download_with_other_bytes_is_refused(rehearsal):
     rehearsal.me.link.contents[content(rehearsal.adapter).sha256] = rehearsal.adapter[:-1] + b"\1"
     rehearsal.open()
@@ -554,6 +563,7 @@ def test_the_hours_of_the_policy_are_kept(tmp_path):
     give(made.daemon, made.task())
     (abstained,) = made.me.link.take()
     assert abstained.code == "E-POLICY-RULE"
+    assert made.daemon._runs.resting()
 
 
 # --- plans ---
@@ -578,22 +588,56 @@ def test_a_plan_that_another_operator_signed_is_not_kept(tmp_path):
 def test_a_plan_by_hand_waits_and_its_approval_is_sent_once_it_is_there(tmp_path):
     made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
     assert made.propose() == []
-    made.daemon._clerk.send_new_decisions()
+    made.daemon._clerk.reconsider()
     assert made.me.link.take() == []
     decision = made.me.desk().approve(made.plan.run_id, who="Anna Meier")
     assert isinstance(decision, Decision)
-    made.daemon._clerk.send_new_decisions()
+    made.daemon._clerk.reconsider()
     (approved,) = made.me.link.take()
     assert isinstance(approved, PlanApproved)
-    made.daemon._clerk.send_new_decisions()
+    made.daemon._clerk.reconsider()
     assert made.me.link.take() == []
+
+
+def test_a_policy_that_decides_refuses_with_the_names_of_the_rules_alone(tmp_path):
+    made = Rehearsal(tmp_path / ME, policy=policy_text(wards="max_rounds = 2"))
+    (refused,) = made.propose()
+    assert isinstance(refused, PlanRefused)
+    assert (refused.code, refused.because) == ("E-POLICY-RULE", "refused by policy: dataset.rounds")
+
+
+def test_a_waiting_plan_is_judged_again_when_the_policy_has_changed(tmp_path):
+    made = Rehearsal(tmp_path / ME, policy=policy_text() + "[floor]\n")
+    assert made.propose() == []  # a misspelt section: nothing is decided
+    made.me.write_policy(policy_text())
+    made.daemon._clerk.reconsider()
+    assert made.me.link.take() == []
+    made.me.clock.seconds += 6
+    made.daemon._clerk.reconsider()
+    (approved,) = made.me.link.take()
+    assert isinstance(approved, PlanApproved)
+
+
+def test_a_paused_participant_rests_once_nothing_is_under_way(rehearsal):
+    runs = rehearsal.daemon._runs
+    assert not runs.resting()
+    rehearsal.open()
+    rehearsal.phase()
+    rehearsal.me.home.pause_mark.touch()
+    assert not runs.resting()  # the attempt that has begun is finished first
+    while rehearsal.machine.phase is not Phase.RESULT:
+        rehearsal.phase()
+    assert ME in exact(rehearsal, rehearsal.finish())
+    assert runs.resting()
+    rehearsal.me.home.pause_mark.unlink()
+    assert not runs.resting()
 
 
 def test_a_refusal_is_sent_with_what_the_owner_chose_to_say(tmp_path):
     made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
     made.propose()
     made.me.desk().refuse(made.plan.run_id, because="not this year", who="Anna Meier")
-    made.daemon._clerk.send_new_decisions()
+    made.daemon._clerk.reconsider()
     (refused,) = made.me.link.take()
     assert isinstance(refused, PlanRefused)
     assert (refused.code, refused.because) == ("E-POLICY-REFUSED", "not this year")

@@ -1,0 +1,48 @@
+"""``onlysum participant start`` as a process: it stays when nobody answers, and ends when it is told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from participant.presence import look
+from tests.participant.enrolled import authority, enrol
+
+
+@pytest.fixture
+def process(tmp_path):
+    home = enrol(tmp_path / "alice", authority())
+    words = [sys.executable, "-m", "onlysum", "participant", "start", "--config", str(home.directory)]
+    running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    yield home, running
+    if running.poll() is None:
+        running.kill()
+    running.wait(10)
+    running.stderr.close()
+
+
+def until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_daemon_whose_coordinator_is_not_there_stays_and_says_why_once(process):
+    home, running = process
+    until(lambda: (seen := look(home)) is not None and seen.code == "E-NET-REFUSED")
+    time.sleep(1.5)  # several more tries
+    assert running.poll() is None
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(20) == 0
+    lines = [json.loads(line) for line in running.stderr.read().splitlines()]
+    trouble = [line for line in lines if line["event"] == "not connected"]
+    assert [line["code"] for line in trouble] == ["E-NET-REFUSED"]
+    assert "coordinator status" in trouble[0]["next"]
+    assert look(home).running is False
