@@ -1,0 +1,328 @@
+"""Does a test fail when a check is gone? Each check of the verifying functions is deleted, negated and weakened.
+
+Run it as ``make mutation``, or ``python -m tests.mutation [--only TEXT] [--workers N] [--list]``. Everything is
+imported and collected once; each mutant is a fork in which one function has other code (:mod:`tests.edits`) and the
+tests that reach that function run until the first failure. Mutants that survive are printed and the exit status is 1,
+unless they stand in :data:`EQUIVALENT` with the reason why no test can tell them from the original.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import CodeType, FrameType
+from typing import Any, Final
+
+import hypothesis
+import pytest
+
+from tests.edits import Function, FunctionNode, compiled, functions, install, loaded
+
+# What is mutated: every verifying function of these modules, and of the modules that they are made of.
+ENTRIES: Final = ("participant.round", "participant.journal", "coordinator.round")
+ROOMS: Final = ("participant.", "coordinator.", "privacy.secagg.")
+ALSO: Final = {"privacy.plan": ("VerifiedPlan.verify",)}  # the plan's own rules have a catalogue of their own
+
+TESTS: Final = (
+    "tests/test_malicious_coordinator.py",
+    "tests/test_malicious_participant.py",
+    "tests/test_walkthrough.py",
+    "tests/privacy/test_secagg_keys.py",
+    "tests/privacy/test_secagg_messages.py",
+    "tests/privacy/test_secagg_shamir.py",
+    "tests/privacy/test_secagg_masks.py",
+    "tests/privacy/test_secagg_graph.py",
+    "tests/privacy/test_secagg_fixed_point.py",
+)
+SECONDS: Final = 20  # a mutant that runs longer does not end: a test would notice
+
+# Mutants that no test can tell from the original: (function, changed line) -> reason.
+EQUIVALENT: Final[dict[tuple[str, str], str]] = {}
+
+_OPPOSITE: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Lt: ast.GtE,
+    ast.GtE: ast.Lt,
+    ast.Gt: ast.LtE,
+    ast.LtE: ast.Gt,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+}
+_NEIGHBOUR: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change to one function."""
+
+    function: Function
+    node: ast.AST
+    new: ast.AST
+
+    @property
+    def line(self) -> str:
+        """What is there and what comes instead."""
+        return f"{_source(self.node)}  ->  {_source(self.new)}"
+
+    @property
+    def name(self) -> str:
+        """Where and what, for the table."""
+        return f"{self.function.module}.{self.function.qualname}:{getattr(self.node, 'lineno', 0)}  {self.line}"
+
+    @property
+    def reason(self) -> str:
+        """Why it is equivalent to the original, or nothing."""
+        return EQUIVALENT.get((self.function.node.name, self.line), "")
+
+
+def _source(node: ast.AST) -> str:
+    return " ".join(ast.unparse(node).split())
+
+
+# --- which mutants there are ---
+
+
+def mutants(module: str, only: Iterable[str] = ()) -> Iterator[Mutant]:
+    """Yield the mutants of a module's verifying functions, or of the named ones alone."""
+    for function in functions(module):
+        if (function.qualname in only) if only else verifies(function.node):
+            seen: set[tuple[int, str]] = set()
+            for node, new in _changes(function.node):
+                key = (getattr(node, "lineno", 0), f"{getattr(node, 'col_offset', 0)} {_source(new)}")
+                if key not in seen:
+                    seen.add(key)
+                    yield Mutant(function, node, new)
+
+
+def verifies(node: FunctionNode) -> bool:
+    """Say whether a function refuses something: by raising, or by returning ``False`` or ``None``."""
+    return _is_bool(node) or any(
+        (isinstance(one, ast.If) and _refuses(one.body[-1]))
+        or (isinstance(one, ast.Expr) and _is_check(one))
+        or (isinstance(one, ast.ExceptHandler) and _refuses(one.body[-1]))
+        or (isinstance(one, ast.Return) and isinstance(one.value, ast.IfExp))
+        for one in ast.walk(node)
+    )
+
+
+def _refuses(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Return):
+        return isinstance(statement.value, ast.Constant) and statement.value.value in (None, False)
+    return isinstance(statement, ast.Raise)
+
+
+def _changes(function: FunctionNode) -> Iterator[tuple[ast.AST, ast.AST]]:
+    """Guards are deleted, negated and taken apart; calls of checks are dropped; bounds of sets are lifted."""
+    for node in ast.walk(function):
+        match node:
+            case ast.If(test=test, body=[*_, last]) if _refuses(last) or _is_check(last):
+                yield test, ast.Constant(_is_check(last))
+                yield from _guard(test)
+            case ast.ExceptHandler(body=[*_, ast.Raise() as last]):
+                yield last, ast.Pass()
+            case ast.Expr() if _is_check(node):
+                yield node, ast.Pass()
+            case ast.Call(args=[members, *_], keywords=keywords):
+                bounds = {"least": ast.Constant(0), "within": members}
+                yield from ((one.value, bounds[one.arg]) for one in keywords if one.arg in bounds)
+        for condition in _conditions(node, function):
+            yield condition, ast.Constant(True)
+            yield from _guard(condition)
+
+
+def _conditions(node: ast.AST, function: FunctionNode) -> list[ast.expr]:
+    """Conditions of which ``True`` is what lets something pass."""
+    match node:
+        case ast.IfExp(test=test):
+            return [test]
+        case ast.comprehension(ifs=conditions):
+            return conditions
+        case ast.Return(value=ast.expr() as value) if _is_bool(function) and not isinstance(value, ast.Constant):
+            return [value]
+        case ast.Assign(value=ast.Compare() | ast.BoolOp() | ast.Call(func=ast.Name("all" | "any")) as value):
+            return [value]
+    return []
+
+
+def _is_bool(function: FunctionNode) -> bool:
+    return function.returns is not None and ast.unparse(function.returns) == "bool"
+
+
+def _is_check(statement: ast.stmt) -> bool:
+    match statement:
+        case ast.Expr(value=ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name))):
+            return "check" in name
+    return False
+
+
+def _guard(condition: ast.expr) -> Iterator[tuple[ast.AST, ast.AST]]:
+    """The condition negated, each comparison in it negated or moved by one, each operand dropped."""
+    yield condition, _negated(condition)
+    for node in ast.walk(condition):
+        match node:
+            case ast.Compare():
+                yield from _weaker(node)
+            case ast.BoolOp(op=op, values=values):
+                yield from ((value, ast.Constant(isinstance(op, ast.And))) for value in values)
+
+
+def _negated(node: ast.expr) -> ast.expr:
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        return node.operand
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        return _with_operator(node, 0, _OPPOSITE[type(node.ops[0])])
+    return ast.UnaryOp(ast.Not(), node)
+
+
+def _weaker(node: ast.Compare) -> Iterator[tuple[ast.AST, ast.AST]]:
+    for index, operator in enumerate(node.ops):
+        yield node, _with_operator(node, index, _OPPOSITE[type(operator)])
+        if type(operator) in _NEIGHBOUR:
+            yield node, _with_operator(node, index, _NEIGHBOUR[type(operator)])
+    if len(node.ops) == 2:  # a <= b <= c: each half alone
+        yield node, ast.Compare(node.left, node.ops[:1], node.comparators[:1])
+        yield node, ast.Compare(node.comparators[0], node.ops[1:], node.comparators[1:])
+
+
+def _with_operator(node: ast.Compare, index: int, operator: type[ast.cmpop]) -> ast.Compare:
+    operators = [operator() if place == index else one for place, one in enumerate(node.ops)]
+    return ast.Compare(node.left, operators, node.comparators)
+
+
+# --- running them ---
+
+
+class Runner:
+    """A pytest plugin that, once all tests are collected, runs mutants instead of a test session."""
+
+    def __init__(self, *, only: str, workers: int, listing: bool) -> None:
+        self._only = only
+        self._workers = workers
+        self._listing = listing
+        self._failed = False
+        self.survivors: list[Mutant] = []
+        self.total = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a failure in the process that runs the test."""
+        self._failed |= report.failed
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Map functions to tests, then fork once a mutant."""
+        chosen = [one for one in self._mutants() if self._only in one.name]
+        self.total = len(chosen)
+        if self._listing:
+            for one in chosen:
+                print(one.name)
+            return True
+        reached = self._reached(session.items, {one.function.live.__code__ for one in chosen})
+        started, waiting = time.monotonic(), list(chosen)
+        running: dict[int, Mutant] = {}
+        while waiting or running:
+            while waiting and len(running) < self._workers:
+                mutant = waiting.pop(0)
+                running[self._fork(mutant, reached[mutant.function.live.__code__])] = mutant
+            process, status = os.wait()
+            self._note(running.pop(process), status, done=self.total - len(waiting) - len(running), since=started)
+        return True
+
+    @staticmethod
+    def _mutants() -> Iterator[Mutant]:
+        for entry in ENTRIES:
+            import_module(entry)
+        for module in loaded(*ROOMS):
+            yield from mutants(module)
+        for module, names in ALSO.items():
+            yield from mutants(module, names)
+
+    def _reached(self, items: Sequence[pytest.Item], codes: set[CodeType]) -> dict[CodeType, list[pytest.Item]]:
+        """Run every test once and return, for each function, the tests that call it, fastest first."""
+        found: dict[CodeType, list[tuple[float, int]]] = {code: [] for code in codes}
+        forget = next(function for module in loaded(*ROOMS) for function in functions(module))
+        for index, item in enumerate(items):
+            hits: set[CodeType] = set()
+
+            def note(frame: FrameType, event: str, _: Any, hits: set[CodeType] = hits) -> None:
+                if event == "call" and frame.f_code in codes:
+                    hits.add(frame.f_code)
+
+            install(forget, forget.live.__code__)  # so that no answer is cached by an earlier test
+            started = time.monotonic()
+            sys.setprofile(note)
+            try:
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            finally:
+                sys.setprofile(None)
+            if self._failed:
+                raise SystemExit(f"{item.nodeid} fails without any mutation")
+            for code in hits:
+                found[code].append((time.monotonic() - started, index))
+        return {code: [items[index] for _, index in sorted(tests)] for code, tests in found.items()}
+
+    def _fork(self, mutant: Mutant, items: Sequence[pytest.Item]) -> int:
+        process = os.fork()
+        if process:
+            return process
+        signal.alarm(SECONDS)
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        install(mutant.function, compiled(mutant.function, {mutant.node: mutant.new}))
+        for item in items:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            if self._failed:
+                os._exit(1)
+        os._exit(0)
+
+    def _note(self, mutant: Mutant, status: int, *, done: int, since: float) -> None:
+        if status == 0 and not mutant.reason:
+            self.survivors.append(mutant)
+            print(f"survived: {mutant.name}", flush=True)
+        if status != 0 and mutant.reason:
+            print(f"no longer equivalent: {mutant.name}", flush=True)
+            self.survivors.append(mutant)
+        if done % 50 == 0 or done == self.total:
+            print(f"{done} of {self.total} mutants, {time.monotonic() - since:.0f} s", flush=True)
+
+
+def main() -> int:
+    """Run the mutants and return 1 if one survives."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--only", default="", help="mutants whose name contains this text")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--list", action="store_true", help="name the mutants and run nothing")
+    asked = parser.parse_args()
+    # A failing example must neither be shrunk nor remembered: it is the mutant's.
+    phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+    hypothesis.settings.register_profile("mutation", database=None, derandomize=True, phases=phases, deadline=None)
+    hypothesis.settings.load_profile("mutation")
+    runner = Runner(only=asked.only, workers=asked.workers, listing=asked.list)
+    status = pytest.main(
+        ["-p", "no:terminal", "-p", "no:timeout", "-p", "no:cacheprovider", "-p", "no:xdist", *TESTS],
+        plugins=[runner],
+    )
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        return int(status)
+    print(f"\n{len(runner.survivors)} of {runner.total} mutants survive")
+    for one in runner.survivors:
+        print(f"  {one.name}")
+    return 1 if runner.survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
