@@ -15,12 +15,12 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from coordinator import runbook
+from coordinator import attempt_rows
+from coordinator.attempt_rows import COORDINATOR, EventRecord
 from coordinator.config import Durations
 from coordinator.liveness import PhaseTimer
 from coordinator.phase import Phase
 from coordinator.round import CoordinatorRound, Message
-from coordinator.runbook import COORDINATOR, EventRecord
 from coordinator.spool import Announced, Spool
 from coordinator.store import Store
 from privacy import canonical
@@ -67,10 +67,10 @@ class Attempt:
         """
         run_id, at = plan.plan.run_id, offer.position
         with store.begin() as connection:
-            known = {(one.round, one.attempt) for one in runbook.list_attempts(connection, run_id)}
+            known = {(one.round, one.attempt) for one in attempt_rows.list_attempts(connection, run_id)}
             if at.order not in known:
-                runbook.open_attempt(connection, run_id, at, int(clock.now()))
-            events = runbook.list_events(connection, run_id, at)
+                attempt_rows.open_attempt(connection, run_id, at, int(clock.now()))
+            events = attempt_rows.list_events(connection, run_id, at)
             excluded = _accused(connection, run_id, at)
         machine = CoordinatorRound(plan, offer, excluded=excluded)
         attempt = cls(store, spool, machine, clock=clock, durations=durations)
@@ -142,7 +142,7 @@ class Attempt:
             return False
         with self._store.begin() as connection:
             self._journal(connection, receipt, receipt.sender)
-            runbook.add_upload(
+            attempt_rows.add_upload(
                 connection,
                 self.run_id,
                 self.position,
@@ -194,13 +194,15 @@ class Attempt:
         """Write the close of a phase into a transaction."""
         body = _closing(phase, answered)
         now = int(self._clock.now())
-        runbook.add_event(connection, self.run_id, self.position, kind=CLOSED, sender=COORDINATOR, body=body, now=now)
-        runbook.set_phase(connection, self.run_id, self.position, self.machine.phase.name)
+        attempt_rows.add_event(
+            connection, self.run_id, self.position, kind=CLOSED, sender=COORDINATOR, body=body, now=now
+        )
+        attempt_rows.set_phase(connection, self.run_id, self.position, self.machine.phase.name)
 
     def _journal(self, connection: Connection, message: Submission, sender: str) -> None:
         body, now = codec.encode_submission(message), int(self._clock.now())
         kind = type(message).__name__
-        runbook.add_event(connection, self.run_id, self.position, kind=kind, sender=sender, body=body, now=now)
+        attempt_rows.add_event(connection, self.run_id, self.position, kind=kind, sender=sender, body=body, now=now)
 
     def _replay(self, events: Collection[EventRecord]) -> None:
         for event in events:
@@ -232,7 +234,7 @@ def _accused(connection: Connection, run_id: str, at: Position) -> frozenset[str
     """Return the dealers that complaints in earlier attempts at this round named."""
     dealers: set[str] = set()
     for earlier in range(1, at.attempt):
-        for event in runbook.list_events(connection, run_id, Position(at.plan_hash, at.round, earlier)):
+        for event in attempt_rows.list_events(connection, run_id, Position(at.plan_hash, at.round, earlier)):
             if event.kind == COMPLAINED:
                 complaint = codec.decode_submission(event.body, sender=event.sender)
                 dealers |= {complaint.dealer} if isinstance(complaint, Complaint) else set()

@@ -15,7 +15,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from coordinator import membership, runbook
+from coordinator import attempt_rows, membership
 from coordinator.config import CONFIG_NAME, Home, load
 from coordinator.console import Opened
 from coordinator.store import Store, copy_sqlite
@@ -88,7 +88,7 @@ def read_backup(file: Path, directory: Path, now: int) -> int:
         (directory / DATABASE).replace(url.database)
     store = Store.create(home.database_url(load(home)))
     with store.begin() as connection:
-        given_up = runbook.abort_open_attempts(connection, now, "restored from a backup")
+        given_up = attempt_rows.abort_open_attempts(connection, now, "restored from a backup")
         membership.log_security(connection, now, "restored", directory.name, f"{given_up} open attempts given up")
     store.close()
     return given_up

@@ -20,7 +20,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from coordinator import membership, runbook
+from coordinator import attempt_rows, membership, runbook
 from coordinator import store as stores
 from coordinator.authority import expires_at, load_authority
 from coordinator.config import Home, Settings, load
@@ -157,7 +157,7 @@ def write_bundle(file: Path, home: Home, checks: list[Check]) -> None:
         store = stores.Store.create(home.database_url(load(home)))
         with closing(store), store.read() as connection:
             for run in runbook.list_runs(connection):
-                attempts = runbook.list_attempts(connection, run.run_id)
+                attempts = attempt_rows.list_attempts(connection, run.run_id)
                 aborted = sum(one.state == "aborted" for one in attempts)
                 states.append({"run": run.run_id, "state": run.state.value, "code": run.code, "aborted": aborted})
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -7,7 +7,7 @@ Leaves to others: the protocol (``coordinator.round``), the numbers of a complet
 
 from __future__ import annotations
 
-from coordinator import completion, membership, release, runbook
+from coordinator import attempt_rows, completion, membership, release, runbook
 from coordinator.attempt import Attempt, ReplayError
 from coordinator.phase import Phase
 from coordinator.runbook import RunState
@@ -134,7 +134,7 @@ class Lifecycle:
         with desk.store.begin() as connection:
             attempt.journal_close(connection, Phase.UNMASK, answered)
             runbook.add_round(connection, run.run_id, done)
-            runbook.end_attempt(connection, run.run_id, at, "completed", now=desk.now())
+            attempt_rows.end_attempt(connection, run.run_id, at, "completed", now=desk.now())
         run.attempt = None
         desk.spool.clear_round(run.run_id, at.round)
         if at.round > 2:  # the round before may still be on its way to a slow member; the start is always needed
@@ -143,7 +143,7 @@ class Lifecycle:
     def _abort_attempt(self, at: Position, aborted: RoundAborted) -> None:
         run, now = self._run, self._run.desk.now()
         with run.desk.store.begin() as connection:
-            runbook.end_attempt(
+            attempt_rows.end_attempt(
                 connection, run.run_id, at, "aborted", now=now, code=aborted.code, reason=aborted.reason
             )
         run.attempt = None
@@ -167,7 +167,9 @@ class Lifecycle:
             reason = "; ".join(part for part in (reason, note) if part)
         with desk.store.begin() as connection:
             if at is not None:
-                runbook.end_attempt(connection, run.run_id, at, "aborted", now=desk.now(), code=code, reason=reason)
+                attempt_rows.end_attempt(
+                    connection, run.run_id, at, "aborted", now=desk.now(), code=code, reason=reason
+                )
             runbook.set_run_state(connection, run.run_id, state, now=desk.now(), code=code, reason=reason)
         run.attempt = None
         desk.spool.clear_run(run.run_id)

@@ -7,20 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coordinator import runbook
+from coordinator import attempt_rows, runbook
 from coordinator.attempt import CLOSED
+from coordinator.attempt_rows import AttemptRecord, EventRecord
 from coordinator.config import Home
 from coordinator.console import Json, moment
 from coordinator.presence import read_presence
-from coordinator.runbook import (
-    ApprovalRecord,
-    AttemptRecord,
-    EvaluationRecord,
-    EventRecord,
-    RoundRecord,
-    RunRecord,
-    RunState,
-)
+from coordinator.runbook import ApprovalRecord, EvaluationRecord, RoundRecord, RunRecord, RunState
 from coordinator.store import Store
 from privacy import canonical
 from privacy.plan import Plan
@@ -55,6 +48,7 @@ class Overview:
     attempts: tuple[AttemptRecord, ...]
     rounds: tuple[RoundRecord, ...]
     evaluations: tuple[EvaluationRecord, ...]
+    uploaded: dict[int, int]  # bytes of masked updates by round, all attempts together
     phase: OpenPhase | None
     live: tuple[str, ...] | None  # None: the daemon does not run
 
@@ -99,6 +93,7 @@ class Overview:
                     "attempt": one.attempt,
                     "survivors": one.survivors,
                     "dropouts": list(one.dropouts),
+                    "uploaded_bytes": self.uploaded.get(one.round, 0),
                     "transcript": one.transcript.hex(),
                     "completed_at": one.completed_at,
                 }
@@ -168,11 +163,11 @@ def overview(store: Store, home: Home, name: str) -> Overview:
     with store.read() as connection:
         run = runbook.find_run(connection, name)
         plan = run.parsed()
-        attempts = runbook.list_attempts(connection, run.run_id)
+        attempts = attempt_rows.list_attempts(connection, run.run_id)
         last = attempts[-1] if attempts else None
         phase = None
         if last is not None and last.state == "open":
-            events = runbook.list_events(connection, run.run_id, Position(plan.hash, last.round, last.attempt))
+            events = attempt_rows.list_events(connection, run.run_id, Position(plan.hash, last.round, last.attempt))
             phase = open_phase(plan, last, events)
         return Overview(
             run=run,
@@ -181,6 +176,7 @@ def overview(store: Store, home: Home, name: str) -> Overview:
             attempts=attempts,
             rounds=runbook.list_rounds(connection, run.run_id),
             evaluations=runbook.list_evaluations(connection, run.run_id),
+            uploaded=attempt_rows.uploaded_bytes(connection, run.run_id),
             phase=phase,
             live=presence.live if presence else None,
         )

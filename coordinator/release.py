@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import save
 
 import methods
-from coordinator import durable, runbook
+from coordinator import attempt_rows, durable, runbook
 from coordinator.global_adapter import VECTOR_TYPE, RunFiles, read_initial
 from coordinator.store import Store
 from privacy.errors import OnlysumError
@@ -64,7 +64,7 @@ def make_report(store: Store, operator: SigningKey, plan: VerifiedPlan, now: int
 
     with store.read() as connection:
         run = runbook.find_run(connection, plan.plan.run_id)
-        attempts = runbook.list_attempts(connection, run.run_id)
+        attempts = attempt_rows.list_attempts(connection, run.run_id)
         rounds = {one.round: one for one in runbook.list_rounds(connection, run.run_id)}
         measured = runbook.list_evaluations(connection, run.run_id)
     facts = ReportFacts(

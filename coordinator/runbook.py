@@ -1,8 +1,7 @@
-"""Runs in the database: plans, approvals, attempts with their events, completed rounds, evaluations.
+"""Runs in the database: plans, approvals, completed rounds, evaluations.
 
-Guarantees: an attempt's events come back in the order in which they were committed, so that replaying them rebuilds the
-round; a run that has ended never changes its state again; nothing here holds one participant's update.
-Leaves to others: what the rows mean to the protocol (``coordinator.attempt``), the bytes in them (``protos.codec``).
+Guarantees: a run that has ended never changes its state again; a member's first answer to a plan stands.
+Leaves to others: attempts (``coordinator.attempt_rows``), the bytes in the rows (``protos.codec``).
 """
 
 from __future__ import annotations
@@ -15,13 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from coordinator.membership import log_security
-from coordinator.tables import approvals, attempts, evaluations, events, rounds, runs, uploads
+from coordinator.tables import approvals, evaluations, rounds, runs
 from privacy.errors import OnlysumError
 from privacy.plan import Plan
-from privacy.secagg.messages import Position
 from protos.envelope import Evaluation, PlanApproved, PlanRefused
 
-COORDINATOR: Final = "coordinator"  # the sender of the events that close a phase
 LEAST_PREFIX: Final = 4  # characters of a run id that commands accept in place of the whole
 
 
@@ -68,31 +65,6 @@ class ApprovalRecord:
     approved: bool
     code: str
     because: str
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
-    """An attempt at a round; ``state`` is open, completed or aborted."""
-
-    round: int
-    attempt: int
-    state: str
-    phase: str
-    code: str
-    reason: str
-    opened_at: int
-    ended_at: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class EventRecord:
-    """Something that an attempt's state depends on: an accepted message, or the close of a phase."""
-
-    id: int
-    kind: str
-    sender: str
-    body: bytes
     at: int
 
 
@@ -230,114 +202,6 @@ def list_approvals(connection: Connection, run_id: str) -> tuple[ApprovalRecord,
     """Return the answers to a plan, in the order in which they came."""
     query = sa.select(approvals).where(approvals.c.run_id == run_id).order_by(approvals.c.at, approvals.c.member)
     return tuple(ApprovalRecord(r.member, r.approved, r.code, r.because, r.at) for r in connection.execute(query))
-
-
-# --- attempts and their events ---
-
-
-def open_attempt(connection: Connection, run_id: str, at: Position, now: int) -> None:
-    """Record a new attempt."""
-    connection.execute(
-        sa.insert(attempts).values(
-            run_id=run_id,
-            round=at.round,
-            attempt=at.attempt,
-            state="open",
-            phase="ADVERTISE_KEYS",
-            code="",
-            reason="",
-            opened_at=now,
-        )
-    )
-
-
-def set_phase(connection: Connection, run_id: str, at: Position, phase: str) -> None:
-    """Record which phase an attempt is in."""
-    connection.execute(_this_attempt(run_id, at).values(phase=phase))
-
-
-def end_attempt(
-    connection: Connection, run_id: str, at: Position, state: str, *, now: int, code: str = "", reason: str = ""
-) -> None:
-    """Record how an attempt ended: ``completed`` or ``aborted``."""
-    connection.execute(_this_attempt(run_id, at).values(state=state, code=code, reason=reason, ended_at=now))
-
-
-def abort_open_attempts(connection: Connection, now: int, reason: str) -> int:
-    """Give up every open attempt, as a restored coordinator must; return how many there were."""
-    query = sa.update(attempts).where(attempts.c.state == "open")
-    return connection.execute(query.values(state="aborted", code="E-RUN-FAILED", reason=reason, ended_at=now)).rowcount
-
-
-def list_attempts(connection: Connection, run_id: str, *, after: int = 0) -> tuple[AttemptRecord, ...]:
-    """Return a run's attempts in order, those at rounds above ``after``."""
-    here = (attempts.c.run_id == run_id, attempts.c.round > after)
-    query = sa.select(attempts).where(*here).order_by(attempts.c.round, attempts.c.attempt)
-    return tuple(
-        AttemptRecord(r.round, r.attempt, r.state, r.phase, r.code, r.reason, r.opened_at, r.ended_at)
-        for r in connection.execute(query)
-    )
-
-
-def add_event(
-    connection: Connection, run_id: str, at: Position, *, kind: str, sender: str, body: bytes, now: int
-) -> None:
-    """Append an event to an attempt."""
-    connection.execute(
-        sa.insert(events).values(
-            run_id=run_id, round=at.round, attempt=at.attempt, kind=kind, sender=sender, body=body, at=now
-        )
-    )
-
-
-def list_events(connection: Connection, run_id: str, at: Position) -> tuple[EventRecord, ...]:
-    """Return an attempt's events in the order in which they were committed."""
-    here = (events.c.run_id == run_id, events.c.round == at.round, events.c.attempt == at.attempt)
-    query = sa.select(events).where(*here).order_by(events.c.id)
-    return tuple(EventRecord(r.id, r.kind, r.sender, bytes(r.body), r.at) for r in connection.execute(query))
-
-
-def closings_after(
-    connection: Connection, run_id: str, after: int, *, kind: str
-) -> tuple[tuple[int, int, EventRecord], ...]:
-    """Return a run's events of a kind with an id above ``after``, each behind its round and attempt."""
-    here = (events.c.run_id == run_id, events.c.id > after, events.c.kind == kind)
-    query = sa.select(events).where(*here).order_by(events.c.id)
-    return tuple(
-        (r.round, r.attempt, EventRecord(r.id, r.kind, r.sender, bytes(r.body), r.at))
-        for r in connection.execute(query)
-    )
-
-
-def last_event_of(connection: Connection, run_id: str, sender: str, kind: str) -> EventRecord | None:
-    """Return a member's last event of a kind in a run, whatever the attempt."""
-    here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind == kind)
-    row = connection.execute(sa.select(events).where(*here).order_by(events.c.id.desc()).limit(1)).one_or_none()
-    return None if row is None else EventRecord(row.id, row.kind, row.sender, bytes(row.body), row.at)
-
-
-def last_advertised_round(connection: Connection, run_id: str, sender: str, kind: str) -> int:
-    """Return the highest round in which a member has an event of a kind; 0 if none."""
-    here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind == kind)
-    return connection.execute(sa.select(sa.func.max(events.c.round)).where(*here)).scalar() or 0
-
-
-def add_upload(connection: Connection, run_id: str, at: Position, *, member: str, sha256: bytes, length: int) -> None:
-    """Count a complete upload."""
-    values = {"run_id": run_id, "round": at.round, "attempt": at.attempt, "member": member}
-    connection.execute(sa.insert(uploads).values(**values, sha256=sha256, length=length))
-
-
-def uploaded_bytes(connection: Connection, run_id: str, round_number: int) -> int:
-    """Return how many bytes of masked updates a round has taken so far, all attempts together."""
-    query = sa.select(sa.func.sum(uploads.c.length)).where(uploads.c.run_id == run_id, uploads.c.round == round_number)
-    return int(connection.execute(query).scalar() or 0)
-
-
-def _this_attempt(run_id: str, at: Position) -> sa.Update:
-    return sa.update(attempts).where(
-        attempts.c.run_id == run_id, attempts.c.round == at.round, attempts.c.attempt == at.attempt
-    )
 
 
 # --- completed rounds and evaluations ---

@@ -18,8 +18,8 @@ from typing import Final
 
 import structlog
 
+from coordinator import attempt_rows, membership, runbook
 from coordinator import authority as authorities
-from coordinator import membership, runbook
 from coordinator.attempt import ADVERTISED
 from coordinator.authority import Authority
 from coordinator.config import Home, Settings
@@ -227,7 +227,7 @@ class Runner:
             head = membership.see_head(connection, member, hello.ledger_head, self._desk.now())
             membership.announce(connection, member, version=hello.software_version, offers=hello.datasets)
             going_on = [run for run in self._of(member) if not run.record.state.ended]
-            last = [runbook.last_event_of(connection, run.run_id, member, ADVERTISED) for run in going_on]
+            last = [attempt_rows.last_event_of(connection, run.run_id, member, ADVERTISED) for run in going_on]
         decoded = (codec.decode_submission(one.body, sender=member) for one in last if one is not None)
         self._log.info("handshake", member=member, version=hello.software_version)
         return Welcome(

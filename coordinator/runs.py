@@ -16,12 +16,13 @@ from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
-from coordinator import runbook
+from coordinator import attempt_rows, runbook
 from coordinator.attempt import ADVERTISED, Attempt
+from coordinator.attempt_rows import AttemptRecord
 from coordinator.config import Home, Settings
 from coordinator.global_adapter import RunFiles
 from coordinator.liveness import Liveness
-from coordinator.runbook import ApprovalRecord, AttemptRecord, RoundRecord, RunRecord, RunState
+from coordinator.runbook import ApprovalRecord, RoundRecord, RunRecord, RunState
 from coordinator.spool import Spool
 from coordinator.store import Store
 from coordinator.tasks import RunView, evaluator_tasks, roster_tasks
@@ -98,7 +99,7 @@ class Run:
         self._certificates: tuple[RoundCertificate, ...] = ()
         with desk.store.read() as connection:
             for name in self.roster:
-                advertised = runbook.last_advertised_round(connection, self.run_id, name, ADVERTISED)
+                advertised = attempt_rows.last_advertised_round(connection, self.run_id, name, ADVERTISED)
                 self.knows[name] = max(0, advertised - 1)
         self.read()
 
@@ -125,7 +126,7 @@ class Run:
             self.answers = {one.member: one for one in runbook.list_approvals(connection, self.run_id)}
             fresh = runbook.list_rounds(connection, self.run_id, after=len(self.rounds))
             self.rounds = (*self.rounds, *fresh)
-            self.tried = runbook.list_attempts(connection, self.run_id, after=len(self.rounds))
+            self.tried = attempt_rows.list_attempts(connection, self.run_id, after=len(self.rounds))
             measured = runbook.list_evaluations(connection, self.run_id)
         self.measured = {(one.round, one.evaluator) for one in measured}
         decoded = (codec.decode_certificate(one.certificate, sender=COORDINATOR) for one in fresh)

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from coordinator import runbook
+from coordinator import attempt_rows, runbook
 from coordinator.attempt import CLOSED
 from coordinator.config import Home
 from coordinator.console import Json
@@ -58,8 +58,8 @@ class Watcher:
         with self.store.read() as connection:
             run = runbook.find_run(connection, self.run_id)
             answers = runbook.list_approvals(connection, self.run_id)
-            attempts = runbook.list_attempts(connection, self.run_id)
-            closed = list(runbook.closings_after(connection, self.run_id, self.event, kind=CLOSED))
+            attempts = attempt_rows.list_attempts(connection, self.run_id)
+            closed = list(attempt_rows.closings_after(connection, self.run_id, self.event, kind=CLOSED))
             rounds = {one.round: one for one in runbook.list_rounds(connection, self.run_id)}
             evaluations = runbook.list_evaluations(connection, self.run_id)
         for answer in answers[self.answers :]:
@@ -88,7 +88,7 @@ class Watcher:
             yield _happened("run", text, state=run.state.value, code=run.code, reason=run.reason)
 
     def _attempt(
-        self, attempt: runbook.AttemptRecord, closed: list[tuple[int, int, runbook.EventRecord]]
+        self, attempt: attempt_rows.AttemptRecord, closed: list[tuple[int, int, attempt_rows.EventRecord]]
     ) -> Iterator[Happening]:
         place: dict[str, Json] = {"round": attempt.round, "attempt": attempt.attempt}
         if (attempt.round, attempt.attempt) not in self.attempts:
@@ -101,7 +101,7 @@ class Watcher:
                 text = f"round {attempt.round}: {body['phase']} closed, {len(answered)} answered"
                 yield _happened("phase", text, phase=str(body["phase"]), answered=list(answered), **place)
 
-    def _first(self, attempt: runbook.AttemptRecord, state: str) -> bool:
+    def _first(self, attempt: attempt_rows.AttemptRecord, state: str) -> bool:
         known = self.attempts.get((attempt.round, attempt.attempt)) == state
         self.attempts[attempt.round, attempt.attempt] = state
         return not known

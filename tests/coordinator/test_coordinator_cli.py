@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import onlysum
-from coordinator import runbook
+from coordinator import attempt_rows
 from coordinator.config import render
 from coordinator.tables import runs
 from privacy.secagg.messages import Position
@@ -167,7 +167,7 @@ def test_what_was_backed_up_is_restored_and_open_attempts_are_given_up(
     save_authority(finished.home.authority, finished.authority)
     with finished.store.begin() as connection:
         at = Position(finished.plan.hash, 3, 1)
-        runbook.open_attempt(connection, RUN_ID, at, 1)
+        attempt_rows.open_attempt(connection, RUN_ID, at, 1)
     archive, other = tmp_path / "kept.tar.gz", tmp_path / "other"
     said(capsys, "backup", str(archive))
     assert archive.stat().st_mode & 0o777 == 0o600
@@ -186,6 +186,7 @@ def test_a_finished_run_is_listed_shown_watched_and_exported(
     (listed,) = said(capsys, "run", "list")
     assert (listed["state"], listed["rounds_completed"], listed["rounds"]) == ("completed", 2, 2)
     seen = said(capsys, "run", "show", RUN_ID[:6])
+    assert [one["uploaded_bytes"] for one in seen["completed"]] == [3 * 48, 3 * 48]
     assert [one["accuracy"] for one in seen["evaluations"]] == [0.7, 0.7, 0.7]
     capsys.readouterr()
     assert onlysum.run(["coordinator", "run", "watch", RUN_ID[:6], "--json"]) == 0

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from coordinator import membership, runbook
+from coordinator import attempt_rows, membership, runbook
 from coordinator.authority import Authority, create_authority
 from coordinator.config import Durations, Home, Listener, Settings
 from coordinator.global_adapter import RunFiles
@@ -292,10 +292,10 @@ class World:
         with self.store.read() as connection:
             return runbook.list_rounds(connection, RUN_ID)
 
-    def attempts(self) -> tuple[runbook.AttemptRecord, ...]:
+    def attempts(self) -> tuple[attempt_rows.AttemptRecord, ...]:
         """Return all attempts."""
         with self.store.read() as connection:
-            return runbook.list_attempts(connection, RUN_ID)
+            return attempt_rows.list_attempts(connection, RUN_ID)
 
 
 def _operator_secret() -> Any:
