@@ -146,3 +146,9 @@ def erase(path: Path) -> None:
     if path.exists():
         path.unlink()
         sync_directory(path.parent)
+
+
+def erase_updates(run: Path) -> None:
+    """Remove the encoded and masked updates in a run's directory; nothing else there has a dash in its name."""
+    for path in run.glob("*-*"):
+        erase(path)

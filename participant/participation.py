@@ -20,7 +20,7 @@ from safetensors.numpy import load
 
 from methods.method import joined
 from participant.consent import Consent
-from participant.home import certificate_file, write_durably
+from participant.home import certificate_file, erase_updates, write_durably
 from participant.journal import Journal
 from participant.phase import RunRefused, UpdateEncoded, UpdateMasked
 from participant.round import Advertised, Complained, Masked, Party, Ready, Shared, Step, advertise, complete
@@ -152,8 +152,7 @@ class Participation:
         self._trainer = self._adapter = None
 
     def _close_round(self) -> None:
-        for path in self._journal.path("journal").parent.glob("*-*"):  # encoded and masked updates
-            self._journal.erase(path.name)
+        erase_updates(self._work.home.runs / self._run_id)
         self._state = self._trained = None
 
     # --- the phases ---
@@ -333,6 +332,9 @@ class Participation:
         if isinstance(self._state, Masked) and self._at() == position:
             return self._state
         raise _forfeited(position)
+
+
+# Names with a dash are of updates: ``home.erase_updates`` goes by it.
 
 
 def _encoded_name(number: int) -> str:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from participant.home import write_durably
+from participant.home import erase_updates, write_durably
 from participant.participation import Participation
 from participant.plans import Decision, Ended
 from participant.policy import load_policy
@@ -132,8 +132,9 @@ class Runs:
             return
         decision = self._decision(run_id)
         if self._role is Role.PARTICIPANT and decision is not None:
-            part = self._parts.pop(run_id, None) or Participation(self._work, self.assignment(run_id))
-            part.close()
+            if (part := self._parts.pop(run_id, None)) is not None:
+                part.close()
+            erase_updates(self._work.home.runs / run_id)
             self._report(run_id, decision)
         shelf.end(run_id, Ended(state=task.state, code=task.code, at=int(self._work.clock.now())))
         _log.info("run ended", run=run_id, state=task.state, code=task.code)
