@@ -127,8 +127,9 @@ def load_base(folder: Path, expected: BaseReference, task: Task, *, head_modules
     import torch
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()  # a missing head is expected; other gaps are refused below
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # A missing head is expected, and every other gap is refused below: no need for transformers' own warning.
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     images = task.kind == "image-classification"
     loader = transformers.AutoModelForImageClassification if images else transformers.AutoModelForSequenceClassification
     options = {"trust_remote_code": False, "local_files_only": True}
