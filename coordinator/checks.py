@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import cache
 from typing import Final
 
 from coordinator.collected import Agreeing, Collecting, Sharing, Unmasking
@@ -17,7 +18,6 @@ from coordinator.phase import Phase
 from privacy.errors import PeerError
 from privacy.plan import Plan
 from privacy.secagg import keys, messages
-from privacy.secagg.keys import AgreementKey
 from privacy.secagg.messages import (
     SEALED_BYTES,
     Advertisement,
@@ -29,10 +29,17 @@ from privacy.secagg.messages import (
     SurvivorSignature,
     UnmaskShares,
 )
+from privacy.secagg.suites import HYBRID, Suite, SuiteKeys, channel_keys, public_parts
 from privacy.secagg.vector import masked_length
 from privacy.secret import SecretBytes
 
-_PROBE: Final = AgreementKey(SecretBytes(b"onlysum/1/low-order-probe".ljust(32)))  # agreeing with it shows a low order
+_PROBE_SECRET: Final = SecretBytes(b"onlysum/1/low-order-probe".ljust(32))
+
+
+@cache
+def _probe(suite: Suite) -> SuiteKeys:
+    """Return keys of nobody: a link with them shows a low order."""
+    return channel_keys(suite, _PROBE_SECRET)
 
 
 def refuse(code: str, sender: str, phase: Phase, rule: str) -> PeerError:
@@ -53,15 +60,19 @@ def check_advertisement(
     if message.offer != offer:
         raise refuse("E-ROUND-CONTEXT", sender, phase, "it was offered another adapter or history")
     _check_signature(plan, phase, sender, message.signature, message.signed_bytes(plan.protocol_version))
-    known = {keys.canonical_x25519(key) for one in others for key in (one.masking_key, one.channel_key)}
-    for key in (message.masking_key, message.channel_key):
-        if keys.canonical_x25519(key) in known:
-            raise refuse("E-ROUND-KEYS", sender, phase, "it advertises a key that appears twice")
-        known.add(keys.canonical_x25519(key))
-        try:
-            _PROBE.agree(key)
-        except ValueError:
-            raise refuse("E-ROUND-KEYS", sender, phase, "it advertises a key of low order") from None
+    known = {part for one in others for part in _parts(plan, one)}
+    try:
+        parts = _parts(plan, message)
+        for key in (message.masking_key, message.channel_key):
+            _probe(plan.suite).link(key)
+    except ValueError:
+        raise refuse("E-ROUND-KEYS", sender, phase, "it advertises a key of low order, or none of the suite") from None
+    if known & set(parts) or len(set(parts)) < len(parts):
+        raise refuse("E-ROUND-KEYS", sender, phase, "it advertises a key that appears twice")
+
+
+def _parts(plan: Plan, one: Advertisement) -> list[bytes]:
+    return [part for key in (one.masking_key, one.channel_key) for part in public_parts(plan.suite, key)]
 
 
 def check_bundle(plan: Plan, state: Sharing, message: ShareBundle) -> None:
@@ -70,10 +81,14 @@ def check_bundle(plan: Plan, state: Sharing, message: ShareBundle) -> None:
     recipients = tuple(leaf.recipient for leaf in message.leaves)
     if recipients != state.members or len(message.sealed) != len(recipients):
         raise refuse("E-ROUND-SET", dealer, phase, "its shares are not for exactly U1")
-    for leaf, sealed in zip(message.leaves, message.sealed, strict=True):
-        if len(sealed) != (0 if leaf.recipient == dealer else SEALED_BYTES):
+    if len(message.sealed_pairs) != (len(recipients) if plan.suite == HYBRID else 0):
+        raise refuse("E-ROUND-SET", dealer, phase, "its pair secrets are not those of the plan's suite")
+    for index, (leaf, sealed) in enumerate(zip(message.leaves, message.sealed, strict=True)):
+        pair = message.pair_at(index)
+        length = 0 if leaf.recipient == dealer else SEALED_BYTES[plan.suite]
+        if len(sealed) != length or not pair.fits(plan.suite, dealer, leaf.recipient):
             raise refuse("E-ROUND-SHARE", dealer, phase, f"the share for {leaf.recipient} has a wrong length")
-        if hashlib.sha256(sealed).digest() != leaf.ciphertext_hash:
+        if messages.ciphertext_hash(sealed, pair.sealed) != leaf.ciphertext_hash:
             raise refuse("E-ROUND-SHARE", dealer, phase, f"the share for {leaf.recipient} is not the signed one")
     signed = message.signed_bytes(plan.protocol_version, state.round_ctx)
     _check_signature(plan, phase, dealer, message.signature, signed)

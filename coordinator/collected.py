@@ -101,6 +101,7 @@ class Collecting:
             root=tree.root,
             seed_commitment=bundle.seed_commitment,
             signature=bundle.signature,
+            sealed_pair=bundle.pair_at(index).sealed,
         )
 
 

@@ -46,6 +46,7 @@ from privacy.secagg.messages import (
     UnmaskRequest,
     UnmaskShares,
 )
+from privacy.secagg.suites import HYBRID
 from privacy.secagg.vector import word_count
 
 __all__ = ["CoordinatorRound", "Message", "Outgoing", "RoundResult"]
@@ -251,6 +252,7 @@ class CoordinatorRound:
                 total = np.zeros(word_count(self.rules), dtype=Ring.of(self.rules.encoding).dtype)
                 self._state = Collecting(sharing, dict(received), total)
             case Collecting(received=received) as collecting:
+                self._check_accused(collecting)
                 receipts = tuple(received[name] for name in sorted(received))
                 self._state = Agreeing(collecting, SurvivorProposal(self.offer.position, receipts))
             case Agreeing(received=received) as agreeing:
@@ -263,20 +265,26 @@ class CoordinatorRound:
             case _ as never:
                 assert_never(never)
 
+    def _check_accused(self, state: Collecting) -> None:
+        """End the attempt while a retry is open if, in suite 2, an accused dealer would be a survivor.
+
+        Its mask with a dropout could then not be rebuilt: from the dropout's side that takes what the dealer sealed.
+        """
+        accused = sorted(set(self.complaints.values()) & set(state.received))
+        if self.rules.suite == HYBRID and accused:
+            raise RoundAborted("E-ROUND-SHARE", f"a complaint names {accused[0]}: it is left out of the next attempt")
+
     def _unmask(self, state: Unmasking, threads: int) -> RoundResult:
         collecting, survivors = state.agreeing.collecting, state.agreeing.survivors
         advertised = {one.sender: one.masking_key for one in collecting.sharing.u1}
-        commitments = {name: bundle.seed_commitment for name, bundle in collecting.bundles.items()}
-        secrets = rebuild_secrets(
-            self.rules, collecting.sharing.round_ctx, tuple(state.received.values()), commitments, advertised
-        )
+        round_ctx = collecting.sharing.round_ctx
+        released = tuple(state.received.values())
+        secrets = rebuild_secrets(self.rules, round_ctx, released, collecting.bundles, advertised)
         words = collecting.total.copy()
-        remove_masks(
-            self.rules, words, collecting.sharing.round_ctx, secrets, survivors.ids, advertised, threads=threads
-        )
+        remove_masks(self.rules, words, round_ctx, secrets, threads=threads)
         certificate = RoundCertificate(
             position=self.offer.position,
-            round_ctx=collecting.sharing.round_ctx,
+            round_ctx=round_ctx,
             survivors=survivors,
             sum_hash=messages.sum_hash(Ring.of(self.rules.encoding).to_bytes(words)),
             signatures=state.request.signatures,

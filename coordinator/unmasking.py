@@ -15,29 +15,37 @@ from dataclasses import dataclass
 from privacy.errors import RoundAborted
 from privacy.plan import Plan
 from privacy.secagg import keys, messages, shamir
-from privacy.secagg.keys import AgreementKey
 from privacy.secagg.masks import MaskTerm
-from privacy.secagg.messages import ReleasedShare, UnmaskShares
+from privacy.secagg.messages import ReleasedShare, ShareBundle, UnmaskShares
+from privacy.secagg.pairing import Pairing
+from privacy.secagg.suites import masking_keys
 from privacy.secagg.vector import Words, mask_in_place
 from privacy.secret import SecretBytes
 
 
 @dataclass(frozen=True, slots=True)
 class RebuiltSecrets:
-    """Self-mask seeds of the survivors and masking keys of U2 minus S, by owner."""
+    """Self-mask seeds of the survivors, and their pairwise seeds with the dropouts of U2."""
 
     seeds: Mapping[str, SecretBytes]
-    masking: Mapping[str, AgreementKey]
+    pairwise: Mapping[tuple[str, str], SecretBytes]  # by dropout and survivor
 
 
 def rebuild_secrets(
     plan: Plan,
     round_ctx: bytes,
     released: Sequence[UnmaskShares],
-    commitments: Mapping[str, bytes],
+    bundles: Mapping[str, ShareBundle],
     advertised: Mapping[str, bytes],
 ) -> RebuiltSecrets:
     """Rebuild every secret from the first T holders' shares.
+
+    Args:
+        plan: fixes suite and threshold.
+        round_ctx: of the attempt.
+        released: lists of shares, all of the same owners.
+        bundles: of U2, by dealer.
+        advertised: masking public keys of U1, by owner.
 
     Raises:
         RoundAborted: a dealer's shares do not rebuild what it committed to; the dealer is named.
@@ -48,14 +56,27 @@ def rebuild_secrets(
         owner: _combine(owner, shares, coefficients) for owner, shares in _by_owner(one.seed_shares for one in holders)
     }
     for owner, seed in seeds.items():
-        if messages.seed_commitment(round_ctx, owner, seed.reveal()) != commitments[owner]:
+        if messages.seed_commitment(round_ctx, owner, seed.reveal()) != bundles[owner].seed_commitment:
             raise _lying_dealer(owner)
-    masking: dict[str, AgreementKey] = {}
+    pairwise: dict[tuple[str, str], SecretBytes] = {}
     for owner, shares in _by_owner(one.masking_shares for one in holders):
-        masking[owner] = AgreementKey.for_masking(_combine(owner, shares, coefficients))
-        if masking[owner].public != advertised[owner]:
+        masking_secret = _combine(owner, shares, coefficients)
+        keys_of_owner = masking_keys(plan.suite, masking_secret)
+        if keys_of_owner.public != advertised[owner]:
             raise _lying_dealer(owner)
-    return RebuiltSecrets(seeds, masking)
+        links = {peer: keys_of_owner.link(advertised[peer]) for peer in seeds}
+        pairing = Pairing(owner, round_ctx, masking_secret, links)
+        pairwise |= {(owner, peer): _pairwise_seed(pairing, peer, bundles) for peer in seeds}
+    return RebuiltSecrets(seeds, pairwise)
+
+
+def _pairwise_seed(pairing: Pairing, peer: str, bundles: Mapping[str, ShareBundle]) -> SecretBytes:
+    """Rebuild a pairwise seed from a dropout's side, checked against what the lower id committed to."""
+    lower, higher = sorted((pairing.me, peer))
+    try:
+        return pairing.seed(peer, bundles[lower].pair_for(higher))
+    except ValueError:
+        raise _lying_dealer(lower) from None
 
 
 def _by_owner(lists: Iterable[tuple[ReleasedShare, ...]]) -> Iterable[tuple[str, tuple[bytes, ...]]]:
@@ -80,15 +101,10 @@ def remove_masks(
     words: Words,
     round_ctx: bytes,
     secrets: RebuiltSecrets,
-    survivors: Sequence[str],
-    advertised: Mapping[str, bytes],
     *,
     threads: int = 1,
 ) -> None:
     """Subtract, in place, the survivors' self masks and their pairwise masks with the dropouts."""
-    agreed = {
-        (owner, peer): key.agree(advertised[peer]) for owner, key in secrets.masking.items() for peer in survivors
-    }
 
     def terms(stream: str) -> list[MaskTerm]:
         own = [
@@ -100,7 +116,7 @@ def remove_masks(
                 keys.pairwise_stream_key(secret, round_ctx=round_ctx, pair=(owner, peer), stream=stream),
                 -1 if peer < owner else 1,  # the survivor added plus for the lower id
             )
-            for (owner, peer), secret in agreed.items()
+            for (owner, peer), secret in secrets.pairwise.items()
         ]
         return [*own, *pairwise]
 

@@ -8,13 +8,13 @@ Source: docs/protocol.md sections 5 and 6 (cited at each check).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 
 from participant.party import Party, refuse
 from participant.phase import Phase, RunMemory, UpdateMasked
-from privacy.secagg import keys, messages
+from privacy.secagg import messages
 from privacy.secagg.messages import (
+    SEALED_BYTES,
     Advertisement,
     AttemptOffer,
     DealtShare,
@@ -25,6 +25,7 @@ from privacy.secagg.messages import (
     SurvivorSignature,
     UnmaskRequest,
 )
+from privacy.secagg.suites import Suite, public_parts
 
 
 def check_set(members: Sequence[str], *, within: Iterable[str], least: int, phase: Phase) -> None:
@@ -76,7 +77,7 @@ def check_advertisements(party: Party, own: Advertisement, advertisements: Seque
         raise refuse("E-ROUND-CONTEXT", phase, "this participant's own advertisement is missing or changed")
     for one in advertisements:
         _check_advertisement(party, own.offer, one)
-    _check_distinct_keys(advertisements)
+    _check_distinct_keys(rules.suite, advertisements)
 
 
 def _check_advertisement(party: Party, offer: AttemptOffer, one: Advertisement) -> None:
@@ -89,13 +90,16 @@ def _check_advertisement(party: Party, offer: AttemptOffer, one: Advertisement) 
         raise refuse("E-ROUND-SIGNATURE", phase, f"the advertisement of {one.sender} is not signed by it")
 
 
-def _check_distinct_keys(advertisements: Sequence[Advertisement]) -> None:
-    seen: set[bytes] = set()
+def _check_distinct_keys(suite: Suite, advertisements: Sequence[Advertisement]) -> None:
+    phase, seen = Phase.SHARE_KEYS, set[bytes]()
     for one in advertisements:
-        for key in (one.masking_key, one.channel_key):
-            if keys.canonical_x25519(key) in seen:
-                raise refuse("E-ROUND-KEYS", Phase.SHARE_KEYS, f"{one.sender} advertises a key that appears twice")
-            seen.add(keys.canonical_x25519(key))
+        try:
+            parts = [part for key in (one.masking_key, one.channel_key) for part in public_parts(suite, key)]
+        except ValueError:
+            raise refuse("E-ROUND-KEYS", phase, f"{one.sender} advertises a key of another suite") from None
+        if seen & set(parts) or len(set(parts)) < len(parts):
+            raise refuse("E-ROUND-KEYS", phase, f"{one.sender} advertises a key that appears twice")
+        seen.update(parts)
 
 
 # --- COLLECT_MASKED: U2 ---
@@ -120,7 +124,10 @@ def check_passed_on(party: Party, at: Position, one: DealtShare, *, round_ctx: b
         raise refuse("E-ROUND-SIGNATURE", phase, f"the shares of {one.dealer} are not signed by it")
     if not messages.merkle_verify(one.leaf.hash, u1.index(me), len(u1), one.proof, one.root):
         raise refuse("E-ROUND-SHARE", phase, f"the share of {one.dealer} is not under the root that it signed")
-    if hashlib.sha256(one.sealed).digest() != one.leaf.ciphertext_hash:
+    suite = party.rules.suite
+    if len(one.sealed) != SEALED_BYTES[suite] or not one.pair.fits(suite, one.dealer, me):
+        raise refuse("E-ROUND-SHARE", phase, f"the sealed share of {one.dealer} has a wrong length")
+    if messages.ciphertext_hash(one.sealed, one.sealed_pair) != one.leaf.ciphertext_hash:
         raise refuse("E-ROUND-SHARE", phase, f"the sealed share of {one.dealer} was changed on the way")
 
 

@@ -43,7 +43,6 @@ from privacy.seams import RandomSource
 from privacy.secagg import keys, messages
 from privacy.secagg.dealing import Channels, Dealer, HeldShare, open_dealt
 from privacy.secagg.fixed_point import Ring
-from privacy.secagg.keys import AgreementKey
 from privacy.secagg.masks import MaskTerm
 from privacy.secagg.messages import (
     ADVERTISE_NONCE_BYTES,
@@ -55,12 +54,15 @@ from privacy.secagg.messages import (
     Receipt,
     ReleasedShare,
     RoundCertificate,
+    SealedPair,
     ShareBundle,
     SurvivorProposal,
     SurvivorSignature,
     UnmaskRequest,
     UnmaskShares,
 )
+from privacy.secagg.pairing import Pairing
+from privacy.secagg.suites import Link, SuiteKeys, channel_keys, masking_keys
 from privacy.secagg.vector import encode_update, mask_in_place
 from privacy.secret import SecretBytes
 
@@ -104,9 +106,10 @@ def advertise(party: Party, offer: AttemptOffer, memory: RunMemory, random: Rand
         PeerError: the offer does not follow from the plan and this participant's own history.
     """
     check_offer(party, offer, memory)
+    suite = party.rules.suite
     masking_secret = SecretBytes(random.token_bytes(keys.KEY_BYTES))
-    masking = AgreementKey.for_masking(masking_secret)
-    channel = AgreementKey(SecretBytes(random.token_bytes(keys.KEY_BYTES)))
+    masking = masking_keys(suite, masking_secret)
+    channel = channel_keys(suite, SecretBytes(random.token_bytes(keys.KEY_BYTES)))
     unsigned = Advertisement(
         offer=offer,
         sender=party.me,
@@ -129,38 +132,40 @@ class Advertised:
     party: Party
     own: Advertisement
     masking_secret: SecretBytes
-    masking: AgreementKey
-    channel: AgreementKey
+    masking: SuiteKeys
+    channel: SuiteKeys
 
     def on_advertisements(self, advertisements: Sequence[Advertisement], random: RandomSource) -> Step[Shared]:
         """Check U1, derive the round's context and deal shares to every member (section 5.2)."""
         check_advertisements(self.party, self.own, advertisements)
         round_ctx = messages.round_context(self.own.offer, advertisements)
         peers = {one.sender: one for one in advertisements if one.sender != self.party.me}
-        channel = {name: self._agree(self.channel, one.channel_key, name) for name, one in peers.items()}
-        masking = {name: self._agree(self.masking, one.masking_key, name) for name, one in peers.items()}
+        channel = {name: self._link(self.channel, one.channel_key, name) for name, one in peers.items()}
+        masking = {name: self._link(self.masking, one.masking_key, name) for name, one in peers.items()}
         seed = SecretBytes(random.token_bytes(keys.KEY_BYTES))
         channels = Channels(self.party.me, round_ctx, channel)
-        dealer = Dealer(self.party.rules, self.own.offer.position, channels, random)
-        unsigned, kept = dealer.deal(self.masking_secret, seed, sorted([*peers, self.party.me]))
+        pairing = Pairing(self.party.me, round_ctx, self.masking_secret, masking)
+        dealer = Dealer(self.party.rules, self.own.offer.position, channels, pairing, random)
+        unsigned, kept = dealer.deal(seed, sorted([*peers, self.party.me]))
         signed = unsigned.signed_bytes(self.party.rules.protocol_version, round_ctx)
         bundle = replace(unsigned, signature=self.party.identity.sign(signed))
         state = Shared(
             party=self.party,
             offer=self.own.offer,
             channels=channels,
+            pairing=pairing,
             u1=tuple(one.sender for one in advertisements),
+            bundle=bundle,
             kept=kept,
             seed=seed,
-            masking=masking,
         )
         return Step(state, None, bundle)
 
-    def _agree(self, mine: AgreementKey, theirs: bytes, name: str) -> SecretBytes:
+    def _link(self, mine: SuiteKeys, theirs: bytes, name: str) -> Link:
         try:
-            return mine.agree(theirs)
+            return mine.link(theirs)
         except ValueError:
-            raise refuse("E-ROUND-KEYS", Phase.SHARE_KEYS, f"the key of {name} is of low order") from None
+            raise refuse("E-ROUND-KEYS", Phase.SHARE_KEYS, f"the key of {name} is of low order or no key") from None
 
 
 # --- COLLECT_MASKED ---
@@ -180,10 +185,11 @@ class Shared:
     party: Party
     offer: AttemptOffer
     channels: Channels
+    pairing: Pairing
     u1: tuple[str, ...]
+    bundle: ShareBundle
     kept: HeldShare
     seed: SecretBytes
-    masking: Mapping[str, SecretBytes]
 
     @property
     def round_ctx(self) -> bytes:
@@ -195,15 +201,19 @@ class Shared:
         u2 = check_dealers(self.party, self.u1, dealt)
         for one in dealt:
             check_passed_on(self.party, self.offer.position, one, round_ctx=self.round_ctx, u1=self.u1)
-        held = {self.party.me: self.kept}
+        held, masking = {self.party.me: self.kept}, dict[str, SecretBytes]()
         for one in dealt:
-            opened = open_dealt(self.channels, one)
-            if opened is None:
+            try:
+                held[one.dealer] = open_dealt(self.channels, one)
+                masking[one.dealer] = self.pairing.seed(one.dealer, self._pair_with(one))
+            except ValueError:
                 return self._complain(one.dealer)
-            held[one.dealer] = opened
-        masking = {one.dealer: self.masking[one.dealer] for one in dealt}
         shares = tuple(held[name] for name in u2)
         return Step(Ready(self.party, self.offer, self.round_ctx, u2, shares, self.seed, masking), None, None)
+
+    def _pair_with(self, one: DealtShare) -> SealedPair:
+        """Return what the lower id of this participant and a dealer gave the higher."""
+        return one.pair if one.dealer < self.party.me else self.bundle.pair_for(one.dealer)
 
     def _complain(self, dealer: str) -> Step[Complained]:
         rule = "the sealed shares do not open to what the dealer signed"

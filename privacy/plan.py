@@ -473,8 +473,6 @@ class Plan(Part):
             raise ValueError(f"the complete graph serves at most {COMPLETE_GRAPH_MAX} participants")
         if self.graph.kind == "k-regular":
             raise ValueError("k-regular graphs are reserved: this version of the protocol masks on the complete graph")
-        if self.suite != 1:
-            raise ValueError("suite 2 is reserved: this version offers suite 1")
         if self.expires_at <= self.created_at:
             raise ValueError("the plan expires before it is made")
         return self

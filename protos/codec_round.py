@@ -8,6 +8,7 @@ Source: docs/protocol.md sections 4 and 5.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from privacy.plan import MAX_ROSTER
@@ -28,6 +29,7 @@ from privacy.secagg.messages import (
     Receipt,
     ReleasedShare,
     RoundCertificate,
+    SealedPair,
     ShareBundle,
     ShareLeaf,
     SurvivorProposal,
@@ -88,15 +90,22 @@ def write_advertisement(value: Advertisement) -> pb.Advertisement:
 
 
 def read_advertisement(message: pb.Advertisement) -> Advertisement:
-    """Return an advertisement; its keys are as long as some suite's."""
+    """Return an advertisement; its keys are as long as one suite's."""
+    suite = _suite_of(message.masking_key, MASKING_KEY_BYTES, "masking_key")
     return Advertisement(
         offer=part(message, "offer", read_offer),
         sender=name(message.sender, "sender"),
-        masking_key=exact(message.masking_key, MASKING_KEY_BYTES.values(), "masking_key"),
-        channel_key=exact(message.channel_key, CHANNEL_KEY_BYTES.values(), "channel_key"),
+        masking_key=message.masking_key,
+        channel_key=exact(message.channel_key, CHANNEL_KEY_BYTES[suite], "channel_key"),
         nonce=exact(message.nonce, ADVERTISE_NONCE_BYTES, "nonce"),
         signature=_signature(message.signature),
     )
+
+
+def _suite_of(value: bytes, lengths: Mapping[int, int], field: str) -> int:
+    """Return the suite to which the length of a field belongs."""
+    exact(value, lengths.values(), field)
+    return next(suite for suite, length in lengths.items() if length == len(value))
 
 
 def _signature(value: bytes) -> bytes:
@@ -110,6 +119,7 @@ def write_leaf(value: ShareLeaf) -> pb.ShareLeaf:
         ciphertext_hash=value.ciphertext_hash,
         masking_share_hash=value.masking_share_hash,
         seed_share_hash=value.seed_share_hash,
+        pair_commitment=value.pair_commitment,
     )
 
 
@@ -120,6 +130,7 @@ def read_leaf(message: pb.ShareLeaf) -> ShareLeaf:
         ciphertext_hash=exact(message.ciphertext_hash, HASH_BYTES, "ciphertext_hash"),
         masking_share_hash=exact(message.masking_share_hash, HASH_BYTES, "masking_share_hash"),
         seed_share_hash=exact(message.seed_share_hash, HASH_BYTES, "seed_share_hash"),
+        pair_commitment=exact(message.pair_commitment, (0, HASH_BYTES), "pair_commitment"),
     )
 
 
@@ -132,6 +143,7 @@ def write_bundle(value: ShareBundle) -> pb.ShareBundle:
         sealed=value.sealed,
         seed_commitment=value.seed_commitment,
         signature=value.signature,
+        sealed_pairs=value.sealed_pairs,
     )
 
 
@@ -144,16 +156,28 @@ def read_bundle(message: pb.ShareBundle) -> ShareBundle:
         raise Malformed("leaves lack the dealer's own")
     if len(message.sealed) != len(leaves):
         raise Malformed(f"sealed has {len(message.sealed)} items for {len(leaves)} leaves")
-    for leaf, box in zip(leaves, message.sealed, strict=True):
-        exact(box, 0 if leaf.recipient == dealer else SEALED_BYTES, "sealed")
+    suite = 2 if message.sealed_pairs else 1
+    pairs = message.sealed_pairs or [b""] * len(leaves)
+    if len(pairs) != len(leaves):
+        raise Malformed(f"sealed_pairs has {len(pairs)} items for {len(leaves)} leaves")
+    for leaf, box, pair in zip(leaves, message.sealed, pairs, strict=True):
+        exact(box, 0 if leaf.recipient == dealer else SEALED_BYTES[suite], "sealed")
+        _check_pair(SealedPair(pair, leaf.pair_commitment), suite, dealer, leaf.recipient)
     return ShareBundle(
         position=part(message, "position", read_position),
         sender=dealer,
         leaves=leaves,
         sealed=tuple(message.sealed),
         seed_commitment=exact(message.seed_commitment, HASH_BYTES, "seed_commitment"),
+        sealed_pairs=tuple(message.sealed_pairs),
         signature=_signature(message.signature),
     )
+
+
+def _check_pair(pair: SealedPair, suite: int, dealer: str, holder: str) -> None:
+    sealed, commitment = SealedPair.lengths(suite, dealer, holder)
+    exact(pair.sealed, sealed, "sealed_pair")
+    exact(pair.commitment, commitment, "pair_commitment")
 
 
 def write_dealt(value: DealtShare) -> pb.DealtShare:
@@ -167,20 +191,25 @@ def write_dealt(value: DealtShare) -> pb.DealtShare:
         root=value.root,
         seed_commitment=value.seed_commitment,
         signature=value.signature,
+        sealed_pair=value.sealed_pair,
     )
 
 
 def read_dealt(message: pb.DealtShare) -> DealtShare:
-    """Return a dealt share."""
+    """Return a dealt share; all in it is as long as one suite's."""
+    dealer, leaf = name(message.dealer, "dealer"), part(message, "leaf", read_leaf)
+    suite = _suite_of(message.sealed, SEALED_BYTES, "sealed")
+    _check_pair(SealedPair(message.sealed_pair, leaf.pair_commitment), suite, dealer, leaf.recipient)
     return DealtShare(
         position=part(message, "position", read_position),
-        dealer=name(message.dealer, "dealer"),
-        leaf=part(message, "leaf", read_leaf),
+        dealer=dealer,
+        leaf=leaf,
         proof=each(message.proof, "proof", lambda node: exact(node, (0, HASH_BYTES), "node"), most=MAX_PROOF),
-        sealed=exact(message.sealed, SEALED_BYTES, "sealed"),
+        sealed=message.sealed,
         root=exact(message.root, HASH_BYTES, "root"),
         seed_commitment=exact(message.seed_commitment, HASH_BYTES, "seed_commitment"),
         signature=_signature(message.signature),
+        sealed_pair=message.sealed_pair,
     )
 
 

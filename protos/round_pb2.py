@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12protos/round.proto\x12\x15onlysum.federation.v1\"=\n\x08Position\x12\x11\n\tplan_hash\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x04\"t\n\x0c\x41ttemptOffer\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x1b\n\x13previous_transcript\x18\x02 \x01(\x0c\x12\x14\n\x0c\x61\x64\x61pter_hash\x18\x03 \x01(\x0c\"\x9f\x01\n\rAdvertisement\x12\x32\n\x05offer\x18\x01 \x01(\x0b\x32#.onlysum.federation.v1.AttemptOffer\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x13\n\x0bmasking_key\x18\x03 \x01(\x0c\x12\x13\n\x0b\x63hannel_key\x18\x04 \x01(\x0c\x12\r\n\x05nonce\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"l\n\tShareLeaf\x12\x11\n\trecipient\x18\x01 \x01(\t\x12\x17\n\x0f\x63iphertext_hash\x18\x02 \x01(\x0c\x12\x1a\n\x12masking_share_hash\x18\x03 \x01(\x0c\x12\x17\n\x0fseed_share_hash\x18\x04 \x01(\x0c\"\xbe\x01\n\x0bShareBundle\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x30\n\x06leaves\x18\x03 \x03(\x0b\x32 .onlysum.federation.v1.ShareLeaf\x12\x0e\n\x06sealed\x18\x04 \x03(\x0c\x12\x17\n\x0fseed_commitment\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"\xd8\x01\n\nDealtShare\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x0e\n\x06\x64\x65\x61ler\x18\x02 \x01(\t\x12.\n\x04leaf\x18\x03 \x01(\x0b\x32 .onlysum.federation.v1.ShareLeaf\x12\r\n\x05proof\x18\x04 \x03(\x0c\x12\x0e\n\x06sealed\x18\x05 \x01(\x0c\x12\x0c\n\x04root\x18\x06 \x01(\x0c\x12\x17\n\x0fseed_commitment\x18\x07 \x01(\x0c\x12\x11\n\tsignature\x18\x08 \x01(\x0c\"\x7f\n\tComplaint\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65\x61ler\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"\x95\x01\n\x07Receipt\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x0f\n\x07u2_hash\x18\x03 \x01(\x0c\x12\x13\n\x0bmasked_hash\x18\x04 \x01(\x0c\x12\x0e\n\x06length\x18\x05 \x01(\x04\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"4\n\x08Survivor\x12\x13\n\x0bparticipant\x18\x01 \x01(\t\x12\x13\n\x0bmasked_hash\x18\x02 \x01(\x0c\"P\n\x0bSurvivorSet\x12\x0f\n\x07u2_hash\x18\x01 \x01(\x0c\x12\x30\n\x07members\x18\x02 \x03(\x0b\x32\x1f.onlysum.federation.v1.Survivor\"w\n\x10SurvivorProposal\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x30\n\x08receipts\x18\x02 \x03(\x0b\x32\x1e.onlysum.federation.v1.Receipt\"i\n\x11SurvivorSignature\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x88\x01\n\rUnmaskRequest\x12\x39\n\x08proposal\x18\x01 \x01(\x0b\x32\'.onlysum.federation.v1.SurvivorProposal\x12<\n\nsignatures\x18\x02 \x03(\x0b\x32(.onlysum.federation.v1.SurvivorSignature\"-\n\rReleasedShare\x12\r\n\x05owner\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x0c\"\xdd\x01\n\x0cUnmaskShares\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x39\n\x0bseed_shares\x18\x03 \x03(\x0b\x32$.onlysum.federation.v1.ReleasedShare\x12<\n\x0emasking_shares\x18\x04 \x03(\x0b\x32$.onlysum.federation.v1.ReleasedShare\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"\xdf\x01\n\x10RoundCertificate\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x11\n\tround_ctx\x18\x02 \x01(\x0c\x12\x35\n\tsurvivors\x18\x03 \x01(\x0b\x32\".onlysum.federation.v1.SurvivorSet\x12\x10\n\x08sum_hash\x18\x04 \x01(\x0c\x12<\n\nsignatures\x18\x05 \x03(\x0b\x32(.onlysum.federation.v1.SurvivorSignatureb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12protos/round.proto\x12\x15onlysum.federation.v1\"=\n\x08Position\x12\x11\n\tplan_hash\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x04\"t\n\x0c\x41ttemptOffer\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x1b\n\x13previous_transcript\x18\x02 \x01(\x0c\x12\x14\n\x0c\x61\x64\x61pter_hash\x18\x03 \x01(\x0c\"\x9f\x01\n\rAdvertisement\x12\x32\n\x05offer\x18\x01 \x01(\x0b\x32#.onlysum.federation.v1.AttemptOffer\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x13\n\x0bmasking_key\x18\x03 \x01(\x0c\x12\x13\n\x0b\x63hannel_key\x18\x04 \x01(\x0c\x12\r\n\x05nonce\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"\x85\x01\n\tShareLeaf\x12\x11\n\trecipient\x18\x01 \x01(\t\x12\x17\n\x0f\x63iphertext_hash\x18\x02 \x01(\x0c\x12\x1a\n\x12masking_share_hash\x18\x03 \x01(\x0c\x12\x17\n\x0fseed_share_hash\x18\x04 \x01(\x0c\x12\x17\n\x0fpair_commitment\x18\x05 \x01(\x0c\"\xd4\x01\n\x0bShareBundle\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x30\n\x06leaves\x18\x03 \x03(\x0b\x32 .onlysum.federation.v1.ShareLeaf\x12\x0e\n\x06sealed\x18\x04 \x03(\x0c\x12\x17\n\x0fseed_commitment\x18\x05 \x01(\x0c\x12\x11\n\tsignature\x18\x06 \x01(\x0c\x12\x14\n\x0csealed_pairs\x18\x07 \x03(\x0c\"\xed\x01\n\nDealtShare\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x0e\n\x06\x64\x65\x61ler\x18\x02 \x01(\t\x12.\n\x04leaf\x18\x03 \x01(\x0b\x32 .onlysum.federation.v1.ShareLeaf\x12\r\n\x05proof\x18\x04 \x03(\x0c\x12\x0e\n\x06sealed\x18\x05 \x01(\x0c\x12\x0c\n\x04root\x18\x06 \x01(\x0c\x12\x17\n\x0fseed_commitment\x18\x07 \x01(\x0c\x12\x11\n\tsignature\x18\x08 \x01(\x0c\x12\x13\n\x0bsealed_pair\x18\t \x01(\x0c\"\x7f\n\tComplaint\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65\x61ler\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"\x95\x01\n\x07Receipt\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x0f\n\x07u2_hash\x18\x03 \x01(\x0c\x12\x13\n\x0bmasked_hash\x18\x04 \x01(\x0c\x12\x0e\n\x06length\x18\x05 \x01(\x04\x12\x11\n\tsignature\x18\x06 \x01(\x0c\"4\n\x08Survivor\x12\x13\n\x0bparticipant\x18\x01 \x01(\t\x12\x13\n\x0bmasked_hash\x18\x02 \x01(\x0c\"P\n\x0bSurvivorSet\x12\x0f\n\x07u2_hash\x18\x01 \x01(\x0c\x12\x30\n\x07members\x18\x02 \x03(\x0b\x32\x1f.onlysum.federation.v1.Survivor\"w\n\x10SurvivorProposal\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x30\n\x08receipts\x18\x02 \x03(\x0b\x32\x1e.onlysum.federation.v1.Receipt\"i\n\x11SurvivorSignature\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"\x88\x01\n\rUnmaskRequest\x12\x39\n\x08proposal\x18\x01 \x01(\x0b\x32\'.onlysum.federation.v1.SurvivorProposal\x12<\n\nsignatures\x18\x02 \x03(\x0b\x32(.onlysum.federation.v1.SurvivorSignature\"-\n\rReleasedShare\x12\r\n\x05owner\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x0c\"\xdd\x01\n\x0cUnmaskShares\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x39\n\x0bseed_shares\x18\x03 \x03(\x0b\x32$.onlysum.federation.v1.ReleasedShare\x12<\n\x0emasking_shares\x18\x04 \x03(\x0b\x32$.onlysum.federation.v1.ReleasedShare\x12\x11\n\tsignature\x18\x05 \x01(\x0c\"\xdf\x01\n\x10RoundCertificate\x12\x31\n\x08position\x18\x01 \x01(\x0b\x32\x1f.onlysum.federation.v1.Position\x12\x11\n\tround_ctx\x18\x02 \x01(\x0c\x12\x35\n\tsurvivors\x18\x03 \x01(\x0b\x32\".onlysum.federation.v1.SurvivorSet\x12\x10\n\x08sum_hash\x18\x04 \x01(\x0c\x12<\n\nsignatures\x18\x05 \x03(\x0b\x32(.onlysum.federation.v1.SurvivorSignatureb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,30 +37,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTEMPTOFFER']._serialized_end=224
   _globals['_ADVERTISEMENT']._serialized_start=227
   _globals['_ADVERTISEMENT']._serialized_end=386
-  _globals['_SHARELEAF']._serialized_start=388
-  _globals['_SHARELEAF']._serialized_end=496
-  _globals['_SHAREBUNDLE']._serialized_start=499
-  _globals['_SHAREBUNDLE']._serialized_end=689
-  _globals['_DEALTSHARE']._serialized_start=692
-  _globals['_DEALTSHARE']._serialized_end=908
-  _globals['_COMPLAINT']._serialized_start=910
-  _globals['_COMPLAINT']._serialized_end=1037
-  _globals['_RECEIPT']._serialized_start=1040
-  _globals['_RECEIPT']._serialized_end=1189
-  _globals['_SURVIVOR']._serialized_start=1191
-  _globals['_SURVIVOR']._serialized_end=1243
-  _globals['_SURVIVORSET']._serialized_start=1245
-  _globals['_SURVIVORSET']._serialized_end=1325
-  _globals['_SURVIVORPROPOSAL']._serialized_start=1327
-  _globals['_SURVIVORPROPOSAL']._serialized_end=1446
-  _globals['_SURVIVORSIGNATURE']._serialized_start=1448
-  _globals['_SURVIVORSIGNATURE']._serialized_end=1553
-  _globals['_UNMASKREQUEST']._serialized_start=1556
-  _globals['_UNMASKREQUEST']._serialized_end=1692
-  _globals['_RELEASEDSHARE']._serialized_start=1694
-  _globals['_RELEASEDSHARE']._serialized_end=1739
-  _globals['_UNMASKSHARES']._serialized_start=1742
-  _globals['_UNMASKSHARES']._serialized_end=1963
-  _globals['_ROUNDCERTIFICATE']._serialized_start=1966
-  _globals['_ROUNDCERTIFICATE']._serialized_end=2189
+  _globals['_SHARELEAF']._serialized_start=389
+  _globals['_SHARELEAF']._serialized_end=522
+  _globals['_SHAREBUNDLE']._serialized_start=525
+  _globals['_SHAREBUNDLE']._serialized_end=737
+  _globals['_DEALTSHARE']._serialized_start=740
+  _globals['_DEALTSHARE']._serialized_end=977
+  _globals['_COMPLAINT']._serialized_start=979
+  _globals['_COMPLAINT']._serialized_end=1106
+  _globals['_RECEIPT']._serialized_start=1109
+  _globals['_RECEIPT']._serialized_end=1258
+  _globals['_SURVIVOR']._serialized_start=1260
+  _globals['_SURVIVOR']._serialized_end=1312
+  _globals['_SURVIVORSET']._serialized_start=1314
+  _globals['_SURVIVORSET']._serialized_end=1394
+  _globals['_SURVIVORPROPOSAL']._serialized_start=1396
+  _globals['_SURVIVORPROPOSAL']._serialized_end=1515
+  _globals['_SURVIVORSIGNATURE']._serialized_start=1517
+  _globals['_SURVIVORSIGNATURE']._serialized_end=1622
+  _globals['_UNMASKREQUEST']._serialized_start=1625
+  _globals['_UNMASKREQUEST']._serialized_end=1761
+  _globals['_RELEASEDSHARE']._serialized_start=1763
+  _globals['_RELEASEDSHARE']._serialized_end=1808
+  _globals['_UNMASKSHARES']._serialized_start=1811
+  _globals['_UNMASKSHARES']._serialized_end=2032
+  _globals['_ROUNDCERTIFICATE']._serialized_start=2035
+  _globals['_ROUNDCERTIFICATE']._serialized_end=2258
 # @@protoc_insertion_point(module_scope)

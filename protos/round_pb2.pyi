@@ -124,10 +124,13 @@ class ShareLeaf(_message.Message):
     CIPHERTEXT_HASH_FIELD_NUMBER: _builtins.int
     MASKING_SHARE_HASH_FIELD_NUMBER: _builtins.int
     SEED_SHARE_HASH_FIELD_NUMBER: _builtins.int
+    PAIR_COMMITMENT_FIELD_NUMBER: _builtins.int
     recipient: _builtins.str
     ciphertext_hash: _builtins.bytes
     masking_share_hash: _builtins.bytes
     seed_share_hash: _builtins.bytes
+    pair_commitment: _builtins.bytes
+    """suite 2, if the recipient's id is higher than the dealer's"""
     def __init__(
         self,
         *,
@@ -135,10 +138,11 @@ class ShareLeaf(_message.Message):
         ciphertext_hash: _builtins.bytes = ...,
         masking_share_hash: _builtins.bytes = ...,
         seed_share_hash: _builtins.bytes = ...,
+        pair_commitment: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext_hash", b"ciphertext_hash", "masking_share_hash", b"masking_share_hash", "recipient", b"recipient", "seed_share_hash", b"seed_share_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext_hash", b"ciphertext_hash", "masking_share_hash", b"masking_share_hash", "pair_commitment", b"pair_commitment", "recipient", b"recipient", "seed_share_hash", b"seed_share_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -156,6 +160,7 @@ class ShareBundle(_message.Message):
     SEALED_FIELD_NUMBER: _builtins.int
     SEED_COMMITMENT_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    SEALED_PAIRS_FIELD_NUMBER: _builtins.int
     sender: _builtins.str
     seed_commitment: _builtins.bytes
     signature: _builtins.bytes
@@ -169,6 +174,10 @@ class ShareBundle(_message.Message):
     def sealed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """as many as leaves"""
 
+    @_builtins.property
+    def sealed_pairs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """suite 2: as many as leaves, empty up to the dealer's own"""
+
     def __init__(
         self,
         *,
@@ -178,10 +187,11 @@ class ShareBundle(_message.Message):
         sealed: _abc.Iterable[_builtins.bytes] | None = ...,
         seed_commitment: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
+        sealed_pairs: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaves", b"leaves", "position", b"position", "sealed", b"sealed", "seed_commitment", b"seed_commitment", "sender", b"sender", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaves", b"leaves", "position", b"position", "sealed", b"sealed", "sealed_pairs", b"sealed_pairs", "seed_commitment", b"seed_commitment", "sender", b"sender", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -201,11 +211,14 @@ class DealtShare(_message.Message):
     ROOT_FIELD_NUMBER: _builtins.int
     SEED_COMMITMENT_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    SEALED_PAIR_FIELD_NUMBER: _builtins.int
     dealer: _builtins.str
     sealed: _builtins.bytes
     root: _builtins.bytes
     seed_commitment: _builtins.bytes
     signature: _builtins.bytes
+    sealed_pair: _builtins.bytes
+    """suite 2, if the holder's id is higher than the dealer's"""
     @_builtins.property
     def position(self) -> Global___Position: ...
     @_builtins.property
@@ -225,10 +238,11 @@ class DealtShare(_message.Message):
         root: _builtins.bytes = ...,
         seed_commitment: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
+        sealed_pair: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leaf", b"leaf", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dealer", b"dealer", "leaf", b"leaf", "position", b"position", "proof", b"proof", "root", b"root", "sealed", b"sealed", "seed_commitment", b"seed_commitment", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dealer", b"dealer", "leaf", b"leaf", "position", b"position", "proof", b"proof", "root", b"root", "sealed", b"sealed", "sealed_pair", b"sealed_pair", "seed_commitment", b"seed_commitment", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,61 +36,73 @@ def octets(count: int) -> SearchStrategy[bytes]:
 
 hashes = octets(32)
 signatures = octets(64)
-sealed_boxes = octets(said.SEALED_BYTES)
+suites = st.sampled_from((1, 2))
 shares = st.one_of(st.integers(0, shamir.FIELD - 1), st.just(shamir.FIELD - 1)).map(
     lambda value: value.to_bytes(said.SHARE_BYTES, "big")
 )
 
 positions = st.builds(said.Position, plan_hash=hashes, round=from_one, attempt=from_one)
 offers = st.builds(said.AttemptOffer, position=positions, previous_transcript=hashes, adapter_hash=hashes)
-advertisements = st.builds(
-    said.Advertisement,
-    offer=offers,
-    sender=names,
-    masking_key=octets(said.MASKING_KEY_BYTES[1]),
-    channel_key=octets(said.CHANNEL_KEY_BYTES[1]),
-    nonce=octets(said.ADVERTISE_NONCE_BYTES),
-    signature=signatures,
+advertisements = suites.flatmap(
+    lambda suite: st.builds(
+        said.Advertisement,
+        offer=offers,
+        sender=names,
+        masking_key=octets(said.MASKING_KEY_BYTES[suite]),
+        channel_key=octets(said.CHANNEL_KEY_BYTES[suite]),
+        nonce=octets(said.ADVERTISE_NONCE_BYTES),
+        signature=signatures,
+    )
 )
 
 
-def leaves(recipient: SearchStrategy[str]) -> SearchStrategy[said.ShareLeaf]:
-    """Return leaves for a recipient."""
+def leaves(suite: int, dealer: str, recipient: str) -> SearchStrategy[said.ShareLeaf]:
+    """Return a dealer's leaves for a recipient."""
+    _, commitment = said.SealedPair.lengths(suite, dealer, recipient)
     return st.builds(
         said.ShareLeaf,
-        recipient=recipient,
+        recipient=st.just(recipient),
         ciphertext_hash=hashes,
         masking_share_hash=hashes,
         seed_share_hash=hashes,
+        pair_commitment=octets(commitment),
     )
 
 
 @st.composite
 def bundles(draw: Any) -> said.ShareBundle:
     """Return a dealer's bundle for a small U1."""
-    members = draw(some_names)
+    members, suite = draw(some_names), draw(suites)
     dealer = draw(st.sampled_from(members))
+    pairs = [draw(octets(said.SealedPair.lengths(suite, dealer, member)[0])) for member in members]
     return said.ShareBundle(
         position=draw(positions),
         sender=dealer,
-        leaves=tuple(draw(leaves(st.just(member))) for member in members),
-        sealed=tuple(b"" if member == dealer else draw(sealed_boxes) for member in members),
+        leaves=tuple(draw(leaves(suite, dealer, member)) for member in members),
+        sealed=tuple(b"" if member == dealer else draw(octets(said.SEALED_BYTES[suite])) for member in members),
         seed_commitment=draw(hashes),
         signature=draw(signatures),
+        sealed_pairs=tuple(pairs) if suite == 2 else (),
     )
 
 
-dealt_shares = st.builds(
-    said.DealtShare,
-    position=positions,
-    dealer=names,
-    leaf=leaves(names),
-    proof=st.lists(st.one_of(hashes, st.just(b"")), max_size=4).map(tuple),
-    sealed=sealed_boxes,
-    root=hashes,
-    seed_commitment=hashes,
-    signature=signatures,
-)
+def _dealt(suite: int, dealer: str, holder: str) -> SearchStrategy[said.DealtShare]:
+    sealed_pair, _ = said.SealedPair.lengths(suite, dealer, holder)
+    return st.builds(
+        said.DealtShare,
+        position=positions,
+        dealer=st.just(dealer),
+        leaf=leaves(suite, dealer, holder),
+        proof=st.lists(st.one_of(hashes, st.just(b"")), max_size=4).map(tuple),
+        sealed=octets(said.SEALED_BYTES[suite]),
+        root=hashes,
+        seed_commitment=hashes,
+        signature=signatures,
+        sealed_pair=octets(sealed_pair),
+    )
+
+
+dealt_shares = st.tuples(suites, names, names).flatmap(lambda drawn: _dealt(*drawn))
 complaints = st.builds(said.Complaint, position=positions, sender=names, dealer=names, rule=texts, signature=signatures)
 
 

@@ -9,21 +9,23 @@ Source: docs/protocol.md sections 3 and 4.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from privacy.plan import Plan
 from privacy.seams import RandomSource
-from privacy.secagg import keys, messages, shamir
+from privacy.secagg import keys, messages, shamir, suites
 from privacy.secagg.messages import (
     SEALED_PLAINTEXT_BYTES,
     SHARE_BYTES,
     DealtShare,
     Position,
+    SealedPair,
     ShareBundle,
     ShareLeaf,
 )
+from privacy.secagg.pairing import Pairing
+from privacy.secagg.suites import HYBRID, Link, Route
 from privacy.secret import SecretBytes
 
 
@@ -45,13 +47,11 @@ class Channels:
 
     me: str
     round_ctx: bytes
-    agreed: Mapping[str, SecretBytes]  # by peer
+    links: Mapping[str, Link]  # of the channel keys, by peer
 
     def seal(self, recipient: str, plaintext: bytes, random: RandomSource) -> bytes:
         """Return what only the recipient opens."""
-        key = self._key(self.me, recipient, self.agreed[recipient])
-        nonce = random.token_bytes(keys.NONCE_BYTES)
-        return keys.seal(key, nonce, plaintext, seal_context(self.round_ctx, self.me, recipient))
+        return suites.seal(self.links[recipient], self._route(self.me, recipient), plaintext, random)
 
     def unseal(self, sender: str, sealed: bytes) -> SecretBytes:
         """Return what a peer sealed for this participant.
@@ -59,16 +59,10 @@ class Channels:
         Raises:
             ValueError: it does not authenticate.
         """
-        key = self._key(sender, self.me, self.agreed[sender])
-        return keys.unseal(key, sealed, seal_context(self.round_ctx, sender, self.me))
+        return suites.unseal(self.links[sender], self._route(sender, self.me), sealed)
 
-    def _key(self, sender: str, recipient: str, agreed: SecretBytes) -> SecretBytes:
-        return keys.channel_key(agreed, round_ctx=self.round_ctx, sender=sender, recipient=recipient)
-
-
-def seal_context(round_ctx: bytes, dealer: str, holder: str) -> bytes:
-    """Return the associated data of a sealed share: label, round_ctx, from, to."""
-    return keys.framed(messages.LABEL_SEAL, round_ctx, dealer.encode(), holder.encode())
+    def _route(self, sender: str, recipient: str) -> Route:
+        return Route(keys.LABEL_CHANNEL, self.round_ctx, sender, recipient)
 
 
 def share_hashes(round_ctx: bytes, holder: str, held: HeldShare) -> tuple[bytes, bytes]:
@@ -86,29 +80,41 @@ class Dealer:
     plan: Plan
     position: Position
     channels: Channels
+    pairing: Pairing
     random: RandomSource
 
-    def deal(
-        self, masking_secret: SecretBytes, seed: SecretBytes, members: Sequence[str]
-    ) -> tuple[ShareBundle, HeldShare]:
+    def deal(self, seed: SecretBytes, members: Sequence[str]) -> tuple[ShareBundle, HeldShare]:
         """Return the bundle, still unsigned, and the pair of shares that the dealer itself holds."""
         me, round_ctx = self.channels.me, self.channels.round_ctx
-        held = self._split(masking_secret, seed, members)
+        held = self._split(seed, members)
         sealed = tuple(
             b"" if name == me else self.channels.seal(name, _plaintext(held[name]), self.random) for name in members
         )
+        pairs = tuple(SealedPair() if name == me else self.pairing.seal_for(name, self.random) for name in members)
         leaves = tuple(
-            ShareLeaf(name, hashlib.sha256(box).digest(), *share_hashes(round_ctx, name, held[name]))
-            for name, box in zip(members, sealed, strict=True)
+            ShareLeaf(
+                name,
+                messages.ciphertext_hash(box, pair.sealed),
+                *share_hashes(round_ctx, name, held[name]),
+                pair.commitment,
+            )
+            for name, box, pair in zip(members, sealed, pairs, strict=True)
         )
-        commitment = messages.seed_commitment(round_ctx, me, seed.reveal())
-        return ShareBundle(self.position, me, leaves, sealed, commitment), held[me]
+        bundle = ShareBundle(
+            position=self.position,
+            sender=me,
+            leaves=leaves,
+            sealed=sealed,
+            seed_commitment=messages.seed_commitment(round_ctx, me, seed.reveal()),
+            sealed_pairs=tuple(pair.sealed for pair in pairs) if self.plan.suite == HYBRID else (),
+        )
+        return bundle, held[me]
 
-    def _split(self, masking_secret: SecretBytes, seed: SecretBytes, members: Sequence[str]) -> dict[str, HeldShare]:
+    def _split(self, seed: SecretBytes, members: Sequence[str]) -> dict[str, HeldShare]:
         points = {name: self.plan.index(name) + 1 for name in members}
         split = [
             shamir.split(secret, threshold=self.plan.shamir_threshold, points=list(points.values()), random=self.random)
-            for secret in (masking_secret, seed)
+            for secret in (self.pairing.masking_secret, seed)
         ]
         return {
             name: HeldShare(self.channels.me, *(shares[x].reveal() for shares in split)) for name, x in points.items()
@@ -119,15 +125,19 @@ def _plaintext(held: HeldShare) -> bytes:
     return held.masking_share + held.seed_share
 
 
-def open_dealt(channels: Channels, one: DealtShare) -> HeldShare | None:
-    """Return the opened pair of shares, or ``None`` if the dealer signed something that is no pair of shares."""
-    try:
-        opened = channels.unseal(one.dealer, one.sealed).reveal()
-    except ValueError:
-        return None
+def open_dealt(channels: Channels, one: DealtShare) -> HeldShare:
+    """Return the opened pair of shares.
+
+    Raises:
+        ValueError: the dealer signed something that is no pair of shares, or not the one that it committed to.
+    """
+    opened = channels.unseal(one.dealer, one.sealed).reveal()
     if len(opened) != SEALED_PLAINTEXT_BYTES:
-        return None
+        raise ValueError("what was sealed is no pair of shares")
     held = HeldShare(one.dealer, opened[:SHARE_BYTES], opened[SHARE_BYTES:])
-    below_p = all(int.from_bytes(x, "big") < shamir.FIELD for x in (held.masking_share, held.seed_share))
+    if any(int.from_bytes(share, "big") >= shamir.FIELD for share in (held.masking_share, held.seed_share)):
+        raise ValueError("a share is not below p")
     committed = (one.leaf.masking_share_hash, one.leaf.seed_share_hash)
-    return held if below_p and share_hashes(channels.round_ctx, channels.me, held) == committed else None
+    if share_hashes(channels.round_ctx, channels.me, held) != committed:
+        raise ValueError("the shares are not the ones that were committed to")
+    return held

@@ -27,6 +27,13 @@ LABEL_MASKING_KEY: Final = b"onlysum/1/masking-key"
 LABEL_PAIRWISE_MASK: Final = b"onlysum/1/pairwise-mask"
 LABEL_SELF_MASK: Final = b"onlysum/1/self-mask"
 LABEL_CHANNEL: Final = b"onlysum/1/channel"
+# Of suite 2 alone:
+LABEL_MASKING_KEM: Final = b"onlysum/1/masking-kem"
+LABEL_CHANNEL_KEY: Final = b"onlysum/1/channel-key"
+LABEL_CHANNEL_KEM: Final = b"onlysum/1/channel-kem"
+LABEL_PAIR_SECRET: Final = b"onlysum/1/pair-secret"
+LABEL_PAIR_CHANNEL: Final = b"onlysum/1/pair-channel"
+LABEL_PAIRWISE_SEED: Final = b"onlysum/1/pairwise-seed"
 
 KEY_BYTES: Final = 32  # X25519, Ed25519 and AES-256 keys
 SIGNATURE_BYTES: Final = 64
@@ -139,9 +146,11 @@ class AgreementKey:
         return f"AgreementKey({self.public.hex()[:16]}...)"
 
 
-def derive(secret: SecretBytes, *, salt: bytes, label: bytes, parts: tuple[bytes, ...] = ()) -> SecretBytes:
-    """Return 32 bytes of HKDF-SHA256 under a label and framed parts (RFC 5869)."""
-    kdf = HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=framed(label, *parts))
+def derive(
+    secret: SecretBytes, *, salt: bytes, label: bytes, parts: tuple[bytes, ...] = (), length: int = KEY_BYTES
+) -> SecretBytes:
+    """Return 32 bytes, or as many as asked for, of HKDF-SHA256 under a label and framed parts (RFC 5869)."""
+    kdf = HKDF(algorithm=SHA256(), length=length, salt=salt, info=framed(label, *parts))
     return SecretBytes(kdf.derive(secret.reveal()))
 
 
@@ -158,9 +167,21 @@ def self_stream_key(seed: SecretBytes, *, round_ctx: bytes, participant: str, st
     return derive(seed, salt=round_ctx, label=LABEL_SELF_MASK, parts=(participant.encode(), stream.encode()))
 
 
-def channel_key(agreed: SecretBytes, *, round_ctx: bytes, sender: str, recipient: str) -> SecretBytes:
-    """Return the directional AES-256-GCM key under which ``sender`` seals for ``recipient``."""
-    return derive(agreed, salt=round_ctx, label=LABEL_CHANNEL, parts=(sender.encode(), recipient.encode()))
+def channel_key(
+    agreed: SecretBytes,
+    *,
+    round_ctx: bytes,
+    sender: str,
+    recipient: str,
+    label: bytes = LABEL_CHANNEL,
+    ciphertext: bytes = b"",
+) -> SecretBytes:
+    """Return the directional AES-256-GCM key under which ``sender`` seals for ``recipient``.
+
+    A KEM ciphertext that part of the secret came with enters the key.
+    """
+    fields = (sender.encode(), recipient.encode(), ciphertext)
+    return derive(agreed, salt=round_ctx, label=label, parts=fields if ciphertext else fields[:2])
 
 
 def seal(key: SecretBytes, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:

@@ -9,6 +9,7 @@ Source: docs/protocol.md sections 4 and 5.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -34,14 +35,20 @@ LABEL_SUM: Final = b"onlysum/1/sum"
 LABEL_GENESIS: Final = b"onlysum/1/genesis"
 LABEL_ADAPTER: Final = b"onlysum/1/adapter"
 LABEL_SEAL: Final = b"onlysum/1/sealed-share"
+LABEL_PAIR_COMMITMENT: Final = b"onlysum/1/pair-commitment"
 
 HASH_BYTES: Final = 32
 SHARE_BYTES: Final = 33  # an element of Z_p, p = 2^256 + 297, big-endian
 ADVERTISE_NONCE_BYTES: Final = 16
 SEALED_PLAINTEXT_BYTES: Final = 2 * SHARE_BYTES  # share of the masking secret, then of the self-mask seed
-SEALED_BYTES: Final = 12 + SEALED_PLAINTEXT_BYTES + 16  # nonce, ciphertext, tag
-MASKING_KEY_BYTES: Final = {1: 32}  # by suite
-CHANNEL_KEY_BYTES: Final = {1: 32}
+_BOX_BYTES: Final = 12 + 16  # nonce and tag
+_CIPHERTEXT_BYTES: Final = {1: 0, 2: 1088}  # of ML-KEM-768, by suite as all below
+
+MASKING_KEY_BYTES: Final = {1: 32, 2: 32 + 1184}  # X25519, then ML-KEM-768
+CHANNEL_KEY_BYTES: Final = MASKING_KEY_BYTES
+SEALED_BYTES: Final = {suite: kem + _BOX_BYTES + SEALED_PLAINTEXT_BYTES for suite, kem in _CIPHERTEXT_BYTES.items()}
+SEALED_PAIR_BYTES: Final = {1: 0, 2: _CIPHERTEXT_BYTES[2] + _BOX_BYTES + 32}
+PAIR_COMMITMENT_BYTES: Final = {1: 0, 2: HASH_BYTES}
 
 
 def digest(*fields: bytes) -> bytes:
@@ -161,6 +168,36 @@ def seed_commitment(round_ctx: bytes, participant: str, seed: bytes) -> bytes:
     return digest(LABEL_SEED_COMMITMENT, round_ctx, participant.encode(), seed)
 
 
+def pair_commitment(round_ctx: bytes, lower: str, higher: str, secret: bytes) -> bytes:
+    """Return the commitment to a pair secret: all who derive a mask from it know that it is the same one."""
+    return digest(LABEL_PAIR_COMMITMENT, round_ctx, lower.encode(), higher.encode(), secret)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedPair:
+    """What a dealer gives a peer of higher id beside its shares in suite 2: their pair secret, for the masking key.
+
+    It is empty towards lower ids, and in suite 1.
+    """
+
+    sealed: bytes = b""
+    commitment: bytes = b""
+
+    @staticmethod
+    def lengths(suite: int, dealer: str, holder: str) -> tuple[int, int]:
+        """Return how long both must be between these two."""
+        return (SEALED_PAIR_BYTES[suite], PAIR_COMMITMENT_BYTES[suite]) if dealer < holder else (0, 0)
+
+    def fits(self, suite: int, dealer: str, holder: str) -> bool:
+        """Say whether it is as long as it must be."""
+        return (len(self.sealed), len(self.commitment)) == self.lengths(suite, dealer, holder)
+
+
+def ciphertext_hash(sealed: bytes, sealed_pair: bytes) -> bytes:
+    """Return the hash over what is sealed for one recipient; the suite and both ids fix both lengths."""
+    return hashlib.sha256(sealed + sealed_pair).digest()
+
+
 @dataclass(frozen=True, slots=True)
 class ShareLeaf:
     """What a dealer commits to about the shares of one recipient (itself included, with no ciphertext)."""
@@ -169,12 +206,19 @@ class ShareLeaf:
     ciphertext_hash: bytes
     masking_share_hash: bytes
     seed_share_hash: bytes
+    pair_commitment: bytes = b""  # suite 2, towards higher ids
 
     @property
     def hash(self) -> bytes:
         """The Merkle leaf."""
+        pair = (self.pair_commitment,) if self.pair_commitment else ()
         return digest(
-            LABEL_LEAF, self.recipient.encode(), self.ciphertext_hash, self.masking_share_hash, self.seed_share_hash
+            LABEL_LEAF,
+            self.recipient.encode(),
+            self.ciphertext_hash,
+            self.masking_share_hash,
+            self.seed_share_hash,
+            *pair,
         )
 
 
@@ -232,7 +276,8 @@ def _share_body(root: bytes, commitment: bytes) -> bytes:
 class ShareBundle:
     """A dealer's message to the coordinator: one leaf a member of U1 in sorted order, one sealed share a peer.
 
-    ``sealed[i]`` belongs to ``leaves[i].recipient`` and is empty for the dealer itself.
+    ``sealed[i]`` belongs to ``leaves[i].recipient`` and is empty for the dealer itself. So does ``sealed_pairs[i]``,
+    which is empty for lower ids too; in suite 1 there are none.
     """
 
     position: Position
@@ -241,6 +286,16 @@ class ShareBundle:
     sealed: tuple[bytes, ...]
     seed_commitment: bytes
     signature: bytes = b""
+    sealed_pairs: tuple[bytes, ...] = ()
+
+    def pair_at(self, index: int) -> SealedPair:
+        """Return what goes with the leaf of an index."""
+        sealed = self.sealed_pairs[index] if self.sealed_pairs else b""
+        return SealedPair(sealed, self.leaves[index].pair_commitment)
+
+    def pair_for(self, recipient: str) -> SealedPair:
+        """Return what goes with the leaf of a recipient, who is in U1."""
+        return self.pair_at(bisect_left(self.leaves, recipient, key=lambda leaf: leaf.recipient))
 
     @property
     def root(self) -> bytes:
@@ -265,6 +320,12 @@ class DealtShare:
     root: bytes
     seed_commitment: bytes
     signature: bytes
+    sealed_pair: bytes = b""
+
+    @property
+    def pair(self) -> SealedPair:
+        """What came beside the shares."""
+        return SealedPair(self.sealed_pair, self.leaf.pair_commitment)
 
     def signed_bytes(self, version: int, round_ctx: bytes) -> bytes:
         """The string that the dealer signed: the same as of its :class:`ShareBundle`."""

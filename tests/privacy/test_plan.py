@@ -150,7 +150,6 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a complete graph with neighbours": ({"graph": {"neighbours": 4}}, "complete graph has no neighbours"),
     "a complete graph with dropouts of its own": ({"graph": {"max_dropouts": 1}}, "complete graph has no neighbours"),
-    "the hybrid suite": ({"suite": 2}, "suite 2 is reserved"),
     "an expiry before the beginning": ({"expires_at": 1}, "expires before it is made"),
     "an expiry at the beginning": ({"created_at": 7, "expires_at": 7}, "expires before it is made"),
     "weights in a distributed mode": (

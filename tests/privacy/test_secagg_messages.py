@@ -318,4 +318,6 @@ def test_the_transcript_follows_from_everything_that_was_agreed() -> None:
 
 
 def test_the_sealed_size_is_nonce_two_shares_and_tag() -> None:
-    assert m.SEALED_BYTES == 12 + 2 * 33 + 16
+    assert m.SEALED_BYTES == {1: 12 + 2 * 33 + 16, 2: 1088 + 12 + 2 * 33 + 16}
+    assert m.MASKING_KEY_BYTES == m.CHANNEL_KEY_BYTES == {1: 32, 2: 32 + 1184}
+    assert m.SEALED_PAIR_BYTES == {1: 0, 2: 1088 + 12 + 32 + 16}

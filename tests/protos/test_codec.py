@@ -133,8 +133,18 @@ def test_a_changed_message_decodes_to_a_valid_value_or_raises_a_peer_error(kind:
 # --- refusals: a valid message, one change, and the word that must be in the rule ---
 
 LEAF = said.ShareLeaf("alice", b"c" * 32, b"m" * 32, b"s" * 32)
-BOX = b"x" * said.SEALED_BYTES
+BOX = b"x" * said.SEALED_BYTES[1]
 BUNDLE = said.ShareBundle(POSITION, "bob", (LEAF, replace(LEAF, recipient="bob")), (BOX, b""), b"c" * 32, b"s" * 64)
+PAIR = b"p" * said.SEALED_PAIR_BYTES[2]
+HYBRID_BUNDLE = said.ShareBundle(
+    POSITION,
+    "alice",
+    (LEAF, replace(LEAF, recipient="bob", pair_commitment=b"p" * 32)),
+    (b"", b"x" * said.SEALED_BYTES[2]),
+    b"c" * 32,
+    b"s" * 64,
+    (b"", PAIR),
+)
 RECEIPT = said.Receipt(POSITION, "alice", b"u" * 32, b"m" * 32, 8, b"s" * 64)
 OFFER = said.AttemptOffer(POSITION, b"t" * 32, b"a" * 32)
 ADVERTISEMENT = said.Advertisement(OFFER, "alice", b"k" * 32, b"c" * 32, b"n" * 16, b"s" * 64)
@@ -196,6 +206,46 @@ BAD_SUBMISSIONS: dict[str, tuple[env.Submission, Callable[[Any], object], str]] 
     "a dealer seals for itself": (BUNDLE, lambda m: set_item(m.share_bundle.sealed, 1, BOX), "sealed has 94"),
     "a masking key is short": (ADVERTISEMENT, put("advertisement.masking_key", b"k" * 31), "masking_key has 31"),
     "a channel key is long": (ADVERTISEMENT, put("advertisement.channel_key", b"k" * 1184), "channel_key has 1184"),
+    "a masking key is of suite 2": (
+        ADVERTISEMENT,
+        put("advertisement.masking_key", b"k" * 1216),
+        "channel_key has 32 bytes, not 1216",
+    ),
+    "a channel key is of suite 2": (
+        ADVERTISEMENT,
+        put("advertisement.channel_key", b"k" * 1216),
+        "channel_key has 1216 bytes, not 32",
+    ),
+    "a pair secret in suite 1": (
+        BUNDLE,
+        put("share_bundle.leaves.0.pair_commitment", b"p" * 32),
+        "pair_commitment has 32 bytes, not 0",
+    ),
+    "a pair secret is missing": (
+        HYBRID_BUNDLE,
+        lambda m: set_item(m.share_bundle.sealed_pairs, 1, b""),
+        "sealed_pair has 0 bytes, not 1148",
+    ),
+    "a pair secret for a lower id": (
+        HYBRID_BUNDLE,
+        lambda m: set_item(m.share_bundle.sealed_pairs, 0, PAIR),
+        "sealed_pair has 1148 bytes, not 0",
+    ),
+    "a commitment to a pair secret is missing": (
+        HYBRID_BUNDLE,
+        put("share_bundle.leaves.1.pair_commitment", b""),
+        "pair_commitment has 0 bytes, not 32",
+    ),
+    "fewer pair secrets than leaves": (
+        HYBRID_BUNDLE,
+        lambda m: m.share_bundle.sealed_pairs.pop(),
+        "sealed_pairs has 1 items",
+    ),
+    "a sealed share of suite 1 beside pair secrets": (
+        HYBRID_BUNDLE,
+        lambda m: set_item(m.share_bundle.sealed, 1, BOX),
+        "sealed has 94 bytes, not 1182",
+    ),
     "a nonce is short": (ADVERTISEMENT, put("advertisement.nonce", b"n" * 15), "nonce has 15"),
     "an offer is missing": (ADVERTISEMENT, lambda m: m.advertisement.ClearField("offer"), "offer is missing"),
     "a share equals p": (
