@@ -19,10 +19,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from privacy.errors import LocalError
+from privacy.errors import LocalError, OnlysumError
 from simulation.federation import Federation
 from simulation.outcome import Summary, change_one_byte, show, write_held_out
-from simulation.processes import ONE_THREAD, Processes, together
+from simulation.processes import ONE_THREAD, Processes
 from simulation.screen import Rounds, Screen
 from simulation.stage import PARTICIPANTS, Stage, write_data, write_recipe
 
@@ -58,7 +58,11 @@ def demo(
     stage.clear()
     with _terminated_as_interrupted(), Processes(stage.logs) as processes:
         story = Story(stage, screen, processes, privacy, suite)
-        story.prepare() if prepare else story.tell()
+        try:
+            story.prepare() if prepare else story.tell()
+        except OnlysumError:
+            screen.show_logs(stage.logs)
+            raise
 
 
 class Story:
@@ -83,7 +87,7 @@ class Story:
         screen, federation = self._screen, self._federation
         self._introduce()
         with screen.step("Train the base; start a coordinator; invite and enrol five participants and an evaluator"):
-            together(self._make_base, federation.found)
+            self._processes.together(federation.found, self._make_base)
         with screen.step("Each participant adds its data and writes its policy; the daemons start"):
             federation.equip()
         with screen.step("Build the plan, sign it, and have every owner's policy approve it"):

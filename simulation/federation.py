@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from privacy.errors import LocalError
 from privacy.plan import Mode
-from simulation.processes import Daemon, Processes, together, wait_until
+from simulation.processes import Daemon, Processes, wait_until
 from simulation.stage import (
     DATASET,
     EVALUATOR,
@@ -38,6 +38,7 @@ class Federation:
         self._stage = stage
         self._processes = processes
         self._mode: Mode = mode
+        self._roster: dict[str, str] = {}  # identity fingerprints by name
         self.daemons: dict[str, Daemon] = {}
         self.rounds = 0
 
@@ -49,32 +50,33 @@ class Federation:
         self.daemons["coordinator"] = self._processes.start(
             "coordinator", "coordinator", "start", "--config", str(self._stage.coordinator)
         )
-        self._wait("a coordinator that listens", lambda: bool(self._coordinator("status")["running"]))
-        together(*(partial(self._enrol, member) for member in MEMBERS))
+        log = self.daemons["coordinator"].log
+        self._wait("a coordinator that listens", lambda: "Ready:" in log.read_text())
+        identities = self._processes.together(*(partial(self._enrol, member) for member in MEMBERS))
+        self._roster = dict(zip(MEMBERS, identities, strict=True))
 
     def _enrol(self, member: str) -> str:
+        """Invite a member, let it join, and return its identity's fingerprint as its own machine prints it."""
         role = "evaluator" if member == EVALUATOR else "participant"
         token = self._coordinator("invite", member, "--role", role)["token"]
-        return self._member(member, "join", token)
+        home = ["--json", "--config", str(self._stage.home(member))]
+        return str(json.loads(self._processes.run("participant", "join", "-", *home, given=token))["identity"])
 
     def equip(self) -> None:
         """Register base and data with every member, write the policies, and start the daemons."""
-        together(*(partial(self._register, member) for member in MEMBERS))
-        roster = {member: str(self._member_json(member, "member", "fingerprint")["identity"]) for member in MEMBERS}
+        hashes = self._processes.together(*(partial(self._register, member) for member in MEMBERS))
         authority = self._coordinator("member", "fingerprint")["authority"]
-        base_hash = self._member_json(PARTICIPANTS[0], "model", "list")[0]["hash"]
-        for member in PARTICIPANTS:
-            text = policy(mode=self._mode, base_hash=base_hash, authority=authority, roster=roster)
+        for member, base_hash in zip(PARTICIPANTS, hashes, strict=False):
+            text = policy(mode=self._mode, base_hash=base_hash, authority=authority, roster=self._roster)
             (self._stage.home(member) / "policy.toml").write_text(text)
         for member in MEMBERS:
             self.start_member(member)
 
     def _register(self, member: str) -> str:
-        self._member(member, "model", "add", "digits-vit", str(self._stage.base))
-        if member == EVALUATOR:
-            return self._member(member, "dataset", "add", HELD_OUT, str(self._stage.data(member)), "--input", "image")
-        words = ["dataset", "add", DATASET, str(self._stage.data(member)), "--input", "image"]
-        return self._member(member, *words, "--population", POPULATION)
+        """Register a member's data and its copy of the base, and return the base's hash as that member computed it."""
+        name, owner = (HELD_OUT, []) if member == EVALUATOR else (DATASET, ["--population", POPULATION])
+        self._member(member, "dataset", "add", name, str(self._stage.data(member)), "--input", "image", *owner)
+        return str(self._member_json(member, "model", "add", "digits-vit", str(self._stage.base))["hash"])
 
     def start_member(self, member: str) -> None:
         """Start a member's daemon, or start it again."""
@@ -116,7 +118,7 @@ class Federation:
 
     def verify(self, report: object, *, accept: int = 0) -> None:
         """Verify a report; ``accept`` is the exit code that is expected."""
-        self._processes.run("audit", "verify", str(report), accept=(accept,))
+        self._processes.run("audit", "verify", str(report), accept=accept)
 
     def accuracies(self, run: str) -> tuple[float, float]:
         """Return the evaluator's signed accuracies of the starting adapter and of the last one."""
@@ -158,4 +160,4 @@ class Federation:
         return json.loads(self._member(member, *words, "--json"))
 
     def _wait(self, what: str, happened: Callable[[], bool]) -> None:
-        wait_until(happened, seconds=READY_SECONDS, watching=tuple(self.daemons.values()), what=what)
+        wait_until(happened, seconds=READY_SECONDS, watching=tuple(self.daemons.values()), what=what, every=0.3)

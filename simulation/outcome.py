@@ -83,7 +83,7 @@ def _rows(summary: Summary, rechecked: float) -> list[tuple[str, str, str]]:
         ]
         if summary.epsilon is not None and summary.delta is not None
         else [
-            ("privacy", "none", "this mode has no differential privacy: only the masks protect"),
+            ("epsilon", "-", "no differential privacy in this mode: only the masks protect"),
         ]
     )
     return [

@@ -1,25 +1,23 @@
 """The demo's processes: real daemons and commands, each ended by its own process id, whatever happens.
 
 Guarantees: leaving the block ends every process that was started in it, first politely, then not; every line that they
-write is in a file, and the end of that file is in the error when one fails.
+write is in a file.
 Leaves to others: what the processes are for (``simulation.demo``).
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import IO, Final, Self, TypeVar
 
 import onlysum
 from privacy.errors import LocalError
@@ -28,7 +26,6 @@ T = TypeVar("T")
 
 END_SECONDS: Final = 5.0  # that a process has after SIGTERM before it is killed
 COMMAND_SECONDS: Final = 120.0  # that a command may take; the demo's slowest loads torch and calibrates
-TAIL_LINES: Final = 15  # of a failed process's log on the screen
 ONE_THREAD: Final[Mapping[str, str]] = {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS", "NUMBA", "VECLIB_MAXIMUM")
 }  # several threads a process on few cores were up to 70 times slower
@@ -39,7 +36,7 @@ class Daemon:
     """A running daemon and its log."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[str]
     log: Path
 
     @property
@@ -52,23 +49,15 @@ class Daemon:
         self.process.kill()
         self.process.wait()
 
-    def end(self) -> None:
-        """Ask it to stop (SIGTERM), and kill it if it does not."""
-        if not self.running:
-            return
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
-
 
 class Processes:
     """Starts ``onlysum`` as separate processes with one thread each; a context manager that ends them all."""
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
-        self._stack = ExitStack()
+        self._started: list[subprocess.Popen[str]] = []
+        self._closed = False
+        self._lock = threading.Lock()
         here = os.pathsep.join(filter(None, [str(Path(onlysum.__file__).parent), os.environ.get("PYTHONPATH", "")]))
         self._environment = {**os.environ, **ONE_THREAD, "NO_COLOR": "1", "PYTHONPATH": here}
         self._environment.pop("ONLYSUM_HOME", None)
@@ -81,71 +70,85 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End every daemon that was started, all of them asked before any is waited for."""
-        self._stack.close()
+        """End every process that was started: all are asked, and whoever has not ended in time is killed."""
+        with self._lock:
+            self._closed = True
+            left = [process for process in self._started if process.poll() is None]
+        for process in left:
+            process.terminate()
+        end = time.monotonic() + END_SECONDS
+        for process in left:
+            try:
+                process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def start(self, name: str, *words: str) -> Daemon:
         """Start a daemon that runs until it is ended; its output is appended to ``NAME.log``."""
         log = self._logs / f"{name}.log"
-        with log.open("ab") as file:
-            process = subprocess.Popen(  # noqa: S603  this very program with the demo's own arguments
-                _command(words),
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                start_new_session=True,  # Ctrl-C reaches the demo alone, which then ends its processes in order
-            )
-        daemon = Daemon(name, process, log)
-        self._stack.callback(daemon.end)
-        return daemon
+        with log.open("a") as file:
+            return Daemon(name, self._open(words, stdout=file, stderr=file), log)
 
-    def run(self, *words: str, accept: Sequence[int] = (0,)) -> str:
+    def run(self, *words: str, given: str = "", accept: int = 0) -> str:
         """Run a command to its end and return what it printed.
 
+        Args:
+            words: the command, without ``onlysum``.
+            given: its standard input.
+            accept: the exit code that is expected.
+
         Raises:
-            LocalError: ``E-DEMO``, its exit code is not one of ``accept``.
+            LocalError: ``E-DEMO``, it ended otherwise.
         """
-        done = subprocess.run(  # noqa: S603  this very program with the demo's own arguments
-            _command(words),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env=self._environment,
-            start_new_session=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
-        )
-        with (self._logs / "commands.log").open("a") as file:
-            file.write(f"$ onlysum {' '.join(words)}\n{done.stdout}{done.stderr}exit code {done.returncode}\n\n")
-        if done.returncode not in accept:
-            said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-TAIL_LINES:])
-            raise LocalError("E-DEMO", f"`onlysum {' '.join(words[:3])}` ended with {done.returncode}:\n{said}")
-        return done.stdout
+        process = self._open(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        printed, complained = process.communicate(given, timeout=COMMAND_SECONDS)
+        code, failed = process.returncode, process.returncode != accept
+        with (self._logs / "commands.log").open("a") as file:  # an invitation is printed: only failures are kept
+            file.write(f"$ onlysum {' '.join(words)}\n{printed if failed else ''}{complained}exit code {code}\n\n")
+        if failed:
+            said = (complained or printed).strip()
+            raise LocalError("E-DEMO", f"`onlysum {' '.join(words[:3])}` ended with exit code {code}: {said}")
+        return printed
 
     def follow(self, *words: str) -> Iterator[str]:
         """Run a command and yield each line as it is printed; the command is ended when the caller stops asking."""
-        with (self._logs / "commands.log").open("ab") as errors:
-            process = subprocess.Popen(  # noqa: S603  this very program with the demo's own arguments
-                _command(words),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=self._environment,
-                start_new_session=True,
-                text=True,
-            )
+        with (self._logs / "commands.log").open("a") as file:
+            process = self._open(words, stdout=subprocess.PIPE, stderr=file)
         try:
             yield from process.stdout or ()
         finally:
             process.kill()
             process.wait()
 
+    def together(self, *jobs: Callable[[], T]) -> list[T]:
+        """Run jobs side by side, as many as there are cores, and return what each returned; errors end all of them."""
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            waiting = [pool.submit(job) for job in jobs]
+            try:
+                return [one.result() for one in waiting]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self.__exit__(None, None, None)  # whatever still runs in another thread ends now
+                raise
 
-def together(*jobs: Callable[[], T]) -> list[T]:
-    """Run jobs side by side, as many as there are cores, and return what each returned; the first error is raised."""
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        return [waiting.result() for waiting in [pool.submit(job) for job in jobs]]
+    def _open(
+        self, words: Sequence[str], *, stdout: int | IO[str], stderr: int | IO[str], stdin: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[str]:
+        with self._lock:
+            if self._closed:
+                raise LocalError("E-DEMO", "the demo is ending")
+            process = subprocess.Popen(  # noqa: S603  this very program with the demo's own arguments
+                [sys.executable, "-P", "-m", "onlysum", *words],  # -P: nothing in the current directory is imported
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=self._environment,
+                text=True,
+                start_new_session=True,  # Ctrl-C reaches the demo alone, which then ends its processes in order
+            )
+            self._started.append(process)
+            return process
 
 
 def wait_until(
@@ -154,7 +157,7 @@ def wait_until(
     """Wait for something that daemons are to bring about.
 
     Raises:
-        LocalError: ``E-DEMO``, a daemon ended or the time passed; the end of its log is in the message.
+        LocalError: ``E-DEMO``, a daemon ended or the time passed.
     """
     end = time.monotonic() + seconds
     while not happened():
@@ -162,19 +165,8 @@ def wait_until(
             if not daemon.running:
                 code = daemon.process.returncode
                 raise LocalError(
-                    "E-DEMO", f"{daemon.name} ended with {code} while waiting for {what}:\n{tail(daemon.log)}"
+                    "E-DEMO", f"{daemon.name} ended with exit code {code} while the demo waited for {what}"
                 )
         if time.monotonic() > end:
-            ends = "\n".join(f"--- {daemon.name}\n{tail(daemon.log)}" for daemon in watching[:2])
-            raise LocalError("E-DEMO", f"no {what} within {seconds:.0f} s:\n{ends}")
+            raise LocalError("E-DEMO", f"no {what} within {seconds:.0f} s")
         time.sleep(every)
-
-
-def tail(log: Path) -> str:
-    """Return the last lines of a log."""
-    with log.open(errors="replace") as file:
-        return "".join(deque(file, maxlen=TAIL_LINES)).rstrip()
-
-
-def _command(words: Sequence[str]) -> list[str]:
-    return [sys.executable, "-P", "-m", "onlysum", *words]  # -P: nothing in the current directory is imported

@@ -9,11 +9,14 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 PLAIN_WIDTH = 100  # columns where there is no terminal
+TAIL_LINES = 4  # of each log, after a failure
+LONGEST_LINE = 400
 
 
 class Screen:
@@ -43,6 +46,12 @@ class Screen:
                 yield
         else:
             yield
+
+    def show_logs(self, logs: Path) -> None:
+        """Print the end of every log, so that a failure can be understood from the screen."""
+        for log in sorted(logs.glob("*.log")):
+            lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+            self.say("\n".join((f"--- {log}", *(line[:LONGEST_LINE] for line in lines))))
 
     @contextmanager
     def rounds(self, total: int) -> Iterator[Rounds]:
