@@ -6,7 +6,7 @@ is told, and expects the typed refusal, silence, and unchanged state.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,8 @@ import pytest
 
 from coordinator.phase import Phase
 from coordinator.round import CoordinatorRound
-from participant.round import Masked, Party, complete
+from participant.phase import RunMemory, RunRefused
+from participant.round import Masked, Party, Shared, advertise, complete
 from privacy.errors import PeerError
 from privacy.plan import VerifiedPlan
 from privacy.secagg import keys, messages
@@ -22,7 +23,9 @@ from privacy.secagg.messages import (
     Advertisement,
     AttemptOffer,
     Position,
+    RoundCertificate,
     SurvivorProposal,
+    SurvivorSet,
     SurvivorSignature,
     UnmaskRequest,
 )
@@ -92,6 +95,14 @@ def test_malicious_offers_are_refused(sentence: str) -> None:
     assert stage.lie(change(stage.offer)).code == code
 
 
+def test_the_last_round_and_the_last_attempt_of_the_plan_are_answered() -> None:
+    federation = Federation(5, 1)
+    rounds, attempts = federation.plan.plan.recipe.rounds, federation.plan.plan.max_attempts
+    for _ in range(rounds - 1):
+        federation.run_round()
+    assert federation.participants[VICTIM].hear(federation.offer(rounds, attempts))
+
+
 def test_malicious_replay_of_an_attempt_is_refused() -> None:
     stage = Stage(Phase.ADVERTISE_KEYS)
     assert stage.victim.hear(stage.offer)
@@ -116,8 +127,6 @@ def test_malicious_retry_after_the_survivors_were_signed_is_refused() -> None:
 
 
 def test_malicious_offer_in_a_refused_run_is_refused() -> None:
-    from participant.phase import RunRefused
-
     stage = Stage(Phase.ADVERTISE_KEYS)
     stage.victim.journal.append(RunRefused("E-ROUND-TRANSCRIPT"))
     assert stage.lie(stage.offer).code == "E-ROUND-TRANSCRIPT"
@@ -228,6 +237,18 @@ def test_malicious_share_sets_are_refused(sentence: str) -> None:
     assert stage.lie(change(stage.told)).code == code
 
 
+def test_malicious_share_that_names_another_holder_at_the_victims_place_is_refused() -> None:
+    """A colluding dealer signs a root over leaves of which the victim's says "carol"."""
+    stage = Stage(Phase.COLLECT_MASKED)
+    state, dealt = stage.victim.state, stage.told
+    assert isinstance(state, Shared)
+    leaf = replace(dealt[3].leaf, recipient="carol")
+    tree = messages.MerkleTree.over([leaf.hash] * len(state.u1))
+    lie = replace(dealt[3], leaf=leaf, proof=tree.proof(state.u1.index(VICTIM)), root=tree.root)
+    signature = signing_key(lie.dealer).sign(lie.signed_bytes(1, state.round_ctx))
+    assert stage.lie((*dealt[:3], replace(lie, signature=signature))).code == "E-ROUND-CONTEXT"
+
+
 def test_malicious_shares_of_another_holder_are_refused() -> None:
     stage = Stage(Phase.COLLECT_MASKED)
     assert stage.lie(stage.round.outbox("carol")).code == "E-ROUND-SET"
@@ -319,6 +340,28 @@ def test_the_same_survivor_set_again_gets_the_same_signature_and_no_second_recor
     assert len(stage.victim.journal.records) == records
 
 
+def test_a_signer_asked_again_after_its_release_gives_the_same_signature() -> None:
+    stage = Stage(Phase.AGREE_SURVIVORS)
+    told = stage.told
+    first = stage.victim.hear(told)
+    stage.federation._collect(stage.offer, {}, [])
+    stage.round.close()
+    assert stage.victim.hear(stage.told)
+    assert stage.victim.hear(told) == first
+
+
+def test_malicious_survivors_of_a_completed_round_are_refused() -> None:
+    stage = Stage(Phase.AGREE_SURVIVORS)
+    proposal = stage.told
+    for _ in range(2):
+        stage.federation._collect(stage.offer, {}, [])
+        request = stage.told
+        stage.round.close()
+    assert stage.victim.hear(stage.round.result.certificate) == []
+    assert stage.lie(proposal).code == "E-ROUND-COMMITTED"
+    assert stage.lie(request).code == "E-ROUND-COMMITTED"
+
+
 def test_malicious_survivors_of_an_attempt_that_a_later_one_closed_are_refused() -> None:
     stage = Stage(Phase.AGREE_SURVIVORS)
     told, masked = stage.told, stage.victim.state
@@ -376,22 +419,59 @@ def test_malicious_unmask_requests_are_refused(sentence: str) -> None:
     assert stage.lie(change(stage.told)).code == code
 
 
+def _quorum(told: UnmaskRequest, signers: Sequence[str], context: bytes) -> UnmaskRequest:
+    """The request with valid signatures over its own S, whoever would have to lie for them."""
+    at, survivors = told.proposal.position, told.proposal.survivors
+    signed = [
+        SurvivorSignature(at, name, signing_key(name).sign(survivors.signed_bytes(1, at, name, context)))
+        for name in signers
+    ]
+    return replace(told, signatures=tuple(signed))
+
+
+def test_malicious_signatures_by_others_than_the_survivors_do_not_count() -> None:
+    stage = Stage(Phase.UNMASK)
+    masked = stage.victim.state
+    assert isinstance(masked, Masked)
+    stage.victim.journal.memory = replace(stage.victim.journal.memory, signed=None)
+    smaller = _shrunk(stage.told)
+    told = _quorum(smaller, ("alice", "bob", "carol", "erin"), masked.record.round_ctx)
+    assert stage.lie(told).code == "E-ROUND-QUORUM"
+
+
+def test_malicious_release_in_an_attempt_that_a_later_one_closed_is_refused() -> None:
+    stage = Stage(Phase.UNMASK)
+    masked = stage.victim.state
+    stage.victim.journal.memory = replace(stage.victim.journal.memory, signed=None)  # it never signed
+    assert stage.victim.hear(stage.federation.offer(1, 2))
+    stage.victim.state = masked  # as if it still held the earlier attempt
+    assert stage.lie(stage.told).code == "E-ROUND-COMMITTED"
+
+
+def test_malicious_release_for_another_round_is_refused() -> None:
+    stage = Stage(Phase.UNMASK)
+    proposal = replace(stage.told.proposal, position=replace(stage.told.proposal.position, round=2))
+    assert stage.lie(replace(stage.told, proposal=proposal)).code == "E-ROUND-CONTEXT"
+
+
+def test_a_signer_releases_along_what_it_signed_though_a_receipt_lost_its_signature() -> None:
+    stage = Stage(Phase.UNMASK)
+    proposal = _receipt("erin", signature=b"\0" * 64)(stage.told.proposal)
+    assert stage.victim.hear(replace(stage.told, proposal=proposal))
+
+
 def test_malicious_second_release_is_refused_also_for_one_who_never_signed() -> None:
     """A victim that did not sign S releases along it once; a smaller S with honest signatures gets nothing."""
     stage = Stage(Phase.UNMASK, faults=())
-    signed = stage.victim.journal.memory
-    assert signed.signed is not None
-    object.__setattr__(stage.victim.journal, "memory", replace(signed, signed=None))
+    memory = stage.victim.journal.memory
+    assert memory.signed is not None
+    stage.victim.journal.memory = replace(memory, signed=None)
     assert stage.victim.hear(stage.told)
     smaller = _shrunk(stage.told)
     masked = stage.victim.state
     assert isinstance(masked, Masked)
-    at, ctx = smaller.proposal.position, masked.record.round_ctx
-    forged_quorum = tuple(
-        SurvivorSignature(at, name, signing_key(name).sign(smaller.proposal.survivors.signed_bytes(1, at, name, ctx)))
-        for name in ("alice", "bob", "carol", "dave")
-    )
-    assert stage.lie(replace(smaller, signatures=forged_quorum)).code == "E-ROUND-COMMITTED"
+    forged_quorum = _quorum(smaller, ("alice", "bob", "carol", "dave"), masked.record.round_ctx)
+    assert stage.lie(forged_quorum).code == "E-ROUND-COMMITTED"
     assert stage.lie(smaller.proposal).code == "E-ROUND-COMMITTED"
 
 
@@ -418,6 +498,12 @@ def test_a_participant_declared_dropped_releases_nothing_and_raises_an_alarm() -
 
 def certificate_of(federation: Federation) -> Any:
     return federation.run_round().certificate
+
+
+def before_the_result(federation: Federation) -> RunMemory:
+    """What the victim knew when it had released and the certificate had not come yet."""
+    records = federation.participants[VICTIM].journal.records
+    return federation.participants[VICTIM].journal.rolled_back(len(records) - 1).memory
 
 
 HISTORIES: dict[str, tuple[Callable[[Any], Any], str]] = {
@@ -454,14 +540,9 @@ HISTORIES: dict[str, tuple[Callable[[Any], Any], str]] = {
 def test_malicious_histories_are_refused(sentence: str) -> None:
     change, code = HISTORIES[sentence]
     federation = Federation(5, 1)
-    victim = federation.participants[VICTIM]
-    memories = []
-    hear = victim.hear
-    victim.hear = lambda told: (memories.append(victim.journal.memory), hear(told))[1]  # type: ignore[method-assign]
     certificate = certificate_of(federation)
-    before_result = memories[-1]
     with pytest.raises(PeerError) as refusal:
-        complete(victim.party, change(certificate), before_result)
+        complete(federation.participants[VICTIM].party, change(certificate), before_the_result(federation))
     assert refusal.value.code == code
 
 
@@ -477,20 +558,90 @@ def test_a_journal_copied_back_is_noticed_by_a_history_that_it_does_not_know() -
         assert refusal.value.code == "E-ROUND-TRANSCRIPT"
 
 
-def test_a_history_with_other_survivors_than_were_signed_is_refused() -> None:
+def resigned(certificate: RoundCertificate, **changes: Any) -> RoundCertificate:
+    """A certificate changed with signatures to match by all of its survivors whose names are known."""
+    one = replace(certificate, **changes)
+    at = one.position
+    signed = [
+        SurvivorSignature(at, name, signing_key(name).sign(one.survivors.signed_bytes(1, at, name, one.round_ctx)))
+        for name in one.survivors.ids
+        if name != "zoe"
+    ]
+    return replace(one, signatures=tuple(signed))
+
+
+def _survivors(certificate: RoundCertificate, *members: tuple[str, bytes]) -> SurvivorSet:
+    return replace(certificate.survivors, members=members)
+
+
+def _other_digest(certificate: RoundCertificate) -> SurvivorSet:
+    return _survivors(
+        certificate,
+        *((name, b"\0" * 32 if name == VICTIM else digest) for name, digest in certificate.survivors.members),
+    )
+
+
+SIGNED_HISTORIES: dict[str, tuple[Callable[[RoundCertificate], RoundCertificate], str]] = {
+    "other survivors than the victim signed": (
+        lambda c: resigned(c, survivors=_survivors(c, *c.survivors.members[:4])),
+        "E-ROUND-TRANSCRIPT",
+    ),
+    "another upload of the victim": (lambda c: resigned(c, survivors=_other_digest(c)), "E-ROUND-TRANSCRIPT"),
+    "another attempt than the victim uploaded to": (
+        lambda c: resigned(c, position=replace(c.position, attempt=2)),
+        "E-ROUND-TRANSCRIPT",
+    ),
+    "another context than the victim uploaded in": (lambda c: resigned(c, round_ctx=b"\1" * 32), "E-ROUND-TRANSCRIPT"),
+    "a survivor who is not on the roster": (
+        lambda c: resigned(c, survivors=_survivors(c, *c.survivors.members, ("zoe", b"\2" * 32))),
+        "E-ROUND-SET",
+    ),
+    "attempt zero": (lambda c: resigned(c, position=replace(c.position, attempt=0)), "E-ROUND-CONTEXT"),
+}
+
+
+@pytest.mark.parametrize("sentence", SIGNED_HISTORIES)
+def test_malicious_histories_are_refused_even_if_a_quorum_signed_them(sentence: str) -> None:
+    change, code = SIGNED_HISTORIES[sentence]
     federation = Federation(5, 1)
     certificate = certificate_of(federation)
-    victim = federation.participants[VICTIM]
-    before = victim.journal.rolled_back(len(victim.journal.records) - 1).memory
-    smaller = replace(certificate.survivors, members=certificate.survivors.members[:4])
-    at = certificate.position
-    quorum = tuple(
-        SurvivorSignature(at, name, signing_key(name).sign(smaller.signed_bytes(1, at, name, certificate.round_ctx)))
-        for name in smaller.ids
-    )
     with pytest.raises(PeerError) as refusal:
-        complete(victim.party, replace(certificate, survivors=smaller, signatures=quorum), before)
-    assert refusal.value.code == "E-ROUND-TRANSCRIPT"
+        complete(federation.participants[VICTIM].party, change(certificate), before_the_result(federation))
+    assert refusal.value.code == code
+
+
+@pytest.mark.parametrize("sentence", [one for one in SIGNED_HISTORIES if "victim signed" not in one])
+def test_malicious_histories_are_refused_also_by_one_who_signed_no_survivors(sentence: str) -> None:
+    change, code = SIGNED_HISTORIES[sentence]
+    federation = Federation(5, 1)
+    certificate = certificate_of(federation)
+    before = replace(before_the_result(federation), signed=None)
+    with pytest.raises(PeerError) as refusal:
+        complete(federation.participants[VICTIM].party, change(certificate), before)
+    assert refusal.value.code == code
+
+
+def test_a_round_completed_in_the_last_attempt_of_the_plan_is_a_history() -> None:
+    """Erin knows the round from its certificate alone."""
+    federation = Federation(5, 1)
+    certificate = certificate_of(federation)
+    last = resigned(certificate, position=replace(certificate.position, attempt=federation.plan.plan.max_attempts))
+    others = _survivors(last, *(one for one in last.survivors.members if one[0] != "erin"))
+    nothing = RunMemory.empty(federation.plan.hash)
+    record = complete(federation.participants["erin"].party, resigned(last, survivors=others), nothing)
+    assert (record.attempt, record.alarm) == (3, False)
+
+
+def test_a_participant_left_out_of_another_attempt_than_its_own_raises_no_alarm() -> None:
+    """It uploaded to attempt 1, which was given up: being absent from attempt 2's survivors is no surprise."""
+    federation = Federation(5, 1)
+    certificate = certificate_of(federation)
+    party = federation.participants[VICTIM].party
+    others = _survivors(certificate, *(one for one in certificate.survivors.members if one[0] != VICTIM))
+    before = replace(before_the_result(federation), signed=None)
+    later = resigned(certificate, survivors=others, position=replace(certificate.position, attempt=2))
+    assert not complete(party, later, before).alarm
+    assert complete(party, resigned(certificate, survivors=others), before).alarm
 
 
 def test_malicious_split_view_of_the_sum_splits_the_history_for_ever() -> None:
@@ -527,9 +678,6 @@ def test_replayed_messages_of_another_run_do_not_verify() -> None:
     party = Party(verified(plan), VICTIM, identities[VICTIM])
     at = Position(party.plan.hash, 1, 1)
     offer = AttemptOffer(at, messages.genesis_transcript(party.plan.hash), ADAPTER_HASH)
-    from participant.phase import RunMemory
-    from participant.round import advertise
-
     state = advertise(party, offer, RunMemory.empty(party.plan.hash), SeededSource("x")).state
     replayed = tuple(state.own if each.sender == VICTIM else each for each in one.told)
     with pytest.raises(PeerError) as refusal:
