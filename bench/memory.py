@@ -1,0 +1,92 @@
+"""How much memory a coordinator needs: a recorded round played to it again while its allocations are counted.
+
+Guarantees: the messages are those of the round, decoded from the bytes that travelled; masked updates lie in files that
+are mapped one at a time, as in the daemon, and so are no memory of the coordinator's.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from coordinator.phase import Phase
+from coordinator.round import CoordinatorRound
+from privacy.plan import VerifiedPlan
+from privacy.secagg.messages import AttemptOffer, Receipt
+from protos import codec
+from protos.envelope import Submission
+
+MIB: Final = 2**20
+
+
+class Recording:
+    """Every message that a coordinator accepted, as bytes, in order."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._messages: list[tuple[str, bytes]] = []
+
+    def note(self, message: Submission, masked: bytes) -> None:
+        """Keep a message, and with a receipt the masked update."""
+        sender: str = message.sender  # type: ignore[union-attr]  # messages of a round have one
+        self._messages.append((sender, codec.encode_submission(message)))
+        if masked:
+            (self._directory / sender).write_bytes(masked)
+
+    def peak_mib(self, plan: VerifiedPlan, offer: AttemptOffer) -> float:
+        """Return the most memory, in MiB, that a coordinator had allocated in this round."""
+        gc.collect()
+        tracemalloc.start()
+        try:
+            self._play(CoordinatorRound(plan, offer))
+            return tracemalloc.get_traced_memory()[1] / MIB
+        finally:
+            tracemalloc.stop()
+
+    def _play(self, coordinator: CoordinatorRound) -> None:
+        for sender, data in self._messages:
+            message = codec.decode_submission(data, sender=sender)
+            while not _in_time(coordinator, message):
+                _next_phase(coordinator)
+            if isinstance(message, Receipt):
+                with self._mapped(sender) as masked:
+                    coordinator.accumulate(message, masked)
+            else:
+                coordinator.receive(message)  # type: ignore[arg-type]  # a message of the round
+        _next_phase(coordinator)
+        assert coordinator.phase is Phase.RESULT
+
+    @contextmanager
+    def _mapped(self, sender: str) -> Iterator[memoryview]:
+        path = self._directory / sender
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            view = memoryview(mapped)
+            try:
+                yield view
+            finally:
+                view.release()
+
+
+_PHASES: Final = {
+    "Advertisement": Phase.ADVERTISE_KEYS,
+    "ShareBundle": Phase.SHARE_KEYS,
+    "Receipt": Phase.COLLECT_MASKED,
+    "SurvivorSignature": Phase.AGREE_SURVIVORS,
+    "UnmaskShares": Phase.UNMASK,
+}
+
+
+def _in_time(coordinator: CoordinatorRound, message: Submission) -> bool:
+    return coordinator.phase is _PHASES[type(message).__name__]
+
+
+def _next_phase(coordinator: CoordinatorRound) -> None:
+    """Close a phase and say to each participant what it should be told, which may cost memory too."""
+    coordinator.close()
+    for name in coordinator.expected():
+        coordinator.outbox(name)

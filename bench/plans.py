@@ -1,0 +1,125 @@
+"""Plans for benchmarks: mode ``distributed``, as large a cohort and vector as is asked for, keys from fixed bytes.
+
+Guarantees: the same arguments give the same plan; every rule of plans holds, since it is parsed and verified as a
+participant does it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Final
+
+from privacy.plan import (
+    Adapter,
+    BaseReference,
+    Encoding,
+    Evaluation,
+    FileHash,
+    Graph,
+    Member,
+    Optimizer,
+    Plan,
+    Privacy,
+    Recipe,
+    Stream,
+    Task,
+    Tensor,
+    Training,
+    VerifiedPlan,
+    default_survivors,
+    signed_plan_bytes,
+    threshold,
+)
+from privacy.secagg.keys import SigningKey
+from privacy.secagg.suites import Suite
+from privacy.secret import SecretBytes
+
+CREATED_AT: Final = 1_767_225_600  # 2026-01-01
+EXPIRES_AT: Final = 4_102_444_800  # 2100-01-01
+NOISE_EXPONENT: Final = 10
+CLAMP: Final = 2**20 - 1  # 1000 participants' sum stays within 32 bits
+COLLUDING_OF: Final = 3  # f is the largest integer below n / 3
+
+
+def signing_key(name: str) -> SigningKey:
+    """Return the identity key that belongs to a name in all benchmarks."""
+    return SigningKey(SecretBytes(hashlib.sha256(b"onlysum bench: identity key of " + name.encode()).digest()))
+
+
+def members(n: int) -> tuple[str, ...]:
+    """Return n sorted names."""
+    return tuple(f"p{number:04d}" for number in range(n))
+
+
+def recipe(entries: int, *, rounds: int = 1, initial_hash: str = "cc" * 32) -> Recipe:
+    """Return a recipe whose vector is one stream of ``entries`` entries."""
+    return Recipe(
+        title="Benchmark",
+        purpose="Measures the protocol",
+        base=BaseReference(name="none", architecture="none", files=(FileHash(name="config.json", sha256="aa" * 32),)),
+        adapter=Adapter(
+            method="ffa-lora",
+            peft_type="LORA",
+            initial_hash=initial_hash,
+            tensors=(Tensor(key="lora_B.weight", shape=(entries,), stream="adapter"),),
+        ),
+        layout=(Stream(name="adapter", length=entries),),
+        task=Task(kind="image-classification", data="digits", labels=("0", "1")),
+        optimizer=Optimizer(),
+        training=Training(learning_rate="0.1", head_learning_rate="0.1"),
+        rounds=rounds,
+    )
+
+
+def make_plan(
+    n: int, entries: int, *, graph: Graph | None = None, suite: Suite = 1
+) -> tuple[VerifiedPlan, dict[str, SigningKey]]:
+    """Return a plan that its operator signed, and the identity key of each member.
+
+    Args:
+        n: size of the roster.
+        entries: length of the vector.
+        graph: who masks with whom; complete by default.
+        suite: of key agreement.
+
+    Raises:
+        PeerError: the numbers break a rule of plans.
+    """
+    f = (n - 1) // COLLUDING_OF
+    survivors = default_survivors(n, f)
+    keys = {name: signing_key(name) for name in members(n)}
+    honest_noise = survivors - max(f, 1)
+    # Validation is left to `from_bytes`, so that a refused plan is refused as a participant would refuse it.
+    plan = Plan.model_construct(
+        suite=suite,
+        federation="bench",
+        operator="Benchmark",
+        run_id="00112233445566778899aabbccddeeff",
+        created_at=CREATED_AT,
+        expires_at=EXPIRES_AT,
+        recipe=recipe(entries),
+        privacy=Privacy(
+            mode="distributed",
+            unit="example",
+            relation="zero-out",
+            epsilon="8",
+            delta="0.00001",
+            sampling_rate="0.5",
+            local_steps=1,
+            clip_norm="1",
+            noise_exponent=NOISE_EXPONENT,
+            sensitivity=math.floor(math.sqrt(honest_noise) * 2**NOISE_EXPONENT),
+            honest_noise=honest_noise,
+        ),
+        encoding=Encoding(ring_bits=32, scale_exponent=0, clamp=CLAMP),
+        evaluation=Evaluation(data="none"),
+        roster=tuple(Member(id=name, identity_key=key.public.hex(), units=100) for name, key in keys.items()),
+        f=f,
+        shamir_threshold=threshold(n, f),
+        quorum=threshold(n, f),
+        min_survivors=survivors,
+        graph=graph or Graph(),
+    )
+    operator, data = signing_key("the operator"), plan.to_bytes()
+    return VerifiedPlan.verify(data, operator.sign(signed_plan_bytes(data)), operator.public), keys
