@@ -41,7 +41,7 @@ Told = Callable[[Submission, bytes], None]  # hears every accepted message, with
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A benchmark's size: participants, entries, neighbours of each, how many drop out before they upload; the suite."""
+    """A benchmark's size: participants, entries, neighbours of each, dropouts before the upload; and its suite."""
 
     participants: int
     entries: int

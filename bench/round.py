@@ -8,6 +8,7 @@ in all phases as the codec writes it; ``coordinator_peak_mib`` is what the coord
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,7 +67,7 @@ def phase_table(outcomes: dict[str, Outcome]) -> str:
 def peak_ratio(figures: dict[str, float]) -> dict[str, float]:
     """Return by how much the coordinator's peak grows from 10 to 100 participants, if both were measured."""
     larger, smaller = (
-        [peak for name, peak in figures.items() if name.startswith(f"{case}_k") and name.endswith("_peak_mib")]
+        [peak for name, peak in figures.items() if re.match(rf"{case}_k\d+_drop\d+\.coordinator_peak", name)]
         for case in PEAK_RATIO
     )
     return {"d1e6.peak_n100_over_n10": round(max(larger) / max(smaller), 3)} if larger and smaller else {}
