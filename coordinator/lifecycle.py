@@ -97,7 +97,7 @@ class Lifecycle:
         return self._gathered
 
     async def _open(self, at: Position) -> None:
-        run, desk = self._run, self._run.desk
+        run, desk, again = self._run, self._run.desk, self._run.open_position is not None
         durations = desk.settings.durations
         try:
             run.attempt = await run.work(
@@ -106,7 +106,12 @@ class Lifecycle:
         except ReplayError as error:
             self._abort_attempt(at, RoundAborted(error.code, error.detail))
             return
-        run.moved("attempt-opened", round=at.round, attempt=at.attempt, phase=run.attempt.machine.phase.name)
+        run.moved(
+            "attempt-resumed" if again else "attempt-opened",
+            round=at.round,
+            attempt=at.attempt,
+            phase=run.attempt.machine.phase.name,
+        )
 
     async def _close(self, attempt: Attempt) -> None:
         run, at = self._run, attempt.position
