@@ -38,8 +38,8 @@ VICTIM = "bob"
 class Stage:
     """An honest five-party round driven to a phase, so that a lie can be told in it."""
 
-    def __init__(self, phase: Phase, *, faults: tuple[Fault, ...] = ()) -> None:
-        self.federation = Federation(5, 1, seed=3)
+    def __init__(self, phase: Phase, *, faults: tuple[Fault, ...] = (), **overrides: Any) -> None:
+        self.federation = Federation(5, 1, seed=3, **overrides)
         self.offer = self.federation.offer(1, 1)
         self.round = self.federation.round = CoordinatorRound(self.federation.plan, self.offer)
         due = {(fault.participant, fault.phase): fault.kind for fault in faults}

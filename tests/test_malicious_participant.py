@@ -23,8 +23,8 @@ OFFENDER = "carol"
 class Stage:
     """A five-party round in which everyone but the offender has answered in a phase."""
 
-    def __init__(self, phase: Phase) -> None:
-        self.federation = Federation(5, 1, seed=11)
+    def __init__(self, phase: Phase, **overrides: Any) -> None:
+        self.federation = Federation(5, 1, seed=11, **overrides)
         self.offer = self.federation.offer(1, 1)
         self.round = self.federation.round = CoordinatorRound(self.federation.plan, self.offer)
         while self.round.phase is not phase:

@@ -1,0 +1,305 @@
+"""The catalogue for suite 2: lies about KEM keys, ciphertexts and pair secrets, by coordinator and by participants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from coordinator.phase import Phase
+from participant.round import Complained, Ready, Shared
+from privacy.errors import RoundAborted
+from privacy.secagg import messages
+from privacy.secagg.messages import SEALED_BYTES, SEALED_PAIR_BYTES, Advertisement, DealtShare, ShareBundle
+from privacy.secagg.pairing import Pairing
+from privacy.secret import SecretBytes
+from tests import test_malicious_coordinator as lying_coordinator
+from tests import test_malicious_participant as lying_participant
+from tests.federation import Fault, FaultKind, Federation, SeededSource
+from tests.test_malicious_participant import OFFENDER, signed
+
+VICTIM = lying_coordinator.VICTIM  # bob: between alice, of a lower id, and carol, of a higher
+X25519 = 32
+
+
+# --- ADVERTISE_KEYS: keys ---
+
+
+def with_parts(one: Advertisement, field: str, *, x25519: bytes = b"", kem: bytes = b"") -> Advertisement:
+    """Return an advertisement with a part of a key in another's place."""
+    key = getattr(one, field)
+    changes: dict[str, Any] = {field: (x25519 or key[:X25519]) + (kem or key[X25519:])}
+    return replace(one, **changes)
+
+
+KEYS: dict[str, Callable[[Advertisement], Advertisement]] = {
+    "a masking key whose X25519 part is of low order": lambda a: with_parts(a, "masking_key", x25519=bytes(32)),
+    "a channel key whose X25519 part is of low order": lambda a: with_parts(a, "channel_key", x25519=bytes(32)),
+    "a masking key whose ML-KEM part is not reduced": lambda a: with_parts(a, "masking_key", kem=b"\xff" * 1184),
+    "a channel key whose ML-KEM part is not reduced": lambda a: with_parts(a, "channel_key", kem=b"\xff" * 1184),
+    "one ML-KEM part for masking and channel": lambda a: with_parts(a, "masking_key", kem=a.channel_key[X25519:]),
+    "one X25519 part for masking and channel": lambda a: with_parts(a, "masking_key", x25519=a.channel_key[:X25519]),
+    "a masking key of suite 1": lambda a: replace(a, masking_key=a.masking_key[:X25519]),
+    "a channel key of suite 1": lambda a: replace(a, channel_key=a.channel_key[:X25519]),
+    "a masking key that is a byte short": lambda a: replace(a, masking_key=a.masking_key[:-1]),
+    "a channel key that is a byte long": lambda a: replace(a, channel_key=a.channel_key + b"\0"),
+}
+
+
+@pytest.mark.parametrize("sentence", KEYS)
+def test_malicious_hybrid_keys_are_refused_by_the_coordinator(sentence: str) -> None:
+    stage = lying_participant.Stage(Phase.ADVERTISE_KEYS, suite=2)
+    assert stage.refusal(signed(KEYS[sentence](stage.honest))).code == "E-ROUND-KEYS"
+    stage.others_go_on()
+
+
+@pytest.mark.parametrize("sentence", KEYS)
+def test_malicious_hybrid_keys_of_a_colluder_are_refused_by_participants(sentence: str) -> None:
+    stage = lying_coordinator.Stage(Phase.SHARE_KEYS, suite=2)
+    *honest, erin = stage.told
+    assert stage.lie((*honest, lying_coordinator.signed_by("erin", KEYS[sentence](erin)))).code == "E-ROUND-KEYS"
+
+
+def test_malicious_copy_of_a_peers_ml_kem_key_is_refused_by_both_sides() -> None:
+    stage = lying_participant.Stage(Phase.ADVERTISE_KEYS, suite=2)
+    alice = stage.answers["alice"][0]
+    stage.round.receive(alice)
+    lie = signed(with_parts(stage.honest, "channel_key", kem=alice.masking_key[X25519:]))
+    assert stage.refusal(lie).code == "E-ROUND-KEYS"
+    told = lying_coordinator.Stage(Phase.SHARE_KEYS, suite=2)
+    *honest, erin = told.told
+    copied = with_parts(erin, "masking_key", kem=honest[0].masking_key[X25519:])
+    assert told.lie((*honest, lying_coordinator.signed_by("erin", copied))).code == "E-ROUND-KEYS"
+
+
+def test_malicious_swap_of_ml_kem_parts_by_the_coordinator_breaks_the_signature() -> None:
+    stage = lying_coordinator.Stage(Phase.SHARE_KEYS, suite=2)
+    alice, *others = stage.told
+    swapped = with_parts(alice, "masking_key", kem=others[-1].masking_key[X25519:])
+    assert stage.lie((swapped, *others)).code == "E-ROUND-SIGNATURE"
+
+
+# --- SHARE_KEYS: what the coordinator notices in a bundle ---
+
+
+def _pairs(change: Callable[[list[bytes]], list[bytes]]) -> Callable[[ShareBundle], ShareBundle]:
+    return lambda bundle: replace(bundle, sealed_pairs=tuple(change(list(bundle.sealed_pairs))))
+
+
+def _consistent(index: int, **changes: Any) -> Callable[[ShareBundle], ShareBundle]:
+    """The dealer commits to what it changed, so that only the length is wrong."""
+
+    def change(bundle: ShareBundle) -> ShareBundle:
+        sealed, pairs = list(bundle.sealed), list(bundle.sealed_pairs)
+        sealed[index], pairs[index] = changes.get("sealed", sealed[index]), changes.get("pair", pairs[index])
+        hashed = messages.ciphertext_hash(sealed[index], pairs[index])
+        commitment = changes.get("commitment", bundle.leaves[index].pair_commitment)
+        leaf = replace(bundle.leaves[index], ciphertext_hash=hashed, pair_commitment=commitment)
+        leaves = (*bundle.leaves[:index], leaf, *bundle.leaves[index + 1 :])
+        return replace(bundle, leaves=leaves, sealed=tuple(sealed), sealed_pairs=tuple(pairs))
+
+    return change
+
+
+PAIR = b"p" * SEALED_PAIR_BYTES[2]
+BUNDLES: dict[str, tuple[Callable[[ShareBundle], ShareBundle], str]] = {  # by carol: alice 0, carol 2, erin 4
+    "no pair secrets at all": (_pairs(lambda _: []), "E-ROUND-SET"),
+    "a pair secret too few": (_pairs(lambda pairs: pairs[:-1]), "E-ROUND-SET"),
+    "another pair secret than was committed to": (_pairs(lambda pairs: [*pairs[:-1], PAIR]), "E-ROUND-SHARE"),
+    "a pair secret that is a byte short": (_consistent(4, pair=PAIR[:-1]), "E-ROUND-SHARE"),
+    "a pair secret left out": (_consistent(4, pair=b""), "E-ROUND-SHARE"),
+    "a pair secret for a lower id": (_consistent(0, pair=PAIR, commitment=b"c" * 32), "E-ROUND-SHARE"),
+    "a commitment to a pair secret with a lower id": (_consistent(0, commitment=b"c" * 32), "E-ROUND-SHARE"),
+    "no commitment to a pair secret": (_consistent(4, commitment=b""), "E-ROUND-SHARE"),
+    "a sealed share of suite 1": (_consistent(4, sealed=b"s" * SEALED_BYTES[1]), "E-ROUND-SHARE"),
+}
+
+
+@pytest.mark.parametrize("sentence", BUNDLES)
+def test_malicious_hybrid_bundles_are_refused_and_the_others_go_on(sentence: str) -> None:
+    change, code = BUNDLES[sentence]
+    stage = lying_participant.Stage(Phase.SHARE_KEYS, suite=2)
+    assert stage.refusal(signed(change(stage.honest), stage.context)).code == code
+    stage.others_go_on()
+
+
+def test_malicious_pair_secrets_in_suite_1_are_refused() -> None:
+    stage = lying_participant.Stage(Phase.SHARE_KEYS)
+    lie = replace(stage.honest, sealed_pairs=(b"",) * 5)
+    assert stage.refusal(signed(lie, stage.context)).code == "E-ROUND-SET"
+
+
+# --- COLLECT_MASKED: what a participant notices ---
+
+
+def _dealt(index: int, **changes: Any) -> Callable[[tuple[DealtShare, ...]], tuple[DealtShare, ...]]:
+    return lambda dealt: (*dealt[:index], replace(dealt[index], **changes), *dealt[index + 1 :])
+
+
+def _shifted(dealt: tuple[DealtShare, ...]) -> tuple[DealtShare, ...]:
+    """The same bytes, cut elsewhere: the hash over both is unchanged."""
+    whole = dealt[0].sealed + dealt[0].sealed_pair
+    return _dealt(0, sealed=whole[:-1], sealed_pair=whole[-1:])(dealt)
+
+
+def _uncommitted(dealt: tuple[DealtShare, ...]) -> tuple[DealtShare, ...]:
+    return _dealt(0, leaf=replace(dealt[0].leaf, pair_commitment=b"\1" * 32))(dealt)
+
+
+PASSED_ON: dict[str, Callable[[tuple[DealtShare, ...]], tuple[DealtShare, ...]]] = {  # to bob: alice 0, carol 1
+    "a changed KEM ciphertext of a share": lambda d: _dealt(0, sealed=b"\0" + d[0].sealed[1:])(d),
+    "a changed KEM ciphertext of a pair secret": lambda d: _dealt(0, sealed_pair=b"\0" + d[0].sealed_pair[1:])(d),
+    "a pair secret kept back": _dealt(0, sealed_pair=b""),
+    "a pair secret of a higher id": _dealt(1, sealed_pair=PAIR),
+    "a pair secret cut elsewhere": _shifted,
+    "another commitment to a pair secret": _uncommitted,
+}
+
+
+@pytest.mark.parametrize("sentence", PASSED_ON)
+def test_malicious_changes_of_pair_secrets_on_the_way_are_refused(sentence: str) -> None:
+    stage = lying_coordinator.Stage(Phase.COLLECT_MASKED, suite=2)
+    assert stage.lie(PASSED_ON[sentence](stage.told)).code == "E-ROUND-SHARE"
+
+
+# --- dealers that lie under their own signature ---
+
+
+def resealed(victim: str, *, pair: int | None = None, share: int | None = None, commitment: bytes = b"") -> Any:
+    """Return a change of a bundle: a bit flipped in what is for the victim, and all of it committed to."""
+
+    def change(bundle: ShareBundle) -> ShareBundle:
+        index = [leaf.recipient for leaf in bundle.leaves].index(victim)
+        changes: dict[str, bytes] = {"commitment": commitment} if commitment else {}
+        if share is not None:
+            changes["sealed"] = _flipped(bundle.sealed[index], share)
+        if pair is not None:
+            changes["pair"] = _flipped(bundle.sealed_pairs[index], pair)
+        return _consistent(index, **changes)(bundle)
+
+    return change
+
+
+def _flipped(data: bytes, index: int) -> bytes:
+    return data[:index] + bytes([data[index] ^ 1]) + data[index + 1 :]
+
+
+LIES = {
+    "a tampered KEM ciphertext of a share": resealed("dave", share=0),
+    "a tampered box of a share": resealed("dave", share=1100),
+    "a tampered KEM ciphertext of a pair secret": resealed("dave", pair=0),
+    "a tampered box of a pair secret": resealed("dave", pair=1100),
+    "a commitment to another pair secret": resealed("dave", commitment=b"\1" * 32),
+}
+
+
+def dealing(federation: Federation, change: Callable[[ShareBundle], ShareBundle]) -> None:
+    """Let the offender deal something else in the first attempt."""
+    one = federation.participants[OFFENDER]
+    hear = one.hear
+
+    def lying(told: object) -> list[Any]:
+        answers = hear(told)
+        if answers and isinstance(answers[0], ShareBundle) and answers[0].position.attempt == 1:
+            assert isinstance(one.state, Shared)
+            return [signed(change(answers[0]), one.state.round_ctx)]
+        return answers
+
+    one.hear = lying  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("sentence", LIES)
+def test_malicious_hybrid_dealer_is_named_before_the_commit_point_and_left_out_of_the_next_attempt(
+    sentence: str,
+) -> None:
+    federation = Federation(5, 1, seed=2, suite=2)
+    dealing(federation, LIES[sentence])
+    result = federation.run_round()
+    dave = federation.participants["dave"]
+    assert result.certificate.position.attempt == 2
+    assert OFFENDER not in result.survivors
+    assert (result.total(federation.plan.plan) == federation.one_hot(result.survivors)).all()
+    assert not dave.refusals, "a dealer's lie is answered by a complaint, not by silence"
+
+
+def test_a_round_goes_on_when_the_accused_dealer_is_no_survivor() -> None:
+    federation = Federation(7, 1, seed=2, suite=2, min_survivors=5)
+    dealing(federation, LIES["a tampered KEM ciphertext of a pair secret"])
+    result = federation.run_round([Fault(OFFENDER, Phase.COLLECT_MASKED, FaultKind.LOST)])
+    assert result.certificate.position.attempt == 1
+    assert set(result.dropouts) == {OFFENDER, "dave"}
+    assert (result.total(federation.plan.plan) == federation.one_hot(result.survivors)).all()
+
+
+def not_its_own(federation: Federation) -> Callable[[ShareBundle], ShareBundle]:
+    """Seal for everybody, and commit to, pair secrets that do not follow from the masking secret."""
+
+    def change(bundle: ShareBundle) -> ShareBundle:
+        state: Any = federation.participants[OFFENDER].state
+        liar = Pairing(OFFENDER, state.round_ctx, SecretBytes(b"\1" * 32), state.pairing.links)
+        for index, leaf in enumerate(bundle.leaves):
+            if leaf.recipient > OFFENDER:
+                given = liar.seal_for(leaf.recipient, SeededSource("lie"))
+                bundle = _consistent(index, pair=given.sealed, commitment=given.commitment)(bundle)
+        return bundle
+
+    return change
+
+
+def test_malicious_dealer_that_drops_out_cannot_garble_the_sum_with_a_pair_secret_of_another_kind() -> None:
+    """Every holder finds what it was given in order; the rebuilt masking secret shows the lie, and no sum comes out."""
+    federation = Federation(5, 1, seed=2, suite=2)
+    dealing(federation, not_its_own(federation))
+    due = {(OFFENDER, Phase.COLLECT_MASKED): FaultKind.LOST}
+    with pytest.raises(RoundAborted, match=f"the shares of {OFFENDER} do not rebuild"):
+        federation._attempt(1, 1, frozenset(), due, False)
+
+
+def test_malicious_survivor_whose_pair_secret_a_dropout_never_opened_is_named() -> None:
+    federation = Federation(5, 1, seed=2, suite=2)
+    dealing(federation, LIES["a tampered KEM ciphertext of a pair secret"])
+    federation.participants["dave"].hear = _deaf_from_u2(federation)  # type: ignore[assignment,method-assign]
+    with pytest.raises(RoundAborted, match=f"the shares of {OFFENDER} do not rebuild"):
+        federation._attempt(1, 1, frozenset(), {}, False)
+
+
+def _deaf_from_u2(federation: Federation) -> Callable[[object], list[Any]]:
+    hear = federation.participants["dave"].hear
+    return lambda told: [] if isinstance(told, tuple) and isinstance(told[0], DealtShare) else hear(told)
+
+
+def test_malicious_share_complaint_names_the_dealer_also_when_only_the_pair_secret_is_bad() -> None:
+    stage = lying_participant.Stage(Phase.SHARE_KEYS, suite=2)
+    stage.answers[OFFENDER] = [signed(LIES["a tampered box of a pair secret"](stage.honest), stage.context)]
+    for answers in stage.answers.values():
+        assert stage.round.receive(answers[0])
+    stage.round.close()
+    dave = stage.federation.participants["dave"]
+    (complaint,) = dave.hear(stage.round.outbox("dave"))
+    assert isinstance(dave.state, Complained)
+    assert complaint.dealer == OFFENDER
+
+
+# --- what stays hidden ---
+
+
+def test_pairwise_seeds_of_the_two_ends_are_equal_and_of_different_pairs_are_not() -> None:
+    seeds: dict[tuple[str, str], list[bytes]] = {}
+    stage = lying_participant.Stage(Phase.SHARE_KEYS, suite=2)
+    for answers in stage.answers.values():
+        stage.round.receive(answers[0])
+    stage.round.close()
+    for name, one in stage.federation.participants.items():
+        shared = one.state
+        assert isinstance(shared, Shared)
+        dealt: Any = stage.round.outbox(name)
+        ready = shared.on_shares(dealt).state
+        assert isinstance(ready, Ready)
+        for peer, seed in ready.masking.items():
+            lower, higher = sorted((name, peer))
+            seeds.setdefault((lower, higher), []).append(seed.reveal())
+    assert len(seeds) == 10
+    assert all(one == other for one, other in seeds.values())
+    assert len({one for one, _ in seeds.values()}) == 10
