@@ -18,6 +18,7 @@ from privacy.plan import Encoding
 
 Buffer = bytes | bytearray | memoryview
 
+_BLOCK: Final = 2**15  # entries that are encoded at a time, so that all steps find them in the cache
 _WORD_TYPES: Final[dict[int, np.dtype[Any]]] = {32: np.dtype("<u4"), 64: np.dtype("<u8")}
 
 
@@ -53,13 +54,20 @@ class Ring:
 
     def encode(self, values: NDArray[np.int64]) -> NDArray[Any]:
         """Return the words, shape (words(d),), of int64 entries of shape (d,), in two's complement modulo 2^bits."""
+        words = np.empty(self.words(values.size), dtype=self.dtype)
+        self.encode_into(words, values)
+        return words
+
+    def encode_into(self, words: NDArray[Any], values: NDArray[np.int64]) -> None:
+        """Write the words of int64 entries to ``words``, which are as many as they need."""
+        self._check(words.size, values.size)
         if not self.lane_bits:
-            return values.astype(self.dtype)
-        words = np.zeros(self.words(values.size), dtype=self.dtype)
+            np.copyto(words, values, casting="unsafe")
+            return
+        words[:] = 0
         for lane in range(self.lanes):
             entries = values[lane :: self.lanes].astype(self.dtype)
             words[: entries.size] += entries << np.uint64(lane * self.lane_bits)
-        return words
 
     def decode(self, words: NDArray[Any], entries: int) -> NDArray[np.int64]:
         """Return the centred int64 entries, shape (entries,), of words or of a sum of words.
@@ -117,10 +125,21 @@ def fixed(values: NDArray[np.floating[Any]], *, scale_exponent: int, clamp: int)
         scale_exponent: from the plan.
         clamp: the plan's M, below 2^53.
     """
-    exact = np.where(np.isfinite(values), values, 0).astype(np.float64)
+    flat = values.reshape(-1)
+    encoded = np.empty(flat.size, dtype=np.int64)
+    scratch = np.empty(min(_BLOCK, flat.size), dtype=np.float64)
+    factor, bound = 2.0**scale_exponent, float(clamp)
     with np.errstate(over="ignore"):  # beyond float64 is beyond the clamp
-        scaled = np.ldexp(exact, scale_exponent)
-    return np.clip(np.rint(scaled), -float(clamp), float(clamp)).astype(np.int64)
+        for start in range(0, flat.size, _BLOCK):
+            block = flat[start : start + _BLOCK]
+            exact = scratch[: block.size]
+            np.copyto(exact, block)
+            exact[~np.isfinite(exact)] = 0
+            np.multiply(exact, factor, out=exact)
+            np.rint(exact, out=exact)
+            np.clip(exact, -bound, bound, out=exact)
+            np.copyto(encoded[start : start + _BLOCK], exact, casting="unsafe")
+    return encoded.reshape(values.shape)
 
 
 def unfixed(total: NDArray[np.int64], *, scale_exponent: int, divisor: int) -> NDArray[np.float64]:

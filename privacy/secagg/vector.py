@@ -60,8 +60,9 @@ def encode_update(plan: Plan, update: NDArray[np.int64], weight: int) -> Words:
     """
     ring = Ring.of(plan.encoding)
     words = np.empty(word_count(plan), dtype=ring.dtype)
+    weighted = update if weight == 1 else update * weight
     for span in spans(plan):
-        words[span.words] = ring.encode(update[span.entries] * weight)
+        ring.encode_into(words[span.words], weighted[span.entries])
     return words
 
 
