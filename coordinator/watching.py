@@ -18,6 +18,7 @@ import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from coordinator import attempt_rows, runbook
@@ -66,6 +67,8 @@ class Watcher:
             verb = "approved" if answer.approved else f"refused ({answer.code}): {answer.because}"
             yield _happened("plan", f"{answer.member} {verb}", member=answer.member, approved=answer.approved)
         self.answers = len(answers)
+        if not run.state.ended:
+            yield from self._run(run)
         for attempt in attempts:
             yield from self._attempt(attempt, [one for one in closed if one[:2] == (attempt.round, attempt.attempt)])
             done = rounds.get(attempt.round)
@@ -82,10 +85,15 @@ class Watcher:
                 self.measured.add((one.round, one.evaluator))
                 accuracy = round(one.correct / max(1, one.examples), 6)
                 yield _happened("evaluation", measured(one), round=one.round, accuracy=accuracy)
+        yield from self._run(run)
+
+    def _run(self, run: runbook.RunRecord) -> Iterator[Happening]:
         if run.state.value != self.state:
             self.state = run.state.value
-            text = f"run {run.state.value}{f': {run.code} {run.reason}'.rstrip(': ') if run.reason else ''}"
-            yield _happened("run", text, state=run.state.value, code=run.code, reason=run.reason)
+            why = f": {run.code} {run.reason}".rstrip() if run.code else ""
+            yield _happened(
+                "run", f"run {run.state.value}{why}", state=run.state.value, code=run.code, reason=run.reason
+            )
 
     def _attempt(
         self, attempt: attempt_rows.AttemptRecord, closed: list[tuple[int, int, attempt_rows.EventRecord]]
@@ -146,7 +154,9 @@ def _picture(seen: Overview) -> Group:
     """Return the live part: a bar over the rounds, and the open phase."""
     done, total, phase = len(seen.rounds), seen.plan.recipe.rounds, seen.phase
     bar = ProgressBar(total=total, completed=done, width=BAR_WIDTH)
-    lines = [Text(f"{done} of {total} rounds, {seen.run.state.value}")]
+    first = Table.grid(padding=(0, 1))
+    first.add_row(bar, Text(f"{done} of {total} rounds, {seen.run.state.value}"))
+    lines: list[Text] = []
     if phase is not None:
         waits = f", waits for {', '.join(phase.missing[:6])}" if phase.missing else ""
         lines.append(Text(f"{phase.phase}: {len(phase.answered)} of {len(phase.expected)}{waits}"))
@@ -154,4 +164,4 @@ def _picture(seen: Overview) -> Group:
         lines.append(Text(f"waits for the approval of {', '.join(seen.undecided[:6])}"))
     if seen.evaluations:
         lines.append(Text(measured(seen.evaluations[-1])))
-    return Group(bar, *lines)
+    return Group(first, *lines)
