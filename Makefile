@@ -13,7 +13,7 @@ STAMP := .venv/.installed-$(HASH)
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all lint types contracts proto generated vectors notices constraints demo demo-clean dist
+.PHONY: help setup test docs-test test-all lint types contracts proto generated vectors notices constraints demo demo-clean dist
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | \
@@ -31,7 +31,10 @@ $(STAMP):
 	@touch $@
 
 test: setup ## Run the tests (5 to 12 minutes on 2 cores)
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow" --session-timeout=720
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not docs" --session-timeout=720
+
+docs-test: setup ## Run the commands of the README as they stand there (2 minutes)
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -m docs
 
 test-all: setup ## Run every test, the slow ones too (no limit)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
