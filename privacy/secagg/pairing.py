@@ -4,7 +4,7 @@ Guarantees: in suite 2 a seed rests on X25519 and on a pair secret that only ML-
 from either side, has checked the pair secret against one signed commitment, so that masks cancel or the lower id is
 shown to have lied.
 Leaves to others: who masks with whom (``round``), and when secrets are dropped.
-Source: docs/protocol.md section 3.
+Source: docs/protocol.md section 3.1.
 """
 
 from __future__ import annotations

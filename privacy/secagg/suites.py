@@ -4,7 +4,7 @@ Guarantees: in suite 2 every secret that two participants share is derived from 
 one of them learns nothing; the private parts are derived from one secret under labels of their own, so that neither
 shows the other. A peer's key is refused if it is of another suite, of low order, or no ML-KEM key.
 Leaves to others: what is sealed (``dealing``, ``pairing``), and which suite a plan names (``plan``).
-Source: docs/protocol.md section 3; for deriving from both secrets and the ciphertext, NIST SP 800-56C and Giacon,
+Source: docs/protocol.md section 3.1; for deriving from both secrets and the ciphertext, NIST SP 800-56C and Giacon,
 Heuer and Poettering 2018.
 """
 
