@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from decimal import Decimal
+from operator import attrgetter
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -33,6 +35,8 @@ WRAP_SIGMAS = 10.5  # P(any wrap) < 2^-40 while entries x rounds <= WRAP_EVENTS 
 WRAP_EVENTS = 3.9e11
 MIN_NOISE_EXPONENT = 3  # sigma_i >= 8: the lemma's error is below 1e-65 (docs/privacy-accounting.md)
 MAX_NOISE_EXPONENT = 25  # the sampler's gamma stays within int64
+
+_id: Final = attrgetter("id")
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Hex128 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
@@ -414,10 +418,10 @@ class Plan(Part):
         Raises:
             KeyError: it is not on the roster.
         """
-        for position, member in enumerate(self.roster):
-            if member.id == participant:
-                return position
-        raise KeyError(participant)
+        position = bisect_left(self.roster, participant, key=_id)  # the roster is sorted
+        if position == self.n or self.roster[position].id != participant:
+            raise KeyError(participant)
+        return position
 
     def member(self, participant: str) -> Member:
         """Return the roster's entry of a participant, or raise ``KeyError``."""

@@ -40,6 +40,8 @@ SIGNATURE_BYTES: Final = 64
 NONCE_BYTES: Final = 12  # AES-GCM
 TAG_BYTES: Final = 16
 _LENGTH_BYTES: Final = 4  # prefix of each framed field, big-endian
+_SHORT: Final = 256  # most fields are shorter
+_SHORT_PREFIXES: Final = tuple(size.to_bytes(_LENGTH_BYTES, "big") for size in range(_SHORT))
 
 _P25519: Final = 2**255 - 19
 _TOP_BIT: Final = 0x7F
@@ -54,7 +56,17 @@ _SMALL_ORDER_Y: Final = frozenset({0, 1, _P25519 - 1, _ORDER_8, _P25519 - _ORDER
 
 def framed(*fields: bytes) -> bytes:
     """Return the injective encoding of a list of byte strings: each behind its length in 4 bytes."""
-    return b"".join(len(field).to_bytes(_LENGTH_BYTES, "big") + field for field in fields)
+    parts: list[bytes] = []
+    for field in fields:  # rounds of hundreds of participants come here millions of times
+        size = len(field)
+        parts.append(_SHORT_PREFIXES[size] if size < _SHORT else length_prefix(size))
+        parts.append(field)
+    return b"".join(parts)
+
+
+def length_prefix(size: int) -> bytes:
+    """Return what stands before a framed field of ``size`` bytes."""
+    return size.to_bytes(_LENGTH_BYTES, "big")
 
 
 def number(value: int) -> bytes:

@@ -12,9 +12,12 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
-from privacy.secagg.keys import framed, number
+from privacy.secagg.keys import framed, length_prefix, number
+
+Buffer = bytes | bytearray | memoryview
 
 # Domain separation: every label in one place (docs/protocol.md section 4).
 LABEL_ADVERTISE_CONTEXT: Final = b"onlysum/1/advertise-context"
@@ -61,14 +64,22 @@ def set_hash(participants: Sequence[str]) -> bytes:
     return digest(LABEL_SET, *(one.encode() for one in sorted(participants)))
 
 
-def adapter_hash(data: bytes) -> bytes:
+def adapter_hash(data: Buffer) -> bytes:
     """Return the hash under which a global adapter's bytes enter the contexts."""
-    return digest(LABEL_ADAPTER, data)
+    return _vector_digest(LABEL_ADAPTER, data)
 
 
-def sum_hash(data: bytes) -> bytes:
+def sum_hash(data: Buffer) -> bytes:
     """Return H(sum) over the little-endian ring words of the unmasked total."""
-    return digest(LABEL_SUM, data)
+    return _vector_digest(LABEL_SUM, data)
+
+
+def _vector_digest(label: bytes, data: Buffer) -> bytes:
+    """Return ``digest(label, data)`` without a copy of the data."""
+    view = memoryview(data)
+    hashed = hashlib.sha256(framed(label) + length_prefix(view.nbytes))
+    hashed.update(view)
+    return hashed.digest()
 
 
 def genesis_transcript(plan_hash: bytes) -> bytes:
@@ -226,29 +237,29 @@ class ShareLeaf:
 class MerkleTree:
     """A binary hash tree, level by level from the leaves to the root; an odd node moves up unchanged."""
 
-    levels: tuple[tuple[bytes, ...], ...]
+    levels: tuple[bytes, ...]  # the hashes of a level one behind the other: a coordinator keeps a tree a dealer
 
     @classmethod
     def over(cls, leaves: Sequence[bytes]) -> MerkleTree:
         """Build the tree over at least one leaf hash."""
-        levels = [tuple(leaves)]
-        while len(levels[-1]) > 1:
-            below = levels[-1]
+        levels, below = [b"".join(leaves)], list(leaves)
+        while len(below) > 1:
             paired = [digest(LABEL_NODE, below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)]
-            levels.append((*paired, below[-1]) if len(below) % 2 else tuple(paired))
+            below = [*paired, below[-1]] if len(below) % 2 else paired
+            levels.append(b"".join(below))
         return cls(tuple(levels))
 
     @property
     def root(self) -> bytes:
         """The root."""
-        return self.levels[-1][0]
+        return self.levels[-1]
 
     def proof(self, index: int) -> tuple[bytes, ...]:
         """Return the siblings from leaf to root; an empty byte string where a node moves up unchanged."""
         proof: list[bytes] = []
         for level in self.levels[:-1]:
-            sibling = index ^ 1
-            proof.append(level[sibling] if sibling < len(level) else b"")
+            start = (index ^ 1) * HASH_BYTES
+            proof.append(level[start : start + HASH_BYTES])
             index //= 2
         return tuple(proof)
 
@@ -272,7 +283,7 @@ def _share_body(root: bytes, commitment: bytes) -> bytes:
     return framed(root, commitment)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: the tree is kept once it is built
 class ShareBundle:
     """A dealer's message to the coordinator: one leaf a member of U1 in sorted order, one sealed share a peer.
 
@@ -297,10 +308,15 @@ class ShareBundle:
         """Return what goes with the leaf of a recipient, who is in U1."""
         return self.pair_at(bisect_left(self.leaves, recipient, key=lambda leaf: leaf.recipient))
 
+    @cached_property
+    def tree(self) -> MerkleTree:
+        """The Merkle tree over the leaves."""
+        return MerkleTree.over([leaf.hash for leaf in self.leaves])
+
     @property
     def root(self) -> bytes:
         """The Merkle root over the leaves."""
-        return MerkleTree.over([leaf.hash for leaf in self.leaves]).root
+        return self.tree.root
 
     def signed_bytes(self, version: int, round_ctx: bytes) -> bytes:
         """The string that the dealer's identity key signs."""
@@ -366,19 +382,19 @@ class Receipt:
         return _signed(LABEL_COLLECT, version, self.position, self.sender, round_ctx, body)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what is asked for once a signature is kept
 class SurvivorSet:
     """S with the digest of each member's upload, sorted by id."""
 
     u2_hash: bytes
     members: tuple[tuple[str, bytes], ...]
 
-    @property
+    @cached_property
     def ids(self) -> tuple[str, ...]:
         """The ids of S."""
         return tuple(name for name, _ in self.members)
 
-    @property
+    @cached_property
     def body(self) -> bytes:
         """H(U2) and the sorted (id, upload digest) of S."""
         return framed(self.u2_hash, *(field for name, value in self.members for field in (name.encode(), value)))
@@ -388,14 +404,14 @@ class SurvivorSet:
         return _signed(LABEL_AGREE, version, at, sender, round_ctx, self.body)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: S is kept once it is asked for
 class SurvivorProposal:
     """S as the receipts of its members, sorted by sender."""
 
     position: Position
     receipts: tuple[Receipt, ...]
 
-    @property
+    @cached_property
     def survivors(self) -> SurvivorSet:
         """The set that is signed, taking H(U2) from the first receipt."""
         return SurvivorSet(self.receipts[0].u2_hash, tuple((one.sender, one.masked_hash) for one in self.receipts))
