@@ -17,7 +17,7 @@ from privacy.secagg.pairing import Pairing
 from privacy.secret import SecretBytes
 from tests import test_malicious_coordinator as lying_coordinator
 from tests import test_malicious_participant as lying_participant
-from tests.federation import Fault, FaultKind, Federation, SeededSource
+from tests.federation import Fault, FaultKind, Federation, SeededSource, SimulatedParticipant
 from tests.test_malicious_participant import OFFENDER, signed
 
 VICTIM = lying_coordinator.VICTIM  # bob: between alice, of a lower id, and carol, of a higher
@@ -195,9 +195,8 @@ LIES = {
 }
 
 
-def dealing(federation: Federation, change: Callable[[ShareBundle], ShareBundle]) -> None:
+def dealing(one: SimulatedParticipant, change: Callable[[ShareBundle], ShareBundle]) -> None:
     """Let the offender deal something else in the first attempt."""
-    one = federation.participants[OFFENDER]
     hear = one.hear
 
     def lying(told: object) -> list[Any]:
@@ -215,7 +214,7 @@ def test_malicious_hybrid_dealer_is_named_before_the_commit_point_and_left_out_o
     sentence: str,
 ) -> None:
     federation = Federation(5, 1, seed=2, suite=2)
-    dealing(federation, LIES[sentence])
+    dealing(federation.participants[OFFENDER], LIES[sentence])
     result = federation.run_round()
     dave = federation.participants["dave"]
     assert result.certificate.position.attempt == 2
@@ -226,7 +225,7 @@ def test_malicious_hybrid_dealer_is_named_before_the_commit_point_and_left_out_o
 
 def test_a_round_goes_on_when_the_accused_dealer_is_no_survivor() -> None:
     federation = Federation(7, 1, seed=2, suite=2, min_survivors=5)
-    dealing(federation, LIES["a tampered KEM ciphertext of a pair secret"])
+    dealing(federation.participants[OFFENDER], LIES["a tampered KEM ciphertext of a pair secret"])
     result = federation.run_round([Fault(OFFENDER, Phase.COLLECT_MASKED, FaultKind.LOST)])
     assert result.certificate.position.attempt == 1
     assert set(result.dropouts) == {OFFENDER, "dave"}
@@ -251,7 +250,7 @@ def not_its_own(federation: Federation) -> Callable[[ShareBundle], ShareBundle]:
 def test_malicious_dealer_that_drops_out_cannot_garble_the_sum_with_a_pair_secret_of_another_kind() -> None:
     """Every holder finds what it was given in order; the rebuilt masking secret shows the lie, and no sum comes out."""
     federation = Federation(5, 1, seed=2, suite=2)
-    dealing(federation, not_its_own(federation))
+    dealing(federation.participants[OFFENDER], not_its_own(federation))
     due = {(OFFENDER, Phase.COLLECT_MASKED): FaultKind.LOST}
     with pytest.raises(RoundAborted, match=f"the shares of {OFFENDER} do not rebuild"):
         federation._attempt(1, 1, frozenset(), due, False)
@@ -259,7 +258,7 @@ def test_malicious_dealer_that_drops_out_cannot_garble_the_sum_with_a_pair_secre
 
 def test_malicious_survivor_whose_pair_secret_a_dropout_never_opened_is_named() -> None:
     federation = Federation(5, 1, seed=2, suite=2)
-    dealing(federation, LIES["a tampered KEM ciphertext of a pair secret"])
+    dealing(federation.participants[OFFENDER], LIES["a tampered KEM ciphertext of a pair secret"])
     federation.participants["dave"].hear = _deaf_from_u2(federation)  # type: ignore[assignment,method-assign]
     with pytest.raises(RoundAborted, match=f"the shares of {OFFENDER} do not rebuild"):
         federation._attempt(1, 1, frozenset(), {}, False)

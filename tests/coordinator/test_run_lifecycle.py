@@ -17,6 +17,7 @@ from coordinator.runbook import RunState
 from privacy.secagg.messages import Advertisement, ShareBundle, SurvivorSignature, UnmaskShares
 from tests.coordinator.world import EVALUATOR, RUN_ID, World
 from tests.plans import signing_key
+from tests.test_malicious_hybrid import LIES, dealing
 
 STEP = 2.0**-16  # what one integer stands for in the test plans
 
@@ -339,6 +340,17 @@ def test_an_evaluator_that_is_there_is_waited_for_but_not_for_ever(tmp_path: Pat
     assert world.state().state is RunState.COMPLETED
 
 
+def test_a_dealer_of_suite_2_that_a_complaint_names_costs_an_attempt_and_is_left_out_of_the_next(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, n=5, f=1, rounds=1, suite=2)
+    dealing(world.members["carol"].simulated, LIES["a tampered KEM ciphertext of a pair secret"])
+    settled(world)
+    assert world.state().state is RunState.COMPLETED
+    assert [one.code for one in world.attempts()] == ["E-ROUND-SHARE", ""]
+    assert counted(world, 1) == [1, 1, 0, 1, 1]
+
+
 # --- the coordinator is killed and started again ---
 
 
@@ -363,8 +375,9 @@ def test_a_new_daemon_on_the_same_rows_completes_the_run_exactly(tmp_path: Path,
     assert counted(world, 1) == counted(world, 2) == [1, 1, 1]
 
 
-def test_a_daemon_killed_after_every_single_message_completes_the_round_exactly(tmp_path: Path) -> None:
-    world = World(tmp_path, n=5, f=1, rounds=1)
+@pytest.mark.parametrize("suite", [1, 2])
+def test_a_daemon_killed_after_every_single_message_completes_the_round_exactly(tmp_path: Path, suite: int) -> None:
+    world = World(tmp_path, n=5, f=1, rounds=1, suite=suite)
     gone_after(world, "bob", ShareBundle)
     for member in world.members.values():
         send = member._send
