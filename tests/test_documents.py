@@ -1,0 +1,79 @@
+"""Commands in the documents exist as written, links lead somewhere, and figures in the text are those of the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import onlysum
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def commands() -> list[tuple[str, str]]:
+    found = []
+    for document in DOCUMENTS:
+        for block in SHELL.findall(document.read_text()):
+            for line in block.splitlines():
+                for start in re.finditer(r"\bonlysum (?=[a-z])", line):
+                    words = re.split(r"[|;<>)#]", line[start.start() :])[0].strip()
+                    found.append((document.name, words))
+    return found
+
+
+def inline_commands() -> list[tuple[str, str]]:
+    quoted = re.compile(r"`(onlysum [a-z][^`]*)`")
+    return [(document.name, words) for document in DOCUMENTS for words in quoted.findall(document.read_text())]
+
+
+@pytest.mark.parametrize(("document", "words"), sorted({*commands(), *inline_commands()}))
+def test_every_command_in_the_documents_exists_with_its_options(
+    document: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = shlex.split(words.replace("\n", " "))[1:]
+    path = [part for part in parts if re.fullmatch(r"[a-z][a-z-]*", part)]
+    options = [part.split("=")[0] for part in parts if part.startswith("-") and part != "-"]
+    for depth in range(min(3, len(path)), 0, -1):  # the longest beginning that is a command; what follows are arguments
+        code = onlysum.run([*path[:depth], "--help"])
+        shown = capsys.readouterr().out
+        if code == 0 and f"onlysum {' '.join(path[:depth])}" in shown:
+            break
+    else:
+        pytest.fail(f"{document}: no such command: {words}")
+    takes_commands = "COMMAND [ARGS]" in shown
+    assert not (takes_commands and len(path) > depth), f"{document}: no such command: {words}"
+    assert not [option for option in options if option not in shown], f"{document}: {words}"
+
+
+def test_every_link_in_the_documents_leads_to_a_file() -> None:
+    broken = [
+        f"{document.relative_to(ROOT)}: {target}"
+        for document in DOCUMENTS
+        for target in LINK.findall(document.read_text())
+        if "://" not in target and not (document.parent / target).exists()
+    ]
+    assert not broken
+
+
+def test_every_error_code_in_the_documents_is_explained() -> None:
+    from privacy.errors import REGISTRY
+
+    named = {code for document in DOCUMENTS for code in re.findall(r"\bE-[A-Z]+(?:-[A-Z]+)+\b", document.read_text())}
+    assert named <= REGISTRY.keys()
+
+
+def test_third_party_notices_name_every_package_that_a_user_installs() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]
+    needed = [*project["dependencies"], *optional["participant"], *optional["report"]]
+    names = {re.split(r"[\[<>=~! ]", one)[0].lower() for one in needed}
+    listed = set(re.findall(r"^\| ([a-z0-9-]+) \|", (ROOT / "THIRD_PARTY_NOTICES.md").read_text(), re.MULTILINE))
+    assert names <= listed
