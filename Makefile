@@ -47,7 +47,7 @@ contracts: setup ## Check who may import whom
 	$(BIN)/lint-imports
 
 types: setup ## Check types, strictly
-	$(BIN)/mypy .
+	$(BIN)/mypy
 
 proto: setup ## Write the generated protobuf code anew
 	$(BIN)/python -m protos.generate
