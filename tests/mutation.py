@@ -33,8 +33,11 @@ ALSO: Final = {"privacy.plan": ("VerifiedPlan.verify",)}  # the plan's own rules
 TESTS: Final = (
     "tests/test_malicious_coordinator.py",
     "tests/test_malicious_participant.py",
+    "tests/test_malicious_hybrid.py",
     "tests/test_walkthrough.py",
     "tests/privacy/test_secagg_keys.py",
+    "tests/privacy/test_secagg_suites.py",
+    "tests/privacy/test_secagg_dealing.py",
     "tests/privacy/test_secagg_messages.py",
     "tests/privacy/test_secagg_shamir.py",
     "tests/privacy/test_secagg_masks.py",

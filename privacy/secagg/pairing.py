@@ -51,7 +51,8 @@ class Pairing:
         link = self.links[peer]
         if not isinstance(link, HybridLink):
             return link.agreed
-        secret = self._own_secret(peer) if self.me < peer else self._opened(link, peer, pair)
+        lower, _ = self._ordered(peer)
+        secret = self._own_secret(peer) if lower == self.me else self._opened(link, peer, pair)
         if self._commitment(peer, secret) != pair.commitment:
             raise ValueError("the pair secret is not the one that was committed to")
         return keys.derive(
@@ -79,4 +80,4 @@ class Pairing:
         return messages.pair_commitment(self.round_ctx, *self._ordered(peer), secret.reveal())
 
     def _ordered(self, peer: str) -> tuple[str, str]:
-        return (self.me, peer) if self.me < peer else (peer, self.me)
+        return min(self.me, peer), max(self.me, peer)
