@@ -9,10 +9,9 @@ Source: docs/protocol.md sections 5 and 8.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from functools import cache
-from typing import Final
+from collections.abc import Set as AbstractSet
 
+from coordinator.bundles import DealerCommitments
 from coordinator.collected import Agreeing, Collecting, Sharing, Unmasking
 from coordinator.phase import Phase
 from privacy.errors import PeerError
@@ -24,22 +23,12 @@ from privacy.secagg.messages import (
     AttemptOffer,
     Complaint,
     Receipt,
-    ReleasedShare,
     ShareBundle,
     SurvivorSignature,
     UnmaskShares,
 )
-from privacy.secagg.suites import HYBRID, Suite, SuiteKeys, channel_keys, public_parts
+from privacy.secagg.suites import HYBRID, check_public_key, public_parts
 from privacy.secagg.vector import masked_length
-from privacy.secret import SecretBytes
-
-_PROBE_SECRET: Final = SecretBytes(b"onlysum/1/low-order-probe".ljust(32))
-
-
-@cache
-def _probe(suite: Suite) -> SuiteKeys:
-    """Return keys of nobody: a link with them shows a low order."""
-    return channel_keys(suite, _PROBE_SECRET)
 
 
 def refuse(code: str, sender: str, phase: Phase, rule: str) -> PeerError:
@@ -53,26 +42,23 @@ def _check_signature(plan: Plan, phase: Phase, sender: str, signature: bytes, si
 
 
 def check_advertisement(
-    plan: Plan, offer: AttemptOffer, message: Advertisement, *, others: Iterable[Advertisement]
-) -> None:
-    """It answers the offer, is signed, and brings keys that are new and not of low order."""
+    plan: Plan, offer: AttemptOffer, message: Advertisement, *, known: AbstractSet[bytes]
+) -> AbstractSet[bytes]:
+    """It answers the offer, is signed, and brings keys that are new and not of low order; return their parts."""
     phase, sender = Phase.ADVERTISE_KEYS, message.sender
     if message.offer != offer:
         raise refuse("E-ROUND-CONTEXT", sender, phase, "it was offered another adapter or history")
     _check_signature(plan, phase, sender, message.signature, message.signed_bytes(plan.protocol_version))
-    known = {part for one in others for part in _parts(plan, one)}
+    advertised = (message.masking_key, message.channel_key)
     try:
-        parts = _parts(plan, message)
-        for key in (message.masking_key, message.channel_key):
-            _probe(plan.suite).link(key)
+        parts = [part for key in advertised for part in public_parts(plan.suite, key)]
+        for key in advertised:
+            check_public_key(key)
     except ValueError:
         raise refuse("E-ROUND-KEYS", sender, phase, "it advertises a key of low order, or none of the suite") from None
     if known & set(parts) or len(set(parts)) < len(parts):
         raise refuse("E-ROUND-KEYS", sender, phase, "it advertises a key that appears twice")
-
-
-def _parts(plan: Plan, one: Advertisement) -> list[bytes]:
-    return [part for key in (one.masking_key, one.channel_key) for part in public_parts(plan.suite, key)]
+    return set(parts)
 
 
 def check_bundle(plan: Plan, state: Sharing, message: ShareBundle) -> None:
@@ -106,7 +92,7 @@ def check_complaint(plan: Plan, state: Collecting, message: Complaint) -> None:
 def check_upload(plan: Plan, state: Collecting, receipt: Receipt, masked: bytes | bytearray | memoryview) -> None:
     """The receipt is for this U2 and this vector's length, signed, and says what the upload is."""
     phase, sender = Phase.COLLECT_MASKED, receipt.sender
-    if receipt.u2_hash != messages.set_hash(state.u2):
+    if receipt.u2_hash != state.u2_hash:
         raise refuse("E-ROUND-SET", sender, phase, "it masked with another U2")
     if receipt.length != masked_length(plan) or receipt.length != len(masked):
         raise refuse("E-ROUND-UPLOAD", sender, phase, "the upload has a wrong length")
@@ -118,29 +104,26 @@ def check_upload(plan: Plan, state: Collecting, receipt: Receipt, masked: bytes 
 
 def check_survivor_signature(plan: Plan, state: Agreeing, message: SurvivorSignature) -> None:
     """It signs the survivors that were proposed."""
-    round_ctx = state.collecting.sharing.round_ctx
+    round_ctx = state.sharing.round_ctx
     signed = state.survivors.signed_bytes(plan.protocol_version, message.position, message.sender, round_ctx)
     _check_signature(plan, Phase.AGREE_SURVIVORS, message.sender, message.signature, signed)
 
 
 def check_released(plan: Plan, state: Unmasking, message: UnmaskShares) -> None:
     """It releases exactly the shares asked for, each the one that was dealt to it, and is signed."""
-    phase, holder = Phase.UNMASK, message.sender
-    collecting, survivors = state.agreeing.collecting, state.agreeing.survivors.ids
-    dropped = tuple(name for name in collecting.u2 if name not in survivors)
-    lists = ((b"seed", message.seed_shares, survivors), (b"masking", message.masking_shares, dropped))
-    for kind, shares, owners in lists:
+    phase, holder, round_ctx = Phase.UNMASK, message.sender, state.agreeing.sharing.round_ctx
+    lists = (
+        (b"seed", message.seed_shares, state.agreeing.survivors.ids, DealerCommitments.seed_share_hash),
+        (b"masking", message.masking_shares, state.dropped, DealerCommitments.masking_share_hash),
+    )
+    for kind, shares, owners, hash_at in lists:
         if tuple(one.owner for one in shares) != owners:
             raise refuse("E-ROUND-SHARE", holder, phase, "it released shares of others than were asked for")
         for one in shares:
-            _check_share(kind, holder, one, collecting)
-    signed = message.signed_bytes(plan.protocol_version, collecting.sharing.round_ctx)
+            dealt = state.agreeing.commitments[one.owner]
+            committed = hash_at(dealt, dealt.place(holder))
+            if messages.share_hash(kind, round_ctx, one.owner, holder, one.share) != committed:
+                rule = f"its share of {one.owner} is not the one that was dealt"
+                raise refuse("E-ROUND-SHARE", holder, phase, rule)
+    signed = message.signed_bytes(plan.protocol_version, round_ctx)
     _check_signature(plan, phase, holder, message.signature, signed)
-
-
-def _check_share(kind: bytes, holder: str, one: ReleasedShare, collecting: Collecting) -> None:
-    leaf = collecting.bundles[one.owner].leaves[collecting.sharing.members.index(holder)]
-    committed = leaf.seed_share_hash if kind == b"seed" else leaf.masking_share_hash
-    if messages.share_hash(kind, collecting.sharing.round_ctx, one.owner, holder, one.share) != committed:
-        rule = f"its share of {one.owner} is not the one that was dealt"
-        raise refuse("E-ROUND-SHARE", holder, Phase.UNMASK, rule)

@@ -14,20 +14,20 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.bundles import DealerCommitments, KeptBundle
 from coordinator.phase import Phase
 from privacy.plan import Plan
 from privacy.secagg.messages import (
     Advertisement,
     DealtShare,
-    MerkleTree,
     Receipt,
     RoundCertificate,
-    ShareBundle,
     SurvivorProposal,
     SurvivorSet,
     SurvivorSignature,
     UnmaskRequest,
     UnmaskShares,
+    set_hash,
 )
 from privacy.secagg.vector import Words, decode_total
 
@@ -39,6 +39,7 @@ class Advertising:
     phase: ClassVar[Phase] = Phase.ADVERTISE_KEYS
     expected: frozenset[str]
     received: dict[str, Advertisement] = field(default_factory=dict)
+    key_parts: set[bytes] = field(default_factory=set)  # of all that was received: no key may come twice
 
 
 @dataclass(slots=True)
@@ -48,17 +49,13 @@ class Sharing:
     phase: ClassVar[Phase] = Phase.SHARE_KEYS
     u1: tuple[Advertisement, ...]
     round_ctx: bytes
-    received: dict[str, ShareBundle] = field(default_factory=dict)
+    received: dict[str, KeptBundle] = field(default_factory=dict)
+    members: tuple[str, ...] = field(init=False)  # the ids of U1, sorted
+    expected: frozenset[str] = field(init=False)
 
-    @property
-    def members(self) -> tuple[str, ...]:
-        """The ids of U1, sorted."""
-        return tuple(one.sender for one in self.u1)
-
-    @property
-    def expected(self) -> frozenset[str]:
-        """Who may deal."""
-        return frozenset(self.members)
+    def __post_init__(self) -> None:
+        self.members = tuple(one.sender for one in self.u1)
+        self.expected = frozenset(self.members)
 
 
 @dataclass(slots=True)
@@ -67,42 +64,21 @@ class Collecting:
 
     phase: ClassVar[Phase] = Phase.COLLECT_MASKED
     sharing: Sharing
-    bundles: dict[str, ShareBundle]  # of U2
+    bundles: dict[str, KeptBundle]  # of U2
     total: Words
     received: dict[str, Receipt] = field(default_factory=dict)
-    _trees: dict[str, MerkleTree] = field(default_factory=dict, init=False)
+    u2: tuple[str, ...] = field(init=False)  # its ids, sorted
+    u2_hash: bytes = field(init=False)
+    expected: frozenset[str] = field(init=False)
 
-    @property
-    def u2(self) -> tuple[str, ...]:
-        """The ids of U2, sorted."""
-        return tuple(sorted(self.bundles))
-
-    @property
-    def expected(self) -> frozenset[str]:
-        """Who may upload."""
-        return frozenset(self.bundles)
+    def __post_init__(self) -> None:
+        self.u2 = tuple(sorted(self.bundles))
+        self.u2_hash = set_hash(self.u2)
+        self.expected = frozenset(self.u2)
 
     def dealt_to(self, holder: str) -> tuple[DealtShare, ...]:
         """Return what the other members of U2 dealt to a holder."""
-        index = self.sharing.members.index(holder)
-        return tuple(self._dealt(dealer, index) for dealer in self.u2 if dealer != holder)
-
-    def _dealt(self, dealer: str, index: int) -> DealtShare:
-        bundle = self.bundles[dealer]
-        if dealer not in self._trees:
-            self._trees[dealer] = MerkleTree.over([leaf.hash for leaf in bundle.leaves])
-        tree = self._trees[dealer]
-        return DealtShare(
-            position=bundle.position,
-            dealer=dealer,
-            leaf=bundle.leaves[index],
-            proof=tree.proof(index),
-            sealed=bundle.sealed[index],
-            root=tree.root,
-            seed_commitment=bundle.seed_commitment,
-            signature=bundle.signature,
-            sealed_pair=bundle.pair_at(index).sealed,
-        )
+        return tuple(self.bundles[dealer].dealt_to(holder) for dealer in self.u2 if dealer != holder)
 
 
 @dataclass(slots=True)
@@ -110,19 +86,21 @@ class Agreeing:
     """S is fixed; collects its members' signatures."""
 
     phase: ClassVar[Phase] = Phase.AGREE_SURVIVORS
-    collecting: Collecting
+    sharing: Sharing
+    u2: tuple[str, ...]
+    commitments: dict[str, DealerCommitments]  # of U2; what was sealed is not needed any more
+    total: Words
     proposal: SurvivorProposal
     received: dict[str, SurvivorSignature] = field(default_factory=dict)
+    expected: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.expected = frozenset(self.survivors.ids)
 
     @property
     def survivors(self) -> SurvivorSet:
         """S with the digests of its uploads."""
         return self.proposal.survivors
-
-    @property
-    def expected(self) -> frozenset[str]:
-        """Who may sign."""
-        return frozenset(self.survivors.ids)
 
 
 @dataclass(slots=True)
@@ -133,11 +111,12 @@ class Unmasking:
     agreeing: Agreeing
     request: UnmaskRequest
     received: dict[str, UnmaskShares] = field(default_factory=dict)
+    dropped: tuple[str, ...] = field(init=False)  # U2 without S, sorted
+    expected: frozenset[str] = field(init=False)
 
-    @property
-    def expected(self) -> frozenset[str]:
-        """Who may release."""
-        return self.agreeing.expected
+    def __post_init__(self) -> None:
+        self.expected = self.agreeing.expected
+        self.dropped = tuple(name for name in self.agreeing.u2 if name not in self.expected)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import assert_never
 
 import numpy as np
 
+from coordinator.bundles import KeptBundle
 from coordinator.checks import (
     check_advertisement,
     check_bundle,
@@ -147,9 +148,9 @@ class CoordinatorRound:
 
     def _on_advertisement(self, message: Advertisement) -> bool:
         state = self._state
-        if not isinstance(state, Advertising) or self._repeated(state.received, message):
+        if not isinstance(state, Advertising) or self._repeated(state.received, message.sender, message):
             return False
-        check_advertisement(self.rules, self.offer, message, others=state.received.values())
+        state.key_parts |= check_advertisement(self.rules, self.offer, message, known=state.key_parts)
         state.received[message.sender] = message
         return True
 
@@ -157,10 +158,13 @@ class CoordinatorRound:
         state = self._state
         if isinstance(state, Advertising):
             raise self._early(message.sender)
-        if not isinstance(state, Sharing) or self._repeated(state.received, message):
+        if not isinstance(state, Sharing):
+            return False
+        kept = KeptBundle.of(message)
+        if self._repeated(state.received, message.sender, kept):
             return False
         check_bundle(self.rules, state, message)
-        state.received[message.sender] = message
+        state.received[message.sender] = kept
         return True
 
     def _on_complaint(self, message: Complaint) -> bool:
@@ -186,7 +190,7 @@ class CoordinatorRound:
         state = self._state
         if isinstance(state, Advertising | Sharing):
             raise self._early(receipt.sender)
-        if not isinstance(state, Collecting) or self._repeated(state.received, receipt):
+        if not isinstance(state, Collecting) or self._repeated(state.received, receipt.sender, receipt):
             return False
         if receipt.sender in self.complaints:
             raise self._refuse("E-ROUND-UPLOAD", receipt.sender, "it complained and cannot upload as well")
@@ -200,7 +204,7 @@ class CoordinatorRound:
         state = self._state
         if isinstance(state, Advertising | Sharing | Collecting):
             raise self._early(message.sender)
-        if not isinstance(state, Agreeing) or self._repeated(state.received, message):
+        if not isinstance(state, Agreeing) or self._repeated(state.received, message.sender, message):
             return False
         check_survivor_signature(self.rules, state, message)
         state.received[message.sender] = message
@@ -210,19 +214,19 @@ class CoordinatorRound:
         state = self._state
         if not isinstance(state, Unmasking | RoundResult):
             raise self._early(message.sender)
-        if isinstance(state, RoundResult) or self._repeated(state.received, message):
+        if isinstance(state, RoundResult) or self._repeated(state.received, message.sender, message):
             return False
         check_released(self.rules, state, message)
         state.received[message.sender] = message
         return True
 
-    def _repeated(self, received: Mapping[str, object], message: Message | Receipt) -> bool:
+    def _repeated(self, received: Mapping[str, object], sender: str, said: object) -> bool:
         """Say whether the same message is there already; refuse strangers and second thoughts."""
-        if message.sender not in self.expected():
-            raise self._refuse("E-ROUND-SET", message.sender, "it takes no part in this phase")
-        earlier = received.get(message.sender)
-        if earlier is not None and earlier != message:
-            raise self._refuse("E-ROUND-PHASE", message.sender, "it already said something else in this phase")
+        if sender not in self.expected():
+            raise self._refuse("E-ROUND-SET", sender, "it takes no part in this phase")
+        earlier = received.get(sender)
+        if earlier is not None and earlier != said:
+            raise self._refuse("E-ROUND-PHASE", sender, "it already said something else in this phase")
         return earlier is not None
 
     def _early(self, sender: str) -> PeerError:
@@ -251,10 +255,9 @@ class CoordinatorRound:
             case Sharing(received=received) as sharing:
                 total = np.zeros(word_count(self.rules), dtype=Ring.of(self.rules.encoding).dtype)
                 self._state = Collecting(sharing, dict(received), total)
-            case Collecting(received=received) as collecting:
+            case Collecting() as collecting:
                 self._check_accused(collecting)
-                receipts = tuple(received[name] for name in sorted(received))
-                self._state = Agreeing(collecting, SurvivorProposal(self.offer.position, receipts))
+                self._state = self._propose(collecting)
             case Agreeing(received=received) as agreeing:
                 signatures = tuple(received[name] for name in sorted(received))
                 self._state = Unmasking(agreeing, UnmaskRequest(agreeing.proposal, signatures))
@@ -274,22 +277,32 @@ class CoordinatorRound:
         if self.rules.suite == HYBRID and accused:
             raise RoundAborted("E-ROUND-SHARE", f"a complaint names {accused[0]}: it is left out of the next attempt")
 
+    def _propose(self, state: Collecting) -> Agreeing:
+        receipts = tuple(state.received[name] for name in sorted(state.received))
+        return Agreeing(
+            sharing=state.sharing,
+            u2=state.u2,
+            commitments={dealer: bundle.commitments for dealer, bundle in state.bundles.items()},
+            total=state.total,
+            proposal=SurvivorProposal(self.offer.position, receipts),
+        )
+
     def _unmask(self, state: Unmasking, threads: int) -> RoundResult:
-        collecting, survivors = state.agreeing.collecting, state.agreeing.survivors
-        advertised = {one.sender: one.masking_key for one in collecting.sharing.u1}
-        round_ctx = collecting.sharing.round_ctx
+        sharing, survivors = state.agreeing.sharing, state.agreeing.survivors
+        advertised = {one.sender: one.masking_key for one in sharing.u1}
+        round_ctx = sharing.round_ctx
         released = tuple(state.received.values())
-        secrets = rebuild_secrets(self.rules, round_ctx, released, collecting.bundles, advertised)
-        words = collecting.total.copy()
+        secrets = rebuild_secrets(self.rules, round_ctx, released, state.agreeing.commitments, advertised)
+        words = state.agreeing.total.copy()  # if this fails the sum is still there
         remove_masks(self.rules, words, round_ctx, secrets, threads=threads)
         certificate = RoundCertificate(
             position=self.offer.position,
             round_ctx=round_ctx,
             survivors=survivors,
-            sum_hash=messages.sum_hash(Ring.of(self.rules.encoding).to_bytes(words)),
+            sum_hash=messages.sum_hash(words.data),
             signatures=state.request.signatures,
         )
-        dropouts = tuple(member.id for member in self.rules.roster if member.id not in survivors.ids)
+        dropouts = tuple(member.id for member in self.rules.roster if member.id not in state.expected)
         return RoundResult(words, certificate, survivors.ids, dropouts)
 
     # --- what each participant should be told ---

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from coordinator.bundles import DealerCommitments
 from privacy.errors import RoundAborted
 from privacy.plan import Plan
 from privacy.secagg import keys, messages, shamir
 from privacy.secagg.masks import MaskTerm
-from privacy.secagg.messages import ReleasedShare, ShareBundle, UnmaskShares
+from privacy.secagg.messages import ReleasedShare, UnmaskShares
 from privacy.secagg.pairing import Pairing
 from privacy.secagg.suites import masking_keys
 from privacy.secagg.vector import Words, mask_in_place
@@ -35,7 +36,7 @@ def rebuild_secrets(
     plan: Plan,
     round_ctx: bytes,
     released: Sequence[UnmaskShares],
-    bundles: Mapping[str, ShareBundle],
+    commitments: Mapping[str, DealerCommitments],
     advertised: Mapping[str, bytes],
 ) -> RebuiltSecrets:
     """Rebuild every secret from the first T holders' shares.
@@ -44,7 +45,7 @@ def rebuild_secrets(
         plan: fixes suite and threshold.
         round_ctx: of the attempt.
         released: lists of shares, all of the same owners.
-        bundles: of U2, by dealer.
+        commitments: of U2, by dealer.
         advertised: masking public keys of U1, by owner.
 
     Raises:
@@ -56,7 +57,7 @@ def rebuild_secrets(
         owner: _combine(owner, shares, coefficients) for owner, shares in _by_owner(one.seed_shares for one in holders)
     }
     for owner, seed in seeds.items():
-        if messages.seed_commitment(round_ctx, owner, seed.reveal()) != bundles[owner].seed_commitment:
+        if messages.seed_commitment(round_ctx, owner, seed.reveal()) != commitments[owner].seed_commitment:
             raise _lying_dealer(owner)
     pairwise: dict[tuple[str, str], SecretBytes] = {}
     for owner, shares in _by_owner(one.masking_shares for one in holders):
@@ -66,15 +67,16 @@ def rebuild_secrets(
             raise _lying_dealer(owner)
         links = {peer: keys_of_owner.link(advertised[peer]) for peer in seeds}
         pairing = Pairing(owner, round_ctx, masking_secret, links)
-        pairwise |= {(owner, peer): _pairwise_seed(pairing, peer, bundles) for peer in seeds}
+        pairwise |= {(owner, peer): _pairwise_seed(pairing, peer, commitments) for peer in seeds}
     return RebuiltSecrets(seeds, pairwise)
 
 
-def _pairwise_seed(pairing: Pairing, peer: str, bundles: Mapping[str, ShareBundle]) -> SecretBytes:
+def _pairwise_seed(pairing: Pairing, peer: str, commitments: Mapping[str, DealerCommitments]) -> SecretBytes:
     """Rebuild a pairwise seed from a dropout's side, checked against what the lower id committed to."""
     lower, higher = sorted((pairing.me, peer))
     try:
-        return pairing.seed(peer, bundles[lower].pair_for(higher))
+        dealt = commitments[lower]
+        return pairing.seed(peer, dealt.pair_at(dealt.place(higher)))
     except ValueError:
         raise _lying_dealer(lower) from None
 

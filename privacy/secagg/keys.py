@@ -53,6 +53,19 @@ _D25519: Final = -121665 * pow(121666, -1, _P25519) % _P25519  # of edwards25519
 _ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
 _SMALL_ORDER_Y: Final = frozenset({0, 1, _P25519 - 1, _ORDER_8, _P25519 - _ORDER_8})
 
+# u-coordinates of all points of curve25519 and its twist whose order divides 8: with each of them every key agrees on
+# zero (RFC 7748 section 6.1 asks to look for that).
+_LOW_ORDER_U: Final = frozenset(
+    u.to_bytes(32, "little")
+    for u in (
+        0,
+        1,
+        _P25519 - 1,
+        0x00B8495F16056286FDB1329CEB8D09DA6AC49FF1FAE35616AEB8413B7C7AEBE0,
+        0x57119FD0DD4E22D8868E1C58C45C44045BEF839C55B1D0B1248C50A3BC959C5F,
+    )
+)
+
 
 def framed(*fields: bytes) -> bytes:
     """Return the injective encoding of a list of byte strings: each behind its length in 4 bytes."""
@@ -97,6 +110,11 @@ def canonical_x25519(public: bytes) -> bytes:
     """Return the key with its top bit cleared and its u-coordinate reduced, so that equal keys are equal bytes."""
     u = int.from_bytes(public[:31] + bytes([public[31] & _TOP_BIT]), "little") % _P25519
     return u.to_bytes(KEY_BYTES, "little")
+
+
+def is_low_order_x25519(public: bytes) -> bool:
+    """Say whether an X25519 public key agrees on zero with every other."""
+    return canonical_x25519(public) in _LOW_ORDER_U
 
 
 class SigningKey:

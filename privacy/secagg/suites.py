@@ -146,6 +146,18 @@ def public_parts(suite: Suite, public: bytes) -> tuple[bytes, ...]:
     return (keys.canonical_x25519(agreement), rest) if rest else (keys.canonical_x25519(agreement),)
 
 
+def check_public_key(public: bytes) -> None:
+    """Refuse a public key with which no link can be made; of the length that :func:`public_parts` checks.
+
+    Raises:
+        ValueError: it is of low order, or no ML-KEM key.
+    """
+    if keys.is_low_order_x25519(public[:KEY_BYTES]):
+        raise ValueError("the key is of low order")
+    if rest := public[KEY_BYTES:]:
+        KemPublicKey(rest)
+
+
 def joined(one: SecretBytes, other: SecretBytes) -> SecretBytes:
     """Return two secrets of fixed length as the input of one derivation, so that both are needed."""
     return SecretBytes(one.reveal() + other.reveal())

@@ -135,6 +135,8 @@ LOW_ORDER_U = [
 def test_low_order_x25519_keys_are_refused(u: int, top: int) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # the library's words
         AgreementKey(SECRET).agree((u + top).to_bytes(32, "little"))
+    assert keys.is_low_order_x25519((u + top).to_bytes(32, "little"))
+    assert not keys.is_low_order_x25519(AgreementKey(SECRET).public)
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
