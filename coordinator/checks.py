@@ -65,7 +65,7 @@ def check_bundle(plan: Plan, state: Sharing, message: ShareBundle) -> None:
     """Its shares are for exactly U1, of the right length, the ones that its leaves commit to, and signed."""
     phase, dealer = Phase.SHARE_KEYS, message.sender
     recipients = tuple(leaf.recipient for leaf in message.leaves)
-    if recipients != state.members or len(message.sealed) != len(recipients):
+    if recipients != state.members.ids or len(message.sealed) != len(recipients):
         raise refuse("E-ROUND-SET", dealer, phase, "its shares are not for exactly U1")
     if len(message.sealed_pairs) != (len(recipients) if plan.suite == HYBRID else 0):
         raise refuse("E-ROUND-SET", dealer, phase, "its pair secrets are not those of the plan's suite")
@@ -76,7 +76,7 @@ def check_bundle(plan: Plan, state: Sharing, message: ShareBundle) -> None:
             raise refuse("E-ROUND-SHARE", dealer, phase, f"the share for {leaf.recipient} has a wrong length")
         if messages.ciphertext_hash(sealed, pair.sealed) != leaf.ciphertext_hash:
             raise refuse("E-ROUND-SHARE", dealer, phase, f"the share for {leaf.recipient} is not the signed one")
-    signed = message.signed_bytes(plan.protocol_version, state.round_ctx)
+    signed = message.signed_bytes(plan.protocol_version, state.members.round_ctx)
     _check_signature(plan, phase, dealer, message.signature, signed)
 
 
@@ -85,7 +85,7 @@ def check_complaint(plan: Plan, state: Collecting, message: Complaint) -> None:
     phase, sender = Phase.COLLECT_MASKED, message.sender
     if sender not in state.bundles or message.dealer not in state.bundles or sender in state.received:
         raise refuse("E-ROUND-SET", sender, phase, "it complains outside U2, or after its own upload")
-    signed = message.signed_bytes(plan.protocol_version, state.sharing.round_ctx)
+    signed = message.signed_bytes(plan.protocol_version, state.members.round_ctx)
     _check_signature(plan, phase, sender, message.signature, signed)
 
 
@@ -96,7 +96,7 @@ def check_upload(plan: Plan, state: Collecting, receipt: Receipt, masked: bytes 
         raise refuse("E-ROUND-SET", sender, phase, "it masked with another U2")
     if receipt.length != masked_length(plan) or receipt.length != len(masked):
         raise refuse("E-ROUND-UPLOAD", sender, phase, "the upload has a wrong length")
-    signed = receipt.signed_bytes(plan.protocol_version, state.sharing.round_ctx)
+    signed = receipt.signed_bytes(plan.protocol_version, state.members.round_ctx)
     _check_signature(plan, phase, sender, receipt.signature, signed)
     if hashlib.sha256(masked).digest() != receipt.masked_hash:
         raise refuse("E-ROUND-UPLOAD", sender, phase, "the upload is not what its receipt says")
@@ -104,14 +104,14 @@ def check_upload(plan: Plan, state: Collecting, receipt: Receipt, masked: bytes 
 
 def check_survivor_signature(plan: Plan, state: Agreeing, message: SurvivorSignature) -> None:
     """It signs the survivors that were proposed."""
-    round_ctx = state.sharing.round_ctx
+    round_ctx = state.members.round_ctx
     signed = state.survivors.signed_bytes(plan.protocol_version, message.position, message.sender, round_ctx)
     _check_signature(plan, Phase.AGREE_SURVIVORS, message.sender, message.signature, signed)
 
 
 def check_released(plan: Plan, state: Unmasking, message: UnmaskShares) -> None:
     """It releases exactly the shares asked for, each the one that was dealt to it, and is signed."""
-    phase, holder, round_ctx = Phase.UNMASK, message.sender, state.agreeing.sharing.round_ctx
+    phase, holder, round_ctx = Phase.UNMASK, message.sender, state.agreeing.members.round_ctx
     lists = (
         (b"seed", message.seed_shares, state.agreeing.survivors.ids, DealerCommitments.seed_share_hash),
         (b"masking", message.masking_shares, state.dropped, DealerCommitments.masking_share_hash),

@@ -43,19 +43,28 @@ class Advertising:
 
 
 @dataclass(slots=True)
+class Members:
+    """U1, sorted by sender, and the context that it fixes."""
+
+    u1: tuple[Advertisement, ...]
+    round_ctx: bytes
+    ids: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ids = tuple(one.sender for one in self.u1)
+
+
+@dataclass(slots=True)
 class Sharing:
     """U1 and its context are fixed; collects U2."""
 
     phase: ClassVar[Phase] = Phase.SHARE_KEYS
-    u1: tuple[Advertisement, ...]
-    round_ctx: bytes
+    members: Members
     received: dict[str, KeptBundle] = field(default_factory=dict)
-    members: tuple[str, ...] = field(init=False)  # the ids of U1, sorted
     expected: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.members = tuple(one.sender for one in self.u1)
-        self.expected = frozenset(self.members)
+        self.expected = frozenset(self.members.ids)
 
 
 @dataclass(slots=True)
@@ -63,7 +72,7 @@ class Collecting:
     """U2 is fixed; adds masked updates into one running modular sum."""
 
     phase: ClassVar[Phase] = Phase.COLLECT_MASKED
-    sharing: Sharing
+    members: Members
     bundles: dict[str, KeptBundle]  # of U2
     total: Words
     received: dict[str, Receipt] = field(default_factory=dict)
@@ -86,7 +95,7 @@ class Agreeing:
     """S is fixed; collects its members' signatures."""
 
     phase: ClassVar[Phase] = Phase.AGREE_SURVIVORS
-    sharing: Sharing
+    members: Members
     u2: tuple[str, ...]
     commitments: dict[str, DealerCommitments]  # of U2; what was sealed is not needed any more
     total: Words

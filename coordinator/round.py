@@ -27,7 +27,7 @@ from coordinator.checks import (
     check_upload,
     refuse,
 )
-from coordinator.collected import Advertising, Agreeing, Collecting, RoundResult, Sharing, State, Unmasking
+from coordinator.collected import Advertising, Agreeing, Collecting, Members, RoundResult, Sharing, State, Unmasking
 from coordinator.phase import Phase
 from coordinator.unmasking import rebuild_secrets, remove_masks
 from privacy.errors import PeerError, RoundAborted
@@ -251,10 +251,10 @@ class CoordinatorRound:
         match self._state:
             case Advertising(received=received):
                 u1 = tuple(received[name] for name in sorted(received))
-                self._state = Sharing(u1, messages.round_context(self.offer, u1))
+                self._state = Sharing(Members(u1, messages.round_context(self.offer, u1)))
             case Sharing(received=received) as sharing:
                 total = np.zeros(word_count(self.rules), dtype=Ring.of(self.rules.encoding).dtype)
-                self._state = Collecting(sharing, dict(received), total)
+                self._state = Collecting(sharing.members, dict(received), total)
             case Collecting() as collecting:
                 self._check_accused(collecting)
                 self._state = self._propose(collecting)
@@ -280,7 +280,7 @@ class CoordinatorRound:
     def _propose(self, state: Collecting) -> Agreeing:
         receipts = tuple(state.received[name] for name in sorted(state.received))
         return Agreeing(
-            sharing=state.sharing,
+            members=state.members,
             u2=state.u2,
             commitments={dealer: bundle.commitments for dealer, bundle in state.bundles.items()},
             total=state.total,
@@ -288,9 +288,8 @@ class CoordinatorRound:
         )
 
     def _unmask(self, state: Unmasking, threads: int) -> RoundResult:
-        sharing, survivors = state.agreeing.sharing, state.agreeing.survivors
-        advertised = {one.sender: one.masking_key for one in sharing.u1}
-        round_ctx = sharing.round_ctx
+        survivors, round_ctx = state.agreeing.survivors, state.agreeing.members.round_ctx
+        advertised = {one.sender: one.masking_key for one in state.agreeing.members.u1}
         released = tuple(state.received.values())
         secrets = rebuild_secrets(self.rules, round_ctx, released, state.agreeing.commitments, advertised)
         words = state.agreeing.total.copy()  # if this fails the sum is still there
@@ -318,7 +317,7 @@ class CoordinatorRound:
             case Advertising():
                 return None  # the offer itself
             case Sharing():
-                return state.u1
+                return state.members.u1
             case Collecting():
                 return state.dealt_to(participant)
             case Agreeing():

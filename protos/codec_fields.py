@@ -8,6 +8,7 @@ Leaves to others: which fields a message has (``codec_round``, ``codec``).
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, TypeVar
 
@@ -101,10 +102,10 @@ def bounded(value: bytes, most: int, field: str) -> bytes:
 
 
 def name(value: str, field: str) -> str:
-    """Return a name of a member, dataset or federation."""
+    """Return a name of a member, dataset or federation; equal names are one object, since some lists are long."""
     if not _NAME.fullmatch(value):
         raise Malformed(f"{field} is no name: lower-case letters, digits and ._- up to 63 characters")
-    return value
+    return sys.intern(value)
 
 
 def run_id(value: str, field: str = "run_id") -> str:
