@@ -13,22 +13,22 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
-from privacy.errors import LocalError, OnlysumError
+from privacy.errors import OnlysumError
+from simulation.accident import Witness
 from simulation.federation import Federation
 from simulation.outcome import Summary, change_one_byte, show, write_held_out
 from simulation.processes import ONE_THREAD, Processes
-from simulation.screen import Rounds, Screen
+from simulation.screen import Screen
 from simulation.stage import PARTICIPANTS, Stage, write_data, write_recipe
 
 SEED: Final = 1  # of the split and the base; keys, masks, batches and noise come from the operating system
-VICTIM: Final = "carol"
-KILL_AT: Final = 0.4  # of the rounds: late enough to matter, early enough to see the participant come back
 VERIFICATION_FAILED: Final = 6  # exit code of ``audit verify`` for a report that was changed
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -112,62 +112,35 @@ class Story:
         write_recipe(self._stage, self._privacy.value, self._suite)
 
     def _watch(self, run: str) -> int:
-        """Follow the run to its end, kill a participant in the middle, and return how many were missing from sums."""
-        federation, dropouts, total = self._federation, 0, self._federation.rounds
-        middle, killed, away = round(KILL_AT * total), False, False
-        with self._screen.rounds(total) as rounds:
-            for happened in federation.events(run):
-                match happened:
-                    case {"event": "phase", "phase": phase, "round": number, "answered": answered}:
-                        rounds.phase(f"round {number}: {phase}")
-                        if number >= middle and phase == "SHARE_KEYS" and VICTIM in answered and not killed:
-                            federation.daemons[VICTIM].kill()
-                            killed = away = True
-                            rounds.say(f"KILLED {VICTIM} (SIGKILL) in round {number}, after it had shared its keys")
-                    case {"event": "round", "round": number, "survivors": survivors, "dropouts": gone}:
-                        dropouts += len(gone)
-                        without = f", without {', '.join(gone)}" if gone else ""
-                        rounds.completed(number, f"round {number}: the sum of {survivors}{without}")
-                        if VICTIM in gone and away:
-                            federation.start_member(VICTIM)
-                            away = False
-                            rounds.say(f"started {VICTIM} again; it takes part as soon as it is ready")
-                    case _:
-                        self._tell_event(rounds, happened)
-        return dropouts
-
-    def _tell_event(self, rounds: Rounds, happened: dict[str, Any]) -> None:
-        match happened:
-            case {"event": "evaluation", "round": number, "accuracy": accuracy}:
-                rounds.say(f"the evaluator measured {accuracy:.1%} after round {number}")
-            case {"event": "abort", "round": number, "attempt": attempt, "code": code}:
-                rounds.say(f"round {number}, attempt {attempt} ended without a sum ({code}); it is tried again")
-            case {"event": "plan", "member": member, "approved": False}:
-                raise LocalError("E-DEMO", f"{member} refused the plan; see {self._stage.logs}")
-            case {"event": "run", "state": "failed" | "aborted" as state, "code": code, "reason": reason}:
-                raise LocalError("E-DEMO", f"the run {state}: {code} {reason}; see {self._stage.logs}")
-            case _:
-                pass
+        """Follow the run to its end, and return how many participant-rounds are missing from the sums."""
+        with self._screen.rounds(self._federation.rounds) as rounds:
+            witness = Witness(self._federation, rounds)
+            for happened in self._federation.events(run):
+                witness.take(happened)
+        return witness.dropouts
 
     def _conclude(self, run: str, dropouts: int) -> None:
         from simulation.base import recheck
 
         stage, screen, federation = self._stage, self._screen, self._federation
-        with screen.step("Take the adapter and the signed report out; verify the report"):
+        with screen.step("Take out adapter and report; verify the report, and a copy with one byte changed"):
             federation.export(run)
-        federation.verify(stage.report)
-        changed = stage.federation / "changed-report.json"
-        offset = change_one_byte(stage.report, changed)
-        federation.verify(changed, accept=VERIFICATION_FAILED)
-        screen.say(f"The report verifies. A copy with byte {offset} changed does not.")
+            changed = stage.federation / "changed-report.json"
+            offset = change_one_byte(stage.report, changed)
+            self._processes.together(
+                partial(federation.render, stage.report),
+                partial(federation.verify, stage.report),
+                partial(federation.verify, changed, accept=VERIFICATION_FAILED),
+            )
+        screen.say(f"The report verifies. The copy, in which byte {offset} was changed, does not.")
         before, after = federation.accuracies(run)
-        epsilon, delta = federation.spent(run)
+        spent, rechecked = federation.spent(run), recheck(stage.out)
         summary = Summary(
             mode=self._privacy.value,
             accuracy_base=before,
             accuracy_final=after,
-            epsilon=epsilon,
-            delta=delta,
+            epsilon=spent.epsilon,
+            delta=spent.delta,
             participants=len(PARTICIPANTS),
             rounds=federation.rounds,
             dropouts=dropouts,
@@ -176,7 +149,7 @@ class Story:
         )
         summary.write(stage.summary)
         screen.say("")
-        show(screen.console, summary, rechecked=recheck(stage.out))
+        show(screen.console, summary, rechecked=rechecked)
         screen.say(f"\n{stage.out}: adapter/ base/ heldout/ report.html report.json summary.json logs/")
 
 

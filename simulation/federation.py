@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from privacy.errors import LocalError
@@ -29,6 +31,14 @@ from simulation.stage import (
 
 READY_SECONDS: Final = 60.0
 MEMBERS: Final = (*PARTICIPANTS, EVALUATOR)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a run cost; ``None`` without differential privacy."""
+
+    epsilon: float | None
+    delta: float | None
 
 
 class Federation:
@@ -106,7 +116,7 @@ class Federation:
             yield json.loads(line)
 
     def export(self, run: str) -> None:
-        """Copy the adapter in PEFT's format, and the signed report as JSON and as a page."""
+        """Copy the adapter in PEFT's format, and the signed report."""
         result = self._stage.federation / "result"
         self._processes.run(
             "coordinator", "run", "export", run, "-o", str(result), "--config", str(self._stage.coordinator)
@@ -114,9 +124,12 @@ class Federation:
         (result / "adapter").rename(self._stage.adapter)
         where = ["--from", "coordinator", "--config", str(self._stage.coordinator)]
         self._processes.run("audit", "report", run, "-o", str(self._stage.report), *where)
-        self._processes.run("audit", "export", str(self._stage.report), "--to", "html")
 
-    def verify(self, report: object, *, accept: int = 0) -> None:
+    def render(self, report: Path) -> None:
+        """Write a report as a page beside it."""
+        self._processes.run("audit", "export", str(report), "--to", "html")
+
+    def verify(self, report: Path, *, accept: int = 0) -> None:
         """Verify a report; ``accept`` is the exit code that is expected."""
         self._processes.run("audit", "verify", str(report), accept=accept)
 
@@ -127,12 +140,13 @@ class Federation:
             raise LocalError("E-DEMO", f"the evaluator measured after rounds {sorted(measured)} only")
         return measured[0], measured[self.rounds]
 
-    def spent(self, run: str) -> tuple[float | None, float | None]:
-        """Return the largest epsilon that an owner's ledger has for the run alone, and its delta; None in mode none."""
-        ledgers = [self._member_json(member, "ledger", "show", POPULATION) for member in PARTICIPANTS]
+    def spent(self, run: str) -> Spent:
+        """Return the largest epsilon that an owner's ledger has for the run alone, and its delta."""
+        show = [partial(self._member_json, member, "ledger", "show", POPULATION) for member in PARTICIPANTS]
+        ledgers = self._processes.together(*show)
         entries = [one for found in ledgers for one in found["populations"][0]["runs"] if one["run"] == run]
-        noised = [(float(one["epsilon"]), float(one["delta"])) for one in entries if one["epsilon"] is not None]
-        return max(noised, default=(None, None))
+        noised = [Spent(float(one["epsilon"]), float(one["delta"])) for one in entries if one["epsilon"] is not None]
+        return max(noised, key=lambda one: one.epsilon or 0.0, default=Spent(None, None))
 
     def bytes_sent(self, survivors: int) -> int:
         """Return the size of the masked updates that reached a sum.
