@@ -24,6 +24,7 @@ from coordinator.presence import Presence, only_daemon, write_presence
 from coordinator.runner import Runner, SystemClock
 from coordinator.service import Credentials, serve
 from coordinator.store import Store
+from privacy.secagg import masks
 from protos.credentials import SystemRandom
 
 PRESENCE_SECONDS: Final = 0.5
@@ -54,8 +55,9 @@ def start(home: Home, settings: Settings, authority: Authority, ready: Callable[
         ready: called once when both listeners are up.
 
     Raises:
-        LocalError: ``E-EXISTS``, ``E-CONFIG-INVALID`` or ``E-STATE-DAMAGED``.
+        LocalError: ``E-EXISTS``, ``E-CONFIG-INVALID``, ``E-STATE-DAMAGED`` or ``E-MASK-STREAM``.
     """
+    masks.choose(SystemClock())  # a library whose key streams are wrong is refused at the start, not in a round
     with only_daemon(home):
         store = Store.create(home.database_url(settings))
         try:

@@ -31,6 +31,7 @@ from participant.runner import Runner, SystemClock
 from participant.trainer import Trainer
 from participant.workplace import Assignment, ShowProgress, Workplace
 from privacy.errors import LocalError
+from privacy.secagg import masks
 from protos.credentials import SystemRandom
 
 
@@ -85,6 +86,7 @@ def assemble(
     """
     opened = open_home(directory)
     load_policy(opened.home)  # a policy that does not parse is refused at the start, not in a round
+    masks.choose(SystemClock())  # and so is a library whose key streams are wrong
     link, inbox = Channel(opened.identity, proxy=opened.settings.proxy), Inbox()
     work = Workplace(
         home=opened.home,
