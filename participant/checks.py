@@ -8,6 +8,7 @@ Source: docs/protocol.md sections 5 and 6 (cited at each check).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from participant.party import Party, refuse
@@ -122,7 +123,8 @@ def check_passed_on(party: Party, at: Position, one: DealtShare, *, round_ctx: b
         raise refuse("E-ROUND-CONTEXT", phase, f"the share of {one.dealer} is for another attempt or holder")
     if not party.signed_by(one.dealer, one.signature, one.signed_bytes(party.rules.protocol_version, round_ctx)):
         raise refuse("E-ROUND-SIGNATURE", phase, f"the shares of {one.dealer} are not signed by it")
-    if not messages.merkle_verify(one.leaf.hash, u1.index(me), len(u1), one.proof, one.root):
+    place = bisect_left(u1, me)  # U1 is sorted
+    if not messages.merkle_verify(one.leaf.hash, place, len(u1), one.proof, one.root):
         raise refuse("E-ROUND-SHARE", phase, f"the share of {one.dealer} is not under the root that it signed")
     suite = party.rules.suite
     if len(one.sealed) != SEALED_BYTES[suite] or not one.pair.fits(suite, one.dealer, me):
@@ -202,12 +204,12 @@ def check_quorum(
     phase: Phase,
 ) -> None:
     """At least T distinct members of S signed this S over this context."""
-    version = party.rules.protocol_version
+    version, listed = party.rules.protocol_version, set(survivors.ids)
     valid = {
         one.sender
         for one in signatures
         if one.position == position
-        and one.sender in survivors.ids
+        and one.sender in listed
         and party.signed_by(one.sender, one.signature, survivors.signed_bytes(version, position, one.sender, round_ctx))
     }
     if len(valid) < party.rules.quorum:
