@@ -22,7 +22,7 @@ import methods
 from methods.method import HEAD_STREAM
 from participant.adapters.adapted import AdaptedModel, read_initial
 from participant.adapters.device import find_device
-from participant.adapters.gradients import GradientEngine
+from participant.adapters.fast import EngineName, choose_engine
 from participant.adapters.sums import Clip, GradientSums
 from participant.data import Columns
 from participant.examples import Examples, load_examples, synthetic_examples
@@ -55,6 +55,7 @@ class Materials:
         initial_adapter: the plan's safetensors file.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
         threads: of torch; one where participants share a machine.
+        engine: computes gradients; ``fast`` gives way to ``reference`` where it does not know a layer.
     """
 
     plan: Plan
@@ -65,6 +66,7 @@ class Materials:
     initial_adapter: Path
     device: str = "cpu"
     threads: int = 1
+    engine: EngineName = "fast"
 
 
 class TorchTrainer:
@@ -107,13 +109,15 @@ class TorchTrainer:
             )
 
         loaded = base()
-        engine = GradientEngine(AdaptedModel.attach(loaded.model, recipe, initial, device))
+        adapted = AdaptedModel.attach(loaded.model, recipe, initial, device)
         size = recipe.training.micro_batch
+        synthetic = synthetic_examples(loaded, recipe.task, size).to(device)
+        engine = choose_engine(adapted, synthetic, engine=given.engine)
         check = SelfCheck(
             recipe=recipe,
             privacy=self._plan.privacy,
             engine=engine,
-            synthetic=synthetic_examples(loaded, recipe.task, size).to(device),
+            synthetic=synthetic,
             initial=initial,
             clean_base=lambda: base().model,
         )

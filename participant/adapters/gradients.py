@@ -1,25 +1,23 @@
-"""Per-example gradients of the trained tensors, from Opacus' hooks.
+"""What a gradient engine is: gradients of the trained tensors for batches of examples.
 
-Guarantees: each row is the gradient of one example's own loss, or the call fails; every trained tensor has one
-gradient an example. Only the modules that own a trained tensor are told that they train (Opacus asks for it): for
-linear layers and norms that changes nothing, so no dropout is ever active.
-Leaves to others: whether rows are right for this model (``participant.selfcheck``), clipping (``privacy.dp``).
-Source: Opacus 1.6 ``grad_sample_module.py``; docs/privacy-accounting.md section 3.
+Guarantees: each row is the gradient of one example's own loss, or the call fails; the summed gradient comes from torch
+alone, so that it checks the rows of either engine.
+Leaves to others: how rows are found (``fast``, ``reference``), whether they are right for this very model
+(``participant.selfcheck``), clipping (``privacy.dp``).
+Source: docs/privacy-accounting.md section 3.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.grad_sample import GradSampleHooks
 
 from participant.adapters.adapted import AdaptedModel
 from participant.examples import Examples
-from privacy.errors import LocalError
 
 Losses = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (batch, labels) and (batch,) to (batch,)
 
@@ -29,73 +27,48 @@ def example_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
-class GradientEngine:
-    """Computes gradients of an adapted model for batches of examples.
+class GradientEngine(ABC):
+    """Computes gradients of an adapted model.
 
     Args:
-        adapted: the model; hooks are attached to it.
+        adapted: the model; the engine may attach hooks to it, until :meth:`close`.
         losses: each example's own loss.
-
-    Raises:
-        LocalError: ``E-SELF-CHECK``, a trained module has state that depends on batches.
     """
 
     def __init__(self, adapted: AdaptedModel, losses: Losses = example_losses) -> None:
         self.adapted = adapted
         self._losses = losses
-        for module in adapted.model.modules():
-            own = list(module.parameters(recurse=False))
-            module.training = any(parameter.requires_grad for parameter in own)
-        try:
-            self._hooks = GradSampleHooks(adapted.model, loss_reduction="sum", strict=True)
-        except NotImplementedError:
-            what = "a trained layer keeps state that no single example owns"
-            raise LocalError("E-SELF-CHECK", f"per-example gradients: {what}") from None
 
-    def per_example(self, examples: Examples) -> NDArray[np.float32]:
-        """Return one gradient a row, shape (batch, entries), in the order of the vector.
+    @abstractmethod
+    def rows(self, examples: Examples) -> torch.Tensor:
+        """Return one gradient a row, shape (batch, entries), float32 on the model's device, in the vector's order.
 
         Raises:
             LocalError: ``E-SELF-CHECK``, a trained tensor has no gradient of each example.
         """
-        self._hooks.enable_hooks()
-        self._backward(examples, None)
-        rows = [self._samples(parameter, len(examples)) for parameter in self.adapted.trained]
-        self._clear()
-        return torch.cat(rows, dim=1).cpu().numpy()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Take all hooks off the model."""
+
+    def per_example(self, examples: Examples) -> NDArray[np.float32]:
+        """Return :meth:`rows` in numpy."""
+        return self.rows(examples).cpu().numpy()
 
     def summed(self, examples: Examples, counted: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-        """Return the gradient of the summed loss of the counted examples, shape (entries,), without Opacus."""
-        self._hooks.disable_hooks()
-        self._backward(examples, counted)
-        parts = [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            for parameter in self.adapted.trained
-        ]
-        flat = torch.cat([part.detach().reshape(-1) for part in parts]).cpu().numpy().astype(np.float64)
-        self._clear()
-        return flat
-
-    def _backward(self, examples: Examples, counted: NDArray[np.bool_] | None) -> None:
-        losses = self._losses(self.adapted.logits(examples.inputs), examples.labels)
+        """Return the gradient of the summed loss of the counted examples, shape (entries,), by torch alone."""
+        losses = self.losses(examples)
         if counted is not None:
             losses = losses[torch.from_numpy(counted).to(losses.device)]
-        with warnings.catch_warnings():
-            # The first trained layer's input needs no gradient; Opacus' hooks are made for that.
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            losses.sum().backward()  # type: ignore[no-untyped-call]
+        parts = torch.autograd.grad(losses.sum(), self.adapted.trained, allow_unused=True)
+        return flat(self.adapted.trained, parts).cpu().numpy().astype(np.float64)
 
-    def _samples(self, parameter: torch.nn.Parameter, batch: int) -> torch.Tensor:
-        found = getattr(parameter, "grad_sample", None)
-        if not isinstance(found, torch.Tensor) or found.shape != (batch, *parameter.shape):
-            shape = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-            raise LocalError(
-                "E-SELF-CHECK",
-                f"per-example gradients: a tensor of shape {tuple(parameter.shape)} has {shape} for {batch} examples",
-            )
-        return found.detach().reshape(batch, -1)
+    def losses(self, examples: Examples) -> torch.Tensor:
+        """Return each example's loss, shape (batch,), with its graph."""
+        return self._losses(self.adapted.logits(examples.inputs), examples.labels)
 
-    def _clear(self) -> None:
-        for parameter in self.adapted.trained:
-            parameter.grad = None
-            parameter.grad_sample = None  # type: ignore[attr-defined]  # where Opacus keeps it
+
+def flat(trained: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """Return gradients of the trained tensors as one vector, shape (entries,); a missing one is zero."""
+    parts = zip(trained, gradients, strict=True)
+    return torch.cat([(torch.zeros_like(one) if part is None else part).detach().reshape(-1) for one, part in parts])

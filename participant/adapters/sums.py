@@ -3,7 +3,8 @@
 Guarantees: every forward pass has the plan's micro-batch size, filled up with empty examples, so that kernels never
 depend on how many examples there are; in the clipped sum one unit of privacy adds one integer row of norm at most D.
 An empty batch gives zeros.
-Leaves to others: sampling and noise (``participant.training``), the clip (``privacy.dp.clipping``).
+Clipping happens where the gradients are; only the sum leaves the device.
+Leaves to others: sampling and noise (``participant.training``), the clip (``privacy.dp.torch_clipping``).
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from participant.adapters.gradients import GradientEngine
 from participant.examples import Examples
-from privacy.dp.clipping import integer_clip
+from privacy.dp.torch_clipping import clipped_sum
 
 EMPTY = -1  # a slot of a micro-batch without an example
 
@@ -64,8 +66,7 @@ class GradientSums:
         """Return the sum of the rows' clipped integer gradients, shape (entries,): each row is a unit of privacy."""
         total = np.zeros(self.entries, dtype=np.int64)
         for slots in self._micro_batches(rows):
-            gradients = self.engine.per_example(self.examples.take(slots))[slots != EMPTY]
-            total += integer_clip(gradients, **clip).sum(axis=0)
+            total += clipped_sum(self._gradients(slots), **clip).cpu().numpy()
         return total
 
     def clipped_mean(self, rows: Rows, **clip: Unpack[Clip]) -> NDArray[np.int64]:
@@ -73,12 +74,17 @@ class GradientSums:
 
         The user's rows share micro-batches with nobody, so the row depends on that user alone.
         """
-        mean = np.zeros((1, self.entries))
-        for slots in self._micro_batches(rows):
-            gradients = self.engine.per_example(self.examples.take(slots))[slots != EMPTY]
-            mean[0] += gradients.astype(np.float64).sum(axis=0) / rows.size
-        clipped: NDArray[np.int64] = integer_clip(mean, **clip)[0]
-        return clipped
+        parts = [self._gradients(slots).double().sum(dim=0) for slots in self._micro_batches(rows)]
+        mean = torch.stack(parts).sum(dim=0) / rows.size
+        return clipped_sum(mean[None], **clip).cpu().numpy()
+
+    def _gradients(self, slots: Rows) -> torch.Tensor:
+        """Return one gradient a row for the slots that hold an example."""
+        counted = np.flatnonzero(slots != EMPTY)
+        found = self.engine.rows(self.examples.take(slots))
+        if found.device.type == "mps":  # has no float64
+            found = found.cpu()
+        return found if counted.size == slots.size else found[torch.from_numpy(counted).to(found.device)]
 
     def _micro_batches(self, rows: Rows) -> Iterator[Rows]:
         """Yield the rows in micro-batches, each of shape (micro_batch,), empty slots as -1."""

@@ -1,8 +1,10 @@
 """Clipping each unit of privacy to integers, so that one unit moves the integer sum by at most D, by inspection.
 
 Guarantees: every row that :func:`integer_clip` returns has an integer squared norm of at most D^2, whatever floats went
-in, NaN and infinities included; a row depends on its own gradient alone; integer sums do not depend on their order.
-Leaves to others: per-example gradients (``participant.gradients``), noise (``noise``), accounting (``accountants``).
+in, NaN and infinities included; a row depends on its own gradient alone, bit for bit, on any machine: every float
+operation is one that IEEE 754 rounds correctly, in an order that is written here; integer sums have no order.
+Leaves to others: per-example gradients (``participant.adapters``), the same pass on torch's devices
+(``torch_clipping``, which gives the same bits), noise (``noise``), accounting (``accountants``).
 Source: docs/privacy-accounting.md section 3.
 """
 
@@ -33,7 +35,7 @@ def clip_radius(sensitivity: int, entries: int) -> float:
 
 
 def integer_clip(gradients: NDArray[np.floating[Any]], *, sensitivity: int, clip_norm: float) -> NDArray[np.int64]:
-    """Return each row scaled by r/C, clipped to norm r and rounded to integers of norm at most D.
+    """Return each row scaled by r/C, or by r over its norm if that is beyond C, and rounded to norm at most D.
 
     Args:
         gradients: one row a unit of privacy, shape (batch, d), float32 or float64.
@@ -47,11 +49,11 @@ def integer_clip(gradients: NDArray[np.floating[Any]], *, sensitivity: int, clip
         ValueError: as :func:`clip_radius`.
     """
     radius = clip_radius(sensitivity, gradients.shape[1])
+    scaled = gradients.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # rows beyond float64 become zero below
-        scaled = gradients.astype(np.float64) * (radius / clip_norm)
-        norms = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
-        scaled *= np.minimum(1.0, radius / np.maximum(norms, radius))[:, None]
-    scaled[~(np.isfinite(norms) & np.isfinite(scaled).all(axis=1))] = 0.0
+        lengths = np.sqrt(_folded(scaled * scaled))
+        scaled *= (radius / np.maximum(lengths, clip_norm))[:, None]
+    scaled[~np.isfinite(lengths)] = 0.0  # squares add up to a finite number only if all of them are finite
     rounded = np.rint(scaled).astype(np.int64)
     large = ~_within(rounded, sensitivity)
     if large.any():
@@ -59,6 +61,20 @@ def integer_clip(gradients: NDArray[np.floating[Any]], *, sensitivity: int, clip
         truncated[~_within(truncated, sensitivity)] = 0
         rounded[large] = truncated
     return rounded
+
+
+def _folded(squares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sum of each row, shape (batch,): the second half is added to the first until one entry is left.
+
+    Libraries add in orders of their own, which differ by machine and by the width of a row.
+    """
+    width = squares.shape[1]
+    while width > 1:
+        kept = (width + 1) // 2
+        squares[:, : width - kept] += squares[:, kept:width]
+        width = kept
+    found: NDArray[np.float64] = squares[:, 0]
+    return found
 
 
 def _within(rows: NDArray[np.int64], sensitivity: int) -> NDArray[np.bool_]:

@@ -12,13 +12,18 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from participant.adapters.adapted import AdaptedModel, read_initial
+from participant.adapters.fast import FastEngine
 from participant.adapters.gradients import GradientEngine, Losses, example_losses
+from participant.adapters.reference import OpacusEngine
 from participant.examples import Examples, synthetic_examples
 from participant.selfcheck import SelfCheck
 from privacy.errors import LocalError
 from tests.torch_world import World, make_world
 
 pytestmark = pytest.mark.torch
+
+Engine = type[FastEngine] | type[OpacusEngine]
+ENGINES: tuple[Engine, ...] = (FastEngine, OpacusEngine)
 
 
 def self_check(world: World, engine: GradientEngine) -> SelfCheck:
@@ -33,8 +38,10 @@ def self_check(world: World, engine: GradientEngine) -> SelfCheck:
     )
 
 
-def check(world: World, adapted: AdaptedModel | None = None, losses: Losses = example_losses) -> bool:
-    return self_check(world, GradientEngine(adapted or world.adapted(), losses)).run()
+def check(
+    world: World, adapted: AdaptedModel | None = None, losses: Losses = example_losses, engine: Engine = FastEngine
+) -> bool:
+    return self_check(world, engine(adapted or world.adapted(), losses)).run()
 
 
 @pytest.fixture
@@ -47,10 +54,11 @@ def world(tmp_path: Path) -> World:
 @pytest.mark.parametrize("mode", ["none", "local", "distributed", "distributed-participant"])
 def test_sound_methods_pass_and_leave_the_adapter_as_it_was(kind: str, method: str, mode: str, tmp_path: Path) -> None:
     world = make_world(tmp_path, kind, method=method, mode=mode)
-    adapted = world.adapted()
-    before = adapted.vector()
-    check(world, adapted)
-    assert np.array_equal(adapted.vector(), before)
+    for engine in ENGINES:
+        adapted = world.adapted()
+        before = adapted.vector()
+        check(world, adapted, engine=engine)
+        assert np.array_equal(adapted.vector(), before)
 
 
 def inside(adapted: AdaptedModel) -> Any:
@@ -121,7 +129,7 @@ PLANTED: dict[str, tuple[Callable[[AdaptedModel], None], str]] = {
         lambda adapted: append(adapted, torch.nn.BatchNorm1d(5, affine=False)),
         "modules: .*normalises over the batch",
     ),
-    "dropout on whatever mode": (lambda adapted: append(adapted, AlwaysDropping()), "per-example gradients|company"),
+    "dropout on whatever mode": (lambda adapted: append(adapted, AlwaysDropping()), "modules: .*drops out|per-example gradients|company"),
     "an adapter frozen by mistake": (freeze_the_first_tensor, "trainables: 1 of the plan's tensors are frozen"),
     "a base tensor that trains": (train_something_else, "trainables: 0 of .*, 1 others train"),
     "activations centred over the batch": (lambda adapted: append(adapted, Centred()), "per-example gradients"),
@@ -132,12 +140,13 @@ PLANTED: dict[str, tuple[Callable[[AdaptedModel], None], str]] = {
 
 
 @pytest.mark.parametrize("fault", PLANTED)
-def test_the_self_check_refuses(fault: str, world: World) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_self_check_refuses(engine: Engine, fault: str, world: World) -> None:
     plant, words = PLANTED[fault]
     adapted = world.adapted()
     plant(adapted)
     with pytest.raises(LocalError, match=words) as info:
-        check(world, adapted)
+        check(world, adapted, engine=engine)
     assert info.value.code == "E-SELF-CHECK"
 
 
@@ -150,15 +159,16 @@ def mean_over_the_batch(logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 
 
 @pytest.mark.parametrize("losses", [contrastive, mean_over_the_batch])
-def test_the_self_check_refuses_losses_that_couple_a_batch(losses: Losses, world: World) -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_self_check_refuses_losses_that_couple_a_batch(engine: Engine, losses: Losses, world: World) -> None:
     with pytest.raises(LocalError, match="per-example gradients") as info:
-        check(world, losses=losses)
+        check(world, losses=losses, engine=engine)
     assert info.value.code == "E-SELF-CHECK"
 
 
 def test_dropout_that_is_active_is_named(world: World) -> None:
     adapted = world.adapted()
-    engine = GradientEngine(adapted)
+    engine = FastEngine(adapted)
     inside(adapted).vit.embeddings.dropout.training = True
     with pytest.raises(LocalError, match=r"modules: .*embeddings\.dropout drops out"):
         self_check(world, engine).run()
@@ -169,17 +179,17 @@ def test_a_batch_norm_that_trains_is_refused_when_hooks_are_attached(world: Worl
     head = inside(adapted).classifier.modules_to_save
     head["default"] = torch.nn.Sequential(head["default"], torch.nn.BatchNorm1d(3))
     with pytest.raises(LocalError, match="per-example gradients") as info:
-        GradientEngine(adapted)
+        OpacusEngine(adapted)
     assert info.value.code == "E-SELF-CHECK"
 
 
 def test_a_whole_batch_clipped_as_one_example_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     adapted = world.adapted()
-    engine = GradientEngine(adapted)
+    engine = OpacusEngine(adapted)
     original = engine._backward
 
-    def as_one(examples: Examples, counted: None) -> None:
-        original(examples, counted)
+    def as_one(examples: Examples) -> None:
+        original(examples)
         tensor: Any = adapted.trained[0]
         tensor.grad_sample = tensor.grad_sample.sum(dim=0, keepdim=True)
 
@@ -192,7 +202,7 @@ def test_a_whole_batch_clipped_as_one_example_is_refused(world: World, monkeypat
 def test_bits_that_differ_from_slot_to_slot_give_each_row_a_home(world: World) -> None:
     adapted = world.adapted()
     append(adapted, Slotted())
-    checked = self_check(world, GradientEngine(adapted))
+    checked = self_check(world, FastEngine(adapted))
     assert not checked._same_in_every_slot()
     checked._company()
     checked._sensitivity(home_slots=True)

@@ -11,7 +11,7 @@ import pytest
 
 from methods.method import joined, split
 from participant.adapters.adapted import AdaptedModel, read_initial
-from participant.adapters.gradients import GradientEngine
+from participant.adapters.fast import FastEngine
 from participant.adapters.sums import EMPTY, Clip, GradientSums
 from participant.data import Columns
 from participant.examples import load_examples
@@ -41,7 +41,7 @@ def sums_of(world: World, examples_from: Path | None = None, *, home_slots: bool
     adapted = world.adapted()
     base, recipe = world.base(), world.plan.recipe
     examples = load_examples(examples_from or world.dataset, world.columns, recipe.task, base)
-    return GradientSums(GradientEngine(adapted), examples, recipe.training.micro_batch, home_slots)
+    return GradientSums(FastEngine(adapted), examples, recipe.training.micro_batch, home_slots)
 
 
 @pytest.mark.parametrize(
