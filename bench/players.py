@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import plans
-from coordinator.round import CoordinatorRound
+from coordinator.round import CoordinatorRound, RoundResult
 from participant.phase import RunMemory
 from participant.round import Party, Ready, Step, advertise, complete
 from privacy.plan import Graph, VerifiedPlan
 from privacy.secagg import keys, messages
+from privacy.secagg.fixed_point import fixed, unfixed
 from privacy.secagg.messages import AttemptOffer, Position, Receipt
 from privacy.secagg.suites import Suite
 from protos import codec, codec_transport
@@ -34,6 +35,8 @@ from protos.credentials import SystemRandom
 from protos.envelope import MAX_CHUNK_BYTES, Chunk, Submission, UploadAnnounced
 
 MEASURED: Final = 9  # participants, spread over the roster, whose median is taken
+SCALE_EXPONENT: Final = 16  # of real updates
+LARGEST: Final = 8.0  # of their entries
 ADAPTER_HASH: Final = messages.adapter_hash(b"the global adapter of a benchmark")
 
 Told = Callable[[Submission, bytes], None]  # hears every accepted message, with the masked update of a receipt
@@ -109,10 +112,14 @@ class Outcome:
 
 
 class Stage:
-    """One round of one case."""
+    """One round of one case.
 
-    def __init__(self, case: Case, told: Told | None = None) -> None:
+    With ``reals`` updates are float32: participants encode them and the coordinator decodes their mean, on the clock.
+    """
+
+    def __init__(self, case: Case, told: Told | None = None, *, reals: bool = False) -> None:
         plan, identities = case.plan()
+        self.reals = reals
         self.case, self.plan, self.told = case, plan, told or (lambda *_: None)
         at = Position(plan.hash, round=1, attempt=1)
         self.offer = AttemptOffer(at, messages.genesis_transcript(plan.hash), ADAPTER_HASH)
@@ -128,7 +135,7 @@ class Stage:
         self.random = SystemRandom()
         self.by_phase: dict[str, list[float]] = {}
         self._memo = cache(keys.verify)
-        self._total = np.zeros(case.entries, dtype=np.int64)
+        self._total: NDArray[Any] = np.zeros(case.entries, dtype=np.float64 if reals else np.int64)
 
     def play(self) -> Outcome:
         """Play the round.
@@ -178,8 +185,17 @@ class Stage:
         for one in self.players.values():
             with self._client(one):
                 complete(one.party, certificate, one.memory)
-        assert np.array_equal(coordinator.result.total(self.plan.plan), self._total)
+        self._check_sum(coordinator.result)
         assert set(coordinator.result.dropouts) == self.dropouts
+
+    def _check_sum(self, result: RoundResult) -> None:
+        if not self.reals:
+            assert np.array_equal(result.total(self.plan.plan), self._total)
+            return
+        counted = len(result.survivors)
+        with self._clock("RESULT", coordinator=True):
+            mean = unfixed(result.total(self.plan.plan), scale_exponent=SCALE_EXPONENT, divisor=counted)
+        np.testing.assert_allclose(mean, self._total / counted, atol=2.0**-SCALE_EXPONENT)
 
     def _step(self, one: Player, work: Callable[[], Step[Any]]) -> Any:
         with self._client(one):
@@ -200,7 +216,8 @@ class Stage:
 
         def mask() -> Step[Any]:
             nonlocal masked
-            step, masked = ready.mask(update)
+            encoded = fixed(update, scale_exponent=SCALE_EXPONENT, clamp=plans.CLAMP) if self.reals else update
+            step, masked = ready.mask(encoded)
             return step
 
         receipt = self._step(one, mask)
@@ -211,10 +228,14 @@ class Stage:
             assert self.coordinator.accumulate(receipt, masked)
         self.told(receipt, masked)
 
-    def _update(self, one: Player) -> NDArray[np.int64]:
-        """Return integers as a trainer makes them, and add them to what the sum must be."""
-        source = np.random.default_rng(self.plan.plan.index(one.party.me))
-        update = source.integers(-plans.CLAMP, plans.CLAMP, size=self.case.entries, endpoint=True, dtype=np.int64)
+    def _update(self, one: Player) -> NDArray[Any]:
+        """Return integers as a trainer makes them, or real numbers, and add them to what the sum must be."""
+        source, size = np.random.default_rng(self.plan.plan.index(one.party.me)), self.case.entries
+        update: NDArray[Any]
+        if self.reals:
+            update = source.uniform(-LARGEST, LARGEST, size).astype(np.float32)
+        else:
+            update = source.integers(-plans.CLAMP, plans.CLAMP, size=size, endpoint=True, dtype=np.int64)
         self._total += update
         return update
 

@@ -1,0 +1,111 @@
+"""The same aggregation by onlysum and by Flower's SecAgg+, in turns: how much more processor time Flower takes.
+
+Both sum float32 vectors of the same length from as many participants on the complete graph with the same Shamir
+threshold, and lose as many after shares were dealt; fixed-point encoding and decoding are on both clocks. ``make
+bench-flower`` installs Flower into an environment of its own, where ``bench.flower_side`` drives its client mod and its
+workflow. The two do not do the same: Flower signs nothing, trusts the server with thresholds and lists, and its
+pairwise masks carry 28 bits of entropy (the agreed key, in base64, is folded to the 32-bit seed of a Mersenne
+Twister); here masks are AES-256 streams and every message is signed and verified.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Final, Self, cast
+
+from bench import harness
+from bench.players import Case, Stage
+
+CASES: Final = ("n10_d1e6_k9_drop1", "n50_d1e5_k49_drop5")
+REPEATS: Final = {10: 7, 50: 2}  # by participants: the larger case takes Flower half a minute
+PYTHON: Final = Path(__file__).parent.parent / ".venv-flower" / "bin" / "python"
+SIDES: Final = ("client", "coordinator")
+
+
+class Flower:
+    """The process in which Flower runs."""
+
+    def __init__(self, python: Path) -> None:
+        script = Path(__file__).with_name("flower_side.py")
+        self._process = subprocess.Popen([python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.version = cast("str", self._read()["flwr"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def measure(self, case: Case, threshold: int) -> dict[str, float]:
+        """Return Flower's figures of one round."""
+        asked = {
+            "participants": case.participants,
+            "entries": case.entries,
+            "dropouts": case.dropouts,
+            "threshold": threshold,
+        }
+        stdin = cast("IO[str]", self._process.stdin)
+        stdin.write(json.dumps(asked) + "\n")
+        stdin.flush()
+        return cast("dict[str, float]", self._read())
+
+    def _read(self) -> dict[str, object]:
+        line = cast("IO[str]", self._process.stdout).readline()
+        if not line:
+            raise RuntimeError("Flower's side ended; what it printed stands above")
+        return cast("dict[str, object]", json.loads(line))
+
+
+def compare(flower: Flower, name: str) -> dict[str, float]:
+    """Return the least figures of both over some rounds in turns, by ``SIDE.ours`` and ``SIDE.flower``."""
+    case = Case.parse(name)
+    threshold = case.plan()[0].plan.shamir_threshold
+    least: dict[str, float] = {}
+    for _ in range(REPEATS.get(case.participants, 1)):
+        theirs, ours = flower.measure(case, threshold), Stage(case, reals=True).play()
+        seen = {
+            "client.ours": ours.client_ms,
+            "coordinator.ours": ours.coordinator_ms,
+            "bytes.ours": ours.bytes_per_entry,
+            "client.flower": theirs["client_ms"],
+            "coordinator.flower": theirs["coordinator_ms"],
+            "bytes.flower": theirs["bytes_per_entry"],
+        }
+        least = {key: min(value, least.get(key, value)) for key, value in seen.items()}
+    return least
+
+
+def main() -> int:
+    """Measure, print the table and the JSON line."""
+    parser = harness.parser(__doc__)
+    parser.add_argument("cases", nargs="*", default=CASES, metavar="CASE", help="such as n10_d1e6_k9_drop1")
+    parser.add_argument("--python", type=Path, default=PYTHON, help="of the environment that has flwr")
+    options = parser.parse_args()
+    if not options.python.exists():
+        sys.exit(f"{options.python} is not there: run `make bench-flower`")
+    figures: dict[str, float] = {}
+    rows = []
+    with Flower(options.python) as flower:
+        for name in options.cases:
+            n, d, _, drop = name.split("_")
+            least = compare(flower, name)
+            for side in SIDES:
+                ours, theirs = least[f"{side}.ours"], least[f"{side}.flower"]
+                figures[f"{n}_{d}_{drop}.{side}_ratio"] = round(theirs / ours, 2)
+                figures[f"{n}_{d}_{drop}.{side}_ms"] = round(ours, 2)
+                figures[f"{n}_{d}_{drop}.flower_{side}_ms"] = round(theirs, 2)
+                rows.append([f"{n}_{d}_{drop}", side, f"{ours:.1f}", f"{theirs:.1f}", f"{theirs / ours:.1f}"])
+            sent = (least["bytes.ours"], least["bytes.flower"])
+            rows.append([f"{n}_{d}_{drop}", "bytes/entry", *(f"{one:.3f}" for one in sent), f"{sent[1] / sent[0]:.1f}"])
+        print(harness.table(["case", "side", "ours ms", f"flwr {flower.version} ms", "ratio"], rows))
+    print("Flower's pairwise masks carry 28 bits, and it signs nothing; see the head of bench/flower.py.")
+    harness.publish("flower", figures, packages=("cryptography", "numpy"), save=options.save)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
