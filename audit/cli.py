@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final, assert_never
 
 import typer
 
@@ -36,6 +36,12 @@ class Format(StrEnum):
     """What a report can be exported to."""
 
     HTML = "html"
+    PDF = "pdf"
+    REGISTRY = "registry"
+
+
+EXTRA_PACKAGES: Final = frozenset({"typst", "yaml"})  # of the extra ``report``
+SUFFIXES: Final = {Format.HTML: ".html", Format.PDF: ".pdf", Format.REGISTRY: ".registry.yaml"}
 
 
 @app.command()
@@ -127,17 +133,46 @@ def export(
     ] = None,
     key: Key = "",
 ) -> None:
-    """Verify a report and write it for reading, as one page without scripts.
+    """Verify a report and write it for reading or publishing.
 
-    Example: onlysum audit export report.json --to html
+    html is one page without scripts, pdf the same words as PDF/A, registry an
+    entry for the OpenDP Deployments Registry. The last two need the extra
+    `report`. Without -o the file lies beside the report: report.html,
+    report.pdf, report.registry.yaml.
+
+    Example: onlysum audit export report.json --to pdf
     """
-    from audit import files, html
+    from audit import files
 
     verified = _verified(file, key)
-    target = output or file.with_suffix(f".{to.value}")
-    files.write_new(target, html.render(verified).encode())
+    target = output or file.with_suffix(SUFFIXES[to])
+    files.write_new(target, _exported(verified, to))
     typer.echo(f"wrote {target}")
     typer.echo(_whose_key(verified))
+
+
+def _exported(verified: VerifiedReport, to: Format) -> bytes:
+    try:
+        match to:
+            case Format.HTML:
+                from audit import html
+
+                return html.render(verified).encode()
+            case Format.PDF:
+                from audit import pdf
+
+                return pdf.render(verified)
+            case Format.REGISTRY:
+                from audit import registry
+
+                return registry.render(verified).encode()
+            case _:
+                assert_never(to)
+    except ModuleNotFoundError as missing:
+        if missing.name not in EXTRA_PACKAGES:
+            raise
+        detail = f"{missing.name} is not installed; --to {to.value} needs pip install 'onlysum[report]'"
+        raise LocalError("E-EXTRA-MISSING", detail) from None
 
 
 def _verified(file: Path, key: str = "") -> VerifiedReport:

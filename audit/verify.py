@@ -8,6 +8,7 @@ Source: docs/privacy-accounting.md section 9.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -96,8 +97,8 @@ def parse_report(data: bytes) -> SignedReport:
 
 
 def fingerprint(key: bytes) -> str:
-    """Return a key's first 128 bits in groups of four digits, to be compared by telephone."""
-    digits = key.hex()
+    """Return what owners compare by telephone: 128 bits of a key's SHA-256, as ``member fingerprint`` prints them."""
+    digits = hashlib.sha256(key).hexdigest()
     return " ".join(digits[4 * i : 4 * i + 4] for i in range(FINGERPRINT_GROUPS))
 
 

@@ -52,7 +52,7 @@ def what_limits_the_sum(report: Report) -> str:
     return figure + (
         "In other words, whoever is unsure (50%) whether a given unit was used, and then sees everything that the"
         f" coordinator saw, cannot become more than {certainty(stated.charged.epsilon)} sure, except with a probability"
-        f" of about {stated.delta}. Smaller epsilon means less can be learned."
+        f" of about 1 in {round(1 / float(stated.delta)):,}. Smaller epsilon means less can be learned."
     )
 
 

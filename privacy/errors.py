@@ -148,8 +148,8 @@ REGISTRY: dict[str, Explanation] = {
     "E-EXTRA-MISSING": Explanation(
         _U,
         "a command needs packages that are not installed",
-        "the base install has no torch",
-        "pip install 'onlysum[participant]'",
+        "the base install has no torch, and nothing that makes PDF files",
+        "pip install 'onlysum[participant]', or 'onlysum[report]' for PDF and registry exports",
     ),
     "E-DISK-FULL": Explanation(
         _B,
@@ -463,6 +463,12 @@ REGISTRY: dict[str, Explanation] = {
         "a measurement in the report is not signed by the plan's evaluator",
         "it was changed, or somebody else made it",
         "do not trust its figures",
+    ),
+    "E-REPORT-NO-CLAIM": Explanation(
+        _R,
+        "there is nothing to register",
+        "the registry lists deployments of differential privacy, and this run makes no such claim",
+        "export it as html or pdf",
     ),
     "E-ACCOUNTANT-DISAGREE": Explanation(
         _B,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import audit
 import onlysum
 from privacy.report import RoundFacts, build_report, sign_report
 from tests.plans import OPERATOR, signing_key
@@ -115,6 +116,45 @@ def test_export_writes_a_page_and_overwrites_nothing(file: Path, capsys) -> None
     assert str(page) in out
     assert page.read_text().startswith("<!doctype html>")
     assert run(capsys, "export", file)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "start"),
+    [("html", "report.html", b"<!doctype html>"), ("pdf", "report.pdf", b"%PDF-1.7"),
+     ("registry", "report.registry.yaml", b"url_slug: onlysum-")],
+)  # fmt: skip
+def test_export_names_the_file_after_the_report(to: str, name: str, start: bytes, file: Path, capsys) -> None:
+    code, out, _ = run(capsys, "export", file, "--to", to)
+    assert code == 0
+    assert f"wrote {file.with_name(name)}" in out
+    assert file.with_name(name).read_bytes().startswith(start)
+
+
+def test_export_writes_where_it_is_told_and_asks_for_the_right_key(file: Path, tmp_path: Path, capsys) -> None:
+    target = tmp_path / "elsewhere.pdf"
+    assert run(capsys, "export", file, "--to", "pdf", "-o", target, "--key", OPERATOR.public.hex())[0] == 6
+    assert not target.exists()
+    assert run(capsys, "export", file, "--to", "pdf", "-o", target)[0] == 0
+    assert target.exists()
+
+
+@pytest.mark.parametrize(("to", "package"), [("pdf", "typst"), ("registry", "yaml")])
+def test_an_export_without_its_packages_names_the_extra(to: str, package: str, file: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"audit.{to}", raising=False)
+    monkeypatch.delattr(audit, to, raising=False)
+    code, _, err = run(capsys, "export", file, "--to", to)
+    assert code == 2
+    assert err.startswith("E-EXTRA-MISSING")
+    assert "onlysum[report]" in err
+
+
+def test_a_run_without_a_claim_is_not_registered(tmp_path: Path, capsys) -> None:
+    file = tmp_path / "none.json"
+    file.write_bytes(participant_report("none")[1])
+    code, _, err = run(capsys, "export", file, "--to", "registry")
+    assert code == 3
+    assert err.startswith("E-REPORT-NO-CLAIM")
 
 
 def test_reports_of_one_history_by_two_makers_agree(tmp_path: Path, file: Path, capsys) -> None:

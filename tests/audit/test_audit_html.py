@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import pytest
 
 from audit import wording
-from audit.html import MOST_ROWS, render
+from audit.html import render
+from audit.page import MOST_ROWS
 from audit.plots import HEIGHT, WIDTH, line_plot
 from audit.verify import VerifiedReport, verify_report
 from privacy.plan import Mode

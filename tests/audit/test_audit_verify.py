@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from audit import schema
 from audit.verify import fingerprint, parse_report, verify_report
+from participant import assessment
 from privacy import canonical
 from privacy.errors import LocalError, OnlysumError, VerificationError
 from privacy.plan import Mode
 from privacy.report import build_report, sign_report, signed_report_bytes
 from privacy.report_model import Claim, Report
 from privacy.secagg.keys import SigningKey
+from protos import credentials
 from tests.plans import OPERATOR, signing_key
 from tests.reports import (
     coordinator_facts,
@@ -280,8 +282,10 @@ def test_a_report_promises_nothing_that_it_cannot_keep(word: str, owned: bytes) 
     assert word not in owned.decode().lower()
 
 
-def test_a_fingerprint_shows_128_bits() -> None:
-    assert fingerprint(bytes(range(32))) == "0001 0203 0405 0607 0809 0a0b 0c0d 0e0f"
+def test_a_fingerprint_is_the_one_that_members_compare_by_telephone() -> None:
+    key = bytes(range(32))
+    assert fingerprint(key) == credentials.fingerprint(key)
+    assert fingerprint(key).replace(" ", "") == assessment.fingerprint(key)
 
 
 def test_a_report_is_the_same_bytes_each_time() -> None:

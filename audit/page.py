@@ -1,0 +1,400 @@
+"""What a report's page says, section by section: headings, paragraphs, lists and tables, before any layout.
+
+Guarantees: plain words first, then figures, then how to check them; the HTML page and the PDF are made from this one
+value, so they have the same words; long tables are cut with a line that says so, because the page is for reading and
+the JSON is the report.
+Leaves to others: layout (``html``, ``pdf``), sentences (``wording``), whether the report is genuine (``verify``).
+Source: docs/privacy-accounting.md section 9.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal, TypeVar
+
+from audit import wording
+from audit.plots import Plot, line_plot
+from audit.verify import VerifiedReport, fingerprint
+from privacy.report_model import Claim, LedgerPart, Report, RoundEntry
+
+_T = TypeVar("_T")
+
+MOST_ROWS: Final = 10  # of a table on the page; four printed pages in all
+NIST_ROWS: Final = (
+    ("privacy parameters, unit of privacy", "What limits what the sum reveals; The figures"),
+    ("mechanism, sampling, clipping", "How sampling, clipping and noise were executed"),
+    ("privacy accounting, composition", "Spend by round; The owner's ledger"),
+    ("trust model", "What we rely on; The figures"),
+    ("utility", "Measurements on public data"),
+    ("security, side channels, limits", "What is not protected"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A run of text: plain, strong, or a code (a hash, a key, a command)."""
+
+    text: str
+    kind: Literal["plain", "strong", "code"] = "plain"
+
+
+Text = tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading of level 2 or 3."""
+
+    text: str
+    level: Literal[2, 3]
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """A paragraph; a soft one is a note beside what matters."""
+
+    text: Text
+    soft: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bullets:
+    """A list."""
+
+    items: tuple[Text, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows whose first cell names the row; no heads where rows are facts by name."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[Text, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """The plot of spend, with its caption and a label for who cannot see it; a table with its numbers follows."""
+
+    plot: Plot
+    label: str
+    caption: str
+    x_title: str
+    y_title: str
+
+
+Block = Heading | Paragraph | Bullets | Table | Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A whole page. ``key_figure`` and ``summary`` stand in a panel of their own, in the colour of a warning if so."""
+
+    title: str
+    origin: str
+    made_at: int
+    purpose: str
+    key_figure: str
+    summary: tuple[Text, ...]
+    warns: bool
+    blocks: tuple[Block, ...]
+
+
+def make_page(verified: VerifiedReport) -> Page:
+    """Return what the page of a verified report says."""
+    report, plan = verified.report, verified.report.plan
+    claim = report.privacy if isinstance(report.privacy, Claim) else None
+    made_on = datetime.fromtimestamp(report.made_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    maker = f"{report.made_by.role} {report.made_by.name}"
+    return Page(
+        title=plan.recipe.title or plan.run_id,
+        origin=f"Privacy report, {plan.federation}, made {made_on} by {maker}",
+        made_at=report.made_at,
+        purpose=plan.recipe.purpose,
+        key_figure=f"epsilon {wording.short(claim.charged.epsilon)}" if claim else "No differential privacy",
+        summary=tuple(_summary(report, claim)),
+        warns=claim is None or report.simulation,
+        blocks=(
+            *_plain_words(verified, claim),
+            *(_figures(report, claim) if claim else ()),
+            *_execution(report),
+            *_rounds(report),
+            *(_ledger(report, report.ledger) if report.ledger else ()),
+            *_measurements(report),
+            *_roster(report),
+            *_hashes(report),
+            Heading("Where NIST SP 800-226 is answered", 2),
+            _table(("topic", "section of this page"), NIST_ROWS),
+        ),
+    )
+
+
+def text_of(page: Page) -> Iterator[str]:
+    """Yield every text of a page in reading order, for tests and for searching."""
+    yield from (page.origin, page.title, page.purpose, page.key_figure)
+    yield from map(_joined, page.summary)
+    for block in page.blocks:
+        match block:
+            case Heading(text, _):
+                yield text
+            case Paragraph(spans, _):
+                yield _joined(spans)
+            case Bullets(items):
+                yield from map(_joined, items)
+            case Table(heads, rows):
+                yield from heads
+                yield from (_joined(cell) for row in rows for cell in row)
+            case Figure():
+                yield block.caption
+
+
+def _joined(text: Text) -> str:
+    return "".join(span.text for span in text)
+
+
+def _text(*parts: str | Span) -> Text:
+    return tuple(Span(part) if isinstance(part, str) else part for part in parts if part)
+
+
+def _strong(text: str) -> Span:
+    return Span(text, "strong")
+
+
+def _code(text: str) -> Span:
+    return Span(text, "code")
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
+    cells = tuple(tuple(_text(cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
+    return Table(tuple(heads), cells)
+
+
+def _more(count: int, what: str) -> tuple[Paragraph, ...]:
+    return (Paragraph(_text(f"and {count} {what}, in the report file."), soft=True),) if count > 0 else ()
+
+
+def _thinned(rows: tuple[_T, ...]) -> tuple[_T, ...]:
+    """Return at most MOST_ROWS rows, evenly from the first to the last."""
+    if len(rows) <= MOST_ROWS:
+        return rows
+    return tuple(rows[round(i * (len(rows) - 1) / (MOST_ROWS - 1))] for i in range(MOST_ROWS))
+
+
+# --- the sections, in the order of the page ---
+
+
+def _summary(report: Report, claim: Claim | None) -> Iterator[Text]:
+    if claim:
+        yield _text(
+            f"at delta {claim.delta}, per {claim.unit}, after {claim.charged_rounds} charged rounds; planned for all"
+            f" {report.plan.recipe.rounds} rounds: {wording.short(claim.planned_epsilon)}."
+        )
+    else:
+        yield _text("This run made no claim about what its sums reveal.")
+    if report.simulation:
+        yield _text(_strong("Simulation, not private:"), " seeds that reproduce its noise or sampling exist.")
+    yield _text("Roster: ", _strong(report.roster), f". {wording.rounds_summary(report)}")
+
+
+def _plain_words(verified: VerifiedReport, claim: Claim | None) -> Iterator[Block]:
+    report = verified.report
+    yield Heading("In plain words", 2)
+    yield Heading("What this does", 3)
+    yield Paragraph(_text(wording.what_this_does(report)))
+    yield Heading("What limits what the sum reveals", 3)
+    yield Paragraph(_text(wording.what_limits_the_sum(report)))
+    if claim and claim.charged_rounds:
+        yield Paragraph(
+            _text(
+                f"A person who is two {claim.unit}s (for example a row at each of two participants) has less"
+                f" protection: epsilon {wording.short(claim.group_of_two)}."
+            )
+        )
+    yield Heading("What we rely on", 3)
+    yield Bullets(tuple(map(_text, wording.what_we_rely_on(report))))
+    yield Heading("What is not protected", 3)
+    yield Bullets(tuple(map(_text, report.not_protected)))
+    yield Heading("Check it yourself", 3)
+    yield Paragraph(
+        _text(
+            "This page was made from a signed report file after every check below passed. Get the file, install"
+            " onlysum and run ",
+            _code("onlysum audit verify FILE"),
+            "; it needs no network and computes every figure again. ",
+            "The signing key is the one that the reader expected. "
+            if verified.key_was_expected
+            else _strong(
+                "Compare the fingerprint of the signing key with its owner by telephone; a signature alone does not say"
+                " whose it is: "
+            ),
+            _code(fingerprint(verified.key)),
+        )
+    )
+    yield Bullets(tuple(_text(f"{check.name}: {check.found}") for check in verified.checks))
+
+
+def _figures(report: Report, claim: Claim) -> Iterator[Block]:
+    yield Heading("The figures", 2)
+    yield Paragraph(
+        _text(
+            f"Unit of privacy: {claim.unit}. Neighbouring relation: {claim.relation} (one {claim.unit} replaced by an"
+            " empty one; sizes of datasets and participation are public). All at delta"
+            f" {claim.delta}, after {claim.charged_rounds} charged rounds, this run alone."
+        ),
+        soft=True,
+    )
+    yield _table(("against", "epsilon", "noises relied on"), wording.trust_rows(report))
+    yield _table(
+        ("also", "epsilon"),
+        (
+            ("a person who is two units of privacy (group of two)", wording.short(claim.group_of_two)),
+            ("replace-one relation (a unit exchanged for another)", wording.short(claim.replace_one)),
+            ("one round alone", wording.short(claim.round_epsilon)),
+            ("cross-check: Renyi accountant (valid and looser)", wording.short(claim.checks.rdp)),
+            ("cross-check: general bound for sampled mechanisms", wording.short(claim.checks.general)),
+        ),
+    )
+    if claim.curve:
+        yield from _spend(claim)
+
+
+def _spend(claim: Claim) -> Iterator[Block]:
+    points = [(0.0, 0.0), *((float(one.rounds), float(one.epsilon)) for one in claim.curve)]
+    curve = _thinned(claim.curve)
+    yield Heading("Spend by round", 2)
+    yield Figure(
+        plot=line_plot(points),
+        label="Cumulative epsilon by charged round; the table below has the numbers",
+        caption="Cumulative epsilon. A round is charged when it starts, completed or not; nothing refunds.",
+        x_title="charged rounds",
+        y_title="epsilon",
+    )
+    yield _table(
+        (),
+        (
+            ("rounds", *(str(point.rounds) for point in curve)),
+            ("epsilon", *(wording.short(point.epsilon) for point in curve)),
+        ),
+    )
+
+
+def _execution(report: Report) -> Iterator[Block]:
+    yield Heading("How sampling, clipping and noise were executed", 2)
+    yield _table(("parameter", "value"), wording.method_rows(report.plan))
+    yield Paragraph(_text(f"Randomness: {report.randomness}."), soft=True)
+
+
+def _rounds(report: Report) -> Iterator[Block]:
+    absences = Counter(name for one in report.rounds for name in one.dropouts).most_common(5)
+    missing = ", ".join(f"{name} ({count})" for name, count in absences)
+    yield Heading("Rounds and dropouts", 2)
+    yield Paragraph(_text(wording.rounds_summary(report), f" Missing most often: {missing}." if missing else ""))
+    notable = [one for one in report.rounds if one.dropouts or one.attempts > 1 or one.certificate is None]
+    if notable:
+        yield _table(("round", "attempts", "outcome", "dropouts"), [_round_row(one) for one in notable[:MOST_ROWS]])
+    yield from _more(len(notable) - MOST_ROWS, "more such rounds")
+    yield Paragraph(_text("Transcript after the last completed round: ", _code(report.transcript_sha256)), soft=True)
+
+
+def _round_row(one: RoundEntry) -> tuple[str, ...]:
+    more = len(one.dropouts) - MOST_ROWS
+    names = ", ".join(one.dropouts[:MOST_ROWS]) or "nobody"
+    outcome = "completed" if one.certificate else "not completed"
+    return str(one.round), str(one.attempts), outcome, f"{names} and {more} more" if more > 0 else names
+
+
+def _ledger(report: Report, part: LedgerPart) -> Iterator[Block]:
+    spent = ""
+    if kept := part.budget:
+        spent = (
+            f" Spent over all runs: epsilon {wording.short(part.lifetime_epsilon)} of {kept.epsilon} at delta"
+            f" {kept.delta} (Renyi filter of order {kept.order}, per {kept.unit})."
+        )
+    yield Heading("The owner's ledger", 2)
+    yield Paragraph(
+        _text(
+            "Population ",
+            _strong(part.population),
+            f", ledger record {part.sequence}, head ",
+            _code(part.head_sha256),
+            f".{spent} Trying several settings is spending too: every run on this population is listed.",
+        )
+    )
+    if unprotected := sum(run.event is None for run in part.runs):
+        yield Paragraph(
+            _text(
+                _strong(f"{unprotected} of these runs had no differential privacy:"),
+                " no figure on this page covers what they released.",
+            )
+        )
+    rows = [
+        (
+            _text(_code(run.run_id[:12]), " (this run)" if run.plan_sha256 == report.plan_sha256 else ""),
+            str(run.rounds) if run.event else "",
+            wording.short(run.epsilon) if run.event else "no differential privacy",
+            run.delta if run.event else "",
+        )
+        for run in part.runs[-MOST_ROWS:]
+    ]
+    yield _table(("run", "charged rounds", "epsilon, this run alone", "delta"), rows)
+    yield from _more(len(part.runs) - MOST_ROWS, "earlier runs")
+
+
+def _measurements(report: Report) -> Iterator[Block]:
+    shown = _thinned(report.evaluations)
+    if not shown:
+        return
+    yield Heading("Measurements on public data", 2)
+    rows = [
+        (
+            str(one.round),
+            str(one.correct),
+            str(one.examples),
+            f"{100 * one.correct / one.examples:.1f}%",
+            one.evaluator,
+        )
+        for one in shown
+    ]
+    yield _table(("after round", "correct", "of", "share", "evaluator"), rows)
+    if len(report.evaluations) > len(shown):
+        words = f"{len(shown)} of {len(report.evaluations)} measurements; all are in the report file."
+        yield Paragraph(_text(words), soft=True)
+
+
+def _roster(report: Report) -> Iterator[Block]:
+    plan = report.plan
+    yield Heading("With whom", 2)
+    yield Paragraph(
+        _text(
+            f"n = {plan.n} participants, f = {plan.f} assumed to collude, at least {plan.min_survivors} in every sum,"
+            f" {plan.quorum} signatures under every set of survivors. Roster: {report.roster}."
+        )
+    )
+    rows = [
+        (
+            one.id + (" (runs the coordinator too)" if one.with_operator else ""),
+            str(one.units),
+            _text(_code(fingerprint(bytes.fromhex(one.identity_key)))),
+        )
+        for one in plan.roster[:MOST_ROWS]
+    ]
+    yield _table(("participant", "units", "identity fingerprint"), rows)
+    yield from _more(plan.n - MOST_ROWS, "more")
+
+
+def _hashes(report: Report) -> Iterator[Block]:
+    plan, recipe, maker = report.plan, report.plan.recipe, report.made_by
+    yield Heading("Versions and hashes", 2)
+    rows = (
+        ("run", _text(_code(plan.run_id))),
+        ("plan (SHA-256)", _text(_code(report.plan_sha256))),
+        ("operator's key", _text(f"{plan.operator} ", _code(report.operator_key))),
+        ("base model", _text(f"{recipe.base.name} ", _code(recipe.base.hash))),
+        ("method", _text(f"{recipe.adapter.method}, initial adapter ", _code(recipe.adapter.initial_hash))),
+        ("software", _text(", ".join(f"{one.name} {one.version}" for one in report.software))),
+        ("signed by", _text(f"{maker.role} {maker.name} ", _code(maker.identity_key))),
+    )
+    yield _table((), rows)
