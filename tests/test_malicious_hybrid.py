@@ -18,6 +18,7 @@ from privacy.secret import SecretBytes
 from tests import test_malicious_coordinator as lying_coordinator
 from tests import test_malicious_participant as lying_participant
 from tests.federation import Fault, FaultKind, Federation, SeededSource, SimulatedParticipant
+from tests.plans import signing_key
 from tests.test_malicious_participant import OFFENDER, signed
 
 VICTIM = lying_coordinator.VICTIM  # bob: between alice, of a lower id, and carol, of a higher
@@ -59,7 +60,10 @@ def test_malicious_hybrid_keys_are_refused_by_the_coordinator(sentence: str) -> 
 def test_malicious_hybrid_keys_of_a_colluder_are_refused_by_participants(sentence: str) -> None:
     stage = lying_coordinator.Stage(Phase.SHARE_KEYS, suite=2)
     *honest, erin = stage.told
-    assert stage.lie((*honest, lying_coordinator.signed_by("erin", KEYS[sentence](erin)))).code == "E-ROUND-KEYS"
+    refusal = stage.lie((*honest, lying_coordinator.signed_by("erin", KEYS[sentence](erin))))
+    assert refusal.code == "E-ROUND-KEYS"
+    assert ("of erin is" if "order" in sentence or "reduced" in sentence else "erin advertises") in refusal.rule
+    assert ("another suite" in refusal.rule) == any(word in sentence for word in ("suite 1", "short", "long"))
 
 
 def test_malicious_copy_of_a_peers_ml_kem_key_is_refused_by_both_sides() -> None:
@@ -162,6 +166,43 @@ PASSED_ON: dict[str, Callable[[tuple[DealtShare, ...]], tuple[DealtShare, ...]]]
 def test_malicious_changes_of_pair_secrets_on_the_way_are_refused(sentence: str) -> None:
     stage = lying_coordinator.Stage(Phase.COLLECT_MASKED, suite=2)
     assert stage.lie(PASSED_ON[sentence](stage.told)).code == "E-ROUND-SHARE"
+
+
+MISFITS: dict[str, tuple[str, Callable[[ShareBundle], ShareBundle]]] = {
+    "no pair secret from a lower id": ("alice", _consistent(1, pair=b"", commitment=b"")),
+    "no commitment from a lower id": ("alice", _consistent(1, commitment=b"")),
+    "a pair secret from a higher id": ("carol", _consistent(1, pair=PAIR)),
+    "a commitment from a higher id": ("carol", _consistent(1, commitment=b"c" * 32)),
+    "a sealed share of suite 1": ("alice", _consistent(1, sealed=b"s" * SEALED_BYTES[1])),
+}
+
+
+@pytest.mark.parametrize("sentence", MISFITS)
+def test_malicious_lengths_that_dealer_and_coordinator_agreed_on_are_refused(sentence: str) -> None:
+    """The dealer signs what an honest coordinator would not take, and the coordinator passes it on."""
+    dealer, change = MISFITS[sentence]
+    stage = lying_coordinator.Stage(Phase.COLLECT_MASKED, suite=2)
+    assert isinstance(stage.victim.state, Shared)
+    state: Any = stage.federation.participants[dealer].state
+    lie = change(state.bundle)
+    tree = messages.MerkleTree.over([leaf.hash for leaf in lie.leaves])
+    signature = signing_key(dealer).sign(lie.signed_bytes(1, state.round_ctx))
+    passed = {
+        one.dealer: replace(
+            one,
+            leaf=lie.leaves[1],
+            sealed=lie.sealed[1],
+            sealed_pair=lie.sealed_pairs[1],
+            proof=tree.proof(1),
+            root=tree.root,
+            signature=signature,
+        )
+        if one.dealer == dealer
+        else one
+        for one in stage.told
+    }
+    refusal = stage.lie(tuple(passed.values()))
+    assert (refusal.code, "wrong length" in refusal.rule) == ("E-ROUND-SHARE", True)
 
 
 # --- dealers that lie under their own signature ---

@@ -1,0 +1,76 @@
+"""Dealers whose shares open in good order and rebuild something else: named at UNMASK, and no sum comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from coordinator.phase import Phase
+from participant.round import Shared
+from privacy.errors import RoundAborted
+from privacy.secagg import shamir
+from privacy.secagg.dealing import Dealer, HeldShare
+from privacy.secagg.messages import SHARE_BYTES, ShareBundle
+from privacy.secret import SecretBytes
+from tests.federation import FaultKind, Federation, SeededSource, SimulatedParticipant
+from tests.test_malicious_participant import OFFENDER, signed
+
+ANOTHER = SecretBytes(b"\1" * 32)
+LARGEST = (shamir.FIELD - 1).to_bytes(SHARE_BYTES, "big")
+
+
+class ConstantDealer(Dealer):
+    """Gives every holder the same shares: of the field's largest element, which is no 32-byte secret."""
+
+    def _split(self, _seed: SecretBytes, members: Any) -> dict[str, HeldShare]:
+        return {name: HeldShare(self.channels.me, LARGEST, LARGEST) for name in members}
+
+
+def redealing(one: SimulatedParticipant, deal: Callable[[Shared, tuple[str, ...]], ShareBundle]) -> None:
+    """Let a participant deal again, otherwise, and sign that in place of its honest bundle."""
+    hear = one.hear
+
+    def lying(told: object) -> list[Any]:
+        answers = hear(told)
+        if answers and isinstance(answers[0], ShareBundle):
+            assert isinstance(one.state, Shared)
+            return [signed(deal(one.state, one.state.u1), one.state.round_ctx)]
+        return answers
+
+    one.hear = lying  # type: ignore[method-assign]
+
+
+def of_another_masking_secret(state: Shared, members: tuple[str, ...]) -> ShareBundle:
+    """Deal shares of a masking secret that is not the one behind the advertised key."""
+    pairing = replace(state.pairing, masking_secret=ANOTHER)
+    dealer = Dealer(state.party.rules, state.offer.position, state.channels, pairing, SeededSource("lie"))
+    return dealer.deal(state.seed, members)[0]
+
+
+def of_no_secret(state: Shared, members: tuple[str, ...]) -> ShareBundle:
+    """Deal shares that rebuild an element of the field beyond 32 bytes."""
+    source = SeededSource("lie")
+    dealer = ConstantDealer(state.party.rules, state.offer.position, state.channels, state.pairing, source)
+    return dealer.deal(state.seed, members)[0]
+
+
+@pytest.mark.parametrize("suite", [1, 2])
+@pytest.mark.parametrize("deal", [of_another_masking_secret, of_no_secret])
+def test_malicious_dealer_that_drops_out_is_named_when_its_masking_secret_does_not_rebuild(
+    deal: Callable[[Shared, tuple[str, ...]], ShareBundle], suite: int
+) -> None:
+    federation = Federation(5, 1, seed=4, suite=suite)
+    redealing(federation.participants[OFFENDER], deal)
+    due = {(OFFENDER, Phase.COLLECT_MASKED): FaultKind.LOST}
+    with pytest.raises(RoundAborted, match=f"the shares of {OFFENDER} do not rebuild"):
+        federation._attempt(1, 1, frozenset(), due, False)
+
+
+def test_malicious_dealer_that_survives_is_named_when_its_seed_does_not_rebuild() -> None:
+    federation = Federation(5, 1, seed=4)
+    redealing(federation.participants[OFFENDER], of_no_secret)
+    with pytest.raises(RoundAborted, match=f"the shares of {OFFENDER} do not rebuild"):
+        federation._attempt(1, 1, frozenset(), {}, False)
