@@ -2,7 +2,7 @@
 
 Guarantees: an entry is the integer y with probability proportional to exp(-y^2 / (2 * 4^k)), up to 2^-2900; entries are
 independent; all randomness comes from the given source; the time taken does not depend on any data.
-Leaves to others: which sigma (``calibration``), sampling faster.
+Leaves to others: which sigma (``calibration``), sampling faster (``fast_noise``, whose reference and fallback this is).
 Source: Canonne, Kamath, Steinke, "The Discrete Gaussian for Differential Privacy", NeurIPS 2020, algorithms 1 to 3,
 with t = sigma = 2^k, so that every probability is a masked word compared with an integer.
 """
@@ -35,8 +35,7 @@ def discrete_gaussian(count: int, exponent: int, random: RandomSource) -> NDArra
     Raises:
         ValueError: the exponent is out of range.
     """
-    if not 0 <= exponent <= MAX_EXPONENT:
-        raise ValueError(f"noise exponent {exponent} is not from 0 to {MAX_EXPONENT}")
+    check_exponent(exponent)
     parts: list[_Integers] = []
     missing = count
     while missing > 0:
@@ -46,6 +45,12 @@ def discrete_gaussian(count: int, exponent: int, random: RandomSource) -> NDArra
         parts.append(accepted)
         missing -= accepted.size
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def check_exponent(exponent: int) -> None:
+    """Refuse an exponent for which integers would overflow, with a ``ValueError``."""
+    if not 0 <= exponent <= MAX_EXPONENT:
+        raise ValueError(f"noise exponent {exponent} is not from 0 to {MAX_EXPONENT}")
 
 
 def _discrete_laplace(count: int, exponent: int, random: RandomSource) -> _Integers:

@@ -129,7 +129,10 @@ PLANTED: dict[str, tuple[Callable[[AdaptedModel], None], str]] = {
         lambda adapted: append(adapted, torch.nn.BatchNorm1d(5, affine=False)),
         "modules: .*normalises over the batch",
     ),
-    "dropout on whatever mode": (lambda adapted: append(adapted, AlwaysDropping()), "modules: .*drops out|per-example gradients|company"),
+    "dropout on whatever mode": (
+        lambda adapted: append(adapted, AlwaysDropping()),
+        "modules: .*drops out|per-example gradients|company",
+    ),
     "an adapter frozen by mistake": (freeze_the_first_tensor, "trainables: 1 of the plan's tensors are frozen"),
     "a base tensor that trains": (train_something_else, "trainables: 0 of .*, 1 others train"),
     "activations centred over the batch": (lambda adapted: append(adapted, Centred()), "per-example gradients"),
