@@ -52,6 +52,12 @@ def members(n: int) -> tuple[str, ...]:
     return tuple(f"p{number:04d}" for number in range(n))
 
 
+def tensor_shapes(entries: int) -> dict[str, tuple[int, ...]]:
+    """Return the adapter's tensors: a frozen one, and one whose entries are the vector."""
+    layer = "base_model.model.layer.q_proj"
+    return {f"{layer}.lora_A.weight": (1, 1), f"{layer}.lora_B.weight": (entries,)}
+
+
 def recipe(entries: int, *, rounds: int = 1, initial_hash: str = "cc" * 32) -> Recipe:
     """Return a recipe whose vector is one stream of ``entries`` entries."""
     return Recipe(
@@ -62,7 +68,10 @@ def recipe(entries: int, *, rounds: int = 1, initial_hash: str = "cc" * 32) -> R
             method="ffa-lora",
             peft_type="LORA",
             initial_hash=initial_hash,
-            tensors=(Tensor(key="lora_B.weight", shape=(entries,), stream="adapter"),),
+            tensors=tuple(
+                Tensor(key=key, shape=shape, stream=stream)
+                for (key, shape), stream in zip(tensor_shapes(entries).items(), ("frozen", "adapter"), strict=True)
+            ),
         ),
         layout=(Stream(name="adapter", length=entries),),
         task=Task(kind="image-classification", data="digits", labels=("0", "1")),

@@ -114,10 +114,11 @@ class Outcome:
 class Stage:
     """One round of one case.
 
-    With ``reals`` updates are float32: participants encode them and the coordinator decodes their mean, on the clock.
+    ``measured`` participants, spread over the roster, memoise nothing. With ``reals`` updates are float32:
+    participants encode them and the coordinator decodes their mean, on the clock.
     """
 
-    def __init__(self, case: Case, told: Told | None = None, *, reals: bool = False) -> None:
+    def __init__(self, case: Case, told: Told | None = None, *, reals: bool = False, measured: int = MEASURED) -> None:
         plan, identities = case.plan()
         self.reals = reals
         self.case, self.plan, self.told = case, plan, told or (lambda *_: None)
@@ -127,15 +128,15 @@ class Stage:
         names = sorted(identities)
         self.dropouts = frozenset(names[i] for i in _spread(case.participants, case.dropouts))
         there = [name for name in names if name not in self.dropouts]
-        measured = {there[i] for i in _spread(len(there), min(MEASURED, len(there)))}
+        chosen = {there[i] for i in _spread(len(there), min(measured, len(there)))}
         self.players = {
-            name: Player(Party(plan, name, identities[name]), RunMemory.empty(plan.hash), name in measured)
+            name: Player(Party(plan, name, identities[name]), RunMemory.empty(plan.hash), name in chosen)
             for name in names
         }
         self.random = SystemRandom()
         self.by_phase: dict[str, list[float]] = {}
         self._memo = cache(keys.verify)
-        self._total: NDArray[Any] = np.zeros(case.entries, dtype=np.float64 if reals else np.int64)
+        self.total: NDArray[Any] = np.zeros(case.entries, dtype=np.float64 if reals else np.int64)
 
     def play(self) -> Outcome:
         """Play the round.
@@ -190,12 +191,12 @@ class Stage:
 
     def _check_sum(self, result: RoundResult) -> None:
         if not self.reals:
-            assert np.array_equal(result.total(self.plan.plan), self._total)
+            assert np.array_equal(result.total(self.plan.plan), self.total)
             return
         counted = len(result.survivors)
         with self._clock("RESULT", coordinator=True):
             mean = unfixed(result.total(self.plan.plan), scale_exponent=SCALE_EXPONENT, divisor=counted)
-        np.testing.assert_allclose(mean, self._total / counted, atol=2.0**-SCALE_EXPONENT)
+        np.testing.assert_allclose(mean, self.total / counted, atol=2.0**-SCALE_EXPONENT)
 
     def _step(self, one: Player, work: Callable[[], Step[Any]]) -> Any:
         with self._client(one):
@@ -208,7 +209,7 @@ class Stage:
         return step.message
 
     def _upload(self, one: Player) -> None:
-        told, update = self._told(one), self._update(one)
+        told, update = self._told(one), self.update(one)
         with self._client(one):
             ready = one.state.on_shares(told).state
         assert isinstance(ready, Ready)
@@ -228,7 +229,7 @@ class Stage:
             assert self.coordinator.accumulate(receipt, masked)
         self.told(receipt, masked)
 
-    def _update(self, one: Player) -> NDArray[Any]:
+    def update(self, one: Player) -> NDArray[Any]:
         """Return integers as a trainer makes them, or real numbers, and add them to what the sum must be."""
         source, size = np.random.default_rng(self.plan.plan.index(one.party.me)), self.case.entries
         update: NDArray[Any]
@@ -236,7 +237,7 @@ class Stage:
             update = source.uniform(-LARGEST, LARGEST, size).astype(np.float32)
         else:
             update = source.integers(-plans.CLAMP, plans.CLAMP, size=size, endpoint=True, dtype=np.int64)
-        self._total += update
+        self.total += update
         return update
 
     def _told(self, one: Player) -> Any:

@@ -1,0 +1,81 @@
+"""Rounds over gRPC with mutual TLS on loopback, between real daemons, against the same round in memory.
+
+The coordinator is a process of its own; all participants are threads of one other process. ``round_seconds`` is the
+median time from one round's training to the next round's, journals and database on disk included.
+``wire_over_memory`` divides it by the time in which one process plays the same round without a network, a disk or a
+memo: what everybody computes, one after the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from bench import harness
+from bench.daemons import Daemons
+from bench.players import Case, Player, Stage
+from participant.trainer import OneHotTrainer
+
+NOTHING: Final = np.zeros(0, dtype=np.float32)
+CASES: Final = {"n10_d1e6": 6, "n30_d1e5": 4}  # rounds
+
+
+def wire_seconds(case: Case, rounds: int) -> float:
+    """Return the seconds of a round between daemons."""
+    with (
+        TemporaryDirectory(prefix="onlysum-bench-", ignore_cleanup_errors=True) as directory,
+        Daemons(Path(directory), case.participants, case.entries) as daemons,
+    ):
+        daemons.run(rounds)
+        starts = [daemons.started[number] for number in sorted(daemons.started)]
+    return median(later - earlier for earlier, later in pairwise(starts))
+
+
+class OneHotStage(Stage):
+    """A round of the updates that the daemons' trainer makes."""
+
+    def update(self, one: Player) -> NDArray[np.int64]:
+        """Return the unit vector of a participant's place."""
+        made = OneHotTrainer(self.plan.plan, one.party.me).train(1, NOTHING, lambda *_: None)
+        self.total += made
+        return made
+
+
+def memory_seconds(case: Case) -> float:
+    """Return the seconds of the same round in one process, nothing memoised."""
+    return min(OneHotStage(case, measured=case.participants).play().seconds for _ in range(5))
+
+
+def main() -> int:
+    """Measure, print the table and the JSON line."""
+    parser = harness.parser(__doc__)
+    parser.add_argument("cases", nargs="*", default=tuple(CASES), metavar="CASE", help="such as n10_d1e6")
+    parser.add_argument("--rounds", type=int, help="rounds of a run")
+    options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    figures: dict[str, float] = {}
+    rows = []
+    for name in options.cases:
+        n, d = name.split("_")
+        case = Case.parse(f"{n}_{d}_k{int(n[1:]) - 1}_drop0")
+        wire, memory = wire_seconds(case, options.rounds or CASES.get(name, 3)), memory_seconds(case)
+        figures[f"{name}.round_seconds"] = round(wire, 3)
+        figures[f"{name}.memory_seconds"] = round(memory, 3)
+        figures[f"{name}.wire_over_memory"] = round(wire / memory, 2)
+        rows.append([name, f"{wire:.2f}", f"{memory:.2f}", f"{wire / memory:.1f}"])
+    print(harness.table(["case", "wire s", "memory s", "ratio"], rows))
+    harness.publish("wire", figures, packages=("cryptography", "grpcio", "numpy"), save=options.save)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
