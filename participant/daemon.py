@@ -11,6 +11,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from participant.courier import Courier, Inbox
 from participant.evaluator import Measure, Measured
 from participant.home import Home
 from participant.identity import Identity, load_identity
+from participant.keystream import KeyBook
 from participant.ledger import Ledger
 from participant.plans import PlanShelf
 from participant.policy import load_policy
@@ -97,14 +99,18 @@ def assemble(
         courier=Courier(link, stop, inbox),
         clock=SystemClock(),
         random=SystemRandom(),
-        make_trainer=make_trainer or torch_trainer,
+        make_trainer=make_trainer or partial(torch_trainer, keys=KeyBook(opened.home.noise_keys, SystemRandom())),
         show_progress=show_progress,
     )
     return Runner(work, opened.identity.role, link=link, inbox=inbox, stop=stop, measure=measure or TorchMeasure())
 
 
-def torch_trainer(assignment: Assignment) -> Trainer:
+def torch_trainer(assignment: Assignment, *, keys: KeyBook | None = None) -> Trainer:
     """Return the torch trainer of a run.
+
+    Args:
+        assignment: what is trained with what.
+        keys: opens each round's stream of coins and noise; not needed where nothing is trained.
 
     Raises:
         LocalError: ``E-EXTRA-MISSING``.
@@ -129,7 +135,7 @@ def torch_trainer(assignment: Assignment) -> Trainer:
         device=assignment.device,
         threads=assignment.threads,
     )
-    return TorchTrainer(materials, SystemRandom())
+    return TorchTrainer(materials, SystemRandom(), keys)
 
 
 class TorchMeasure:

@@ -74,6 +74,11 @@ class Home:
         return self.directory / "left"
 
     @property
+    def noise_keys(self) -> Path:
+        """Hashes of what keys of noise were made from, so that none is used twice."""
+        return self.directory / "noise-keys"
+
+    @property
     def presence(self) -> Path:
         """What the running daemon says about itself."""
         return self.directory / "daemon.json"

@@ -26,11 +26,12 @@ from participant.adapters.fast import EngineName, choose_engine
 from participant.adapters.sums import Clip, GradientSums
 from participant.data import Columns
 from participant.examples import Examples, load_examples, synthetic_examples
+from participant.keystream import KeyBook
 from participant.models import Base, load_base
 from participant.selfcheck import SelfCheck
 from participant.trainer import Progress
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
-from privacy.dp.noise import discrete_gaussian
+from privacy.dp.fast_noise import discrete_gaussian
 from privacy.dp.sampling import choose, poisson_sample
 from privacy.errors import LocalError
 from privacy.plan import Plan
@@ -75,12 +76,14 @@ class TorchTrainer:
     Args:
         materials: model, data and plan.
         random: secret coins and noise; a seeded source makes a simulation that is not private.
+        keys: opens a stream for each round, from which secret coins and noise are drawn instead.
     """
 
-    def __init__(self, materials: Materials, random: RandomSource) -> None:
+    def __init__(self, materials: Materials, random: RandomSource, keys: KeyBook | None = None) -> None:
         self._materials = materials
         self._plan = materials.plan
         self._random = random
+        self._keys = keys
         self._sums: GradientSums | None = None
         self._units: list[Integers] = []
 
@@ -128,6 +131,8 @@ class TorchTrainer:
 
     def train(self, round_number: int, adapter: Vector, progress: Progress) -> Integers:
         """Return this round's encoded update, shape (entries,); see ``participant.trainer.Trainer``."""
+        if self._keys is not None:
+            self._random = self._keys.open_stream()
         match self._plan.privacy.mode:
             case "distributed":
                 return self._noisy_sum(adapter, progress)

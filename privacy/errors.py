@@ -121,6 +121,12 @@ REGISTRY: dict[str, Explanation] = {
         "the installed `cryptography` or the processor gives other bytes than the known answers",
         "nothing was sent; install the pinned version of `cryptography`, then run doctor",
     ),
+    "E-RANDOM-REPEATED": Explanation(
+        _B,
+        "this machine's randomness repeats itself, so nothing was drawn from it",
+        "a virtual machine was cloned or restored while it ran, or a process was forked; equal noise would cancel",
+        "run the participant on one machine only, give that machine fresh entropy, then start the daemon again",
+    ),
     "E-CONFIG-MISSING": Explanation(
         _U,
         "a configuration file or directory is missing",

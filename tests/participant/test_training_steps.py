@@ -15,9 +15,10 @@ from participant.adapters.fast import FastEngine
 from participant.adapters.sums import EMPTY, Clip, GradientSums
 from participant.data import Columns
 from participant.examples import load_examples
+from participant.keystream import KeyBook
 from participant.training import TorchTrainer
 from privacy.dp.clipping import clip_radius, integer_clip
-from privacy.dp.noise import discrete_gaussian
+from privacy.dp.fast_noise import discrete_gaussian
 from privacy.dp.sampling import poisson_sample
 from privacy.errors import LocalError
 from privacy.plan import Mode
@@ -246,3 +247,15 @@ def test_text_is_padded_and_cut_to_the_plan_s_length(tmp_path: Path) -> None:
     examples = load_examples(tmp_path / "t.jsonl", Columns("text", "label"), world.plan.recipe.task, world.base())
     assert examples.inputs["input_ids"].shape == (2, 8)
     assert examples.inputs["attention_mask"].sum(dim=1).tolist() == [3, 8]
+
+
+def test_every_round_draws_from_a_key_of_its_own(tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode="distributed", sampling_rate=0.000001)
+    trainer = TorchTrainer(world.materials(), SeededRandom("not used"), KeyBook(tmp_path / "keys", SeededRandom("os")))
+    trainer.prepare()
+    updates = [trainer.train(number, start(world), silent) for number in (1, 2)]
+    book = KeyBook(tmp_path / "other", SeededRandom("os"))
+    entries, exponent = world.plan.recipe.entries, world.plan.privacy.noise_exponent
+    for update in updates:
+        assert np.array_equal(update, discrete_gaussian(entries, exponent, book.open_stream()))
+    assert (tmp_path / "keys").stat().st_size == 64
