@@ -62,7 +62,7 @@ notices: setup ## Write THIRD_PARTY_NOTICES.md from what is installed
 constraints: setup ## Pin the versions that are installed now
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[A-Za-z0-9.]+$$//' > constraints.txt
 
-demo: setup ## Fine-tune among five participants on this machine (3 minutes; PRIVACY=local, OUT=demo-out)
+demo: setup ## Fine-tune among five participants on this machine (3 minutes; PRIVACY=local, SUITE=1, OUT=demo-out)
 	$(ONE_THREAD) $(BIN)/onlysum demo --privacy $(PRIVACY) --suite $(SUITE) --out $(OUT)
 
 demo-clean: ## Remove what the demo wrote
