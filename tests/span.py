@@ -435,7 +435,7 @@ def _continued(plays: list[Play], first: Mapping[str, list[Choice]], second: Vie
 
 
 def views(world: LyingCoordinator, *, smallest: int) -> Iterator[View]:
-    """Yield the views of an attempt: every U1, and for every honest member of it every U2 from ``smallest`` on, or none."""
+    """Yield the views of an attempt: every U1, and per honest member of it every U2 from ``smallest`` on, or none."""
     everyone = (*world.honest, *world.colluders)
     for size in range(smallest, len(everyone) + 1):
         for u1 in combinations(everyone, size):
