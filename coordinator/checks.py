@@ -62,11 +62,11 @@ def check_advertisement(
 
 
 def check_bundle(plan: Plan, state: Sharing, message: ShareBundle) -> None:
-    """Its shares are for exactly U1, of the right length, the ones that its leaves commit to, and signed."""
+    """Its shares are for exactly its holders, of the right length, the ones that its leaves commit to, and signed."""
     phase, dealer = Phase.SHARE_KEYS, message.sender
     recipients = tuple(leaf.recipient for leaf in message.leaves)
-    if recipients != state.members.ids or len(message.sealed) != len(recipients):
-        raise refuse("E-ROUND-SET", dealer, phase, "its shares are not for exactly U1")
+    if recipients != state.members.graph.holders(dealer) or len(message.sealed) != len(recipients):
+        raise refuse("E-ROUND-SET", dealer, phase, "its shares are not for exactly its holders in U1")
     if len(message.sealed_pairs) != (len(recipients) if plan.suite == HYBRID else 0):
         raise refuse("E-ROUND-SET", dealer, phase, "its pair secrets are not those of the plan's suite")
     for index, (leaf, sealed) in enumerate(zip(message.leaves, message.sealed, strict=True)):
@@ -81,10 +81,12 @@ def check_bundle(plan: Plan, state: Sharing, message: ShareBundle) -> None:
 
 
 def check_complaint(plan: Plan, state: Collecting, message: Complaint) -> None:
-    """It is about and by members of U2, of whom the sender has not uploaded, and signed."""
+    """It is about and by neighbours in U2, of whom the sender has not uploaded, and signed."""
     phase, sender = Phase.COLLECT_MASKED, message.sender
     if sender not in state.bundles or message.dealer not in state.bundles or sender in state.received:
         raise refuse("E-ROUND-SET", sender, phase, "it complains outside U2, or after its own upload")
+    if message.dealer not in state.members.graph.neighbours(sender):
+        raise refuse("E-ROUND-SET", sender, phase, "it complains about somebody who dealt it nothing")
     signed = message.signed_bytes(plan.protocol_version, state.members.round_ctx)
     _check_signature(plan, phase, sender, message.signature, signed)
 
@@ -112,12 +114,13 @@ def check_survivor_signature(plan: Plan, state: Agreeing, message: SurvivorSigna
 def check_released(plan: Plan, state: Unmasking, message: UnmaskShares) -> None:
     """It releases exactly the shares asked for, each the one that was dealt to it, and is signed."""
     phase, holder, round_ctx = Phase.UNMASK, message.sender, state.agreeing.members.round_ctx
+    survivors, dropped = state.owners(holder)
     lists = (
-        (b"seed", message.seed_shares, state.agreeing.survivors.ids, DealerCommitments.seed_share_hash),
-        (b"masking", message.masking_shares, state.dropped, DealerCommitments.masking_share_hash),
+        (b"seed", message.seed_shares, survivors, DealerCommitments.seed_share_hash),
+        (b"masking", message.masking_shares, dropped, DealerCommitments.masking_share_hash),
     )
     for kind, shares, owners, hash_at in lists:
-        if tuple(one.owner for one in shares) != owners:
+        if [one.owner for one in shares] != owners:
             raise refuse("E-ROUND-SHARE", holder, phase, "it released shares of others than were asked for")
         for one in shares:
             dealt = state.agreeing.commitments[one.owner]

@@ -8,6 +8,8 @@ Source: docs/protocol.md sections 5 and 8.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -17,9 +19,11 @@ from numpy.typing import NDArray
 from coordinator.bundles import DealerCommitments, KeptBundle
 from coordinator.phase import Phase
 from privacy.plan import Plan
+from privacy.secagg.graph import MaskingGraph
 from privacy.secagg.messages import (
     Advertisement,
     DealtShare,
+    NeighbourShares,
     Receipt,
     RoundCertificate,
     SurvivorProposal,
@@ -44,14 +48,21 @@ class Advertising:
 
 @dataclass(slots=True)
 class Members:
-    """U1, sorted by sender, and the context that it fixes."""
+    """U1, sorted by sender, and the context and the graph that it fixes."""
 
     u1: tuple[Advertisement, ...]
     round_ctx: bytes
+    graph: MaskingGraph
     ids: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ids = tuple(one.sender for one in self.u1)
+        self.ids = self.graph.members
+
+    def short_of_holders(self, owners: Iterable[str], there: AbstractSet[str], threshold: int) -> str | None:
+        """Return an owner of whose secrets too few holders are there to rebuild them, or ``None``."""
+        if self.graph.complete:  # everybody holds shares of everybody, and enough are there
+            return None
+        return next((one for one in owners if len(there & set(self.graph.holders(one))) < threshold), None)
 
 
 @dataclass(slots=True)
@@ -85,9 +96,12 @@ class Collecting:
         self.u2_hash = set_hash(self.u2)
         self.expected = frozenset(self.u2)
 
-    def dealt_to(self, holder: str) -> tuple[DealtShare, ...]:
-        """Return what the other members of U2 dealt to a holder."""
-        return tuple(self.bundles[dealer].dealt_to(holder) for dealer in self.u2 if dealer != holder)
+    def dealt_to(self, holder: str) -> tuple[DealtShare, ...] | NeighbourShares:
+        """Return what the others in U2 dealt to a holder: its neighbours alone in a k-regular graph."""
+        graph = self.members.graph
+        dealers = [dealer for dealer in graph.neighbours(holder) if dealer in self.bundles]
+        shares = tuple(self.bundles[dealer].dealt_to(holder) for dealer in dealers)
+        return shares if graph.complete else NeighbourShares(self.u2, shares)
 
 
 @dataclass(slots=True)
@@ -119,13 +133,29 @@ class Unmasking:
     phase: ClassVar[Phase] = Phase.UNMASK
     agreeing: Agreeing
     request: UnmaskRequest
+    threshold: int  # how many shares rebuild a secret
     received: dict[str, UnmaskShares] = field(default_factory=dict)
-    dropped: tuple[str, ...] = field(init=False)  # U2 without S, sorted
+    lacking: dict[str, int] = field(init=False)  # of whom in U2 how many more shares are needed
     expected: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.expected = self.agreeing.expected
-        self.dropped = tuple(name for name in self.agreeing.u2 if name not in self.expected)
+        self.lacking = dict.fromkeys(self.agreeing.u2, self.threshold)
+
+    def owners(self, holder: str) -> tuple[list[str], list[str]]:
+        """Return of whom a holder releases shares: of seeds of survivors, of masking secrets of dropouts; sorted."""
+        held = [name for name in self.agreeing.members.graph.holders(holder) if name in self.agreeing.commitments]
+        survivors = [name for name in held if name in self.expected]
+        return survivors, [name for name in held if name not in self.expected]
+
+    def take(self, message: UnmaskShares) -> None:
+        """Take a checked message in."""
+        self.received[message.sender] = message
+        for one in (*message.seed_shares, *message.masking_shares):
+            if one.owner in self.lacking:
+                self.lacking[one.owner] -= 1
+                if not self.lacking[one.owner]:
+                    del self.lacking[one.owner]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ Source: docs/protocol.md sections 5 and 8.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import assert_never
 
 import numpy as np
@@ -34,11 +35,13 @@ from privacy.errors import PeerError, RoundAborted
 from privacy.plan import Plan, VerifiedPlan
 from privacy.secagg import messages
 from privacy.secagg.fixed_point import Ring
+from privacy.secagg.graph import masking_graph
 from privacy.secagg.messages import (
     Advertisement,
     AttemptOffer,
     Complaint,
     DealtShare,
+    NeighbourShares,
     Receipt,
     RoundCertificate,
     ShareBundle,
@@ -53,7 +56,8 @@ from privacy.secagg.vector import word_count
 __all__ = ["CoordinatorRound", "Message", "Outgoing", "RoundResult"]
 
 Message = Advertisement | ShareBundle | Complaint | SurvivorSignature | UnmaskShares
-Outgoing = tuple[Advertisement, ...] | tuple[DealtShare, ...] | SurvivorProposal | UnmaskRequest | RoundCertificate
+Dealt = tuple[DealtShare, ...] | NeighbourShares  # the latter in k-regular graphs
+Outgoing = tuple[Advertisement, ...] | Dealt | SurvivorProposal | UnmaskRequest | RoundCertificate
 
 
 class CoordinatorRound:
@@ -106,11 +110,19 @@ class CoordinatorRound:
         return self.expected() - self.answered() - self._abstained
 
     def can_close(self) -> bool:
-        """Say whether enough have answered for the round to go on: m for the sets, T for signatures and shares."""
+        """Say whether enough have answered to go on: m for the sets, T signatures, enough shares of everybody."""
+        if isinstance(self._state, Unmasking):
+            return not self._state.lacking
         return not isinstance(self._state, RoundResult) and len(self.answered()) >= self._needed()
 
     def _needed(self) -> int:
-        return self.rules.quorum if isinstance(self._state, Agreeing | Unmasking) else self.rules.m
+        return self.rules.quorum if isinstance(self._state, Agreeing) else self.rules.m
+
+    def _shortfall(self) -> str:
+        if isinstance(self._state, Unmasking):
+            owner, missing = max(self._state.lacking.items(), key=lambda item: item[1])
+            return f"{missing} of the {self.rules.share_threshold} shares of {owner} are missing in {self.phase.name}"
+        return f"{len(self.answered())} of the {self._needed()} needed answered in {self.phase.name}"
 
     def settled(self) -> bool:
         """Say whether waiting on brings nothing: all have answered, or a quorum of signatures or shares is there."""
@@ -217,7 +229,7 @@ class CoordinatorRound:
         if isinstance(state, RoundResult) or self._repeated(state.received, message.sender, message):
             return False
         check_released(self.rules, state, message)
-        state.received[message.sender] = message
+        state.take(message)
         return True
 
     def _repeated(self, received: Mapping[str, object], sender: str, said: object) -> bool:
@@ -246,27 +258,42 @@ class CoordinatorRound:
             RoundAborted: too few have answered, or a dealer's shares rebuild to something else than it committed to.
         """
         if not self.can_close():
-            reason = f"{len(self.answered())} of the {self._needed()} needed answered in {self.phase.name}"
-            raise RoundAborted("E-ROUND-TOO-FEW", reason)
+            raise RoundAborted("E-ROUND-TOO-FEW", self._shortfall())
         match self._state:
             case Advertising(received=received):
-                u1 = tuple(received[name] for name in sorted(received))
-                self._state = Sharing(Members(u1, messages.round_context(self.offer, u1)))
+                self._state = Sharing(self._drawn(tuple(received[name] for name in sorted(received))))
             case Sharing(received=received) as sharing:
+                self._check_holders(sharing.members, received, received.keys())
                 total = np.zeros(word_count(self.rules), dtype=Ring.of(self.rules.encoding).dtype)
                 self._state = Collecting(sharing.members, dict(received), total)
-            case Collecting() as collecting:
+            case Collecting(received=received) as collecting:
                 self._check_accused(collecting)
+                self._check_holders(collecting.members, collecting.u2, received.keys())
                 self._state = self._propose(collecting)
             case Agreeing(received=received) as agreeing:
                 signatures = tuple(received[name] for name in sorted(received))
-                self._state = Unmasking(agreeing, UnmaskRequest(agreeing.proposal, signatures))
+                request = UnmaskRequest(agreeing.proposal, signatures)
+                self._state = Unmasking(agreeing, request, self.rules.share_threshold)
             case Unmasking() as unmasking:
                 self._state = self._unmask(unmasking, threads)
             case RoundResult():
                 raise self._refuse("E-ROUND-PHASE", "coordinator", "the round is over")
             case _ as never:
                 assert_never(never)
+
+    def _drawn(self, u1: tuple[Advertisement, ...]) -> Members:
+        """Return U1 with its context and its graph."""
+        ids, round_ctx = [one.sender for one in u1], messages.round_context(self.offer, u1)
+        graph = masking_graph(ids, round_ctx=round_ctx, neighbours=self.rules.graph.neighbours)
+        members = Members(u1, round_ctx, graph)
+        self._check_holders(members, ids, frozenset(ids))
+        return members
+
+    def _check_holders(self, members: Members, owners: Iterable[str], there: AbstractSet[str]) -> None:
+        """End the attempt while a retry is open if somebody's secrets have lost too many holders (section 9)."""
+        threshold = self.rules.share_threshold
+        if (name := members.short_of_holders(owners, there, threshold)) is not None:
+            raise RoundAborted("E-ROUND-TOO-FEW", f"fewer than {threshold} holders of the shares of {name} are left")
 
     def _check_accused(self, state: Collecting) -> None:
         """End the attempt while a retry is open if, in suite 2, an accused dealer would be a survivor.
@@ -291,7 +318,8 @@ class CoordinatorRound:
         survivors, round_ctx = state.agreeing.survivors, state.agreeing.members.round_ctx
         advertised = {one.sender: one.masking_key for one in state.agreeing.members.u1}
         released = tuple(state.received.values())
-        secrets = rebuild_secrets(self.rules, round_ctx, released, state.agreeing.commitments, advertised)
+        graph = state.agreeing.members.graph
+        secrets = rebuild_secrets(self.rules, graph, round_ctx, released, state.agreeing.commitments, advertised)
         words = state.agreeing.total.copy()  # if this fails the sum is still there
         remove_masks(self.rules, words, round_ctx, secrets, threads=threads)
         certificate = RoundCertificate(

@@ -16,7 +16,7 @@ from coordinator.round import CoordinatorRound
 from coordinator.runbook import RunState
 from privacy.plan import Plan
 from privacy.secagg.keys import framed, number
-from privacy.secagg.messages import Position, RoundCertificate, SurvivorProposal, UnmaskRequest
+from privacy.secagg.messages import NeighbourShares, Position, RoundCertificate, SurvivorProposal, UnmaskRequest
 from protos.envelope import (
     AttemptAborted,
     AttemptOpened,
@@ -98,6 +98,8 @@ def _attempt_task(view: RunView, machine: CoordinatorRound, member: str, knows: 
             yield numbered(SurvivorsProposed(run_id, proposal), *at.fields)
         case UnmaskRequest() as request:
             yield numbered(UnmaskRequested(run_id, request), *at.fields)
+        case NeighbourShares(u2=u2, shares=shares):
+            yield numbered(SharesDealt(run_id, at, shares, u2), *at.fields)
         case several if machine.phase is Phase.SHARE_KEYS:
             yield numbered(KeysAdvertised(run_id, several), *at.fields)  # type: ignore[arg-type]  # by the phase
         case several:

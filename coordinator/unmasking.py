@@ -16,6 +16,7 @@ from coordinator.bundles import DealerCommitments
 from privacy.errors import RoundAborted
 from privacy.plan import Plan
 from privacy.secagg import keys, messages, shamir
+from privacy.secagg.graph import MaskingGraph
 from privacy.secagg.masks import MaskTerm
 from privacy.secagg.messages import ReleasedShare, UnmaskShares
 from privacy.secagg.pairing import Pairing
@@ -34,41 +35,69 @@ class RebuiltSecrets:
 
 def rebuild_secrets(
     plan: Plan,
+    graph: MaskingGraph,
     round_ctx: bytes,
     released: Sequence[UnmaskShares],
     commitments: Mapping[str, DealerCommitments],
     advertised: Mapping[str, bytes],
 ) -> RebuiltSecrets:
-    """Rebuild every secret from the first T holders' shares.
+    """Rebuild every secret from its first holders' shares, as many as the plan's threshold.
 
     Args:
         plan: fixes suite and threshold.
+        graph: who masked with whom.
         round_ctx: of the attempt.
-        released: lists of shares, all of the same owners.
+        released: lists of shares, in which everybody in U2 has enough holders.
         commitments: of U2, by dealer.
         advertised: masking public keys of U1, by owner.
 
     Raises:
         RoundAborted: a dealer's shares do not rebuild what it committed to; the dealer is named.
     """
-    holders = sorted(released, key=lambda one: one.sender)[: plan.shamir_threshold]
-    coefficients = shamir.lagrange_at_zero([plan.index(one.sender) + 1 for one in holders])
-    seeds = {
-        owner: _combine(owner, shares, coefficients) for owner, shares in _by_owner(one.seed_shares for one in holders)
-    }
+    holders = sorted(released, key=lambda one: one.sender)
+    rebuild = _Rebuilding(plan)
+    seeds = rebuild.secrets((one.sender, one.seed_shares) for one in holders)
     for owner, seed in seeds.items():
         if messages.seed_commitment(round_ctx, owner, seed.reveal()) != commitments[owner].seed_commitment:
             raise _lying_dealer(owner)
     pairwise: dict[tuple[str, str], SecretBytes] = {}
-    for owner, shares in _by_owner(one.masking_shares for one in holders):
-        masking_secret = _combine(owner, shares, coefficients)
+    for owner, masking_secret in rebuild.secrets((one.sender, one.masking_shares) for one in holders).items():
         keys_of_owner = masking_keys(plan.suite, masking_secret)
         if keys_of_owner.public != advertised[owner]:
             raise _lying_dealer(owner)
-        links = {peer: keys_of_owner.link(advertised[peer]) for peer in seeds}
+        peers = [peer for peer in graph.neighbours(owner) if peer in seeds]
+        links = {peer: keys_of_owner.link(advertised[peer]) for peer in peers}
         pairing = Pairing(owner, round_ctx, masking_secret, links)
-        pairwise |= {(owner, peer): _pairwise_seed(pairing, peer, commitments) for peer in seeds}
+        pairwise |= {(owner, peer): _pairwise_seed(pairing, peer, commitments) for peer in peers}
     return RebuiltSecrets(seeds, pairwise)
+
+
+class _Rebuilding:
+    """Rebuilds secrets from released shares; Lagrange coefficients are computed once for a set of holders."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._coefficients: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def secrets(self, lists: Iterable[tuple[str, Sequence[ReleasedShare]]]) -> dict[str, SecretBytes]:
+        """Return the secret of each owner from the shares of its first holders."""
+        found: dict[str, tuple[list[int], list[bytes]]] = {}
+        for holder, shares in lists:
+            point = self._plan.index(holder) + 1
+            for one in shares:
+                points, values = found.setdefault(one.owner, ([], []))
+                if len(points) < self._plan.share_threshold:
+                    points.append(point)
+                    values.append(one.share)
+        return {owner: self._combine(owner, tuple(points), values) for owner, (points, values) in found.items()}
+
+    def _combine(self, owner: str, points: tuple[int, ...], shares: Sequence[bytes]) -> SecretBytes:
+        if points not in self._coefficients:
+            self._coefficients[points] = shamir.lagrange_at_zero(points)
+        try:
+            return shamir.combine(shares, self._coefficients[points])
+        except ValueError:
+            raise _lying_dealer(owner) from None
 
 
 def _pairwise_seed(pairing: Pairing, peer: str, commitments: Mapping[str, DealerCommitments]) -> SecretBytes:
@@ -79,19 +108,6 @@ def _pairwise_seed(pairing: Pairing, peer: str, commitments: Mapping[str, Dealer
         return pairing.seed(peer, dealt.pair_at(dealt.place(higher)))
     except ValueError:
         raise _lying_dealer(lower) from None
-
-
-def _by_owner(lists: Iterable[tuple[ReleasedShare, ...]]) -> Iterable[tuple[str, tuple[bytes, ...]]]:
-    """Yield each owner with its shares, one a holder; all lists name the same owners in the same order."""
-    for column in zip(*lists, strict=True):
-        yield column[0].owner, tuple(one.share for one in column)
-
-
-def _combine(owner: str, shares: Sequence[bytes], coefficients: Sequence[int]) -> SecretBytes:
-    try:
-        return shamir.combine(shares, coefficients)
-    except ValueError:
-        raise _lying_dealer(owner) from None
 
 
 def _lying_dealer(owner: str) -> RoundAborted:

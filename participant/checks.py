@@ -14,11 +14,13 @@ from collections.abc import Iterable, Sequence
 from participant.party import Party, refuse
 from participant.phase import Phase, RunMemory, UpdateMasked
 from privacy.secagg import messages
+from privacy.secagg.graph import MaskingGraph
 from privacy.secagg.messages import (
     SEALED_BYTES,
     Advertisement,
     AttemptOffer,
     DealtShare,
+    NeighbourShares,
     Position,
     RoundCertificate,
     SurvivorProposal,
@@ -103,28 +105,37 @@ def _check_distinct_keys(suite: Suite, advertisements: Sequence[Advertisement]) 
         seen.update(parts)
 
 
+def check_holders(party: Party, holders: Sequence[str], phase: Phase) -> None:
+    """This participant's secrets have holders enough to be rebuilt: t, itself among them (section 9)."""
+    if len(holders) < party.rules.share_threshold:
+        rule = f"this participant's shares would have {len(holders)} holders, {party.rules.share_threshold} rebuild it"
+        raise refuse("E-ROUND-SET", phase, rule)
+
+
 # --- COLLECT_MASKED: U2 ---
 
 
-def check_dealers(party: Party, u1: Sequence[str], dealt: Sequence[DealtShare]) -> tuple[str, ...]:
-    """Return U2: the dealers, sorted and unique, and this participant; within U1 and enough (section 5.3)."""
-    phase, dealers = Phase.COLLECT_MASKED, [one.dealer for one in dealt]
-    if dealers != sorted(dealers) or party.me in dealers:
-        raise refuse("E-ROUND-SET", phase, "dealers must be sorted and exclude this participant")
-    u2 = tuple(sorted([*dealers, party.me]))
-    check_set(u2, within=u1, least=party.rules.m, phase=phase)
-    return u2
+def check_dealers(party: Party, graph: MaskingGraph, told: NeighbourShares) -> None:
+    """U2: within U1, enough, this participant in it; the dealers are its neighbours in U2 (sections 5.3 and 9)."""
+    phase, there = Phase.COLLECT_MASKED, set(told.u2)
+    check_set(told.u2, within=graph.members, least=party.rules.m, phase=phase)
+    if party.me not in there:
+        raise refuse("E-ROUND-SET", phase, "this participant is not in U2")
+    neighbours = [name for name in graph.neighbours(party.me) if name in there]
+    if [one.dealer for one in told.shares] != neighbours:
+        raise refuse("E-ROUND-SET", phase, "shares must come from this participant's neighbours in U2, sorted")
+    check_holders(party, [*neighbours, party.me], phase)
 
 
-def check_passed_on(party: Party, at: Position, one: DealtShare, *, round_ctx: bytes, u1: Sequence[str]) -> None:
+def check_passed_on(party: Party, at: Position, one: DealtShare, *, round_ctx: bytes, holders: Sequence[str]) -> None:
     """What the coordinator alone can have broken: position, signature, proof and ciphertext (section 5.3)."""
     phase, me = Phase.COLLECT_MASKED, party.me
     if one.position != at or one.leaf.recipient != me:
         raise refuse("E-ROUND-CONTEXT", phase, f"the share of {one.dealer} is for another attempt or holder")
     if not party.signed_by(one.dealer, one.signature, one.signed_bytes(party.rules.protocol_version, round_ctx)):
         raise refuse("E-ROUND-SIGNATURE", phase, f"the shares of {one.dealer} are not signed by it")
-    place = bisect_left(u1, me)  # U1 is sorted
-    if not messages.merkle_verify(one.leaf.hash, place, len(u1), one.proof, one.root):
+    place = bisect_left(holders, me)  # the dealer's, sorted
+    if not messages.merkle_verify(one.leaf.hash, place, len(holders), one.proof, one.root):
         raise refuse("E-ROUND-SHARE", phase, f"the share of {one.dealer} is not under the root that it signed")
     suite = party.rules.suite
     if len(one.sealed) != SEALED_BYTES[suite] or not one.pair.fits(suite, one.dealer, me):

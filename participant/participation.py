@@ -212,7 +212,7 @@ class Participation:
     def _on_shares(self, task: SharesDealt) -> None:
         match self._state:
             case Shared() if self._at() == task.position:
-                step = self._state.on_shares(task.shares)
+                step = self._state.on_shares(task.told)
                 match step.state:
                     case Ready():
                         self._mask(step.state)

@@ -22,6 +22,7 @@ from participant.checks import (
     check_advertisements,
     check_certificate,
     check_dealers,
+    check_holders,
     check_offer,
     check_passed_on,
     check_proposal,
@@ -43,6 +44,7 @@ from privacy.seams import RandomSource
 from privacy.secagg import keys, messages
 from privacy.secagg.dealing import Channels, Dealer, HeldShare, open_dealt
 from privacy.secagg.fixed_point import Ring
+from privacy.secagg.graph import MaskingGraph, masking_graph
 from privacy.secagg.masks import MaskTerm
 from privacy.secagg.messages import (
     ADVERTISE_NONCE_BYTES,
@@ -50,6 +52,7 @@ from privacy.secagg.messages import (
     AttemptOffer,
     Complaint,
     DealtShare,
+    NeighbourShares,
     Position,
     Receipt,
     ReleasedShare,
@@ -136,17 +139,21 @@ class Advertised:
     channel: SuiteKeys
 
     def on_advertisements(self, advertisements: Sequence[Advertisement], random: RandomSource) -> Step[Shared]:
-        """Check U1, derive the round's context and deal shares to every member (section 5.2)."""
+        """Check U1, derive the round's context and graph, and deal shares to every holder (sections 5.2 and 9)."""
         check_advertisements(self.party, self.own, advertisements)
         round_ctx = messages.round_context(self.own.offer, advertisements)
-        peers = {one.sender: one for one in advertisements if one.sender != self.party.me}
+        by_sender = {one.sender: one for one in advertisements}
+        graph = masking_graph([*by_sender], round_ctx=round_ctx, neighbours=self.party.rules.graph.neighbours)
+        holders = graph.holders(self.party.me)
+        check_holders(self.party, holders, Phase.SHARE_KEYS)
+        peers = {name: by_sender[name] for name in holders if name != self.party.me}
         channel = {name: self._link(self.channel, one.channel_key, name) for name, one in peers.items()}
         masking = {name: self._link(self.masking, one.masking_key, name) for name, one in peers.items()}
         seed = SecretBytes(random.token_bytes(keys.KEY_BYTES))
         channels = Channels(self.party.me, round_ctx, channel)
         pairing = Pairing(self.party.me, round_ctx, self.masking_secret, masking)
         dealer = Dealer(self.party.rules, self.own.offer.position, channels, pairing, random)
-        unsigned, kept = dealer.deal(seed, sorted([*peers, self.party.me]))
+        unsigned, kept = dealer.deal(seed, holders)
         signed = unsigned.signed_bytes(self.party.rules.protocol_version, round_ctx)
         bundle = replace(unsigned, signature=self.party.identity.sign(signed))
         state = Shared(
@@ -154,7 +161,7 @@ class Advertised:
             offer=self.own.offer,
             channels=channels,
             pairing=pairing,
-            u1=tuple(one.sender for one in advertisements),
+            graph=graph,
             bundle=bundle,
             kept=kept,
             seed=seed,
@@ -186,7 +193,7 @@ class Shared:
     offer: AttemptOffer
     channels: Channels
     pairing: Pairing
-    u1: tuple[str, ...]
+    graph: MaskingGraph
     bundle: ShareBundle
     kept: HeldShare
     seed: SecretBytes
@@ -196,20 +203,27 @@ class Shared:
         """The context that U1 fixes."""
         return self.channels.round_ctx
 
-    def on_shares(self, dealt: Sequence[DealtShare]) -> Step[Ready] | Step[Complained]:
-        """Check U2 and open every member's shares (section 5.3); a lying dealer is named in a signed complaint."""
-        u2 = check_dealers(self.party, self.u1, dealt)
-        for one in dealt:
-            check_passed_on(self.party, self.offer.position, one, round_ctx=self.round_ctx, u1=self.u1)
+    @property
+    def u1(self) -> tuple[str, ...]:
+        """The verified members of the attempt, sorted."""
+        return self.graph.members
+
+    def on_shares(self, told: Sequence[DealtShare] | NeighbourShares) -> Step[Ready] | Step[Complained]:
+        """Check U2 and open every neighbour's shares (section 5.3); a lying dealer is named in a signed complaint."""
+        given = told if isinstance(told, NeighbourShares) else NeighbourShares.of_all(self.party.me, told)
+        check_dealers(self.party, self.graph, given)
+        for one in given.shares:
+            holders = self.graph.holders(one.dealer)
+            check_passed_on(self.party, self.offer.position, one, round_ctx=self.round_ctx, holders=holders)
         held, masking = {self.party.me: self.kept}, dict[str, SecretBytes]()
-        for one in dealt:
+        for one in given.shares:
             try:
                 held[one.dealer] = open_dealt(self.channels, one)
                 masking[one.dealer] = self.pairing.seed(one.dealer, self._pair_with(one))
             except ValueError:
                 return self._complain(one.dealer)
-        shares = tuple(held[name] for name in u2)
-        return Step(Ready(self.party, self.offer, self.round_ctx, u2, shares, self.seed, masking), None, None)
+        shares = tuple(held[name] for name in sorted(held))
+        return Step(Ready(self.party, self.offer, self.round_ctx, given.u2, shares, self.seed, masking), None, None)
 
     def _pair_with(self, one: DealtShare) -> SealedPair:
         """Return what the lower id of this participant and a dealer gave the higher."""
@@ -290,7 +304,7 @@ class Masked:
         return Step(self, None if memory.signed_in(self.record.round) else committed, message)
 
     def on_unmask(self, request: UnmaskRequest, memory: RunMemory) -> Step[Masked]:
-        """Release, for S, shares of seeds and, for U2 minus S, shares of masking secrets (section 5.5)."""
+        """Release, for neighbours in S, shares of seeds and, for those in U2 without S, of masking secrets (5.5)."""
         check_request(self.party, self.record, request, memory)
         survivors = request.proposal.survivors
         committed = SharesReleased(self.record.round, self.record.attempt, survivors)
@@ -306,12 +320,14 @@ class Masked:
         return self.party.rules.protocol_version
 
     def _release(self, survivors: set[str]) -> UnmaskShares:
-        held = {one.dealer: one for one in self.record.shares}
+        held = self.record.shares  # of its own neighbours in U2 and its own, by dealer
         unsigned = UnmaskShares(
             position=self._position,
             sender=self.party.me,
-            seed_shares=tuple(ReleasedShare(u, held[u].seed_share) for u in self.record.u2 if u in survivors),
-            masking_shares=tuple(ReleasedShare(u, held[u].masking_share) for u in self.record.u2 if u not in survivors),
+            seed_shares=tuple(ReleasedShare(one.dealer, one.seed_share) for one in held if one.dealer in survivors),
+            masking_shares=tuple(
+                ReleasedShare(one.dealer, one.masking_share) for one in held if one.dealer not in survivors
+            ),
         )
         signed = unsigned.signed_bytes(self._version, self.record.round_ctx)
         return replace(unsigned, signature=self.party.identity.sign(signed))

@@ -23,12 +23,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from privacy import canonical
 from privacy.errors import PeerError
-from privacy.secagg import keys
+from privacy.secagg import graph_bounds, keys
 
 PROTOCOL_VERSION: Final = 1
 PLAN_SIGNATURE_LABEL = b"onlysum/1/plan"
 APPROVAL_LABEL = b"onlysum/1/approval"
-MAX_ROSTER = 4096  # x-coordinates and messages stay small; complete graphs are advised to 512
+MAX_ROSTER = 4096  # x-coordinates and messages stay small
 COMPLETE_GRAPH_MAX = 512
 MAX_ENTRIES = 2**31  # entries of a vector: 8 GiB at 32 bits, beyond any adapter
 WRAP_SIGMAS = 10.5  # P(any wrap) < 2^-40 while entries x rounds <= WRAP_EVENTS (docs/protocol.md section 7)
@@ -86,12 +86,12 @@ class Evaluator(Part):
 
 
 class Graph(Part):
-    """Who masks with whom. The k-regular kind carries its own, weaker sentence of claim."""
+    """Who masks with whom. The k-regular kind carries its own, weaker sentence of claim (docs/graphs.md)."""
 
     kind: Literal["complete", "k-regular"] = "complete"
-    neighbours: Count = 0  # k; 0 for the complete graph
-    share_threshold: Count = 0  # t within a neighbourhood; 0 for the complete graph
-    max_dropouts: Count = 0  # D of docs/protocol.md section 9; 0 for the complete graph
+    neighbours: Count = 0  # k: of each participant at most; 0 for the complete graph
+    share_threshold: Count = 0  # t: how many of a participant's holders rebuild its secrets; 0 for the complete graph
+    max_dropouts: Count = 0  # D: n - min_survivors; 0 for the complete graph
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -403,6 +403,11 @@ class Plan(Part):
         """Least size of U1, U2 and S: max(T, min_survivors)."""
         return max(self.shamir_threshold, self.min_survivors)
 
+    @property
+    def share_threshold(self) -> int:
+        """How many shares rebuild a participant's secrets: T, or t of its holders in a k-regular graph."""
+        return self.graph.share_threshold or self.shamir_threshold
+
     def to_bytes(self) -> bytes:
         """Return the canonical JSON that is hashed and signed."""
         return canonical.encode(self.model_dump(mode="json"))
@@ -475,10 +480,19 @@ class Plan(Part):
             raise ValueError(f"min_survivors must be from {least} to n = {self.n}")
         if self.graph.kind == "complete" and self.n > COMPLETE_GRAPH_MAX:
             raise ValueError(f"the complete graph serves at most {COMPLETE_GRAPH_MAX} participants")
-        if self.graph.kind == "k-regular":
-            raise ValueError("k-regular graphs are reserved: this version of the protocol masks on the complete graph")
         if self.expires_at <= self.created_at:
             raise ValueError("the plan expires before it is made")
+        return self
+
+    @model_validator(mode="after")
+    def _graph(self) -> Self:
+        graph = self.graph
+        if graph.kind == "complete":
+            return self
+        if graph.max_dropouts != self.n - self.min_survivors:
+            raise ValueError(f"max_dropouts must be n - min_survivors = {self.n - self.min_survivors}")
+        cohort = graph_bounds.Cohort(self.n, self.f, graph.max_dropouts, self.recipe.rounds, self.max_attempts)
+        graph_bounds.check(cohort, neighbours=graph.neighbours, share_threshold=graph.share_threshold)
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from privacy.secagg.messages import HASH_BYTES
 from protos import codec_round as rounds
 from protos import envelope as env
 from protos import federation_pb2 as pb
-from protos.codec_fields import Malformed, bounded, code, count, each, exact, part, run_id, text
+from protos.codec_fields import Malformed, ascending, bounded, code, count, each, exact, name, part, run_id, text
 
 MAX_PLAN_BYTES: Final = 2**24  # thousands of tensors and members are about 1 MiB
 MAX_HISTORY: Final = 2**16  # rounds
@@ -159,14 +159,17 @@ def _write_shares(task: env.SharesDealt) -> pb.SharesDealt:
         run_id=task.run_id,
         position=rounds.write_position(task.position),
         shares=[rounds.write_dealt(one) for one in task.shares],
+        u2=task.u2,
     )
 
 
 def _read_shares(message: pb.SharesDealt) -> env.SharesDealt:
+    ascending(message.u2, "u2")
     return env.SharesDealt(
         run_id=run_id(message.run_id),
         position=part(message, "position", rounds.read_position),
         shares=each(message.shares, "shares", rounds.read_dealt),
+        u2=each(message.u2, "u2", lambda one: name(one, "name")),
     )
 
 

@@ -15,6 +15,7 @@ from privacy.secagg.messages import (
     AttemptOffer,
     Complaint,
     DealtShare,
+    NeighbourShares,
     Position,
     Receipt,
     RoundCertificate,
@@ -157,11 +158,17 @@ class KeysAdvertised:
 
 @dataclass(frozen=True, slots=True)
 class SharesDealt:
-    """U2, as one dealt share from each of its other members."""
+    """U2, as one dealt share from each of its other members; in a k-regular graph its ids, and shares of neighbours."""
 
     run_id: str
     position: Position
     shares: tuple[DealtShare, ...]
+    u2: tuple[str, ...] = ()  # empty in the complete graph
+
+    @property
+    def told(self) -> tuple[DealtShare, ...] | NeighbourShares:
+        """What the round is told."""
+        return NeighbourShares(self.u2, self.shares) if self.u2 else self.shares
 
 
 @dataclass(frozen=True, slots=True)

@@ -604,21 +604,27 @@ class SharesDealt(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
     SHARES_FIELD_NUMBER: _builtins.int
+    U2_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     @_builtins.property
     def position(self) -> _round_pb2.Position: ...
     @_builtins.property
     def shares(self) -> _containers.RepeatedCompositeFieldContainer[_round_pb2.DealtShare]: ...
+    @_builtins.property
+    def u2(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """in a k-regular graph; in the complete one the dealers and the holder are U2"""
+
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         position: _round_pb2.Position | None = ...,
         shares: _abc.Iterable[_round_pb2.DealtShare] | None = ...,
+        u2: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "run_id", b"run_id", "shares", b"shares"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "run_id", b"run_id", "shares", b"shares", "u2", b"u2"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,13 +28,14 @@ from privacy.secagg.keys import SigningKey
 from privacy.secagg.messages import (
     AttemptOffer,
     Complaint,
+    NeighbourShares,
     Position,
     Receipt,
     RoundCertificate,
     SurvivorProposal,
     UnmaskRequest,
 )
-from tests.plans import make_plan, verified
+from tests.plans import make_plan, unproven, verified
 
 ADAPTER_HASH = messages.adapter_hash(b"the global adapter of a test")
 PHASE_SECONDS = 10.0  # each phase's deadline
@@ -144,7 +145,7 @@ class SimulatedParticipant:
                 return self._take(masked.on_unmask(request, memory))
             case tuple() as advertisements, Advertised() as advertised:
                 return self._take(advertised.on_advertisements(advertisements, self.source))
-            case tuple() as dealt, Shared() as shared:
+            case (tuple() | NeighbourShares()) as dealt, Shared() as shared:
                 step = shared.on_shares(dealt)
                 if isinstance(step.state, Ready):
                     return self._mask(step.state)
@@ -180,9 +181,21 @@ class SimulatedParticipant:
 class Federation:
     """A coordinator and its participants in one process."""
 
-    def __init__(self, n: int = 5, f: int = 1, *, mode: Mode = "none", seed: int = 0, **overrides: Any) -> None:
+    def __init__(
+        self,
+        n: int = 5,
+        f: int = 1,
+        *,
+        mode: Mode = "none",
+        seed: int = 0,
+        k_regular: tuple[int, int] | None = None,
+        **overrides: Any,
+    ) -> None:
+        """Make a world; ``k_regular`` is the neighbours and the threshold of shares of a graph, however weak."""
         plan, keys = make_plan(n=n, f=f, mode=mode, entries=overrides.pop("entries", max(12, n)), **overrides)
         self.plan: VerifiedPlan = verified(plan)
+        if k_regular is not None:
+            self.plan = unproven(plan, neighbours=k_regular[0], share_threshold=k_regular[1])
         self.keys: dict[str, SigningKey] = keys
         self.clock = VirtualClock()
         self.shuffle = random.Random(seed)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from privacy import canonical
 from privacy.canonical import Json
-from privacy.plan import Mode, Plan, VerifiedPlan, default_survivors, signed_plan_bytes, threshold
+from privacy.plan import Graph, Mode, Plan, VerifiedPlan, default_survivors, signed_plan_bytes, threshold
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
 
@@ -27,6 +27,15 @@ NOISE_MULTIPLIER: Final = 1.0  # noise multiplier that the noised test plans are
 def names(n: int) -> tuple[str, ...]:
     """Return n sorted member names: people up to ten, then ``p000`` and so on."""
     return NAMES[:n] if n <= len(NAMES) else tuple(f"p{i:03d}" for i in range(n))
+
+
+# Arguments of a small plan whose k-regular graph is strong enough to be accepted.
+STRONG: Final[dict[str, Any]] = {
+    "n": 60,
+    "f": 1,
+    "min_survivors": 58,
+    "graph": {"kind": "k-regular", "neighbours": 28, "share_threshold": 16, "max_dropouts": 2},
+}
 
 
 def signing_key(name: str) -> SigningKey:
@@ -102,6 +111,21 @@ def sign_plan(plan: Plan, operator: SigningKey = OPERATOR) -> bytes:
 def verified(plan: Plan) -> VerifiedPlan:
     """Return the plan as a participant holds it, signed by :data:`OPERATOR`."""
     return VerifiedPlan.verify(plan.to_bytes(), sign_plan(plan), OPERATOR.public)
+
+
+def unproven(plan: Plan, *, neighbours: int, share_threshold: int) -> VerifiedPlan:
+    """Return a plan with a k-regular graph too weak to be proven anything about, which every participant would refuse.
+
+    It passes by all checks of plans: small cohorts show the mechanics, and their graphs prove nothing.
+    """
+    graph = Graph(
+        kind="k-regular",
+        neighbours=neighbours,
+        share_threshold=share_threshold,
+        max_dropouts=plan.n - plan.min_survivors,
+    )
+    weak = plan.model_copy(update={"graph": graph})
+    return VerifiedPlan(weak, weak.hash)
 
 
 def _merged(old: Json, new: Json) -> Json:

@@ -171,7 +171,11 @@ tasks = st.one_of(
     ),
     st.builds(env.KeysAdvertised, run_id=run_ids, advertisements=st.lists(advertisements, max_size=3).map(tuple)),
     st.builds(
-        env.SharesDealt, run_id=run_ids, position=positions, shares=st.lists(dealt_shares, max_size=3).map(tuple)
+        env.SharesDealt,
+        run_id=run_ids,
+        position=positions,
+        shares=st.lists(dealt_shares, max_size=3).map(tuple),
+        u2=name_sets.map(tuple),
     ),
     st.builds(env.SurvivorsProposed, run_id=run_ids, proposal=proposals),
     st.builds(env.UnmaskRequested, run_id=run_ids, request=unmask_requests),

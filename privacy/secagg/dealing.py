@@ -1,4 +1,4 @@
-"""Dealing: a participant's two secrets split among U1, each pair of shares sealed for its holder, and opened there.
+"""Dealing: a participant's two secrets split among its holders, each pair of shares sealed, and opened by its holder.
 
 Guarantees: what opens is exactly what the dealer signed, two shares below p; anything else is no pair of shares, and
 the dealer alone can have made it.
@@ -83,14 +83,19 @@ class Dealer:
     pairing: Pairing
     random: RandomSource
 
-    def deal(self, seed: SecretBytes, members: Sequence[str]) -> tuple[ShareBundle, HeldShare]:
-        """Return the bundle, still unsigned, and the pair of shares that the dealer itself holds."""
+    def deal(self, seed: SecretBytes, holders: Sequence[str]) -> tuple[ShareBundle, HeldShare]:
+        """Return the bundle, still unsigned, and the pair of shares that the dealer itself holds.
+
+        Args:
+            seed: of the self mask.
+            holders: sorted, the dealer among them; at least as many as the plan's threshold of shares.
+        """
         me, round_ctx = self.channels.me, self.channels.round_ctx
-        held = self._split(seed, members)
+        held = self._split(seed, holders)
         sealed = tuple(
-            b"" if name == me else self.channels.seal(name, _plaintext(held[name]), self.random) for name in members
+            b"" if name == me else self.channels.seal(name, _plaintext(held[name]), self.random) for name in holders
         )
-        pairs = tuple(SealedPair() if name == me else self.pairing.seal_for(name, self.random) for name in members)
+        pairs = tuple(SealedPair() if name == me else self.pairing.seal_for(name, self.random) for name in holders)
         leaves = tuple(
             ShareLeaf(
                 name,
@@ -98,7 +103,7 @@ class Dealer:
                 *share_hashes(round_ctx, name, held[name]),
                 pair.commitment,
             )
-            for name, box, pair in zip(members, sealed, pairs, strict=True)
+            for name, box, pair in zip(holders, sealed, pairs, strict=True)
         )
         bundle = ShareBundle(
             position=self.position,
@@ -110,10 +115,10 @@ class Dealer:
         )
         return bundle, held[me]
 
-    def _split(self, seed: SecretBytes, members: Sequence[str]) -> dict[str, HeldShare]:
-        points = {name: self.plan.index(name) + 1 for name in members}
+    def _split(self, seed: SecretBytes, holders: Sequence[str]) -> dict[str, HeldShare]:
+        points = {name: self.plan.index(name) + 1 for name in holders}
         split = [
-            shamir.split(secret, threshold=self.plan.shamir_threshold, points=list(points.values()), random=self.random)
+            shamir.split(secret, threshold=self.plan.share_threshold, points=list(points.values()), random=self.random)
             for secret in (self.pairing.masking_secret, seed)
         ]
         return {

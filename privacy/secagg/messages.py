@@ -39,6 +39,7 @@ LABEL_GENESIS: Final = b"onlysum/1/genesis"
 LABEL_ADAPTER: Final = b"onlysum/1/adapter"
 LABEL_SEAL: Final = b"onlysum/1/sealed-share"
 LABEL_PAIR_COMMITMENT: Final = b"onlysum/1/pair-commitment"
+LABEL_GRAPH: Final = b"onlysum/1/masking-graph"
 
 HASH_BYTES: Final = 32
 SHARE_BYTES: Final = 33  # an element of Z_p, p = 2^256 + 297, big-endian
@@ -285,7 +286,7 @@ def _share_body(root: bytes, commitment: bytes) -> bytes:
 
 @dataclass(frozen=True)  # no slots: the tree is kept once it is built
 class ShareBundle:
-    """A dealer's message to the coordinator: one leaf a member of U1 in sorted order, one sealed share a peer.
+    """A dealer's message to the coordinator: one leaf a holder in sorted order, one sealed share a peer.
 
     ``sealed[i]`` belongs to ``leaves[i].recipient`` and is empty for the dealer itself. So does ``sealed_pairs[i]``,
     which is empty for lower ids too; in suite 1 there are none.
@@ -305,7 +306,7 @@ class ShareBundle:
         return SealedPair(sealed, self.leaves[index].pair_commitment)
 
     def pair_for(self, recipient: str) -> SealedPair:
-        """Return what goes with the leaf of a recipient, who is in U1."""
+        """Return what goes with the leaf of a recipient, who is a holder."""
         return self.pair_at(bisect_left(self.leaves, recipient, key=lambda leaf: leaf.recipient))
 
     @cached_property
@@ -347,6 +348,20 @@ class DealtShare:
         """The string that the dealer signed: the same as of its :class:`ShareBundle`."""
         body = _share_body(self.root, self.seed_commitment)
         return _signed(LABEL_SHARE, version, self.position, self.dealer, round_ctx, body)
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourShares:
+    """What a holder is told in a k-regular graph: U2, and what its neighbours in it dealt."""
+
+    u2: tuple[str, ...]
+    shares: tuple[DealtShare, ...]
+
+    @classmethod
+    def of_all(cls, holder: str, shares: Iterable[DealtShare]) -> NeighbourShares:
+        """Return what a holder is told in the complete graph, where the shares alone say who is in U2."""
+        dealt = tuple(shares)
+        return cls(tuple(sorted([holder, *(one.dealer for one in dealt)])), dealt)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from privacy.plan import (
     signed_plan_bytes,
     threshold,
 )
-from tests.plans import OPERATOR, make_plan, plan_document, sign_plan, signing_key, verified
+from tests.plans import OPERATOR, STRONG, make_plan, plan_document, sign_plan, signing_key, verified
 
 IDENTITY = (1).to_bytes(32, "little").hex()  # of order 1
 NO_POINT = (2).to_bytes(32, "little").hex()
@@ -140,9 +140,29 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
     "more survivors than members": ({"min_survivors": 6}, "min_survivors must be from 4 to n = 5"),
     "only two survivors": ({"n": 3, "f": 0, "min_survivors": 2}, "min_survivors must be from 3 to n = 3"),
     "a complete graph over too many": ({"n": 513, "f": 0}, "at most 512"),
-    "a k-regular graph": (
-        {"graph": {"kind": "k-regular", "neighbours": 4, "share_threshold": 3, "max_dropouts": 1}},
-        "k-regular graphs are reserved",
+    "a k-regular graph whose cohort could shrink more than it says": (
+        {**STRONG, "graph": {**STRONG["graph"], "max_dropouts": 1}},
+        "max_dropouts must be n - min_survivors = 2",
+    ),
+    "a k-regular graph with too few neighbours to hold together": (
+        {**STRONG, "graph": {**STRONG["graph"], "neighbours": 26}},
+        "the graph is too weak in connectivity: k=26, t=16 with f=1 and max_dropouts=2 of 60",
+    ),
+    "a k-regular graph with too small a threshold of shares": (
+        {**STRONG, "graph": {**STRONG["graph"], "share_threshold": 15}},
+        "the graph is too weak in neighbourhoods",
+    ),
+    "a k-regular graph over more rounds than it withstands": (
+        {**STRONG, "recipe": {"rounds": 10**6}},
+        "fails with probability 2^-110 in an attempt, where 2^-122 is asked",
+    ),
+    "a k-regular graph in which everybody is a neighbour": (
+        {**STRONG, "graph": {**STRONG["graph"], "neighbours": 60}},
+        "an even number of neighbours from 2 to 58, not 60",
+    ),
+    "a k-regular graph whose shares rebuild nothing": (
+        {**STRONG, "graph": {**STRONG["graph"], "share_threshold": 30}},
+        "share_threshold must be from 2 to neighbours + 1 = 29",
     ),
     "a k-regular graph with an odd number of neighbours": (
         {"graph": {"kind": "k-regular", "neighbours": 3}},
@@ -295,6 +315,12 @@ CODES = {
     "noise_exponent must be 3 to 25": "E-PLAN-NOISE",
     "sensitivity D=30 is too small for d=10000": "E-PLAN-NOISE",
 }
+
+
+def test_a_k_regular_graph_that_is_strong_enough_is_accepted_and_its_threshold_counts() -> None:
+    plan, _ = make_plan(**STRONG)
+    assert plan.share_threshold == 16
+    assert make_plan(n=5, f=1)[0].share_threshold == 4
 
 
 @pytest.mark.parametrize(("change", "rule"), RULES.values(), ids=RULES.keys())

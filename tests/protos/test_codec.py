@@ -321,6 +321,8 @@ BAD_TASKS: dict[str, tuple[env.Task, Callable[[Any], object], str]] = {
         "shares[0].leaf is missing",
     ),
     "a sealed share is empty": (DEALING, put("shares_dealt.shares.0.sealed", b""), "sealed has 0"),
+    "U2 is not sorted": (DEALING, lambda m: m.shares_dealt.u2.extend(["bob", "alice"]), "u2 is not sorted"),
+    "a member of U2 has no name": (DEALING, lambda m: m.shares_dealt.u2.append("Alice!"), "u2[0].name is no name"),
     "survivors are not sorted": (
         PROPOSED,
         lambda m: m.survivors_proposed.proposal.receipts.reverse(),
