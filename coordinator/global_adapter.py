@@ -123,8 +123,11 @@ class RunFiles:
     def write_state(self, state: OptimizerState) -> tuple[bytes, bytes]:
         """Make a round's state durable, and return the bytes of its iterate and of what is released."""
         iterate, released = state.iterate.tobytes(), state.average.tobytes()
-        tensors = {"momentum": state.momentum, "second": state.second, "average": state.average}
-        durable.write(self._state(state.round), save_tensors(tensors))
+        tensors = {"momentum": state.momentum, "second": state.second}
+        kept = {name: vector for name, vector in tensors.items() if vector.any()}  # a moment of zeros is left out
+        if released != iterate:
+            kept["average"] = state.average
+        durable.write(self._state(state.round), save_tensors(kept))
         if released != iterate:
             durable.write(self.directory / f"released-{state.round}.f32", released)
         durable.write(self.iterate(state.round), iterate)
@@ -143,7 +146,14 @@ class RunFiles:
             kept = load_tensors(self._state(round_number).read_bytes())
         except (OSError, SafetensorError) as error:
             raise LocalError("E-STATE-DAMAGED", f"the adapter after round {round_number} does not load") from error
-        return OptimizerState(round_number, iterate, kept["average"], kept["momentum"], kept["second"])
+        zeros = np.zeros_like(iterate)
+        return OptimizerState(
+            round=round_number,
+            iterate=iterate,
+            average=kept.get("average", iterate),
+            momentum=kept.get("momentum", zeros),
+            second=kept.get("second", zeros),
+        )
 
     def forget(self, round_number: int, *, keep_released: bool) -> None:
         """Drop what no later round needs of a round."""

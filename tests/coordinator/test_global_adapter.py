@@ -82,6 +82,15 @@ def test_a_state_comes_back_as_it_was_written(tmp_path: Path, averaged: bool) ->
         files.read_state(5)
 
 
+def test_a_state_without_moments_takes_no_room_and_comes_back(tmp_path: Path) -> None:
+    files, nothing = RunFiles(tmp_path), np.zeros(1000, dtype=np.float32)
+    iterate = np.ones(1000, dtype=np.float32)
+    files.write_state(OptimizerState(1, iterate, iterate, nothing, nothing))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < iterate.nbytes + 200
+    back = files.read_state(1)
+    assert [back.average.tolist(), back.momentum.tolist()] == [iterate.tolist(), nothing.tolist()]
+
+
 @pytest.mark.parametrize("averaged", [True, False])
 def test_only_the_released_adapter_of_a_forgotten_round_may_be_kept(tmp_path: Path, averaged: bool) -> None:
     files = RunFiles(tmp_path)
