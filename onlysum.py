@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -25,7 +25,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from privacy.errors import Explanation, OnlysumError
 
@@ -40,6 +40,7 @@ class Place:
     attribute: str
     caption: str
     extra: str = ""  # the extra that its packages come with; empty for the base install
+    guests: Mapping[str, Place] = field(default_factory=dict)  # commands of this group that another room offers
 
 
 PLACES: Final[dict[str, Place]] = {
@@ -47,7 +48,13 @@ PLACES: Final[dict[str, Place]] = {
     "participant": Place("participant.cli", "app", "Join, add data, approve plans, train, see spend."),
     "plan": Place("participant.plan_cli", "app", "Build, check, show and compare plans.", extra="participant"),
     "method": Place("participant.method_cli", "app", "List fine-tuning methods and what each one sums."),
-    "audit": Place("audit.cli", "app", "Write, show, verify and export privacy reports."),
+    "audit": Place(
+        "audit.cli",
+        "app",
+        "Write, show, verify and export privacy reports.",
+        # The reader may not import the laboratory, in which canaries train; the front door may.
+        guests={"empirical": Place("simulation.empirical_cli", "app", "Test the claim.", extra="participant")},
+    ),
     "demo": Place("simulation.demo", "app", "Fine-tune among five participants on this machine.", extra="participant"),
 }
 EXTRA_PACKAGES: Final = frozenset({"numba", "opacus", "peft", "pyarrow", "PIL", "sklearn", "torch", "transformers"})
@@ -180,7 +187,10 @@ def _load(place: Place) -> Any:
         if missing.name not in EXTRA_PACKAGES:
             raise
         raise LocalError("E-EXTRA-MISSING", f"{missing.name} is not installed") from None
-    return typer.main.get_command(loaded)
+    command: Any = typer.main.get_command(loaded)
+    for name, guest in place.guests.items():
+        command.add_command(_load(guest), name)
+    return command
 
 
 def _leave(problem: Exception, *, as_json: bool) -> int:

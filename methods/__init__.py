@@ -13,6 +13,7 @@ from methods.fedit import FEDIT
 from methods.ffa_lora import FFA_LORA
 from methods.method import Method
 from privacy.errors import LocalError
+from privacy.plan import Mode, Recipe
 
 _METHODS: Final[dict[str, Method]] = {method.name: method for method in (FEDIT, FFA_LORA)}
 
@@ -33,6 +34,17 @@ REFUSED: Final[dict[str, str]] = {
 def all_methods() -> tuple[Method, ...]:
     """Return every method, sorted by name."""
     return tuple(_METHODS[name] for name in sorted(_METHODS))
+
+
+def require_sound(recipe: Recipe, mode: Mode) -> None:
+    """Refuse what no privacy mode could account for: a method or mode that is not sound, a stream beside the method's.
+
+    Raises:
+        LocalError: ``E-METHOD-UNKNOWN``, ``E-METHOD-REFUSED`` or ``E-PLAN-STREAM``, with the reason.
+    """
+    method = get(recipe.adapter.method)
+    method.require_mode(mode)
+    method.require_layout(recipe)
 
 
 def get(name: str) -> Method:

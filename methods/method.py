@@ -106,6 +106,19 @@ class Method:
             return FROZEN
         raise LocalError("E-METHOD-REFUSED", f"{self.title} has no tensor like {key}")
 
+    def require_layout(self, recipe: Recipe) -> None:
+        """Refuse a recipe that sums anything beside this method's own streams, such as losses or counts.
+
+        Raises:
+            LocalError: ``E-PLAN-STREAM``, or ``E-METHOD-REFUSED`` if the method knows no such tensor.
+        """
+        for tensor in recipe.adapter.tensors:
+            if tensor.stream != (wanted := self.stream_of(tensor.key)):
+                raise LocalError("E-PLAN-STREAM", f"{tensor.key} lies in stream {tensor.stream}, not in {wanted}")
+        if recipe.layout != (wanted_layout := self.layout(recipe.adapter.tensors)):
+            found, names = (", ".join(one.name for one in layout) for layout in (recipe.layout, wanted_layout))
+            raise LocalError("E-PLAN-STREAM", f"the plan sums {found}; {self.title} sums {names}, in this order")
+
     def manifest(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tensor, ...]:
         """Return what every tensor of an adapter is: by stream in the order of the vector, then by key; frozen last."""
         order = {stream: place for place, stream in enumerate((*self.streams, FROZEN))}

@@ -298,6 +298,12 @@ REGISTRY: dict[str, Explanation] = {
         "sigma must be a power of two of at least 8 and D^2 must exceed d/12 + 4D",
         "build and calibrate it again",
     ),
+    "E-PLAN-STREAM": Explanation(
+        _P,
+        "the plan sums something that its method does not",
+        "what is summed beside the method's own streams, a loss or a count, would leave without clip and noise",
+        "build it with `onlysum plan build`; measure on public data, at an evaluator",
+    ),
     "E-METHOD-UNKNOWN": Explanation(_U, "no such method", "a typing error", "see `onlysum method list`"),
     "E-METHOD-REFUSED": Explanation(
         _U,
@@ -469,6 +475,12 @@ REGISTRY: dict[str, Explanation] = {
         "a measurement in the report is not signed by the plan's evaluator",
         "it was changed, or somebody else made it",
         "do not trust its figures",
+    ),
+    "E-AUDIT-FAILED": Explanation(
+        _V,
+        "the empirical audit contradicts the claim",
+        "noise, clip, sampling or plan are not what the accounting counts on",
+        "do not train with this installation; the named check says where to look",
     ),
     "E-REPORT-NO-CLAIM": Explanation(
         _R,

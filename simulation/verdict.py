@@ -1,0 +1,91 @@
+"""What an empirical audit is about, as values: its size and claim, the faults that can be planted, what it found.
+
+Guarantees: no torch, so that the command's help is quick; a verdict never holds a bound without claim and ceiling.
+Leaves to others: making one (``empirical``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """The synthetic plan. The claim is at most 2: beyond, a test of this size could not tell noise from none.
+
+    Attributes:
+        canaries: how many, spread evenly over the participants.
+        participants: how many add noise.
+        rounds: of one step each.
+        sampling_rate: q.
+        epsilon: what the plan claims at ``delta``.
+        delta: of the claim.
+    """
+
+    canaries: int = 400
+    participants: int = 10
+    rounds: int = 100
+    sampling_rate: str = "0.1"
+    epsilon: str = "2"
+    delta: str = "0.00001"
+
+    @property
+    def guessed(self) -> int:
+        """How many canaries the attack guesses about; fixed beforehand, as the bound asks for."""
+        return self.canaries // 2
+
+
+class Fault(StrEnum):
+    """What can be planted; each names the check that has to catch it in :data:`CAUGHT_BY`."""
+
+    NO_NOISE = "no-noise"
+    NO_CLIP = "no-clip"
+    MISSING_SHARE = "missing-share"
+    BATCH_AS_ONE = "batch-as-one"
+    DOUBLE_Q = "double-q"
+    EXACT_METRICS = "exact-metrics"
+
+
+CAUGHT_BY: Final = {
+    Fault.NO_NOISE: "canaries",
+    Fault.NO_CLIP: "canaries",
+    Fault.MISSING_SHARE: "noise",
+    Fault.BATCH_AS_ONE: "self-check",
+    Fault.DOUBLE_Q: "sampler",
+    Fault.EXACT_METRICS: "plan",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check by name, whether it passed, and what it found."""
+
+    name: str
+    passed: bool
+    found: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What an audit found. ``claim`` and ``bound`` are epsilons at the plan's delta; without a run they are None.
+
+    Attributes:
+        setting: what was run.
+        checks: in the order in which they were made; those after a refusal to train are missing.
+        claim: what the accounting claims.
+        bound: at least this was spent, with 95% confidence.
+        ceiling: the largest bound that this test could have shown.
+    """
+
+    setting: Setting
+    checks: tuple[Check, ...]
+    claim: float | None = None
+    bound: float | None = None
+    ceiling: float | None = None
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that contradict the claim."""
+        return tuple(check for check in self.checks if not check.passed)
