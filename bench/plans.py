@@ -96,7 +96,7 @@ def make_plan(
         PeerError: the numbers break a rule of plans.
     """
     f = (n - 1) // COLLUDING_OF
-    survivors = default_survivors(n, f)
+    survivors = n - graph.max_dropouts if graph and graph.max_dropouts else default_survivors(n, f)
     keys = {name: signing_key(name) for name in members(n)}
     honest_noise = survivors - max(f, 1)
     # Validation is left to `from_bytes`, so that a refused plan is refused as a participant would refuse it.
