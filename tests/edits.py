@@ -114,13 +114,9 @@ class Refusal:
 
     def found_in(self, function: Function) -> dict[ast.AST, ast.AST]:
         """Return the replacement of the condition, if the check stands in this function."""
-        return {
-            node.test: ast.Constant(False)
-            for node in ast.walk(function.node)
-            if isinstance(node, ast.If)
-            and isinstance(node.body[-1], ast.Raise)
-            and self.says in ast.unparse(node.body[-1])
-        }
+        guards = [one for one in ast.walk(function.node) if isinstance(one, ast.If)]
+        refusals = [one for one in guards if isinstance(one.body[-1], ast.Raise)]
+        return {one.test: ast.Constant(False) for one in refusals if self.says in "".join(map(ast.unparse, one.body))}
 
 
 @dataclass(frozen=True)

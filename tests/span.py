@@ -1,258 +1,305 @@
 """The span oracle: what a lying coordinator could compute from all that it holds.
 
-Everything it holds is written as linear rows over unknown updates, self masks and pairwise masks; the masks are
-row-reduced away; the rows left over the updates are what it learned. The claim of docs/protocol.md section 1 is that
-they are one sum over enough honest survivors, or nothing. Messages pass through the real participant machines; the
-colluder's are made here with its own keys.
+Everything it holds is written as linear rows over unknown updates and mask streams (:mod:`tests.span_rows`); the rows
+left without streams are what it learned. The claim of docs/protocol.md section 1 is that they are one sum over enough
+honest survivors, or nothing. Honest participants are the real machines; a stream is known if a secret that derives it
+is the coordinator's, or T of its shares are.
+
+What the coordinator may do: show each participant another U1 and U2, with colluders who advertise several times
+(``dave'``), honest names whose keys it made itself (``alice*``) or whose masking key it replaced (``alice~``); propose
+to each asked participant any survivors with receipts that colluders sign to suit it; ask anybody to sign or release, in
+any order, in any attempt that it opens for any part of the cohort; send every signature that it has, twice, and forged
+ones. Deletions of rules (:mod:`tests.edits`) must be in force before a world is made.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, permutations, product
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from participant import round as honest_code
+from coordinator.collected import Collecting, Sharing
 from participant.phase import RunMemory, UpdateEncoded
+from participant.round import Party, Ready, advertise
 from privacy.errors import PeerError
 from privacy.secagg import messages
+from privacy.secagg.keys import SigningKey
 from privacy.secagg.messages import (
+    Advertisement,
     AttemptOffer,
-    DealtShare,
-    MerkleTree,
     Position,
     Receipt,
+    ShareBundle,
     SurvivorProposal,
     SurvivorSignature,
     UnmaskRequest,
 )
-from tests.federation import ADAPTER_HASH, SeededSource
+from tests.federation import SeededSource
 from tests.plans import make_plan, names, signing_key, verified
+from tests.span_rows import STREAMS, UPDATE, Row, Sum, learned
 
-FIELD = (1 << 61) - 1  # rows are reduced modulo a prime large enough that no small integer relation is lost
-
-Row = dict[tuple[Any, ...], int]  # unknown -> coefficient
-
-
-def learned(rows: Sequence[Row]) -> list[dict[str, int]]:
-    """Return a basis of the combinations of rows in which no mask is left, as coefficients of updates."""
-    masks = sorted({unknown for row in rows for unknown in row if unknown[0] != "update"}, key=repr)
-    pending = [dict(row) for row in rows]
-    for mask in masks:
-        pivot = next((row for row in pending if row.get(mask, 0)), None)
-        if pivot is None:
-            continue
-        pending.remove(pivot)
-        inverse = pow(pivot[mask], -1, FIELD)
-        for row in pending:
-            factor = row.get(mask, 0) * inverse % FIELD
-            if factor:
-                for unknown, value in pivot.items():
-                    row[unknown] = (row.get(unknown, 0) - factor * value) % FIELD
-    over_updates = [{unknown[1]: value for unknown, value in row.items() if value} for row in pending]
-    return _independent([row for row in over_updates if row])
+Actor = str  # a name, or one with a mark: what the coordinator made or a colluder said besides
+Secret = tuple[str, int, Actor]  # masking or seed, attempt, whose
 
 
-def _independent(rows: list[dict[str, int]]) -> list[dict[str, int]]:
-    basis: list[dict[str, int]] = []
-    for row in rows:
-        rest = dict(row)
-        for known in basis:
-            lead = min(known)
-            factor = rest.get(lead, 0) * pow(known[lead], -1, FIELD) % FIELD
-            rest = {
-                name: value
-                for name in {*rest, *known}
-                if (value := (rest.get(name, 0) - factor * known.get(name, 0)) % FIELD)
-            }
-        if rest:
-            basis.append(rest)
-    return basis
-
-
-def violates(basis: Sequence[Mapping[str, int]], *, least_honest: int) -> bool:
-    """Say whether this is more than one sum, with equal coefficients, over at least so many honest participants."""
-    if not basis:
-        return False
-    (first, *others) = basis
-    return bool(others) or len(first) < least_honest or len(set(first.values())) != 1
+def name_of(actor: Actor) -> str:
+    """Return the name under which an actor appears."""
+    return actor.rstrip("'*~")
 
 
 @dataclass(frozen=True)
-class View:
-    """What the coordinator shows in one attempt: who is in U1, and which U2 each honest participant is dealt."""
+class Shown:
+    """What one honest participant is shown in an attempt."""
 
-    u1: tuple[str, ...]
-    u2: tuple[tuple[str, tuple[str, ...]], ...]  # of those who are told; nobody else goes on
+    to: str
+    u1: tuple[Actor, ...]
+    u2: tuple[str, ...]  # the dealers whose shares it gets, and itself
+    adapter: int = 0  # which of the coordinator's models it was offered
+
+
+View = tuple[Shown, ...]  # to nobody else goes anything
+
+
+@dataclass
+class Upload:
+    """An honest participant after its masked upload."""
+
+    shown: Shown
+    state: Any
+    receipt: Receipt
+    row: Row
+
+
+@dataclass(frozen=True)
+class Told:
+    """Survivors as one participant is told them, and the signatures over them that the coordinator can make up."""
+
+    proposal: SurvivorProposal
+    made_up: tuple[SurvivorSignature, ...]
 
 
 @dataclass
 class Attempt:
-    """An attempt after its masked uploads: honest states, and what the coordinator can quote from it."""
+    """An attempt after its masked uploads, and what the coordinator can quote from it; not changed any more."""
 
     number: int
-    position: Position
-    round_ctx: bytes
-    u2: dict[str, tuple[str, ...]]
-    states: dict[str, Any] = field(default_factory=dict)
-    receipts: dict[str, Receipt] = field(default_factory=dict)
-
-    def rows(self, honest: Iterable[str]) -> list[Row]:
-        """Each honest upload as a row: update, self mask, and a signed pairwise mask a peer."""
-        rows: list[Row] = []
-        for name in honest:
-            if name not in self.receipts:
-                continue
-            row: Row = {("update", name): 1, ("self", self.number, name): 1}
-            for peer in self.u2[name]:
-                if peer != name:
-                    pair = tuple(sorted((name, peer)))
-                    row["pair", self.number, *pair] = 1 if name < peer else -1
-            rows.append(row)
-        return rows
+    uploads: dict[str, Upload] = field(default_factory=dict)
+    advertised: dict[tuple[Actor, int], Any] = field(default_factory=dict)
+    dealt: dict[tuple[Actor, tuple[Actor, ...], int], Any] = field(default_factory=dict)  # state and bundle
+    openers: dict[bytes, set[Secret]] = field(default_factory=dict)  # of each stream key
+    dealers: dict[bytes, Secret] = field(default_factory=dict)  # of each share, by its bytes
+    shown_to_coordinator: dict[Actor, int] = field(default_factory=dict)  # shares of its secrets that colluders hold
+    told: dict[tuple[Sequence[str], str], Told] = field(default_factory=dict)  # by S and who is asked
 
 
 @dataclass(frozen=True)
 class Release:
-    """An honest holder's release in an attempt."""
+    """An honest holder's release: of whose secrets it gave a share."""
 
     attempt: int
     holder: str
-    seeds: frozenset[str]
-    masking: frozenset[str]
+    shares: frozenset[Secret]
 
 
 class LyingCoordinator:
     """A coordinator with ``f`` colluders that shows honest participants whatever it likes, through the real code."""
 
-    def __init__(self, n: int, f: int, *, code: Any = honest_code, seed: str = "span") -> None:
-        plan, self.keys = make_plan(n=n, f=f, entries=max(12, n))
-        self.plan, self.code, self.f = verified(plan), code, f
-        everyone = names(n)
-        self.honest, self.colluders = everyone[: n - f], everyone[n - f :]
-        self.parties = {name: code.Party(self.plan, name, self.keys[name]) for name in everyone}
+    def __init__(self, n: int, f: int, *, seed: str = "span", **overrides: Any) -> None:
+        plan, self.identities = make_plan(n=n, f=f, entries=max(12, n), **overrides)
+        self.plan, self.f, self.seed = verified(plan), f, seed
+        self.honest, self.colluders = names(n)[: n - f], names(n)[n - f :]
         self.memories = {name: RunMemory.empty(self.plan.hash) for name in self.honest}
         self.attempts: dict[int, Attempt] = {}
-        self.seed = seed
+        self._advertised: dict[Any, Any] = {}  # steps that any fork has taken: the same question, the same answer
 
     @property
-    def rules(self) -> Any:
-        """The plan."""
-        return self.plan.plan
+    def everyone(self) -> tuple[str, ...]:
+        """The roster."""
+        return (*self.honest, *self.colluders)
+
+    @property
+    def least_honest(self) -> int:
+        """Over how many honest participants the claim says that a revealed sum is."""
+        return self.plan.plan.min_survivors - self.f
 
     def fork(self) -> LyingCoordinator:
-        """Return an independent copy; states and memories are immutable."""
+        """Return an independent copy; attempts do not change once they are opened."""
         copy = object.__new__(LyingCoordinator)
         copy.__dict__.update(self.__dict__)
-        copy.memories = dict(self.memories)
-        copy.attempts = {
-            number: replace(one, states=dict(one.states), receipts=dict(one.receipts))
-            for number, one in self.attempts.items()
-        }
+        copy.memories, copy.attempts = dict(self.memories), dict(self.attempts)
         return copy
+
+    def _controls(self, actor: Actor) -> bool:
+        return actor.endswith("*") or name_of(actor) in self.colluders
+
+    @staticmethod
+    @cache
+    def _identity(actor: Actor) -> SigningKey:
+        return signing_key("the coordinator itself" if actor.endswith("*") else name_of(actor))
+
+    def _source(self, *what: object) -> SeededSource:
+        return SeededSource(f"{self.seed}/{what}")
 
     # --- an attempt up to the uploads ---
 
     def open(self, number: int, view: View) -> None:
         """Run an attempt to the uploads under a view; who refuses anything uploads nothing."""
-        at = Position(self.plan.hash, 1, number)
-        offer = AttemptOffer(at, messages.genesis_transcript(self.plan.hash), ADAPTER_HASH)
-        source = SeededSource(f"{self.seed}/{number}")
-        advertised = self._advertise(offer, view.u1, source)
-        u1 = tuple(advertised[name].own for name in view.u1 if name in advertised)
-        attempt = Attempt(number, at, messages.round_context(offer, u1), dict(view.u2))
-        self.attempts[number] = attempt
-        dealt = self._deal(advertised, u1, source, told={*dict(view.u2), *self.colluders})
-        for name, u2 in view.u2:
-            if name in dealt:
-                self._mask(attempt, name, u2, dealt, offer)
+        attempt = self.attempts[number] = Attempt(number)
+        for shown in view:
+            for actor in shown.u1:
+                self._advertise(attempt, actor, self._offered(actor, shown, view))
+        for shown in view:
+            for actor in shown.u1:
+                if actor.rstrip("~") == shown.to or self._controls(actor):
+                    self._deal(attempt, actor.rstrip("~"), shown, view)
+        for shown in view:
+            self._mask(attempt, shown, view)
 
-    def _advertise(self, offer: AttemptOffer, u1: Sequence[str], source: SeededSource) -> dict[str, Any]:
-        advertised: dict[str, Any] = {}
-        for name in u1:
-            memory = self.memories.get(name, RunMemory.empty(self.plan.hash))
-            try:
-                step = self.code.advertise(self.parties[name], offer, memory, source)
-            except PeerError:
-                continue
-            if name in self.memories:
-                self.memories[name] = memory.apply(step.record)
-            advertised[name] = step.state
-        return advertised
+    def _offered(self, actor: Actor, shown: Shown, view: View) -> int:
+        """An honest participant answers its own offer; colluders answer the one of the participant they lie to."""
+        own = (one.adapter for one in view if one.to == name_of(actor))
+        return shown.adapter if self._controls(actor) else next(own, 0)
 
-    def _deal(
-        self, advertised: dict[str, Any], u1: Any, source: SeededSource, *, told: set[str]
-    ) -> dict[str, tuple[Any, Any]]:
-        dealt: dict[str, tuple[Any, Any]] = {}
-        for name, state in advertised.items():
-            if name in told:
-                try:
-                    step = state.on_advertisements(u1, source)
-                except PeerError:
-                    continue
-                dealt[name] = (step.state, step.message)
-        return dealt
-
-    def _mask(self, attempt: Attempt, name: str, u2: Sequence[str], dealt: dict[str, Any], offer: AttemptOffer) -> None:
-        shared = dealt[name][0]
-        passed = tuple(self._dealt_share(dealt[peer][1], name) for peer in u2 if peer != name and peer in dealt)
-        try:
-            ready = shared.on_shares(passed).state
-        except PeerError:
+    def _advertise(self, attempt: Attempt, actor: Actor, adapter: int) -> None:
+        if actor.endswith("~"):
+            self._advertise(attempt, name_of(actor), adapter)
+            self._advertise(attempt, name_of(actor) + "*", adapter)
             return
-        step, _ = ready.mask(np.zeros(self.rules.recipe.entries, dtype=np.int64))
-        encoded = UpdateEncoded(1, b"\0" * 32, offer.adapter_hash, offer.previous_transcript)
-        self.memories[name] = self.memories[name].apply(encoded).apply(step.record)
-        attempt.u2[name] = ready.u2
-        attempt.states[name] = step.state
-        attempt.receipts[name] = step.message
+        if (actor, adapter) in attempt.advertised:
+            return
+        at = Position(self.plan.hash, 1, attempt.number)
+        model = messages.adapter_hash(b"%d" % adapter)
+        offer = AttemptOffer(at, messages.genesis_transcript(self.plan.hash), model)
+        memory = self.memories.get(actor, RunMemory.empty(self.plan.hash))
+        asked = (actor, offer, memory)
+        if asked not in self._advertised:
+            party = Party(self.plan, name_of(actor), self._identity(actor))
+            try:
+                step = advertise(party, offer, memory, self._source(attempt.number, actor, adapter))
+            except PeerError:
+                step = None
+            self._advertised[asked] = step
+        step = self._advertised[asked]
+        if step is None:
+            return
+        if actor in self.memories and step.record is not None:
+            self.memories[actor] = memory.apply(step.record)
+        attempt.advertised[actor, adapter] = step.state
+
+    def _advertisements(self, attempt: Attempt, shown: Shown, view: View) -> tuple[Advertisement, ...]:
+        found = []
+        for actor in sorted(shown.u1):
+            adapter = self._offered(actor, shown, view)
+            state = attempt.advertised[actor.rstrip("~"), adapter]
+            if actor.endswith("~"):
+                fake = attempt.advertised[name_of(actor) + "*", adapter].own
+                found.append(replace(state.own, masking_key=fake.masking_key))
+            else:
+                found.append(state.own)
+        return tuple(found)
+
+    def _deal(self, attempt: Attempt, actor: Actor, shown: Shown, view: View) -> None:
+        state = attempt.advertised.get((actor, shown.adapter))
+        if state is None or (actor, shown.u1, shown.adapter) in attempt.dealt:
+            return
+        try:
+            u1 = self._advertisements(attempt, shown, view)
+            step = state.on_advertisements(u1, self._source(attempt.number, actor, shown.u1))
+        except (KeyError, PeerError):  # somebody did not advertise; or the view is refused
+            return
+        attempt.dealt[actor, shown.u1, shown.adapter] = (step.state, step.message)
+        attempt.shown_to_coordinator[actor] = sum(self._controls(one) for one in shown.u1)
+
+    def _mask(self, attempt: Attempt, shown: Shown, view: View) -> None:
+        if (shown.to, shown.u1, shown.adapter) not in attempt.dealt:
+            return
+        state, _ = attempt.dealt[shown.to, shown.u1, shown.adapter]
+        bundles = self._bundles(attempt, shown, view)
+        sharing = Sharing(self._advertisements(attempt, shown, view), state.round_ctx)
+        try:
+            ready = state.on_shares(Collecting(sharing, bundles, np.zeros(0)).dealt_to(shown.to)).state
+        except (IndexError, PeerError):  # a bundle for another U1; or the set is refused
+            return
+        if isinstance(ready, Ready) and ready.u2 == shown.u2:
+            self._upload(attempt, shown, ready)
+
+    def _bundles(self, attempt: Attempt, shown: Shown, view: View) -> dict[str, ShareBundle]:
+        """What each dealer of U2 dealt in this context; or, for want of that, in another one."""
+        views = {one.to: one for one in view}
+        bundles: dict[str, ShareBundle] = {}
+        for actor in shown.u1:
+            name = name_of(actor)
+            own = shown if self._controls(actor) else views.get(name, shown)
+            dealt = attempt.dealt.get((actor.rstrip("~"), own.u1, own.adapter))
+            if name in shown.u2 and dealt is not None:
+                bundles[name] = dealt[1]
+        return bundles
+
+    def _upload(self, attempt: Attempt, shown: Shown, ready: Ready) -> None:
+        STREAMS.forget()
+        step, _ = ready.mask(np.zeros(self.plan.plan.recipe.entries, dtype=np.int64))
+        assert step.record is not None
+        encoded = UpdateEncoded(1, b"\0" * 32, ready.offer.adapter_hash, ready.offer.previous_transcript)
+        self.memories[shown.to] = self.memories[shown.to].apply(encoded).apply(step.record)
+        row: Row = {(UPDATE, (shown.to, shown.adapter)): 1}
+        for key, sign in STREAMS.terms:
+            row["stream", key] = row.get(("stream", key), 0) + sign
+            self._note_openers(attempt, shown, key)
+        attempt.uploads[shown.to] = Upload(shown, step.state, step.message, row)  # type: ignore[arg-type]  # a receipt
+        seen = {name_of(actor): actor.rstrip("~") for actor in shown.u1}
+        for one in ready.shares:
+            attempt.dealers[one.masking_share] = ("masking", attempt.number, seen[one.dealer])
+            attempt.dealers[one.seed_share] = ("seed", attempt.number, seen[one.dealer])
 
     @staticmethod
-    def _dealt_share(bundle: Any, holder: str) -> DealtShare:
-        recipients = [leaf.recipient for leaf in bundle.leaves]
-        index = recipients.index(holder)
-        tree = MerkleTree.over([leaf.hash for leaf in bundle.leaves])
-        return DealtShare(
-            position=bundle.position,
-            dealer=bundle.sender,
-            leaf=bundle.leaves[index],
-            proof=tree.proof(index),
-            sealed=bundle.sealed[index],
-            root=tree.root,
-            seed_commitment=bundle.seed_commitment,
-            signature=bundle.signature,
-        )
+    def _note_openers(attempt: Attempt, shown: Shown, key: bytes) -> None:
+        seen = {name_of(actor): actor.replace("~", "*") for actor in shown.u1}
+        ends = STREAMS.between[key]
+        kind = "seed" if len(ends) == 1 else "masking"
+        actors = {shown.to, *(seen[name] for name in ends if name != shown.to)}
+        attempt.openers.setdefault(key, set()).update((kind, attempt.number, actor) for actor in actors)
 
     # --- survivors ---
 
-    def proposal(self, attempt: Attempt, survivors: Sequence[str], asked: str) -> SurvivorProposal | None:
-        """Return S as receipts: honest ones as signed, colluders' signed to suit the one asked."""
-        if asked not in attempt.receipts:
-            return None
+    def _told(self, number: int, survivors: Sequence[str], asked: str) -> Told:
+        attempt = self.attempts[number]
+        if (survivors, asked) not in attempt.told:
+            proposal = self._proposal(attempt, survivors, asked)
+            made_up = tuple(self._made_up(attempt.uploads[asked], proposal))
+            attempt.told[survivors, asked] = Told(proposal, made_up)
+        return attempt.told[survivors, asked]
+
+    def _proposal(self, attempt: Attempt, survivors: Sequence[str], asked: str) -> SurvivorProposal:
+        """Return S as receipts: honest ones as signed; colluders' to suit the one asked; of others, forged ones."""
+        upload = attempt.uploads[asked]
         receipts = []
         for name in survivors:
-            if name in self.colluders:
-                own = attempt.receipts[asked]
-                lie = replace(own, sender=name, masked_hash=b"\7" * 32)
-                signature = signing_key(name).sign(lie.signed_bytes(1, attempt.round_ctx))
-                receipts.append(replace(lie, signature=signature))
-            elif name in attempt.receipts:
-                receipts.append(attempt.receipts[name])
-            else:
-                return None
-        return SurvivorProposal(attempt.position, tuple(receipts))
+            actor = self._seen(upload, name)
+            if name in attempt.uploads and not self._controls(actor):
+                receipts.append(attempt.uploads[name].receipt)
+                continue
+            digest = hashlib.sha256(name.encode()).digest()
+            lie = replace(upload.receipt, sender=name, masked_hash=digest, signature=b"\0" * 64)
+            signed = lie.signed_bytes(1, upload.state.record.round_ctx)
+            controlled = self._controls(actor)
+            receipts.append(replace(lie, signature=self._identity(actor).sign(signed)) if controlled else lie)
+        return SurvivorProposal(upload.receipt.position, tuple(receipts))
+
+    @staticmethod
+    def _seen(upload: Upload, name: str) -> Actor:
+        return next((actor for actor in upload.shown.u1 if name_of(actor) == name), name)
 
     def sign(self, number: int, survivors: Sequence[str], asked: str) -> SurvivorSignature | None:
         """Ask an honest participant to sign S; return its signature, or ``None`` if it refuses."""
-        attempt = self.attempts[number]
-        proposal = self.proposal(attempt, survivors, asked)
-        if proposal is None or asked not in attempt.states:
+        if asked not in self.attempts[number].uploads:
             return None
+        state = self.attempts[number].uploads[asked].state
         try:
-            step = attempt.states[asked].on_survivors(proposal, self.memories[asked])
+            step = state.on_survivors(self._told(number, survivors, asked).proposal, self.memories[asked])
         except PeerError:
             return None
         if step.record is not None:
@@ -263,204 +310,46 @@ class LyingCoordinator:
     def release(
         self, number: int, survivors: Sequence[str], asked: str, signatures: Sequence[SurvivorSignature]
     ) -> Release | None:
-        """Ask an honest participant to release along S, with all signatures there are and the colluders' own."""
+        """Ask an honest participant to release along S, with all signatures there are and all that can be made."""
         attempt = self.attempts[number]
-        proposal = self.proposal(attempt, survivors, asked)
-        if proposal is None or asked not in attempt.states:
+        if asked not in attempt.uploads:
             return None
-        own = [self._colluding_signature(proposal, name, attempt) for name in self.colluders]
+        told = self._told(number, survivors, asked)
+        request = UnmaskRequest(told.proposal, (*signatures, *signatures, *told.made_up))
         try:
-            step = attempt.states[asked].on_unmask(UnmaskRequest(proposal, (*signatures, *own)), self.memories[asked])
+            step = attempt.uploads[asked].state.on_unmask(request, self.memories[asked])
         except PeerError:
             return None
         if step.record is not None:
             self.memories[asked] = self.memories[asked].apply(step.record)
-        return Release(
-            number,
-            asked,
-            frozenset(one.owner for one in step.message.seed_shares),
-            frozenset(one.owner for one in step.message.masking_shares),
-        )
+        released = (*step.message.seed_shares, *step.message.masking_shares)
+        return Release(number, asked, frozenset(attempt.dealers[one.share] for one in released))
 
-    def _colluding_signature(self, proposal: SurvivorProposal, name: str, attempt: Attempt) -> SurvivorSignature:
-        signed = proposal.survivors.signed_bytes(1, attempt.position, name, attempt.round_ctx)
-        return SurvivorSignature(attempt.position, name, signing_key(name).sign(signed))
+    def _made_up(self, upload: Upload, proposal: SurvivorProposal) -> Iterator[SurvivorSignature]:
+        at, round_ctx = proposal.position, upload.state.record.round_ctx
+        for name in self.everyone:
+            actor = self._seen(upload, name)
+            signed = proposal.survivors.signed_bytes(1, at, name, round_ctx)
+            forged = self._identity(actor).sign(signed) if self._controls(actor) else b"\0" * 64
+            yield SurvivorSignature(at, name, forged)
 
     # --- what it learned ---
 
-    def learned(self, releases: Iterable[Release]) -> list[dict[str, int]]:
+    def learned(self, releases: Iterable[Release]) -> list[Sum]:
         """Return the basis of what the coordinator can compute about the honest updates."""
-        known = self._known_masks(list(releases))
-        rows = [
-            {unknown: value for unknown, value in row.items() if unknown not in known}
-            for attempt in self.attempts.values()
-            for row in attempt.rows(self.honest)
-        ]
-        return learned(rows)
+        holders: dict[Secret, set[str]] = {}
+        for release in releases:
+            for secret in release.shares:
+                holders.setdefault(secret, set()).add(release.holder)
+        openers: dict[bytes, set[Secret]] = {}
+        for attempt in self.attempts.values():
+            for key, secrets in attempt.openers.items():
+                openers.setdefault(key, set()).update(secrets)
+        known = {key for key, secrets in openers.items() if any(self._knows(one, holders) for one in secrets)}
+        uploads = [one for attempt in self.attempts.values() for one in attempt.uploads.values()]
+        return learned([{of: value for of, value in one.row.items() if of[1] not in known} for one in uploads])
 
-    def _known_masks(self, releases: Sequence[Release]) -> set[tuple[Any, ...]]:
-        needed = self.rules.shamir_threshold - self.f  # the colluders hold a share of everything
-        known: set[tuple[Any, ...]] = set()
-        for number in self.attempts:
-            mine = [one for one in releases if one.attempt == number]
-            for owner in (*self.honest, *self.colluders):
-                if owner in self.colluders or sum(owner in one.masking for one in mine) >= needed:
-                    known |= {
-                        ("pair", number, *sorted((owner, peer)))
-                        for peer in (*self.honest, *self.colluders)
-                        if peer != owner
-                    }
-                if sum(owner in one.seeds for one in mine) >= needed:
-                    known.add(("self", number, owner))
-        return known
-
-
-Choice = tuple[int, tuple[str, ...]]  # an attempt and a survivor set
-
-
-def candidates(world: LyingCoordinator, number: int) -> dict[str, list[Choice]]:
-    """Return, for each honest participant, the sets that it may sign or release along, were nothing committed yet."""
-    world = world.fork()
-    world.memories = {name: replace(one, signed=None, released=None) for name, one in world.memories.items()}
-    everyone = (*world.honest, *world.colluders)
-    sets = [one for size in range(1, len(everyone) + 1) for one in combinations(everyone, size)]
-    found: dict[str, list[Choice]] = {name: [] for name in world.honest}
-    for survivors in sets:
-        signatures = {name: world.fork().sign(number, survivors, name) for name in world.attempts[number].states}
-        quorum = [one for one in signatures.values() if one is not None]
-        for name, signature in signatures.items():
-            if signature is not None or world.fork().release(number, survivors, name, quorum) is not None:
-                found[name].append((number, survivors))
-    return found
-
-
-def may_release(world: LyingCoordinator, number: int) -> bool:
-    """Say whether any honest participant could release anything in this attempt."""
-    for name, choices in candidates(world, number).items():
-        for _, survivors in choices:
-            fork = world.fork()
-            quorum = [one for peer in world.honest if (one := fork.sign(number, survivors, peer)) is not None]
-            if fork.release(number, survivors, name, quorum) is not None:
-                return True
-    return False
-
-
-@dataclass(frozen=True)
-class Play:
-    """A course of events so far: the world, signatures by choice, and releases."""
-
-    world: LyingCoordinator
-    signatures: tuple[tuple[Choice, SurvivorSignature], ...] = ()
-    releases: frozenset[Release] = frozenset()
-
-    def signing(self, name: str, choices: Iterable[Choice]) -> Iterator[Play]:
-        """Yield this play, and one in which the participant signs each set that it is willing to sign."""
-        yield self
-        for choice in choices:
-            after = self.world.fork()
-            signature = after.sign(*choice, name)
-            if signature is not None:
-                yield Play(after, (*self.signatures, (choice, signature)), self.releases)
-
-    def releasing(self, name: str, choices: Iterable[Choice], *, last: bool) -> Iterator[Play]:
-        """Yield a play in which the participant releases along each set for which it is willing to, and this play.
-
-        ``last``: nothing can follow, so holding back a release that could be had is never better.
-        """
-        willing = False
-        for choice in choices:
-            after = self.world.fork()
-            quorum = [signature for of, signature in self.signatures if of == choice]
-            release = after.release(*choice, name, quorum)
-            if release is not None:
-                willing = True
-                yield Play(after, self.signatures, self.releases | {release})
-        if not (last and willing):
-            yield self
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What distinguishes this play from others that have come to the same point."""
-        uploads = tuple((at, name) for at, one in sorted(self.world.attempts.items()) for name in sorted(one.receipts))
-        return frozenset((of, one.sender) for of, one in self.signatures), self.releases, uploads
-
-
-def _distinct(plays: Iterable[Play]) -> list[Play]:
-    return list({play.key: play for play in plays}.values())
-
-
-def _stage(plays: list[Play], choices: Mapping[str, list[Choice]], *, last: bool) -> list[Play]:
-    """All signatures, then all releases, of each participant in turn.
-
-    Actions of different participants commute, and signing before releasing is never worse for the coordinator, so
-    this order loses nothing.
-    """
-    for name, mine in choices.items():
-        plays = _distinct(after for play in plays for after in play.signing(name, mine))
-    for name, mine in choices.items():
-        plays = _distinct(after for play in plays for after in play.releasing(name, mine, last=last))
-    return plays
-
-
-def explore(world: LyingCoordinator, second: View | None = None, *, least_honest: int) -> Iterator[bool]:
-    """Yield, for each course of events, whether what is learned violates the claim.
-
-    Args:
-        world: after its first attempt's uploads.
-        second: the view of a second attempt, opened after any signatures and releases in the first; more of the
-            first may follow.
-        least_honest: how many honest participants a revealed sum must span.
-    """
-    first = candidates(world, 1)
-    ends = _stage([Play(world)], first, last=second is None)
-    if second is not None:
-        ends = _continued(ends, first, second)
-    for releases, play in {play.releases: play for play in ends if play.releases}.items():
-        yield violates(play.world.learned(releases), least_honest=least_honest)
-
-
-def _continued(plays: list[Play], first: Mapping[str, list[Choice]], second: View) -> list[Play]:
-    """Open the second attempt in each play in which it can lead to a release, and let both attempts go on."""
-    pools: dict[tuple[str, ...], list[Play]] = {}
-    choices: dict[tuple[str, ...], Mapping[str, list[Choice]]] = {}
-    for play in plays:
-        after = play.world.fork()
-        after.open(2, second)
-        uploaded = tuple(sorted(after.attempts[2].receipts))
-        if uploaded not in choices:
-            later = candidates(after, 2) if may_release(after, 2) else {}
-            choices[uploaded] = {name: [*first[name], *mine] for name, mine in later.items()}
-        pools.setdefault(uploaded, []).append(Play(after, play.signatures, play.releases))
-    return [end for uploaded, pool in pools.items() for end in _stage(pool, choices[uploaded], last=True)]
-
-
-def views(world: LyingCoordinator, *, smallest: int) -> Iterator[View]:
-    """Yield the views of an attempt: every U1, and per honest member of it every U2 from ``smallest`` on, or none."""
-    everyone = (*world.honest, *world.colluders)
-    for size in range(smallest, len(everyone) + 1):
-        for u1 in combinations(everyone, size):
-            honest = [name for name in u1 if name in world.honest]
-            options = [
-                [None, *(u2 for k in range(smallest, len(u1) + 1) for u2 in combinations(u1, k) if name in u2)]
-                for name in honest
-            ]
-            for choice in product(*options):
-                told = tuple((name, u2) for name, u2 in zip(honest, choice, strict=True) if u2 is not None)
-                if told:
-                    yield View(u1, told)
-
-
-def _renamed(view: View, names_of: Mapping[str, str]) -> View:
-    def each(members: Iterable[str]) -> tuple[str, ...]:
-        return tuple(sorted(names_of.get(name, name) for name in members))
-
-    return View(each(view.u1), tuple(sorted((names_of.get(name, name), each(u2)) for name, u2 in view.u2)))
-
-
-def representatives(world: LyingCoordinator, several: Iterable[tuple[View, ...]]) -> list[tuple[View, ...]]:
-    """Return one of each class of views that differ only in the honest participants' names."""
-    renamings = [dict(zip(world.honest, order, strict=True)) for order in permutations(world.honest)]
-    found: dict[Any, tuple[View, ...]] = {}
-    for one in several:
-        found.setdefault(min(repr([_renamed(view, names_of) for view in one]) for names_of in renamings), one)
-    return list(found.values())
+    def _knows(self, secret: Secret, holders: Mapping[Secret, set[str]]) -> bool:
+        _, number, actor = secret
+        shares = self.attempts[number].shown_to_coordinator.get(actor, 0) + len(holders.get(secret, ()))
+        return self._controls(actor) or shares >= self.plan.plan.shamir_threshold

@@ -1,0 +1,103 @@
+"""The claim beyond what can be searched exhaustively: random liars, up to twelve participants, both suites."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from privacy.plan import default_survivors, least_survivors
+from privacy.secagg.messages import SurvivorSignature
+from tests.edits import Instead, Refusal, edited
+from tests.span import LyingCoordinator, Release, Shown, View, name_of
+from tests.span_rows import Sum, recorded, violates
+
+ROSTERS = [(3, 0), (3, 1), (4, 1), (5, 0), (5, 1), (6, 2), (7, 2), (8, 1), (10, 3), (12, 1), (12, 4)]  # n, f
+
+
+@pytest.fixture(autouse=True)
+def _recorded() -> Iterator[None]:
+    with recorded():
+        yield
+
+
+@dataclass
+class Liar:
+    """A coordinator that lies at random, but not at each step, so that rounds come to an end."""
+
+    seed: int
+    world: LyingCoordinator = field(init=False)
+    signatures: dict[int, list[SurvivorSignature]] = field(default_factory=dict)
+    releases: list[Release] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        n, f = self.random.choice(ROSTERS)
+        survivors = self.random.choice([least_survivors(n, f), default_survivors(n, f)])
+        suite = self.random.choice([1, 1, 1, 2])
+        self.world = LyingCoordinator(n, f, seed=str(self.seed), suite=suite, min_survivors=survivors)
+
+    def play(self) -> list[Sum]:
+        """Open attempts and ask for signatures and releases, now in this one, now in that; return what was learned."""
+        for number in range(1, self.random.randint(1, 3) + 1):
+            self.world.open(number, self._view())
+            for _ in range(2):
+                self._ask(self.random.randint(1, number))
+        return self.world.learned(self.releases)
+
+    def _view(self) -> View:
+        whole = self._subset(self.world.everyone, mostly=0.9)
+        u1 = tuple(name + "'" * (name in self.world.colluders and self.random.random() < 0.2) for name in whole)
+        shown = []
+        for name in self.world.honest:
+            if name in u1 and self.random.random() < 0.95:
+                mine = u1 if self.random.random() < 0.95 else self._subset(u1, with_=name)
+                u2 = mine if self.random.random() < 0.8 else self._subset(mine, with_=name)
+                shown.append(Shown(name, mine, tuple(map(name_of, u2))))
+        return tuple(shown)
+
+    def _subset(self, members: Sequence[str], *, with_: str = "", mostly: float = 0.8) -> tuple[str, ...]:
+        kept = [one for one in members if one == with_ or self.random.random() < mostly]
+        return tuple(sorted(kept))
+
+    def _ask(self, number: int) -> None:
+        """Propose a few sets, all in one order of asking: signatures of most, then releases of most."""
+        attempt = self.world.attempts[number]
+        there = sorted({*attempt.uploads, *self.world.colluders})
+        sets = [tuple(there), *(self._subset(there) for _ in range(2)), self._subset(self.world.everyone)]
+        asked = [(name, self.random.choice(sets[:3])) for name in attempt.uploads if self.random.random() < 0.9]
+        self.random.shuffle(asked)
+        favourite = self.random.choice(sets)
+        for name, survivors in asked:
+            chosen = favourite if self.random.random() < 0.8 else survivors
+            if chosen and (signature := self.world.sign(number, chosen, name)) is not None:
+                self.signatures.setdefault(number, []).append(signature)
+        for name, survivors in asked:
+            for chosen in (favourite, survivors):
+                signatures = self.signatures.get(number, [])
+                if chosen and (release := self.world.release(number, chosen, name, signatures)) is not None:
+                    self.releases.append(release)
+
+
+def test_no_random_course_of_lies_reveals_more_than_one_sum() -> None:
+    learned = 0
+    for seed in range(150):
+        liar = Liar(seed)
+        basis = liar.play()
+        assert not violates(basis, least_honest=liar.world.least_honest), f"seed {seed}"
+        learned += bool(basis)
+    assert learned > 20, "the liars must get as far as a sum often enough for this to mean anything"
+
+
+def test_random_lies_reveal_more_once_nothing_ties_the_survivors_to_one_u2() -> None:
+    checks = (
+        Refusal("the survivors masked with another U2"),
+        Refusal("} masked with another U2"),
+        Instead("_check_members", "record.u2", "[one.id for one in party.rules.roster]"),
+        Instead("check_dealers", "party.rules.m", "0"),
+    )
+    with edited(*checks):
+        liars = (Liar(seed) for seed in range(2000))
+        assert any(violates(liar.play(), least_honest=liar.world.least_honest) for liar in liars)
