@@ -23,6 +23,7 @@ from methods.method import HEAD_STREAM
 from participant.adapters.adapted import AdaptedModel, read_initial
 from participant.adapters.device import find_device
 from participant.adapters.fast import EngineName, choose_engine
+from participant.adapters.prefix import shortened
 from participant.adapters.sums import Clip, GradientSums
 from participant.data import Columns
 from participant.examples import Examples, load_examples, synthetic_examples
@@ -126,8 +127,10 @@ class TorchTrainer:
         )
         home_slots = check.run()
         examples = load_examples(given.dataset, given.columns, recipe.task, loaded).to(device)
-        self._sums = GradientSums(engine, examples, size, home_slots)
         self._units = self._rows_of_units(examples)
+        if self._visits > 1:
+            examples = shortened(engine, synthetic, examples)
+        self._sums = GradientSums(engine, examples, size, home_slots)
 
     def train(self, round_number: int, adapter: Vector, progress: Progress) -> Integers:
         """Return this round's encoded update, shape (entries,); see ``participant.trainer.Trainer``."""
@@ -205,6 +208,12 @@ class TorchTrainer:
             return [rows[place : place + 1] for place in rows]
         order = np.argsort(examples.users, kind="stable")
         return np.split(rows[order], np.flatnonzero(np.diff(examples.users[order])) + 1)
+
+    @property
+    def _visits(self) -> float:
+        """How often an example is expected to be read in a whole run."""
+        privacy = self._plan.privacy
+        return float(privacy.sampling_rate) * privacy.local_steps * self._plan.recipe.rounds
 
     @property
     def _clip(self) -> Clip:

@@ -86,7 +86,14 @@ def text_rows(path: Path, *, rows: int = ROWS, seed: int = 0) -> Path:
     return path
 
 
-def recipe_text(kind: str = "image", *, method: str = "ffa-lora", mode: str = "none", **privacy: Any) -> str:
+def recipe_text(
+    kind: str = "image",
+    *,
+    method: str = "ffa-lora",
+    mode: str = "none",
+    layers: tuple[int, ...] = (),
+    **privacy: Any,
+) -> str:
     """Return the recipe of a tiny run; ``privacy`` adds to or replaces keys of its section."""
     images = kind == "image"
     section = {"mode": mode, "sampling_rate": 0.5, "local_steps": 1 if mode.startswith("distributed") else 2}
@@ -120,6 +127,7 @@ rank = 2
 alpha = 8
 target_modules = {json.dumps(targets)}
 head_modules = ["classifier"]
+layers = {list(layers)}
 seed = 7
 
 [privacy]

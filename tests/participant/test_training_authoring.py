@@ -70,7 +70,7 @@ def test_peft_s_configuration_names_no_path_of_this_machine(tmp_path: Path) -> N
 
 
 def test_a_subset_of_layers_is_adapted(tmp_path: Path) -> None:
-    draft = draft_of(tmp_path, recipe_text().replace("seed = 7", "seed = 7\nlayers = [1]"))
+    draft = draft_of(tmp_path, recipe_text(layers=(1,)))
     keys = [tensor.key for tensor in draft.recipe.adapter.tensors if "lora" in tensor.key]
     assert keys
     assert all(".layers.1." in key for key in keys)

@@ -12,6 +12,7 @@ import pytest
 from methods.method import joined, split
 from participant.adapters.adapted import AdaptedModel, read_initial
 from participant.adapters.fast import FastEngine
+from participant.adapters.reference import OpacusEngine
 from participant.adapters.sums import EMPTY, Clip, GradientSums
 from participant.data import Columns
 from participant.examples import load_examples
@@ -27,6 +28,7 @@ from tests.torch_world import ROWS, World, image_rows, make_world
 
 pytestmark = pytest.mark.torch
 
+Engine = type[FastEngine] | type[OpacusEngine]
 MODES: tuple[Mode, ...] = ("none", "local", "distributed", "distributed-participant")
 
 
@@ -38,11 +40,19 @@ def start(world: World) -> np.ndarray:
     return joined(world.plan.recipe, read_initial(world.initial, world.plan.recipe.adapter))
 
 
-def sums_of(world: World, examples_from: Path | None = None, *, home_slots: bool = False) -> GradientSums:
+def sums_of(world: World, *, home_slots: bool = False, engine: Engine = FastEngine) -> GradientSums:
     adapted = world.adapted()
     base, recipe = world.base(), world.plan.recipe
-    examples = load_examples(examples_from or world.dataset, world.columns, recipe.task, base)
-    return GradientSums(FastEngine(adapted), examples, recipe.training.micro_batch, home_slots)
+    examples = load_examples(world.dataset, world.columns, recipe.task, base)
+    return GradientSums(engine(adapted), examples, recipe.training.micro_batch, home_slots)
+
+
+def test_the_reference_engine_trains_the_same_to_rounding(tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode="distributed")
+    fast, reference = (world.trainer(SeededRandom("secret"), engine=name) for name in ("fast", "reference"))
+    assert isinstance(reference._sums_loaded.engine, OpacusEngine)
+    updates = [trainer.train(1, start(world), silent) for trainer in (fast, reference)]
+    assert np.abs(updates[0] - updates[1]).max() <= 2
 
 
 @pytest.mark.parametrize(
@@ -100,6 +110,15 @@ def test_without_noise_steps_are_plain_gradient_descent_and_lower_the_loss(tmp_p
     assert correct(start(world) + update) > max(correct(start(world)), ROWS // 2)
 
 
+@pytest.mark.parametrize("mode", ["local", "distributed-participant"])
+def test_an_empty_batch_is_a_local_step_too(mode: Mode, tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode=mode, sampling_rate=0.000001, local_steps=2)
+    steps: list[int] = []
+    update = world.trainer(SeededRandom("secret")).train(1, start(world), lambda done, of: steps.append(done))
+    assert steps == [1, 2]
+    assert update.any()
+
+
 def test_an_empty_batch_is_a_step_with_noise(tmp_path: Path) -> None:
     world = make_world(tmp_path, mode="distributed", sampling_rate=0.000001)
     update = world.trainer(SeededRandom("secret")).train(1, start(world), silent)
@@ -150,6 +169,22 @@ def test_a_user_s_rows_become_one_clipped_row(tmp_path: Path) -> None:
     assert np.abs(mean - expected).max() <= 1
 
 
+@pytest.mark.parametrize("engine", [FastEngine, OpacusEngine])
+@pytest.mark.parametrize("home_slots", [False, True])
+def test_a_user_with_more_rows_than_a_micro_batch_is_still_one_row(
+    home_slots: bool, engine: Engine, tmp_path: Path
+) -> None:
+    world = make_world(tmp_path, "text", mode="distributed", unit="user", max_rows_per_user=20, units=8)
+    sums, sensitivity = sums_of(world, home_slots=home_slots, engine=engine), world.plan.privacy.sensitivity
+    rows = np.arange(2, 22)
+    mean = sums.clipped_mean(rows, sensitivity=sensitivity, clip_norm=0.01)
+    singles = sums.engine.per_example(sums.examples).astype(np.float64)[rows]
+    expected = integer_clip(singles.mean(axis=0)[None], sensitivity=sensitivity, clip_norm=0.01)[0]
+    assert sums.micro_batch < rows.size
+    assert np.abs(mean - expected).max() <= 1
+    assert 0.9 * sensitivity**2 < sum(int(entry) ** 2 for entry in mean) <= sensitivity**2
+
+
 def test_a_plan_per_user_is_refused_for_rows_without_users(tmp_path: Path) -> None:
     world = make_world(tmp_path, "text", mode="local", unit="user", max_rows_per_user=2)
     trainer = TorchTrainer(world.materials(columns=Columns("text", "label")), SeededRandom(1))
@@ -158,14 +193,18 @@ def test_a_plan_per_user_is_refused_for_rows_without_users(tmp_path: Path) -> No
     assert info.value.code == "E-DATA-USER"
 
 
+@pytest.mark.parametrize("engine", [FastEngine, OpacusEngine])
 @pytest.mark.parametrize("home_slots", [False, True])
-def test_a_clipped_sum_does_not_depend_on_how_rows_fall_into_micro_batches(home_slots: bool, tmp_path: Path) -> None:
+def test_a_clipped_sum_does_not_depend_on_how_rows_fall_into_micro_batches(
+    home_slots: bool, engine: Engine, tmp_path: Path
+) -> None:
     world = make_world(tmp_path, mode="distributed")
-    sums = sums_of(world, home_slots=home_slots)
+    sums = sums_of(world, home_slots=home_slots, engine=engine)
     clip = Clip(sensitivity=world.plan.privacy.sensitivity, clip_norm=1.0)
     rows = np.array([1, 3, 9, 11, 17, 2, 20])
     parts = [sums.clipped(np.array([row]), **clip) for row in rows]
     assert np.array_equal(sums.clipped(rows, **clip), np.sum(parts, axis=0))
+    assert not sums.clipped(rows[:0], **clip).any()
 
 
 def test_a_home_slot_is_the_same_for_a_row_in_any_batch(tmp_path: Path) -> None:

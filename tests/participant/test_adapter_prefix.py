@@ -1,0 +1,143 @@
+"""Frozen lower blocks are run once an example, and nothing else changes: not a bit of an update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from methods.method import joined
+from participant.adapters import prefix as prefixes
+from participant.adapters.adapted import AdaptedModel, read_initial
+from participant.adapters.fast import FastEngine
+from participant.adapters.prefix import ACTIVATIONS, FrozenPrefix, shortened
+from participant.adapters.reference import OpacusEngine
+from participant.examples import load_examples, synthetic_examples
+from participant.training import TorchTrainer
+from privacy.errors import LocalError
+from tests.seeded import SeededRandom
+from tests.torch_world import ROWS, World, make_world
+
+pytestmark = pytest.mark.torch
+
+
+def upper(tmp_path: Path, kind: str, **recipe: Any) -> World:
+    """Make a world whose adapter is in the upper of two blocks."""
+    return make_world(tmp_path, kind, layers=(1,), **recipe)
+
+
+def silent(done: int, of: int) -> None:
+    assert 0 < done <= of
+
+
+def blocks_of(model: Any, kind: str) -> Any:
+    inner = model.base_model.model
+    return inner.vit.layers if kind == "image" else inner.bert.encoder.layer
+
+
+def updates(world: World) -> tuple[list[np.ndarray], TorchTrainer]:
+    trainer = world.trainer(SeededRandom("secret"))
+    start = joined(world.plan.recipe, read_initial(world.initial, world.plan.recipe.adapter))
+    return [trainer.train(number, start, silent) for number in (1, 2)], trainer
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+@pytest.mark.parametrize("mode", ["none", "local", "distributed", "distributed-participant"])
+def test_updates_have_the_same_bits_with_and_without_the_lower_blocks(
+    kind: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = upper(tmp_path, kind, mode=mode, method="fedit")
+    short, trainer = updates(world)
+    assert len(blocks_of(trainer._sums_loaded.engine.adapted.model, kind)) == 1
+    assert ACTIVATIONS in trainer._sums_loaded.examples.inputs
+    monkeypatch.setattr(prefixes, "MOST_BYTES", 0)
+    long, trainer = updates(world)
+    assert len(blocks_of(trainer._sums_loaded.engine.adapted.model, kind)) == 2
+    assert all(np.array_equal(one, other) for one, other in zip(short, long, strict=True))
+
+
+def test_a_user_s_rows_have_the_same_mean_without_the_lower_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = upper(tmp_path, "text", mode="distributed", unit="user", max_rows_per_user=2, units=8)
+    short, _ = updates(world)
+    monkeypatch.setattr(prefixes, "MOST_BYTES", 0)
+    long, _ = updates(world)
+    assert all(np.array_equal(one, other) for one, other in zip(short, long, strict=True))
+
+
+@pytest.mark.parametrize("engine", [FastEngine, OpacusEngine])
+def test_an_example_passes_the_lower_blocks_once(engine: type[FastEngine] | type[OpacusEngine], tmp_path: Path) -> None:
+    world = upper(tmp_path, "image", mode="local")
+    adapted = world.adapted()
+    lowest, seen = blocks_of(adapted.model, "image")[0], []
+    base = world.base()
+    examples = load_examples(world.dataset, world.columns, world.plan.recipe.task, base)
+    made = engine(adapted)
+    lowest.register_forward_hook(lambda _module, args, _output: seen.append(len(args[0])))
+    longer = shortened(made, synthetic_examples(base, world.plan.recipe.task, 8), examples)
+    passed = sum(seen)
+    for _ in range(3):
+        assert made.rows(longer.take(np.arange(8))).shape == (8, world.plan.recipe.entries)
+        made.summed(longer.take(np.arange(8)))
+    assert sum(seen) == passed
+    assert seen[-3:] == [8, 8, 8]
+    assert longer.inputs[ACTIVATIONS].shape[0] == ROWS
+
+
+def test_an_adapter_in_the_lowest_block_leaves_nothing_to_keep(tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode="local")
+    assert FrozenPrefix.find(world.adapted()) is None
+    assert ACTIVATIONS not in world.trainer()._sums_loaded.examples.inputs
+
+
+def train_the_first_norm(adapted: AdaptedModel) -> None:
+    inner: Any = adapted.model
+    inner.base_model.model.bert.embeddings.LayerNorm.weight.requires_grad_(True)
+
+
+def carry_something_past_the_blocks(adapted: AdaptedModel) -> None:
+    inner: Any = adapted.model
+    encoder = inner.base_model.model.bert.encoder
+    kept: list[torch.Tensor] = []
+    encoder.layer[0].register_forward_hook(lambda _module, _args, output: kept.append(output))
+    encoder.layer[1].register_forward_hook(lambda _module, _args, output: output + (kept[-1] if kept else 0))
+    kept_of = kept.clear
+    adapted.model.register_forward_pre_hook(lambda _module, _args: kept_of())
+
+
+UNFIT: dict[str, Callable[[AdaptedModel], None]] = {
+    "a tensor below them trains": train_the_first_norm,
+    "a later block reads what an earlier one left": carry_something_past_the_blocks,
+}
+
+
+@pytest.mark.parametrize("sentence", UNFIT)
+def test_the_lower_blocks_stay_where(sentence: str, tmp_path: Path) -> None:
+    world = upper(tmp_path, "text", mode="local")
+    adapted, base = world.adapted(), world.base()
+    UNFIT[sentence](adapted)
+    examples = load_examples(world.dataset, world.columns, world.plan.recipe.task, base)
+    made = synthetic_examples(base, world.plan.recipe.task, 8)
+    assert shortened(FastEngine(adapted), made, examples) is examples
+    assert len(blocks_of(adapted.model, "text")) == 2
+    assert FastEngine(adapted).rows(made).shape[0] == 8
+
+
+def test_a_trained_influence_on_the_lower_blocks_is_named(tmp_path: Path) -> None:
+    world = upper(tmp_path, "text", mode="local")
+    adapted = world.adapted()
+    train_the_first_norm(adapted)
+    found = FrozenPrefix.find(adapted)
+    assert found is not None
+    with pytest.raises(LocalError, match="frozen layers"):
+        found.extended(synthetic_examples(world.base(), world.plan.recipe.task, 4), 4)
+
+
+def test_one_visit_is_not_worth_it(tmp_path: Path) -> None:
+    world = upper(tmp_path, "image", mode="distributed", sampling_rate=0.3)  # three rounds
+    assert ACTIVATIONS not in world.trainer()._sums_loaded.examples.inputs
