@@ -100,3 +100,15 @@ def participant_report(mode: Mode = "distributed", **overrides) -> tuple[Report,
     plan, keys = reported_plan(mode, **overrides)
     report = build_report(participant_facts(plan, keys))
     return report, sign_report(report, keys["alice"])
+
+
+def large_report() -> bytes:
+    """Return the coordinator's report of a run of 40 participants and 200 rounds, none of them smooth."""
+    plan, keys = reported_plan(n=40, f=4, recipe={"rounds": 200})
+    rounds = [
+        RoundFacts(round=i, attempts=1 + i % 2, certificate=certificate(plan, keys, i, missing=("p007", "p011")))
+        for i in range(1, 201)
+    ]
+    facts = coordinator_facts(plan, keys)
+    facts = replace(facts, rounds=rounds, evaluations=[measured(plan, i, i) for i in range(201)])
+    return sign_report(build_report(facts), OPERATOR)

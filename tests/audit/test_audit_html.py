@@ -14,13 +14,12 @@ from audit.page import MOST_ROWS
 from audit.plots import HEIGHT, WIDTH, line_plot
 from audit.verify import VerifiedReport, verify_report
 from privacy.plan import Mode
-from privacy.report import RoundFacts, build_report, sign_report
+from privacy.report import build_report, sign_report
 from tests.plans import OPERATOR
 from tests.reports import (
-    certificate,
     coordinator_facts,
     coordinator_report,
-    measured,
+    large_report,
     participant_report,
     reported_plan,
 )
@@ -65,18 +64,6 @@ def read(page: str) -> Reader:
     return reader
 
 
-def large_page() -> str:
-    plan, keys = reported_plan(n=40, f=4, recipe={"rounds": 200})
-    rounds = [
-        RoundFacts(round=i, attempts=1 + i % 2, certificate=certificate(plan, keys, i, missing=("p007", "p011")))
-        for i in range(1, 201)
-    ]
-    facts = replace(
-        coordinator_facts(plan, keys), rounds=rounds, evaluations=[measured(plan, i, i) for i in range(201)]
-    )
-    return render(verify_report(sign_report(build_report(facts), OPERATOR)))
-
-
 @pytest.fixture(scope="module")
 def page() -> str:
     return render(verify_report(participant_report()[1]))
@@ -95,7 +82,7 @@ def test_a_page_of_every_mode_has_no_script_and_asks_no_other_host(mode: Mode) -
 
 
 def test_a_page_is_small_even_for_many_rounds_and_participants() -> None:
-    text = large_page()
+    text = render(verify_report(large_report()))
     assert len(text.encode()) < 100_000
     assert text.count("<tr>") < 8 * (MOST_ROWS + 3)
     assert "more such rounds, in the report file" in text
