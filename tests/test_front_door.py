@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,12 @@ def run(words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     code = onlysum.run(words.split())
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+def children_seconds() -> float:
+    """Processor time of ended child processes: what a command takes on a machine that does nothing else."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, problem: BaseException) -> None:
@@ -43,10 +49,10 @@ def test_help_names_every_place_and_imports_no_room() -> None:
 
 def test_help_is_quick() -> None:
     seconds = []
-    for _ in range(4):
-        begin = time.perf_counter()
+    for _ in range(5):
+        before = children_seconds()
         subprocess.run([sys.executable, "-m", "onlysum", "--help"], cwd=ROOT, capture_output=True, check=True)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(children_seconds() - before)
     assert min(seconds) < HELP_SECONDS
 
 
