@@ -18,7 +18,12 @@ from privacy.errors import LocalError, VerificationError
 if TYPE_CHECKING:
     from audit.verify import VerifiedReport
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write, show, verify and export privacy reports.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Write, show, verify and export privacy reports.",
+)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A report's JSON file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

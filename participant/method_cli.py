@@ -13,7 +13,12 @@ import typer
 import methods
 from methods.method import Method
 
-app = typer.Typer(no_args_is_help=True, help="List fine-tuning methods and what each one sums.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="List fine-tuning methods and what each one sums.",
+)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

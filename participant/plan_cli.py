@@ -18,7 +18,9 @@ from participant.console import AsJson, Json, show, write_new
 from privacy.errors import LocalError
 from privacy.plan import Draft, Plan
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build, check, show and compare plans.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Build, check, show and compare plans."
+)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A draft directory, draft.json or plan.json.")]
 

@@ -31,7 +31,7 @@ from simulation.stage import PARTICIPANTS, Stage, write_data, write_recipe
 SEED: Final = 1  # of the split and the base; keys, masks, batches and noise come from the operating system
 VERIFICATION_FAILED: Final = 6  # exit code of ``audit verify`` for a report that was changed
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 class Privacy(StrEnum):

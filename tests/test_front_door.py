@@ -158,3 +158,14 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_interrupting_leaves_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     failing(monkeypatch, KeyboardInterrupt())
     assert run("audit", capsys)[0] == 130
+
+
+@pytest.mark.parametrize("place", onlysum.PLACES)
+def test_every_place_has_help_of_eighty_columns_without_options_of_the_shell(
+    place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(f"{place} --help", capsys)
+    assert code == 0
+    assert out.startswith(f"Usage: onlysum {place}")
+    assert "--install-completion" not in out
+    assert max(len(line) for line in out.splitlines()) <= 80
