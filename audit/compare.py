@@ -1,7 +1,8 @@
 """Two reports side by side: do they tell one history, and where do their figures differ?
 
 Guarantees: reports of one plan whose completed rounds differ are a contradiction, not a difference: somebody was shown
-another history, or one report is false.
+another history, or one report is false. So is a coordinator's report without a round that a participant, before it was
+made, held the certificate of.
 Leaves to others: whether each report verifies by itself (``verify``).
 Source: docs/protocol.md section 5.6.
 """
@@ -37,6 +38,11 @@ def compare(one: Report, other: Report) -> Comparison:
 
 def _split_rounds(one: Report, other: Report) -> list[str]:
     found = []
+    for mine, theirs in ((one, other), (other, one)):
+        found += [
+            f"round {number}: the coordinator leaves out what a participant holds proof of"
+            for number in _hidden(mine, theirs)
+        ]
     for first, second in zip(one.rounds, other.rounds, strict=False):
         if first.certificate is None or second.certificate is None:
             continue
@@ -47,6 +53,15 @@ def _split_rounds(one: Report, other: Report) -> list[str]:
         if known[0] != known[1]:
             found.append(f"round {first.round}: two different sums or survivor sets were signed")
     return found
+
+
+def _hidden(coordinator: Report, participant: Report) -> list[int]:
+    """Return the rounds that the participant saw completed before the coordinator said that they were not."""
+    roles = (coordinator.made_by.role, participant.made_by.role)
+    if roles != ("coordinator", "participant") or coordinator.made_at < participant.made_at:
+        return []  # a participant may miss the last result, and an early report knows less
+    known = {entry.round for entry in coordinator.rounds if entry.certificate is not None}
+    return [entry.round for entry in participant.rounds if entry.certificate is not None and entry.round not in known]
 
 
 def _facts(report: Report) -> dict[str, str]:

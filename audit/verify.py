@@ -154,7 +154,8 @@ def _check_ledger(report: Report) -> str:
         raise VerificationError("E-REPORT-RECOMPUTE", "the ledger charged this run as another event than the plan's")
     computed = _recomputed(lambda: ledger_part(_ledger_facts(part)))
     _compare(part.model_dump(mode="json"), computed.model_dump(mode="json"), "ledger")
-    return f"the spend of {len(part.runs)} runs on population {part.population} follows from their events"
+    runs = "1 run" if len(part.runs) == 1 else f"{len(part.runs)} runs"
+    return f"the spend of {runs} on population {part.population} follows from their events"
 
 
 def _ledger_facts(part: LedgerPart) -> LedgerFacts:

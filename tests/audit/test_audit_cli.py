@@ -14,7 +14,14 @@ import audit
 import onlysum
 from privacy.report import RoundFacts, build_report, sign_report
 from tests.plans import OPERATOR, signing_key
-from tests.reports import certificate, coordinator_facts, participant_facts, participant_report, reported_plan
+from tests.reports import (
+    certificate,
+    coordinator_facts,
+    coordinator_report,
+    participant_facts,
+    participant_report,
+    reported_plan,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -178,6 +185,28 @@ def test_two_histories_of_one_plan_contradict_each_other(tmp_path: Path, file: P
     assert code == 6
     assert "* transcript" in out
     assert "round 2: two different sums" in err
+
+
+def test_a_coordinator_that_leaves_out_a_completed_round_is_contradicted(tmp_path: Path, file: Path, capsys) -> None:
+    plan, keys = reported_plan()
+    facts = coordinator_facts(plan, keys)
+    rounds = (facts.rounds[0], RoundFacts(round=2, attempts=3, certificate=None))
+    other = tmp_path / "coordinator.json"
+    other.write_bytes(sign_report(build_report(replace(facts, rounds=rounds)), OPERATOR))
+    for pair in ((file, other), (other, file)):
+        code, _, err = run(capsys, "compare", *pair)
+        assert code == 6
+        assert "round 2: the coordinator leaves out" in err
+
+
+def test_a_participant_that_missed_the_last_result_contradicts_nobody(tmp_path: Path, capsys) -> None:
+    plan, keys = reported_plan()
+    facts = participant_facts(plan, keys)
+    rounds = (facts.rounds[0], RoundFacts(round=2, attempts=1, certificate=None), facts.rounds[2])
+    one, other = tmp_path / "alice.json", tmp_path / "coordinator.json"
+    one.write_bytes(sign_report(build_report(replace(facts, rounds=rounds)), keys["alice"]))
+    other.write_bytes(coordinator_report()[1])
+    assert run(capsys, "compare", one, other)[0] == 0
 
 
 def test_report_takes_a_runs_report_by_the_beginning_of_its_id(home: Path, tmp_path: Path, capsys) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+import onlysum
 from coordinator import authority as ca
 from coordinator import creation, membership, runbook
 from coordinator.config import Durations, Home, Listener, Settings
@@ -52,7 +53,7 @@ per_run_epsilon = 8
 per_run_delta = 1e-5
 [dataset.digits]
 population = "patients"
-modes = ["none"]
+modes = ["none", "local"]
 bases = ["{base}"]
 methods = ["ffa-lora"]
 """
@@ -194,18 +195,21 @@ def _measure(assignment, adapter):
     return Measured(correct=int(np.count_nonzero(adapter)), examples=100, data_sha256=b"\2" * 32)
 
 
-def draft(directory, recipe, initial):
+NO_CLAIM = PrivacyTarget(
+    mode="none",
+    unit="none",
+    epsilon="0",
+    delta="0",
+    sampling_rate="1",
+    local_steps=1,
+    clip_norm="1",
+    update_bound="1",
+)
+LOCAL = NO_CLAIM.model_copy(update={"mode": "local", "unit": "example", "epsilon": "6", "delta": "0.00001"})
+
+
+def draft(directory, recipe, initial, target=NO_CLAIM):
     directory.mkdir()
-    target = PrivacyTarget(
-        mode="none",
-        unit="none",
-        epsilon="0",
-        delta="0",
-        sampling_rate="1",
-        local_steps=1,
-        clip_norm="1",
-        update_bound="1",
-    )
     made = Draft(recipe=recipe, privacy=target, evaluation_data="public-digits")
     (directory / "draft.json").write_bytes(made.to_bytes())
     (directory / "initial_adapter.safetensors").write_bytes(initial)
@@ -325,6 +329,28 @@ def test_three_rounds_over_mutual_tls_with_a_participant_that_is_lost_and_return
     if not killed:
         second = create_run(service, tmp_path / "draft")
         until(lambda: service.state(second.run_id) == "completed", "a second run completes on the same daemons")
+
+
+def test_the_reports_of_coordinator_and_participants_of_one_run_tell_one_history(
+    tmp_path, service, federation, recipe, capsys
+):
+    plan = create_run(service, draft(tmp_path / "draft", recipe, initial_adapter(ENTRIES), LOCAL))
+    until(lambda: service.state(plan.run_id) == "completed", "the run completes")
+    reports = {"coordinator": service.home.run(plan.run_id) / "report.json"}
+    for name in ("alice", "bob"):
+        home = daemon.open_home(federation[name].directory)
+        until(lambda home=home: home.desk.shelf.ended(plan.run_id) is not None, f"{name} hears of the end")
+        reports[name] = home.home.runs / plan.run_id / "report.json"
+        until(reports[name].exists, f"{name} reports")
+    for one, other in (("coordinator", "alice"), ("alice", "coordinator"), ("alice", "bob")):
+        code = onlysum.run(["audit", "compare", str(reports[one]), str(reports[other])])
+        printed = capsys.readouterr().out
+        assert code == 0
+        assert "both can be true: one plan, one history" in printed
+        assert "  charged rounds      3                            3" in printed
+        assert "  transcript" in printed  # no star: the same
+    assert onlysum.run(["audit", "verify", str(reports["alice"])]) == 0
+    assert "the spend of 1 run on population patients" in " ".join(capsys.readouterr().out.split())
 
 
 def last_adapter(service, plan):
