@@ -38,7 +38,7 @@ class Function:
             found = found.__dict__[name]
         if isinstance(found, property):
             found = found.fget
-        for attribute in ("__func__", "__wrapped__"):  # classmethod, lru_cache or contextmanager
+        for attribute in ("__func__", "__wrapped__", "func"):  # classmethod, lru_cache or cached_property
             found = getattr(found, attribute, found)
         assert isinstance(found, FunctionType), f"{self.module}.{self.qualname} is no function"
         return found
@@ -129,7 +129,7 @@ class Instead:
 
     def found_in(self, function: Function) -> dict[ast.AST, ast.AST]:
         """Return the replacements of the expression in this function."""
-        if function.node.name != self.function:
+        if self.function not in (function.node.name, function.qualname):
             return {}
         return {
             node: ast.parse(self.comes, mode="eval").body

@@ -15,14 +15,14 @@ ones. Deletions of rules (:mod:`tests.edits`) must be in force before a world is
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from coordinator.collected import Collecting, Sharing
+from coordinator.bundles import KeptBundle
 from participant.phase import RunMemory, UpdateEncoded
 from participant.round import Party, Ready, advertise
 from privacy.errors import PeerError
@@ -31,9 +31,10 @@ from privacy.secagg.keys import SigningKey
 from privacy.secagg.messages import (
     Advertisement,
     AttemptOffer,
+    DealtShare,
+    NeighbourShares,
     Position,
     Receipt,
-    ShareBundle,
     SurvivorProposal,
     SurvivorSignature,
     UnmaskRequest,
@@ -92,7 +93,7 @@ class Attempt:
     dealt: dict[tuple[Actor, tuple[Actor, ...], int], Any] = field(default_factory=dict)  # state and bundle
     openers: dict[bytes, set[Secret]] = field(default_factory=dict)  # of each stream key
     dealers: dict[bytes, Secret] = field(default_factory=dict)  # of each share, by its bytes
-    shown_to_coordinator: dict[Actor, int] = field(default_factory=dict)  # shares of its secrets that colluders hold
+    lost: dict[Actor, int] = field(default_factory=dict)  # how many shares of its secrets colluders hold
     told: dict[tuple[Sequence[str], str], Told] = field(default_factory=dict)  # by S and who is asked
 
 
@@ -212,32 +213,32 @@ class LyingCoordinator:
         except (KeyError, PeerError):  # somebody did not advertise; or the view is refused
             return
         attempt.dealt[actor, shown.u1, shown.adapter] = (step.state, step.message)
-        attempt.shown_to_coordinator[actor] = sum(self._controls(one) for one in shown.u1)
+        holders = step.state.graph.holders(name_of(actor))
+        attempt.lost[actor] = sum(self._controls(one) and name_of(one) in holders for one in shown.u1)
 
     def _mask(self, attempt: Attempt, shown: Shown, view: View) -> None:
         if (shown.to, shown.u1, shown.adapter) not in attempt.dealt:
             return
         state, _ = attempt.dealt[shown.to, shown.u1, shown.adapter]
-        bundles = self._bundles(attempt, shown, view)
-        sharing = Sharing(self._advertisements(attempt, shown, view), state.round_ctx)
+        neighbours = set(state.graph.neighbours(shown.to)) & set(shown.u2)
+        shares = tuple(self._dealt_by(attempt, shown, view, neighbours))
         try:
-            ready = state.on_shares(Collecting(sharing, bundles, np.zeros(0)).dealt_to(shown.to)).state
-        except (IndexError, PeerError):  # a bundle for another U1; or the set is refused
+            ready = state.on_shares(NeighbourShares(shown.u2, shares)).state
+        except PeerError:
             return
-        if isinstance(ready, Ready) and ready.u2 == shown.u2:
+        if isinstance(ready, Ready):
             self._upload(attempt, shown, ready)
 
-    def _bundles(self, attempt: Attempt, shown: Shown, view: View) -> dict[str, ShareBundle]:
-        """What each dealer of U2 dealt in this context; or, for want of that, in another one."""
+    def _dealt_by(self, attempt: Attempt, shown: Shown, view: View, dealers: Set[str]) -> Iterator[DealtShare]:
+        """What each dealer dealt to a participant in this context; or, for want of that, in another one."""
         views = {one.to: one for one in view}
-        bundles: dict[str, ShareBundle] = {}
-        for actor in shown.u1:
-            name = name_of(actor)
-            own = shown if self._controls(actor) else views.get(name, shown)
+        for actor in sorted(shown.u1):
+            own = shown if self._controls(actor) else views.get(name_of(actor), shown)
             dealt = attempt.dealt.get((actor.rstrip("~"), own.u1, own.adapter))
-            if name in shown.u2 and dealt is not None:
-                bundles[name] = dealt[1]
-        return bundles
+            if name_of(actor) in dealers and dealt is not None:
+                kept = KeptBundle.of(dealt[1])
+                if shown.to in kept.commitments.recipients:
+                    yield kept.dealt_to(shown.to)
 
     def _upload(self, attempt: Attempt, shown: Shown, ready: Ready) -> None:
         STREAMS.forget()
@@ -351,5 +352,5 @@ class LyingCoordinator:
 
     def _knows(self, secret: Secret, holders: Mapping[Secret, set[str]]) -> bool:
         _, number, actor = secret
-        shares = self.attempts[number].shown_to_coordinator.get(actor, 0) + len(holders.get(secret, ()))
-        return self._controls(actor) or shares >= self.plan.plan.shamir_threshold
+        shares = self.attempts[number].lost.get(actor, 0) + len(holders.get(secret, ()))
+        return self._controls(actor) or shares >= self.plan.plan.share_threshold

@@ -122,14 +122,19 @@ RULES: dict[str, Rule] = {
         SPLIT_U2, (*SAME_U2, Instead("_check_members", "record.u2", EVERYBODY))
     ),
     "all of S masked with one U2, or each with at least m": Rule(
-        SMALL_U2, (*SAME_U2, Instead("check_dealers", "party.rules.m", "0"))
+        SMALL_U2,
+        (
+            *SAME_U2,
+            Instead("check_dealers", "party.rules.m", "0"),
+            Instead("check_dealers", "check_holders(party, [*neighbours, party.me], phase)", "None"),
+        ),
     ),
     "members of S alone sign and release": Rule(
         SPLIT_U2,
         (
             *SAME_U2,
             Refusal("this participant is not among the survivors"),
-            Instead("check_quorum", "one.sender in survivors.ids", "True"),
+            Instead("check_quorum", "one.sender in listed", "True"),
         ),
     ),
     "at least m survive": Rule(ALL_MUST, (Instead("_check_members", "party.rules.m", "0"),)),
@@ -174,7 +179,7 @@ RULES: dict[str, Rule] = {
     ),
     "a quorum for this S": Rule(
         NOBODY_COLLUDES,
-        (Instead("body", "(field for name, value in self.members for field in (name.encode(), value))", "()"),),
+        (Instead("SurvivorSet.signed_bytes", "self.body", "b''"),),
     ),
     "one S is signed": Rule(NOBODY_COLLUDES, (Refusal("another survivor set of this round is signed already"),)),
     "shares are released along one S, which a quorum signed": Rule(
@@ -190,8 +195,10 @@ RULES: dict[str, Rule] = {
     "a retry completes, and the attempts before it are closed": Rule(
         TWO_ATTEMPTS, (*ONCE_AN_ATTEMPT, Instead("_check_open", "memory.highest != position.order", "False"))
     ),
-    "no share of a survivor's masking secret": Rule(TOGETHER, (Instead("_release", "u not in survivors", "True"),)),
-    "no share of a dropout's seed": Rule(SPLIT_U2, (Instead("_release", "u in survivors", "True"),)),
+    "no share of a survivor's masking secret": Rule(
+        TOGETHER, (Instead("_release", "one.dealer not in survivors", "True"),)
+    ),
+    "no share of a dropout's seed": Rule(SPLIT_U2, (Instead("_release", "one.dealer in survivors", "True"),)),
     "a mask of one's own": Rule(SPLIT_U2, (Instead("_terms", "[own, *pairwise]", "pairwise"),)),
     "a mask for each pair": Rule(TOGETHER, (Instead("_terms", "[own, *pairwise]", "[own]"),)),
 }
