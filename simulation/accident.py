@@ -15,6 +15,7 @@ from simulation.federation import Federation
 from simulation.screen import Rounds
 
 VICTIM: Final = "carol"
+LINES: Final = 20  # about rounds, where there is no bar
 KILL_AT: Final = 0.4  # of the rounds: late enough to matter, early enough to see the participant come back
 
 
@@ -51,7 +52,8 @@ class Witness:
             case {"event": "round", "round": number, "survivors": survivors, "dropouts": gone}:
                 self.dropouts += len(gone)
                 without = f", without {', '.join(gone)}" if gone else ""
-                self._rounds.completed(number, f"round {number}: the sum of {survivors}{without}")
+                told = number % max(1, self._federation.rounds // LINES) == 0
+                self._rounds.completed(number, f"round {number}: the sum of {survivors}{without}" if told else "")
                 self._look_after(number, gone=VICTIM in gone)
             case {"event": "evaluation", "round": number, "accuracy": accuracy}:
                 self._rounds.say(f"the evaluator measured {accuracy:.1%} after round {number}")

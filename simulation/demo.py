@@ -38,6 +38,7 @@ class Privacy(StrEnum):
     """The modes that the demo runs."""
 
     LOCAL = "local"
+    DISTRIBUTED = "distributed"
     NONE = "none"
 
 

@@ -80,9 +80,9 @@ class Rounds:
         self._bar.update(self._task, description=text)
 
     def completed(self, number: int, text: str) -> None:
-        """Move the bar; without a terminal print the line."""
+        """Move the bar; without a terminal print the line, if there is one."""
         self._bar.update(self._task, completed=number)
-        if not self._screen.console.is_terminal:
+        if text and not self._screen.console.is_terminal:
             self.say(text)
 
     def say(self, text: str) -> None:

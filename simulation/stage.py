@@ -27,13 +27,19 @@ DATASET: Final = "digits"  # each participant's own, under the same name
 HELD_OUT: Final = "heldout"
 POPULATION: Final = "writers"
 LIFETIME_EPSILON: Final = 10  # of each owner's population; one run of the demo fits, a second does not
-EVALUATE_EVERY: Final = 5  # rounds between two measurements
+MEASUREMENTS: Final = 4  # of the released adapter, evenly over the rounds, beside that of the start
 RECIPES: Final[dict[Mode, tuple[str, str, str, int]]] = {  # privacy, training, optimizer, rounds
     "local": (
         "epsilon = 7.99\ndelta = 1e-5\nsampling_rate = 0.5\nlocal_steps = 5\nclip_norm = 1",
         "learning_rate = 2",
         'name = "mean"\naverage = 0.8',
         20,
+    ),
+    "distributed": (
+        "epsilon = 7.99\ndelta = 1e-5\nsampling_rate = 0.5\nlocal_steps = 1\nclip_norm = 4",
+        "learning_rate = 1",
+        'name = "sgd"\nlearning_rate = 0.15\nhead_learning_rate = 0.15\nmomentum = 0.9\naverage = 0.9',
+        100,
     ),
     "none": (
         "sampling_rate = 0.5\nlocal_steps = 5",
@@ -178,7 +184,7 @@ mode = "{mode}"
 
 [evaluation]
 data = "{HELD_OUT}"
-every = {EVALUATE_EVERY}
+every = {rounds // MEASUREMENTS}
 """
     )
 
@@ -220,7 +226,7 @@ modes = ["{mode}"]
 bases = ["{base_hash}"]
 methods = ["ffa-lora"]
 min_units = 200
-max_rounds = 20
+max_rounds = {RECIPES[mode][3]}
 """
 
 
