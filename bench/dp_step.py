@@ -24,6 +24,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from bench import harness
 from participant.adapters.adapted import AdaptedModel, read_initial
+from participant.adapters.device import find_device
 from participant.adapters.fast import FastEngine
 from participant.adapters.gradients import GradientEngine
 from participant.adapters.reference import OpacusEngine
@@ -126,16 +127,16 @@ CASES: Final = {
 }
 
 
-def _prepared(name: str, case: Case, folder: Path) -> tuple[Callable[[], AdaptedModel], Examples]:
-    """Return what makes the case's adapted model, moved off B = 0, and a batch of examples."""
+def prepared(name: str, case: Case, folder: Path) -> tuple[Callable[[str], AdaptedModel], Examples]:
+    """Return what makes the case's adapted model on a device, moved off B = 0, and a batch of examples."""
     (folder / "recipe.toml").write_text(case.recipe(name, folder))
     recipe = build_draft(folder / "recipe.toml", folder / "draft").recipe
     initial = read_initial(folder / "draft" / INITIAL_FILE, recipe.adapter)
     base = load_base(case.base(folder), recipe.base, recipe.task, head_modules=["classifier"], seed=0)
 
-    def adapted() -> AdaptedModel:
+    def adapted(device: str) -> AdaptedModel:
         again = load_base(case.base(folder), recipe.base, recipe.task, head_modules=["classifier"], seed=0)
-        made = AdaptedModel.attach(again.model, recipe, initial, torch.device("cpu"))
+        made = AdaptedModel.attach(again.model, recipe, initial, find_device(device))
         shake = np.random.default_rng(0).normal(size=recipe.entries) * SHAKE
         made.load((made.vector() + shake).astype(np.float32))
         return made
@@ -143,7 +144,7 @@ def _prepared(name: str, case: Case, folder: Path) -> tuple[Callable[[], Adapted
     return adapted, synthetic_examples(base, recipe.task, case.batch)
 
 
-def _steps(fast: GradientEngine, opacus: GradientEngine, batch: Examples) -> dict[str, Callable[[], object]]:
+def steps_of(fast: GradientEngine, opacus: GradientEngine, batch: Examples) -> dict[str, Callable[[], object]]:
     """Return the steps to be compared, by the name of their figure."""
 
     def private(engine: GradientEngine) -> object:
@@ -170,7 +171,7 @@ def _seconds(steps: dict[str, Callable[[], object]], turns: int) -> dict[str, li
     return {name: values[1:] for name, values in seconds.items()}  # the first turn warms up
 
 
-def _error(engine: GradientEngine, batch: Examples) -> float:
+def error_of(engine: GradientEngine, batch: Examples) -> float:
     """Return the largest relative distance of a row from the gradient of its example alone."""
     rows, errors = engine.per_example(batch), []
     for place in np.linspace(0, len(batch) - 1, SINGLE_EXAMPLES).astype(np.int64):
@@ -182,9 +183,9 @@ def _error(engine: GradientEngine, batch: Examples) -> float:
 def measure(name: str, turns: int) -> tuple[dict[str, float], list[list[str]]]:
     """Return a case's figures and its rows of the table."""
     with tempfile.TemporaryDirectory(prefix="onlysum-dp-step-") as folder:
-        adapted, batch = _prepared(name, CASES[name], Path(folder))
-        fast, opacus = FastEngine(adapted()), OpacusEngine(adapted())
-    seconds = _seconds(_steps(fast, opacus, batch), turns)
+        adapted, batch = prepared(name, CASES[name], Path(folder))
+        fast, opacus = FastEngine(adapted("cpu")), OpacusEngine(adapted("cpu"))
+    seconds = _seconds(steps_of(fast, opacus, batch), turns)
     plain = seconds.pop("plain")
     figures = {f"{name}.plain_seconds": round(statistics.median(plain), 4)}
     rows = [[name, "plain", f"{figures[f'{name}.plain_seconds']:.3f}", "1"]]
@@ -192,8 +193,8 @@ def measure(name: str, turns: int) -> tuple[dict[str, float], list[list[str]]]:
         ratio = statistics.median(one / other for one, other in zip(values, plain, strict=True))
         figures[f"{name}.{step}_over_plain"] = round(ratio, 4)
         rows.append([name, step, f"{statistics.median(values):.3f}", f"{ratio:.3f}"])
-    figures[f"{name}.max_relative_error"] = float(f"{_error(fast, batch):.3g}")
-    figures[f"{name}.opacus_max_relative_error"] = float(f"{_error(opacus, batch):.3g}")
+    figures[f"{name}.max_relative_error"] = float(f"{error_of(fast, batch):.3g}")
+    figures[f"{name}.opacus_max_relative_error"] = float(f"{error_of(opacus, batch):.3g}")
     figures[f"{name}.entries"] = fast.adapted.recipe.entries
     return figures, rows
 

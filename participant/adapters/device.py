@@ -1,6 +1,7 @@
 """Where torch computes: what participant.toml asks for, or a refusal.
 
-Guarantees: no silent fallback; only ``auto`` chooses.
+Guarantees: no silent fallback; only ``auto`` chooses. On CUDA float32 means float32: the shorter format that
+convolutions take by default would make a gradient depend on the shape of its batch.
 """
 
 from __future__ import annotations
@@ -21,8 +22,15 @@ def find_device(name: str) -> torch.device:
     """
     there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if name == "auto":
-        return torch.device(next(kind for kind, count in there.items() if count))
+        return _exact(torch.device(next(kind for kind, count in there.items() if count)))
     kind, _, index = name.partition(":")
     if int(index or 0) >= there.get(kind, 0):
         raise LocalError("E-DEVICE", f"{name}; there are {', '.join(one for one, count in there.items() if count)}")
-    return torch.device(name)
+    return _exact(torch.device(name))
+
+
+def _exact(device: torch.device) -> torch.device:
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+    return device
