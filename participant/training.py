@@ -32,7 +32,7 @@ from participant.models import Base, load_base
 from participant.selfcheck import SelfCheck
 from participant.trainer import Progress
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
-from privacy.dp.fast_noise import discrete_gaussian
+from privacy.dp.fast_noise import compile_now, discrete_gaussian
 from privacy.dp.sampling import choose, poisson_sample
 from privacy.errors import LocalError
 from privacy.plan import Plan
@@ -126,6 +126,7 @@ class TorchTrainer:
             clean_base=lambda: base().model,
         )
         home_slots = check.run()
+        compile_now()  # before a round's clock runs
         examples = load_examples(given.dataset, given.columns, recipe.task, loaded).to(device)
         self._units = self._rows_of_units(examples)
         if self._visits > 1:

@@ -47,3 +47,12 @@ def discrete_gaussian(count: int, exponent: int, random: RandomSource) -> NDArra
         written, used = fill(out[done:], exponent, words)
         done, words = done + written, words[used:]
     return out
+
+
+def compile_now() -> None:
+    """Compile the sampler, or load what was compiled before: the first time on a machine takes a few seconds."""
+    try:
+        from privacy.dp.noise_kernel import fill
+    except ImportError:
+        return
+    fill(np.empty(0, dtype=np.int64), 0, np.empty(0, dtype=np.int64))

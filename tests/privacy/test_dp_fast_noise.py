@@ -191,3 +191,19 @@ def test_without_numba_the_slow_sampler_draws(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "privacy.dp.noise_kernel", None)
     found = fast_noise.discrete_gaussian(500, 6, SeededRandom("x"))
     assert np.array_equal(found, noise.discrete_gaussian(500, 6, SeededRandom("x")))
+    fast_noise.compile_now()
+
+
+def test_where_machine_code_cannot_be_kept_it_is_compiled_for_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(*functions: object, cache: bool = False) -> object:
+        if cache:
+            raise RuntimeError("no locator available")
+        return functions[0]
+
+    monkeypatch.setattr(noise_kernel, "njit", nowhere)
+    assert noise_kernel._compiled(len) is len
+
+
+def test_compiling_draws_nothing() -> None:
+    fast_noise.compile_now()
+    assert noise_kernel.fill(np.empty(0, dtype=np.int64), 5, tossed(1, 2, 3)) == (0, 0)
