@@ -59,6 +59,8 @@ class Witness:
                 self._rounds.say(f"the evaluator measured {accuracy:.1%} after round {number}")
             case {"event": "abort", "round": number, "attempt": attempt, "code": code}:
                 self._rounds.say(f"round {number}, attempt {attempt}: no sum ({code}); it is tried again")
+            case {"event": "plan", "member": member, "approved": True}:
+                self._rounds.phase(f"{member} approved the plan")
             case {"event": "plan", "member": member, "approved": False}:
                 raise LocalError("E-DEMO", f"{member} refused the plan")
             case {"event": "run", "state": "aborted" | "refused" as state, "code": code, "reason": reason}:

@@ -64,7 +64,7 @@ class Screen:
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
-            yield Rounds(self, bar, bar.add_task("rounds", total=total))
+            yield Rounds(self, bar, bar.add_task("the owners' policies look at the plan", total=total))
 
 
 class Rounds:
