@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from statistics import median
 from typing import Any, Final
 from unittest.mock import patch
@@ -111,6 +111,20 @@ class Outcome:
         )
 
 
+class _Memo:
+    """Takes the outcome of an identical verification from whoever did it first."""
+
+    def __init__(self) -> None:
+        self._verify = keys.verify
+        self._seen: dict[tuple[bytes, bytes], tuple[bytes, bool]] = {}
+
+    def __call__(self, public: bytes, signature: bytes, message: bytes) -> bool:
+        known = self._seen.get((public, signature))
+        if known is None or known[0] != message:
+            known = self._seen[public, signature] = message, self._verify(public, signature, message)
+        return known[1]
+
+
 class Stage:
     """One round of one case.
 
@@ -135,7 +149,7 @@ class Stage:
         }
         self.random = SystemRandom()
         self.by_phase: dict[str, list[float]] = {}
-        self._memo = cache(keys.verify)
+        self._memo = _Memo()
         self.total: NDArray[Any] = np.zeros(case.entries, dtype=np.float64 if reals else np.int64)
 
     def play(self) -> Outcome:

@@ -12,7 +12,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 
 from privacy.secagg.keys import framed, length_prefix, number
@@ -121,7 +121,7 @@ class AttemptOffer:
         return digest(LABEL_ADVERTISE_CONTEXT, *self.position.fields, self.previous_transcript, self.adapter_hash)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: the body is kept, since it is signed, compared and hashed
 class Advertisement:
     """A participant's two fresh public keys of an attempt, with the inputs of its adv_ctx."""
 
@@ -137,7 +137,7 @@ class Advertisement:
         """Where in the run it belongs."""
         return self.offer.position
 
-    @property
+    @cached_property
     def body(self) -> bytes:
         """The body that is signed and enters round_ctx (bodies, not signature bytes)."""
         return framed(
@@ -164,7 +164,14 @@ def round_context(offer: AttemptOffer, advertisements: Iterable[Advertisement]) 
 
 
 def _signed(label: bytes, version: int, at: Position, sender: str, round_ctx: bytes, body: bytes) -> bytes:
-    return framed(label, number(version), *at.fields, sender.encode(), round_ctx, body)
+    fields = _signed_by_all(label, version, at), framed(sender.encode(), round_ctx), length_prefix(len(body)), body
+    return b"".join(fields)  # the bodies of large cohorts are long: one copy
+
+
+@lru_cache(maxsize=64)
+def _signed_by_all(label: bytes, version: int, at: Position) -> bytes:
+    """Return the fields with which everybody's string of a phase begins."""
+    return framed(label, number(version), *at.fields)
 
 
 def share_hash(kind: bytes, round_ctx: bytes, dealer: str, holder: str, share: bytes) -> bytes:
