@@ -1,0 +1,129 @@
+"""What a graph too weak for a plan would leak, by the span oracle: whole components of survivors, and nothing else.
+
+This is the part of docs/graphs.md that needs no probability: whatever graph is drawn and whoever is dropped, a revealed
+sum is over a connected component of honest survivors in which everybody has enough honest neighbours.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence, Set
+
+import pytest
+
+from participant.phase import RunMemory
+from privacy.secagg.graph import MaskingGraph
+from tests.edits import Refusal, edited
+from tests.plans import unproven
+from tests.span import LyingCoordinator, Release, Shown
+from tests.span_rows import Sum, _independent, recorded
+
+CASES = [  # n, f, k, t, least survivors: more shares than colluders hold, and few enough to open small components
+    (12, 0, 2, 2, 7),
+    (12, 1, 4, 2, 7),
+    (14, 1, 4, 3, 8),
+    (14, 2, 6, 4, 9),
+]
+
+
+@pytest.fixture(autouse=True)
+def _recorded() -> Iterator[None]:
+    with recorded():
+        yield
+
+
+def weak(n: int, f: int, k: int, t: int, least: int, *, seed: int) -> LyingCoordinator:
+    """Return a lying coordinator over a graph that no plan may have, after uploads by everybody who can."""
+    world = LyingCoordinator(n, f, seed=str(seed), min_survivors=least)
+    world.plan = unproven(world.plan.plan, neighbours=k, share_threshold=t)
+    world.memories = {name: RunMemory.empty(world.plan.hash) for name in world.honest}
+    world.open(1, tuple(Shown(name, world.everyone, world.everyone) for name in world.honest))
+    return world
+
+
+def graph_of(world: LyingCoordinator) -> MaskingGraph:
+    state, _ = next(iter(world.attempts[1].dealt.values()))
+    graph: MaskingGraph = state.graph
+    return graph
+
+
+def releases(world: LyingCoordinator, survivors: Sequence[str]) -> list[Release]:
+    """Have S signed by whoever will, then ask everybody for shares, in S or not."""
+    signed = [world.sign(1, survivors, name) for name in world.honest]
+    signatures = [one for one in signed if one is not None]
+    released = [world.release(1, survivors, name, signatures) for name in world.honest]
+    return [one for one in released if one is not None]
+
+
+def opened(world: LyingCoordinator, survivors: Set[str]) -> list[frozenset[str]]:
+    """The components of honest survivors that are readable: of everybody's seed, and of the masking secrets of their
+    neighbours that dropped out, enough shares are to be had.
+    """
+    graph, colluders = graph_of(world), frozenset(world.colluders)
+    left = honest = frozenset(survivors & set(world.honest))
+    tell = honest | colluders
+    found = []
+    while left:
+        component, pending = set[str](), [min(left)]
+        while pending:
+            name = pending.pop()
+            component.add(name)
+            pending += (honest & set(graph.neighbours(name))) - component
+        left -= component
+        around = {peer for name in component for peer in graph.holders(name)} - colluders
+        if all(len(tell.intersection(graph.holders(name))) >= world.plan.plan.share_threshold for name in around):
+            found.append(frozenset(component))
+    return found
+
+
+def same_span(sums: Sequence[Sum], components: Sequence[frozenset[str]]) -> bool:
+    indicators: list[Sum] = [{(name, 0): 1 for name in sorted(one)} for one in components]
+    together = _independent([*sums, *indicators])
+    return len(sums) == len(indicators) == len(together)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_whatever_is_dropped_only_whole_components_with_enough_neighbours_are_revealed(
+    case: tuple[int, int, int, int, int],
+) -> None:
+    n, f, _, t, least = case
+    revealed: list[int] = []
+    for seed in range(12):
+        world, chance = weak(*case, seed=seed), random.Random(seed)
+        uploaded = {*world.attempts[1].uploads, *world.colluders}
+        aimed = graph_of(world).neighbours(chance.choice(world.honest))
+        for dropped in (aimed, aimed[1:], chance.sample(world.honest, n - least), ()):
+            survivors = tuple(sorted(uploaded - set(dropped[: n - least])))
+            play = world.fork()
+            released = releases(play, survivors)
+            expected = opened(play, set(survivors)) if released else []
+            assert same_span(play.learned(released), expected)
+            assert all(len(one) >= t - f for one in expected)
+            revealed += map(len, expected)
+    assert len(revealed) > 12, "rounds must come to an end often enough for this to mean anything"
+    assert len(set(revealed)) > 1
+
+
+def isolated() -> tuple[LyingCoordinator, str, tuple[str, ...]]:
+    """Return a world, somebody of whom all neighbours are honest and can be left out of S, and that S."""
+    for seed in range(20):
+        world = weak(12, 1, 4, 4, 7, seed=seed)
+        for name in world.attempts[1].uploads:
+            around = set(graph_of(world).neighbours(name))
+            there = {*world.attempts[1].uploads, *world.colluders} - around
+            if len(around) == 4 and around <= set(world.honest) and len(there) >= 7:
+                return world, name, tuple(sorted(there))
+    raise AssertionError("no such graph")
+
+
+def test_somebody_whose_neighbours_are_all_declared_dropped_is_in_no_sum() -> None:
+    world, victim, survivors = isolated()
+    learned = world.learned(releases(world, survivors))
+    assert all((victim, 0) not in one for one in learned)
+
+
+def test_it_is_bare_once_holders_outside_the_survivors_release_too() -> None:
+    with edited(Refusal("this participant is not among the survivors")):
+        world, victim, survivors = isolated()
+        learned = world.learned(releases(world, survivors))
+        assert same_span([one for one in learned if (victim, 0) in one], [frozenset((victim,))])
