@@ -201,10 +201,9 @@ class Courier:
         """
         self._until_done(lambda: self._link.submit(submission), of)
 
-    def upload(self, run_id: str, position: Position, data: bytes) -> None:
+    def upload(self, upload: UploadAnnounced, data: bytes) -> None:
         """Send a masked update until all of it is there; raises as :meth:`submit`."""
-        upload = UploadAnnounced(run_id, position, hashlib.sha256(data).digest(), len(data))
-        self._until_done(lambda: self._link.upload(upload, data), (run_id, position))
+        self._until_done(lambda: self._link.upload(upload, data), (upload.run_id, upload.position))
 
     def download(self, content: ContentRef, *, of: tuple[str, Position] | None = None) -> bytes:
         """Return some content, checked again here against hash and length; raises as :meth:`submit`."""

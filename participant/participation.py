@@ -22,7 +22,7 @@ from methods.method import joined
 from participant.consent import Consent
 from participant.home import certificate_file, erase_updates, write_durably
 from participant.journal import Journal
-from participant.phase import RunRefused, UpdateEncoded, UpdateMasked
+from participant.phase import RunRefused, UpdateEncoded
 from participant.round import Advertised, Complained, Masked, Party, Ready, Shared, Step, advertise, complete
 from participant.trainer import Trainer
 from participant.workplace import Assignment, Workplace
@@ -38,10 +38,10 @@ from protos.envelope import (
     SharesDealt,
     SurvivorsProposed,
     UnmaskRequested,
+    UploadAnnounced,
 )
 
 ADAPTER_FORMAT: Final = np.dtype("<f4")
-UPDATE_FORMAT: Final = np.dtype("<i8")
 
 _log = structlog.get_logger("onlysum.participant")
 
@@ -215,19 +215,18 @@ class Participation:
                 step = self._state.on_shares(task.told)
                 match step.state:
                     case Ready():
-                        self._mask(step.state)
+                        self._send_masked(task.position, self._mask(step.state))
                     case Complained():
                         self._log.warning("bad shares", dealer=step.state.dealer, round=task.position.round)
                         self._commit(step)
                         self._state = None
-                        return
-            case Masked() if self._at() == task.position:
-                pass  # the upload or its receipt was cut short
+            case Masked() if self._at() == task.position:  # the upload or its receipt was cut short
+                self._send_masked(task.position, self._masked_again(task.position))
             case _:
                 raise _forfeited(task.position)
-        self._send_masked(self._masked(task.position).record)
 
-    def _mask(self, ready: Ready) -> None:
+    def _mask(self, ready: Ready) -> bytes:
+        """Mask this round's update, make that durable, and return it."""
         position = ready.offer.position
         update = self._encoded(ready)
         self._work.courier.still_wanted(self._run_id, position)
@@ -235,19 +234,29 @@ class Participation:
         self._journal.store(_masked_name(position), masked)
         self._commit(step, state=step.state, send=False)
         self._log.info("masked", round=position.round, attempt=position.attempt, bytes=len(masked))
+        return masked
+
+    def _masked_again(self, position: Position) -> bytes:
+        """Return the masked update that lies on disk."""
+        data = self._journal.load(_masked_name(position), self._masked(position).record.receipt.masked_hash)
+        if data is None:
+            raise LocalError("E-STATE-DAMAGED", f"the masked update of round {position.round} is lost")
+        return data
 
     def _encoded(self, ready: Ready) -> NDArray[np.int64]:
         """Return this round's encoded update: the one on disk, or a new one, charged first and then written."""
         offer, number = ready.offer, ready.offer.position.round
+        # As wide as the ring: weights and masks are applied modulo 2^bits, so that nothing is lost.
+        form = np.dtype(f"<i{self._party.rules.encoding.ring_bits // 8}")
         known = self._journal.memory.encoded_in(number)
         if known is not None:
             data = self._journal.load(_encoded_name(number), known.sha256)
             if data is None:
                 raise LocalError("E-STATE-DAMAGED", f"the encoded update of round {number} is lost: abstaining")
-            return np.frombuffer(data, dtype=UPDATE_FORMAT).astype(np.int64)
+            return np.frombuffer(data, dtype=form).astype(np.int64)
         self._consent.charge(number)
         update = self._train(number)
-        data = update.astype(UPDATE_FORMAT).tobytes()
+        data = update.astype(form).tobytes()
         self._journal.store(_encoded_name(number), data)
         sha256 = hashlib.sha256(data).digest()
         self._journal.append(UpdateEncoded(number, sha256, offer.adapter_hash, offer.previous_transcript))
@@ -268,17 +277,15 @@ class Participation:
         self._trained = (number, update)
         return update
 
-    def _send_masked(self, record: UpdateMasked) -> None:
-        position, receipt = record.offer.position, record.receipt
-        data = self._journal.load(_masked_name(position), receipt.masked_hash)
-        if data is None:
-            raise LocalError("E-STATE-DAMAGED", f"the masked update of round {position.round} is lost")
+    def _send_masked(self, position: Position, masked: bytes) -> None:
+        receipt = self._masked(position).record.receipt
         clock, started = self._work.clock, self._opened_at
         earliest = (
             clock.monotonic() if started is None else started
         ) + self._party.rules.privacy.upload_after_ms / 1000
         self._work.courier.pause(earliest - clock.monotonic())
-        self._work.courier.upload(self._run_id, position, data)
+        upload = UploadAnnounced(self._run_id, position, receipt.masked_hash, receipt.length)
+        self._work.courier.upload(upload, masked)
         self._work.courier.submit(receipt, of=(self._run_id, position))
 
     def _on_completed(self, certificate: RoundCertificate) -> None:
