@@ -66,7 +66,7 @@ class Case:
         graph = Graph(
             kind="k-regular",
             neighbours=self.neighbours,
-            share_threshold=2 * self.neighbours // 3 + 1,
+            share_threshold=self.neighbours // 2 + 1,
             max_dropouts=self.dropouts,
         )
         with patch.object(graph_bounds, "check"):  # what a smaller graph costs may be asked, though no plan may use it
