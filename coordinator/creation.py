@@ -86,9 +86,10 @@ def make_plan(store: Store, settings: Settings, draft: Draft, wishes: Wishes, *,
     """Bind a draft to a roster: members, sizes, thresholds, noise, ring.
 
     Raises:
-        LocalError: ``E-USAGE``, ``E-RUN-SIZES``, ``E-PLAN-NOISE``, ``E-PLAN-RING`` or ``E-METHOD-REFUSED``.
+        LocalError: ``E-USAGE``, ``E-RUN-SIZES``, ``E-PLAN-NOISE``, ``E-PLAN-RING``, ``E-PLAN-STREAM`` or
+            ``E-METHOD-REFUSED``.
     """
-    methods.get(draft.recipe.adapter.method).require_mode(draft.privacy.mode)
+    methods.require_sound(draft.recipe, draft.privacy.mode)
     roster = _roster(store, settings, draft, wishes)
     n = len(roster)
     f = default_f(n, sum(one.with_operator for one in roster)) if wishes.f is None else wishes.f

@@ -23,6 +23,10 @@ REFUSED: Final[dict[str, str]] = {
         "FLoRA stacks everybody's factors side by side, and the stack shows each adapter by itself; "
         "what it computes, the mean of the products, is what FlexLoRA and FedEx-LoRA reach from sums"
     ),
+    "eva": "EVA initialises the adapter from activations on private data, which would leave without noise",
+    "corda": "CorDA initialises the adapter from private data, which would leave without noise",
+    "lora-ga": "LoRA-GA initialises the adapter from private gradients, which would leave without noise",
+    "top-k": "each participant's own largest entries lie at other places, so a sum of them is none; masks are common",
     "clustering": "grouping participants by the similarity of their updates needs every single update",
     "krum": "Krum picks the update that lies closest to the others, so it needs every single update",
     "median": "a coordinate-wise median or trimmed mean needs every single update; a sum has none",

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from participant.policy import Policy
-from privacy.errors import RefusedError
+import methods
+from participant.policy import Policy, Population
+from privacy.errors import LocalError, RefusedError
 from privacy.plan import Plan
 
 
@@ -110,6 +111,7 @@ def assess(plan: Plan, policy: Policy, situation: Situation) -> Assessment:
     """Compare a plan with the policy, rule by rule."""
     rules = [
         *_place(plan, policy, situation),
+        *_sound(plan),
         *_roster(plan, policy, situation),
         *_floors(plan, policy, situation),
         *_dataset(plan, policy, situation),
@@ -139,6 +141,16 @@ def _place(plan: Plan, policy: Policy, at: Situation) -> Iterator[Rule]:
         pinned is not None and at.ca_fingerprint.startswith(pinned),
         "no authority is pinned in the policy" if pinned is None else f"the policy pins authority {pinned[:16]}...",
     )
+
+
+def _sound(plan: Plan) -> Iterator[Rule]:
+    """Whether the method, its mode and all that is summed can be accounted for at all, whatever the policy allows."""
+    try:
+        methods.require_sound(plan.recipe, plan.privacy.mode)
+    except LocalError as refusal:
+        yield Rule("plan.method", Outcome.BROKEN, refusal.detail)
+    else:
+        yield Rule("plan.method", Outcome.MET, "nothing is summed beside the method's own streams")
 
 
 def _roster(plan: Plan, policy: Policy, at: Situation) -> Iterator[Rule]:
@@ -246,6 +258,7 @@ def _budget(plan: Plan, policy: Policy, at: Situation) -> Iterator[Rule]:
     )
     delta = float(privacy.delta)
     yield _rule("population.per-run-delta", delta <= budget.per_run_delta, f"{delta:g} <= {budget.per_run_delta:g}")
+    yield from _deltas(plan, budget, at)
     yield _rule(
         "population.lifetime-epsilon",
         cost.lifetime_after <= budget.lifetime_epsilon,
@@ -254,6 +267,20 @@ def _budget(plan: Plan, policy: Policy, at: Situation) -> Iterator[Rule]:
     )
 
 
+def _deltas(plan: Plan, budget: Population, at: Situation) -> Iterator[Rule]:
+    """A delta of 1/N would allow a mechanism that publishes one of N people whole: at most a tenth of it will do."""
+    known = plan.n if plan.privacy.unit == "participant" else (at.dataset.units if at.dataset else 0)
+    people = max(known, budget.size or 0)
+    most, delta = 1 / (DELTA_SHARE * people), float(plan.privacy.delta)
+    yield _rule("population.delta", delta <= most, f"delta {delta:g}, at most a tenth of one in {people:,}: {most:.3g}")
+    yield _rule(
+        "population.lifetime-delta",
+        budget.lifetime_delta <= most,
+        f"lifetime delta {budget.lifetime_delta:g}, at most a tenth of one in {people:,}: {most:.3g}",
+    )
+
+
+DELTA_SHARE = 10  # delta is at most 1 / (10 * population)
 CLAIM_TOLERANCE = 1e-6  # of two machines' double rounding in the same accountant
 
 

@@ -52,14 +52,20 @@ def build(
 
 @app.command()
 def check(file: File, as_json: AsJson = False) -> None:
-    """Check that a draft or plan parses and keeps every rule of the protocol.
+    """Check a draft or plan: every rule of the protocol, its method, its claim.
 
     Example: onlysum plan check draft
     """
     found = read(file)
     kind = "plan" if isinstance(found, Plan) else "draft"
     lines = [f"{file}: a valid {kind}"]
+    import methods
+
+    methods.require_sound(found.recipe, found.privacy.mode)
     if isinstance(found, Plan):
+        from privacy.dp.accountants import require_claim  # SciPy is slow to import
+
+        require_claim(found)
         lines.append(f"hash {found.hash.hex()} (the operator's signature is checked by each member's daemon)")
     else:
         lines += _check_files(file, found)

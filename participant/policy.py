@@ -60,6 +60,7 @@ class Population(Section):
     lifetime_delta: Delta
     per_run_epsilon: Epsilon
     per_run_delta: Delta
+    size: Annotated[int, Field(ge=1)] | None = None  # a public upper bound; by default the dataset's own size
     order: Annotated[int, Field(ge=2, le=1024)] | None = None  # of the lifetime filter; by default the best for both
 
 
@@ -175,6 +176,7 @@ max_epsilon_if_all_collude = {DEFAULT_EPSILON_IF_ALL_COLLUDE:g}  # and cap the l
 # lifetime_delta = 1e-6         # at most one tenth of 1 / (how many people there could be)
 # per_run_epsilon = 8
 # per_run_delta = 1e-5
+# size = 20000                  # a public bound on how many there are; no delta may exceed a tenth of 1 / size
 
 # One section per dataset, under the name given to `onlysum participant dataset add`.
 # [dataset.wards]

@@ -73,6 +73,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
+from participant.unsound import REASONS
 from privacy.errors import LocalError
 from privacy.plan import Count, DecimalString, Mode, Name, Positive, Text, Unit
 from privacy.settings import Section, parse
@@ -198,7 +199,7 @@ def read_recipe(path: Path) -> RecipeFile:
     """Parse ``recipe.toml``.
 
     Raises:
-        LocalError: ``E-CONFIG-MISSING``, ``E-CONFIG-INVALID`` or ``E-CONFIG-UNKNOWN-KEY``.
+        LocalError: ``E-CONFIG-MISSING``, ``E-CONFIG-INVALID``, ``E-CONFIG-UNKNOWN-KEY`` or ``E-PLAN-UNSOUND``.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -206,9 +207,21 @@ def read_recipe(path: Path) -> RecipeFile:
         raise LocalError("E-CONFIG-MISSING", str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise LocalError("E-CONFIG-INVALID", f"{path}: {type(error).__name__}") from None
-    found = parse(text, RecipeFile, file=path.name)
+    try:
+        found = parse(text, RecipeFile, file=path.name)
+    except LocalError as error:
+        raise _explained(error) from None
     _check(found, path.name)
     return found
+
+
+def _explained(error: LocalError) -> LocalError:
+    """Return a refusal with its reason for a key that is not misspelt but unsound."""
+    where = error.detail.partition(";")[0]
+    reason = REASONS.get(where.rpartition(".")[2].rpartition(" ")[2])
+    if error.code != "E-CONFIG-UNKNOWN-KEY" or reason is None:
+        return error
+    return LocalError("E-PLAN-UNSOUND", f"{where}: {reason}")
 
 
 def _check(recipe: RecipeFile, file: str) -> None:
@@ -221,6 +234,9 @@ def _check(recipe: RecipeFile, file: str) -> None:
         "task.image_scale: it must not be 0": Decimal(recipe.task.image_scale) == 0,
         "privacy.epsilon: a noised mode needs epsilon and delta": noised
         and not (Decimal(recipe.privacy.epsilon) > 0 and 0 < Decimal(recipe.privacy.delta) < 1),
+        "privacy.epsilon: mode none has no differential privacy, so no epsilon and no delta": not noised
+        and (recipe.privacy.epsilon, recipe.privacy.delta) != ("0", "0"),
+        "evaluation.data: it must be public data, not the owners' own": recipe.evaluation.data == recipe.task.data,
         "privacy.local_steps: mode distributed takes one step a round": recipe.privacy.mode == "distributed"
         and recipe.privacy.local_steps != 1,
         "privacy.sampling_rate: it must be above 0 and at most 1": not 0 < Decimal(recipe.privacy.sampling_rate) <= 1,

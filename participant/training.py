@@ -96,7 +96,7 @@ class TorchTrainer:
                 ``E-SELF-CHECK`` or ``E-DATA-*``.
         """
         given, recipe = self._materials, self._plan.recipe
-        methods.get(recipe.adapter.method).require_mode(self._plan.privacy.mode)
+        methods.require_sound(recipe, self._plan.privacy.mode)
         if self._plan.privacy.unit == "user" and given.columns.user is None:
             raise LocalError("E-DATA-USER", f"{given.dataset.name}: the plan's unit is the user; no user column is set")
         torch.set_num_threads(given.threads)

@@ -298,6 +298,18 @@ REGISTRY: dict[str, Explanation] = {
         "sigma must be a power of two of at least 8 and D^2 must exceed d/12 + 4D",
         "build and calibrate it again",
     ),
+    "E-PLAN-CLAIM": Explanation(
+        _P,
+        "the plan spends more than it claims",
+        "its noise, sensitivity, sampling and rounds give a larger epsilon than the one that it names",
+        "calibrate it again with `onlysum coordinator run create`",
+    ),
+    "E-PLAN-UNSOUND": Explanation(
+        _U,
+        "the recipe asks for something that no accounting covers",
+        "an example would depend on others, or private data would leave without clip and noise",
+        "remove the line; docs/privacy-accounting.md section 2 has the hypotheses",
+    ),
     "E-PLAN-STREAM": Explanation(
         _P,
         "the plan sums something that its method does not",

@@ -34,6 +34,7 @@ MAX_ENTRIES = 2**31  # entries of a vector: 8 GiB at 32 bits, beyond any adapter
 WRAP_SIGMAS = 10.5  # P(any wrap) < 2^-40 while entries x rounds <= WRAP_EVENTS (docs/protocol.md section 7)
 WRAP_EVENTS = 3.9e11
 MIN_NOISE_EXPONENT = 3  # sigma_i >= 8: the lemma's error is below 1e-65 (docs/privacy-accounting.md)
+LEAST_REGULAR_DELTA = 1e-9  # a thousand times the 2^-40 that a k-regular graph takes off it
 MAX_NOISE_EXPONENT = 25  # the sampler's gamma stays within int64
 
 _id: Final = attrgetter("id")
@@ -513,6 +514,8 @@ class Plan(Part):
         if bound * bound <= entries / 12 + 4 * bound:
             rule = f"sensitivity D={bound} is too small for d={entries}: D^2 must exceed d/12 + 4D"
             raise BrokenRuleError("E-PLAN-NOISE", rule)
+        if self.graph.kind == "k-regular" and float(privacy.delta) < LEAST_REGULAR_DELTA:
+            raise ValueError("on a k-regular graph delta must be at least 1e-9: its masks fail with probability 2^-40")
         if privacy.mode != "local" and privacy.honest_noise != self.min_survivors - max(self.f, 1):
             raise ValueError("honest_noise must be min_survivors - max(f, 1)")
         return self

@@ -24,6 +24,7 @@ from privacy.dp import rdp
 from privacy.dp.events import Composed, Event, Relation, Step, round_event, steps
 from privacy.errors import LocalError
 from privacy.plan import Plan
+from privacy.secagg.graph_bounds import SECURITY_BITS
 
 LEMMA_SLACK: Final = 1e-9  # covers everything between discrete and continuous Gaussians (< 1e-60) and double rounding
 COARSEST_GRID: Final = 1e-2
@@ -36,6 +37,7 @@ TAIL_SHARE: Final = 1e-6  # of delta that truncation may cost
 MOST_CELLS: Final = 2e6  # of one step's grid, which bounds time and memory whatever a plan asks
 HOPELESS_EPSILON: Final = 1e4  # only the size matters beyond
 LARGE_EPSILON: Final = 50.0  # above it the grid grows with epsilon: only the size matters
+GRAPH_FAILURE: Final = 2.0**-SECURITY_BITS  # probability that a k-regular run's masks do not hide everybody
 AGREEMENT: Final = 1e-6  # double rounding when a bound is tight
 _FRACTIONAL_ORDERS: Final = tuple(1 + tenth / 10 for tenth in range(5, 100))
 _RELATIONS: Final = {
@@ -110,10 +112,30 @@ def trust_epsilons(plan: Plan, rounds: int | None = None) -> TrustEpsilons | Non
         return None
     charged = plan.privacy.honest_noise
     noises = (1, 1, 1) if plan.privacy.mode == "local" else (plan.min_survivors, charged, 1)
-    delta = float(plan.privacy.delta)
+    delta = plan_delta(plan)
     count = plan.recipe.rounds if rounds is None else rounds
     outsiders, middle, others = (epsilon(_repeat(plan, noise, count), delta) for noise in noises)
     return TrustEpsilons(outsiders, middle, others, *noises)
+
+
+def plan_delta(plan: Plan) -> float:
+    """Return the delta at which a plan's events are added up.
+
+    On a k-regular graph the masks themselves fail with probability 2^-40 over the run, which is taken off the plan's
+    delta first.
+    """
+    return float(plan.privacy.delta) - (GRAPH_FAILURE if plan.graph.kind == "k-regular" else 0.0)
+
+
+def require_claim(plan: Plan) -> None:
+    """Refuse a plan whose integers spend more than it claims.
+
+    Raises:
+        LocalError: ``E-PLAN-CLAIM``.
+    """
+    spent, claimed = run_epsilon(plan), plan.privacy.epsilon
+    if spent is not None and spent > float(claimed) * (1 + AGREEMENT):
+        raise LocalError("E-PLAN-CLAIM", f"the plan claims epsilon {claimed}, its integers give {spent:.4f}")
 
 
 def run_epsilon(plan: Plan, rounds: int | None = None) -> float | None:
@@ -121,7 +143,7 @@ def run_epsilon(plan: Plan, rounds: int | None = None) -> float | None:
     if not plan.privacy.noised:
         return None
     count = plan.recipe.rounds if rounds is None else rounds
-    return epsilon(_repeat(plan, plan.privacy.honest_noise, count), float(plan.privacy.delta))
+    return epsilon(_repeat(plan, plan.privacy.honest_noise, count), plan_delta(plan))
 
 
 def spend_curve(event: Event, rounds: int, delta: float, *, points: int = 24) -> tuple[tuple[int, float], ...]:

@@ -30,6 +30,18 @@ HERE = Situation(
 )
 
 
+TENSORS = make_plan()[0].recipe.adapter.model_dump(mode="json")["tensors"]
+METRICS = {
+    "adapter": {"tensors": [*TENSORS, {"key": "loss", "shape": [1], "stream": "metrics"}]},
+    "layout": [{"name": "adapter", "length": 9}, {"name": "head", "length": 3}, {"name": "metrics", "length": 1}],
+}
+
+
+def sized(people):
+    """Return the policy with a public bound on the population's size."""
+    return policy_text().replace('unit = "example"', f'unit = "example"\nsize = {people}')
+
+
 def judged(text=None, *, situation=HERE, mode="distributed", **plan):
     return assess(make_plan(mode=mode, **plan)[0], parse_policy(text or policy_text()), situation)
 
@@ -76,7 +88,11 @@ BROKEN = {
     "a mode that is not allowed": ("dataset.modes", {"mode": "local"}),
     "another base model": ("dataset.bases", {"text": policy_text(base="ee" * 32)}),
     "a base that is not here": ("model.registered", {"situation": replace(HERE, base_registered=False)}),
-    "a method that is not allowed": ("dataset.methods", {"recipe": {"adapter": {"method": "fedit"}}}),
+    "a method that is not allowed": ("dataset.methods", {"text": policy_text().replace("ffa-lora", "fedit")}),
+    "a method that trains other tensors than the plan": (
+        "plan.method", {"text": policy_text().replace("ffa-lora", "fedit"), "recipe": {"adapter": {"method": "fedit"}}}
+    ),
+    "a stream of metrics beside the method's own": ("plan.method", {"recipe": METRICS}),
     "a rank above the bound": (
         "dataset.methods",
         {"text": policy_text().replace('methods = ["ffa-lora"]', "methods.ffa-lora = {max_rank = 1}")},
@@ -103,6 +119,13 @@ BROKEN = {
     ),
     "a weaker delta than a run may have": (
         "population.per-run-delta", {"text": policy_text().replace("per_run_delta = 1e-5", "per_run_delta = 1e-6")}
+    ),
+    "a delta above a tenth of one over the population": (
+        "population.delta", {"text": sized(20_000), "situation": HERE}
+    ),
+    "a lifetime delta above a tenth of one over the population": (
+        "population.lifetime-delta",
+        {"text": sized(8_000).replace("lifetime_delta = 1e-6", "lifetime_delta = 2e-5")},
     ),
     "more than a lifetime allows": (
         "population.lifetime-epsilon", {"situation": replace(HERE, cost=replace(COST, lifetime_after=40.1))}
@@ -154,6 +177,14 @@ def test_approval_by_hand_needs_a_person():
 def test_users_in_the_data_may_be_overruled_by_policy():
     with_users = replace(HERE, dataset=replace(HERE.dataset, user_column="patient"))
     assert judged(policy_text(wards="example_level_despite_users = true"), situation=with_users).by_policy
+
+
+def test_a_population_is_at_least_as_large_as_its_dataset():
+    many = replace(HERE, dataset=replace(HERE.dataset, units=20_000))
+    found = judged(situation=many, roster=[
+        {**one.model_dump(), "units": 20_000} for one in make_plan()[0].roster
+    ])  # fmt: skip
+    assert [one.name for one in found.broken] == ["population.delta"]
 
 
 def test_a_plan_without_privacy_needs_no_budget_but_its_mode_allowed():
