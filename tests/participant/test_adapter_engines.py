@@ -33,6 +33,7 @@ from participant.adapters.fast import FastEngine, PerExampleGradients, choose_en
 from participant.adapters.reference import OpacusEngine
 from participant.adapters.sites import AnySite, Site, UnknownLayerError, find_sites
 from participant.examples import synthetic_examples
+from privacy.dp.clipping import integer_clip
 from privacy.errors import LocalError
 from tests.torch_world import make_world
 
@@ -324,3 +325,5 @@ def test_both_engines_give_the_same_rows_and_the_same_integers_to_a_unit(
     synthetic = synthetic_examples(world.base(), world.plan.recipe.task, 8)
     rows, theirs = (engine(world.adapted()).per_example(synthetic) for engine in (FastEngine, OpacusEngine))
     assert np.allclose(rows, theirs, atol=1e-6 * np.abs(theirs).max())
+    integers = [integer_clip(one, sensitivity=2000, clip_norm=1.0) for one in (rows, theirs)]
+    assert np.abs(integers[0] - integers[1]).max() <= 1
