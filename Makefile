@@ -14,7 +14,7 @@ STAMP := .venv/.installed-$(HASH)
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test docs-test test-all lint types contracts proto generated vectors notices constraints demo demo-clean bench-flower dist
+.PHONY: help setup test docs-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-clean bench-flower dist
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | \
@@ -55,6 +55,12 @@ proto: setup ## Write the generated protobuf code anew
 
 generated: setup ## Check that generated files are what their generators write
 	$(BIN)/python -m protos.generate --check
+
+vectors: setup ## Write the protocol's test vectors anew
+	$(BIN)/python -m tests.vectors.generate
+
+mutation: setup ## Delete and negate each check, one at a time: a test must fail each time (5 minutes)
+	$(ONE_THREAD) $(BIN)/python -m tests.mutation --workers $(WORKERS)
 
 notices: setup ## Write THIRD_PARTY_NOTICES.md from what is installed
 	$(BIN)/python docs/make_notices.py > THIRD_PARTY_NOTICES.md

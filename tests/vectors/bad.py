@@ -1,0 +1,115 @@
+"""Vectors of lies: what a participant or the coordinator is told in a good round's place, and the error it must answer.
+
+The lies are those of the catalogues (``tests/test_malicious_coordinator.py``, ``tests/test_malicious_participant.py``),
+told to bob and by carol in the round of ``round_n5_f1.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from coordinator.phase import Phase
+from coordinator.round import CoordinatorRound
+from privacy.secagg.keys import SigningKey
+from privacy.secret import SecretBytes
+from tests import test_malicious_coordinator as lies_told
+from tests import test_malicious_participant as lies_said
+from tests.federation import Federation
+from tests.vectors.form import plain
+from tests.vectors.rounds import ROUNDS, ReplaySource
+
+TRANSCRIPT: Final = "round_n5_f1"
+Lies = Mapping[str, tuple[Callable[..., Any], str]]
+
+TOLD: Final[tuple[tuple[Phase, Lies], ...]] = (
+    (Phase.ADVERTISE_KEYS, lies_told.OFFERS),
+    (Phase.SHARE_KEYS, lies_told.SETS_1),
+    (Phase.COLLECT_MASKED, lies_told.SETS_2),
+    (Phase.AGREE_SURVIVORS, lies_told.SETS_S),
+    (Phase.UNMASK, lies_told.REQUESTS),
+    (Phase.RESULT, lies_told.HISTORIES),
+    (Phase.RESULT, lies_told.SIGNED_HISTORIES),
+)
+SAID: Final[tuple[tuple[Phase, Lies], ...]] = (
+    (Phase.ADVERTISE_KEYS, lies_said.ADVERTISEMENTS),
+    (Phase.SHARE_KEYS, lies_said.BUNDLES),
+    (Phase.COLLECT_MASKED, lies_said.UPLOADS),
+    (Phase.UNMASK, lies_said.RELEASES),
+)
+
+
+def replayed(vector: Mapping[str, Any]) -> Federation:
+    """Return the federation of a good vector, in which everybody draws again what it drew."""
+    arguments, _ = ROUNDS[vector["file"]]
+    federation = Federation(**arguments)
+    assert federation.plan.hash.hex() == vector["plan_hash"]
+    for name, one in vector["participants"].items():
+        participant = federation.participants[name]
+        participant.source = ReplaySource(bytes.fromhex(one["drawn"]))  # type: ignore[assignment]  # a random source
+        assert SigningKey(SecretBytes(bytes.fromhex(one["identity_secret"]))).public == federation.keys[name].public
+        update = np.array(one["update"], dtype=np.int64)
+        participant.train = lambda _, update=update: update  # type: ignore[misc]
+    return federation
+
+
+class Staged:
+    """A good vector's round, up to a phase."""
+
+    def __init__(self, vector: Mapping[str, Any], phase: Phase) -> None:
+        self.federation = replayed(vector)
+        self.offer = self.federation.offer(1, 1)
+        self.round = self.federation.round = CoordinatorRound(self.federation.plan, self.offer)
+        self.answers: dict[str, Any] = {}
+        while True:
+            self.answers = {}
+            if self.round.phase is phase:
+                return
+            for name in sorted(self.round.expected()):
+                assert Federation._hand_over(self.round, self.answer(name))
+            self.round.close()
+
+    def told(self, name: str) -> Any:
+        """What an honest coordinator tells a participant in this phase."""
+        return self.offer if self.round.phase is Phase.ADVERTISE_KEYS else self.round.outbox(name)
+
+    def answer(self, name: str) -> Any:
+        """What an honest participant says in this phase."""
+        if name not in self.answers:
+            (self.answers[name],) = self.federation.participants[name].hear(self.told(name))
+        return self.answers[name]
+
+
+def told_to_bob(vector: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the vector of a lying coordinator."""
+    return {"transcript": TRANSCRIPT, "to": lies_told.VICTIM, "cases": list(_told(vector))}
+
+
+def _told(vector: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for phase, lies in TOLD:
+        honest = Staged(vector, phase).told(lies_told.VICTIM)
+        for sentence, (change, error) in lies.items():
+            yield {"case": sentence, "phase": phase.name, "told": plain(change(honest)), "error": error}
+
+
+def said_by_carol(vector: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the vector of a lying participant."""
+    return {"transcript": TRANSCRIPT, "from": lies_said.OFFENDER, "cases": list(_said(vector))}
+
+
+def _said(vector: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for phase, lies in SAID:
+        stage = Staged(vector, phase)
+        honest = stage.answer(lies_said.OFFENDER)
+        context = bytes.fromhex(vector["round_ctx"])
+        for sentence, (change, error) in lies.items():
+            case = {"case": sentence, "phase": phase.name}
+            if phase is Phase.COLLECT_MASKED:
+                receipt, masked = change(*honest, context)
+                yield {**case, "said": plain(receipt), "masked": masked.hex(), "error": error}
+            elif phase is Phase.UNMASK:
+                yield {**case, "said": plain(lies_said.signed(change(honest), context)), "error": error}
+            else:
+                yield {**case, "said": plain(change(honest)), "error": error}

@@ -1,0 +1,193 @@
+"""Vectors of whole rounds: what each participant drew, and every byte that is said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from coordinator.phase import Phase
+from coordinator.round import CoordinatorRound
+from privacy.secagg.messages import Advertisement, Receipt, ShareBundle, SurvivorSignature, UnmaskShares
+from tests.federation import Federation, SeededSource, SimulatedParticipant
+
+ADAPTER: Final = b"the global adapter of a test"
+PACKED: Final = {"ring_bits": 64, "lane_bits": 21, "clamp": 1000}
+
+# By file: how the federation is made, and who is lost at which phase.
+ROUNDS: Final[dict[str, tuple[dict[str, Any], dict[str, Phase]]]] = {
+    "round_n5_f1": ({"n": 5, "f": 1, "seed": 3}, {}),
+    "round_n5_f1_drop1": ({"n": 5, "f": 1, "seed": 11}, {"carol": Phase.COLLECT_MASKED}),
+    "round_n3_f0_64_bits": ({"n": 3, "f": 0, "seed": 1, "encoding": {"ring_bits": 64}}, {}),
+    "round_n5_f0_packed_lanes_drop2": (
+        {"n": 5, "f": 0, "seed": 2, "min_survivors": 3, "encoding": PACKED},
+        {"alice": Phase.COLLECT_MASKED, "dave": Phase.SHARE_KEYS},
+    ),
+}
+
+
+class RecordingSource(SeededSource):
+    """A seeded source that remembers what it gave."""
+
+    def __init__(self, seed: str) -> None:
+        super().__init__(seed)
+        self.drawn = b""
+
+    def token_bytes(self, count: int) -> bytes:
+        """Return the next bytes."""
+        fresh = super().token_bytes(count)
+        self.drawn += fresh
+        return fresh
+
+
+class ReplaySource:
+    """What was drawn, drawn again."""
+
+    def __init__(self, drawn: bytes) -> None:
+        self.drawn = drawn
+
+    def token_bytes(self, count: int) -> bytes:
+        """Return the next bytes."""
+        fresh, self.drawn = self.drawn[:count], self.drawn[count:]
+        assert len(fresh) == count
+        return fresh
+
+
+def update_of(federation: Federation, name: str) -> list[int]:
+    """Return what a participant contributes: all signs and sizes, within the plan's clamp."""
+    plan = federation.plan.plan
+    place, clamp = plan.index(name) + 1, plan.encoding.clamp
+    return [
+        (-1) ** (entry + place) * (clamp * entry // (plan.recipe.entries * place))
+        for entry in range(plan.recipe.entries)
+    ]
+
+
+def good(file: str) -> dict[str, Any]:
+    """Play a round and return its vector."""
+    arguments, lost = ROUNDS[file]
+    federation = Federation(**arguments)
+    sources = {}
+    for name, one in federation.participants.items():
+        sources[name] = one.source = RecordingSource(f"{arguments['seed']}/{name}")
+        update = update_of(federation, name)
+        one.train = lambda _, update=update: np.array(update, dtype=np.int64)  # type: ignore[misc]
+    said = said_in(federation, lost)
+    plan = federation.plan.plan
+    return {
+        "file": file,
+        "plan": plan.model_dump(mode="json"),
+        "plan_bytes": plan.to_bytes().hex(),
+        "round": 1,
+        "attempt": 1,
+        "adapter": ADAPTER.hex(),
+        "participants": {
+            name: {
+                "identity_secret": identity_secret(name).hex(),
+                "drawn": sources[name].drawn.hex(),
+                "update": update_of(federation, name),
+            }
+            for name in federation.participants
+        },
+        **said,
+    }
+
+
+def identity_secret(name: str) -> bytes:
+    """Return the 32 private bytes behind an identity key of these tests."""
+    import hashlib
+
+    return hashlib.sha256(b"onlysum tests: identity key of " + name.encode()).digest()
+
+
+def said_in(federation: Federation, lost: Mapping[str, Phase]) -> dict[str, Any]:
+    """Play an attempt and return what is said in it; who is lost in a phase says nothing from then on."""
+    offer = federation.offer(1, 1)
+    attempt = federation.round = CoordinatorRound(federation.plan, offer)
+    said: dict[str, Any] = {
+        "plan_hash": federation.plan.hash.hex(),
+        "previous_transcript": offer.previous_transcript.hex(),
+        "adapter_hash": offer.adapter_hash.hex(),
+        "adv_ctx": offer.context.hex(),
+    }
+    kept = {
+        Phase.ADVERTISE_KEYS: "advertisements",
+        Phase.SHARE_KEYS: "bundles",
+        Phase.COLLECT_MASKED: "uploads",
+        Phase.AGREE_SURVIVORS: "signatures",
+        Phase.UNMASK: "releases",
+    }
+    while attempt.phase is not Phase.RESULT:
+        phase = attempt.phase
+        there = said[kept[phase]] = {}
+        for name in sorted(attempt.expected()):
+            one = federation.participants[name]
+            one.present &= lost.get(name) is not phase
+            if one.present:
+                answer = _answer(federation, one, offer if phase is Phase.ADVERTISE_KEYS else attempt.outbox(name))
+                there[name] = _form(answer)
+        attempt.close()
+    certificate = attempt.result.certificate
+    return said | {
+        "u1": list(said["advertisements"]),
+        "u2": list(said["bundles"]),
+        "survivors": list(said["uploads"]),
+        "round_ctx": certificate.round_ctx.hex(),
+        "u2_hash": certificate.survivors.u2_hash.hex(),
+        "sum": attempt.result.total(federation.plan.plan).tolist(),
+        "sum_hash": certificate.sum_hash.hex(),
+        "transcript": certificate.transcript(offer.previous_transcript).hex(),
+    }
+
+
+def _answer(federation: Federation, one: SimulatedParticipant, told: Any) -> Any:
+    (answer,) = one.hear(told)
+    assert federation.round is not None
+    assert Federation._hand_over(federation.round, answer)
+    return answer
+
+
+def _form(answer: Any) -> Any:
+    match answer:
+        case Advertisement():
+            return {
+                "masking_key": answer.masking_key.hex(),
+                "channel_key": answer.channel_key.hex(),
+                "nonce": answer.nonce.hex(),
+                "body": answer.body.hex(),
+                "signature": answer.signature.hex(),
+            }
+        case ShareBundle():
+            return {
+                "leaves": [
+                    {
+                        "recipient": leaf.recipient,
+                        "hashes": [
+                            leaf.ciphertext_hash.hex(),
+                            leaf.masking_share_hash.hex(),
+                            leaf.seed_share_hash.hex(),
+                        ],
+                    }
+                    for leaf in answer.leaves
+                ],
+                "sealed": [box.hex() for box in answer.sealed],
+                "root": answer.root.hex(),
+                "seed_commitment": answer.seed_commitment.hex(),
+                "signature": answer.signature.hex(),
+            }
+        case (Receipt() as receipt, bytes() as masked):
+            return {
+                "masked": masked.hex(),
+                "masked_hash": receipt.masked_hash.hex(),
+                "signature": receipt.signature.hex(),
+            }
+        case SurvivorSignature():
+            return answer.signature.hex()
+        case UnmaskShares():
+            return {
+                "seed_shares": {one.owner: one.share.hex() for one in answer.seed_shares},
+                "masking_shares": {one.owner: one.share.hex() for one in answer.masking_shares},
+                "signature": answer.signature.hex(),
+            }
+    raise AssertionError(f"{type(answer).__name__} is no message of an honest round")
