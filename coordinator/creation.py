@@ -21,8 +21,10 @@ from coordinator.global_adapter import RunFiles, read_initial
 from coordinator.membership import MemberRecord
 from coordinator.runbook import RunRecord, RunState
 from coordinator.store import Store
+from privacy.claims import graph_sentences
 from privacy.errors import LocalError, PeerError
 from privacy.plan import (
+    COMPLETE_GRAPH_MAX,
     Draft,
     Evaluation,
     Evaluator,
@@ -36,6 +38,7 @@ from privacy.plan import (
     threshold,
 )
 from privacy.seams import RandomSource
+from privacy.secagg import graph_bounds
 from privacy.secagg.keys import SigningKey
 from protos.envelope import Role
 
@@ -44,6 +47,7 @@ RUN_ID_BYTES: Final = 16
 DRAFT_FILES: Final = ("draft.json", "initial_adapter.safetensors", "adapter_config.json")
 
 WeightRule = Literal["equal", "units"]
+GraphKind = Literal["complete", "k-regular"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,8 @@ class Wishes:
     f: int | None = None
     min_survivors: int | None = None
     weight_rule: WeightRule = "equal"
+    graph: GraphKind = "complete"
+    max_dropouts: int | None = None  # of a k-regular graph
     expires_at: int
     created_at: int
 
@@ -93,7 +99,9 @@ def make_plan(store: Store, settings: Settings, draft: Draft, wishes: Wishes, *,
     roster = _roster(store, settings, draft, wishes)
     n = len(roster)
     f = default_f(n, sum(one.with_operator for one in roster)) if wishes.f is None else wishes.f
-    survivors = _survivors(n, f, wishes.min_survivors, with_operator=sum(one.with_operator for one in roster))
+    with_operator = sum(one.with_operator for one in roster)
+    survivors = _survivors(n, f, _wished_survivors(n, wishes), with_operator=with_operator)
+    graph = _graph(n, f, survivors, draft, wishes)
     # SciPy under the accountants takes longer to import than everything else that this command does.
     from privacy.dp.calibration import calibrate, choose_encoding
 
@@ -126,7 +134,7 @@ def make_plan(store: Store, settings: Settings, draft: Draft, wishes: Wishes, *,
             shamir_threshold=threshold(n, f),
             quorum=threshold(n, f),
             min_survivors=survivors,
-            graph=Graph(),
+            graph=graph,
             max_attempts=draft.max_attempts,
         )
     except ValidationError as error:
@@ -179,6 +187,31 @@ def _survivors(n: int, f: int, wished: int | None, *, with_operator: int) -> int
     if not least <= survivors <= n:
         raise LocalError("E-USAGE", f"--min-survivors must be from {least} to {n}")
     return survivors
+
+
+def _wished_survivors(n: int, wishes: Wishes) -> int | None:
+    """Return the least survivors that were asked for, by themselves or as dropouts of a k-regular graph."""
+    if wishes.max_dropouts is None:
+        return wishes.min_survivors
+    if wishes.graph == "complete":
+        raise LocalError("E-USAGE", "--max-dropouts belongs to --graph k-regular; otherwise use --min-survivors")
+    if wishes.min_survivors not in (None, n - wishes.max_dropouts):
+        raise LocalError("E-USAGE", f"--min-survivors and --max-dropouts must add up to the {n} members; give one")
+    return n - wishes.max_dropouts
+
+
+def _graph(n: int, f: int, survivors: int, draft: Draft, wishes: Wishes) -> Graph:
+    if wishes.graph == "complete":
+        if n > COMPLETE_GRAPH_MAX:
+            rule = f"more than {COMPLETE_GRAPH_MAX} members need --graph k-regular, whose claim is a weaker one"
+            raise LocalError("E-USAGE", f"{rule}; see docs/graphs.md")
+        return Graph()
+    dropouts = n - survivors
+    try:
+        neighbours, share_threshold = graph_bounds.recommend(n, f, dropouts, draft.recipe.rounds, draft.max_attempts)
+    except ValueError as error:
+        raise LocalError("E-USAGE", f"{error}: see --f and --max-dropouts") from None
+    return Graph(kind="k-regular", neighbours=neighbours, share_threshold=share_threshold, max_dropouts=dropouts)
 
 
 def register(store: Store, home: Home, operator: SigningKey, plan: Plan, draft: Path) -> RunRecord:
@@ -239,7 +272,7 @@ def trust_sentences(plan: Plan) -> tuple[str, ...]:
         f"A round completes without {_participants(spare)}" if spare else "Every participant is needed in a round"
     )
     lines.append(f"{tolerated}; one that cannot complete is tried again, up to {plan.max_attempts} times in all.")
-    return tuple(lines)
+    return (*lines, *graph_sentences(plan))
 
 
 def _participants(count: int) -> str:

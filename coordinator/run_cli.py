@@ -27,6 +27,8 @@ def create(
     f: Annotated[int | None, typer.Option("--f", help="Colluding participants to withstand; default a third.")] = None,
     min_survivors: Annotated[int | None, typer.Option("--min-survivors", help="Least participants in a sum.")] = None,
     weights: Annotated[str, typer.Option("--weights", help="equal, or units: by public dataset size.")] = "equal",
+    graph: Annotated[str, typer.Option("--graph", help="complete; k-regular: cheaper, a weaker claim.")] = "complete",
+    max_dropouts: Annotated[int | None, typer.Option("--max-dropouts", help="Of a round on a k-regular graph.")] = None,
     expires: Annotated[str, typer.Option("--expires", help="Until when the run must be over.")] = "7d",
     config: Directory = HERE,
     as_json: AsJson = False,
@@ -36,10 +38,13 @@ def create(
     Example: onlysum coordinator run create digits/ --members a,b,c
     """
     from coordinator import creation
+    from privacy.claims import graph_words
     from protos.credentials import SystemRandom
 
     if weights not in ("equal", "units"):
         raise LocalError("E-USAGE", "--weights is equal or units")
+    if graph not in ("complete", "k-regular"):
+        raise LocalError("E-USAGE", "--graph is complete or k-regular")
     with opened(config) as here:
         made_at = now()
         wishes = creation.Wishes(
@@ -47,6 +52,8 @@ def create(
             f=f,
             min_survivors=min_survivors,
             weight_rule="units" if weights == "units" else "equal",
+            graph="k-regular" if graph == "k-regular" else "complete",
+            max_dropouts=max_dropouts,
             created_at=made_at,
             expires_at=made_at + seconds(expires),
         )
@@ -63,6 +70,7 @@ def create(
         "f": plan.f,
         "threshold": plan.shamir_threshold,
         "min_survivors": plan.min_survivors,
+        "graph": plan.graph.model_dump(mode="json"),
         "mode": privacy.mode,
         "noise_exponent": privacy.noise_exponent,
         "sensitivity": privacy.sensitivity,
@@ -82,6 +90,7 @@ def create(
         f"  rounds    {plan.recipe.rounds}, {plan.recipe.entries} entries of {plan.encoding.ring_bits} bits",
         f"  privacy   {privacy.mode}: {noise}",
         f"  n={plan.n} f={plan.f} T={plan.shamir_threshold} min_survivors={plan.min_survivors}",
+        f"  graph     {graph_words(plan)}",
         *[f"  - {one}" for one in trust],
         f"Waits for the approval of all {plan.n}. Next: onlysum coordinator run watch {plan.run_id[:8]}",
     ]

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from participant.approval import Judged
 from participant.assessment import Cost, Outcome, Rule, strangers
 from participant.plans import Decision
+from privacy.claims import graph_sentences
 from privacy.plan import Plan
 
 WIDTH = 80
@@ -157,7 +158,7 @@ def trust(plan: Plan) -> tuple[str, ...]:
     lines = [colluding, machine]
     if inside:
         lines.append(f"{', '.join(inside)} and the coordinator are one organisation; they count among those {plan.f}.")
-    return tuple(lines)
+    return (*lines, *graph_sentences(plan))
 
 
 def unprotected(plan: Plan) -> tuple[str, ...]:

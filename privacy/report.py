@@ -16,6 +16,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Final, Literal
 
 from privacy import canonical
+from privacy.claims import graph_sentences
 from privacy.dp import accountants
 from privacy.dp.events import Composed, Event, decimal, round_event
 from privacy.errors import LocalError
@@ -133,7 +134,10 @@ def build_report(facts: ReportFacts) -> Report:
         transcript_sha256=_transcript(plan, facts.rounds).hex(),
         evaluations=tuple(_evaluation_entry(one) for one in sorted(facts.evaluations, key=_evaluation_order)),
         ledger=None if facts.ledger is None else ledger_part(facts.ledger),
-        not_protected=NOT_PROTECTED if plan.privacy.noised else NOT_PROTECTED_WITHOUT_NOISE,
+        not_protected=(
+            *(NOT_PROTECTED if plan.privacy.noised else NOT_PROTECTED_WITHOUT_NOISE),
+            *graph_sentences(plan),
+        ),
     )
 
 

@@ -35,6 +35,7 @@ TESTS: Final = (
     "tests/test_malicious_participant.py",
     "tests/test_malicious_hybrid.py",
     "tests/test_malicious_dealer.py",
+    "tests/test_malicious_k_regular.py",
     "tests/test_walkthrough.py",
     "tests/privacy/test_secagg_keys.py",
     "tests/privacy/test_secagg_suites.py",

@@ -175,3 +175,61 @@ def test_the_operator_is_told_who_together_could_see_whose_update(store: Store) 
     assert "alice and the coordinator are one organisation: 1 participant more" in said
     assert "Every participant is needed in a round" in said
     assert "completes without 1 participant;" in " ".join(trust_sentences(made(store, draft(), members=list(SIZES))))
+
+
+# --- k-regular graphs ---
+
+GRAPHS: dict[str, dict[str, Any]] = {  # what is refused of 150 members with f = 5, by the reason
+    "--max-dropouts belongs to --graph k-regular": {"max_dropouts": 5},
+    "must add up to the 150 members": {"graph": "k-regular", "max_dropouts": 5, "min_survivors": 144},
+    "no k-regular graph over 150 withstands 5 colluders and 30": {"graph": "k-regular", "max_dropouts": 30},
+    "no k-regular graph over 150 withstands 5 colluders and 15": {"graph": "k-regular"},
+    "--min-survivors must be from 78 to 150": {"graph": "k-regular", "max_dropouts": -1},
+}
+
+
+@pytest.fixture
+def many(store: Store) -> list[str]:
+    """Enough members for a graph that is strong enough."""
+    names = [f"p{i:03d}" for i in range(150)]
+    with store.begin() as connection:
+        for name in names:
+            member = MemberRecord(name, Role.PARTICIPANT, signing_key(name).public, b"", "", "", CREATED_AT, None)
+            membership.enrol_member(connection, member, token_id="", request_hash=b"")
+            membership.announce(connection, name, version="1", offers=[DatasetOffer("digits", 10)])
+    return names
+
+
+def test_a_k_regular_graph_is_recommended_for_the_dropouts_that_are_asked_for(
+    store: Store, many: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = made(store, draft(), members=many, f=5, graph="k-regular", max_dropouts=5)
+    assert plan.graph.model_dump() == {
+        "kind": "k-regular",
+        "neighbours": 64,
+        "share_threshold": 36,
+        "max_dropouts": 5,
+    }
+    assert plan.min_survivors == 145
+    assert Plan.from_bytes(plan.to_bytes()) == plan
+    assert made(store, draft(), members=many, f=5, graph="k-regular", min_survivors=145).graph == plan.graph
+    (claim,) = [one for one in trust_sentences(plan) if "neighbours" in one]
+    assert "at most 64 neighbours" in claim
+    assert "a probability of at most 2^-40" in claim
+
+    monkeypatch.setattr(creation, "COMPLETE_GRAPH_MAX", 150)
+    complete = made(store, draft(), members=many, f=5)
+    assert complete.graph.kind == "complete"
+    assert not any("neighbours" in one for one in trust_sentences(complete))
+    monkeypatch.setattr(creation, "COMPLETE_GRAPH_MAX", 149)
+    with pytest.raises(LocalError, match="more than 149 members need --graph k-regular") as refused:
+        made(store, draft(), members=many, f=5)
+    assert refused.value.code == "E-USAGE"
+
+
+def test_a_graph_that_cannot_be_is_refused_with_its_reason(store: Store, many: list[str]) -> None:
+    for word, wishes in GRAPHS.items():
+        with pytest.raises(LocalError) as refused:
+            made(store, draft(), members=many, f=5, **wishes)
+        assert refused.value.code == "E-USAGE"
+        assert word in refused.value.detail

@@ -1,0 +1,48 @@
+"""A plan whose claim is weaker says so wherever a claim is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.creation import trust_sentences
+from participant.screen import trust
+from privacy.claims import graph_sentences, graph_words
+from privacy.plan import Plan
+from privacy.report import build_report
+from tests.plans import STRONG, make_plan
+from tests.reports import coordinator_facts, reported_plan
+
+SMALL: dict[str, Any] = {"n": 5, "f": 1}
+
+
+def _report(plan_arguments: dict[str, Any]) -> tuple[str, ...]:
+    plan, keys = reported_plan(mode="none", **plan_arguments)
+    return build_report(coordinator_facts(plan, keys)).not_protected
+
+
+def _plan(arguments: dict[str, Any]) -> Plan:
+    return make_plan(**arguments)[0]
+
+
+def test_the_graph_is_named_in_a_few_words() -> None:
+    assert graph_words(_plan(SMALL)) == "complete: everybody masks with everybody"
+    assert graph_words(_plan(STRONG)) == (
+        "k-regular: at most 28 neighbours, 16 shares rebuild a secret, 2 may drop out"
+    )
+
+
+def test_the_weaker_sentence_of_a_k_regular_graph_says_how_much_weaker() -> None:
+    (sentence,) = graph_sentences(_plan(STRONG))
+    assert "at most 28 neighbours, drawn anew in every attempt, and not with all 59 others" in sentence
+    assert "a probability of at most 2^-40 (one in a million millions) over the whole run" in sentence
+    assert graph_sentences(_plan(SMALL)) == ()
+
+
+@pytest.mark.parametrize("arguments", [STRONG, SMALL], ids=["k-regular", "complete"])
+def test_it_stands_on_the_operators_screen_the_owners_screen_and_in_the_report(arguments: dict[str, Any]) -> None:
+    plan = _plan(arguments)
+    expected = graph_sentences(plan)
+    for shown in (trust_sentences(plan), trust(plan), _report(arguments)):
+        assert tuple(one for one in shown if "neighbours" in one) == expected
