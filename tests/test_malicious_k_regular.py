@@ -25,12 +25,12 @@ from tests.plans import names, signing_key
 class Stage:
     """An honest round driven to a phase, so that a lie can be told in it to somebody with eight neighbours."""
 
-    def __init__(self, phase: Phase, *, n: int = 20, lost: str = "") -> None:
+    def __init__(self, phase: Phase, *, n: int = 20, lost: str = "", in_phase: Phase = Phase.COLLECT_MASKED) -> None:
         self.federation = Federation(n, 1, seed=3, k_regular=(8, 5), min_survivors=14)
         self.offer = self.federation.offer(1, 1)
         self.round = self.federation.round = CoordinatorRound(self.federation.plan, self.offer)
         while self.round.phase is not phase:
-            self.federation._collect(self.offer, {(lost, Phase.COLLECT_MASKED): FaultKind.LOST}, [])
+            self.federation._collect(self.offer, {(lost, in_phase): FaultKind.LOST}, [])
             self.round.close()
         state: Any = self.round._state
         self.graph: MaskingGraph = getattr(state, "agreeing", state).members.graph
@@ -219,12 +219,22 @@ def test_malicious_bundles_for_others_than_the_holders_are_refused_by_name() -> 
     assert stage.round.receive(honest)
 
 
-def test_malicious_complaint_about_somebody_who_dealt_it_nothing_is_refused_by_name() -> None:
-    stage = Stage(Phase.COLLECT_MASKED)
-    for dealer in (stage.stranger, stage.name):
-        complaint = Complaint(stage.offer.position, stage.name, dealer, "because")
-        _refused(stage, complaint, "somebody who dealt it nothing")
+def test_malicious_complaints_are_refused_by_name() -> None:
+    """About somebody who dealt it nothing, about or by somebody outside U2, unsigned, or after its own upload."""
+    stage = Stage(Phase.COLLECT_MASKED, lost="p011", in_phase=Phase.SHARE_KEYS)
     about = Complaint(stage.offer.position, stage.name, stage.graph.neighbours(stage.name)[0], "because")
+    for dealer in (stage.stranger, stage.name):
+        _refused(stage, replace(about, dealer=dealer), "somebody who dealt it nothing")
+    _refused(stage, replace(about, dealer="p011"), "it complains outside U2")
+    with pytest.raises(PeerError, match="it complains outside U2"):
+        stage.round.receive(_signed(replace(about, sender="p011", dealer=stage.name), stage.context))
+    with pytest.raises(PeerError, match="not signed by its identity key"):
+        stage.round.receive(about)
+    other = next(name for name in stage.graph.neighbours(stage.name) if name != "p011")
+    (upload,) = stage.federation.participants[other].hear(stage.round.outbox(other))
+    assert stage.round.accumulate(*upload)
+    with pytest.raises(PeerError, match="after its own upload"):
+        stage.round.receive(_signed(replace(about, sender=other, dealer=stage.name), stage.context))
     assert stage.round.receive(_signed(about, stage.context))
 
 
