@@ -41,7 +41,7 @@ class Cohort:
 
     @property
     def honest(self) -> int:
-        """How many are honest at least."""
+        """How many are honest at least; where there are more the bounds still hold (section 2)."""
         return self.n - self.f
 
 
@@ -170,7 +170,7 @@ def _majority_lost(cohort: Cohort, neighbours: int, share_threshold: int) -> flo
         for known, likely in enumerate(degrees(cohort.n, neighbours // 2))
         if likely > 0.0
     ]
-    return math.log(cohort.honest) + _ln_sum(terms)
+    return math.log(cohort.n) + _ln_sum(terms)
 
 
 def _too_few_holders(cohort: Cohort, neighbours: int, share_threshold: int) -> float:
@@ -203,20 +203,21 @@ def _upper_tail(population: int, marked: int, drawn: int, least: int) -> float:
 @lru_cache(maxsize=64)
 def _cut_apart(cohort: Cohort, neighbours: int) -> float:
     """Return ln P(at most D dropouts can cut honest survivors apart) (section 5)."""
-    return _ln_sum([_cut_off(cohort, neighbours // 2, part) for part in range(1, cohort.honest // 2 + 1)])
+    return _ln_sum([_cut_off(cohort, neighbours // 2, part) for part in range(1, cohort.n // 2 + 1)])
 
 
 def _cut_off(cohort: Cohort, cycles: int, part: int) -> float:
     """Return ln of a bound on P(some honest set of this size has few enough honest neighbours to be cut off)."""
-    rest = cohort.honest - part
-    budget = min(cohort.max_dropouts, cohort.honest - 2 * part)
+    sets, rest = _ln_choose(cohort.n, part), cohort.honest - part
+    budget = min(cohort.max_dropouts, cohort.n - 2 * part)
+    if rest <= budget:
+        return 0.0  # a half that might be all of the honest ones: no bound is known
 
     def bound(around: int) -> float:
-        sets = _ln_choose(rest, around) - _ln_choose(rest - budget, around - budget)
-        return sets + cycles * ln_separated(part, rest - around, cohort.n)
+        surroundings = _ln_choose(rest, around) - _ln_choose(rest - budget, around - budget)
+        return sets + surroundings + cycles * ln_separated(part, rest - around, cohort.n)
 
-    enough = -(cohort.bits + _REFINED_BITS) * math.log(2) - _ln_choose(cohort.honest, part)
-    return _ln_choose(cohort.honest, part) + _descended(bound, range(budget, rest), enough=enough)
+    return _descended(bound, range(budget, rest), enough=-(cohort.bits + _REFINED_BITS) * math.log(2))
 
 
 def _descended(bound: Callable[[int], float], where: range, *, enough: float) -> float:

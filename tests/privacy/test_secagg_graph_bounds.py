@@ -18,7 +18,7 @@ ONCE = {"rounds": 1, "attempts": 1}
 
 
 def graphs(n: int, neighbours: int, contexts: int, *, absent: int = 0) -> Iterator[MaskingGraph]:
-    """Graphs of many contexts, with the first few of the roster absent; the last ones collude in the tests."""
+    """Yield graphs of many contexts, with the first few of the roster absent; the last ones collude in the tests."""
     members = tuple(f"p{i:02d}" for i in range(absent, n))
     for number in range(contexts):
         yield masking_graph(members, round_ctx=number.to_bytes(32, "big"), neighbours=neighbours)
@@ -124,6 +124,10 @@ def test_an_adversary_that_sees_the_graph_cuts_no_more_often_than_is_bounded(
     # Somebody who is absent from the start is of less use than somebody who is dropped with the graph in view.
     shrunk = sum(cut_apart(one, honest_of(one, f), dropouts - 1) for one in graphs(n, k, contexts, absent=1)) / contexts
     assert shrunk <= found
+    fewer = (
+        sum(cut_apart(one, honest_of(one, f - 1), dropouts) for one in graphs(n, k, contexts)) / contexts if f else 0
+    )
+    assert fewer <= found, "colluders that are none only help"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +166,7 @@ def test_no_set_of_holders_gives_both_secrets_of_one_participant() -> None:
 RECOMMENDED = {  # (n, f, D) -> (k, t) for 100 rounds of at most 3 attempts, as docs/graphs.md has them
     (513, 5, 5): (28, 18),
     (600, 60, 12): (114, 83),
-    (600, 199, 6): (516, 300),
+    (600, 199, 6): (522, 302),
     (1000, 50, 20): (72, 55),
     (1000, 100, 100): (228, 151),
     (1000, 333, 10): (416, 297),
@@ -189,6 +193,11 @@ def test_the_recommendation_of_the_literature_is_refused() -> None:
         check(Cohort(1000, 333, 50, 100, 3), neighbours=52, share_threshold=37)
     with pytest.raises(ValueError, match="too weak in neighbourhoods: k=52, t=37"):
         check(Cohort(1000, 333, 1, 100, 3), neighbours=52, share_threshold=37)
+
+
+def test_a_coordinator_with_half_of_the_roster_is_withstood_by_no_k_regular_graph() -> None:
+    assert failure(Cohort(100, 50, 0, **ONCE), neighbours=96, share_threshold=90).connectivity >= 0
+    assert failure(Cohort(100, 49, 0, **ONCE), neighbours=96, share_threshold=90).connectivity < 0
 
 
 def test_where_nothing_is_strong_enough_that_is_said() -> None:
