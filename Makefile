@@ -17,7 +17,7 @@ STAMP := .venv/.installed-$(HASH)
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test docs-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-clean bench-flower dist
+.PHONY: help setup test docs-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-compare demo-clean bench-flower dist
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | \
@@ -74,6 +74,9 @@ constraints: setup ## Pin the versions that are installed now
 
 demo: setup ## Fine-tune among five participants on this machine (3 minutes; PRIVACY=local, SUITE=1, OUT=demo-out)
 	$(ONE_THREAD) $(BIN)/onlysum demo --privacy $(PRIVACY) --suite $(SUITE) --out $(OUT)
+
+demo-compare: setup ## Compare local with shared noise over fresh seeds, in a simulation (5 minutes)
+	$(ONE_THREAD) $(BIN)/onlysum demo-compare
 
 demo-clean: ## Remove what the demo wrote
 	rm -rf demo-out*

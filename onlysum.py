@@ -56,6 +56,9 @@ PLACES: Final[dict[str, Place]] = {
         guests={"empirical": Place("simulation.empirical_cli", "app", "Test the claim.", extra="participant")},
     ),
     "demo": Place("simulation.demo", "app", "Fine-tune among five participants on this machine.", extra="participant"),
+    "demo-compare": Place(
+        "simulation.compare_cli", "app", "Compare local with shared noise, in a simulation.", extra="participant"
+    ),
 }
 EXTRA_PACKAGES: Final = frozenset({"numba", "opacus", "peft", "pyarrow", "PIL", "sklearn", "torch", "transformers"})
 

@@ -33,11 +33,11 @@ from participant.data import Columns
 from participant.examples import load_examples
 from participant.models import load_base
 from participant.training import Materials, TorchTrainer
-from privacy.dp.calibration import calibrate, choose_encoding
-from privacy.plan import Draft, Evaluation, Graph, Member, Plan, Recipe, Stream, Tensor, default_survivors, threshold
+from privacy.plan import Member, Plan, Recipe, Stream, Tensor
 from privacy.seams import RandomSource
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
+from simulation.binding import bind
 from simulation.verdict import Setting
 
 IMAGE_SIDE: Final = 8
@@ -50,7 +50,6 @@ MICRO_BATCH: Final = 8
 PUBLIC_SEED: Final = 20_260_101  # of the base and the canaries' images, which an attacker knows
 METRICS: Final = Stream(name="metrics", length=3)  # what a plan would sum if it wanted loss, accuracy and count
 _COLUMNS: Final = Columns("image", "label")
-_RUN_ID: Final = "00" * 16
 
 Integers = NDArray[np.int64]
 
@@ -104,7 +103,9 @@ class Workbench:
         (self.directory / "recipe.toml").write_text(_recipe(self.setting))
         draft = build_draft(self.directory / "recipe.toml", self.directory / "draft")
         recipe = _with_metrics(draft.recipe) if self.with_metrics else draft.recipe
-        plan = _bind(draft.model_copy(update={"recipe": recipe}), self.setting)
+        draft = draft.model_copy(update={"recipe": recipe})
+        roster = [_member(number, self.setting) for number in range(self.setting.participants)]
+        plan = bind(draft, roster, federation="laboratory", f=COLLUDING)
         methods.require_sound(plan.recipe, plan.privacy.mode)
         return plan
 
@@ -229,39 +230,6 @@ micro_batch = {MICRO_BATCH}
 [evaluation]
 data = "none"
 """
-
-
-def _bind(draft: Draft, setting: Setting) -> Plan:
-    """Return the calibrated plan of a draft, with made-up members."""
-    n, recipe = setting.participants, draft.recipe
-    survivors = default_survivors(n, COLLUDING)
-    privacy = calibrate(
-        draft.privacy, rounds=recipe.rounds, entries=recipe.entries, n=n, f=COLLUDING, min_survivors=survivors
-    )
-    encoding = choose_encoding(
-        privacy,
-        update_bound=draft.privacy.update_bound,
-        entries=recipe.entries,
-        rounds=recipe.rounds,
-        weights=[1] * n,
-    )
-    return Plan(
-        federation="laboratory",
-        operator="laboratory",
-        run_id=_RUN_ID,
-        created_at=0,
-        expires_at=1,
-        recipe=recipe,
-        privacy=privacy,
-        encoding=encoding,
-        evaluation=Evaluation(data=draft.evaluation_data),
-        roster=tuple(_member(number, setting) for number in range(n)),
-        f=COLLUDING,
-        shamir_threshold=threshold(n, COLLUDING),
-        quorum=threshold(n, COLLUDING),
-        min_survivors=survivors,
-        graph=Graph(),
-    )
 
 
 def _member(number: int, setting: Setting) -> Member:

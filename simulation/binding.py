@@ -1,0 +1,58 @@
+"""A draft bound to a roster without a coordinator: for simulations in one process.
+
+Guarantees: thresholds, noise and ring follow from roster and f by the rules that ``run create`` keeps, so a simulated
+plan claims what a real one would.
+Leaves to others: drafts (``participant.authoring``), enrolled members and their sizes (``coordinator.creation``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from privacy.dp.calibration import calibrate, choose_encoding
+from privacy.plan import Draft, Evaluation, Graph, Member, Plan, default_survivors, threshold
+
+_RUN_ID: Final = "00" * 16
+
+
+def bind(draft: Draft, roster: Sequence[Member], *, federation: str, f: int) -> Plan:
+    """Return the calibrated plan of a draft over a complete graph, unsigned and never to be run by daemons.
+
+    Args:
+        draft: as ``plan build`` writes it.
+        roster: in the order of their ids.
+        federation: a name; nobody is enrolled in it.
+        f: colluding participants that the plan tolerates.
+
+    Raises:
+        LocalError: ``E-PLAN-NOISE`` or ``E-PLAN-RING``.
+    """
+    n, recipe = len(roster), draft.recipe
+    survivors = default_survivors(n, f)
+    privacy = calibrate(draft.privacy, rounds=recipe.rounds, entries=recipe.entries, n=n, f=f, min_survivors=survivors)
+    encoding = choose_encoding(
+        privacy,
+        update_bound=draft.privacy.update_bound,
+        entries=recipe.entries,
+        rounds=recipe.rounds,
+        weights=[member.weight for member in roster],
+    )
+    return Plan(
+        suite=draft.suite,
+        federation=federation,
+        operator=federation,
+        run_id=_RUN_ID,
+        created_at=0,
+        expires_at=1,
+        recipe=recipe,
+        privacy=privacy,
+        encoding=encoding,
+        evaluation=Evaluation(data=draft.evaluation_data, every=draft.evaluate_every),
+        roster=tuple(roster),
+        f=f,
+        shamir_threshold=threshold(n, f),
+        quorum=threshold(n, f),
+        min_survivors=survivors,
+        graph=Graph(),
+    )

@@ -1,0 +1,187 @@
+"""Local against distributed noise: the same epsilon, the same digits, the same federation, seed by seed.
+
+Guarantees: real round machines with real masks, the daemons' trainer and the coordinator's optimizer; base, split,
+batches, noise and keys all follow from the seed, so a result repeats. **A simulation, not private**: whoever knows the
+seed knows the noise.
+Leaves to others: what is printed (``simulation.compare_cli``), processes and dropouts (``simulation.demo``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.global_adapter import direction
+from coordinator.optimizer import OptimizerState, step
+from participant.authoring import INITIAL_FILE, build_draft
+from participant.data import task_columns
+from participant.evaluation import AdapterEvaluator
+from participant.trainer import Progress
+from participant.training import Materials, TorchTrainer
+from privacy.dp.accountants import run_epsilon
+from privacy.plan import Member, Mode, Plan, VerifiedPlan, signed_plan_bytes
+from privacy.secagg.keys import SigningKey
+from privacy.secret import SecretBytes
+from simulation import base
+from simulation.binding import bind
+from simulation.cohort import Cohort, Train
+from simulation.stage import EVALUATOR, FEDERATION, PARTICIPANTS, Stage, write_data, write_recipe
+
+MODES: Final[tuple[Mode, ...]] = ("local", "distributed")
+COLLUDING: Final = 1  # f, as in the demo
+SUITE: Final = 1
+
+
+class SeededSource:
+    """Bytes that follow from a seed: SHAKE-256 of seed and counter. For simulations and nothing else."""
+
+    def __init__(self, seed: str) -> None:
+        self._seed = hashlib.sha256(seed.encode()).digest()
+        self._count = 0
+
+    def token_bytes(self, count: int) -> bytes:
+        """Return the next bytes."""
+        self._count += 1
+        return hashlib.shake_256(self._seed + self._count.to_bytes(8, "big")).digest(count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One run: accuracies on the held-out images, and the epsilon that each owner is charged for it."""
+
+    mode: Mode
+    seed: int
+    accuracy_base: float
+    accuracy: float
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much is computed: ``None`` takes the rounds of the demo's recipe."""
+
+    base_steps: int = base.STEPS
+    rounds: int | None = None
+
+
+def prepare(stage: Stage, seed: int, size: Size) -> tuple[int, ...]:
+    """Split the digits, train the base, write both, and return how many images each participant has."""
+    stage.clear()
+    parts = write_data(stage, seed)
+    base.save(base.train(parts.public, seed, size.base_steps), stage.base)
+    return tuple(len(part) for part in parts.participants)
+
+
+def run(stage: Stage, units: Sequence[int], mode: Mode, seed: int, size: Size, progress: Progress) -> Cell:
+    """Run one mode on a prepared stage, from its recipe to its accuracy."""
+    source = f"onlysum simulation {mode} {seed}"
+    keys = {name: _key(f"{source} identity {name}") for name in PARTICIPANTS}
+    plan = _plan(stage, units, mode, size, keys)
+    verified = _signed(plan, _key(f"{source} operator"))
+    trainers = {name: _trainer(stage, plan, name, SeededSource(f"{source} {name}")) for name in PARTICIPANTS}
+    evaluator = AdapterEvaluator.load(
+        plan.recipe,
+        model=stage.base,
+        dataset=stage.data(EVALUATOR),
+        columns=task_columns(plan.recipe.task),
+        initial_adapter=_draft(stage, mode) / INITIAL_FILE,
+    )
+    start = evaluator.adapted.vector()
+    final = _rounds(Cohort(verified, keys, SeededSource(f"{source} rounds")), plan, trainers, start, progress)
+    return Cell(
+        mode=mode,
+        seed=seed,
+        accuracy_base=_accuracy(evaluator, start),
+        accuracy=_accuracy(evaluator, final),
+        epsilon=run_epsilon(plan) or 0.0,
+    )
+
+
+def _rounds(
+    cohort: Cohort,
+    plan: Plan,
+    trainers: Mapping[str, TorchTrainer],
+    start: NDArray[np.float32],
+    progress: Progress,
+) -> NDArray[np.float32]:
+    """Run all rounds and return what is released after the last."""
+    state, total = OptimizerState.start(start), plan.recipe.rounds
+    for number in range(1, total + 1):
+        train: dict[str, Train] = {
+            name: partial(one.train, adapter=state.iterate, progress=_silent) for name, one in trainers.items()
+        }
+        result = cohort.run_round(number, state.iterate.tobytes(), train)
+        state = step(plan.recipe, state, direction(plan, result.total(plan), result.survivors))
+        progress(number, total)
+    return state.average
+
+
+def figures(cells: Sequence[Cell]) -> dict[str, float]:
+    """Return mean and spread (sample standard deviation over the seeds) of each mode's accuracy and epsilon."""
+    found: dict[str, float] = {}
+    for mode in MODES:
+        ran = [cell for cell in cells if cell.mode == mode]
+        for name, values in (
+            ("base", [cell.accuracy_base for cell in ran]),
+            ("accuracy", [cell.accuracy for cell in ran]),
+            ("epsilon", [cell.epsilon for cell in ran]),
+        ):
+            found[f"{mode}.{name}"] = round(fmean(values), 4)
+            found[f"{mode}.{name}.spread"] = round(stdev(values), 4) if len(values) > 1 else 0.0
+    return found
+
+
+def _plan(stage: Stage, units: Sequence[int], mode: Mode, size: Size, keys: Mapping[str, SigningKey]) -> Plan:
+    write_recipe(stage, mode, SUITE)
+    draft = build_draft(stage.recipe, _draft(stage, mode))
+    if size.rounds is not None:
+        draft = draft.model_copy(update={"recipe": draft.recipe.model_copy(update={"rounds": size.rounds})})
+    roster = [
+        Member(id=name, identity_key=keys[name].public.hex(), units=count)
+        for name, count in zip(PARTICIPANTS, units, strict=True)
+    ]
+    return bind(draft, roster, federation=FEDERATION, f=COLLUDING)
+
+
+def _signed(plan: Plan, operator: SigningKey) -> VerifiedPlan:
+    data = plan.to_bytes()
+    return VerifiedPlan.verify(data, operator.sign(signed_plan_bytes(data)), operator.public)
+
+
+def _trainer(stage: Stage, plan: Plan, name: str, random: SeededSource) -> TorchTrainer:
+    materials = Materials(
+        plan=plan,
+        me=name,
+        model=stage.base,
+        dataset=stage.data(name),
+        columns=task_columns(plan.recipe.task),
+        initial_adapter=_draft(stage, plan.privacy.mode) / INITIAL_FILE,
+    )
+    trainer = TorchTrainer(materials, random)
+    trainer.prepare()
+    return trainer
+
+
+def _accuracy(evaluator: AdapterEvaluator, adapter: NDArray[np.float32]) -> float:
+    measured = evaluator.measure(adapter)
+    return measured.correct / measured.examples
+
+
+def _key(seed: str) -> SigningKey:
+    return SigningKey(SecretBytes(hashlib.sha256(seed.encode()).digest()))
+
+
+def _draft(stage: Stage, mode: Mode) -> Path:
+    return stage.federation / f"draft-{mode}"
+
+
+def _silent(_done: int, _total: int) -> None:
+    """A round's own progress is too fine to show."""

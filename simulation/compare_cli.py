@@ -1,0 +1,94 @@
+"""``onlysum demo-compare``: what sharing the noise is worth, on fresh seeds, as a table and as JSON.
+
+Guarantees: every result is labelled as a simulation, because its noise follows from a seed; the last line of standard
+output is one JSON object; progress goes to standard error.
+Leaves to others: the runs (``simulation.compare``), which need torch and are imported when the command runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from simulation.processes import ONE_THREAD
+
+if TYPE_CHECKING:
+    from simulation.compare import Cell
+
+FIRST_SEED: Final = 3001  # the settings were chosen on other seeds
+NOTE: Final = "simulation, not private"
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command()
+def compare(
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds, each with a base of its own.")] = 5,
+    first: Annotated[int, typer.Option("--first-seed", min=0, help="The first of them.")] = FIRST_SEED,
+) -> None:
+    """Compare local with shared noise at the same epsilon, on fresh seeds.
+
+    Everything runs in this process: real masks and sums, seeded noise.
+    That is a simulation, and not private.
+
+    Example: onlysum demo-compare --seeds 5
+    """
+    os.environ.update(ONE_THREAD)  # before torch is imported
+    warnings.simplefilter("ignore", FutureWarning)  # of the libraries, about themselves
+    from simulation.compare import MODES, figures
+
+    typer.echo(f"Five participants, the demo's digits and recipes, {seeds} fresh seeds; {NOTE}.")
+    cells: list[Cell] = []
+    with tempfile.TemporaryDirectory(prefix="onlysum-compare-") as directory:
+        for seed in range(first, first + seeds):
+            cells += _run_seed(Path(directory) / str(seed), seed)
+    found = figures(cells)
+    typer.echo("")
+    for line in _table(found, MODES):
+        typer.echo(line)
+    machine = {"cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
+    values = {"bench": "demo-compare", "note": NOTE, "machine": machine, "seeds": seeds, "figures": found}
+    typer.echo(json.dumps(values))
+
+
+def _run_seed(directory: Path, seed: int) -> list[Cell]:
+    from simulation.compare import MODES, Size, prepare, run
+    from simulation.stage import Stage
+
+    stage, size, cells = Stage(directory), Size(), []
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(f"seed {seed}: the base", total=None)
+        units = prepare(stage, seed, size)
+        for mode in MODES:
+            bars.reset(task, description=f"seed {seed}: {mode}", total=None)
+            begin = time.monotonic()
+            cell = run(
+                stage, units, mode, seed, size, lambda done, total: bars.update(task, completed=done, total=total)
+            )
+            cells.append(cell)
+            took = time.monotonic() - begin
+            gain = f"{cell.accuracy_base:.1%} -> {cell.accuracy:.1%}, epsilon {cell.epsilon:.2f} ({took:.0f} s)"
+            typer.echo(f"seed {seed}, {mode}: {gain}")
+    return cells
+
+
+def _table(found: Mapping[str, float], modes: tuple[str, ...]) -> list[str]:
+    rows = [f"{'noise':<14}{'base':>18}{'accuracy':>18}{'epsilon':>10}"]
+    for mode in modes:
+        base, accuracy = (
+            f"{found[f'{mode}.{name}']:.1%} +- {found[f'{mode}.{name}.spread']:.1%}" for name in ("base", "accuracy")
+        )
+        rows.append(f"{mode:<14}{base:>18}{accuracy:>18}{found[f'{mode}.epsilon']:>10.2f}")
+    return [*rows, "+- is the sample standard deviation over the seeds."]

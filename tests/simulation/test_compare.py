@@ -1,0 +1,65 @@
+"""The comparison of local with shared noise: real rounds and training in one process, and how it is told."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+
+import onlysum
+from privacy.secagg import messages
+from simulation import compare
+from simulation.cohort import Cohort
+from simulation.compare import Cell, SeededSource, Size, figures
+from tests.plans import make_plan, verified
+
+
+def cell(mode: str, seed: int, accuracy: float) -> Cell:
+    return Cell(mode=mode, seed=seed, accuracy_base=0.7, accuracy=accuracy, epsilon=7.9)  # type: ignore[arg-type]
+
+
+def test_a_cohort_sums_exactly_round_after_round() -> None:
+    plan, keys = make_plan(n=5, f=1)
+    cohort = Cohort(verified(plan), keys, SeededSource("a cohort"))
+    for number in (1, 2, 3):
+        updates = {
+            name: np.full(plan.recipe.entries, place * number, dtype=np.int64) for place, name in enumerate(keys, 1)
+        }
+        train = {name: partial(lambda update, at: update, update) for name, update in updates.items()}
+        result = cohort.run_round(number, b"the adapter", train)
+        assert (result.total(plan) == 15 * number).all()
+        assert result.dropouts == ()
+        assert result.certificate.position == messages.Position(verified(plan).hash, number, 1)
+
+
+def test_a_seeded_source_repeats_and_never_gives_the_same_bytes_twice() -> None:
+    first, again, other = (SeededSource(seed) for seed in ("1", "1", "2"))
+    drawn = [first.token_bytes(16) for _ in range(8)]
+    assert drawn == [again.token_bytes(16) for _ in range(8)]
+    assert len({*drawn, other.token_bytes(16)}) == 9
+
+
+def test_figures_are_means_and_sample_deviations_over_the_seeds() -> None:
+    cells = [cell("local", 1, 0.8), cell("local", 2, 0.9), cell("distributed", 1, 0.9), cell("distributed", 2, 0.96)]
+    found = figures(cells)
+    assert found["local.accuracy"] == pytest.approx(0.85)
+    assert found["local.accuracy.spread"] == pytest.approx(0.0707, abs=1e-4)
+    assert found["distributed.accuracy"] == pytest.approx(0.93)
+    assert found["distributed.epsilon"] == pytest.approx(7.9)
+
+
+@pytest.mark.torch
+def test_the_command_ends_with_the_figures_of_both_modes_and_says_that_it_is_a_simulation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compare, "Size", partial(Size, base_steps=5, rounds=2))
+    assert onlysum.run(["demo-compare", "--seeds", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "simulation, not private" in lines[0]
+    assert any(line.startswith("distributed ") for line in lines)
+    told = json.loads(lines[-1])
+    for mode in ("local", "distributed"):
+        assert 0 < told["figures"][f"{mode}.epsilon"] <= 8
+        assert 0 <= told["figures"][f"{mode}.accuracy"] <= 1
