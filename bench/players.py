@@ -93,6 +93,7 @@ class Outcome:
     coordinator_ms: float
     bytes_per_entry: float
     seconds: float  # of the whole round, everybody in this process
+    cpu_seconds: float  # the processor time of that: what counts where the machine is shared
     by_phase: dict[str, tuple[float, float]] = field(default_factory=dict)  # milliseconds of client and coordinator
 
     def least(self, other: Outcome) -> Outcome:
@@ -107,6 +108,7 @@ class Outcome:
             coordinator_ms=min(self.coordinator_ms, other.coordinator_ms),
             bytes_per_entry=self.bytes_per_entry,
             seconds=min(self.seconds, other.seconds),
+            cpu_seconds=min(self.cpu_seconds, other.cpu_seconds),
             by_phase=phases,
         )
 
@@ -150,6 +152,7 @@ class Stage:
         self.random = SystemRandom()
         self.by_phase: dict[str, list[float]] = {}
         self._memo = _Memo()
+        self._aside = [0.0, 0.0]  # seconds and processor time of what is not the round
         self.total: NDArray[Any] = np.zeros(case.entries, dtype=np.float64 if reals else np.int64)
 
     def play(self) -> Outcome:
@@ -161,9 +164,10 @@ class Stage:
         gc.collect()
         gc.disable()  # a participant's own process has a small heap, not everybody's
         try:
-            started = time.perf_counter()
+            started, used = time.perf_counter(), time.process_time()
             self._phases()
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - started - self._aside[0]
+            cpu_seconds = time.process_time() - used - self._aside[1]
         finally:
             gc.enable()
         measured = [one for one in self.players.values() if one.measured]
@@ -172,6 +176,7 @@ class Stage:
             coordinator_ms=1e3 * sum(coordinator for _, coordinator in self.by_phase.values()),
             bytes_per_entry=median(one.uploaded for one in measured) / self.case.entries,
             seconds=seconds,
+            cpu_seconds=cpu_seconds,
             by_phase={phase: (1e3 * a / len(measured), 1e3 * b) for phase, (a, b) in self.by_phase.items()},
         )
 
@@ -241,7 +246,7 @@ class Stage:
             one.uploaded += _wire_bytes(self.plan.plan.run_id, receipt, masked)
         with self._clock("COLLECT_MASKED", coordinator=True):
             assert self.coordinator.accumulate(receipt, masked)
-        self.told(receipt, masked)
+        self._tell(receipt, masked)
 
     def update(self, one: Player) -> NDArray[Any]:
         """Return integers as a trainer makes them, or real numbers, and add them to what the sum must be."""
@@ -261,7 +266,14 @@ class Stage:
     def _send(self, message: Any) -> None:
         with self._clock(self.coordinator.phase.name, coordinator=True):
             assert self.coordinator.receive(message)
-        self.told(message, b"")
+        self._tell(message, b"")
+
+    def _tell(self, message: Any, masked: bytes) -> None:
+        """Tell who writes the round down, off the clock."""
+        started, used = time.perf_counter(), time.process_time()
+        self.told(message, masked)
+        self._aside[0] += time.perf_counter() - started
+        self._aside[1] += time.process_time() - used
 
     def _close(self) -> None:
         with self._clock(self.coordinator.phase.name, coordinator=True):
