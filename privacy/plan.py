@@ -443,7 +443,7 @@ class Plan(Part):
         """
         try:
             canonical.decode(data)
-            return cls.model_validate_json(data)
+            plan = cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "plan"
@@ -452,6 +452,11 @@ class Plan(Part):
             raise _refuse(code, f"{where}: {broken or first['msg']}") from None
         except ValueError as error:
             raise _refuse("E-PLAN-MALFORMED", str(error)) from None
+        if plan.to_bytes() != data:  # a field left to its default: the same plan would have two hashes
+            raise _refuse(
+                "E-PLAN-MALFORMED", "plan: every field must be written out, in the form that it is written in"
+            )
+        return plan
 
     @model_validator(mode="after")
     def _roster(self) -> Self:

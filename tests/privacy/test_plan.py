@@ -382,9 +382,20 @@ def test_a_plan_is_malformed_with(change: dict[str, Any]) -> None:
     assert refusal(**change).code == "E-PLAN-MALFORMED"
 
 
-@pytest.mark.parametrize(
-    "field", sorted(set(plan_document()) - {"protocol_version", "suite", "weight_rule", "max_attempts"})
-)
+DEFAULTED = {"protocol_version", "suite", "weight_rule", "max_attempts"}
+
+
+@pytest.mark.parametrize("field", sorted(DEFAULTED | {"graph.kind", "encoding.lane_bits", "privacy.overlap"}))
+def test_a_plan_that_leaves_a_field_to_its_default_is_malformed_for_it_would_have_two_hashes(field: str) -> None:
+    document: Any = plan_document()
+    *parts, last = field.split(".")
+    part = document[parts[0]] if parts else document
+    del part[last]
+    with pytest.raises(PeerError, match="E-PLAN-MALFORMED"):
+        Plan.from_bytes(canonical.encode(document))
+
+
+@pytest.mark.parametrize("field", sorted(set(plan_document()) - DEFAULTED))
 def test_a_plan_without_a_field_is_malformed(field: str) -> None:
     document = plan_document()
     del document[field]
