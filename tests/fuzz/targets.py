@@ -1,0 +1,194 @@
+"""What reads bytes of strangers: each target takes any bytes and may accept them, or refuse them with a typed error.
+
+A target that raises anything else, or accepts what it would not write itself, has a bug.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from audit.verify import verify_report
+from coordinator.phase import Phase
+from coordinator.round import CoordinatorRound
+from coordinator.spool import Announced, Spool
+from participant.journal import Journal
+from participant.phase import record_to_json
+from participant.policy import parse_policy, policy_template
+from privacy import canonical
+from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
+from privacy.plan import Plan
+from privacy.secagg.messages import Position
+from protos import codec
+from protos import envelope as env
+from tests.federation import Federation
+from tests.plans import make_plan
+from tests.protos.test_codec import PAIRS
+from tests.reports import coordinator_report, participant_report
+
+RUN: str = "00112233445566778899aabbccddeeff"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that reads bytes, and valid inputs to begin with."""
+
+    run: Callable[[bytes], None]
+    seeds: Callable[[], list[bytes]]
+
+
+# --- messages ---
+
+KINDS = sorted(PAIRS)
+
+
+def codec_target(data: bytes) -> None:
+    """The first byte chooses the kind of message."""
+    if not data:
+        return
+    pair = PAIRS[KINDS[data[0] % len(KINDS)]]
+    try:
+        value = pair.decode(data[1:])
+    except PeerError:
+        return
+    assert pair.encode(value) == data[1:], "a message has one form"
+
+
+@cache
+def said() -> tuple[env.Submission, ...]:
+    """All that is said in a round."""
+    federation = Federation(3, 0)
+    offer = federation.offer(1, 1)
+    attempt = federation.round = CoordinatorRound(federation.plan, offer)
+    found: list[Any] = []
+    while attempt.phase is not Phase.RESULT:
+        for name in sorted(attempt.expected()):
+            told = offer if attempt.phase is Phase.ADVERTISE_KEYS else attempt.outbox(name)
+            for answer in federation.participants[name].hear(told):
+                found.append(answer[0] if isinstance(answer, tuple) else answer)
+                Federation._hand_over(attempt, answer)
+        attempt.close()
+    return tuple(found)
+
+
+def codec_seeds() -> list[bytes]:
+    """One byte for the kind, then a message."""
+    kind = bytes([KINDS.index("submission")])
+    return [kind + codec.encode_submission(one) for one in said()] + [bytes([place]) for place in range(len(KINDS))]
+
+
+# --- documents ---
+
+
+def canonical_target(data: bytes) -> None:
+    """Canonical JSON has one form."""
+    try:
+        value = canonical.decode(data)
+    except ValueError:
+        return
+    assert canonical.encode(value) == data
+
+
+def plan_target(data: bytes) -> None:
+    """A plan that parses is written the same again."""
+    try:
+        plan = Plan.from_bytes(data)
+    except PeerError:
+        return
+    assert plan.to_bytes() == data
+
+
+def plan_seeds() -> list[bytes]:
+    """Plans of several modes."""
+    return [make_plan(mode=mode)[0].to_bytes() for mode in ("none", "local", "distributed")]
+
+
+def report_target(data: bytes) -> None:
+    """A report verifies, or says which check failed."""
+    try:
+        verify_report(data)
+    except VerificationError:
+        return
+
+
+def policy_target(data: bytes) -> None:
+    """An owner's typing mistakes are named."""
+    try:
+        parse_policy(data.decode(errors="replace"))
+    except LocalError:
+        return
+
+
+# --- what lies on disk ---
+
+
+@contextmanager
+def directory() -> Iterator[Path]:
+    """A directory that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="onlysum-fuzz-") as name:
+        yield Path(name)
+
+
+def journal_target(data: bytes) -> None:
+    """A damaged journal is refused; one that opens, opens again to the same memory, and can be added to."""
+    with directory() as place:
+        (place / "journal").write_bytes(data)
+        try:
+            journal = Journal.open(place, bytes(32))
+        except OnlysumError as error:
+            assert error.code == "E-STATE-DAMAGED"  # noqa: PT017  # a target, no test
+            return
+        assert Journal.open(place, bytes(32)).memory == journal.memory
+
+
+def journal_seeds() -> list[bytes]:
+    """The journal of a round, in whole and cut."""
+    federation = Federation(3, 0)
+    federation.run_round()
+    with directory() as place:
+        journal = Journal.open(place, bytes(32))
+        for record in federation.participants["bob"].journal.records:
+            journal.append(record)
+            assert record_to_json(record)
+        whole = (place / "journal").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    return [whole, whole[:-7], *(b"".join(lines[:count]) for count in range(len(lines)))]
+
+
+UPLOAD = Announced(RUN, Position(bytes(32), 1, 1), "alice", bytes(32), 64)
+
+
+def chunks_target(data: bytes) -> None:
+    """Chunks in any order: what is assembled is what was accepted, in order, and never longer than announced."""
+    expected = b""
+    with directory() as place:
+        spool = Spool(place)
+        assert spool.offset(UPLOAD) == 0
+        for at in range(0, len(data) - 1, 2):
+            offset, length = data[at], data[at + 1] % 40
+            chunk = data[at : at + length]
+            try:
+                after = spool.append(UPLOAD, offset, chunk)
+            except PeerError:
+                continue
+            assert offset == len(expected)
+            expected += chunk
+            assert after == len(expected) == spool.offset(UPLOAD)
+        assert len(expected) <= UPLOAD.length
+        assert (spool.path(UPLOAD).read_bytes() if spool.path(UPLOAD).exists() else b"") == expected
+
+
+TARGETS: dict[str, Target] = {
+    "codec": Target(codec_target, codec_seeds),
+    "canonical": Target(canonical_target, plan_seeds),
+    "plan": Target(plan_target, plan_seeds),
+    "report": Target(report_target, lambda: [coordinator_report()[1], participant_report()[1]]),
+    "policy": Target(policy_target, lambda: [policy_template("ab" * 32).encode()]),
+    "journal": Target(journal_target, journal_seeds),
+    "chunks": Target(chunks_target, lambda: [bytes([0, 20, 20, 20, 40, 24]), bytes([0, 39, 39, 25])]),
+}
