@@ -44,14 +44,14 @@ class Privacy(StrEnum):
 
 @app.command()
 def demo(
-    privacy: Annotated[Privacy, typer.Option("--privacy", help="Who adds how much noise.")] = Privacy.LOCAL,
+    privacy: Annotated[Privacy, typer.Option("--privacy", help="Who adds how much noise.")] = Privacy.DISTRIBUTED,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the results go.")] = Path("demo-out"),
     suite: Annotated[int, typer.Option("--suite", help="The cryptographic suite.")] = 1,
     prepare: Annotated[bool, typer.Option("--prepare", help="Write base, data and recipe, and stop.")] = False,
 ) -> None:
     """Fine-tune among five participants on this machine, kill one, go on.
 
-    Example: onlysum demo --privacy local --out demo-out
+    Example: onlysum demo --privacy distributed --out demo-out
     """
     os.environ.update(ONE_THREAD)  # before torch is imported
     warnings.simplefilter("ignore", FutureWarning)  # of the libraries, about themselves

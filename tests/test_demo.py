@@ -43,7 +43,7 @@ class Outcome:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
     out = tmp_path_factory.mktemp("demo") / "demo-out"
     done = subprocess.run(
-        [sys.executable, "-m", "onlysum", "demo", "--privacy", "local", "--out", str(out)],
+        [sys.executable, "-m", "onlysum", "demo", "--out", str(out)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -81,13 +81,14 @@ def test_accuracy_rises_by_at_least_ten_points(demo: Outcome) -> None:
 
 
 def test_the_privacy_spent_is_within_the_target(demo: Outcome) -> None:
+    assert demo.summary["mode"] == "distributed"
     assert 0 < demo.summary["epsilon"] <= 8
     assert demo.summary["delta"] == pytest.approx(1e-5)
 
 
 def test_a_participant_was_killed_and_the_run_went_on(demo: Outcome) -> None:
     assert demo.summary["dropouts"] >= 1
-    assert demo.summary["rounds"] == 20
+    assert demo.summary["rounds"] == 100
     assert demo.summary["participants"] == 5
     assert "SIGKILL" in demo.screen
 
