@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import combinations, permutations, product
+from pathlib import Path
 
 import pytest
 
@@ -163,36 +165,36 @@ def test_no_set_of_holders_gives_both_secrets_of_one_participant() -> None:
 
 # --- what is recommended ---
 
-RECOMMENDED = {  # (n, f, D) -> (k, t) for 100 rounds of at most 3 attempts, as docs/graphs.md has them
-    (513, 5, 5): (28, 18),
-    (600, 60, 12): (114, 83),
-    (600, 199, 6): (522, 302),
-    (1000, 50, 20): (72, 55),
-    (1000, 100, 100): (228, 151),
-    (1000, 333, 10): (416, 297),
-    (4096, 40, 40): (72, 50),
-    (4096, 400, 400): (626, 384),
-    (4096, 1365, 40): (214, 187),
-}
+TABLE = re.compile(r"<!-- begin table.*?-->\n(.*?)<!-- end table -->", re.DOTALL)
 
 
-@pytest.mark.parametrize(("cohort", "graph"), RECOMMENDED.items(), ids=str)
-def test_what_is_recommended_is_accepted_and_less_is_refused(
-    cohort: tuple[int, int, int], graph: tuple[int, int]
-) -> None:
-    assert recommend(*cohort, rounds=100, attempts=3) == graph
-    bounds, (k, t) = Cohort(*cohort, 100, 3), graph
-    check(bounds, neighbours=k, share_threshold=t)
+def recommended() -> list[tuple[int, ...]]:
+    """Return n, f, D, k, t, mean number of neighbours and log2 of both bounds, as docs/graphs.md has them."""
+    found = TABLE.search((Path(__file__).parents[2] / "docs" / "graphs.md").read_text())
+    assert found is not None
+    rows = found[1].replace("-inf", "-9999").splitlines()[2:]
+    return [tuple(int(cell) for cell in row.strip("|").split("|")) for row in rows]
+
+
+@pytest.mark.parametrize("row", recommended(), ids=str)
+def test_what_the_document_recommends_is_accepted_and_less_is_refused(row: tuple[int, ...]) -> None:
+    n, f, dropouts, k, t, mean, neighbourhoods, connectivity = row
+    assert recommend(n, f, dropouts, rounds=100, attempts=3) == (k, t)
+    cohort = Cohort(n, f, dropouts, 100, 3)
+    found = failure(cohort, neighbours=k, share_threshold=t)
+    assert round(max(-9999, found.neighbourhoods)) == neighbourhoods
+    assert round(found.connectivity) == connectivity
+    assert round(sum(degree * likely for degree, likely in enumerate(degrees(n, k // 2)))) == mean
+    check(cohort, neighbours=k, share_threshold=t)
     with pytest.raises(ValueError, match="too weak in neighbourhoods"):
-        check(bounds, neighbours=k, share_threshold=t - 1)
+        check(cohort, neighbours=k, share_threshold=t - 2)
 
 
-def test_the_recommendation_of_the_literature_is_refused() -> None:
-    """n=1000, k=52, t=37 is for a coordinator that cannot shrink the population or try many contexts."""
-    with pytest.raises(ValueError, match=r"too weak in connectivity: k=52, t=37 .* probability 2\^0"):
-        check(Cohort(1000, 333, 50, 100, 3), neighbours=52, share_threshold=37)
-    with pytest.raises(ValueError, match="too weak in neighbourhoods: k=52, t=37"):
-        check(Cohort(1000, 333, 1, 100, 3), neighbours=52, share_threshold=37)
+def test_fifty_two_neighbours_of_a_thousand_withstand_ten_colluders_and_ten_dropouts_and_not_twenty() -> None:
+    check(Cohort(1000, 10, 10, 100, 3), neighbours=52, share_threshold=37)
+    for f, dropouts, part in ((20, 20, "connectivity"), (50, 10, "neighbourhoods"), (333, 1, "neighbourhoods")):
+        with pytest.raises(ValueError, match=f"too weak in {part}: k=52, t=37"):
+            check(Cohort(1000, f, dropouts, 100, 3), neighbours=52, share_threshold=37)
 
 
 def test_a_coordinator_with_half_of_the_roster_is_withstood_by_no_k_regular_graph() -> None:
