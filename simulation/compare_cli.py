@@ -13,7 +13,8 @@ import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -24,6 +25,7 @@ from rich.progress import Progress
 from simulation.processes import ONE_THREAD
 
 if TYPE_CHECKING:
+    from participant.trainer import Progress as RoundsDone
     from simulation.compare import Cell
 
 FIRST_SEED: Final = 3001  # the settings were chosen on other seeds
@@ -67,21 +69,26 @@ def _run_seed(directory: Path, seed: int) -> list[Cell]:
     from simulation.stage import Stage
 
     stage, size, cells = Stage(directory), Size(), []
+    with _bar(f"seed {seed}: the base"):
+        units = prepare(stage, seed, size)
+    for mode in MODES:
+        begin = time.monotonic()
+        with _bar(f"seed {seed}: {mode}") as progress:
+            cell = run(stage, units, mode, seed, size, progress)
+        took = time.monotonic() - begin
+        gain = f"{cell.accuracy_base:.1%} -> {cell.accuracy:.1%}, epsilon {cell.epsilon:.2f}"
+        typer.echo(f"seed {seed}, {mode}: {gain} ({took:.0f} s)")
+        cells.append(cell)
+    return cells
+
+
+@contextmanager
+def _bar(caption: str) -> Iterator[RoundsDone]:
+    """Yield a callback that draws a bar over the rounds on standard error, if that is a terminal."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(f"seed {seed}: the base", total=None)
-        units = prepare(stage, seed, size)
-        for mode in MODES:
-            bars.reset(task, description=f"seed {seed}: {mode}", total=None)
-            begin = time.monotonic()
-            cell = run(
-                stage, units, mode, seed, size, lambda done, total: bars.update(task, completed=done, total=total)
-            )
-            cells.append(cell)
-            took = time.monotonic() - begin
-            gain = f"{cell.accuracy_base:.1%} -> {cell.accuracy:.1%}, epsilon {cell.epsilon:.2f} ({took:.0f} s)"
-            typer.echo(f"seed {seed}, {mode}: {gain}")
-    return cells
+        task = bars.add_task(caption, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def _table(found: Mapping[str, float], modes: tuple[str, ...]) -> list[str]:
