@@ -81,7 +81,7 @@ def check(cohort: Cohort, *, neighbours: int, share_threshold: int) -> None:
         raise ValueError(f"share_threshold must be from 2 to neighbours + 1 = {k + 1}")
     found = failure(cohort, neighbours=k, share_threshold=t)
     if found.total > -cohort.bits:
-        part = "neighbourhoods" if found.neighbourhoods > found.connectivity else "connectivity"
+        part = max(("neighbourhoods", "connectivity"), key=lambda name: float(getattr(found, name)))
         likely, asked = min(0, math.ceil(found.total)), math.ceil(cohort.bits)
         raise ValueError(
             f"the graph is too weak in {part}: k={k}, t={t} with f={cohort.f} and max_dropouts={cohort.max_dropouts} "
@@ -128,8 +128,8 @@ def _share_threshold(cohort: Cohort, neighbours: int) -> int | None:
             high = middle
         else:
             low = middle + 1
-    alive = _too_few_holders(cohort, neighbours, low) <= -LIVENESS_BITS * math.log(2)
-    return low if low <= neighbours + 1 and alive else None
+    lacking = _too_few_holders(cohort, neighbours, low)  # surely, if no t withstands them
+    return low if lacking <= -LIVENESS_BITS * math.log(2) else None
 
 
 def _half(cohort: Cohort) -> float:
@@ -188,8 +188,7 @@ def _upper_tail(population: int, marked: int, drawn: int, least: int) -> float:
 
     Beyond the mode terms fall at least as fast as the first two do: a geometric series bounds them.
     """
-    if least <= max(0, drawn - (population - marked)):
-        return 0.0
+    least = max(least, 0, drawn - (population - marked))
     if least > min(marked, drawn):
         return NEVER
     first = _ln_choose(marked, least) + _ln_choose(population - marked, drawn - least) - _ln_choose(population, drawn)

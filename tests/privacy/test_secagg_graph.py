@@ -28,6 +28,7 @@ def test_in_the_complete_graph_everyone_else_is_a_neighbour_in_sorted_order() ->
     assert graph.complete
     assert graph.neighbours("bob") == ("alice", "carol")
     assert graph.holders("bob") == ("alice", "bob", "carol")
+    assert masking_graph(("alice", "bob"), round_ctx=CONTEXT, neighbours=0).neighbours("bob") == ("alice",)
 
 
 @pytest.mark.parametrize("neighbours", [0, 2])
