@@ -149,6 +149,8 @@ def _restore(hint: Any, value: Any) -> Any:
             raise ValueError("a record with other fields")
         return hint(**{name: _restore(hints[name], value[name]) for name in hints})
     if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ValueError("a record with a value of another type")
         arguments = get_args(hint)
         inner = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
         return tuple(_restore(one, item) for one, item in zip(inner, value, strict=True))

@@ -45,7 +45,8 @@ class Function:
 
 
 @cache
-def _tree(module: str) -> ast.Module:
+def tree(module: str) -> ast.Module:
+    """Return a module's syntax tree; the same one each time."""
     return ast.parse(Path(str(sys.modules[module].__file__)).read_text())
 
 
@@ -65,22 +66,22 @@ def functions(module: str) -> Iterator[Function]:
             elif isinstance(node, ast.ClassDef):
                 yield from inside(node.body, f"{prefix}{node.name}.")
 
-    yield from inside(_tree(module).body, "")
+    yield from inside(tree(module).body, "")
 
 
 def compiled(function: Function, changes: dict[ast.AST, ast.AST]) -> CodeType:
     """Return the code of a function in which nodes of its tree are replaced."""
-    places = {id(node): index for index, node in enumerate(ast.walk(_tree(function.module)))}
+    places = {id(node): index for index, node in enumerate(ast.walk(tree(function.module)))}
     wanted = {places[id(node)]: new for node, new in changes.items()}
-    tree = copy.deepcopy(_tree(function.module))
-    replacements = {id(node): wanted[index] for index, node in enumerate(ast.walk(tree)) if index in wanted}
+    fresh = copy.deepcopy(tree(function.module))
+    replacements = {id(node): wanted[index] for index, node in enumerate(ast.walk(fresh)) if index in wanted}
 
     class Replace(ast.NodeTransformer):
         def visit(self, node: ast.AST) -> Any:
             new = replacements.get(id(node))
             return super().visit(node) if new is None else ast.copy_location(new, node)
 
-    edited = ast.fix_missing_locations(Replace().visit(tree))
+    edited = ast.fix_missing_locations(Replace().visit(fresh))
     return _code_of(compile(edited, f"<{function.module}, edited>", "exec"), function)
 
 

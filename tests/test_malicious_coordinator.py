@@ -198,6 +198,13 @@ def test_malicious_advertisement_sets_are_refused(sentence: str) -> None:
     assert stage.lie(change(stage.told)).code == code
 
 
+def test_malicious_u1_that_could_rebuild_secrets_and_is_smaller_than_the_plan_asks_is_refused() -> None:
+    """Four shares rebuild a secret, and all five must survive."""
+    stage = Stage(Phase.SHARE_KEYS, min_survivors=5)
+    assert stage.federation.plan.plan.shamir_threshold == 4
+    assert stage.lie(stage.told[:4]).code == "E-ROUND-SET"
+
+
 # --- COLLECT_MASKED: what is wrong with U2 ---
 
 

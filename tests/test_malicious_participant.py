@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,11 +11,11 @@ import pytest
 
 from coordinator.phase import Phase
 from coordinator.round import CoordinatorRound
-from participant.round import Complained, Shared
+from participant.round import Complained, Masked, Shared
 from privacy.errors import PeerError, RoundAborted
 from privacy.secagg import shamir
-from privacy.secagg.messages import Receipt, ReleasedShare, ShareBundle, UnmaskShares
-from tests.federation import Federation, SeededSource
+from privacy.secagg.messages import Complaint, Receipt, ReleasedShare, ShareBundle, UnmaskShares
+from tests.federation import FaultKind, Federation, SeededSource
 from tests.plans import signing_key
 
 OFFENDER = "carol"
@@ -23,12 +24,13 @@ OFFENDER = "carol"
 class Stage:
     """A five-party round in which everyone but the offender has answered in a phase."""
 
-    def __init__(self, phase: Phase, **overrides: Any) -> None:
+    def __init__(self, phase: Phase, *, lost: tuple[str, Phase] | None = None, **overrides: Any) -> None:
         self.federation = Federation(5, 1, seed=11, **overrides)
         self.offer = self.federation.offer(1, 1)
         self.round = self.federation.round = CoordinatorRound(self.federation.plan, self.offer)
+        due = {} if lost is None else {lost: FaultKind.LOST}
         while self.round.phase is not phase:
-            self.federation._collect(self.offer, {}, [])
+            self.federation._collect(self.offer, due, [])
             self.round.close()
         self.answers = {
             name: self.federation.participants[name].hear(
@@ -44,8 +46,13 @@ class Stage:
 
     @property
     def context(self) -> bytes:
-        state: Any = self.federation.participants[OFFENDER].state
-        return b"" if not hasattr(state, "round_ctx") else state.round_ctx
+        """What everybody signs under, also who has gone silent; nothing yet in ADVERTISE_KEYS."""
+        for one in self.federation.participants.values():
+            if isinstance(one.state, Shared):
+                return one.state.round_ctx
+            if isinstance(one.state, Masked):
+                return one.state.record.round_ctx
+        return b""
 
     def refusal(self, message: Any) -> PeerError:
         """Hand over a lie; return the refusal after checking that the offender still counts as silent."""
@@ -120,6 +127,7 @@ BUNDLES: dict[str, tuple[Callable[[ShareBundle], ShareBundle], str]] = {
     "shares for fewer than U1": (_other_recipients, "E-ROUND-SET"),
     "a ciphertext that is not the committed one": (_other_ciphertext, "E-ROUND-SHARE"),
     "a ciphertext of a wrong length": (_short_ciphertext, "E-ROUND-SHARE"),
+    "one ciphertext too few": (lambda b: replace(b, sealed=b.sealed[:-1]), "E-ROUND-SET"),
     "a commitment that is not signed": (lambda b: replace(b, seed_commitment=b"\0" * 32), "E-ROUND-SIGNATURE"),
     "another round's bundle": (
         lambda b: replace(b, position=replace(b.position, round=2)),
@@ -158,19 +166,61 @@ def test_malicious_dealer_is_named_by_a_complaint_and_left_out_of_the_next_attem
     assert federation.round.excluded == {OFFENDER}
 
 
+def complaint(stage: Stage, dealer: str) -> Complaint:
+    """The offender complains about a dealer, and signs it."""
+    return signed(Complaint(stage.offer.position, OFFENDER, dealer, "bad shares"), stage.context)  # type: ignore[no-any-return]
+
+
+def test_malicious_complaint_after_the_own_upload_is_refused() -> None:
+    stage = Stage(Phase.COLLECT_MASKED)
+    assert Federation._hand_over(stage.round, stage.honest)
+    with pytest.raises(PeerError, match="E-ROUND-SET"):
+        stage.round.receive(complaint(stage, "alice"))
+    assert not stage.round.complaints
+
+
+@pytest.mark.parametrize("dealer", ["erin", "zoe"])
+def test_malicious_complaint_about_somebody_who_dealt_nothing_is_refused(dealer: str) -> None:
+    """Erin advertised and did not deal; nobody knows zoe."""
+    stage = Stage(Phase.COLLECT_MASKED, lost=("erin", Phase.SHARE_KEYS))
+    assert stage.refusal(complaint(stage, dealer)).code == "E-ROUND-SET"
+
+
+def test_malicious_complaint_by_somebody_who_dealt_nothing_is_refused() -> None:
+    stage = Stage(Phase.COLLECT_MASKED, lost=(OFFENDER, Phase.SHARE_KEYS))
+    assert stage.refusal(complaint(stage, "alice")).code == "E-ROUND-SET"
+
+
+def test_malicious_complaint_in_another_name_is_refused() -> None:
+    stage = Stage(Phase.COLLECT_MASKED)
+    assert stage.refusal(replace(complaint(stage, "alice"), dealer="bob")).code == "E-ROUND-SIGNATURE"
+    assert not stage.round.complaints
+
+
+def test_malicious_upload_after_a_complaint_is_refused() -> None:
+    stage = Stage(Phase.COLLECT_MASKED)
+    assert stage.round.receive(complaint(stage, "alice"))
+    assert stage.refusal(stage.honest).code == "E-ROUND-UPLOAD"
+
+
+@pytest.mark.parametrize("phase", [Phase.SHARE_KEYS, Phase.AGREE_SURVIVORS])
+def test_a_complaint_before_or_after_its_phase_changes_nothing(phase: Phase) -> None:
+    stage = Stage(phase)
+    assert not stage.round.receive(complaint(stage, "alice"))
+    assert not stage.round.complaints
+
+
 def rubbish_for(victim: str, bundle: ShareBundle, context: bytes) -> ShareBundle:
     index = [leaf.recipient for leaf in bundle.leaves].index(victim)
     sealed = bytearray(bundle.sealed[index])
     sealed[20] ^= 1
-    import hashlib
-
     leaf = replace(bundle.leaves[index], ciphertext_hash=hashlib.sha256(sealed).digest())
     lie = replace(
         bundle,
         leaves=(*bundle.leaves[:index], leaf, *bundle.leaves[index + 1 :]),
         sealed=(*bundle.sealed[:index], bytes(sealed), *bundle.sealed[index + 1 :]),
     )
-    return signed(lie, context)
+    return signed(lie, context)  # type: ignore[no-any-return]  # what it was given
 
 
 def test_a_round_with_one_bad_bundle_goes_on_without_the_complainer_when_enough_remain() -> None:
@@ -201,6 +251,10 @@ UPLOADS: dict[str, tuple[Callable[[Receipt, bytes, bytes], tuple[Receipt, bytes]
     ),
     "other bytes than the receipt says": (lambda r, m, c: (r, bytes(len(m))), "E-ROUND-UPLOAD"),
     "another U2": (lambda r, m, c: (signed(replace(r, u2_hash=b"\0" * 32), c), m), "E-ROUND-SET"),
+    "a receipt that is right for a shorter upload": (
+        lambda r, m, c: (signed(replace(r, length=4, masked_hash=hashlib.sha256(m[:4]).digest()), c), m[:4]),
+        "E-ROUND-UPLOAD",
+    ),
     "an unsigned receipt": (lambda r, m, c: (replace(r, signature=b"\0" * 64), m), "E-ROUND-SIGNATURE"),
     "another attempt's receipt": (
         lambda r, m, c: (signed(replace(r, position=replace(r.position, attempt=2)), c), m),
@@ -215,7 +269,7 @@ def test_malicious_uploads_are_refused_and_not_counted(sentence: str) -> None:
     change, code = UPLOADS[sentence]
     stage = Stage(Phase.COLLECT_MASKED)
     receipt, masked = stage.honest
-    context = stage.federation.participants[OFFENDER].journal.memory.masked.round_ctx
+    context = stage.context
     assert stage.refusal(change(receipt, masked, context)).code == code
     stage.others_go_on()
     while stage.round.phase is not Phase.RESULT:
@@ -258,11 +312,35 @@ RELEASES: dict[str, tuple[Callable[[UnmaskShares], UnmaskShares], str]] = {
 def test_malicious_holders_are_named_on_arrival_and_the_others_suffice(sentence: str) -> None:
     change, code = RELEASES[sentence]
     stage = Stage(Phase.UNMASK)
-    context = stage.federation.participants[OFFENDER].journal.memory.masked.round_ctx
+    context = stage.context
     refusal = stage.refusal(signed(change(stage.honest), context))
     assert (refusal.code, refusal.participant) == (code, OFFENDER)
     stage.others_go_on()
     assert (stage.round.result.total(stage.federation.plan.plan)[:5] == 1).all()
+
+
+def test_a_repeated_release_is_counted_once() -> None:
+    """Three of the four shares that are needed, and one of them again."""
+    stage = Stage(Phase.UNMASK)
+    for name in ("alice", "bob"):
+        assert stage.round.receive(stage.answers[name][0])
+    assert stage.round.receive(stage.honest)
+    assert not stage.round.receive(stage.honest)
+    assert not stage.round.can_close()
+
+
+def test_malicious_second_release_of_other_shares_is_refused() -> None:
+    stage = Stage(Phase.UNMASK)
+    assert stage.round.receive(stage.honest)
+    with pytest.raises(PeerError, match="E-ROUND-PHASE"):
+        stage.round.receive(replace(stage.honest, signature=b"\0" * 64))
+
+
+def test_a_release_after_the_result_changes_nothing() -> None:
+    stage = Stage(Phase.UNMASK)
+    stage.others_go_on()
+    assert stage.round.phase is Phase.RESULT
+    assert not stage.round.receive(stage.honest)
 
 
 def test_malicious_unsigned_release_is_refused() -> None:

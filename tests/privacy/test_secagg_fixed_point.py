@@ -124,6 +124,16 @@ def test_adding_words_of_another_shape_or_type_is_refused() -> None:
     for words in (np.zeros(3, dtype="<u4"), np.zeros(1, dtype="<u4"), np.zeros(4, dtype="<u8"), np.zeros(4)):
         with pytest.raises(ValueError, match="cannot add"):
             Ring(bits=32).add_into(total, words)
+    with pytest.raises(ValueError, match="cannot add"):
+        Ring(bits=32).add_into(np.zeros(4, dtype="<u8"), total)
+
+
+@pytest.mark.parametrize("ring", [Ring(bits=32), Ring(bits=64, lane_bits=21)], ids=str)
+@pytest.mark.parametrize("change", [-1, 1])
+def test_entries_are_not_written_to_more_or_fewer_words_than_they_need(ring: Ring, change: int) -> None:
+    values = np.ones(6, dtype=np.int64)
+    with pytest.raises(ValueError, match="do not hold"):
+        ring.encode_into(np.zeros(ring.words(6) + change, dtype=ring.dtype), values)
 
 
 def test_decoding_leaves_the_words_alone() -> None:

@@ -329,6 +329,13 @@ def test_sealed_bytes_that_are_too_short_are_refused(size: int) -> None:
         keys.unseal(SECRET, bytes(size), b"")
 
 
+def test_nothing_sealed_opens_to_nothing() -> None:
+    """28 bytes are enough: a nonce and a tag."""
+    sealed = keys.seal(SECRET, b"n" * 12, b"", b"context")
+    assert len(sealed) == 28
+    assert keys.unseal(SECRET, sealed, b"context").reveal() == b""
+
+
 # --- AES ---
 
 SP_800_38A_KEY = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")

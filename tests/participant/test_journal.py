@@ -1,0 +1,213 @@
+"""The journal on disk: what was promised is there again, and whatever is not exactly that is refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from participant import journal as journal_module
+from participant.journal import Journal
+from participant.phase import Record, RoundCompleted, RunMemory, record_from_json, record_to_json
+from privacy import canonical
+from privacy.errors import LocalError, VerificationError
+from tests.federation import Federation
+
+PLAN = b"\1" * 32
+
+
+def records() -> list[Record]:
+    """Every kind of record but a refusal, from two rounds."""
+    federation = Federation(3, 0)
+    for _ in range(2):
+        federation.run_round()
+    return federation.participants["bob"].journal.records
+
+
+def written(place: Path) -> Journal:
+    journal = Journal.open(place, PLAN)
+    for record in records():
+        journal.append(record)
+    return journal
+
+
+def test_what_was_appended_is_there_again(tmp_path: Path) -> None:
+    journal = written(tmp_path)
+    assert Journal.open(tmp_path, PLAN).memory == journal.memory
+    assert journal.memory.completed == 2
+
+
+def test_a_journal_that_was_opened_again_goes_on_from_its_head(tmp_path: Path) -> None:
+    one, *others = records()
+    Journal.open(tmp_path, PLAN).append(one)
+    for record in others:
+        Journal.open(tmp_path, PLAN).append(record)
+    assert Journal.open(tmp_path, PLAN).memory == written(tmp_path / "at once").memory
+
+
+@pytest.mark.parametrize("cut", [1, 5, 50])
+def test_a_last_line_that_a_crash_cut_off_is_dropped(tmp_path: Path, cut: int) -> None:
+    journal = written(tmp_path)
+    path = tmp_path / "journal"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(path.read_bytes()[:-cut])
+    again = Journal.open(tmp_path, PLAN)
+    assert path.read_bytes() == b"".join(lines[:-1])
+    again.append(records()[-1])
+    assert again.memory == journal.memory
+
+
+Damage = Callable[[list[bytes]], list[bytes]]
+
+
+def _reworded(lines: list[bytes], change: Callable[[Any], None]) -> list[bytes]:
+    """The first line says something else, canonically."""
+    value = json.loads(lines[0])
+    change(value)
+    return [canonical.encode(value) + b"\n", *lines[1:]]
+
+
+DAMAGES: dict[str, Damage] = {
+    "its first line is gone": lambda lines: lines[1:],
+    "a line in the middle is gone": lambda lines: [*lines[:2], *lines[3:]],
+    "two lines are swapped": lambda lines: [lines[0], lines[2], lines[1], *lines[3:]],
+    "a line comes twice": lambda lines: [lines[0], *lines],
+    "a line is no JSON": lambda lines: [b"{\n", *lines[1:]],
+    "a line is not canonical": lambda lines: [lines[0].replace(b":", b": ", 1), *lines[1:]],
+    "a line has another field": lambda lines: _reworded(lines, lambda value: value.update(extra=1)),
+    "a line has no record": lambda lines: _reworded(lines, lambda value: value.pop("record")),
+    "a record is of an unknown kind": lambda lines: _reworded(lines, lambda v: v["record"].update(kind="Else")),
+    "a record lacks a field": lambda lines: _reworded(lines, lambda v: v["record"]["value"].pop("round")),
+    "a record has a field too many": lambda lines: _reworded(lines, lambda v: v["record"]["value"].update(extra=1)),
+    "a number is a text": lambda lines: _reworded(lines, lambda v: v["record"]["value"].update(round="1")),
+    "a number is true": lambda lines: _reworded(lines, lambda v: v["record"]["value"].update(round=True)),
+    "a number is nothing": lambda lines: _reworded(lines, lambda v: v["record"]["value"].update(round=None)),
+    "a changed number": lambda lines: _reworded(lines, lambda v: v["record"]["value"].update(round=3)),
+}
+
+
+@pytest.mark.parametrize("sentence", DAMAGES)
+def test_a_journal_is_damaged_if(sentence: str, tmp_path: Path) -> None:
+    written(tmp_path)
+    path = tmp_path / "journal"
+    path.write_bytes(b"".join(DAMAGES[sentence](path.read_bytes().splitlines(keepends=True))))
+    with pytest.raises(VerificationError, match="E-STATE-DAMAGED"):
+        Journal.open(tmp_path, PLAN)
+
+
+def test_the_journal_of_another_plan_is_damaged(tmp_path: Path) -> None:
+    written(tmp_path)
+    with pytest.raises(VerificationError, match="line 1 of"):
+        Journal.open(tmp_path, b"\2" * 32)
+
+
+@pytest.mark.parametrize("record", records(), ids=lambda record: type(record).__name__)
+def test_a_record_reads_back_equal_and_with_any_other_type_not_at_all(record: Record) -> None:
+    form: Any = record_to_json(record)
+    assert record_from_json(form) == record
+    for name in form["value"]:
+        for value in (None, [1], {"kind": 1}, "\0"):
+            changed: Any = {"kind": form["kind"], "value": {**form["value"], name: value}}
+            with pytest.raises(ValueError, match=r"record|hexadecimal"):
+                record_from_json(changed)
+
+
+@pytest.mark.parametrize("form", [None, [], "x", {}, {"kind": "RunRefused"}, {"kind": 1, "value": {}}])
+def test_what_is_no_record_does_not_read(form: Any) -> None:
+    with pytest.raises(ValueError, match="no record"):
+        record_from_json(form)
+
+
+# --- disks ---
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, "E-DISK-FULL"), (errno.EDQUOT, "E-DISK-FULL"), (errno.EIO, "E-STATE-DAMAGED")]
+)
+@pytest.mark.parametrize("done", [0, 3])
+def test_a_record_that_was_not_written_whole_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: str, done: int
+) -> None:
+    first, second, third, *_ = records()
+    journal = Journal.open(tmp_path, PLAN)
+    for record in (first, second)[:done]:
+        journal.append(record)
+    before = journal.memory
+    append = journal_module._append
+
+    def fails(path: Path, data: bytes) -> None:
+        append(path, data[:10])
+        raise OSError(number, "no more")
+
+    monkeypatch.setattr(journal_module, "_append", fails)
+    with pytest.raises(LocalError, match=code):
+        journal.append(third)
+    assert journal.memory == before
+    monkeypatch.undo()
+    assert Journal.open(tmp_path, PLAN).memory == before
+    journal.append(third)
+    assert Journal.open(tmp_path, PLAN).memory == journal.memory
+
+
+def test_an_error_that_is_not_the_disks_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal.open(tmp_path, PLAN)
+
+    def fails(path: Path, data: bytes) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(journal_module, "_append", fails)
+    with pytest.raises(KeyError):
+        journal.append(records()[0])
+
+
+def test_a_blob_is_there_again_exactly_if_it_was_not_changed(tmp_path: Path) -> None:
+    import hashlib
+
+    journal = Journal.open(tmp_path, PLAN)
+    path = journal.store("encoded-1", b"an update")
+    digest = hashlib.sha256(b"an update").digest()
+    assert journal.load("encoded-1", digest) == b"an update"
+    path.write_bytes(b"another")
+    assert journal.load("encoded-1", digest) is None
+    journal.erase("encoded-1")
+    assert journal.load("encoded-1", digest) is None
+
+
+def test_journal_and_blobs_are_for_their_owner_alone(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    path = written(place).store("masked-1-1", b"masked")
+    assert path.stat().st_mode & 0o777 == (place / "journal").stat().st_mode & 0o777 == 0o600
+    assert place.stat().st_mode & 0o777 == 0o700
+
+
+# --- what follows from records ---
+
+
+def test_what_was_promised_in_one_round_binds_in_no_other() -> None:
+    memory = RunMemory.empty(PLAN)
+    for record in records():
+        memory = memory.apply(record)
+    for promised in (memory.encoded_in, memory.masked_in, memory.signed_in, memory.released_in):
+        assert promised(2) is not None
+        assert promised(1) is None
+        assert promised(3) is None
+
+
+def test_nothing_was_promised_in_a_run_that_has_just_been_approved() -> None:
+    memory = RunMemory.empty(PLAN)
+    assert not any(
+        promised(1) for promised in (memory.encoded_in, memory.masked_in, memory.signed_in, memory.released_in)
+    )
+
+
+def test_the_last_attempt_is_the_highest_whatever_comes_after_it() -> None:
+    completed = next(one for one in records() if isinstance(one, RoundCompleted))
+    memory = RunMemory.empty(PLAN)
+    for record in records():
+        memory = memory.apply(record)
+    assert memory.apply(replace(completed, round=3)).highest == memory.highest
