@@ -1,0 +1,60 @@
+"""What members are told on a k-regular graph: as tasks, over the wire, and into the participant's round."""
+
+from __future__ import annotations
+
+from coordinator.phase import Phase
+from coordinator.round import CoordinatorRound
+from coordinator.runbook import RunState
+from coordinator.tasks import RunView, roster_tasks
+from privacy.secagg.messages import NeighbourShares
+from protos import codec
+from protos.envelope import AttemptOpened, ContentRef, KeysAdvertised, SharesDealt, SurvivorsProposed, UnmaskRequested
+from tests.federation import Federation
+from tests.plans import STRONG, sign_plan
+
+NOTHING = ContentRef(b"\0" * 32, 1)
+
+
+def told(world: Federation, machine: CoordinatorRound, member: str) -> object:
+    """Return what a member's round is told, as its daemon reads it from the wire."""
+    plan = world.plan.plan
+    view = RunView(
+        plan=plan,
+        plan_bytes=plan.to_bytes(),
+        signature=sign_plan(plan),
+        initial_adapter=NOTHING,
+        state=RunState.RUNNING,
+        code="",
+        certificates=(),
+        machine=machine,
+        adapter=NOTHING,
+        aborted=None,
+    )
+    (task,) = roster_tasks(view, member, answered_plan=True, knows=0)
+    match codec.decode_task(codec.encode_task(task)).task:
+        case AttemptOpened(offer=offer):
+            return offer
+        case KeysAdvertised(advertisements=advertisements):
+            return advertisements
+        case SharesDealt() as dealt:
+            assert dealt.u2
+            assert isinstance(dealt.told, NeighbourShares)
+            return dealt.told
+        case SurvivorsProposed(proposal=proposal):
+            return proposal
+        case UnmaskRequested(request=request):
+            return request
+        case other:
+            raise AssertionError(f"nobody is told {type(other).__name__} now")
+
+
+def test_a_whole_round_on_a_k_regular_graph_passes_over_the_wire() -> None:
+    world = Federation(**STRONG)
+    machine = world.round = CoordinatorRound(world.plan, world.offer(1, 1))
+    while machine.phase is not Phase.RESULT:
+        for name in sorted(machine.awaited()):
+            for answer in world.participants[name].hear(told(world, machine, name)):
+                assert Federation._hand_over(machine, answer)
+        machine.close()
+    assert (machine.result.total(world.plan.plan) == world.one_hot(world.participants)).all()
+    assert not [one.refusals for one in world.participants.values() if one.refusals]
