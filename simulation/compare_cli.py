@@ -98,4 +98,6 @@ def _table(found: Mapping[str, float], modes: tuple[str, ...]) -> list[str]:
             f"{found[f'{mode}.{name}']:.1%} +- {found[f'{mode}.{name}.spread']:.1%}" for name in ("base", "accuracy")
         )
         rows.append(f"{mode:<14}{base:>18}{accuracy:>18}{found[f'{mode}.epsilon']:>10.2f}")
+    gain = f"{100 * found['gain.accuracy']:+.1f} +- {100 * found['gain.accuracy.spread']:.1f} points"
+    rows.append(f"{'gain':<14}{'':>18}{gain:>18}")
     return [*rows, "+- is the sample standard deviation over the seeds."]

@@ -48,6 +48,8 @@ def test_figures_are_means_and_sample_deviations_over_the_seeds() -> None:
     assert found["local.accuracy.spread"] == pytest.approx(0.0707, abs=1e-4)
     assert found["distributed.accuracy"] == pytest.approx(0.93)
     assert found["distributed.epsilon"] == pytest.approx(7.9)
+    assert found["gain.accuracy"] == pytest.approx(0.08)
+    assert found["gain.accuracy.spread"] == pytest.approx(0.0283, abs=1e-4)
 
 
 @pytest.mark.torch
