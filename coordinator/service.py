@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,6 +39,7 @@ NEWCOMER_OPTIONS: Final = (
     ("grpc.max_connection_age_grace_ms", 10_000),
 )
 STOP_SECONDS: Final = 1.0  # that calls in flight are given when the service stops
+KEPT_CHUNKS: Final = 16  # of content, encoded, at most 1 MiB each: members of a round download the same
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = Any  # bytes of a unary call, an iterator over bytes of a streamed one
@@ -148,13 +149,13 @@ def _guarded(call: str, behaviour: Method) -> Method:
     return guarded
 
 
-def member_of(context: Context) -> str:
-    """Return the one name in the caller's verified certificate.
+def member_of(verified: Mapping[str, Iterable[bytes]]) -> str:
+    """Return the one name in a caller's verified certificate, as the call's ``auth_context`` has it.
 
     Raises:
         PeerError: ``E-IDENTITY-MISMATCH``, the certificate has no such name, or several.
     """
-    names = [*context.auth_context().get("x509_subject_alternative_name", ())]
+    names = [*verified.get("x509_subject_alternative_name", ())]
     try:
         if len(names) == 1:
             return name(names[0].decode("ascii", "replace"), "the certificate's name")
@@ -201,6 +202,7 @@ class FederationService:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._chunks: dict[tuple[bytes, int, int], bytes] = {}
         self.methods: Final[Mapping[str, Method]] = {
             "Handshake": self._handshake,
             "Poll": self._poll,
@@ -212,8 +214,9 @@ class FederationService:
 
     async def _admitted(self, context: Context) -> str:
         """Return the caller's name if its certificate counts."""
-        member = member_of(context)
-        shown = next(iter(context.auth_context()["x509_pem_cert"]))
+        verified = context.auth_context()
+        member = member_of(verified)
+        shown = next(iter(verified["x509_pem_cert"]))
         await self._backend.admit(member, ssl.PEM_cert_to_DER_cert(shown.decode()))
         return member
 
@@ -274,11 +277,20 @@ class FederationService:
         content = self._backend.read_content(member, wanted.sha256, offset)
         try:
             async for data in content:
-                await context.write(wire.encode_chunk(Chunk(offset, data)))
+                await context.write(self._encoded(wanted.sha256, Chunk(offset, data)))
                 offset += len(data)
         finally:
             if isinstance(content, AsyncGenerator):  # a cut download lets go of its file now, not at collection
                 await content.aclose()
+
+    def _encoded(self, content: bytes, chunk: Chunk) -> bytes:
+        """Return a chunk of some content as it travels, hashed once for all members that ask for it at the time."""
+        key = content, chunk.offset, len(chunk.data)
+        data = self._chunks.pop(key, None) or wire.encode_chunk(chunk)
+        self._chunks[key] = data  # last: those that nobody asks for come first
+        if len(self._chunks) > KEPT_CHUNKS:
+            del self._chunks[next(iter(self._chunks))]
+        return data
 
 
 async def _upload_parts(request: AsyncIterator[bytes], member: str) -> AsyncIterator[UploadAnnounced | Chunk]:

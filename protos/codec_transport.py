@@ -40,12 +40,13 @@ def _write_chunk(value: env.Chunk) -> pb.Chunk:
 
 
 def _checked(message: pb.Chunk, sender: str) -> env.Chunk:
-    if not 1 <= len(message.data) <= env.MAX_CHUNK_BYTES:
-        rule = f"a chunk has 1 to {env.MAX_CHUNK_BYTES} bytes, not {len(message.data)}"
-    elif message.sha256 != hashlib.sha256(message.data).digest():
+    data = message.data  # a copy each time that it is asked for
+    if not 1 <= len(data) <= env.MAX_CHUNK_BYTES:
+        rule = f"a chunk has 1 to {env.MAX_CHUNK_BYTES} bytes, not {len(data)}"
+    elif message.sha256 != hashlib.sha256(data).digest():
         rule = f"the chunk at offset {message.offset} does not have its hash"
     else:
-        return env.Chunk(offset=message.offset, data=message.data)
+        return env.Chunk(offset=message.offset, data=data)
     raise PeerError("E-WIRE-CHUNK", participant=sender, phase="wire", rule=rule)
 
 
