@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Final, Literal
 
@@ -31,6 +32,7 @@ from privacy.plan import (
     Graph,
     Member,
     Plan,
+    PrivacyTarget,
     VerifiedPlan,
     default_survivors,
     least_survivors,
@@ -106,7 +108,9 @@ def make_plan(store: Store, settings: Settings, draft: Draft, wishes: Wishes, *,
     from privacy.dp.calibration import calibrate, choose_encoding
 
     rounds, entries = draft.recipe.rounds, draft.recipe.entries
-    privacy = calibrate(draft.privacy, rounds=rounds, entries=entries, n=n, f=f, min_survivors=survivors)
+    target = _reserving(draft.privacy, graph)
+    privacy = calibrate(target, rounds=rounds, entries=entries, n=n, f=f, min_survivors=survivors)
+    privacy = privacy.model_copy(update={"delta": draft.privacy.delta})
     encoding = choose_encoding(
         privacy,
         update_bound=draft.privacy.update_bound,
@@ -212,6 +216,14 @@ def _graph(n: int, f: int, survivors: int, draft: Draft, wishes: Wishes) -> Grap
     except ValueError as error:
         raise LocalError("E-USAGE", f"{error}: see --f and --max-dropouts") from None
     return Graph(kind="k-regular", neighbours=neighbours, share_threshold=share_threshold, max_dropouts=dropouts)
+
+
+def _reserving(target: PrivacyTarget, graph: Graph) -> PrivacyTarget:
+    """Return the target that noise is calibrated for: a k-regular graph's chance of failure is taken off its delta."""
+    if graph.kind == "complete" or target.mode == "none":
+        return target
+    left = Decimal(target.delta) - Decimal(2) ** -graph_bounds.SECURITY_BITS
+    return target.model_copy(update={"delta": f"{left.quantize(Decimal('1e-18'), ROUND_FLOOR):f}"})
 
 
 def register(store: Store, home: Home, operator: SigningKey, plan: Plan, draft: Path) -> RunRecord:

@@ -14,8 +14,9 @@ from coordinator.config import Home, Listener, Settings
 from coordinator.creation import Wishes, default_f, make_plan, register, trust_sentences
 from coordinator.membership import MemberRecord
 from coordinator.store import Store
+from privacy.dp.accountants import require_claim
 from privacy.errors import LocalError
-from privacy.plan import Draft, Mode, Plan, PrivacyTarget, VerifiedPlan
+from privacy.plan import Draft, Graph, Mode, Plan, PrivacyTarget, VerifiedPlan
 from protos.envelope import DatasetOffer, Role
 from tests.coordinator.world import initial_adapter
 from tests.federation import SeededSource
@@ -225,6 +226,21 @@ def test_a_k_regular_graph_is_recommended_for_the_dropouts_that_are_asked_for(
     with pytest.raises(LocalError, match="more than 149 members need --graph k-regular") as refused:
         made(store, draft(), members=many, f=5)
     assert refused.value.code == "E-USAGE"
+
+
+def test_a_k_regular_graphs_chance_of_failure_is_taken_off_delta_before_calibrating(
+    store: Store, many: list[str]
+) -> None:
+    given = draft("distributed", delta="0.000000001")
+    plan = made(store, given, members=many, f=5, graph="k-regular", max_dropouts=5)
+    assert plan.privacy.delta == "0.000000001"
+    require_claim(plan)
+    assert Plan.from_bytes(plan.to_bytes()) == plan
+    assert creation._reserving(given.privacy, plan.graph).delta == "0.000000000999090505"
+    assert creation._reserving(given.privacy, Graph()) == given.privacy
+    assert creation._reserving(draft().privacy, plan.graph) == draft().privacy, "without noise there is no delta"
+    with pytest.raises(LocalError, match="delta must be at least 1e-9"):
+        made(store, draft("distributed", delta="0.0000000009"), members=many, f=5, graph="k-regular", max_dropouts=5)
 
 
 def test_a_graph_that_cannot_be_is_refused_with_its_reason(store: Store, many: list[str]) -> None:
