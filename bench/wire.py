@@ -25,7 +25,7 @@ from bench.players import Case, Player, Stage
 from participant.trainer import OneHotTrainer
 
 NOTHING: Final = np.zeros(0, dtype=np.float32)
-CASES: Final = {"n10_d1e6": 12, "n30_d1e5": 6}  # rounds
+CASES: Final = {"n10_d1e6": 12, "n100_d1e5": 3}  # rounds
 
 
 def wire_seconds(case: Case, rounds: int) -> float:
