@@ -90,7 +90,7 @@ def check(cohort: Cohort, *, neighbours: int, share_threshold: int) -> None:
 
 
 def recommend(n: int, f: int, max_dropouts: int, rounds: int, attempts: int) -> tuple[int, int]:
-    """Return the fewest neighbours k, and t, that are strong enough and complete in spite of D dropouts (section 6).
+    """Return the fewest neighbours k found, and t, that are strong enough and outlive D dropouts (section 9).
 
     Raises:
         ValueError: no k-regular graph over n is.
@@ -174,7 +174,7 @@ def _majority_lost(cohort: Cohort, neighbours: int, share_threshold: int) -> flo
 
 
 def _too_few_holders(cohort: Cohort, neighbours: int, share_threshold: int) -> float:
-    """Return ln P(of somebody fewer than t holders are left when D at random drop out) (section 6)."""
+    """Return ln P(of somebody fewer than t holders are left when D at random drop out) (section 8)."""
     terms = [
         math.log(likely) + _upper_tail(cohort.n - 1, cohort.max_dropouts, known, known + 2 - share_threshold)
         for known, likely in enumerate(degrees(cohort.n, neighbours // 2))
