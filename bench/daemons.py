@@ -45,6 +45,7 @@ from protos.invitation import encode_invitation, token_hash
 HOST: Final = "127.0.0.1"
 FEDERATION: Final = "bench"
 PATIENCE_SECONDS: Final = 300.0
+LOOK_SECONDS: Final = 0.5  # between two looks: looking takes time from the participants, who are in this process
 POLICY: Final = """
 [approval]
 mode = "by-policy"
@@ -71,7 +72,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: it did not happen")
-        time.sleep(0.05)
+        time.sleep(LOOK_SECONDS)
 
 
 def _coordinate(directory: Path, settings: Settings) -> None:
