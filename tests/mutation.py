@@ -13,6 +13,7 @@ import ast
 import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ TESTS: Final = (
     "tests/test_malicious_dealer.py",
     "tests/test_malicious_hybrid.py",
     "tests/test_malicious_k_regular.py",
+    "tests/test_k_regular_rounds.py",
     "tests/test_walkthrough.py",
     "tests/coordinator/test_coordinator_round.py",
     "tests/coordinator/test_attempt_replay.py",
@@ -75,10 +77,11 @@ EQUIVALENT: Final[dict[tuple[str, str], str]] = {
     ("check_upload", "receipt.length != len(masked)  ->  False"): "then the upload's hash differs as well",
     ("_pair_with", "one.dealer < self.party.me  ->  one.dealer <= self.party.me"): "nobody is passed its own share",
     ("on_advertisements", "name != self.party.me  ->  True"): "a link with oneself is never used",
-    (
-        "masked_in",
-        "self.masked.round == round_number  ->  True",
-    ): "the attempt's context is compared, and names the round",
+    ("short_of_holders", "self.graph.complete  ->  False"): (
+        "in the complete graph whoever is there holds shares, and they are at least m: this saves counting them"
+    ),
+    ("_accumulate", "receipt.length == 0  ->  False"): "no empty upload is ever announced, so none lies there",
+    ("from_bytes", "'plan'  ->  False"): "a word of the refusal",
 }
 
 _OPPOSITE: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
@@ -310,11 +313,13 @@ class Runner:
 
             install(forget, forget.live.__code__)  # so that no answer is cached by an earlier test
             started = time.monotonic()
+            threading.setprofile(note)  # for threads that the test starts
             sys.setprofile(note)
             try:
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
             finally:
                 sys.setprofile(None)
+                threading.setprofile(None)
             if self._failed:
                 raise SystemExit(f"{item.nodeid} fails without any mutation")
             for code in hits:

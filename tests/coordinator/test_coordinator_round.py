@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from coordinator.phase import Phase
@@ -13,14 +15,16 @@ from tests.plans import names
 class Attempt:
     """An honest attempt of five, of whom four must survive and four sign."""
 
-    def __init__(self) -> None:
-        self.federation = Federation(5, 1)
+    def __init__(self, **overrides: Any) -> None:
+        self.federation = Federation(5, 1, **overrides)
         self.offer = self.federation.offer(1, 1)
         self.round = CoordinatorRound(self.federation.plan, self.offer)
 
     def answers(self, *who: str) -> None:
-        """Take the honest answers of some."""
+        """Take the honest answers of some, once each."""
         for name in who:
+            if name in self.round.answered():
+                continue
             told = self.offer if self.round.phase is Phase.ADVERTISE_KEYS else self.round.outbox(name)
             (answer,) = self.federation.participants[name].hear(told)
             assert Federation._hand_over(self.round, answer)
@@ -76,6 +80,31 @@ def test_signatures_and_shares_are_settled_by_a_quorum(phase: Phase) -> None:
     attempt.reaches(phase)
     attempt.answers("alice", "bob", "carol", "dave")
     assert attempt.round.settled()
+
+
+def test_where_all_must_survive_four_signatures_are_enough() -> None:
+    attempt = Attempt(min_survivors=5)
+    for phase in WAITING:
+        attempt.reaches(phase)
+        attempt.answers("alice", "bob", "carol", "dave")
+        assert not attempt.round.can_close()
+    for phase in ENOUGH:
+        attempt.reaches(phase)
+        attempt.answers("alice", "bob", "carol")
+        assert not attempt.round.can_close()
+        attempt.answers("dave")
+        assert attempt.round.can_close()
+
+
+@pytest.mark.parametrize("phase", [*WAITING, *ENOUGH])
+def test_a_repeated_message_changes_nothing_and_is_no_offence(phase: Phase) -> None:
+    attempt = Attempt()
+    attempt.reaches(phase)
+    told = attempt.offer if phase is Phase.ADVERTISE_KEYS else attempt.round.outbox("alice")
+    (answer,) = attempt.federation.participants["alice"].hear(told)
+    assert Federation._hand_over(attempt.round, answer)
+    assert not Federation._hand_over(attempt.round, answer)
+    assert attempt.round.answered() == {"alice"}
 
 
 def test_a_result_has_nothing_to_close_to_wait_for_or_to_answer() -> None:

@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from coordinator import membership
 from coordinator.membership import TokenRecord
 from coordinator.runner import Runner
+from participant.round import Advertised
 from privacy.errors import PeerError
 from privacy.secagg.messages import Position, Receipt
 from privacy.secret import SecretBytes
@@ -314,6 +315,38 @@ def test_uploads_that_break_a_rule_are_refused_and_the_right_one_still_counts(wo
 
     asyncio.run(scenario())
     assert [one.survivors for one in world.rounds()] == [3, 3]
+
+
+def test_a_receipt_before_its_upload_is_complete_leaves_what_is_there(world: World) -> None:
+    async def scenario() -> None:
+        receipt, masked = await collecting(world)
+        await world.members["alice"].upload(receipt, masked, until=20)
+        assert await refused(world.runner.submit("alice", receipt))
+        at, sha = receipt.position, receipt.masked_hash
+        assert await world.runner.upload_offset("alice", RUN_ID, at, sha, len(masked)) == 32
+
+    asyncio.run(scenario())
+
+
+def test_an_upload_of_a_member_that_dealt_no_shares_is_refused(tmp_path: Path) -> None:
+    world = World(tmp_path, n=5, rounds=1)
+
+    async def scenario() -> None:
+        erin = world.members["erin"]
+        while not isinstance(erin.simulated.state, Advertised):
+            await world.turn()
+        erin.present = False
+        while isinstance(world.members["alice"].simulated.state, Advertised | None):
+            await world.turn()
+        for _ in range(3):
+            await world.turn()
+        world.clock.seconds += 2.5  # erin's heartbeat is over
+        receipt, masked = await collecting(world)
+        at, sha = receipt.position, receipt.masked_hash
+        assert await refused(world.runner.upload_offset("erin", RUN_ID, at, sha, len(masked)))
+        assert await world.runner.upload_offset("alice", RUN_ID, at, sha, len(masked)) == 0
+
+    asyncio.run(scenario())
 
 
 def test_another_upload_of_the_same_member_replaces_the_unfinished_one(world: World) -> None:

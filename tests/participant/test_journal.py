@@ -78,6 +78,8 @@ DAMAGES: dict[str, Damage] = {
     "two lines are swapped": lambda lines: [lines[0], lines[2], lines[1], *lines[3:]],
     "a line comes twice": lambda lines: [lines[0], *lines],
     "a line is no JSON": lambda lines: [b"{\n", *lines[1:]],
+    "its last line is no JSON": lambda lines: [*lines[:-1], b"{\n"],
+    "its last line is no record": lambda lines: [*lines[:-1], lines[-1].replace(b'"kind":"', b'"kind":"x')],
     "a line is not canonical": lambda lines: [lines[0].replace(b":", b": ", 1), *lines[1:]],
     "a line has another field": lambda lines: _reworded(lines, lambda value: value.update(extra=1)),
     "a line has no record": lambda lines: _reworded(lines, lambda value: value.pop("record")),

@@ -51,7 +51,7 @@ from tests.participant.owner import (
     policy_text,
     zeros,
 )
-from tests.plans import sign_plan, verified
+from tests.plans import sign_plan, signing_key, verified
 
 ME = "alice"
 
@@ -497,6 +497,20 @@ def test_another_members_advertisement_in_the_handshake_proves_nothing(rehearsal
     assert ME in exact(rehearsal, rehearsal.round(1, 2))
 
 
+def test_an_advertisement_of_a_plan_that_is_lost_here_says_nothing_about_other_runs(rehearsal):
+    """Whoever lost that plan's files takes no part in its run; this run goes on."""
+    rehearsal.open()
+    rehearsal.phase()
+    mine = next(one for one in rehearsal.machine.outbox(ME) if one.sender == ME)
+    position = replace(mine.position, plan_hash=b"\7" * 32, round=9)
+    lost = replace(mine, offer=replace(mine.offer, position=position))
+    lost = replace(lost, signature=signing_key(ME).sign(lost.signed_bytes(1)))
+    rehearsal.restart()
+    rehearsal.daemon._compare(Welcome(1, "0", "test-federation", LedgerHead(0, bytes(32)), (lost,), ()))
+    rehearsal.open(1, 2)
+    assert ME in exact(rehearsal, rehearsal.round(1, 2))
+
+
 def test_a_ledger_that_was_copied_back_abstains_from_every_run(rehearsal):
     rehearsal.round(1)
     head = rehearsal.me.ledger().head()
@@ -577,7 +591,6 @@ def test_the_same_run_with_another_plan_is_refused_and_the_first_is_kept(rehears
 
 
 def test_a_plan_that_another_operator_signed_is_not_kept(tmp_path):
-    from tests.plans import signing_key
 
     made = Rehearsal(tmp_path / ME)
     signature = sign_plan(made.plan, signing_key("another operator"))

@@ -23,6 +23,12 @@ def edges(graph: MaskingGraph) -> set[tuple[str, str]]:
     return {(name, other) for name in graph.members for other in graph.neighbours(name)}
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_complete_graph_is_a_graph_of_any_size(size: int) -> None:
+    members = ("alice", "bob", "carol")[:size]
+    assert masking_graph(members, round_ctx=b"", neighbours=0).complete
+
+
 def test_in_the_complete_graph_everyone_else_is_a_neighbour_in_sorted_order() -> None:
     graph = masking_graph(("alice", "bob", "carol"), round_ctx=CONTEXT, neighbours=0)
     assert graph.complete

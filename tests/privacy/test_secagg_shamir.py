@@ -161,6 +161,10 @@ def test_as_many_shares_as_coefficients_are_needed() -> None:
         combine([], [])
 
 
+def test_one_point_alone_has_the_whole_polynomial_of_degree_zero() -> None:
+    assert lagrange_at_zero([5]) == (1,)
+
+
 @pytest.mark.parametrize("points", [[], [0, 1], [-1, 2], [1, 1], [1, FIELD]])
 def test_points_out_of_range_are_refused(points: list[int]) -> None:
     with pytest.raises(ValueError, match="points must be distinct"):
