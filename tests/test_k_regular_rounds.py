@@ -173,6 +173,15 @@ def test_bundles_of_too_few_holders_end_the_attempt_and_the_next_graph_serves() 
     assert len(result.survivors) == 20
 
 
+def test_bundles_of_too_few_holders_end_the_attempt_before_anybody_trains() -> None:
+    _, _, graph = opened(Phase.SHARE_KEYS)
+    lost = {(name, Phase.SHARE_KEYS): FaultKind.LOST for name in graph.neighbours("p005")[3:]}
+    federation = world()
+    with pytest.raises(RoundAborted, match="fewer than 5 holders of the shares of"):
+        federation._attempt(1, 1, frozenset(), lost, crash_coordinator=False)
+    assert all(not one.journal.memory.encoded for one in federation.participants.values())
+
+
 def test_a_graph_in_which_somebody_has_too_few_holders_ends_the_attempt_before_anything_is_dealt() -> None:
     federation = world(t=9)
     with pytest.raises(RoundAborted, match="fewer than 9 holders of the shares of"):
