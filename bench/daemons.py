@@ -37,7 +37,8 @@ from participant.joining import join
 from participant.registry import DatasetEntry, ModelEntry, Registry
 from participant.trainer import OneHotTrainer, Progress, Trainer
 from participant.workplace import Assignment
-from privacy.plan import Draft, Plan, PrivacyTarget
+from privacy.draft import Draft, PrivacyTarget
+from privacy.plan import Plan
 from protos.credentials import SystemRandom
 from protos.envelope import Role
 from protos.invitation import encode_invitation, token_hash

@@ -10,27 +10,9 @@ import hashlib
 import math
 from typing import Final
 
-from privacy.plan import (
-    Adapter,
-    BaseReference,
-    Encoding,
-    Evaluation,
-    FileHash,
-    Graph,
-    Member,
-    Optimizer,
-    Plan,
-    Privacy,
-    Recipe,
-    Stream,
-    Task,
-    Tensor,
-    Training,
-    VerifiedPlan,
-    default_survivors,
-    signed_plan_bytes,
-    threshold,
-)
+from privacy.draft import Adapter, BaseReference, FileHash, Optimizer, Recipe, Stream, Task, Tensor, Training
+from privacy.plan import Plan, VerifiedPlan, default_survivors, signed_plan_bytes, threshold
+from privacy.plan_parts import Encoding, Evaluation, Graph, Member, Privacy
 from privacy.secagg.keys import SigningKey
 from privacy.secagg.suites import Suite
 from privacy.secret import SecretBytes

@@ -25,7 +25,8 @@ from bench import plans
 from coordinator.round import CoordinatorRound, RoundResult
 from participant.phase import RunMemory
 from participant.round import Party, Ready, Step, advertise, complete
-from privacy.plan import Graph, VerifiedPlan
+from privacy.plan import VerifiedPlan
+from privacy.plan_parts import Graph
 from privacy.secagg import graph_bounds, keys, messages
 from privacy.secagg.fixed_point import fixed, unfixed
 from privacy.secagg.messages import AttemptOffer, Position, Receipt

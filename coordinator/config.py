@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from privacy import settings
 from privacy.errors import LocalError
-from privacy.plan import Name, Text
+from privacy.plan_parts import Name, Text
 from privacy.settings import Section
 from protos.invitation import is_address
 

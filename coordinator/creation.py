@@ -23,22 +23,18 @@ from coordinator.membership import MemberRecord
 from coordinator.runbook import RunRecord, RunState
 from coordinator.store import Store
 from privacy.claims import graph_sentences
+from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError, PeerError
 from privacy.plan import (
     COMPLETE_GRAPH_MAX,
-    Draft,
-    Evaluation,
-    Evaluator,
-    Graph,
-    Member,
     Plan,
-    PrivacyTarget,
     VerifiedPlan,
     default_survivors,
     least_survivors,
     signed_plan_bytes,
     threshold,
 )
+from privacy.plan_parts import Evaluation, Evaluator, Graph, Member
 from privacy.seams import RandomSource
 from privacy.secagg import graph_bounds
 from privacy.secagg.keys import SigningKey

@@ -24,8 +24,9 @@ from coordinator import durable
 from coordinator.optimizer import OptimizerState, Wide
 from methods.method import joined
 from privacy.dp.clipping import clip_radius
+from privacy.draft import Recipe
 from privacy.errors import LocalError
-from privacy.plan import Plan, Recipe
+from privacy.plan import Plan
 from privacy.secagg.fixed_point import unfixed
 
 VECTOR_TYPE: Final = np.dtype("<f4")  # of the vector, on disk and on the wire

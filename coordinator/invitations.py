@@ -16,7 +16,7 @@ from coordinator import membership
 from coordinator.console import Opened
 from coordinator.membership import TokenRecord
 from privacy.errors import LocalError
-from privacy.plan import Name
+from privacy.plan_parts import Name
 from protos.credentials import SystemRandom
 from protos.envelope import Role
 from protos.invitation import encode_invitation, token_hash

@@ -14,7 +14,7 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.plan import Optimizer, Recipe
+from privacy.draft import Optimizer, Recipe
 
 HEAD_STREAM = "head"  # the stream that takes head_learning_rate
 

@@ -12,8 +12,9 @@ from typing import Final
 from methods.fedit import FEDIT
 from methods.ffa_lora import FFA_LORA
 from methods.method import Method
+from privacy.draft import Recipe
 from privacy.errors import LocalError
-from privacy.plan import Mode, Recipe
+from privacy.plan_parts import Mode
 
 _METHODS: Final[dict[str, Method]] = {method.name: method for method in (FEDIT, FFA_LORA)}
 

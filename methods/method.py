@@ -16,8 +16,9 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.draft import Recipe, Stream, Tensor
 from privacy.errors import LocalError
-from privacy.plan import Mode, Recipe, Stream, Tensor
+from privacy.plan_parts import Mode
 
 FROZEN: Final = "frozen"  # the word of a plan's manifest for tensors that travel once, in the initial adapter
 HEAD_STREAM: Final = "head"  # the task head: a stream of its own in every method

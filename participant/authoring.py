@@ -25,18 +25,8 @@ from methods.method import Method
 from participant.adapters.adapted import config_json, lora_config, named_tensors, wrap
 from participant.models import architecture, hash_model, load_base
 from participant.recipe import AdapterSection, RecipeFile, read_recipe
+from privacy.draft import Adapter, BaseReference, Draft, Optimizer, PrivacyTarget, Recipe, Task, Tensor, Training
 from privacy.errors import LocalError
-from privacy.plan import (
-    Adapter,
-    BaseReference,
-    Draft,
-    Optimizer,
-    PrivacyTarget,
-    Recipe,
-    Task,
-    Tensor,
-    Training,
-)
 
 DRAFT_FILE: Final = "draft.json"
 INITIAL_FILE: Final = "initial_adapter.safetensors"

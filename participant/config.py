@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints
 
 from participant.home import Home
 from privacy.errors import LocalError
-from privacy.plan import Name
+from privacy.plan_parts import Name
 from privacy.settings import Section, parse
 
 CONFIG_FILE = "participant.toml"

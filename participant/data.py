@@ -30,8 +30,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.draft import Task
 from privacy.errors import LocalError
-from privacy.plan import Task
 
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 CSV_FIELD_BYTES: Final = 2**24

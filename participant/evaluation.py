@@ -18,7 +18,7 @@ from participant.adapters.device import find_device
 from participant.data import Columns, hash_dataset
 from participant.examples import Examples, load_examples
 from participant.models import load_base
-from privacy.plan import Recipe
+from privacy.draft import Recipe
 
 BATCH = 128  # examples at once; it changes no count
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from participant.data import Columns, Table, pixels, read_table
 from participant.models import Base
+from privacy.draft import Task
 from privacy.errors import LocalError
-from privacy.plan import Task
 
 IMAGES: Final = "pixel_values"
 TOKENS: Final = "input_ids"

@@ -23,7 +23,8 @@ from pydantic import ValidationError
 
 from privacy import canonical
 from privacy.errors import LocalError, PeerError, VerificationError
-from privacy.plan import PROTOCOL_VERSION, Hex256, Name, Part, Text
+from privacy.plan import PROTOCOL_VERSION
+from privacy.plan_parts import Hex256, Name, Part, Text
 from privacy.seams import RandomSource
 from privacy.secagg.keys import KEY_BYTES, SigningKey
 from privacy.secret import SecretBytes

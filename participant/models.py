@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from privacy.draft import BaseReference, FileHash, Task
 from privacy.errors import LocalError
-from privacy.plan import BaseReference, FileHash, Task
 
 if TYPE_CHECKING:
     import transformers

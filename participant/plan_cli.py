@@ -15,8 +15,9 @@ from typing import Annotated
 import typer
 
 from participant.console import AsJson, Json, show, write_new
+from privacy.draft import Draft
 from privacy.errors import LocalError
-from privacy.plan import Draft, Plan
+from privacy.plan import Plan
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Build, check, show and compare plans."

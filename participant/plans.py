@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from participant.home import PRIVATE_DIRECTORY, Home, write_durably
 from privacy import canonical
 from privacy.errors import LocalError, PeerError
-from privacy.plan import Count, Hex256, Name, VerifiedPlan
+from privacy.plan import VerifiedPlan
+from privacy.plan_parts import Count, Hex256, Name
 
 _RUN_ID = re.compile(r"^[0-9a-f]{32}$")
 INITIAL_ADAPTER = "initial_adapter.safetensors"

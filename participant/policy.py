@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from participant.config import read_text
 from participant.home import Home
-from privacy.plan import Mode, Name
+from privacy.plan_parts import Mode, Name
 from privacy.settings import Section, parse
 
 POLICY_FILE = "policy.toml"

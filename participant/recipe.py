@@ -75,7 +75,7 @@ from pydantic import BeforeValidator, Field
 
 from participant.unsound import REASONS
 from privacy.errors import LocalError
-from privacy.plan import Count, DecimalString, Mode, Name, Positive, Text, Unit
+from privacy.plan_parts import Count, DecimalString, Mode, Name, Positive, Text, Unit
 from privacy.settings import Section, parse
 
 

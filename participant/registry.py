@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from participant.home import Home, erase, write_durably
 from privacy import canonical
+from privacy.draft import FileHash
 from privacy.errors import LocalError
-from privacy.plan import Count, FileHash, Name, Positive
+from privacy.plan_parts import Count, Name, Positive
 from protos.envelope import DatasetOffer
 
 

@@ -27,8 +27,9 @@ from participant.adapters.adapted import ADAPTER_FILE, CONFIG_FILE, AdaptedModel
 from participant.adapters.gradients import GradientEngine
 from participant.adapters.sums import EMPTY, Clip, GradientSums
 from participant.examples import IMAGES, Examples
+from privacy.draft import Recipe
 from privacy.errors import LocalError
-from privacy.plan import Privacy, Recipe
+from privacy.plan_parts import Privacy
 
 GRADIENT_TOLERANCE: Final = 1e-4  # relative; float32 reductions differ by about 1e-6, a wrong gradient by more than 0.1
 LOGIT_TOLERANCE: Final = 1e-4  # relative to the largest answer

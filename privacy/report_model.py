@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainSerializer, PlainValidator, StringConstraints, WithJsonSchema
 
 from privacy.dp import events
-from privacy.plan import Count, DecimalString, Hex128, Hex256, Name, Part, Plan, Positive, Text
+from privacy.plan import Plan
+from privacy.plan_parts import Count, DecimalString, Hex128, Hex256, Name, Part, Positive, Text
 
 Hex512 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 

@@ -19,10 +19,10 @@ from privacy.errors import LocalError, PeerError
 from privacy.plan import MAX_ROSTER
 
 COORDINATOR: Final = "coordinator"  # who is to blame for what comes from there
-MAX_TEXT: Final = 4000  # characters, as plan.Text
+MAX_TEXT: Final = 4000  # characters, as plan_parts.Text
 MAX_LIST: Final = MAX_ROSTER  # members of any set; lists that are not sets name their own bound
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")  # plan.Name
-_RUN_ID: Final = re.compile(r"[0-9a-f]{32}")  # plan.Hex128
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")  # plan_parts.Name
+_RUN_ID: Final = re.compile(r"[0-9a-f]{32}")  # plan_parts.Hex128
 _CODE: Final = re.compile(r"E-[A-Z0-9]+(-[A-Z0-9]+){0,5}")
 
 M = TypeVar("M", bound=Message)

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from privacy import canonical
 from privacy.errors import LocalError
-from privacy.plan import Count, Hex128, Hex256, Name, Part
+from privacy.plan_parts import Count, Hex128, Hex256, Name, Part
 from privacy.secagg.keys import framed
 from privacy.secret import SecretBytes
 from protos.envelope import Role

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from privacy.dp.calibration import calibrate, choose_encoding
-from privacy.plan import Draft, Evaluation, Graph, Member, Plan, default_survivors, threshold
+from privacy.draft import Draft
+from privacy.plan import Plan, default_survivors, threshold
+from privacy.plan_parts import Evaluation, Graph, Member
 
 _RUN_ID: Final = "00" * 16
 

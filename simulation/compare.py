@@ -27,7 +27,8 @@ from participant.evaluation import AdapterEvaluator
 from participant.trainer import Progress
 from participant.training import Materials, TorchTrainer
 from privacy.dp.accountants import run_epsilon
-from privacy.plan import Member, Mode, Plan, VerifiedPlan, signed_plan_bytes
+from privacy.plan import Plan, VerifiedPlan, signed_plan_bytes
+from privacy.plan_parts import Member, Mode
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
 from simulation import base

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from privacy.errors import LocalError
-from privacy.plan import Mode
+from privacy.plan_parts import Mode
 from simulation.processes import Daemon, Processes, wait_until
 from simulation.stage import (
     DATASET,

@@ -33,7 +33,9 @@ from participant.data import Columns
 from participant.examples import load_examples
 from participant.models import load_base
 from participant.training import Materials, TorchTrainer
-from privacy.plan import Member, Plan, Recipe, Stream, Tensor
+from privacy.draft import Recipe, Stream, Tensor
+from privacy.plan import Plan
+from privacy.plan_parts import Member
 from privacy.seams import RandomSource
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from privacy.errors import LocalError
-from privacy.plan import Mode
+from privacy.plan_parts import Mode
 from simulation.digits import DEVIATION, MEAN, Digits, Split, split
 
 PARTICIPANTS: Final = ("alice", "bob", "carol", "dave", "erin")

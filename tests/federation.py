@@ -22,7 +22,8 @@ from participant.phase import Record, RunMemory, UpdateEncoded
 from participant.round import Advertised, Complained, Masked, Party, Ready, Shared, Step, advertise, complete
 from participant.trainer import OneHotTrainer
 from privacy.errors import PeerError, RoundAborted
-from privacy.plan import Mode, VerifiedPlan
+from privacy.plan import VerifiedPlan
+from privacy.plan_parts import Mode
 from privacy.secagg import messages
 from privacy.secagg.keys import SigningKey
 from privacy.secagg.messages import (

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from privacy import canonical
 from privacy.canonical import Json
-from privacy.plan import Graph, Mode, Plan, VerifiedPlan, default_survivors, signed_plan_bytes, threshold
+from privacy.plan import Plan, VerifiedPlan, default_survivors, signed_plan_bytes, threshold
+from privacy.plan_parts import Graph, Mode
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from privacy.dp.events import Gaussian, PoissonSampled, round_event
 from privacy.evaluation import SignedEvaluation
 from privacy.ledger import LifetimeBudget, RunSpend, Spent
-from privacy.plan import Mode, Plan
+from privacy.plan import Plan
+from privacy.plan_parts import Mode
 from privacy.report import LedgerFacts, ReportFacts, RoundFacts, build_report, sign_report
 from privacy.report_model import Report
 from privacy.secagg.keys import SigningKey

@@ -26,7 +26,9 @@ from participant.data import Columns
 from participant.models import Base, load_base
 from participant.training import Materials, TorchTrainer
 from privacy.dp.calibration import calibrate, choose_encoding
-from privacy.plan import Draft, Evaluation, Graph, Member, Plan, default_survivors, threshold
+from privacy.draft import Draft
+from privacy.plan import Plan, default_survivors, threshold
+from privacy.plan_parts import Evaluation, Graph, Member
 from privacy.seams import RandomSource
 from tests.plans import CREATED_AT, EXPIRES_AT, names, signing_key
 from tests.seeded import SeededRandom

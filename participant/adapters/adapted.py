@@ -25,8 +25,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from methods.method import FROZEN, split, trained_tensors
+from privacy.draft import Adapter, Recipe
 from privacy.errors import LocalError
-from privacy.plan import Adapter, Recipe
 
 PEFT_NAME: Final = "default"  # how PEFT names the one adapter within the model
 ADAPTER_FILE: Final = "adapter_model.safetensors"  # names that PeftModel.from_pretrained looks for

@@ -16,16 +16,10 @@ from typing import Final
 from privacy import canonical
 from privacy.dp.accountants import epsilon
 from privacy.dp.events import Composed, Event, Gaussian, PoissonSampled, derived_multiplier
+from privacy.draft import PrivacyTarget
 from privacy.errors import LocalError
-from privacy.plan import (
-    MAX_NOISE_EXPONENT,
-    MIN_NOISE_EXPONENT,
-    WRAP_EVENTS,
-    WRAP_SIGMAS,
-    Encoding,
-    Privacy,
-    PrivacyTarget,
-)
+from privacy.plan import WRAP_EVENTS, WRAP_SIGMAS
+from privacy.plan_parts import MAX_NOISE_EXPONENT, MIN_NOISE_EXPONENT, Encoding, Privacy
 
 ROUNDING_LOSS: Final = 1 / 2500  # share of an example's signal lost to rounding, d/(24 D^2), that k must stay below
 LEAST_SENSITIVITY: Final = 2000  # the clip radius sqrt(D^2 - d/12 - 4D) lies about 2 below D: at most 0.1% of it

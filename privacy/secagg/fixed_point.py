@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.plan import Encoding
+from privacy.plan_parts import Encoding
 
 Buffer = bytes | bytearray | memoryview
 

@@ -8,7 +8,7 @@ import pytest
 
 from audit.html import render
 from audit.verify import verify_report
-from privacy.plan import Mode
+from privacy.plan_parts import Mode
 from tests import browser
 from tests.reports import large_report, participant_report
 

@@ -13,7 +13,7 @@ from audit.html import render
 from audit.page import MOST_ROWS
 from audit.plots import HEIGHT, WIDTH, line_plot
 from audit.verify import VerifiedReport, verify_report
-from privacy.plan import Mode
+from privacy.plan_parts import Mode
 from privacy.report import build_report, sign_report
 from tests.plans import OPERATOR
 from tests.reports import (

@@ -12,7 +12,7 @@ import yaml
 from audit import registry
 from audit.verify import verify_report
 from privacy.errors import RefusedError
-from privacy.plan import Mode
+from privacy.plan_parts import Mode
 from privacy.report import build_report, sign_report
 from privacy.report_model import Claim
 from tests.plans import OPERATOR

@@ -18,7 +18,7 @@ from audit.verify import fingerprint, parse_report, verify_report
 from participant import assessment
 from privacy import canonical
 from privacy.errors import LocalError, OnlysumError, VerificationError
-from privacy.plan import Mode
+from privacy.plan_parts import Mode
 from privacy.report import build_report, sign_report, signed_report_bytes
 from privacy.report_model import Claim, Report
 from privacy.secagg.keys import SigningKey

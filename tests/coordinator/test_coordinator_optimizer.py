@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coordinator.optimizer import OptimizerState, learning_rates, step
-from privacy.plan import Optimizer, Recipe
+from privacy.draft import Optimizer, Recipe
 from tests.plans import make_plan
 
 ONES = np.ones(4)

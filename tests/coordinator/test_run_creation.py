@@ -15,8 +15,10 @@ from coordinator.creation import Wishes, default_f, make_plan, register, trust_s
 from coordinator.membership import MemberRecord
 from coordinator.store import Store
 from privacy.dp.accountants import require_claim
+from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError
-from privacy.plan import Draft, Graph, Mode, Plan, PrivacyTarget, VerifiedPlan
+from privacy.plan import Plan, VerifiedPlan
+from privacy.plan_parts import Graph, Mode
 from protos.envelope import DatasetOffer, Role
 from tests.coordinator.world import initial_adapter
 from tests.federation import SeededSource

@@ -29,7 +29,7 @@ from participant import daemon
 from participant.joining import join
 from participant.registry import DatasetEntry, ModelEntry, Registry
 from participant.trainer import OneHotTrainer
-from privacy.plan import Draft, PrivacyTarget
+from privacy.draft import Draft, PrivacyTarget
 from protos import codec
 from protos.credentials import SystemRandom
 from tests.coordinator.world import initial_adapter

@@ -27,8 +27,8 @@ from participant.joining import join
 from participant.plans import Decision
 from participant.registry import DatasetEntry, ModelEntry, Registry
 from participant.trainer import OneHotTrainer
+from privacy.draft import Draft, PrivacyTarget, Recipe
 from privacy.ledger_entries import Unprotected
-from privacy.plan import Draft, PrivacyTarget, Recipe
 from protos import codec
 from protos.credentials import SystemRandom
 from protos.envelope import Role

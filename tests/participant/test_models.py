@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from participant.models import architecture, hash_model, resolve_base, verify_base
+from privacy.draft import BaseReference
 from privacy.errors import LocalError
-from privacy.plan import BaseReference
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from participant.cli import app
 from participant.plan_cli import app as plan_app
 from participant.plans import PlanShelf
+from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError, OnlysumError, RefusedError
-from privacy.plan import Draft, PrivacyTarget
 from tests.participant.enrolled import authority, enrol, equip, propose
 from tests.participant.owner import owned_plan
 

@@ -16,8 +16,8 @@ from participant.adapters.adapted import ADAPTER_FILE, read_initial
 from participant.authoring import CONFIG_FILE, DRAFT_FILE, build_draft
 from participant.evaluation import AdapterEvaluator
 from participant.models import load_base
+from privacy.draft import Draft
 from privacy.errors import LocalError
-from privacy.plan import Draft
 from tests.torch_world import LABELS, ROWS, image_base, make_world, recipe_text, text_base
 
 # PEFT asks transformers for a name that it deprecates.

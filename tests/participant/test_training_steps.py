@@ -22,7 +22,7 @@ from privacy.dp.clipping import clip_radius, integer_clip
 from privacy.dp.fast_noise import discrete_gaussian
 from privacy.dp.sampling import poisson_sample
 from privacy.errors import LocalError
-from privacy.plan import Mode
+from privacy.plan_parts import Mode
 from tests.seeded import SeededRandom
 from tests.torch_world import ROWS, World, image_rows, make_world
 

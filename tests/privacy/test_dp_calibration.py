@@ -17,8 +17,10 @@ from privacy.dp.calibration import (
     needed_multiplier,
 )
 from privacy.dp.events import derived_multiplier
+from privacy.draft import PrivacyTarget
 from privacy.errors import LocalError, OnlysumError
-from privacy.plan import Mode, Plan, PrivacyTarget, default_survivors, largest_sum
+from privacy.plan import Plan, default_survivors, largest_sum
+from privacy.plan_parts import Mode
 from tests.plans import make_plan
 
 MODES: tuple[Mode, ...] = ("distributed", "local", "distributed-participant", "none")

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from privacy import canonical
 from privacy.canonical import Json
+from privacy.draft import Draft
 from privacy.errors import PeerError
 from privacy.plan import (
-    Draft,
     Plan,
     VerifiedPlan,
     default_survivors,

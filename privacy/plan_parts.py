@@ -1,0 +1,183 @@
+"""The parts of a plan, each with the rules that it keeps by itself.
+
+Guarantees: a part is frozen, has the types and bounds of its fields and no other field, and is consistent in itself.
+Leaves to others: rules between parts (``privacy.plan``), and what a researcher writes (``privacy.draft``).
+Source: ``docs/protocol.md`` section 2.
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from privacy import canonical
+
+MIN_NOISE_EXPONENT = 3  # sigma_i >= 8: the lemma's error is below 1e-65 (docs/privacy-accounting.md)
+MAX_NOISE_EXPONENT = 25  # the sampler's gamma stays within int64
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Hex128 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Hex256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+DecimalString = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?$")]
+Text = Annotated[str, StringConstraints(min_length=0, max_length=4000)]
+Count = Annotated[int, Field(ge=0, le=canonical.MAX_INTEGER)]
+Positive = Annotated[int, Field(ge=1, le=canonical.MAX_INTEGER)]
+
+Mode = Literal["local", "distributed", "distributed-participant", "none"]
+Unit = Literal["example", "user", "participant", "none"]
+
+
+class BrokenRuleError(ValueError):
+    """A rule of plans with an entry of its own in the registry of errors."""
+
+    def __init__(self, code: str, rule: str) -> None:
+        super().__init__(rule)
+        self.code = code
+
+
+class Part(BaseModel):
+    """Base of every part of a plan: frozen, strict, and closed to unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Member(Part):
+    """A participant on the roster.
+
+    ``units`` is its public number of privacy units (the relation is zero-out, so sizes are public); ``weight`` is the
+    public integer by which its update is multiplied before masking (always 1 in the distributed modes).
+    """
+
+    id: Name
+    identity_key: Hex256
+    units: Positive
+    weight: Positive = 1
+    with_operator: bool = False  # its organisation also runs the coordinator: it counts in f
+
+
+class Evaluator(Part):
+    """An enrolled evaluator: measures released adapters on public data, never masks."""
+
+    id: Name
+    identity_key: Hex256
+
+
+class Evaluation(Part):
+    """Who measures the released adapters, on which public data of theirs, and how often."""
+
+    data: Name
+    every: Positive = 1
+    evaluators: tuple[Evaluator, ...] = ()
+
+
+class Graph(Part):
+    """Who masks with whom. The k-regular kind carries its own, weaker sentence of claim (docs/graphs.md)."""
+
+    kind: Literal["complete", "k-regular"] = "complete"
+    neighbours: Count = 0  # k: of each participant at most; 0 for the complete graph
+    share_threshold: Count = 0  # t: how many of a participant's holders rebuild its secrets; 0 for the complete graph
+    max_dropouts: Count = 0  # D: n - min_survivors; 0 for the complete graph
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.kind == "complete" and (self.neighbours, self.share_threshold, self.max_dropouts) != (0, 0, 0):
+            raise ValueError("the complete graph has no neighbours, share_threshold or max_dropouts")
+        if self.kind == "k-regular" and not (self.neighbours >= 2 and self.neighbours % 2 == 0):
+            raise ValueError("a k-regular graph needs an even number of neighbours of at least 2")
+        return self
+
+
+class Encoding(Part):
+    """Fixed point in the ring Z_2^b, signed two's complement (docs/protocol.md section 7).
+
+    An update is multiplied by ``2**scale_exponent`` and rounded; in the distributed modes it consists of integers
+    already and the exponent is 0. Every coordinate is clamped to +-``clamp`` before noise, never refused.
+    """
+
+    ring_bits: Literal[32, 64]
+    lane_bits: Count = 0  # L of packed lanes in 64-bit words; 0: one entry a word
+    scale_exponent: Annotated[int, Field(ge=0, le=50)]
+    clamp: Positive
+
+    @property
+    def bits(self) -> int:
+        """The modulus of one entry is 2**bits."""
+        return self.lane_bits or self.ring_bits
+
+    @model_validator(mode="after")
+    def _lanes(self) -> Self:
+        if self.lane_bits and (self.ring_bits != 64 or not 8 <= self.lane_bits <= 32):
+            raise ValueError("packed lanes are 8 to 32 bits wide in a 64-bit ring")
+        return self
+
+
+class Privacy(Part):
+    """The mode, its integers, and the target that they were calibrated for.
+
+    ``noise_exponent`` k, ``sensitivity`` D and ``honest_noise`` h are the mechanism: each participant adds discrete
+    Gaussian noise of sigma 2**k, one unit of privacy moves the integer sum by at most D, and h participants' noise is
+    relied on. All three are 0 in mode ``none``. In mode ``local`` h is 1 and each of ``local_steps`` steps is noised.
+    """
+
+    mode: Mode
+    unit: Unit
+    relation: Literal["zero-out", "none"]
+    epsilon: DecimalString  # target at delta; "0" in mode none
+    delta: DecimalString
+    sampling_rate: DecimalString  # q, of Poisson sampling; what is executed
+    local_steps: Positive  # E
+    clip_norm: DecimalString  # C, per unit
+    noise_exponent: Count = 0
+    sensitivity: Count = 0
+    honest_noise: Count = 0
+    max_rows_per_user: Count = 0  # 0 unless the unit is the user
+    upload_after_ms: Count = 0  # no upload leaves earlier after the round's start
+    overlap: bool = False  # charge and train before U1 is verified
+
+    @property
+    def noised(self) -> bool:
+        """Whether this plan makes a claim of differential privacy."""
+        return self.mode != "none"
+
+    @property
+    def noise_multiplier(self) -> float:
+        """z' = sqrt(h*4^k - 9)/D of the lemma in docs/privacy-accounting.md; 0.0 without noise."""
+        if not self.noised:
+            return 0.0
+        return math.sqrt(self.honest_noise * 4**self.noise_exponent - 9) / self.sensitivity
+
+    @model_validator(mode="after")
+    def _mode(self) -> Self:
+        mechanism = (self.noise_exponent, self.sensitivity, self.honest_noise)
+        if not self.noised:
+            if mechanism != (0, 0, 0) or self.unit != "none" or self.relation != "none":
+                raise ValueError("mode none has no noise, unit or relation")
+            return self
+        if self.relation != "zero-out" or self.unit == "none":
+            raise ValueError("a noised mode has a unit of privacy and the zero-out relation")
+        if (self.unit == "participant") != (self.mode == "distributed-participant"):
+            raise ValueError("the unit is the participant in mode distributed-participant, and only there")
+        if (self.unit == "user") != (self.max_rows_per_user > 0):
+            raise ValueError("max_rows_per_user belongs to the user unit, and only to it")
+        if not MIN_NOISE_EXPONENT <= self.noise_exponent <= MAX_NOISE_EXPONENT:
+            raise BrokenRuleError(
+                "E-PLAN-NOISE", f"noise_exponent must be {MIN_NOISE_EXPONENT} to {MAX_NOISE_EXPONENT}"
+            )
+        if self.sensitivity < 1 or self.honest_noise < 1:
+            raise ValueError("a noised mode needs a sensitivity and honest noise of at least 1")
+        if self.mode == "local" and self.honest_noise != 1:
+            raise ValueError("in mode local nobody else's noise is relied on: honest_noise is 1")
+        if self.mode == "distributed" and self.local_steps != 1:
+            raise ValueError("mode distributed takes one step a round")
+        if not (0 < Decimal(self.epsilon) and 0 < Decimal(self.delta) < 1 and Decimal(self.clip_norm) > 0):
+            raise ValueError("epsilon, delta and clip_norm must be positive, delta below 1")
+        return self
+
+    @model_validator(mode="after")
+    def _rate(self) -> Self:
+        if not 0 < Decimal(self.sampling_rate) <= 1:
+            raise ValueError("sampling_rate must be above 0 and at most 1")
+        return self
