@@ -35,8 +35,7 @@ from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Su
 CLOSED: Final = "close"  # kind of the event that ends a phase; its body names the phase and who had answered
 ADVERTISED: Final = Advertisement.__name__
 COMPLAINED: Final = Complaint.__name__
-MANY_ENTRIES: Final = 2**20  # from here on the masks are removed on several threads
-MOST_THREADS: Final = 4
+MOST_THREADS: Final = 4  # that remove masks; other runs want to go on
 
 
 class ReplayError(LocalError):
@@ -183,7 +182,7 @@ class Attempt:
             RoundAborted: the attempt is over.
         """
         phase, answered = self.machine.phase, sorted(self.machine.answered())
-        self.machine.close(threads=_threads(self.machine.rules.recipe.entries))
+        self.machine.close(threads=min(MOST_THREADS, _cores()))
         if phase is Phase.UNMASK:
             return
         with self._store.begin() as connection:
@@ -245,8 +244,9 @@ def _closing(phase: Phase, answered: Collection[str]) -> bytes:
     return canonical.encode({"phase": phase.name, "answered": sorted(answered)})
 
 
-def _threads(entries: int) -> int:
-    return min(MOST_THREADS, os.cpu_count() or 1) if entries >= MANY_ENTRIES else 1
+def _cores() -> int:
+    """Return how many cores this process may use: in a container often fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _refuse(code: str, member: str, phase: Phase, rule: str) -> PeerError:

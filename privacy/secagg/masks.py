@@ -34,6 +34,7 @@ _FIRST_COUNTER: Final = (2).to_bytes(4, "big")  # GCM keeps block 1 for its tag
 _ZEROS: Final = memoryview(bytes(MASK_CHUNK))
 _ALIGNMENT: Final = 64  # bytes of a cache line and of the widest vector register
 _ROUNDS_TIMED: Final = 8  # chunks per measurement in `choose`
+THREAD_BYTES: Final = 2**27  # of key stream: about 10 ms; a thread with less to do costs more than it saves
 
 
 class MaskStream(Protocol):
@@ -172,7 +173,8 @@ def apply_masks(words: NDArray[Any], terms: Sequence[MaskTerm], *, first_byte: i
         words: contiguous, writable, little-endian uint32 or uint64: a stream's words from ``first_byte`` on.
         terms: keys of this stream, with signs.
         first_byte: where in the stream ``words`` begins, a multiple of ``MASK_CHUNK``.
-        threads: over how many threads the chunks are spread; ``cryptography`` and numpy release the interpreter's lock.
+        threads: over how many threads at most the chunks are spread, each with at least ``THREAD_BYTES`` of key stream;
+            ``cryptography`` and numpy release the interpreter's lock.
 
     Raises:
         ValueError: the type, layout or position of ``words`` is wrong.
@@ -183,7 +185,8 @@ def apply_masks(words: NDArray[Any], terms: Sequence[MaskTerm], *, first_byte: i
     if first_byte % MASK_CHUNK or first_byte < 0:
         raise ValueError(f"a slice begins at a multiple of {MASK_CHUNK} bytes, not at {first_byte}")
     first, chunks = first_byte // MASK_CHUNK, -(-words.nbytes // MASK_CHUNK)
-    if threads == 1 or chunks < 2:
+    threads = min(threads, chunks, words.nbytes * len(terms) // THREAD_BYTES)
+    if threads < 2:
         _mask_chunks(words, terms, first)
         return
     step = -(-chunks // threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations, count
 from typing import Any, ClassVar
 
@@ -144,12 +145,31 @@ def test_the_tag_never_lands_in_the_next_chunk() -> None:
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
-def test_threads_change_nothing(threads: int) -> None:
+def test_threads_change_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "THREAD_BYTES", 1)
     terms = [MaskTerm(key(i), 1 if i % 2 else -1) for i in range(3)]
     alone, together = (np.arange(5 * MASK_CHUNK // 4 + 7, dtype="<u4") for _ in range(2))
     apply_masks(alone, terms)
     apply_masks(together, terms, threads=threads)
     assert (alone == together).all()
+
+
+@pytest.mark.parametrize(("terms", "started"), [(3, []), (4, [2]), (9, [4]), (90, [5])])
+def test_threads_are_started_for_enough_work_alone(
+    terms: int, started: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, threads: int) -> None:
+            pools.append(threads)
+            super().__init__(threads)
+
+    monkeypatch.setattr(masks, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(masks, "THREAD_BYTES", 10 * MASK_CHUNK)
+    words = np.zeros(5 * MASK_CHUNK // 4, dtype="<u4")
+    apply_masks(words, [MaskTerm(key(i), 1) for i in range(terms)], threads=8)
+    assert pools == started  # a thread for each two terms over five chunks, and no more threads than chunks
 
 
 def test_slices_on_chunk_boundaries_are_masked_by_themselves() -> None:
