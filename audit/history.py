@@ -12,8 +12,9 @@ from privacy.errors import VerificationError
 from privacy.evaluation import SignedEvaluation
 from privacy.plan import Plan
 from privacy.report_model import Certificate, EvaluationEntry, Report, RoundEntry
+from privacy.secagg.hashes import genesis_transcript
 from privacy.secagg.keys import verify
-from privacy.secagg.messages import Position, RoundCertificate, SurvivorSet, SurvivorSignature, genesis_transcript
+from privacy.secagg.messages import Position, RoundCertificate, SurvivorSet, SurvivorSignature
 
 
 def check_rounds(report: Report) -> str:

@@ -27,7 +27,7 @@ from participant.phase import RunMemory
 from participant.round import Party, Ready, Step, advertise, complete
 from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Graph
-from privacy.secagg import graph_bounds, keys, messages
+from privacy.secagg import graph_bounds, hashes, keys
 from privacy.secagg.fixed_point import fixed, unfixed
 from privacy.secagg.messages import AttemptOffer, Position, Receipt
 from privacy.secagg.suites import Suite
@@ -38,7 +38,7 @@ from protos.envelope import MAX_CHUNK_BYTES, Chunk, Submission, UploadAnnounced
 MEASURED: Final = 9  # participants, spread over the roster, whose median is taken
 SCALE_EXPONENT: Final = 16  # of real updates
 LARGEST: Final = 8.0  # of their entries
-ADAPTER_HASH: Final = messages.adapter_hash(b"the global adapter of a benchmark")
+ADAPTER_HASH: Final = hashes.adapter_hash(b"the global adapter of a benchmark")
 
 Told = Callable[[Submission, bytes], None]  # hears every accepted message, with the masked update of a receipt
 
@@ -140,7 +140,7 @@ class Stage:
         self.reals = reals
         self.case, self.plan, self.told = case, plan, told or (lambda *_: None)
         at = Position(plan.hash, round=1, attempt=1)
-        self.offer = AttemptOffer(at, messages.genesis_transcript(plan.hash), ADAPTER_HASH)
+        self.offer = AttemptOffer(at, hashes.genesis_transcript(plan.hash), ADAPTER_HASH)
         self.coordinator = CoordinatorRound(plan, self.offer)
         names = sorted(identities)
         self.dropouts = frozenset(names[i] for i in _spread(case.participants, case.dropouts))

@@ -11,15 +11,9 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Self
 
-from privacy.secagg.messages import (
-    HASH_BYTES,
-    DealtShare,
-    MerkleTree,
-    Position,
-    SealedPair,
-    ShareBundle,
-    ShareLeaf,
-)
+from privacy.secagg.hashes import HASH_BYTES
+from privacy.secagg.merkle import MerkleTree
+from privacy.secagg.messages import DealtShare, Position, SealedPair, ShareBundle, ShareLeaf
 
 
 @dataclass(frozen=True, slots=True)

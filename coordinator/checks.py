@@ -16,7 +16,7 @@ from coordinator.collected import Agreeing, Collecting, Sharing, Unmasking
 from coordinator.phase import Phase
 from privacy.errors import PeerError
 from privacy.plan import Plan
-from privacy.secagg import keys, messages
+from privacy.secagg import hashes, keys, messages
 from privacy.secagg.messages import (
     SEALED_BYTES,
     Advertisement,
@@ -125,7 +125,7 @@ def check_released(plan: Plan, state: Unmasking, message: UnmaskShares) -> None:
         for one in shares:
             dealt = state.agreeing.commitments[one.owner]
             committed = hash_at(dealt, dealt.place(holder))
-            if messages.share_hash(kind, round_ctx, one.owner, holder, one.share) != committed:
+            if hashes.share_hash(kind, round_ctx, one.owner, holder, one.share) != committed:
                 rule = f"its share of {one.owner} is not the one that was dealt"
                 raise refuse("E-ROUND-SHARE", holder, phase, rule)
     signed = message.signed_bytes(plan.protocol_version, round_ctx)

@@ -20,6 +20,7 @@ from coordinator.bundles import DealerCommitments, KeptBundle
 from coordinator.phase import Phase
 from privacy.plan import Plan
 from privacy.secagg.graph import MaskingGraph
+from privacy.secagg.hashes import set_hash
 from privacy.secagg.messages import (
     Advertisement,
     DealtShare,
@@ -31,7 +32,6 @@ from privacy.secagg.messages import (
     SurvivorSignature,
     UnmaskRequest,
     UnmaskShares,
-    set_hash,
 )
 from privacy.secagg.vector import Words, decode_total
 

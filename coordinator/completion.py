@@ -13,7 +13,7 @@ from coordinator.optimizer import step
 from coordinator.round import RoundResult
 from coordinator.runbook import RoundRecord
 from privacy.plan import Plan
-from privacy.secagg.messages import adapter_hash
+from privacy.secagg.hashes import adapter_hash
 from protos import codec
 
 

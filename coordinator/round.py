@@ -33,7 +33,7 @@ from coordinator.phase import Phase
 from coordinator.unmasking import rebuild_secrets, remove_masks
 from privacy.errors import PeerError, RoundAborted
 from privacy.plan import Plan, VerifiedPlan
-from privacy.secagg import messages
+from privacy.secagg import hashes, messages
 from privacy.secagg.fixed_point import Ring
 from privacy.secagg.graph import masking_graph
 from privacy.secagg.messages import (
@@ -326,7 +326,7 @@ class CoordinatorRound:
             position=self.offer.position,
             round_ctx=round_ctx,
             survivors=survivors,
-            sum_hash=messages.sum_hash(words.data),
+            sum_hash=hashes.sum_hash(words.data),
             signatures=state.request.signatures,
         )
         dropouts = tuple(member.id for member in self.rules.roster if member.id not in state.expected)

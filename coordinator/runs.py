@@ -28,8 +28,9 @@ from coordinator.store import Store
 from coordinator.tasks import RunView, evaluator_tasks, roster_tasks
 from privacy.plan import Plan, VerifiedPlan
 from privacy.seams import Clock
+from privacy.secagg.hashes import adapter_hash, genesis_transcript
 from privacy.secagg.keys import SigningKey
-from privacy.secagg.messages import AttemptOffer, Position, RoundCertificate, adapter_hash, genesis_transcript
+from privacy.secagg.messages import AttemptOffer, Position, RoundCertificate
 from protos import codec
 from protos.envelope import ContentRef, NumberedTask
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from coordinator.bundles import DealerCommitments
 from privacy.errors import RoundAborted
 from privacy.plan import Plan
-from privacy.secagg import keys, messages, shamir
+from privacy.secagg import hashes, keys, shamir
 from privacy.secagg.graph import MaskingGraph
 from privacy.secagg.masks import MaskTerm
 from privacy.secagg.messages import ReleasedShare, UnmaskShares
@@ -58,7 +58,7 @@ def rebuild_secrets(
     rebuild = _Rebuilding(plan)
     seeds = rebuild.secrets((one.sender, one.seed_shares) for one in holders)
     for owner, seed in seeds.items():
-        if messages.seed_commitment(round_ctx, owner, seed.reveal()) != commitments[owner].seed_commitment:
+        if hashes.seed_commitment(round_ctx, owner, seed.reveal()) != commitments[owner].seed_commitment:
             raise _lying_dealer(owner)
     pairwise: dict[tuple[str, str], SecretBytes] = {}
     for owner, masking_secret in rebuild.secrets((one.sender, one.masking_shares) for one in holders).items():

@@ -16,7 +16,7 @@ from coordinator import phase as coordinator_phase
 from coordinator.round import CoordinatorRound
 from participant import phase as participant_phase
 from participant.round import Ready
-from privacy.secagg import messages
+from privacy.secagg import hashes
 from tests.federation import Federation
 
 TEXT = Path(__file__).with_name("protocol.md")
@@ -79,7 +79,7 @@ def _masked(federation: Federation, attempt: CoordinatorRound) -> Iterator[str]:
         assert isinstance(ready, Ready)  # an honest round has no complaint
         if number == 1:
             yield f"round_ctx            {ready.round_ctx.hex()}"
-            yield f"H(U2)                {messages.set_hash(ready.u2).hex()}"
+            yield f"H(U2)                {hashes.set_hash(ready.u2).hex()}"
         update = np.full(federation.plan.plan.recipe.entries, number, dtype=np.int64)
         step, masked = ready.mask(update)
         one._take(step)  # the example drives the miniature daemon by hand

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from participant.party import Party, refuse
 from participant.phase import Phase, RunMemory, UpdateMasked
-from privacy.secagg import messages
+from privacy.secagg import merkle, messages
 from privacy.secagg.graph import MaskingGraph
 from privacy.secagg.messages import (
     SEALED_BYTES,
@@ -135,7 +135,7 @@ def check_passed_on(party: Party, at: Position, one: DealtShare, *, round_ctx: b
     if not party.signed_by(one.dealer, one.signature, one.signed_bytes(party.rules.protocol_version, round_ctx)):
         raise refuse("E-ROUND-SIGNATURE", phase, f"the shares of {one.dealer} are not signed by it")
     place = bisect_left(holders, me)  # the dealer's, sorted
-    if not messages.merkle_verify(one.leaf.hash, place, len(holders), one.proof, one.root):
+    if not merkle.merkle_verify(one.leaf.hash, place, len(holders), one.proof, one.root):
         raise refuse("E-ROUND-SHARE", phase, f"the share of {one.dealer} is not under the root that it signed")
     suite = party.rules.suite
     if len(one.sealed) != SEALED_BYTES[suite] or not one.pair.fits(suite, one.dealer, me):

@@ -27,7 +27,8 @@ from participant.round import Advertised, Complained, Masked, Party, Ready, Shar
 from participant.trainer import Trainer
 from participant.workplace import Assignment, Workplace
 from privacy.errors import LocalError, OnlysumError, PeerError
-from privacy.secagg.messages import Position, RoundCertificate, ShareBundle, adapter_hash
+from privacy.secagg.hashes import adapter_hash
+from privacy.secagg.messages import Position, RoundCertificate, ShareBundle
 from protos import codec
 from protos.envelope import (
     AttemptAborted,

@@ -14,7 +14,8 @@ from typing import Any, Final, assert_never, get_args, get_origin, get_type_hint
 
 from privacy import canonical
 from privacy.secagg.dealing import HeldShare
-from privacy.secagg.messages import AttemptOffer, Receipt, SurvivorSet, genesis_transcript
+from privacy.secagg.hashes import genesis_transcript
+from privacy.secagg.messages import AttemptOffer, Receipt, SurvivorSet
 
 
 class Phase(Enum):

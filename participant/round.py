@@ -41,7 +41,7 @@ from participant.phase import (
     UpdateMasked,
 )
 from privacy.seams import RandomSource
-from privacy.secagg import keys, messages
+from privacy.secagg import hashes, keys, messages
 from privacy.secagg.dealing import Channels, Dealer, HeldShare, open_dealt
 from privacy.secagg.fixed_point import Ring
 from privacy.secagg.graph import MaskingGraph, masking_graph
@@ -262,7 +262,7 @@ class Ready:
         unsigned = Receipt(
             position=self.offer.position,
             sender=party.me,
-            u2_hash=messages.set_hash(self.u2),
+            u2_hash=hashes.set_hash(self.u2),
             masked_hash=hashlib.sha256(masked).digest(),
             length=len(masked),
         )

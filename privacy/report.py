@@ -42,8 +42,9 @@ from privacy.report_model import (
     Trust,
     UploadDigest,
 )
+from privacy.secagg.hashes import genesis_transcript
 from privacy.secagg.keys import SigningKey, framed
-from privacy.secagg.messages import RoundCertificate, genesis_transcript
+from privacy.secagg.messages import RoundCertificate
 
 LABEL_REPORT: Final = b"onlysum/1/report"
 EPSILON_DECIMALS: Final = Decimal("0.0001")  # epsilons are rounded up to these

@@ -15,8 +15,9 @@ from google.protobuf.message import DecodeError
 
 from privacy.errors import LocalError, PeerError
 from privacy.plan import PROTOCOL_VERSION
+from privacy.secagg.hashes import HASH_BYTES
 from privacy.secagg.keys import KEY_BYTES, SIGNATURE_BYTES
-from privacy.secagg.messages import HASH_BYTES, RoundCertificate
+from privacy.secagg.messages import RoundCertificate
 from privacy.secret import SecretBytes
 from protos import codec_round as rounds
 from protos import codec_task as tasks

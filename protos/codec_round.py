@@ -13,11 +13,11 @@ from typing import Final
 
 from privacy.plan import MAX_ROSTER
 from privacy.secagg import shamir
+from privacy.secagg.hashes import HASH_BYTES
 from privacy.secagg.keys import SIGNATURE_BYTES
 from privacy.secagg.messages import (
     ADVERTISE_NONCE_BYTES,
     CHANNEL_KEY_BYTES,
-    HASH_BYTES,
     MASKING_KEY_BYTES,
     SEALED_BYTES,
     SHARE_BYTES,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Final, assert_never
 
 from privacy.secagg import messages as said
+from privacy.secagg.hashes import HASH_BYTES
 from privacy.secagg.keys import SIGNATURE_BYTES
-from privacy.secagg.messages import HASH_BYTES
 from protos import codec_round as rounds
 from protos import envelope as env
 from protos import federation_pb2 as pb

@@ -10,7 +10,7 @@ import hashlib
 from typing import Final
 
 from privacy.errors import PeerError
-from privacy.secagg.messages import HASH_BYTES
+from privacy.secagg.hashes import HASH_BYTES
 from protos import codec_round as rounds
 from protos import codec_task as tasks
 from protos import envelope as env

@@ -21,7 +21,7 @@ from participant.round import Advertised, Masked, Party, Ready, Shared, Step, ad
 from privacy.errors import LocalError
 from privacy.plan import VerifiedPlan
 from privacy.seams import RandomSource
-from privacy.secagg import messages
+from privacy.secagg import hashes
 from privacy.secagg.keys import SigningKey
 from privacy.secagg.messages import AttemptOffer, Position
 
@@ -43,7 +43,7 @@ class Cohort:
         self._parties = {member.id: Party(plan, member.id, keys[member.id]) for member in plan.plan.roster}
         self._memories = {name: RunMemory.empty(plan.hash) for name in self._parties}
         self._states: dict[str, object] = {}
-        self._transcript = messages.genesis_transcript(plan.hash)
+        self._transcript = hashes.genesis_transcript(plan.hash)
 
     def run_round(self, number: int, adapter: bytes, train: Mapping[str, Train]) -> RoundResult:
         """Run a round from its offer to everybody's check of its certificate, and return the sum.
@@ -54,7 +54,7 @@ class Cohort:
             train: returns each participant's encoded update, shape (entries,); called once each.
         """
         at = Position(self._plan.hash, number, 1)
-        offer = AttemptOffer(at, self._transcript, messages.adapter_hash(adapter))
+        offer = AttemptOffer(at, self._transcript, hashes.adapter_hash(adapter))
         coordinator = CoordinatorRound(self._plan, offer)
         while coordinator.phase is not Phase.RESULT:
             for name in sorted(coordinator.expected()):

@@ -24,7 +24,7 @@ from participant.trainer import OneHotTrainer
 from privacy.errors import PeerError, RoundAborted
 from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Mode
-from privacy.secagg import messages
+from privacy.secagg import hashes
 from privacy.secagg.keys import SigningKey
 from privacy.secagg.messages import (
     AttemptOffer,
@@ -38,7 +38,7 @@ from privacy.secagg.messages import (
 )
 from tests.plans import make_plan, unproven, verified
 
-ADAPTER_HASH = messages.adapter_hash(b"the global adapter of a test")
+ADAPTER_HASH = hashes.adapter_hash(b"the global adapter of a test")
 PHASE_SECONDS = 10.0  # each phase's deadline
 LATE_SECONDS = 15.0  # a late message misses its phase and arrives in the next
 
@@ -201,7 +201,7 @@ class Federation:
         self.clock = VirtualClock()
         self.shuffle = random.Random(seed)
         self.completed: list[RoundCertificate] = []
-        self.transcript = messages.genesis_transcript(self.plan.hash)
+        self.transcript = hashes.genesis_transcript(self.plan.hash)
         self.participants = {name: self._participant(name, seed) for name in sorted(keys)}
         self.round: CoordinatorRound | None = None
         self.log: list[tuple[str, Any]] = []  # what a coordinator must persist: replayed after its crash

@@ -26,7 +26,7 @@ from coordinator.bundles import KeptBundle
 from participant.phase import RunMemory, UpdateEncoded
 from participant.round import Party, Ready, advertise
 from privacy.errors import PeerError
-from privacy.secagg import messages
+from privacy.secagg import hashes
 from privacy.secagg.keys import SigningKey
 from privacy.secagg.messages import (
     Advertisement,
@@ -173,8 +173,8 @@ class LyingCoordinator:
         if (actor, adapter) in attempt.advertised:
             return
         at = Position(self.plan.hash, 1, attempt.number)
-        model = messages.adapter_hash(b"%d" % adapter)
-        offer = AttemptOffer(at, messages.genesis_transcript(self.plan.hash), model)
+        model = hashes.adapter_hash(b"%d" % adapter)
+        offer = AttemptOffer(at, hashes.genesis_transcript(self.plan.hash), model)
         memory = self.memories.get(actor, RunMemory.empty(self.plan.hash))
         asked = (actor, offer, memory)
         if asked not in self._advertised:

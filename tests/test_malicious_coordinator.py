@@ -18,7 +18,7 @@ from participant.phase import RunMemory, RunRefused
 from participant.round import Masked, Party, Shared, advertise, complete
 from privacy.errors import PeerError
 from privacy.plan import VerifiedPlan
-from privacy.secagg import keys, messages
+from privacy.secagg import hashes, keys, merkle
 from privacy.secagg.messages import (
     Advertisement,
     AttemptOffer,
@@ -250,7 +250,7 @@ def test_malicious_share_that_names_another_holder_at_the_victims_place_is_refus
     state, dealt = stage.victim.state, stage.told
     assert isinstance(state, Shared)
     leaf = replace(dealt[3].leaf, recipient="carol")
-    tree = messages.MerkleTree.over([leaf.hash] * len(state.u1))
+    tree = merkle.MerkleTree.over([leaf.hash] * len(state.u1))
     lie = replace(dealt[3], leaf=leaf, proof=tree.proof(state.u1.index(VICTIM)), root=tree.root)
     signature = signing_key(lie.dealer).sign(lie.signed_bytes(1, state.round_ctx))
     assert stage.lie((*dealt[:3], replace(lie, signature=signature))).code == "E-ROUND-CONTEXT"
@@ -684,7 +684,7 @@ def test_replayed_messages_of_another_run_do_not_verify() -> None:
     plan, identities = make_plan(run_id="ff" * 16)
     party = Party(verified(plan), VICTIM, identities[VICTIM])
     at = Position(party.plan.hash, 1, 1)
-    offer = AttemptOffer(at, messages.genesis_transcript(party.plan.hash), ADAPTER_HASH)
+    offer = AttemptOffer(at, hashes.genesis_transcript(party.plan.hash), ADAPTER_HASH)
     state = advertise(party, offer, RunMemory.empty(party.plan.hash), SeededSource("x")).state
     replayed = tuple(state.own if each.sender == VICTIM else each for each in one.told)
     with pytest.raises(PeerError) as refusal:

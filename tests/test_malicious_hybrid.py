@@ -11,7 +11,7 @@ import pytest
 from coordinator.phase import Phase
 from participant.round import Complained, Ready, Shared
 from privacy.errors import RoundAborted
-from privacy.secagg import messages
+from privacy.secagg import merkle, messages
 from privacy.secagg.messages import SEALED_BYTES, SEALED_PAIR_BYTES, Advertisement, DealtShare, ShareBundle
 from privacy.secagg.pairing import Pairing
 from privacy.secret import SecretBytes
@@ -185,7 +185,7 @@ def test_malicious_lengths_that_dealer_and_coordinator_agreed_on_are_refused(sen
     assert isinstance(stage.victim.state, Shared)
     state: Any = stage.federation.participants[dealer].state
     lie = change(state.bundle)
-    tree = messages.MerkleTree.over([leaf.hash for leaf in lie.leaves])
+    tree = merkle.MerkleTree.over([leaf.hash for leaf in lie.leaves])
     signature = signing_key(dealer).sign(lie.signed_bytes(1, state.round_ctx))
     passed = {
         one.dealer: replace(

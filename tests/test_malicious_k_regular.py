@@ -15,7 +15,7 @@ from coordinator.phase import Phase
 from coordinator.round import CoordinatorRound
 from participant.round import Advertised, Masked
 from privacy.errors import PeerError
-from privacy.secagg import messages
+from privacy.secagg import merkle
 from privacy.secagg.graph import MaskingGraph
 from privacy.secagg.messages import Complaint, NeighbourShares, ShareLeaf, SurvivorProposal, UnmaskRequest
 from tests.federation import FaultKind, Federation
@@ -71,7 +71,7 @@ def _from_a_stranger(stage: Stage) -> Any:
 def _tree_over_all(stage: Stage) -> Any:
     """A colluding neighbour signs a root over a leaf for everybody, with the victim's where all of U1 would have it."""
     first = stage.told.shares[0]
-    tree = messages.MerkleTree.over([replace(first.leaf, recipient=name).hash for name in names(20)])
+    tree = merkle.MerkleTree.over([replace(first.leaf, recipient=name).hash for name in names(20)])
     lie = replace(first, proof=tree.proof(names(20).index(stage.name)), root=tree.root)
     signature = signing_key(first.dealer).sign(lie.signed_bytes(1, stage.context))
     return replace(stage.told, shares=(replace(lie, signature=signature), *stage.told.shares[1:]))

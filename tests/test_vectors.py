@@ -15,7 +15,8 @@ from participant.round import complete
 from privacy.errors import PeerError
 from privacy.secagg import keys, shamir
 from privacy.secagg.keys import AgreementKey, SigningKey
-from privacy.secagg.messages import Receipt, merkle_verify
+from privacy.secagg.merkle import merkle_verify
+from privacy.secagg.messages import Receipt
 from privacy.secret import SecretBytes
 from tests import reference_round
 from tests.federation import Federation

@@ -8,7 +8,7 @@ from coordinator.phase import Phase
 from coordinator.round import CoordinatorRound
 from participant.phase import RunMemory
 from participant.round import Party, Ready, advertise, complete
-from privacy.secagg import messages
+from privacy.secagg import hashes
 from privacy.secagg.messages import AttemptOffer, Position
 from tests.federation import ADAPTER_HASH, SeededSource
 from tests.plans import make_plan, verified
@@ -27,7 +27,7 @@ def test_one_round_of_five_participants_of_whom_one_drops_out() -> None:
 
     # Section 3. The coordinator opens round 1: which plan, which attempt, after which history, from which adapter.
     at = Position(plan.hash, round=1, attempt=1)
-    offer = AttemptOffer(at, messages.genesis_transcript(plan.hash), ADAPTER_HASH)
+    offer = AttemptOffer(at, hashes.genesis_transcript(plan.hash), ADAPTER_HASH)
     coordinator = CoordinatorRound(verified(plan), offer)
 
     # Section 5.1, ADVERTISE_KEYS. Each makes two fresh key pairs and signs the public halves. The record of the step

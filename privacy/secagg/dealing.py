@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from privacy.plan import Plan
 from privacy.seams import RandomSource
-from privacy.secagg import keys, messages, shamir, suites
+from privacy.secagg import hashes, keys, messages, shamir, suites
 from privacy.secagg.messages import (
     SEALED_PLAINTEXT_BYTES,
     SHARE_BYTES,
@@ -68,8 +68,8 @@ class Channels:
 def share_hashes(round_ctx: bytes, holder: str, held: HeldShare) -> tuple[bytes, bytes]:
     """Return the hashes of a pair of shares (masking secret, seed) as they stand in the dealer's leaf."""
     return (
-        messages.share_hash(b"masking", round_ctx, held.dealer, holder, held.masking_share),
-        messages.share_hash(b"seed", round_ctx, held.dealer, holder, held.seed_share),
+        hashes.share_hash(b"masking", round_ctx, held.dealer, holder, held.masking_share),
+        hashes.share_hash(b"seed", round_ctx, held.dealer, holder, held.seed_share),
     )
 
 
@@ -110,7 +110,7 @@ class Dealer:
             sender=me,
             leaves=leaves,
             sealed=sealed,
-            seed_commitment=messages.seed_commitment(round_ctx, me, seed.reveal()),
+            seed_commitment=hashes.seed_commitment(round_ctx, me, seed.reveal()),
             sealed_pairs=tuple(pair.sealed for pair in pairs) if self.plan.suite == HYBRID else (),
         )
         return bundle, held[me]

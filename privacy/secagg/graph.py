@@ -18,8 +18,8 @@ from functools import lru_cache
 from itertools import count
 from typing import Final
 
+from privacy.secagg.hashes import LABEL_GRAPH
 from privacy.secagg.keys import framed, number
-from privacy.secagg.messages import LABEL_GRAPH
 
 _WORD_BYTES: Final = 8  # a participant's place in a cycle is that of its word among all words
 

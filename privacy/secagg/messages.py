@@ -1,7 +1,7 @@
 """What is said in a round, as frozen values, with the exact bytes that are signed and hashed.
 
-Guarantees: a value here is well-formed (the codec checks lengths and order); ``signed_bytes`` and the hashes below are
-the only place where the protocol's byte strings are built.
+Guarantees: a value here is well-formed (the codec checks lengths and order); ``signed_bytes`` here and the hashes of
+``privacy.secagg.hashes`` are the only place where the protocol's byte strings are built.
 Leaves to others: whether a message is allowed now (``round``), and its form on the wire (``protos.codec``).
 Source: docs/protocol.md sections 4 and 5.
 """
@@ -10,38 +10,28 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Final
 
+from privacy.secagg.hashes import (
+    HASH_BYTES,
+    LABEL_ADVERTISE,
+    LABEL_ADVERTISE_CONTEXT,
+    LABEL_AGREE,
+    LABEL_COLLECT,
+    LABEL_COMPLAIN,
+    LABEL_LEAF,
+    LABEL_ROUND_CONTEXT,
+    LABEL_SHARE,
+    LABEL_TRANSCRIPT,
+    LABEL_UNMASK,
+    digest,
+)
 from privacy.secagg.keys import framed, length_prefix, number
+from privacy.secagg.merkle import MerkleTree
 
-Buffer = bytes | bytearray | memoryview
-
-# Domain separation: every label in one place (docs/protocol.md section 4).
-LABEL_ADVERTISE_CONTEXT: Final = b"onlysum/1/advertise-context"
-LABEL_ROUND_CONTEXT: Final = b"onlysum/1/round-context"
-LABEL_ADVERTISE: Final = b"onlysum/1/ADVERTISE_KEYS"
-LABEL_SHARE: Final = b"onlysum/1/SHARE_KEYS"
-LABEL_COLLECT: Final = b"onlysum/1/COLLECT_MASKED"
-LABEL_AGREE: Final = b"onlysum/1/AGREE_SURVIVORS"
-LABEL_UNMASK: Final = b"onlysum/1/UNMASK"
-LABEL_COMPLAIN: Final = b"onlysum/1/complaint"
-LABEL_SET: Final = b"onlysum/1/set"
-LABEL_SHARE_HASH: Final = b"onlysum/1/share-hash"
-LABEL_LEAF: Final = b"onlysum/1/merkle-leaf"
-LABEL_NODE: Final = b"onlysum/1/merkle-node"
-LABEL_SEED_COMMITMENT: Final = b"onlysum/1/seed-commitment"
-LABEL_TRANSCRIPT: Final = b"onlysum/1/transcript"
-LABEL_SUM: Final = b"onlysum/1/sum"
-LABEL_GENESIS: Final = b"onlysum/1/genesis"
-LABEL_ADAPTER: Final = b"onlysum/1/adapter"
-LABEL_SEAL: Final = b"onlysum/1/sealed-share"
-LABEL_PAIR_COMMITMENT: Final = b"onlysum/1/pair-commitment"
-LABEL_GRAPH: Final = b"onlysum/1/masking-graph"
-
-HASH_BYTES: Final = 32
 SHARE_BYTES: Final = 33  # an element of Z_p, p = 2^256 + 297, big-endian
 ADVERTISE_NONCE_BYTES: Final = 16
 SEALED_PLAINTEXT_BYTES: Final = 2 * SHARE_BYTES  # share of the masking secret, then of the self-mask seed
@@ -53,39 +43,6 @@ CHANNEL_KEY_BYTES: Final = MASKING_KEY_BYTES
 SEALED_BYTES: Final = {suite: kem + _BOX_BYTES + SEALED_PLAINTEXT_BYTES for suite, kem in _CIPHERTEXT_BYTES.items()}
 SEALED_PAIR_BYTES: Final = {1: 0, 2: _CIPHERTEXT_BYTES[2] + _BOX_BYTES + 32}
 PAIR_COMMITMENT_BYTES: Final = {1: 0, 2: HASH_BYTES}
-
-
-def digest(*fields: bytes) -> bytes:
-    """Return SHA-256 over the framed fields."""
-    return hashlib.sha256(framed(*fields)).digest()
-
-
-def set_hash(participants: Sequence[str]) -> bytes:
-    """Return H(sorted set) of participant ids."""
-    return digest(LABEL_SET, *(one.encode() for one in sorted(participants)))
-
-
-def adapter_hash(data: Buffer) -> bytes:
-    """Return the hash under which a global adapter's bytes enter the contexts."""
-    return _vector_digest(LABEL_ADAPTER, data)
-
-
-def sum_hash(data: Buffer) -> bytes:
-    """Return H(sum) over the little-endian ring words of the unmasked total."""
-    return _vector_digest(LABEL_SUM, data)
-
-
-def _vector_digest(label: bytes, data: Buffer) -> bytes:
-    """Return ``digest(label, data)`` without a copy of the data."""
-    view = memoryview(data)
-    hashed = hashlib.sha256(framed(label) + length_prefix(view.nbytes))
-    hashed.update(view)
-    return hashed.digest()
-
-
-def genesis_transcript(plan_hash: bytes) -> bytes:
-    """Return transcript_0 of a run: what stands for "previous transcript" in the first round."""
-    return digest(LABEL_GENESIS, plan_hash)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,24 +131,6 @@ def _signed_by_all(label: bytes, version: int, at: Position) -> bytes:
     return framed(label, number(version), *at.fields)
 
 
-def share_hash(kind: bytes, round_ctx: bytes, dealer: str, holder: str, share: bytes) -> bytes:
-    """Return the hash that names a lying dealer on opening and a lying holder on release.
-
-    ``kind`` is ``b"masking"`` or ``b"seed"``.
-    """
-    return digest(LABEL_SHARE_HASH, kind, round_ctx, dealer.encode(), holder.encode(), share)
-
-
-def seed_commitment(round_ctx: bytes, participant: str, seed: bytes) -> bytes:
-    """Return the commitment to a self-mask seed: it detects a dealer whose shares rebuild another seed."""
-    return digest(LABEL_SEED_COMMITMENT, round_ctx, participant.encode(), seed)
-
-
-def pair_commitment(round_ctx: bytes, lower: str, higher: str, secret: bytes) -> bytes:
-    """Return the commitment to a pair secret: all who derive a mask from it know that it is the same one."""
-    return digest(LABEL_PAIR_COMMITMENT, round_ctx, lower.encode(), higher.encode(), secret)
-
-
 @dataclass(frozen=True, slots=True)
 class SealedPair:
     """What a dealer gives a peer of higher id beside its shares in suite 2: their pair secret, for the masking key.
@@ -239,52 +178,6 @@ class ShareLeaf:
             self.seed_share_hash,
             *pair,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class MerkleTree:
-    """A binary hash tree, level by level from the leaves to the root; an odd node moves up unchanged."""
-
-    levels: tuple[bytes, ...]  # the hashes of a level one behind the other: a coordinator keeps a tree a dealer
-
-    @classmethod
-    def over(cls, leaves: Sequence[bytes]) -> MerkleTree:
-        """Build the tree over at least one leaf hash."""
-        levels, below = [b"".join(leaves)], list(leaves)
-        while len(below) > 1:
-            paired = [digest(LABEL_NODE, below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)]
-            below = [*paired, below[-1]] if len(below) % 2 else paired
-            levels.append(b"".join(below))
-        return cls(tuple(levels))
-
-    @property
-    def root(self) -> bytes:
-        """The root."""
-        return self.levels[-1]
-
-    def proof(self, index: int) -> tuple[bytes, ...]:
-        """Return the siblings from leaf to root; an empty byte string where a node moves up unchanged."""
-        proof: list[bytes] = []
-        for level in self.levels[:-1]:
-            start = (index ^ 1) * HASH_BYTES
-            proof.append(level[start : start + HASH_BYTES])
-            index //= 2
-        return tuple(proof)
-
-
-def merkle_verify(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
-    """Say whether ``leaf`` stands at ``index`` of a tree over ``size`` leaves with this root.
-
-    The shape of the proof follows from index and size, so that a dealer cannot show one place two ways.
-    """
-    node, width = leaf, size
-    for sibling in proof:
-        if width == 1 or bool(sibling) != (index ^ 1 < width):
-            return False
-        if sibling:
-            node = digest(LABEL_NODE, sibling, node) if index % 2 else digest(LABEL_NODE, node, sibling)
-        index, width = index // 2, (width + 1) // 2
-    return width == 1 and index == 0 and node == root
 
 
 def _share_body(root: bytes, commitment: bytes) -> bytes:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from privacy.seams import RandomSource
-from privacy.secagg import keys, messages, suites
+from privacy.secagg import hashes, keys, suites
 from privacy.secagg.messages import SealedPair
 from privacy.secagg.suites import HybridLink, Link, Route
 from privacy.secret import SecretBytes
@@ -77,7 +77,7 @@ class Pairing:
         return Route(keys.LABEL_PAIR_CHANNEL, self.round_ctx, lower, higher)
 
     def _commitment(self, peer: str, secret: SecretBytes) -> bytes:
-        return messages.pair_commitment(self.round_ctx, *self._ordered(peer), secret.reveal())
+        return hashes.pair_commitment(self.round_ctx, *self._ordered(peer), secret.reveal())
 
     def _ordered(self, peer: str) -> tuple[str, str]:
         return min(self.me, peer), max(self.me, peer)

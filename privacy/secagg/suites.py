@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 from privacy.seams import RandomSource
-from privacy.secagg import kem, keys, messages
+from privacy.secagg import hashes, kem, keys, messages
 from privacy.secagg.kem import KemKey, KemPublicKey
 from privacy.secagg.keys import KEY_BYTES, AgreementKey
 from privacy.secret import SecretBytes
@@ -186,7 +186,7 @@ class Route:
     @property
     def associated_data(self) -> bytes:
         """Label, round_ctx, from, to."""
-        return keys.framed(messages.LABEL_SEAL, self.round_ctx, self.sender.encode(), self.recipient.encode())
+        return keys.framed(hashes.LABEL_SEAL, self.round_ctx, self.sender.encode(), self.recipient.encode())
 
 
 def seal(link: Link, route: Route, plaintext: bytes, random: RandomSource) -> bytes:

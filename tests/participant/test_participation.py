@@ -16,14 +16,8 @@ from coordinator.round import CoordinatorRound
 from participant.plans import Decision
 from privacy.errors import NetworkError, PeerError
 from privacy.ledger_entries import Charge, Unprotected
-from privacy.secagg.messages import (
-    AttemptOffer,
-    Position,
-    Receipt,
-    SurvivorProposal,
-    UnmaskRequest,
-    adapter_hash,
-)
+from privacy.secagg.hashes import adapter_hash
+from privacy.secagg.messages import AttemptOffer, Position, Receipt, SurvivorProposal, UnmaskRequest
 from protos.envelope import (
     Abstained,
     AttemptAborted,
@@ -170,7 +164,7 @@ class Rehearsal:
 
 
 def genesis(world):
-    from privacy.secagg.messages import genesis_transcript
+    from privacy.secagg.hashes import genesis_transcript
 
     return genesis_transcript(world.plan.hash)
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from privacy.secagg import hashes, merkle
 from privacy.secagg import messages as m
 from privacy.secagg.keys import framed, number
 
@@ -19,12 +20,12 @@ OFFER = m.AttemptOffer(AT, previous_transcript=b"t" * 32, adapter_hash=b"a" * 32
 CTX = b"c" * 32
 
 
-def hashes(count: int) -> list[bytes]:
+def leaf_hashes(count: int) -> list[bytes]:
     return [hashlib.sha256(b"leaf %d" % i).digest() for i in range(count)]
 
 
 def root_of(leaves: list[bytes]) -> bytes:
-    return m.MerkleTree.over(leaves).root
+    return merkle.MerkleTree.over(leaves).root
 
 
 def advertisement(sender: str) -> m.Advertisement:
@@ -66,9 +67,9 @@ def test_numbers_that_do_not_fit_eight_bytes_are_refused(value: int) -> None:
 
 
 def test_the_hash_of_a_set_does_not_depend_on_its_order() -> None:
-    assert m.set_hash(["bob", "alice"]) == m.set_hash(("alice", "bob"))
+    assert hashes.set_hash(["bob", "alice"]) == hashes.set_hash(("alice", "bob"))
     sets = [[], ["alice"], ["alice", "bob"], ["alicebob"], ["alice", "bob", "carol"]]
-    assert len({m.set_hash(one) for one in sets}) == len(sets)
+    assert len({hashes.set_hash(one) for one in sets}) == len(sets)
 
 
 def test_every_input_of_an_attempt_changes_its_context() -> None:
@@ -189,7 +190,7 @@ def test_signed_bytes_never_include_the_signature() -> None:
 
 
 def test_every_label_is_used_for_one_thing() -> None:
-    labels = [value for name, value in vars(m).items() if name.startswith("LABEL_")]
+    labels = [value for name, value in vars(hashes).items() if name.startswith("LABEL_")]
     assert len(labels) == len(set(labels)) >= 18
     assert all(label.startswith(b"onlysum/1/") for label in labels)
 
@@ -199,7 +200,7 @@ def test_every_label_is_used_for_one_thing() -> None:
 
 def test_a_share_hash_names_its_kind_round_dealer_holder_and_share() -> None:
     found = {
-        m.share_hash(kind, ctx, dealer, holder, share)
+        hashes.share_hash(kind, ctx, dealer, holder, share)
         for kind in (b"masking", b"seed")
         for ctx in (CTX, b"d" * 32)
         for dealer, holder in (("alice", "bob"), ("bob", "alice"), ("aliceb", "ob"))
@@ -209,7 +210,7 @@ def test_a_share_hash_names_its_kind_round_dealer_holder_and_share() -> None:
 
 
 def test_a_seed_commitment_names_its_round_participant_and_seed() -> None:
-    found = {m.seed_commitment(ctx, who, seed) for ctx in (b"1", b"2") for who in "ab" for seed in (b"x", b"y")}
+    found = {hashes.seed_commitment(ctx, who, seed) for ctx in (b"1", b"2") for who in "ab" for seed in (b"x", b"y")}
     assert len(found) == 8
 
 
@@ -218,23 +219,23 @@ def test_a_seed_commitment_names_its_round_participant_and_seed() -> None:
 
 @pytest.mark.parametrize("size", range(1, 34))
 def test_every_leaf_proves_its_place(size: int) -> None:
-    leaves = hashes(size)
+    leaves = leaf_hashes(size)
     root = root_of(leaves)
     for index in range(size):
-        assert m.merkle_verify(leaves[index], index, size, m.MerkleTree.over(leaves).proof(index), root)
+        assert merkle.merkle_verify(leaves[index], index, size, merkle.MerkleTree.over(leaves).proof(index), root)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13])
 def test_a_leaf_proves_no_other_place_and_no_other_size(size: int) -> None:
-    leaves = hashes(size)
+    leaves = leaf_hashes(size)
     root = root_of(leaves)
     for index in range(size):
-        proof = m.MerkleTree.over(leaves).proof(index)
+        proof = merkle.MerkleTree.over(leaves).proof(index)
         accepted = [
             (place, total)
             for total in range(1, 20)
             for place in range(total)
-            if m.merkle_verify(leaves[index], place, total, proof, root)
+            if merkle.merkle_verify(leaves[index], place, total, proof, root)
         ]
         assert (index, size) in accepted
         assert {place for place, total in accepted if total == size} == {index}
@@ -242,19 +243,19 @@ def test_a_leaf_proves_no_other_place_and_no_other_size(size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6, 7, 11])
 def test_tampering_with_leaf_proof_or_root_fails(size: int) -> None:
-    leaves, other = hashes(size), b"x" * 32
+    leaves, other = leaf_hashes(size), b"x" * 32
     root = root_of(leaves)
     for index in range(size):
-        proof = m.MerkleTree.over(leaves).proof(index)
-        assert not m.merkle_verify(other, index, size, proof, root)
-        assert not m.merkle_verify(leaves[index], index, size, proof, other)
-        assert not m.merkle_verify(leaves[index], index, size, (*proof, other), root)
-        assert not m.merkle_verify(leaves[index], index, size, (*proof, b""), root)
+        proof = merkle.MerkleTree.over(leaves).proof(index)
+        assert not merkle.merkle_verify(other, index, size, proof, root)
+        assert not merkle.merkle_verify(leaves[index], index, size, proof, other)
+        assert not merkle.merkle_verify(leaves[index], index, size, (*proof, other), root)
+        assert not merkle.merkle_verify(leaves[index], index, size, (*proof, b""), root)
         for i in range(len(proof)):
             changed = [*proof[:i], b"" if proof[i] else other, *proof[i + 1 :]]
-            assert not m.merkle_verify(leaves[index], index, size, changed, root)
-            assert not m.merkle_verify(leaves[index], index, size, [*proof[:i], other, *proof[i + 1 :]], root)
-            assert not m.merkle_verify(leaves[index], index, size, [*proof[:i], *proof[i + 1 :]], root)
+            assert not merkle.merkle_verify(leaves[index], index, size, changed, root)
+            assert not merkle.merkle_verify(leaves[index], index, size, [*proof[:i], other, *proof[i + 1 :]], root)
+            assert not merkle.merkle_verify(leaves[index], index, size, [*proof[:i], *proof[i + 1 :]], root)
 
 
 MISSHAPEN: dict[str, tuple[int, int, tuple[bytes, ...]]] = {  # index, size, proof
@@ -269,27 +270,27 @@ MISSHAPEN: dict[str, tuple[int, int, tuple[bytes, ...]]] = {  # index, size, pro
 
 @pytest.mark.parametrize(("index", "size", "proof"), MISSHAPEN.values(), ids=MISSHAPEN.keys())
 def test_a_dealer_cannot_pass_a_leaf_off_as_the_root_with(index: int, size: int, proof: tuple[bytes, ...]) -> None:
-    leaf = hashes(1)[0]
-    assert not m.merkle_verify(leaf, index, size, proof, leaf)
+    leaf = leaf_hashes(1)[0]
+    assert not merkle.merkle_verify(leaf, index, size, proof, leaf)
 
 
 def test_an_odd_node_has_no_sibling() -> None:
-    leaf, invented, left = hashes(3)
-    root = m.digest(m.LABEL_NODE, left, m.digest(m.LABEL_NODE, leaf, invented))
-    assert not m.merkle_verify(leaf, 2, 3, (invented, left), root)
-    assert m.merkle_verify(leaf, 2, 4, (invented, left), root)
+    leaf, invented, left = leaf_hashes(3)
+    root = hashes.digest(hashes.LABEL_NODE, left, hashes.digest(hashes.LABEL_NODE, leaf, invented))
+    assert not merkle.merkle_verify(leaf, 2, 3, (invented, left), root)
+    assert merkle.merkle_verify(leaf, 2, 4, (invented, left), root)
 
 
 def test_an_inner_node_is_no_leaf() -> None:
-    leaves = hashes(4)
+    leaves = leaf_hashes(4)
     inner = root_of(leaves[:2])
     pair = m.ShareLeaf("alice", *leaves[:3]).hash
-    assert inner != m.digest(leaves[0], leaves[1])
+    assert inner != hashes.digest(leaves[0], leaves[1])
     assert pair not in {inner, root_of(leaves[:3])}
 
 
 def test_roots_of_different_lists_differ() -> None:
-    lists = [hashes(size) for size in range(1, 10)] + [hashes(4)[::-1], [*hashes(3), hashes(3)[2]]]
+    lists = [leaf_hashes(size) for size in range(1, 10)] + [leaf_hashes(4)[::-1], [*leaf_hashes(3), leaf_hashes(3)[2]]]
     assert not any(root_of(one) == root_of(other) for one, other in combinations(lists, 2))
 
 
@@ -304,10 +305,10 @@ def test_a_bundles_root_is_over_its_leaves_in_order() -> None:
 
 def test_the_transcript_follows_from_everything_that_was_agreed() -> None:
     certificate = m.RoundCertificate(AT, CTX, SURVIVORS, b"s" * 32, ())
-    genesis = m.genesis_transcript(b"p" * 32)
+    genesis = hashes.genesis_transcript(b"p" * 32)
     found = {
         certificate.transcript(genesis),
-        certificate.transcript(m.genesis_transcript(b"q" * 32)),
+        certificate.transcript(hashes.genesis_transcript(b"q" * 32)),
         certificate.transcript(certificate.transcript(genesis)),
         replace(certificate, round_ctx=b"d" * 32).transcript(genesis),
         replace(certificate, sum_hash=b"t" * 32).transcript(genesis),

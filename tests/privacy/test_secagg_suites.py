@@ -9,7 +9,7 @@ from pathlib import Path
 import cryptography_vectors
 import pytest
 
-from privacy.secagg import kem, keys, messages, suites
+from privacy.secagg import hashes, kem, keys, messages, suites
 from privacy.secagg.kem import KemKey, KemPublicKey
 from privacy.secagg.keys import AgreementKey
 from privacy.secagg.messages import SealedPair
@@ -179,7 +179,7 @@ def test_suite_1_seals_as_before_there_was_a_suite_2() -> None:
     agreed = SecretBytes(b"\7" * 32)
     route = suites.Route(keys.LABEL_CHANNEL, ROUND_CTX, "alice", "bob")
     key = keys.channel_key(agreed, round_ctx=ROUND_CTX, sender="alice", recipient="bob")
-    aad = keys.framed(messages.LABEL_SEAL, ROUND_CTX, b"alice", b"bob")
+    aad = keys.framed(hashes.LABEL_SEAL, ROUND_CTX, b"alice", b"bob")
     boxed = suites.seal(ClassicalLink(agreed), route, b"shares", hybrid_vectors.FixedNonce())
     assert boxed == keys.seal(key, bytes(12), b"shares", aad)
 

@@ -6,7 +6,7 @@ import hashlib
 from typing import Any, Final
 
 from privacy.secagg import shamir
-from privacy.secagg.messages import MerkleTree
+from privacy.secagg.merkle import MerkleTree
 from privacy.secret import SecretBytes
 from tests.vectors.rounds import RecordingSource
 
