@@ -60,6 +60,7 @@ proto: setup ## Write the generated protobuf code anew
 
 generated: setup ## Check that generated files are what their generators write
 	$(BIN)/python -m protos.generate --check
+	$(ONE_THREAD) $(BIN)/python -m tests.vectors.generate --check
 
 vectors: setup ## Write the protocol's test vectors anew
 	$(BIN)/python -m tests.vectors.generate

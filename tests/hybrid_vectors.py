@@ -1,23 +1,24 @@
 """Byte vectors of suite 2: what alice gives bob, and what bob must make of it.
 
-Encapsulation draws the library's own randomness, so another implementation checks these by opening them. Each value is
+The library draws the randomness of an encapsulation itself; here it comes from the slow reference
+(``tests/reference_kem.py``), which is given it, so that the vectors can be made again byte for byte. Each value is
 hexadecimal. The names that begin with ``_bad_`` must be refused.
-
-Usage: ``python -m tests.hybrid_vectors`` writes ``tests/vectors/hybrid.json`` anew, with other ciphertexts.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from privacy.secagg import keys, suites
 from privacy.secagg.messages import SealedPair
 from privacy.secagg.pairing import Pairing
 from privacy.secagg.suites import Route, channel_keys, masking_keys
 from privacy.secret import SecretBytes
+from tests import reference_kem
 
 FILE: Final = Path(__file__).with_name("vectors") / "hybrid.json"
 ROUND_CTX: Final = hashlib.sha256(b"onlysum tests: a round context").digest()
@@ -28,16 +29,37 @@ def secret(name: str) -> SecretBytes:
     return SecretBytes(hashlib.sha256(b"onlysum tests: " + name.encode()).digest())
 
 
-def pairing(me: str, peer: str, *, round_ctx: bytes = ROUND_CTX) -> Pairing:
-    """Return one participant's side of the pair."""
+@dataclass(frozen=True)
+class GivenEncapsulation:
+    """A peer's public ML-KEM key with which one encapsulates from given randomness: the reference's."""
+
+    public: bytes
+    drawn: bytes
+
+    def encapsulate(self) -> tuple[SecretBytes, bytes]:
+        """Return the secret and the ciphertext, the same ones each time."""
+        shared, ciphertext = reference_kem.encapsulated(self.public, self.drawn)
+        return SecretBytes(shared), ciphertext
+
+
+def given(link: Any, public: bytes, drawn: bytes) -> Any:
+    """Return a hybrid link that encapsulates from given randomness to a suite's public key."""
+    return replace(link, theirs=GivenEncapsulation(public[keys.KEY_BYTES :], drawn))
+
+
+def pairing(me: str, peer: str, *, round_ctx: bytes = ROUND_CTX, drawn: bytes = b"") -> Pairing:
+    """Return one participant's side of the pair; ``drawn`` is what it encapsulates from, if it is not to be fresh."""
     mine, theirs = (masking_keys(2, secret(f"masking {name}")) for name in (me, peer))
-    return Pairing(me, round_ctx, secret(f"masking {me}"), {peer: mine.link(theirs.public)})
+    link = mine.link(theirs.public)
+    links = {peer: given(link, theirs.public, drawn) if drawn else link}
+    return Pairing(me, round_ctx, secret(f"masking {me}"), links)
 
 
-def channel(me: str, peer: str) -> suites.Link:
-    """Return one participant's link of the channel keys."""
+def channel(me: str, peer: str, *, drawn: bytes = b"") -> suites.Link:
+    """Return one participant's link of the channel keys; ``drawn`` as in :func:`pairing`."""
     mine, theirs = (channel_keys(2, secret(f"channel {name}")) for name in (me, peer))
-    return mine.link(theirs.public)
+    link = mine.link(theirs.public)
+    return given(link, theirs.public, drawn) if drawn else link
 
 
 class FixedNonce:
@@ -54,12 +76,15 @@ def flipped(data: bytes, index: int) -> bytes:
 
 
 def made() -> dict[str, str]:
-    """Return new vectors."""
+    """Return the vectors, the same bytes each time."""
     route = Route(keys.LABEL_CHANNEL, ROUND_CTX, "alice", "bob")
-    pair = pairing("alice", "bob").seal_for("bob", FixedNonce())
-    sealed = suites.seal(channel("alice", "bob"), route, b"shares".ljust(66), FixedNonce())
+    drawn = {name: secret(f"encapsulation of a {name}").reveal() for name in ("pair secret", "share")}
+    pair = pairing("alice", "bob", drawn=drawn["pair secret"]).seal_for("bob", FixedNonce())
+    sealed = suites.seal(channel("alice", "bob", drawn=drawn["share"]), route, b"shares".ljust(66), FixedNonce())
     vectors = {
         "round_ctx": ROUND_CTX,
+        "encapsulated_pair_from": drawn["pair secret"],
+        "encapsulated_share_from": drawn["share"],
         **{
             f"{name}_{kind}_{form}": value
             for name in ("alice", "bob")
@@ -99,7 +124,3 @@ def opened_share(sealed: bytes, *, sender: str = "alice", recipient: str = "bob"
     """Return what bob finds in a sealed share, or raise ``ValueError``."""
     route = Route(label or keys.LABEL_CHANNEL, ROUND_CTX, sender, recipient)
     return suites.unseal(channel("bob", "alice"), route, sealed).reveal()
-
-
-if __name__ == "__main__":
-    FILE.write_text(json.dumps(made(), indent=1) + "\n")

@@ -1,10 +1,15 @@
-"""Write this project's own vectors: ``python -m tests.vectors.generate``. The same code writes the same bytes."""
+"""Write this project's own vectors: ``python -m tests.vectors.generate [--check]``. The same code, the same bytes.
+
+With ``--check`` nothing is written; the exit status is 1 if a file is not what this script makes.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests import hybrid_vectors
 from tests.vectors import bad, parts, rounds
 from tests.vectors.form import written
 
@@ -22,8 +27,20 @@ def files() -> Iterator[tuple[str, str]]:
     yield "shares", written(parts.shares())
     yield "proofs", written(parts.proofs())
     yield "keys_bad", written(parts.refused_keys())
+    yield "hybrid", written(hybrid_vectors.made())
+
+
+def main() -> int:
+    """Write the files, or with ``--check`` name those that are not current."""
+    if "--check" not in sys.argv:
+        for name, text in files():
+            (HERE / f"{name}.json").write_text(text)
+        return 0
+    changed = [name for name, text in files() if (HERE / f"{name}.json").read_text() != text]
+    for name in changed:
+        print(f"tests/vectors/{name}.json is not what `make vectors` writes")
+    return int(bool(changed))
 
 
 if __name__ == "__main__":
-    for name, text in files():
-        (HERE / f"{name}.json").write_text(text)
+    sys.exit(main())
