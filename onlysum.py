@@ -202,8 +202,11 @@ def _leave(problem: Exception, *, as_json: bool) -> int:
 
     if isinstance(problem, ModuleNotFoundError) and problem.name in EXTRA_PACKAGES:
         problem = LocalError("E-EXTRA-MISSING", f"{problem.name} is not installed")
-    if isinstance(problem, OSError) and problem.errno == 28:  # ENOSPC
-        problem = LocalError("E-DISK-FULL", str(problem))
+    if isinstance(problem, OSError):
+        from protos.durable import NO_SPACE, disk_error
+
+        if problem.filename is not None or problem.errno in NO_SPACE:
+            problem = disk_error(problem, problem.filename or "writing")
     if not isinstance(problem, OnlysumError):
         problem = LocalError("E-BUG", f"{type(problem).__name__}; the traceback is in {_write_traceback(problem)}")
     _print_error(problem, as_json=as_json)

@@ -50,8 +50,9 @@ def init(
     Example: onlysum coordinator init clinic --name clinics --operator "Institute" --address sum.example.org:8443
     """
     from coordinator import authority as authorities
-    from coordinator import config, durable
+    from coordinator import config
     from coordinator.store import Store
+    from protos import durable
     from protos.credentials import SystemRandom, fingerprint
 
     home = config.Home(directory)

@@ -16,7 +16,7 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 import methods
-from coordinator import durable, membership, runbook
+from coordinator import membership, runbook
 from coordinator.config import Home, Settings
 from coordinator.global_adapter import RunFiles, read_initial
 from coordinator.membership import MemberRecord
@@ -38,6 +38,7 @@ from privacy.plan_parts import Evaluation, Evaluator, Graph, Member
 from privacy.seams import RandomSource
 from privacy.secagg import graph_bounds
 from privacy.secagg.keys import SigningKey
+from protos import durable
 from protos.envelope import Role
 
 LEAST_ROSTER: Final = 3

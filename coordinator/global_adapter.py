@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from coordinator import durable
 from coordinator.optimizer import OptimizerState, Wide
 from methods.method import joined
 from privacy.dp.clipping import clip_radius
@@ -28,6 +27,7 @@ from privacy.draft import Recipe
 from privacy.errors import LocalError
 from privacy.plan import Plan
 from privacy.secagg.fixed_point import unfixed
+from protos import durable
 
 VECTOR_TYPE: Final = np.dtype("<f4")  # of the vector, on disk and on the wire
 

@@ -15,14 +15,14 @@ import numpy as np
 from safetensors.numpy import save
 
 import methods
-from coordinator import attempt_rows, durable, runbook
+from coordinator import attempt_rows, runbook
 from coordinator.global_adapter import VECTOR_TYPE, RunFiles, read_initial
 from coordinator.store import Store
 from privacy.errors import OnlysumError
 from privacy.evaluation import SignedEvaluation
 from privacy.plan import Plan, VerifiedPlan
 from privacy.secagg.keys import SigningKey
-from protos import codec
+from protos import codec, durable
 
 COORDINATOR: Final = "coordinator"
 LIBRARIES: Final = ("onlysum", "cryptography", "dp-accounting", "numpy", "safetensors")  # that the figures depend on

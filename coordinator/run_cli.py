@@ -233,7 +233,7 @@ def export(
     if out.exists():
         raise LocalError("E-EXISTS", f"{out} is there already")
     out.mkdir(parents=True)
-    shutil.copytree(files.exported, out / "adapter")
+    shutil.copytree(files.exported, out / "adapter", copy_function=shutil.copyfile)
     if files.report.exists():
         shutil.copyfile(files.report, out / "report.json")
     (out / "plan.json").write_bytes(seen.run.plan)

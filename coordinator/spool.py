@@ -12,8 +12,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy.errors import LocalError, PeerError
+from privacy.errors import PeerError
 from privacy.secagg.messages import Position
+from protos import durable
 
 PHASE = "COLLECT_MASKED"
 
@@ -54,21 +55,18 @@ class Spool:
 
         Raises:
             PeerError: ``E-WIRE-CHUNK``, naming the offset from which to go on.
-            LocalError: ``E-DISK-FULL``.
+            LocalError: ``E-DISK-FULL`` or ``E-DISK-FAILED``.
         """
         path = self.path(upload)
         there = path.stat().st_size if path.exists() else 0
         if offset != there or offset + len(data) > upload.length:
             rule = f"a chunk at {offset} of {len(data)} bytes does not continue an upload that stands at {there}"
             raise PeerError("E-WIRE-CHUNK", participant=upload.member, phase=PHASE, rule=rule)
-        try:
-            with path.open("ab") as file:
-                file.write(data)
-                if offset + len(data) == upload.length:
-                    file.flush()
-                    os.fsync(file.fileno())
-        except OSError as error:
-            raise LocalError("E-DISK-FULL", f"an upload could not be written: {error.strerror}") from error
+        with durable.disk_errors(path), path.open("ab") as file:
+            file.write(data)
+            if offset + len(data) == upload.length:
+                file.flush()
+                os.fsync(file.fileno())
         return offset + len(data)
 
     def discard(self, upload: Announced) -> None:

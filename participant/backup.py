@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from participant.config import DEFAULT_LEDGER, load_settings
-from participant.home import PRIVATE_FILE, Home
+from participant.home import Home
 from privacy.errors import LocalError
+from protos.durable import FILE_MODE
 
 ENTRIES: Final = ("participant.toml", "policy.toml", "identity", "datasets", "models", "plans")
 
@@ -38,7 +39,7 @@ def write_backup(home: Home, file: Path) -> int:
             closing(sqlite3.connect(ledger)) as target,
         ):
             source.backup(target)
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
         with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
             for name in ENTRIES:
                 if (home.directory / name).exists():
@@ -69,7 +70,7 @@ def read_backup(file: Path, directory: Path) -> None:
         raise LocalError("E-STATE-DAMAGED", f"{file} is no backup: {type(error).__name__}") from error
     home.identity.chmod(0o700)
     for path in (*home.identity.iterdir(), home.directory / DEFAULT_LEDGER):
-        path.chmod(PRIVATE_FILE)
+        path.chmod(FILE_MODE)
     ledger = load_settings(home).ledger_path(home)
     if ledger != home.directory / DEFAULT_LEDGER:
         if ledger.exists():

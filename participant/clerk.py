@@ -12,11 +12,11 @@ from typing import Final
 import structlog
 
 from participant.approval import notify, role_in
-from participant.home import write_durably
 from participant.plans import Decision
 from participant.runs import Runs
 from participant.workplace import Workplace
 from privacy.errors import OnlysumError, PeerError
+from protos import durable
 from protos.envelope import PlanApproved, PlanProposed, PlanRefused, Role
 
 RECONSIDER_SECONDS: Final = 5.0  # how often a waiting plan is judged again: its owner may be editing the policy
@@ -75,7 +75,7 @@ class Clerk:
             return
         if task.initial_adapter.sha256.hex() != expected:
             raise _refuse("the initial adapter that is offered is not the plan's")
-        write_durably(path, self._work.courier.download(task.initial_adapter))
+        durable.write(path, self._work.courier.download(task.initial_adapter))
 
     def reconsider(self) -> None:
         """Answer waiting plans that a person has decided with a command, or that a changed policy decides."""

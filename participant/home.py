@@ -1,25 +1,17 @@
 """A participant's directory: where each thing lies, and that nobody else can read it.
 
-Guarantees: the directory is 0700 and its keys 0600, or it is not used; a file that must survive a crash is written
-whole and fsynced, with its directory, before the name appears.
-Leaves to others: what the files mean.
+Guarantees: the directory is 0700 and its keys 0600, or it is not used.
+Leaves to others: what the files mean, and how they are written (``protos.durable``).
 """
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from privacy.errors import LocalError
-from protos.credentials import check_private
-
-PRIVATE_DIRECTORY = 0o700
-PRIVATE_FILE = 0o600
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+from protos import durable
+from protos.credentials import DIRECTORY_MODE, check_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +78,7 @@ class Home:
     def make(self) -> None:
         """Create the directory and its parts, readable by this user alone."""
         for path in (self.directory, self.datasets, self.models, self.plans, self.runs):
-            path.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+            path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
 
     def check(self) -> None:
         """Refuse a directory that is missing or that others can read.
@@ -105,55 +97,7 @@ def certificate_file(run: Path, number: int) -> Path:
     return run / f"certificate.{number}"
 
 
-@contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """Turn a full disk into ``E-DISK-FULL``; other errors of the operating system pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise LocalError("E-DISK-FULL", f"no space for {what}; nothing was sent") from error
-        raise
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a whole file (0600), fsync it, give it its name, and fsync the directory.
-
-    Raises:
-        LocalError: ``E-DISK-FULL``; the name is untouched.
-    """
-    draft = path.with_name(path.name + ".part")
-    with disk_errors(path.name):
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-            sync_directory(path.parent)
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def erase(path: Path) -> None:
-    """Remove a file, if it is there, and make that durable."""
-    if path.exists():
-        path.unlink()
-        sync_directory(path.parent)
-
-
 def erase_updates(run: Path) -> None:
     """Remove the encoded and masked updates in a run's directory; nothing else there has a dash in its name."""
     for path in run.glob("*-*"):
-        erase(path)
+        durable.erase(path)

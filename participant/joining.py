@@ -11,7 +11,7 @@ from pathlib import Path
 
 from participant.channel import enrol
 from participant.config import DEFAULT_LEDGER, settings_template
-from participant.home import Home, write_durably
+from participant.home import Home
 from participant.identity import (
     MEMBERSHIP,
     Identity,
@@ -26,6 +26,7 @@ from participant.ledger import Ledger
 from participant.policy import policy_template
 from privacy.errors import LocalError
 from privacy.seams import Clock, RandomSource
+from protos import durable
 from protos.credentials import fingerprint
 from protos.invitation import decode_invitation
 
@@ -58,9 +59,9 @@ def join(line: str, directory: Path, *, clock: Clock, random: RandomSource, prox
     membership = enrol(invitation, enrolment_request(invitation, keys), proxy=proxy)
     identity = accept_membership(invitation, keys, membership)
     if not home.config.exists():
-        write_durably(home.config, _settings(identity.name, proxy).encode())
+        durable.write(home.config, _settings(identity.name, proxy).encode())
     if not home.policy.exists():
-        write_durably(home.policy, policy_template(fingerprint(identity.authority_der)).encode())
+        durable.write(home.policy, policy_template(fingerprint(identity.authority_der)).encode())
     ledger = home.directory / DEFAULT_LEDGER
     if not ledger.exists():
         Ledger.create(ledger, owner=identity.name, key=identity.signing, at=int(clock.now())).close()

@@ -9,7 +9,6 @@ Source: docs/protocol.md section 6.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from contextlib import suppress
@@ -17,7 +16,8 @@ from pathlib import Path
 
 from participant.phase import Record, RunMemory, record_from_json, record_to_json
 from privacy import canonical
-from privacy.errors import LocalError, VerificationError
+from privacy.errors import VerificationError
+from protos import durable
 
 _CHAIN_LABEL = b"onlysum/1/journal"
 
@@ -38,7 +38,7 @@ class Journal:
             VerificationError: ``E-STATE-DAMAGED``; the participant abstains from the run.
             LocalError: the directory cannot be made.
         """
-        with _disk(directory):
+        with durable.disk_errors(directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = directory / "journal"
             data = path.read_bytes() if path.exists() else b""
@@ -76,7 +76,7 @@ class Journal:
         """
         line = canonical.encode({"previous": self._head.hex(), "record": record_to_json(record)})
         path = self._directory / "journal"
-        with _disk(path):
+        with durable.disk_errors(path):
             fresh = not path.exists()
             size = 0 if fresh else path.stat().st_size
             try:
@@ -86,19 +86,14 @@ class Journal:
                     os.truncate(path, size)
                 raise
             if fresh:
-                _sync_directory(self._directory)
+                durable.sync_directory(self._directory)
         self._head = hashlib.sha256(line).digest()
         self.memory = self.memory.apply(record)
 
     def store(self, name: str, data: bytes) -> Path:
         """Write a blob durably (0600) under a name and return its path."""
         path = self._directory / name
-        partial = path.with_suffix(".partial")
-        with _disk(path):
-            partial.unlink(missing_ok=True)
-            _append(partial, data)
-            partial.replace(path)
-            _sync_directory(self._directory)
+        durable.write(path, data)
         return path
 
     def load(self, name: str, sha256: bytes) -> bytes | None:
@@ -118,35 +113,12 @@ class Journal:
         (self._directory / name).unlink(missing_ok=True)
 
 
-class _disk:  # noqa: N801  # reads as a word at each `with`
-    """Turn a full or broken disk into a ``LocalError`` that names the path."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            code = "E-DISK-FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "E-STATE-DAMAGED"
-            raise LocalError(code, f"{self._path}: {error.strerror}") from error
-
-
 def _append(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, durable.FILE_MODE)
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

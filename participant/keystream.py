@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-from participant.home import write_durably
 from privacy.errors import LocalError
 from privacy.seams import RandomSource
 from privacy.secagg.keys import derive
 from privacy.secret import SecretBytes
+from protos import durable
 
 KEY_LABEL: Final = b"onlysum/1/noise-key"
 HASH_LABEL: Final = b"onlysum/1/noise-seed-hash"
@@ -89,6 +89,6 @@ class KeyBook:
             raise LocalError("E-RANDOM-REPEATED", "the operating system gave the same random bytes a second time")
         boot = _BOOT_ID.read_bytes() if _BOOT_ID.exists() else b""
         count, process = (number.to_bytes(8, "big") for number in (len(self._used), os.getpid()))
-        write_durably(self._path, b"".join((*self._used, found)))
+        durable.write(self._path, b"".join((*self._used, found)))
         self._used.append(found)
         return KeyStream(derive(SecretBytes(seed), salt=b"", label=KEY_LABEL, parts=(process, boot, count)))

@@ -20,7 +20,7 @@ from safetensors.numpy import load
 
 from methods.method import joined
 from participant.consent import Consent
-from participant.home import certificate_file, erase_updates, write_durably
+from participant.home import certificate_file, erase_updates
 from participant.journal import Journal
 from participant.phase import RunRefused, UpdateEncoded
 from participant.round import Advertised, Complained, Masked, Party, Ready, Shared, Step, advertise, complete
@@ -29,7 +29,7 @@ from participant.workplace import Assignment, Workplace
 from privacy.errors import LocalError, OnlysumError, PeerError
 from privacy.secagg.hashes import adapter_hash
 from privacy.secagg.messages import Position, RoundCertificate, ShareBundle
-from protos import codec
+from protos import codec, durable
 from protos.envelope import (
     AttemptAborted,
     AttemptOpened,
@@ -300,7 +300,7 @@ class Participation:
                 self.refuse_for_good(error.code)
             raise
         certificate_path = certificate_file(self._work.home.runs / self._run_id, number)
-        write_durably(certificate_path, codec.encode_certificate(certificate))  # before the record that relies on it
+        durable.write(certificate_path, codec.encode_certificate(certificate))  # before the record that relies on it
         self._journal.append(record)
         self._close_round()
         if record.alarm:

@@ -13,11 +13,13 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from participant.home import PRIVATE_DIRECTORY, Home, write_durably
+from participant.home import Home
 from privacy import canonical
 from privacy.errors import LocalError, PeerError
 from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Count, Hex256, Name
+from protos import durable
+from protos.credentials import DIRECTORY_MODE
 
 _RUN_ID = re.compile(r"^[0-9a-f]{32}$")
 INITIAL_ADAPTER = "initial_adapter.safetensors"
@@ -74,9 +76,9 @@ class PlanShelf:
                 rule = f"run {verified.plan.run_id} came back with another plan than the one that was seen first"
                 raise PeerError("E-PLAN-CHANGED", participant="coordinator", phase="plan", rule=rule)
             return verified
-        directory.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
-        write_durably(directory / "plan.sig", signature)
-        write_durably(kept, data)  # last: with this name the plan is there
+        directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        durable.write(directory / "plan.sig", signature)
+        durable.write(kept, data)  # last: with this name the plan is there
         return verified
 
     def get(self, run_id: str) -> VerifiedPlan:
@@ -148,7 +150,7 @@ class PlanShelf:
 
 
 def _write(path: Path, value: BaseModel) -> None:
-    write_durably(path, canonical.encode(value.model_dump(mode="json")) + b"\n")
+    durable.write(path, canonical.encode(value.model_dump(mode="json")) + b"\n")
 
 
 def _read(path: Path, kind: type[ModelT]) -> ModelT | None:

@@ -13,11 +13,12 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from participant.home import Home, erase, write_durably
+from participant.home import Home
 from privacy import canonical
 from privacy.draft import FileHash
 from privacy.errors import LocalError
 from privacy.plan_parts import Count, Name, Positive
+from protos import durable
 from protos.envelope import DatasetOffer
 
 
@@ -104,11 +105,11 @@ class Registry:
         if path.exists():
             kind = "dataset" if isinstance(entry, DatasetEntry) else "model"
             raise LocalError("E-EXISTS", f"{kind} {entry.name} is registered; remove it first or choose another name")
-        write_durably(path, canonical.encode(entry.model_dump(mode="json")) + b"\n")
+        durable.write(path, canonical.encode(entry.model_dump(mode="json")) + b"\n")
 
     def remove(self, entry: DatasetEntry | ModelEntry) -> None:
         """Forget an entry; the files it names stay where they are, and so does all that was charged."""
-        erase(self._path(entry))
+        durable.erase(self._path(entry))
 
     def _path(self, entry: Entry) -> Path:
         directory = self._home.datasets if isinstance(entry, DatasetEntry) else self._home.models

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from participant.home import erase_updates, write_durably
+from participant.home import erase_updates
 from participant.participation import Participation
 from participant.plans import Decision, Ended
 from participant.policy import load_policy
@@ -20,6 +20,7 @@ from privacy.errors import LocalError, OnlysumError, RefusedError
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import keys
 from privacy.secagg.messages import Advertisement
+from protos import durable
 from protos.envelope import Role, RunEnded, Welcome
 
 _log = structlog.get_logger("onlysum.participant")
@@ -146,7 +147,7 @@ class Runs:
         shelf = self._work.desk.shelf
         try:
             report = make_report(self._work, shelf.get(run_id), decision, shelf.signature(run_id))
-            write_durably(self._work.home.runs / run_id / REPORT_FILE, report)
+            durable.write(self._work.home.runs / run_id / REPORT_FILE, report)
         except OnlysumError as error:
             _log.error("no report", run=run_id, code=error.code, detail=error.detail)
 

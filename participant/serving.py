@@ -22,9 +22,10 @@ import structlog
 
 from participant.config import load_settings
 from participant.daemon import assemble
-from participant.home import PRIVATE_FILE, Home
+from participant.home import Home
 from participant.progress import bars, silent
 from privacy.errors import LocalError
+from protos.durable import FILE_MODE
 
 
 def serve(directory: Path) -> None:
@@ -65,7 +66,7 @@ def configure_logs(level: str) -> None:
 @contextmanager
 def _only_daemon(home: Home) -> Iterator[None]:
     """Hold the directory's lock, which the operating system gives back however the process ends."""
-    descriptor = os.open(home.directory / "daemon.lock", os.O_RDWR | os.O_CREAT, PRIVATE_FILE)
+    descriptor = os.open(home.directory / "daemon.lock", os.O_RDWR | os.O_CREAT, FILE_MODE)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

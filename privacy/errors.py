@@ -163,6 +163,12 @@ REGISTRY: dict[str, Explanation] = {
         "what must survive a crash could not be written, so nothing was sent",
         "free space; the daemon goes on by itself",
     ),
+    "E-DISK-FAILED": Explanation(
+        _B,
+        "a file or directory cannot be read or written",
+        "the operating system refuses: rights, a read-only file system or a broken disk",
+        "see to the named path; nothing was sent that relies on it",
+    ),
     "E-STATE-DAMAGED": Explanation(
         _V,
         "a journal, ledger or database is damaged",

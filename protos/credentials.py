@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import secrets
 import stat
 from pathlib import Path
@@ -28,9 +27,10 @@ from cryptography.hazmat.primitives.serialization import (
 from privacy.errors import LocalError, VerificationError
 from privacy.seams import RandomSource
 from privacy.secret import SecretBytes
+from protos import durable
+from protos.durable import FILE_MODE
 
 DIRECTORY_MODE: Final = 0o700
-FILE_MODE: Final = 0o600
 FINGERPRINT_DIGITS: Final = 32  # 128 bits: no second key with the same can be found
 _OTHERS: Final = 0o077  # any right of group or others
 # Order of P-256's base point (SEC 2, section 2.4.2): a private key is a number from 1 to this less one.
@@ -129,21 +129,7 @@ def write_private(path: Path, content: SecretBytes | bytes) -> None:
         LocalError: ``E-PERMISSIONS``, its directory is open to others.
     """
     check_private(path.parent)
-    data = content.reveal() if isinstance(content, SecretBytes) else content
-    scratch = path.with_name(f".{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        scratch.unlink()  # left by a crash
-    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)  # the new name too must survive a crash
-    finally:
-        os.close(directory)
+    durable.write(path, content.reveal() if isinstance(content, SecretBytes) else content)
 
 
 def read_private(path: Path) -> SecretBytes:

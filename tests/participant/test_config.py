@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from participant.config import Settings, load_settings, settings_template
-from participant.home import Home, write_durably
+from participant.home import Home
 from participant.policy import parse_policy, policy_template
 from privacy.errors import LocalError
 from privacy.settings import parse
@@ -123,21 +123,3 @@ def test_a_missing_directory_says_what_to_run(tmp_path):
     with pytest.raises(LocalError) as refused:
         load_settings(Home(tmp_path))
     assert refused.value.code == "E-CONFIG-MISSING"
-
-
-def test_a_full_disk_leaves_the_old_file_as_it_was(tmp_path, monkeypatch):
-    import errno
-    import os
-
-    path = tmp_path / "file"
-    write_durably(path, b"old")
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(LocalError) as refused:
-        write_durably(path, b"new")
-    assert refused.value.code == "E-DISK-FULL"
-    assert path.read_bytes() == b"old"
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["file"]

@@ -129,7 +129,7 @@ def test_what_is_no_record_does_not_read(form: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(errno.ENOSPC, "E-DISK-FULL"), (errno.EDQUOT, "E-DISK-FULL"), (errno.EIO, "E-STATE-DAMAGED")]
+    ("number", "code"), [(errno.ENOSPC, "E-DISK-FULL"), (errno.EDQUOT, "E-DISK-FULL"), (errno.EIO, "E-DISK-FAILED")]
 )
 @pytest.mark.parametrize("done", [0, 3])
 def test_a_record_that_was_not_written_whole_is_not_there(
