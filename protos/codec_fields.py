@@ -161,6 +161,12 @@ def each(values: Sequence[W], field: str, reader: Callable[[W], V], *, most: int
     return tuple(done)
 
 
+def some(items: Sequence[object], field: str) -> None:
+    """Refuse an empty list."""
+    if not items:
+        raise Malformed(f"{field} is empty")
+
+
 def ascending(keys: Iterable[str | bytes], field: str) -> None:
     """Refuse a list that is not sorted or names something twice."""
     found = list(keys)

@@ -39,7 +39,7 @@ from privacy.secagg.messages import (
     UnmaskShares,
 )
 from protos import round_pb2 as pb
-from protos.codec_fields import Malformed, ascending, count, each, exact, name, part, text
+from protos.codec_fields import Malformed, ascending, count, each, exact, name, part, some, text
 from protos.envelope import MAX_CONTENT_BYTES
 
 MAX_PROOF: Final = (MAX_ROSTER - 1).bit_length()  # siblings between a leaf and its root
@@ -268,18 +268,13 @@ def write_survivors(value: SurvivorSet) -> pb.SurvivorSet:
 def read_survivors(message: pb.SurvivorSet) -> SurvivorSet:
     """Return S, sorted and not empty."""
     members = each(message.members, "members", _read_survivor)
-    _some(members, "members")
+    some(members, "members")
     ascending((participant for participant, _ in members), "members")
     return SurvivorSet(u2_hash=exact(message.u2_hash, HASH_BYTES, "u2_hash"), members=members)
 
 
 def _read_survivor(message: pb.Survivor) -> tuple[str, bytes]:
     return name(message.participant, "participant"), exact(message.masked_hash, HASH_BYTES, "masked_hash")
-
-
-def _some(items: tuple[object, ...], field: str) -> None:
-    if not items:
-        raise Malformed(f"{field} is empty")
 
 
 def write_proposal(value: SurvivorProposal) -> pb.SurvivorProposal:
@@ -292,7 +287,7 @@ def write_proposal(value: SurvivorProposal) -> pb.SurvivorProposal:
 def read_proposal(message: pb.SurvivorProposal) -> SurvivorProposal:
     """Return a proposal: receipts sorted by sender, at least one."""
     receipts = each(message.receipts, "receipts", read_receipt)
-    _some(receipts, "receipts")
+    some(receipts, "receipts")
     ascending((one.sender for one in receipts), "receipts")
     return SurvivorProposal(position=part(message, "position", read_position), receipts=receipts)
 

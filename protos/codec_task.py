@@ -14,7 +14,7 @@ from privacy.secagg.keys import SIGNATURE_BYTES
 from protos import codec_round as rounds
 from protos import envelope as env
 from protos import federation_pb2 as pb
-from protos.codec_fields import Malformed, ascending, bounded, code, count, each, exact, name, part, run_id, text
+from protos.codec_fields import Malformed, ascending, bounded, code, count, each, exact, name, part, run_id, some, text
 
 MAX_PLAN_BYTES: Final = 2**24  # thousands of tensors and members are about 1 MiB
 MAX_HISTORY: Final = 2**16  # rounds
@@ -151,6 +151,7 @@ def _read_opened(message: pb.AttemptOpened) -> env.AttemptOpened:
 
 def _read_keys(message: pb.KeysAdvertised) -> env.KeysAdvertised:
     known = each(message.advertisements, "advertisements", rounds.read_advertisement)
+    some(known, "advertisements")
     return env.KeysAdvertised(run_id=run_id(message.run_id), advertisements=known)
 
 

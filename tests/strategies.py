@@ -169,7 +169,9 @@ tasks = st.one_of(
         adapter=content_refs,
         history=st.lists(certificates, max_size=2).map(tuple),
     ),
-    st.builds(env.KeysAdvertised, run_id=run_ids, advertisements=st.lists(advertisements, max_size=3).map(tuple)),
+    st.builds(
+        env.KeysAdvertised, run_id=run_ids, advertisements=st.lists(advertisements, min_size=1, max_size=3).map(tuple)
+    ),
     st.builds(
         env.SharesDealt,
         run_id=run_ids,

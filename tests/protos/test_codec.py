@@ -295,6 +295,7 @@ SURVIVORS = said.SurvivorSet(b"u" * 32, (("alice", b"m" * 32), ("bob", b"m" * 32
 CERTIFICATE = said.RoundCertificate(POSITION, b"c" * 32, SURVIVORS, b"h" * 32, (SIGNATURE,))
 DEALING = env.SharesDealt(RUN, POSITION, (DEALT,))
 PROPOSED = env.SurvivorsProposed(RUN, PROPOSAL)
+KEYS = env.KeysAdvertised(RUN, (ADVERTISEMENT,))
 COMPLETED = env.RoundCompleted(RUN, CERTIFICATE)
 ENDED = env.RunEnded(RUN, "completed", "")
 OPENED = env.AttemptOpened(RUN, OFFER, env.ContentRef(b"a" * 32, 4), (CERTIFICATE,))
@@ -321,6 +322,11 @@ BAD_TASKS: dict[str, tuple[env.Task, Callable[[Any], object], str]] = {
         "shares[0].leaf is missing",
     ),
     "a sealed share is empty": (DEALING, put("shares_dealt.shares.0.sealed", b""), "sealed has 0"),
+    "keys are advertised by nobody": (
+        KEYS,
+        lambda m: m.keys_advertised.ClearField("advertisements"),
+        "advertisements is empty",
+    ),
     "U2 is not sorted": (DEALING, lambda m: m.shares_dealt.u2.extend(["bob", "alice"]), "u2 is not sorted"),
     "a member of U2 has no name": (DEALING, lambda m: m.shares_dealt.u2.append("Alice!"), "u2[0].name is no name"),
     "survivors are not sorted": (
