@@ -81,7 +81,7 @@ def test_the_same_bytes_elsewhere_give_another_key(part: str, tmp_path: Path, mo
 def test_the_hash_is_on_disk_before_the_key_is_used(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     book = KeyBook(tmp_path / "full" / "nowhere" / "noise-keys", SeededRandom(1))
-    with pytest.raises(OSError, match="noise-keys"):
+    with pytest.raises(LocalError, match="E-DISK-FAILED: .*noise-keys"):
         book.open_stream()
 
 
