@@ -13,14 +13,15 @@ import pytest
 
 from participant.phase import RunMemory
 from privacy.secagg.graph import MaskingGraph
-from tests.edits import Refusal, edited
+from privacy.secagg.graph_bounds import Cohort, check
+from tests.edits import Instead, Refusal, edited
 from tests.plans import unproven
 from tests.span import LyingCoordinator, Release, Shown
 from tests.span_rows import Sum, _independent, recorded
 
 CASES = [  # n, f, k, t, least survivors: more shares than colluders hold, and few enough to open small components
     (12, 0, 2, 2, 7),
-    (12, 1, 4, 2, 7),
+    (12, 1, 4, 3, 7),
     (14, 1, 4, 3, 8),
     (14, 2, 6, 4, 9),
 ]
@@ -98,7 +99,7 @@ def test_whatever_is_dropped_only_whole_components_with_enough_neighbours_are_re
             released = releases(play, survivors)
             expected = opened(play, set(survivors)) if released else []
             assert same_span(play.learned(released), expected)
-            assert all(len(one) >= t - f for one in expected)
+            assert all(len(one) >= max(2, t - f) for one in expected), "never an update by itself"
             revealed += map(len, expected)
     assert len(revealed) > 12, "rounds must come to an end often enough for this to mean anything"
     assert len(set(revealed)) > 1
@@ -127,3 +128,56 @@ def test_it_is_bare_once_holders_outside_the_survivors_release_too() -> None:
         world, victim, survivors = isolated()
         learned = world.learned(releases(world, survivors))
         assert same_span([one for one in learned if (victim, 0) in one], [frozenset((victim,))])
+
+
+def surrounded(colluders: int, t: int, *, alone: bool) -> tuple[LyingCoordinator, str, tuple[str, ...]]:
+    """Return a world, somebody who has so many colluding neighbours, and an S with all its honest ones or none."""
+    for seed in range(60):
+        world = weak(14, 2, 4, t, 9, seed=seed)
+        for name in world.attempts[1].uploads:
+            around = set(graph_of(world).neighbours(name))
+            honest = around - set(world.colluders)
+            there = {*world.attempts[1].uploads, *world.colluders} - (honest if alone else set())
+            if len(around) - len(honest) == colluders and honest and len(there) >= 9:
+                return world, name, tuple(sorted(there))
+    raise AssertionError("no such graph")
+
+
+@pytest.mark.parametrize(
+    ("colluders", "threshold", "alone", "bare"),
+    [
+        (1, 3, True, False),
+        (2, 4, True, False),
+        (2, 4, False, False),
+        (1, 2, True, True),  # t = c + 1: its own share and theirs open the self mask of who has been cut off
+        (2, 3, True, True),
+        (2, 3, False, False),  # but not of who is connected
+        (2, 2, False, True),  # t = c: colluders open both secrets alone, whatever is dropped
+    ],
+)
+def test_a_threshold_two_above_the_colluders_around_is_what_keeps_an_update_from_being_bare(
+    colluders: int, threshold: int, *, alone: bool, bare: bool
+) -> None:
+    """The rule on neighbourhoods (docs/graphs.md, section 4), on one of them that keeps it and ones that do not."""
+    world, victim, survivors = surrounded(colluders, threshold, alone=alone)
+    learned = world.learned(releases(world, survivors))
+    about = [one for one in learned if (victim, 0) in one]
+    assert (set(map(len, about)) == {1}) == bare
+    assert alone or about, "this participant is in a sum"
+
+
+@pytest.mark.parametrize(
+    ("weakened", "colluders", "alone"),
+    [("share_threshold", 1, True), ("share_threshold + 1", 2, False)],
+    ids=["one share less, and somebody cut off", "two shares less, and nobody cut off"],
+)
+def test_a_bare_update_is_found_on_graphs_that_a_weaker_rule_would_let_plans_name(
+    weakened: str, colluders: int, *, alone: bool
+) -> None:
+    cohort, threshold = Cohort(60, colluders, 2, 100, 3), 2
+    with pytest.raises(ValueError, match="too weak in neighbourhoods"):
+        check(cohort, neighbours=32, share_threshold=threshold)
+    with edited(Instead("_surrounded", "share_threshold - 1", weakened), prefixes=("privacy.secagg",)):
+        check(cohort, neighbours=32, share_threshold=threshold)
+    world, victim, survivors = surrounded(colluders, threshold, alone=alone)
+    assert any(set(one) == {(victim, 0)} for one in world.learned(releases(world, survivors)))

@@ -49,7 +49,7 @@ class Cohort:
 class Failure:
     """Upper bounds on log2 of the probability that the graph of one context fails."""
 
-    neighbourhoods: float  # somebody honest has too many colluders around it for t (section 4)
+    neighbourhoods: float  # colluders around somebody honest hold t - 1 shares of its secrets or more (section 4)
     connectivity: float  # honest survivors can be cut apart (section 5)
 
     @property
@@ -62,7 +62,7 @@ def failure(cohort: Cohort, *, neighbours: int, share_threshold: int) -> Failure
     """Return how likely the graph of one context is to fail (sections 4 and 5)."""
     log2 = math.log(2)
     return Failure(
-        neighbourhoods=_majority_lost(cohort, neighbours, share_threshold) / log2,
+        neighbourhoods=_surrounded(cohort, neighbours, share_threshold) / log2,
         connectivity=_cut_apart(cohort, neighbours) / log2,
     )
 
@@ -124,7 +124,7 @@ def _share_threshold(cohort: Cohort, neighbours: int) -> int | None:
     low, high = 2, neighbours + 2
     while low < high:
         middle = (low + high) // 2
-        if _majority_lost(cohort, neighbours, middle) <= _half(cohort):
+        if _surrounded(cohort, neighbours, middle) <= _half(cohort):
             high = middle
         else:
             low = middle + 1
@@ -162,11 +162,11 @@ def degrees(n: int, cycles: int) -> tuple[float, ...]:
     return tuple(found[: min(2 * cycles, others) + 1])
 
 
-def _majority_lost(cohort: Cohort, neighbours: int, share_threshold: int) -> float:
-    """Return ln P(some honest participant's holders and colluders among them are at least 2t together) (section 4)."""
+def _surrounded(cohort: Cohort, neighbours: int, share_threshold: int) -> float:
+    """Return ln P(colluders among somebody honest's neighbours hold at least t - 1 of its shares) (section 4)."""
     others = cohort.n - cohort.max_dropouts - 1  # of the smallest U1, all colluders in it
     terms = [
-        math.log(likely) + _upper_tail(others, cohort.f, min(known, others), 2 * share_threshold - 1 - known)
+        math.log(likely) + _upper_tail(others, cohort.f, min(known, others), share_threshold - 1)
         for known, likely in enumerate(degrees(cohort.n, neighbours // 2))
         if likely > 0.0
     ]
@@ -175,12 +175,17 @@ def _majority_lost(cohort: Cohort, neighbours: int, share_threshold: int) -> flo
 
 def _too_few_holders(cohort: Cohort, neighbours: int, share_threshold: int) -> float:
     """Return ln P(of somebody fewer than t holders are left when D at random drop out) (section 8)."""
+    n, dropouts = cohort.n, cohort.max_dropouts
+    groups = [(n - dropouts, dropouts, 2)]  # survivors hold a share of their own
+    if dropouts:
+        groups.append((dropouts, dropouts - 1, 1))  # of who dropped out itself, one fewer among the others
     terms = [
-        math.log(likely) + _upper_tail(cohort.n - 1, cohort.max_dropouts, known, known + 2 - share_threshold)
-        for known, likely in enumerate(degrees(cohort.n, neighbours // 2))
+        math.log(many) + math.log(likely) + _upper_tail(n - 1, others, known, known + spare - share_threshold)
+        for known, likely in enumerate(degrees(n, neighbours // 2))
         if likely > 0.0
+        for many, others, spare in groups
     ]
-    return math.log(cohort.n) + _ln_sum(terms)
+    return _ln_sum(terms)
 
 
 def _upper_tail(population: int, marked: int, drawn: int, least: int) -> float:

@@ -185,8 +185,7 @@ def test_the_operator_is_told_who_together_could_see_whose_update(store: Store) 
 GRAPHS: dict[str, dict[str, Any]] = {  # what is refused of 150 members with f = 5, by the reason
     "--max-dropouts belongs to --graph k-regular": {"max_dropouts": 5},
     "must add up to the 150 members": {"graph": "k-regular", "max_dropouts": 5, "min_survivors": 144},
-    "no k-regular graph over 150 withstands 5 colluders and 30": {"graph": "k-regular", "max_dropouts": 30},
-    "no k-regular graph over 150 withstands 5 colluders and 15": {"graph": "k-regular"},
+    "no k-regular graph over 150 withstands 5 colluders and 60": {"graph": "k-regular", "max_dropouts": 60},
     "--min-survivors must be from 78 to 150": {"graph": "k-regular", "max_dropouts": -1},
 }
 
@@ -209,15 +208,15 @@ def test_a_k_regular_graph_is_recommended_for_the_dropouts_that_are_asked_for(
     plan = made(store, draft(), members=many, f=5, graph="k-regular", max_dropouts=5)
     assert plan.graph.model_dump() == {
         "kind": "k-regular",
-        "neighbours": 64,
-        "share_threshold": 36,
+        "neighbours": 38,
+        "share_threshold": 7,
         "max_dropouts": 5,
     }
     assert plan.min_survivors == 145
     assert Plan.from_bytes(plan.to_bytes()) == plan
     assert made(store, draft(), members=many, f=5, graph="k-regular", min_survivors=145).graph == plan.graph
     (claim,) = [one for one in trust_sentences(plan) if "neighbours" in one]
-    assert "at most 64 neighbours" in claim
+    assert "at most 38 neighbours" in claim
     assert "a probability of at most 2^-40" in claim
 
     monkeypatch.setattr(creation, "COMPLETE_GRAPH_MAX", 150)

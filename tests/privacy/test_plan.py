@@ -149,7 +149,7 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
         "the graph is too weak in connectivity: k=26, t=16 with f=1 and max_dropouts=2 of 60",
     ),
     "a k-regular graph with too small a threshold of shares": (
-        {**STRONG, "graph": {**STRONG["graph"], "share_threshold": 15}},
+        {**STRONG, "graph": {**STRONG["graph"], "share_threshold": 2}},
         "the graph is too weak in neighbourhoods",
     ),
     "a k-regular graph over more rounds than it withstands": (
