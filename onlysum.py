@@ -27,7 +27,8 @@ from typer.exceptions import TyperException
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from privacy.errors import Explanation, OnlysumError
+    from privacy.error_codes import Explanation
+    from privacy.errors import OnlysumError
 
 __version__ = "0.1.0"
 
@@ -133,7 +134,7 @@ def explain(
 
     Example: onlysum explain E-POLICY-BUDGET
     """
-    from privacy.errors import REGISTRY
+    from privacy.error_codes import REGISTRY
 
     if everything or not code:
         rows = {one: REGISTRY[one] for one in sorted(REGISTRY)}

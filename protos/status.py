@@ -14,15 +14,8 @@ from typing import Final, TypeVar, cast
 
 import grpc
 
-from privacy.errors import (
-    Fault,
-    NetworkError,
-    OnlysumError,
-    PeerError,
-    RefusedError,
-    RoundAborted,
-    VerificationError,
-)
+from privacy.error_codes import Fault
+from privacy.errors import NetworkError, OnlysumError, PeerError, RefusedError, RoundAborted, VerificationError
 from protos import federation_pb2 as pb
 from protos.codec_fields import COORDINATOR, Malformed, code, parse, text, write
 

@@ -62,7 +62,7 @@ def test_every_link_in_the_documents_leads_to_a_file() -> None:
 
 
 def test_every_error_code_in_the_documents_is_explained() -> None:
-    from privacy.errors import REGISTRY
+    from privacy.error_codes import REGISTRY
 
     named = {code for document in DOCUMENTS for code in re.findall(r"\bE-[A-Z]+(?:-[A-Z]+)+\b", document.read_text())}
     assert named <= REGISTRY.keys()

@@ -92,7 +92,7 @@ def test_explain_says_what_why_and_what_next(words: str, capsys: pytest.CaptureF
 
 
 def test_explain_lists_every_code(capsys: pytest.CaptureFixture[str]) -> None:
-    from privacy.errors import REGISTRY
+    from privacy.error_codes import REGISTRY
 
     assert json.loads(run("explain --all --json", capsys)[1]).keys() == REGISTRY.keys()
 

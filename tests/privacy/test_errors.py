@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from privacy.error_codes import REGISTRY, Fault
 from privacy.errors import (
-    REGISTRY,
-    Fault,
     LocalError,
     NetworkError,
     OnlysumError,
@@ -28,7 +27,7 @@ def raised_codes() -> Iterator[tuple[str, str]]:
     """Yield (where, code) of every literal code in the rooms."""
     files = [ROOT / "onlysum.py", *(path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")))]
     for path in files:
-        if path.is_file() and path.name != "errors.py":
+        if path.is_file() and path.name != "error_codes.py":
             for code in CODE.findall(path.read_text()):
                 yield path.relative_to(ROOT).as_posix(), code
 

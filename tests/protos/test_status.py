@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from privacy.error_codes import REGISTRY, Fault
 from privacy.errors import (
-    REGISTRY,
-    Fault,
     LocalError,
     NetworkError,
     OnlysumError,

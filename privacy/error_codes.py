@@ -1,0 +1,438 @@
+"""Every error that a user can meet: who is at fault, what failed, why, and what to do next.
+
+Guarantees: ``onlysum explain`` and the exit code follow from :data:`REGISTRY` alone; a code that is raised and missing
+here is a bug that a test finds.
+Leaves to others: the exceptions that carry a code (``privacy.errors``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+
+class Fault(IntEnum):
+    """Who is at fault; the value is the exit code of the command."""
+
+    BUG = 1
+    USAGE = 2
+    REFUSED = 3
+    PEER = 4
+    NETWORK = 5
+    VERIFICATION = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What ``onlysum explain`` prints about a code."""
+
+    fault: Fault
+    what: str
+    why: str
+    next_step: str
+
+
+_U, _R, _P, _N, _V, _B = Fault.USAGE, Fault.REFUSED, Fault.PEER, Fault.NETWORK, Fault.VERIFICATION, Fault.BUG
+
+REGISTRY: Final[dict[str, Explanation]] = {
+    # this machine
+    "E-BUG": Explanation(_B, "onlysum met a state that should not exist", "a bug", "send the printed report to us"),
+    "E-MASK-STREAM": Explanation(
+        _B,
+        "this machine computes a wrong mask stream",
+        "the installed `cryptography` or the processor gives other bytes than the known answers",
+        "nothing was sent; install the pinned version of `cryptography`, then run doctor",
+    ),
+    "E-RANDOM-REPEATED": Explanation(
+        _B,
+        "this machine's randomness repeats itself, so nothing was drawn from it",
+        "a virtual machine was cloned or restored while it ran, or a process was forked; equal noise would cancel",
+        "run the participant on one machine only, give that machine fresh entropy, then start the daemon again",
+    ),
+    "E-CONFIG-MISSING": Explanation(
+        _U,
+        "a configuration file or directory is missing",
+        "init or join has not been run here, or --config is wrong",
+        "run `onlysum coordinator init DIR` or `onlysum participant join TOKEN`, or pass --config DIR",
+    ),
+    "E-CONFIG-INVALID": Explanation(
+        _U,
+        "a configuration file does not parse or a value is out of range",
+        "a typing error",
+        "correct the named line",
+    ),
+    "E-CONFIG-UNKNOWN-KEY": Explanation(
+        _U,
+        "a configuration file has a key that onlysum does not know",
+        "a typing error: a silent default could switch a protection off",
+        "use the suggested key or remove the line",
+    ),
+    "E-PERMISSIONS": Explanation(
+        _U,
+        "a key file or directory is readable by others",
+        "keys are 0600 and their directories 0700, or not used",
+        "run the printed chmod",
+    ),
+    "E-EXTRA-MISSING": Explanation(
+        _U,
+        "a command needs packages that are not installed",
+        "the base install has no torch, and nothing that makes PDF files",
+        "pip install 'onlysum[participant]', or 'onlysum[report]' for PDF and registry exports",
+    ),
+    "E-DISK-FULL": Explanation(
+        _B,
+        "the disk is full",
+        "what must survive a crash could not be written, so nothing was sent",
+        "free space; the daemon goes on by itself",
+    ),
+    "E-DISK-FAILED": Explanation(
+        _B,
+        "a file or directory cannot be read or written",
+        "the operating system refuses: rights, a read-only file system or a broken disk",
+        "see to the named path; nothing was sent that relies on it",
+    ),
+    "E-STATE-DAMAGED": Explanation(
+        _V,
+        "a journal, ledger or database is damaged",
+        "a record does not hash to its successor",
+        "restore a backup; the participant abstains until then",
+    ),
+    "E-EXISTS": Explanation(
+        _U, "the thing to be made is there already", "nothing is overwritten", "choose another name"
+    ),
+    "E-NOT-FOUND": Explanation(_U, "no such thing", "the name is not known here", "list what there is and try again"),
+    "E-USAGE": Explanation(_U, "the command's arguments do not fit", "a typing error", "see --help"),
+    # enrolment and identity
+    "E-TOKEN-EXPIRED": Explanation(
+        _P, "the invitation has expired", "tokens live for a limited time", "ask the operator for a new invitation"
+    ),
+    "E-TOKEN-USED": Explanation(
+        _P,
+        "the invitation was used before",
+        "tokens work once",
+        "if it was not you, tell the operator at once; otherwise ask for a new invitation",
+    ),
+    "E-TOKEN-UNKNOWN": Explanation(
+        _P,
+        "the coordinator does not know this invitation",
+        "mistyped, revoked, or for another coordinator",
+        "check that the whole token was copied, or ask for a new one",
+    ),
+    "E-TOKEN-INVALID": Explanation(_U, "the token does not parse", "it was cut or changed", "copy the whole token"),
+    "E-IDENTITY-KEY": Explanation(
+        _P,
+        "an identity key is unusable",
+        "a small-order or repeated key verifies more than its owner signed",
+        "the member enrols again with a fresh key",
+    ),
+    "E-IDENTITY-MISMATCH": Explanation(
+        _P,
+        "the caller is not who its message says",
+        "certificate name, message and roster must agree",
+        "check which configuration directory the daemon uses",
+    ),
+    "E-MEMBER-UNKNOWN": Explanation(
+        _P, "no such member", "the name is not enrolled with this coordinator", "see `onlysum coordinator member list`"
+    ),
+    "E-MEMBER-REVOKED": Explanation(
+        _P,
+        "the member's key was revoked",
+        "an operator revoked it",
+        "ask the operator; enrol again with a new invitation",
+    ),
+    # network
+    "E-NET-DNS": Explanation(_N, "the coordinator's name does not resolve", "DNS", "check the address in the token"),
+    "E-NET-REFUSED": Explanation(
+        _N,
+        "the coordinator does not answer",
+        "it is not running, or a firewall is in between",
+        "check `onlysum coordinator status`; the daemon keeps trying",
+    ),
+    "E-NET-TLS": Explanation(
+        _N,
+        "TLS failed",
+        "the certificate is not from the pinned authority, has expired, or a proxy intercepts TLS",
+        "check the fingerprint with the operator; ask IT to exempt the address from interception",
+    ),
+    "E-NET-TIMEOUT": Explanation(
+        _N, "the coordinator answered too late", "a slow or broken link", "the daemon retries"
+    ),
+    "E-NET-LOST": Explanation(_N, "the connection broke", "a restart or a broken link", "the daemon retries"),
+    "E-NET-FAILED": Explanation(
+        _N,
+        "the coordinator met an error of its own",
+        "a bug or a full disk there",
+        "the operator finds it in the coordinator's log; the daemon retries",
+    ),
+    "E-VERSION": Explanation(
+        _P,
+        "the two sides speak different protocol versions",
+        "one side was upgraded first",
+        "upgrade the side with the lower version",
+    ),
+    # the wire
+    "E-WIRE-MALFORMED": Explanation(
+        _P,
+        "a message does not parse",
+        "a field is missing, too long, repeated or unknown",
+        "the sender is refused and the round goes on; upgrade it or look for tampering",
+    ),
+    "E-WIRE-CHUNK": Explanation(
+        _P,
+        "a chunk is wrong",
+        "its offset, length or hash does not fit what was announced",
+        "the upload is refused; the sender may resume from the offset that the answer names",
+    ),
+    "E-WIRE-UNEXPECTED": Explanation(
+        _P, "a message came in the wrong phase", "late, repeated or out of order", "nothing; the round goes on"
+    ),
+    # plan
+    "E-PLAN-MALFORMED": Explanation(
+        _P,
+        "a plan does not parse",
+        "an unknown field, a float, or a form that is not canonical",
+        "build it with `onlysum plan build` and `coordinator run create`",
+    ),
+    "E-PLAN-SIGNATURE": Explanation(
+        _P,
+        "the plan's signature is not the pinned operator's",
+        "changed on the way, or another operator",
+        "compare the operator's fingerprint by telephone",
+    ),
+    "E-PLAN-RULE": Explanation(
+        _P,
+        "the plan breaks a rule of the protocol",
+        "its numbers would void the claim",
+        "build it again",
+    ),
+    "E-PLAN-RING": Explanation(
+        _P,
+        "the ring is too small for the sum",
+        "the sum could wrap",
+        "use more bits, a smaller clamp or fewer participants",
+    ),
+    "E-PLAN-EXPIRED": Explanation(
+        _R, "the plan has expired", "its expiry has passed", "ask the operator for a new run"
+    ),
+    "E-PLAN-CHANGED": Explanation(
+        _P,
+        "the run id came back with another plan",
+        "a plan is immutable once seen",
+        "refuse the run; ask the operator why",
+    ),
+    "E-PLAN-NOISE": Explanation(
+        _P,
+        "the plan's noise or sensitivity is outside what is proved",
+        "sigma must be a power of two of at least 8 and D^2 must exceed d/12 + 4D",
+        "build and calibrate it again",
+    ),
+    "E-PLAN-CLAIM": Explanation(
+        _P,
+        "the plan spends more than it claims",
+        "its noise, sensitivity, sampling and rounds give a larger epsilon than the one that it names",
+        "calibrate it again with `onlysum coordinator run create`",
+    ),
+    "E-PLAN-UNSOUND": Explanation(
+        _U,
+        "the recipe asks for something that no accounting covers",
+        "an example would depend on others, or private data would leave without clip and noise",
+        "remove the line; docs/privacy-accounting.md section 2 has the hypotheses",
+    ),
+    "E-PLAN-STREAM": Explanation(
+        _P,
+        "the plan sums something that its method does not",
+        "what is summed beside the method's own streams, a loss or a count, would leave without clip and noise",
+        "build it with `onlysum plan build`; measure on public data, at an evaluator",
+    ),
+    "E-METHOD-UNKNOWN": Explanation(_U, "no such method", "a typing error", "see `onlysum method list`"),
+    "E-METHOD-REFUSED": Explanation(
+        _U,
+        "the method cannot run like this",
+        "it needs individual updates, or the mode leaves something un-noised",
+        "choose a method or mode that the message names",
+    ),
+    # policy, budget, consent
+    "E-POLICY-RULE": Explanation(
+        _R,
+        "the plan does not fit the owner's policy",
+        "the named rule of policy.toml refused it",
+        "agree with the operator on another plan, or change the policy",
+    ),
+    "E-POLICY-BUDGET": Explanation(
+        _R,
+        "the remaining budget does not cover the run",
+        "earlier runs spent it, and nothing refunds",
+        "see `onlysum participant ledger show`; ask for fewer rounds or more noise",
+    ),
+    "E-POLICY-WAITING": Explanation(
+        _R,
+        "the plan waits for a person",
+        "policy asks for approval by hand",
+        "`onlysum participant plan show PLAN`, then approve or refuse",
+    ),
+    "E-POLICY-REFUSED": Explanation(_R, "the owner refused the plan", "a person said no", "talk to the owner"),
+    "E-LEDGER-ROLLBACK": Explanation(
+        _R,
+        "the ledger or journal is older than what others have seen",
+        "a backup was restored or a disk rolled back",
+        "restore the newest copy; the participant abstains until then",
+    ),
+    "E-LEDGER-UNIT": Explanation(
+        _R, "the population's budget is kept in another unit of privacy", "units cannot be added", "use the same unit"
+    ),
+    # base model, data, training
+    "E-MODEL-HASH": Explanation(
+        _U,
+        "the base model's files are not the plan's",
+        "other weights, config or tokenizer",
+        "add the model the plan names",
+    ),
+    "E-MODEL-PICKLE": Explanation(
+        _U, "the model has pickled weights", "a pickle runs code when it is loaded", "convert it to safetensors"
+    ),
+    "E-MODEL-LOAD": Explanation(
+        _U, "the base model does not load", "files are missing or damaged, or need remote code", "see the named file"
+    ),
+    "E-ADAPTER-HASH": Explanation(
+        _P,
+        "the initial adapter is not the plan's",
+        "it was changed or cut on the way",
+        "nothing was trained; the daemon downloads it again, and if it stays so the operator makes a new run",
+    ),
+    "E-DATA-PARSE": Explanation(
+        _U, "the dataset does not parse", "the named row or file is not in the declared format", "correct the named row"
+    ),
+    "E-DATA-MISMATCH": Explanation(
+        _U, "the dataset does not fit the plan's task", "columns, labels or sizes differ", "add a dataset that fits"
+    ),
+    "E-DATA-USER": Explanation(
+        _U, "a row has no user id", "user-level privacy needs one for every row", "correct the named row"
+    ),
+    "E-SELF-CHECK": Explanation(
+        _B,
+        "the self-check failed, so nothing was trained and nothing charged",
+        "per-example gradients, sensitivity or reloading is not exact for this model and method",
+        "use another method or model; report the printed check",
+    ),
+    "E-DEVICE": Explanation(_U, "the device is not there", "participant.toml asks for it", "use `cpu` or `auto`"),
+    # the protocol: rules that PeerError names
+    "E-ROUND-CONTEXT": Explanation(
+        _P,
+        "a message belongs to another plan, round, attempt, model or history",
+        "a replay, or different participants were shown different things",
+        "the round ends here; report it to the other owners",
+    ),
+    "E-ROUND-SIGNATURE": Explanation(_P, "a signature does not verify", "forged or damaged", "the sender is refused"),
+    "E-ROUND-SET": Explanation(
+        _P,
+        "a participant set is not sorted, unique, known or large enough",
+        "a small or strange set isolates an update",
+        "nothing was sent; report it to the other owners",
+    ),
+    "E-ROUND-KEYS": Explanation(
+        _P, "a key is low-order or repeated", "such a key gives predictable masks", "the sender is refused"
+    ),
+    "E-ROUND-SHARE": Explanation(
+        _P,
+        "a share does not open or does not match its hash",
+        "a lying dealer or holder, who is named",
+        "the round is tried again without it",
+    ),
+    "E-ROUND-UPLOAD": Explanation(
+        _P, "an upload does not match its receipt", "length or hash differ", "the sender is refused"
+    ),
+    "E-ROUND-COMMITTED": Explanation(
+        _P,
+        "a second survivor set or release was asked in one round",
+        "two sums of one round would reveal their difference",
+        "nothing was sent; report it to the other owners",
+    ),
+    "E-ROUND-QUORUM": Explanation(
+        _P, "too few participants signed the survivors", "less than the plan's quorum", "nothing was sent"
+    ),
+    "E-ROUND-PHASE": Explanation(_P, "a message does not belong to this phase", "out of order", "nothing was changed"),
+    "E-ROUND-TRANSCRIPT": Explanation(
+        _P, "the history of the run does not verify", "a split view, or a rolled back journal", "the run is refused"
+    ),
+    "E-ROUND-TOO-FEW": Explanation(
+        _P, "too few participants remain", "below min_survivors", "the round is tried again up to max_attempts"
+    ),
+    "E-ROUND-DEADLINE": Explanation(
+        _P,
+        "a phase ended before enough participants answered",
+        "slow or lost participants",
+        "the round is tried again; raise the durations if links are slow",
+    ),
+    "E-RUN-FAILED": Explanation(
+        _P,
+        "the run ended before its last round",
+        "its rounds could not be completed",
+        "see `onlysum coordinator run show RUN`",
+    ),
+    "E-DEMO": Explanation(
+        _B,
+        "the demo did not come to its end",
+        "one of its processes failed or was too slow",
+        "read the logs that it names; every process was ended",
+    ),
+    "E-RUN-SIZES": Explanation(
+        _U,
+        "a member has not announced the dataset that the plan asks for",
+        "its daemon has not connected yet, or it registered no dataset of that name",
+        "there: `onlysum participant dataset add NAME PATH` and `onlysum participant start`; then create the run again",
+    ),
+    # reports
+    "E-REPORT-MALFORMED": Explanation(_V, "the report does not parse", "changed or cut", "ask for the original file"),
+    "E-REPORT-SIGNATURE": Explanation(
+        _V, "the report's signature does not verify", "a byte was changed, or another key signed", "do not trust it"
+    ),
+    "E-REPORT-RECOMPUTE": Explanation(
+        _V,
+        "a figure in the report does not follow from its events",
+        "it was computed wrongly or changed",
+        "do not trust it",
+    ),
+    "E-REPORT-KEY": Explanation(
+        _V,
+        "the report was signed by another key than expected",
+        "another daemon made it, or it is not what it says",
+        "ask the signer for its fingerprint by telephone and pass it with --key",
+    ),
+    "E-REPORT-PLAN": Explanation(
+        _V,
+        "the plan inside the report is not the one that the operator signed",
+        "hash, signature or a field that repeats the plan differs",
+        "do not trust it",
+    ),
+    "E-REPORT-TRANSCRIPT": Explanation(
+        _V,
+        "the rounds in the report do not form one history",
+        "a certificate lacks its quorum, or does not follow from the round before",
+        "do not trust it; compare with the report of another participant",
+    ),
+    "E-REPORT-EVALUATION": Explanation(
+        _V,
+        "a measurement in the report is not signed by the plan's evaluator",
+        "it was changed, or somebody else made it",
+        "do not trust its figures",
+    ),
+    "E-AUDIT-FAILED": Explanation(
+        _V,
+        "the empirical audit contradicts the claim",
+        "noise, clip, sampling or plan are not what the accounting counts on",
+        "do not train with this installation; the named check says where to look",
+    ),
+    "E-REPORT-NO-CLAIM": Explanation(
+        _R,
+        "there is nothing to register",
+        "the registry lists deployments of differential privacy, and this run makes no such claim",
+        "export it as html or pdf",
+    ),
+    "E-ACCOUNTANT-DISAGREE": Explanation(
+        _B,
+        "the accountants contradict each other",
+        "PLD exceeds a valid upper bound",
+        "report it as a bug; no report is made",
+    ),
+}
