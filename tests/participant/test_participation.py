@@ -12,167 +12,31 @@ import pytest
 
 from audit.verify import verify_report
 from coordinator.phase import Phase
-from coordinator.round import CoordinatorRound
 from participant.plans import Decision
 from privacy.errors import NetworkError, PeerError
-from privacy.ledger_entries import Charge, Unprotected
-from privacy.secagg.hashes import adapter_hash
-from privacy.secagg.messages import AttemptOffer, Position, Receipt, SurvivorProposal, UnmaskRequest
+from privacy.ledger_entries import Unprotected
 from protos.envelope import (
     Abstained,
     AttemptAborted,
-    AttemptOpened,
-    KeysAdvertised,
     LedgerHead,
     PlanApproved,
     PlanProposed,
     PlanRefused,
-    RoundCompleted,
     RunEnded,
-    SharesDealt,
-    SurvivorsProposed,
-    UnmaskRequested,
     Welcome,
 )
-from tests.federation import Federation
 from tests.participant.owner import (
     INITIAL_ADAPTER,
     Killed,
-    OwnerDirectory,
     content,
     give,
     owned_plan,
     policy_text,
-    zeros,
 )
-from tests.plans import sign_plan, signing_key, verified
+from tests.participant.rehearsal import Rehearsal, exact
+from tests.plans import sign_plan, signing_key
 
 ME = "alice"
-
-
-class Rehearsal:
-    """A coordinator's round machine, four simulated peers, and one daemon on disk."""
-
-    def __init__(self, path, *, mode="distributed", policy=None, **overrides):
-        self.plan = owned_plan(mode=mode, **overrides)
-        self.world = Federation(n=5)
-        self.world.plan = verified(self.plan)
-        self.world.transcript = genesis(self.world)
-        for name in self.world.participants:
-            self.world.participants[name] = self.world._participant(name, 0)
-        self.me = OwnerDirectory(path, plan=self.plan, policy=policy)
-        self.adapter = zeros(self.plan)
-        for data in (self.adapter, INITIAL_ADAPTER):
-            self.me.link.contents[content(data).sha256] = data
-        self.daemon = self.me.daemon()
-        self.machine: CoordinatorRound | None = None
-
-    def propose(self):
-        give(
-            self.daemon,
-            PlanProposed(self.plan.run_id, self.plan.to_bytes(), sign_plan(self.plan), content(INITIAL_ADAPTER)),
-        )
-        return self.me.link.take()
-
-    def restart(self):
-        """Start a new daemon on the same disk; the old one is not heard of again."""
-        self.me.link.before = self.me.link.after = lambda what: None
-        self.daemon = self.me.daemon()
-
-    def offer(self, number, attempt):
-        position = Position(self.world.plan.hash, number, attempt)
-        return AttemptOffer(position, self.world.transcript, adapter_hash(self.adapter))
-
-    def open(self, number=1, attempt=1):
-        self.machine = CoordinatorRound(self.world.plan, self.offer(number, attempt))
-
-    def task(self):
-        """Return what the coordinator asks of this participant now, if it waits for it."""
-        machine, run_id = self.machine, self.plan.run_id
-        if ME not in machine.expected() - machine.answered():
-            return None
-        if machine.phase is Phase.ADVERTISE_KEYS:
-            return AttemptOpened(run_id, machine.offer, content(self.adapter), tuple(self.world.completed))
-        match machine.outbox(ME):
-            case SurvivorProposal() as proposal:
-                return SurvivorsProposed(run_id, proposal)
-            case UnmaskRequest() as request:
-                return UnmaskRequested(run_id, request)
-            case told if machine.phase is Phase.SHARE_KEYS:
-                return KeysAdvertised(run_id, told)
-            case told:
-                return SharesDealt(run_id, machine.offer.position, told)
-
-    def ask_me(self):
-        """Hand the current task over; a daemon that is killed starts again and is asked again."""
-        task = self.task()
-        if task is None:
-            return
-        try:
-            give(self.daemon, task)
-        except Killed:
-            self.restart()
-            self.receive()
-            again = self.task()
-            if again is not None:
-                give(self.daemon, again)
-        self.receive()
-
-    def receive(self):
-        """Deliver what this participant has sent."""
-        for message in self.me.link.take():
-            if isinstance(message, Receipt):
-                self.machine.accumulate(message, self.me.link.uploads[-1][1])
-            elif isinstance(message, Abstained):
-                self.machine.abstain(ME)
-            elif message.position == self.machine.offer.position:
-                self.machine.receive(message)
-
-    def ask_others(self):
-        for name in sorted(self.machine.expected() - {ME}):
-            told = self.machine.offer if self.machine.phase is Phase.ADVERTISE_KEYS else self.machine.outbox(name)
-            for answer in self.world.participants[name].hear(told):
-                Federation._hand_over(self.machine, answer)
-
-    def phase(self):
-        self.ask_me()
-        self.ask_others()
-        self.machine.close()
-
-    def round(self, number=1, attempt=1):
-        """Play a whole attempt and return its result."""
-        self.open(number, attempt)
-        while self.machine.phase is not Phase.RESULT:
-            self.phase()
-        return self.finish()
-
-    def finish(self):
-        result = self.machine.result
-        self.world.completed.append(result.certificate)
-        self.world.transcript = result.certificate.transcript(self.world.transcript)
-        for name in self.world.participants:
-            if name != ME:
-                self.world.participants[name].hear(result.certificate)
-        give(self.daemon, RoundCompleted(self.plan.run_id, result.certificate))
-        return result
-
-    def blobs(self):
-        return sorted(one.name for one in (self.me.home.runs / self.plan.run_id).glob("*-*"))
-
-    def charges(self):
-        return [one.entry for one in self.me.ledger().rows() if isinstance(one.entry, Charge)]
-
-
-def genesis(world):
-    from privacy.secagg.hashes import genesis_transcript
-
-    return genesis_transcript(world.plan.hash)
-
-
-def exact(rehearsal, result):
-    survivors = result.certificate.survivors.ids
-    assert np.array_equal(result.total(rehearsal.plan), rehearsal.world.one_hot(survivors))
-    return survivors
 
 
 @pytest.fixture
