@@ -9,6 +9,7 @@ Leaves to others: what is printed (``simulation.compare_cli``), processes and dr
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +35,7 @@ from privacy.secret import SecretBytes
 from simulation import base
 from simulation.binding import bind
 from simulation.cohort import Cohort, Train
-from simulation.stage import EVALUATOR, FEDERATION, PARTICIPANTS, Stage, write_data, write_recipe
+from simulation.stage import EVALUATOR, FEDERATION, Stage, write_data, write_recipe
 
 MODES: Final[tuple[Mode, ...]] = ("local", "distributed")
 COLLUDING: Final = 1  # f, as in the demo
@@ -56,19 +57,24 @@ class SeededSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One run: accuracies on the held-out images, and the epsilon that each owner is charged for it."""
+    """One run: accuracies on the held-out images, the epsilon that each owner is charged for it, and its noise.
+
+    ``noise`` is the standard deviation in a sum to which everybody contributed, over the one that the claim relies on.
+    """
 
     mode: Mode
     seed: int
     accuracy_base: float
     accuracy: float
     epsilon: float
+    noise: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
     """How much is computed: ``None`` takes the rounds of the demo's recipe."""
 
+    participants: int = 10
     base_steps: int = base.STEPS
     rounds: int | None = None
 
@@ -76,7 +82,7 @@ class Size:
 def prepare(stage: Stage, seed: int, size: Size) -> tuple[int, ...]:
     """Split the digits, train the base, write both, and return how many images each participant has."""
     stage.clear()
-    parts = write_data(stage, seed)
+    parts = write_data(stage, seed, _names(size.participants))
     base.save(base.train(parts.public, seed, size.base_steps), stage.base)
     return tuple(len(part) for part in parts.participants)
 
@@ -84,10 +90,10 @@ def prepare(stage: Stage, seed: int, size: Size) -> tuple[int, ...]:
 def run(stage: Stage, units: Sequence[int], mode: Mode, seed: int, size: Size, progress: Progress) -> Cell:
     """Run one mode on a prepared stage, from its recipe to its accuracy."""
     source = f"onlysum simulation {mode} {seed}"
-    keys = {name: _key(f"{source} identity {name}") for name in PARTICIPANTS}
+    keys = {name: _key(f"{source} identity {name}") for name in _names(len(units))}
     plan = _plan(stage, units, mode, size, keys)
     verified = _signed(plan, _key(f"{source} operator"))
-    trainers = {name: _trainer(stage, plan, name, SeededSource(f"{source} {name}")) for name in PARTICIPANTS}
+    trainers = {name: _trainer(stage, plan, name, SeededSource(f"{source} {name}")) for name in keys}
     evaluator = AdapterEvaluator.load(
         plan.recipe,
         model=stage.base,
@@ -103,6 +109,7 @@ def run(stage: Stage, units: Sequence[int], mode: Mode, seed: int, size: Size, p
         accuracy_base=_accuracy(evaluator, start),
         accuracy=_accuracy(evaluator, final),
         epsilon=run_epsilon(plan) or 0.0,
+        noise=math.sqrt(plan.n / plan.privacy.honest_noise),
     )
 
 
@@ -126,10 +133,10 @@ def _rounds(
 
 
 def figures(cells: Sequence[Cell]) -> dict[str, float]:
-    """Return means and spreads (sample standard deviations over the seeds).
+    """Return means, spreads (sample standard deviations over the seeds) and standard errors of the means.
 
-    Of each mode ``.base``, ``.accuracy`` and ``.epsilon``; ``gain.accuracy`` is what distributed noise wins over local
-    noise, seed by seed.
+    Of each mode ``.base``, ``.accuracy``, ``.epsilon`` and ``.noise``; ``gain.accuracy`` is what distributed noise wins
+    over local noise, seed by seed.
     """
     found: dict[str, float] = {}
     for mode in MODES:
@@ -138,15 +145,29 @@ def figures(cells: Sequence[Cell]) -> dict[str, float]:
             ("base", [cell.accuracy_base for cell in ran]),
             ("accuracy", [cell.accuracy for cell in ran]),
             ("epsilon", [cell.epsilon for cell in ran]),
+            ("noise", [cell.noise for cell in ran]),
         ):
             found |= _summary(f"{mode}.{name}", values)
+    return found | _summary("gain.accuracy", list(gains(cells).values()))
+
+
+def gains(cells: Sequence[Cell]) -> dict[int, float]:
+    """Return what distributed noise wins over local noise by seed."""
     reached = {(cell.mode, cell.seed): cell.accuracy for cell in cells}
-    gains = [reached["distributed", seed] - reached["local", seed] for seed in sorted({cell.seed for cell in cells})]
-    return found | _summary("gain.accuracy", gains)
+    return {seed: reached["distributed", seed] - reached["local", seed] for seed in sorted({one.seed for one in cells})}
 
 
 def _summary(name: str, values: Sequence[float]) -> dict[str, float]:
-    return {name: round(fmean(values), 4), f"{name}.spread": round(stdev(values), 4) if len(values) > 1 else 0.0}
+    spread = stdev(values) if len(values) > 1 else 0.0
+    return {
+        name: round(fmean(values), 4),
+        f"{name}.spread": round(spread, 4),
+        f"{name}.error": round(spread / math.sqrt(len(values)), 4),
+    }
+
+
+def _names(count: int) -> tuple[str, ...]:
+    return tuple(f"participant-{number:02d}" for number in range(1, count + 1))
 
 
 def _plan(stage: Stage, units: Sequence[int], mode: Mode, size: Size, keys: Mapping[str, SigningKey]) -> Plan:
@@ -156,7 +177,7 @@ def _plan(stage: Stage, units: Sequence[int], mode: Mode, size: Size, keys: Mapp
         draft = draft.model_copy(update={"recipe": draft.recipe.model_copy(update={"rounds": size.rounds})})
     roster = [
         Member(id=name, identity_key=keys[name].public.hex(), units=count)
-        for name, count in zip(PARTICIPANTS, units, strict=True)
+        for name, count in zip(keys, units, strict=True)
     ]
     return bind(draft, roster, federation=FEDERATION, f=COLLUDING)
 

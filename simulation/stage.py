@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -129,10 +129,10 @@ class Stage:
         (self.out / MARK).write_text("made by `onlysum demo`, and removed by the next one\n")
 
 
-def write_data(stage: Stage, seed: int) -> Split:
+def write_data(stage: Stage, seed: int, members: Sequence[str] = PARTICIPANTS) -> Split:
     """Split the digits and write each member's part where only its daemon looks."""
-    parts = split(len(PARTICIPANTS), seed)
-    for member, digits in (*zip(PARTICIPANTS, parts.participants, strict=True), (EVALUATOR, parts.held_out)):
+    parts = split(len(members), seed)
+    for member, digits in (*zip(members, parts.participants, strict=True), (EVALUATOR, parts.held_out)):
         write_npz(stage.data(member), digits)
     return parts
 

@@ -12,12 +12,13 @@ import onlysum
 from privacy.secagg import messages
 from simulation import compare
 from simulation.cohort import Cohort
-from simulation.compare import Cell, SeededSource, Size, figures
+from simulation.compare import Cell, SeededSource, Size, figures, gains
 from tests.plans import make_plan, verified
 
 
 def cell(mode: str, seed: int, accuracy: float) -> Cell:
-    return Cell(mode=mode, seed=seed, accuracy_base=0.7, accuracy=accuracy, epsilon=7.9)  # type: ignore[arg-type]
+    noise = 3.0 if mode == "local" else 1.1
+    return Cell(mode=mode, seed=seed, accuracy_base=0.7, accuracy=accuracy, epsilon=7.9, noise=noise)  # type: ignore[arg-type]
 
 
 def test_a_cohort_sums_exactly_round_after_round() -> None:
@@ -50,6 +51,13 @@ def test_figures_are_means_and_sample_deviations_over_the_seeds() -> None:
     assert found["distributed.epsilon"] == pytest.approx(7.9)
     assert found["gain.accuracy"] == pytest.approx(0.08)
     assert found["gain.accuracy.spread"] == pytest.approx(0.0283, abs=1e-4)
+    assert found["gain.accuracy.error"] == pytest.approx(0.02, abs=1e-4)
+    assert (found["local.noise"], found["distributed.noise"]) == (3.0, 1.1)
+
+
+def test_gains_are_paired_seed_by_seed() -> None:
+    cells = [cell("distributed", 2, 0.9), cell("local", 1, 0.8), cell("local", 2, 0.95), cell("distributed", 1, 0.9)]
+    assert gains(cells) == pytest.approx({1: 0.1, 2: -0.05})
 
 
 @pytest.mark.torch
@@ -57,11 +65,15 @@ def test_the_command_ends_with_the_figures_of_both_modes_and_says_that_it_is_a_s
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(compare, "Size", partial(Size, base_steps=5, rounds=2))
-    assert onlysum.run(["demo-compare", "--seeds", "1"]) == 0
+    assert onlysum.run(["demo-compare", "--seeds", "1", "--participants", "6"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "simulation, not private" in lines[0]
     assert any(line.startswith("distributed ") for line in lines)
     told = json.loads(lines[-1])
+    assert told["participants"] == 6
+    assert list(told["gains"]) == ["3001"]
+    assert told["figures"]["local.noise"] == pytest.approx(6**0.5, abs=1e-4)
+    assert told["figures"]["distributed.noise"] == pytest.approx((6 / 4) ** 0.5, abs=1e-4)  # min_survivors 5, f 1
     for mode in ("local", "distributed"):
         assert 0 < told["figures"][f"{mode}.epsilon"] <= 8
         assert 0 <= told["figures"][f"{mode}.accuracy"] <= 1
