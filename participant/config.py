@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from participant.home import Home
+from participant.trainer import EngineName, Precision
 from privacy.errors import LocalError
 from privacy.plan_parts import Name
 from privacy.settings import Section, parse
@@ -26,6 +27,8 @@ class Settings(Section):
 
     name: Name
     device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
+    engine: EngineName = "fast"
+    precision: Precision = "float32"
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # of training and masks; one where participants share a machine
     proxy: Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/]+)?$")] = ""  # of the CONNECT kind
     notify: tuple[str, ...] = ()  # program and arguments, run without a shell when a plan waits
@@ -66,6 +69,8 @@ name = "{name}"            # as enrolled; the certificate says the same
 
 device = "auto"            # "cpu", "cuda:1", "mps"; a device that is missing is an error, never replaced
 threads = 1                # of training and masks; one is fastest where participants share a machine
+engine = "fast"            # computes gradients of single examples; "opacus" does it by Opacus, for comparison
+precision = "float32"      # of the frozen base; "bfloat16" is faster on a GPU, adapters stay float32
 
 # proxy = "http://proxy.example:3128"   # HTTPS CONNECT proxy on the way to the coordinator
 

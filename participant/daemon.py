@@ -134,6 +134,8 @@ def torch_trainer(assignment: Assignment, *, keys: KeyBook | None = None) -> Tra
         initial_adapter=assignment.initial_adapter,
         device=assignment.device,
         threads=assignment.threads,
+        engine=assignment.engine,
+        precision=assignment.precision,
     )
     return TorchTrainer(materials, SystemRandom(), keys)
 

@@ -109,6 +109,8 @@ def dry_run(run: Run, dataset: Dataset = None, config: Directory = None, as_json
         initial_adapter=here.desk.shelf.initial_adapter(run_id),
         device=here.settings.device,
         threads=here.settings.threads,
+        engine=here.settings.engine,
+        precision=here.settings.precision,
     )
     torch_trainer(assignment).prepare()
     lines = [f"The self-check of run {run_id[:8]} passed with dataset {judged.dataset.name}; nothing was charged."]

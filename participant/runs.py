@@ -124,6 +124,8 @@ class Runs:
             initial_adapter=desk.shelf.initial_adapter(run_id),
             device=settings.device,
             threads=settings.threads,
+            engine=settings.engine,
+            precision=settings.precision,
         )
 
     def end(self, task: RunEnded) -> None:

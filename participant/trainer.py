@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from privacy.plan import Plan
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
+EngineName = Literal["fast", "opacus"]  # what computes gradients of single examples
+Precision = Literal["float32", "bfloat16"]  # of what is frozen; whatever trains, clips or adds up is float32 or wider
 
 
 class Trainer(Protocol):

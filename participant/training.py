@@ -22,7 +22,7 @@ import methods
 from methods.method import HEAD_STREAM
 from participant.adapters.adapted import AdaptedModel, read_initial
 from participant.adapters.device import find_device
-from participant.adapters.fast import EngineName, choose_engine
+from participant.adapters.fast import choose_engine
 from participant.adapters.prefix import shortened
 from participant.adapters.sums import Clip, GradientSums
 from participant.data import Columns
@@ -30,7 +30,7 @@ from participant.examples import Examples, load_examples, synthetic_examples
 from participant.keystream import KeyBook
 from participant.models import Base, load_base
 from participant.selfcheck import SelfCheck
-from participant.trainer import Progress
+from participant.trainer import EngineName, Precision, Progress
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
 from privacy.dp.fast_noise import compile_now, discrete_gaussian
 from privacy.dp.sampling import choose, poisson_sample
@@ -57,7 +57,8 @@ class Materials:
         initial_adapter: the plan's safetensors file.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
         threads: of torch; one where participants share a machine.
-        engine: computes gradients; ``fast`` gives way to ``reference`` where it does not know a layer.
+        engine: computes gradients; ``fast`` gives way to ``opacus`` where it does not know a layer.
+        precision: of the frozen base.
     """
 
     plan: Plan
@@ -69,6 +70,7 @@ class Materials:
     device: str = "cpu"
     threads: int = 1
     engine: EngineName = "fast"
+    precision: Precision = "float32"
 
 
 class TorchTrainer:
@@ -113,7 +115,7 @@ class TorchTrainer:
             )
 
         loaded = base()
-        adapted = AdaptedModel.attach(loaded.model, recipe, initial, device)
+        adapted = AdaptedModel.attach(loaded.model, recipe, initial, device, precision=given.precision)
         size = recipe.training.micro_batch
         synthetic = synthetic_examples(loaded, recipe.task, size).to(device)
         engine = choose_engine(adapted, synthetic, engine=given.engine)

@@ -17,7 +17,7 @@ from participant.courier import Courier
 from participant.home import Home
 from participant.ledger import Ledger
 from participant.registry import DatasetEntry, ModelEntry
-from participant.trainer import Progress, Trainer
+from participant.trainer import EngineName, Precision, Progress, Trainer
 from privacy.plan import VerifiedPlan
 from privacy.seams import Clock, RandomSource
 
@@ -33,6 +33,8 @@ class Assignment:
     initial_adapter: Path
     device: str
     threads: int
+    engine: EngineName = "fast"
+    precision: Precision = "float32"
 
 
 class ShowProgress(Protocol):

@@ -24,6 +24,7 @@ from participant.adapters.adapted import AdaptedModel, read_initial
 from participant.authoring import INITIAL_FILE, build_draft
 from participant.data import Columns
 from participant.models import Base, load_base
+from participant.trainer import Precision
 from participant.training import Materials, TorchTrainer
 from privacy.dp.calibration import calibrate, choose_encoding
 from privacy.draft import Draft
@@ -191,10 +192,10 @@ class World:
         recipe = self.plan.recipe
         return load_base(self.directory / "base", recipe.base, recipe.task, head_modules=["classifier"], seed=7)
 
-    def adapted(self) -> AdaptedModel:
+    def adapted(self, precision: Precision = "float32") -> AdaptedModel:
         recipe = self.plan.recipe
         initial = read_initial(self.initial, recipe.adapter)
-        return AdaptedModel.attach(self.base().model, recipe, initial, torch.device("cpu"))
+        return AdaptedModel.attach(self.base().model, recipe, initial, torch.device("cpu"), precision=precision)
 
 
 def make_world(directory: Path, kind: str = "image", *, units: int = ROWS, **recipe: Any) -> World:

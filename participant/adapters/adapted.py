@@ -2,7 +2,8 @@
 
 Guarantees: exactly the tensors of the plan's streams train, the others are frozen; keys and shapes are the manifest's
 or the adapter is refused; the model is in evaluation mode throughout, so nothing drops out and no statistic of a batch
-is taken. Device first, adapter second, differential privacy last.
+is taken. Device first, adapter second, differential privacy last. What trains computes in float32, also where the
+frozen base computes in bfloat16.
 Leaves to others: loading the base (``participant.models``), gradients (``gradients``).
 Source: PEFT 0.21 ``utils/save_and_load.py`` for the names in files.
 """
@@ -12,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from methods.method import FROZEN, split, trained_tensors
+from participant.trainer import Precision
 from privacy.draft import Adapter, Recipe
 from privacy.errors import LocalError
 
@@ -99,15 +102,32 @@ def read_initial(path: Path, adapter: Adapter) -> dict[str, NDArray[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class AdaptedModel:
-    """A base with its adapter; ``trained`` holds the trained parameters in the order of the vector."""
+    """A base with its adapter.
+
+    Attributes:
+        model: both.
+        recipe: of the plan.
+        trained: the trained parameters in the order of the vector.
+        device: where they are.
+        precision: of the frozen base's products.
+    """
 
     model: PeftModel
     recipe: Recipe
     trained: tuple[torch.nn.Parameter, ...]
     device: torch.device
+    precision: Precision = "float32"
 
     @classmethod
-    def attach(cls, base: torch.nn.Module, recipe: Recipe, initial: Tensors, device: torch.device) -> AdaptedModel:
+    def attach(
+        cls,
+        base: torch.nn.Module,
+        recipe: Recipe,
+        initial: Tensors,
+        device: torch.device,
+        *,
+        precision: Precision = "float32",
+    ) -> AdaptedModel:
         """Move a base to its device, put the plan's adapter around it and load the initial tensors.
 
         Raises:
@@ -126,7 +146,11 @@ class AdaptedModel:
                 raise LocalError("E-PLAN-RULE", f"{key} is not of shape {tensor.shape}")
             here[key].data.copy_(torch.from_numpy(found.astype(np.float32)))
             here[key].requires_grad_(tensor.stream != FROZEN)
-        return cls(model, recipe, tuple(here[tensor.key] for tensor in trained_tensors(recipe)), device)
+        trained = tuple(here[tensor.key] for tensor in trained_tensors(recipe))
+        if precision != "float32":
+            for module in _owners(model, trained):
+                _keep_wide(module, device)
+        return cls(model, recipe, trained, device, precision)
 
     def load(self, vector: NDArray[np.float32]) -> None:
         """Put a global adapter, shape (entries,), into the model."""
@@ -141,5 +165,37 @@ class AdaptedModel:
 
     def logits(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the model's answers, shape (batch, labels)."""
-        found: torch.Tensor = self.model(**inputs).logits
+        with self.computing():
+            found: torch.Tensor = self.model(**inputs).logits
         return found
+
+    def computing(self) -> AbstractContextManager[object]:
+        """Return the context in which the model runs forward: the frozen base in its precision."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def _owners(model: torch.nn.Module, trained: tuple[torch.nn.Parameter, ...]) -> list[torch.nn.Module]:
+    """Return the modules that compute with a trained tensor; lists and dictionaries of tensors compute nothing."""
+    wanted = {id(one) for one in trained}
+
+    def owns(module: torch.nn.Module) -> bool:
+        holders = [one for one in module.children() if isinstance(one, torch.nn.ParameterDict | torch.nn.ParameterList)]
+        return any(id(one) in wanted for holder in (module, *holders) for one in holder.parameters(recurse=False))
+
+    kinds = (torch.nn.ParameterDict, torch.nn.ParameterList)
+    return [module for module in model.modules() if not isinstance(module, kinds) and owns(module)]
+
+
+def _keep_wide(module: torch.nn.Module, device: torch.device) -> None:
+    """Let a module compute in float32 whatever goes on around it."""
+    narrow: Callable[..., Any] = module.forward
+
+    def wide(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device.type, enabled=False):
+            return narrow(*(_wide(one) for one in args), **{name: _wide(one) for name, one in kwargs.items()})
+
+    module.forward = wide
+
+
+def _wide(value: Any) -> Any:
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value

@@ -11,7 +11,6 @@ Leaves to others: layers that cannot be taken apart (``reference``), the proof o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +19,14 @@ from participant.adapters.adapted import AdaptedModel
 from participant.adapters.gradients import GradientEngine, Losses, example_losses
 from participant.adapters.sites import Site, Undo, UnknownLayerError, Use, find_sites
 from participant.examples import Examples
+from participant.trainer import EngineName
 from privacy.errors import LocalError
-
-EngineName = Literal["fast", "reference"]
 
 
 def choose_engine(
     adapted: AdaptedModel, synthetic: Examples, losses: Losses = example_losses, *, engine: EngineName = "fast"
 ) -> GradientEngine:
-    """Return the engine asked for; where the fast one cannot take a layer apart, the reference engine.
+    """Return the engine asked for; where the fast one cannot take a layer apart, Opacus' one.
 
     Args:
         adapted: the model.

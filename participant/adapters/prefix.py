@@ -35,7 +35,7 @@ class FrozenPrefix:
     """The lower blocks of a model; made by :meth:`find`."""
 
     def __init__(self, adapted: AdaptedModel, owner: nn.Module, name: str, blocks: list[nn.Module], first: int) -> None:
-        self._model, self._owner, self._name = adapted.model, owner, name
+        self._adapted, self._owner, self._name = adapted, owner, name
         self._blocks, self._first = blocks, first
         self._given: Tensor | None = None
         self._handles: list[RemovableHandle] = []
@@ -68,7 +68,7 @@ class FrozenPrefix:
 
         handle = self._blocks[self._first].register_forward_pre_hook(end, with_kwargs=True)
         try:
-            self._model(**inputs)
+            self._adapted.logits(inputs)
         except _PrefixEndedError:
             pass
         finally:
@@ -91,7 +91,7 @@ class FrozenPrefix:
         """Take the lower blocks off: from here on the model reads the activations among its inputs."""
         self._put_blocks(self._blocks[self._first :])
         self._handles = [
-            self._model.register_forward_pre_hook(self._take, with_kwargs=True),
+            self._adapted.model.register_forward_pre_hook(self._take, with_kwargs=True),
             self._blocks[self._first].register_forward_pre_hook(self._replace, with_kwargs=True),
         ]
 

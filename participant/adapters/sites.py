@@ -122,7 +122,9 @@ class NormSite(Site):
         shape = (len(outer), -1, self.module.normalized_shape)
         found = {}
         if "weight" in self.parameters:
-            bare = functional.layer_norm(use.given[0][0], self.module.normalized_shape, eps=self.module.eps)
+            bare = functional.layer_norm(
+                use.given[0][0].to(outer.dtype), self.module.normalized_shape, eps=self.module.eps
+            )
             found["weight"] = (outer * bare).reshape(*shape[:2], *shape[2]).sum(dim=1)
         if "bias" in self.parameters:
             found["bias"] = outer.reshape(*shape[:2], *shape[2]).sum(dim=1)

@@ -309,7 +309,7 @@ def test_a_layer_that_the_fast_engine_does_not_know_is_left_to_the_reference(
     synthetic = synthetic_examples(world.base(), world.plan.recipe.task, 4)
     fast = choose_engine(world.adapted(), synthetic)
     assert isinstance(fast, FastEngine)
-    assert isinstance(choose_engine(world.adapted(), synthetic, engine="reference"), OpacusEngine)
+    assert isinstance(choose_engine(world.adapted(), synthetic, engine="opacus"), OpacusEngine)
     monkeypatch.setattr("participant.adapters.sites.LinearSite.gradients", unknown)
     with pytest.raises(LocalError, match="per-example gradients: planted"):
         fast.rows(synthetic)

@@ -49,6 +49,22 @@ def test_an_unknown_setting_is_refused_with_its_line_and_a_suggestion(text, line
     assert f"did you mean {meant}?" in refused.value.detail
 
 
+OUT_OF_RANGE = {
+    "an engine that there is not": 'engine = "ghost"',
+    "a precision that would reach what trains": 'precision = "float16"',
+    "a device that nobody has": 'device = "tpu"',
+    "no thread at all": "threads = 0",
+}
+
+
+@pytest.mark.parametrize("line", OUT_OF_RANGE.values(), ids=OUT_OF_RANGE.keys())
+def test_a_setting_out_of_its_range_is_refused_with_its_line(line):
+    with pytest.raises(LocalError) as refused:
+        parse(f'name = "alice"\n{line}\n', Settings, file="participant.toml")
+    assert refused.value.code == "E-CONFIG-INVALID"
+    assert "line 2" in refused.value.detail
+
+
 POPULATION = """
 [population.patients]
 unit = "example"

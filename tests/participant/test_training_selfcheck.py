@@ -17,6 +17,7 @@ from participant.adapters.gradients import GradientEngine, Losses, example_losse
 from participant.adapters.reference import OpacusEngine
 from participant.examples import Examples, synthetic_examples
 from participant.selfcheck import SelfCheck
+from participant.trainer import Precision
 from privacy.errors import LocalError
 from tests.torch_world import World, make_world
 
@@ -59,6 +60,27 @@ def test_sound_methods_pass_and_leave_the_adapter_as_it_was(kind: str, method: s
         before = adapted.vector()
         check(world, adapted, engine=engine)
         assert np.array_equal(adapted.vector(), before)
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_frozen_base_in_bfloat16_passes_and_only_what_trains_is_wide(
+    engine: Engine, kind: str, tmp_path: Path
+) -> None:
+    world = make_world(tmp_path, kind, mode="distributed", method="fedit")
+    adapted = world.adapted(precision="bfloat16")
+    narrow, wide = engine(adapted), engine(world.adapted())
+    assert self_check(world, narrow).run() is False
+    seen: dict[str, set[torch.dtype]] = {"trains": set(), "frozen": set()}
+    for module in adapted.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            owner = "trains" if module.weight.requires_grad else "frozen"
+            module.register_forward_hook(lambda _m, _args, out, owner=owner: seen[owner].add(out.dtype))
+    examples = synthetic_examples(world.base(), world.plan.recipe.task, 8)
+    rows, exact = narrow.per_example(examples), wide.per_example(examples)
+    assert seen == {"trains": {torch.float32}, "frozen": {torch.bfloat16}}
+    error = np.linalg.norm(rows - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    assert ((error > 1e-5) & (error < 5e-2)).all()
 
 
 def inside(adapted: AdaptedModel) -> Any:
@@ -153,6 +175,15 @@ def test_the_self_check_refuses(engine: Engine, fault: str, world: World) -> Non
     assert info.value.code == "E-SELF-CHECK"
 
 
+@pytest.mark.parametrize("fault", PLANTED)
+def test_the_self_check_refuses_the_same_faults_in_bfloat16(fault: str, world: World) -> None:
+    plant, words = PLANTED[fault]
+    adapted = world.adapted(precision="bfloat16")
+    plant(adapted)
+    with pytest.raises(LocalError, match=words):
+        check(world, adapted)
+
+
 def contrastive(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return example_losses(logits - logits.mean(dim=0, keepdim=True), labels)
 
@@ -161,11 +192,14 @@ def mean_over_the_batch(logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
     return example_losses(logits, labels) / len(labels)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("losses", [contrastive, mean_over_the_batch])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_self_check_refuses_losses_that_couple_a_batch(engine: Engine, losses: Losses, world: World) -> None:
+def test_the_self_check_refuses_losses_that_couple_a_batch(
+    engine: Engine, losses: Losses, precision: Precision, world: World
+) -> None:
     with pytest.raises(LocalError, match="per-example gradients") as info:
-        check(world, losses=losses, engine=engine)
+        check(world, world.adapted(precision=precision), losses=losses, engine=engine)
     assert info.value.code == "E-SELF-CHECK"
 
 

@@ -49,10 +49,21 @@ def sums_of(world: World, *, home_slots: bool = False, engine: Engine = FastEngi
 
 def test_the_reference_engine_trains_the_same_to_rounding(tmp_path: Path) -> None:
     world = make_world(tmp_path, mode="distributed")
-    fast, reference = (world.trainer(SeededRandom("secret"), engine=name) for name in ("fast", "reference"))
+    fast, reference = (world.trainer(SeededRandom("secret"), engine=name) for name in ("fast", "opacus"))
     assert isinstance(reference._sums_loaded.engine, OpacusEngine)
     updates = [trainer.train(1, start(world), silent) for trainer in (fast, reference)]
     assert np.abs(updates[0] - updates[1]).max() <= 2
+
+
+def test_a_base_in_bfloat16_trains_nearly_the_same(tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode="distributed")
+    narrow, wide = (
+        world.trainer(SeededRandom("secret"), precision=precision).train(1, start(world), silent)
+        for precision in ("bfloat16", "float32")
+    )
+    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.noise_exponent, SeededRandom("secret"))
+    error = np.linalg.norm(narrow - wide) / np.linalg.norm(wide - noise)
+    assert 0 < error < 2e-2
 
 
 @pytest.mark.parametrize(
