@@ -8,7 +8,7 @@ Leaves to others: approving it (``participant``), running it (``coordinator.life
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Final, Literal
@@ -22,18 +22,11 @@ from coordinator.global_adapter import RunFiles, read_initial
 from coordinator.membership import MemberRecord
 from coordinator.runbook import RunRecord, RunState
 from coordinator.store import Store
-from privacy.claims import graph_sentences
+from coordinator.tolerance import Wanted, settle
+from privacy.claims import graph_sentences, suite_sentences
 from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError, PeerError
-from privacy.plan import (
-    COMPLETE_GRAPH_MAX,
-    Plan,
-    VerifiedPlan,
-    default_survivors,
-    least_survivors,
-    signed_plan_bytes,
-    threshold,
-)
+from privacy.plan import Plan, VerifiedPlan, signed_plan_bytes, threshold
 from privacy.plan_parts import Evaluation, Evaluator, Graph, Member
 from privacy.seams import RandomSource
 from privacy.secagg import graph_bounds
@@ -46,19 +39,16 @@ RUN_ID_BYTES: Final = 16
 DRAFT_FILES: Final = ("draft.json", "initial_adapter.safetensors", "adapter_config.json")
 
 WeightRule = Literal["equal", "units"]
-GraphKind = Literal["complete", "k-regular"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What the operator asks for beside the draft; ``None`` takes the default."""
+    """What the operator asks for beside the draft."""
 
     members: Sequence[str]
-    f: int | None = None
-    min_survivors: int | None = None
+    tolerance: Wanted = field(default_factory=Wanted)
     weight_rule: WeightRule = "equal"
-    graph: GraphKind = "complete"
-    max_dropouts: int | None = None  # of a k-regular graph
+    suite: Literal[1, 2] | None = None  # the draft's
     expires_at: int
     created_at: int
 
@@ -78,15 +68,6 @@ def read_draft(directory: Path) -> Draft:
         raise LocalError("E-PLAN-MALFORMED", f"draft.json: {error}") from None
 
 
-def default_f(n: int, with_operator: int) -> int:
-    """Return how many colluding participants a plan tolerates by default.
-
-    A third of the roster, rounded down, at least one, and at least everybody whose organisation runs the coordinator:
-    (n, f) = (3, 1), (5, 1), (10, 3), (100, 33).
-    """
-    return max(1, (n - 1) // 3, with_operator)
-
-
 def make_plan(store: Store, settings: Settings, draft: Draft, wishes: Wishes, *, random: RandomSource) -> Plan:
     """Bind a draft to a roster: members, sizes, thresholds, noise, ring.
 
@@ -96,16 +77,14 @@ def make_plan(store: Store, settings: Settings, draft: Draft, wishes: Wishes, *,
     """
     methods.require_sound(draft.recipe, draft.privacy.mode)
     roster = _roster(store, settings, draft, wishes)
-    n = len(roster)
-    f = default_f(n, sum(one.with_operator for one in roster)) if wishes.f is None else wishes.f
+    rounds, entries, n = draft.recipe.rounds, draft.recipe.entries, len(roster)
     with_operator = sum(one.with_operator for one in roster)
-    survivors = _survivors(n, f, _wished_survivors(n, wishes), with_operator=with_operator)
-    graph = _graph(n, f, survivors, draft, wishes)
+    withstood = settle(wishes.tolerance, n, with_operator=with_operator, rounds=rounds, attempts=draft.max_attempts)
+    f, survivors = withstood.f, withstood.min_survivors
     # SciPy under the accountants takes longer to import than everything else that this command does.
     from privacy.dp.calibration import calibrate, choose_encoding
 
-    rounds, entries = draft.recipe.rounds, draft.recipe.entries
-    target = _reserving(draft.privacy, graph)
+    target = _reserving(draft.privacy, withstood.graph)
     privacy = calibrate(target, rounds=rounds, entries=entries, n=n, f=f, min_survivors=survivors)
     privacy = privacy.model_copy(update={"delta": draft.privacy.delta})
     encoding = choose_encoding(
@@ -117,7 +96,7 @@ def make_plan(store: Store, settings: Settings, draft: Draft, wishes: Wishes, *,
     )
     try:
         return Plan(
-            suite=draft.suite,
+            suite=wishes.suite or draft.suite,
             federation=settings.federation,
             operator=settings.operator,
             run_id=random.token_bytes(RUN_ID_BYTES).hex(),
@@ -135,7 +114,7 @@ def make_plan(store: Store, settings: Settings, draft: Draft, wishes: Wishes, *,
             shamir_threshold=threshold(n, f),
             quorum=threshold(n, f),
             min_survivors=survivors,
-            graph=graph,
+            graph=withstood.graph,
             max_attempts=draft.max_attempts,
         )
     except ValidationError as error:
@@ -176,43 +155,6 @@ def _evaluators(store: Store) -> tuple[Evaluator, ...]:
         for one in members
         if one.active and one.role is Role.EVALUATOR
     )
-
-
-def _survivors(n: int, f: int, wished: int | None, *, with_operator: int) -> int:
-    if f < with_operator:
-        raise LocalError("E-USAGE", f"--f must be at least {with_operator}: as many participants run the coordinator")
-    least = least_survivors(n, f)
-    if f >= n or least > n:
-        raise LocalError("E-USAGE", f"--f {f} is too many for {n} participants: {least} would have to survive")
-    survivors = default_survivors(n, f) if wished is None else wished
-    if not least <= survivors <= n:
-        raise LocalError("E-USAGE", f"--min-survivors must be from {least} to {n}")
-    return survivors
-
-
-def _wished_survivors(n: int, wishes: Wishes) -> int | None:
-    """Return the least survivors that were asked for, by themselves or as dropouts of a k-regular graph."""
-    if wishes.max_dropouts is None:
-        return wishes.min_survivors
-    if wishes.graph == "complete":
-        raise LocalError("E-USAGE", "--max-dropouts belongs to --graph k-regular; otherwise use --min-survivors")
-    if wishes.min_survivors not in (None, n - wishes.max_dropouts):
-        raise LocalError("E-USAGE", f"--min-survivors and --max-dropouts must add up to the {n} members; give one")
-    return n - wishes.max_dropouts
-
-
-def _graph(n: int, f: int, survivors: int, draft: Draft, wishes: Wishes) -> Graph:
-    if wishes.graph == "complete":
-        if n > COMPLETE_GRAPH_MAX:
-            rule = f"more than {COMPLETE_GRAPH_MAX} members need --graph k-regular, whose claim is a weaker one"
-            raise LocalError("E-USAGE", f"{rule}; see docs/graphs.md")
-        return Graph()
-    dropouts = n - survivors
-    try:
-        neighbours, share_threshold = graph_bounds.recommend(n, f, dropouts, draft.recipe.rounds, draft.max_attempts)
-    except ValueError as error:
-        raise LocalError("E-USAGE", f"{error}: see --f and --max-dropouts") from None
-    return Graph(kind="k-regular", neighbours=neighbours, share_threshold=share_threshold, max_dropouts=dropouts)
 
 
 def _reserving(target: PrivacyTarget, graph: Graph) -> PrivacyTarget:
@@ -263,7 +205,7 @@ def register(store: Store, home: Home, operator: SigningKey, plan: Plan, draft: 
 
 
 def trust_sentences(plan: Plan) -> tuple[str, ...]:
-    """Return who together could see whose update, and how many dropouts are tolerated, in plain words."""
+    """Return who together could see whose update, how many may drop out, and what graph and suite leave open."""
     honest = plan.min_survivors - plan.f
     inside = [member.id for member in plan.roster if member.with_operator]
     lines = [
@@ -281,7 +223,7 @@ def trust_sentences(plan: Plan) -> tuple[str, ...]:
         f"A round completes without {_participants(spare)}" if spare else "Every participant is needed in a round"
     )
     lines.append(f"{tolerated}; one that cannot complete is tried again, up to {plan.max_attempts} times in all.")
-    return (*lines, *graph_sentences(plan))
+    return (*lines, *graph_sentences(plan), *suite_sentences(plan))
 
 
 def _participants(count: int) -> str:

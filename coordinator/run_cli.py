@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coordinator.console import HERE, AsJson, Directory, Json, moment, now, opened, seconds, show, table
 from privacy.errors import LocalError
+
+if TYPE_CHECKING:
+    from privacy.plan import Plan
+    from privacy.plan_parts import Privacy
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Create, watch and end runs.")
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
@@ -29,6 +33,7 @@ def create(
     weights: Annotated[str, typer.Option("--weights", help="equal, or units: by public dataset size.")] = "equal",
     graph: Annotated[str, typer.Option("--graph", help="complete; k-regular: cheaper, a weaker claim.")] = "complete",
     max_dropouts: Annotated[int | None, typer.Option("--max-dropouts", help="Of a round on a k-regular graph.")] = None,
+    suite: Annotated[int | None, typer.Option("--suite", help="1, or 2: also ML-KEM-768; default the draft's.")] = None,
     expires: Annotated[str, typer.Option("--expires", help="Until when the run must be over.")] = "7d",
     config: Directory = HERE,
     as_json: AsJson = False,
@@ -38,31 +43,40 @@ def create(
     Example: onlysum coordinator run create digits/ --members a,b,c
     """
     from coordinator import creation
-    from privacy.claims import graph_words
+    from coordinator.tolerance import Wanted
     from protos.credentials import SystemRandom
 
     if weights not in ("equal", "units"):
         raise LocalError("E-USAGE", "--weights is equal or units")
     if graph not in ("complete", "k-regular"):
         raise LocalError("E-USAGE", "--graph is complete or k-regular")
+    if suite not in (None, 1, 2):
+        raise LocalError("E-USAGE", "--suite is 1 (X25519) or 2 (X25519 and ML-KEM-768, against quantum computers)")
     with opened(config) as here:
         made_at = now()
         wishes = creation.Wishes(
             members=[name.strip() for name in members.split(",") if name.strip()],
-            f=f,
-            min_survivors=min_survivors,
+            tolerance=Wanted(
+                f=f,
+                min_survivors=min_survivors,
+                graph="k-regular" if graph == "k-regular" else "complete",
+                max_dropouts=max_dropouts,
+            ),
             weight_rule="units" if weights == "units" else "equal",
-            graph="k-regular" if graph == "k-regular" else "complete",
-            max_dropouts=max_dropouts,
+            suite=None if suite is None else 2 if suite == 2 else 1,
             created_at=made_at,
             expires_at=made_at + seconds(expires),
         )
         known = creation.read_draft(draft)
         plan = creation.make_plan(here.store, here.settings, known, wishes, random=SystemRandom())
         creation.register(here.store, here.home, here.authority().operator, plan, draft)
-    trust = creation.trust_sentences(plan)
-    privacy = plan.privacy
-    value: Json = {
+    show(_plan_value(plan), _plan_lines(plan), as_json=as_json)
+
+
+def _plan_value(plan: Plan) -> Json:
+    from coordinator.creation import trust_sentences
+
+    return {
         "run": plan.run_id,
         "plan_sha256": plan.hash.hex(),
         "members": [member.id for member in plan.roster],
@@ -71,30 +85,40 @@ def create(
         "threshold": plan.shamir_threshold,
         "min_survivors": plan.min_survivors,
         "graph": plan.graph.model_dump(mode="json"),
-        "mode": privacy.mode,
-        "noise_exponent": privacy.noise_exponent,
-        "sensitivity": privacy.sensitivity,
+        "suite": plan.suite,
+        "mode": plan.privacy.mode,
+        "noise_exponent": plan.privacy.noise_exponent,
+        "sensitivity": plan.privacy.sensitivity,
         "ring_bits": plan.encoding.ring_bits,
-        "trust": list(trust),
+        "trust": list(trust_sentences(plan)),
     }
-    noise = (
-        f"epsilon {privacy.epsilon} at delta {privacy.delta}, unit {privacy.unit}: noise 2^{privacy.noise_exponent}, "
-        f"sensitivity {privacy.sensitivity}, noise of {privacy.honest_noise} relied on"
-        if privacy.noised
-        else "no differential privacy"
-    )
-    lines = [
+
+
+def _plan_lines(plan: Plan) -> list[str]:
+    from coordinator.creation import trust_sentences
+    from privacy.claims import graph_words, suite_words
+
+    return [
         f"Run {plan.run_id}: {plan.recipe.title}",
         f"  roster    {', '.join(f'{one.id} ({one.units})' for one in plan.roster)}",
         f"  evaluated by {', '.join(one.id for one in plan.evaluation.evaluators) or 'nobody'}",
         f"  rounds    {plan.recipe.rounds}, {plan.recipe.entries} entries of {plan.encoding.ring_bits} bits",
-        f"  privacy   {privacy.mode}: {noise}",
+        f"  privacy   {plan.privacy.mode}: {_noise_words(plan.privacy)}",
         f"  n={plan.n} f={plan.f} T={plan.shamir_threshold} min_survivors={plan.min_survivors}",
         f"  graph     {graph_words(plan)}",
-        *[f"  - {one}" for one in trust],
+        f"  suite     {suite_words(plan)}",
+        *[f"  - {one}" for one in trust_sentences(plan)],
         f"Waits for the approval of all {plan.n}. Next: onlysum coordinator run watch {plan.run_id[:8]}",
     ]
-    show(value, lines, as_json=as_json)
+
+
+def _noise_words(privacy: Privacy) -> str:
+    if not privacy.noised:
+        return "no differential privacy"
+    return (
+        f"epsilon {privacy.epsilon} at delta {privacy.delta}, unit {privacy.unit}: noise 2^{privacy.noise_exponent}, "
+        f"sensitivity {privacy.sensitivity}, noise of {privacy.honest_noise} relied on"
+    )
 
 
 @app.command("list")

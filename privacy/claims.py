@@ -1,6 +1,7 @@
 """Sentences of claim that screens and reports share, in plain words.
 
-Guarantees: a k-regular graph, whose claim is weaker than the complete one's, is never shown without its own sentences.
+Guarantees: a k-regular graph, whose claim is weaker than the complete one's, is never shown without its own sentences,
+nor suite 1 without saying that who records its traffic may read it one day.
 Leaves to others: the claim itself (docs/protocol.md section 1), its proof for k-regular graphs (docs/graphs.md).
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from privacy.plan import Plan
 from privacy.secagg.graph_bounds import SECURITY_BITS
+from privacy.secagg.suites import HYBRID
 
 
 def graph_words(plan: Plan) -> str:
@@ -31,4 +33,25 @@ def graph_sentences(plan: Plan) -> tuple[str, ...]:
         "(one in a million millions) over the whole run, and only if nobody joins the coordinator because of the "
         "neighbours that were drawn."
     )
+    return (sentence,)
+
+
+def suite_words(plan: Plan) -> str:
+    """Return which suite agrees on keys, in a few words."""
+    return "2: X25519 and ML-KEM-768" if plan.suite == HYBRID else "1: X25519, not safe against quantum computers"
+
+
+def suite_sentences(plan: Plan) -> tuple[str, ...]:
+    """Return what the suite leaves open to whoever records the traffic now."""
+    if plan.suite == HYBRID:
+        sentence = (
+            "What is recorded now stays masked later, unless X25519 and ML-KEM-768 (suite 2) are both broken: a large "
+            "quantum computer alone does not remove the masks."
+        )
+    else:
+        sentence = (
+            "Harvest now, decrypt later: whoever keeps the traffic of this run, as the coordinator can, and one day "
+            "has a large quantum computer, removes the masks of suite 1 (X25519) and reads each update. Suite 2 "
+            "withstands that."
+        )
     return (sentence,)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from coordinator import creation, membership
+from coordinator import creation, membership, tolerance
 from coordinator.config import Home, Listener, Settings
-from coordinator.creation import Wishes, default_f, make_plan, register, trust_sentences
+from coordinator.creation import Wishes, make_plan, register, trust_sentences
 from coordinator.membership import MemberRecord
 from coordinator.store import Store
+from coordinator.tolerance import Wanted, default_f
 from privacy.dp.accountants import require_claim
 from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError
@@ -77,7 +79,9 @@ WISHES = Wishes(members=["carol", "alice", "bob"], created_at=CREATED_AT, expire
 
 
 def made(store: Store, given: Draft, **wishes: Any) -> Plan:
-    return make_plan(store, SETTINGS, given, replace(WISHES, **wishes), random=SeededSource("run"))
+    tolerance = {name: wishes.pop(name) for name in ("f", "min_survivors", "graph", "max_dropouts") if name in wishes}
+    asked = replace(WISHES, tolerance=Wanted(**tolerance), **wishes)
+    return make_plan(store, SETTINGS, given, asked, random=SeededSource("run"))
 
 
 def test_the_roster_is_sorted_with_announced_sizes_and_the_operators_own_participant_marked(store: Store) -> None:
@@ -184,9 +188,21 @@ def test_the_operator_is_told_who_together_could_see_whose_update(store: Store) 
 
 GRAPHS: dict[str, dict[str, Any]] = {  # what is refused of 150 members with f = 5, by the reason
     "--max-dropouts belongs to --graph k-regular": {"max_dropouts": 5},
-    "must add up to the 150 members": {"graph": "k-regular", "max_dropouts": 5, "min_survivors": 144},
-    "no k-regular graph over 150 withstands 5 colluders and 60": {"graph": "k-regular", "max_dropouts": 60},
-    "--min-survivors must be from 78 to 150": {"graph": "k-regular", "max_dropouts": -1},
+    "--min-survivors 144 contradicts --max-dropouts 5: of 150 members 145 would survive; give one of the two": {
+        "graph": "k-regular",
+        "max_dropouts": 5,
+        "min_survivors": 144,
+    },
+    "--max-dropouts must be from 0 to 72: with --f 5 at least 78 of 150 members have to survive": {
+        "graph": "k-regular",
+        "max_dropouts": -1,
+    },
+    "--max-dropouts must be from 0 to 72": {"graph": "k-regular", "max_dropouts": 73},
+    "--min-survivors must be from 78 to 150": {"graph": "k-regular", "min_survivors": 77},
+    "no k-regular graph over 150 members withstands f = 5 and 60 dropouts": {
+        "graph": "k-regular",
+        "max_dropouts": 60,
+    },
 }
 
 
@@ -219,11 +235,11 @@ def test_a_k_regular_graph_is_recommended_for_the_dropouts_that_are_asked_for(
     assert "at most 38 neighbours" in claim
     assert "a probability of at most 2^-40" in claim
 
-    monkeypatch.setattr(creation, "COMPLETE_GRAPH_MAX", 150)
+    monkeypatch.setattr(tolerance, "COMPLETE_GRAPH_MAX", 150)
     complete = made(store, draft(), members=many, f=5)
     assert complete.graph.kind == "complete"
     assert not any("neighbours" in one for one in trust_sentences(complete))
-    monkeypatch.setattr(creation, "COMPLETE_GRAPH_MAX", 149)
+    monkeypatch.setattr(tolerance, "COMPLETE_GRAPH_MAX", 149)
     with pytest.raises(LocalError, match="more than 149 members need --graph k-regular") as refused:
         made(store, draft(), members=many, f=5)
     assert refused.value.code == "E-USAGE"
@@ -250,3 +266,30 @@ def test_a_graph_that_cannot_be_is_refused_with_its_reason(store: Store, many: l
             made(store, draft(), members=many, f=5, **wishes)
         assert refused.value.code == "E-USAGE"
         assert word in refused.value.detail
+
+
+def test_who_asks_for_too_much_of_a_graph_is_told_what_is_possible(store: Store, many: list[str]) -> None:
+    with pytest.raises(LocalError) as refused:
+        made(store, draft(), members=many, graph="k-regular", max_dropouts=45)
+    found = re.search(
+        r"possible are --max-dropouts (\d+); --f (\d+); --graph complete, where each masks with all 149 others",
+        refused.value.detail,
+    )
+    assert found is not None
+    dropouts, colluders = map(int, found.groups())
+    for wishes in ({"max_dropouts": dropouts}, {"max_dropouts": 45, "f": colluders}):
+        assert made(store, draft(), members=many, graph="k-regular", **wishes).graph.kind == "k-regular"
+    for wishes in ({"max_dropouts": dropouts + 1}, {"max_dropouts": 45, "f": colluders + 1}):
+        with pytest.raises(LocalError, match="no k-regular graph"):
+            made(store, draft(), members=many, graph="k-regular", **wishes)
+
+
+def test_a_small_roster_that_may_lose_somebody_is_told_to_take_the_complete_graph(store: Store) -> None:
+    with pytest.raises(LocalError, match="--max-dropouts 0; --graph complete, where each masks with all 4 others"):
+        made(store, draft(), members=list(SIZES), graph="k-regular")
+
+
+def test_the_suite_is_the_drafts_unless_the_operator_asks_for_another(store: Store) -> None:
+    hybrid = draft().model_copy(update={"suite": 2})
+    assert (made(store, draft()).suite, made(store, hybrid).suite) == (1, 2)
+    assert (made(store, draft(), suite=2).suite, made(store, hybrid, suite=1).suite) == (2, 1)

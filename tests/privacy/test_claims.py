@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.creation import trust_sentences
 from participant.screen import trust
-from privacy.claims import graph_sentences, graph_words
+from privacy.claims import graph_sentences, graph_words, suite_sentences, suite_words
 from privacy.plan import Plan
 from privacy.report import build_report
 from tests.plans import STRONG, make_plan
@@ -46,3 +46,13 @@ def test_it_stands_on_the_operators_screen_the_owners_screen_and_in_the_report(a
     expected = graph_sentences(plan)
     for shown in (trust_sentences(plan), trust(plan), _report(arguments)):
         assert tuple(one for one in shown if "neighbours" in one) == expected
+
+
+@pytest.mark.parametrize("suite", [1, 2])
+def test_the_suite_is_named_with_what_a_recording_is_worth_later(suite: int) -> None:
+    plan = _plan({**SMALL, "suite": suite})
+    (sentence,) = suite_sentences(plan)
+    assert suite_words(plan).startswith(f"{suite}: X25519")
+    assert ("Harvest now, decrypt later" in sentence) == (suite == 1)
+    assert ("ML-KEM-768 (suite 2) are both broken" in sentence) == (suite == 2)
+    assert sentence in trust_sentences(plan)
