@@ -1,0 +1,144 @@
+"""A run's directory copied back to each state that it ever had: the handshake or the history finds it out."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from participant.phase import RunMemory
+from privacy.errors import PeerError
+from privacy.secagg.messages import Advertisement, RoundCertificate
+from protos.envelope import Abstained, AttemptAborted, LedgerHead, RoundCompleted, Welcome
+from tests.participant.owner import give
+from tests.participant.rehearsal import Rehearsal
+
+ME = "alice"
+
+
+@dataclass
+class Story:
+    """A daemon's life: two attempts at round 1, of which the second completes, and round 2 until the upload is out."""
+
+    rehearsal: Rehearsal
+    copies: list[tuple[Path, RunMemory]]  # of the run's directory after each record of its journal
+    last: Advertisement  # of this participant, as an honest coordinator has seen it
+    certificate: RoundCertificate  # of round 1
+
+    @property
+    def directory(self) -> Path:
+        """Where the run's journal and files lie."""
+        return self.rehearsal.me.home.runs / self.rehearsal.plan.run_id
+
+    @property
+    def part(self) -> Any:
+        """The daemon's part in the run."""
+        return self.rehearsal.daemon._runs.part(self.rehearsal.plan.run_id)
+
+    @property
+    def memory(self) -> RunMemory:
+        """What the daemon's journal says."""
+        found: RunMemory = self.part._journal.memory
+        return found
+
+    def go_back(self, copy: Path) -> None:
+        """Put a copy in place, and start a daemon on it."""
+        shutil.rmtree(self.directory)
+        shutil.copytree(copy, self.directory)
+        self.rehearsal.restart()
+        self.rehearsal.me.link.take()
+
+    def shake_hands(self, *seen: Advertisement) -> None:
+        """Let a coordinator say what it has last seen of this participant."""
+        self.rehearsal.daemon._compare(Welcome(1, "0", "test-federation", LedgerHead(0, bytes(32)), seen, ()))
+
+    def offered(self, number: int, attempt: int) -> Any:
+        """Return the answer to an offer."""
+        self.rehearsal.open(number, attempt)
+        give(self.rehearsal.daemon, self.rehearsal.task())
+        (answer,) = self.rehearsal.me.link.take()
+        return answer
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    path = tmp_path_factory.mktemp("story")
+    rehearsal, copies = Rehearsal(path / ME), list[tuple[Path, RunMemory]]()
+    rehearsal.propose()
+    directory, journal = (
+        rehearsal.me.home.runs / rehearsal.plan.run_id,
+        rehearsal.daemon._runs.part(rehearsal.plan.run_id)._journal,
+    )
+    append = journal.append
+
+    def copied(record: Any) -> None:
+        append(record)
+        copies.append((shutil.copytree(directory, path / f"copy-{len(copies)}"), journal.memory))
+
+    journal.append = copied
+    rehearsal.open()
+    for _ in range(3):
+        rehearsal.phase()
+    give(rehearsal.daemon, AttemptAborted(rehearsal.plan.run_id, rehearsal.machine.offer.position, "E-ROUND-TOO-FEW"))
+    certificate = rehearsal.round(1, 2).certificate
+    rehearsal.open(2)
+    rehearsal.phase()
+    last = next(one for one in rehearsal.machine.outbox(ME) if one.sender == ME)
+    rehearsal.phase()
+    rehearsal.ask_me()
+    return Story(rehearsal, copies, last, certificate)
+
+
+def test_a_journal_copied_back_to_any_earlier_attempt_ends_the_run_at_the_handshake(story: Story) -> None:
+    older = [(copy, memory) for copy, memory in story.copies if memory.highest < story.last.position.order]
+    assert len(older) == 8, "round 1: two offers, an update, two uploads, a signature, a release, a result"
+    for copy, memory in older:
+        story.go_back(copy)
+        assert story.memory == memory
+        story.shake_hands(story.last)
+        assert story.memory.refused == "E-LEDGER-ROLLBACK"
+        story.rehearsal.restart()
+        assert isinstance(story.offered(memory.completed + 1, 3), Abstained)
+        assert story.memory.highest == memory.highest
+
+
+def test_a_journal_copied_back_within_its_last_attempt_goes_on_only_with_an_upload(story: Story) -> None:
+    same = [(copy, memory) for copy, memory in story.copies if memory.highest == story.last.position.order]
+    assert [memory.masked_in(2) is not None for _, memory in same] == [False, False, True]
+    for copy, memory in same:
+        story.go_back(copy)
+        story.shake_hands(story.last)
+        assert story.memory == memory, "as far as anybody can tell, nothing newer was signed"
+        assert story.part.under_way == (memory.masked_in(2) is not None), "its keys are gone, or were dropped"
+
+
+def test_malicious_coordinator_that_hides_what_it_saw_is_found_out_by_the_rounds_certificate(story: Story) -> None:
+    """It wants attempt 3 of round 1 from a journal that does not know the upload to attempt 2 any more."""
+    before = [copy for copy, memory in story.copies if memory.highest <= (1, 2) and not _uploaded_again(memory)]
+    assert len(before) == 4
+    for copy in before:
+        story.go_back(copy)
+        story.shake_hands()
+        with pytest.raises(PeerError, match="lists an upload that this journal does not know"):
+            story.part.handle(RoundCompleted(story.rehearsal.plan.run_id, story.certificate))
+        assert story.memory.refused == "E-ROUND-TRANSCRIPT"
+
+
+def _uploaded_again(memory: RunMemory) -> bool:
+    return memory.masked is not None and memory.masked.attempt == 2
+
+
+def test_malicious_second_survivor_set_is_refused_by_every_journal_that_knows_the_first(story: Story) -> None:
+    """Whatever the coordinator hides, a journal that has the signature or the release opens no retry of its round."""
+    committed = [(copy, memory) for copy, memory in story.copies if memory.signed_in(1) and not memory.completed]
+    assert len(committed) == 2, "with the signature, and with the release too"
+    for copy, _ in committed:
+        story.go_back(copy)
+        story.rehearsal.world.completed.clear()
+        story.rehearsal.world.transcript = story.memory.transcript
+        answer = story.offered(1, 3)
+        assert isinstance(answer, Abstained)
+        assert answer.code == "E-ROUND-COMMITTED"
