@@ -17,6 +17,7 @@ from typing import Final
 from coordinator.phase import Phase
 from coordinator.round import CoordinatorRound
 from privacy.plan import VerifiedPlan
+from privacy.secagg.fixed_point import Buffer
 from privacy.secagg.messages import AttemptOffer, Receipt
 from protos import codec
 from protos.envelope import Submission
@@ -31,7 +32,7 @@ class Recording:
         self._directory = directory
         self._messages: list[tuple[str, bytes]] = []
 
-    def note(self, message: Submission, masked: bytes) -> None:
+    def note(self, message: Submission, masked: Buffer) -> None:
         """Keep a message, and with a receipt the masked update."""
         sender: str = message.sender  # type: ignore[union-attr]  # messages of a round have one
         self._messages.append((sender, codec.encode_submission(message)))

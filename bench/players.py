@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from bench import plans
 from coordinator.round import CoordinatorRound, RoundResult
 from participant.phase import RunMemory
-from participant.round import Party, Ready, Step, advertise, complete
+from participant.round import Masked, Party, Ready, Step, advertise, complete
 from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Graph
 from privacy.secagg import graph_bounds, hashes, keys
-from privacy.secagg.fixed_point import fixed, unfixed
+from privacy.secagg.fixed_point import Buffer, fixed, unfixed
 from privacy.secagg.messages import AttemptOffer, Position, Receipt
 from privacy.secagg.suites import Suite
 from protos import codec, codec_transport
@@ -40,7 +40,7 @@ SCALE_EXPONENT: Final = 16  # of real updates
 LARGEST: Final = 8.0  # of their entries
 ADAPTER_HASH: Final = hashes.adapter_hash(b"the global adapter of a benchmark")
 
-Told = Callable[[Submission, bytes], None]  # hears every accepted message, with the masked update of a receipt
+Told = Callable[[Submission, Buffer], None]  # hears every accepted message, with the masked update of a receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,8 @@ class Stage:
         certificate = coordinator.result.certificate
         for one in self.players.values():
             with self._client(one):
-                complete(one.party, certificate, one.memory)
+                verified = one.state.quorum if isinstance(one.state, Masked) else None
+                complete(one.party, certificate, one.memory, verified=verified)
         self._check_sum(coordinator.result)
         assert set(coordinator.result.dropouts) == self.dropouts
 
@@ -233,7 +234,7 @@ class Stage:
         with self._client(one):
             ready = one.state.on_shares(told).state
         assert isinstance(ready, Ready)
-        masked = b""
+        masked: Buffer = b""
 
         def mask() -> Step[Any]:
             nonlocal masked
@@ -269,7 +270,7 @@ class Stage:
             assert self.coordinator.receive(message)
         self._tell(message, b"")
 
-    def _tell(self, message: Any, masked: bytes) -> None:
+    def _tell(self, message: Any, masked: Buffer) -> None:
         """Tell who writes the round down, off the clock."""
         started, used = time.perf_counter(), time.process_time()
         self.told(message, masked)
@@ -298,11 +299,11 @@ class Stage:
         self.by_phase.setdefault(phase, [0.0, 0.0])[coordinator] += time.process_time() - before
 
 
-def _wire_bytes(run_id: str, receipt: Receipt, masked: bytes) -> int:
+def _wire_bytes(run_id: str, receipt: Receipt, masked: Buffer) -> int:
     """Return the bytes of a masked update's upload: announcement and chunks as they are sent."""
     announced = UploadAnnounced(run_id, receipt.position, receipt.masked_hash, receipt.length)
     parts: list[UploadAnnounced | Chunk] = [announced]
-    parts += [Chunk(at, masked[at : at + MAX_CHUNK_BYTES]) for at in range(0, len(masked), MAX_CHUNK_BYTES)]
+    parts += [Chunk(at, bytes(masked[at : at + MAX_CHUNK_BYTES])) for at in range(0, len(masked), MAX_CHUNK_BYTES)]
     return sum(len(codec_transport.encode_upload_part(part)) for part in parts)
 
 

@@ -235,7 +235,12 @@ class Channel:
         wire.decode_accepted(self._call("Submit", map(wire.encode_chunk, chunks)))
 
     def upload(
-        self, upload: UploadAnnounced, source: Path | bytes, *, progress: Progress = _silent, attempts: int = 1
+        self,
+        upload: UploadAnnounced,
+        source: Path | bytes | memoryview,
+        *,
+        progress: Progress = _silent,
+        attempts: int = 1,
     ) -> None:
         """Upload a masked update, from where the coordinator says that it goes on.
 
@@ -247,10 +252,10 @@ class Channel:
         """
         retrying(lambda: self._upload_rest(upload, source, progress), attempts=attempts)
 
-    def _upload_rest(self, upload: UploadAnnounced, source: Path | bytes, progress: Progress) -> None:
+    def _upload_rest(self, upload: UploadAnnounced, source: Path | bytes | memoryview, progress: Progress) -> None:
         offset = wire.decode_offset(self._call("UploadOffset", wire.encode_announcement(upload)))
         if offset < upload.length:
-            with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
                 parts = map(wire.encode_upload_part, _upload_parts(upload, file, offset, progress))
                 offset = wire.decode_offset(self._call("Upload", parts, seconds=None))
         if offset != upload.length:

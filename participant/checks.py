@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from participant.party import Party, refuse
 from participant.phase import Phase, RunMemory, UpdateMasked
@@ -160,8 +161,8 @@ def check_proposal(party: Party, record: UpdateMasked, proposal: SurvivorProposa
     _check_receipts(party, record, proposal, phase)
 
 
-def check_request(party: Party, record: UpdateMasked, request: UnmaskRequest, memory: RunMemory) -> None:
-    """All that must hold before shares are released along S (section 5.5)."""
+def check_request(party: Party, record: UpdateMasked, request: UnmaskRequest, memory: RunMemory) -> Quorum:
+    """All that must hold before shares are released along S (section 5.5); return the quorum that it showed."""
     phase, proposal = Phase.UNMASK, request.proposal
     _check_open(record, proposal.position, memory, phase)
     _check_members(party, record, proposal, phase)
@@ -171,7 +172,9 @@ def check_request(party: Party, record: UpdateMasked, request: UnmaskRequest, me
             raise refuse("E-ROUND-COMMITTED", phase, "this is not the survivor set signed or released before")
     if not signed:
         _check_receipts(party, record, proposal, phase)
-    check_quorum(party, record.offer.position, record.round_ctx, proposal.survivors, request.signatures, phase=phase)
+    quorum = Quorum(record.offer.position, record.round_ctx, proposal.survivors, request.signatures)
+    check_quorum(party, quorum, phase)
+    return quorum
 
 
 def _check_open(record: UpdateMasked, position: Position, memory: RunMemory, phase: Phase) -> None:
@@ -205,23 +208,29 @@ def _check_receipts(party: Party, record: UpdateMasked, proposal: SurvivorPropos
             raise refuse("E-ROUND-UPLOAD", phase, "the receipt of this participant names another upload")
 
 
-def check_quorum(
-    party: Party,
-    position: Position,
-    round_ctx: bytes,
-    survivors: SurvivorSet,
-    signatures: Sequence[SurvivorSignature],
-    *,
-    phase: Phase,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """Signatures over one S in one context, as they came: equal ones say the same, byte for byte."""
+
+    position: Position
+    round_ctx: bytes
+    survivors: SurvivorSet
+    signatures: tuple[SurvivorSignature, ...]
+
+    def signed_bytes(self, version: int, sender: str) -> bytes:
+        """The string that a member of S signed."""
+        return self.survivors.signed_bytes(version, self.position, sender, self.round_ctx)
+
+
+def check_quorum(party: Party, quorum: Quorum, phase: Phase) -> None:
     """At least T distinct members of S signed this S over this context."""
-    version, listed = party.rules.protocol_version, set(survivors.ids)
+    version, listed = party.rules.protocol_version, set(quorum.survivors.ids)
     valid = {
         one.sender
-        for one in signatures
-        if one.position == position
+        for one in quorum.signatures
+        if one.position == quorum.position
         and one.sender in listed
-        and party.signed_by(one.sender, one.signature, survivors.signed_bytes(version, position, one.sender, round_ctx))
+        and party.signed_by(one.sender, one.signature, quorum.signed_bytes(version, one.sender))
     }
     if len(valid) < party.rules.quorum:
         rule = f"{len(valid)} of the {party.rules.quorum} signatures that the plan asks for are valid"
@@ -231,14 +240,21 @@ def check_quorum(
 # --- RESULT, and catching up ---
 
 
-def check_certificate(party: Party, certificate: RoundCertificate, memory: RunMemory) -> None:
-    """A certificate is of the next round, signed by a quorum, and agrees with the journal (section 5.6)."""
+def check_certificate(
+    party: Party, certificate: RoundCertificate, memory: RunMemory, *, verified: Quorum | None
+) -> None:
+    """A certificate is of the next round, signed by a quorum, and agrees with the journal (section 5.6).
+
+    ``verified`` is a quorum that this participant verified before; the very same one is not verified again.
+    """
     phase, at, rules = Phase.RESULT, certificate.position, party.rules
     if at.plan_hash != party.plan.hash or at.round != memory.completed + 1 or not 1 <= at.attempt <= rules.max_attempts:
         raise refuse("E-ROUND-CONTEXT", phase, "the certificate is not of the next round of this plan")
     survivors = certificate.survivors
     check_set(survivors.ids, within=[member.id for member in rules.roster], least=rules.m, phase=phase)
-    check_quorum(party, at, certificate.round_ctx, survivors, certificate.signatures, phase=phase)
+    quorum = Quorum(at, certificate.round_ctx, survivors, certificate.signatures)
+    if quorum != verified:
+        check_quorum(party, quorum, phase)
     masked = uploaded_to(certificate, memory)
     listed = dict(survivors.members).get(party.me)
     if listed is not None and not (masked and masked.receipt.masked_hash == listed):

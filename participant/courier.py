@@ -58,7 +58,7 @@ class Link(Protocol):
         """Send a message; it is durable at the coordinator when this returns."""
         ...
 
-    def upload(self, upload: UploadAnnounced, source: bytes) -> None:
+    def upload(self, upload: UploadAnnounced, source: bytes | memoryview) -> None:
         """Send a masked update, from where an earlier try broke off."""
         ...
 
@@ -201,7 +201,7 @@ class Courier:
         """
         self._until_done(lambda: self._link.submit(submission), of)
 
-    def upload(self, upload: UploadAnnounced, data: bytes) -> None:
+    def upload(self, upload: UploadAnnounced, data: bytes | memoryview) -> None:
         """Send a masked update until all of it is there; raises as :meth:`submit`."""
         self._until_done(lambda: self._link.upload(upload, data), (upload.run_id, upload.position))
 

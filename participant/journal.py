@@ -90,7 +90,7 @@ class Journal:
         self._head = hashlib.sha256(line).digest()
         self.memory = self.memory.apply(record)
 
-    def store(self, name: str, data: bytes) -> Path:
+    def store(self, name: str, data: bytes | memoryview) -> Path:
         """Write a blob durably (0600) under a name and return its path."""
         path = self._directory / name
         durable.write(path, data)

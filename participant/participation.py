@@ -137,7 +137,8 @@ class Participation:
             case SurvivorsProposed():
                 self._commit(self._masked(position_of(task)).on_survivors(task.proposal, self._journal.memory))
             case UnmaskRequested():
-                self._commit(self._masked(position_of(task)).on_unmask(task.request, self._journal.memory))
+                step = self._masked(position_of(task)).on_unmask(task.request, self._journal.memory)
+                self._commit(step, state=step.state)
             case RoundCompleted():
                 self._on_completed(task.certificate)
             case AttemptAborted():
@@ -226,7 +227,7 @@ class Participation:
             case _:
                 raise _forfeited(task.position)
 
-    def _mask(self, ready: Ready) -> bytes:
+    def _mask(self, ready: Ready) -> memoryview:
         """Mask this round's update, make that durable, and return it."""
         position = ready.offer.position
         update = self._encoded(ready)
@@ -278,7 +279,7 @@ class Participation:
         self._trained = (number, update)
         return update
 
-    def _send_masked(self, position: Position, masked: bytes) -> None:
+    def _send_masked(self, position: Position, masked: bytes | memoryview) -> None:
         receipt = self._masked(position).record.receipt
         clock, started = self._work.clock, self._opened_at
         earliest = (
@@ -294,7 +295,8 @@ class Participation:
         if number != memory.completed + 1:
             return  # known already, or the next offer brings the rounds between
         try:
-            record = complete(self._party, certificate, memory)
+            verified = self._state.quorum if isinstance(self._state, Masked) else None
+            record = complete(self._party, certificate, memory, verified=verified)
         except PeerError as error:
             if error.code == "E-ROUND-TRANSCRIPT":
                 self.refuse_for_good(error.code)

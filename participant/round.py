@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from participant.checks import (
+    Quorum,
     check_advertisements,
     check_certificate,
     check_dealers,
@@ -248,12 +249,12 @@ class Ready:
     seed: SecretBytes
     masking: Mapping[str, SecretBytes]
 
-    def mask(self, update: NDArray[np.int64], *, threads: int = 1) -> tuple[Step[Masked], bytes]:
+    def mask(self, update: NDArray[np.int64], *, threads: int = 1) -> tuple[Step[Masked], memoryview]:
         """Return the step and the masked bytes, which must be fsynced before the record is (section 5.3).
 
         Args:
             update: the round's encoded update, ``plan.recipe.entries`` integers within the plan's clamp.
-            threads: of the mask streams; 1 where participants share a machine.
+            threads: of the mask streams at most; 1 where participants share a machine.
         """
         party, rules = self.party, self.party.rules
         words = encode_update(rules, update, rules.member(party.me).weight)
@@ -293,6 +294,7 @@ class Masked:
 
     party: Party
     record: UpdateMasked
+    quorum: Quorum | None = None  # for which shares were released, verified; a restart forgets it
 
     def on_survivors(self, proposal: SurvivorProposal, memory: RunMemory) -> Step[Masked]:
         """Sign S: the commit point of the round (section 5.4)."""
@@ -305,11 +307,11 @@ class Masked:
 
     def on_unmask(self, request: UnmaskRequest, memory: RunMemory) -> Step[Masked]:
         """Release, for neighbours in S, shares of seeds and, for those in U2 without S, of masking secrets (5.5)."""
-        check_request(self.party, self.record, request, memory)
+        quorum = check_request(self.party, self.record, request, memory)
         survivors = request.proposal.survivors
         committed = SharesReleased(self.record.round, self.record.attempt, survivors)
         record = None if memory.released_in(self.record.round) else committed
-        return Step(self, record, self._release(set(survivors.ids)))
+        return Step(replace(self, quorum=quorum), record, self._release(set(survivors.ids)))
 
     @property
     def _position(self) -> Position:
@@ -336,14 +338,22 @@ class Masked:
 # --- RESULT, and catching up ---
 
 
-def complete(party: Party, certificate: RoundCertificate, memory: RunMemory) -> RoundCompleted:
+def complete(
+    party: Party, certificate: RoundCertificate, memory: RunMemory, *, verified: Quorum | None = None
+) -> RoundCompleted:
     """Verify a round's certificate and return the record that extends the transcript (section 5.6).
+
+    Args:
+        party: this participant.
+        certificate: the round's.
+        memory: of the run.
+        verified: the quorum of :attr:`Masked.quorum`, if there is one: those very signatures are not verified twice.
 
     Raises:
         PeerError: it does not verify, or it lists this participant's upload where the journal knows of none: then the
             journal was rolled back and the caller must refuse the run.
     """
-    check_certificate(party, certificate, memory)
+    check_certificate(party, certificate, memory, verified=verified)
     survivors = certificate.survivors.ids
     return RoundCompleted(
         round=certificate.position.round,

@@ -63,7 +63,9 @@ class Cohort:
             coordinator.close()
         certificate = coordinator.result.certificate
         for name, party in self._parties.items():
-            self._memories[name] = self._memories[name].apply(complete(party, certificate, self._memories[name]))
+            state, memory = self._states.get(name), self._memories[name]
+            verified = state.quorum if isinstance(state, Masked) else None
+            self._memories[name] = memory.apply(complete(party, certificate, memory, verified=verified))
         self._transcript = certificate.transcript(self._transcript)
         return coordinator.result
 

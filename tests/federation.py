@@ -138,7 +138,8 @@ class SimulatedParticipant:
                 return self._take(advertise(self.party, offer, memory, self.source))
             case RoundCertificate() as certificate, _:
                 if certificate.position.round > memory.completed:
-                    self.journal.append(complete(self.party, certificate, memory))
+                    verified = self.state.quorum if isinstance(self.state, Masked) else None
+                    self.journal.append(complete(self.party, certificate, memory, verified=verified))
                 return []
             case SurvivorProposal() as proposal, Masked() as masked:
                 return self._take(masked.on_survivors(proposal, memory))
@@ -161,8 +162,8 @@ class SimulatedParticipant:
             self.journal.blobs["encoded"] = update
             offer = ready.offer
             self.journal.append(UpdateEncoded(number, b"\0" * 32, offer.adapter_hash, offer.previous_transcript))
-        step, masked = ready.mask(self.journal.blobs["encoded"])
-        self.journal.blobs["masked"] = masked
+        step, view = ready.mask(self.journal.blobs["encoded"])
+        masked = self.journal.blobs["masked"] = bytes(view)
         return [(message, masked) for message in self._take(step)]
 
     def _take(self, step: Step[Any]) -> list[Any]:

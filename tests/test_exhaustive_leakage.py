@@ -162,7 +162,7 @@ RULES: dict[str, Rule] = {
             Instead(
                 "check_quorum",
                 "len(valid) < party.rules.quorum",
-                "len([one for one in signatures if one.sender in valid]) < party.rules.quorum",
+                "len([one for one in quorum.signatures if one.sender in valid]) < party.rules.quorum",
             ),
         ),
     ),
@@ -171,8 +171,7 @@ RULES: dict[str, Rule] = {
         (
             Instead(
                 "check_quorum",
-                "party.signed_by(one.sender, one.signature, "
-                "survivors.signed_bytes(version, position, one.sender, round_ctx))",
+                "party.signed_by(one.sender, one.signature, quorum.signed_bytes(version, one.sender))",
                 "True",
             ),
         ),

@@ -527,6 +527,14 @@ HISTORIES: dict[str, tuple[Callable[[Any], Any], str]] = {
         "E-ROUND-CONTEXT",
     ),
     "a certificate with too few signatures": (lambda c: replace(c, signatures=c.signatures[:3]), "E-ROUND-QUORUM"),
+    "a certificate with the right names under wrong signatures": (
+        lambda c: replace(c, signatures=tuple(replace(one, signature=bytes(64)) for one in c.signatures)),
+        "E-ROUND-QUORUM",
+    ),
+    "a certificate with the right signatures under wrong names": (
+        lambda c: replace(c, signatures=tuple(replace(one, sender=VICTIM) for one in c.signatures)),
+        "E-ROUND-QUORUM",
+    ),
     "a certificate with another context": (lambda c: replace(c, round_ctx=b"\1" * 32), "E-ROUND-QUORUM"),
     "a certificate with fewer survivors": (
         lambda c: replace(c, survivors=replace(c.survivors, members=c.survivors.members[:3])),
@@ -543,14 +551,37 @@ HISTORIES: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+@pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("sentence", HISTORIES)
-def test_malicious_histories_are_refused(sentence: str) -> None:
+def test_malicious_histories_are_refused(sentence: str, restarted: bool) -> None:
+    """Also by who remembers the quorum of the real one, since it released shares."""
     change, code = HISTORIES[sentence]
     federation = Federation(5, 1)
     certificate = certificate_of(federation)
+    victim = federation.participants[VICTIM]
+    verified = None if restarted else victim.state.quorum  # type: ignore[attr-defined]  # a Masked, at the end
     with pytest.raises(PeerError) as refusal:
-        complete(federation.participants[VICTIM].party, change(certificate), before_the_result(federation))
+        complete(victim.party, change(certificate), before_the_result(federation), verified=verified)
     assert refusal.value.code == code
+
+
+def test_the_quorum_of_a_release_is_not_verified_again_with_the_result_unless_it_was_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    federation = Federation(5, 1)
+    certificate, before = certificate_of(federation), before_the_result(federation)
+    victim, seen, verify = federation.participants[VICTIM], list[bytes](), keys.verify
+
+    def noted(public: bytes, signature: bytes, message: bytes) -> bool:
+        seen.append(signature)
+        return verify(public, signature, message)
+
+    monkeypatch.setattr(keys, "verify", noted)
+    remembering = complete(victim.party, certificate, before, verified=victim.state.quorum)  # type: ignore[attr-defined]  # a Masked
+    assert seen == []
+    victim.crash_and_restart()
+    assert complete(victim.party, certificate, before, verified=victim.state.quorum) == remembering  # type: ignore[attr-defined]  # a Masked
+    assert seen == [one.signature for one in certificate.signatures]
 
 
 def test_a_journal_copied_back_is_noticed_by_a_history_that_it_does_not_know() -> None:

@@ -88,9 +88,9 @@ class Ring:
             rest >>= np.uint64(self.lane_bits)
         return found.reshape(-1)[:entries]
 
-    def to_bytes(self, words: NDArray[Any]) -> bytes:
-        """Return the little-endian bytes that are sent, hashed and summed."""
-        return words.astype(self.dtype, copy=False).tobytes()
+    def to_bytes(self, words: NDArray[Any]) -> memoryview:
+        """Return the little-endian bytes that are sent, hashed and summed: a read-only view, not a copy."""
+        return words.astype(self.dtype, copy=False).data.cast("B").toreadonly()
 
     def from_bytes(self, data: Buffer, words: int) -> NDArray[Any]:
         """Return the words in ``data`` as a view of it (read-only if ``data`` is; copy before masking in place).
