@@ -22,14 +22,22 @@ from numpy.typing import NDArray
 from participant.adapters.sums import Clip, GradientSums
 from participant.trainer import Progress
 from privacy.dp import accountants
-from privacy.dp.one_run import CONFIDENCE, ceiling, count_deviation, guess, lower_bound, noise_deviation
+from privacy.dp.one_run import (
+    CONFIDENCE,
+    ceiling,
+    count_deviation,
+    guess,
+    lower_bound,
+    noise_deviation,
+    spread_deviation,
+)
 from privacy.errors import LocalError
 from privacy.seams import RandomSource
 from simulation.faults import while_preparing, while_training
 from simulation.laboratory import Laboratory, Workbench
 from simulation.verdict import Check, Fault, Setting, Verdict
 
-DEVIATIONS: Final = 6.0  # beyond which noise or counts fail: chance does that once in 5e8 audits
+DEVIATIONS: Final = 6.0  # beyond which noise or counts fail: chance does that once in millions of audits
 _CODES_OF: Final = {"E-PLAN-STREAM": "plan", "E-SELF-CHECK": "self-check"}
 
 
@@ -40,12 +48,12 @@ class Observation:
     Attributes:
         total: the sums of all rounds added up, shape (entries,).
         probe_squares: the squares of all probes of all rounds, added up.
-        drawn: how many examples went into clipped sums.
+        batches: the rows of every clipped sum, participant by participant.
     """
 
     total: NDArray[np.int64]
     probe_squares: float
-    drawn: int
+    batches: tuple[tuple[NDArray[np.int64], ...], ...]
 
 
 def audit(
@@ -84,14 +92,14 @@ def observe(laboratory: Laboratory, fault: Fault | None = None, *, progress: Pro
     """Run all rounds from the same adapter and add up what the coordinator would see."""
     total = np.zeros(laboratory.plan.recipe.entries, dtype=np.int64)
     squares, rounds = 0.0, laboratory.setting.rounds
-    with _counted() as drawn:
+    with _watched() as batches:
         for number in range(1, rounds + 1):
             update = _round(laboratory, number, fault)
             total += update
             squares += float(np.sum(update[laboratory.probes].astype(np.float64) ** 2))
             if progress is not None:
                 progress(number, rounds)
-    return Observation(total=total, probe_squares=squares, drawn=sum(drawn))
+    return Observation(total=total, probe_squares=squares, batches=tuple(map(tuple, batches.values())))
 
 
 def _round(laboratory: Laboratory, number: int, fault: Fault | None) -> NDArray[np.int64]:
@@ -142,45 +150,72 @@ def scores(laboratory: Laboratory, total: NDArray[np.int64]) -> list[float]:
 
 
 def _noise(laboratory: Laboratory, seen: Observation) -> Check:
-    """Compare the probes, which carry noise alone, with the noise that all participants should add."""
-    n, draws = laboratory.setting.participants, int(laboratory.probes.sum()) * laboratory.setting.rounds
-    variance = n * 4.0**laboratory.plan.privacy.noise_exponent
-    deviation = noise_deviation(seen.probe_squares, draws=draws, variance=variance)
+    """Compare the probes, which carry noise alone, with the noise that all participants should add.
+
+    Round by round they say how much there is; added up over the rounds, whether it was drawn anew each time.
+    """
+    n, rounds, probes = laboratory.setting.participants, laboratory.setting.rounds, int(laboratory.probes.sum())
+    variance, draws = n * 4.0**laboratory.plan.privacy.noise_exponent, probes * rounds
+    added = float(np.sum(seen.total[laboratory.probes].astype(np.float64) ** 2))
+    amount = noise_deviation(seen.probe_squares, draws=draws, variance=variance)
+    freshness = noise_deviation(added, draws=probes, variance=variance * rounds)
     carried = n * seen.probe_squares / (draws * variance)
     return Check(
         "noise",
-        abs(deviation) <= DEVIATIONS,
-        f"{draws} draws at probes carry {carried:.2f} of {n} noises ({deviation:+.1f} deviations;"
+        _within(amount, freshness),
+        f"{draws} draws at probes carry {carried:.2f} of {n} noises ({amount:+.1f} deviations), added up over"
+        f" {rounds} rounds {added / (probes * variance):.0f} times one round's ({freshness:+.1f} deviations;"
         f" fails beyond {DEVIATIONS:g})",
     )
 
 
 def _sampler(laboratory: Laboratory, seen: Observation) -> Check:
-    """Compare how many examples were drawn with the plan's sampling rate."""
+    """Compare what was drawn with independent coins at the plan's rate: in all, batch by batch, row by row."""
     rate = float(laboratory.plan.privacy.sampling_rate)
-    trials = int(laboratory.included.sum()) * laboratory.setting.rounds
-    deviation = count_deviation(seen.drawn, trials=trials, rate=rate)
+    sizes, turns = _draws(laboratory, seen)
+    drawn, trials = (sum(column) for column in zip(*sizes, strict=True))
+    count = count_deviation(drawn, trials=trials, rate=rate)
+    by_batch, by_row = (spread_deviation(one, rate=rate) if rate < 1 else 0.0 for one in (sizes, turns))
     return Check(
         "sampler",
-        abs(deviation) <= DEVIATIONS,
-        f"{seen.drawn} of {trials} examples were drawn, q {rate:g} means {trials * rate:.0f} ({deviation:+.1f}"
-        f" deviations; fails beyond {DEVIATIONS:g})",
+        _within(count, by_batch, by_row),
+        f"{drawn} of {trials} examples were drawn, q {rate:g} means {trials * rate:.0f} ({count:+.1f} deviations);"
+        f" sizes of batches spread by {by_batch:+.1f} deviations more than independent coins, turns of each example by"
+        f" {by_row:+.1f} (fails beyond {DEVIATIONS:g})",
     )
 
 
+Counted = list[tuple[int, int]]  # found, of how many trials
+
+
+def _draws(laboratory: Laboratory, seen: Observation) -> tuple[Counted, Counted]:
+    """Return the size of each batch, of how many rows; and how often each row was drawn, of how many rounds."""
+    sizes: Counted = []
+    turns: Counted = []
+    for rows, batches in zip(laboratory.rows, seen.batches, strict=True):
+        sizes += [(len(batch), rows) for batch in batches]
+        often = np.bincount(np.concatenate(batches), minlength=rows)
+        turns += [(int(one), len(batches)) for one in often]
+    return sizes, turns
+
+
+def _within(*deviations: float) -> bool:
+    return all(abs(one) <= DEVIATIONS for one in deviations)
+
+
 @contextmanager
-def _counted() -> Iterator[list[int]]:
-    """Count the examples of each clipped sum. Batch sizes are secret in a run; these rows are made up."""
-    counts: list[int] = []
+def _watched() -> Iterator[dict[int, list[NDArray[np.int64]]]]:
+    """Note the rows of each clipped sum, trainer by trainer. Batches are secret in a run; these rows are made up."""
+    batches: dict[int, list[NDArray[np.int64]]] = {}
     original = GradientSums.clipped
 
-    def counting(self: GradientSums, rows: Any, **clip: Unpack[Clip]) -> NDArray[np.int64]:
-        counts.append(len(rows))
+    def watching(self: GradientSums, rows: Any, **clip: Unpack[Clip]) -> NDArray[np.int64]:
+        batches.setdefault(id(self), []).append(np.array(rows))
         return original(self, rows, **clip)
 
-    GradientSums.clipped = counting  # type: ignore[method-assign]  # put back below
+    GradientSums.clipped = watching  # type: ignore[method-assign]  # put back below
     try:
-        yield counts
+        yield batches
     finally:
         GradientSums.clipped = original  # type: ignore[method-assign]
 

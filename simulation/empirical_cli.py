@@ -38,6 +38,9 @@ def empirical(
     the code that daemons run. A pass cannot prove a claim: the bound could
     never exceed the printed ceiling.
 
+    Exit code 0: nothing contradicts the claim. 6: a check does; so it should
+    with --plant. 1: the planted fault was not caught, which is a bug.
+
     Example: onlysum audit empirical --plant missing-share
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two threads are slower on tiny layers

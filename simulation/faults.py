@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fractions import Fraction
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from participant.adapters.gradients import GradientEngine
 from participant.examples import Examples
 from participant.training import TorchTrainer
 from privacy.dp.clipping import clip_radius
-from privacy.dp.sampling import poisson_sample
+from privacy.dp.sampling import choose, poisson_sample
 from privacy.seams import RandomSource
 from simulation.verdict import Fault
 
@@ -44,10 +45,14 @@ def while_training(fault: Fault | None, *, last: bool) -> AbstractContextManager
             return _replaced(TorchTrainer, "_noise", _silence)
         case Fault.MISSING_SHARE if last:
             return _replaced(TorchTrainer, "_noise", _silence)
+        case Fault.REPEATED_NOISE:
+            return _replaced(TorchTrainer, "_noise", _first_noise)
         case Fault.NO_CLIP:
             return _replaced(sums, "clipped_sum", _scaled_sum)
         case Fault.DOUBLE_Q:
             return _replaced(training, "poisson_sample", _doubled_sample)
+        case Fault.FIXED_BATCHES:
+            return _replaced(training, "poisson_sample", _fixed_sample)
         case _:
             return nullcontext()
 
@@ -63,11 +68,21 @@ def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
 
 
 _noise: Final = TorchTrainer._noise
+_first: Final[WeakKeyDictionary[TorchTrainer, Integers]] = (
+    WeakKeyDictionary()
+)  # each trainer's noise of its first round
 
 
 def _silence(trainer: TorchTrainer) -> Integers:
     """Draw the noise, so that coins fall as they would, and leave it out."""
     return np.zeros_like(_noise(trainer))
+
+
+def _first_noise(trainer: TorchTrainer) -> Integers:
+    """Draw noise once and add it in every round, as a seed that starts anew would."""
+    if trainer not in _first:
+        _first[trainer] = _noise(trainer)
+    return _first[trainer]
 
 
 def _scaled_sum(gradients: Tensor, *, sensitivity: int, clip_norm: float) -> Tensor:
@@ -78,6 +93,11 @@ def _scaled_sum(gradients: Tensor, *, sensitivity: int, clip_norm: float) -> Ten
 
 def _doubled_sample(units: int, rate: str, random: RandomSource) -> Integers:
     return poisson_sample(units, str(min(2 * Fraction(rate), Fraction(1))), random)
+
+
+def _fixed_sample(units: int, rate: str, random: RandomSource) -> Integers:
+    """Take batches of one size, as loaders of data do that shuffle."""
+    return choose(np.arange(units, dtype=np.int64), round(units * Fraction(rate)), random)
 
 
 def _choose_one_row(adapted: AdaptedModel, synthetic: Examples, **wishes: Any) -> GradientEngine:

@@ -65,6 +65,7 @@ class Laboratory:
         plan: synthetic and calibrated.
         trainers: one a participant, prepared.
         included: which canaries are in the data, shape (canaries,).
+        rows: how many of them each trainer has, in the order of the trainers.
         start: the global adapter, which every round starts from.
         directions: what each canary adds to a sum, integers, shape (canaries, entries).
         probes: which entries carry noise alone, shape (entries,).
@@ -74,6 +75,7 @@ class Laboratory:
     plan: Plan
     trainers: tuple[TorchTrainer, ...]
     included: NDArray[np.bool_]
+    rows: tuple[int, ...]
     start: NDArray[np.float32]
     directions: Integers
     probes: NDArray[np.bool_]
@@ -132,6 +134,7 @@ class Workbench:
             plan=plan,
             trainers=tuple(trainers),
             included=included,
+            rows=tuple(int(np.sum(included & (owners == place))) for place in range(setting.participants)),
             start=start,
             directions=directions,
             probes=_probes(plan.recipe),

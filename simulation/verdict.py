@@ -43,8 +43,10 @@ class Fault(StrEnum):
     NO_NOISE = "no-noise"
     NO_CLIP = "no-clip"
     MISSING_SHARE = "missing-share"
+    REPEATED_NOISE = "repeated-noise"
     BATCH_AS_ONE = "batch-as-one"
     DOUBLE_Q = "double-q"
+    FIXED_BATCHES = "fixed-batches"
     EXACT_METRICS = "exact-metrics"
 
 
@@ -52,8 +54,10 @@ CAUGHT_BY: Final = {
     Fault.NO_NOISE: "canaries",
     Fault.NO_CLIP: "canaries",
     Fault.MISSING_SHARE: "noise",
+    Fault.REPEATED_NOISE: "noise",
     Fault.BATCH_AS_ONE: "self-check",
     Fault.DOUBLE_Q: "sampler",
+    Fault.FIXED_BATCHES: "sampler",
     Fault.EXACT_METRICS: "plan",
 }
 

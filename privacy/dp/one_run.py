@@ -10,7 +10,7 @@ Source: Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run", 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -101,3 +101,21 @@ def count_deviation(found: int, *, trials: int, rate: float) -> float:
     if rate == 1:
         return 0.0 if found == trials else math.inf
     return (found - trials * rate) / math.sqrt(trials * rate * (1 - rate))
+
+
+def spread_deviation(counts: Iterable[tuple[int, int]], *, rate: float) -> float:
+    """Return by how many standard deviations binomial counts spread more, or less, than independent trials at a rate.
+
+    A sampler may draw the right number and still not draw independently: batches of one size spread too little, an
+    example that comes in every round or never too much.
+
+    Args:
+        counts: how many were found, of how many trials; rate is below 1.
+        rate: of each trial.
+    """
+    excess = variance = 0.0
+    for found, trials in counts:
+        if expected := trials * rate * (1 - rate):
+            excess += (found - trials * rate) ** 2 / expected - 1
+            variance += 2 + (1 - 6 * rate * (1 - rate)) / expected  # of the square, by the fourth moment
+    return excess / math.sqrt(variance) if variance else 0.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 import onlysum
 from simulation import empirical, empirical_cli
-from simulation.empirical import audit, judge, observe, scores
+from simulation.empirical import DEVIATIONS, audit, judge, observe, scores
 from simulation.laboratory import PROBES, Laboratory, Workbench
 from simulation.verdict import CAUGHT_BY, Fault, Setting, Verdict
 from tests.seeded import SeededRandom
@@ -18,6 +20,7 @@ from tests.seeded import SeededRandom
 pytestmark = pytest.mark.torch
 
 SMALL = Setting(canaries=120, participants=4, rounds=12, sampling_rate="0.5")
+LONGER = Setting(canaries=120, participants=4, rounds=40, sampling_rate="0.5")  # enough batches to see their spread
 NOISY = Setting(canaries=160, participants=10, rounds=100)  # as many probes and rounds as the command has
 CHECKS = ["plan", "self-check", "canaries", "noise", "sampler"]
 
@@ -65,6 +68,30 @@ def test_without_the_clip_a_canary_is_seen_through_the_noise_and_the_noise_is_ri
 
 def test_a_doubled_sampling_rate_is_seen_by_the_count_alone(laboratory: Laboratory) -> None:
     assert names(judge(laboratory, observe(laboratory, Fault.DOUBLE_Q))) == ["sampler"]
+
+
+def test_noise_that_comes_again_in_every_round_is_seen_when_rounds_are_added_up(laboratory: Laboratory) -> None:
+    verdict = judge(laboratory, observe(laboratory, Fault.REPEATED_NOISE))
+    assert names(verdict) == ["noise"]
+    freshness = float(verdict.failed[0].found.split("one round's (")[1].split()[0])
+    assert freshness == pytest.approx((SMALL.rounds - 1) * (PROBES / 2) ** 0.5, rel=0.3)
+
+
+def test_batches_of_one_size_are_seen_although_their_count_is_right(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path, LONGER, SeededRandom(8))
+    laboratory = bench.prepare(bench.write_plan())
+    assert names(judge(laboratory, observe(laboratory))) == []
+    verdict = judge(laboratory, observe(laboratory, Fault.FIXED_BATCHES))
+    assert names(verdict) == ["sampler"]
+    count, by_batch, _by_row = (float(one) for one in re.findall(r"[+-][0-9]+\.[0-9]", verdict.failed[0].found))
+    assert abs(count) <= DEVIATIONS
+    assert by_batch < -DEVIATIONS
+
+
+def test_rows_that_are_always_or_never_drawn_are_seen(laboratory: Laboratory) -> None:
+    seen = observe(laboratory)
+    stuck = replace(seen, batches=tuple((batches[0],) * SMALL.rounds for batches in seen.batches))
+    assert names(judge(laboratory, stuck)) == ["sampler"]
 
 
 def test_a_fault_is_gone_after_its_round(laboratory: Laboratory) -> None:
