@@ -8,12 +8,14 @@ Leaves to others: computing what a plan costs and what is left (``cost``), askin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 import methods
 from participant.policy import Policy, Population
+from privacy.claims import suite_words
 from privacy.errors import LocalError, RefusedError
 from privacy.plan import Plan
 
@@ -81,6 +83,11 @@ class Assessment:
     roster_verified: bool
 
     @property
+    def roster(self) -> Literal["verified", "unverified"]:
+        """The word for it in status, plan screen and report."""
+        return "verified" if self.roster_verified else "unverified"
+
+    @property
     def broken(self) -> tuple[Rule, ...]:
         """The rules that refuse the plan."""
         return tuple(rule for rule in self.rules if rule.outcome is Outcome.BROKEN)
@@ -118,7 +125,22 @@ def assess(plan: Plan, policy: Policy, situation: Situation) -> Assessment:
         *_budget(plan, policy, situation),
         *_approval(policy),
     ]
-    return Assessment(tuple(rules), roster_verified=not strangers(plan, policy, situation.me))
+    return Assessment(tuple(rules), roster_verified=is_verified_roster(plan, policy, situation.me))
+
+
+def is_verified_roster(plan: Plan, policy: Policy, me: str) -> bool:
+    """Say whether the policy pins every other member's identity, and the plan has these very keys."""
+    return not strangers(plan, policy, me) and not substituted(plan, policy)
+
+
+def substituted(plan: Plan, policy: Policy) -> tuple[str, ...]:
+    """Return the members whose identity key is not the one that the policy pins."""
+    pins = policy.coordinator.roster
+    return tuple(
+        one.id
+        for one in plan.roster
+        if one.id in pins and not hashlib.sha256(bytes.fromhex(one.identity_key)).hexdigest().startswith(pins[one.id])
+    )
 
 
 def strangers(plan: Plan, policy: Policy, me: str) -> tuple[str, ...]:
@@ -156,12 +178,7 @@ def _sound(plan: Plan) -> Iterator[Rule]:
 def _roster(plan: Plan, policy: Policy, at: Situation) -> Iterator[Rule]:
     own = [one for one in plan.roster if one.id == at.me and one.identity_key == at.identity_key.hex()]
     yield _rule("roster.own-key", bool(own), f"the roster must name {at.me} with this directory's identity key")
-    pins = policy.coordinator.roster
-    changed = [
-        one.id
-        for one in plan.roster
-        if one.id in pins and not hashlib.sha256(bytes.fromhex(one.identity_key)).hexdigest().startswith(pins[one.id])
-    ]
+    changed = substituted(plan, policy)
     says = f"the plan has another key for {', '.join(changed)}" if changed else "no pinned key differs"
     yield _rule("roster.pinned", not changed, says)
     if unknown := strangers(plan, policy, at.me):
@@ -179,6 +196,12 @@ def _floors(plan: Plan, policy: Policy, at: Situation) -> Iterator[Rule]:
         plan.m >= floors.min_survivors,
         f"a sum is over at least {plan.m}, the policy asks for {floors.min_survivors}",
     )
+    yield _graph(plan, policy)
+    yield _rule(
+        "floors.suites",
+        plan.suite in floors.suites,
+        f"the plan has suite {suite_words(plan)}; allowed: {_listed(map(str, floors.suites))}",
+    )
     if at.cost is not None:
         cap = floors.max_epsilon_if_all_collude
         yield _rule(
@@ -186,6 +209,19 @@ def _floors(plan: Plan, policy: Policy, at: Situation) -> Iterator[Rule]:
             at.cost.all_others <= cap,
             f"epsilon {at.cost.all_others:.2f} if everybody else colludes, at most {cap:g}",
         )
+
+
+def _graph(plan: Plan, policy: Policy) -> Rule:
+    """The weaker claim of a k-regular graph is accepted by a person or in so many words, never by silence."""
+    allowed, kind = policy.floors.graphs, plan.graph.kind
+    if allowed is not None:
+        return _rule("floors.graphs", kind in allowed, f"the graph is {kind}; allowed: {_listed(allowed)}")
+    if kind == "complete":
+        return Rule("floors.graphs", Outcome.MET, "the graph is complete")
+    if policy.approval.mode == "by-hand":
+        return Rule("floors.graphs", Outcome.BY_HAND, "the graph is k-regular, whose claim is weaker")
+    says = "the graph is k-regular, whose claim is weaker; to approve it by policy, name it in floors.graphs"
+    return Rule("floors.graphs", Outcome.BROKEN, says)
 
 
 def _dataset(plan: Plan, policy: Policy, at: Situation) -> Iterator[Rule]:
@@ -291,5 +327,5 @@ def _approval(policy: Policy) -> Iterator[Rule]:
         yield Rule("approval.mode", Outcome.BY_HAND, "the policy asks for a person")
 
 
-def _listed(names: tuple[str, ...]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"

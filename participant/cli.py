@@ -9,13 +9,17 @@ Leaves to others: datasets and models (``registry_cli``), policy, ledger and mem
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from participant import decision_cli, owner_cli, registry_cli
 from participant.console import AsJson, Directory, Json, directory, moment, opened, show
-from privacy.errors import LocalError
+from privacy.errors import LocalError, OnlysumError
+
+if TYPE_CHECKING:
+    from participant.daemon import Opened
+    from privacy.plan import Plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -90,12 +94,14 @@ def status(config: Directory = None, as_json: AsJson = False) -> None:
     Example: onlysum participant status
     """
     from participant.presence import look
+    from privacy.claims import graph_words, suite_words
 
     here = opened(config)
     seen, shelf = look(here.home), here.desk.shelf
     running, connected = seen is not None and seen.running, seen is not None and seen.connected
     waiting = [one for one in shelf.run_ids() if shelf.decision(one) is None and shelf.ended(one) is None]
     going = [one for one in shelf.run_ids() if shelf.decision(one) is not None and shelf.ended(one) is None]
+    plans = {one: shelf.get(one).plan for one in (*waiting, *going)}
     paused = here.home.pause_mark.exists()
     head = here.ledger.head()
     value: Json = {
@@ -107,6 +113,10 @@ def status(config: Directory = None, as_json: AsJson = False) -> None:
         "code": seen.code if seen else "",
         "waiting": list(waiting),
         "runs": list(going),
+        "plans": {
+            one: {"roster": _roster(here, plan), "suite": plan.suite, "graph": plan.graph.kind}
+            for one, plan in plans.items()
+        },
         "ledger_sequence": head.sequence,
     }
     state = "running" if running else "not running; start it: onlysum participant start"
@@ -114,9 +124,22 @@ def status(config: Directory = None, as_json: AsJson = False) -> None:
     lines = [f"{here.owner.name} in {here.owner.federation}: {state}{', paused' if paused else ''}"]
     if seen and running and seen.code:
         lines.append(f"  {seen.code}: {seen.detail}")
-    lines += [f"waits for you: plan show {one[:8]}" for one in waiting]
-    lines += [f"takes part in run {one[:8]} until {moment(shelf.get(one).plan.expires_at)} UTC" for one in going]
+    for one, plan in plans.items():
+        until = f"takes part in run {one[:8]} until {moment(plan.expires_at)} UTC"
+        lines.append(f"waits for you: plan show {one[:8]}" if one in waiting else until)
+        lines.append(f"  roster: {_roster(here, plan)}; suite {suite_words(plan)}; graph {graph_words(plan)}")
     show(value, lines, as_json=as_json)
+
+
+def _roster(here: Opened, plan: Plan) -> str:
+    from participant.assessment import is_verified_roster
+    from participant.policy import load_policy
+
+    try:
+        verified = is_verified_roster(plan, load_policy(here.home), here.owner.name)
+    except OnlysumError:  # a policy that does not parse pins nobody
+        return "unverified"
+    return "verified" if verified else "unverified"
 
 
 @app.command()

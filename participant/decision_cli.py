@@ -74,7 +74,9 @@ def show_plan(
     value: Json = {
         "run": run_id,
         "plan_hash": judged.verified.hash.hex(),
-        "roster": "verified" if judged.assessment.roster_verified else "unverified",
+        "roster": judged.assessment.roster,
+        "suite": judged.verified.plan.suite,
+        "graph": judged.verified.plan.graph.kind,
         "sections": {heading: list(sentences) for heading, sentences in page.sections},
         "rules": [
             {"rule": one.name, "outcome": one.outcome.value, "says": one.says} for one in judged.assessment.rules
@@ -91,8 +93,10 @@ def dry_run(run: Run, dataset: Dataset = None, config: Directory = None, as_json
 
     Example: onlysum participant plan dry-run 3f2a
     """
+    from participant.assessment import Outcome
     from participant.daemon import torch_trainer
     from participant.workplace import Assignment
+    from privacy.claims import graph_words, suite_words
     from privacy.errors import LocalError
 
     here = opened(config)
@@ -113,8 +117,22 @@ def dry_run(run: Run, dataset: Dataset = None, config: Directory = None, as_json
         precision=here.settings.precision,
     )
     torch_trainer(assignment).prepare()
-    lines = [f"The self-check of run {run_id[:8]} passed with dataset {judged.dataset.name}; nothing was charged."]
-    show({"run": run_id, "dataset": judged.dataset.name, "ok": True}, lines, as_json=as_json)
+    plan, unmet = judged.verified.plan, [one for one in judged.assessment.rules if one.outcome is not Outcome.MET]
+    value: Json = {
+        "run": run_id,
+        "dataset": judged.dataset.name,
+        "ok": True,
+        "suite": plan.suite,
+        "graph": plan.graph.kind,
+        "roster": judged.assessment.roster,
+        "unmet": [{"rule": one.name, "outcome": one.outcome.value, "says": one.says} for one in unmet],
+    }
+    lines = [
+        f"The self-check of run {run_id[:8]} passed with dataset {judged.dataset.name}; nothing was charged.",
+        f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: {judged.assessment.roster}",
+        *(f"{one.outcome.value:<15}{one.name}: {one.says}" for one in unmet),
+    ]
+    show(value, lines, as_json=as_json)
 
 
 @app.command("approve")

@@ -6,6 +6,7 @@ Leaves to others: judging plans (``decision_cli``).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +41,7 @@ def show_policy(config: Directory = None, as_json: AsJson = False) -> None:
         f"pinned: {len(pinned.roster)} members; authority {pinned.ca_fingerprint or 'NOT PINNED'}",
         f"floors: f {floors.f}, min_survivors {floors.min_survivors}",
         f"epsilon if all others collude: at most {floors.max_epsilon_if_all_collude:g}",
+        f"suites: {', '.join(map(str, floors.suites))}; graphs: {_graphs(policy)}",
     ]
     for name, one in policy.population.items():
         lines.append(
@@ -54,6 +56,12 @@ def show_policy(config: Directory = None, as_json: AsJson = False) -> None:
     if not policy.dataset:
         lines.append("No dataset has a section: every plan is refused.")
     show(policy.model_dump(mode="json"), lines, as_json=as_json)
+
+
+def _graphs(policy: Policy) -> str:
+    if policy.floors.graphs is not None:
+        return ", ".join(policy.floors.graphs)
+    return f"complete; k-regular is {'refused' if policy.approval.mode == 'by-policy' else 'left to a person'}"
 
 
 @policy_app.command("check")
@@ -73,7 +81,19 @@ def check_policy(config: Directory = None, as_json: AsJson = False) -> None:
         notes.append("coordinator.ca_fingerprint is missing: every plan is refused")
     elif not here.owner.ca_fingerprint.startswith(policy.coordinator.ca_fingerprint):
         notes.append("coordinator.ca_fingerprint is not this coordinator's: every plan is refused")
+    if policy.approval.mode == "by-policy":
+        notes += _left_to_the_policy(policy)
     show({"ok": True, "notes": list(notes)}, ["policy.toml is valid.", *notes], as_json=as_json)
+
+
+def _left_to_the_policy(policy: Policy) -> Iterator[str]:
+    """What nobody looks at any more once a policy approves by itself."""
+    if policy.floors.graphs is None:
+        yield "plans on a k-regular graph are refused: its claim is weaker, and floors.graphs does not name it"
+    elif "k-regular" in policy.floors.graphs:
+        yield "plans on a k-regular graph are approved without a person, though its claim is weaker"
+    if 1 in policy.floors.suites:
+        yield "plans of suite 1 are approved without a person: a quantum computer may open their recordings one day"
 
 
 @policy_app.command("explain")

@@ -111,6 +111,8 @@ def show_file(
 
 
 def _facts(found: Draft | Plan) -> Iterator[tuple[str, str]]:
+    from privacy.claims import graph_words, suite_words
+
     recipe, privacy = found.recipe, found.privacy
     yield "purpose", recipe.purpose
     yield "base", f"{recipe.base.name}, hash {recipe.base.hash}"
@@ -125,6 +127,8 @@ def _facts(found: Draft | Plan) -> Iterator[tuple[str, str]]:
         yield "run", f"{found.run_id}, plan hash {found.hash.hex()}"
         names = ", ".join(one.id for one in found.roster)
         yield "roster", f"{names}; f {found.f}, min_survivors {found.min_survivors}"
+        yield "graph", graph_words(found)
+    yield "suite", suite_words(found)
 
 
 @app.command()

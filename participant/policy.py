@@ -26,6 +26,7 @@ DEFAULT_EPSILON_IF_ALL_COLLUDE = 32.0
 Epsilon = Annotated[float, Field(gt=0, le=1e6)]
 Delta = Annotated[float, Field(gt=0, lt=1)]
 BudgetUnit = Literal["example", "user", "participant"]
+GraphKind = Literal["complete", "k-regular"]
 
 
 def _plain_hex(value: Any) -> Any:
@@ -70,6 +71,9 @@ class Floors(Section):
     f: Annotated[int, Field(ge=0)] = 1
     min_survivors: Annotated[int, Field(ge=3)] = 3
     max_epsilon_if_all_collude: Epsilon = DEFAULT_EPSILON_IF_ALL_COLLUDE
+    suites: Annotated[tuple[Literal[1, 2], ...], Field(min_length=1)] = (1, 2)
+    # Absent: the complete one; a k-regular one, whose claim is weaker, is left to a person, or refused by a policy.
+    graphs: Annotated[tuple[GraphKind, ...], Field(min_length=1)] | None = None
 
 
 class MethodBounds(Section):
@@ -168,6 +172,8 @@ ca_fingerprint = "{ca_fingerprint}"
 f = 1                           # a plan must withstand at least so many members colluding with the coordinator
 min_survivors = 3               # and sum over at least so many
 max_epsilon_if_all_collude = {DEFAULT_EPSILON_IF_ALL_COLLUDE:g}  # and cap the loss if everybody else colludes
+# suites = [2]                  # refuse suite 1, whose recordings a quantum computer may open one day
+# graphs = ["complete", "k-regular"]  # k-regular claims less; absent: a person decides, "by-policy" refuses it
 
 # One section per population: the people (or records) whom a budget protects. Nothing refunds a budget.
 # [population.patients]

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from participant.assessment import is_verified_roster
 from participant.cost import lifetime_budget
 from participant.home import certificate_file
 from participant.plans import Decision
@@ -48,7 +49,7 @@ def make_report(work: Workplace, verified: VerifiedPlan, decision: Decision, sig
         identity_key=owner.identity.public,
         made_at=int(work.clock.now()),
         software={**{name: version(name) for name in LIBRARIES}, "python": platform.python_version()},
-        roster_verified=decision.roster_verified,
+        roster_verified=is_verified_roster(verified.plan, work.desk.policy(), owner.name),
         rounds=_rounds(work, verified, run),
         ledger=_ledger(work, decision),
     )

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from participant.approval import Judged
-from participant.assessment import Cost, Outcome, Rule, strangers
+from participant.assessment import Cost, Outcome, Rule, strangers, substituted
 from participant.plans import Decision
-from privacy.claims import graph_sentences
+from privacy.claims import graph_sentences, graph_words, suite_sentences, suite_words
 from privacy.plan import Plan
 
 WIDTH = 80
@@ -35,7 +35,9 @@ class Page:
         for heading, sentences in self.sections:
             lines.append(heading.upper())
             for sentence in sentences:
-                lines += textwrap.wrap(sentence, WIDTH, initial_indent="  ", subsequent_indent="    ")
+                lines += textwrap.wrap(
+                    sentence, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+                )
         return "\n".join(lines)
 
     def html(self) -> str:
@@ -102,10 +104,19 @@ def _leaves(plan: Plan) -> Iterator[str]:
 
 def _whom(judged: Judged, me: str) -> Iterator[str]:
     plan = judged.verified.plan
-    unknown = set(strangers(plan, judged.policy, me))
-    peers = [f"{one.id}{' (not pinned)' if one.id in unknown else ''}" for one in plan.roster if one.id != me]
+    changed = substituted(plan, judged.policy)
+    notes = dict.fromkeys(strangers(plan, judged.policy, me), " (not pinned)") | dict.fromkeys(
+        changed, " (ANOTHER KEY)"
+    )
+    peers = [one.id + notes.get(one.id, "") for one in plan.roster if one.id != me]
     yield f"Operator: {plan.operator}, federation {plan.federation}. Participants: you, {', '.join(peers)}."
-    if unknown:
+    yield f"Masks: graph {graph_words(plan)}; suite {suite_words(plan)}."
+    if changed:
+        yield (
+            f"roster: unverified. The identity key of {', '.join(changed)} is not the one that you pinned. Ask its "
+            "owner by telephone what happened: somebody may be standing in for it."
+        )
+    elif notes:
         yield (
             "roster: unverified. Compare the fingerprints of who is not pinned by telephone (`member list`) and write "
             "them into policy.toml, or an invented participant may count as honest."
@@ -145,7 +156,7 @@ def _trusted(cost: Cost, plan: Plan) -> str:
 
 
 def trust(plan: Plan) -> tuple[str, ...]:
-    """Return who together could see whose update, and how many dropouts are tolerated."""
+    """Return who together could see whose update, how many may drop out, and what graph and suite leave open."""
     inside = [member.id for member in plan.roster if member.with_operator]
     colluding = (
         f"That at most {_participants(plan.f)} of {plan.n} work together with the coordinator. Then it sees sums over "
@@ -158,7 +169,7 @@ def trust(plan: Plan) -> tuple[str, ...]:
     lines = [colluding, machine]
     if inside:
         lines.append(f"{', '.join(inside)} and the coordinator are one organisation; they count among those {plan.f}.")
-    return (*lines, *graph_sentences(plan))
+    return (*lines, *graph_sentences(plan), *suite_sentences(plan))
 
 
 def unprotected(plan: Plan) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ Leaves to others: the claim itself (docs/protocol.md section 1), its proof for k
 
 from __future__ import annotations
 
+from privacy.draft import Draft
 from privacy.plan import Plan
 from privacy.secagg.graph_bounds import SECURITY_BITS
 from privacy.secagg.suites import HYBRID
@@ -36,7 +37,7 @@ def graph_sentences(plan: Plan) -> tuple[str, ...]:
     return (sentence,)
 
 
-def suite_words(plan: Plan) -> str:
+def suite_words(plan: Draft | Plan) -> str:
     """Return which suite agrees on keys, in a few words."""
     return "2: X25519 and ML-KEM-768" if plan.suite == HYBRID else "1: X25519, not safe against quantum computers"
 
