@@ -80,24 +80,25 @@ class KeptBundle:
 
     def dealt_to(self, recipient: str) -> DealtShare:
         """Return what a recipient other than the dealer is given."""
-        place = self.commitments.place(recipient)
-        pair = self.commitments.pair_at(place)
+        kept = self.commitments
+        place = kept.place(recipient)
+        here = slice(place * HASH_BYTES, (place + 1) * HASH_BYTES)
         return DealtShare(
             position=self.position,
             dealer=self.dealer,
             leaf=ShareLeaf(
                 recipient=recipient,
-                ciphertext_hash=_at(self.ciphertext_hashes, place),
-                masking_share_hash=self.commitments.masking_share_hash(place),
-                seed_share_hash=self.commitments.seed_share_hash(place),
-                pair_commitment=pair.commitment,
+                ciphertext_hash=self.ciphertext_hashes[here],
+                masking_share_hash=kept.masking_share_hashes[here],
+                seed_share_hash=kept.seed_share_hashes[here],
+                pair_commitment=kept.pair_commitments[place],
             ),
             proof=self.tree.proof(place),
             sealed=self._sealed_at(place),
             root=self.tree.root,
-            seed_commitment=self.commitments.seed_commitment,
+            seed_commitment=kept.seed_commitment,
             signature=self.signature,
-            sealed_pair=pair.sealed,
+            sealed_pair=kept.sealed_pairs[place] if kept.sealed_pairs else b"",
         )
 
     def _sealed_at(self, place: int) -> bytes:
