@@ -26,6 +26,7 @@ from participant.home import Home
 from participant.identity import Identity, load_identity
 from participant.keystream import KeyBook
 from participant.ledger import Ledger
+from participant.pace import Pace
 from participant.plans import PlanShelf
 from participant.policy import load_policy
 from participant.progress import silent
@@ -99,18 +100,24 @@ def assemble(
         courier=Courier(link, stop, inbox),
         clock=SystemClock(),
         random=SystemRandom(),
-        make_trainer=make_trainer or partial(torch_trainer, keys=KeyBook(opened.home.noise_keys, SystemRandom())),
+        make_trainer=make_trainer
+        or partial(
+            torch_trainer,
+            keys=KeyBook(opened.home.noise_keys, SystemRandom()),
+            pace=Pace(SystemClock().monotonic, stop.wait),
+        ),
         show_progress=show_progress,
     )
     return Runner(work, opened.identity.role, link=link, inbox=inbox, stop=stop, measure=measure or TorchMeasure())
 
 
-def torch_trainer(assignment: Assignment, *, keys: KeyBook | None = None) -> Trainer:
+def torch_trainer(assignment: Assignment, *, keys: KeyBook | None = None, pace: Pace | None = None) -> Trainer:
     """Return the torch trainer of a run.
 
     Args:
         assignment: what is trained with what.
         keys: opens each round's stream of coins and noise; not needed where nothing is trained.
+        pace: hides how long a round's training takes; likewise.
 
     Raises:
         LocalError: ``E-EXTRA-MISSING``.
@@ -137,7 +144,7 @@ def torch_trainer(assignment: Assignment, *, keys: KeyBook | None = None) -> Tra
         engine=assignment.engine,
         precision=assignment.precision,
     )
-    return TorchTrainer(materials, SystemRandom(), keys)
+    return TorchTrainer(materials, SystemRandom(), keys, pace)
 
 
 class TorchMeasure:

@@ -43,6 +43,8 @@ from protos.envelope import (
 )
 
 ADAPTER_FORMAT: Final = np.dtype("<f4")
+# What the key of a round's coins and noise fails with: it is made before a batch is drawn, so this tells of no data.
+BEFORE_DATA: Final = frozenset({"E-RANDOM-REPEATED", "E-DISK-FULL", "E-DISK-FAILED"})
 
 _log = structlog.get_logger("onlysum.participant")
 
@@ -273,7 +275,9 @@ class Participation:
         progress = self._work.show_progress(run_id=self._run_id, round_number=number)
         try:
             update = self._trainer.train(number, self._adapter, progress)
-        except Exception as error:  # noqa: BLE001  # whatever happened there may depend on the data
+        except Exception as error:  # whatever happened there may depend on the data
+            if isinstance(error, LocalError) and error.code in BEFORE_DATA:
+                raise
             self._log.error("training failed", round=number, kind=type(error).__name__)
             raise LocalError("E-BUG", f"training failed with {type(error).__name__}: abstaining") from None
         self._trained = (number, update)

@@ -2,19 +2,24 @@
 
 Guarantees: what leaves :meth:`TorchTrainer.train` is a vector of integers that the ring can hold, with the plan's noise
 inside in every noised mode; noise is drawn before a batch is read; batches are Poisson samples from secret coins and
-their sizes, members and losses are written nowhere; an empty batch is a step; no refusal depends on data once a round
-has begun. Every constant is the plan's.
+their sizes, members and losses are written nowhere; an empty batch is a step. In a noised mode neither a refusal nor
+the time that training takes depends on data once a round has begun: what fails contributes zeros under its noise.
+Every constant is the plan's.
 Leaves to others: charging (``participant.ledger``), masking (``participant.round``), the coordinator's optimizer.
 Source: docs/privacy-accounting.md section 3.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import assert_never
+from typing import Final, TypeVar, assert_never
 
 import numpy as np
+import structlog
 import torch
 from numpy.typing import NDArray
 
@@ -29,6 +34,7 @@ from participant.data import Columns
 from participant.examples import Examples, load_examples, synthetic_examples
 from participant.keystream import KeyBook
 from participant.models import Base, load_base
+from participant.pace import Pace, most_micro_batches
 from participant.selfcheck import SelfCheck
 from participant.trainer import EngineName, Precision, Progress
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
@@ -42,6 +48,12 @@ from privacy.secagg.fixed_point import fixed
 Vector = NDArray[np.float32]
 Wide = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Number = TypeVar("Number", np.int64, np.float64)
+
+REHEARSALS: Final = 5  # of a micro-batch and of the noise, to see how long they take
+SPARE_TIME: Final = 1.25  # a period over what its parts took at most when they were rehearsed
+
+_log = structlog.get_logger("onlysum.participant")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +92,18 @@ class TorchTrainer:
         materials: model, data and plan.
         random: secret coins and noise; a seeded source makes a simulation that is not private.
         keys: opens a stream for each round, from which secret coins and noise are drawn instead.
+        pace: makes every round of a noised mode take the same time; a simulation needs none.
     """
 
-    def __init__(self, materials: Materials, random: RandomSource, keys: KeyBook | None = None) -> None:
+    def __init__(
+        self, materials: Materials, random: RandomSource, keys: KeyBook | None = None, pace: Pace | None = None
+    ) -> None:
         self._materials = materials
         self._plan = materials.plan
         self._random = random
         self._keys = keys
+        self._pace = pace if materials.plan.privacy.noised else None
+        self._paced: Callable[[], AbstractContextManager[None]] = nullcontext
         self._sums: GradientSums | None = None
         self._units: list[Integers] = []
 
@@ -134,11 +151,24 @@ class TorchTrainer:
         if self._visits > 1:
             examples = shortened(engine, synthetic, examples)
         self._sums = GradientSums(engine, examples, size, home_slots)
+        if self._pace is not None:
+            period = self._longest(self._pace)
+            self._paced = partial(self._pace.keep, period)
+            _log.info("every round's training takes the same time", run=self._plan.run_id, seconds=f"{period:.1f}")
 
     def train(self, round_number: int, adapter: Vector, progress: Progress) -> Integers:
-        """Return this round's encoded update, shape (entries,); see ``participant.trainer.Trainer``."""
+        """Return this round's encoded update, shape (entries,); see ``participant.trainer.Trainer``.
+
+        Raises:
+            LocalError: ``E-RANDOM-REPEATED`` or ``E-DISK-*``, before a batch is drawn. In mode ``none`` also whatever
+                fails later; in the others that is logged, and the noise leaves without it.
+        """
         if self._keys is not None:
             self._random = self._keys.open_stream()
+        with self._paced():
+            return self._update(adapter, progress)
+
+    def _update(self, adapter: Vector, progress: Progress) -> Integers:
         match self._plan.privacy.mode:
             case "distributed":
                 return self._noisy_sum(adapter, progress)
@@ -159,19 +189,17 @@ class TorchTrainer:
         position: Wide = adapter.astype(np.float64)
         for step in range(privacy.local_steps):
             noise = self._noise() if privacy.mode == "local" else None
-            batch = self._batch()
-            self._sums_loaded.engine.adapted.load(position.astype(np.float32))
-            gradient = self._plain(batch) if noise is None else (self._clipped(batch) + noise) * _unit(self._plan)
-            position -= rates * gradient / expected
+            if noise is None:
+                position -= rates * self._sum_at(position, self._plain) / expected
+            else:
+                position -= rates * (self._sum_at(position, self._clipped) + noise) * (_unit(self._plan) / expected)
             progress(step + 1, privacy.local_steps)
         return position - adapter
 
     def _noisy_sum(self, adapter: Vector, progress: Progress) -> Integers:
         """One step's clipped gradient sum with this participant's share of the noise."""
         noise = self._noise()
-        batch = self._batch()
-        self._sums_loaded.engine.adapted.load(adapter)
-        total = clamp(self._clipped(batch), self._plan.encoding.clamp)
+        total = clamp(self._sum_at(adapter, self._clipped), self._plan.encoding.clamp)
         progress(1, 1)
         return total + noise
 
@@ -181,6 +209,28 @@ class TorchTrainer:
         difference = self._local_steps(adapter, progress)
         row = integer_clip(difference[None], **self._clip)[0]
         return clamp(row, self._plan.encoding.clamp) + noise
+
+    def _sum_at(
+        self, position: Vector | Wide, sum_of: Callable[[list[Integers]], NDArray[Number]]
+    ) -> NDArray[Number] | Integers:
+        """Return the sum over a batch at a position, or zeros: that it failed might tell something of the data."""
+        batch, adapted = self._batch(), self._sums_loaded.engine.adapted
+        try:
+            adapted.load(position.astype(np.float32))
+            return sum_of(batch)
+        except Exception as error:
+            if not self._plan.privacy.noised:
+                raise
+            _log.error("training failed", run=self._plan.run_id, code="E-TRAINING", kind=type(error).__name__)
+            return np.zeros(self._plan.recipe.entries, dtype=np.int64)
+
+    def _longest(self, pace: Pace) -> float:
+        """Return how many seconds a round's training takes at most: of the largest batches, on made-up rows."""
+        privacy, sums = self._plan.privacy, self._sums_loaded
+        count = most_micro_batches(privacy, units=len(self._units), size=sums.micro_batch, home_slots=sums.home_slots)
+        micro_batch = pace.slowest(lambda: sums.rehearse(**self._clip), times=REHEARSALS)
+        noise = pace.slowest(self._noise, times=REHEARSALS)
+        return SPARE_TIME * privacy.local_steps * (count * micro_batch + noise)
 
     def _noise(self) -> Integers:
         return discrete_gaussian(self._plan.recipe.entries, self._plan.privacy.noise_exponent, self._random)

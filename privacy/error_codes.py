@@ -315,6 +315,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "per-example gradients, sensitivity or reloading is not exact for this model and method",
         "use another method or model; report the printed check",
     ),
+    "E-TRAINING": Explanation(
+        _B,
+        "a step of training failed; its noise left without it, so that nobody learns that it failed",
+        "the device ran out of memory or broke down, or a bug; the round is charged all the same",
+        "run `onlysum participant plan dry-run`; take a smaller `threads` or another `device`; pause if it goes on",
+    ),
     "E-DEVICE": Explanation(_U, "the device is not there", "participant.toml asks for it", "use `cpu` or `auto`"),
     # the protocol: rules that PeerError names
     "E-ROUND-CONTEXT": Explanation(

@@ -78,6 +78,11 @@ class GradientSums:
         mean = torch.stack(parts).sum(dim=0) / rows.size
         return clipped_sum(mean[None], **clip).cpu().numpy()
 
+    def rehearse(self, **clip: Unpack[Clip]) -> None:
+        """Do what a micro-batch takes, with an empty example in every slot."""
+        nobody = np.full(self.micro_batch, EMPTY, dtype=np.int64)
+        clipped_sum(self.engine.rows(self.examples.take(nobody)), **clip).cpu()
+
     def _gradients(self, slots: Rows) -> torch.Tensor:
         """Return one gradient a row for the slots that hold an example."""
         counted = np.flatnonzero(slots != EMPTY)

@@ -8,6 +8,8 @@ Source: docs/privacy-accounting.md section 2.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from fractions import Fraction
 from typing import Final
 
@@ -18,6 +20,7 @@ from privacy.seams import RandomSource
 
 _WORD_BYTES: Final = 8
 _WORDS: Final = 2**64
+TAIL_BITS: Final = 40  # a batch is larger than the largest one with a probability below 2^-40
 
 
 def poisson_sample(units: int, rate: str, random: RandomSource) -> NDArray[np.int64]:
@@ -33,6 +36,23 @@ def poisson_sample(units: int, rate: str, random: RandomSource) -> NDArray[np.in
     if limit >= _WORDS:
         return np.arange(units, dtype=np.int64)
     return np.flatnonzero(coins < np.uint64(limit)).astype(np.int64)
+
+
+def largest_batch(units: int, rate: str, *, bits: float = TAIL_BITS) -> int:
+    """Return how many of ``units`` a batch holds at most, but for a probability below 2^-bits.
+
+    Public, as q and the number of units are: what a batch may cost is planned with it.
+    Source: Chernoff's bound, P(X >= k) <= exp(-n KL(k/n || q)) for k > n q.
+    """
+    q = float(rate)
+
+    def hardly_any_is_larger(most: int) -> bool:
+        share = (most + 1) / units
+        divergence = share * math.log(share / q) + (1 - share) * (math.log((1 - share) / (1 - q)) if share < 1 else 0)
+        return units * divergence >= bits * math.log(2)
+
+    expected = math.floor(units * q)
+    return bisect_left(range(units), True, lo=min(expected, units), key=hardly_any_is_larger)
 
 
 def choose(rows: NDArray[np.int64], most: int, random: RandomSource) -> NDArray[np.int64]:

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from audit.verify import verify_report
 from coordinator.phase import Phase
 from participant.plans import Decision
-from privacy.errors import NetworkError, PeerError
+from privacy.errors import LocalError, NetworkError, PeerError
 from privacy.ledger_entries import Unprotected
 from protos.envelope import (
     Abstained,
@@ -317,6 +318,30 @@ def test_training_that_fails_says_nothing_but_that_it_failed(rehearsal):
     assert isinstance(abstained, Abstained)
     assert abstained.code == "E-BUG"
     assert len(rehearsal.charges()) == 1  # charged before training, and nothing refunds
+
+
+BEFORE_A_BATCH = {
+    "randomness that repeats itself": "E-RANDOM-REPEATED",
+    "a disk that fails": "E-DISK-FAILED",
+}
+
+
+@pytest.mark.parametrize("code", BEFORE_A_BATCH.values(), ids=BEFORE_A_BATCH.keys())
+def test_what_fails_before_a_batch_is_drawn_keeps_its_own_code(rehearsal, code):
+    def refuse(number):
+        raise LocalError(code, "before any data")
+
+    rehearsal.me.on_training = refuse
+    rehearsal.open()
+    rehearsal.phase()
+    rehearsal.phase()
+    with capture_logs() as logs:
+        give(rehearsal.daemon, rehearsal.task())
+    (abstained,) = rehearsal.me.link.take()
+    assert isinstance(abstained, Abstained)
+    assert abstained.code == code
+    assert [(one["code"], one["detail"]) for one in logs if one["event"] == "refused"] == [(code, "before any data")]
+    assert rehearsal.me.link.uploads == []
 
 
 # --- roll-back ---

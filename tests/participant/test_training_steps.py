@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from methods.method import joined, split
 from participant.adapters.adapted import AdaptedModel, read_initial
@@ -17,6 +18,8 @@ from participant.adapters.sums import EMPTY, Clip, GradientSums
 from participant.data import Columns
 from participant.examples import load_examples
 from participant.keystream import KeyBook
+from participant.pace import Pace
+from participant.selfcheck import SelfCheck
 from participant.training import TorchTrainer
 from privacy.dp.clipping import clip_radius, integer_clip
 from privacy.dp.fast_noise import discrete_gaussian
@@ -135,6 +138,58 @@ def test_an_empty_batch_is_a_step_with_noise(tmp_path: Path) -> None:
     update = world.trainer(SeededRandom("secret")).train(1, start(world), silent)
     entries, exponent = world.plan.recipe.entries, world.plan.privacy.noise_exponent
     assert np.array_equal(update, discrete_gaussian(entries, exponent, SeededRandom("secret")))
+
+
+@pytest.mark.parametrize("mode", ["local", "distributed", "distributed-participant"])
+def test_a_step_that_fails_leaves_its_noise_and_no_word_of_why(
+    mode: Mode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, mode=mode, sampling_rate=1)
+
+    def update_with(sums: Callable[..., np.ndarray]) -> np.ndarray:
+        for name in ("clipped", "plain"):
+            monkeypatch.setattr(GradientSums, name, sums)
+        return world.trainer(SeededRandom("secret")).train(1, start(world), silent)
+
+    def fail(*_: object, **__: object) -> np.ndarray:
+        raise MemoryError("while patient 17 was read")
+
+    monkeypatch.setattr(SelfCheck, "_sensitivity", lambda *_: None)  # the one check that sums
+    noise_alone = update_with(lambda *_, **__: np.zeros(world.plan.recipe.entries, dtype=np.int64))
+    with capture_logs() as logs:
+        update = update_with(fail)
+    assert np.array_equal(update, noise_alone)
+    assert update.any()
+    assert [(one["code"], one["kind"]) for one in logs] == [
+        ("E-TRAINING", "MemoryError")
+    ] * world.plan.privacy.local_steps
+    assert "patient" not in repr(logs)
+
+
+def test_without_noise_a_step_that_fails_ends_the_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path, mode="none")
+    trainer = world.trainer()
+    monkeypatch.setattr(GradientSums, "plain", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train(1, start(world), silent)
+
+
+@pytest.mark.parametrize("rate", [0.000001, 1])
+@pytest.mark.parametrize("mode", ["local", "distributed", "distributed-participant"])
+def test_training_takes_the_same_time_whatever_is_in_the_batch(mode: Mode, rate: float, tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode=mode, sampling_rate=rate)
+    passed, waits = iter(np.arange(0, 1000, 0.01)), list[float]()
+    keys = KeyBook(tmp_path / "keys", SeededRandom("os"))
+    trainer = TorchTrainer(
+        world.materials(), SeededRandom(1), keys, Pace(lambda: float(next(passed)), lambda wait: waits.append(wait))
+    )
+    with capture_logs() as logs:
+        trainer.prepare()
+        trainer.train(1, start(world), silent)
+    micro_batches = 3 if rate == 1 else 1  # of eight rows each
+    period = 1.25 * world.plan.privacy.local_steps * (micro_batches * 0.01 + 0.01)
+    assert waits == [pytest.approx(period - 0.01)]
+    assert [one["event"] for one in logs] == ["every round's training takes the same time"]
 
 
 def test_noise_differs_from_step_to_step_and_from_round_to_round(tmp_path: Path) -> None:
