@@ -180,9 +180,7 @@ def test_training_takes_the_same_time_whatever_is_in_the_batch(mode: Mode, rate:
     world = make_world(tmp_path, mode=mode, sampling_rate=rate)
     passed, waits = iter(np.arange(0, 1000, 0.01)), list[float]()
     keys = KeyBook(tmp_path / "keys", SeededRandom("os"))
-    trainer = TorchTrainer(
-        world.materials(), SeededRandom(1), keys, Pace(lambda: float(next(passed)), lambda wait: waits.append(wait))
-    )
+    trainer = TorchTrainer(world.materials(), SeededRandom(1), keys, Pace(lambda: float(next(passed)), waits.append))
     with capture_logs() as logs:
         trainer.prepare()
         trainer.train(1, start(world), silent)
