@@ -100,6 +100,8 @@ class Ledger:
         """
         if not path.is_file():
             raise LocalError("E-NOT-FOUND", f"there is no ledger at {path}")
+        if path.stat().st_size == 0:  # SQLite would begin a database in it
+            raise VerificationError("E-STATE-DAMAGED", f"the ledger's file {path} is empty")
         opened = cls(_connect(path), key)
         try:
             with opened._reading():
