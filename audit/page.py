@@ -370,9 +370,10 @@ def _roster(report: Report) -> Iterator[Block]:
     yield Paragraph(
         _text(
             f"n = {plan.n} participants, f = {plan.f} assumed to collude, at least {plan.min_survivors} in every sum,"
-            f" {plan.quorum} signatures under every set of survivors. Roster: {report.roster}."
+            f" {plan.quorum} signatures under every set of survivors."
         )
     )
+    yield _table((), wording.mask_rows(report))
     rows = [
         (
             one.id + (" (runs the coordinator too)" if one.with_operator else ""),

@@ -34,6 +34,7 @@ def rendered(report: Report) -> str:
         _section("What we rely on", wording.what_we_rely_on(report)),
         _section("What is not protected", report.not_protected),
         _section("The figures", _figures(report)),
+        _section("With whom", tuple(f"{name}: {value}" for name, value in wording.mask_rows(report))),
         _section("Rounds", (wording.rounds_summary(report),)),
     ]
     if report.ledger is not None:
@@ -47,7 +48,10 @@ def aligned(name: str, found: str) -> str:
 
 
 def _section(title: str, lines: tuple[str, ...]) -> str:
-    wrapped = [textwrap.fill(line, COLUMNS, initial_indent="  ", subsequent_indent="    ") for line in lines]
+    wrapped = [
+        textwrap.fill(line, COLUMNS, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+        for line in lines
+    ]
     return "\n".join((title, *wrapped)) if lines else ""
 
 

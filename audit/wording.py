@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 
+from privacy.claims import graph_words, suite_words
 from privacy.plan import Plan
 from privacy.report_model import Claim, Report
+from privacy.secagg.suites import HYBRID
 
 LARGE_EPSILON = 9.0  # beyond it an even guess can become practically certain
 
@@ -60,12 +62,13 @@ def what_we_rely_on(report: Report) -> tuple[str, ...]:
     """Return what must hold for the figures, one sentence each."""
     plan, stated = report.plan, report.privacy
     colluders = max(plan.f, 1)
+    agreement = "X25519 or ML-KEM-768" if plan.suite == HYBRID else "X25519"
     relied = [
         f"At most {plan.f} of the {plan.n} participants work together with the coordinator."
         if plan.f
         else "No participant works together with the coordinator.",
         "Each participant's machine runs the published program and is not taken over.",
-        "The cryptography (X25519, Ed25519, AES-256, SHA-256) holds.",
+        f"The cryptography ({agreement}, Ed25519, AES-256, SHA-256) holds.",
     ]
     if isinstance(stated, Claim) and plan.privacy.mode == "local":
         relied.insert(0, "For the noise, nobody else: each participant adds all of its own.")
@@ -81,6 +84,11 @@ def what_we_rely_on(report: Report) -> tuple[str, ...]:
             " (roster: unverified). A coordinator that invents participants counts them among the colluding ones."
         )
     return tuple(relied)
+
+
+def mask_rows(report: Report) -> tuple[tuple[str, str], ...]:
+    """Return what the masks are made with and between whom, as (name, value)."""
+    return (("suite", suite_words(report.plan)), ("graph", graph_words(report.plan)), ("roster", report.roster))
 
 
 def trust_rows(report: Report) -> tuple[tuple[str, str, str], ...]:

@@ -39,20 +39,17 @@ def graph_sentences(plan: Plan) -> tuple[str, ...]:
 
 def suite_words(plan: Draft | Plan) -> str:
     """Return which suite agrees on keys, in a few words."""
-    return "2: X25519 and ML-KEM-768" if plan.suite == HYBRID else "1: X25519, not safe against quantum computers"
+    if plan.suite == HYBRID:
+        return "2: X25519 and ML-KEM-768, recordings withstand quantum computers"
+    return "1: X25519, recordings do not withstand quantum computers"
 
 
 def suite_sentences(plan: Plan) -> tuple[str, ...]:
-    """Return what the suite leaves open to whoever records the traffic now."""
+    """Return what suite 1 leaves open to whoever records the traffic now; suite 2 nothing of the kind."""
     if plan.suite == HYBRID:
-        sentence = (
-            "What is recorded now stays masked later, unless X25519 and ML-KEM-768 (suite 2) are both broken: a large "
-            "quantum computer alone does not remove the masks."
-        )
-    else:
-        sentence = (
-            "Harvest now, decrypt later: whoever keeps the traffic of this run, as the coordinator can, and one day "
-            "has a large quantum computer, removes the masks of suite 1 (X25519) and reads each update. Suite 2 "
-            "withstands that."
-        )
+        return ()
+    sentence = (
+        "Harvest now, decrypt later: whoever keeps the traffic of this run, as the coordinator can, and one day has a "
+        "large quantum computer, removes the masks of suite 1 (X25519) and reads each update. Suite 2 withstands that."
+    )
     return (sentence,)

@@ -16,7 +16,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Final, Literal
 
 from privacy import canonical
-from privacy.claims import graph_sentences
+from privacy.claims import graph_sentences, suite_sentences
 from privacy.dp import accountants
 from privacy.dp.events import Composed, Event, decimal, round_event
 from privacy.errors import LocalError
@@ -57,7 +57,6 @@ _EITHER_WAY: Final = (
     "Correctness of the model: participants or a coordinator that lie can make it useless or steer it.",
     "Availability: anyone on the roster can stop a round, and a round that has started counts as spent.",
     "A computer that is taken over: its data, its updates and its keys are then in the attacker's hands.",
-    "Recordings kept until a quantum computer can break X25519: the masks of this version do not resist that.",
 )
 NOT_PROTECTED: Final = (
     "What many records have in common: a pattern that they share can be learned from the result.",
@@ -138,6 +137,7 @@ def build_report(facts: ReportFacts) -> Report:
         not_protected=(
             *(NOT_PROTECTED if plan.privacy.noised else NOT_PROTECTED_WITHOUT_NOISE),
             *graph_sentences(plan),
+            *suite_sentences(plan),
         ),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,11 @@ from audit import wording
 from audit.html import render
 from audit.page import MOST_ROWS
 from audit.plots import HEIGHT, WIDTH, line_plot
+from audit.text import rendered
 from audit.verify import VerifiedReport, verify_report
 from privacy.plan_parts import Mode
 from privacy.report import build_report, sign_report
-from tests.plans import OPERATOR
+from tests.plans import OPERATOR, STRONG
 from tests.reports import (
     coordinator_facts,
     coordinator_report,
@@ -223,3 +225,27 @@ def test_a_large_epsilon_is_not_talked_up() -> None:
 
 def test_a_page_is_made_only_from_a_verified_report(page: str) -> None:
     assert render.__annotations__["verified"] == VerifiedReport.__name__
+
+
+@pytest.mark.parametrize(
+    ("plan", "words", "never"),
+    [
+        ({}, ("suite 1: X25519", "Harvest now, decrypt later", "graph complete: everybody"), ("2^-40",)),
+        ({"suite": 2}, ("suite 2: X25519 and ML-KEM-768", "X25519 or ML-KEM-768, Ed25519"), ("Harvest now",)),
+        (STRONG, ("graph k-regular: at most 28 neighbours", "a probability of at most 2^-40"), ()),
+    ],
+    ids=["suite 1", "suite 2", "k-regular"],
+)
+def test_suite_graph_and_roster_are_named_with_what_they_leave_open(
+    plan: dict[str, Any], words: tuple[str, ...], never: tuple[str, ...]
+) -> None:
+    facts = replace(coordinator_facts(*reported_plan("none", **plan)), roster_verified=True)
+    verified = verify_report(sign_report(build_report(facts), OPERATOR))
+    page, terminal = read(render(verified)).text, " ".join(rendered(verified.report).replace(":", "").split())
+    for word in (*words, "roster verified"):
+        assert word in page
+        assert word.replace(":", "") in terminal
+    for word in never:
+        assert word not in page
+        assert word not in terminal
+    assert "roster unverified" in read(render(verify_report(coordinator_report("none", **plan)[1]))).text

@@ -141,7 +141,7 @@ def test_graph_suite_and_roster_stand_on_the_screen_in_the_page_and_in_the_statu
     say("plan", "show", run, "--html", str(tmp_path / "plan.html"))
     for said in (say("plan", "show", run), " ".join((tmp_path / "plan.html").read_text().split())):
         assert "graph k-regular: at most 28 neighbours" in said
-        assert "suite 1: X25519, not safe against quantum computers" in said
+        assert "suite 1: X25519, recordings do not withstand quantum computers" in said
         assert "Harvest now, decrypt later" in said
         assert "except with a probability of at most 2^-40" in said
         assert "roster: verified" in said
@@ -150,13 +150,13 @@ def test_graph_suite_and_roster_stand_on_the_screen_in_the_page_and_in_the_statu
     assert json.loads(say("status", "--json"))["plans"] == {
         run: {"roster": "verified", "suite": 1, "graph": "k-regular"}
     }
-    assert "roster: verified; suite 1: X25519, not safe against quantum computers; graph k-regular" in say("status")
+    assert "roster: verified; suite 1: X25519, recordings do not withstand quantum computers; graph k-regular" in say("status")
 
 
 def test_a_complete_graph_and_suite_two_are_named_without_the_warnings(say, home):
     run = proposed(home, policy_text(roster=PEERS), owned_plan(n=60, f=1, suite=2))
     said = say("plan", "show", run)
-    assert "graph complete: everybody masks with everybody; suite 2: X25519 and ML-KEM-768." in said
+    assert "graph complete: everybody masks with everybody; suite 2: X25519 and ML-KEM-768, recordings" in said
     assert "Harvest" not in said
     assert "2^-40" not in said
 

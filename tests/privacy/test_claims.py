@@ -48,11 +48,14 @@ def test_it_stands_on_the_operators_screen_the_owners_screen_and_in_the_report(a
         assert tuple(one for one in shown if "neighbours" in one) == expected
 
 
-@pytest.mark.parametrize("suite", [1, 2])
-def test_the_suite_is_named_with_what_a_recording_is_worth_later(suite: int) -> None:
-    plan = _plan({**SMALL, "suite": suite})
-    (sentence,) = suite_sentences(plan)
-    assert suite_words(plan).startswith(f"{suite}: X25519")
-    assert ("Harvest now, decrypt later" in sentence) == (suite == 1)
-    assert ("ML-KEM-768 (suite 2) are both broken" in sentence) == (suite == 2)
-    assert sentence in trust_sentences(plan)
+def test_suite_one_is_never_shown_without_what_a_recording_is_worth_later() -> None:
+    one, two = _plan(SMALL), _plan({**SMALL, "suite": 2})
+    assert suite_words(one) == "1: X25519, recordings do not withstand quantum computers"
+    assert suite_words(two) == "2: X25519 and ML-KEM-768, recordings withstand quantum computers"
+    (sentence,) = suite_sentences(one)
+    assert sentence.startswith("Harvest now, decrypt later: whoever keeps the traffic of this run")
+    assert suite_sentences(two) == ()
+    for shown in (trust_sentences(one), trust(one), _report(SMALL)):
+        assert sentence in shown
+    for shown in (trust_sentences(two), trust(two), _report({**SMALL, "suite": 2})):
+        assert not any("quantum" in said for said in shown)
