@@ -16,6 +16,7 @@ from coordinator.presence import read_presence
 from coordinator.runbook import ApprovalRecord, EvaluationRecord, RoundRecord, RunRecord, RunState
 from coordinator.store import Store
 from privacy import canonical
+from privacy.claims import graph_words, suite_words
 from privacy.plan import Plan
 from privacy.secagg.messages import Position
 
@@ -86,6 +87,9 @@ class Overview:
             "created_at": run.created_at,
             "ended_at": run.ended_at,
             "undecided": list(self.undecided),
+            "suite": self.plan.suite,
+            "graph": self.plan.graph.model_dump(mode="json"),
+            "roster": "unverified",  # a coordinator cannot vouch for it; owners compare fingerprints
             "rounds": self.plan.recipe.rounds,
             "completed": [
                 {
@@ -120,6 +124,7 @@ class Overview:
         if run.reason:
             lines.append(f"{run.code} {run.reason}".strip())
         lines += [f"created {moment(run.created_at)} UTC, to be over by {moment(plan.expires_at)} UTC"]
+        lines.append(f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: unverified, owners compare it")
         lines += self._next()
         for one in self.rounds[-SHOWN_ROUNDS:]:
             gone = f", without {', '.join(one.dropouts)}" if one.dropouts else ""

@@ -21,6 +21,7 @@ from coordinator.membership import TokenRecord
 from coordinator.runner import Runner, SystemClock
 from coordinator.service import Credentials, serve
 from coordinator.store import Store
+from coordinator.tolerance import Wanted
 from participant import daemon
 from participant.evaluator import Measured
 from participant.joining import join
@@ -255,7 +256,7 @@ def federation(tmp_path, service, recipe):
 def create_run(service, draft_directory):
     """Sign the draft for all five, as `run create` does."""
     now = int(time.time())
-    wishes = creation.Wishes(members=names(5), f=1, created_at=now, expires_at=now + 3600)
+    wishes = creation.Wishes(members=names(5), tolerance=Wanted(f=1), created_at=now, expires_at=now + 3600)
     plan = creation.make_plan(
         service.store, service.settings, creation.read_draft(draft_directory), wishes, random=SystemRandom()
     )
