@@ -98,6 +98,6 @@ def certificate_file(run: Path, number: int) -> Path:
 
 
 def erase_updates(run: Path) -> None:
-    """Remove the encoded and masked updates in a run's directory; nothing else there has a dash in its name."""
+    """Remove the encoded and masked updates and the shares of others; nothing else there has a dash in its name."""
     for path in run.glob("*-*"):
         durable.erase(path)

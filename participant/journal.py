@@ -1,8 +1,9 @@
 """The journal of a run on disk: what was promised, fsynced before anything leaves.
 
-Guarantees: :meth:`Journal.append` returns after file and directory are durable; records are hash-chained from the plan
-hash, so a changed, missing or foreign record is noticed; a last line that a crash cut off was never acted on and is
-dropped. Blobs (encoded and masked updates) are written 0600, fsynced, and checked against their hash when read.
+Guarantees: :meth:`Journal.append` returns after file and directory are durable; each line carries the hash of all
+records so far, from the plan hash on, so a changed, missing or foreign record is noticed, the last one too; a last line
+that a crash cut off was never acted on and is dropped. Blobs (encoded and masked updates, shares held for others) are
+written 0600, fsynced, and checked against their hash when read.
 Leaves to others: what the records mean (``phase``), rollback of the whole file (``runner``, at the handshake).
 Source: docs/protocol.md section 6.
 """
@@ -58,15 +59,15 @@ class Journal:
         )
         try:
             match canonical.decode(line):
-                case {"previous": str() as previous, "record": record, **others} if not others:
-                    if previous != self._head.hex():
+                case {"chain": str() as chain, "record": record, **others} if not others:
+                    self._head = _chained(self._head, record)
+                    if chain != self._head.hex():
                         raise damaged
                     self.memory = self.memory.apply(record_from_json(record))
                 case _:
                     raise damaged
         except ValueError:
             raise damaged from None
-        self._head = hashlib.sha256(line).digest()
 
     def append(self, record: Record) -> None:
         """Make a record durable and take it into :attr:`memory`.
@@ -74,7 +75,9 @@ class Journal:
         Raises:
             LocalError: ``E-DISK-FULL``; the record is not there and nothing may be sent on its strength.
         """
-        line = canonical.encode({"previous": self._head.hex(), "record": record_to_json(record)})
+        value = record_to_json(record)
+        head = _chained(self._head, value)
+        line = canonical.encode({"chain": head.hex(), "record": value})
         path = self._directory / "journal"
         with durable.disk_errors(path):
             fresh = not path.exists()
@@ -87,7 +90,7 @@ class Journal:
                 raise
             if fresh:
                 durable.sync_directory(self._directory)
-        self._head = hashlib.sha256(line).digest()
+        self._head = head
         self.memory = self.memory.apply(record)
 
     def store(self, name: str, data: bytes | memoryview) -> Path:
@@ -111,6 +114,11 @@ class Journal:
     def erase(self, name: str) -> None:
         """Remove a blob when its round closes."""
         (self._directory / name).unlink(missing_ok=True)
+
+
+def _chained(head: bytes, record: canonical.Json) -> bytes:
+    """Return the hash of a record and, through the head before it, of all records and the plan."""
+    return hashlib.sha256(head + canonical.encode(record)).digest()
 
 
 def _append(path: Path, data: bytes) -> None:

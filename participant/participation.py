@@ -22,7 +22,7 @@ from methods.method import joined
 from participant.consent import Consent
 from participant.home import certificate_file, erase_updates
 from participant.journal import Journal
-from participant.phase import RunRefused, UpdateEncoded
+from participant.phase import RunRefused, UpdateEncoded, shares_from_bytes, shares_to_bytes
 from participant.round import Advertised, Complained, Masked, Party, Ready, Shared, Step, advertise, complete
 from participant.trainer import Trainer
 from participant.workplace import Assignment, Workplace
@@ -236,6 +236,7 @@ class Participation:
         self._work.courier.still_wanted(self._run_id, position)
         step, masked = ready.mask(update, threads=self._work.settings.threads)
         self._journal.store(_masked_name(position), masked)
+        self._journal.store(_shares_name(position), shares_to_bytes(step.state.shares))
         self._commit(step, state=step.state, send=False)
         self._log.info("masked", round=position.round, attempt=position.attempt, bytes=len(masked))
         return masked
@@ -327,9 +328,10 @@ class Participation:
     def _resumed(self) -> State | None:
         memory = self._journal.memory
         masked = memory.masked
-        if masked is not None and (masked.round, masked.attempt) == memory.highest and masked.round > memory.completed:
-            return Masked(self._party, masked)
-        return None
+        if masked is None or (masked.round, masked.attempt) != memory.highest or masked.round <= memory.completed:
+            return None
+        shares = self._journal.load(_shares_name(masked.offer.position), masked.shares_hash)
+        return None if shares is None else Masked(self._party, masked, shares_from_bytes(shares))
 
     def _at(self) -> Position | None:
         match self._state:
@@ -348,7 +350,7 @@ class Participation:
         raise _forfeited(position)
 
 
-# Names with a dash are of updates: ``home.erase_updates`` goes by it.
+# Names with a dash are of what a round leaves behind: ``home.erase_updates`` goes by it.
 
 
 def _encoded_name(number: int) -> str:
@@ -357,6 +359,10 @@ def _encoded_name(number: int) -> str:
 
 def _masked_name(position: Position) -> str:
     return f"masked-{position.round}-{position.attempt}"
+
+
+def _shares_name(position: Position) -> str:
+    return f"shares-{position.round}-{position.attempt}"
 
 
 def _forfeited(position: Position) -> OnlysumError:

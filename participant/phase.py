@@ -1,13 +1,14 @@
 """What a participant remembers of a run: the records of its journal, and what follows from them.
 
 Guarantees: :class:`RunMemory` is a pure fold over records, so a restarted participant knows exactly what it knew when
-it last sent something. A record never holds a private key, a seed of its own or an un-masked update.
-Leaves to others: writing records to disk before anything leaves (``journal``), the checks (``round``).
+it last sent something. A record never holds a private key, a seed, a share of one, or an un-masked update.
+Leaves to others: writing records and files to disk before anything leaves (``journal``), the checks (``round``).
 Source: docs/protocol.md sections 5 and 6.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from typing import Any, Final, assert_never, get_args, get_origin, get_type_hints
@@ -60,13 +61,17 @@ class UpdateEncoded:
 
 @dataclass(frozen=True, slots=True)
 class UpdateMasked:
-    """The masked update of an attempt lies in a file, with all that is needed to go on after a restart."""
+    """The masked update of an attempt and the shares held for others lie in files; all else to go on after a restart.
+
+    Both files are erased when the round closes: the journal is kept, and backed up, and must not show then what others
+    dealt.
+    """
 
     offer: AttemptOffer
     round_ctx: bytes
     u2: tuple[str, ...]
     receipt: Receipt
-    shares: tuple[HeldShare, ...]  # they lie in the journal (0600) until the round closes
+    shares_hash: bytes  # of the file of shares, as :func:`shares_to_bytes` writes it
 
     @property
     def round(self) -> int:
@@ -160,6 +165,17 @@ def _restore(hint: Any, value: Any) -> Any:
     if type(value) is not hint:
         raise ValueError("a record with a value of another type")
     return value
+
+
+def shares_to_bytes(shares: Sequence[HeldShare]) -> bytes:
+    """Return the file in which shares held for others wait for the end of the round."""
+    return canonical.encode([_plain(one) for one in shares])
+
+
+def shares_from_bytes(data: bytes) -> tuple[HeldShare, ...]:
+    """Return the shares of a file, or raise ``ValueError``."""
+    shares: tuple[HeldShare, ...] = _restore(tuple[HeldShare, ...], canonical.decode(data))
+    return shares
 
 
 def record_to_json(record: Record) -> canonical.Json:

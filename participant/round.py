@@ -40,6 +40,7 @@ from participant.phase import (
     SharesReleased,
     SurvivorsSigned,
     UpdateMasked,
+    shares_to_bytes,
 )
 from privacy.seams import RandomSource
 from privacy.secagg import hashes, keys, messages
@@ -250,7 +251,7 @@ class Ready:
     masking: Mapping[str, SecretBytes]
 
     def mask(self, update: NDArray[np.int64], *, threads: int = 1) -> tuple[Step[Masked], memoryview]:
-        """Return the step and the masked bytes, which must be fsynced before the record is (section 5.3).
+        """Return the step and the masked bytes; they and the state's shares must be fsynced before the record (5.3).
 
         Args:
             update: the round's encoded update, ``plan.recipe.entries`` integers within the plan's clamp.
@@ -269,8 +270,9 @@ class Ready:
         )
         signed = unsigned.signed_bytes(rules.protocol_version, self.round_ctx)
         receipt = replace(unsigned, signature=party.identity.sign(signed))
-        record = UpdateMasked(self.offer, self.round_ctx, self.u2, receipt, self.shares)
-        return Step(Masked(party, record), record, receipt), masked
+        shares_hash = hashlib.sha256(shares_to_bytes(self.shares)).digest()
+        record = UpdateMasked(self.offer, self.round_ctx, self.u2, receipt, shares_hash)
+        return Step(Masked(party, record, self.shares), record, receipt), masked
 
     def _terms(self, stream: str) -> list[MaskTerm]:
         me, ctx = self.party.me, self.round_ctx
@@ -285,7 +287,7 @@ class Ready:
         return [own, *pairwise]
 
 
-# --- AGREE_SURVIVORS and UNMASK: these go on after a restart, from the journal's record alone ---
+# --- AGREE_SURVIVORS and UNMASK: these go on after a restart, from the journal's record and the file of shares ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +296,7 @@ class Masked:
 
     party: Party
     record: UpdateMasked
+    shares: tuple[HeldShare, ...]  # of its own neighbours in U2 and its own, by dealer
     quorum: Quorum | None = None  # for which shares were released, verified; a restart forgets it
 
     def on_survivors(self, proposal: SurvivorProposal, memory: RunMemory) -> Step[Masked]:
@@ -322,14 +325,13 @@ class Masked:
         return self.party.rules.protocol_version
 
     def _release(self, survivors: set[str]) -> UnmaskShares:
-        held = self.record.shares  # of its own neighbours in U2 and its own, by dealer
+        seeds = (ReleasedShare(one.dealer, one.seed_share) for one in self.shares if one.dealer in survivors)
+        masking = (ReleasedShare(one.dealer, one.masking_share) for one in self.shares if one.dealer not in survivors)
         unsigned = UnmaskShares(
             position=self._position,
             sender=self.party.me,
-            seed_shares=tuple(ReleasedShare(one.dealer, one.seed_share) for one in held if one.dealer in survivors),
-            masking_shares=tuple(
-                ReleasedShare(one.dealer, one.masking_share) for one in held if one.dealer not in survivors
-            ),
+            seed_shares=tuple(seeds),
+            masking_shares=tuple(masking),
         )
         signed = unsigned.signed_bytes(self._version, self.record.round_ctx)
         return replace(unsigned, signature=self.party.identity.sign(signed))

@@ -164,6 +164,7 @@ class SimulatedParticipant:
             self.journal.append(UpdateEncoded(number, b"\0" * 32, offer.adapter_hash, offer.previous_transcript))
         step, view = ready.mask(self.journal.blobs["encoded"])
         masked = self.journal.blobs["masked"] = bytes(view)
+        self.journal.blobs["shares"] = step.state.shares
         return [(message, masked) for message in self._take(step)]
 
     def _take(self, step: Step[Any]) -> list[Any]:
@@ -177,7 +178,7 @@ class SimulatedParticipant:
         memory = self.journal.memory
         masked = memory.masked
         resumable = masked is not None and masked.offer.position.order == memory.highest
-        self.state = Masked(self.party, masked) if masked is not None and resumable else None
+        self.state = Masked(self.party, masked, self.journal.blobs["shares"]) if masked and resumable else None
 
 
 class Federation:

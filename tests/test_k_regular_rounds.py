@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from coordinator.phase import Phase
 from coordinator.round import CoordinatorRound
+from participant.round import Masked
 from privacy.errors import RoundAborted
 from privacy.plan import Plan
 from privacy.secagg.graph import MaskingGraph, masking_graph
@@ -108,9 +109,8 @@ def test_masks_with_neighbours_alone_are_added_and_removed(suite: int) -> None:
     assert result.dropouts == ("p005",)
     assert (result.total(federation.plan.plan) == federation.one_hot(result.survivors)).all()
     for name, one in federation.participants.items():
-        masked = one.journal.memory.masked
-        if masked is not None:
-            assert {share.dealer for share in masked.shares} == set(graph_of(federation).holders(name))
+        if isinstance(one.state, Masked):
+            assert {share.dealer for share in one.state.shares} == set(graph_of(federation).holders(name))
 
 
 def opened(phase: Phase, **overrides: Any) -> tuple[Federation, CoordinatorRound, MaskingGraph]:

@@ -13,9 +13,18 @@ import pytest
 
 from participant import journal as journal_module
 from participant.journal import Journal
-from participant.phase import Record, RoundCompleted, RunMemory, record_from_json, record_to_json
+from participant.phase import (
+    Record,
+    RoundCompleted,
+    RunMemory,
+    record_from_json,
+    record_to_json,
+    shares_from_bytes,
+    shares_to_bytes,
+)
 from privacy import canonical
 from privacy.errors import LocalError, VerificationError
+from privacy.secagg.dealing import HeldShare
 from tests.federation import Federation
 
 PLAN = b"\1" * 32
@@ -100,6 +109,40 @@ def test_a_journal_is_damaged_if(sentence: str, tmp_path: Path) -> None:
     path.write_bytes(b"".join(DAMAGES[sentence](path.read_bytes().splitlines(keepends=True))))
     with pytest.raises(VerificationError, match="E-STATE-DAMAGED"):
         Journal.open(tmp_path, PLAN)
+
+
+def test_a_flipped_bit_in_any_record_is_noticed_in_the_last_one_too(tmp_path: Path) -> None:
+    written(tmp_path)
+    path = tmp_path / "journal"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        for at in range(3, len(line) - 1, 29):
+            changed = bytearray(line)
+            changed[at] ^= 1
+            path.write_bytes(b"".join([*lines[:number], bytes(changed), *lines[number + 1 :]]))
+            with pytest.raises(VerificationError, match=f"line {number + 1} of"):
+                Journal.open(tmp_path, PLAN)
+
+
+def test_a_journal_cut_between_two_records_is_an_older_one(tmp_path: Path) -> None:
+    """No chain shows that; the handshake does, and the next certificate."""
+    written(tmp_path)
+    path = tmp_path / "journal"
+    lines = path.read_bytes().splitlines(keepends=True)
+    memory = RunMemory.empty(PLAN)
+    for number, record in enumerate(records()):
+        path.write_bytes(b"".join(lines[:number]))
+        assert Journal.open(tmp_path, PLAN).memory == memory
+        memory = memory.apply(record)
+
+
+def test_shares_that_are_kept_for_others_read_back_equal_and_nothing_else_reads() -> None:
+    shares = (HeldShare("alice", b"\1" * 33, b"\2" * 33), HeldShare("bob", b"\3" * 33, b"\4" * 33))
+    data = shares_to_bytes(shares)
+    assert shares_from_bytes(data) == shares
+    for bad in (b"", b"{}", b"[1]", data[:-1], data.replace(b"dealer", b"holder"), data.replace(b'"alice"', b"1")):
+        with pytest.raises(ValueError, match=r"record|JSON|form|value|delimiter"):
+            shares_from_bytes(bad)
 
 
 def test_the_journal_of_another_plan_is_damaged(tmp_path: Path) -> None:

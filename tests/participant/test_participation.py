@@ -153,13 +153,43 @@ def test_a_retry_after_signing_the_survivors_is_refused(rehearsal):
 
 def test_the_updates_are_erased_when_the_round_closes(rehearsal):
     play_until_masked(rehearsal)
-    assert rehearsal.blobs() == ["encoded-1", "masked-1-1"]
+    assert rehearsal.blobs() == ["encoded-1", "masked-1-1", "shares-1-1"]
     rehearsal.ask_others()
     rehearsal.machine.close()
     while rehearsal.machine.phase is not Phase.RESULT:
         rehearsal.phase()
     rehearsal.finish()
     assert rehearsal.blobs() == []
+
+
+def test_nothing_that_others_dealt_is_left_on_disk_when_the_round_closes(rehearsal):
+    """Neither the journal nor a backup of it may show later what T participants together could unmask."""
+    run = rehearsal.me.home.runs / rehearsal.plan.run_id
+    play_until_masked(rehearsal)
+    shares = rehearsal.daemon._runs.part(rehearsal.plan.run_id)._state.shares
+    secrets = [share.hex().encode() for one in shares for share in (one.masking_share, one.seed_share)]
+    assert len(secrets) == 10
+    assert (run / "shares-1-1").stat().st_mode & 0o777 == 0o600
+    assert all(secret in (run / "shares-1-1").read_bytes() for secret in secrets)
+    assert not any(secret in (run / "journal").read_bytes() for secret in secrets)
+    rehearsal.ask_others()
+    rehearsal.machine.close()
+    while rehearsal.machine.phase is not Phase.RESULT:
+        rehearsal.phase()
+    assert ME in exact(rehearsal, rehearsal.finish())
+    everything = b"".join(path.read_bytes() for path in rehearsal.me.home.directory.rglob("*") if path.is_file())
+    assert not any(secret in everything for secret in secrets)
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"[]")])
+def test_a_restart_without_the_shares_of_others_forfeits_the_attempt(rehearsal, damage):
+    play_until_masked(rehearsal)
+    rehearsal.ask_others()
+    rehearsal.machine.close()
+    damage(rehearsal.me.home.runs / rehearsal.plan.run_id / "shares-1-1")
+    rehearsal.restart()
+    give(rehearsal.daemon, rehearsal.task())
+    assert rehearsal.me.link.take() == [], "it can release nothing, so it signs nothing"
 
 
 def test_the_upload_waits_for_the_plans_time_after_the_start_of_the_attempt(tmp_path):
