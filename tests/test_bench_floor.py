@@ -18,9 +18,7 @@ def test_the_primitives_of_a_participant_are_those_that_the_protocol_asks_for() 
     clients, _ = CountedStage(CASE).count()
     assert len(clients) == 4
     for one in clients:
-        assert (
-            one[floor.VERIFY] == 5 + 4 + 4 + 4
-        )  # advertisements, shares, receipts; one quorum, for shares and result
+        assert one[floor.VERIFY] == 5 + 4 + 4 + 4  # advertisements, shares, receipts; one quorum, for shares and result
         assert one[floor.SIGN] == 5  # one a phase
         assert one[floor.AGREE] == 2 + 2 * 4  # its two keys, and with each peer for masks and for the channel
         assert one[floor.STREAM_BYTES] == 4 * 1000 * (1 + 4)  # its own mask, and one a peer
