@@ -54,13 +54,32 @@ class Stage:
         return self.offer if self.round.phase is Phase.ADVERTISE_KEYS else self.round.outbox(VICTIM)
 
     def lie(self, told: object) -> PeerError:
-        """Tell the victim; return its refusal after checking that it sent nothing and forgot nothing."""
-        before = (self.victim.state, list(self.victim.journal.records))
+        """Tell the victim; return its refusal, which names who lied and when, once it sent and forgot nothing."""
+        before = (self.victim.state, list(self.victim.journal.records), self.victim.journal.memory)
+        refused = len(self.victim.refusals)
         sent = self.victim.hear(told)
         assert sent == [], "an honest participant answered a lie"
-        assert (self.victim.state, self.victim.journal.records) == before, "a refused message changed the state"
-        assert self.victim.refusals, "nothing was refused"
-        return self.victim.refusals[-1]
+        after = (self.victim.state, self.victim.journal.records, self.victim.journal.memory)
+        assert after == before, "a refused message changed the state"
+        assert len(self.victim.refusals) == refused + 1, "nothing was refused"
+        refusal = self.victim.refusals[-1]
+        assert (refusal.participant, refusal.phase) == ("coordinator", _phase_of(told).name)
+        assert refusal.rule
+        return refusal
+
+
+def _phase_of(told: object) -> Phase:
+    """In which phase a participant is told such a thing."""
+    match told:
+        case AttemptOffer():
+            return Phase.ADVERTISE_KEYS
+        case tuple() as several if isinstance(several[0], Advertisement):
+            return Phase.SHARE_KEYS
+        case SurvivorProposal():
+            return Phase.AGREE_SURVIVORS
+        case UnmaskRequest():
+            return Phase.UNMASK
+    return Phase.COLLECT_MASKED
 
 
 def forged(one: Advertisement, **changes: Any) -> Advertisement:
@@ -181,6 +200,10 @@ SETS_1: dict[str, tuple[Callable[[Advertisements], Advertisements], str]] = {
     "a peer that was offered another model": (_other_view, "E-ROUND-CONTEXT"),
     "a peer that was shown another history": (_other_history, "E-ROUND-TRANSCRIPT"),
     "a low-order masking key": (_resigned("erin", masking_key=b"\0" * 32), "E-ROUND-KEYS"),
+    "a low-order masking key, top bit set": (
+        _resigned("erin", masking_key=b"\0" * 31 + b"\x80"),
+        "E-ROUND-KEYS",
+    ),
     "a low-order channel key": (_resigned("erin", channel_key=b"\1" + b"\0" * 31), "E-ROUND-KEYS"),
     "one key for two participants": (_copied_key, "E-ROUND-KEYS"),
     "one key for two participants, top bit flipped": (lambda u1: _copied_key(u1, True), "E-ROUND-KEYS"),
