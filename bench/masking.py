@@ -2,7 +2,8 @@
 
 A case ``d1e6_k9`` masks 10^6 entries with nine pairwise streams and the self-mask. The floor is measured in the same
 run and in turns: the fastest backend writing as many chunks to a buffer that stays in the cache, and numpy adding that
-buffer to the vector as many times, each by itself.
+buffer to the vector as many times, each by itself. ``two_threads_speedup`` is what a second thread brings where it is
+forced on: where it is 1 or less the rule of ``masks.THREAD_BYTES`` should not start one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +31,7 @@ CASES = {
     "d1e7_k9": (10**7, 9, _PLAIN),
     "packed_d1e6_k9": (10**6, 9, _PACKED),
 }
+THREADED = {"d1e5_k49": (10**5, 49), "d1e6_k19": (10**6, 19), "d1e6_k99": (10**6, 99), "d1e7_k19": (10**7, 19)}
 
 
 def _terms(neighbours: int) -> list[MaskTerm]:
@@ -81,6 +85,25 @@ def _measure(words: NDArray[Any], neighbours: int) -> tuple[float, float, str]:
     return least["masks"], least[fastest] + least["add"], fastest
 
 
+def _threads() -> tuple[dict[str, float], list[list[str]]]:
+    """Return how much faster two threads are than one, and the table."""
+    figures: dict[str, float] = {}
+    rows = []
+    for case, (entries, neighbours) in THREADED.items():
+        words, terms = np.zeros(entries, dtype=_PLAIN.dtype), _terms(neighbours)
+        work, chosen = words.nbytes * len(terms), min(2, words.nbytes * len(terms) // masks.THREAD_BYTES) or 1
+        runs: dict[str, Callable[[], object]] = {
+            str(threads): partial(apply_masks, words, terms, threads=threads) for threads in (1, 2)
+        }
+        with patch.object(masks, "THREAD_BYTES", 1):
+            least = harness.seconds_in_turns(runs, repeats=15)
+        figures[f"{case}.two_threads_speedup"] = round(least["1"] / least["2"], 3)
+        figures[f"{case}.key_stream_mib"] = round(work / 2**20, 1)
+        times = [f"{1e3 * seconds:.2f}" for seconds in least.values()]
+        rows.append([case, f"{work / 2**20:.0f}", *times, f"{least['1'] / least['2']:.2f}", str(chosen)])
+    return figures, rows
+
+
 def main() -> int:
     """Measure, print the table and the JSON line."""
     options = harness.parser(__doc__).parse_args()
@@ -96,7 +119,9 @@ def main() -> int:
         times = (f"{seconds * 1e3:.2f}", f"{speed:.1f}", f"{floor * 1e3:.2f}", f"{floor / seconds:.2f}")
         rows.append([case, fastest, *times, f"{words.nbytes / entries:.2f}"])
     print(harness.table(["case", "fastest", "ms", "GB/s", "floor ms", "speed/floor", "bytes/entry"], rows))
-    harness.publish("masking", figures, save=options.save)
+    threads, rows = _threads()
+    print(harness.table(["case", "key stream MiB", "1 thread ms", "2 threads ms", "speed-up", "used"], rows))
+    harness.publish("masking", figures | threads, save=options.save)
     return 0
 
 
