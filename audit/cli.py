@@ -127,6 +127,9 @@ def compare(first: File, second: File, as_json: AsJson = False) -> None:
         typer.echo(
             "both can be true: " + ("one plan, one history" if found.same_plan else "they are of different runs")
         )
+        if found.same_plan and any(one != other for _, one, other in found.rows):
+            typer.echo("* differs: each maker speaks for the fingerprints that it compared, for the")
+            typer.echo("  rounds that it was charged for, and for what it had seen by then.")
 
 
 @app.command()

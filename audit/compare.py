@@ -2,7 +2,8 @@
 
 Guarantees: reports of one plan whose completed rounds differ are a contradiction, not a difference: somebody was shown
 another history, or one report is false. So is a coordinator's report without a round that a participant, before it was
-made, held the certificate of.
+made, held the certificate of, and one of fewer rounds than the participant was charged for: it would tell a smaller
+epsilon.
 Leaves to others: whether each report verifies by itself (``verify``).
 Source: docs/protocol.md section 5.6.
 """
@@ -43,6 +44,10 @@ def _split_rounds(one: Report, other: Report) -> list[str]:
             f"round {number}: the coordinator leaves out what a participant holds proof of"
             for number in _hidden(mine, theirs)
         ]
+        if _should_cover(mine, theirs) and len(mine.rounds) < _charged(theirs):
+            found.append(
+                f"the coordinator started {len(mine.rounds)} rounds, a participant was charged for {_charged(theirs)}"
+            )
     for first, second in zip(one.rounds, other.rounds, strict=False):
         if first.certificate is None or second.certificate is None:
             continue
@@ -57,11 +62,23 @@ def _split_rounds(one: Report, other: Report) -> list[str]:
 
 def _hidden(coordinator: Report, participant: Report) -> list[int]:
     """Return the rounds that the participant saw completed before the coordinator said that they were not."""
-    roles = (coordinator.made_by.role, participant.made_by.role)
-    if roles != ("coordinator", "participant") or coordinator.made_at < participant.made_at:
-        return []  # a participant may miss the last result, and an early report knows less
+    if not _should_cover(coordinator, participant):
+        return []
     known = {entry.round for entry in coordinator.rounds if entry.certificate is not None}
     return [entry.round for entry in participant.rounds if entry.certificate is not None and entry.round not in known]
+
+
+def _should_cover(coordinator: Report, participant: Report) -> bool:
+    """Say whether what the second knows should be in the first: a coordinator's, and not the older one.
+
+    A participant may miss the last result, and an early report knows less.
+    """
+    roles = (coordinator.made_by.role, participant.made_by.role)
+    return roles == ("coordinator", "participant") and coordinator.made_at >= participant.made_at
+
+
+def _charged(report: Report) -> int:
+    return report.privacy.charged_rounds if isinstance(report.privacy, Claim) else 0
 
 
 def _facts(report: Report) -> dict[str, str]:
@@ -70,7 +87,7 @@ def _facts(report: Report) -> dict[str, str]:
     last = report.evaluations[-1] if report.evaluations else None
     return {
         "made by": f"{report.made_by.role} {report.made_by.name}",
-        "run": plan.run_id,
+        "run": plan.run_id[:16],
         "plan": report.plan_sha256[:16],
         "mode": plan.privacy.mode,
         "unit": claim.unit if claim else "-",

@@ -293,17 +293,34 @@ def _rounds(report: Report) -> Iterator[Block]:
     yield Heading("Rounds and dropouts", 2)
     yield Paragraph(_text(wording.rounds_summary(report), f" Missing most often: {missing}." if missing else ""))
     notable = [one for one in report.rounds if one.dropouts or one.attempts > 1 or one.certificate is None]
-    if notable:
-        yield _table(("round", "attempts", "outcome", "dropouts"), [_round_row(one) for one in notable[:MOST_ROWS]])
-    yield from _more(len(notable) - MOST_ROWS, "more such rounds")
+    stretches = _alike(notable)
+    if stretches:
+        shown = [
+            (str(first) if first == last else f"{first} to {last}", *facts)
+            for first, last, facts in stretches[:MOST_ROWS]
+        ]
+        yield _table(("rounds", "attempts", "outcome", "dropouts"), shown)
+    yield from _more(sum(last - first + 1 for first, last, _ in stretches[MOST_ROWS:]), "more such rounds")
     yield Paragraph(_text("Transcript after the last completed round: ", _code(report.transcript_sha256)), soft=True)
 
 
-def _round_row(one: RoundEntry) -> tuple[str, ...]:
+def _alike(entries: Sequence[RoundEntry]) -> list[tuple[int, int, tuple[str, ...]]]:
+    """Return the stretches of rounds that went the same way: first, last, and how."""
+    stretches: list[tuple[int, int, tuple[str, ...]]] = []
+    for one in entries:
+        facts = _round_facts(one)
+        if stretches and stretches[-1][1:] == (one.round - 1, facts):
+            stretches[-1] = (stretches[-1][0], one.round, facts)
+        else:
+            stretches.append((one.round, one.round, facts))
+    return stretches
+
+
+def _round_facts(one: RoundEntry) -> tuple[str, ...]:
     more = len(one.dropouts) - MOST_ROWS
     names = ", ".join(one.dropouts[:MOST_ROWS]) or "nobody"
     outcome = "completed" if one.certificate else "not completed"
-    return str(one.round), str(one.attempts), outcome, f"{names} and {more} more" if more > 0 else names
+    return str(one.attempts), outcome, f"{names} and {more} more" if more > 0 else names
 
 
 def _ledger(report: Report, part: LedgerPart) -> Iterator[Block]:
@@ -311,7 +328,7 @@ def _ledger(report: Report, part: LedgerPart) -> Iterator[Block]:
     if kept := part.budget:
         spent = (
             f" Spent over all runs: epsilon {wording.short(part.lifetime_epsilon)} of {kept.epsilon} at delta"
-            f" {kept.delta} (Renyi filter of order {kept.order}, per {kept.unit})."
+            f" {kept.delta}, per {kept.unit}. {wording.why_lifetime_is_more(part)}"
         )
     yield Heading("The owner's ledger", 2)
     yield Paragraph(

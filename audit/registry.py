@@ -146,8 +146,8 @@ def _implementation(report: Report, claim: Claim) -> Entry:
     earlier = "The coordinator's report does not list earlier runs; each owner's ledger does."
     if report.ledger:
         earlier = (
-            f"{len(report.ledger.runs)} runs were charged to this population, this one included; trying several"
-            " settings is spending too, and all are on the owner's ledger."
+            f"Runs on this population so far, this one included: {len(report.ledger.runs)}. Trying several settings is"
+            " spending too, and all are on the owner's ledger."
         )
     return {
         "preprocessing_and_hyperparameter_tuning": earlier,

@@ -73,10 +73,11 @@ def _ledger(report: Report) -> tuple[str, ...]:
     part = report.ledger
     assert part is not None  # the caller asked
     unprotected = sum(run.event is None for run in part.runs)
-    lines = [f"population {part.population}, record {part.sequence}, {len(part.runs)} runs"]
+    lines = [f"population {part.population}, record {part.sequence}, runs: {len(part.runs)}"]
     if part.budget is not None:
         spent = wording.short(part.lifetime_epsilon)
         lines.append(f"spent over all runs: epsilon {spent} of {part.budget.epsilon} at delta {part.budget.delta}")
+        lines += [why] if (why := wording.why_lifetime_is_more(part)) else []
     if unprotected:
         lines.append(f"{unprotected} of these runs had no differential privacy: no figure covers them")
     return tuple(lines)

@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 
 from privacy.claims import graph_words, suite_words
+from privacy.dp import rdp
+from privacy.dp.events import decimal
 from privacy.plan import Plan
-from privacy.report_model import Claim, Report
+from privacy.report_model import Claim, LedgerPart, Report
 from privacy.secagg.suites import HYBRID
 
 LARGE_EPSILON = 9.0  # beyond it an even guess can become practically certain
@@ -129,7 +131,20 @@ def rounds_summary(report: Report) -> str:
     short_of = sum(bool(one.dropouts) for one in report.rounds)
     return (
         f"{completed} of {report.plan.recipe.rounds} planned rounds completed, {len(report.rounds)} started;"
-        f" {retried} needed more than one attempt, and in {short_of} somebody dropped out."
+        f" {retried or 'none'} needed more than one attempt, and in {short_of or 'none'} somebody dropped out."
+    )
+
+
+def why_lifetime_is_more(part: LedgerPart) -> str:
+    """Return why the lifetime figure is larger than those of the runs; nothing without a budget or a charge."""
+    kept = part.budget
+    if kept is None or not float(part.lifetime_epsilon):
+        return ""
+    fixed = rdp.to_epsilon(0.0, kept.order, float(kept.delta))
+    return (
+        f"It is counted by a Renyi filter of order {kept.order}, which holds even where runs were chosen after seeing"
+        f" earlier results and is therefore larger than the figure of a run alone: {short(decimal(fixed))} of it is for"
+        " delta and is paid once, with the first charge."
     )
 
 

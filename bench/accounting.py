@@ -25,6 +25,7 @@ from privacy.dp.events import Gaussian as Noised
 
 DELTA: Final = 1e-5
 FINE_GRID: Final = 1e-4
+MARK_FINE: Final = 1.01
 MOST_ROUNDING: Final = 0.1  # of the optimistic bound, over all steps
 LOG_TAIL: Final = -50.0  # of the mass that a truncated tail may have
 PACKAGES: Final = ("dp-accounting", "opacus", "scipy", "numpy")
@@ -154,6 +155,9 @@ def main() -> int:
     ours = [one[f"{key}_over_lower"] for one in found.values() for key in ("pld", "rdp", "general")]
     figures["least_over_lower"] = round(min(ours), 5)
     figures["largest_pld_over_fine"] = round(max(one["pld_over_fine"] for one in found.values()), 5)
+    bounds, fine = figures["least_over_lower"] >= 1, figures["largest_pld_over_fine"] <= MARK_FINE
+    print(f"\npld, rdp, general are upper bounds: {'met' if bounds else 'MISSED'}")
+    print(f"largest_pld_over_fine {figures['largest_pld_over_fine']}, mark {MARK_FINE}: {'met' if fine else 'MISSED'}")
     harness.publish("accounting", figures, packages=PACKAGES, save=options.save)
     return 0
 

@@ -172,6 +172,22 @@ def test_reports_of_one_history_by_two_makers_agree(tmp_path: Path, file: Path, 
     assert code == 0
     assert "one plan, one history" in out
     assert "* made by" in out
+    assert "* differs: each maker speaks for" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_coordinator_that_counts_fewer_rounds_than_were_charged_is_contradicted(
+    tmp_path: Path, file: Path, capsys
+) -> None:
+    plan, keys = reported_plan()
+    facts = coordinator_facts(plan, keys)
+    other = tmp_path / "coordinator.json"
+    other.write_bytes(sign_report(build_report(replace(facts, rounds=facts.rounds[:1])), OPERATOR))
+    for pair in ((file, other), (other, file)):
+        code, out, err = run(capsys, "compare", *pair)
+        assert code == 6
+        assert "* charged rounds" in out
+        assert "the coordinator started 1 rounds, a participant was charged for 3" in err
 
 
 def test_two_histories_of_one_plan_contradict_each_other(tmp_path: Path, file: Path, capsys) -> None:

@@ -11,17 +11,19 @@ import pytest
 
 from audit import wording
 from audit.html import render
-from audit.page import MOST_ROWS
+from audit.page import MOST_ROWS, make_page, text_of
 from audit.plots import HEIGHT, WIDTH, line_plot
 from audit.text import rendered
 from audit.verify import VerifiedReport, verify_report
 from privacy.plan_parts import Mode
-from privacy.report import build_report, sign_report
+from privacy.report import RoundFacts, build_report, sign_report
 from tests.plans import OPERATOR, STRONG
 from tests.reports import (
+    certificate,
     coordinator_facts,
     coordinator_report,
     large_report,
+    participant_facts,
     participant_report,
     reported_plan,
 )
@@ -88,6 +90,20 @@ def test_a_page_is_small_even_for_many_rounds_and_participants() -> None:
     assert len(text.encode()) < 100_000
     assert text.count("<tr>") < 8 * (MOST_ROWS + 3)
     assert "more such rounds, in the report file" in text
+
+
+def test_rounds_that_went_the_same_way_share_a_row_and_the_lifetime_figure_is_explained() -> None:
+    plan, keys = reported_plan(recipe={"rounds": 6})
+    missing: dict[int, tuple[str, ...]] = {2: ("carol",), 3: ("carol",), 4: ("carol",), 6: ("bob",)}
+    rounds = [
+        RoundFacts(round=i, attempts=1, certificate=certificate(plan, keys, i, missing=missing.get(i, ())))
+        for i in range(1, 7)
+    ]
+    report = build_report(replace(participant_facts(plan, keys), rounds=rounds))
+    text = " ".join(text_of(make_page(verify_report(sign_report(report, keys["alice"])))))
+    assert "2 to 4 1 completed carol 6 1 completed bob" in text
+    assert "none needed more than one attempt, and in 4 somebody dropped out" in text
+    assert "is for delta and is paid once, with the first charge" in text
 
 
 def test_a_page_has_a_language_a_title_and_one_first_heading(page: str) -> None:
