@@ -111,13 +111,16 @@ def assemble(
     return Runner(work, opened.identity.role, link=link, inbox=inbox, stop=stop, measure=measure or TorchMeasure())
 
 
-def torch_trainer(assignment: Assignment, *, keys: KeyBook | None = None, pace: Pace | None = None) -> Trainer:
+def torch_trainer(
+    assignment: Assignment, *, keys: KeyBook | None = None, pace: Pace | None = None, strict: bool = False
+) -> Trainer:
     """Return the torch trainer of a run.
 
     Args:
         assignment: what is trained with what.
         keys: opens each round's stream of coins and noise; not needed where nothing is trained.
         pace: hides how long a round's training takes; likewise.
+        strict: refuse rows that the plan cannot use, for the owner's own eyes.
 
     Raises:
         LocalError: ``E-EXTRA-MISSING``.
@@ -143,6 +146,7 @@ def torch_trainer(assignment: Assignment, *, keys: KeyBook | None = None, pace: 
         threads=assignment.threads,
         engine=assignment.engine,
         precision=assignment.precision,
+        strict=strict,
     )
     return TorchTrainer(materials, SystemRandom(), keys, pace)
 

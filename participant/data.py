@@ -78,8 +78,8 @@ class Table:
     """The rows of a dataset, column by column; its repr shows none of them."""
 
     source: str
-    inputs: Sequence[Any]
-    labels: Sequence[str]
+    inputs: Sequence[Any]  # None where a row was let through without one
+    labels: Sequence[str | None]  # likewise
     users: Sequence[str] | None
 
     def __repr__(self) -> str:
@@ -118,18 +118,34 @@ def inspect_dataset(
     return DatasetFacts(_format(path), rows, len(users), columns, tuple(sorted(labels)), hash_dataset(path))
 
 
-def read_table(path: Path, columns: Columns) -> Table:
+def read_table(path: Path, columns: Columns, *, strict: bool = True) -> Table:
     """Return the rows of a dataset.
+
+    Args:
+        path: file or directory.
+        columns: which ones are read.
+        strict: whether a row without input or label is refused. If not, it is there with ``None``, unless it is the
+            first, by whose columns the dataset is known.
 
     Raises:
         LocalError: ``E-DATA-PARSE`` or ``E-DATA-USER``, naming file and row.
     """
     inputs: list[Any] = []
-    labels: list[str] = []
+    labels: list[str | None] = []
     users: list[str] = []
     for where, row in _rows(path):
-        inputs.append(_cell(row, columns.input, where))
-        labels.append(_label(_cell(row, columns.label, where), columns.label, where))
+        if strict or not labels:
+            _require_columns(row, (columns.input, columns.label), where)
+        try:
+            found = _cell(row, columns.input, where), _label(_cell(row, columns.label, where), columns.label, where)
+        except LocalError:
+            if strict:
+                raise
+            inputs.append(None)
+            labels.append(None)
+        else:
+            inputs.append(found[0])
+            labels.append(found[1])
         if columns.user is not None:
             users.append(_user(row, columns.user, where))
     if not labels:
@@ -308,9 +324,14 @@ def _folder_rows(path: Path) -> Iterator[tuple[str, Row]]:
                 yield f"{path.name}/{label.name}/{file.name}", {"image": file.read_bytes(), "label": label.name}
 
 
+def _require_columns(row: Row, columns: Sequence[str], where: str) -> None:
+    for column in columns:
+        if column not in row:
+            raise LocalError("E-DATA-PARSE", f"{where}: no column {column}; there are {', '.join(sorted(row))}")
+
+
 def _cell(row: Row, column: str, where: str) -> Any:
-    if column not in row:
-        raise LocalError("E-DATA-PARSE", f"{where}: no column {column}; there are {', '.join(sorted(row))}")
+    _require_columns(row, (column,), where)
     if row[column] is None:
         raise LocalError("E-DATA-PARSE", f"{where}: column {column} is empty")
     return row[column]

@@ -116,7 +116,7 @@ def dry_run(run: Run, dataset: Dataset = None, config: Directory = None, as_json
         engine=here.settings.engine,
         precision=here.settings.precision,
     )
-    torch_trainer(assignment).prepare()
+    torch_trainer(assignment, strict=True).prepare()
     plan, unmet = judged.verified.plan, [one for one in judged.assessment.rules if one.outcome is not Outcome.MET]
     value: Json = {
         "run": run_id,

@@ -1,16 +1,17 @@
 """Rows become tensors: what a base model reads, and the class it should answer.
 
 Guarantees: every example has one fixed shape (images resized to the base's size, text padded to the plan's length), so
-that no example's bits depend on its company in a batch; refusals name rows, never their content.
+that no example's bits depend on its company in a batch; refusals name rows, never their content. What is refused to
+the eyes of an owner is let through for a round, as an empty example: there a refusal would tell of the data.
 Leaves to others: reading files (``participant.data``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ TOKEN_MASK: Final = "attention_mask"  # noqa: S105  the name of a model's input
 
 SYNTHETIC_SEED: Final = 20_240_229  # public
 
+Value = TypeVar("Value")
+
 
 @dataclass(frozen=True, slots=True)
 class Examples:
@@ -36,11 +39,13 @@ class Examples:
         inputs: the model's arguments by name, each with the examples first.
         labels: classes, int64, shape (count,).
         users: for each example the number of its user, from 0; None without a user column.
+        unfit: rows that the plan cannot use, ascending; they count as empty.
     """
 
     inputs: Mapping[str, torch.Tensor]
     labels: torch.Tensor
     users: NDArray[np.int64] | None = None
+    unfit: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -61,19 +66,34 @@ class Examples:
     def to(self, device: torch.device) -> Examples:
         """Return the examples on a device."""
         moved = {name: values.to(device) for name, values in self.inputs.items()}
-        return Examples(moved, self.labels.to(device), self.users)
+        return replace(self, inputs=moved, labels=self.labels.to(device))
 
 
-def load_examples(path: Path, columns: Columns, task: Task, base: Base) -> Examples:
+def load_examples(path: Path, columns: Columns, task: Task, base: Base, *, strict: bool = True) -> Examples:
     """Read a dataset for a task.
+
+    Args:
+        path: file or directory.
+        columns: of the dataset.
+        task: of the plan.
+        base: gives images their size and text its tokens.
+        strict: whether the first row that the plan cannot use is refused; otherwise such rows are unfit.
 
     Raises:
         LocalError: ``E-DATA-PARSE``, ``E-DATA-USER`` or ``E-DATA-MISMATCH``.
     """
-    table = read_table(path, columns)
-    labels = _classes(table, task)
-    inputs = _images(table, task, base) if task.kind == "image-classification" else _tokens(table, task, base)
-    return Examples(inputs, labels, _user_numbers(table))
+    table = read_table(path, columns, strict=strict)
+    reading = _Reading(table, strict)
+    labels = reading.rows(lambda row, where: _class(table.labels[row], task, where), otherwise=0)
+    if task.kind == "image-classification":
+        images = torch.zeros(len(labels), base.channels, *base.image_size)
+        reading.rows(lambda row, where: images[row].copy_(_image(table.inputs[row], task, base, where)), otherwise=None)
+        inputs = {IMAGES: images}
+    else:
+        texts = reading.rows(lambda row, where: _text(table.inputs[row], where), otherwise="")
+        inputs = tokenised(base.tokenizer, texts, task.max_length)
+    unfit = np.array(sorted(reading.unfit), dtype=np.int64)
+    return Examples(inputs, torch.tensor(labels, dtype=torch.int64), _user_numbers(table), unfit)
 
 
 def synthetic_examples(base: Base, task: Task, count: int) -> Examples:
@@ -97,12 +117,32 @@ def _blank(values: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def _classes(table: Table, task: Task) -> torch.Tensor:
-    places = {name: place for place, name in enumerate(task.labels)}
-    for number, label in enumerate(table.labels, start=1):
-        if label not in places:
-            raise LocalError("E-DATA-MISMATCH", f"{table.source} row {number}: its label is not among the plan's")
-    return torch.tensor([places[label] for label in table.labels], dtype=torch.int64)
+class _Reading:
+    """Reads a table row by row, and notes which rows are unfit."""
+
+    def __init__(self, table: Table, strict: bool) -> None:
+        self._table = table
+        self._strict = strict
+        self.unfit: set[int] = set()
+
+    def rows(self, read: Callable[[int, str], Value], *, otherwise: Value) -> list[Value]:
+        """Return what each row is read as, or something else where that fails."""
+        found = []
+        for row in range(len(self._table.labels)):
+            try:
+                found.append(read(row, f"{self._table.source} row {row + 1}"))
+            except Exception:  # whatever a row brings about: nothing about it may show
+                if self._strict:
+                    raise
+                self.unfit.add(row)
+                found.append(otherwise)
+        return found
+
+
+def _class(label: str | None, task: Task, where: str) -> int:
+    if label not in task.labels:
+        raise LocalError("E-DATA-MISMATCH", f"{where}: its label is not among the plan's")
+    return task.labels.index(label)
 
 
 def _user_numbers(table: Table) -> NDArray[np.int64] | None:
@@ -111,14 +151,11 @@ def _user_numbers(table: Table) -> NDArray[np.int64] | None:
     return np.unique(np.asarray(table.users), return_inverse=True)[1].astype(np.int64)
 
 
-def _images(table: Table, task: Task, base: Base) -> dict[str, torch.Tensor]:
+def _image(value: Any, task: Task, base: Base, where: str) -> torch.Tensor:
     scale, mean, std = float(task.image_scale), float(task.image_mean), float(task.image_std)
-    images = torch.empty(len(table.labels), base.channels, *base.image_size)
-    for number, value in enumerate(table.inputs):
-        array = pixels(value, base.channels, f"{table.source} row {number + 1}")
-        image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
-        images[number] = (_resized(image, base.image_size) / scale - mean) / std
-    return {IMAGES: images}
+    array = pixels(value, base.channels, where)
+    image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+    return (_resized(image, base.image_size) / scale - mean) / std
 
 
 def _resized(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -128,11 +165,14 @@ def _resized(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return stretched[0]
 
 
-def _tokens(table: Table, task: Task, base: Base) -> dict[str, torch.Tensor]:
-    for number, value in enumerate(table.inputs, start=1):
-        if not isinstance(value, str):
-            raise LocalError("E-DATA-MISMATCH", f"{table.source} row {number}: its input is not text")
-    return tokenised(base.tokenizer, table.inputs, task.max_length)
+def _text(value: Any, where: str) -> str:
+    try:
+        if isinstance(value, str):
+            value.encode()  # half a surrogate pair is no text to a tokenizer
+            return value
+    except UnicodeEncodeError:
+        pass
+    raise LocalError("E-DATA-MISMATCH", f"{where}: its input is not text")
 
 
 def tokenised(tokenizer: Any, texts: Sequence[str], length: int) -> dict[str, torch.Tensor]:

@@ -53,6 +53,8 @@ Number = TypeVar("Number", np.int64, np.float64)
 REHEARSALS: Final = 5  # of a micro-batch and of the noise, to see how long they take
 SPARE_TIME: Final = 1.25  # a period over what its parts took at most when they were rehearsed
 
+ASK_A_DRY_RUN: Final = "`onlysum participant plan dry-run RUN` names the first of them"
+
 _log = structlog.get_logger("onlysum.participant")
 
 
@@ -71,6 +73,7 @@ class Materials:
         threads: of torch; one where participants share a machine.
         engine: computes gradients; ``fast`` gives way to ``opacus`` where it does not know a layer.
         precision: of the frozen base.
+        strict: whether a row that the plan cannot use is refused; only for the owner's own eyes.
     """
 
     plan: Plan
@@ -83,6 +86,7 @@ class Materials:
     threads: int = 1
     engine: EngineName = "fast"
     precision: Precision = "float32"
+    strict: bool = False
 
 
 class TorchTrainer:
@@ -109,6 +113,8 @@ class TorchTrainer:
 
     def prepare(self) -> None:
         """Load base and adapter, run the self-check on made-up rows, then read the data.
+
+        A row that the plan cannot use is an empty example: a refusal would be a release that nobody was charged for.
 
         Raises:
             LocalError: ``E-METHOD-REFUSED``, ``E-MODEL-*``, ``E-ADAPTER-HASH``, ``E-PLAN-*``, ``E-DEVICE``,
@@ -146,7 +152,9 @@ class TorchTrainer:
         )
         home_slots = check.run()
         compile_now()  # before a round's clock runs
-        examples = load_examples(given.dataset, given.columns, recipe.task, loaded).to(device)
+        examples = load_examples(given.dataset, given.columns, recipe.task, loaded, strict=given.strict).to(device)
+        if examples.unfit.size:
+            _log.warning("rows that do not fit the plan count as empty", run=self._plan.run_id, next=ASK_A_DRY_RUN)
         self._units = self._rows_of_units(examples)
         if self._visits > 1:
             examples = shortened(engine, synthetic, examples)

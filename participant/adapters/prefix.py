@@ -9,6 +9,7 @@ Source: docs/methods.md.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final, Self
 
 import numpy as np
@@ -85,7 +86,7 @@ class FrozenPrefix:
             rows[rows >= len(examples)] = -1
             parts.append(self.activations(dict(examples.take(rows).inputs)))
         joined = torch.cat(parts)[: len(examples)]
-        return Examples({**examples.inputs, ACTIVATIONS: joined}, examples.labels, examples.users)
+        return replace(examples, inputs={**examples.inputs, ACTIVATIONS: joined})
 
     def cut(self) -> None:
         """Take the lower blocks off: from here on the model reads the activations among its inputs."""

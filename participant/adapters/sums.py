@@ -2,7 +2,7 @@
 
 Guarantees: every forward pass has the plan's micro-batch size, filled up with empty examples, so that kernels never
 depend on how many examples there are; in the clipped sum one unit of privacy adds one integer row of norm at most D.
-An empty batch gives zeros.
+A row that the plan cannot use is an empty example: it takes a slot and adds nothing. An empty batch gives zeros.
 Clipping happens where the gradients are; only the sum leaves the device.
 Leaves to others: sampling and noise (``participant.training``), the clip (``privacy.dp.torch_clipping``).
 """
@@ -75,7 +75,8 @@ class GradientSums:
         The user's rows share micro-batches with nobody, so the row depends on that user alone.
         """
         parts = [self._gradients(slots).double().sum(dim=0) for slots in self._micro_batches(rows)]
-        mean = torch.stack(parts).sum(dim=0) / rows.size
+        fit = np.isin(rows, self.examples.unfit, invert=True).sum()
+        mean = torch.stack(parts).sum(dim=0) / max(1, fit)
         return clipped_sum(mean[None], **clip).cpu().numpy()
 
     def rehearse(self, **clip: Unpack[Clip]) -> None:
@@ -99,6 +100,7 @@ class GradientSums:
         for turn in range(int(turns.max(initial=-1)) + 1):
             batch = np.full(size, EMPTY, dtype=np.int64)
             batch[slots[turns == turn]] = rows[turns == turn]
+            batch[np.isin(batch, self.examples.unfit)] = EMPTY
             yield batch
 
 

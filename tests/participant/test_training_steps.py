@@ -297,7 +297,10 @@ REFUSALS: dict[str, tuple[Callable[[World, Path], dict[str, object]], str]] = {
     "no initial adapter": (lambda world, path: {"initial_adapter": path / "nothing"}, "E-ADAPTER-HASH"),
     "another base": (lambda world, path: {"model": path}, "E-MODEL-LOAD"),
     "a device that is not there": (lambda world, path: {"device": "cuda:7"}, "E-DEVICE"),
-    "labels that the plan lacks": (lambda world, path: {"dataset": relabelled(path)}, "E-DATA-MISMATCH"),
+    "labels that the plan lacks, if the owner asks": (
+        lambda world, path: {"dataset": relabelled(path), "strict": True},
+        "E-DATA-MISMATCH",
+    ),
     "another column": (lambda world, path: {"columns": Columns("picture", "label")}, "E-DATA-PARSE"),
 }
 
