@@ -65,11 +65,12 @@ class Inbox:
             raise _refuse("E-PLAN-CHANGED", member, "plan", "the answer is to another plan")
         if isinstance(answer, PlanApproved) and not self._approves(member, answer):
             raise _refuse("E-ROUND-SIGNATURE", member, "plan", "the approval is not signed by its identity key")
-        if member in run.answers or run.record.state.ended:
+        before, approves = run.answers.get(member), isinstance(answer, PlanApproved)
+        if run.record.state.ended or (before is not None and (approves or not before.approved)):
             return
         with run.desk.store.begin() as connection:
             runbook.add_approval(connection, member, answer, run.desk.now())
-        run.moved("plan-approved" if isinstance(answer, PlanApproved) else "plan-refused", member=member)
+        run.moved("plan-approved" if approves else "plan-refused", member=member)
 
     def _approves(self, member: str, answer: PlanApproved) -> bool:
         signed = signed_approval_bytes(self._run.plan.hash, member)

@@ -45,10 +45,15 @@ class Lifecycle:
             active = {one.name: one.identity_key for one in membership.list_members(connection) if one.active}
         gone = [one.id for one in run.rules.roster if active.get(one.id) != bytes.fromhex(one.identity_key)]
         over = len(run.rounds) == run.rules.recipe.rounds
+        running = run.record.state is RunState.RUNNING
+        back = [one for one in run.answers.values() if not one.approved and one.member in run.roster]
         if run.record.abort_requested:
             await self._end(RunState.ABORTED, "E-RUN-FAILED", "the operator ended the run")
         elif gone and not over:
             await self._end(RunState.ABORTED, "E-MEMBER-REVOKED", f"the key of {gone[0]} no longer counts")
+        elif back and running and not over:
+            reason = f"{back[0].member} has taken its approval back: {back[0].because}"
+            await self._end(RunState.ABORTED, back[0].code, reason)
         elif not over and run.attempt is None and desk.clock.now() >= run.rules.expires_at:
             await self._end(RunState.ABORTED, "E-PLAN-EXPIRED", "the plan expired before the run was over")
         return run.record.state.ended

@@ -186,10 +186,12 @@ def _run(row: sa.Row[tuple[object, ...]]) -> RunRecord:
 
 
 def add_approval(connection: Connection, member: str, answer: PlanApproved | PlanRefused, now: int) -> None:
-    """Record a member's first answer; a later one changes nothing."""
+    """Record a member's answer; an approval may be taken back, and nothing else is changed later."""
     here = (approvals.c.run_id == answer.run_id, approvals.c.member == member)
-    if connection.execute(sa.select(approvals.c.member).where(*here)).scalar() is not None:
+    approved = connection.execute(sa.select(approvals.c.approved).where(*here)).scalar()
+    if approved is False or (approved and isinstance(answer, PlanApproved)):
         return
+    connection.execute(sa.delete(approvals).where(*here))
     match answer:
         case PlanApproved():
             values = {"approved": True, "code": "", "because": "", "signature": answer.signature}

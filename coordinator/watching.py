@@ -50,7 +50,7 @@ class Watcher:
     run_id: str
     event: int = 0
     state: str = ""
-    answers: int = 0
+    answers: set[tuple[str, bool]] = field(default_factory=set)
     attempts: dict[tuple[int, int], str] = field(default_factory=dict)
     measured: set[tuple[int, str]] = field(default_factory=set)
 
@@ -63,10 +63,11 @@ class Watcher:
             closed = list(attempt_rows.closings_after(connection, self.run_id, self.event, kind=CLOSED))
             rounds = {one.round: one for one in runbook.list_rounds(connection, self.run_id)}
             evaluations = runbook.list_evaluations(connection, self.run_id)
-        for answer in answers[self.answers :]:
+        fresh = [one for one in answers if (one.member, one.approved) not in self.answers]
+        self.answers.update((one.member, one.approved) for one in fresh)
+        for answer in fresh:
             verb = "approved" if answer.approved else f"refused ({answer.code}): {answer.because}"
             yield _happened("plan", f"{answer.member} {verb}", member=answer.member, approved=answer.approved)
-        self.answers = len(answers)
         if not run.state.ended:
             yield from self._run(run)
         for attempt in attempts:

@@ -34,6 +34,7 @@ class Clerk:
         self._runs = runs
         self._waiting: dict[str, float] = {}  # runs whose plan waits, and when it was last judged
         self._said: dict[str, str] = {}  # why, as last logged
+        self._refused: set[str] = set()  # runs whose refusal the coordinator was told, by this process
 
     def proposed(self, task: PlanProposed) -> None:
         """Keep a plan, then decide by policy, or let it wait for a person; a known decision is sent again.
@@ -78,17 +79,29 @@ class Clerk:
         durable.write(path, self._work.courier.download(task.initial_adapter))
 
     def reconsider(self) -> None:
-        """Answer waiting plans that a person has decided with a command, or that a changed policy decides."""
+        """Answer plans that a person has decided with a command, or that a changed policy decides.
+
+        A refusal is told to the coordinator also where an approval was told before, and again after a restart, since
+        nothing says here whether it arrived.
+        """
+        for run_id in self._runs.refused():
+            if run_id not in self._refused:
+                self._runs.leave(run_id)
+                self._try_to_answer(run_id)
         for run_id, judged_at in sorted(self._waiting.items()):
             decided = self._work.desk.shelf.decision(run_id) is not None
             if not decided and self._work.clock.monotonic() - judged_at >= RECONSIDER_SECONDS:
                 decided = self._decided(run_id)
             if not decided:
                 continue
-            try:
-                self._answer(run_id)
-            except OnlysumError as error:
-                _log.warning("refused", run=run_id, code=error.code, detail=error.detail)
+            self._try_to_answer(run_id)
+
+    def _try_to_answer(self, run_id: str) -> None:
+        try:
+            self._answer(run_id)
+        except OnlysumError as error:
+            self._refused.add(run_id)  # the coordinator does not want to hear it
+            _log.warning("refused", run=run_id, code=error.code, detail=error.detail)
 
     def forget(self, run_id: str) -> None:
         """The run has ended: nobody waits for a decision any more."""
@@ -101,12 +114,16 @@ class Clerk:
             return
         self.forget(run_id)
         plan_hash = desk.shelf.get(run_id).hash
-        if decision.verdict == "approved" and (problem := self._runs.problem(run_id)) is not None:
-            decision = self._turn_down(run_id, decision, problem)
+        if decision.verdict == "approved":
+            problem = self._runs.problem(run_id)
+            decision = desk.shelf.decision(run_id) or decision  # that took long: its owner may have refused meanwhile
+            if problem is not None and decision.verdict == "approved":
+                decision = self._turn_down(run_id, decision, problem)
         if decision.verdict == "approved":
             courier.submit(PlanApproved(run_id, plan_hash, bytes.fromhex(decision.signature)))
         else:
             courier.submit(PlanRefused(run_id, plan_hash, decision.code, decision.because))
+            self._refused.add(run_id)
         _log.info(f"plan {decision.verdict}", run=run_id, by=decision.by, who=decision.who)
 
     def _turn_down(self, run_id: str, decision: Decision, problem: OnlysumError) -> Decision:

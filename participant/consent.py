@@ -30,11 +30,15 @@ class Consent:
         """Refuse to begin an attempt that the owner would not have now.
 
         Raises:
-            RefusedError: ``E-PLAN-EXPIRED``, ``E-POLICY-WAITING`` (paused), ``E-POLICY-RULE`` or ``E-POLICY-BUDGET``.
+            RefusedError: ``E-PLAN-EXPIRED``, ``E-POLICY-REFUSED`` (the approval was taken back), ``E-POLICY-WAITING``
+                (paused), ``E-POLICY-RULE`` or ``E-POLICY-BUDGET``.
         """
         plan, now = self._verified.plan, self._work.clock.now()
         if now >= plan.expires_at:
             raise RefusedError("E-PLAN-EXPIRED", f"the plan of run {plan.run_id} has expired")
+        decision = self._work.desk.shelf.decision(plan.run_id)
+        if decision is None or decision.verdict == "refused":
+            raise RefusedError("E-POLICY-REFUSED", f"the owner has taken back the approval of run {plan.run_id}")
         if self._work.home.pause_mark.exists():
             raise RefusedError("E-POLICY-WAITING", "the owner has paused this participant")
         policy = self._work.desk.policy()

@@ -45,6 +45,17 @@ class Runs:
         shelf = self._work.desk.shelf
         return [one for one in shelf.run_ids() if self._decision(one) is not None and shelf.ended(one) is None]
 
+    def refused(self) -> list[str]:
+        """Return the runs that are refused, also after an approval, and have not ended."""
+        shelf = self._work.desk.shelf
+        decisions = [(one, shelf.decision(one)) for one in shelf.run_ids() if shelf.ended(one) is None]
+        return [one for one, decision in decisions if decision is not None and decision.verdict == "refused"]
+
+    def leave(self, run_id: str) -> None:
+        """Take no further part in a run, because its owner does not want it any more."""
+        if (part := self._parts.pop(run_id, None)) is not None:
+            part.close()
+
     def resting(self) -> bool:
         """Say whether the owner wants nothing begun now and nothing is under way.
 

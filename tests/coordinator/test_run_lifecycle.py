@@ -14,7 +14,9 @@ from audit.verify import verify_report
 from coordinator import membership, runbook
 from coordinator.config import Durations
 from coordinator.runbook import RunState
+from privacy.plan import signed_approval_bytes
 from privacy.secagg.messages import Advertisement, ShareBundle, SurvivorSignature, UnmaskShares
+from protos.envelope import PlanApproved, PlanRefused
 from tests.coordinator.world import EVALUATOR, RUN_ID, World
 from tests.plans import signing_key
 from tests.test_malicious_hybrid import LIES, dealing
@@ -121,6 +123,39 @@ def test_one_refusal_ends_the_run_as_refused_and_shows_the_rule(tmp_path: Path) 
     state = world.state()
     assert (state.state, state.code, state.reason) == (RunState.REFUSED, "E-POLICY-RULE", "bob: not these rounds")
     assert world.attempts() == ()
+
+
+@pytest.mark.parametrize("rounds_done", [None, 1, 2])
+def test_an_approval_that_is_taken_back_ends_the_run(tmp_path: Path, rounds_done: int | None) -> None:
+    world = World(tmp_path, rounds=3)
+    refusal = PlanRefused(RUN_ID, world.plan.hash, "E-POLICY-REFUSED", "not any more")
+    world.members["carol"].present = rounds_done is not None
+
+    async def scenario() -> None:
+        while "bob" not in world.answers() or (rounds_done is not None and len(world.rounds()) < rounds_done):
+            await world.turn()
+        await world.runner.submit("bob", refusal)
+        await world.runner.submit("bob", refusal)
+        await world.settle()
+
+    asyncio.run(scenario())
+    ended = RunState.REFUSED if rounds_done is None else RunState.ABORTED
+    assert (world.state().state, world.state().code) == (ended, "E-POLICY-REFUSED")
+    assert world.state().reason.startswith("bob")
+    assert "not any more" in world.state().reason
+    assert len(world.rounds()) == (rounds_done or 0)
+    assert world.answers()["bob"] is False
+    assert all(one.state != "open" for one in world.attempts())
+
+
+def test_a_refusal_is_never_turned_into_an_approval(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.members["bob"].approves = False
+    settled(world)
+    world.members["bob"].approves = True
+    signature = world.keys["bob"].sign(signed_approval_bytes(world.plan.hash, "bob"))
+    asyncio.run(world.runner.submit("bob", PlanApproved(RUN_ID, world.plan.hash, signature)))
+    assert world.answers()["bob"] is False
 
 
 def test_nothing_is_opened_before_everybody_has_approved(tmp_path: Path) -> None:

@@ -283,6 +283,11 @@ class World:
         with self.store.read() as connection:
             return runbook.find_run(connection, RUN_ID)
 
+    def answers(self) -> dict[str, bool]:
+        """Return who has approved (true) or refused the plan."""
+        with self.store.read() as connection:
+            return {one.member: one.approved for one in runbook.list_approvals(connection, RUN_ID)}
+
     def adapter(self, round_number: int) -> NDArray[np.float32]:
         """Return the global adapter after a round."""
         return np.frombuffer(RunFiles(self.home.run(RUN_ID)).iterate(round_number).read_bytes(), dtype="<f4")
