@@ -173,8 +173,9 @@ class Participation:
         self.prepare()
         adapter = self._fetch_adapter(task.adapter, offer.adapter_hash, offer.position)
         step = advertise(self._party, offer, self._journal.memory, self._work.random)
+        self._commit(step, state=step.state, send=False)  # if this fails, the attempt before goes on as it was
         self._adapter, self._bundle = adapter, None
-        self._commit(step, state=step.state)
+        self._work.courier.submit(step.state.own, of=(self._run_id, offer.position))
 
     def _fetch_adapter(self, content: ContentRef, expected: bytes, position: Position) -> NDArray[np.float32]:
         """Download, hash and parse the global adapter from one buffer."""

@@ -1,0 +1,111 @@
+"""Plans on disk: kept as they were signed, found by how their id begins, decided once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from participant.home import Home
+from participant.plans import Decision, Ended, PlanShelf
+from privacy.errors import LocalError, OnlysumError, PeerError
+from tests.plans import OPERATOR, make_plan, sign_plan, signing_key
+
+ONE, TWO, OTHER = "aa" * 16, "ab" * 16, "cd" * 16
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> PlanShelf:
+    home = Home(tmp_path)
+    home.make()
+    made = PlanShelf(home, OPERATOR.public)
+    for run_id in (ONE, TWO, OTHER):
+        plan, _ = make_plan(run_id=run_id)
+        made.put(plan.to_bytes(), sign_plan(plan))
+    return made
+
+
+def decision(verdict: str, **changes: object) -> Decision:
+    fields = {"verdict": verdict, "plan_hash": "00" * 32, "who": "owner", "at": 1, "by": "hand", **changes}
+    return Decision.model_validate(fields)
+
+
+def test_a_kept_plan_is_the_one_that_was_signed(shelf: PlanShelf) -> None:
+    plan, _ = make_plan(run_id=ONE)
+    assert shelf.get(ONE).plan == plan
+    assert shelf.signature(ONE) == sign_plan(plan)
+    assert set(shelf.run_ids()) == {ONE, TWO, OTHER}
+
+
+def test_the_same_plan_again_changes_nothing_and_another_one_is_refused(shelf: PlanShelf) -> None:
+    plan, _ = make_plan(run_id=ONE)
+    kept = (shelf.directory(ONE) / "plan.json").read_bytes()
+    shelf.put(plan.to_bytes(), sign_plan(plan))
+    other, _ = make_plan(run_id=ONE, max_attempts=2)
+    with pytest.raises(PeerError) as refused:
+        shelf.put(other.to_bytes(), sign_plan(other))
+    assert (refused.value.code, refused.value.participant, refused.value.phase) == (
+        "E-PLAN-CHANGED",
+        "coordinator",
+        "plan",
+    )
+    assert (shelf.directory(ONE) / "plan.json").read_bytes() == kept
+
+
+def test_a_plan_that_was_changed_on_disk_is_not_taken_from_there(shelf: PlanShelf) -> None:
+    path = shelf.directory(ONE) / "plan.json"
+    path.write_bytes(path.read_bytes().replace(b'"f":1', b'"f":0'))
+    with pytest.raises(PeerError, match="E-PLAN-SIGNATURE"):
+        shelf.get(ONE)
+    path.write_bytes(make_plan(run_id=ONE)[0].to_bytes())
+    (shelf.directory(ONE) / "plan.sig").write_bytes(signing_key("mallory").sign(b"x"))
+    with pytest.raises(PeerError, match="E-PLAN-SIGNATURE"):
+        shelf.get(ONE)
+
+
+def test_a_run_is_found_by_how_its_id_begins_if_only_one_does(shelf: PlanShelf) -> None:
+    assert shelf.find("c") == shelf.find(OTHER) == OTHER
+    assert shelf.find("ab") == TWO
+    with pytest.raises(LocalError, match="E-NOT-FOUND: several plans of a run that begins with 'a'"):
+        shelf.find("a")
+    with pytest.raises(LocalError, match="E-NOT-FOUND: no plan of a run that begins with 'd'"):
+        shelf.find("d")
+
+
+@pytest.mark.parametrize("run_id", ["", "..", "../" + ONE, ONE[:-1], ONE + "0", ONE.upper(), "g" * 32])
+def test_what_is_no_run_id_is_no_directory(shelf: PlanShelf, run_id: str) -> None:
+    for ask in (shelf.directory, shelf.get, shelf.decision, shelf.ended):
+        with pytest.raises(OnlysumError, match="E-NOT-FOUND"):
+            ask(run_id)  # type: ignore[operator]  # each takes a run id
+
+
+def test_a_plan_that_was_never_proposed_is_not_found(shelf: PlanShelf) -> None:
+    with pytest.raises(LocalError, match="E-NOT-FOUND: no plan of run"):
+        shelf.get("ff" * 16)
+
+
+def test_a_decision_is_made_once_and_an_approval_may_be_taken_back(shelf: PlanShelf) -> None:
+    assert shelf.decision(ONE) is None
+    approved, refused = decision("approved"), decision("refused", code="E-POLICY-RULE")
+    shelf.decide(ONE, approved)
+    assert shelf.decision(ONE) == approved
+    with pytest.raises(LocalError, match="E-EXISTS"):
+        shelf.decide(ONE, decision("approved", who="somebody else"))
+    shelf.decide(ONE, refused)
+    for again in (approved, refused):
+        with pytest.raises(LocalError, match="E-EXISTS"):
+            shelf.decide(ONE, again)
+    assert shelf.decision(ONE) == refused
+    shelf.decide(TWO, refused)
+    with pytest.raises(LocalError, match="E-EXISTS"):
+        shelf.decide(TWO, approved)
+
+
+def test_how_a_run_ended_is_there_again_and_a_damaged_note_is_named(shelf: PlanShelf) -> None:
+    assert shelf.ended(ONE) is None
+    ended = Ended(state="completed", code="", at=5)
+    shelf.end(ONE, ended)
+    assert shelf.ended(ONE) == ended
+    (shelf.directory(ONE) / "ended.json").write_text("{}")
+    with pytest.raises(LocalError, match="E-CONFIG-INVALID"):
+        shelf.ended(ONE)
