@@ -1,0 +1,146 @@
+"""Which runs a daemon takes part in: what was approved, with what is registered here, and none that is too old."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from participant.runs import NotApproved, Runs
+from privacy.errors import LocalError, OnlysumError, RefusedError
+from privacy.secagg.messages import Advertisement, AttemptOffer, Position
+from protos.envelope import LedgerHead, Role, Welcome
+from tests.participant.owner import policy_text
+from tests.participant.rehearsal import Rehearsal
+from tests.plans import signing_key
+
+ME = "alice"
+AT_NO_TIME = 'hours = "03:00-03:01"'
+
+
+@pytest.fixture
+def rehearsal(tmp_path: Path) -> Rehearsal:
+    made = Rehearsal(tmp_path / ME)
+    made.propose()
+    return made
+
+
+def runs_of(rehearsal: Rehearsal, role: Role = Role.PARTICIPANT) -> Runs:
+    """The runs of a daemon that has just been started."""
+    runs: Runs = rehearsal.me.daemon(role)._runs
+    return runs
+
+
+def decided(rehearsal: Rehearsal, **changes: Any) -> None:
+    """Write another decision in place of the one that is there, as nobody but the disk would."""
+    shelf = rehearsal.me.desk().shelf
+    before = shelf.decision(rehearsal.plan.run_id)
+    assert before is not None
+    path = shelf.directory(rehearsal.plan.run_id) / "decision.json"
+    path.write_text(before.model_copy(update=changes).model_dump_json())
+
+
+def refusal(rehearsal: Rehearsal) -> OnlysumError:
+    with pytest.raises(OnlysumError) as refused:
+        runs_of(rehearsal).assignment(rehearsal.plan.run_id)
+    return refused.value
+
+
+def test_an_approved_plan_with_its_model_and_dataset_is_an_assignment(rehearsal: Rehearsal) -> None:
+    assignment = runs_of(rehearsal).assignment(rehearsal.plan.run_id)
+    assert assignment.verified.plan == rehearsal.plan
+    assert (assignment.me, assignment.dataset.name) == (ME, "digits")
+    assert assignment.model.files == rehearsal.plan.recipe.base.files
+
+
+def test_a_plan_that_was_refused_after_all_is_not_taken_part_in(rehearsal: Rehearsal) -> None:
+    decided(rehearsal, verdict="refused")
+    assert isinstance(refusal(rehearsal), NotApproved)
+    assert runs_of(rehearsal).going_on() == []
+
+
+def test_an_approval_without_a_dataset_trains_on_none(rehearsal: Rehearsal) -> None:
+    decided(rehearsal, dataset=None)
+    assert isinstance(refusal(rehearsal), NotApproved)
+
+
+def test_an_approval_of_another_plan_does_not_count_for_the_one_that_lies_there(rehearsal: Rehearsal) -> None:
+    decided(rehearsal, plan_hash="00" * 32)
+    error = refusal(rehearsal)
+    assert isinstance(error, RefusedError)
+    assert error.code == "E-PLAN-CHANGED"
+
+
+def test_a_base_model_that_is_not_registered_any_more_is_named(rehearsal: Rehearsal) -> None:
+    for path in rehearsal.me.home.models.iterdir():
+        path.unlink()
+    error = refusal(rehearsal)
+    assert isinstance(error, LocalError)
+    assert error.code == "E-MODEL-HASH"
+    assert rehearsal.plan.recipe.base.name in error.detail
+
+
+# --- what was signed before ---
+
+
+def signed_elsewhere(rehearsal: Rehearsal, plan_hash: bytes) -> Advertisement:
+    """An advertisement of this member for a plan."""
+    offer = AttemptOffer(Position(plan_hash, 1, 1), b"\1" * 32, b"\2" * 32)
+    unsigned = Advertisement(offer, ME, b"\3" * 32, b"\4" * 32, b"\5" * 16)
+    return Advertisement(offer, ME, b"\3" * 32, b"\4" * 32, b"\5" * 16, signing_key(ME).sign(unsigned.signed_bytes(1)))
+
+
+def test_a_plan_that_is_approved_again_after_it_was_lost_with_what_was_signed_for_it_stays_out(
+    rehearsal: Rehearsal,
+) -> None:
+    """The directory was restored from before the approval; the coordinator remembers more."""
+    path = rehearsal.me.desk().shelf.directory(rehearsal.plan.run_id) / "decision.json"
+    kept = path.read_bytes()
+    path.unlink()
+    runs = runs_of(rehearsal)
+    last = signed_elsewhere(rehearsal, rehearsal.world.plan.hash)
+    runs.compare(Welcome(1, "0", "test-federation", LedgerHead(0, bytes(32)), (last,), ()))
+    path.write_bytes(kept)
+    with pytest.raises(RefusedError, match="E-LEDGER-ROLLBACK"):
+        runs.part(rehearsal.plan.run_id)
+
+
+def test_what_was_signed_for_another_plan_keeps_nobody_out_of_this_one(rehearsal: Rehearsal) -> None:
+    runs = runs_of(rehearsal)
+    last = signed_elsewhere(rehearsal, b"\7" * 32)
+    runs.compare(Welcome(1, "0", "test-federation", LedgerHead(0, bytes(32)), (last,), ()))
+    assert runs.part(rehearsal.plan.run_id).highest == (0, 0)
+
+
+# --- resting, and being ready ---
+
+
+def at_no_time(rehearsal: Rehearsal) -> None:
+    rehearsal.me.write_policy(policy_text(wards=AT_NO_TIME))
+
+
+def test_a_participant_rests_outside_the_hours_of_its_datasets_and_an_evaluator_does_not(
+    rehearsal: Rehearsal,
+) -> None:
+    assert not runs_of(rehearsal).resting()
+    at_no_time(rehearsal)
+    assert runs_of(rehearsal).resting()
+    assert not runs_of(rehearsal, Role.EVALUATOR).resting()
+
+
+def test_a_run_without_a_dataset_neither_lets_rest_nor_keeps_from_it(rehearsal: Rehearsal) -> None:
+    at_no_time(rehearsal)
+    decided(rehearsal, dataset=None)
+    assert not runs_of(rehearsal).resting(), "no dataset is asked for, so that no hours are kept"
+
+
+def test_what_keeps_a_participant_from_training_keeps_no_evaluator_from_measuring(rehearsal: Rehearsal) -> None:
+    run_id = rehearsal.plan.run_id
+    assert runs_of(rehearsal).problem(run_id) is None
+    for path in rehearsal.me.home.models.iterdir():
+        path.unlink()
+    found = runs_of(rehearsal).problem(run_id)
+    assert found is not None
+    assert found.code == "E-MODEL-HASH"
+    assert runs_of(rehearsal, Role.EVALUATOR).problem(run_id) is None
