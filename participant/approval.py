@@ -19,13 +19,14 @@ from participant.cost import cost_of
 from participant.home import Home
 from participant.ledger import Ledger
 from participant.plans import Decision, PlanShelf
-from participant.policy import Policy, parse_policy
+from participant.policy import Policy, load_policy, parse_policy
 from participant.registry import DatasetEntry, ModelEntry, Registry
 from privacy.errors import LocalError, OnlysumError, RefusedError
 from privacy.ledger_entries import PolicyChange
 from privacy.plan import Plan, VerifiedPlan, signed_approval_bytes
 from privacy.seams import Clock
 from privacy.secagg.keys import SigningKey
+from protos.envelope import DatasetOffer
 
 NOTIFY_SECONDS = 30  # a notify command that takes longer is left to itself
 
@@ -63,6 +64,14 @@ class Desk:
         self._clock = clock
         self.shelf = shelf
         self.registry = Registry(home)
+
+    def offers(self) -> tuple[DatasetOffer, ...]:
+        """Return what the handshake announces: in rows where the policy lets a single row of a person be the unit."""
+        try:
+            as_rows = load_policy(self._home).example_level
+        except OnlysumError:  # nothing is approved or trained until it is corrected
+            as_rows = frozenset()
+        return self.registry.offers(as_rows=as_rows)
 
     def policy(self) -> Policy:
         """Read the policy as it is now and note a change of it in the ledger.
@@ -207,7 +216,7 @@ class Desk:
 def _seen_by_policy(dataset: DatasetEntry | None) -> LocalDataset | None:
     if dataset is None:
         return None
-    return LocalDataset(dataset.name, dataset.units, dataset.user_column, dataset.population)
+    return LocalDataset(dataset.name, dataset.units, dataset.rows, dataset.user_column, dataset.population)
 
 
 def _person(who: str | None, approvers: Sequence[str]) -> str:

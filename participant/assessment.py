@@ -16,6 +16,7 @@ from typing import Literal
 import methods
 from participant.policy import Policy, Population
 from privacy.claims import suite_words
+from privacy.dp.events import upward
 from privacy.errors import LocalError, RefusedError
 from privacy.plan import Plan
 
@@ -207,7 +208,7 @@ def _floors(plan: Plan, policy: Policy, at: Situation) -> Iterator[Rule]:
         yield _rule(
             "floors.epsilon-if-all-collude",
             at.cost.all_others <= cap,
-            f"epsilon {at.cost.all_others:.2f} if everybody else colludes, at most {cap:g}",
+            f"epsilon {upward(at.cost.all_others)} if everybody else colludes, at most {cap:g}",
         )
 
 
@@ -285,12 +286,12 @@ def _budget(plan: Plan, policy: Policy, at: Situation) -> Iterator[Rule]:
     yield _rule(
         "privacy.claim",
         cost.charged <= float(privacy.epsilon) * (1 + CLAIM_TOLERANCE),
-        f"the plan claims epsilon {privacy.epsilon}, its integers give {cost.charged:.4g}",
+        f"the plan claims epsilon {privacy.epsilon}, its integers give {upward(cost.charged, 3)}",
     )
     yield _rule(
         "population.per-run-epsilon",
         cost.charged <= budget.per_run_epsilon,
-        f"this run costs epsilon {cost.charged:.4g}, at most {budget.per_run_epsilon:g} is allowed",
+        f"this run costs epsilon {upward(cost.charged, 3)}, at most {budget.per_run_epsilon:g} is allowed",
     )
     delta = float(privacy.delta)
     yield _rule("population.per-run-delta", delta <= budget.per_run_delta, f"{delta:g} <= {budget.per_run_delta:g}")
@@ -298,7 +299,7 @@ def _budget(plan: Plan, policy: Policy, at: Situation) -> Iterator[Rule]:
     yield _rule(
         "population.lifetime-epsilon",
         cost.lifetime_after <= budget.lifetime_epsilon,
-        f"{name} has spent {cost.lifetime_before:.4g} and would have spent {cost.lifetime_after:.4g} "
+        f"{name} has spent {upward(cost.lifetime_before)} and would have spent {upward(cost.lifetime_after)} "
         f"of {budget.lifetime_epsilon:g} at delta {budget.lifetime_delta:g}",
     )
 

@@ -8,6 +8,8 @@ Source: docs/privacy-accounting.md sections 5 and 8.
 
 from __future__ import annotations
 
+import math
+
 from participant.assessment import Cost
 from participant.policy import Population
 from privacy.dp import rdp
@@ -21,6 +23,22 @@ def lifetime_budget(population: Population) -> LifetimeBudget:
     epsilon, delta = population.lifetime_epsilon, population.lifetime_delta
     order = population.order or rdp.filter_order(epsilon, delta)
     return LifetimeBudget(unit=population.unit, epsilon=epsilon, delta=delta, order=order)
+
+
+def best_order(verified: VerifiedPlan, population: Population) -> tuple[int, float]:
+    """Return the order at which a noised plan alone counts least in a lifetime, and that figure."""
+    event, delta = round_event(verified.plan), population.lifetime_delta
+    assert event is not None  # the caller asks about a plan with noise
+    run = Composed(event, verified.plan.recipe.rounds)
+    return min(
+        ((order, rdp.to_epsilon(rdp.composed(run, order), order, delta)) for order in rdp.ORDERS),
+        key=lambda counted: counted[1],
+    )
+
+
+def left_of(allowed: float, used: float) -> str:
+    """Return what is left of a budget for reading, rounded down."""
+    return f"{max(0.0, math.floor((allowed - used) * 100 + 1e-9) / 100):.2f}"
 
 
 def cost_of(verified: VerifiedPlan, population: Population, spent: Spent) -> Cost | None:

@@ -106,7 +106,7 @@ def _coordinator(here: Opened) -> str:
         member=identity.name,
         role=identity.role,
         ledger_head=here.ledger.head(),
-        datasets=here.desk.registry.offers(),
+        datasets=here.desk.offers(),
     )
     with Channel(identity, proxy=settings.proxy) as channel:
         welcome = channel.handshake(hello)

@@ -138,9 +138,9 @@ def show_ledger(
 
 
 def _spent(here: Opened, policy: Policy, name: str) -> tuple[dict[str, Json], list[str]]:
-    from participant.cost import lifetime_budget
+    from participant.cost import left_of, lifetime_budget
     from privacy.dp.accountants import epsilon
-    from privacy.dp.events import Composed
+    from privacy.dp.events import Composed, upward
 
     spent, section = here.ledger.spent(name), policy.population.get(name)
     runs: list[Json] = []
@@ -149,7 +149,9 @@ def _spent(here: Opened, policy: Policy, name: str) -> tuple[dict[str, Json], li
         alone = epsilon(Composed(run.event, run.rounds), float(run.delta)) if run.event and run.rounds else None
         runs.append({"run": run.run_id, "rounds": run.rounds, "epsilon": alone, "delta": run.delta})
         says = (
-            "no differential privacy" if alone is None else f"epsilon {alone:.3f} at delta {run.delta}, this run alone"
+            "no differential privacy"
+            if alone is None
+            else f"epsilon {upward(alone, 3)} at delta {run.delta}, this run alone"
         )
         lines.append(f"  run {run.run_id[:8]}: {run.rounds} rounds charged, {says}")
     value: dict[str, Json] = {"population": name, "unit": spent.unit, "runs": runs}
@@ -163,7 +165,8 @@ def _spent(here: Opened, policy: Policy, name: str) -> tuple[dict[str, Json], li
         "left": left,
         "delta": section.lifetime_delta,
     }
-    says = f"{name}: epsilon {used:.3f} of {section.lifetime_epsilon:g} spent for ever, {left:.3f} left"
+    rest = left_of(section.lifetime_epsilon, used)
+    says = f"{name}: epsilon {upward(used, 3)} of {section.lifetime_epsilon:g} spent for ever, {rest} left"
     return value, [f"{says} (delta {section.lifetime_delta:g}, per {section.unit})", *lines]
 
 

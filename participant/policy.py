@@ -134,6 +134,11 @@ class Policy(Section):
                 raise ValueError(f"dataset {name} names population {dataset.population}, which has no section")
         return self
 
+    @property
+    def example_level(self) -> frozenset[str]:
+        """The datasets whose rows may be the unit of privacy although they have users."""
+        return frozenset(name for name, dataset in self.dataset.items() if dataset.example_level_despite_users)
+
 
 def parse_policy(text: str) -> Policy:
     """Parse the text of a policy.toml.

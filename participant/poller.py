@@ -16,7 +16,6 @@ import structlog
 
 from participant.courier import Backoff, Inbox, Link, Stopping, Trouble
 from participant.presence import Presence
-from participant.registry import Registry
 from participant.workplace import Workplace
 from privacy.errors import NetworkError, OnlysumError
 from privacy.plan import PROTOCOL_VERSION
@@ -69,15 +68,14 @@ class Poller(threading.Thread):
             return
 
     def _converse(self) -> None:
-        registry = Registry(self._work.home)
-        offers = registry.offers()
+        offers = self._work.desk.offers()
         welcome = self._link.handshake(self._hello(offers))
         self._trouble.over()
         self._backoff.reset()
         self._presence.connected()
         self._presence.note_members(welcome.members)
         self._inbox.put(welcome)
-        while not self._stop_event.is_set() and registry.offers() == offers:
+        while not self._stop_event.is_set() and self._work.desk.offers() == offers:
             if self._resting():
                 self._stop_event.wait(RESTING_SECONDS)
                 continue

@@ -8,6 +8,7 @@ Leaves to others: parsing (``data``), hashing (``models``), what may be done wit
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -91,9 +92,13 @@ class Registry:
         """Return the base model with the hash that a plan names, if it is here."""
         return next((model for model in self.models() if model.hash == base_hash), None)
 
-    def offers(self) -> tuple[DatasetOffer, ...]:
-        """Return what the handshake announces: names and public sizes."""
-        return tuple(DatasetOffer(one.name, one.units) for one in self.datasets())
+    def offers(self, *, as_rows: Collection[str] = ()) -> tuple[DatasetOffer, ...]:
+        """Return what the handshake announces: names and public sizes.
+
+        Args:
+            as_rows: datasets whose rows are the unit although they have users.
+        """
+        return tuple(DatasetOffer(one.name, one.rows if one.name in as_rows else one.units) for one in self.datasets())
 
     def add(self, entry: DatasetEntry | ModelEntry) -> None:
         """Write an entry down.

@@ -14,11 +14,15 @@ from datetime import UTC, datetime
 
 from participant.approval import Judged
 from participant.assessment import Cost, Outcome, Rule, strangers, substituted
+from participant.cost import best_order, left_of, lifetime_budget
 from participant.plans import Decision
+from participant.policy import Population
 from privacy.claims import graph_sentences, graph_words, suite_sentences, suite_words
-from privacy.plan import Plan
+from privacy.dp.events import upward
+from privacy.plan import Plan, VerifiedPlan
 
 WIDTH = 80
+WORTH_ANOTHER_ORDER = 0.05  # share of the lifetime figure that another order must save to be mentioned
 _SIGNS = {Outcome.MET: "met", Outcome.BY_HAND: "person", Outcome.BROKEN: "BROKEN"}
 
 
@@ -137,21 +141,38 @@ def _cost(judged: Judged) -> Iterator[str]:
         return
     privacy, population = plan.privacy, judged.policy.population[judged.population]
     yield (
-        f"Epsilon {cost.charged:.2f} at delta {privacy.delta} per {privacy.unit} for this run alone, charged to "
+        f"Epsilon {upward(cost.charged)} at delta {privacy.delta} per {privacy.unit} for this run alone, charged to "
         f"{judged.population} round by round; aborted rounds count, and nothing refunds."
     )
     yield _trusted(cost, plan)
-    left = max(0.0, population.lifetime_epsilon - cost.lifetime_after)
+    yield from _lifetime(judged.verified, cost, population)
+
+
+def _lifetime(verified: VerifiedPlan, cost: Cost, population: Population) -> Iterator[str]:
+    """Say what the population will have spent, why that is more than the run alone, and if another order is better."""
     yield (
-        f"Lifetime, at delta {population.lifetime_delta:g}: {cost.lifetime_before:.2f} of "
-        f"{population.lifetime_epsilon:g} spent before, {cost.lifetime_after:.2f} afterwards, {left:.2f} left."
+        f"Lifetime, at delta {population.lifetime_delta:g}: {upward(cost.lifetime_before)} of "
+        f"{population.lifetime_epsilon:g} spent before, {upward(cost.lifetime_after)} afterwards, "
+        f"{left_of(population.lifetime_epsilon, cost.lifetime_after)} left."
     )
+    budget = lifetime_budget(population)
+    yield (
+        f"The lifetime is counted by a Renyi filter of order {budget.order}, which holds even where later runs are "
+        f"chosen after seeing earlier results; so it says more than this run alone: {upward(budget.fixed)} of it is "
+        "for delta, paid once with the first charge."
+    )
+    order, after = best_order(verified, population)
+    if cost.lifetime_before == 0 and after < (1 - WORTH_ANOTHER_ORDER) * cost.lifetime_after:
+        yield (
+            f"With order = {order} in the policy this run would count {upward(after)}. Choose an order before the "
+            "first charge and by the runs that you expect; never after seeing results."
+        )
 
 
 def _trusted(cost: Cost, plan: Plan) -> str:
     return (
-        f"Against outsiders {cost.outsiders:.2f}; against the coordinator with {_participants(max(plan.f, 1))} "
-        f"{cost.charged:.2f}; if everybody else colludes {cost.all_others:.2f}."
+        f"Against outsiders {upward(cost.outsiders)}; against the coordinator with {_participants(max(plan.f, 1))} "
+        f"{upward(cost.charged)}; if everybody else colludes {upward(cost.all_others)}."
     )
 
 

@@ -193,7 +193,7 @@ class TorchTrainer:
         """Take the plan's local steps and return how far they led, shape (entries,)."""
         privacy = self._plan.privacy
         rates = learning_rates(self._plan)
-        expected = float(privacy.sampling_rate) * self._plan.member(self._materials.me).units
+        expected = float(privacy.sampling_rate) * self._counted
         position: Wide = adapter.astype(np.float64)
         for step in range(privacy.local_steps):
             noise = self._noise() if privacy.mode == "local" else None
@@ -269,6 +269,12 @@ class TorchTrainer:
             return [rows[place : place + 1] for place in rows]
         order = np.argsort(examples.users, kind="stable")
         return np.split(rows[order], np.flatnonzero(np.diff(examples.users[order])) + 1)
+
+    @property
+    def _counted(self) -> int:
+        """Of how many a batch is sampled: the plan's units, or rows where no part of the data is a unit by itself."""
+        sampled_units = self._plan.privacy.unit in {"example", "user"}
+        return self._plan.member(self._materials.me).units if sampled_units else len(self._units)
 
     @property
     def _visits(self) -> float:

@@ -18,7 +18,7 @@ from typing import Final
 from privacy import canonical
 from privacy.canonical import Json
 from privacy.dp import rdp
-from privacy.dp.events import Composed, Event
+from privacy.dp.events import Composed, Event, upward
 from privacy.errors import RefusedError, VerificationError
 from privacy.ledger_entries import Charge, Entry, Genesis, Unprotected, entry_from_json, entry_to_json
 from privacy.secagg.keys import SigningKey, framed, verify
@@ -73,6 +73,11 @@ class LifetimeBudget:
     def divergence(self) -> float:
         """The Renyi divergence that the budget is worth."""
         return rdp.to_divergence(self.epsilon, self.order, self.delta)
+
+    @property
+    def fixed(self) -> float:
+        """What the first charge costs for delta alone, however small it is."""
+        return rdp.to_epsilon(0.0, self.order, self.delta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +168,8 @@ def require_budget(spent: Spent, charge: Charge, *, budget: LifetimeBudget, max_
     if rounds > max_rounds:
         raise RefusedError("E-POLICY-BUDGET", f"run {charge.run_id} was charged for all of its {max_rounds} rounds")
     if rdp.composed(after.events, budget.order) > budget.divergence:
-        now, then = spent.lifetime_epsilon(budget), after.lifetime_epsilon(budget)
-        detail = f"{charge.population} has spent epsilon {now:.3f} of {budget.epsilon:g}; this round makes {then:.3f}"
+        now, then = (upward(one.lifetime_epsilon(budget), 3) for one in (spent, after))
+        detail = f"{charge.population} has spent epsilon {now} of {budget.epsilon:g}; this round makes {then}"
         raise RefusedError("E-POLICY-BUDGET", detail)
     return after
 

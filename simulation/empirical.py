@@ -10,6 +10,7 @@ Source: docs/privacy-accounting.md section 10; Steinke, Nasr, Jagielski 2023.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from participant.adapters.sums import Clip, GradientSums
 from participant.trainer import Progress
 from privacy.dp import accountants
+from privacy.dp.events import upward
 from privacy.dp.one_run import (
     CONFIDENCE,
     ceiling,
@@ -125,8 +127,8 @@ def judge(laboratory: Laboratory, seen: Observation, earlier: tuple[Check, ...] 
     canaries = Check(
         "canaries",
         bound <= claim,
-        f"{right}: epsilon is at least {bound:.2f} ({CONFIDENCE:.0%} confidence), claimed is {claim:.2f};"
-        f" this test can show {most:.2f} at most",
+        f"{right}: epsilon is at least {math.floor(100 * bound) / 100:.2f} ({CONFIDENCE:.0%} confidence), claimed is"
+        f" {upward(claim)}; this test can show {upward(most)} at most",
     )
     checks = (*earlier, canaries, _noise(laboratory, seen), _sampler(laboratory, seen))
     return Verdict(setting=setting, checks=checks, claim=claim, bound=bound, ceiling=most)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from privacy.dp.events import upward
 from privacy.errors import LocalError, VerificationError
 from simulation.verdict import CAUGHT_BY, Fault, Setting, Verdict
 
@@ -75,7 +76,7 @@ def _show(verdict: Verdict, plant: Fault | None) -> None:
         typer.echo(aligned(f"{'ok  ' if check.passed else 'FAIL'} {check.name}", check.found))
     if not verdict.failed:
         typer.echo("PASS: nothing contradicts the claim. That does not prove it: whatever had")
-        typer.echo(f"happened, this test could not have shown more than epsilon {verdict.ceiling:.2f}.")
+        typer.echo(f"happened, this test could not have shown more than epsilon {upward(verdict.ceiling or 0.0)}.")
 
 
 def _as_values(verdict: Verdict, plant: Fault | None) -> dict[str, object]:

@@ -129,6 +129,14 @@ def decimal(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def upward(epsilon: float, decimals: int = 2) -> str:
+    """Return an epsilon for reading, rounded up: what is printed must be an upper bound too."""
+    if not math.isfinite(epsilon) or epsilon >= 100:  # only the size matters there
+        return f"{math.ceil(epsilon):,}" if math.isfinite(epsilon) else "infinite"
+    scale = 10**decimals
+    return f"{math.ceil(epsilon * scale - 1e-9) / scale:.{decimals}f}"
+
+
 def _number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value) or decimal(value) != text:

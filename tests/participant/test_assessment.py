@@ -24,7 +24,7 @@ HERE = Situation(
     federation="test-federation",
     ca_fingerprint=AUTHORITY,
     now=CREATED_AT + 60,
-    dataset=LocalDataset(name="digits", units=100, user_column=None, population="patients"),
+    dataset=LocalDataset(name="digits", units=100, rows=100, user_column=None, population="patients"),
     base_registered=True,
     cost=COST,
 )
@@ -104,7 +104,7 @@ BROKEN = {
     "too many rounds": ("dataset.rounds", {"text": policy_text(wards="max_rounds = 2")}),
     "too few units": ("dataset.min-units", {"text": policy_text(wards="min_units = 101")}),
     "another size than announced": (
-        "dataset.units", {"situation": replace(HERE, dataset=replace(HERE.dataset, units=99))}
+        "dataset.units", {"situation": replace(HERE, dataset=replace(HERE.dataset, units=99, rows=99))}
     ),
     "single examples where the data has users": (
         "dataset.user-unit", {"situation": replace(HERE, dataset=replace(HERE.dataset, user_column="patient"))}
@@ -175,12 +175,12 @@ def test_approval_by_hand_needs_a_person():
 
 
 def test_users_in_the_data_may_be_overruled_by_policy():
-    with_users = replace(HERE, dataset=replace(HERE.dataset, user_column="patient"))
+    with_users = replace(HERE, dataset=replace(HERE.dataset, units=40, user_column="patient"))
     assert judged(policy_text(wards="example_level_despite_users = true"), situation=with_users).by_policy
 
 
 def test_a_population_is_at_least_as_large_as_its_dataset():
-    many = replace(HERE, dataset=replace(HERE.dataset, units=20_000))
+    many = replace(HERE, dataset=replace(HERE.dataset, units=20_000, rows=20_000))
     found = judged(situation=many, roster=[
         {**one.model_dump(), "units": 20_000} for one in make_plan()[0].roster
     ])  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -131,6 +132,22 @@ def test_the_screen_says_what_an_owner_needs_to_know(say, home):
         "plan approve",
     ):
         assert " ".join(words.split()) in " ".join(said.split()), words
+
+
+def test_the_screen_says_why_a_lifetime_counts_more_than_a_run_and_which_order_would_count_less(say, home):
+    run = proposed(home)
+    said = " ".join(say("plan", "show", run).split())
+    assert "Renyi filter of order 2, which holds even where later runs are chosen" in said
+    assert "12.43 of it is for delta, paid once with the first charge" in said
+    found = re.search(r"With order = (\d+) in the policy this run would count (\d+\.\d\d)\. Choose an order", said)
+    assert found is not None
+    order, counted = found.groups()
+    budget = "lifetime_epsilon = 40"
+    home.policy.write_text(home.policy.read_text().replace(budget, f"{budget}\norder = {order}"))
+    said = " ".join(say("plan", "show", run).split())
+    assert f"Renyi filter of order {order}" in said
+    assert f"{counted} afterwards" in said
+    assert "in the policy this run would count" not in said
 
 
 def test_a_plan_without_privacy_says_so_where_an_epsilon_would_stand(say, home):

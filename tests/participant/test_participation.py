@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from audit.verify import verify_report
 from coordinator.phase import Phase
 from participant.plans import Decision
+from participant.registry import DatasetEntry
 from privacy.errors import LocalError, NetworkError, PeerError
 from privacy.ledger_entries import Unprotected
 from protos.envelope import (
@@ -591,3 +592,17 @@ def test_a_round_of_a_plan_that_was_never_approved_is_not_answered(tmp_path):
     made.open()
     give(made.daemon, made.task())
     assert made.me.link.take() == []
+
+
+def test_a_dataset_with_users_is_announced_in_users_unless_its_rows_may_be_the_unit(rehearsal):
+    desk = rehearsal.me.desk()
+    desk.registry.add(
+        DatasetEntry(name="wards", path="/data/wards.csv", added_at=0, rows=24, users=8, user_column="patient")
+    )
+    offered = {"digits": 100, "wards": 8}
+    assert {one.name: one.units for one in desk.offers()} == offered
+    more = '[dataset.wards]\npopulation = "patients"\nexample_level_despite_users = true\n'
+    rehearsal.me.write_policy(policy_text() + more)
+    assert {one.name: one.units for one in desk.offers()} == {**offered, "wards": 24}
+    rehearsal.me.write_policy("nonsense")
+    assert {one.name: one.units for one in desk.offers()} == offered

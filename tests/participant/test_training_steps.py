@@ -218,6 +218,14 @@ def test_a_participant_s_whole_difference_is_clipped_as_one_unit(tmp_path: Path)
     assert 0.9 * world.plan.privacy.sensitivity**2 < squared <= world.plan.privacy.sensitivity**2
 
 
+@pytest.mark.parametrize("mode", ["none", "distributed-participant"])
+def test_users_in_the_data_do_not_lengthen_the_steps_of_modes_that_sample_rows(mode: Mode, tmp_path: Path) -> None:
+    made = {"mode": mode, "sampling_rate": 1, "local_steps": 1, "clip_norm": 1000}
+    by_row, by_user = (make_world(tmp_path / str(units), "text", units=units, **made) for units in (ROWS, ROWS // 3))
+    rows, users = (world.trainer(SeededRandom("secret")).train(1, start(world), silent) for world in (by_row, by_user))
+    assert np.array_equal(rows, users)
+
+
 def test_a_user_s_rows_become_one_clipped_row(tmp_path: Path) -> None:
     world = make_world(tmp_path, "text", mode="distributed", unit="user", max_rows_per_user=2, sampling_rate=1, units=8)
     privacy = world.plan.privacy

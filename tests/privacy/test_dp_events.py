@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy import canonical
-from privacy.dp.events import Composed, Event, Gaussian, PoissonSampled, from_json, round_event, steps, to_json
+from privacy.dp.events import (
+    Composed,
+    Event,
+    Gaussian,
+    PoissonSampled,
+    from_json,
+    round_event,
+    steps,
+    to_json,
+    upward,
+)
 from tests.plans import make_plan
 
 MULTIPLIERS = st.floats(1e-6, 1e9)
@@ -99,3 +109,12 @@ def test_more_noise_relied_on_is_a_larger_multiplier() -> None:
     multipliers = [one.event.noise_multiplier for one in found if isinstance(one, PoissonSampled)]
     assert len(multipliers) == 4
     assert multipliers == sorted(multipliers)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "decimals", "shown"),
+    [(7.981, 2, "7.99"), (7.98, 2, "7.98"), (0.0001, 2, "0.01"), (0.0, 2, "0.00"), (1.2301, 3, "1.231"),
+     (99.999, 2, "100.00"), (1234.1, 2, "1,235"), (math.inf, 2, "infinite")],
+)  # fmt: skip
+def test_an_epsilon_for_reading_is_never_below_the_epsilon(epsilon: float, decimals: int, shown: str) -> None:
+    assert upward(epsilon, decimals) == shown
