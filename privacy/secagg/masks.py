@@ -5,7 +5,7 @@ nonce i with the block counter from 2, the last chunk truncated: the bytes that 
 its tag. Both ways of computing it are offered; one is used only after it has given the known answers. Streams are
 seekable, so any chunk-aligned slice of a vector can be masked by itself.
 Leaves to others: which keys with which signs (``keys``, ``round``); that a key serves one stream of one round.
-Source: docs/protocol.md section 6; NIST SP 800-38A (CTR), SP 800-38D (GCM); bench/masking.py for the speed.
+Source: docs/protocol.md section 7; NIST SP 800-38A (CTR), SP 800-38D (GCM); bench/masking.py for the speed.
 """
 
 from __future__ import annotations

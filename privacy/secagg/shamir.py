@@ -4,7 +4,7 @@ Guarantees: every 32-byte secret is an element of the field as it stands; any ``
 are independent of it; a rebuilt value that is no 32-byte secret is refused, not truncated.
 Leaves to others: whether a share is the one that was dealt (share hashes, seed commitment, public key of the masking
 secret), and erasure. Python's integers are not constant time; the threat model says so.
-Source: docs/protocol.md section 6; Shamir 1979.
+Source: docs/protocol.md section 3; Shamir 1979.
 """
 
 from __future__ import annotations
