@@ -57,7 +57,8 @@ class LocalDataset:
     """What the policy needs to know of the dataset that would be used."""
 
     name: str
-    units: int
+    units: int  # users where there is a user column, rows otherwise
+    rows: int
     user_column: str | None
     population: str | None
 
@@ -248,7 +249,9 @@ def _dataset(plan: Plan, policy: Policy, at: Situation) -> Iterator[Rule]:
         "dataset.min-units", dataset.units >= allowed.min_units, f"{dataset.units} >= {allowed.min_units} units"
     )
     announced = next((one.units for one in plan.roster if one.id == at.me), 0)
-    yield _rule("dataset.units", dataset.units == announced, f"the plan counts {announced}, here are {dataset.units}")
+    counts_rows = allowed.example_level_despite_users and plan.privacy.unit != "user"
+    here = dataset.rows if counts_rows else dataset.units
+    yield _rule("dataset.units", announced == here, f"the plan counts {announced}, here are {here}")
     if dataset.user_column and plan.privacy.unit == "example":
         says = f"the dataset has users ({dataset.user_column}), the plan protects single examples"
         yield _rule("dataset.user-unit", allowed.example_level_despite_users, says)
