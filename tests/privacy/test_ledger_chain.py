@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -180,3 +181,56 @@ def test_a_chain_that_mixes_units_is_damaged_however_well_signed() -> None:
 def test_an_export_that_is_none_is_damaged(data: bytes) -> None:
     with pytest.raises(VerificationError):
         ledger.verify_export(data, identity_key=KEY.public)
+
+
+def test_an_export_reads_back_and_no_record_may_say_more_less_or_something_else() -> None:
+    data = ledger.export(RECORDS)
+    assert ledger.verify_export(data, identity_key=KEY.public) == tuple(RECORDS)
+    whole = json.loads(data)
+    for change, words in (
+        ({"note": "x"}, "unknown or missing fields"),
+        ({"at": "now"}, "unknown or missing fields"),
+        ({"previous": "zz"}, "does not parse"),
+        ({"signature": "zz"}, "does not parse"),
+        ({"entry": {"kind": "magic"}}, "does not parse"),
+    ):
+        rows = [*whole["records"][:2], {**whole["records"][2], **change}, *whole["records"][3:]]
+        with pytest.raises(VerificationError, match=words):
+            ledger.verify_export(canonical.encode({**whole, "records": rows}), identity_key=KEY.public)
+
+
+def test_a_record_is_read_from_its_body_and_signature_and_from_nothing_else() -> None:
+    last = RECORDS[-1]
+    assert ledger.parse_record(last.body, last.signature) == last
+    for body, words in ((b"{", "does not parse"), (b"[]", "is no object"), (b"{}", "unknown or missing fields")):
+        with pytest.raises(VerificationError, match=words):
+            ledger.parse_record(body, last.signature)
+
+
+def test_the_last_signature_covers_those_before_it_and_is_always_looked_at() -> None:
+    """A daemon that opens its ledger each time need not verify thousands of signatures."""
+    older = [RECORDS[0], replace(RECORDS[1], signature=bytes(64)), *RECORDS[2:]]
+    ledger.verify_chain(older, identity_key=KEY.public, every_signature=False)
+    last = [*RECORDS[:-1], replace(RECORDS[-1], signature=bytes(64))]
+    with pytest.raises(VerificationError, match="record 5 is not signed by its owner"):
+        ledger.verify_chain(last, identity_key=KEY.public, every_signature=False)
+    changed = [RECORDS[0], replace(RECORDS[1], at=8), *RECORDS[2:]]
+    with pytest.raises(VerificationError, match="record 3 does not follow"):
+        ledger.verify_chain(changed, identity_key=KEY.public, every_signature=False)
+
+
+def test_a_budget_of_another_unit_pays_for_nothing() -> None:
+    with pytest.raises(RefusedError, match="E-LEDGER-UNIT: the budget of patients is per user"):
+        ledger.require_budget(
+            ledger.nothing_spent("patients"), charge(1), budget=replace(BUDGET, unit="user"), max_rounds=9
+        )
+
+
+def test_a_run_is_charged_for_no_more_rounds_than_it_has_whatever_other_runs_had() -> None:
+    spent = ledger.nothing_spent("patients")
+    for number in range(1, 4):
+        spent = ledger.require_budget(spent, charge(number, b"q" * 32), budget=BUDGET, max_rounds=3)
+    for number in range(1, 3):
+        spent = ledger.require_budget(spent, charge(number), budget=BUDGET, max_rounds=2)
+    with pytest.raises(RefusedError, match="was charged for all of its 2 rounds"):
+        ledger.require_budget(spent, charge(3), budget=BUDGET, max_rounds=2)
