@@ -18,7 +18,7 @@ STAMP := .venv/.installed-$(HASH)
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test docs-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-compare demo-clean bench-flower dist
+.PHONY: help setup test docs-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-compare demo-clean flower bench-flower figures dist
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | \
@@ -86,10 +86,16 @@ demo-compare: setup ## Compare local with shared noise over fresh seeds, in a si
 demo-clean: ## Remove what the demo wrote
 	rm -rf demo-out*
 
-bench-flower: setup ## Compare secure aggregation with Flower's, in an environment of its own (300 MB, 3 minutes)
+flower: setup
 	@test -x .venv-flower/bin/python || $(PYTHON) -m venv .venv-flower
 	.venv-flower/bin/python -m pip install --quiet $(PIP_ARGS) '$(FLOWER)'
+
+bench-flower: flower ## Compare secure aggregation with Flower's, in an environment of its own (300 MB, 3 minutes)
 	$(ONE_THREAD) $(BIN)/python -m bench.flower
+
+figures: flower ## Measure secure aggregation anew and write docs/performance.md (10 minutes; nothing else may run)
+	for bench in masking round suites flower; do $(ONE_THREAD) $(BIN)/python -m bench.$$bench --save || exit 1; done
+	$(BIN)/python -m docs.build_performance
 
 dist: setup ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation

@@ -52,7 +52,7 @@ Counts = Counter[str]
 Side = Literal["client", "coordinator"]
 _MANY: Final = 20  # calls of a small primitive that are timed together
 _ENTRIES: Final = 2**15  # whose encoding stays in the cache
-_REPEATS: Final = 100  # short ones: on a shared machine some are undisturbed
+_REPEATS: Final = 300  # short ones: on a shared machine some are undisturbed
 
 # Where a primitive is called, and what a call counts as: from its arguments.
 _PLACES: Final[tuple[tuple[Any, str, Callable[..., dict[str, int]]], ...]] = (

@@ -1,0 +1,185 @@
+"""Write the generated parts of ``docs/performance.md`` and its chart from ``bench/results``.
+
+Usage: ``python -m docs.build_performance [--check]``. With ``--check`` nothing is written; the exit status is 1 if the
+text or the chart is not what this script makes of the results. ``make figures`` measures anew and then calls it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, cast
+
+from bench.harness import RESULTS
+from docs import performance_chart
+from docs.performance_chart import BETWEEN, PARTS, Bar
+
+TEXT: Final = Path(__file__).with_name("performance.md")
+CHART: Final = Path(__file__).with_name("performance.svg")
+BENCHES: Final = ("round", "flower", "suites", "masking")
+SLOWEST: Final = "n1000_d1e5_k52_drop50.seconds"
+COUNTED: Final = (  # what the profile also counts, and in which unit
+    ("signatures verified", "ed25519_verifications", 1),
+    ("X25519 multiplications", "x25519_multiplications", 1),
+    ("megabytes hashed", "sha_256_bytes", 10**6),
+    ("megabytes of key stream", "key_stream_bytes", 10**6),
+    ("megabytes added", "added_bytes", 10**6),
+)
+
+Figures = dict[str, float]
+
+
+def results(bench: str) -> tuple[dict[str, object], Figures]:
+    """Return the machine and the figures of a benchmark's kept results."""
+    kept = json.loads((RESULTS / f"{bench}.json").read_text())
+    return cast("dict[str, object]", kept["machine"]), cast("Figures", kept["figures"])
+
+
+def _figures(bench: str) -> Figures:
+    return results(bench)[1]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'---|' * len(heads)}"
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cases(figures: Figures, key: str) -> list[str]:
+    return [name.removesuffix(f".{key}") for name in figures if name.endswith(f".{key}")]
+
+
+def _machines() -> Iterator[str]:
+    for bench in BENCHES:
+        machine, _ = results(bench)
+        where = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
+        yield f"- `bench.{bench}`: {machine['date']}, {where}"
+
+
+def _marks() -> Iterator[str]:
+    rounds, masks = _figures("round"), _figures("masking")
+    million = [name for name in _cases(rounds, "bytes_per_entry") if "_d1e6_" in name and "suite2" not in name]
+    peak = "the coordinator's peak memory with 100 participants over that with 10"
+    rows = [
+        *(
+            _mark(f"speed of masks over their floor, `{name}`", masks[f"{name}.speed_over_floor"], least=0.85)
+            for name in ("d1e6_k9", "d1e6_k40", "d1e7_k9")
+        ),
+        _mark("bytes an entry, packed", masks["packed_d1e6_k9.bytes_per_entry"], most=2.7),
+        *(_mark(f"bytes an entry, `{name}`", rounds[f"{name}.bytes_per_entry"], most=4.05) for name in million),
+        _mark(peak, rounds["d1e6.peak_n100_over_n10"], most=1.3),
+        _mark("seconds of a round of 1000 participants, all in one process", rounds[SLOWEST], most=60),
+        *(_mark(f"Flower's time over ours, {one.title}", one.flower / one.ours, least=one.mark) for one in _bars()),
+    ]
+    yield from _table(["what", "mark", "measured", ""], rows)
+
+
+def _mark(what: str, value: float, *, least: float = 0, most: float = 0) -> list[str]:
+    met = value <= most if most else value >= least
+    return [
+        what,
+        f"at most {most:g}" if most else f"at least {least:g}",
+        f"{value:.4g}",
+        "met" if met else "**missed**",
+    ]
+
+
+def _rounds() -> Iterator[str]:
+    figures = _figures("round")
+    columns = {
+        "participant, ms": ("client_ms", ".1f"),
+        "coordinator, ms": ("coordinator_ms", ".1f"),
+        "bytes an entry": ("bytes_per_entry", ".3f"),
+        "coordinator's peak, MiB": ("coordinator_peak_mib", ".1f"),
+        "all of it in one process, s": ("seconds", ".1f"),
+    }
+    rows = [
+        [f"`{name}`", *(format(figures[f"{name}.{key}"], form) for key, form in columns.values())]
+        for name in _cases(figures, "client_ms")
+    ]
+    yield from _table(["case", *columns], rows)
+
+
+def _suites() -> Iterator[str]:
+    figures = _figures("suites")
+    keys = ("client_ms", "coordinator_ms", "up_kib", "down_kib")
+    rows = [
+        [f"`{name.removesuffix('_suite2')}`", "2" if name.endswith("_suite2") else "1"]
+        + [f"{figures[f'{name}.{key}']:.1f}" for key in keys]
+        for name in _cases(figures, "client_ms")
+    ]
+    yield from _table(["case", "suite", "participant, ms", "coordinator, ms", "sent, KiB", "received, KiB"], rows)
+
+
+def _bars() -> list[Bar]:
+    return performance_chart.bars(_figures("flower"))
+
+
+def _flower() -> Iterator[str]:
+    rows = []
+    for one in _bars():
+        numbers = (one.ours, one.flower, one.flower / one.ours, one.mark, one.floor, one.flower / one.floor)
+        rows.append([one.title, *(f"{number:.1f}" for number in numbers)])
+    heads = ["side and case", "onlysum, ms", "Flower, ms", "ratio", "mark", "our floor, ms", "ceiling of the ratio"]
+    yield from _table(heads, rows)
+
+
+def _profile() -> Iterator[str]:
+    figures, bars = _figures("flower"), _bars()
+    rows = [[f"{name}, ms", *(f"{one.parts[name]:.2f}" for one in bars)] for name, _, _ in PARTS]
+    rows.append(["**floor, ms**", *(f"**{one.floor:.2f}**" for one in bars)])
+    rows.append([f"{BETWEEN[0]}, ms", *(f"{one.between:.2f}" for one in bars)])
+    for name, key, unit in COUNTED:
+        counts = (figures.get(f"{one.case}.{one.side}_floor.{key}", 0) / unit for one in bars)
+        rows.append([name, *(f"{count:.4g}" for count in counts)])
+    yield from _table(["", *(one.title for one in bars)], rows)
+
+
+def _threads() -> Iterator[str]:
+    figures = _figures("masking")
+    rows = [
+        [f"`{name}`", f"{figures[f'{name}.key_stream_mib']:.0f}", f"{figures[f'{name}.two_threads_speedup']:.2f}"]
+        for name in _cases(figures, "two_threads_speedup")
+    ]
+    yield from _table(["entries and neighbours", "key stream, MiB", "speed of two threads over one"], rows)
+
+
+BLOCKS: Final = {
+    "machines": _machines,
+    "marks": _marks,
+    "rounds": _rounds,
+    "flower": _flower,
+    "profile": _profile,
+    "suites": _suites,
+    "threads": _threads,
+}
+
+
+def rebuilt(text: str) -> str:
+    """Return the text with its generated parts made anew."""
+    for name, lines in BLOCKS.items():
+        begin, end = f"<!-- begin {name}: generated by docs/build_performance.py -->\n", f"<!-- end {name} -->"
+        before, rest = text.split(begin)
+        text = before + begin + "\n".join(lines()) + "\n" + end + rest.split(end)[1]
+    return text
+
+
+def chart() -> str:
+    """Return the chart."""
+    return performance_chart.drawn(_bars())
+
+
+def main() -> int:
+    """Write the files, or with ``--check`` say whether they are current."""
+    text, picture = rebuilt(TEXT.read_text()), chart()
+    if "--check" in sys.argv:
+        return int((TEXT.read_text(), CHART.read_text()) != (text, picture))
+    TEXT.write_text(text)
+    CHART.write_text(picture)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
