@@ -18,7 +18,7 @@ import time
 import traceback
 from pathlib import Path
 
-NAMES = ("codec", "canonical", "plan", "report", "policy", "journal", "chunks")
+NAMES = ("codec", "tasks", "canonical", "plan", "report", "policy", "ledger", "journal", "chunks")
 
 
 def guided(name: str, seconds: int) -> None:

@@ -18,20 +18,24 @@ from coordinator.phase import Phase
 from coordinator.round import CoordinatorRound
 from coordinator.spool import Announced, Spool
 from participant.journal import Journal
+from participant.participation import RoundTask, position_of
 from participant.phase import record_to_json
 from participant.policy import parse_policy, policy_template
-from privacy import canonical
+from privacy import canonical, ledger
+from privacy.dp.events import Gaussian, PoissonSampled
 from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
+from privacy.ledger_entries import Charge, Genesis
 from privacy.plan import Plan
-from privacy.secagg.messages import Position
+from privacy.secagg.messages import Position, SurvivorProposal, UnmaskRequest
 from protos import codec
 from protos import envelope as env
 from tests.federation import Federation
-from tests.plans import make_plan
+from tests.plans import make_plan, signing_key
 from tests.protos.test_codec import PAIRS
 from tests.reports import coordinator_report, participant_report
 
 RUN: str = "00112233445566778899aabbccddeeff"
+OWNER = signing_key("alice")
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,49 @@ def codec_seeds() -> list[bytes]:
     return [kind + codec.encode_submission(one) for one in said()] + [bytes([place]) for place in range(len(KINDS))]
 
 
+def task_target(data: bytes) -> None:
+    """What a coordinator asks is of an attempt that a daemon can name, before anything else is known of it."""
+    try:
+        numbered = codec.decode_task(data)
+    except PeerError:
+        return
+    assert codec.encode_task(numbered) == data
+    if isinstance(numbered.task, RoundTask):
+        assert position_of(numbered.task).order >= (1, 1)
+
+
+def task_seeds() -> list[bytes]:
+    """All that is asked in a round."""
+    federation = Federation(3, 0)
+    result = federation.run_round()
+    at = result.certificate.position
+    tasks: list[env.Task] = [
+        env.AttemptOpened(RUN, federation.offer(2, 1), env.ContentRef(bytes(32), 4), (result.certificate,)),
+        env.RoundCompleted(RUN, result.certificate),
+        env.AttemptAborted(RUN, at, "E-ROUND-TOO-FEW"),
+        env.RunEnded(RUN, "completed", ""),
+        *_asked(),
+    ]
+    return [codec.encode_task(env.NumberedTask(bytes(16), task)) for task in tasks]
+
+
+def _asked() -> Iterator[env.Task]:
+    federation = Federation(3, 0)
+    attempt = federation.round = CoordinatorRound(federation.plan, federation.offer(1, 1))
+    while attempt.phase is not Phase.RESULT:
+        federation._collect(attempt.offer, {}, [])
+        attempt.close()
+        match attempt.outbox("bob"):
+            case SurvivorProposal() as proposal:
+                yield env.SurvivorsProposed(RUN, proposal)
+            case UnmaskRequest() as request:
+                yield env.UnmaskRequested(RUN, request)
+            case tuple() as told if attempt.phase is Phase.SHARE_KEYS:
+                yield env.KeysAdvertised(RUN, told)  # type: ignore[arg-type]  # the advertisements of U1
+            case tuple() as told:
+                yield env.SharesDealt(RUN, attempt.offer.position, told)  # type: ignore[arg-type]  # dealt shares
+
+
 # --- documents ---
 
 
@@ -122,6 +169,39 @@ def policy_target(data: bytes) -> None:
         parse_policy(data.decode(errors="replace"))
     except LocalError:
         return
+
+
+def ledger_target(data: bytes) -> None:
+    """An exported ledger verifies and is written the same again, or is damaged."""
+    try:
+        records = ledger.verify_export(data, identity_key=OWNER.public)
+    except VerificationError:
+        return
+    assert ledger.export(records) == data
+
+
+def ledger_seeds() -> list[bytes]:
+    """A ledger with its beginning and two charges."""
+    entries = [
+        Genesis(owner="alice", identity_key=OWNER.public),
+        *(
+            Charge(
+                run_id=RUN,
+                plan_hash=bytes(32),
+                round=number,
+                population="patients",
+                unit="example",
+                relation="zero-out",
+                event=PoissonSampled(0.1, Gaussian(2.0)),
+                delta="0.00001",
+            )
+            for number in (1, 2)
+        ),
+    ]
+    records: list[ledger.Record] = []
+    for entry in entries:
+        records.append(ledger.append(records[-1] if records else None, entry, at=7, key=OWNER))
+    return [ledger.export(records)]
 
 
 # --- what lies on disk ---
@@ -185,10 +265,12 @@ def chunks_target(data: bytes) -> None:
 
 TARGETS: dict[str, Target] = {
     "codec": Target(codec_target, codec_seeds),
+    "tasks": Target(task_target, task_seeds),
     "canonical": Target(canonical_target, plan_seeds),
     "plan": Target(plan_target, plan_seeds),
     "report": Target(report_target, lambda: [coordinator_report()[1], participant_report()[1]]),
     "policy": Target(policy_target, lambda: [policy_template("ab" * 32).encode()]),
+    "ledger": Target(ledger_target, ledger_seeds),
     "journal": Target(journal_target, journal_seeds),
     "chunks": Target(chunks_target, lambda: [bytes([0, 20, 20, 20, 40, 24]), bytes([0, 39, 39, 25])]),
 }
