@@ -72,8 +72,8 @@ def make_plan(store: Store, settings: Settings, draft: Draft, wishes: Wishes, *,
     """Bind a draft to a roster: members, sizes, thresholds, noise, ring.
 
     Raises:
-        LocalError: ``E-USAGE``, ``E-RUN-SIZES``, ``E-PLAN-NOISE``, ``E-PLAN-RING``, ``E-PLAN-STREAM`` or
-            ``E-METHOD-REFUSED``.
+        LocalError: ``E-USAGE``, ``E-RUN-SIZES``, ``E-RUN-TOLERANCE``, ``E-PLAN-NOISE``, ``E-PLAN-RING``,
+            ``E-PLAN-STREAM`` or ``E-METHOD-REFUSED``.
     """
     methods.require_sound(draft.recipe, draft.privacy.mode)
     roster = _roster(store, settings, draft, wishes)

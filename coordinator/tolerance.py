@@ -59,11 +59,13 @@ def settle(wanted: Wanted, n: int, *, with_operator: int, rounds: int, attempts:
         attempts: of a round, at most.
 
     Raises:
-        LocalError: ``E-USAGE``, naming the option to change.
+        LocalError: ``E-RUN-TOLERANCE``, naming the option to change.
     """
     f = default_f(n, with_operator) if wanted.f is None else wanted.f
     if f < with_operator:
-        raise LocalError("E-USAGE", f"--f must be at least {with_operator}: as many participants run the coordinator")
+        raise LocalError(
+            "E-RUN-TOLERANCE", f"--f must be at least {with_operator}: as many participants run the coordinator"
+        )
     survivors = _survivors(wanted, n, f)
     graph = _graph(
         wanted.graph, graph_bounds.Cohort(n, f, n - survivors, rounds, attempts), least_f=max(1, with_operator)
@@ -74,20 +76,22 @@ def settle(wanted: Wanted, n: int, *, with_operator: int, rounds: int, attempts:
 def _survivors(wanted: Wanted, n: int, f: int) -> int:
     least, dropouts = least_survivors(n, f), wanted.max_dropouts
     if f >= n or least > n:
-        raise LocalError("E-USAGE", f"--f {f} is too many for {n} participants: {least} would have to survive")
+        raise LocalError("E-RUN-TOLERANCE", f"--f {f} is too many for {n} participants: {least} would have to survive")
     if dropouts is None:
         survivors = default_survivors(n, f) if wanted.min_survivors is None else wanted.min_survivors
         if not least <= survivors <= n:
-            raise LocalError("E-USAGE", f"--min-survivors must be from {least} to {n}")
+            raise LocalError("E-RUN-TOLERANCE", f"--min-survivors must be from {least} to {n}")
         return survivors
     if wanted.graph == "complete":
-        raise LocalError("E-USAGE", "--max-dropouts belongs to --graph k-regular; otherwise use --min-survivors")
+        raise LocalError(
+            "E-RUN-TOLERANCE", "--max-dropouts belongs to --graph k-regular; otherwise use --min-survivors"
+        )
     if wanted.min_survivors not in (None, n - dropouts):
         rule = f"--min-survivors {wanted.min_survivors} contradicts --max-dropouts {dropouts}"
-        raise LocalError("E-USAGE", f"{rule}: of {n} members {n - dropouts} would survive; give one of the two")
+        raise LocalError("E-RUN-TOLERANCE", f"{rule}: of {n} members {n - dropouts} would survive; give one of the two")
     if not 0 <= dropouts <= n - least:
         rule = f"--max-dropouts must be from 0 to {n - least}"
-        raise LocalError("E-USAGE", f"{rule}: with --f {f} at least {least} of {n} members have to survive")
+        raise LocalError("E-RUN-TOLERANCE", f"{rule}: with --f {f} at least {least} of {n} members have to survive")
     return n - dropouts
 
 
@@ -95,11 +99,11 @@ def _graph(kind: GraphKind, cohort: graph_bounds.Cohort, *, least_f: int) -> Gra
     if kind == "complete":
         if cohort.n > COMPLETE_GRAPH_MAX:
             rule = f"more than {COMPLETE_GRAPH_MAX} members need --graph k-regular, whose claim is a weaker one"
-            raise LocalError("E-USAGE", f"{rule}; see docs/graphs.md")
+            raise LocalError("E-RUN-TOLERANCE", f"{rule}; see docs/graphs.md")
         return Graph()
     found = _recommended(cohort, cohort.f, cohort.max_dropouts)
     if found is None:
-        raise LocalError("E-USAGE", _nowhere(cohort, least_f))
+        raise LocalError("E-RUN-TOLERANCE", _nowhere(cohort, least_f))
     neighbours, share_threshold = found
     return Graph(
         kind="k-regular", neighbours=neighbours, share_threshold=share_threshold, max_dropouts=cohort.max_dropouts

@@ -1,13 +1,15 @@
 """The thread that stays connected: handshakes, long polls, and nothing else.
 
 Guarantees: never ends because of what the network or the coordinator does; polls while the rest of the daemon works, so
-that a participant in a long training still counts as there; announces the registry again when it has changed.
+that a participant in a long training still counts as there; announces the registry again when it has changed, and asks
+who is enrolled again after a while.
 Leaves to others: what tasks mean (``runner``), the connection (``channel``).
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final
@@ -22,7 +24,7 @@ from privacy.plan import PROTOCOL_VERSION
 from protos.envelope import DatasetOffer, Hello, Role
 
 POLL_SECONDS: Final = 10.0  # of one long poll; a changed registry is announced after at most one
-
+LISTING_SECONDS: Final = 60.0  # a handshake lists who is enrolled: no list that owners compare is older than this
 RESTING_SECONDS: Final = 1.0  # between looks at whether the owner wants to take part again
 
 _log = structlog.get_logger("onlysum.participant")
@@ -75,7 +77,8 @@ class Poller(threading.Thread):
         self._presence.connected()
         self._presence.note_members(welcome.members)
         self._inbox.put(welcome)
-        while not self._stop_event.is_set() and self._work.desk.offers() == offers:
+        old = time.monotonic() + LISTING_SECONDS
+        while not self._stop_event.is_set() and self._work.desk.offers() == offers and time.monotonic() < old:
             if self._resting():
                 self._stop_event.wait(RESTING_SECONDS)
                 continue

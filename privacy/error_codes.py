@@ -388,6 +388,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "its daemon has not connected yet, or it registered no dataset of that name",
         "there: `onlysum participant dataset add NAME PATH` and `onlysum participant start`; then create the run again",
     ),
+    "E-RUN-TOLERANCE": Explanation(
+        _U,
+        "no plan over these members withstands what was asked for",
+        "colluders, dropouts, the graph and the size of the roster do not fit together",
+        "change the option that the message names; docs/graphs.md section 9 has a table",
+    ),
     # reports
     "E-REPORT-MALFORMED": Explanation(_V, "the report does not parse", "changed or cut", "ask for the original file"),
     "E-REPORT-SIGNATURE": Explanation(

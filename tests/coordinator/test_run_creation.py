@@ -124,9 +124,9 @@ def test_weights_by_size_are_public_integers(store: Store) -> None:
         ({"members": ["alice", "bob", "nobody"]}, "E-NOT-FOUND", "nobody"),
         ({"members": ["alice", "bob"]}, "E-USAGE", "at least 3"),
         ({"members": ["alice", "bob", "bob"]}, "E-USAGE", "different"),
-        ({"f": 0}, "E-USAGE", "at least 1"),
-        ({"f": 2}, "E-USAGE", "too many"),
-        ({"min_survivors": 2}, "E-USAGE", "from 3 to 3"),
+        ({"f": 0}, "E-RUN-TOLERANCE", "at least 1"),
+        ({"f": 2}, "E-RUN-TOLERANCE", "too many"),
+        ({"min_survivors": 2}, "E-RUN-TOLERANCE", "from 3 to 3"),
         ({"expires_at": CREATED_AT}, "E-PLAN-RULE", "expires"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
@@ -242,7 +242,7 @@ def test_a_k_regular_graph_is_recommended_for_the_dropouts_that_are_asked_for(
     monkeypatch.setattr(tolerance, "COMPLETE_GRAPH_MAX", 149)
     with pytest.raises(LocalError, match="more than 149 members need --graph k-regular") as refused:
         made(store, draft(), members=many, f=5)
-    assert refused.value.code == "E-USAGE"
+    assert refused.value.code == "E-RUN-TOLERANCE"
 
 
 def test_a_k_regular_graphs_chance_of_failure_is_taken_off_delta_before_calibrating(
@@ -264,7 +264,7 @@ def test_a_graph_that_cannot_be_is_refused_with_its_reason(store: Store, many: l
     for word, wishes in GRAPHS.items():
         with pytest.raises(LocalError) as refused:
             made(store, draft(), members=many, f=5, **wishes)
-        assert refused.value.code == "E-USAGE"
+        assert refused.value.code == "E-RUN-TOLERANCE"
         assert word in refused.value.detail
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import onlysum
-from coordinator import creation
+from coordinator import creation, membership
 from coordinator.global_adapter import RunFiles
 from coordinator.tolerance import Wanted
-from participant import daemon
+from participant import daemon, poller
 from participant.plans import Decision
+from participant.presence import look
 from privacy.draft import Recipe
 from privacy.ledger_entries import Unprotected
 from protos import codec
@@ -160,3 +161,31 @@ def test_the_reports_of_coordinator_and_participants_of_one_run_tell_one_history
 def last_adapter(service, plan):
     files = RunFiles(service.home.run(plan.run_id))
     return np.frombuffer(files.iterate(plan.recipe.rounds).read_bytes(), dtype="<f4")
+
+
+def test_who_joins_later_or_anew_is_listed_with_its_fingerprint_without_a_restart(
+    tmp_path, service, recipe, monkeypatch
+):
+    monkeypatch.setattr(poller, "LISTING_SECONDS", 0.1)
+    monkeypatch.setattr(poller, "POLL_SECONDS", 0.2)
+
+    def listed():
+        seen = look(daemon.open_home(alice.directory).home)
+        return {one.name: one.identity_key for one in seen.members} if seen else {}
+
+    def joined(place):
+        directory = tmp_path / place
+        enrol(service, directory, "bob", Role.PARTICIPANT, recipe)
+        return daemon.open_home(directory).owner.identity.public
+
+    alice = enrol(service, tmp_path / "alice", "alice", Role.PARTICIPANT, recipe)
+    alice.start()
+    until(lambda: "alice" in listed(), "alice connects")
+    first = joined("bob")
+    until(lambda: listed().get("bob") == first, "bob is listed")
+    with service.store.begin() as connection:
+        membership.revoke_member(connection, "bob", now=int(time.time()))
+    second = joined("bob again")
+    assert second != first
+    until(lambda: listed().get("bob") == second, "bob is listed with the other key")
+    alice.end()
