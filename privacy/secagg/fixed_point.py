@@ -150,4 +150,4 @@ def unfixed(total: NDArray[np.int64], *, scale_exponent: int, divisor: int) -> N
     """
     if divisor < 1:
         raise ValueError("the divisor is the sum of the survivors' weights, at least 1")
-    return np.ldexp(total.astype(np.float64) / divisor, -scale_exponent)
+    return total / (divisor * 2.0**scale_exponent)  # one pass; powers of two change no digit

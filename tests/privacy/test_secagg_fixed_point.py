@@ -178,6 +178,13 @@ def test_decoding_divides_by_scale_and_weights() -> None:
     assert unfixed(np.array([12, -8, 0]), scale_exponent=2, divisor=4).tolist() == [0.75, -0.5, 0.0]
 
 
+@settings(max_examples=200, deadline=None)
+@given(total=st.integers(-(2**53), 2**53), divisor=st.integers(1, 10**6), scale=st.integers(0, 50))
+def test_a_decoded_mean_is_the_float_nearest_to_the_quotient(total: int, divisor: int, scale: int) -> None:
+    """Everybody that decodes a sum gets the same bytes: Python rounds a quotient of integers once, too."""
+    assert unfixed(np.array([total]), scale_exponent=scale, divisor=divisor)[0] == total / (divisor << scale)
+
+
 @pytest.mark.parametrize("divisor", [0, -1])
 def test_a_divisor_below_one_is_refused(divisor: int) -> None:
     with pytest.raises(ValueError, match="divisor"):
