@@ -262,6 +262,8 @@ def verify_export(data: bytes, *, identity_key: bytes) -> tuple[Record, ...]:
             records = tuple(_record(row) for row in rows)
         case _:
             raise VerificationError("E-STATE-DAMAGED", "not an exported ledger of version 1")
+    if export(records) != data:  # hexadecimal digits can be written in two ways
+        raise VerificationError("E-STATE-DAMAGED", "the exported ledger is not written as a daemon writes it")
     verify_chain(records, identity_key=identity_key)
     return records
 
