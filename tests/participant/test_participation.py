@@ -36,7 +36,7 @@ from tests.participant.owner import (
     policy_text,
 )
 from tests.participant.rehearsal import Rehearsal, exact
-from tests.plans import sign_plan, signing_key
+from tests.plans import names, sign_plan, signing_key
 
 ME = "alice"
 
@@ -61,6 +61,14 @@ def test_three_rounds_are_trained_charged_masked_and_summed_exactly(rehearsal):
     report = verify_report((rehearsal.me.home.runs / rehearsal.plan.run_id / "report.json").read_bytes()).report
     assert [len(one.certificate.survivors) for one in report.rounds] == [5, 5, 5]
     assert (report.made_by.name, report.privacy.charged_rounds, report.roster) == (ME, 3, "verified")
+
+
+def test_a_report_calls_the_roster_verified_only_if_every_peer_is_pinned_when_it_is_made(rehearsal):
+    rehearsal.round(1)
+    rehearsal.me.write_policy(policy_text(roster=names(5)[1:4], more="unverified_roster = true"))
+    give(rehearsal.daemon, RunEnded(rehearsal.plan.run_id, "aborted", "E-RUN-ABORTED"))
+    report = verify_report((rehearsal.me.home.runs / rehearsal.plan.run_id / "report.json").read_bytes()).report
+    assert report.roster == "unverified"
 
 
 OPERATIONS = (
