@@ -42,7 +42,7 @@ test: setup ## Run the tests (5 to 12 minutes on 2 cores)
 docs-test: setup ## Run the commands of the README as they stand there (2 minutes)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m docs
 
-test-all: setup ## Run every test, the slow ones too (no limit)
+test-all: setup mutation ## Run the mutants and every test, the slow ones too (no limit)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 lint: setup contracts ## Check style, format, and who may import whom
@@ -65,7 +65,7 @@ generated: setup ## Check that generated files are what their generators write
 vectors: setup ## Write the protocol's test vectors anew
 	$(BIN)/python -m tests.vectors.generate
 
-mutation: setup ## Delete and negate each check, one at a time: a test must fail each time (5 minutes)
+mutation: setup ## Delete and negate each check, one at a time: a test must fail each time (15 minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.mutation --workers $(WORKERS)
 
 fuzz: setup ## Fuzz what reads bytes of strangers (SECONDS=60)
