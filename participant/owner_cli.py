@@ -223,7 +223,10 @@ def list_members(config: Directory = None, as_json: AsJson = False) -> None:
             state = "DIFFERS FROM YOUR PIN"
         rows.append((one.name, one.role.value, shown, state))
         value.append({"name": one.name, "role": one.role.value, "identity": shown, "state": state})
-    show(value, table(("MEMBER", "ROLE", "IDENTITY FINGERPRINT", ""), rows), as_json=as_json)
+    lines = table(("MEMBER", "ROLE", "IDENTITY FINGERPRINT", ""), rows)
+    if any(state == "not pinned" for *_, state in rows):
+        lines.append('Compare by telephone, then write NAME = "FINGERPRINT" under [coordinator.roster] in policy.toml.')
+    show(value, lines, as_json=as_json)
 
 
 @member_app.command("fingerprint")
