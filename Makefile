@@ -93,8 +93,8 @@ flower: setup
 bench-flower: flower ## Compare secure aggregation with Flower's, in an environment of its own (300 MB, 3 minutes)
 	$(ONE_THREAD) $(BIN)/python -m bench.flower
 
-figures: flower ## Measure secure aggregation anew and write docs/performance.md (10 minutes; nothing else may run)
-	for bench in masking round suites flower; do $(ONE_THREAD) $(BIN)/python -m bench.$$bench --save || exit 1; done
+figures: flower ## Measure secure aggregation anew and write docs/performance.md (15 minutes; nothing else may run)
+	for bench in masking round suites flower wire; do $(ONE_THREAD) $(BIN)/python -m bench.$$bench --save || exit 1; done
 	$(BIN)/python -m docs.build_performance
 
 dist: setup ## Build the wheel into dist/

@@ -18,7 +18,7 @@ from docs.performance_chart import BETWEEN, PARTS, Bar
 
 TEXT: Final = Path(__file__).with_name("performance.md")
 CHART: Final = Path(__file__).with_name("performance.svg")
-BENCHES: Final = ("round", "flower", "suites", "masking")
+BENCHES: Final = ("round", "flower", "suites", "masking", "wire")
 SLOWEST: Final = "n1000_d1e5_k52_drop50.seconds"
 COUNTED: Final = (  # what the profile also counts, and in which unit
     ("signatures verified", "ed25519_verifications", 1),
@@ -73,6 +73,11 @@ def _marks() -> Iterator[str]:
         _mark("seconds of a round of 1000 participants, all in one process", rounds[SLOWEST], most=60),
         *(_mark(f"Flower's time over ours, {one.title}", one.flower / one.ours, least=one.mark) for one in _bars()),
     ]
+    wire = _figures("wire")
+    rows += [
+        _mark(f"a round over the network over one in memory, `{name}`", wire[f"{name}.wire_over_memory"], most=3)
+        for name in _cases(wire, "wire_over_memory")
+    ]
     yield from _table(["what", "mark", "measured", ""], rows)
 
 
@@ -100,6 +105,15 @@ def _rounds() -> Iterator[str]:
         for name in _cases(figures, "client_ms")
     ]
     yield from _table(["case", *columns], rows)
+
+
+def _wire() -> Iterator[str]:
+    figures = _figures("wire")
+    keys = ("round_seconds", "memory_seconds", "wire_over_memory")
+    rows = [
+        [f"`{name}`", *(f"{figures[f'{name}.{key}']:.2f}" for key in keys)] for name in _cases(figures, "round_seconds")
+    ]
+    yield from _table(["case", "between daemons, s", "in memory, s", "ratio"], rows)
 
 
 def _suites() -> Iterator[str]:
@@ -150,6 +164,7 @@ BLOCKS: Final = {
     "machines": _machines,
     "marks": _marks,
     "rounds": _rounds,
+    "wire": _wire,
     "flower": _flower,
     "profile": _profile,
     "suites": _suites,
