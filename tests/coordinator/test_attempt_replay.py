@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from coordinator.attempt import ADVERTISED, CLOSED
+from coordinator.round import CoordinatorRound
 from coordinator.tables import events
 from protos import codec
 from protos.envelope import PlanApproved
@@ -88,3 +90,19 @@ def test_an_attempt_that_replays_goes_on(tmp_path: Path) -> None:
 
     asyncio.run(scenario())
     assert [(one.state, one.code) for one in world.attempts()] == [("completed", "")]
+
+
+@pytest.mark.parametrize(("cores", "threads"), [({0}, 1), ({1, 3}, 2), (set(range(64)), 4)])
+def test_masks_are_removed_on_the_cores_that_the_daemon_may_use_and_four_at_most(
+    cores: set[int], threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, close = set[int](), CoordinatorRound.close
+
+    def noted(self: CoordinatorRound, *, threads: int = 1) -> None:
+        seen.add(threads)
+        close(self, threads=threads)
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores, raising=False)
+    monkeypatch.setattr(CoordinatorRound, "close", noted)
+    asyncio.run(World(tmp_path, n=3, rounds=1).settle())
+    assert seen == {threads}
