@@ -48,7 +48,9 @@ def every_u2(smallest: int) -> list[View]:
 
 
 def test_exhaustive_search_over_split_views_and_two_interleaved_attempts_finds_one_sum_or_nothing() -> None:
-    space = Space(4, 1, every_view(3, advertisements=2), every_view(3))
+    every = every_view(3, advertisements=2)
+    space = Space(4, 1, every, every)
+    assert space.world().plan.plan.quorum == 3
     outcomes = list(space.outcomes())
     assert len(outcomes) > 1000
     assert not any(outcomes)
