@@ -1,0 +1,199 @@
+"""Every mode as people run it: recipe, draft, plan, approval, real training over mutual TLS, a loss, reports."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onlysum
+from coordinator import creation
+from coordinator.config import Durations
+from coordinator.global_adapter import RunFiles
+from coordinator.tolerance import Wanted
+from participant import daemon
+from participant.authoring import build_draft
+from participant.joining import join
+from participant.runner import SystemClock
+from privacy.dp.events import round_event
+from privacy.ledger_entries import Charge, Unprotected
+from privacy.plan import Plan
+from protos import codec
+from protos.credentials import SystemRandom
+from protos.envelope import Role
+from tests.daemons import Service, until
+from tests.plans import names
+from tests.torch_world import image_base, image_rows, recipe_text, text_base, text_rows
+
+pytestmark = pytest.mark.torch
+
+MEMBERS = names(4)
+GONE = "dave"
+ROWS = 24
+POLICY = """
+[approval]
+mode = "by-policy"
+unverified_roster = true
+[coordinator]
+ca_fingerprint = "{authority}"
+[floors]
+max_epsilon_if_all_collude = 64
+[population.patients]
+unit = "{unit}"
+lifetime_epsilon = 12
+lifetime_delta = 1e-5
+per_run_epsilon = 8
+per_run_delta = 1e-5
+[dataset.rows]
+population = "patients"
+modes = ["{mode}"]
+bases = ["{base}"]
+methods = ["ffa-lora"]
+"""
+
+
+@dataclass
+class Owner:
+    """A participant, or the evaluator, with a daemon that trains in torch."""
+
+    directory: Path
+    leaves_in: int = 0  # the round in whose training it stops for good
+    stop: threading.Event = field(default_factory=threading.Event)
+    thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        runner = daemon.assemble(self.directory, self.stop, show_progress=self._training)
+        self.thread = threading.Thread(target=runner.run, daemon=True)
+        self.thread.start()
+
+    def end(self) -> None:
+        self.stop.set()
+        assert self.thread is not None
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+    def _training(self, *, run_id: str, round_number: int) -> Any:
+        def progress(done: int, of: int) -> None:
+            if round_number == self.leaves_in:
+                self.stop.set()
+
+        return progress
+
+
+@pytest.fixture
+def service(tmp_path: Path):
+    durations = Durations(phase_seconds=20, update_seconds=40, gather_seconds=1, evaluation_seconds=20)
+    running = Service(tmp_path / "coordinator", durations)
+    yield running
+    running.stop()
+
+
+def say(*words: object) -> None:
+    assert onlysum.run([str(word) for word in words]) == 0
+
+
+def enrol(service: Service, tmp_path: Path, name: str, kind: str, *, mode: str, unit: str) -> Owner:
+    """Join, add data and base with the owner's commands, and write a policy."""
+    role, home = (Role.EVALUATOR if name == "referee" else Role.PARTICIPANT), tmp_path / name
+    join(service.invite(name, role), home, clock=SystemClock(), random=SystemRandom())
+    if kind == "image":
+        data = image_rows(tmp_path / f"{name}.npz", rows=ROWS, seed=len(name))
+    else:
+        data = text_rows(tmp_path / f"{name}.jsonl", rows=ROWS, seed=len(name))
+    users = ["--user", "person"] if unit == "user" else []
+    owned = ["rows", data, "--population", "patients", *users] if role is Role.PARTICIPANT else ["public", data]
+    say("participant", "dataset", "add", *owned, "--config", home)
+    say("participant", "model", "add", f"tiny-{kind}", tmp_path / "base", "--config", home)
+    base = daemon.open_home(home).desk.registry.models()[0].hash
+    if role is Role.PARTICIPANT:
+        budget = "example" if unit == "none" else unit
+        text = POLICY.format(authority=service.authority.fingerprint, mode=mode, unit=budget, base=base)
+        (home / "policy.toml").write_text(text)
+    return Owner(home)
+
+
+def create(service: Service, tmp_path: Path, recipe: str) -> Plan:
+    (tmp_path / "recipe.toml").write_text(recipe)
+    build_draft(tmp_path / "recipe.toml", tmp_path / "draft")
+    now = int(time.time())
+    wishes = creation.Wishes(members=MEMBERS, tolerance=Wanted(f=1), created_at=now, expires_at=now + 3600)
+    draft = creation.read_draft(tmp_path / "draft")
+    plan = creation.make_plan(service.store, service.settings, draft, wishes, random=SystemRandom())
+    creation.register(service.store, service.home, service.authority.operator, plan, tmp_path / "draft")
+    return plan
+
+
+CASES = {
+    "distributed, by users of many rows": ("text", "distributed", "user", {"unit": "user", "max_rows_per_user": 2}),
+    "distributed, by participants": ("image", "distributed-participant", "participant", {"local_steps": 3}),
+    "local, by users": ("text", "local", "user", {"unit": "user", "max_rows_per_user": 2}),
+    "none, on data with users": ("text", "none", "none", {}),
+}
+
+
+@pytest.mark.parametrize(("kind", "mode", "unit", "privacy"), CASES.values(), ids=CASES.keys())
+def test_a_run_from_its_recipe_to_reports_that_agree_although_one_participant_leaves(
+    kind: str, mode: str, unit: str, privacy: dict[str, Any], tmp_path: Path, service: Service, capsys: Any
+) -> None:
+    (image_base if kind == "image" else text_base)(tmp_path / "base")
+    everybody = (*MEMBERS, "referee")
+    owners = {name: enrol(service, tmp_path, name, kind, mode=mode, unit=unit) for name in everybody}
+    owners[GONE].leaves_in = 2
+    try:
+        for one in owners.values():
+            one.start()
+        until(lambda: service.live() == frozenset(everybody), "everybody polls")
+        plan = create(service, tmp_path, recipe_text(kind, mode=mode, **privacy))
+        until(lambda: service.state(plan.run_id) not in {"created", "approving", "running"}, "the run ends")
+        assert service.state(plan.run_id) == "completed"
+        check_history(service, plan)
+        for name in MEMBERS[:3]:
+            check_ledger(owners[name], plan)
+        check_reports(service, owners["alice"], plan, capsys)
+    finally:
+        for one in owners.values():
+            one.end()
+
+
+def check_history(service: Service, plan: Plan) -> None:
+    """All take part at first; the adapter moves each round; the evaluator measured each release."""
+    sums = [codec.decode_certificate(row.certificate, sender="coordinator") for row in service.rounds(plan.run_id)]
+    assert [one.survivors.ids for one in sums] == [MEMBERS, MEMBERS[:3], MEMBERS[:3]]
+    assert plan.member("alice").units == (ROWS // 3 if plan.privacy.unit == "user" else ROWS)
+    assert [one.round for one in service.measured(plan.run_id)] == [0, 1, 2, 3]
+    files = RunFiles(service.home.run(plan.run_id))
+    last = np.frombuffer(files.iterate(plan.recipe.rounds).read_bytes(), dtype="<f4")
+    assert np.isfinite(last).all()
+    assert (files.exported / "adapter_model.safetensors").is_file()
+
+
+def check_ledger(owner: Owner, plan: Plan) -> None:
+    """Each round is charged at the plan's event, or the run is noted once where there is no claim."""
+    home = daemon.open_home(owner.directory)
+    until(lambda: home.desk.shelf.ended(plan.run_id) is not None, "it hears of the end")
+    entries = [one.entry for one in home.ledger.rows() if isinstance(one.entry, Charge | Unprotected)]
+    if plan.privacy.mode == "none":
+        assert [type(one) for one in entries] == [Unprotected]
+        return
+    assert [(one.round, one.event, one.unit) for one in entries] == [
+        (number, round_event(plan), plan.privacy.unit) for number in (1, 2, 3)
+    ]
+
+
+def check_reports(service: Service, owner: Owner, plan: Plan, capsys: Any) -> None:
+    """Operator and owner say the same, and both verify."""
+    reports = service.home.run(plan.run_id) / "report.json", owner.directory / "runs" / plan.run_id / "report.json"
+    until(lambda: all(one.exists() for one in reports), "both report")
+    for report in reports:
+        say("audit", "verify", report)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "3 of 3 started rounds completed" in printed
+    claimed = f"at delta 0.00001 per {plan.privacy.unit} for 3 charged rounds follows from the plan"
+    assert printed.count(claimed if plan.privacy.noised else "the plan makes no claim: no differential privacy") == 2
+    say("audit", "compare", *reports)
+    assert "both can be true: one plan, one history" in capsys.readouterr().out
