@@ -1,4 +1,4 @@
-"""A report as one self-contained page without scripts.
+"""A report, or a plan before it is one, as one self-contained page without scripts.
 
 Guarantees: no script, no request to anywhere, system fonts; every text from the report is escaped; light and dark.
 Leaves to others: what it says (``page``), whether the report is genuine (``verify``).
@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import jinja2
 
-from audit.page import make_page
+from audit.page import Page, make_page
 from audit.verify import VerifiedReport
 
 
 def render(verified: VerifiedReport) -> str:
     """Return the page of a verified report."""
+    return render_page(make_page(verified))
+
+
+def render_page(page: Page) -> str:
+    """Return any page of headings and blocks in the same layout: a report's, or a plan's before a run."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("audit"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["kind"] = _kind
-    return environment.get_template("report.html.j2").render(page=make_page(verified))
+    return environment.get_template("report.html.j2").render(page=page)
 
 
 def _kind(block: object) -> str:

@@ -103,7 +103,8 @@ def show_file(
     sections = [("Recipe", tuple(f"{key}: {value}" for key, value in _facts(found)))]
     if isinstance(found, Plan):
         sections += draft_lines(found)
-    page = Page(recipe.title, tuple(sections))
+    named = f"run {found.run_id}, plan hash {found.hash.hex()}" if isinstance(found, Plan) else "a draft"
+    page = Page(recipe.title, named, tuple(sections))
     if html is not None:
         write_new(html, page.html().encode())
     value: Json = json.loads(found.to_bytes())
@@ -124,7 +125,6 @@ def _facts(found: Draft | Plan) -> Iterator[tuple[str, str]]:
     else:
         yield "privacy", f"{privacy.mode}, epsilon {privacy.epsilon} at delta {privacy.delta} per {privacy.unit}"
     if isinstance(found, Plan):
-        yield "run", f"{found.run_id}, plan hash {found.hash.hex()}"
         names = ", ".join(one.id for one in found.roster)
         yield "roster", f"{names}; f {found.f}, min_survivors {found.min_survivors}"
         yield "graph", graph_words(found)

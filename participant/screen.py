@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from participant.approval import Judged
 from participant.assessment import Cost, Outcome, Rule, strangers, substituted
@@ -21,21 +22,29 @@ from privacy.claims import graph_sentences, graph_words, suite_sentences, suite_
 from privacy.dp.events import upward
 from privacy.plan import Plan, VerifiedPlan
 
+if TYPE_CHECKING:
+    from privacy.dp.accountants import TrustEpsilons
+
 WIDTH = 80
+NO_PRIVACY = "No differential privacy"
 WORTH_ANOTHER_ORDER = 0.05  # share of the lifetime figure that another order must save to be mentioned
 _SIGNS = {Outcome.MET: "met", Outcome.BY_HAND: "person", Outcome.BROKEN: "BROKEN"}
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A title and headed paragraphs."""
+    """A title with what names the plan exactly, headed paragraphs, and in HTML a figure that stands out."""
 
     title: str
+    origin: str
     sections: tuple[tuple[str, tuple[str, ...]], ...]
+    key_figure: str = ""
+    summary: str = ""  # under the figure
+    warns: bool = False
 
     def text(self) -> str:
         """Return the page for a terminal."""
-        lines = [*textwrap.wrap(self.title, WIDTH), ""]
+        lines = [*textwrap.wrap(self.title, WIDTH), *textwrap.wrap(self.origin, WIDTH), ""]
         for heading, sentences in self.sections:
             lines.append(heading.upper())
             for sentence in sentences:
@@ -45,18 +54,36 @@ class Page:
         return "\n".join(lines)
 
     def html(self) -> str:
-        """Return one self-contained page: no script, no request to anywhere."""
-        import jinja2
+        """Return one self-contained page in the layout of reports: no script, no request to anywhere."""
+        from audit import html, page
 
-        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-        return environment.from_string(_HTML).render(page=self)
+        blocks = [
+            block
+            for heading, sentences in self.sections
+            for block in (
+                page.Heading(heading, 2),
+                page.Bullets(tuple((page.Span(sentence),) for sentence in sentences)),
+            )
+        ]
+        sheet = page.Page(
+            title=self.title,
+            origin=self.origin,
+            made_at=0,
+            purpose="",
+            key_figure=self.key_figure,
+            summary=((page.Span(self.summary),),) if self.summary else (),
+            warns=self.warns,
+            blocks=tuple(blocks),
+        )
+        return html.render_page(sheet)
 
 
 def plan_page(judged: Judged, me: str, decision: Decision | None) -> Page:
     """Return what an owner is shown about a plan."""
-    plan = judged.verified.plan
+    plan, cost = judged.verified.plan, judged.cost
     return Page(
-        f"{plan.recipe.title} (run {plan.run_id}, plan hash {judged.verified.hash.hex()})",
+        plan.recipe.title,
+        f"run {plan.run_id}, plan hash {judged.verified.hash.hex()}",
         (
             ("What happens here", tuple(_here(judged))),
             ("What leaves this machine", tuple(_leaves(plan))),
@@ -67,6 +94,11 @@ def plan_page(judged: Judged, me: str, decision: Decision | None) -> Page:
             ("Your policy", tuple(f"[{_SIGNS[rule.outcome]}] {rule.name}: {rule.says}" for rule in _sorted(judged))),
             ("Decision", (_decided(judged, decision),)),
         ),
+        key_figure=f"epsilon {upward(cost.charged)}" if cost else "" if plan.privacy.noised else NO_PRIVACY,
+        summary=f"at delta {plan.privacy.delta}, per {plan.privacy.unit}, for all {plan.recipe.rounds} rounds."
+        if cost
+        else "",
+        warns=cost is None or bool(judged.assessment.broken),
     )
 
 
@@ -74,6 +106,7 @@ def draft_lines(plan: Plan) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Return the part of the page that needs no owner: what a plan is, for whoever reads the file."""
     return (
         ("What leaves each machine", tuple(_leaves(plan))),
+        ("What it costs", tuple(_run_alone(plan))),
         ("Whom participants trust", trust(plan)),
         ("What is not protected", unprotected(plan)),
     )
@@ -145,6 +178,7 @@ def _cost(judged: Judged) -> Iterator[str]:
         f"{judged.population} round by round; aborted rounds count, and nothing refunds."
     )
     yield _trusted(cost, plan)
+    yield _groups(plan)
     yield from _lifetime(judged.verified, cost, population)
 
 
@@ -169,10 +203,37 @@ def _lifetime(verified: VerifiedPlan, cost: Cost, population: Population) -> Ite
         )
 
 
-def _trusted(cost: Cost, plan: Plan) -> str:
+def _run_alone(plan: Plan) -> Iterator[str]:
+    """Say what every owner is charged, computed from the plan's integers."""
+    from privacy.dp.accountants import trust_epsilons  # SciPy is slow to import
+
+    trusted, privacy = trust_epsilons(plan), plan.privacy
+    if trusted is None:
+        yield "No differential privacy: no noise limits what the sums tell about a single record."
+        return
+    yield f"Epsilon {upward(trusted.charged)} at delta {privacy.delta} per {privacy.unit} for this run alone."
+    yield _trusted(trusted, plan)
+    yield _groups(plan)
+
+
+def _trusted(cost: Cost | TrustEpsilons, plan: Plan) -> str:
     return (
         f"Against outsiders {upward(cost.outsiders)}; against the coordinator with {_participants(max(plan.f, 1))} "
         f"{upward(cost.charged)}; if everybody else colludes {upward(cost.all_others)}."
+    )
+
+
+def _groups(plan: Plan) -> str:
+    from privacy.dp.accountants import epsilon, group_of_two, plan_delta  # SciPy is slow to import
+    from privacy.dp.events import Composed, round_event
+
+    event, unit = round_event(plan), plan.privacy.unit
+    assert event is not None  # the caller asks about a plan with noise
+    run, delta = Composed(event, plan.recipe.rounds), plan_delta(plan)
+    pair, exchanged = group_of_two(run, delta), epsilon(run, delta, relation="replace-one")
+    return (
+        f"For a person who is two {unit}s, for example one at each of two participants, {upward(pair)}; if one {unit} "
+        f"is exchanged for another instead of left out, {upward(exchanged)}."
     )
 
 
@@ -216,19 +277,3 @@ def _decided(judged: Judged, decision: Decision | None) -> str:
 
 def _participants(count: int) -> str:
     return "1 participant" if count == 1 else f"{count} participants"
-
-
-_HTML = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{{ page.title }}</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a;
-  background: #fff; overflow-wrap: anywhere }
-h1 { font-size: 1.3rem } h2 { font-size: 1.05rem; margin-bottom: .2rem } ul { margin-top: .2rem; padding-left: 1.2rem }
-@media (prefers-color-scheme: dark) { body { color: #eee; background: #161616 } }
-</style></head><body><main>
-<h1>{{ page.title }}</h1>
-{% for heading, sentences in page.sections %}<h2>{{ heading }}</h2>
-<ul>{% for sentence in sentences %}<li>{{ sentence }}</li>{% endfor %}</ul>
-{% endfor %}</main></body></html>
-"""
