@@ -223,15 +223,20 @@ class Quorum:
 
 
 def check_quorum(party: Party, quorum: Quorum, phase: Phase) -> None:
-    """At least T distinct members of S signed this S over this context."""
+    """At least T distinct members of S signed this S over this context; once T are found no more are looked at."""
     version, listed = party.rules.protocol_version, set(quorum.survivors.ids)
-    valid = {
+    signers = (
         one.sender
         for one in quorum.signatures
         if one.position == quorum.position
         and one.sender in listed
         and party.signed_by(one.sender, one.signature, quorum.signed_bytes(version, one.sender))
-    }
+    )
+    valid = set[str]()
+    for signer in signers:
+        valid.add(signer)
+        if len(valid) == party.rules.quorum:
+            break
     if len(valid) < party.rules.quorum:
         rule = f"{len(valid)} of the {party.rules.quorum} signatures that the plan asks for are valid"
         raise refuse("E-ROUND-QUORUM", phase, rule)

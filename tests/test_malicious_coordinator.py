@@ -604,7 +604,19 @@ def test_the_quorum_of_a_release_is_not_verified_again_with_the_result_unless_it
     assert seen == []
     victim.crash_and_restart()
     assert complete(victim.party, certificate, before, verified=victim.state.quorum) == remembering  # type: ignore[attr-defined]  # a Masked
-    assert seen == [one.signature for one in certificate.signatures]
+    assert seen == [one.signature for one in certificate.signatures[: federation.plan.plan.quorum]]
+
+
+def test_no_more_valid_signatures_are_looked_at_than_the_plan_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = Federation(5, 1)
+    certificate = certificate_of(federation)
+    everybody = resigned(certificate).signatures
+    forged = replace(everybody[0], signature=bytes(64))
+    seen, verify = list[bytes](), keys.verify
+    monkeypatch.setattr(keys, "verify", lambda *given: bool(seen.append(given[1])) or verify(*given))
+    given = replace(certificate, signatures=(forged, everybody[1], *everybody))  # one does not count, one counts once
+    complete(federation.participants[VICTIM].party, given, before_the_result(federation))
+    assert seen == [one.signature for one in given.signatures[:6]]
 
 
 def test_a_journal_copied_back_is_noticed_by_a_history_that_it_does_not_know() -> None:
