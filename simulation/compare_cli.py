@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from participant.trainer import Progress as RoundsDone
     from simulation.compare import Cell, Size
 
-FIRST_SEED: Final = 3001  # the settings were chosen on other seeds
+FIRST_SEED: Final = 5001  # the settings were chosen on seeds 1101 to 1104
 MOST_PARTICIPANTS: Final = 50  # each has some 27 images then
 NOTE: Final = "simulation, not private"
 

@@ -38,7 +38,7 @@ RECIPES: Final[dict[Mode, tuple[str, str, str, int]]] = {  # privacy, training, 
     "distributed": (
         "epsilon = 7.99\ndelta = 1e-5\nsampling_rate = 0.5\nlocal_steps = 1\nclip_norm = 4",
         "learning_rate = 1",
-        'name = "sgd"\nlearning_rate = 0.15\nhead_learning_rate = 0.15\nmomentum = 0.9\naverage = 0.9',
+        'name = "sgd"\nlearning_rate = 0.1\nhead_learning_rate = 0.1\nmomentum = 0.9\naverage = 0.9',
         100,
     ),
     "none": (

@@ -71,7 +71,7 @@ def test_the_command_ends_with_the_figures_of_both_modes_and_says_that_it_is_a_s
     assert any(line.startswith("distributed ") for line in lines)
     told = json.loads(lines[-1])
     assert told["participants"] == 6
-    assert list(told["gains"]) == ["3001"]
+    assert list(told["gains"]) == ["5001"]
     assert told["figures"]["local.noise"] == pytest.approx(6**0.5, abs=1e-4)
     assert told["figures"]["distributed.noise"] == pytest.approx((6 / 4) ** 0.5, abs=1e-4)  # min_survivors 5, f 1
     for mode in ("local", "distributed"):
