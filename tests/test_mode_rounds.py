@@ -1,0 +1,82 @@
+"""Every privacy mode through real rounds in memory: the sum is exactly what the survivors' trainers gave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coordinator.global_adapter import direction
+from coordinator.optimizer import OptimizerState, step
+from coordinator.phase import Phase
+from methods.method import joined
+from participant.adapters.adapted import read_initial
+from privacy.draft import Draft
+from privacy.plan import Plan
+from privacy.secagg import hashes
+from tests.federation import Fault, FaultKind, Federation
+from tests.plans import verified
+from tests.seeded import SeededRandom
+from tests.torch_world import ROWS, World, make_world, plan_of
+
+pytestmark = pytest.mark.torch
+
+MEMBERS = 4
+CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "none": ("image", ROWS, {"mode": "none"}),
+    "local, by examples": ("image", ROWS, {"mode": "local"}),
+    "local, by users": ("text", ROWS // 3, {"mode": "local", "unit": "user", "max_rows_per_user": 2}),
+    "distributed, by examples": ("text", ROWS, {"mode": "distributed"}),
+    "distributed, by users": ("text", ROWS // 3, {"mode": "distributed", "unit": "user", "max_rows_per_user": 2}),
+    "distributed, by participants": ("image", ROWS, {"mode": "distributed-participant", "local_steps": 2}),
+}
+FAULTS = (
+    [Fault("bob", Phase.COLLECT_MASKED, FaultKind.CRASH_AFTER_SEND), Fault("carol", Phase.UNMASK, FaultKind.TWICE)],
+    [Fault("dave", Phase.COLLECT_MASKED, FaultKind.LOST)],
+)
+
+
+class Trained:
+    """A federation whose members train in torch, and every update that they made."""
+
+    def __init__(self, world: World, plan: Plan) -> None:
+        self.plan = plan
+        self.federation = Federation(n=MEMBERS)
+        self.federation.plan = verified(plan)
+        self.federation.transcript = hashes.genesis_transcript(plan.hash)
+        self.start = joined(plan.recipe, read_initial(world.initial, plan.recipe.adapter))
+        self.state = OptimizerState.start(self.start)
+        self.updates: dict[tuple[str, int], np.ndarray] = {}
+        for name in self.federation.participants:
+            one = self.federation._participant(name, 0)
+            one.train = self._recorded(name, world.trainer(SeededRandom(name), me=name, plan=plan))
+            self.federation.participants[name] = one
+
+    def _recorded(self, name: str, trainer: Any) -> Any:
+        def train(number: int) -> np.ndarray:
+            assert (name, number) not in self.updates, "a round is trained once, whatever happens in it"
+            self.updates[name, number] = trainer.train(number, self.state.iterate, lambda done, of: None)
+            return self.updates[name, number]
+
+        return train
+
+
+@pytest.mark.parametrize(("kind", "units", "recipe"), CASES.values(), ids=CASES.keys())
+def test_the_sum_is_exactly_that_of_the_survivors_updates(
+    kind: str, units: int, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    world = make_world(tmp_path, kind, units=units, **recipe)
+    draft = Draft.model_validate_json((world.directory / "draft" / "draft.json").read_bytes())
+    run = Trained(world, plan_of(draft, n=MEMBERS, units=units))
+    for number, faults in enumerate(FAULTS, start=1):
+        result = run.federation.run_round(faults)
+        lost = {fault.participant for fault in faults if fault.kind is FaultKind.LOST}
+        assert set(result.survivors) == set(run.federation.participants) - lost
+        total = result.total(run.plan)
+        assert np.array_equal(total, sum(run.updates[name, number] for name in result.survivors))
+        before = run.state
+        run.state = step(run.plan.recipe, before, direction(run.plan, total, result.survivors))
+        assert np.isfinite(run.state.iterate).all()
+        assert not np.array_equal(run.state.iterate, before.iterate)
