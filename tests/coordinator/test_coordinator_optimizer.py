@@ -82,3 +82,53 @@ def test_a_step_is_deterministic_and_leaves_its_input_alone(name: str) -> None:
     assert [vector.tobytes() for vector in kept] == [
         vector.tobytes() for vector in (before.iterate, before.average, before.momentum, before.second)
     ]
+
+
+TORCH_SEED = 3
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("beta", [0.0, 0.9])
+def test_sgd_with_momentum_is_torch_s(beta: float) -> None:
+    import torch
+
+    given = recipe(name="sgd", momentum=str(beta), learning_rate="0.15", head_learning_rate="0.6")
+    vector = torch.zeros(4, dtype=torch.float64)
+    parts = [torch.nn.Parameter(one) for one in (vector[:3], vector[3:])]
+    theirs = torch.optim.SGD([{"params": [parts[0]], "lr": 0.15}, {"params": [parts[1]], "lr": 0.6}], momentum=beta)
+    state, random = start(), np.random.default_rng(TORCH_SEED)
+    for _ in range(20):
+        gradient = random.normal(size=4)
+        state = step(given, state, -gradient)
+        for part, own in zip(parts, (gradient[:3], gradient[3:]), strict=True):
+            part.grad = torch.from_numpy(own.copy())
+        theirs.step()
+        np.testing.assert_allclose(state.iterate, np.concatenate([one.detach() for one in parts]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.torch
+def test_adam_is_torch_s_without_the_correction_of_bias_from_the_published_start() -> None:
+    """FedAdam begins at v = tau^2 and corrects nothing; torch's rate and epsilon are chosen to undo its correction."""
+    import torch
+
+    beta1, beta2, tau, rate = 0.9, 0.99, 0.01, 0.3
+    given = recipe(
+        name="adam", momentum=str(beta1), second_momentum=str(beta2), epsilon=str(tau),
+        learning_rate=str(rate), head_learning_rate=str(rate),
+    )  # fmt: skip
+    vector = torch.nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    theirs = torch.optim.Adam([vector], betas=(beta1, beta2))
+    theirs.state[vector] = {
+        "step": torch.tensor(0.0),
+        "exp_avg": torch.zeros(4, dtype=torch.float64),
+        "exp_avg_sq": torch.full((4,), tau**2, dtype=torch.float64),
+    }
+    state, random = start(), np.random.default_rng(TORCH_SEED)
+    for number in range(1, 31):
+        gradient = random.normal(size=4)
+        state = step(given, state, -gradient)
+        corrected = (1 - beta2**number) ** 0.5
+        theirs.param_groups[0].update(lr=rate * (1 - beta1**number) / corrected, eps=tau / corrected)
+        vector.grad = torch.from_numpy(gradient)
+        theirs.step()
+        np.testing.assert_allclose(state.iterate, vector.detach().numpy(), rtol=1e-4, atol=1e-5)
