@@ -48,8 +48,7 @@ def check_set(members: Sequence[str], *, within: Iterable[str], least: int, phas
 def check_offer(party: Party, offer: AttemptOffer, memory: RunMemory) -> None:
     """An offer follows from the plan and this participant's own history (section 5.1)."""
     phase, at, rules = Phase.ADVERTISE_KEYS, offer.position, party.rules
-    if memory.refused:
-        raise refuse("E-ROUND-TRANSCRIPT", phase, f"this run was refused before ({memory.refused})")
+    _check_not_refused(memory, phase)
     if at.plan_hash != party.plan.hash:
         raise refuse("E-ROUND-CONTEXT", phase, "the offer belongs to another plan")
     if not (1 <= at.round <= rules.recipe.rounds and 1 <= at.attempt <= rules.max_attempts):
@@ -66,6 +65,12 @@ def check_offer(party: Party, offer: AttemptOffer, memory: RunMemory) -> None:
         offer.previous_transcript,
     ):
         raise refuse("E-ROUND-CONTEXT", phase, "a retry must start from the same adapter and history")
+
+
+def _check_not_refused(memory: RunMemory, phase: Phase) -> None:
+    """A run that was refused once is refused in every phase, also after a restart (section 6)."""
+    if memory.refused:
+        raise refuse("E-ROUND-TRANSCRIPT", phase, f"this run was refused before ({memory.refused})")
 
 
 # --- SHARE_KEYS: U1 ---
@@ -178,6 +183,7 @@ def check_request(party: Party, record: UpdateMasked, request: UnmaskRequest, me
 
 
 def _check_open(record: UpdateMasked, position: Position, memory: RunMemory, phase: Phase) -> None:
+    _check_not_refused(memory, phase)
     if position != record.offer.position:
         raise refuse("E-ROUND-CONTEXT", phase, "the survivors belong to another plan, round or attempt")
     if memory.highest != position.order or memory.completed >= position.round:

@@ -329,7 +329,9 @@ class Participation:
     def _resumed(self) -> State | None:
         memory = self._journal.memory
         masked = memory.masked
-        if masked is None or (masked.round, masked.attempt) != memory.highest or masked.round <= memory.completed:
+        if memory.refused or masked is None or masked.round <= memory.completed:
+            return None
+        if (masked.round, masked.attempt) != memory.highest:
             return None
         shares = self._journal.load(_shares_name(masked.offer.position), masked.shares_hash)
         return None if shares is None else Masked(self._party, masked, shares_from_bytes(shares))

@@ -151,6 +151,16 @@ def test_malicious_offer_in_a_refused_run_is_refused() -> None:
     assert stage.lie(stage.offer).code == "E-ROUND-TRANSCRIPT"
 
 
+@pytest.mark.parametrize("phase", [Phase.AGREE_SURVIVORS, Phase.UNMASK])
+def test_malicious_survivors_and_requests_in_a_refused_run_are_refused(phase: Phase) -> None:
+    stage = Stage(phase)
+    told = stage.told
+    stage.victim.journal.append(RunRefused("E-LEDGER-ROLLBACK"))
+    refusal = stage.lie(told)
+    assert refusal.code == "E-ROUND-TRANSCRIPT"
+    assert "refused before (E-LEDGER-ROLLBACK)" in refusal.rule
+
+
 # --- SHARE_KEYS: what is wrong with U1 ---
 
 Advertisements = tuple[Advertisement, ...]

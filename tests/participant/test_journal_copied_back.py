@@ -10,9 +10,17 @@ from typing import Any
 import pytest
 
 from participant.phase import RunMemory
-from privacy.errors import PeerError
-from privacy.secagg.messages import Advertisement, RoundCertificate
-from protos.envelope import Abstained, AttemptAborted, LedgerHead, RoundCompleted, Welcome
+from privacy.errors import OnlysumError, PeerError
+from privacy.secagg.messages import Advertisement, RoundCertificate, SurvivorProposal, UnmaskRequest
+from protos.envelope import (
+    Abstained,
+    AttemptAborted,
+    LedgerHead,
+    RoundCompleted,
+    SurvivorsProposed,
+    UnmaskRequested,
+    Welcome,
+)
 from tests.participant.owner import give
 from tests.participant.rehearsal import Rehearsal
 
@@ -27,6 +35,7 @@ class Story:
     copies: list[tuple[Path, RunMemory]]  # of the run's directory after each record of its journal
     last: Advertisement  # of this participant, as an honest coordinator has seen it
     certificate: RoundCertificate  # of round 1
+    asked: tuple[SurvivorProposal, SurvivorProposal, UnmaskRequest]  # in round 1: of attempt 1, and twice of attempt 2
 
     @property
     def directory(self) -> Path:
@@ -83,13 +92,21 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     for _ in range(3):
         rehearsal.phase()
     give(rehearsal.daemon, AttemptAborted(rehearsal.plan.run_id, rehearsal.machine.offer.position, "E-ROUND-TOO-FEW"))
-    certificate = rehearsal.round(1, 2).certificate
+    first = rehearsal.machine.outbox(ME)
+    rehearsal.open(1, 2)
+    for _ in range(3):
+        rehearsal.phase()
+    second = rehearsal.machine.outbox(ME)
+    rehearsal.phase()
+    request = rehearsal.machine.outbox(ME)
+    rehearsal.phase()
+    certificate = rehearsal.finish().certificate
     rehearsal.open(2)
     rehearsal.phase()
     last = next(one for one in rehearsal.machine.outbox(ME) if one.sender == ME)
     rehearsal.phase()
     rehearsal.ask_me()
-    return Story(rehearsal, copies, last, certificate)
+    return Story(rehearsal, copies, last, certificate, (first, second, request))
 
 
 def test_a_journal_copied_back_to_any_earlier_attempt_ends_the_run_at_the_handshake(story: Story) -> None:
@@ -103,6 +120,30 @@ def test_a_journal_copied_back_to_any_earlier_attempt_ends_the_run_at_the_handsh
         story.rehearsal.restart()
         assert isinstance(story.offered(memory.completed + 1, 3), Abstained)
         assert story.memory.highest == memory.highest
+
+
+def test_malicious_coordinator_gets_nothing_from_a_refused_run_though_its_upload_is_still_there(story: Story) -> None:
+    """The refusal outlives a restart, also where the coordinator does not say again what it once had seen."""
+    run_id = story.rehearsal.plan.run_id
+    first, second, request = story.asked
+    uploaded = [(copy, memory) for copy, memory in story.copies if memory.masked_in(1) and not memory.completed]
+    assert len(uploaded) == 5
+    for copy, _ in uploaded:
+        story.go_back(copy)
+        story.shake_hands(story.last)
+        story.rehearsal.restart()
+        story.shake_hands()
+        before = story.memory
+        assert not story.part.under_way
+        for task in (
+            SurvivorsProposed(run_id, first),
+            SurvivorsProposed(run_id, second),
+            UnmaskRequested(run_id, request),
+        ):
+            with pytest.raises(OnlysumError):
+                story.part.handle(task)
+        assert story.rehearsal.me.link.take() == []
+        assert story.memory == before
 
 
 def test_a_journal_copied_back_within_its_last_attempt_goes_on_only_with_an_upload(story: Story) -> None:
