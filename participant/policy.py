@@ -183,7 +183,7 @@ max_epsilon_if_all_collude = {DEFAULT_EPSILON_IF_ALL_COLLUDE:g}  # and cap the l
 # One section per population: the people (or records) whom a budget protects. Nothing refunds a budget.
 # [population.patients]
 # unit = "example"              # or "user", "participant"
-# lifetime_epsilon = 10
+# lifetime_epsilon = 13         # by a measure that later runs cannot undermine: one run of epsilon 8 takes about 10
 # lifetime_delta = 1e-6         # at most one tenth of 1 / (how many people there could be)
 # per_run_epsilon = 8
 # per_run_delta = 1e-5
