@@ -245,7 +245,19 @@ def _check(recipe: RecipeFile, file: str) -> None:
         ),
         "privacy.max_rows_per_user: it belongs to the user unit, and only to it": (recipe.privacy.unit == "user")
         != (recipe.privacy.max_rows_per_user > 0),
+        **_optimizer_problems(recipe.optimizer),
     }
     for problem, found in problems.items():
         if found:
             raise LocalError("E-CONFIG-INVALID", f"{file}: {problem}")
+
+
+def _optimizer_problems(optimizer: OptimizerSection) -> dict[str, bool]:
+    """Return what would let the coordinator's steps grow without end, or divide by zero."""
+    return {
+        "optimizer.momentum: it must be below 1": Decimal(optimizer.momentum) >= 1,
+        "optimizer.second_momentum: it must be below 1": Decimal(optimizer.second_momentum) >= 1,
+        "optimizer.average: it must be below 1": Decimal(optimizer.average) >= 1,
+        "optimizer.epsilon: adam and yogi divide by it": optimizer.name in {"adam", "yogi"}
+        and Decimal(optimizer.epsilon) == 0,
+    }

@@ -80,6 +80,18 @@ SLIPS: dict[str, tuple[tuple[str, str], str, str]] = {
     "users without a bound on rows": (("delta", 'unit = "user"\ndelta'), "E-CONFIG-INVALID", "max_rows_per_user"),
     "text without a length": (('"image-class', '"text-class'), "E-CONFIG-INVALID", "max_length"),
     "a division by zero": (("image_mean", "image_std"), "E-CONFIG-INVALID", "image_std") ,
+    "momentum that never fades": (
+        ("[evaluation]", "[optimizer]\nmomentum = 1\n[evaluation]"), "E-CONFIG-INVALID", "below 1"
+    ),
+    "a second momentum that never fades": (
+        ("[evaluation]", "[optimizer]\nsecond_momentum = 1.5\n[evaluation]"), "E-CONFIG-INVALID", "below 1"
+    ),
+    "an average that stays where it is": (
+        ("[evaluation]", "[optimizer]\naverage = 1\n[evaluation]"), "E-CONFIG-INVALID", "below 1"
+    ),
+    "an optimizer that divides by zero": (
+        ("[evaluation]", '[optimizer]\nname = "yogi"\nepsilon = 0\n[evaluation]'), "E-CONFIG-INVALID", "divide by it"
+    ),
     "one label": (('"0", ', ""), "E-CONFIG-INVALID", "task.labels"),
 }  # fmt: skip
 
