@@ -88,6 +88,7 @@ class Runs:
         if run_id not in self._parts:
             assignment = self.assignment(run_id)
             if assignment.verified.hash in self._lost_plans:
+                Participation(self._work, assignment).refuse_for_good("E-LEDGER-ROLLBACK")  # so that a restart knows
                 raise RefusedError("E-LEDGER-ROLLBACK", f"the journal of run {run_id} is older than what was signed")
             self._parts[run_id] = Participation(self._work, assignment)
         return self._parts[run_id]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from participant.runs import NotApproved, Runs
-from privacy.errors import LocalError, OnlysumError, RefusedError
+from privacy.errors import LocalError, OnlysumError, PeerError, RefusedError
 from privacy.secagg.messages import Advertisement, AttemptOffer, Position
 from protos.envelope import LedgerHead, Role, Welcome
 from tests.participant.owner import policy_text
@@ -104,6 +104,10 @@ def test_a_plan_that_is_approved_again_after_it_was_lost_with_what_was_signed_fo
     path.write_bytes(kept)
     with pytest.raises(RefusedError, match="E-LEDGER-ROLLBACK"):
         runs.part(rehearsal.plan.run_id)
+    rehearsal.restart()
+    rehearsal.open()
+    with pytest.raises(PeerError, match=r"refused before \(E-LEDGER-ROLLBACK\)"):
+        rehearsal.daemon._runs.part(rehearsal.plan.run_id).handle(rehearsal.task())
 
 
 def test_what_was_signed_for_another_plan_keeps_nobody_out_of_this_one(rehearsal: Rehearsal) -> None:
