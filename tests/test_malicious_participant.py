@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from coordinator.phase import Phase
@@ -55,10 +56,15 @@ class Stage:
         return b""
 
     def refusal(self, message: Any) -> PeerError:
-        """Hand over a lie; return the refusal after checking that the offender still counts as silent."""
+        """Hand over a lie; return the refusal, which names its sender and the phase, once nothing has changed."""
+        before = everything(self.round)
         with pytest.raises(PeerError) as refused:
             Federation._hand_over(self.round, message)
         assert OFFENDER not in self.round.answered()
+        assert everything(self.round) == before, "a refused message changed the state"
+        sender = message[0].sender if isinstance(message, tuple) else message.sender
+        assert (refused.value.participant, refused.value.phase) == (sender, self.round.phase.name)
+        assert refused.value.rule
         return refused.value
 
     def others_go_on(self) -> None:
@@ -67,6 +73,21 @@ class Stage:
             if name != OFFENDER:
                 assert Federation._hand_over(self.round, answers[0])
         self.round.close()
+
+
+def everything(value: Any) -> Any:
+    """Return all that an object holds, in a form that compares."""
+    if isinstance(value, CoordinatorRound):
+        return {name: everything(one) for name, one in vars(value).items() if name != "plan"}
+    if isinstance(value, np.ndarray):
+        return value.tobytes()
+    if is_dataclass(value):
+        return type(value), [everything(getattr(value, one.name)) for one in fields(value)]
+    if isinstance(value, dict):
+        return [(everything(key), everything(one)) for key, one in value.items()]
+    if isinstance(value, tuple | list):
+        return [everything(one) for one in value]
+    return set(value) if isinstance(value, set) else value
 
 
 def signed(message: Any, context: bytes | None = None) -> Any:
