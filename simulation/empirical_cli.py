@@ -25,12 +25,14 @@ from simulation.verdict import CAUGHT_BY, Fault, Setting, Verdict
 if TYPE_CHECKING:
     from participant.trainer import Progress
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def empirical(
-    plant: Annotated[Fault | None, typer.Option("--plant", help="A fault to plant: it has to be caught.")] = None,
+    plant: Annotated[
+        Fault | None, typer.Option("--plant", metavar="FAULT", help="A fault, which has to be caught.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train a tiny model on canaries and see if they contradict the claim.
@@ -38,6 +40,9 @@ def empirical(
     Ten participants train a made-up plan with a claimed epsilon of 2, through
     the code that daemons run. A pass cannot prove a claim: the bound could
     never exceed the printed ceiling.
+
+    Faults to plant: no-noise, no-clip, missing-share, repeated-noise,
+    batch-as-one, double-q, fixed-batches, exact-metrics.
 
     Exit code 0: nothing contradicts the claim. 6: a check does; so it should
     with --plant. 1: the planted fault was not caught, which is a bug.

@@ -133,6 +133,14 @@ def names(verdict: Verdict) -> list[str]:
 # --- the command ---
 
 
+def test_the_help_names_every_fault_in_eighty_columns(capsys) -> None:
+    code, out, _ = command(capsys, "--help")
+    assert code == 0
+    assert set(Fault) <= set(out.replace(",", " ").replace(".", " ").split())
+    assert "--install-completion" not in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(empirical_cli, "Setting", lambda: SMALL)
