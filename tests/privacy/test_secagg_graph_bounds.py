@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from privacy.errors import PeerError
 from privacy.secagg import graph_bounds
 from privacy.secagg.graph import masking_graph
 from privacy.secagg.graph_bounds import Cohort, check, degrees, failure, ln_separated, recommend
+from tests.plans import make_plan
 
 ONCE = {"rounds": 1, "attempts": 1}
 
@@ -159,3 +161,12 @@ def test_a_recommended_graph_keeps_enough_holders_when_as_many_drop_out_as_may()
         graph = masking_graph(members, round_ctx=number.to_bytes(32, "big"), neighbours=k)
         there = frozenset(members[number : number + n - dropouts])
         assert min(len(there & set(graph.holders(name))) for name in members) >= t
+
+
+def test_a_plan_of_six_hundred_with_a_third_colluding_and_a_tenth_dropping_out_is_accepted() -> None:
+    k, t = recommend(600, 199, 60, rounds=3, attempts=3)
+    graph = {"kind": "k-regular", "neighbours": k, "share_threshold": t, "max_dropouts": 60}
+    plan, _ = make_plan(600, 199, min_survivors=540, graph=graph)
+    assert (plan.graph.neighbours, plan.share_threshold) == (k, t)
+    with pytest.raises(PeerError, match="too weak in neighbourhoods"):
+        make_plan(600, 199, min_survivors=540, graph={**graph, "share_threshold": t - 2})
