@@ -41,8 +41,8 @@ def empirical(
     the code that daemons run. A pass cannot prove a claim: the bound could
     never exceed the printed ceiling.
 
-    Faults to plant: no-noise, no-clip, missing-share, repeated-noise,
-    batch-as-one, double-q, fixed-batches, exact-metrics.
+    Faults to plant: no-noise, no-clip, missing-share, repeated-noise, double-q,
+    batch-as-one, fixed-batches, exact-metrics.
 
     Exit code 0: nothing contradicts the claim. 6: a check does; so it should
     with --plant. 1: the planted fault was not caught, which is a bug.
