@@ -258,11 +258,11 @@ def verify_export(data: bytes, *, identity_key: bytes) -> tuple[Record, ...]:
         VerificationError: ``E-STATE-DAMAGED``.
     """
     match _decoded(data):
-        case {"ledger_version": 1, "records": [*rows], **rest} if not rest:
+        case {"ledger_version": 1, "records": [*rows]}:
             records = tuple(_record(row) for row in rows)
         case _:
             raise VerificationError("E-STATE-DAMAGED", "not an exported ledger of version 1")
-    if export(records) != data:  # hexadecimal digits can be written in two ways
+    if export(records) != data:  # another field, or hexadecimal digits in capitals
         raise VerificationError("E-STATE-DAMAGED", "the exported ledger is not written as a daemon writes it")
     verify_chain(records, identity_key=identity_key)
     return records

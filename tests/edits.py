@@ -18,7 +18,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
-ROOMS = ("participant", "coordinator", "privacy")
+ROOMS = ("participant", "coordinator", "privacy", "audit")
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -29,6 +29,11 @@ class Function:
     module: str
     qualname: str
     node: FunctionNode
+
+    @property
+    def name(self) -> str:
+        """Its module and name."""
+        return f"{self.module}.{self.qualname}"
 
     @property
     def live(self) -> FunctionType:
@@ -83,6 +88,19 @@ def compiled(function: Function, changes: dict[ast.AST, ast.AST]) -> CodeType:
 
     edited = ast.fix_missing_locations(Replace().visit(fresh))
     return _code_of(compile(edited, f"<{function.module}, edited>", "exec"), function)
+
+
+def announcing(module: str, call: str, chosen: Iterable[Function]) -> dict[Function, CodeType]:
+    """Return the code of functions of a module that first call a builtin of this name with their own name."""
+    original = {id(node): index for index, node in enumerate(ast.walk(tree(module)))}
+    fresh = copy.deepcopy(tree(module))
+    nodes, functions_ = list(ast.walk(fresh)), list(chosen)
+    for function in functions_:
+        node = nodes[original[id(function.node)]]
+        assert isinstance(node, FunctionNode)
+        node.body[:0] = ast.parse(f"{call}({function.name!r})").body
+    code = compile(ast.fix_missing_locations(fresh), f"<{module}, announcing>", "exec")
+    return {function: _code_of(code, function) for function in functions_}
 
 
 def _code_of(code: CodeType, function: Function) -> CodeType:
