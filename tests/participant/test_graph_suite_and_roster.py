@@ -186,3 +186,22 @@ def test_a_key_other_than_the_pinned_one_is_refused_and_never_called_verified(sa
     with pytest.raises(OnlysumError) as caught:
         say("plan", "approve", run)
     assert "roster.pinned" in caught.value.detail
+
+
+def test_a_dry_run_names_graph_suite_and_roster_and_every_rule_that_is_not_met(say, home, monkeypatch):
+    class Ready:
+        def prepare(self):
+            """Nothing to check."""
+
+    monkeypatch.setattr("participant.daemon.torch_trainer", lambda assignment: Ready())
+    run = proposed(home, policy_text(roster=PEERS[1:]), owned_plan(**STRONG))
+    said = say("plan", "dry-run", run)
+    assert "suite 1: X25519" in said
+    assert "graph k-regular: at most 28 neighbours" in said
+    assert "roster: unverified" in said
+    assert "broken floors.graphs: the graph is k-regular" in said
+    shown = json.loads(say("plan", "dry-run", run, "--json"))
+    assert {one["rule"]: one["outcome"] for one in shown["unmet"]} == {
+        "roster.known": "needs a person",
+        "floors.graphs": "broken",
+    }
