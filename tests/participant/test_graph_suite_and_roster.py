@@ -150,7 +150,8 @@ def test_graph_suite_and_roster_stand_on_the_screen_in_the_page_and_in_the_statu
     assert json.loads(say("status", "--json"))["plans"] == {
         run: {"roster": "verified", "suite": 1, "graph": "k-regular"}
     }
-    assert "roster: verified; suite 1: X25519, recordings do not withstand quantum computers; graph k-regular" in say("status")
+    assert "roster: verified; suite 1: X25519, recordings do not" in say("status")
+    assert "graph k-regular: at most 28 neighbours" in say("status")
 
 
 def test_a_complete_graph_and_suite_two_are_named_without_the_warnings(say, home):
@@ -193,7 +194,7 @@ def test_a_dry_run_names_graph_suite_and_roster_and_every_rule_that_is_not_met(s
         def prepare(self):
             """Nothing to check."""
 
-    monkeypatch.setattr("participant.daemon.torch_trainer", lambda assignment: Ready())
+    monkeypatch.setattr("participant.daemon.torch_trainer", lambda assignment, **_: Ready())
     run = proposed(home, policy_text(roster=PEERS[1:]), owned_plan(**STRONG))
     said = say("plan", "dry-run", run)
     assert "suite 1: X25519" in said
