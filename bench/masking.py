@@ -40,14 +40,15 @@ def _terms(neighbours: int) -> list[MaskTerm]:
     return [MaskTerm(key, -1 if i % 2 else 1) for i, key in enumerate(secrets)]
 
 
-def _aligned(size: int) -> NDArray[np.uint8]:
+def aligned(size: int) -> NDArray[np.uint8]:
+    """Return bytes that begin where a cache line does."""
     memory = np.zeros(size + 64, dtype=np.uint8)
     offset = -memory.ctypes.data % 64
     return memory[offset : offset + size]
 
 
 def _stream_only(source: Backend, terms: list[MaskTerm], size: int) -> Callable[[], None]:
-    zeros, scratch = bytes(MASK_CHUNK), _aligned(MASK_CHUNK + 16).data
+    zeros, scratch = bytes(MASK_CHUNK), aligned(MASK_CHUNK + 16).data
     streams = [source.stream(term.key) for term in terms]
 
     def run() -> None:
@@ -62,7 +63,7 @@ def _stream_only(source: Backend, terms: list[MaskTerm], size: int) -> Callable[
 
 def _add_only(words: NDArray[Any], times: int) -> Callable[[], None]:
     width = MASK_CHUNK // words.itemsize
-    mask = _aligned(MASK_CHUNK).view(words.dtype)
+    mask = aligned(MASK_CHUNK).view(words.dtype)
 
     def run() -> None:
         for start in range(0, words.size, width):
