@@ -2,43 +2,32 @@
 
 Guarantees: every figure is pessimistic and has the 1e-9 of the lemma added; it is refused when it exceeds a bound that
 is known to be valid (``E-ACCOUNTANT-DISAGREE``). No torch.
-Leaves to others: what is charged (``privacy.ledger``), the mechanism's integers (``calibration``).
+Leaves to others: grids (``resolution``), what is charged (``privacy.ledger``), the mechanism's integers
+(``calibration``).
 Source: docs/privacy-accounting.md sections 5 to 7; dp-accounting (Google), pessimistic connect-the-dots PLD.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Final
 
 from dp_accounting import GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
 from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
 
-from privacy.dp import rdp
+from privacy.dp import rdp, resolution
 from privacy.dp.events import Composed, Event, Relation, Step, round_event, steps, upward
+from privacy.dp.resolution import Counted
 from privacy.errors import LocalError
 from privacy.plan import Plan
 from privacy.secagg.graph_bounds import SECURITY_BITS
 
 LEMMA_SLACK: Final = 1e-9  # covers everything between discrete and continuous Gaussians (< 1e-60) and double rounding
-COARSEST_GRID: Final = 1e-2
-FINEST_GRID: Final = 2e-5  # construction takes seconds there
-FINEST_PAIR_GRID: Final = 1e-3  # of the mixture, whose construction is slower
-SMALLEST_EPSILON: Final = 1e-3  # smaller figures keep its grid
-GRID_ERROR: Final = 0.0005  # the grid costs about T*grid^2/3 of epsilon: this keeps it near 0.02%
-LOG_TAIL: Final = -50.0  # the library's own default; smaller where delta or the number of steps asks for it
-TAIL_SHARE: Final = 1e-6  # of delta that truncation may cost
-STEP_ROUNDING: Final = 1e-15  # of delta, that Fourier transforms in doubles get wrong a step: 7e-17 at most was seen
-ROUNDING_SHARE: Final = 0.1  # of delta that this may be in all before the Renyi bound is the better figure
-MOST_CELLS: Final = 2e6  # of one step's grid, which bounds time and memory whatever a plan asks
-HOPELESS_EPSILON: Final = 1e4  # only the size matters beyond
-LARGE_EPSILON: Final = 50.0  # above it the grid grows with epsilon: only the size matters
 GRAPH_FAILURE: Final = 2.0**-SECURITY_BITS  # probability that a k-regular run's masks do not hide everybody
 AGREEMENT: Final = 1e-6  # double rounding when a bound is tight
 _FRACTIONAL_ORDERS: Final = tuple(1 + tenth / 10 for tenth in range(5, 100))
@@ -46,7 +35,6 @@ _RELATIONS: Final = {
     "zero-out": NeighboringRelation.ADD_OR_REMOVE_ONE,  # the same numbers (docs/privacy-accounting.md section 1)
     "replace-one": NeighboringRelation.REPLACE_ONE,
 }
-_Steps = tuple[tuple[Step, int], ...]
 
 
 def epsilon(events: Event | Iterable[Event], delta: float, *, relation: Relation = "zero-out") -> float:
@@ -171,74 +159,47 @@ def _valid(delta: float) -> float:
     return delta
 
 
-def _sorted(events: Event | Iterable[Event]) -> _Steps:
+def _sorted(events: Event | Iterable[Event]) -> Counted:
     return tuple(sorted(steps(events).items()))
 
 
 @lru_cache(maxsize=1024)
-def _epsilon(counted: _Steps, delta: float, relation: Relation) -> float:
+def _epsilon(counted: Counted, delta: float, relation: Relation) -> float:
     if not counted:
         return 0.0
     halved = relation == "replace-one"  # a valid, looser stand-in: a shift of two sensitivities
-    if (bound := _beyond_grids(_doubled(counted) if halved else counted, delta)) is not None:
+    if (bound := _beyond(_doubled(counted) if halved else counted, delta)) is not None:
         return bound
-    grid, tail = _grid(counted, delta), _log_tail(counted, delta)
-    return _total(((_gaussian(step, grid, tail, relation), n) for step, n in counted), delta)
+    grid, tail = resolution.grid(counted, delta), resolution.log_tail(counted, delta)
+    return _total(counted, delta, lambda step: _gaussian(step, grid, tail, relation))
 
 
 @lru_cache(maxsize=256)
-def _group(counted: _Steps, delta: float) -> float:
+def _group(counted: Counted, delta: float) -> float:
     if not counted:
         return 0.0
-    if (bound := _beyond_grids(_doubled(counted), delta)) is not None:
+    if (bound := _beyond(_doubled(counted), delta)) is not None:
         return bound
-    grid, tail = max(_grid(_doubled(counted), delta), FINEST_PAIR_GRID), _log_tail(counted, delta)
-    return _total(((_pair(step, grid, tail), n) for step, n in counted), delta)
+    grid = max(resolution.grid(_doubled(counted), delta), resolution.FINEST_PAIR_GRID)
+    tail = resolution.log_tail(counted, delta)
+    return _total(counted, delta, lambda step: _pair(step, grid, tail))
 
 
-def _doubled(counted: _Steps) -> _Steps:
+def _doubled(counted: Counted) -> Counted:
     """Return steps that dominate those of two units: a shift of 2 whenever at least one of them is sampled."""
     return tuple(((1 - (1 - rate) ** 2, multiplier / 2), n) for (rate, multiplier), n in counted)
 
 
-def _beyond_grids(counted: _Steps, delta: float) -> float | None:
-    """Return the Renyi bound where a grid would be too long, too coarse or drown in rounding, None where PLD serves."""
-    about = _bound(counted, delta, rdp.sampled_gaussian)
-    widest = max(1 / (2 * multiplier**2) + 10 / multiplier for (_, multiplier), _ in counted)
-    too_many_steps = _wanted_grid(about, counted) < FINEST_GRID / 2
-    drowned = _rounding(counted) > ROUNDING_SHARE * delta
-    if about > HOPELESS_EPSILON or widest / _grid(counted, delta) > MOST_CELLS or too_many_steps or drowned:
-        return about + LEMMA_SLACK
-    return None
+def _beyond(counted: Counted, delta: float) -> float | None:
+    bound = resolution.bound_beyond_grids(counted, delta)
+    return None if bound is None else bound + LEMMA_SLACK
 
 
-def _log_tail(counted: _Steps, delta: float) -> float:
-    """Return the log of the mass that each step may lose to infinity: nothing beside delta, and a round number."""
-    return min(LOG_TAIL, 10.0 * math.floor((math.log(delta * TAIL_SHARE) - math.log(_length(counted))) / 10))
-
-
-def _length(counted: _Steps) -> int:
-    return sum(count for _, count in counted)
-
-
-def _rounding(counted: _Steps) -> float:
-    """Return how much of delta the library's Fourier transforms may have lost: it grows with the number of steps.
-
-    They have no error bound of their own, and without this a delta of 1e-12 after 1e5 steps is told 2% too low.
-    """
-    return STEP_ROUNDING * _length(counted)
-
-
-def _total(distributions: Iterable[tuple[pld.PrivacyLossDistribution, int]], delta: float) -> float:
-    total: pld.PrivacyLossDistribution | None = None
-    length = 0
-    for one, count in distributions:
-        length += count
-        composed = one.self_compose(count, tail_mass_truncation=delta * TAIL_SHARE)
-        total = composed if total is None else total.compose(composed, tail_mass_truncation=delta * TAIL_SHARE)
-    if total is None:
-        return 0.0
-    return float(total.get_epsilon_for_delta(delta - STEP_ROUNDING * length)) + LEMMA_SLACK
+def _total(counted: Counted, delta: float, one: Callable[[Step], pld.PrivacyLossDistribution]) -> float:
+    tail = delta * resolution.TAIL_SHARE
+    parts = [one(step).self_compose(count, tail_mass_truncation=tail) for step, count in counted]
+    total = reduce(lambda done, part: done.compose(part, tail_mass_truncation=tail), parts)
+    return float(total.get_epsilon_for_delta(delta - resolution.rounding(counted))) + LEMMA_SLACK
 
 
 @lru_cache(maxsize=256)
@@ -264,40 +225,17 @@ def _pair(step: Step, grid: float, log_tail: float) -> pld.PrivacyLossDistributi
     )
 
 
-def _grid(counted: _Steps, delta: float) -> float:
-    """Return a grid by the size of epsilon and the number of steps, from a series of few values.
-
-    Few values, so that bisection over the noise does not see the grid move.
-    """
-    about = _bound(counted, delta, rdp.sampled_gaussian)
-    coarsest = COARSEST_GRID * max(1.0, about / LARGE_EPSILON)
-    within = min(coarsest, max(FINEST_GRID, _wanted_grid(about, counted)))
-    power = 10.0 ** math.floor(math.log10(within))
-    return max(nice for nice in (1, 2, 5) if nice * power <= within * (1 + 1e-12)) * power
-
-
-def _wanted_grid(about: float, counted: _Steps) -> float:
-    return math.sqrt(GRID_ERROR * max(about, SMALLEST_EPSILON) / _length(counted))
-
-
-def _bound(counted: _Steps, delta: float, divergence: rdp.Divergence) -> float:
-    return min(
-        rdp.to_epsilon(math.fsum(n * divergence(step, order) for step, n in counted), order, delta)
-        for order in rdp.ORDERS
-    )
-
-
 @lru_cache(maxsize=256)
-def _cross_checks(counted: _Steps, delta: float) -> CrossChecks:
+def _cross_checks(counted: Counted, delta: float) -> CrossChecks:
     if not counted:
         return CrossChecks(0.0, 0.0, 0.0)
-    general = _bound(counted, delta, rdp.general_bound)
-    if (bound := _beyond_grids(counted, delta)) is not None:
+    general = rdp.least_of(counted, delta, rdp.general_bound)
+    if (bound := _beyond(counted, delta)) is not None:
         return CrossChecks(bound, bound, max(bound, general))
     return CrossChecks(_epsilon(counted, delta, "zero-out"), _renyi(counted, delta), general)
 
 
-def _renyi(counted: _Steps, delta: float) -> float:
+def _renyi(counted: Counted, delta: float) -> float:
     accountant = RdpAccountant(orders=[*_FRACTIONAL_ORDERS, *rdp.ORDERS[9:]])
     with _quiet_absl():
         for (rate, multiplier), n in counted:

@@ -64,13 +64,15 @@ def to_divergence(epsilon: float, order: int, delta: float) -> float:
 
 def least_epsilon(events: Event | Iterable[Event], delta: float, divergence: Divergence = sampled_gaussian) -> float:
     """Return the best epsilon over :data:`ORDERS`."""
-    counted = steps(events)
-    if not counted:
+    return least_of(steps(events).items(), delta, divergence)
+
+
+def least_of(counted: Iterable[tuple[Step, int]], delta: float, divergence: Divergence = sampled_gaussian) -> float:
+    """Return the best epsilon over :data:`ORDERS` of steps that happen so often; 0 for none."""
+    kept = tuple(counted)
+    if not kept:
         return 0.0
-    return min(
-        to_epsilon(math.fsum(n * divergence(step, order) for step, n in counted.items()), order, delta)
-        for order in ORDERS
-    )
+    return min(to_epsilon(math.fsum(n * divergence(step, order) for step, n in kept), order, delta) for order in ORDERS)
 
 
 def filter_order(epsilon: float, delta: float) -> int:
