@@ -96,12 +96,13 @@ def _survivors(wanted: Wanted, n: int, f: int) -> int:
 
 
 def _graph(kind: GraphKind, cohort: graph_bounds.Cohort, *, least_f: int) -> Graph:
-    if kind == "complete":
-        if cohort.n > COMPLETE_GRAPH_MAX:
-            rule = f"more than {COMPLETE_GRAPH_MAX} members need --graph k-regular, whose claim is a weaker one"
-            raise LocalError("E-RUN-TOLERANCE", f"{rule}; see docs/graphs.md")
+    if kind == "complete" and cohort.n <= COMPLETE_GRAPH_MAX:
         return Graph()
     found = _recommended(cohort, cohort.f, cohort.max_dropouts)
+    if kind == "complete":
+        rule = f"more than {COMPLETE_GRAPH_MAX} members need --graph k-regular, whose claim is a weaker one"
+        here = f"; here everybody would mask with at most {found[0]} others" if found else ""
+        raise LocalError("E-RUN-TOLERANCE", f"{rule} (docs/graphs.md){here}")
     if found is None:
         raise LocalError("E-RUN-TOLERANCE", _nowhere(cohort, least_f))
     neighbours, share_threshold = found

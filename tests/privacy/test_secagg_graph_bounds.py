@@ -140,9 +140,20 @@ def test_neighbours_and_threshold_keep_their_limits() -> None:
 
 
 def test_where_nothing_is_strong_enough_that_is_said() -> None:
-    for cohort in ((600, 199, 156), (100, 33, 5), (50, 3, 5), (72, 23, 1)):
-        with pytest.raises(ValueError, match="no k-regular graph over"):
-            recommend(*cohort, rounds=100, attempts=3)
+    with pytest.raises(ValueError, match="no k-regular graph over"):
+        recommend(50, 3, 5, rounds=100, attempts=3)
+
+
+@pytest.mark.parametrize(
+    ("n", "most"), [(80, 0), (81, 1), (100, 4), (200, 29), (513, 125), (600, 155), (1000, 294)], ids=str
+)
+def test_with_a_third_colluding_this_is_the_largest_number_of_dropouts_for_which_there_is_a_graph(
+    n: int, most: int
+) -> None:
+    f = (n - 1) // 3
+    recommend(n, f, most, rounds=100, attempts=3)
+    with pytest.raises(ValueError, match=f"no k-regular graph over {n} withstands {f} colluders and {most + 1}"):
+        recommend(n, f, most + 1, rounds=100, attempts=3)
 
 
 def test_more_rounds_attempts_colluders_or_dropouts_are_never_easier_to_withstand() -> None:
