@@ -1,0 +1,125 @@
+"""A daemon whose ledger was set back, or whose budget was spent meanwhile: it abstains by name and spends nothing."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from privacy.dp.events import round_event
+from privacy.ledger import LifetimeBudget
+from privacy.ledger_entries import Charge
+from protos.envelope import Abstained, LedgerHead, PlanRefused
+from tests.participant.owner import give, owned_plan, policy_text
+from tests.participant.rehearsal import Rehearsal
+from tests.participant.test_participation import ME
+from tests.plans import CREATED_AT
+
+ROOMY = LifetimeBudget("example", 1000.0, 1e-6, 2)
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run whose first round is charged and summed."""
+    made = Rehearsal(tmp_path / ME)
+    made.propose()
+    made.round(1)
+    made.me.link.take()
+    return made
+
+
+def meet(made, head):
+    """Let a new daemon shake hands with a coordinator that has seen a head of this member's ledger."""
+    made.restart()
+    made.me.link.welcome_head = head
+    made.daemon._compare(made.me.link.handshake(None))
+
+
+def asked(made, number):
+    """Open a round and return what the daemon answers."""
+    made.open(number)
+    give(made.daemon, made.task())
+    return made.me.link.take()
+
+
+def written(made):
+    return [record.body for record in made.me.ledger().rows()]
+
+
+def test_a_ledger_from_before_the_head_that_was_shown_abstains_and_charges_nothing(begun):
+    file = begun.me.home.directory / "ledger.db"
+    ledger = begun.me.ledger()
+    ledger._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    ledger.close()
+    shutil.copy(file, file.with_suffix(".copy"))
+    begun.round(2)
+    shown = begun.me.ledger().head()
+    for one in file.parent.glob("ledger.db*"):
+        one.unlink()
+    file.with_suffix(".copy").rename(file)
+    meet(begun, shown)
+    before = written(begun)
+    (abstained,) = asked(begun, 3)
+    assert isinstance(abstained, Abstained)
+    assert abstained.code == "E-LEDGER-ROLLBACK"
+    assert written(begun) == before
+    assert begun.me.trained == [1, 2]
+
+
+def test_a_ledger_of_another_branch_abstains(begun):
+    head = begun.me.ledger().head()
+    meet(begun, LedgerHead(head.sequence, bytes(32)))
+    before = written(begun)
+    (abstained,) = asked(begun, 2)
+    assert (type(abstained), abstained.code) == (Abstained, "E-LEDGER-ROLLBACK")
+    assert written(begun) == before
+
+
+def test_the_newest_copy_takes_part_again(begun):
+    head = begun.me.ledger().head()
+    meet(begun, LedgerHead(head.sequence + 1, bytes(32)))
+    assert isinstance(asked(begun, 2)[0], Abstained)
+    begun.me.link.welcome_head = head
+    begun.daemon._compare(begun.me.link.handshake(None))
+    begun.round(2)
+    assert [one.round for one in begun.charges()] == [1, 2]
+
+
+def test_a_budget_that_another_run_spent_after_the_approval_stops_the_next_round_before_it_trains(begun):
+    budget = "lifetime_epsilon = 40"
+    text = begun.me.home.policy.read_text()
+    event = round_event(owned_plan(mode="distributed"))
+    ledger = begun.me.ledger()
+    for number in range(1, 31):
+        other = Charge(
+            run_id="cd" * 16, plan_hash=b"\6" * 32, round=number, population="patients", unit="example",
+            relation="zero-out", event=event, delta="0.00001",
+        )  # fmt: skip
+        ledger.charge(other, budget=ROOMY, max_rounds=30, at=CREATED_AT)
+    ledger.close()
+    begun.me.write_policy(text.replace(budget, "lifetime_epsilon = 20"))
+    spent = begun.me.ledger().spent("patients")
+    begun.open(2)
+    answers = []
+    while begun.task() is not None:
+        give(begun.daemon, begun.task())
+        answers += begun.me.link.take()
+        if isinstance(answers[-1], Abstained):
+            break
+        begun.machine.receive(answers[-1])
+        begun.ask_others()
+        begun.machine.close()
+    assert isinstance(answers[-1], Abstained)
+    assert answers[-1].code == "E-POLICY-BUDGET"
+    assert begun.me.ledger().spent("patients") == spent
+    assert begun.me.trained == [1]
+
+
+def test_a_plan_that_the_budget_does_not_cover_is_refused_with_the_names_of_rules_alone(tmp_path):
+    text = policy_text().replace("lifetime_epsilon = 40", "lifetime_epsilon = 5")
+    made = Rehearsal(tmp_path / ME, policy=text)
+    (refused,) = made.propose()
+    assert isinstance(refused, PlanRefused)
+    assert refused.code == "E-POLICY-BUDGET"
+    assert refused.because == "refused by policy: population.lifetime-epsilon"
+    assert made.charges() == []
