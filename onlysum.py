@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fault, 5 network, 6 verification failed; 130 after Ctrl-C.
     """
     # What gRPC core would print on standard error reaches users as typed errors; it reads this when it is imported.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     words = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(run(words))
 

@@ -86,7 +86,7 @@ def read_backup(file: Path, directory: Path, now: int) -> int:
     url = sa.make_url(home.database_url(load(home)))
     if url.database is not None and Path(url.database) != directory / DATABASE:
         (directory / DATABASE).replace(url.database)
-    store = Store.create(home.database_url(load(home)))
+    store = Store.open(home.database_url(load(home)))
     with store.begin() as connection:
         given_up = attempt_rows.abort_open_attempts(connection, now, "restored from a backup")
         membership.log_security(connection, now, "restored", directory.name, f"{given_up} open attempts given up")

@@ -54,25 +54,30 @@ def init(
     from coordinator.store import Store
     from protos import durable
     from protos.credentials import SystemRandom, fingerprint
+    from protos.invitation import is_address
 
     home = config.Home(directory)
     if home.config.exists():
-        raise LocalError("E-EXISTS", f"{home.config} is there already")
+        raise LocalError("E-EXISTS", str(home.config))
+    enrolment = enrolment_address or _next_port(address)
+    for option, given in (("--address", address), ("--enrolment-address", enrolment)):
+        if not is_address(given):
+            raise LocalError("E-USAGE", f"{option} {given!r} is not host:port with a port from 1 to 65535")
     text = config.render(
         federation=name,
         operator=operator,
         also=also or [],
         participants=address,
-        enrolment=enrolment_address or _next_port(address),
+        enrolment=enrolment,
     )
     settings = config.parse(text)
     home.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    Store.create(home.database_url(settings)).close()  # before the keys: a full disk is noticed here
     hosts = sorted({settings.participants.host, settings.enrolment.host})
     made = authorities.create_authority(federation=name, hosts=hosts, random=SystemRandom(), now=now())
     authorities.save_authority(home.authority, made)
     home.runs.mkdir(exist_ok=True)
     home.spool(settings).mkdir(mode=0o700, exist_ok=True)
-    Store.create(home.database_url(settings)).close()
     durable.write(home.config, text.encode())  # last: a directory with this file is complete
     value: Json = {
         "directory": str(directory),
@@ -94,9 +99,7 @@ def init(
 
 def _next_port(address: str) -> str:
     host, _, port = address.rpartition(":")
-    if not port.isdigit():
-        raise LocalError("E-USAGE", f"--address {address!r} is not host:port")
-    return f"{host}:{int(port) + 1}"
+    return f"{host}:{int(port) + 1}" if port.isdigit() else address
 
 
 @app.command()
@@ -230,7 +233,7 @@ def migrate(config: Directory = HERE, as_json: AsJson = False) -> None:
     from coordinator.config import Home, load
 
     home = Home(config)
-    engine = store.connect(home.database_url(load(home)))
+    engine = store.existing(home.database_url(load(home)))
     before = store.revision(engine)
     store.upgrade(engine)
     engine.dispose()

@@ -63,7 +63,7 @@ def opened(directory: Path) -> Iterator[Opened]:
 
     home = Home(directory)
     settings = load(home)
-    store = Store.create(home.database_url(settings))
+    store = Store.open(home.database_url(settings))
     try:
         yield Opened(home, settings, store)
     finally:

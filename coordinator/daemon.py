@@ -55,11 +55,11 @@ def start(home: Home, settings: Settings, authority: Authority, ready: Callable[
         ready: called once when both listeners are up.
 
     Raises:
-        LocalError: ``E-EXISTS``, ``E-CONFIG-INVALID``, ``E-STATE-DAMAGED`` or ``E-MASK-STREAM``.
+        LocalError: ``E-RUNNING``, ``E-PORT``, ``E-STATE-DAMAGED`` or ``E-MASK-STREAM``.
     """
     masks.choose(SystemClock())  # a library whose key streams are wrong is refused at the start, not in a round
     with only_daemon(home):
-        store = Store.create(home.database_url(settings))
+        store = Store.open(home.database_url(settings))
         try:
             if settings.log.file is None:
                 configure_logs(sys.stderr)

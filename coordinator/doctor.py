@@ -70,7 +70,8 @@ def _check(name: str, look: Callable[[], str]) -> Check:
     except OnlysumError as error:
         return Check(name, ok=False, detail=f"{error}; next: {error.explanation.next_step}")
     except (OSError, sa.exc.SQLAlchemyError) as error:
-        return Check(name, ok=False, detail=f"{type(error).__name__}: {error}")
+        reason = getattr(error, "orig", None) or error  # without SQLAlchemy's own lines around it
+        return Check(name, ok=False, detail=f"{type(error).__name__}: {reason}")
 
 
 def _configuration(home: Home) -> str:
@@ -94,7 +95,7 @@ def _disk(home: Home) -> str:
 
 
 def _database(home: Home, settings: Settings) -> str:
-    engine = stores.connect(home.database_url(settings))
+    engine = stores.existing(home.database_url(settings))
     found = stores.revision(engine)
     if found != stores.HEAD:
         raise _Failed(f"schema {found or 'none'}, this version needs {stores.HEAD}; run `onlysum coordinator migrate`")
@@ -108,7 +109,7 @@ def _database(home: Home, settings: Settings) -> str:
 
 
 def _security_log(home: Home, settings: Settings) -> str:
-    store = stores.Store.create(home.database_url(settings))
+    store = stores.Store.open(home.database_url(settings))
     with closing(store), store.read() as connection:
         rows = membership.security_log(connection)
     membership.verify_security_log(rows)
@@ -132,7 +133,7 @@ def _ports(home: Home, settings: Settings) -> str:
 
 
 def _runs(home: Home, settings: Settings) -> str:
-    store = stores.Store.create(home.database_url(settings))
+    store = stores.Store.open(home.database_url(settings))
     with closing(store), store.read() as connection:
         runs = runbook.list_runs(connection)
     if lost := [one.run_id for one in runs if not one.state.ended and not home.run(one.run_id).is_dir()]:
@@ -154,7 +155,7 @@ def write_bundle(file: Path, home: Home, checks: list[Check]) -> None:
     """Write a zip for support: checks, versions, configuration, the states of runs."""
     states: list[dict[str, str | int]] = []
     if checks[0].ok:
-        store = stores.Store.create(home.database_url(load(home)))
+        store = stores.Store.open(home.database_url(load(home)))
         with closing(store), store.read() as connection:
             for run in runbook.list_runs(connection):
                 attempts = attempt_rows.list_attempts(connection, run.run_id)

@@ -40,7 +40,7 @@ def only_daemon(home: Home) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LocalError("E-EXISTS", f"a coordinator runs on {home.directory} already") from None
+            raise LocalError("E-RUNNING", f"a coordinator in {home.directory}") from None
         try:
             yield
         finally:

@@ -82,7 +82,7 @@ async def serve(backend: Backend, *, credentials: Credentials, address: str, enr
         enrolment_address: host and port for newcomers (TLS).
 
     Raises:
-        LocalError: ``E-CONFIG-INVALID``, an address cannot be bound.
+        LocalError: ``E-PORT``, an address cannot be bound.
     """
     pair = [(credentials.key.reveal(), credentials.certificate)]
     members = grpc.aio.server(options=transport.SERVER_OPTIONS)
@@ -106,7 +106,7 @@ def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredent
     try:
         return f"{host}:{server.add_secure_port(address, credentials)}"
     except RuntimeError as error:
-        raise LocalError("E-CONFIG-INVALID", f"{address} cannot be bound: another program may use it") from error
+        raise LocalError("E-PORT", address) from error
 
 
 def _handlers(service: ServiceDescriptor, methods: Mapping[str, Method]) -> grpc.GenericRpcHandler[Any, Any]:

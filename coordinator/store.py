@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS: Final = 10  # how long a command waits for the daemon's transaction, and the other way round
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_CODES: Final = {
+    sqlite3.SQLITE_FULL: "E-DISK-FULL",
+    sqlite3.SQLITE_IOERR: "E-DISK-FULL",  # what SQLite says when the log beside the database cannot grow
+    sqlite3.SQLITE_BUSY: "E-STATE-BUSY",
+    sqlite3.SQLITE_LOCKED: "E-STATE-BUSY",
+    sqlite3.SQLITE_READONLY: "E-DISK-FAILED",
+    sqlite3.SQLITE_CANTOPEN: "E-DISK-FAILED",
+    sqlite3.SQLITE_PERM: "E-DISK-FAILED",
+}
 HEAD: Final = "0001"  # the newest revision; read first, because importing alembic takes longer than most commands
 
 
@@ -54,18 +63,29 @@ class Store:
 
     @classmethod
     def create(cls, url: str) -> Store:
-        """Open a database, building or upgrading its schema first.
+        """Make the database of a new coordinator, or open the one that is there.
 
         Raises:
-            LocalError: ``E-STATE-DAMAGED`` when the database cannot be opened.
+            LocalError: as :meth:`open`.
         """
         engine = connect(url)
-        try:
+        with _refusals():
             if revision(engine) != HEAD:
                 upgrade(engine)
-        except sa.exc.DatabaseError as error:
-            raise LocalError("E-STATE-DAMAGED", f"the database does not open: {error.orig}") from error
         return cls(engine)
+
+    @classmethod
+    def open(cls, url: str) -> Store:
+        """Open a coordinator's database, upgrading its schema first.
+
+        A missing or emptied one is refused, never begun anew: with it went members, runs, and what tells a
+        participant that was rolled back.
+
+        Raises:
+            LocalError: ``E-STATE-DAMAGED``, ``E-STATE-BUSY``, ``E-DISK-FULL`` or ``E-DISK-FAILED``.
+        """
+        existing(url).dispose()
+        return cls.create(url)
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -81,12 +101,9 @@ class Store:
 
     @contextmanager
     def _transaction(self, *, reading: bool) -> Iterator[Connection]:
-        try:
-            with self._engine.connect().execution_options(reading=reading) as connection, connection.begin():
-                yield connection
-        except sa.exc.DatabaseError as error:
-            code = "E-DISK-FULL" if "full" in str(error.orig) else "E-STATE-DAMAGED"
-            raise LocalError(code, f"the database refused a transaction: {error.orig}") from error
+        connecting = self._engine.connect().execution_options(reading=reading)
+        with _refusals(), connecting as connection, connection.begin():
+            yield connection
 
     @property
     def engine(self) -> Engine:
@@ -98,6 +115,17 @@ class Store:
         self._engine.dispose()
 
 
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn a database's refusal into an error that says what to do."""
+    try:
+        yield
+    except sa.exc.DatabaseError as error:
+        number = getattr(error.orig, "sqlite_errorcode", None)
+        code = _CODES.get(number & 0xFF if number is not None else -1, "E-STATE-DAMAGED")
+        raise LocalError(code, f"the database: {error.orig}") from error
+
+
 def connect(url: str) -> Engine:
     """Return an engine for a database URL with this project's durability settings."""
     engine = sa.create_engine(url)
@@ -105,6 +133,18 @@ def connect(url: str) -> Engine:
         engine = sa.create_engine(url, connect_args={"isolation_level": None, "check_same_thread": False})
         event.listen(engine, "connect", _full_durability)
         event.listen(engine, "begin", _begin)
+    return engine
+
+
+def existing(url: str) -> Engine:
+    """Return an engine for a database that holds a coordinator already; errors as of :meth:`Store.open`."""
+    path = sa.make_url(url).database if url.startswith("sqlite:") else None
+    if path is not None and not Path(path).exists():
+        raise LocalError("E-STATE-DAMAGED", f"there is no database {path}; it is never begun anew: restore a backup")
+    engine = connect(url)
+    with _refusals():
+        if not revision(engine):
+            raise LocalError("E-STATE-DAMAGED", "the database is empty; it is never begun anew: restore a backup")
     return engine
 
 

@@ -32,7 +32,7 @@ def serve(directory: Path) -> None:
     """Run the daemon until it is told to stop.
 
     Raises:
-        LocalError: ``E-EXISTS`` (one runs already), ``E-CONFIG-*`` or ``E-PERMISSIONS``.
+        LocalError: ``E-RUNNING``, ``E-CONFIG-*`` or ``E-PERMISSIONS``.
         VerificationError: ``E-STATE-DAMAGED``.
     """
     home = Home(directory)
@@ -71,7 +71,7 @@ def _only_daemon(home: Home) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LocalError("E-EXISTS", f"a daemon runs on {home.directory} already") from None
+            raise LocalError("E-RUNNING", f"a participant in {home.directory}") from None
         yield
     finally:
         os.close(descriptor)

@@ -59,8 +59,8 @@ REGISTRY: Final[dict[str, Explanation]] = {
     "E-CONFIG-INVALID": Explanation(
         _U,
         "a configuration file does not parse or a value is out of range",
-        "a typing error",
-        "correct the named line",
+        "a typing error, or values that do not go together",
+        "correct what is named",
     ),
     "E-CONFIG-UNKNOWN-KEY": Explanation(
         _U,
@@ -94,15 +94,41 @@ REGISTRY: Final[dict[str, Explanation]] = {
     ),
     "E-STATE-DAMAGED": Explanation(
         _V,
-        "a journal, ledger or database is damaged",
-        "a record does not hash to its successor",
-        "restore a backup; the participant abstains until then",
+        "a file of this machine's state is damaged or missing",
+        "it was cut, changed or removed; a chain of records does not verify",
+        "do what is said here, or restore a backup; a participant abstains until then",
+    ),
+    "E-STATE-BUSY": Explanation(
+        _U,
+        "the database is in use",
+        "another command, or another program that looks into it, holds it for long",
+        "end that one, then try again; the daemon tries again by itself",
     ),
     "E-EXISTS": Explanation(
-        _U, "the thing to be made is there already", "nothing is overwritten", "choose another name"
+        _U,
+        "it is there already",
+        "nothing is overwritten, and nothing is decided twice",
+        "keep it as it is, or choose another name",
+    ),
+    "E-RUNNING": Explanation(
+        _U,
+        "a daemon runs in this directory already",
+        "two would spend and sign past each other",
+        "end the other one first, or pass another --config DIR",
+    ),
+    "E-PORT": Explanation(
+        _U,
+        "an address cannot be listened on",
+        "another program uses the port, or the address is not this machine's",
+        "end that program, or change the address in coordinator.toml",
     ),
     "E-NOT-FOUND": Explanation(_U, "no such thing", "the name is not known here", "list what there is and try again"),
-    "E-USAGE": Explanation(_U, "the command's arguments do not fit", "a typing error", "see --help"),
+    "E-USAGE": Explanation(
+        _U,
+        "the command does not fit",
+        "a typing error, or not possible in the state that is named",
+        "change the command as it says; see --help",
+    ),
     # enrolment and identity
     "E-TOKEN-EXPIRED": Explanation(
         _P, "the invitation has expired", "tokens live for a limited time", "ask the operator for a new invitation"

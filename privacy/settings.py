@@ -60,9 +60,9 @@ def _refusal(error: ValidationError, model: type[Section], text: str, file: str)
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
     first = (unknown or problems)[0]
     path = tuple(str(part) for part in first["loc"])
-    where = f"{file}, line {_line(text, path)}: {'.'.join(path)}"
+    where = ": ".join((f"{file}, line {_line(text, path)}" if path else file, *([".".join(path)] if path else [])))
     if not unknown:
-        return LocalError("E-CONFIG-INVALID", f"{where}: {first['msg']}")
+        return LocalError("E-CONFIG-INVALID", f"{where}: {first['msg'].removeprefix('Value error, ')}")
     near = difflib.get_close_matches(path[-1], _known_keys(model, path[:-1]), n=1, cutoff=0.5)
     return LocalError("E-CONFIG-UNKNOWN-KEY", where + (f"; did you mean {near[0]}?" if near else ""))
 

@@ -102,6 +102,44 @@ def test_a_wrong_name_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("address", ["localhost", "localhost:0", "localhost:65535", "localhost:x", "::1:8443"])
+def test_a_wrong_address_is_named_as_it_was_given_and_makes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    words = ["coordinator", "init", str(tmp_path / "new"), "--name", "a", "--operator", "I", "--address", address]
+    assert onlysum.run(words) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("E-USAGE")
+    assert "coordinator.toml" not in shown
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("left", ["missing", "emptied"])
+@pytest.mark.parametrize("words", [("status",), ("start",), ("migrate",), ("member", "list"), ("backup", "/tmp/x.tgz")])
+def test_a_database_that_was_lost_is_refused_and_never_begun_anew(
+    home: Path, capsys: pytest.CaptureFixture[str], left: str, words: tuple[str, ...]
+) -> None:
+    for path in home.glob("coordinator.db*"):
+        path.unlink()
+    if left == "emptied":
+        (home / "coordinator.db").touch()
+    assert failed(capsys, *words, code=6) == "E-STATE-DAMAGED"
+    assert (home / "coordinator.db").exists() == (left == "emptied")
+
+
+def test_a_port_that_is_taken_is_named_without_a_word_of_grpc(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        text = (home / "coordinator.toml").read_text()
+        first = next(line for line in text.splitlines() if line.startswith("address"))
+        (home / "coordinator.toml").write_text(text.replace(first, f'address = "127.0.0.1:{port}"', 1))
+        command = [sys.executable, "-m", "onlysum", "coordinator", "start"]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"E-PORT: an address cannot be listened on: 127.0.0.1:{port}\n")
+    assert len(done.stderr.splitlines()) == 3
+
+
 def test_an_invitation_names_the_federation_and_its_addresses(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = said(capsys, "invite", "hospital-a", "--label", "city=ulm", "--expires", "2d")["token"]
     invitation = decode_invitation(line)
@@ -233,7 +271,7 @@ def test_start_says_when_it_is_ready_and_ends_cleanly_on_sigterm(
             assert said(capsys, "status")["running"] is True
             second = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
             assert second.returncode == 2
-            assert "E-EXISTS" in second.stderr
+            assert "E-RUNNING" in second.stderr
             daemon.send_signal(signal.SIGTERM)
             assert daemon.wait(10) == 0
         finally:

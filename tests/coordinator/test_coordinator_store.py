@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
@@ -87,6 +88,35 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "coordinator.db").write_bytes(b"no database at all, but long enough to be read as one" * 20)
     with pytest.raises(LocalError, match="E-STATE-DAMAGED"):
         Store.create(f"sqlite:///{tmp_path}/coordinator.db")
+
+
+def test_a_database_that_another_program_holds_is_busy_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.store.BUSY_SECONDS", 0)
+    held, waiting = (Store.create(f"sqlite:///{tmp_path}/coordinator.db") for _ in range(2))
+    with (
+        held.begin(),
+        pytest.raises(LocalError, match="E-STATE-BUSY: the database: database is locked"),
+        waiting.begin(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (sqlite3.SQLITE_FULL, "E-DISK-FULL"),
+        (sqlite3.SQLITE_IOERR_WRITE, "E-DISK-FULL"),
+        (sqlite3.SQLITE_READONLY, "E-DISK-FAILED"),
+        (sqlite3.SQLITE_CORRUPT, "E-STATE-DAMAGED"),
+    ],
+)
+def test_what_a_disk_refuses_is_told_apart_from_damage(opened: Store, number: int, code: str) -> None:
+    refusal = sqlite3.OperationalError("as the database puts it")
+    refusal.sqlite_errorcode = number
+    with pytest.raises(LocalError, match=code), opened.begin():
+        raise sa.exc.OperationalError("INSERT", {}, refusal)
 
 
 # --- tokens ---

@@ -297,7 +297,7 @@ def test_a_second_daemon_on_a_directory_is_refused(say, home):
 
     descriptor = os.open(home.directory / "daemon.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    assert refused(lambda: say("start")).code == "E-EXISTS"
+    assert refused(lambda: say("start")).code == "E-RUNNING"
     os.close(descriptor)
 
 
