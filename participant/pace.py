@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
 
 from privacy.dp.sampling import TAIL_BITS, largest_batch
 from privacy.plan_parts import Privacy
@@ -31,9 +32,9 @@ class Pace:
     monotonic: Callable[[], float]
     wait: Callable[[float], object]
 
-    def slowest(self, work: Callable[[], object], *, times: int) -> float:
-        """Do some work a few times and return how many seconds it took at most."""
-        return max(self._seconds(work) for _ in range(times))
+    def usual(self, work: Callable[[], object], *, times: int) -> float:
+        """Do some work a few times and return how many seconds it took in the middle: others may use the machine."""
+        return median(self._seconds(work) for _ in range(times))
 
     def _seconds(self, work: Callable[[], object]) -> float:
         began = self.monotonic()

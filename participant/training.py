@@ -51,7 +51,7 @@ Integers = NDArray[np.int64]
 Number = TypeVar("Number", np.int64, np.float64)
 
 REHEARSALS: Final = 5  # of a micro-batch and of the noise, to see how long they take
-SPARE_TIME: Final = 1.25  # a period over what its parts took at most when they were rehearsed
+SPARE_TIME: Final = 1.5  # a period over what its parts usually took when they were rehearsed
 
 ASK_A_DRY_RUN: Final = "`onlysum participant plan dry-run RUN` names the first of them"
 
@@ -236,8 +236,8 @@ class TorchTrainer:
         """Return how many seconds a round's training takes at most: of the largest batches, on made-up rows."""
         privacy, sums = self._plan.privacy, self._sums_loaded
         count = most_micro_batches(privacy, units=len(self._units), size=sums.micro_batch, home_slots=sums.home_slots)
-        micro_batch = pace.slowest(lambda: sums.rehearse(**self._clip), times=REHEARSALS)
-        noise = pace.slowest(self._noise, times=REHEARSALS)
+        micro_batch = pace.usual(lambda: sums.rehearse(**self._clip), times=REHEARSALS)
+        noise = pace.usual(self._noise, times=REHEARSALS)
         return SPARE_TIME * privacy.local_steps * (count * micro_batch + noise)
 
     def _noise(self) -> Integers:

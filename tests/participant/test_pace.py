@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binom
 
 from participant.adapters.sums import EMPTY, GradientSums
+from participant.examples import Examples
 from participant.pace import Pace, most_micro_batches
 from privacy.dp.sampling import TAIL_BITS, largest_batch
 from tests.plans import make_plan
+
+pytestmark = pytest.mark.torch
 
 
 @dataclass
@@ -44,11 +48,11 @@ def test_work_that_fails_takes_as_long() -> None:
     assert clock.seconds == pytest.approx(102.0)
 
 
-def test_the_slowest_of_some_tries_counts() -> None:
+def test_one_slow_try_of_several_does_not_count() -> None:
     clock = Clock()
-    seconds = iter([1.0, 3.0, 2.0])
+    seconds = iter([1.0, 30.0, 2.0])
     pace = Pace(clock.monotonic, clock.work)
-    assert pace.slowest(lambda: clock.work(next(seconds)), times=3) == pytest.approx(3.0)
+    assert pace.usual(lambda: clock.work(next(seconds)), times=3) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("units", [1, 24, 267, 10_000, 1_000_000])
@@ -70,7 +74,8 @@ def test_no_batch_takes_more_micro_batches_than_are_planned_for(
     )[0].privacy
     size, units, random = 8, 50, np.random.default_rng(1)
     most = most_micro_batches(privacy, units=units, size=size, home_slots=home_slots)
-    sums = GradientSums(None, None, size, home_slots)  # type: ignore[arg-type]  # only places rows into slots
+    examples = Examples({}, torch.zeros(units * size, dtype=torch.int64))
+    sums = GradientSums(None, examples, size, home_slots)  # type: ignore[arg-type]  # it only places rows into slots
     taken = []
     for _ in range(200):
         sampled = np.flatnonzero(random.random(units) < 0.3)
