@@ -18,6 +18,7 @@ from typing import Final, Literal, TypeVar
 from audit import wording
 from audit.plots import Plot, line_plot
 from audit.verify import VerifiedReport, fingerprint
+from privacy.report import not_protected
 from privacy.report_model import Claim, LedgerPart, Report, RoundEntry
 
 _T = TypeVar("_T")
@@ -216,7 +217,7 @@ def _plain_words(verified: VerifiedReport, claim: Claim | None) -> Iterator[Bloc
     yield Heading("What we rely on", 3)
     yield Bullets(tuple(map(_text, wording.what_we_rely_on(report))))
     yield Heading("What is not protected", 3)
-    yield Bullets(tuple(map(_text, report.not_protected)))
+    yield Bullets(tuple(map(_text, not_protected(report.plan))))
     yield Heading("Check it yourself", 3)
     yield Paragraph(
         _text(
@@ -284,7 +285,7 @@ def _spend(claim: Claim) -> Iterator[Block]:
 def _execution(report: Report) -> Iterator[Block]:
     yield Heading("How sampling, clipping and noise were executed", 2)
     yield _table(("parameter", "value"), wording.method_rows(report.plan))
-    yield Paragraph(_text(f"Randomness: {report.randomness}."), soft=True)
+    yield Paragraph(_text(f"Randomness, as the maker states: {report.randomness}."), soft=True)
 
 
 def _rounds(report: Report) -> Iterator[Block]:

@@ -9,6 +9,7 @@ import textwrap
 from typing import Final
 
 from audit import wording
+from privacy.report import not_protected
 from privacy.report_model import Claim, Report
 
 COLUMNS: Final = 80
@@ -32,7 +33,7 @@ def rendered(report: Report) -> str:
         _section("What this does", (wording.what_this_does(report),)),
         _section("What limits what the sum reveals", (wording.what_limits_the_sum(report),)),
         _section("What we rely on", wording.what_we_rely_on(report)),
-        _section("What is not protected", report.not_protected),
+        _section("What is not protected", not_protected(report.plan)),
         _section("The figures", _figures(report)),
         _section("With whom", tuple(f"{name}: {value}" for name, value in wording.mask_rows(report))),
         _section("Rounds", (wording.rounds_summary(report),)),

@@ -134,11 +134,19 @@ def build_report(facts: ReportFacts) -> Report:
         transcript_sha256=_transcript(plan, facts.rounds).hex(),
         evaluations=tuple(_evaluation_entry(one) for one in sorted(facts.evaluations, key=_evaluation_order)),
         ledger=None if facts.ledger is None else ledger_part(facts.ledger),
-        not_protected=(
-            *(NOT_PROTECTED if plan.privacy.noised else NOT_PROTECTED_WITHOUT_NOISE),
-            *graph_sentences(plan),
-            *suite_sentences(plan),
-        ),
+        not_protected=not_protected(plan),
+    )
+
+
+def not_protected(plan: Plan) -> tuple[str, ...]:
+    """Return what a run of this plan leaves open, sentence by sentence.
+
+    Readers show these, made from the plan by their own program, and not what a report's maker may have left out.
+    """
+    return (
+        *(NOT_PROTECTED if plan.privacy.noised else NOT_PROTECTED_WITHOUT_NOISE),
+        *graph_sentences(plan),
+        *suite_sentences(plan),
     )
 
 

@@ -14,9 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit import schema
+from audit.page import make_page, text_of
+from audit.text import rendered
 from audit.verify import fingerprint, parse_report, verify_report
 from participant import assessment
 from privacy import canonical
+from privacy.dp.events import decimal
 from privacy.errors import LocalError, OnlysumError, VerificationError
 from privacy.plan_parts import Mode
 from privacy.report import build_report, sign_report, signed_report_bytes
@@ -146,8 +149,15 @@ def _forget_the_last_round(body: dict[str, Any]) -> None:
     body["rounds"].pop()
 
 
+def _shave(body: dict[str, Any]) -> None:
+    """Make the charged epsilon smaller by a third of a percent, as if another library had computed it."""
+    charged = body["privacy"]["charged"]
+    charged["epsilon"] = decimal(round(float(charged["epsilon"]) * (1 - 1 / 300), 4))
+
+
 LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a smaller epsilon": (_set("privacy", "charged", "epsilon", to="1"), "E-REPORT-RECOMPUTE"),
+    "an epsilon that is hardly smaller": (_shave, "E-REPORT-RECOMPUTE"),
     "a smaller epsilon for outsiders": (_set("privacy", "outsiders", "epsilon", to="0.1"), "E-REPORT-RECOMPUTE"),
     "a smaller group of two": (_set("privacy", "group_of_two", to="1"), "E-REPORT-RECOMPUTE"),
     "more noise relied on": (_set("privacy", "charged", "noise", to=5), "E-REPORT-RECOMPUTE"),
@@ -200,6 +210,14 @@ OWNED_LIES: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.parametrize("lie", OWNED_LIES.values(), ids=OWNED_LIES.keys())
 def test_even_the_owner_cannot_sign_a_ledger_with(lie: Callable[[dict[str, Any]], object], owned: bytes) -> None:
     assert code_of(resigned(owned, lie, signing_key("alice"))) == "E-REPORT-RECOMPUTE"
+
+
+def test_what_is_not_protected_is_said_by_the_readers_own_program(signed: bytes) -> None:
+    quiet = resigned(signed, _set("not_protected", to=[]))
+    verified = verify_report(quiet)
+    assert verified.report.not_protected == ()
+    for words in (rendered(verified.report), " ".join(text_of(make_page(verified)))):
+        assert "Availability: anyone on the roster can stop a round" in " ".join(words.split())
 
 
 def test_a_report_whose_key_field_is_somebody_elses_is_refused(signed: bytes) -> None:
