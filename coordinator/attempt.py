@@ -245,7 +245,7 @@ def _closing(phase: Phase, answered: Collection[str]) -> bytes:
 
 
 def _cores() -> int:
-    """Return how many cores this process may use: in a container often fewer than the machine has."""
+    """Return how many cores this process is bound to, where the system says so, or how many there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
