@@ -157,7 +157,8 @@ def _spent(here: Opened, policy: Policy, name: str) -> tuple[dict[str, Json], li
     value: dict[str, Json] = {"population": name, "unit": spent.unit, "runs": runs}
     if section is None:
         return value, [f"{name}: no section in the policy, nothing more may be spent", *lines]
-    used = spent.lifetime_epsilon(lifetime_budget(section))
+    budget = lifetime_budget(section)
+    used = spent.lifetime_epsilon(budget)
     left = max(0.0, section.lifetime_epsilon - used)
     value |= {
         "lifetime_epsilon": used,
@@ -167,6 +168,9 @@ def _spent(here: Opened, policy: Policy, name: str) -> tuple[dict[str, Json], li
     }
     rest = left_of(section.lifetime_epsilon, used)
     says = f"{name}: epsilon {upward(used, 3)} of {section.lifetime_epsilon:g} spent for ever, {rest} left"
+    if used:
+        why = f"holds across all runs; {upward(budget.fixed)} of it is for delta, paid once"
+        lines.append(f"  counted by a Renyi filter of order {budget.order}, which {why}")
     return value, [f"{says} (delta {section.lifetime_delta:g}, per {section.unit})", *lines]
 
 

@@ -82,6 +82,15 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
     return code, lines[0]
 
 
+def test_what_is_spent_is_shown_with_the_reason_why_a_lifetime_counts_more(home: Home, capsys) -> None:
+    plan = owned_plan(mode="distributed")
+    equip(home, MADE, plan)
+    assert onlysum.run(["participant", "ledger", "show", "patients"]) == 0
+    said = capsys.readouterr().out
+    assert "run abababab: 1 rounds charged, epsilon" in said
+    assert "counted by a Renyi filter of order 2, which holds across all runs; 12.43 of it is for delta" in said
+
+
 # --- plans that nobody should build ---
 
 PLANS: dict[str, tuple[str, str, dict[str, Any]]] = {
