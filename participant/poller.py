@@ -24,7 +24,7 @@ from privacy.plan import PROTOCOL_VERSION
 from protos.envelope import DatasetOffer, Hello, Role
 
 POLL_SECONDS: Final = 10.0  # of one long poll; a changed registry is announced after at most one
-LISTING_SECONDS: Final = 60.0  # a handshake lists who is enrolled: no list that owners compare is older than this
+LISTING_SECONDS: Final = 600.0  # a handshake lists who is enrolled, of thousands 0.4 MB: seldom, but not only at start
 RESTING_SECONDS: Final = 1.0  # between looks at whether the owner wants to take part again
 
 _log = structlog.get_logger("onlysum.participant")
@@ -54,6 +54,7 @@ class Poller(threading.Thread):
         self._stop_event = stop
         self._backoff = Backoff(stop)
         self._trouble = Trouble()
+        self._was_connected = False
 
     def run(self) -> None:
         """Poll, and after any failure wait a little and begin with a handshake again."""
@@ -72,6 +73,9 @@ class Poller(threading.Thread):
     def _converse(self) -> None:
         offers = self._work.desk.offers()
         welcome = self._link.handshake(self._hello(offers))
+        if not self._was_connected:
+            _log.info("connected", member=self._work.owner.name, federation=welcome.federation)
+            self._was_connected = True
         self._trouble.over()
         self._backoff.reset()
         self._presence.connected()
