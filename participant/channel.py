@@ -237,7 +237,7 @@ class Channel:
     def upload(
         self,
         upload: UploadAnnounced,
-        source: Path | bytes | memoryview,
+        masked: bytes | memoryview,
         *,
         progress: Progress = _silent,
         attempts: int = 1,
@@ -246,18 +246,17 @@ class Channel:
 
         Args:
             upload: where it belongs, its hash and length.
-            source: the masked bytes, or the file that holds them.
+            masked: its bytes.
             progress: told how many bytes were handed to the network, from a thread of the network's.
             attempts: how often the network may fail before this does.
         """
-        retrying(lambda: self._upload_rest(upload, source, progress), attempts=attempts)
+        retrying(lambda: self._upload_rest(upload, memoryview(masked), progress), attempts=attempts)
 
-    def _upload_rest(self, upload: UploadAnnounced, source: Path | bytes | memoryview, progress: Progress) -> None:
+    def _upload_rest(self, upload: UploadAnnounced, masked: memoryview, progress: Progress) -> None:
         offset = wire.decode_offset(self._call("UploadOffset", wire.encode_announcement(upload)))
         if offset < upload.length:
-            with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
-                parts = map(wire.encode_upload_part, _upload_parts(upload, file, offset, progress))
-                offset = wire.decode_offset(self._call("Upload", parts, seconds=None))
+            parts = map(wire.encode_upload_part, _upload_parts(upload, masked, offset, progress))
+            offset = wire.decode_offset(self._call("Upload", parts, seconds=None))
         if offset != upload.length:
             raise _wrong(f"the coordinator took {offset} of {upload.length} bytes")
         progress(offset, upload.length)
@@ -324,11 +323,10 @@ class Channel:
 
 
 def _upload_parts(
-    upload: UploadAnnounced, file: BinaryIO, offset: int, progress: Progress
+    upload: UploadAnnounced, masked: memoryview, offset: int, progress: Progress
 ) -> Iterator[UploadAnnounced | Chunk]:
     yield upload
-    file.seek(offset)
-    while data := file.read(min(transport.SEND_CHUNK_BYTES, upload.length - offset)):
+    while data := bytes(masked[offset : min(offset + transport.SEND_CHUNK_BYTES, upload.length)]):
         yield Chunk(offset, data)
         offset += len(data)
         progress(offset, upload.length)

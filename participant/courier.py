@@ -58,7 +58,7 @@ class Link(Protocol):
         """Send a message; it is durable at the coordinator when this returns."""
         ...
 
-    def upload(self, upload: UploadAnnounced, source: bytes | memoryview) -> None:
+    def upload(self, upload: UploadAnnounced, masked: bytes | memoryview) -> None:
         """Send a masked update, from where an earlier try broke off."""
         ...
 
@@ -201,9 +201,9 @@ class Courier:
         """
         self._until_done(lambda: self._link.submit(submission), of)
 
-    def upload(self, upload: UploadAnnounced, data: bytes | memoryview) -> None:
+    def upload(self, upload: UploadAnnounced, masked: bytes | memoryview) -> None:
         """Send a masked update until all of it is there; raises as :meth:`submit`."""
-        self._until_done(lambda: self._link.upload(upload, data), (upload.run_id, upload.position))
+        self._until_done(lambda: self._link.upload(upload, masked), (upload.run_id, upload.position))
 
     def download(self, content: ContentRef, *, of: tuple[str, Position] | None = None) -> bytes:
         """Return some content, checked again here against hash and length; raises as :meth:`submit`."""

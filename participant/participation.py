@@ -262,9 +262,9 @@ class Participation:
             return np.frombuffer(data, dtype=form).astype(np.int64)
         self._consent.charge(number)
         update = self._train(number)
-        data = update.astype(form).tobytes()
-        self._journal.store(_encoded_name(number), data)
-        sha256 = hashlib.sha256(data).digest()
+        encoded = update.astype(form).data.cast("B")
+        self._journal.store(_encoded_name(number), encoded)
+        sha256 = hashlib.sha256(encoded).digest()
         self._journal.append(UpdateEncoded(number, sha256, offer.adapter_hash, offer.previous_transcript))
         self._trained = None
         return update
