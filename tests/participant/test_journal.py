@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,10 +76,21 @@ Damage = Callable[[list[bytes]], list[bytes]]
 
 
 def _reworded(lines: list[bytes], change: Callable[[Any], None]) -> list[bytes]:
-    """The first line says something else, canonically."""
+    """The first line says something else, canonically, and all hashes fit: only its meaning is wrong."""
     value = json.loads(lines[0])
     change(value)
-    return [canonical.encode(value) + b"\n", *lines[1:]]
+    return chained([value, *map(json.loads, lines[1:])])
+
+
+def chained(values: list[Any]) -> list[bytes]:
+    """Return lines in which each hash is that of all records so far."""
+    head, lines = hashlib.sha256(b"onlysum/1/journal" + PLAN).digest(), []
+    for value in values:
+        if "record" in value:
+            head = hashlib.sha256(head + canonical.encode(value["record"])).digest()
+            value["chain"] = head.hex()
+        lines.append(canonical.encode(value) + b"\n")
+    return lines
 
 
 DAMAGES: dict[str, Damage] = {
@@ -98,8 +110,15 @@ DAMAGES: dict[str, Damage] = {
     "a number is a text": lambda lines: _reworded(lines, lambda v: v["record"]["value"].update(round="1")),
     "a number is true": lambda lines: _reworded(lines, lambda v: v["record"]["value"].update(round=True)),
     "a number is nothing": lambda lines: _reworded(lines, lambda v: v["record"]["value"].update(round=None)),
-    "a changed number": lambda lines: _reworded(lines, lambda v: v["record"]["value"].update(round=3)),
+    "a changed number": lambda lines: [lines[0].replace(b'"round":1', b'"round":3'), *lines[1:]],
+    "a line has no hash": lambda lines: [lines[0].replace(b'"chain":', b'"chaim":'), *lines[1:]],
 }
+
+
+def test_a_journal_whose_hashes_fit_opens(tmp_path: Path) -> None:
+    """So that what is refused below with fitting hashes is refused for what it says."""
+    (tmp_path / "journal").write_bytes(b"".join(chained([{"record": record_to_json(one)} for one in records()])))
+    assert Journal.open(tmp_path, PLAN).memory == written(tmp_path / "written").memory
 
 
 @pytest.mark.parametrize("sentence", DAMAGES)
@@ -162,7 +181,9 @@ def test_a_record_reads_back_equal_and_with_any_other_type_not_at_all(record: Re
                 record_from_json(changed)
 
 
-@pytest.mark.parametrize("form", [None, [], "x", {}, {"kind": "RunRefused"}, {"kind": 1, "value": {}}])
+@pytest.mark.parametrize(
+    "form", [None, [], "x", {}, {"kind": "RunRefused"}, {"kind": 1, "value": {}}, {"kind": "Else", "value": {}}]
+)
 def test_what_is_no_record_does_not_read(form: Any) -> None:
     with pytest.raises(ValueError, match="no record"):
         record_from_json(form)
@@ -211,8 +232,6 @@ def test_an_error_that_is_not_the_disks_is_passed_on(tmp_path: Path, monkeypatch
 
 
 def test_a_blob_is_there_again_exactly_if_it_was_not_changed(tmp_path: Path) -> None:
-    import hashlib
-
     journal = Journal.open(tmp_path, PLAN)
     path = journal.store("encoded-1", b"an update")
     digest = hashlib.sha256(b"an update").digest()

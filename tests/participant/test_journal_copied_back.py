@@ -122,6 +122,19 @@ def test_a_journal_copied_back_to_any_earlier_attempt_ends_the_run_at_the_handsh
         assert story.memory.highest == memory.highest
 
 
+def test_a_daemon_goes_on_only_with_the_upload_of_its_last_attempt_and_of_a_round_that_is_not_over(
+    story: Story,
+) -> None:
+    """The copies were made right after each record: a crash at that point leaves the files of the round behind."""
+    gone_on = []
+    for copy, memory in story.copies:
+        story.go_back(copy)
+        last = memory.masked is not None and memory.masked.offer.position.order == memory.highest
+        assert story.part.under_way == (last and memory.completed < memory.highest[0])
+        gone_on.append(story.part.under_way)
+    assert gone_on == [False, False, True, False, True, True, True, False, False, False, True]
+
+
 def test_malicious_coordinator_gets_nothing_from_a_refused_run_though_its_upload_is_still_there(story: Story) -> None:
     """The refusal outlives a restart, also where the coordinator does not say again what it once had seen."""
     run_id = story.rehearsal.plan.run_id

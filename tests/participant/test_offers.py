@@ -197,6 +197,23 @@ def test_training_that_fails_is_named_by_its_kind_alone(rehearsal: Rehearsal) ->
     assert refused.value.__cause__ is None
 
 
+def test_a_named_error_of_training_may_depend_on_the_data_too_and_is_not_passed_on(rehearsal: Rehearsal) -> None:
+    def fail(number: int) -> None:
+        raise LocalError("E-DATA-INVALID", "row 17 is empty")
+
+    rehearsal.me.on_training = fail
+    until_asked_for_the_upload(rehearsal)
+    with pytest.raises(LocalError) as refused:
+        part_of(rehearsal).handle(rehearsal.task())
+    assert (refused.value.code, refused.value.detail) == ("E-BUG", "training failed with LocalError: abstaining")
+
+
+def until_asked_for_the_upload(rehearsal: Rehearsal) -> None:
+    rehearsal.open()
+    rehearsal.phase()
+    rehearsal.phase()
+
+
 def test_tasks_of_phases_that_are_over_or_to_come_are_not_answered(rehearsal: Rehearsal) -> None:
     """Keys after a restart, shares before keys, shares of another attempt: each is of an attempt that is not here."""
     rehearsal.open()

@@ -11,9 +11,9 @@ from participant.runs import NotApproved, Runs
 from privacy.errors import LocalError, OnlysumError, PeerError, RefusedError
 from privacy.secagg.messages import Advertisement, AttemptOffer, Position
 from protos.envelope import LedgerHead, Role, Welcome
-from tests.participant.owner import policy_text
+from tests.participant.owner import owned_plan, policy_text
 from tests.participant.rehearsal import Rehearsal
-from tests.plans import signing_key
+from tests.plans import sign_plan, signing_key
 
 ME = "alice"
 AT_NO_TIME = 'hours = "03:00-03:01"'
@@ -137,6 +137,23 @@ def test_a_run_without_a_dataset_neither_lets_rest_nor_keeps_from_it(rehearsal: 
     at_no_time(rehearsal)
     decided(rehearsal, dataset=None)
     assert not runs_of(rehearsal).resting(), "no dataset is asked for, so that no hours are kept"
+
+
+def test_a_dataset_whose_section_was_taken_out_of_the_policy_keeps_no_hours(rehearsal: Rehearsal) -> None:
+    at_no_time(rehearsal)
+    rehearsal.me.write_policy(policy_text(wards=AT_NO_TIME).replace("[dataset.digits]", "[dataset.letters]"))
+    assert not runs_of(rehearsal).resting(), "its next task says what is wrong"
+
+
+def test_a_run_without_a_dataset_does_not_keep_another_from_resting(rehearsal: Rehearsal) -> None:
+    at_no_time(rehearsal)
+    shelf, other = rehearsal.me.desk().shelf, owned_plan(run_id="ff" * 16)
+    shelf.put(other.to_bytes(), sign_plan(other))
+    before = shelf.decision(rehearsal.plan.run_id)
+    assert before is not None
+    shelf.decide(other.run_id, before.model_copy(update={"dataset": None, "plan_hash": other.hash.hex()}))
+    assert len(runs_of(rehearsal).going_on()) == 2
+    assert runs_of(rehearsal).resting()
 
 
 def test_what_keeps_a_participant_from_training_keeps_no_evaluator_from_measuring(rehearsal: Rehearsal) -> None:
