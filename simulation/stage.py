@@ -27,6 +27,7 @@ DATASET: Final = "digits"  # each participant's own, under the same name
 HELD_OUT: Final = "heldout"
 POPULATION: Final = "writers"
 LIFETIME_EPSILON: Final = 10  # of each owner's population; one run of the demo fits, a second does not
+MICRO_BATCH: Final = 48  # a Poisson sample of five or of ten participants fits into few of them
 MEASUREMENTS: Final = 4  # of the released adapter, evenly over the rounds, beside that of the start
 RECIPES: Final[dict[Mode, tuple[str, str, str, int]]] = {  # privacy, training, optimizer, rounds
     "local": (
@@ -178,6 +179,7 @@ mode = "{mode}"
 
 [training]
 {training}
+micro_batch = {MICRO_BATCH}
 
 [optimizer]
 {optimizer}
