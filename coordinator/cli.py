@@ -181,16 +181,21 @@ def invite(
 
     Example: onlysum coordinator invite hospital-a --expires 2d
     """
+    from coordinator import membership
     from coordinator.invitations import make_invitation
 
     with opened(config) as here:
         until = now() + seconds(expires)
+        with here.store.read() as connection:
+            open_ones = [one for one in membership.list_tokens(connection) if one.used_at is None]
+        replaced = any(one.name == name and one.expires_at > now() for one in open_ones)
         line = make_invitation(here, name=name, role=role, labels=label or [], now=now(), until=until)
-    value: Json = {"name": name, "role": role, "token": line, "expires_at": until}
+    value: Json = {"name": name, "role": role, "token": line, "expires_at": until, "replaced": replaced}
     lines = [
         line,
         "",
         f"Hand this line to {name} by a way that nobody else reads; it holds until {moment(until)} UTC.",
+        *(["The invitation that it had before no longer holds."] if replaced else []),
         "There: onlysum participant join TOKEN",
     ]
     show(value, lines, as_json=as_json)

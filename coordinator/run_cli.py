@@ -248,25 +248,22 @@ def export(
     from coordinator.global_adapter import RunFiles
     from coordinator.overview import overview
     from coordinator.runbook import RunState
+    from protos import durable
 
     with opened(config) as here:
         seen = overview(here.store, here.home, run)
         files = RunFiles(here.home.run(seen.run.run_id))
     if seen.run.state is not RunState.COMPLETED:
         raise LocalError("E-USAGE", f"run {seen.run.run_id} is {seen.run.state.value}, not completed")
-    if out.exists():
-        raise LocalError("E-EXISTS", f"{out} is there already")
-    out.mkdir(parents=True)
-    shutil.copytree(files.exported, out / "adapter", copy_function=shutil.copyfile)
-    if files.report.exists():
-        shutil.copyfile(files.report, out / "report.json")
-    (out / "plan.json").write_bytes(seen.run.plan)
-    (out / "plan.sig").write_bytes(seen.run.signature)
-    (out / "evaluations.json").write_text(json.dumps(seen.evaluation_values(), indent=2))
+    with durable.new_directory(out) as directory:
+        (directory / "adapter").mkdir()
+        for file in files.exported.iterdir():
+            shutil.copyfile(file, directory / "adapter" / file.name)
+        if files.report.exists():
+            shutil.copyfile(files.report, directory / "report.json")
+        (directory / "plan.json").write_bytes(seen.run.plan)
+        (directory / "plan.sig").write_bytes(seen.run.signature)
+        (directory / "evaluations.json").write_text(json.dumps(seen.evaluation_values(), indent=2))
     names = sorted(path.name for path in out.iterdir())
     value: Json = {"run": seen.run.run_id, "directory": str(out), "files": list(names)}
-    show(
-        value,
-        [f"Wrote {out}/: {', '.join(names)}"],
-        as_json=as_json,
-    )
+    show(value, [f"Wrote {out}/: {', '.join(names)}"], as_json=as_json)

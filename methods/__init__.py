@@ -62,5 +62,5 @@ def get(name: str) -> Method:
         return method
     if reason := REFUSED.get(name.lower()):
         raise LocalError("E-METHOD-REFUSED", f"{name}: {reason}")
-    near = difflib.get_close_matches(name.lower(), [*_METHODS, *REFUSED], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), _METHODS, n=1, cutoff=0.5)
     raise LocalError("E-METHOD-UNKNOWN", name + (f"; did you mean {near[0]}?" if near else ""))

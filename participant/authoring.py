@@ -27,6 +27,7 @@ from participant.models import architecture, hash_model, load_base
 from participant.recipe import AdapterSection, RecipeFile, read_recipe
 from privacy.draft import Adapter, BaseReference, Draft, Optimizer, PrivacyTarget, Recipe, Task, Tensor, Training
 from privacy.errors import LocalError
+from protos import durable
 
 DRAFT_FILE: Final = "draft.json"
 INITIAL_FILE: Final = "initial_adapter.safetensors"
@@ -64,10 +65,10 @@ def build_draft(recipe: Path, out: Path) -> Draft:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise LocalError("E-CONFIG-INVALID", f"{recipe.name}: {where}: {first['msg']}") from None
-    out.mkdir(parents=True)
-    (out / INITIAL_FILE).write_bytes(adapter.tensors)
-    (out / CONFIG_FILE).write_text(adapter.config)
-    (out / DRAFT_FILE).write_bytes(draft.to_bytes())
+    with durable.new_directory(out) as directory:
+        (directory / INITIAL_FILE).write_bytes(adapter.tensors)
+        (directory / CONFIG_FILE).write_text(adapter.config)
+        (directory / DRAFT_FILE).write_bytes(draft.to_bytes())
     return draft
 
 

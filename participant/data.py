@@ -351,5 +351,9 @@ def _user(row: Row, column: str, where: str) -> str:
 
 
 def _kind(error: Exception) -> str:
-    """The class of an error; its message could quote the data."""
-    return type(error).__name__
+    """What an error means; its own message could quote the data."""
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text"
+    if isinstance(error, csv.Error):
+        return "not CSV: quotes do not pair up, or a cell is too long"
+    return f"cut or damaged ({type(error).__name__})"

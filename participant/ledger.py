@@ -99,7 +99,10 @@ class Ledger:
             RefusedError: ``E-LEDGER-ROLLBACK``.
         """
         if not path.is_file():
-            raise LocalError("E-NOT-FOUND", f"there is no ledger at {path}")
+            raise VerificationError(
+                "E-STATE-DAMAGED",
+                f"there is no ledger {path}; a new one would forget what was spent: restore a backup",
+            )
         if path.stat().st_size == 0:  # SQLite would begin a database in it
             raise VerificationError("E-STATE-DAMAGED", f"the ledger's file {path} is empty")
         opened = cls(_connect(path), key)

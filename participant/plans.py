@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from participant.home import Home
 from privacy import canonical
-from privacy.errors import LocalError, PeerError
+from privacy.errors import LocalError, PeerError, VerificationError
 from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Count, Hex256, Name
 from protos import durable
@@ -86,13 +86,19 @@ class PlanShelf:
 
         Raises:
             LocalError: ``E-NOT-FOUND``.
+            VerificationError: ``E-STATE-DAMAGED``: it was changed on disk.
         """
         directory = self.directory(run_id)
         try:
             data, signature = (directory / "plan.json").read_bytes(), (directory / "plan.sig").read_bytes()
         except FileNotFoundError:
             raise LocalError("E-NOT-FOUND", f"no plan of run {run_id} was proposed here") from None
-        return VerifiedPlan.verify(data, signature, self.operator_key)
+        try:
+            return VerifiedPlan.verify(data, signature, self.operator_key)
+        except PeerError:  # it did verify when it was kept
+            raise VerificationError(
+                "E-STATE-DAMAGED", f"{directory} has another plan than the one that was proposed; restore a backup"
+            ) from None
 
     def signature(self, run_id: str) -> bytes:
         """Return the operator's signature over a kept plan."""
@@ -159,4 +165,4 @@ def _read(path: Path, kind: type[ModelT]) -> ModelT | None:
     try:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError:
-        raise LocalError("E-CONFIG-INVALID", f"{path} is damaged; move it away and decide again") from None
+        raise LocalError("E-STATE-DAMAGED", f"{path} does not parse; delete it and decide again") from None

@@ -199,12 +199,12 @@ def read_recipe(path: Path) -> RecipeFile:
     """Parse ``recipe.toml``.
 
     Raises:
-        LocalError: ``E-CONFIG-MISSING``, ``E-CONFIG-INVALID``, ``E-CONFIG-UNKNOWN-KEY`` or ``E-PLAN-UNSOUND``.
+        LocalError: ``E-NOT-FOUND``, ``E-CONFIG-INVALID``, ``E-CONFIG-UNKNOWN-KEY`` or ``E-PLAN-UNSOUND``.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise LocalError("E-CONFIG-MISSING", str(path)) from None
+        raise LocalError("E-NOT-FOUND", f"there is no recipe {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise LocalError("E-CONFIG-INVALID", f"{path}: {type(error).__name__}") from None
     try:

@@ -141,8 +141,8 @@ def _all(directory: Path, kind: type[EntryT]) -> tuple[EntryT, ...]:
 def _read(path: Path, kind: type[EntryT]) -> EntryT:
     try:
         return kind.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise LocalError("E-CONFIG-INVALID", f"{path} is damaged ({type(error).__name__}); remove and add it") from None
+    except (OSError, ValidationError):
+        raise LocalError("E-STATE-DAMAGED", f"{path} does not parse; delete it and add it again") from None
 
 
 def _one(entries: tuple[EntryT, ...], name: str, kind: str) -> EntryT:

@@ -43,6 +43,7 @@ def add_dataset(
     from participant.policy import dataset_section, load_policy
     from participant.registry import DatasetEntry, Registry, check_name
     from participant.runner import SystemClock
+    from protos.envelope import Role
 
     check_name(name)
     here = opened(config)
@@ -62,7 +63,9 @@ def add_dataset(
     Registry(here.home).add(entry)
     lines = [f"{name}: {entry.rows} rows" + (f", {entry.users} users" if entry.users else "") + ", registered."]
     policy = load_policy(here.home)
-    if name not in policy.dataset:
+    if here.identity.role is Role.EVALUATOR:
+        lines.append("Adapters are measured on it when a plan names it.")
+    elif name not in policy.dataset:
         lines += ["Nothing may be done with it until policy.toml says so, for example:", ""]
         lines += dataset_section(name, population or "POPULATION").rstrip().splitlines()
         if population is None or population not in policy.population:

@@ -68,6 +68,7 @@ class Runner:
         self._measure = measure
         self._presence = Presence(work.home, work.clock)
         self._runs = Runs(work, role)
+        self._said = ""  # why plans are not looked at, as last logged
         self._clerk = Clerk(work, role, self._runs)
         self._poller = Poller(
             work,
@@ -85,7 +86,7 @@ class Runner:
             self._runs.prepare_all()
             self._poller.start()
             while not self._stop.is_set():
-                self._clerk.reconsider()
+                self._reconsider()
                 item = self._inbox.get(TICK_SECONDS)
                 if isinstance(item, Welcome):
                     self._compare(item)
@@ -99,6 +100,15 @@ class Runner:
             if self._poller.is_alive():
                 self._poller.join(timeout=5)
             self._presence.gone()
+
+    def _reconsider(self) -> None:
+        try:
+            self._clerk.reconsider()
+            self._said = ""
+        except OnlysumError as error:  # a file of the directory was damaged while the daemon ran
+            if error.detail != self._said:
+                _log.error("plans are not looked at", code=error.code, detail=error.detail)
+            self._said = error.detail
 
     def _compare(self, welcome: Welcome) -> None:
         try:

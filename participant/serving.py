@@ -44,10 +44,19 @@ def serve(directory: Path) -> None:
     with _only_daemon(home):
         runner = assemble(directory, stop, show_progress=bars if sys.stderr.isatty() else silent)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+            signal.signal(number, lambda *_: _end(stop))
         tell_systemd("READY=1")
         runner.run()
         tell_systemd("STOPPING=1")
+
+
+def _end(stop: threading.Event) -> None:
+    """Let the step in hand come to its end; the second time do not wait: state on disk is whole at any moment."""
+    if stop.is_set():
+        raise KeyboardInterrupt
+    stop.set()
+    if sys.stderr.isatty():
+        sys.stderr.write("Ending after the step in hand; Ctrl-C again ends at once.\n")
 
 
 def configure_logs(level: str) -> None:

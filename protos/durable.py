@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,26 @@ def write(path: Path, data: bytes | memoryview) -> None:
         except OSError:
             draft.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Fill a directory that is not there yet: after the block it is there whole, after an error not at all.
+
+    Raises:
+        LocalError: ``E-EXISTS``, ``E-DISK-FULL`` or ``E-DISK-FAILED``.
+    """
+    if path.exists():
+        raise LocalError("E-EXISTS", str(path))
+    draft = path.with_name(f".{path.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)  # left by a crash
+    try:
+        with disk_errors(path):
+            draft.mkdir(parents=True)
+            yield draft
+            draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def erase(path: Path) -> None:

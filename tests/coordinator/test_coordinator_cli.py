@@ -153,6 +153,14 @@ def test_an_invitation_names_the_federation_and_its_addresses(home: Path, capsys
     assert set(prints) == {"authority", "operator", "members"}
 
 
+def test_a_second_invitation_says_that_the_first_no_longer_holds(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(capsys, "invite", "hospital-a")["replaced"] is False
+    assert onlysum.run(["coordinator", "invite", "hospital-a"]) == 0
+    assert "The invitation that it had before no longer holds." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [

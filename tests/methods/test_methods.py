@@ -77,6 +77,8 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(LocalError, match="did you mean ffa-lora") as info:
         methods.get("ffa-lroa")
     assert info.value.code == "E-METHOD-UNKNOWN"
+    with pytest.raises(LocalError, match=f"did you mean ({'|'.join(one.name for one in methods.all_methods())})"):
+        methods.get("lora")  # and not a refused method, though its name is as near
 
 
 def test_a_tensor_that_no_method_of_the_kind_has_counts_as_head_only_where_heads_train() -> None:

@@ -17,6 +17,7 @@ from participant.plan_cli import app as plan_app
 from participant.plans import PlanShelf
 from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError, OnlysumError, RefusedError
+from protos.envelope import Role
 from tests.participant.enrolled import authority, enrol, equip, propose
 from tests.participant.owner import owned_plan
 
@@ -53,6 +54,29 @@ def proposed(home, **overrides):
 
 
 # --- data and models ---
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", b'text,label\n"open,b\n', "a.csv line 1: not CSV: quotes do not pair up, or a cell is too long"),
+        ("a.csv", b"\xff\xfe\x00", "a.csv line 0: not UTF-8 text"),
+        ("a.parquet", b"PAR1 and nothing more", "a.parquet: cut or damaged (ArrowInvalid)"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused_in_words(say, tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    error = refused(lambda: say("dataset", "add", "wards", str(tmp_path / name)))
+    assert (error.code, error.detail.replace(" after row 0", "")) == ("E-DATA-PARSE", says)
+
+
+def test_an_evaluator_is_not_told_to_write_a_policy(say, tmp_path, monkeypatch):
+    monkeypatch.setenv("ONLYSUM_HOME", str(enrol(tmp_path / "eva", MADE, name="eva", role=Role.EVALUATOR).directory))
+    said = say("dataset", "add", "public", rows(tmp_path / "public.csv", "input,label\n1,a\n2,b\n"))
+    assert said.splitlines() == [
+        "public: 2 rows, registered.",
+        "Adapters are measured on it when a plan names it.",
+    ]
 
 
 def rows(path, text):

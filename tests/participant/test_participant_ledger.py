@@ -98,7 +98,7 @@ def test_a_ledger_is_never_begun_anew(ledger: Ledger, path: Path) -> None:
 
 
 def test_a_missing_ledger_is_not_made_by_opening_it(path: Path) -> None:
-    assert code_of(lambda: reopen(path)) == "E-NOT-FOUND"
+    assert code_of(lambda: reopen(path)) == "E-STATE-DAMAGED"
     assert not path.exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from participant.home import Home
 from participant.plans import Decision, Ended, PlanShelf
-from privacy.errors import LocalError, OnlysumError, PeerError
+from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
 from tests.plans import OPERATOR, make_plan, sign_plan, signing_key
 
 ONE, TWO, OTHER = "aa" * 16, "ab" * 16, "cd" * 16
@@ -55,11 +55,11 @@ def test_the_same_plan_again_changes_nothing_and_another_one_is_refused(shelf: P
 def test_a_plan_that_was_changed_on_disk_is_not_taken_from_there(shelf: PlanShelf) -> None:
     path = shelf.directory(ONE) / "plan.json"
     path.write_bytes(path.read_bytes().replace(b'"f":1', b'"f":0'))
-    with pytest.raises(PeerError, match="E-PLAN-SIGNATURE"):
+    with pytest.raises(VerificationError, match=f"E-STATE-DAMAGED: {shelf.directory(ONE)}"):
         shelf.get(ONE)
     path.write_bytes(make_plan(run_id=ONE)[0].to_bytes())
     (shelf.directory(ONE) / "plan.sig").write_bytes(signing_key("mallory").sign(b"x"))
-    with pytest.raises(PeerError, match="E-PLAN-SIGNATURE"):
+    with pytest.raises(VerificationError, match=f"E-STATE-DAMAGED: {shelf.directory(ONE)}"):
         shelf.get(ONE)
 
 
@@ -107,5 +107,5 @@ def test_how_a_run_ended_is_there_again_and_a_damaged_note_is_named(shelf: PlanS
     shelf.end(ONE, ended)
     assert shelf.ended(ONE) == ended
     (shelf.directory(ONE) / "ended.json").write_text("{}")
-    with pytest.raises(LocalError, match="E-CONFIG-INVALID"):
+    with pytest.raises(LocalError, match="E-STATE-DAMAGED"):
         shelf.ended(ONE)

@@ -108,4 +108,4 @@ def test_a_recipe_is_refused_for(slip: str, tmp_path: Path) -> None:
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match=r"recipe\.toml") as info:
         read_recipe(tmp_path / "recipe.toml")
-    assert info.value.code == "E-CONFIG-MISSING"
+    assert info.value.code == "E-NOT-FOUND"

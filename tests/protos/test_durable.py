@@ -51,6 +51,19 @@ def test_a_disk_that_refuses_leaves_the_old_file_as_it_was(
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_new_directory_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "result"
+    with pytest.raises(LocalError, match="E-DISK-FAILED"), durable.new_directory(path) as directory:
+        os.link(directory, directory / "first")  # refused, as a write to a full disk is
+    assert list((tmp_path / "deep").iterdir()) == []
+    with durable.new_directory(path) as directory:
+        (directory / "first").write_text("x")
+    assert [one.name for one in path.iterdir()] == ["first"]
+    with pytest.raises(LocalError, match="E-EXISTS"), durable.new_directory(path):
+        pass
+    assert [one.name for one in path.iterdir()] == ["first"]
+
+
 def test_a_file_that_is_gone_stays_gone(tmp_path: Path) -> None:
     path = tmp_path / "file"
     durable.write(path, b"x")
