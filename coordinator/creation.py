@@ -62,10 +62,7 @@ def read_draft(directory: Path) -> Draft:
     for name in DRAFT_FILES:
         if not (directory / name).is_file():
             raise LocalError("E-NOT-FOUND", f"{directory / name}: a draft directory has {', '.join(DRAFT_FILES)}")
-    try:
-        return Draft.model_validate_json((directory / "draft.json").read_bytes())
-    except ValueError as error:
-        raise LocalError("E-PLAN-MALFORMED", f"draft.json: {error}") from None
+    return Draft.from_bytes((directory / "draft.json").read_bytes())
 
 
 def make_plan(store: Store, settings: Settings, draft: Draft, wishes: Wishes, *, random: RandomSource) -> Plan:

@@ -173,7 +173,4 @@ def read(file: Path) -> Draft | Plan:
     data = path.read_bytes()
     if b'"draft_version"' not in data:
         return Plan.from_bytes(data)
-    try:
-        return Draft.model_validate_json(data)
-    except ValueError as error:
-        raise LocalError("E-PLAN-MALFORMED", f"{path}: {error}") from None
+    return Draft.from_bytes(data)

@@ -12,10 +12,11 @@ import hashlib
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from privacy import canonical
-from privacy.plan_parts import Count, DecimalString, Hex256, Mode, Name, Part, Positive, Text, Unit
+from privacy.errors import LocalError
+from privacy.plan_parts import Aim, Count, DecimalString, Hex256, Name, Part, Positive, Text
 
 MAX_ENTRIES = 2**31  # entries of a vector: 8 GiB at 32 bits, beyond any adapter
 
@@ -156,19 +157,10 @@ class Recipe(Part):
         return self
 
 
-class PrivacyTarget(Part):
+class PrivacyTarget(Aim):
     """What a draft asks for; ``run create`` turns it into integers once the roster is known."""
 
-    mode: Mode
-    unit: Unit
-    epsilon: DecimalString
-    delta: DecimalString
-    sampling_rate: DecimalString
-    local_steps: Positive
-    clip_norm: DecimalString
     update_bound: DecimalString  # largest absolute coordinate of a difference (local, none)
-    max_rows_per_user: Count = 0
-    upload_after_ms: Count = 0
 
 
 class Draft(Part):
@@ -181,6 +173,21 @@ class Draft(Part):
     evaluate_every: Positive = 1
     suite: Literal[1, 2] = 1
     max_attempts: Positive = 3
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Parse and check a draft.
+
+        Raises:
+            LocalError: ``E-PLAN-MALFORMED``, naming the first field that does not fit.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "draft"
+            said = first.get("ctx", {}).get("error") or first["msg"]
+            raise LocalError("E-PLAN-MALFORMED", f"draft.json: {where}: {said}") from None
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON of this draft."""

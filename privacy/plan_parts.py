@@ -114,7 +114,48 @@ class Encoding(Part):
         return self
 
 
-class Privacy(Part):
+class Aim(Part):
+    """The privacy that is asked for: what a draft's target and a calibrated plan have in common."""
+
+    mode: Mode
+    unit: Unit
+    epsilon: DecimalString  # target at delta; "0" in mode none
+    delta: DecimalString
+    sampling_rate: DecimalString  # q, of Poisson sampling; what is executed
+    local_steps: Positive  # E
+    clip_norm: DecimalString  # C, per unit
+    max_rows_per_user: Count = 0  # 0 unless the unit is the user
+    upload_after_ms: Count = 0  # no upload leaves earlier after the round's start
+
+    @property
+    def noised(self) -> bool:
+        """Whether this makes a claim of differential privacy."""
+        return self.mode != "none"
+
+    @model_validator(mode="after")
+    def _rate(self) -> Self:
+        if not 0 < Decimal(self.sampling_rate) <= 1:
+            raise ValueError("sampling_rate must be above 0 and at most 1")
+        return self
+
+    @model_validator(mode="after")
+    def _mode(self) -> Self:
+        if not self.noised:
+            return self
+        if self.unit == "none":
+            raise ValueError("a noised mode has a unit of privacy")
+        if (self.unit == "participant") != (self.mode == "distributed-participant"):
+            raise ValueError("the unit is the participant in mode distributed-participant, and only there")
+        if (self.unit == "user") != (self.max_rows_per_user > 0):
+            raise ValueError("max_rows_per_user belongs to the user unit, and only to it")
+        if self.mode == "distributed" and self.local_steps != 1:
+            raise ValueError("mode distributed takes one step a round")
+        if not (0 < Decimal(self.epsilon) and 0 < Decimal(self.delta) < 1 and Decimal(self.clip_norm) > 0):
+            raise ValueError("epsilon, delta and clip_norm must be positive, delta below 1")
+        return self
+
+
+class Privacy(Aim):
     """The mode, its integers, and the target that they were calibrated for.
 
     ``noise_exponent`` k, ``sensitivity`` D and ``honest_noise`` h are the mechanism: each participant adds discrete
@@ -122,25 +163,11 @@ class Privacy(Part):
     relied on. All three are 0 in mode ``none``. In mode ``local`` h is 1 and each of ``local_steps`` steps is noised.
     """
 
-    mode: Mode
-    unit: Unit
     relation: Literal["zero-out", "none"]
-    epsilon: DecimalString  # target at delta; "0" in mode none
-    delta: DecimalString
-    sampling_rate: DecimalString  # q, of Poisson sampling; what is executed
-    local_steps: Positive  # E
-    clip_norm: DecimalString  # C, per unit
     noise_exponent: Count = 0
     sensitivity: Count = 0
     honest_noise: Count = 0
-    max_rows_per_user: Count = 0  # 0 unless the unit is the user
-    upload_after_ms: Count = 0  # no upload leaves earlier after the round's start
     overlap: bool = False  # charge and train before U1 is verified
-
-    @property
-    def noised(self) -> bool:
-        """Whether this plan makes a claim of differential privacy."""
-        return self.mode != "none"
 
     @property
     def noise_multiplier(self) -> float:
@@ -150,18 +177,14 @@ class Privacy(Part):
         return math.sqrt(self.honest_noise * 4**self.noise_exponent - 9) / self.sensitivity
 
     @model_validator(mode="after")
-    def _mode(self) -> Self:
+    def _mechanism(self) -> Self:
         mechanism = (self.noise_exponent, self.sensitivity, self.honest_noise)
         if not self.noised:
             if mechanism != (0, 0, 0) or self.unit != "none" or self.relation != "none":
                 raise ValueError("mode none has no noise, unit or relation")
             return self
-        if self.relation != "zero-out" or self.unit == "none":
-            raise ValueError("a noised mode has a unit of privacy and the zero-out relation")
-        if (self.unit == "participant") != (self.mode == "distributed-participant"):
-            raise ValueError("the unit is the participant in mode distributed-participant, and only there")
-        if (self.unit == "user") != (self.max_rows_per_user > 0):
-            raise ValueError("max_rows_per_user belongs to the user unit, and only to it")
+        if self.relation != "zero-out":
+            raise ValueError("a noised mode has the zero-out relation")
         if not MIN_NOISE_EXPONENT <= self.noise_exponent <= MAX_NOISE_EXPONENT:
             raise BrokenRuleError(
                 "E-PLAN-NOISE", f"noise_exponent must be {MIN_NOISE_EXPONENT} to {MAX_NOISE_EXPONENT}"
@@ -170,14 +193,4 @@ class Privacy(Part):
             raise ValueError("a noised mode needs a sensitivity and honest noise of at least 1")
         if self.mode == "local" and self.honest_noise != 1:
             raise ValueError("in mode local nobody else's noise is relied on: honest_noise is 1")
-        if self.mode == "distributed" and self.local_steps != 1:
-            raise ValueError("mode distributed takes one step a round")
-        if not (0 < Decimal(self.epsilon) and 0 < Decimal(self.delta) < 1 and Decimal(self.clip_norm) > 0):
-            raise ValueError("epsilon, delta and clip_norm must be positive, delta below 1")
-        return self
-
-    @model_validator(mode="after")
-    def _rate(self) -> Self:
-        if not 0 < Decimal(self.sampling_rate) <= 1:
-            raise ValueError("sampling_rate must be above 0 and at most 1")
         return self

@@ -20,12 +20,13 @@ from participant.ledger import Ledger
 from participant.registry import Registry
 from privacy import canonical
 from privacy.dp.events import round_event
+from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import REGISTRY, RefusedError
 from privacy.ledger import LifetimeBudget
 from privacy.ledger_entries import Charge
 from privacy.plan import Plan
 from tests.participant.enrolled import authority, enrol, equip, propose
-from tests.participant.owner import owned_plan
+from tests.participant.owner import INITIAL_ADAPTER, owned_plan
 from tests.plans import CREATED_AT, plan_document, signing_key
 from tests.reports import participant_report
 
@@ -131,6 +132,34 @@ def with_metrics() -> Plan:
     document["recipe"]["adapter"]["tensors"].append({"key": "loss", "shape": [1], "stream": "metrics"})
     document["recipe"]["layout"].append({"name": "metrics", "length": 1})
     return Plan.from_bytes(canonical.encode(document))
+
+
+DRAFTS: dict[str, tuple[str, str, str]] = {
+    "a sampling rate over 1": ('"sampling_rate":"0.5"', '"sampling_rate":"1.5"', "sampling_rate must be above 0"),
+    "a delta of 1": ('"delta":"0.00001"', '"delta":"1"', "delta below 1"),
+    "no clip": ('"clip_norm":"1"', '"clip_norm":"0"', "clip_norm must be positive"),
+    "several noised steps a round": ('"local_steps":1', '"local_steps":5', "takes one step a round"),
+    "users without a bound on their rows": ('"unit":"example"', '"unit":"user"', "max_rows_per_user"),
+    "a field that nobody knows": ('"unit":"example"', '"unit":"example","noise_seed":7', "privacy.noise_seed"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "says"), DRAFTS.values(), ids=DRAFTS.keys())
+def test_a_draft_is_refused_for(
+    old: str, new: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = PrivacyTarget(
+        mode="distributed", unit="example", epsilon="8", delta="0.00001", sampling_rate="0.5", local_steps=1,
+        clip_norm="1", update_bound="1",
+    )  # fmt: skip
+    recipe = owned_plan().recipe
+    text = Draft(recipe=recipe, privacy=target, evaluation_data="public-digits").to_bytes().decode()
+    assert text.count(old) == 1
+    (tmp_path / "draft.json").write_text(text.replace(old, new))
+    (tmp_path / "initial_adapter.safetensors").write_bytes(INITIAL_ADAPTER)
+    found, line = refused(capsys, "plan", "check", str(tmp_path))
+    assert found == "E-PLAN-MALFORMED"
+    assert says in line
 
 
 # --- signed plans that this owner should not approve ---
