@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from privacy.errors import PeerError
+from privacy.plan_parts import MAX_NOISE_EXPONENT, MIN_NOISE_EXPONENT, Encoding, Graph, Mode, Part, Privacy
 from tests.plans import STRONG, make_plan
 
 
@@ -45,3 +46,82 @@ def test_on_a_k_regular_graph_delta_is_not_below_what_its_masks_may_fail_with(de
     assert code_of(**STRONG, mode="distributed", privacy={"delta": delta, "honest_noise": 57}) == code
     assert code_of(n=5, mode="distributed", privacy={"delta": delta}) == "", "on the complete graph nothing fails"
     assert code_of(**STRONG, mode="none") == "", "without noise there is no delta"
+
+
+# --- parts of plans by themselves: (fields, words of the refusal; none if it is allowed) ---
+
+EVEN, LANES = "even number of neighbours of at least 2", "packed lanes are 8 to 32 bits wide"
+EXPONENT, RATE = f"noise_exponent must be {MIN_NOISE_EXPONENT} to {MAX_NOISE_EXPONENT}", "above 0 and at most 1"
+AT_LEAST_1, TARGET = "sensitivity and honest noise of at least 1", "epsilon, delta and clip_norm must be positive"
+
+GRAPHS: list[tuple[dict[str, Any], str]] = [
+    ({"kind": "k-regular", "neighbours": 2, "share_threshold": 2}, ""),
+    ({"kind": "k-regular", "neighbours": 0}, EVEN),
+    ({"kind": "k-regular", "neighbours": 1}, EVEN),
+    ({"kind": "k-regular", "neighbours": 3}, EVEN),
+    ({"kind": "complete"}, ""),
+    ({"kind": "complete", "neighbours": 2}, "the complete graph has no neighbours"),
+    ({"kind": "complete", "share_threshold": 2}, "the complete graph has no neighbours"),
+    ({"kind": "complete", "max_dropouts": 1}, "the complete graph has no neighbours"),
+]
+ENCODINGS: list[tuple[dict[str, Any], str]] = [
+    *(({"ring_bits": 64, "lane_bits": bits}, "") for bits in (0, 8, 21, 32)),
+    *(({"ring_bits": 64, "lane_bits": bits}, LANES) for bits in (1, 7, 33)),
+    ({"ring_bits": 32, "lane_bits": 16}, LANES),
+]
+PRIVACY: list[tuple[Mode, dict[str, Any], str]] = [
+    ("distributed", {"noise_exponent": MIN_NOISE_EXPONENT}, ""),
+    ("distributed", {"noise_exponent": MAX_NOISE_EXPONENT}, ""),
+    ("distributed", {"noise_exponent": MIN_NOISE_EXPONENT - 1}, EXPONENT),
+    ("distributed", {"noise_exponent": MAX_NOISE_EXPONENT + 1}, EXPONENT),
+    ("distributed", {"sensitivity": 1, "honest_noise": 1}, ""),
+    ("distributed", {"sensitivity": 0}, AT_LEAST_1),
+    ("distributed", {"honest_noise": 0}, AT_LEAST_1),
+    ("distributed", {"sampling_rate": "1"}, ""),
+    ("distributed", {"sampling_rate": "0"}, RATE),
+    ("distributed", {"sampling_rate": "1.0001"}, RATE),
+    ("distributed", {"epsilon": "0"}, TARGET),
+    ("distributed", {"delta": "0"}, TARGET),
+    ("distributed", {"delta": "1"}, TARGET),
+    ("distributed", {"clip_norm": "0"}, TARGET),
+    ("distributed", {"local_steps": 2}, "one step a round"),
+    ("distributed", {"relation": "none"}, "has the zero-out relation"),
+    ("distributed", {"unit": "none"}, "a noised mode has a unit of privacy"),
+    ("distributed", {"unit": "participant"}, "the unit is the participant in mode distributed-participant"),
+    ("distributed", {"unit": "user"}, "max_rows_per_user belongs to the user unit"),
+    ("distributed", {"unit": "user", "max_rows_per_user": 1}, ""),
+    ("distributed", {"max_rows_per_user": 1}, "max_rows_per_user belongs to the user unit"),
+    ("distributed-participant", {"local_steps": 2}, ""),
+    ("distributed-participant", {"unit": "example"}, "the unit is the participant in mode distributed-participant"),
+    ("local", {"honest_noise": 2}, "nobody else's noise is relied on"),
+    ("local", {"local_steps": 2}, ""),
+    ("none", {}, ""),
+    ("none", {"noise_exponent": MIN_NOISE_EXPONENT}, "mode none has no noise"),
+    ("none", {"sensitivity": 1}, "mode none has no noise"),
+    ("none", {"honest_noise": 1}, "mode none has no noise"),
+    ("none", {"unit": "example"}, "mode none has no noise"),
+    ("none", {"relation": "zero-out"}, "mode none has no noise"),
+]
+
+
+def check_part(part: type[Part], fields: dict[str, Any], words: str) -> None:
+    if not words:
+        assert part.model_validate(fields).model_dump().items() >= fields.items()
+        return
+    with pytest.raises(ValueError, match=words):
+        part.model_validate(fields)
+
+
+@pytest.mark.parametrize(("fields", "words"), GRAPHS)
+def test_a_graph_has_what_its_kind_has(fields: dict[str, Any], words: str) -> None:
+    check_part(Graph, fields, words)
+
+
+@pytest.mark.parametrize(("fields", "words"), ENCODINGS)
+def test_lanes_fit_into_words(fields: dict[str, Any], words: str) -> None:
+    check_part(Encoding, {"scale_exponent": 0, "clamp": 1, **fields}, words)
+
+
+@pytest.mark.parametrize(("mode", "fields", "words"), PRIVACY)
+def test_a_mechanism_is_what_its_mode_takes(mode: Mode, fields: dict[str, Any], words: str) -> None:
+    check_part(Privacy, {**make_plan(mode=mode)[0].privacy.model_dump(), **fields}, words)
