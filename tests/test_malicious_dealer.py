@@ -29,6 +29,14 @@ class ConstantDealer(Dealer):
         return {name: HeldShare(self.channels.me, LARGEST, LARGEST) for name in members}
 
 
+class SwappingDealer(Dealer):
+    """Gives two holders each other's shares: points of the right polynomials at the wrong places."""
+
+    def _split(self, seed: SecretBytes, members: Any) -> dict[str, HeldShare]:
+        held = super()._split(seed, members)
+        return {**held, "alice": held["bob"], "bob": held["alice"]}
+
+
 def redealing(one: SimulatedParticipant, deal: Callable[[Shared, tuple[str, ...]], ShareBundle]) -> None:
     """Let a participant deal again, otherwise, and sign that in place of its honest bundle."""
     hear = one.hear
@@ -57,8 +65,15 @@ def of_no_secret(state: Shared, members: tuple[str, ...]) -> ShareBundle:
     return dealer.deal(state.seed, members)[0]
 
 
+def of_other_places(state: Shared, members: tuple[str, ...]) -> ShareBundle:
+    """Deal to two holders what belongs to each other's x-coordinates; every hash fits."""
+    source = SeededSource("lie")
+    dealer = SwappingDealer(state.party.rules, state.offer.position, state.channels, state.pairing, source)
+    return dealer.deal(state.seed, members)[0]
+
+
 @pytest.mark.parametrize("suite", [1, 2])
-@pytest.mark.parametrize("deal", [of_another_masking_secret, of_no_secret])
+@pytest.mark.parametrize("deal", [of_another_masking_secret, of_no_secret, of_other_places])
 def test_malicious_dealer_that_drops_out_is_named_when_its_masking_secret_does_not_rebuild(
     deal: Callable[[Shared, tuple[str, ...]], ShareBundle], suite: int
 ) -> None:
@@ -69,8 +84,11 @@ def test_malicious_dealer_that_drops_out_is_named_when_its_masking_secret_does_n
         federation._attempt(1, 1, frozenset(), due, False)
 
 
-def test_malicious_dealer_that_survives_is_named_when_its_seed_does_not_rebuild() -> None:
+@pytest.mark.parametrize("deal", [of_no_secret, of_other_places])
+def test_malicious_dealer_that_survives_is_named_when_its_seed_does_not_rebuild(
+    deal: Callable[[Shared, tuple[str, ...]], ShareBundle],
+) -> None:
     federation = Federation(5, 1, seed=4)
-    redealing(federation.participants[OFFENDER], of_no_secret)
+    redealing(federation.participants[OFFENDER], deal)
     with pytest.raises(RoundAborted, match=f"the shares of {OFFENDER} do not rebuild"):
         federation._attempt(1, 1, frozenset(), {}, False)
