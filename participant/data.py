@@ -346,7 +346,7 @@ def _label(value: Any, column: str, where: str) -> str:
 def _user(row: Row, column: str, where: str) -> str:
     value = row.get(column)
     if isinstance(value, str | int | np.integer | np.str_) and not isinstance(value, bool) and str(value).strip():
-        return str(value)
+        return str(value).strip()  # a space more does not make two people of one
     raise LocalError("E-DATA-USER", f"{where}: column {column} is empty, missing, or neither text nor an integer")
 
 

@@ -128,7 +128,7 @@ class SelfCheck:
                     _fail("per-example gradients", f"example {place} differs from its own gradient by {difference:.2g}")
 
     def _company(self) -> None:
-        """An example's bits are the same whatever fills the other slots: other examples, or nothing."""
+        """An example's bits are the same whatever is in the other slots: examples, nothing, or what is no number."""
         places = np.arange(self._size)
         others = np.roll(places, 1)
         rows = self._rows(places)
@@ -137,6 +137,11 @@ class SelfCheck:
                 found = self._rows(np.where(kept, places, company))
                 if not np.array_equal(found[kept], rows[kept]):
                     _fail("company", "an example's gradient depends on the other examples of its batch")
+        spoilt = self.synthetic.take(places)
+        if IMAGES in spoilt.inputs:  # tokens are always numbers
+            spoilt.inputs[IMAGES][0] = torch.nan
+            if not np.array_equal(self.engine.per_example(spoilt)[1:], rows[1:]):
+                _fail("company", "an example that is no number spoils the others of its batch")
 
     def _same_in_every_slot(self) -> bool:
         """Say whether an example's bits are the same in every slot; if not, it gets one slot for good."""

@@ -199,3 +199,9 @@ def test_a_hash_names_the_content_of_files_and_directories(tmp_path: Path) -> No
     assert hash_dataset(tmp_path) != before
     first.write_text(first.read_text() + "x,a,u9\n")
     assert hash_dataset(first) != before
+
+
+def test_a_space_more_makes_no_second_person(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text('text,label,person\na,1,anna\nb,1," anna "\nc,1,bert\n')
+    assert inspect_dataset(tmp_path / "x.csv", user_column="person").users == 2
+    assert read_table(tmp_path / "x.csv", Columns("text", "label", "person")).users == ["anna", "anna", "bert"]

@@ -125,6 +125,13 @@ class Leaking(torch.nn.Module):
         return hidden + 1e-6 * hidden.roll(1, dims=0).detach()
 
 
+class Spreading(torch.nn.Module):
+    """Adds nothing to an example from its company, unless there is an infinity in it, or what is no number."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + 0 * hidden.sum()
+
+
 class Slotted(torch.nn.Module):
     """Multiplies by a number that depends on the slot, in its last bits alone."""
 
@@ -159,6 +166,10 @@ PLANTED: dict[str, tuple[Callable[[AdaptedModel], None], str]] = {
     "a base tensor that trains": (train_something_else, "trainables: 0 of .*, 1 others train"),
     "activations centred over the batch": (lambda adapted: append(adapted, Centred()), "per-example gradients"),
     "a whisper from the neighbouring example": (lambda adapted: append(adapted, Leaking()), "company"),
+    "a company that is no number and spreads": (
+        lambda adapted: append(adapted, Spreading()),
+        "company: .*no number",
+    ),
     "an adapter that does nothing": (lambda adapted: rescale(adapted, 0.0), "non-zero update"),
     "an adapter that is exported with another scale": (lambda adapted: rescale(adapted, 3.0), "save and reload"),
 }
