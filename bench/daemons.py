@@ -30,7 +30,6 @@ from coordinator.authority import Authority
 from coordinator.config import Durations, Home, Listener, Log, Settings
 from coordinator.membership import TokenRecord
 from coordinator.presence import read_presence
-from coordinator.runner import SystemClock
 from coordinator.store import Store
 from participant import daemon as participant_daemon
 from participant.joining import join
@@ -39,9 +38,9 @@ from participant.trainer import OneHotTrainer, Progress, Trainer
 from participant.workplace import Assignment
 from privacy.draft import Draft, PrivacyTarget
 from privacy.plan import Plan
-from protos.credentials import SystemRandom
 from protos.envelope import Role
 from protos.invitation import encode_invitation, token_hash
+from protos.system import SystemClock, SystemRandom
 
 HOST: Final = "127.0.0.1"
 FEDERATION: Final = "bench"

@@ -33,7 +33,7 @@ from privacy.secagg import keys, masks, shamir, vector
 from privacy.secagg.fixed_point import Buffer, Ring, fixed, unfixed
 from privacy.secagg.masks import MASK_CHUNK
 from privacy.secret import SecretBytes
-from protos.credentials import SystemRandom
+from protos.system import SystemRandom
 
 VERIFY: Final = "Ed25519 verifications"
 SIGN: Final = "Ed25519 signatures"

@@ -32,8 +32,8 @@ from privacy.secagg.fixed_point import Buffer, fixed, unfixed
 from privacy.secagg.messages import AttemptOffer, Position, Receipt
 from privacy.secagg.suites import Suite
 from protos import codec, codec_transport
-from protos.credentials import SystemRandom
 from protos.envelope import MAX_CHUNK_BYTES, Chunk, Submission, UploadAnnounced
+from protos.system import SystemRandom
 
 MEASURED: Final = 9  # participants, spread over the roster, whose median is taken
 SCALE_EXPONENT: Final = 16  # of real updates

@@ -53,8 +53,9 @@ def init(
     from coordinator import config
     from coordinator.store import Store
     from protos import durable
-    from protos.credentials import SystemRandom, fingerprint
+    from protos.credentials import fingerprint
     from protos.invitation import is_address
+    from protos.system import SystemRandom
 
     home = config.Home(directory)
     if home.config.exists():

@@ -16,9 +16,9 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from privacy import settings
-from privacy.errors import LocalError
 from privacy.plan_parts import Name, Text
 from privacy.settings import Section
+from protos import configuration
 from protos.invitation import is_address
 
 CONFIG_NAME = "coordinator.toml"
@@ -141,13 +141,7 @@ def load(home: Home) -> Settings:
     Raises:
         LocalError: ``E-CONFIG-MISSING``, ``E-CONFIG-INVALID`` or ``E-CONFIG-UNKNOWN-KEY``, naming line and key.
     """
-    try:
-        text = home.config.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise LocalError("E-CONFIG-MISSING", f"{home.config} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LocalError("E-CONFIG-INVALID", f"{home.config}: {error}") from None
-    return parse(text)
+    return configuration.load(home.config, Settings)
 
 
 def parse(text: str) -> Settings:

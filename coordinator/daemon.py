@@ -21,11 +21,11 @@ import structlog
 from coordinator.authority import Authority
 from coordinator.config import Home, Settings
 from coordinator.presence import Presence, only_daemon, write_presence
-from coordinator.runner import Runner, SystemClock
+from coordinator.runner import Runner
 from coordinator.service import Credentials, serve
 from coordinator.store import Store
 from privacy.secagg import masks
-from protos.credentials import SystemRandom
+from protos.system import SystemClock, SystemRandom
 
 PRESENCE_SECONDS: Final = 0.5
 

@@ -17,9 +17,9 @@ from coordinator.console import Opened
 from coordinator.membership import TokenRecord
 from privacy.errors import LocalError
 from privacy.plan_parts import Name
-from protos.credentials import SystemRandom
 from protos.envelope import Role
 from protos.invitation import encode_invitation, token_hash
+from protos.system import SystemRandom
 
 _LABEL = re.compile(r"[A-Za-z0-9._-]{1,60}=[A-Za-z0-9._ -]{0,100}")
 

@@ -44,7 +44,7 @@ def create(
     """
     from coordinator import creation
     from coordinator.tolerance import Wanted
-    from protos.credentials import SystemRandom
+    from protos.system import SystemRandom
 
     if weights not in ("equal", "units"):
         raise LocalError("E-USAGE", "--weights is equal or units")

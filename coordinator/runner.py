@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ssl
-import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from importlib.metadata import version
@@ -56,18 +55,6 @@ TICK_SECONDS: Final = 0.25  # how often rows are looked at that commands may hav
 TROUBLE_SECONDS: Final = 2.0  # before a run that met a local error, such as a full disk, is tried again
 ENDED_SECONDS: Final = 7 * 86_400  # for so long members are told that a run has ended
 READ_BYTES: Final = MAX_CHUNK_BYTES // 2
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    def now(self) -> float:
-        """Return seconds since the Unix epoch."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Return seconds that never go backwards."""
-        return time.monotonic()
 
 
 class Runner:

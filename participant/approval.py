@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from participant.assessment import Assessment, Cost, LocalDataset, Situation, assess
-from participant.config import read_text
 from participant.cost import cost_of
 from participant.home import Home
 from participant.ledger import Ledger
@@ -26,6 +25,7 @@ from privacy.ledger_entries import PolicyChange
 from privacy.plan import Plan, VerifiedPlan, signed_approval_bytes
 from privacy.seams import Clock
 from privacy.secagg.keys import SigningKey
+from protos import configuration
 from protos.envelope import DatasetOffer
 
 NOTIFY_SECONDS = 30  # a notify command that takes longer is left to itself
@@ -79,7 +79,7 @@ class Desk:
         Raises:
             LocalError: ``E-CONFIG-*``; until it is corrected nothing is approved or trained.
         """
-        text = read_text(self._home.policy)
+        text = configuration.read_text(self._home.policy)
         policy = parse_policy(text)
         summary = f"{len(policy.dataset)} datasets, {len(policy.population)} populations, {policy.approval.mode}"
         change = PolicyChange(policy_sha256=hashlib.sha256(text.encode()).digest(), summary=summary)

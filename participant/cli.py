@@ -49,8 +49,8 @@ def join(
     import sys
 
     from participant.joining import join as enrol_here
-    from participant.runner import SystemClock
-    from protos.credentials import SystemRandom, fingerprint
+    from protos.credentials import fingerprint
+    from protos.system import SystemClock, SystemRandom
 
     line = sys.stdin.read() if token == "-" else token  # noqa: S105  # a dash is no secret
     where = directory(config).resolve()

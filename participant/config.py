@@ -14,11 +14,10 @@ from pydantic import Field, StringConstraints
 
 from participant.home import Home
 from participant.trainer import EngineName, Precision
-from privacy.errors import LocalError
 from privacy.plan_parts import Name
-from privacy.settings import Section, parse
+from privacy.settings import Section
+from protos import configuration
 
-CONFIG_FILE = "participant.toml"
 DEFAULT_LEDGER = "ledger.db"  # relative to the participant's directory
 
 
@@ -46,17 +45,7 @@ def load_settings(home: Home) -> Settings:
     Raises:
         LocalError: ``E-CONFIG-MISSING``, ``E-CONFIG-INVALID`` or ``E-CONFIG-UNKNOWN-KEY``.
     """
-    return parse(read_text(home.config), Settings, file=CONFIG_FILE)
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a configuration file, or raise ``E-CONFIG-MISSING`` or ``E-CONFIG-INVALID``."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise LocalError("E-CONFIG-MISSING", f"there is no {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LocalError("E-CONFIG-INVALID", f"{path} cannot be read: {error}") from None
+    return configuration.load(home.config, Settings)
 
 
 def settings_template(name: str) -> str:

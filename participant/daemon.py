@@ -30,12 +30,12 @@ from participant.pace import Pace
 from participant.plans import PlanShelf
 from participant.policy import load_policy
 from participant.progress import silent
-from participant.runner import Runner, SystemClock
+from participant.runner import Runner
 from participant.trainer import Trainer
 from participant.workplace import Assignment, ShowProgress, Workplace
 from privacy.errors import LocalError
 from privacy.secagg import masks
-from protos.credentials import SystemRandom
+from protos.system import SystemClock, SystemRandom
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from participant.config import read_text
 from participant.home import Home
 from privacy.plan_parts import Mode, Name
 from privacy.settings import Section, parse
+from protos import configuration
 
 POLICY_FILE = "policy.toml"
 MIN_FINGERPRINT_DIGITS = 32  # 128 bits, the least that a comparison by telephone should be worth
@@ -151,7 +151,7 @@ def parse_policy(text: str) -> Policy:
 
 def load_policy(home: Home) -> Policy:
     """Read policy.toml; errors as :func:`parse_policy`, and ``E-CONFIG-MISSING``."""
-    return parse_policy(read_text(home.policy))
+    return parse_policy(configuration.read_text(home.policy))
 
 
 def policy_template(ca_fingerprint: str) -> str:

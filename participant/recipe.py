@@ -76,7 +76,8 @@ from pydantic import BeforeValidator, Field
 from participant.unsound import REASONS
 from privacy.errors import LocalError
 from privacy.plan_parts import Count, DecimalString, Mode, Name, Positive, Text, Unit
-from privacy.settings import Section, parse
+from privacy.settings import Section
+from protos import configuration
 
 
 def _decimal(value: Any) -> Any:
@@ -201,14 +202,10 @@ def read_recipe(path: Path) -> RecipeFile:
     Raises:
         LocalError: ``E-NOT-FOUND``, ``E-CONFIG-INVALID``, ``E-CONFIG-UNKNOWN-KEY`` or ``E-PLAN-UNSOUND``.
     """
+    if not path.exists():
+        raise LocalError("E-NOT-FOUND", f"there is no recipe {path}")
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise LocalError("E-NOT-FOUND", f"there is no recipe {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LocalError("E-CONFIG-INVALID", f"{path}: {type(error).__name__}") from None
-    try:
-        found = parse(text, RecipeFile, file=path.name)
+        found = configuration.load(path, RecipeFile)
     except LocalError as error:
         raise _explained(error) from None
     _check(found, path.name)

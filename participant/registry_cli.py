@@ -42,8 +42,8 @@ def add_dataset(
     """
     from participant.policy import dataset_section, load_policy
     from participant.registry import DatasetEntry, Registry, check_name
-    from participant.runner import SystemClock
     from protos.envelope import Role
+    from protos.system import SystemClock
 
     check_name(name)
     here = opened(config)
@@ -173,7 +173,7 @@ def add_model(
     """
     from participant.models import hash_model
     from participant.registry import ModelEntry, Registry, check_name
-    from participant.runner import SystemClock
+    from protos.system import SystemClock
 
     check_name(name)
     here = opened(config)

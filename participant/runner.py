@@ -8,7 +8,6 @@ Leaves to others: the heartbeat (``poller``), rounds (``participation``), plans 
 from __future__ import annotations
 
 import threading
-import time
 from typing import Final
 
 import structlog
@@ -41,18 +40,6 @@ RETRY_SECONDS: Final = 1.0  # before a task that met a full disk or a starting c
 PASSING: Final = frozenset({"E-DISK-FULL", "E-WIRE-UNEXPECTED"})  # what such a task fails with
 
 _log = structlog.get_logger("onlysum.participant")
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    def now(self) -> float:
-        """Return seconds since the Unix epoch."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Return seconds that never go backwards."""
-        return time.monotonic()
 
 
 class Runner:

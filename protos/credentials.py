@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import secrets
 import stat
 from pathlib import Path
 from typing import Final
@@ -35,14 +34,6 @@ FINGERPRINT_DIGITS: Final = 32  # 128 bits: no second key with the same can be f
 _OTHERS: Final = 0o077  # any right of group or others
 # Order of P-256's base point (SEC 2, section 2.4.2): a private key is a number from 1 to this less one.
 _P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-
-
-class SystemRandom:
-    """The operating system's randomness, as a ``RandomSource``."""
-
-    def token_bytes(self, count: int) -> bytes:
-        """Return ``count`` fresh bytes."""
-        return secrets.token_bytes(count)
 
 
 def new_tls_key(random: RandomSource) -> ec.EllipticCurvePrivateKey:

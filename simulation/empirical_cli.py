@@ -51,7 +51,7 @@ def empirical(
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two threads are slower on tiny layers
     warnings.simplefilter("ignore", FutureWarning)  # of the libraries, about themselves
-    from protos.credentials import SystemRandom
+    from protos.system import SystemRandom
     from simulation.empirical import audit
 
     with tempfile.TemporaryDirectory(prefix="onlysum-audit-") as directory, _bar() as progress:

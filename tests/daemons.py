@@ -14,7 +14,7 @@ from coordinator import authority as ca
 from coordinator import membership, runbook
 from coordinator.config import Durations, Home, Listener, Settings
 from coordinator.membership import TokenRecord
-from coordinator.runner import Runner, SystemClock
+from coordinator.runner import Runner
 from coordinator.service import Credentials, serve
 from coordinator.store import Store
 from participant import daemon
@@ -23,9 +23,9 @@ from participant.joining import join
 from participant.registry import DatasetEntry, ModelEntry, Registry
 from participant.trainer import OneHotTrainer
 from privacy.draft import Draft, PrivacyTarget
-from protos.credentials import SystemRandom
 from protos.envelope import Role
 from protos.invitation import encode_invitation, token_hash
+from protos.system import SystemClock, SystemRandom
 
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 60.0

@@ -23,7 +23,6 @@ from coordinator import attempt_rows, runbook
 from coordinator.config import Home, load
 from coordinator.global_adapter import RunFiles
 from coordinator.phase import Phase
-from coordinator.runner import SystemClock
 from coordinator.store import Store
 from participant import daemon
 from participant.joining import join
@@ -31,7 +30,7 @@ from participant.registry import DatasetEntry, ModelEntry, Registry
 from participant.trainer import OneHotTrainer
 from privacy.draft import Draft, PrivacyTarget
 from protos import codec
-from protos.credentials import SystemRandom
+from protos.system import SystemClock, SystemRandom
 from tests.coordinator.world import initial_adapter
 from tests.plans import make_plan, names
 

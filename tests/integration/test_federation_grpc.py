@@ -19,8 +19,8 @@ from participant.presence import look
 from privacy.draft import Recipe
 from privacy.ledger_entries import Unprotected
 from protos import codec
-from protos.credentials import SystemRandom
 from protos.envelope import Role
+from protos.system import SystemRandom
 from tests.coordinator.world import initial_adapter
 from tests.daemons import NO_CLAIM, PATIENCE_SECONDS, Service, draft, enrol, until
 from tests.plans import make_plan, names

@@ -17,8 +17,8 @@ from participant.plans import Decision
 from privacy.secagg.graph import masking_graph
 from privacy.secagg.messages import Advertisement, Position, ShareBundle
 from protos import codec
-from protos.credentials import SystemRandom
 from protos.envelope import Role
+from protos.system import SystemRandom
 from tests.coordinator.world import initial_adapter
 from tests.daemons import POLICY, Service, draft, enrol, until
 from tests.plans import make_plan, names

@@ -19,13 +19,12 @@ from coordinator.tolerance import Wanted
 from participant import daemon
 from participant.authoring import build_draft
 from participant.joining import join
-from participant.runner import SystemClock
 from privacy.dp.events import round_event
 from privacy.ledger_entries import Charge, Unprotected
 from privacy.plan import Plan
 from protos import codec
-from protos.credentials import SystemRandom
 from protos.envelope import Role
+from protos.system import SystemClock, SystemRandom
 from tests.daemons import Service, until
 from tests.plans import names
 from tests.torch_world import image_base, image_rows, recipe_text, text_base, text_rows

@@ -12,7 +12,7 @@ from participant import keystream
 from participant.keystream import KeyBook, KeyStream
 from privacy.errors import LocalError
 from privacy.secret import SecretBytes
-from protos.credentials import SystemRandom
+from protos.system import SystemRandom
 from tests.seeded import SeededRandom
 
 BLOCK = 16
@@ -81,7 +81,7 @@ def test_the_same_bytes_elsewhere_give_another_key(part: str, tmp_path: Path, mo
 def test_the_hash_is_on_disk_before_the_key_is_used(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     book = KeyBook(tmp_path / "full" / "nowhere" / "noise-keys", SeededRandom(1))
-    with pytest.raises(LocalError, match="E-DISK-FAILED: .*noise-keys"):
+    with pytest.raises(LocalError, match=r"E-DISK-FAILED: .*noise-keys"):
         book.open_stream()
 
 

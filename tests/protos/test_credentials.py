@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from privacy.errors import LocalError, VerificationError
 from privacy.secret import SecretBytes
-from protos import credentials
+from protos import credentials, system
 from tests.seeded import SeededRandom
 
 
@@ -122,5 +122,5 @@ def test_a_fingerprint_has_128_bits_in_groups_that_can_be_read_aloud() -> None:
 
 
 def test_system_randomness_does_not_repeat() -> None:
-    source = credentials.SystemRandom()
+    source = system.SystemRandom()
     assert len({source.token_bytes(16) for _ in range(50)}) == 50
