@@ -121,12 +121,15 @@ def _here(judged: Judged) -> Iterator[str]:
     recipe, privacy = judged.verified.plan.recipe, judged.verified.plan.privacy
     yield f"Purpose: {recipe.purpose}"
     data, model = judged.dataset, judged.model
-    rows = f"dataset {data.name} ({data.units} units)" if data else f"a dataset {recipe.task.data}, which is not here"
+    by_user = privacy.unit == "user"
+    users = f" of {data.users} users" if data and by_user else ""
+    rows = f"dataset {data.name} ({data.rows} rows{users})" if data else f"a dataset {recipe.task.data}, not here"
+    each = f"user (at most {privacy.max_rows_per_user} of a user's rows)" if by_user else "row"
     where = f"registered as {model.name}" if model else "not registered here"
     yield f"Method {recipe.adapter.method} trains {recipe.entries:,} numbers on top of {recipe.base.name} ({where})."
     yield (
         f"In each of {recipe.rounds} rounds your daemon reads {rows} and takes {privacy.local_steps} "
-        f"step{'s' if privacy.local_steps > 1 else ''}, sampling each unit with probability {privacy.sampling_rate}."
+        f"step{'s' if privacy.local_steps > 1 else ''}, sampling each {each} with probability {privacy.sampling_rate}."
     )
     yield "No code comes with a plan. A self-check on made-up rows runs before the approval is sent."
 
