@@ -31,6 +31,7 @@ from participant.adapters.reference import OpacusEngine
 from participant.authoring import INITIAL_FILE, build_draft
 from participant.examples import Examples, synthetic_examples
 from participant.models import load_base
+from participant.trainer import Precision
 from privacy.dp.torch_clipping import clipped_sum
 
 PACKAGES: Final = ("torch", "transformers", "peft", "opacus", "numpy")
@@ -127,16 +128,16 @@ CASES: Final = {
 }
 
 
-def prepared(name: str, case: Case, folder: Path) -> tuple[Callable[[str], AdaptedModel], Examples]:
-    """Return what makes the case's adapted model on a device, moved off B = 0, and a batch of examples."""
+def prepared(name: str, case: Case, folder: Path) -> tuple[Callable[..., AdaptedModel], Examples]:
+    """Return what makes the case's adapted model on a device in a precision, moved off B = 0, and a batch."""
     (folder / "recipe.toml").write_text(case.recipe(name, folder))
     recipe = build_draft(folder / "recipe.toml", folder / "draft").recipe
     initial = read_initial(folder / "draft" / INITIAL_FILE, recipe.adapter)
     base = load_base(case.base(folder), recipe.base, recipe.task, head_modules=["classifier"], seed=0)
 
-    def adapted(device: str) -> AdaptedModel:
+    def adapted(device: str, precision: Precision = "float32") -> AdaptedModel:
         again = load_base(case.base(folder), recipe.base, recipe.task, head_modules=["classifier"], seed=0)
-        made = AdaptedModel.attach(again.model, recipe, initial, find_device(device))
+        made = AdaptedModel.attach(again.model, recipe, initial, find_device(device), precision=precision)
         shake = np.random.default_rng(0).normal(size=recipe.entries) * SHAKE
         made.load((made.vector() + shake).astype(np.float32))
         return made

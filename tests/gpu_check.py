@@ -1,9 +1,10 @@
-"""On a machine with CUDA: ``python -m tests.gpu_check``. Is each example's gradient there what it is on the CPU?
+"""Is each example's gradient on a GPU what it is on the CPU, and in bfloat16 nearly what it is in float32?
 
-No test runner is needed, and no weights: a BERT of MiniLM's shape and a ViT-Tiny, both random. It prints errors and
-times of steps. It exits with 1 if an error is too large, if an example's bits depend on its company or differ when they
-are computed again, or if the clip on the device gives other integers than numpy's. (Bits that differ from slot to slot
-are no fault: the self-check then gives each row a slot of its own.)
+``python -m tests.gpu_check [cuda|cpu]``: on the CPU only the small cases, and no times. No test runner is needed, and
+no weights: a BERT of MiniLM's shape and a ViT-Tiny, both random. It prints errors, and times of steps. It exits with 1
+if an error is too large, if an example's bits depend on its company or differ when they are computed again, or if the
+clip on the device gives other integers than numpy's. (Bits that differ from slot to slot are no fault: the self-check
+then gives each row a slot of its own.)
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -21,17 +23,23 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 
 from bench.dp_step import CASES, CLIP_NORM, SENSITIVITY, Case, error_of, prepared, steps_of
 from bench.harness import table
+from participant.adapters.device import find_device
 from participant.adapters.fast import FastEngine
 from participant.adapters.gradients import GradientEngine
 from participant.adapters.reference import OpacusEngine
+from participant.adapters.sums import EMPTY
 from participant.examples import Examples
+from participant.selfcheck import BFLOAT16_TOLERANCE, GRADIENT_TOLERANCE
+from participant.trainer import Precision
 from privacy.dp.clipping import integer_clip
 from privacy.dp.torch_clipping import clipped_sum
 
-DEVICE = "cuda"
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TURNS = 15
-SELF_CHECK_TOLERANCE = 1e-4  # of participant.selfcheck
-BETWEEN_DEVICES = 1e-4  # relative: the forward passes themselves round differently
+SMALL = ("bert", "vit")
+SINGLE_EXAMPLES = 3  # compared one by one
+BETWEEN = {"float32": 1e-4, "bfloat16": 3e-2}  # relative to float32 on the CPU: forward passes round differently
+ALONE = {"float32": GRADIENT_TOLERANCE, "bfloat16": BFLOAT16_TOLERANCE}  # an example in a batch of one
 LABELS = 77
 
 
@@ -53,6 +61,7 @@ def bert(folder: Path) -> Path:
     return path
 
 
+STEPS = ("plain ms", "fast", "private", "opacus", "private opacus")
 ALL = {
     "bert": Case("text", LABELS, 32, ("query", "value"), "max_length = 64", bert),
     "bert_batch256": Case("text", LABELS, 256, ("query", "value"), "max_length = 64", bert),
@@ -71,6 +80,28 @@ def seconds(steps: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
             torch.cuda.synchronize()
             found[name].append(time.perf_counter() - began)
     return {name: values[3:] for name, values in found.items()}
+
+
+def times(steps: dict[str, Callable[[], object]]) -> list[str]:
+    """Return milliseconds of a plain step, and what the others take over it."""
+    found = seconds(steps)
+    plain = found.pop("plain")
+    ratios = [
+        statistics.median(one / other for one, other in zip(values, plain, strict=True)) for values in found.values()
+    ]
+    return [f"{statistics.median(plain) * 1e3:.1f}", *(f"{ratio:.3f}" for ratio in ratios)]
+
+
+def distance(rows: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest relative distance of a row from the one expected."""
+    return float(max(np.linalg.norm(rows - expected, axis=1) / np.linalg.norm(expected, axis=1)))
+
+
+def alone_in_a_micro_batch(engine: GradientEngine, batch: Examples, few: np.ndarray) -> np.ndarray:
+    """Return each example's own gradient by torch alone, in a micro-batch that nothing else is in."""
+    places = np.arange(len(batch))
+    only = [np.where(places == place, places, EMPTY) for place in few]
+    return np.stack([engine.summed(batch.take(slots), slots != EMPTY) for slots in only])
 
 
 def same_clip(engine: GradientEngine, batch: Examples) -> bool:
@@ -95,49 +126,39 @@ def same_in_every_slot(engine: GradientEngine, batch: Examples) -> bool:
     return bool((rows == rows[0]).all())
 
 
-def check(name: str) -> tuple[bool, list[str]]:
+def check(name: str, device: str, precision: Precision) -> tuple[bool, list[str]]:
     """Return whether a case is right, and its line of the table."""
     with tempfile.TemporaryDirectory(prefix="onlysum-gpu-check-") as folder:
         adapted, batch = prepared(name, ALL[name], Path(folder))
         here = FastEngine(adapted("cpu"))
-        fast, opacus = FastEngine(adapted(DEVICE)), OpacusEngine(adapted(DEVICE))
-    there = batch.to(torch.device(DEVICE))
-    few = np.arange(min(8, len(batch)))
-    expected, rows = here.per_example(batch.take(few)), fast.per_example(there.take(few))
-    between = float(max(np.linalg.norm(rows - expected, axis=1) / np.linalg.norm(expected, axis=1)))
-    single, theirs = error_of(fast, there), error_of(opacus, there)
-    facts = {
-        "same clip": same_clip(fast, there),
-        "company": same_in_company(fast, there),
-        "slots": same_in_every_slot(fast, there),
+        fast, opacus = FastEngine(adapted(device, precision)), OpacusEngine(adapted(device, precision))
+    there = batch.to(torch.device(device))
+    few = np.arange(SINGLE_EXAMPLES)
+    rows = fast.per_example(there)[few]
+    errors = {
+        "between": (distance(rows, here.per_example(batch)[few]), BETWEEN[precision]),
+        "single": (error_of(fast, there), ALONE[precision]),
+        "opacus": (error_of(opacus, there), ALONE[precision]),
+        "alone": (distance(rows, alone_in_a_micro_batch(fast, there, few)), GRADIENT_TOLERANCE),
     }
-    times = seconds(steps_of(fast, opacus, there))
-    plain = times.pop("plain")
-    ratios = {
-        step: statistics.median(one / other for one, other in zip(values, plain, strict=True))
-        for step, values in times.items()
-    }
-    good = between <= BETWEEN_DEVICES and single <= SELF_CHECK_TOLERANCE and facts["same clip"] and facts["company"]
-    words = [
-        name,
-        f"{between:.1e}",
-        f"{single:.1e}",
-        f"{theirs:.1e}",
-        *("yes" if fact else "no" for fact in facts.values()),
-    ]
-    return good, [*words, f"{statistics.median(plain) * 1e3:.1f}", *(f"{ratio:.3f}" for ratio in ratios.values())]
+    facts = {"same clip": same_clip(fast, there), "company": same_in_company(fast, there)}
+    slots = same_in_every_slot(fast, there)
+    words = [name, precision, *(f"{error:.1e}" for error, _ in errors.values())]
+    words += ["yes" if fact else "no" for fact in (*facts.values(), slots)]
+    words += ["-"] * len(STEPS) if device == "cpu" else times(steps_of(fast, opacus, there))
+    return all(error <= most for error, most in errors.values()) and all(facts.values()), words
 
 
 def main() -> int:
     """Check every case and print the table."""
-    if not torch.cuda.is_available():
-        print("there is no CUDA device here")
-        return 1
-    torch.set_num_threads(4)
-    print(torch.cuda.get_device_name(), "torch", torch.__version__)
-    checked = [check(name) for name in ALL]
-    heads = ["case", "cuda-cpu", "cuda-single", "opacus-single", "same clip", "company", "slots", "plain ms"]
-    print(table([*heads, "fast", "private", "opacus", "private opacus"], [line for _, line in checked]))
+    device = sys.argv[1] if len(sys.argv) > 1 else "cuda" if torch.cuda.is_available() else "cpu"
+    find_device(device)
+    torch.set_num_threads(4 if device != "cpu" else 1)
+    print(torch.cuda.get_device_name() if device.startswith("cuda") else device, "torch", torch.__version__)
+    cases = [(name, precision) for name in (SMALL if device == "cpu" else ALL) for precision in PRECISIONS]
+    checked = [check(name, device, precision) for name, precision in cases]
+    heads = ["case", "precision", "from cpu", "from single", "opacus", "from alone", "same clip", "company", "slots"]
+    print(table([*heads, *STEPS], [line for _, line in checked]))
     return 0 if all(good for good, _ in checked) else 1
 
 
