@@ -63,8 +63,8 @@ def most_micro_batches(privacy: Privacy, *, units: int, size: int, home_slots: b
     """
     rate = privacy.sampling_rate
     if privacy.unit == "user":
-        of_each = privacy.max_rows_per_user if home_slots else math.ceil(privacy.max_rows_per_user / size)
-        return largest_batch(units, rate) * of_each
+        rows = largest_batch(units, rate) * privacy.max_rows_per_user
+        return rows if home_slots else math.ceil(rows / size)
     if home_slots:
         return largest_batch(math.ceil(units / size), rate, bits=TAIL_BITS + math.log2(size))
     return math.ceil(largest_batch(units, rate) / size)

@@ -254,10 +254,7 @@ class TorchTrainer:
     def _clipped(self, batch: list[Integers]) -> Integers:
         if self._plan.privacy.unit != "user":
             return self._sums_loaded.clipped(_joined(batch), **self._clip)
-        total = np.zeros(self._plan.recipe.entries, dtype=np.int64)
-        for rows in batch:
-            total += self._sums_loaded.clipped_mean(rows, **self._clip)
-        return total
+        return self._sums_loaded.clipped_means(batch, **self._clip)
 
     def _plain(self, batch: list[Integers]) -> Wide:
         """Sum the batch's gradients without a clip: in mode none, or where the whole difference is clipped later."""

@@ -9,8 +9,10 @@ Leaves to others: sampling and noise (``participant.training``), the clip (``pri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import islice
 from typing import TypedDict, Unpack
 
 import numpy as np
@@ -69,15 +71,24 @@ class GradientSums:
             total += clipped_sum(self._gradients(slots), **clip).cpu().numpy()
         return total
 
-    def clipped_mean(self, rows: Rows, **clip: Unpack[Clip]) -> NDArray[np.int64]:
-        """Return one clipped integer row, shape (entries,), of the mean gradient of a single user's rows.
+    def clipped_means(self, users: Sequence[Rows], **clip: Unpack[Clip]) -> NDArray[np.int64]:
+        """Return the sum of one clipped integer row a user, shape (entries,): of the mean gradient of the user's rows.
 
-        The user's rows share micro-batches with nobody, so the row depends on that user alone.
+        Users share micro-batches where a gradient has the same bits in every slot; otherwise each has its own.
         """
-        parts = [self._gradients(slots).double().sum(dim=0) for slots in self._micro_batches(rows)]
-        fit = np.isin(rows, self.examples.unfit, invert=True).sum()
-        mean = torch.stack(parts).sum(dim=0) / max(1, fit)
-        return clipped_sum(mean[None], **clip).cpu().numpy()
+        total = np.zeros(self.entries, dtype=np.int64)
+        for some in [[one] for one in users] if self.home_slots else [users]:
+            for mean in self._means(some):
+                total += clipped_sum(mean[None], **clip).cpu().numpy()
+        return total
+
+    def _means(self, users: Sequence[Rows]) -> Iterator[torch.Tensor]:
+        """Yield the mean gradient, float64, of each user with a row that fits: added up row by row in any company."""
+        everybody = np.concatenate([np.empty(0, dtype=np.int64), *users])
+        gradients = (row.double() for slots in self._micro_batches(everybody) for row in self._gradients(slots))
+        for rows in users:
+            if fit := int(np.isin(rows, self.examples.unfit, invert=True).sum()):
+                yield reduce(torch.add, islice(gradients, fit)) / fit
 
     def rehearse(self, **clip: Unpack[Clip]) -> None:
         """Do what a micro-batch takes, with an empty example in every slot."""

@@ -126,9 +126,9 @@ def test_a_user_s_row_that_does_not_fit_is_left_out_of_that_user_s_mean(tmp_path
     dataset = texts(tmp_path / "odd.jsonl", lambda row: {**row, "label": "zebra"})
     sums = world.trainer(SeededRandom(1), dataset=dataset)._sums_loaded
     rows = np.array([3, 4, PLACE])
-    found = sums.clipped_mean(rows, sensitivity=sensitivity, clip_norm=1.0)
-    assert np.array_equal(found, sums.clipped_mean(rows[:2], sensitivity=sensitivity, clip_norm=1.0))
-    assert not sums.clipped_mean(rows[2:], sensitivity=sensitivity, clip_norm=1.0).any()
+    found = sums.clipped_means([rows], sensitivity=sensitivity, clip_norm=1.0)
+    assert np.array_equal(found, sums.clipped_means([rows[:2]], sensitivity=sensitivity, clip_norm=1.0))
+    assert not sums.clipped_means([rows[2:]], sensitivity=sensitivity, clip_norm=1.0).any()
 
 
 def test_an_empty_text_is_an_example_like_any_other(tmp_path: Path) -> None:

@@ -79,7 +79,12 @@ def test_no_batch_takes_more_micro_batches_than_are_planned_for(
     taken = []
     for _ in range(200):
         sampled = np.flatnonzero(random.random(units) < 0.3)
-        of_each = [np.arange(rows_of_a_user) * size for _ in sampled] if unit == "user" else [sampled]
-        taken.append(sum(len(list(sums._micro_batches(rows))) for rows in of_each))
+        if unit == "example":
+            batches = [sampled]
+        elif home_slots:  # at worst a user's rows share one slot
+            batches = [np.arange(rows_of_a_user) * size for _ in sampled]
+        else:
+            batches = [np.arange(rows_of_a_user * sampled.size)]
+        taken.append(sum(len(list(sums._micro_batches(rows))) for rows in batches))
     assert max(taken) <= most
     assert EMPTY < 0 < most

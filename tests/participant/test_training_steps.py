@@ -235,7 +235,7 @@ def test_a_user_s_rows_become_one_clipped_row(tmp_path: Path) -> None:
     squared = sum(int(entry) ** 2 for entry in update - noise)
     assert 0 < squared <= (8 * privacy.sensitivity) ** 2
     sums = sums_of(world)
-    mean = sums.clipped_mean(np.array([0, 1]), sensitivity=privacy.sensitivity, clip_norm=1.0)
+    mean = sums.clipped_means([np.array([0, 1])], sensitivity=privacy.sensitivity, clip_norm=1.0)
     both = [sums.engine.per_example(sums.examples.take(np.array([row])))[0] for row in (0, 1)]
     expected = integer_clip(np.mean(both, axis=0)[None], sensitivity=privacy.sensitivity, clip_norm=1.0)[0]
     assert np.abs(mean - expected).max() <= 1
@@ -249,12 +249,26 @@ def test_a_user_with_more_rows_than_a_micro_batch_is_still_one_row(
     world = make_world(tmp_path, "text", mode="distributed", unit="user", max_rows_per_user=20, units=8)
     sums, sensitivity = sums_of(world, home_slots=home_slots, engine=engine), world.plan.privacy.sensitivity
     rows = np.arange(2, 22)
-    mean = sums.clipped_mean(rows, sensitivity=sensitivity, clip_norm=0.01)
+    mean = sums.clipped_means([rows], sensitivity=sensitivity, clip_norm=0.01)
     singles = sums.engine.per_example(sums.examples).astype(np.float64)[rows]
     expected = integer_clip(singles.mean(axis=0)[None], sensitivity=sensitivity, clip_norm=0.01)[0]
     assert sums.micro_batch < rows.size
     assert np.abs(mean - expected).max() <= 1
     assert 0.9 * sensitivity**2 < sum(int(entry) ** 2 for entry in mean) <= sensitivity**2
+
+
+@pytest.mark.parametrize("engine", [FastEngine, OpacusEngine])
+@pytest.mark.parametrize("home_slots", [False, True])
+def test_a_user_s_integers_are_the_same_in_company_and_alone(home_slots: bool, engine: Engine, tmp_path: Path) -> None:
+    world = make_world(tmp_path, "text", mode="distributed", unit="user", max_rows_per_user=11, units=8)
+    sums = sums_of(world, home_slots=home_slots, engine=engine)
+    clip = Clip(sensitivity=world.plan.privacy.sensitivity, clip_norm=1.0)
+    users = [np.array([0, 1, 2]), np.array([3]), np.arange(4, 15), np.array([15, 17])]
+    alone = [sums.clipped_means([rows], **clip) for rows in users]
+    assert all(one.any() for one in alone)
+    assert np.array_equal(sums.clipped_means(users, **clip), np.sum(alone, axis=0))
+    assert np.array_equal(sums.clipped_means(users[2:], **clip), np.sum(alone[2:], axis=0))
+    assert not sums.clipped_means([], **clip).any()
 
 
 def test_a_plan_per_user_is_refused_for_rows_without_users(tmp_path: Path) -> None:
