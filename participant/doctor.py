@@ -77,7 +77,8 @@ def _directory(home: Home) -> str:
 
 def _configuration(home: Home) -> str:
     settings = load_settings(home)
-    return f"name {settings.name}, device {settings.device}, proxy {'set' if settings.proxy else 'none'}"
+    computing = f"device {settings.device}, engine {settings.engine}, precision {settings.precision}"
+    return f"name {settings.name}, {computing}, proxy {'set' if settings.proxy else 'none'}"
 
 
 def _disk(home: Home) -> str:

@@ -153,6 +153,7 @@ def test_a_run_from_its_recipe_to_reports_that_agree_although_one_participant_le
         check_history(service, plan)
         for name in MEMBERS[:3]:
             check_ledger(owners[name], plan)
+        check_screen(owners["alice"], plan, capsys)
         check_reports(service, owners["alice"], plan, capsys)
     finally:
         for one in owners.values():
@@ -169,6 +170,17 @@ def check_history(service: Service, plan: Plan) -> None:
     last = np.frombuffer(files.iterate(plan.recipe.rounds).read_bytes(), dtype="<f4")
     assert np.isfinite(last).all()
     assert (files.exported / "adapter_model.safetensors").is_file()
+
+
+def check_screen(owner: Owner, plan: Plan, capsys: Any) -> None:
+    """The owner reads what is sampled: rows, or users of whom some rows are taken."""
+    capsys.readouterr()
+    say("participant", "plan", "show", plan.run_id, "--config", owner.directory)
+    shown = " ".join(capsys.readouterr().out.split())
+    by_user = plan.privacy.unit == "user"
+    assert ("dataset rows (24 rows of 8 users)" if by_user else "dataset rows (24 rows)") in shown
+    sampled = "user (at most 2 of a user's rows)" if by_user else "row"
+    assert f"sampling each {sampled} with probability 0.5." in shown
 
 
 def check_ledger(owner: Owner, plan: Plan) -> None:
