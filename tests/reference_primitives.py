@@ -124,6 +124,14 @@ def gcm_seal(key: bytes, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
     return sealed + (tag ^ first).to_bytes(16, "big")
 
 
+def gcm_open(key: bytes, nonce: bytes, box: bytes, aad: bytes) -> bytes:
+    """The plaintext of :func:`gcm_seal`, or ``ValueError``."""
+    plaintext = gcm_seal(key, nonce, box[:-16], b"")[:-16]  # the same key stream again
+    if gcm_seal(key, nonce, plaintext, aad) != box:
+        raise ValueError("sealed bytes do not authenticate")
+    return plaintext
+
+
 def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 16)
 

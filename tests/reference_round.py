@@ -1,5 +1,6 @@
 """A whole round of suite 1 on the complete graph, computed anew from docs/protocol.md: from what each participant drew
 to the sum and the transcript. Plain numbers and bytes; nothing from ``privacy``, ``participant`` or ``coordinator``.
+What is otherwise in suite 2 is in :mod:`tests.reference_hybrid`.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def derived(secret: bytes, label: str, *parts: bytes, salt: bytes = b"") -> bytes:
+def derived(secret: bytes, label: str, *parts: bytes, salt: bytes = b"", length: int = 32) -> bytes:
     """Section 3: HKDF under a label."""
-    return hkdf(secret, salt=salt, info=framed(b"onlysum/1/" + label.encode(), *parts))
+    return hkdf(secret, salt=salt, info=framed(b"onlysum/1/" + label.encode(), *parts), length=length)
 
 
 def split(secret: bytes, threshold: int, points: Sequence[int], drawn: Drawn) -> dict[int, bytes]:
@@ -160,7 +161,7 @@ class Round:
     def advertisement(self, one: Member) -> dict[str, str]:
         """Section 5.1."""
         one.masking_secret, one.channel_secret = one.drawn.take(32), one.drawn.take(32)
-        masking, channel, nonce = x25519_public(one.masking_key), x25519_public(one.channel_secret), one.drawn.take(16)
+        (masking, channel), nonce = self.public_keys(one), one.drawn.take(16)
         body = framed(*self.at, self.previous, self.adapter, one.name.encode(), masking, channel, nonce)
         one.public = {"masking": masking, "channel": channel}
         return {
@@ -171,6 +172,14 @@ class Round:
             "signature": self.signed("ADVERTISE_KEYS", one.name, b"", body),
         }
 
+    def public_keys(self, one: Member) -> tuple[bytes, bytes]:
+        """Section 3: the masking key and the channel key."""
+        return x25519_public(one.masking_key), x25519_public(one.channel_secret)
+
+    def pair(self, _one: Member, _peer: str) -> tuple[bytes, bytes]:
+        """Section 3.1: what is sealed beside the shares, and its commitment; nothing in suite 1."""
+        return b"", b""
+
     def bundle(self, one: Member) -> dict[str, Any]:
         """Section 5.2."""
         one.seed = one.drawn.take(32)
@@ -178,20 +187,26 @@ class Round:
         points = {name: self.roster.index(name) + 1 for name in self.u1}
         masking = split(one.masking_secret, threshold, list(points.values()), one.drawn)
         seeds = split(one.seed, threshold, list(points.values()), one.drawn)
+        self.shares |= {(one.name, name): (masking[x], seeds[x]) for name, x in points.items()}
+        boxes = {
+            name: b"" if name == one.name else self.sealed(one, name, masking[x] + seeds[x])
+            for name, x in points.items()
+        }
+        pairs = {name: self.pair(one, name) for name in points}
         leaves, hashes, sealed = [], [], []
         for name, x in points.items():
-            self.shares[one.name, name] = (masking[x], seeds[x])
-            box = b"" if name == one.name else self.sealed(one, name, masking[x] + seeds[x])
+            box, (pair, promised) = boxes[name], pairs[name]
             leaf = [
-                sha256(box),
+                sha256(box + pair),
                 *(
                     self.share_hash(kind, one.name, name, s)
                     for kind, s in (("masking", masking[x]), ("seed", seeds[x]))
                 ),
             ]
+            leaf += [promised] if promised else []
             hashes.append(digest("merkle-leaf", name.encode(), *leaf))
             leaves.append({"recipient": name, "hashes": [part.hex() for part in leaf]})
-            sealed.append(box.hex())
+            sealed.append((box + pair).hex())
         commitment = digest("seed-commitment", self.ctx, one.name.encode(), one.seed)
         root = merkle_root(hashes)
         return {

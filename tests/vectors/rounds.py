@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
+from unittest.mock import patch
 
 import numpy as np
 
 from coordinator.phase import Phase
 from coordinator.round import CoordinatorRound
+from privacy.secagg.kem import KemPublicKey
 from privacy.secagg.messages import Advertisement, Receipt, ShareBundle, SurvivorSignature, UnmaskShares
+from privacy.secret import SecretBytes
+from tests import reference_kem
 from tests.federation import Federation, SeededSource, SimulatedParticipant
 
 ADAPTER: Final = b"the global adapter of a test"
@@ -23,6 +28,10 @@ ROUNDS: Final[dict[str, tuple[dict[str, Any], dict[str, Phase]]]] = {
     "round_n5_f0_packed_lanes_drop2": (
         {"n": 5, "f": 0, "seed": 2, "min_survivors": 3, "encoding": PACKED},
         {"alice": Phase.COLLECT_MASKED, "dave": Phase.SHARE_KEYS},
+    ),
+    "round_n4_f0_suite_2_drop1": (
+        {"n": 4, "f": 0, "seed": 5, "suite": 2, "min_survivors": 3},
+        {"bob": Phase.COLLECT_MASKED},
     ),
 }
 
@@ -141,8 +150,21 @@ def said_in(federation: Federation, lost: Mapping[str, Phase]) -> dict[str, Any]
     }
 
 
+@contextmanager
+def encapsulating_from(source: Any) -> Iterator[None]:
+    """Let the reference encapsulate, from a participant's source: the library would draw its own randomness."""
+
+    def encapsulate(key: KemPublicKey) -> tuple[SecretBytes, bytes]:
+        shared, ciphertext = reference_kem.encapsulated(key._key.public_bytes_raw(), source.token_bytes(32))
+        return SecretBytes(shared), ciphertext
+
+    with patch.object(KemPublicKey, "encapsulate", encapsulate):
+        yield
+
+
 def _answer(federation: Federation, one: SimulatedParticipant, told: Any) -> Any:
-    (answer,) = one.hear(told)
+    with encapsulating_from(one.source):
+        (answer,) = one.hear(told)
     assert federation.round is not None
     assert Federation._hand_over(federation.round, answer)
     return answer
@@ -167,11 +189,12 @@ def _form(answer: Any) -> Any:
                             leaf.ciphertext_hash.hex(),
                             leaf.masking_share_hash.hex(),
                             leaf.seed_share_hash.hex(),
+                            *([leaf.pair_commitment.hex()] if leaf.pair_commitment else []),
                         ],
                     }
                     for leaf in answer.leaves
                 ],
-                "sealed": [box.hex() for box in answer.sealed],
+                "sealed": [(box + answer.pair_at(at).sealed).hex() for at, box in enumerate(answer.sealed)],
                 "root": answer.root.hex(),
                 "seed_commitment": answer.seed_commitment.hex(),
                 "signature": answer.signature.hex(),
