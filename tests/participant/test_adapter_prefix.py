@@ -39,23 +39,29 @@ def blocks_of(model: Any, kind: str) -> Any:
     return inner.vit.layers if kind == "image" else inner.bert.encoder.layer
 
 
-def updates(world: World) -> tuple[list[np.ndarray], TorchTrainer]:
-    trainer = world.trainer(SeededRandom("secret"))
+def updates(world: World, **materials: Any) -> tuple[list[np.ndarray], TorchTrainer]:
+    trainer = world.trainer(SeededRandom("secret"), **materials)
     start = joined(world.plan.recipe, read_initial(world.initial, world.plan.recipe.adapter))
     return [trainer.train(number, start, silent) for number in (1, 2)], trainer
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
-@pytest.mark.parametrize("mode", ["none", "local", "distributed", "distributed-participant"])
+@pytest.mark.parametrize(
+    ("mode", "precision"),
+    [
+        ("none", "float32"), ("local", "float32"), ("distributed", "float32"), ("distributed-participant", "float32"),
+        ("local", "bfloat16"),
+    ],
+)  # fmt: skip
 def test_updates_have_the_same_bits_with_and_without_the_lower_blocks(
-    kind: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, mode: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = upper(tmp_path, kind, mode=mode, method="fedit")
-    short, trainer = updates(world)
+    short, trainer = updates(world, precision=precision)
     assert len(blocks_of(trainer._sums_loaded.engine.adapted.model, kind)) == 1
     assert ACTIVATIONS in trainer._sums_loaded.examples.inputs
     monkeypatch.setattr(prefixes, "MOST_BYTES", 0)
-    long, trainer = updates(world)
+    long, trainer = updates(world, precision=precision)
     assert len(blocks_of(trainer._sums_loaded.engine.adapted.model, kind)) == 2
     assert all(np.array_equal(one, other) for one, other in zip(short, long, strict=True))
 
