@@ -58,7 +58,7 @@ def report(
         Path | None, typer.Option("--config", envvar="ONLYSUM_HOME", metavar="DIR", help="The daemon's directory.")
     ] = None,
 ) -> None:
-    """Take a run's report out of a daemon's directory, after verifying it.
+    """Verify a run's report and take it out of a daemon.
 
     Example: onlysum audit report 3f2a --config alice -o report.json
     """

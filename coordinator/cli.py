@@ -231,7 +231,7 @@ def doctor(
 
 @app.command()
 def migrate(config: Directory = HERE, as_json: AsJson = False) -> None:
-    """Bring the database to this version's schema; ``start`` does so by itself.
+    """Bring the database to this version's schema. `start` does so by itself.
 
     Example: onlysum coordinator migrate
     """
@@ -252,7 +252,9 @@ def backup(
     config: Directory = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Write configuration, keys, database and runs to one archive, while the service runs or not.
+    """Write configuration, keys, database and runs to one archive.
+
+    The service may run meanwhile.
 
     Example: onlysum coordinator backup /secure/clinic.tar.gz
     """
@@ -270,7 +272,9 @@ def restore(
     config: Directory = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Restore a backup into a directory that has no coordinator yet; open attempts are given up.
+    """Restore a backup where no coordinator is yet.
+
+    Open attempts are given up, because participants may have passed them.
 
     Example: onlysum coordinator restore /secure/clinic.tar.gz --config clinic
     """

@@ -85,7 +85,9 @@ def show_one(
 
 @app.command()
 def fingerprint(config: Directory = HERE, as_json: AsJson = False) -> None:
-    """Print the fingerprints that owners compare by telephone: authority, operator, members.
+    """Print the fingerprints to compare by telephone.
+
+    They are the authority's, the operator's and the members'.
 
     Example: onlysum coordinator member fingerprint
     """
@@ -107,7 +109,7 @@ def fingerprint(config: Directory = HERE, as_json: AsJson = False) -> None:
 def revoke(
     name: Annotated[str, typer.Argument(help="A member.")], config: Directory = HERE, as_json: AsJson = False
 ) -> None:
-    """Revoke a member's key at once; runs with it on the roster end.
+    """Revoke a member's key at once. Runs with it on the roster end.
 
     Example: onlysum coordinator member revoke hospital-a
     """

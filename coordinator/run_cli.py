@@ -38,7 +38,9 @@ def create(
     config: Directory = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Bind a draft to a roster, calibrate, sign, and propose the plan to everybody.
+    """Bind a draft to a roster and propose the plan to everybody.
+
+    Noise and ring are calibrated to the roster, and the plan is signed.
 
     Example: onlysum coordinator run create digits/ --members a,b,c
     """
@@ -171,7 +173,9 @@ def show_one(run: RunName, config: Directory = HERE, as_json: AsJson = False) ->
 
 @app.command()
 def watch(run: RunName, config: Directory = HERE, as_json: AsJson = False) -> None:
-    """Follow a run phase by phase until it ends; exit code 0 if it completed, 4 if not.
+    """Follow a run phase by phase until it ends.
+
+    The exit code is 0 if it completed, 4 if not.
 
     Example: onlysum coordinator run watch 0a1b
     """
@@ -239,7 +243,9 @@ def export(
     config: Directory = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Copy a completed run's adapter, model card, report, plan and evaluations.
+    """Copy a completed run's adapter, report and plan.
+
+    The adapter's model card and the signed evaluations go with them.
 
     Example: onlysum coordinator run export 0a1b -o result
     """

@@ -42,7 +42,9 @@ def join(
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Enrol with an invitation: make keys, get a certificate, write a policy that allows nothing.
+    """Enrol with an invitation.
+
+    Makes keys, gets a certificate, and writes a policy that allows nothing.
 
     Example: onlysum participant join TOKEN --config clinic-a
     """
@@ -144,7 +146,9 @@ def _roster(here: Opened, plan: Plan) -> str:
 
 @app.command()
 def pause(config: Directory = None, as_json: AsJson = False) -> None:
-    """Take no part in further attempts until resumed; what has been sent stays sent.
+    """Take no part in further attempts until resumed.
+
+    What has been sent stays sent.
 
     Example: onlysum participant pause
     """
@@ -168,7 +172,9 @@ def leave(
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Leave the federation: no daemon starts here again; ledger and decisions stay.
+    """Leave the federation. Ledger and decisions stay.
+
+    No daemon starts here again.
 
     Example: onlysum participant leave --yes
     """
@@ -194,7 +200,7 @@ def doctor(
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check directory, configuration, policy, ledger, data and connection.
+    """Check configuration, policy, ledger, data and connection.
 
     Example: onlysum participant doctor --bundle report.zip
     """
@@ -221,7 +227,9 @@ def backup(
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write identity, policy, plans, journals and ledger to one archive, while the daemon runs or not.
+    """Write identity, policy, plans and ledger to one archive.
+
+    The journals of runs are in it too. The daemon may run meanwhile.
 
     Example: onlysum participant backup /secure/clinic-a.tar.gz
     """

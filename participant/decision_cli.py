@@ -61,7 +61,9 @@ def show_plan(
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a plan on one screen: what happens, what leaves, what it costs, whom you trust.
+    """Show a plan on one screen.
+
+    What happens here, what leaves, what it costs, whom you trust.
 
     Example: onlysum participant plan show 3f2a
     """
@@ -89,7 +91,9 @@ def show_plan(
 
 @app.command("dry-run")
 def dry_run(run: Run, dataset: Dataset = None, config: Directory = None, as_json: AsJson = False) -> None:
-    """Load base and data and run the self-check; nothing is sent and nothing charged.
+    """Load base and data and run the self-check.
+
+    Nothing is sent and nothing charged.
 
     Example: onlysum participant plan dry-run 3f2a
     """
@@ -137,7 +141,9 @@ def dry_run(run: Run, dataset: Dataset = None, config: Directory = None, as_json
 
 @app.command("approve")
 def approve(run: Run, who: As = "", dataset: Dataset = None, config: Directory = None, as_json: AsJson = False) -> None:
-    """Approve a plan; the daemon runs the self-check and tells the coordinator.
+    """Approve a plan.
+
+    The daemon runs the self-check and tells the coordinator.
 
     Example: onlysum participant plan approve 3f2a --as "Anna Meier"
     """

@@ -176,7 +176,7 @@ def _spent(here: Opened, policy: Policy, name: str) -> tuple[dict[str, Json], li
 
 @ledger_app.command("verify")
 def verify_ledger(config: Directory = None, as_json: AsJson = False) -> None:
-    """Read the whole ledger again and check its chain and every signature.
+    """Check the whole ledger: its chain and every signature.
 
     Example: onlysum participant ledger verify
     """
@@ -201,7 +201,9 @@ def export_ledger(
 
 @member_app.command("list")
 def list_members(config: Directory = None, as_json: AsJson = False) -> None:
-    """List who is enrolled, as the coordinator says, with the fingerprints to compare by telephone.
+    """List who is enrolled, with fingerprints to compare.
+
+    It is the coordinator who says so, until the fingerprints are compared by telephone.
 
     Example: onlysum participant member list
     """
@@ -235,7 +237,9 @@ def list_members(config: Directory = None, as_json: AsJson = False) -> None:
 
 @member_app.command("fingerprint")
 def own_fingerprint(config: Directory = None, as_json: AsJson = False) -> None:
-    """Show this participant's own fingerprint, to be read to the other owners, and the authority's.
+    """Show this participant's own fingerprint.
+
+    It is to be read to the other owners; the authority's stands beside it.
 
     Example: onlysum participant member fingerprint
     """

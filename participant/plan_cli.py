@@ -32,7 +32,9 @@ def build(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DRAFT", help="The directory to make.")],
     as_json: AsJson = False,
 ) -> None:
-    """Turn a recipe into a draft: hash the base, make the initial adapter, lay out the vector.
+    """Turn a recipe into a draft.
+
+    Hashes the base, makes the initial adapter and lays out the vector.
 
     Example: onlysum plan build recipe.toml -o draft
     """
@@ -53,7 +55,9 @@ def build(
 
 @app.command()
 def check(file: File, as_json: AsJson = False) -> None:
-    """Check a draft or plan: every rule of the protocol, its method, its claim.
+    """Check a draft or plan against every rule.
+
+    The protocol's, those of its method, and its claim.
 
     Example: onlysum plan check draft
     """

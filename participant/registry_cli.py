@@ -117,7 +117,7 @@ def _text(value: Json) -> str:
 
 @dataset_app.command("test")
 def check_dataset(name: Name, config: Directory = None, as_json: AsJson = False) -> None:
-    """Parse a dataset again and say whether it is still what was registered.
+    """Parse a dataset again and compare it with what was added.
 
     Example: onlysum participant dataset test wards
     """
@@ -134,7 +134,9 @@ def check_dataset(name: Name, config: Directory = None, as_json: AsJson = False)
 
 @dataset_app.command("remove")
 def remove_dataset(name: Name, config: Directory = None, as_json: AsJson = False) -> None:
-    """Forget a dataset; its files stay, and what was charged to its population stays charged.
+    """Forget a dataset. Its files stay.
+
+    What was charged to its population stays charged.
 
     Example: onlysum participant dataset remove wards
     """

@@ -35,7 +35,7 @@ def empirical(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Train a tiny model on canaries and see if they contradict the claim.
+    """Train on canaries and see if they contradict the claim.
 
     Ten participants train a made-up plan with a claimed epsilon of 2, through
     the code that daemons run. A pass cannot prove a claim: the bound could

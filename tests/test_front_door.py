@@ -169,3 +169,20 @@ def test_every_place_has_help_of_eighty_columns_without_options_of_the_shell(
     assert out.startswith(f"Usage: onlysum {place}")
     assert "--install-completion" not in out
     assert max(len(line) for line in out.splitlines()) <= 80
+
+
+def test_every_command_says_what_it_does_in_whole_sentences_and_shows_an_example(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    waiting, seen = [""], 0
+    while waiting:
+        words = waiting.pop()
+        code, out, _ = run(f"{words} --help", capsys)
+        seen, (_, found, listed) = seen + 1, out.partition("\nCommands:\n")
+        assert code == 0
+        assert found or "Example: onlysum" in out, words
+        for line in listed.splitlines():
+            assert not line.endswith("..."), f"the caption is cut: {line}"
+            if line.startswith("  ") and not line.startswith("   "):
+                waiting.append(f"{words} {line.split()[0]}")
+    assert seen > 60
