@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 import methods
 from participant.adapters.adapted import ADAPTER_FILE, CONFIG_FILE, AdaptedModel, config_json
 from participant.adapters.gradients import GradientEngine
-from participant.adapters.sums import EMPTY, Clip, GradientSums
+from participant.adapters.sums import EMPTY, Clip, GradientSums, joined
 from participant.examples import IMAGES, Examples
 from privacy.draft import Recipe
 from privacy.errors import LocalError
@@ -36,6 +36,7 @@ BFLOAT16_TOLERANCE: Final = 5e-2  # products of another shape, rounded to 8 bits
 LOGIT_TOLERANCE: Final = 1e-4  # relative to the largest answer
 STEP_NORM: Final = 1.0  # length of the trial step of each stream: what it changes must show when it is reloaded
 HUGE: Final = 1e6  # factor of the inputs of an example that must not get through the clip
+ROWS_OF_A_USER: Final = 2  # of a made-up one
 SINGLE_EXAMPLES: Final = 4  # compared with a gradient of their own, one by one
 
 CleanBase = Callable[[], torch.nn.Module]
@@ -158,12 +159,19 @@ class SelfCheck:
             huge.inputs[IMAGES][0] *= HUGE
         sums = GradientSums(self.engine, huge, self._size, home_slots)
         clip = Clip(sensitivity=self.privacy.sensitivity, clip_norm=float(self.privacy.clip_norm))
-        everyone = np.arange(self._size)
-        total = sums.clipped(everyone, **clip)
-        for place in {0, self._size - 1}:
-            moved = total - sums.clipped(np.delete(everyone, place), **clip)
+        by_user = self.privacy.unit == "user"
+        units = np.array_split(np.arange(self._size), max(1, self._size // (ROWS_OF_A_USER if by_user else 1)))
+
+        def sum_of(some: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+            return sums.clipped_means(some, **clip) if by_user else sums.clipped(joined(some), **clip)
+
+        total = sum_of(units)
+        for place in {0, len(units) - 1}:
+            moved = total - sum_of(units[:place] + units[place + 1 :])
             if sum(int(entry) ** 2 for entry in moved) > self.privacy.sensitivity**2:
-                _fail("sensitivity", f"one example moves the sum by more than D = {self.privacy.sensitivity}")
+                _fail(
+                    "sensitivity", f"one {self.privacy.unit} moves the sum by more than D = {self.privacy.sensitivity}"
+                )
         if not total.any():
             _fail("sensitivity", "the clipped sum of all examples is zero")
 

@@ -29,7 +29,7 @@ from participant.adapters.adapted import AdaptedModel, read_initial
 from participant.adapters.device import find_device
 from participant.adapters.fast import choose_engine
 from participant.adapters.prefix import shortened
-from participant.adapters.sums import Clip, GradientSums
+from participant.adapters.sums import Clip, GradientSums, joined
 from participant.data import Columns
 from participant.examples import Examples, load_examples, synthetic_examples
 from participant.keystream import KeyBook
@@ -253,12 +253,12 @@ class TorchTrainer:
 
     def _clipped(self, batch: list[Integers]) -> Integers:
         if self._plan.privacy.unit != "user":
-            return self._sums_loaded.clipped(_joined(batch), **self._clip)
+            return self._sums_loaded.clipped(joined(batch), **self._clip)
         return self._sums_loaded.clipped_means(batch, **self._clip)
 
     def _plain(self, batch: list[Integers]) -> Wide:
         """Sum the batch's gradients without a clip: in mode none, or where the whole difference is clipped later."""
-        return self._sums_loaded.plain(_joined(batch))
+        return self._sums_loaded.plain(joined(batch))
 
     def _rows_of_units(self, examples: Examples) -> list[Integers]:
         rows = np.arange(len(examples), dtype=np.int64)
@@ -303,7 +303,3 @@ def learning_rates(plan: Plan) -> Wide:
 def _unit(plan: Plan) -> float:
     """Return what one integer step of a clipped gradient stands for: C / r."""
     return float(plan.privacy.clip_norm) / clip_radius(plan.privacy.sensitivity, plan.recipe.entries)
-
-
-def _joined(batch: list[Integers]) -> Integers:
-    return np.concatenate(batch) if batch else np.empty(0, dtype=np.int64)

@@ -84,8 +84,7 @@ class GradientSums:
 
     def _means(self, users: Sequence[Rows]) -> Iterator[torch.Tensor]:
         """Yield the mean gradient, float64, of each user with a row that fits: added up row by row in any company."""
-        everybody = np.concatenate([np.empty(0, dtype=np.int64), *users])
-        gradients = (row.double() for slots in self._micro_batches(everybody) for row in self._gradients(slots))
+        gradients = (row.double() for slots in self._micro_batches(joined(users)) for row in self._gradients(slots))
         for rows in users:
             if fit := int(np.isin(rows, self.examples.unfit, invert=True).sum()):
                 yield reduce(torch.add, islice(gradients, fit)) / fit
@@ -113,6 +112,11 @@ class GradientSums:
             batch[slots[turns == turn]] = rows[turns == turn]
             batch[np.isin(batch, self.examples.unfit)] = EMPTY
             yield batch
+
+
+def joined(units: Sequence[Rows]) -> Rows:
+    """Return the rows of some units of privacy, one after the other."""
+    return np.concatenate([np.empty(0, dtype=np.int64), *units])
 
 
 def _turns(slots: Rows) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from participant.adapters.adapted import AdaptedModel, read_initial
 from participant.adapters.fast import FastEngine
 from participant.adapters.gradients import GradientEngine, Losses, example_losses
 from participant.adapters.reference import OpacusEngine
+from participant.adapters.sums import GradientSums, joined
 from participant.examples import Examples, synthetic_examples
 from participant.selfcheck import SelfCheck
 from participant.trainer import Precision
@@ -193,6 +195,17 @@ def test_the_self_check_refuses_the_same_faults_in_bfloat16(fault: str, world: W
     plant(adapted)
     with pytest.raises(LocalError, match=words):
         check(world, adapted)
+
+
+def test_the_self_check_refuses_users_whose_rows_are_clipped_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, "text", mode="distributed", unit="user", max_rows_per_user=2, units=8)
+    check(world)
+    monkeypatch.setattr(GradientSums, "clipped_means", lambda sums, users, **clip: sums.clipped(joined(users), **clip))
+    small = world.plan.privacy.model_copy(update={"clip_norm": "0.001"})  # each row is clipped to D
+    with pytest.raises(LocalError, match="sensitivity: one user moves the sum"):
+        replace(self_check(world, FastEngine(world.adapted())), privacy=small).run()
 
 
 def contrastive(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
