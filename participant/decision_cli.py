@@ -8,11 +8,16 @@ Leaves to others: the rules (``approval``), the page (``screen``).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from participant.console import As, AsJson, Directory, Json, Run, moment, opened, show, table, write_new
+
+if TYPE_CHECKING:
+    from participant.approval import Judged
+    from participant.daemon import Opened
+    from participant.workplace import Assignment
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="See, approve and refuse plans.")
 
@@ -99,17 +104,44 @@ def dry_run(run: Run, dataset: Dataset = None, config: Directory = None, as_json
     """
     from participant.assessment import Outcome
     from participant.daemon import torch_trainer
-    from participant.workplace import Assignment
+    from participant.registry_cli import unchanged
     from privacy.claims import graph_words, suite_words
-    from privacy.errors import LocalError
 
     here = opened(config)
     run_id = here.desk.shelf.find(run)
     judged = here.desk.judge_run(run_id, dataset)
+    assignment = _assignment(here, run_id, judged)
+    same = unchanged(assignment.dataset)
+    torch_trainer(assignment, strict=True).prepare()
+    plan, unmet = judged.verified.plan, [one for one in judged.assessment.rules if one.outcome is not Outcome.MET]
+    value: Json = {
+        "run": run_id,
+        "dataset": assignment.dataset.name,
+        "ok": True,
+        "unchanged": same,
+        "suite": plan.suite,
+        "graph": plan.graph.kind,
+        "roster": judged.assessment.roster,
+        "unmet": [{"rule": one.name, "outcome": one.outcome.value, "says": one.says} for one in unmet],
+    }
+    lines = [
+        f"The self-check of run {run_id[:8]} passed with dataset {assignment.dataset.name}; nothing was charged.",
+        *([] if same else ["The dataset's bytes are not those that were registered; its size is."]),
+        f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: {judged.assessment.roster}",
+        *(f"{one.outcome.value:<15}{one.name}: {one.says}" for one in unmet),
+    ]
+    show(value, lines, as_json=as_json)
+
+
+def _assignment(here: Opened, run_id: str, judged: Judged) -> Assignment:
+    """Return what a trainer would be made from, before anybody has approved."""
+    from participant.workplace import Assignment
+    from privacy.errors import LocalError
+
     if judged.dataset is None or judged.model is None:
         what = "dataset" if judged.dataset is None else "base model"
         raise LocalError("E-NOT-FOUND", f"the plan's {what} is not registered here")
-    assignment = Assignment(
+    return Assignment(
         verified=judged.verified,
         me=here.owner.name,
         dataset=judged.dataset,
@@ -120,23 +152,6 @@ def dry_run(run: Run, dataset: Dataset = None, config: Directory = None, as_json
         engine=here.settings.engine,
         precision=here.settings.precision,
     )
-    torch_trainer(assignment, strict=True).prepare()
-    plan, unmet = judged.verified.plan, [one for one in judged.assessment.rules if one.outcome is not Outcome.MET]
-    value: Json = {
-        "run": run_id,
-        "dataset": judged.dataset.name,
-        "ok": True,
-        "suite": plan.suite,
-        "graph": plan.graph.kind,
-        "roster": judged.assessment.roster,
-        "unmet": [{"rule": one.name, "outcome": one.outcome.value, "says": one.says} for one in unmet],
-    }
-    lines = [
-        f"The self-check of run {run_id[:8]} passed with dataset {judged.dataset.name}; nothing was charged.",
-        f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: {judged.assessment.roster}",
-        *(f"{one.outcome.value:<15}{one.name}: {one.says}" for one in unmet),
-    ]
-    show(value, lines, as_json=as_json)
 
 
 @app.command("approve")

@@ -122,12 +122,7 @@ def check_dataset(name: Name, config: Directory = None, as_json: AsJson = False)
     Example: onlysum participant dataset test wards
     """
     entry = opened(config).desk.registry.dataset(name)
-    facts = _facts(Path(entry.path), entry.input_column, entry.label_column, entry.user_column)
-    now, then = (facts["rows"], facts["users"]), (entry.rows, entry.users)
-    if now != then:
-        detail = f"{name} has {now[0]} rows and {now[1]} users, registered were {then[0]} and {then[1]}"
-        raise LocalError("E-DATA-MISMATCH", f"{detail}; remove it and add it again")
-    same = facts["sha256"] == entry.sha256
+    same = unchanged(entry)
     says = "as it was registered" if same else "of the registered size, but its bytes have changed"
     show({"name": name, "unchanged": same}, [f"{name}: {entry.rows} rows, {says}."], as_json=as_json)
 
@@ -143,6 +138,20 @@ def remove_dataset(name: Name, config: Directory = None, as_json: AsJson = False
     registry = opened(config).desk.registry
     registry.remove(registry.dataset(name))
     show({"removed": name}, [f"{name} is no longer registered; its files are where they were."], as_json=as_json)
+
+
+def unchanged(entry: DatasetEntry) -> bool:
+    """Say whether a dataset's bytes are those that were registered.
+
+    Raises:
+        LocalError: ``E-DATA-MISMATCH``, it has another size: plans that count its units no longer fit.
+    """
+    facts = _facts(Path(entry.path), entry.input_column, entry.label_column, entry.user_column)
+    now, then = (facts["rows"], facts["users"]), (entry.rows, entry.users)
+    if now != then:
+        detail = f"{entry.name} has {now[0]} rows and {now[1]} users, registered were {then[0]} and {then[1]}"
+        raise LocalError("E-DATA-MISMATCH", f"{detail}; remove it and add it again")
+    return facts["sha256"] == entry.sha256
 
 
 def _dataset_json(entry: DatasetEntry) -> dict[str, Json]:

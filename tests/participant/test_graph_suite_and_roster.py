@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from participant.assessment import Outcome, assess
 from participant.cli import app
 from participant.policy import parse_policy
+from participant.registry import Registry
 from privacy.errors import OnlysumError
 from privacy.plan import Plan
 from tests.participant.enrolled import authority, enrol, equip, propose
@@ -195,8 +196,18 @@ def test_a_dry_run_names_graph_suite_and_roster_and_every_rule_that_is_not_met(s
             """Nothing to check."""
 
     monkeypatch.setattr("participant.daemon.torch_trainer", lambda assignment, **_: Ready())
+    found = {"rows": 0, "users": 0, "sha256": "changed"}
+    monkeypatch.setattr("participant.registry_cli._facts", lambda *_: found)
     run = proposed(home, policy_text(roster=PEERS[1:]), owned_plan(**STRONG))
+    entry = Registry(home).datasets()[0]
+    found |= {"rows": entry.rows + 1, "users": entry.users}
+    with pytest.raises(OnlysumError, match=f"E-DATA-MISMATCH.*has {entry.rows + 1} rows"):
+        say("plan", "dry-run", run)
+    found["rows"] = entry.rows
+    assert "The dataset's bytes are not those that were registered" in say("plan", "dry-run", run)
+    found["sha256"] = entry.sha256
     said = say("plan", "dry-run", run)
+    assert "not those that were registered" not in said
     assert "suite 1: X25519" in said
     assert "graph k-regular: at most 28 neighbours" in said
     assert "roster: unverified" in said
