@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from participant import daemon
 from participant.authoring import build_draft
 from participant.joining import join
 from privacy.dp.events import round_event
+from privacy.error_codes import REGISTRY
 from privacy.ledger_entries import Charge, Unprotected
 from privacy.plan import Plan
 from protos import codec
@@ -155,6 +157,8 @@ def test_a_run_from_its_recipe_to_reports_that_agree_although_one_participant_le
             check_ledger(owners[name], plan)
         check_screen(owners["alice"], plan, capsys)
         check_reports(service, owners["alice"], plan, capsys)
+        if kind == "text":
+            check_dry_run(owners["alice"], plan, capsys)
     finally:
         for one in owners.values():
             one.end()
@@ -181,6 +185,20 @@ def check_screen(owner: Owner, plan: Plan, capsys: Any) -> None:
     assert ("dataset rows (24 rows of 8 users)" if by_user else "dataset rows (24 rows)") in shown
     sampled = "user (at most 2 of a user's rows)" if by_user else "row"
     assert f"sampling each {sampled} with probability 0.5." in shown
+
+
+def check_dry_run(owner: Owner, plan: Plan, capsys: Any) -> None:
+    """A row that the plan cannot use is named to the owner who asks."""
+    words = ["participant", "plan", "dry-run", plan.run_id, "--config", str(owner.directory)]
+    assert onlysum.run(words) == 0
+    dataset = owner.directory.with_suffix(".jsonl")
+    *others, last = dataset.read_text().splitlines()
+    dataset.write_text("\n".join([*others, json.dumps({**json.loads(last), "label": "zebra"})]))
+    capsys.readouterr()
+    assert onlysum.run(words) == REGISTRY["E-DATA-MISMATCH"].fault.value
+    told = capsys.readouterr().err
+    assert f"alice.jsonl row {ROWS}: its label is not among the plan's" in told
+    assert "zebra" not in told
 
 
 def check_ledger(owner: Owner, plan: Plan) -> None:
