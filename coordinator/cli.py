@@ -49,44 +49,27 @@ def init(
 
     Example: onlysum coordinator init clinic --name clinics --operator "Institute" --address sum.example.org:8443
     """
-    from coordinator import authority as authorities
-    from coordinator import config
-    from coordinator.store import Store
-    from protos import durable
+    from coordinator.config import Home, render
+    from coordinator.founding import found
     from protos.credentials import fingerprint
     from protos.invitation import is_address
     from protos.system import SystemRandom
 
-    home = config.Home(directory)
+    home, enrolment = Home(directory), enrolment_address or _next_port(address)
     if home.config.exists():
         raise LocalError("E-EXISTS", str(home.config))
-    enrolment = enrolment_address or _next_port(address)
     for option, given in (("--address", address), ("--enrolment-address", enrolment)):
         if not is_address(given):
             raise LocalError("E-USAGE", f"{option} {given!r} is not host:port with a port from 1 to 65535")
-    text = config.render(
-        federation=name,
-        operator=operator,
-        also=also or [],
-        participants=address,
-        enrolment=enrolment,
-    )
-    settings = config.parse(text)
-    home.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    Store.create(home.database_url(settings)).close()  # before the keys: a full disk is noticed here
-    hosts = sorted({settings.participants.host, settings.enrolment.host})
-    made = authorities.create_authority(federation=name, hosts=hosts, random=SystemRandom(), now=now())
-    authorities.save_authority(home.authority, made)
-    home.runs.mkdir(exist_ok=True)
-    home.spool(settings).mkdir(mode=0o700, exist_ok=True)
-    durable.write(home.config, text.encode())  # last: a directory with this file is complete
+    text = render(federation=name, operator=operator, also=also or [], participants=address, enrolment=enrolment)
+    made = found(home, text, now=now(), random=SystemRandom())
     value: Json = {
         "directory": str(directory),
         "federation": name,
         "authority_fingerprint": made.fingerprint,
         "operator_fingerprint": fingerprint(made.operator.public),
-        "address": settings.participants.address,
-        "enrolment_address": settings.enrolment.address,
+        "address": address,
+        "enrolment_address": enrolment,
     }
     lines = [
         f"Made {directory}/: coordinator.toml, authority/ (keys, 0600), coordinator.db",

@@ -20,6 +20,7 @@ import onlysum
 from coordinator import attempt_rows
 from coordinator.config import render
 from coordinator.tables import runs
+from privacy.errors import LocalError
 from privacy.secagg.messages import Position
 from protos.invitation import decode_invitation
 from tests.coordinator.world import RUN_ID, World
@@ -94,6 +95,27 @@ def test_init_makes_private_keys_and_refuses_to_do_it_twice(home: Path, capsys: 
     assert {path.stat().st_mode & 0o777 for path in (home / "authority").iterdir()} == {0o600}
     words = ["init", str(home), "--name", "clinics", "--operator", "I"]
     assert failed(capsys, *words, code=2) == "E-EXISTS"
+
+
+def test_a_directory_that_lost_its_configuration_keeps_its_keys(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = {path.name: path.read_bytes() for path in (home / "authority").iterdir()}
+    (home / "coordinator.toml").unlink()
+    assert onlysum.run(["coordinator", "init", str(home), "--name", "clinics", "--operator", "I"]) == 2
+    assert "coordinator.toml is missing; bring that back" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (home / "authority").iterdir()} == keys
+
+
+def test_a_disk_that_is_full_at_the_beginning_leaves_no_keys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(url: str) -> None:
+        raise LocalError("E-DISK-FULL", url)
+
+    words = ["init", str(tmp_path / "new"), "--name", "clinics", "--operator", "I"]
+    with monkeypatch.context() as patched:
+        patched.setattr("coordinator.store.Store.create", full)
+        assert failed(capsys, *words, code=1) == "E-DISK-FULL"
+    assert said(capsys, *words)["federation"] == "clinics"
 
 
 def test_a_wrong_name_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
