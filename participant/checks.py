@@ -195,8 +195,6 @@ def _check_members(party: Party, record: UpdateMasked, proposal: SurvivorProposa
     check_set(members, within=record.u2, least=party.rules.m, phase=phase)
     if party.me not in members:
         raise refuse("E-ROUND-SET", phase, "this participant is not among the survivors")
-    if proposal.survivors.u2_hash != record.receipt.u2_hash:
-        raise refuse("E-ROUND-SET", phase, "the survivors masked with another U2 than this participant")
 
 
 def _check_receipts(party: Party, record: UpdateMasked, proposal: SurvivorProposal, phase: Phase) -> None:

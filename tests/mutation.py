@@ -101,10 +101,6 @@ EQUIVALENT: Final[dict[tuple[str, str], str]] = {
         "_share_threshold",
         "lacking <= -LIVENESS_BITS * math.log(2)  ->  lacking < -LIVENESS_BITS * math.log(2)",
     ): "no bound is exactly what is asked",
-    ("_check_members", "proposal.survivors.u2_hash != record.receipt.u2_hash  ->  False"): (
-        "every receipt's H(U2) is compared, or S with its H(U2) is what was signed before: this check refuses earlier"
-    ),
-    ("check_upload", "receipt.length != len(masked)  ->  False"): "then the upload's hash differs as well",
     ("_pair_with", "one.dealer < self.party.me  ->  one.dealer <= self.party.me"): "nobody is passed its own share",
     ("on_advertisements", "name != self.party.me  ->  True"): "a link with oneself is never used",
     ("short_of_holders", "self.graph.complete  ->  False"): (

@@ -276,6 +276,10 @@ UPLOADS: dict[str, tuple[Callable[[Receipt, bytes, bytes], tuple[Receipt, bytes]
         lambda r, m, c: (signed(replace(r, length=4, masked_hash=hashlib.sha256(m[:4]).digest()), c), m[:4]),
         "E-ROUND-UPLOAD",
     ),
+    "a receipt with the length of the vector and the hash of a shorter upload": (
+        lambda r, m, c: (signed(replace(r, masked_hash=hashlib.sha256(m[:-4]).digest()), c), m[:-4]),
+        "E-ROUND-UPLOAD",
+    ),
     "an unsigned receipt": (lambda r, m, c: (replace(r, signature=b"\0" * 64), m), "E-ROUND-SIGNATURE"),
     "another attempt's receipt": (
         lambda r, m, c: (signed(replace(r, position=replace(r.position, attempt=2)), c), m),
