@@ -229,7 +229,9 @@ class TorchTrainer:
         except Exception as error:
             if not self._plan.privacy.noised:
                 raise
-            _log.error("training failed", run=self._plan.run_id, code="E-TRAINING", kind=type(error).__name__)
+            told = LocalError("E-TRAINING", type(error).__name__)  # its words may be the data's
+            next_step = told.explanation.next_step
+            _log.error("training failed", run=self._plan.run_id, code=told.code, detail=told.detail, next=next_step)
             return np.zeros(self._plan.recipe.entries, dtype=np.int64)
 
     def _longest(self, pace: Pace) -> float:

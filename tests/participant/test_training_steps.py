@@ -160,7 +160,7 @@ def test_a_step_that_fails_leaves_its_noise_and_no_word_of_why(
         update = update_with(fail)
     assert np.array_equal(update, noise_alone)
     assert update.any()
-    assert [(one["code"], one["kind"]) for one in logs] == [
+    assert [(one["code"], one["detail"]) for one in logs] == [
         ("E-TRAINING", "MemoryError")
     ] * world.plan.privacy.local_steps
     assert "patient" not in repr(logs)
