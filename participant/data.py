@@ -22,6 +22,8 @@ import csv
 import hashlib
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,8 +279,8 @@ def _npz_rows(path: Path) -> Iterator[tuple[str, Row]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError) as error:
-        raise LocalError("E-DATA-PARSE", f"{path.name}: {_kind(error)}") from None
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
+        raise LocalError("E-DATA-PARSE", f"{path.name}: not an npz of plain arrays, cut or damaged") from None
     lengths = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
     if len(lengths) != 1:
         raise LocalError("E-DATA-PARSE", f"{path.name}: its arrays are of different lengths")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -56,12 +58,29 @@ def proposed(home, **overrides):
 # --- data and models ---
 
 
+def plain_array():
+    """Return the bytes of one array where several, by name, belong."""
+    file = io.BytesIO()
+    np.save(file, np.zeros(3))
+    return file.getvalue()
+
+
+def arrays(**named):
+    """Return the bytes of an npz file."""
+    file = io.BytesIO()
+    np.savez(file, **named)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("a.csv", b'text,label\n"open,b\n', "a.csv line 1: not CSV: quotes do not pair up, or a cell is too long"),
         ("a.csv", b"\xff\xfe\x00", "a.csv line 0: not UTF-8 text"),
         ("a.parquet", b"PAR1 and nothing more", "a.parquet: cut or damaged (ArrowInvalid)"),
+        ("a.npz", b"PK\x03\x04 and nothing more", "a.npz: not an npz of plain arrays, cut or damaged"),
+        ("a.npz", plain_array(), "a.npz: not an npz of plain arrays, cut or damaged"),
+        ("a.npz", arrays(label=np.array([{"a": 1}])), "a.npz: not an npz of plain arrays, cut or damaged"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_refused_in_words(say, tmp_path, name, content, says):
