@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 import methods
 from methods.method import HEAD_STREAM
 from participant.adapters.adapted import AdaptedModel, read_initial
-from participant.adapters.device import find_device
+from participant.adapters.device import find_device, require_precision
 from participant.adapters.fast import choose_engine
 from participant.adapters.prefix import shortened
 from participant.adapters.sums import Clip, GradientSums, joined
@@ -126,6 +126,7 @@ class TorchTrainer:
             raise LocalError("E-DATA-USER", f"{given.dataset.name}: the plan's unit is the user; no user column is set")
         torch.set_num_threads(given.threads)
         device = find_device(given.device)
+        require_precision(device, given.precision)
         initial = read_initial(given.initial_adapter, recipe.adapter)
 
         def base() -> Base:

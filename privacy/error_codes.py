@@ -347,7 +347,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "the device ran out of memory or broke down, or a bug; the round is charged all the same",
         "run `onlysum participant plan dry-run`; take a smaller `threads` or another `device`; pause if it goes on",
     ),
-    "E-DEVICE": Explanation(_U, "the device is not there", "participant.toml asks for it", "use `cpu` or `auto`"),
+    "E-DEVICE": Explanation(
+        _U,
+        "the device is not there, or does not compute in that precision",
+        "participant.toml asks for it",
+        "use device `cpu` or `auto`, precision `float32`",
+    ),
     # the protocol: rules that PeerError names
     "E-ROUND-CONTEXT": Explanation(
         _P,

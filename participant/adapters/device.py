@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from participant.trainer import Precision
 from privacy.errors import LocalError
 
 
@@ -27,6 +28,19 @@ def find_device(name: str) -> torch.device:
     if int(index or 0) >= there.get(kind, 0):
         raise LocalError("E-DEVICE", f"{name}; there are {', '.join(one for one, count in there.items() if count)}")
     return _exact(torch.device(name))
+
+
+def require_precision(device: torch.device, precision: Precision) -> None:
+    """Refuse a precision that a device does not have, before a model is loaded for it.
+
+    Raises:
+        LocalError: ``E-DEVICE``.
+    """
+    if precision == "float32":
+        return
+    there = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if not (there and torch.amp.is_autocast_available(device.type)):
+        raise LocalError("E-DEVICE", f"{device} does not compute in {precision}")
 
 
 def _exact(device: torch.device) -> torch.device:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from structlog.testing import capture_logs
 
 from methods.method import joined, split
 from participant.adapters.adapted import AdaptedModel, read_initial
+from participant.adapters.device import require_precision
 from participant.adapters.fast import FastEngine
 from participant.adapters.reference import OpacusEngine
 from participant.adapters.sums import EMPTY, Clip, GradientSums
@@ -348,6 +350,18 @@ def test_a_trainer_refuses_before_anything_is_charged(sentence: str, tmp_path: P
         trainer.prepare()
     assert info.value.code == code
     assert "zebra" not in str(info.value)
+
+
+def test_a_precision_that_a_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: False)
+    require_precision(cuda, "float32")
+    require_precision(torch.device("cpu"), "bfloat16")
+    with pytest.raises(LocalError, match="cuda does not compute in bfloat16") as info:
+        require_precision(cuda, "bfloat16")
+    assert info.value.code == "E-DEVICE"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: True)
+    require_precision(cuda, "bfloat16")
 
 
 def test_images_of_another_size_are_brought_to_the_base_s(tmp_path: Path) -> None:
