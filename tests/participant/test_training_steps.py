@@ -212,6 +212,18 @@ def test_training_that_ends_in_no_number_still_gives_integers(tmp_path: Path) ->
     assert np.abs(update).max() <= world.plan.encoding.clamp
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+@pytest.mark.parametrize("mode", ["distributed", "distributed-participant"])
+def test_a_coordinator_that_sends_no_numbers_gets_the_noise_alone(mode: Mode, value: float, tmp_path: Path) -> None:
+    world = make_world(tmp_path, mode=mode, sampling_rate=1)
+    vector = np.full(world.plan.recipe.entries, value, dtype=np.float32)
+    with capture_logs() as logs:
+        update = world.trainer(SeededRandom("secret")).train(1, vector, silent)
+    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.noise_exponent, SeededRandom("secret"))
+    assert np.array_equal(update, noise)
+    assert logs == []
+
+
 def test_a_participant_s_whole_difference_is_clipped_as_one_unit(tmp_path: Path) -> None:
     world = make_world(tmp_path, mode="distributed-participant", local_steps=5, clip_norm=0.01)
     update = world.trainer(SeededRandom("secret")).train(1, start(world), silent)
