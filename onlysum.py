@@ -169,7 +169,9 @@ def run(words: list[str]) -> int:
     as_json = "--json" in words
     try:
         outcome = typer.main.get_command(app).main(args=words, prog_name="onlysum", standalone_mode=False)
-    except (typer.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt) as ended:
+        if isinstance(ended.__cause__, EOFError):  # typer takes it for Ctrl-D at a question; no command asks one
+            return _leave(ended.__cause__, as_json=as_json)
         return 130
     except TyperException as problem:
         _print_usage(problem, as_json=as_json)

@@ -8,8 +8,10 @@ Leaves to others: databases that are not SQLite (their own tools); masked upload
 from __future__ import annotations
 
 import os
+import shutil
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,8 @@ from coordinator.config import CONFIG_NAME, Home, load
 from coordinator.console import Opened
 from coordinator.store import Store, copy_sqlite
 from privacy.errors import LocalError
+from protos import durable
+from protos.credentials import DIRECTORY_MODE
 
 DATABASE: Final = "coordinator.db"
 TRIES: Final = 5  # a round that completes meanwhile removes files of an older one: then the copy is made again
@@ -76,25 +80,30 @@ def read_backup(file: Path, directory: Path, now: int) -> int:
         raise LocalError("E-EXISTS", f"{directory} holds a coordinator already")
     if not file.is_file():
         raise LocalError("E-NOT-FOUND", f"no file {file}")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        with tarfile.open(file, "r:gz") as archive:
-            archive.extractall(directory, filter="data")
-    except tarfile.TarError as error:
-        raise LocalError("E-STATE-DAMAGED", f"{file} is no backup: {error}") from error
-    _make_private(home)
-    url = sa.make_url(home.database_url(load(home)))
-    if url.database is not None and Path(url.database) != directory / DATABASE:
-        (directory / DATABASE).replace(url.database)
-    store = Store.open(home.database_url(load(home)))
+    with durable.new_directory(directory) as draft:
+        draft.chmod(DIRECTORY_MODE)
+        try:
+            with tarfile.open(file, "r:gz") as archive:
+                archive.extractall(draft, filter="data")
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise LocalError("E-STATE-DAMAGED", f"{file} is no backup, or a part of one: {error}") from error
+        return _take_up(Home(draft), now)
+
+
+def _take_up(home: Home, now: int) -> int:
+    """Make what came out of an archive a coordinator again; return how many open attempts were given up."""
+    home.authority.chmod(DIRECTORY_MODE)
+    for path in home.authority.iterdir():
+        path.chmod(durable.FILE_MODE)
+    url = home.database_url(load(home))
+    database = sa.make_url(url).database
+    if database is not None and Path(database) != (home.directory / DATABASE).resolve():
+        if Path(database).exists():
+            raise LocalError("E-EXISTS", f"{database}, which coordinator.toml names; move it away first")
+        shutil.move(home.directory / DATABASE, database)
+    store = Store.open(url)
     with store.begin() as connection:
         given_up = attempt_rows.abort_open_attempts(connection, now, "restored from a backup")
-        membership.log_security(connection, now, "restored", directory.name, f"{given_up} open attempts given up")
+        membership.log_security(connection, now, "restored", load(home).federation, f"{given_up} attempts given up")
     store.close()
     return given_up
-
-
-def _make_private(home: Home) -> None:
-    home.authority.chmod(0o700)
-    for path in home.authority.iterdir():
-        path.chmod(0o600)

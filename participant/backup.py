@@ -9,9 +9,11 @@ Leaves to others: that comparison (``runs``).
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import tarfile
 import tempfile
+import zlib
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -19,7 +21,8 @@ from typing import Final
 from participant.config import DEFAULT_LEDGER, load_settings
 from participant.home import Home
 from privacy.errors import LocalError
-from protos.durable import FILE_MODE
+from protos import durable
+from protos.credentials import DIRECTORY_MODE
 
 ENTRIES: Final = ("participant.toml", "policy.toml", "identity", "datasets", "models", "plans")
 
@@ -39,7 +42,7 @@ def write_backup(home: Home, file: Path) -> int:
             closing(sqlite3.connect(ledger)) as target,
         ):
             source.backup(target)
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, durable.FILE_MODE)
         with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
             for name in ENTRIES:
                 if (home.directory / name).exists():
@@ -62,19 +65,20 @@ def read_backup(file: Path, directory: Path) -> None:
         raise LocalError("E-EXISTS", f"{directory} holds a participant already")
     if not file.is_file():
         raise LocalError("E-NOT-FOUND", f"there is no {file}")
-    home.make()
-    try:
-        with tarfile.open(file, "r:gz") as archive:
-            archive.extractall(directory, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise LocalError("E-STATE-DAMAGED", f"{file} is no backup: {type(error).__name__}") from error
-    home.identity.chmod(0o700)
-    for path in (*home.identity.iterdir(), home.directory / DEFAULT_LEDGER):
-        path.chmod(FILE_MODE)
-    ledger = load_settings(home).ledger_path(home)
-    if ledger != home.directory / DEFAULT_LEDGER:
-        if ledger.exists():
-            raise LocalError(
-                "E-EXISTS", f"{ledger} is there already; move it away, the restored one lies in {directory}"
-            )
-        (home.directory / DEFAULT_LEDGER).replace(ledger)
+    with durable.new_directory(directory) as draft:
+        draft.chmod(DIRECTORY_MODE)
+        home = Home(draft)
+        home.make()
+        try:
+            with tarfile.open(file, "r:gz") as archive:
+                archive.extractall(draft, filter="data")
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise LocalError("E-STATE-DAMAGED", f"{file} is no backup, or a part of one: {error}") from error
+        home.identity.chmod(DIRECTORY_MODE)
+        for path in (*home.identity.iterdir(), draft / DEFAULT_LEDGER):
+            path.chmod(durable.FILE_MODE)
+        ledger = load_settings(home).ledger_path(home)
+        if ledger != draft / DEFAULT_LEDGER:
+            if ledger.exists():
+                raise LocalError("E-EXISTS", f"{ledger}, which participant.toml names; move it away first")
+            shutil.move(draft / DEFAULT_LEDGER, ledger)

@@ -60,12 +60,12 @@ def write(path: Path, data: bytes | memoryview) -> None:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Fill a directory that is not there yet: after the block it is there whole, after an error not at all.
+    """Fill a directory that is not there yet, or empty: after the block it is there whole, after an error not at all.
 
     Raises:
         LocalError: ``E-EXISTS``, ``E-DISK-FULL`` or ``E-DISK-FAILED``.
     """
-    if path.exists():
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise LocalError("E-EXISTS", str(path))
     draft = path.with_name(f".{path.name}.new")
     shutil.rmtree(draft, ignore_errors=True)  # left by a crash

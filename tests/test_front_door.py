@@ -160,6 +160,15 @@ def test_interrupting_leaves_with_130(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert run("audit", capsys)[0] == 130
 
 
+def test_a_file_that_ends_too_early_is_no_silent_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, EOFError("no data left"))
+    code, _, err = run("audit", capsys)
+    assert code == 1
+    assert "E-BUG" in err
+
+
 @pytest.mark.parametrize("place", onlysum.PLACES)
 def test_every_place_has_help_of_eighty_columns_without_options_of_the_shell(
     place: str, capsys: pytest.CaptureFixture[str]

@@ -248,6 +248,40 @@ def test_what_was_backed_up_is_restored_and_open_attempts_are_given_up(
     assert said(capsys, "doctor", "--config", str(other))["checks"][1]["ok"] is True
 
 
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.99])
+def test_a_part_of_a_backup_restores_nothing(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: float
+) -> None:
+    archive = tmp_path / "kept.tar.gz"
+    said(capsys, "backup", str(archive))
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: int(len(whole) * kept)])
+    before = sorted(tmp_path.iterdir())
+    assert failed(capsys, "restore", str(archive), "--config", str(tmp_path / "other"), code=6) == "E-STATE-DAMAGED"
+    assert sorted(tmp_path.iterdir()) == before
+    archive.write_bytes(whole)
+    (tmp_path / "other").mkdir()
+    said(capsys, "restore", str(archive), "--config", str(tmp_path / "other"))
+    assert (tmp_path / "other").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_restored_database_replaces_none_that_lies_elsewhere(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive, database = tmp_path / "kept.tar.gz", tmp_path / "elsewhere.db"
+    text = (home / "coordinator.toml").read_text().replace("# database =", "database =")
+    (home / "coordinator.toml").write_text(text.replace("sqlite:///coordinator.db", f"sqlite:///{database}"))
+    (home / "coordinator.db").rename(database)
+    said(capsys, "backup", str(archive))
+    bytes_before = database.read_bytes()
+    assert failed(capsys, "restore", str(archive), "--config", str(tmp_path / "other"), code=2) == "E-EXISTS"
+    assert database.read_bytes() == bytes_before
+    database.unlink()
+    said(capsys, "restore", str(archive), "--config", str(tmp_path / "other"))
+    assert database.exists()
+    assert said(capsys, "member", "list", "--config", str(tmp_path / "other")) == []
+
+
 def test_a_finished_run_is_listed_shown_watched_and_exported(
     finished: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -324,6 +324,21 @@ def test_a_backup_restores_everything_but_updates(say, home, tmp_path, monkeypat
     assert refused(lambda: say("restore", str(archive))).code == "E-EXISTS"
 
 
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.99])
+def test_a_part_of_a_backup_restores_nothing(say, home, tmp_path, monkeypatch, kept):
+    archive = tmp_path / "alice.tar.gz"
+    say("backup", str(archive))
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: int(len(whole) * kept)])
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setenv("ONLYSUM_HOME", str(tmp_path / "restored"))
+    assert refused(lambda: say("restore", str(archive))).code == "E-STATE-DAMAGED"
+    assert sorted(tmp_path.iterdir()) == before
+    archive.write_bytes(whole)
+    say("restore", str(archive))
+    assert "records, chained" in say("ledger", "verify")
+
+
 def test_the_doctor_finds_what_is_wrong_and_its_bundle_has_no_key(say, home, tmp_path):
     bundle = tmp_path / "bundle.zip"
     result = CliRunner().invoke(app, ["doctor", "--bundle", str(bundle), "--json"])
