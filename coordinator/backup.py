@@ -7,7 +7,6 @@ Leaves to others: databases that are not SQLite (their own tools); masked upload
 
 from __future__ import annotations
 
-import os
 import shutil
 import tarfile
 import tempfile
@@ -35,14 +34,11 @@ def write_backup(here: Opened, file: Path) -> int:
     Raises:
         LocalError: ``E-EXISTS``, or ``E-USAGE`` for a database that is not SQLite.
     """
-    if file.exists():
-        raise LocalError("E-EXISTS", f"{file} is there already")
     for left in reversed(range(TRIES)):
         try:
             _write(here, file)
             return file.stat().st_size
         except FileNotFoundError:
-            file.unlink(missing_ok=True)
             if not left:
                 raise
     raise AssertionError("unreachable")
@@ -53,8 +49,7 @@ def _write(here: Opened, file: Path) -> None:
     with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
         copy = Path(scratch) / DATABASE
         copy_sqlite(source, copy)
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
+        with durable.new_archive(file) as archive:
             archive.add(here.home.config, CONFIG_NAME)
             archive.add(here.home.authority, "authority")
             archive.add(copy, DATABASE)

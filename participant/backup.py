@@ -8,7 +8,6 @@ Leaves to others: that comparison (``runs``).
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import tarfile
@@ -33,8 +32,6 @@ def write_backup(home: Home, file: Path) -> int:
     Raises:
         LocalError: ``E-EXISTS``.
     """
-    if file.exists():
-        raise LocalError("E-EXISTS", f"{file} is there already")
     with tempfile.TemporaryDirectory() as scratch:
         ledger = Path(scratch) / DEFAULT_LEDGER
         with (
@@ -42,8 +39,7 @@ def write_backup(home: Home, file: Path) -> int:
             closing(sqlite3.connect(ledger)) as target,
         ):
             source.backup(target)
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, durable.FILE_MODE)
-        with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
+        with durable.new_archive(file) as archive:
             for name in ENTRIES:
                 if (home.directory / name).exists():
                     archive.add(home.directory / name, name)

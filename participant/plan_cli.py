@@ -16,7 +16,7 @@ import typer
 
 from participant.console import AsJson, Json, show, write_new
 from privacy.draft import Draft
-from privacy.errors import LocalError
+from privacy.errors import LocalError, PeerError
 from privacy.plan import Plan
 
 app = typer.Typer(
@@ -168,13 +168,15 @@ def read(file: Path) -> Draft | Plan:
     """Read a draft directory, a draft or a plan.
 
     Raises:
-        LocalError: ``E-NOT-FOUND``, or ``E-PLAN-MALFORMED`` for a draft.
-        PeerError: ``E-PLAN-*`` for a plan.
+        LocalError: ``E-NOT-FOUND`` or ``E-PLAN-*``, naming the file.
     """
     path = file / "draft.json" if file.is_dir() else file
     if not path.is_file():
         raise LocalError("E-NOT-FOUND", f"there is no {path}")
     data = path.read_bytes()
     if b'"draft_version"' not in data:
-        return Plan.from_bytes(data)
+        try:
+            return Plan.from_bytes(data)
+        except PeerError as error:
+            raise LocalError(error.code, f"{path}: {error.rule}") from None
     return Draft.from_bytes(data)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +77,25 @@ def new_directory(path: Path) -> Iterator[Path]:
             draft.rename(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def new_archive(path: Path) -> Iterator[tarfile.TarFile]:
+    """Fill a compressed archive (0600) that is not there yet; after an error it is not there.
+
+    Raises:
+        LocalError: ``E-EXISTS``.
+        OSError: a file that was to go in is gone, or the disk refuses.
+    """
+    if path.exists():
+        raise LocalError("E-EXISTS", str(path))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
+            yield archive
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def erase(path: Path) -> None:

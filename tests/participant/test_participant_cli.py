@@ -398,7 +398,9 @@ def test_plans_are_shown_and_compared_as_files(say, tmp_path):
     assert "epsilon 8 at delta 0.00001 per example" in say("show", str(one), of=plan_app)
     assert json.loads(say("diff", str(one), str(other), "--json", of=plan_app)) == {"max_attempts": [3, 5]}
     other.write_text(other.read_text().replace('"f":1', '"f":9'))
-    assert refused(lambda: say("check", str(other), of=plan_app)).code == "E-PLAN-RULE"
+    error = refused(lambda: say("check", str(other), of=plan_app))
+    assert error.code == "E-PLAN-RULE"
+    assert error.detail.startswith(str(other))
 
 
 def test_help_imports_nothing_heavy():

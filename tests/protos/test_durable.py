@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,20 @@ def test_a_new_directory_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="E-EXISTS"), durable.new_directory(path):
         pass
     assert [one.name for one in path.iterdir()] == ["first"]
+
+
+def test_an_archive_is_its_owners_alone_and_after_an_error_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "kept.tar.gz"
+    with pytest.raises(FileNotFoundError), durable.new_archive(path) as archive:
+        archive.add(tmp_path / "gone")
+    assert list(tmp_path.iterdir()) == []
+    with durable.new_archive(path) as archive:
+        archive.add(__file__, "file")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(LocalError, match="E-EXISTS"), durable.new_archive(path):
+        pass
+    with tarfile.open(path) as archive:
+        assert archive.getnames() == ["file"]
 
 
 def test_a_file_that_is_gone_stays_gone(tmp_path: Path) -> None:
