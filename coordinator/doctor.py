@@ -11,10 +11,8 @@ import shutil
 import socket
 import sys
 import zipfile
-from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -26,52 +24,28 @@ from coordinator.authority import expires_at, load_authority
 from coordinator.config import Home, Settings, load
 from coordinator.console import moment
 from coordinator.presence import read_presence
-from privacy.errors import OnlysumError
+from privacy.errors import LocalError
+from protos.checkup import Check, Found, check, versions, versions_check
 
 FREE_BYTES: Final = 2**30  # less free space than this is reported
 RENEW_SECONDS: Final = 60 * 86_400  # a certificate that expires within this time is reported
 PACKAGES: Final = ("onlysum", "grpcio", "cryptography", "SQLAlchemy", "alembic", "pydantic", "numpy", "safetensors")
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check and its outcome."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
 def examine(home: Home, now: int) -> list[Check]:
     """Run all checks."""
-    checks = [_check("configuration", lambda: _configuration(home))]
-    checks += [_check("keys", lambda: _keys(home, now)), _check("disk", lambda: _disk(home))]
+    checks = [check("configuration", lambda: _configuration(home))]
+    checks += [check("keys", lambda: _keys(home, now)), check("disk", lambda: _disk(home))]
     if checks[0].ok:
         settings = load(home)
         checks += [
-            _check("database", lambda: _database(home, settings)),
-            _check("security log", lambda: _security_log(home, settings)),
-            _check("ports", lambda: _ports(home, settings)),
-            _check("runs", lambda: _runs(home, settings)),
+            check("database", lambda: _database(home, settings)),
+            check("security log", lambda: _security_log(home, settings)),
+            check("ports", lambda: _ports(home, settings)),
+            check("runs", lambda: _runs(home, settings)),
         ]
-    checks.append(Check("versions", ok=True, detail=", ".join(f"{name} {one}" for name, one in _versions().items())))
+    checks.append(versions_check(PACKAGES))
     return checks
-
-
-class _Failed(Exception):
-    """A check that found something."""
-
-
-def _check(name: str, look: Callable[[], str]) -> Check:
-    try:
-        return Check(name, ok=True, detail=look())
-    except _Failed as found:
-        return Check(name, ok=False, detail=str(found))
-    except OnlysumError as error:
-        return Check(name, ok=False, detail=f"{error}; next: {error.explanation.next_step}")
-    except (OSError, sa.exc.SQLAlchemyError) as error:
-        reason = getattr(error, "orig", None) or error  # without SQLAlchemy's own lines around it
-        return Check(name, ok=False, detail=f"{type(error).__name__}: {reason}")
 
 
 def _configuration(home: Home) -> str:
@@ -83,14 +57,14 @@ def _keys(home: Home, now: int) -> str:
     authority = load_authority(home.authority)
     until = int(min(expires_at(authority.ca_certificate), expires_at(authority.server_certificate)))
     if until - now < RENEW_SECONDS:
-        raise _Failed(f"a certificate expires at {moment(until)} UTC")
+        raise Found(f"a certificate expires at {moment(until)} UTC")
     return f"private, certificates hold until {moment(until)} UTC"
 
 
 def _disk(home: Home) -> str:
     free = shutil.disk_usage(home.directory).free
     if free < FREE_BYTES:
-        raise _Failed(f"only {free // 2**20} MiB are free")
+        raise Found(f"only {free // 2**20} MiB are free")
     return f"{free // 2**30} GiB free"
 
 
@@ -98,12 +72,12 @@ def _database(home: Home, settings: Settings) -> str:
     engine = stores.existing(home.database_url(settings))
     found = stores.revision(engine)
     if found != stores.HEAD:
-        raise _Failed(f"schema {found or 'none'}, this version needs {stores.HEAD}; run `onlysum coordinator migrate`")
+        raise Found(f"schema {found or 'none'}, this version needs {stores.HEAD}; run `onlysum coordinator migrate`")
     if engine.dialect.name == "sqlite":
-        with engine.connect() as connection:
+        with stores.refusals(), engine.connect() as connection:
             result = connection.execute(sa.text("PRAGMA integrity_check")).scalar()
         if result != "ok":
-            raise _Failed(f"damaged: {result}; restore a backup")
+            raise Found(f"damaged: {result}; restore a backup")
     engine.dispose()
     return f"{engine.dialect.name}, schema {found}, intact"
 
@@ -128,7 +102,7 @@ def _ports(home: Home, settings: Settings) -> str:
             try:
                 probe.bind((host.strip("[]"), int(port)))
             except OSError as error:
-                raise _Failed(f"{listener.bind} cannot be bound: {error.strerror}") from None
+                raise Found(f"{listener.bind} cannot be bound: {error.strerror}") from None
     return "free; the daemon does not run"
 
 
@@ -137,33 +111,29 @@ def _runs(home: Home, settings: Settings) -> str:
     with closing(store), store.read() as connection:
         runs = runbook.list_runs(connection)
     if lost := [one.run_id for one in runs if not one.state.ended and not home.run(one.run_id).is_dir()]:
-        raise _Failed(f"the directory of run {lost[0]} is missing; restore a backup")
+        raise Found(f"the directory of run {lost[0]} is missing; restore a backup")
     return f"{len(runs)} runs, {sum(not one.state.ended for one in runs)} of them go on"
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
-    return found
-
-
 def write_bundle(file: Path, home: Home, checks: list[Check]) -> None:
-    """Write a zip for support: checks, versions, configuration, the states of runs."""
+    """Write a zip for support: checks, versions, configuration, the states of runs.
+
+    Raises:
+        LocalError: ``E-EXISTS``.
+    """
+    if file.exists():
+        raise LocalError("E-EXISTS", str(file))
     states: list[dict[str, str | int]] = []
-    if checks[0].ok:
+    if all(one.ok for one in checks if one.name in ("configuration", "database")):
         store = stores.Store.open(home.database_url(load(home)))
         with closing(store), store.read() as connection:
             for run in runbook.list_runs(connection):
                 attempts = attempt_rows.list_attempts(connection, run.run_id)
                 aborted = sum(one.state == "aborted" for one in attempts)
                 states.append({"run": run.run_id, "state": run.state.value, "code": run.code, "aborted": aborted})
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(file, "x", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("checks.json", json.dumps([asdict(one) for one in checks], indent=2))
-        archive.writestr("versions.json", json.dumps({**_versions(), "platform": platform.platform()}, indent=2))
+        archive.writestr("versions.json", json.dumps({**versions(PACKAGES), "platform": platform.platform()}, indent=2))
         archive.writestr("runs.json", json.dumps(states, indent=2))
         archive.writestr("command.txt", " ".join(sys.argv[:3]))
         if home.config.is_file():

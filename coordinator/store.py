@@ -69,7 +69,7 @@ class Store:
             LocalError: as :meth:`open`.
         """
         engine = connect(url)
-        with _refusals():
+        with refusals():
             if revision(engine) != HEAD:
                 upgrade(engine)
         return cls(engine)
@@ -102,7 +102,7 @@ class Store:
     @contextmanager
     def _transaction(self, *, reading: bool) -> Iterator[Connection]:
         connecting = self._engine.connect().execution_options(reading=reading)
-        with _refusals(), connecting as connection, connection.begin():
+        with refusals(), connecting as connection, connection.begin():
             yield connection
 
     @property
@@ -116,7 +116,7 @@ class Store:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def refusals() -> Iterator[None]:
     """Turn a database's refusal into an error that says what to do."""
     try:
         yield
@@ -142,7 +142,7 @@ def existing(url: str) -> Engine:
     if path is not None and not Path(path).exists():
         raise LocalError("E-STATE-DAMAGED", f"there is no database {path}; it is never begun anew: restore a backup")
     engine = connect(url)
-    with _refusals():
+    with refusals():
         if not revision(engine):
             raise LocalError("E-STATE-DAMAGED", "the database is empty; it is never begun anew: restore a backup")
     return engine

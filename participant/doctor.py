@@ -11,9 +11,8 @@ import platform
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -23,51 +22,28 @@ from participant.daemon import Opened, open_home
 from participant.home import Home
 from participant.policy import load_policy
 from participant.presence import look
-from privacy.errors import LocalError, OnlysumError
+from privacy.errors import LocalError
 from privacy.plan import PROTOCOL_VERSION
+from protos.checkup import Check, Found, check, versions, versions_check
 from protos.envelope import Hello
 
 FREE_BYTES: Final = 2**30  # less free space than this is reported
 PACKAGES: Final = ("onlysum", "cryptography", "grpcio", "numpy", "pydantic", "torch", "transformers", "peft", "opacus")
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check and its outcome."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
-class _Failed(Exception):
-    """A check that found something."""
-
-
 def examine(directory: Path) -> list[Check]:
     """Run all checks on a participant's directory."""
     home = Home(directory)
-    checks = [_check("directory", lambda: _directory(home)), _check("configuration", lambda: _configuration(home))]
-    checks.append(_check("policy", lambda: f"{len(load_policy(home).dataset)} datasets may be used"))
-    checks.append(_check("disk", lambda: _disk(home)))
+    checks = [check("directory", lambda: _directory(home)), check("configuration", lambda: _configuration(home))]
+    checks.append(check("policy", lambda: f"{len(load_policy(home).dataset)} datasets may be used"))
+    checks.append(check("disk", lambda: _disk(home)))
     if all(one.ok for one in checks[:2]):
-        checks.append(_check("ledger", lambda: f"{open_home(directory).ledger.verify()} records verify"))
-        checks.append(_check("datasets and models", lambda: _registered(open_home(directory))))
-        checks.append(_check("coordinator", lambda: _coordinator(open_home(directory))))
-    checks.append(_check("daemon", lambda: _daemon(home)))
-    checks.append(Check("versions", ok=True, detail=", ".join(f"{name} {one}" for name, one in _versions().items())))
+        checks.append(check("ledger", lambda: f"{open_home(directory).ledger.verify()} records verify"))
+        checks.append(check("datasets and models", lambda: _registered(open_home(directory))))
+        checks.append(check("coordinator", lambda: _coordinator(open_home(directory))))
+    checks.append(check("daemon", lambda: _daemon(home)))
+    checks.append(versions_check(PACKAGES))
     return checks
-
-
-def _check(name: str, look_at: Callable[[], str]) -> Check:
-    try:
-        return Check(name, ok=True, detail=look_at())
-    except _Failed as found:
-        return Check(name, ok=False, detail=str(found))
-    except OnlysumError as error:
-        return Check(name, ok=False, detail=f"{error}; next: {error.explanation.next_step}")
-    except OSError as error:
-        return Check(name, ok=False, detail=f"{type(error).__name__}: {error.strerror}")
 
 
 def _directory(home: Home) -> str:
@@ -84,7 +60,7 @@ def _configuration(home: Home) -> str:
 def _disk(home: Home) -> str:
     free = shutil.disk_usage(home.directory if home.directory.exists() else Path()).free
     if free < FREE_BYTES:
-        raise _Failed(f"{free // 2**20} MiB free; updates and journal need room")
+        raise Found(f"{free // 2**20} MiB free; updates and journal need room")
     return f"{free // 2**30} GiB free"
 
 
@@ -95,7 +71,7 @@ def _registered(here: Opened) -> str:
         if not Path(one.path).exists()
     ]
     if gone:
-        raise _Failed(f"files are missing of: {', '.join(gone)}")
+        raise Found(f"files are missing of: {', '.join(gone)}")
     return f"{len(here.desk.registry.datasets())} datasets, {len(here.desk.registry.models())} models"
 
 
@@ -118,20 +94,10 @@ def _coordinator(here: Opened) -> str:
 def _daemon(home: Home) -> str:
     seen = look(home)
     if seen is None or not seen.running:
-        raise _Failed("not running; start it: onlysum participant start")
+        raise Found("not running; start it: onlysum participant start")
     if not seen.connected:
-        raise _Failed(f"running, not connected: {seen.code} {seen.detail}")
+        raise Found(f"running, not connected: {seen.code} {seen.detail}")
     return "running and connected"
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def write_bundle(file: Path, home: Home, checks: list[Check]) -> None:
@@ -141,11 +107,11 @@ def write_bundle(file: Path, home: Home, checks: list[Check]) -> None:
         LocalError: ``E-EXISTS``.
     """
     if file.exists():
-        raise LocalError("E-EXISTS", f"{file} is there already")
+        raise LocalError("E-EXISTS", str(file))
     runs = {path.parent.name: path.stat().st_size for path in home.runs.glob("*/journal")}
     document = {
         "checks": [asdict(one) for one in checks],
-        "versions": _versions(),
+        "versions": versions(PACKAGES),
         "platform": platform.platform(),
         "python": sys.version,
         "journals": runs,

@@ -227,6 +227,21 @@ def test_doctor_finds_what_is_wrong_and_its_bundle_holds_no_key(
     assert checks["database"]["ok"] is True
 
 
+def test_a_doctor_whose_database_is_damaged_says_so_in_a_line_and_still_writes_its_bundle(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (home / "coordinator.db").read_bytes()
+    for path in home.glob("coordinator.db-*"):
+        path.unlink()
+    (home / "coordinator.db").write_bytes(whole[:5000])
+    bundle = tmp_path / "bundle.zip"
+    checks = {one["name"]: one for one in said(capsys, "doctor", "--bundle", str(bundle), code=2)["checks"]}
+    assert checks["database"]["detail"].startswith("E-STATE-DAMAGED: the database: ")
+    assert all("\n" not in one["detail"] for one in checks.values())
+    assert zipfile.ZipFile(bundle).read("runs.json") == b"[]"
+    assert failed(capsys, "doctor", "--bundle", str(bundle), code=2) == "E-EXISTS"
+
+
 def test_what_was_backed_up_is_restored_and_open_attempts_are_given_up(
     finished: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
