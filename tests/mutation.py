@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import CodeType
-from typing import Final
+from typing import Final, NoReturn
 
 import hypothesis
 import pytest
@@ -321,6 +321,7 @@ class Runner:
         self._failed = False
         self._originals: dict[Function, CodeType] = {}
         self.survivors: list[Mutant] = []
+        self.disturbed = False
         self.total = 0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -344,6 +345,7 @@ class Runner:
                 running[self._fork(mutant, reached[mutant.function])] = mutant
             process, status = os.wait()
             self._note(running.pop(process), status, done=self.total - len(waiting) - len(running), since=started)
+        self.disturbed = self._fails_without_mutation(session.items)
         return True
 
     @staticmethod
@@ -378,15 +380,26 @@ class Runner:
 
     def _fork(self, mutant: Mutant, reach: Reach) -> int:
         process = os.fork()
-        if process:
-            return process
-        limit = SECONDS + round(TIMES * reach.seconds)
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+        if not process:
+            limit = SECONDS + round(TIMES * reach.seconds)
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+            install(mutant.function, compiled(mutant.function, {mutant.node: mutant.new}))
+            self._run_in_silence(reach.tests)
+        return process
+
+    def _fails_without_mutation(self, items: Sequence[pytest.Item]) -> bool:
+        """Say whether tests fail now that passed before: then files were edited meanwhile, and nothing was shown."""
+        process = os.fork()
+        if not process:
+            self._run_in_silence(items)
+        return os.waitpid(process, 0)[1] != 0
+
+    def _run_in_silence(self, tests: Iterable[pytest.Item]) -> NoReturn:
+        """End this process with status 1 at the first test that fails, or with 0."""
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
-        install(mutant.function, compiled(mutant.function, {mutant.node: mutant.new}))
-        for item in reach.tests:
+        for item in tests:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
             if self._failed:
                 os._exit(1)
@@ -424,7 +437,9 @@ def main() -> int:
     print(f"\n{len(runner.survivors)} of {runner.total} mutants survive")
     for one in runner.survivors:
         print(f"  {one.name}")
-    return 1 if runner.survivors else 0
+    if runner.disturbed:
+        print("but tests fail without any mutation now: files were edited meanwhile; run it again")
+    return 1 if runner.survivors or runner.disturbed else 0
 
 
 if __name__ == "__main__":
