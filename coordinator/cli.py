@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator import member_cli, run_cli
-from coordinator.console import HERE, AsJson, Directory, Json, moment, now, opened, seconds, show, table
+from coordinator.console import HERE, Directory, now, opened, seconds
 from privacy.errors import LocalError
+from protos.console import AsJson, Json, moment, show, table
 
 if TYPE_CHECKING:
     from coordinator.presence import Presence

@@ -22,10 +22,10 @@ from coordinator import attempt_rows, membership, runbook
 from coordinator import store as stores
 from coordinator.authority import expires_at, load_authority
 from coordinator.config import Home, Settings, load
-from coordinator.console import moment
 from coordinator.presence import read_presence
 from privacy.errors import LocalError
 from protos.checkup import Check, Found, check, versions, versions_check
+from protos.console import moment
 
 FREE_BYTES: Final = 2**30  # less free space than this is reported
 RENEW_SECONDS: Final = 60 * 86_400  # a certificate that expires within this time is reported

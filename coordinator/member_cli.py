@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.console import HERE, AsJson, Directory, Json, moment, now, opened, show, table
+from coordinator.console import HERE, Directory, now, opened
+from protos.console import AsJson, Json, moment, show, table
 
 if TYPE_CHECKING:
     from coordinator.membership import MemberRecord

@@ -11,7 +11,6 @@ from coordinator import attempt_rows, runbook
 from coordinator.attempt import CLOSED
 from coordinator.attempt_rows import AttemptRecord, EventRecord
 from coordinator.config import Home
-from coordinator.console import Json, moment
 from coordinator.presence import read_presence
 from coordinator.runbook import ApprovalRecord, EvaluationRecord, RoundRecord, RunRecord, RunState
 from coordinator.store import Store
@@ -19,6 +18,7 @@ from privacy import canonical
 from privacy.claims import graph_words, suite_words
 from privacy.plan import Plan
 from privacy.secagg.messages import Position
+from protos.console import Json, moment
 
 SHOWN_ROUNDS = 10  # of the completed ones, the last
 

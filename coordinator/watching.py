@@ -24,11 +24,11 @@ from rich.text import Text
 from coordinator import attempt_rows, runbook
 from coordinator.attempt import CLOSED
 from coordinator.config import Home
-from coordinator.console import Json
 from coordinator.overview import Overview, measured, overview
 from coordinator.runbook import RunState
 from coordinator.store import Store
 from privacy import canonical
+from protos.console import Json
 
 POLL_SECONDS: Final = 0.3
 BAR_WIDTH: Final = 40

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from participant import decision_cli, owner_cli, registry_cli
-from participant.console import AsJson, Directory, Json, directory, moment, opened, show
+from participant.console import Directory, directory, opened
 from privacy.errors import LocalError, OnlysumError
+from protos.console import AsJson, Json, moment, show
 
 if TYPE_CHECKING:
     from participant.daemon import Opened

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from participant.console import As, AsJson, Directory, Json, Run, moment, opened, show, table, write_new
+from participant.console import As, Directory, Run, opened, write_new
+from protos.console import AsJson, Json, moment, show, table
 
 if TYPE_CHECKING:
     from participant.approval import Judged

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from participant.console import AsJson, Directory, Json, Run, directory, opened, show, table, write_new
+from participant.console import Directory, Run, directory, opened, write_new
 from privacy.errors import LocalError
+from protos.console import AsJson, Json, show, table
 
 if TYPE_CHECKING:
     from participant.daemon import Opened

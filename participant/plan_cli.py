@@ -14,10 +14,11 @@ from typing import Annotated
 
 import typer
 
-from participant.console import AsJson, Json, show, write_new
+from participant.console import write_new
 from privacy.draft import Draft
 from privacy.errors import LocalError, PeerError
 from privacy.plan import Plan
+from protos.console import AsJson, Json, show
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Build, check, show and compare plans."

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from participant.console import AsJson, Directory, Json, moment, opened, show, table
+from participant.console import Directory, opened
 from privacy.errors import LocalError
+from protos.console import AsJson, Json, moment, show, table
 
 if TYPE_CHECKING:
     from participant.registry import DatasetEntry, ModelEntry
