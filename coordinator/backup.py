@@ -8,9 +8,7 @@ Leaves to others: databases that are not SQLite (their own tools); masked upload
 from __future__ import annotations
 
 import shutil
-import tarfile
 import tempfile
-import zlib
 from pathlib import Path
 from typing import Final
 
@@ -77,11 +75,7 @@ def read_backup(file: Path, directory: Path, now: int) -> int:
         raise LocalError("E-NOT-FOUND", f"no file {file}")
     with durable.new_directory(directory) as draft:
         draft.chmod(DIRECTORY_MODE)
-        try:
-            with tarfile.open(file, "r:gz") as archive:
-                archive.extractall(draft, filter="data")
-        except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise LocalError("E-STATE-DAMAGED", f"{file} is no backup, or a part of one: {error}") from error
+        durable.extract(file, draft)
         return _take_up(Home(draft), now)
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import tarfile
 import tempfile
-import zlib
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -65,11 +63,7 @@ def read_backup(file: Path, directory: Path) -> None:
         draft.chmod(DIRECTORY_MODE)
         home = Home(draft)
         home.make()
-        try:
-            with tarfile.open(file, "r:gz") as archive:
-                archive.extractall(draft, filter="data")
-        except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise LocalError("E-STATE-DAMAGED", f"{file} is no backup, or a part of one: {error}") from error
+        durable.extract(file, draft)
         home.identity.chmod(DIRECTORY_MODE)
         for path in (*home.identity.iterdir(), draft / DEFAULT_LEDGER):
             path.chmod(durable.FILE_MODE)

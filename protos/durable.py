@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,19 @@ def new_archive(path: Path) -> Iterator[tarfile.TarFile]:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def extract(archive: Path, directory: Path) -> None:
+    """Take everything out of an archive that :func:`new_archive` made.
+
+    Raises:
+        LocalError: ``E-STATE-DAMAGED``, it is no such archive, or a part of one.
+    """
+    try:
+        with tarfile.open(archive, "r:gz") as opened:
+            opened.extractall(directory, filter="data")
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise LocalError("E-STATE-DAMAGED", f"{archive} is no backup, or a part of one: {error}") from error
 
 
 def erase(path: Path) -> None:
