@@ -104,7 +104,7 @@ def _plan_lines(plan: Plan) -> list[str]:
     return [
         f"Run {plan.run_id}: {plan.recipe.title}",
         f"  roster    {', '.join(f'{one.id} ({one.units})' for one in plan.roster)}",
-        f"  evaluated by {', '.join(one.id for one in plan.evaluation.evaluators) or 'nobody'}",
+        f"  evaluator {', '.join(one.id for one in plan.evaluation.evaluators) or 'nobody'}",
         f"  rounds    {plan.recipe.rounds}, {plan.recipe.entries} entries of {plan.encoding.ring_bits} bits",
         f"  privacy   {plan.privacy.mode}: {_noise_words(plan.privacy)}",
         f"  n={plan.n} f={plan.f} T={plan.shamir_threshold} min_survivors={plan.min_survivors}",

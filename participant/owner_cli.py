@@ -249,4 +249,5 @@ def own_fingerprint(config: Directory = None, as_json: AsJson = False) -> None:
     identity = opened(config).identity
     authority = fingerprint(identity.authority_der)
     value: Json = {"name": identity.name, "identity": identity.fingerprint, "authority": authority}
-    show(value, [f"{identity.name}    {identity.fingerprint}", f"authority {authority}"], as_json=as_json)
+    rows = ((identity.name, identity.fingerprint), ("authority", authority))
+    show(value, table(("WHOSE", "FINGERPRINT"), rows), as_json=as_json)
