@@ -174,15 +174,15 @@ def register(store: Store, home: Home, operator: SigningKey, plan: Plan, draft: 
         VerifiedPlan.verify(data, signature, operator.public)
     except PeerError as error:
         raise LocalError("E-BUG", f"the new plan does not verify: {error}") from error
-    files = RunFiles(home.run(plan.run_id))
     initial = (draft / "initial_adapter.safetensors").read_bytes()
     read_initial(initial, plan.recipe)
-    files.directory.mkdir(parents=True)
-    durable.write(files.initial, initial)
-    durable.write(files.adapter_config, (draft / "adapter_config.json").read_bytes())
-    durable.write(files.directory / "plan.json", data)
-    durable.write(files.directory / "plan.sig", signature)
-    files.write_start(plan)
+    with durable.new_directory(home.run(plan.run_id)) as directory:
+        files = RunFiles(directory)
+        durable.write(files.initial, initial)
+        durable.write(files.adapter_config, (draft / "adapter_config.json").read_bytes())
+        durable.write(directory / "plan.json", data)
+        durable.write(directory / "plan.sig", signature)
+        files.write_start(plan)
     durable.sync_directory(home.runs)
     record = RunRecord(
         run_id=plan.run_id,

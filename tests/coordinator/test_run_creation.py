@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from coordinator import creation, membership, tolerance
 from coordinator.config import Home, Listener, Settings
 from coordinator.creation import Wishes, make_plan, register, trust_sentences
+from coordinator.global_adapter import RunFiles
 from coordinator.membership import MemberRecord
 from coordinator.store import Store
 from coordinator.tolerance import Wanted, default_f
@@ -145,12 +147,18 @@ def test_weights_are_refused_where_they_would_raise_the_sensitivity(store: Store
         made(store, draft("distributed"), weight_rule="units")
 
 
-def test_registering_writes_a_signed_plan_and_the_starting_adapter(store: Store, tmp_path: Path) -> None:
+def draft_directory(tmp_path: Path) -> Path:
+    """Return a directory as ``plan build`` makes it."""
     directory = tmp_path / "draft"
     directory.mkdir()
     (directory / "initial_adapter.safetensors").write_bytes(initial_adapter(ENTRIES))
     (directory / "adapter_config.json").write_text("{}")
     (directory / "draft.json").write_bytes(draft().to_bytes())
+    return directory
+
+
+def test_registering_writes_a_signed_plan_and_the_starting_adapter(store: Store, tmp_path: Path) -> None:
+    directory = draft_directory(tmp_path)
     assert creation.read_draft(directory) == draft()
     plan = made(store, draft())
     register(store, Home(tmp_path), OPERATOR, plan, directory)
@@ -158,6 +166,20 @@ def test_registering_writes_a_signed_plan_and_the_starting_adapter(store: Store,
     signed = (made_files / "plan.json").read_bytes(), (made_files / "plan.sig").read_bytes()
     assert VerifiedPlan.verify(*signed, OPERATOR.public).plan == plan
     assert (made_files / "global-0.f32").stat().st_size == 4 * ENTRIES
+
+
+def test_a_disk_that_is_full_while_registering_leaves_no_run_behind(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, directory = made(store, draft()), draft_directory(tmp_path)
+
+    def full(files: RunFiles, plan: Plan) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunFiles, "write_start", full)
+    with pytest.raises(LocalError, match="E-DISK-FULL"):
+        register(store, Home(tmp_path), OPERATOR, plan, directory)
+    assert list(Home(tmp_path).runs.iterdir()) == []
 
 
 def test_an_adapter_that_is_not_the_manifests_registers_nothing(store: Store, tmp_path: Path) -> None:
