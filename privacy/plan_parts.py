@@ -167,7 +167,6 @@ class Privacy(Aim):
     noise_exponent: Count = 0
     sensitivity: Count = 0
     honest_noise: Count = 0
-    overlap: bool = False  # charge and train before U1 is verified
 
     @property
     def noise_multiplier(self) -> float:

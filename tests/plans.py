@@ -216,7 +216,6 @@ def _privacy(mode: Mode, entries: int, honest_noise: int) -> Json:
         "honest_noise": honest_noise,
         "max_rows_per_user": 0,
         "upload_after_ms": 0,
-        "overlap": False,
     }
 
 

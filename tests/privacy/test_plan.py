@@ -340,7 +340,7 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "an unknown mode": {"privacy": {"mode": "full"}},
     "a number as text": {"then": {"f": "1"}},
     "a boolean as number": {"then": {"f": True}},
-    "a number as boolean": {"privacy": {"overlap": 0}},
+    "a number as boolean": {"roster": [{**ALICE, "with_operator": 0}, BOB, CAROL]},
     "text as a list": {"roster": "alice"},
     "a roster of two": {"roster": [ALICE, BOB]},
     "an empty layout": {"recipe": {"layout": []}},
@@ -385,7 +385,7 @@ def test_a_plan_is_malformed_with(change: dict[str, Any]) -> None:
 DEFAULTED = {"protocol_version", "suite", "weight_rule", "max_attempts"}
 
 
-@pytest.mark.parametrize("field", sorted(DEFAULTED | {"graph.kind", "encoding.lane_bits", "privacy.overlap"}))
+@pytest.mark.parametrize("field", sorted(DEFAULTED | {"graph.kind", "encoding.lane_bits"}))
 def test_a_plan_that_leaves_a_field_to_its_default_is_malformed_for_it_would_have_two_hashes(field: str) -> None:
     document: Any = plan_document()
     *parts, last = field.split(".")
