@@ -514,7 +514,7 @@ def test_calls_go_through_a_proxy_if_one_is_configured_and_only_then(
 
 def test_an_address_in_use_is_refused(service: Loopback, authority: Authority) -> None:
     error = refused(lambda: coordinator(authority, address=service.listeners.address).__enter__())
-    assert error.code == "E-CONFIG-INVALID"
+    assert error.code == "E-PORT"
 
 
 def free_port() -> int:
