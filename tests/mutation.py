@@ -388,20 +388,22 @@ class Runner:
         return process
 
     def _fails_without_mutation(self, items: Sequence[pytest.Item]) -> bool:
-        """Say whether tests fail now that passed before: then files were edited meanwhile, and nothing was shown."""
+        """Say whether tests fail now that passed before, and which: then nothing was shown."""
         process = os.fork()
         if not process:
-            self._run_in_silence(items)
+            self._run_in_silence(items, named_on=os.dup(1))
         return os.waitpid(process, 0)[1] != 0
 
-    def _run_in_silence(self, tests: Iterable[pytest.Item]) -> NoReturn:
-        """End this process with status 1 at the first test that fails, or with 0."""
+    def _run_in_silence(self, tests: Iterable[pytest.Item], *, named_on: int | None = None) -> NoReturn:
+        """End this process with status 1 at the first test that fails, whose name is written there, or with 0."""
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         for item in tests:
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
             if self._failed:
+                if named_on is not None:
+                    os.write(named_on, f"{item.nodeid} fails without any mutation\n".encode())
                 os._exit(1)
         os._exit(0)
 
@@ -425,7 +427,14 @@ def main() -> int:
     asked = parser.parse_args()
     # A failing example must neither be shrunk nor remembered: it is the mutant's.
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
-    hypothesis.settings.register_profile("mutation", database=None, derandomize=True, phases=phases, deadline=None)
+    hypothesis.settings.register_profile(
+        "mutation",
+        database=None,
+        derandomize=True,
+        phases=phases,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),  # slowness is the machine's
+    )
     hypothesis.settings.load_profile("mutation")
     runner = Runner(only=asked.only, workers=asked.workers, listing=asked.list)
     status = pytest.main(
@@ -438,7 +447,7 @@ def main() -> int:
     for one in runner.survivors:
         print(f"  {one.name}")
     if runner.disturbed:
-        print("but tests fail without any mutation now: files were edited meanwhile; run it again")
+        print("but that test passed at first: files were edited meanwhile, or it is unsteady; run it again")
     return 1 if runner.survivors or runner.disturbed else 0
 
 
