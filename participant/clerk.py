@@ -86,6 +86,7 @@ class Clerk:
         """
         for run_id in self._runs.refused():
             if run_id not in self._refused:
+                self._refused.add(run_id)  # once, also if the coordinator does not want to hear it
                 self._runs.leave(run_id)
                 self._try_to_answer(run_id)
         for run_id, judged_at in sorted(self._waiting.items()):
@@ -100,7 +101,6 @@ class Clerk:
         try:
             self._answer(run_id)
         except OnlysumError as error:
-            self._refused.add(run_id)  # the coordinator does not want to hear it
             _log.warning("refused", run=run_id, code=error.code, detail=error.detail)
 
     def forget(self, run_id: str) -> None:

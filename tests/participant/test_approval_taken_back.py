@@ -56,6 +56,22 @@ def test_a_coordinator_that_does_not_know_the_run_any_more_is_asked_once(approve
     assert approved.me.link.take() == []
 
 
+def test_a_refusal_is_told_although_the_coordinator_did_not_take_the_approval(tmp_path):
+    made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
+    made.propose()
+    made.me.desk().approve(made.plan.run_id, who="Anna Meier")
+
+    def not_now(what):
+        raise PeerError("E-WIRE-UNEXPECTED", participant=ME, phase="plan", rule="no answer is expected now")
+
+    made.me.link.before = not_now
+    made.daemon._clerk.reconsider()
+    made.me.link.before = lambda what: None
+    refuse(made)
+    made.daemon._clerk.reconsider()
+    assert [type(one) for one in made.me.link.take()] == [PlanRefused]
+
+
 def test_no_attempt_is_answered_after_the_approval_was_taken_back(approved):
     approved.open()
     approved.phase()
