@@ -160,6 +160,10 @@ class TorchTrainer:
         if self._visits > 1:
             examples = shortened(engine, synthetic, examples)
         self._sums = GradientSums(engine, examples, size, home_slots)
+        self._set_pace()
+
+    def _set_pace(self) -> None:
+        """See how long a round takes at most, so that every one takes as long."""
         if self._pace is not None:
             period = self._longest(self._pace)
             self._paced = partial(self._pace.keep, period)

@@ -54,7 +54,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"{what}: it did not happen"
-        time.sleep(0.02)
+        time.sleep(0.005)
 
 
 class Service:

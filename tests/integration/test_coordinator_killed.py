@@ -10,8 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,41 +27,16 @@ from participant import daemon
 from participant.joining import join
 from participant.registry import DatasetEntry, ModelEntry, Registry
 from participant.trainer import OneHotTrainer
-from privacy.draft import Draft, PrivacyTarget
+from privacy.draft import Draft
 from protos import codec
 from protos.system import SystemClock, SystemRandom
 from tests.coordinator.world import initial_adapter
+from tests.daemons import NO_CLAIM, PATIENCE_SECONDS, POLICY, until
 from tests.plans import make_plan, names
 
 ENTRIES = 12
 MEMBERS = names(3)
 PHASES = [phase for phase in Phase if phase is not Phase.RESULT]
-PATIENCE_SECONDS = 60.0
-POLICY = """
-[approval]
-mode = "by-policy"
-unverified_roster = true
-[coordinator]
-ca_fingerprint = "{authority}"
-[population.patients]
-unit = "example"
-lifetime_epsilon = 10
-lifetime_delta = 1e-6
-per_run_epsilon = 8
-per_run_delta = 1e-5
-[dataset.digits]
-population = "patients"
-modes = ["none"]
-bases = ["{base}"]
-methods = ["ffa-lora"]
-"""
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: it did not happen"
-        time.sleep(0.005)
 
 
 def onlysum(*words: str) -> Any:
@@ -158,17 +132,7 @@ def draft(directory: Path) -> Path:
     """Write a draft of as many rounds as there are phases."""
     initial = initial_adapter(ENTRIES)
     given: dict[str, Any] = {"rounds": len(PHASES), "adapter": {"initial_hash": hashlib.sha256(initial).hexdigest()}}
-    target = PrivacyTarget(
-        mode="none",
-        unit="none",
-        epsilon="0",
-        delta="0",
-        sampling_rate="1",
-        local_steps=1,
-        clip_norm="1",
-        update_bound="1",
-    )
-    made = Draft(recipe=make_plan(entries=ENTRIES, recipe=given)[0].recipe, privacy=target, evaluation_data="none")
+    made = Draft(recipe=make_plan(entries=ENTRIES, recipe=given)[0].recipe, privacy=NO_CLAIM, evaluation_data="none")
     directory.mkdir()
     (directory / "draft.json").write_bytes(made.to_bytes())
     (directory / "initial_adapter.safetensors").write_bytes(initial)
