@@ -3,7 +3,8 @@
 Guarantees: a room is imported only when one of its commands runs, so that help is quick and the coordinator never meets
 torch; every :class:`~privacy.errors.OnlysumError` leaves as three lines and its exit code, every other exception as one
 ``E-BUG`` with its traceback in a file, never on the screen.
-Leaves to others: what the commands do (``coordinator.cli``, ``participant.cli``, ``audit.cli``, ``simulation.demo``).
+Leaves to others: what the commands do (``coordinator.commands.coordinator``, ``participant.commands.participant``,
+``audit.cli``, ``simulation.demo``).
 """
 
 from __future__ import annotations
@@ -34,37 +35,45 @@ __version__ = "0.1.0"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CommandGroup:
     """A group of commands that another room offers: where its typer application lives, and its line in the help."""
 
     module: str
     attribute: str
     caption: str
     extra: str = ""  # the extra that its packages come with; empty for the base install
-    guests: Mapping[str, Place] = field(default_factory=dict)  # commands of this group that another room offers
+    subcommands: Mapping[str, CommandGroup] = field(default_factory=dict)  # of this group, offered by other packages
 
 
-PLACES: Final[dict[str, Place]] = {
-    "coordinator": Place("coordinator.cli", "app", "Run the service that sums; invite, create runs."),
-    "participant": Place("participant.cli", "app", "Join, add data, approve plans, train, see spend."),
-    "plan": Place("participant.plan_cli", "app", "Build, check, show and compare plans.", extra="participant"),
-    "method": Place("participant.method_cli", "app", "List fine-tuning methods and what each one sums."),
-    "audit": Place(
+GROUPS: Final[dict[str, CommandGroup]] = {
+    "coordinator": CommandGroup(
+        "coordinator.commands.coordinator", "app", "Run the service that sums; invite, create runs."
+    ),
+    "participant": CommandGroup(
+        "participant.commands.participant", "app", "Join, add data, approve plans, train, see spend."
+    ),
+    "plan": CommandGroup("authoring.plan_command", "app", "Build, check, show and compare plans.", extra="participant"),
+    "method": CommandGroup("authoring.method_command", "app", "List fine-tuning methods and what each one sums."),
+    "audit": CommandGroup(
         "audit.cli",
         "app",
         "Write, show, verify and export privacy reports.",
         # The reader may not import the laboratory, in which canaries train; the front door may.
-        guests={"empirical": Place("simulation.empirical_cli", "app", "Test the claim.", extra="participant")},
+        subcommands={
+            "empirical": CommandGroup("simulation.empirical_cli", "app", "Test the claim.", extra="participant")
+        },
     ),
-    "demo": Place("simulation.demo", "app", "Fine-tune among five participants on this machine.", extra="participant"),
-    "demo-compare": Place(
+    "demo": CommandGroup(
+        "simulation.demo", "app", "Fine-tune among five participants on this machine.", extra="participant"
+    ),
+    "demo-compare": CommandGroup(
         "simulation.compare_cli", "app", "Compare local with shared noise, in a simulation.", extra="participant"
     ),
 }
 EXTRA_PACKAGES: Final = frozenset({"numba", "opacus", "peft", "pyarrow", "PIL", "sklearn", "torch", "transformers"})
 
 
-class FrontDoor(TyperGroup):
+class LazyGroup(TyperGroup):
     """The command ``onlysum``: its own ``explain``, and the rooms, imported when they are asked for.
 
     Typer keeps its copy of click private, so what belongs to click is annotated with ``Any`` here.
@@ -72,16 +81,16 @@ class FrontDoor(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the places in the order of the help, then this group's own commands."""
-        return [*PLACES, *super().list_commands(ctx)]
+        return [*GROUPS, *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import the room that offers a command, or return one of this group's own."""
-        place = PLACES.get(cmd_name)
+        place = GROUPS.get(cmd_name)
         return _load(place) if place else super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the captions without importing a room."""
-        rows = [(name, place.caption) for name, place in PLACES.items()]
+        rows = [(name, place.caption) for name, place in GROUPS.items()]
         rows += [(name, self.commands[name].get_short_help_str(80)) for name in super().list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
@@ -95,7 +104,7 @@ class FrontDoor(TyperGroup):
 
 
 app = typer.Typer(
-    cls=FrontDoor,
+    cls=LazyGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -184,7 +193,7 @@ def run(words: list[str]) -> int:
     return outcome if isinstance(outcome, int) else 0
 
 
-def _load(place: Place) -> Any:
+def _load(place: CommandGroup) -> Any:
     from privacy.errors import LocalError
 
     try:
@@ -194,8 +203,8 @@ def _load(place: Place) -> Any:
             raise
         raise LocalError("E-EXTRA-MISSING", f"{missing.name} is not installed") from None
     command: Any = typer.main.get_command(loaded)
-    for name, guest in place.guests.items():
-        command.add_command(_load(guest), name)
+    for name, subcommand in place.subcommands.items():
+        command.add_command(_load(subcommand), name)
     return command
 
 
@@ -206,7 +215,7 @@ def _leave(problem: Exception, *, as_json: bool) -> int:
     if isinstance(problem, ModuleNotFoundError) and problem.name in EXTRA_PACKAGES:
         problem = LocalError("E-EXTRA-MISSING", f"{problem.name} is not installed")
     if isinstance(problem, OSError):
-        from protos.durable import NO_SPACE, disk_error
+        from host.durable import NO_SPACE, disk_error
 
         if problem.filename is not None or problem.errno in NO_SPACE:
             problem = disk_error(problem, problem.filename or "writing")

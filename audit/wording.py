@@ -12,7 +12,7 @@ import math
 
 from privacy.claims import graph_words, suite_words
 from privacy.dp import rdp
-from privacy.dp.events import upward
+from privacy.dp.events import format_epsilon_up
 from privacy.plan import Plan
 from privacy.report_model import Claim, LedgerPart, Report
 from privacy.secagg.suites import HYBRID
@@ -113,7 +113,7 @@ def _participants(count: int) -> str:
 
 def short(epsilon: str) -> str:
     """Return an epsilon with two decimals, rounded up, for reading."""
-    return upward(float(epsilon))
+    return format_epsilon_up(float(epsilon))
 
 
 def certainty(epsilon: str) -> str:
@@ -142,7 +142,8 @@ def why_lifetime_is_more(part: LedgerPart) -> str:
     fixed = rdp.to_epsilon(0.0, kept.order, float(kept.delta))
     return (
         f"It is counted by a Renyi filter of order {kept.order}, which holds even where runs were chosen after seeing"
-        f" earlier results and is therefore larger than the figure of a run alone: {upward(fixed)} of it is for"
+        f" earlier results and is therefore larger than the figure of a run alone: "
+        f"{format_epsilon_up(fixed)} of it is for"
         " delta and is paid once, with the first charge."
     )
 

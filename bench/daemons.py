@@ -23,24 +23,25 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from bench import plans
-from coordinator import authority as ca
-from coordinator import creation, membership, runbook
-from coordinator import daemon as coordinator_daemon
-from coordinator.authority import Authority
 from coordinator.config import Durations, Home, Listener, Log, Settings
-from coordinator.membership import TokenRecord
-from coordinator.presence import read_presence
-from coordinator.store import Store
-from participant import daemon as participant_daemon
-from participant.joining import join
-from participant.registry import DatasetEntry, ModelEntry, Registry
-from participant.trainer import OneHotTrainer, Progress, Trainer
-from participant.workplace import Assignment
+from coordinator.daemon import process as coordinator_daemon
+from coordinator.daemon.status import read_status
+from coordinator.database import member_rows, run_rows
+from coordinator.database.member_rows import TokenRecord
+from coordinator.database.store import Store
+from coordinator.enrolment import authority as ca
+from coordinator.enrolment.authority import Authority
+from coordinator.runs import creation
+from host.system import SystemClock, SystemRandom
+from participant.daemon import assembly as participant_daemon
+from participant.daemon.joining import join
+from participant.owner.registry import DatasetEntry, ModelEntry, Registry
+from participant.runs.context import TrainingJob
+from participant.training.trainer import OneHotTrainer, Progress, Trainer
 from privacy.draft import Draft, PrivacyTarget
 from privacy.plan import Plan
 from protos.envelope import Role
 from protos.invitation import encode_invitation, token_hash
-from protos.system import SystemClock, SystemRandom
 
 HOST: Final = "127.0.0.1"
 FEDERATION: Final = "bench"
@@ -134,7 +135,7 @@ class Daemons:
             target=_coordinate, args=(self.home.directory, self.settings)
         )
         self._process.start()
-        until(lambda: read_presence(self.home) is not None, "the coordinator listens")
+        until(lambda: read_status(self.home) is not None, "the coordinator listens")
         for name in plans.members(self.participants):
             self._enrol(name)
         until(lambda: len(self._live()) == self.participants, "everybody polls")
@@ -151,8 +152,8 @@ class Daemons:
         self.store.close()
 
     def _live(self) -> tuple[str, ...]:
-        presence = read_presence(self.home)
-        return presence.live if presence else ()
+        status = read_status(self.home)
+        return status.live if status else ()
 
     def _enrol(self, name: str) -> None:
         path, recipe = self.directory / name, plans.recipe(self.entries)
@@ -167,8 +168,8 @@ class Daemons:
         thread.start()
         self._threads.append(thread)
 
-    def _trainer(self, assignment: Assignment) -> Trainer:
-        return _Timed(OneHotTrainer(assignment.verified.plan, assignment.me), self.started)
+    def _trainer(self, job: TrainingJob) -> Trainer:
+        return _Timed(OneHotTrainer(job.verified.plan, job.me), self.started)
 
     def _invite(self, name: str) -> str:
         now = int(time.time())
@@ -192,7 +193,7 @@ class Daemons:
             expires_at=made.expires_at,
         )
         with self.store.begin() as connection:
-            membership.add_token(connection, token)
+            member_rows.add_token(connection, token)
         return encode_invitation(made)
 
     def run(self, rounds: int) -> Plan:
@@ -217,8 +218,8 @@ class Daemons:
         (draft / "initial_adapter.safetensors").write_bytes(initial)
         (draft / "adapter_config.json").write_text('{"peft_type":"LORA"}')
         now = int(time.time())
-        wishes = creation.Wishes(members=plans.members(self.participants), created_at=now, expires_at=now + 3600)
-        plan = creation.make_plan(self.store, self.settings, creation.read_draft(draft), wishes, random=SystemRandom())
+        request = creation.RunRequest(members=plans.members(self.participants), created_at=now, expires_at=now + 3600)
+        plan = creation.make_plan(self.store, self.settings, creation.read_draft(draft), request, random=SystemRandom())
         creation.register(self.store, self.home, self.authority.operator, plan, draft)
         until(lambda: self._state(plan.run_id) in ("completed", "aborted"), "the run ends")
         if self._state(plan.run_id) != "completed":
@@ -227,4 +228,4 @@ class Daemons:
 
     def _state(self, run_id: str) -> str:
         with self.store.read() as connection:
-            return runbook.find_run(connection, run_id).state.value
+            return run_rows.find_run(connection, run_id).state.value

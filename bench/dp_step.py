@@ -22,16 +22,16 @@ import numpy as np
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
+from authoring.draft import INITIAL_FILE, build_draft
 from bench import harness
-from participant.adapters.adapted import AdaptedModel, read_initial
-from participant.adapters.device import find_device
-from participant.adapters.fast import FastEngine
-from participant.adapters.gradients import GradientEngine
-from participant.adapters.reference import OpacusEngine
-from participant.authoring import INITIAL_FILE, build_draft
-from participant.examples import Examples, synthetic_examples
-from participant.models import load_base
-from participant.trainer import Precision
+from participant.training.adapters.adapted import AdaptedModel, read_initial
+from participant.training.adapters.device import find_device
+from participant.training.adapters.fast import FastEngine
+from participant.training.adapters.gradients import GradientEngine
+from participant.training.adapters.reference import OpacusEngine
+from participant.training.examples import Examples, synthetic_examples
+from participant.training.models import load_base
+from participant.training.trainer import Precision
 from privacy.dp.torch_clipping import clipped_sum
 
 PACKAGES: Final = ("torch", "transformers", "peft", "opacus", "numpy")

@@ -29,11 +29,11 @@ from bench import harness, players
 from bench.masking import aligned
 from bench.plans import CLAMP
 from bench.players import SCALE_EXPONENT, Case, Player, Stage
+from host.system import SystemRandom
 from privacy.secagg import keys, masks, shamir, vector
 from privacy.secagg.fixed_point import Buffer, Ring, fixed, unfixed
 from privacy.secagg.masks import MASK_CHUNK
 from privacy.secret import SecretBytes
-from protos.system import SystemRandom
 
 VERIFY: Final = "Ed25519 verifications"
 SIGN: Final = "Ed25519 signatures"

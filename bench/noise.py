@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from bench import harness
-from participant.keystream import KeyStream
+from participant.training.noise_keys import KeyStream
 from privacy.dp import fast_noise, noise
 from privacy.dp.fast_noise import MOST_WORDS
 from privacy.secret import SecretBytes

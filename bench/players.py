@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import plans
-from coordinator.round import CoordinatorRound, RoundResult
-from participant.phase import RunMemory
-from participant.round import Masked, Party, Ready, Step, advertise, complete
+from coordinator.protocol.round import CoordinatorRound, RoundResult
+from host.system import SystemRandom
+from participant.protocol.memory import RunMemory
+from participant.protocol.round import Masked, Participant, Ready, Step, advertise, complete
 from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Graph
 from privacy.secagg import graph_bounds, hashes, keys
@@ -33,7 +34,6 @@ from privacy.secagg.messages import AttemptOffer, Position, Receipt
 from privacy.secagg.suites import Suite
 from protos import codec, codec_transport
 from protos.envelope import MAX_CHUNK_BYTES, Chunk, Submission, UploadAnnounced
-from protos.system import SystemRandom
 
 MEASURED: Final = 9  # participants, spread over the roster, whose median is taken
 SCALE_EXPONENT: Final = 16  # of real updates
@@ -78,7 +78,7 @@ class Case:
 class Player:
     """A participant, the processor time that it used, and the bytes that it uploaded."""
 
-    party: Party
+    party: Participant
     memory: RunMemory
     measured: bool
     state: Any = None
@@ -147,7 +147,7 @@ class Stage:
         there = [name for name in names if name not in self.dropouts]
         chosen = {there[i] for i in _spread(len(there), min(measured, len(there)))}
         self.players = {
-            name: Player(Party(plan, name, identities[name]), RunMemory.empty(plan.hash), name in chosen)
+            name: Player(Participant(plan, name, identities[name]), RunMemory.empty(plan.hash), name in chosen)
             for name in names
         }
         self.random = SystemRandom()

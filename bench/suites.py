@@ -13,13 +13,7 @@ from typing import Any, Final
 from bench import harness
 from bench.players import Case, Player, Stage
 from protos import codec
-from protos.envelope import (
-    KeysAdvertised,
-    NumberedTask,
-    SharesDealt,
-    SurvivorsProposed,
-    UnmaskRequested,
-)
+from protos.envelope import KeysAdvertised, NumberedTask, SharesDealt, SurvivorsProposed, UnmaskRequested
 
 CASES: Final = ("n10_d1e5_k9_drop1", "n50_d1e5_k49_drop5")
 TASKS: Final = {  # by phase of the coordinator

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from bench import harness
 from bench.daemons import Daemons
 from bench.players import Case, Player, Stage
-from participant.trainer import OneHotTrainer
+from participant.training.trainer import OneHotTrainer
 
 NOTHING: Final = np.zeros(0, dtype=np.float32)
 CASES: Final = {"n10_d1e6": 12, "n100_d1e5": 3}  # rounds

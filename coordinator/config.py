@@ -15,10 +15,9 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from privacy import settings
+from host import configuration, settings
+from host.settings import Section
 from privacy.plan_parts import Name, Text
-from privacy.settings import Section
-from protos import configuration
 from protos.invitation import is_address
 
 CONFIG_NAME = "coordinator.toml"
@@ -115,7 +114,7 @@ class Home:
         return self.directory / "runs"
 
     @property
-    def presence(self) -> Path:
+    def status(self) -> Path:
         """What the running daemon says about itself; stale when its process is gone."""
         return self.directory / "daemon.json"
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator import phase as coordinator_phase
-from coordinator.round import CoordinatorRound
-from participant import phase as participant_phase
-from participant.round import Ready
+from coordinator.protocol import phase as coordinator_phase
+from coordinator.protocol.round import CoordinatorRound
+from participant.protocol import memory as participant_phase
+from participant.protocol.round import Ready
 from privacy.secagg import hashes
-from tests.federation import Federation
+from tests.worlds.federation import Federation
 
 TEXT = Path(__file__).with_name("protocol.md")
 EXAMPLE_SEED = 12

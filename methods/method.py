@@ -2,7 +2,8 @@
 
 Guarantees: a method is data and pure functions on names, shapes and arrays; what trains is a closed set of
 :class:`Selector`; a mode that is not sound is refused with its reason; :meth:`Method.export` gives PEFT's tensors.
-Leaves to others: realising selectors in torch (``participant.adapters``), the mechanism (``privacy.dp``), files.
+Leaves to others: realising selectors in torch (``participant.training.adapters``), the mechanism (``privacy.dp``),
+files.
 Source: docs/methods.md.
 """
 

@@ -12,11 +12,11 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from host import configuration
+from host.settings import Section
 from participant.home import Home
-from participant.trainer import EngineName, Precision
+from participant.training.trainer import EngineName, Precision
 from privacy.plan_parts import Name
-from privacy.settings import Section
-from protos import configuration
 
 DEFAULT_LEDGER = "ledger.db"  # relative to the participant's directory
 

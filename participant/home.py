@@ -1,7 +1,7 @@
 """A participant's directory: where each thing lies, and that nobody else can read it.
 
 Guarantees: the directory is 0700 and its keys 0600, or it is not used.
-Leaves to others: what the files mean, and how they are written (``protos.durable``).
+Leaves to others: what the files mean, and how they are written (``host.durable``).
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from host import durable
+from host.credentials import DIRECTORY_MODE, check_private
 from privacy.errors import LocalError
-from protos import durable
-from protos.credentials import DIRECTORY_MODE, check_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Home:
         return self.directory / "noise-keys"
 
     @property
-    def presence(self) -> Path:
+    def status_file(self) -> Path:
         """What the running daemon says about itself."""
         return self.directory / "daemon.json"
 

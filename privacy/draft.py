@@ -16,19 +16,19 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from privacy import canonical
 from privacy.errors import LocalError
-from privacy.plan_parts import Aim, Count, DecimalString, Hex256, Name, Part, Positive, Text
+from privacy.plan_parts import Count, DecimalString, Hex256, Name, PlanModel, Positive, PrivacySpec, Text
 
 MAX_ENTRIES = 2**31  # entries of a vector: 8 GiB at 32 bits, beyond any adapter
 
 
-class FileHash(Part):
+class FileHash(PlanModel):
     """A file of the base model and its SHA-256."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
     sha256: Hex256
 
 
-class BaseReference(Part):
+class BaseReference(PlanModel):
     """The foundation model: each participant registers its own copy, which must have these very bytes."""
 
     name: Name
@@ -48,7 +48,7 @@ class BaseReference(Part):
         return self
 
 
-class Tensor(Part):
+class Tensor(PlanModel):
     """A tensor of the adapter, under its key in PEFT's own file format.
 
     Trained tensors are laid out in the order of the manifest, row-major, stream by stream. Frozen ones are common to
@@ -65,7 +65,7 @@ class Tensor(Part):
         return math.prod(self.shape)
 
 
-class Adapter(Part):
+class Adapter(PlanModel):
     """The PEFT method, its configuration, and what every tensor of the adapter is."""
 
     method: Name
@@ -80,14 +80,14 @@ class Adapter(Part):
     tensors: Annotated[tuple[Tensor, ...], Field(min_length=1)]
 
 
-class Stream(Part):
+class Stream(PlanModel):
     """A named part of the vector, masked under a key of its own."""
 
     name: Name
     length: Positive
 
 
-class Task(Part):
+class Task(PlanModel):
     """What the model does, and how raw rows become its input."""
 
     kind: Literal["image-classification", "text-classification"]
@@ -101,7 +101,7 @@ class Task(Part):
     image_scale: DecimalString = "1"  # raw pixel values are divided by this first
 
 
-class Optimizer(Part):
+class Optimizer(PlanModel):
     """What the coordinator does with the decoded mean (``local``, ``none``) or noisy gradient (``distributed``)."""
 
     name: Literal["mean", "sgd", "adam", "yogi"] = "mean"
@@ -113,7 +113,7 @@ class Optimizer(Part):
     average: DecimalString = "0"  # e of the exponential average of iterates, weight min(e, (r+1)/(r+10)); 0: off
 
 
-class Training(Part):
+class Training(PlanModel):
     """What a participant does in its steps; all constants, never a realised batch."""
 
     learning_rate: DecimalString
@@ -121,7 +121,7 @@ class Training(Part):
     micro_batch: Positive = 64
 
 
-class Recipe(Part):
+class Recipe(PlanModel):
     """The part of a plan that a researcher writes: everything but the federation. A draft directory holds it."""
 
     title: Text
@@ -157,13 +157,13 @@ class Recipe(Part):
         return self
 
 
-class PrivacyTarget(Aim):
+class PrivacyTarget(PrivacySpec):
     """What a draft asks for; ``run create`` turns it into integers once the roster is known."""
 
     update_bound: DecimalString  # largest absolute coordinate of a difference (local, none)
 
 
-class Draft(Part):
+class Draft(PlanModel):
     """A recipe with a privacy target, evaluation and protocol wishes, but no roster."""
 
     draft_version: Literal[1] = 1

@@ -1,7 +1,7 @@
 """An evaluator's signed measurement of a released adapter on public data.
 
 Guarantees: the signature covers the plan, the round, the adapter's bytes, the data's bytes and both counts.
-Leaves to others: who the evaluators of a plan are (``plan``), measuring (``participant.evaluation``).
+Leaves to others: who the evaluators of a plan are (``plan``), measuring (``participant.training.evaluation``).
 Source: docs/protocol.md section 2.
 """
 

@@ -4,7 +4,7 @@ Guarantees: a chain that verifies was written by one identity key, in this order
 middle or taken out; rows hold events, unit and relation, never epsilons; units and relations of one population never
 mix; a charge is allowed only if the lifetime filter still holds with it.
 Leaves to others: that the newest records are there (a head that others have seen), files and transactions
-(``participant.ledger``).
+(``participant.owner.ledger``).
 Source: docs/privacy-accounting.md section 8; Feldman and Zrnic 2021 (filter at one fixed order).
 """
 
@@ -18,7 +18,7 @@ from typing import Final
 from privacy import canonical
 from privacy.canonical import Json
 from privacy.dp import rdp
-from privacy.dp.events import Composed, Event, upward
+from privacy.dp.events import Composed, Event, format_epsilon_up
 from privacy.errors import RefusedError, VerificationError
 from privacy.ledger_entries import Charge, Entry, Genesis, Unprotected, entry_from_json, entry_to_json
 from privacy.secagg.keys import SigningKey, framed, verify
@@ -168,7 +168,7 @@ def require_budget(spent: Spent, charge: Charge, *, budget: LifetimeBudget, max_
     if rounds > max_rounds:
         raise RefusedError("E-POLICY-BUDGET", f"run {charge.run_id} was charged for all of its {max_rounds} rounds")
     if rdp.composed(after.events, budget.order) > budget.divergence:
-        now, then = (upward(one.lifetime_epsilon(budget), 3) for one in (spent, after))
+        now, then = (format_epsilon_up(one.lifetime_epsilon(budget), 3) for one in (spent, after))
         detail = f"{charge.population} has spent epsilon {now} of {budget.epsilon:g}; this round makes {then}"
         raise RefusedError("E-POLICY-BUDGET", detail)
     return after

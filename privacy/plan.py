@@ -6,7 +6,7 @@ Guarantees: a :class:`Plan` in memory is complete and keeps the arithmetic rules
 quorum, least survivors, ring) and ``docs/privacy-accounting.md`` (noise, sensitivity, honest noise); a
 :class:`VerifiedPlan` was also signed by the pinned operator.
 Leaves to others: what a part keeps by itself (``privacy.plan_parts``, ``privacy.draft``), whether an owner's policy
-allows it (``participant.policy``), and calibration (``privacy.dp``).
+allows it (``participant.owner.policy``), and calibration (``privacy.dp``).
 Source: ``docs/protocol.md`` section 2.
 """
 
@@ -34,7 +34,7 @@ from privacy.plan_parts import (
     Hex128,
     Member,
     Name,
-    Part,
+    PlanModel,
     Positive,
     Privacy,
     Text,
@@ -53,7 +53,7 @@ LEAST_REGULAR_DELTA = 1e-9  # a thousand times the 2^-40 that a k-regular graph 
 _id: Final = attrgetter("id")
 
 
-class Plan(Part):
+class Plan(PlanModel):
     """Everything that binds the parties of a run. See the module's docstring."""
 
     protocol_version: Literal[1] = PROTOCOL_VERSION

@@ -38,13 +38,13 @@ class BrokenRuleError(ValueError):
         self.code = code
 
 
-class Part(BaseModel):
+class PlanModel(BaseModel):
     """Base of every part of a plan: frozen, strict, and closed to unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Member(Part):
+class Member(PlanModel):
     """A participant on the roster.
 
     ``units`` is its public number of privacy units (the relation is zero-out, so sizes are public); ``weight`` is the
@@ -58,14 +58,14 @@ class Member(Part):
     with_operator: bool = False  # its organisation also runs the coordinator: it counts in f
 
 
-class Evaluator(Part):
+class Evaluator(PlanModel):
     """An enrolled evaluator: measures released adapters on public data, never masks."""
 
     id: Name
     identity_key: Hex256
 
 
-class Evaluation(Part):
+class Evaluation(PlanModel):
     """Who measures the released adapters, on which public data of theirs, and how often."""
 
     data: Name
@@ -73,7 +73,7 @@ class Evaluation(Part):
     evaluators: tuple[Evaluator, ...] = ()
 
 
-class Graph(Part):
+class Graph(PlanModel):
     """Who masks with whom. The k-regular kind carries its own, weaker sentence of claim (docs/graphs.md)."""
 
     kind: Literal["complete", "k-regular"] = "complete"
@@ -90,7 +90,7 @@ class Graph(Part):
         return self
 
 
-class Encoding(Part):
+class Encoding(PlanModel):
     """Fixed point in the ring Z_2^b, signed two's complement (docs/protocol.md section 7).
 
     An update is multiplied by ``2**scale_exponent`` and rounded; in the distributed modes it consists of integers
@@ -114,7 +114,7 @@ class Encoding(Part):
         return self
 
 
-class Aim(Part):
+class PrivacySpec(PlanModel):
     """The privacy that is asked for: what a draft's target and a calibrated plan have in common."""
 
     mode: Mode
@@ -155,7 +155,7 @@ class Aim(Part):
         return self
 
 
-class Privacy(Aim):
+class Privacy(PrivacySpec):
     """The mode, its integers, and the target that they were calibrated for.
 
     ``noise_exponent`` k, ``sensitivity`` D and ``honest_noise`` h are the mechanism: each participant adds discrete

@@ -2,7 +2,8 @@
 
 Guarantees: pure; every epsilon is computed here from the plan's events by the checked accountants and rounded up; the
 signature covers every byte of the body; mode ``none`` says "no differential privacy" where an epsilon would stand.
-Leaves to others: collecting the facts (``coordinator.runner``, ``participant.runner``), checking (``audit.verify``).
+Leaves to others: collecting the facts (``coordinator.daemon.runner``, ``participant.daemon.runner``), checking
+(``audit.verify``).
 Source: docs/privacy-accounting.md section 9.
 """
 

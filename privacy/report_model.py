@@ -14,7 +14,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, StringConstraints, 
 
 from privacy.dp import events
 from privacy.plan import Plan
-from privacy.plan_parts import Count, DecimalString, Hex128, Hex256, Name, Part, Positive, Text
+from privacy.plan_parts import Count, DecimalString, Hex128, Hex256, Name, PlanModel, Positive, Text
 
 Hex512 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
 
@@ -48,7 +48,7 @@ EventField = Annotated[
 ]
 
 
-class Signer(Part):
+class Signer(PlanModel):
     """Whose daemon made the report, and the key that signed it."""
 
     role: Literal["coordinator", "participant"]
@@ -56,35 +56,35 @@ class Signer(Part):
     identity_key: Hex256
 
 
-class Software(Part):
+class Software(PlanModel):
     """A program or library that took part in the computation, and its version."""
 
     name: Text
     version: Text
 
 
-class Trust(Part):
+class Trust(PlanModel):
     """An epsilon against somebody, and how many participants' noise it relies on."""
 
     epsilon: DecimalString
     noise: Positive
 
 
-class Checks(Part):
+class Checks(PlanModel):
     """The same spend by other accountants: valid upper bounds that the claim must not exceed."""
 
     rdp: DecimalString
     general: DecimalString
 
 
-class CurvePoint(Part):
+class CurvePoint(PlanModel):
     """The cumulative spend after a number of charged rounds."""
 
     rounds: Positive
     epsilon: DecimalString
 
 
-class Claim(Part):
+class Claim(PlanModel):
     """What differential privacy says about this run. Epsilons are rounded up, at ``delta``.
 
     All figures but ``planned_epsilon`` are for the rounds that were charged: a round is charged when it starts,
@@ -108,28 +108,28 @@ class Claim(Part):
     curve: tuple[CurvePoint, ...]
 
 
-class NoClaim(Part):
+class NoClaim(PlanModel):
     """A run in mode ``none``."""
 
     kind: Literal["no-differential-privacy"] = "no-differential-privacy"
     statement: Literal["no differential privacy"] = "no differential privacy"
 
 
-class UploadDigest(Part):
+class UploadDigest(PlanModel):
     """A survivor, and the hash of the masked update that it signed for."""
 
     id: Name
     sha256: Hex256
 
 
-class SurvivorSignatureEntry(Part):
+class SurvivorSignatureEntry(PlanModel):
     """A survivor's signature over the survivor set."""
 
     id: Name
     signature: Hex512
 
 
-class Certificate(Part):
+class Certificate(PlanModel):
     """What proves a completed round: the survivors, a quorum of their signatures, and the hash of the sum."""
 
     attempt: Positive
@@ -140,7 +140,7 @@ class Certificate(Part):
     signatures: tuple[SurvivorSignatureEntry, ...]
 
 
-class RoundEntry(Part):
+class RoundEntry(PlanModel):
     """A round that was started: how often it was tried, who dropped out, and its certificate if it completed."""
 
     round: Positive
@@ -149,7 +149,7 @@ class RoundEntry(Part):
     certificate: Certificate | None
 
 
-class EvaluationEntry(Part):
+class EvaluationEntry(PlanModel):
     """A signed measurement of a released adapter on public data."""
 
     evaluator: Name
@@ -161,7 +161,7 @@ class EvaluationEntry(Part):
     signature: Hex512
 
 
-class Budget(Part):
+class Budget(PlanModel):
     """A population's lifetime budget: a Renyi filter at one order that the owner's policy fixes."""
 
     unit: Text
@@ -170,7 +170,7 @@ class Budget(Part):
     order: Positive
 
 
-class ChargedRun(Part):
+class ChargedRun(PlanModel):
     """A run on the same population, as the ledger has it; without an event it made no claim."""
 
     run_id: Hex128
@@ -181,7 +181,7 @@ class ChargedRun(Part):
     epsilon: DecimalString  # this run alone, at its own delta; "0" without an event
 
 
-class LedgerPart(Part):
+class LedgerPart(PlanModel):
     """Where the owner's ledger stands, and everything that it charged to this run's population."""
 
     sequence: Positive
@@ -192,7 +192,7 @@ class LedgerPart(Part):
     runs: tuple[ChargedRun, ...]
 
 
-class Report(Part):
+class Report(PlanModel):
     """The body of a report. See the module's docstring."""
 
     report_version: Literal[1] = 1
@@ -214,7 +214,7 @@ class Report(Part):
     not_protected: tuple[Text, ...]
 
 
-class SignedReport(Part):
+class SignedReport(PlanModel):
     """The file: a report, the Ed25519 key that signed it, and the signature over its canonical bytes."""
 
     body: Report

@@ -14,7 +14,20 @@ from privacy.secagg.keys import SIGNATURE_BYTES
 from protos import codec_round as rounds
 from protos import envelope as env
 from protos import federation_pb2 as pb
-from protos.codec_fields import Malformed, ascending, bounded, code, count, each, exact, name, part, run_id, some, text
+from protos.codec_fields import (
+    Malformed,
+    ascending,
+    bounded,
+    code,
+    count,
+    each,
+    exact,
+    name,
+    part,
+    run_id,
+    some,
+    text,
+)
 
 MAX_PLAN_BYTES: Final = 2**24  # thousands of tensors and members are about 1 MiB
 MAX_HISTORY: Final = 2**16  # rounds

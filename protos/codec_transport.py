@@ -1,7 +1,7 @@
 """Chunks, offsets and polls to bytes and back: what moves content, whatever the content is.
 
 Guarantees: as ``codec``; a chunk that decodes has the hash that it came with, and holds 1 byte to 1 MiB.
-Leaves to others: whether a chunk continues what came before it (``transport``, ``coordinator.service``).
+Leaves to others: whether a chunk continues what came before it (``transport``, ``coordinator.daemon.service``).
 """
 
 from __future__ import annotations

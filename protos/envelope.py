@@ -2,7 +2,8 @@
 
 Guarantees: a coordinator can say to a member only what :data:`Task` lists, a member to the coordinator only what
 :data:`Submission` lists; none of them carries a rule of a run (those are in the plan alone) or code.
-Leaves to others: bytes on the wire (``codec``), transport (``coordinator.service``, ``participant.channel``).
+Leaves to others: bytes on the wire (``codec``), transport (``coordinator.daemon.service``,
+``participant.link.channel``).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Guarantees: with ``--check`` nothing is written, and the exit code says whether the committed files are what the
 generator writes. The generator is pinned to the line whose output runs under protobuf 6 and 7; a newer one would raise
 the least protobuf that an installation needs, so it is refused.
-Leaves to others: the methods' handlers and stubs (``coordinator.service``, ``participant.channel``), which read the
-services' descriptors and pass bytes to the strict codec: there are no generated ones.
+Leaves to others: the methods' handlers and stubs (``coordinator.daemon.service``, ``participant.link.channel``), which
+read the services' descriptors and pass bytes to the strict codec: there are no generated ones.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from privacy import canonical
 from privacy.errors import LocalError
-from privacy.plan_parts import Count, Hex128, Hex256, Name, Part
+from privacy.plan_parts import Count, Hex128, Hex256, Name, PlanModel
 from privacy.secagg.keys import framed
 from privacy.secret import SecretBytes
 from protos.envelope import Role
@@ -64,7 +64,7 @@ def _address(value: str) -> str:
 _Addresses = Annotated[tuple[Annotated[str, AfterValidator(_address)], ...], Field(min_length=1, max_length=8)]
 
 
-class _Line(Part):
+class _Line(PlanModel):
     """The JSON inside a line; bytes are hex or base64, because the whole is JSON in canonical form."""
 
     federation: Name

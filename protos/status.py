@@ -3,7 +3,7 @@
 Guarantees: code, blame and rule travel in trailing metadata and are read as strictly as any other message; whatever
 gRPC itself reports becomes a ``NetworkError`` whose code names the class of the failure. What went wrong inside the
 coordinator (a bug, a full disk) travels as ``E-NET-FAILED`` without detail: it is nobody else's business or fault.
-Leaves to others: finding out why TLS failed (``participant.diagnosis``).
+Leaves to others: finding out why TLS failed (``participant.link.tls_diagnosis``).
 """
 
 from __future__ import annotations

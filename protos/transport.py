@@ -3,7 +3,7 @@
 Guarantees: the options of both sides match (a participant never pings more often than the coordinator allows, so no
 connection is dropped for it), and every message fits under one fixed limit, because whatever may grow is cut into
 chunks; there is nothing here that a user would have to configure.
-Leaves to others: gRPC itself (``coordinator.service``, ``participant.channel``).
+Leaves to others: gRPC itself (``coordinator.daemon.service``, ``participant.link.channel``).
 Source: gRPC core ``grpc_types.h`` and ``doc/keepalive.md``.
 """
 
@@ -44,7 +44,7 @@ SERVER_OPTIONS: Final[Options] = (
 )
 CLIENT_OPTIONS: Final[Options] = (
     *_BOTH,
-    ("grpc.enable_retries", 0),  # retries are visible, and asked for (``participant.channel``)
+    ("grpc.enable_retries", 0),  # retries are visible, and asked for (``participant.link.channel``)
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 10_000),  # the time that one attempt to connect is given
     ("grpc.max_reconnect_backoff_ms", 5000),

@@ -2,7 +2,7 @@
 
 Guarantees: thresholds, noise and ring follow from roster and f by the rules that ``run create`` keeps, so a simulated
 plan claims what a real one would.
-Leaves to others: drafts (``participant.authoring``), enrolled members and their sizes (``coordinator.creation``).
+Leaves to others: drafts (``authoring.draft``), enrolled members and their sizes (``coordinator.runs.creation``).
 """
 
 from __future__ import annotations

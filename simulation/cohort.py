@@ -2,8 +2,8 @@
 
 Guarantees: each sum comes out of real keys, masks, signatures and shares; each round extends the transcript as in a
 real run.
-Leaves to others: what is summed (``participant.training``), networks, crashes and dropouts (the daemons and their
-tests).
+Leaves to others: what is summed (``participant.training.torch_trainer``), networks, crashes and dropouts (the daemons
+and their tests).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.phase import Phase
-from coordinator.round import CoordinatorRound, RoundResult
-from participant.phase import RunMemory, UpdateEncoded
-from participant.round import Advertised, Masked, Party, Ready, Shared, Step, advertise, complete
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound, RoundResult
+from participant.protocol.memory import RunMemory, UpdateEncoded
+from participant.protocol.round import Advertised, Masked, Participant, Ready, Shared, Step, advertise, complete
 from privacy.errors import LocalError
+from privacy.interfaces import RandomSource
 from privacy.plan import VerifiedPlan
-from privacy.seams import RandomSource
 from privacy.secagg import hashes
 from privacy.secagg.keys import SigningKey
 from privacy.secagg.messages import AttemptOffer, Position
@@ -40,7 +40,7 @@ class Cohort:
     def __init__(self, plan: VerifiedPlan, keys: Mapping[str, SigningKey], random: RandomSource) -> None:
         self._plan = plan
         self._random = random
-        self._parties = {member.id: Party(plan, member.id, keys[member.id]) for member in plan.plan.roster}
+        self._parties = {member.id: Participant(plan, member.id, keys[member.id]) for member in plan.plan.roster}
         self._memories = {name: RunMemory.empty(plan.hash) for name in self._parties}
         self._states: dict[str, object] = {}
         self._transcript = hashes.genesis_transcript(plan.hash)

@@ -20,13 +20,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.global_adapter import direction
-from coordinator.optimizer import OptimizerState, step
-from participant.authoring import INITIAL_FILE, build_draft
-from participant.data import task_columns
-from participant.evaluation import AdapterEvaluator
-from participant.trainer import Progress
-from participant.training import Materials, TorchTrainer
+from authoring.draft import INITIAL_FILE, build_draft
+from coordinator.runs.global_adapter import direction
+from coordinator.runs.optimizer import OptimizerState, step
+from participant.training.data import task_columns
+from participant.training.evaluation import AdapterEvaluator
+from participant.training.torch_trainer import Materials, TorchTrainer
+from participant.training.trainer import Progress
 from privacy.dp.accountants import run_epsilon
 from privacy.plan import Plan, VerifiedPlan, signed_plan_bytes
 from privacy.plan_parts import Member, Mode

@@ -22,11 +22,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from privacy.dp.events import upward
+from privacy.dp.events import format_epsilon_up
 from simulation.processes import ONE_THREAD
 
 if TYPE_CHECKING:
-    from participant.trainer import Progress as RoundsDone
+    from participant.training.trainer import Progress as RoundsDone
     from simulation.compare import Cell, Size
 
 FIRST_SEED: Final = 5001  # the settings were chosen on seeds 1101 to 1104
@@ -94,7 +94,7 @@ def _run_seed(directory: Path, seed: int, size: Size) -> list[Cell]:
         with _bar(f"seed {seed}: {mode}") as progress:
             cell = run(stage, units, mode, seed, size, progress)
         took = time.monotonic() - begin
-        gain = f"{cell.accuracy_base:.1%} -> {cell.accuracy:.1%}, epsilon {upward(cell.epsilon)}"
+        gain = f"{cell.accuracy_base:.1%} -> {cell.accuracy:.1%}, epsilon {format_epsilon_up(cell.epsilon)}"
         typer.echo(f"seed {seed}, {mode}: {gain} ({took:.0f} s)")
         cells.append(cell)
     return cells
@@ -116,7 +116,7 @@ def _table(found: Mapping[str, float], modes: tuple[str, ...]) -> list[str]:
             f"{found[f'{mode}.{name}']:.1%} +- {found[f'{mode}.{name}.spread']:.1%}" for name in ("base", "accuracy")
         )
         carried = f"{found[f'{mode}.noise']:.2f}"
-        rows.append(f"{mode:<14}{base:>18}{accuracy:>18}{upward(found[f'{mode}.epsilon']):>10}{carried:>13}")
+        rows.append(f"{mode:<14}{base:>18}{accuracy:>18}{format_epsilon_up(found[f'{mode}.epsilon']):>10}{carried:>13}")
     gain, spread, error = (100 * found[f"gain.accuracy{part}"] for part in ("", ".spread", ".error"))
     rows.append(f"{'gain':<14}{'':>18}{f'{gain:+.1f} +- {spread:.1f}':>18}  points, standard error {error:.1f}")
     return [

@@ -21,7 +21,7 @@ from typing import Annotated, Final
 import typer
 
 from privacy.errors import OnlysumError
-from simulation.accident import Witness
+from simulation.dropout import Monitor
 from simulation.federation import Federation
 from simulation.outcome import Summary, change_one_byte, show, write_held_out
 from simulation.processes import ONE_THREAD, Processes
@@ -115,7 +115,7 @@ class Story:
     def _watch(self, run: str) -> int:
         """Follow the run to its end, and return how many participant-rounds are missing from the sums."""
         with self._screen.rounds(self._federation.rounds) as rounds:
-            witness = Witness(self._federation, rounds)
+            witness = Monitor(self._federation, rounds)
             for happened in self._federation.events(run):
                 witness.take(happened)
         return witness.dropouts

@@ -2,7 +2,8 @@
 
 Guarantees: the same seed gives the same split; the public slice, the participants' parts and the held-out images have
 no image in common; the public slice has no 8 and no 9. The held-out images share writers with the participants' parts.
-Leaves to others: files (``simulation.demo``) and training (``simulation.base``, ``participant.training``).
+Leaves to others: files (``simulation.demo``) and training (``simulation.base``,
+``participant.training.torch_trainer``).
 Source: scikit-learn's ``load_digits`` (UCI, Alpaydin and Kaynak 1998). Its file has no writers; the labels repeat one
 form, so it reads as 14 writers' sheets in a row. That is an inference, and two of the boundaries are approximate.
 """

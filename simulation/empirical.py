@@ -20,10 +20,10 @@ from typing import Any, Final, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from participant.adapters.sums import Clip, GradientSums
-from participant.trainer import Progress
+from participant.training.adapters.sums import Clip, GradientSums
+from participant.training.trainer import Progress
 from privacy.dp import accountants
-from privacy.dp.events import upward
+from privacy.dp.events import format_epsilon_up
 from privacy.dp.one_run import (
     CONFIDENCE,
     ceiling,
@@ -34,10 +34,10 @@ from privacy.dp.one_run import (
     spread_deviation,
 )
 from privacy.errors import LocalError
-from privacy.seams import RandomSource
+from privacy.interfaces import RandomSource
+from simulation.audit_result import Check, Fault, Setting, Verdict
 from simulation.faults import while_preparing, while_training
 from simulation.laboratory import Laboratory, Workbench
-from simulation.verdict import Check, Fault, Setting, Verdict
 
 DEVIATIONS: Final = 6.0  # beyond which noise or counts fail: chance does that once in millions of audits
 _CODES_OF: Final = {"E-PLAN-STREAM": "plan", "E-SELF-CHECK": "self-check"}
@@ -128,7 +128,7 @@ def judge(laboratory: Laboratory, seen: Observation, earlier: tuple[Check, ...] 
         "canaries",
         bound <= claim,
         f"{right}: epsilon is at least {math.floor(100 * bound) / 100:.2f} ({CONFIDENCE:.0%} confidence), claimed is"
-        f" {upward(claim)}; this test can show {upward(most)} at most",
+        f" {format_epsilon_up(claim)}; this test can show {format_epsilon_up(most)} at most",
     )
     checks = (*earlier, canaries, _noise(laboratory, seen), _sampler(laboratory, seen))
     return Verdict(setting=setting, checks=checks, claim=claim, bound=bound, ceiling=most)

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from privacy.dp.events import upward
+from privacy.dp.events import format_epsilon_up
 from privacy.errors import LocalError, VerificationError
-from simulation.verdict import CAUGHT_BY, Fault, Setting, Verdict
+from simulation.audit_result import CAUGHT_BY, Fault, Setting, Verdict
 
 if TYPE_CHECKING:
-    from participant.trainer import Progress
+    from participant.training.trainer import Progress
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
 
@@ -51,7 +51,7 @@ def empirical(
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two threads are slower on tiny layers
     warnings.simplefilter("ignore", FutureWarning)  # of the libraries, about themselves
-    from protos.system import SystemRandom
+    from host.system import SystemRandom
     from simulation.empirical import audit
 
     with tempfile.TemporaryDirectory(prefix="onlysum-audit-") as directory, _bar() as progress:
@@ -81,7 +81,9 @@ def _show(verdict: Verdict, plant: Fault | None) -> None:
         typer.echo(aligned(f"{'ok  ' if check.passed else 'FAIL'} {check.name}", check.found))
     if not verdict.failed:
         typer.echo("PASS: nothing contradicts the claim. That does not prove it: whatever had")
-        typer.echo(f"happened, this test could not have shown more than epsilon {upward(verdict.ceiling or 0.0)}.")
+        typer.echo(
+            f"happened, this test could not have shown more than epsilon {format_epsilon_up(verdict.ceiling or 0.0)}."
+        )
 
 
 def _as_values(verdict: Verdict, plant: Fault | None) -> dict[str, object]:

@@ -18,24 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from participant import training
-from participant.adapters import sums
-from participant.adapters.adapted import AdaptedModel
-from participant.adapters.fast import choose_engine
-from participant.adapters.gradients import GradientEngine
-from participant.examples import Examples
-from participant.training import TorchTrainer
+from participant.training import torch_trainer
+from participant.training.adapters import sums
+from participant.training.adapters.adapted import AdaptedModel
+from participant.training.adapters.fast import choose_engine
+from participant.training.adapters.gradients import GradientEngine
+from participant.training.examples import Examples
+from participant.training.torch_trainer import TorchTrainer
 from privacy.dp.clipping import clip_radius
 from privacy.dp.sampling import choose, poisson_sample
-from privacy.seams import RandomSource
-from simulation.verdict import Fault
+from privacy.interfaces import RandomSource
+from simulation.audit_result import Fault
 
 Integers = NDArray[np.int64]
 
 
 def while_preparing(fault: Fault | None) -> AbstractContextManager[None]:
     """Plant what is there from the start; the others come after the self-check, so that the audit is on its own."""
-    return _replaced(training, "choose_engine", _choose_one_row) if fault is Fault.BATCH_AS_ONE else nullcontext()
+    return _replaced(torch_trainer, "choose_engine", _choose_one_row) if fault is Fault.BATCH_AS_ONE else nullcontext()
 
 
 def while_training(fault: Fault | None, *, last: bool) -> AbstractContextManager[None]:
@@ -50,9 +50,9 @@ def while_training(fault: Fault | None, *, last: bool) -> AbstractContextManager
         case Fault.NO_CLIP:
             return _replaced(sums, "clipped_sum", _scaled_sum)
         case Fault.DOUBLE_Q:
-            return _replaced(training, "poisson_sample", _doubled_sample)
+            return _replaced(torch_trainer, "poisson_sample", _doubled_sample)
         case Fault.FIXED_BATCHES:
-            return _replaced(training, "poisson_sample", _fixed_sample)
+            return _replaced(torch_trainer, "poisson_sample", _fixed_sample)
         case _:
             return nullcontext()
 
@@ -100,8 +100,8 @@ def _fixed_sample(units: int, rate: str, random: RandomSource) -> Integers:
     return choose(np.arange(units, dtype=np.int64), round(units * Fraction(rate)), random)
 
 
-def _choose_one_row(adapted: AdaptedModel, synthetic: Examples, **wishes: Any) -> GradientEngine:
-    return OneRowEngine(choose_engine(adapted, synthetic, **wishes))
+def _choose_one_row(adapted: AdaptedModel, synthetic: Examples, **request: Any) -> GradientEngine:
+    return OneRowEngine(choose_engine(adapted, synthetic, **request))
 
 
 class OneRowEngine(GradientEngine):

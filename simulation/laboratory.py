@@ -1,8 +1,8 @@
 """A synthetic federation for the empirical audit: a made-up plan, a tiny base, canaries, and real trainers.
 
 Guarantees: plan, base and canaries are made up, so nothing here is anybody's data; each participant trains through the
-very :class:`~participant.training.TorchTrainer` that daemons use, self-check included; a fair coin of its own decides
-on every canary, from the given source.
+very :class:`~participant.training.torch_trainer.TorchTrainer` that daemons use, self-check included; a fair coin of its
+own decides on every canary, from the given source.
 Leaves to others: faults (``faults``), what is concluded (``empirical``).
 
 Why canaries are easy to see: each has a class of its own, so its gradient in the head is nearly orthogonal to all
@@ -24,23 +24,23 @@ from transformers import ViTConfig, ViTForImageClassification
 from transformers.utils.logging import disable_progress_bar
 
 import methods
+from authoring.draft import INITIAL_FILE, build_draft
 from methods.method import trained_tensors
-from participant.adapters.adapted import AdaptedModel, read_initial
-from participant.adapters.fast import FastEngine
-from participant.adapters.sums import Clip, GradientSums
-from participant.authoring import INITIAL_FILE, build_draft
-from participant.data import Columns
-from participant.examples import load_examples
-from participant.models import load_base
-from participant.training import Materials, TorchTrainer
+from participant.training.adapters.adapted import AdaptedModel, read_initial
+from participant.training.adapters.fast import FastEngine
+from participant.training.adapters.sums import Clip, GradientSums
+from participant.training.data import Columns
+from participant.training.examples import load_examples
+from participant.training.models import load_base
+from participant.training.torch_trainer import Materials, TorchTrainer
 from privacy.draft import Recipe, Stream, Tensor
+from privacy.interfaces import RandomSource
 from privacy.plan import Plan
 from privacy.plan_parts import Member
-from privacy.seams import RandomSource
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
+from simulation.audit_result import Setting
 from simulation.binding import bind
-from simulation.verdict import Setting
 
 IMAGE_SIDE: Final = 8
 WIDTH: Final = 8

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from privacy.dp.events import upward
+from privacy.dp.events import format_epsilon_up
 from simulation.digits import Digits
 
 
@@ -77,7 +77,7 @@ def _rows(summary: Summary, rechecked: float) -> list[tuple[str, str, str]]:
         [
             (
                 "epsilon",
-                upward(summary.epsilon),
+                format_epsilon_up(summary.epsilon),
                 "the largest that any participant was charged; smaller is more private",
             ),
             ("delta", f"{summary.delta:g}", "the chance that is not covered by epsilon"),

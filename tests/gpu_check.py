@@ -23,14 +23,14 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 
 from bench.dp_step import CASES, CLIP_NORM, SENSITIVITY, Case, error_of, prepared, steps_of
 from bench.harness import table
-from participant.adapters.device import find_device
-from participant.adapters.fast import FastEngine
-from participant.adapters.gradients import GradientEngine
-from participant.adapters.reference import OpacusEngine
-from participant.adapters.sums import EMPTY
-from participant.examples import Examples
-from participant.selfcheck import BFLOAT16_TOLERANCE, GRADIENT_TOLERANCE
-from participant.trainer import Precision
+from participant.training.adapters.device import find_device
+from participant.training.adapters.fast import FastEngine
+from participant.training.adapters.gradients import GradientEngine
+from participant.training.adapters.reference import OpacusEngine
+from participant.training.adapters.sums import EMPTY_SLOT
+from participant.training.examples import Examples
+from participant.training.selfcheck import BFLOAT16_TOLERANCE, GRADIENT_TOLERANCE
+from participant.training.trainer import Precision
 from privacy.dp.clipping import integer_clip
 from privacy.dp.torch_clipping import clipped_sum
 
@@ -100,8 +100,8 @@ def distance(rows: np.ndarray, expected: np.ndarray) -> float:
 def alone_in_a_micro_batch(engine: GradientEngine, batch: Examples, few: np.ndarray) -> np.ndarray:
     """Return each example's own gradient by torch alone, in a micro-batch that nothing else is in."""
     places = np.arange(len(batch))
-    only = [np.where(places == place, places, EMPTY) for place in few]
-    return np.stack([engine.summed(batch.take(slots), slots != EMPTY) for slots in only])
+    only = [np.where(places == place, places, EMPTY_SLOT) for place in few]
+    return np.stack([engine.summed(batch.take(slots), slots != EMPTY_SLOT) for slots in only])
 
 
 def same_clip(engine: GradientEngine, batch: Examples) -> bool:

@@ -1,9 +1,9 @@
 """Does a test fail when a check is gone? Each check of the verifying functions is deleted, negated and weakened.
 
 Run it as ``make mutation``, or ``python -m tests.mutation [--only TEXT]... [--workers N] [--list]``. Everything is
-imported and collected once; each mutant is a fork in which one function has other code (:mod:`tests.edits`) and the
-tests that reach that function run until the first failure. Mutants that survive are printed and the exit status is 1,
-unless they stand in :data:`EQUIVALENT` with the reason why no test can tell them from the original.
+imported and collected once; each mutant is a fork in which one function has other code (:mod:`tests.worlds.edits`) and
+the tests that reach that function run until the first failure. Mutants that survive are printed and the exit status is
+1, unless they stand in :data:`EQUIVALENT` with the reason why no test can tell them from the original.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from typing import Final, NoReturn
 import hypothesis
 import pytest
 
-from tests.edits import Function, FunctionNode, announcing, compiled, functions, install, tree
+from tests.worlds.edits import Function, FunctionNode, announcing, compiled, functions, install, tree
 
 # What is mutated: every verifying function of these modules, and of the modules that they are made of.
-ENTRIES: Final = ("participant.round", "participant.journal", "coordinator.round")
+ENTRIES: Final = ("participant.protocol.round", "participant.runs.journal", "coordinator.protocol.round")
 ROOMS: Final = ("participant.", "coordinator.", "privacy.secagg.")
 # What decides beside them whether something is believed; not what these are made of.
 ALSO: Final = (
-    "participant.participation",
-    "participant.runs",
-    "participant.plans",
-    "coordinator.spool",
+    "participant.runs.participation",
+    "participant.runs.open_runs",
+    "participant.owner.plan_store",
+    "coordinator.runs.uploads",
     "privacy.plan",
     "privacy.plan_parts",
     "privacy.secagg.graph_bounds",
@@ -45,7 +45,7 @@ ALSO: Final = (
 # Of these modules some functions alone: the rest verifies nothing that a round rests on.
 ONLY: Final[dict[str, tuple[str, ...]]] = {
     "privacy.secagg.masks": ("check",),
-    "coordinator.attempt": ("Attempt._replay_one", "Attempt._replay", "Attempt._accumulate", "Attempt.announced"),
+    "coordinator.runs.attempt": ("Attempt._replay_one", "Attempt._replay", "Attempt._accumulate", "Attempt.announced"),
 }
 
 TESTS: Final = (

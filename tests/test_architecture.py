@@ -14,7 +14,7 @@ import pytest
 from privacy.error_codes import REGISTRY
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("privacy", "methods", "protos", "audit", "coordinator", "participant", "simulation")
+ROOMS = ("privacy", "methods", "host", "protos", "audit", "authoring", "coordinator", "participant", "simulation")
 CODE = re.compile(r"^E-[A-Z0-9]+(-[A-Z0-9]+)*$")
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(work|root|home/\w+|Users/\w+)/")
 

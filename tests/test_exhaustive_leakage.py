@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.edits import Edit, Instead, Refusal, edited
-from tests.plans import names
-from tests.span import LyingCoordinator, Shown, View, name_of
-from tests.span_rows import learned, recorded, violates
-from tests.span_search import Space, views
+from tests.worlds.edits import Edit, Instead, Refusal, edited
+from tests.worlds.plans import names
+from tests.worlds.span import LyingCoordinator, Shown, View, name_of
+from tests.worlds.span_rows import learned, recorded, violates
+from tests.worlds.span_search import Space, views
 
 FOUR, FIVE = names(4), names(5)
 

@@ -30,7 +30,7 @@ def children_seconds() -> float:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, problem: BaseException) -> None:
-    def load(place: onlysum.Place) -> object:
+    def load(place: onlysum.CommandGroup) -> object:
         raise problem
 
     monkeypatch.setattr(onlysum, "_load", load)
@@ -43,7 +43,7 @@ def test_help_names_every_place_and_imports_no_room() -> None:
         "('coordinator', 'participant', 'audit', 'simulation', 'grpc', 'numpy', 'torch')], code)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert all(place in done.stdout for place in (*onlysum.PLACES, "explain"))
+    assert all(place in done.stdout for place in (*onlysum.GROUPS, "explain"))
     assert done.stdout.splitlines()[-1] == "[] 0"
 
 
@@ -169,7 +169,7 @@ def test_a_file_that_ends_too_early_is_no_silent_end(
     assert "E-BUG" in err
 
 
-@pytest.mark.parametrize("place", onlysum.PLACES)
+@pytest.mark.parametrize("place", onlysum.GROUPS)
 def test_every_place_has_help_of_eighty_columns_without_options_of_the_shell(
     place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

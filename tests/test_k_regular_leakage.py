@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence, Set
 
 import pytest
 
-from participant.phase import RunMemory
+from participant.protocol.memory import RunMemory
 from privacy.secagg.graph import MaskingGraph
 from privacy.secagg.graph_bounds import Cohort, check
-from tests.edits import Instead, Refusal, edited
-from tests.plans import unproven
-from tests.span import LyingCoordinator, Release, Shown
-from tests.span_rows import Sum, _independent, recorded
+from tests.worlds.edits import Instead, Refusal, edited
+from tests.worlds.plans import unproven
+from tests.worlds.span import LyingCoordinator, Release, Shown
+from tests.worlds.span_rows import Sum, _independent, recorded
 
 CASES = [  # n, f, k, t, least survivors: more shares than colluders hold, and few enough to open small components
     (12, 0, 2, 2, 7),

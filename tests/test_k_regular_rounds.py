@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.phase import Phase
-from coordinator.round import CoordinatorRound
-from participant.round import Masked
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound
+from participant.protocol.round import Masked
 from privacy.errors import RoundAborted
 from privacy.plan import Plan
 from privacy.secagg.graph import MaskingGraph, masking_graph
 from privacy.secagg.masks import MaskTerm
 from privacy.secagg.messages import NeighbourShares
 from privacy.secagg.vector import mask_in_place
-from tests.federation import Fault, FaultKind, Federation
-from tests.plans import STRONG, names
+from tests.worlds.federation import Fault, FaultKind, Federation
+from tests.worlds.plans import STRONG, names
 
 PHASES = [Phase.ADVERTISE_KEYS, Phase.SHARE_KEYS, Phase.COLLECT_MASKED, Phase.AGREE_SURVIVORS, Phase.UNMASK]
 
@@ -85,7 +85,7 @@ def test_a_graph_that_plans_accept_gives_the_exact_sum_without_two_of_sixty_and_
         added.extend((term.key.reveal(), term.sign) for one in plan.recipe.layout for term in terms(one.name))
         mask_in_place(plan, words, terms, threads=threads)
 
-    monkeypatch.setattr("participant.round.mask_in_place", noted)
+    monkeypatch.setattr("participant.protocol.round.mask_in_place", noted)
     federation = Federation(**STRONG, entries=60)
     lost = [Fault("p007", Phase.COLLECT_MASKED, FaultKind.LOST), Fault("p044", Phase.SHARE_KEYS, FaultKind.LOST)]
     result = federation.run_round(lost)

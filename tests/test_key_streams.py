@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from participant.round import Ready
+from participant.protocol.round import Ready
 from privacy.errors import RoundAborted
 from privacy.secagg import keys, vector
 from privacy.secagg.masks import MaskTerm, apply_masks
 from privacy.secagg.messages import Position
-from tests.federation import Fault, FaultKind, Federation, Phase
+from tests.worlds.federation import Fault, FaultKind, Federation, Phase
 
 Use = tuple[str, Position]  # whose upload, in which attempt
 

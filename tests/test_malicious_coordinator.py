@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from coordinator.phase import Phase
-from coordinator.round import CoordinatorRound
-from participant.phase import RunMemory, RunRefused
-from participant.round import Masked, Party, Shared, advertise, complete
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound
+from participant.protocol.memory import RunMemory, RunRefused
+from participant.protocol.round import Masked, Participant, Shared, advertise, complete
 from privacy.errors import PeerError
 from privacy.plan import VerifiedPlan
 from privacy.secagg import hashes, keys, merkle
@@ -29,8 +29,8 @@ from privacy.secagg.messages import (
     SurvivorSignature,
     UnmaskRequest,
 )
-from tests.federation import ADAPTER_HASH, Fault, FaultKind, Federation, SeededSource
-from tests.plans import OPERATOR, make_plan, sign_plan, signing_key, verified
+from tests.worlds.federation import ADAPTER_HASH, Fault, FaultKind, Federation, SeededSource
+from tests.worlds.plans import OPERATOR, make_plan, sign_plan, signing_key, verified
 
 VICTIM = "bob"
 
@@ -758,7 +758,7 @@ def test_replayed_messages_of_another_run_do_not_verify() -> None:
     """The same keys, roster and round under another run id: nothing signed in one counts in the other."""
     one = Stage(Phase.SHARE_KEYS)
     plan, identities = make_plan(run_id="ff" * 16)
-    party = Party(verified(plan), VICTIM, identities[VICTIM])
+    party = Participant(verified(plan), VICTIM, identities[VICTIM])
     at = Position(party.plan.hash, 1, 1)
     offer = AttemptOffer(at, hashes.genesis_transcript(party.plan.hash), ADAPTER_HASH)
     state = advertise(party, offer, RunMemory.empty(party.plan.hash), SeededSource("x")).state

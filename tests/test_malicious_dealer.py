@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from coordinator.phase import Phase
-from participant.round import Shared
+from coordinator.protocol.phase import Phase
+from participant.protocol.round import Shared
 from privacy.errors import RoundAborted
 from privacy.secagg import shamir
 from privacy.secagg.dealing import Dealer, HeldShare
 from privacy.secagg.messages import SHARE_BYTES, ShareBundle
 from privacy.secret import SecretBytes
-from tests.federation import FaultKind, Federation, SeededSource, SimulatedParticipant
 from tests.test_malicious_participant import OFFENDER, signed
+from tests.worlds.federation import FaultKind, Federation, SeededSource, SimulatedParticipant
 
 ANOTHER = SecretBytes(b"\1" * 32)
 LARGEST = (shamir.FIELD - 1).to_bytes(SHARE_BYTES, "big")

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from coordinator.phase import Phase
-from coordinator.round import CoordinatorRound
-from participant.round import Advertised, Masked, complete
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound
+from participant.protocol.round import Advertised, Masked, complete
 from privacy.errors import PeerError
 from privacy.secagg.messages import AttemptOffer, Position, RoundCertificate, UnmaskRequest
-from tests.federation import ADAPTER_HASH, Fault, FaultKind, Federation
+from tests.worlds.federation import ADAPTER_HASH, Fault, FaultKind, Federation
 
 EVERYBODY = ("alice", "bob", "carol", "dave", "erin")
 

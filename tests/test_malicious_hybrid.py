@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.phase import Phase
-from participant.round import Complained, Ready, Shared
+from coordinator.protocol.phase import Phase
+from participant.protocol.round import Complained, Ready, Shared
 from privacy.errors import RoundAborted
 from privacy.secagg import merkle, messages
 from privacy.secagg.messages import SEALED_BYTES, SEALED_PAIR_BYTES, Advertisement, DealtShare, ShareBundle
@@ -17,9 +17,9 @@ from privacy.secagg.pairing import Pairing
 from privacy.secret import SecretBytes
 from tests import test_malicious_coordinator as lying_coordinator
 from tests import test_malicious_participant as lying_participant
-from tests.federation import Fault, FaultKind, Federation, SeededSource, SimulatedParticipant
-from tests.plans import signing_key
 from tests.test_malicious_participant import OFFENDER, signed
+from tests.worlds.federation import Fault, FaultKind, Federation, SeededSource, SimulatedParticipant
+from tests.worlds.plans import signing_key
 
 VICTIM = lying_coordinator.VICTIM  # bob: between alice, of a lower id, and carol, of a higher
 X25519 = 32

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from coordinator.phase import Phase
-from coordinator.round import CoordinatorRound
-from participant.round import Advertised, Masked
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound
+from participant.protocol.round import Advertised, Masked
 from privacy.errors import PeerError
 from privacy.secagg import merkle
 from privacy.secagg.graph import MaskingGraph
 from privacy.secagg.messages import Complaint, NeighbourShares, ShareLeaf, SurvivorProposal, UnmaskRequest
-from tests.federation import FaultKind, Federation
-from tests.plans import names, signing_key
+from tests.worlds.federation import FaultKind, Federation
+from tests.worlds.plans import names, signing_key
 
 
 class Stage:

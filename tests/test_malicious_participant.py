@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.phase import Phase
-from coordinator.round import CoordinatorRound
-from participant.round import Complained, Masked, Shared
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound
+from participant.protocol.round import Complained, Masked, Shared
 from privacy.errors import PeerError, RoundAborted
 from privacy.secagg import shamir
 from privacy.secagg.messages import Complaint, Receipt, ReleasedShare, ShareBundle, UnmaskShares
-from tests.federation import FaultKind, Federation, SeededSource
-from tests.plans import signing_key
+from tests.worlds.federation import FaultKind, Federation, SeededSource
+from tests.worlds.plans import signing_key
 
 OFFENDER = "carol"
 

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.global_adapter import direction
-from coordinator.optimizer import OptimizerState, step
-from coordinator.phase import Phase
+from coordinator.protocol.phase import Phase
+from coordinator.runs.global_adapter import direction
+from coordinator.runs.optimizer import OptimizerState, step
 from methods.method import joined
-from participant.adapters.adapted import read_initial
+from participant.training.adapters.adapted import read_initial
 from privacy.draft import Draft
 from privacy.plan import Plan
 from privacy.secagg import hashes
-from tests.federation import Fault, FaultKind, Federation
-from tests.plans import verified
-from tests.seeded import SeededRandom
-from tests.torch_world import ROWS, World, make_world, plan_of
+from tests.worlds.federation import Fault, FaultKind, Federation
+from tests.worlds.plans import verified
+from tests.worlds.seeded import SeededRandom
+from tests.worlds.torch_world import ROWS, World, make_world, plan_of
 
 pytestmark = pytest.mark.torch
 

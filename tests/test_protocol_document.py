@@ -59,10 +59,10 @@ SUBJECTS = {
     "privacy/secagg/hashes.py": "hashed",
     "privacy/secagg/messages.py": "signed string",
     "privacy/plan.py": "The plan is the only source of rules",
-    "participant/checks.py": "Checks of S",
-    "participant/journal.py": "journal",
-    "coordinator/unmasking.py": "shares of seeds",
-    "coordinator/checks.py": "It refuses a message that breaks",
+    "participant/protocol/checks.py": "Checks of S",
+    "participant/runs/journal.py": "journal",
+    "coordinator/protocol/unmasking.py": "shares of seeds",
+    "coordinator/protocol/checks.py": "It refuses a message that breaks",
     "audit/history.py": "T distinct valid",
 }
 
@@ -89,7 +89,9 @@ def test_every_check_cites_the_section_of_its_phase() -> None:
     cited = {
         number
         for name in ("round", "checks")
-        for phrase in re.findall(r"\(sections? ([\d., and]+)\)", (ROOT / "participant" / f"{name}.py").read_text())
+        for phrase in re.findall(
+            r"\(sections? ([\d., and]+)\)", (ROOT / "participant" / "protocol" / f"{name}.py").read_text()
+        )
         for number in re.findall(r"\d+(?:\.\d+)?", phrase)
     }
     assert {"5.1", "5.2", "5.3", "5.4", "5.5", "5.6"} <= cited <= sections

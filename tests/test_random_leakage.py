@@ -11,10 +11,10 @@ import pytest
 from privacy.plan import default_survivors, least_survivors
 from privacy.secagg.graph_bounds import recommend
 from privacy.secagg.messages import SurvivorSignature
-from tests.edits import Instead, Refusal, edited
-from tests.plans import make_plan
-from tests.span import LyingCoordinator, Release, Shown, View, name_of
-from tests.span_rows import Sum, recorded, violates
+from tests.worlds.edits import Instead, Refusal, edited
+from tests.worlds.plans import make_plan
+from tests.worlds.span import LyingCoordinator, Release, Shown, View, name_of
+from tests.worlds.span_rows import Sum, recorded, violates
 
 REGULAR = [(60, 1, 2), (60, 5, 3)]  # n, f, D
 ROSTERS = [(3, 0), (3, 1), (4, 1), (5, 0), (5, 1), (6, 2), (7, 2), (8, 1), (10, 3), (12, 1), (12, 4)]  # n, f

@@ -12,17 +12,17 @@ import pytest
 import methods
 import onlysum
 from audit.verify import verify_report
+from authoring.recipe import read_recipe
+from authoring.refused_keys import REASONS
 from methods.method import Method
-from participant.recipe import read_recipe
-from participant.unsound import REASONS
 from privacy import canonical, ledger
 from privacy.dp import events
 from privacy.dp.accountants import plan_delta, require_claim
 from privacy.errors import LocalError, OnlysumError, PeerError
 from privacy.plan import Plan
 from tests.participant.test_recipe import RECIPE
-from tests.plans import STRONG, make_plan, plan_document
-from tests.reports import participant_report
+from tests.worlds.plans import STRONG, make_plan, plan_document
+from tests.worlds.reports import participant_report
 
 UNSOUND = {
     "packing rows of several people into one sequence": ("training", "packing = true"),

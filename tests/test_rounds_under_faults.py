@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from coordinator.phase import Phase
+from coordinator.protocol.phase import Phase
 from privacy.errors import RoundAborted
-from tests.federation import Fault, FaultKind, Federation
-from tests.plans import names
+from tests.worlds.federation import Fault, FaultKind, Federation
+from tests.worlds.plans import names
 
 Update = NDArray[np.int64]
 PHASES = [Phase.ADVERTISE_KEYS, Phase.SHARE_KEYS, Phase.COLLECT_MASKED, Phase.AGREE_SURVIVORS, Phase.UNMASK]

@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from coordinator.phase import Phase
-from coordinator.round import CoordinatorRound
-from participant.phase import RunRefused, SharesReleased, SurvivorsSigned, UpdateMasked
-from participant.round import Advertised, Shared
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound
+from participant.protocol.memory import RunRefused, SharesReleased, SurvivorsSigned, UpdateMasked
+from participant.protocol.round import Advertised, Shared
 from privacy.errors import PeerError, RoundAborted
 from privacy.secagg.messages import Advertisement, AttemptOffer, Position
-from tests.federation import Federation
-from tests.plans import names
+from tests.worlds.federation import Federation
+from tests.worlds.plans import names
 
 SIZE, COLLUDING = 4, 1
 WHO = st.sampled_from(names(SIZE))

@@ -10,25 +10,25 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from coordinator.phase import Phase
-from participant.round import complete
+from coordinator.protocol.phase import Phase
+from participant.protocol.round import complete
 from privacy.errors import PeerError
 from privacy.secagg import keys, shamir
 from privacy.secagg.keys import AgreementKey, SigningKey
 from privacy.secagg.merkle import merkle_verify
 from privacy.secagg.messages import Receipt
 from privacy.secret import SecretBytes
-from tests import reference_round
-from tests.federation import Federation
-from tests.reference_hybrid import HybridRound
-from tests.reference_primitives import ed25519_sign, gcm_seal, hkdf, x25519, x25519_public
-from tests.reference_round import Round
-from tests.seeded import SeededRandom
+from tests.reference import slow_round
+from tests.reference.slow_hybrid import HybridRound
+from tests.reference.slow_primitives import ed25519_sign, gcm_seal, hkdf, x25519, x25519_public
+from tests.reference.slow_round import Round
 from tests.test_malicious_coordinator import before_the_result
 from tests.vectors import generate
 from tests.vectors.bad import Staged, replayed
 from tests.vectors.form import restored
 from tests.vectors.rounds import ROUNDS, ReplaySource, said_in
+from tests.worlds.federation import Federation
+from tests.worlds.seeded import SeededRandom
 
 HERE = Path(generate.__file__).parent
 
@@ -113,10 +113,10 @@ def test_shares_are_dealt_and_rebuilt(case: Any) -> None:
         SecretBytes(secret), threshold=threshold, points=list(dealt), random=ReplaySource(bytes.fromhex(case["drawn"]))
     )
     assert {x: share.reveal() for x, share in found.items()} == dealt
-    drawn = reference_round.Drawn(bytes.fromhex(case["drawn"]))
-    assert reference_round.split(secret, threshold, list(dealt), drawn) == dealt
+    drawn = slow_round.Drawn(bytes.fromhex(case["drawn"]))
+    assert slow_round.split(secret, threshold, list(dealt), drawn) == dealt
     some = dict(list(dealt.items())[:threshold])
-    assert reference_round.combine(some) == secret
+    assert slow_round.combine(some) == secret
     assert shamir.combine(list(some.values()), shamir.lagrange_at_zero(list(some))).reveal() == secret
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from coordinator.phase import Phase
-from coordinator.round import CoordinatorRound
-from participant.phase import RunMemory
-from participant.round import Party, Ready, advertise, complete
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound
+from participant.protocol.memory import RunMemory
+from participant.protocol.round import Participant, Ready, advertise, complete
 from privacy.secagg import hashes
 from privacy.secagg.messages import AttemptOffer, Position
-from tests.federation import ADAPTER_HASH, SeededSource
-from tests.plans import make_plan, verified
+from tests.worlds.federation import ADAPTER_HASH, SeededSource
+from tests.worlds.plans import make_plan, verified
 
 NAMES = ("alice", "bob", "carol", "dave", "erin")
 
@@ -21,7 +21,7 @@ def test_one_round_of_five_participants_of_whom_one_drops_out() -> None:
     # Four must survive a round, and four shares rebuild a secret.
     plan, keys = make_plan(n=5, f=1)
     assert (plan.shamir_threshold, plan.min_survivors) == (4, 4)
-    parties = {name: Party(verified(plan), name, keys[name]) for name in NAMES}
+    parties = {name: Participant(verified(plan), name, keys[name]) for name in NAMES}
     memories = {name: RunMemory.empty(plan.hash) for name in NAMES}
     sources = {name: SeededSource(name) for name in NAMES}
 

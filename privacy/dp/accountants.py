@@ -21,7 +21,7 @@ from dp_accounting.pld import privacy_loss_distribution as pld
 from dp_accounting.rdp import RdpAccountant
 
 from privacy.dp import rdp, resolution
-from privacy.dp.events import Composed, Event, Relation, Step, round_event, steps, upward
+from privacy.dp.events import Composed, Event, Relation, Step, format_epsilon_up, round_event, steps
 from privacy.dp.resolution import Counted
 from privacy.errors import LocalError
 from privacy.plan import Plan
@@ -125,7 +125,9 @@ def require_claim(plan: Plan) -> None:
     """
     spent, claimed = run_epsilon(plan), plan.privacy.epsilon
     if spent is not None and spent > float(claimed) * (1 + AGREEMENT):
-        raise LocalError("E-PLAN-CLAIM", f"the plan claims epsilon {claimed}, its integers give {upward(spent, 4)}")
+        raise LocalError(
+            "E-PLAN-CLAIM", f"the plan claims epsilon {claimed}, its integers give {format_epsilon_up(spent, 4)}"
+        )
 
 
 def run_epsilon(plan: Plan, rounds: int | None = None) -> float | None:

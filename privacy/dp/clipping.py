@@ -3,7 +3,7 @@
 Guarantees: every row that :func:`integer_clip` returns has an integer squared norm of at most D^2, whatever floats went
 in, NaN and infinities included; a row depends on its own gradient alone, bit for bit, on any machine: every float
 operation is one that IEEE 754 rounds correctly, in an order that is written here; integer sums have no order.
-Leaves to others: per-example gradients (``participant.adapters``), the same pass on torch's devices
+Leaves to others: per-example gradients (``participant.training.adapters``), the same pass on torch's devices
 (``torch_clipping``, which gives the same bits), noise (``noise``), accounting (``accountants``).
 Source: docs/privacy-accounting.md section 3.
 """

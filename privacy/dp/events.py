@@ -129,7 +129,7 @@ def decimal(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def upward(epsilon: float, decimals: int = 2) -> str:
+def format_epsilon_up(epsilon: float, decimals: int = 2) -> str:
     """Return an epsilon for reading, rounded up: what is printed must be an upper bound too."""
     if not math.isfinite(epsilon) or epsilon >= 100:  # only the size matters there
         return f"{math.ceil(epsilon):,}" if math.isfinite(epsilon) else "infinite"

@@ -2,7 +2,7 @@
 
 Guarantees: the same distribution; an entry is a function of the words that were drawn for it and of nothing else.
 Without numba the slow sampler draws; which of the two is at work depends on the installation alone.
-Leaves to others: secret words (``participant.keystream``), compiling (``noise_kernel``).
+Leaves to others: secret words (``participant.training.noise_keys``), compiling (``noise_kernel``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.dp import noise
-from privacy.seams import RandomSource
+from privacy.interfaces import RandomSource
 
 MOST_WORDS: Final = 2**17  # drawn at once: 1 MiB
 LEAST_WORDS: Final = 256

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.seams import RandomSource
+from privacy.interfaces import RandomSource
 
 MAX_EXPONENT: Final = 25  # (|y| - 2^k)^2 stays within int64 for the candidates below
 TAIL: Final = 64  # candidates beyond 64 sigma are rejected: they would be accepted with probability e^-1984

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.seams import RandomSource
+from privacy.interfaces import RandomSource
 
 _WORD_BYTES: Final = 8
 _WORDS: Final = 2**64

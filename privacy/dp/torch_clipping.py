@@ -2,7 +2,8 @@
 
 Guarantees: :func:`clipped_sum` is ``integer_clip(...).sum(axis=0)``, bit for bit, on every device with float64 and
 int64; no more than a block of rows is widened at a time.
-Leaves to others: what the steps are for (``clipping``); that a device has float64 (``participant.training``).
+Leaves to others: what the steps are for (``clipping``); that a device has float64
+(``participant.training.torch_trainer``).
 Source: docs/privacy-accounting.md section 3.
 """
 

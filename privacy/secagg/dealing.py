@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from privacy.interfaces import RandomSource
 from privacy.plan import Plan
-from privacy.seams import RandomSource
 from privacy.secagg import hashes, keys, messages, shamir, suites
 from privacy.secagg.messages import (
     SEALED_PLAINTEXT_BYTES,

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from numpy.typing import NDArray
 
 from privacy.errors import LocalError
-from privacy.seams import Clock
+from privacy.interfaces import Clock
 from privacy.secagg.keys import NONCE_BYTES, TAG_BYTES
 from privacy.secret import SecretBytes
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from privacy.seams import RandomSource
+from privacy.interfaces import RandomSource
 from privacy.secagg import hashes, keys, suites
 from privacy.secagg.messages import SealedPair
 from privacy.secagg.suites import HybridLink, Link, Route

@@ -14,7 +14,7 @@ from math import prod
 from operator import mul
 from typing import Final
 
-from privacy.seams import RandomSource
+from privacy.interfaces import RandomSource
 from privacy.secagg.messages import SHARE_BYTES
 from privacy.secret import SecretBytes
 

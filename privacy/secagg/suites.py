@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
-from privacy.seams import RandomSource
+from privacy.interfaces import RandomSource
 from privacy.secagg import hashes, kem, keys, messages
 from privacy.secagg.kem import KemKey, KemPublicKey
 from privacy.secagg.keys import KEY_BYTES, AgreementKey

@@ -9,8 +9,8 @@ import pytest
 from audit.html import render
 from audit.verify import verify_report
 from privacy.plan_parts import Mode
-from tests import browser
-from tests.reports import large_report, participant_report
+from tests.worlds import browser
+from tests.worlds.reports import large_report, participant_report
 
 MODES: tuple[Mode, ...] = ("distributed", "none")
 NARROW = 360  # of a telephone

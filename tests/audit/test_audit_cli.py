@@ -13,8 +13,8 @@ import pytest
 import audit
 import onlysum
 from privacy.report import RoundFacts, build_report, sign_report
-from tests.plans import OPERATOR, signing_key
-from tests.reports import (
+from tests.worlds.plans import OPERATOR, signing_key
+from tests.worlds.reports import (
     certificate,
     coordinator_facts,
     coordinator_report,

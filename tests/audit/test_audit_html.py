@@ -17,8 +17,8 @@ from audit.text import rendered
 from audit.verify import VerifiedReport, verify_report
 from privacy.plan_parts import Mode
 from privacy.report import RoundFacts, build_report, sign_report
-from tests.plans import OPERATOR, STRONG
-from tests.reports import (
+from tests.worlds.plans import OPERATOR, STRONG
+from tests.worlds.reports import (
     certificate,
     coordinator_facts,
     coordinator_report,

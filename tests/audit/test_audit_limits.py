@@ -12,8 +12,8 @@ from privacy.errors import VerificationError
 from privacy.plan_parts import Mode
 from privacy.report import RoundFacts, build_report, sign_report
 from tests.audit.test_audit_verify import code_of, resigned
-from tests.plans import OPERATOR, signing_key
-from tests.reports import certificate, coordinator_facts, participant_facts, participant_report, reported_plan
+from tests.worlds.plans import OPERATOR, signing_key
+from tests.worlds.reports import certificate, coordinator_facts, participant_facts, participant_report, reported_plan
 
 
 @pytest.mark.parametrize(("mode", "code"), [("none", "E-REPORT-TRANSCRIPT"), ("distributed", "E-REPORT-RECOMPUTE")])

@@ -11,7 +11,7 @@ from audit import pdf
 from audit.page import make_page, text_of
 from audit.verify import VerifiedReport, verify_report
 from privacy.plan_parts import Mode
-from tests.reports import coordinator_report, participant_report
+from tests.worlds.reports import coordinator_report, participant_report
 
 MODES: tuple[Mode, ...] = ("distributed", "local", "distributed-participant", "none")
 

@@ -15,9 +15,9 @@ from privacy.errors import RefusedError
 from privacy.plan_parts import Mode
 from privacy.report import build_report, sign_report
 from privacy.report_model import Claim
-from tests.plans import OPERATOR
-from tests.reports import coordinator_facts, coordinator_report, participant_report, reported_plan
-from tests.shared_data import shared_data
+from tests.worlds.plans import OPERATOR
+from tests.worlds.reports import coordinator_facts, coordinator_report, participant_report, reported_plan
+from tests.worlds.shared_data import shared_data
 
 MODES: tuple[Mode, ...] = ("distributed", "local", "distributed-participant")
 

@@ -17,7 +17,8 @@ from audit import schema
 from audit.page import make_page, text_of
 from audit.text import rendered
 from audit.verify import fingerprint, parse_report, verify_report
-from participant import assessment
+from host import credentials
+from participant.owner import rules
 from privacy import canonical
 from privacy.dp.events import decimal
 from privacy.errors import LocalError, OnlysumError, VerificationError
@@ -25,9 +26,8 @@ from privacy.plan_parts import Mode
 from privacy.report import build_report, sign_report, signed_report_bytes
 from privacy.report_model import Claim, Report
 from privacy.secagg.keys import SigningKey
-from protos import credentials
-from tests.plans import OPERATOR, signing_key
-from tests.reports import (
+from tests.worlds.plans import OPERATOR, signing_key
+from tests.worlds.reports import (
     coordinator_facts,
     coordinator_report,
     measured,
@@ -303,7 +303,7 @@ def test_a_report_promises_nothing_that_it_cannot_keep(word: str, owned: bytes) 
 def test_a_fingerprint_is_the_one_that_members_compare_by_telephone() -> None:
     key = bytes(range(32))
     assert fingerprint(key) == credentials.fingerprint(key)
-    assert fingerprint(key).replace(" ", "") == assessment.fingerprint(key)
+    assert fingerprint(key).replace(" ", "") == rules.fingerprint(key)
 
 
 def test_a_report_is_the_same_bytes_each_time() -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import authority as ca
-from coordinator import membership
-from coordinator.membership import TokenRecord
-from participant import identity
+from coordinator.database import member_rows
+from coordinator.database.member_rows import TokenRecord
+from coordinator.enrolment import authority as ca
+from participant.link import identity
 from privacy.errors import PeerError
 from protos.envelope import Role
 from protos.invitation import token_hash
-from tests.coordinator.world import World
-from tests.seeded import SeededRandom
+from tests.worlds.coordinator import World
+from tests.worlds.seeded import SeededRandom
 
 NAME = "newcomer"
 
@@ -49,7 +49,7 @@ def enrolled(world: World, seed: str) -> bytes:
         expires_at=invitation.expires_at,
     )
     with world.store.begin() as connection:
-        membership.add_token(connection, token)
+        member_rows.add_token(connection, token)
     request = identity.enrolment_request(invitation, identity.new_keys(SeededRandom(seed)))
     issued = asyncio.run(world.runner.enrol(request))
     return ssl.PEM_cert_to_DER_cert(issued.certificate.decode())
@@ -72,7 +72,7 @@ def test_a_stranger_is_not_admitted(world: World) -> None:
 def test_a_revoked_certificate_stays_out_when_the_member_enrols_again(world: World) -> None:
     old = enrolled(world, "first")
     with world.store.begin() as connection:
-        membership.revoke_member(connection, NAME, int(world.clock.now()))
+        member_rows.revoke_member(connection, NAME, int(world.clock.now()))
     world.runner = world.daemon()
     assert refused(world, NAME, old) == "E-MEMBER-REVOKED"
     new = enrolled(world, "second")

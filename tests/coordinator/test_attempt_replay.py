@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from coordinator.attempt import ADVERTISED, CLOSED
-from coordinator.round import CoordinatorRound
-from coordinator.tables import events
+from coordinator.database.tables import events
+from coordinator.protocol.round import CoordinatorRound
+from coordinator.runs.attempt import ADVERTISED, CLOSED
 from protos import codec
 from protos.envelope import PlanApproved
-from tests.coordinator.world import RUN_ID, World
+from tests.worlds.coordinator import RUN_ID, World
 
 
 def update(world: World, kind: str, **values: object) -> None:

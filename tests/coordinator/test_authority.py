@@ -14,15 +14,15 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from coordinator import authority as ca
-from coordinator.authority import Authority
-from participant import identity
+from coordinator.enrolment import authority as ca
+from coordinator.enrolment.authority import Authority
+from host import credentials
+from participant.link import identity
 from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
-from protos import credentials
 from protos.envelope import Enrolment, Role
 from protos.invitation import Invitation
-from tests.loopback import FEDERATION, new_authority
-from tests.seeded import SeededRandom
+from tests.worlds.loopback import FEDERATION, new_authority
+from tests.worlds.seeded import SeededRandom
 
 NOW = 1_800_000_000.0
 

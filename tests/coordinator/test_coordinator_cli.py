@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 import onlysum
-from coordinator import attempt_rows
 from coordinator.config import render
-from coordinator.tables import runs
+from coordinator.database import attempt_rows
+from coordinator.database.tables import runs
 from privacy.errors import LocalError
 from privacy.secagg.messages import Position
 from protos.invitation import decode_invitation
-from tests.coordinator.world import RUN_ID, World
+from tests.worlds.coordinator import RUN_ID, World
 
 
 def free_ports() -> tuple[int, int]:
@@ -79,13 +79,14 @@ def failed(capsys: pytest.CaptureFixture[str], *words: str, code: int) -> str:
 
 def test_help_needs_no_network_database_or_numerics() -> None:
     heavy = ("grpc", "sqlalchemy", "alembic", "numpy", "pydantic", "cryptography", "torch")
-    script = f"import sys, coordinator.cli; print([name for name in {heavy!r} if name in sys.modules])"
+    script = f"import sys, coordinator.commands.coordinator; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert done.stdout.strip() == "[]"
 
 
 def test_the_daemon_never_meets_torch() -> None:
-    script = "import sys, coordinator.daemon, coordinator.run_cli, coordinator.release; print('torch' in sys.modules)"
+    modules = "coordinator.daemon.process, coordinator.commands.run, coordinator.runs.release"
+    script = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert done.stdout.strip() == "False"
 
@@ -113,7 +114,7 @@ def test_a_disk_that_is_full_at_the_beginning_leaves_no_keys(
 
     words = ["init", str(tmp_path / "new"), "--name", "clinics", "--operator", "I"]
     with monkeypatch.context() as patched:
-        patched.setattr("coordinator.store.Store.create", full)
+        patched.setattr("coordinator.database.store.Store.create", full)
         assert failed(capsys, *words, code=1) == "E-DISK-FULL"
     assert said(capsys, *words)["federation"] == "clinics"
 
@@ -245,7 +246,7 @@ def test_a_doctor_whose_database_is_damaged_says_so_in_a_line_and_still_writes_i
 def test_what_was_backed_up_is_restored_and_open_attempts_are_given_up(
     finished: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from coordinator.authority import save_authority
+    from coordinator.enrolment.authority import save_authority
 
     save_authority(finished.home.authority, finished.authority)
     with finished.store.begin() as connection:

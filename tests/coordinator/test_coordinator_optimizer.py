@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coordinator.optimizer import OptimizerState, learning_rates, step
+from coordinator.runs.optimizer import OptimizerState, learning_rates, step
 from privacy.draft import Optimizer, Recipe
-from tests.plans import make_plan
+from tests.worlds.plans import make_plan
 
 ONES = np.ones(4)
 

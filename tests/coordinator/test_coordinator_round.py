@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from coordinator.phase import Phase
-from coordinator.round import CoordinatorRound
-from tests.federation import Federation
-from tests.plans import names
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound
+from tests.worlds.federation import Federation
+from tests.worlds.plans import names
 
 
 class Attempt:

@@ -15,19 +15,19 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from coordinator import membership
-from coordinator.membership import TokenRecord
-from coordinator.runner import Runner
-from participant.round import Advertised
+from coordinator.daemon.runner import Runner
+from coordinator.database import member_rows
+from coordinator.database.member_rows import TokenRecord
+from host import credentials
+from participant.protocol.round import Advertised
 from privacy.errors import PeerError
 from privacy.secagg.messages import Position, Receipt
 from privacy.secret import SecretBytes
-from protos import credentials
 from protos import envelope as env
 from protos.invitation import enrolment_bytes, token_hash
-from tests.coordinator.world import EVALUATOR, RUN_ID, World
-from tests.federation import SeededSource
-from tests.plans import signing_key
+from tests.worlds.coordinator import EVALUATOR, RUN_ID, World
+from tests.worlds.federation import SeededSource
+from tests.worlds.plans import signing_key
 
 SECRET = SecretBytes(b"s" * 32)
 TOKEN_ID = "ab" * 16
@@ -68,7 +68,7 @@ def world(tmp_path: Path) -> World:
         expires_at=now + 60,
     )
     with world.store.begin() as connection:
-        membership.add_token(connection, token)
+        member_rows.add_token(connection, token)
     world.runner.discover()
     return world
 
@@ -84,8 +84,8 @@ def test_a_newcomer_gets_a_certificate_that_names_it_and_the_token_is_spent(worl
     assert names.value.get_values_for_type(x509.DNSName) == ["dora"]
     assert (answer.federation, answer.role) == ("test-federation", env.Role.PARTICIPANT)
     with world.store.read() as connection:
-        assert membership.list_tokens(connection)[0].used_at is not None
-        assert membership.active_member(connection, "dora").labels == "city=ulm"
+        assert member_rows.list_tokens(connection)[0].used_at is not None
+        assert member_rows.active_member(connection, "dora").labels == "city=ulm"
 
 
 def test_the_same_keys_again_get_the_same_certificate_because_an_answer_may_be_lost(world: World) -> None:
@@ -98,7 +98,7 @@ def test_a_spent_token_with_other_keys_is_refused_and_logged(world: World) -> No
     with pytest.raises(PeerError, match="E-TOKEN-USED"):
         asyncio.run(world.runner.enrol(request(key="mallory")))
     with world.store.read() as connection:
-        assert "token-reused" in [row.kind for row in membership.security_log(connection)]
+        assert "token-reused" in [row.kind for row in member_rows.security_log(connection)]
 
 
 def test_an_expired_token_is_refused(world: World) -> None:
@@ -139,7 +139,7 @@ def test_a_handshake_notes_datasets_and_tells_who_else_is_enrolled(world: World)
     assert welcome.federation == "test-federation"
     assert welcome.last_advertisements == ()
     with world.store.read() as connection:
-        assert membership.announced(connection, "alice") == (env.DatasetOffer("digits", 100),)
+        assert member_rows.announced(connection, "alice") == (env.DatasetOffer("digits", 100),)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_handshake_returns_a_members_own_last_advertisement(world: World) ->
 
 def test_a_revoked_member_is_refused_everywhere(world: World) -> None:
     with world.store.begin() as connection:
-        membership.revoke_member(connection, "alice", 1)
+        member_rows.revoke_member(connection, "alice", 1)
     world.runner.discover()
     for call in (
         world.runner.handshake("alice", hello()),

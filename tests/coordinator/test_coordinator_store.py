@@ -12,10 +12,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from coordinator import membership, store
-from coordinator.membership import MemberRecord, TokenRecord
-from coordinator.store import HEAD, Store
-from coordinator.tables import metadata
+from coordinator.database import member_rows, store
+from coordinator.database.member_rows import MemberRecord, TokenRecord
+from coordinator.database.store import HEAD, Store
+from coordinator.database.tables import metadata
 from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
 from protos.envelope import DatasetOffer, LedgerHead, Role
 
@@ -78,10 +78,10 @@ def test_a_committed_transaction_is_on_disk_before_the_commit_returns(opened: St
 
 def test_a_transaction_that_raises_leaves_nothing(opened: Store) -> None:
     with suppress(ZeroDivisionError), opened.begin() as connection:
-        membership.add_token(connection, TOKEN)
+        member_rows.add_token(connection, TOKEN)
         raise ZeroDivisionError
     with opened.read() as connection:
-        assert membership.list_tokens(connection) == ()
+        assert member_rows.list_tokens(connection) == ()
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 def test_a_database_that_another_program_holds_is_busy_not_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coordinator.store.BUSY_SECONDS", 0)
+    monkeypatch.setattr("coordinator.database.store.BUSY_SECONDS", 0)
     held, waiting = (Store.create(f"sqlite:///{tmp_path}/coordinator.db") for _ in range(2))
     with (
         held.begin(),
@@ -131,12 +131,12 @@ def check(opened: Store, **changes: object) -> TokenRecord:
         "now": NOW,
     }
     with opened.begin() as connection:
-        return membership.check_token(connection, **{**given, **changes})  # type: ignore[arg-type]  # a case table
+        return member_rows.check_token(connection, **{**given, **changes})  # type: ignore[arg-type]  # a case table
 
 
 def test_an_open_invitation_counts(opened: Store) -> None:
     with opened.begin() as connection:
-        membership.add_token(connection, TOKEN)
+        member_rows.add_token(connection, TOKEN)
     assert check(opened) == TOKEN
 
 
@@ -152,7 +152,7 @@ def test_an_open_invitation_counts(opened: Store) -> None:
 )
 def test_an_invitation_that_does_not_count_says_why(opened: Store, changes: dict[str, object], code: str) -> None:
     with opened.begin() as connection:
-        membership.add_token(connection, TOKEN)
+        member_rows.add_token(connection, TOKEN)
     with pytest.raises(PeerError) as refused:
         check(opened, **changes)
     assert refused.value.code == code
@@ -160,8 +160,8 @@ def test_an_invitation_that_does_not_count_says_why(opened: Store, changes: dict
 
 def test_a_spent_invitation_counts_again_for_the_very_same_request_only(opened: Store) -> None:
     with opened.begin() as connection:
-        membership.add_token(connection, TOKEN)
-        membership.enrol_member(connection, member(), token_id="t1", request_hash=b"r" * 32)
+        member_rows.add_token(connection, TOKEN)
+        member_rows.enrol_member(connection, member(), token_id="t1", request_hash=b"r" * 32)
     assert check(opened, now=NOW + 999).used_at == NOW
     with pytest.raises(PeerError) as refused:
         check(opened, request_hash=b"q" * 32)
@@ -170,10 +170,10 @@ def test_a_spent_invitation_counts_again_for_the_very_same_request_only(opened: 
 
 def test_a_second_invitation_for_a_name_replaces_the_open_first(opened: Store) -> None:
     with opened.begin() as connection:
-        membership.add_token(connection, TOKEN)
+        member_rows.add_token(connection, TOKEN)
         again = TokenRecord("t2", b"z" * 32, "alice", Role.PARTICIPANT, "", NOW, NOW + 1)
-        membership.add_token(connection, again)
-        assert [one.token_id for one in membership.list_tokens(connection)] == ["t2"]
+        member_rows.add_token(connection, again)
+        assert [one.token_id for one in member_rows.list_tokens(connection)] == ["t2"]
 
 
 # --- members ---
@@ -181,44 +181,44 @@ def test_a_second_invitation_for_a_name_replaces_the_open_first(opened: Store) -
 
 def test_two_members_cannot_share_an_identity_key(opened: Store) -> None:
     with opened.begin() as connection:
-        membership.enrol_member(connection, member(), token_id="", request_hash=b"")
+        member_rows.enrol_member(connection, member(), token_id="", request_hash=b"")
     with pytest.raises(PeerError, match="E-IDENTITY-KEY"), opened.begin() as connection:
-        membership.enrol_member(connection, member("bob"), token_id="", request_hash=b"")
+        member_rows.enrol_member(connection, member("bob"), token_id="", request_hash=b"")
 
 
 def test_a_revoked_member_may_not_call_and_may_enrol_again_with_another_key(opened: Store) -> None:
     with opened.begin() as connection:
-        membership.enrol_member(connection, member(), token_id="", request_hash=b"")
-        membership.revoke_member(connection, "alice", NOW)
+        member_rows.enrol_member(connection, member(), token_id="", request_hash=b"")
+        member_rows.revoke_member(connection, "alice", NOW)
     with pytest.raises(PeerError, match="E-MEMBER-REVOKED"), opened.read() as connection:
-        membership.active_member(connection, "alice")
+        member_rows.active_member(connection, "alice")
     with opened.begin() as connection:
-        membership.enrol_member(connection, member(key=b"n" * 32), token_id="", request_hash=b"")
-        assert membership.active_member(connection, "alice").identity_key == b"n" * 32
+        member_rows.enrol_member(connection, member(key=b"n" * 32), token_id="", request_hash=b"")
+        assert member_rows.active_member(connection, "alice").identity_key == b"n" * 32
 
 
 def test_nobody_of_that_name_is_a_typed_error(opened: Store) -> None:
     with opened.begin() as connection:
         with pytest.raises(PeerError, match="E-MEMBER-UNKNOWN"):
-            membership.active_member(connection, "nobody")
+            member_rows.active_member(connection, "nobody")
         with pytest.raises(OnlysumError, match="E-NOT-FOUND"):
-            membership.revoke_member(connection, "nobody", NOW)
+            member_rows.revoke_member(connection, "nobody", NOW)
 
 
 def test_what_a_member_announces_replaces_what_it_announced_before(opened: Store) -> None:
     with opened.begin() as connection:
-        membership.announce(connection, "alice", version="1", offers=[DatasetOffer("digits", 10)])
-        membership.announce(connection, "alice", version="2", offers=[DatasetOffer("letters", 4)])
-        assert membership.announced(connection, "alice") == (DatasetOffer("letters", 4),)
+        member_rows.announce(connection, "alice", version="1", offers=[DatasetOffer("digits", 10)])
+        member_rows.announce(connection, "alice", version="2", offers=[DatasetOffer("letters", 4)])
+        assert member_rows.announced(connection, "alice") == (DatasetOffer("letters", 4),)
 
 
 def test_a_ledger_head_never_goes_back_and_an_older_one_is_logged(opened: Store) -> None:
     newer, older = LedgerHead(7, b"n" * 32), LedgerHead(6, b"o" * 32)
     with opened.begin() as connection:
-        assert membership.see_head(connection, "alice", newer, NOW) == newer
-        assert membership.see_head(connection, "alice", older, NOW) == newer
-        assert membership.see_head(connection, "alice", LedgerHead(7, b"f" * 32), NOW) == newer
-        kinds = [row.kind for row in membership.security_log(connection)]
+        assert member_rows.see_head(connection, "alice", newer, NOW) == newer
+        assert member_rows.see_head(connection, "alice", older, NOW) == newer
+        assert member_rows.see_head(connection, "alice", LedgerHead(7, b"f" * 32), NOW) == newer
+        kinds = [row.kind for row in member_rows.security_log(connection)]
     assert kinds == ["ledger-rollback", "ledger-rollback"]
 
 
@@ -228,8 +228,8 @@ def test_a_ledger_head_never_goes_back_and_an_older_one_is_logged(opened: Store)
 def test_the_security_log_is_a_chain(opened: Store) -> None:
     with opened.begin() as connection:
         for place in range(5):
-            membership.log_security(connection, NOW, "kind", "subject", str(place))
-        membership.verify_security_log(membership.security_log(connection))
+            member_rows.log_security(connection, NOW, "kind", "subject", str(place))
+        member_rows.verify_security_log(member_rows.security_log(connection))
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_the_security_log_is_a_chain(opened: Store) -> None:
 def test_a_changed_security_log_is_noticed(opened: Store, change: str) -> None:
     with opened.begin() as connection:
         for place in range(5):
-            membership.log_security(connection, NOW, "kind", "subject", str(place))
+            member_rows.log_security(connection, NOW, "kind", "subject", str(place))
         connection.execute(sa.text(change))
         with pytest.raises(VerificationError, match="E-STATE-DAMAGED"):
-            membership.verify_security_log(membership.security_log(connection))
+            member_rows.verify_security_log(member_rows.security_log(connection))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from coordinator.global_adapter import RunFiles, direction, read_initial
-from coordinator.optimizer import OptimizerState
+from coordinator.runs.global_adapter import RunFiles, direction, read_initial
+from coordinator.runs.optimizer import OptimizerState
 from privacy.dp.clipping import clip_radius, integer_clip
 from privacy.errors import LocalError
-from tests.coordinator.world import initial_adapter
-from tests.plans import make_plan
+from tests.worlds.coordinator import initial_adapter
+from tests.worlds.plans import make_plan
 
 ENTRIES = 12
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from coordinator.phase import Phase
-from coordinator.round import CoordinatorRound
-from coordinator.runbook import RunState
-from coordinator.tasks import RunView, roster_tasks
+from coordinator.database.run_rows import RunState
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound
+from coordinator.runs.tasks import RunView, roster_tasks
 from privacy.secagg.messages import NeighbourShares
 from protos import codec
 from protos.envelope import AttemptOpened, ContentRef, KeysAdvertised, SharesDealt, SurvivorsProposed, UnmaskRequested
-from tests.federation import Federation
-from tests.plans import STRONG, sign_plan
+from tests.worlds.federation import Federation
+from tests.worlds.plans import STRONG, sign_plan
 
 NOTHING = ContentRef(b"\0" * 32, 1)
 

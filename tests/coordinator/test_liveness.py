@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from coordinator.config import Durations
-from coordinator.liveness import Liveness, PhaseTimer, patience
-from coordinator.phase import Phase
-from tests.federation import VirtualClock
+from coordinator.protocol.phase import Phase
+from coordinator.runs.liveness import Liveness, PhaseTimer, patience
+from tests.worlds.federation import VirtualClock
 
 DURATIONS = Durations(phase_seconds=60, update_seconds=100, stall_seconds=30)
 

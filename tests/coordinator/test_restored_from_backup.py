@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import attempt_rows
-from coordinator.backup import DATABASE
 from coordinator.config import Home
-from coordinator.store import Store, copy_sqlite
-from participant.phase import RoundCompleted, SharesReleased, SurvivorsSigned
-from tests.coordinator.world import World
+from coordinator.daemon.backup import DATABASE
+from coordinator.database import attempt_rows
+from coordinator.database.store import Store, copy_sqlite
+from participant.protocol.memory import RoundCompleted, SharesReleased, SurvivorsSigned
+from tests.worlds.coordinator import World
 
 STEP = 31.0  # seconds of a turn once nobody has anything to do, so that deadlines pass
 

@@ -11,23 +11,24 @@ from typing import Any
 
 import pytest
 
-from coordinator import creation, membership, tolerance
 from coordinator.config import Home, Listener, Settings
-from coordinator.creation import Wishes, make_plan, register, trust_sentences
-from coordinator.global_adapter import RunFiles
-from coordinator.membership import MemberRecord
-from coordinator.store import Store
-from coordinator.tolerance import Wanted, default_f
+from coordinator.database import member_rows
+from coordinator.database.member_rows import MemberRecord
+from coordinator.database.store import Store
+from coordinator.runs import creation, thresholds
+from coordinator.runs.creation import RunRequest, make_plan, register, trust_sentences
+from coordinator.runs.global_adapter import RunFiles
+from coordinator.runs.thresholds import Requested, default_f
 from privacy.dp.accountants import require_claim
 from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError
 from privacy.plan import Plan, VerifiedPlan
 from privacy.plan_parts import Graph, Mode
 from protos.envelope import DatasetOffer, Role
-from tests.coordinator.world import initial_adapter
-from tests.federation import SeededSource
-from tests.plans import CREATED_AT, OPERATOR, signing_key
-from tests.plans import make_plan as a_plan
+from tests.worlds.coordinator import initial_adapter
+from tests.worlds.federation import SeededSource
+from tests.worlds.plans import CREATED_AT, OPERATOR, signing_key
+from tests.worlds.plans import make_plan as a_plan
 
 ENTRIES = 40
 SETTINGS = Settings(
@@ -48,9 +49,9 @@ def store(tmp_path: Path) -> Store:
         for name in (*SIZES, "referee", "zoe"):
             role = Role.EVALUATOR if name == "referee" else Role.PARTICIPANT
             member = MemberRecord(name, role, signing_key(name).public, b"", "", "", CREATED_AT, None)
-            membership.enrol_member(connection, member, token_id="", request_hash=b"")
+            member_rows.enrol_member(connection, member, token_id="", request_hash=b"")
         for name, units in SIZES.items():
-            membership.announce(connection, name, version="1", offers=[DatasetOffer("digits", units)])
+            member_rows.announce(connection, name, version="1", offers=[DatasetOffer("digits", units)])
     return store
 
 
@@ -77,12 +78,14 @@ def draft(mode: Mode = "none", **target: Any) -> Draft:
     )
 
 
-WISHES = Wishes(members=["carol", "alice", "bob"], created_at=CREATED_AT, expires_at=CREATED_AT + 100)
+REQUEST = RunRequest(members=["carol", "alice", "bob"], created_at=CREATED_AT, expires_at=CREATED_AT + 100)
 
 
-def made(store: Store, given: Draft, **wishes: Any) -> Plan:
-    tolerance = {name: wishes.pop(name) for name in ("f", "min_survivors", "graph", "max_dropouts") if name in wishes}
-    asked = replace(WISHES, tolerance=Wanted(**tolerance), **wishes)
+def made(store: Store, given: Draft, **overrides: Any) -> Plan:
+    tolerance = {
+        name: overrides.pop(name) for name in ("f", "min_survivors", "graph", "max_dropouts") if name in overrides
+    }
+    asked = replace(REQUEST, tolerance=Requested(**tolerance), **overrides)
     return make_plan(store, SETTINGS, given, asked, random=SeededSource("run"))
 
 
@@ -119,7 +122,7 @@ def test_weights_by_size_are_public_integers(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wishes", "code", "word"),
+    ("overrides", "code", "word"),
     [
         ({"members": ["alice", "bob", "zoe"]}, "E-RUN-SIZES", "zoe"),
         ({"members": ["alice", "bob", "referee"]}, "E-NOT-FOUND", "referee"),
@@ -134,10 +137,10 @@ def test_weights_by_size_are_public_integers(store: Store) -> None:
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_what_cannot_be_a_plan_is_refused_with_its_reason(
-    store: Store, wishes: dict[str, Any], code: str, word: str
+    store: Store, overrides: dict[str, Any], code: str, word: str
 ) -> None:
     with pytest.raises(LocalError) as refused:
-        made(store, draft(), **wishes)
+        made(store, draft(), **overrides)
     assert refused.value.code == code
     assert word in refused.value.detail
 
@@ -235,8 +238,8 @@ def many(store: Store) -> list[str]:
     with store.begin() as connection:
         for name in names:
             member = MemberRecord(name, Role.PARTICIPANT, signing_key(name).public, b"", "", "", CREATED_AT, None)
-            membership.enrol_member(connection, member, token_id="", request_hash=b"")
-            membership.announce(connection, name, version="1", offers=[DatasetOffer("digits", 10)])
+            member_rows.enrol_member(connection, member, token_id="", request_hash=b"")
+            member_rows.announce(connection, name, version="1", offers=[DatasetOffer("digits", 10)])
     return names
 
 
@@ -257,11 +260,11 @@ def test_a_k_regular_graph_is_recommended_for_the_dropouts_that_are_asked_for(
     assert "at most 38 neighbours" in claim
     assert "a probability of at most 2^-40" in claim
 
-    monkeypatch.setattr(tolerance, "COMPLETE_GRAPH_MAX", 150)
+    monkeypatch.setattr(thresholds, "COMPLETE_GRAPH_MAX", 150)
     complete = made(store, draft(), members=many, f=5)
     assert complete.graph.kind == "complete"
     assert not any("neighbours" in one for one in trust_sentences(complete))
-    monkeypatch.setattr(tolerance, "COMPLETE_GRAPH_MAX", 149)
+    monkeypatch.setattr(thresholds, "COMPLETE_GRAPH_MAX", 149)
     with pytest.raises(LocalError, match="need --graph k-regular") as refused:
         made(store, draft(), members=many, f=5)
     assert refused.value.code == "E-RUN-TOLERANCE"
@@ -284,9 +287,9 @@ def test_a_k_regular_graphs_chance_of_failure_is_taken_off_delta_before_calibrat
 
 
 def test_a_graph_that_cannot_be_is_refused_with_its_reason(store: Store, many: list[str]) -> None:
-    for word, wishes in GRAPHS.items():
+    for word, overrides in GRAPHS.items():
         with pytest.raises(LocalError) as refused:
-            made(store, draft(), members=many, f=5, **wishes)
+            made(store, draft(), members=many, f=5, **overrides)
         assert refused.value.code == "E-RUN-TOLERANCE"
         assert word in refused.value.detail
 
@@ -300,11 +303,11 @@ def test_who_asks_for_too_much_of_a_graph_is_told_what_is_possible(store: Store,
     )
     assert found is not None
     dropouts, colluders = map(int, found.groups())
-    for wishes in ({"max_dropouts": dropouts}, {"max_dropouts": 45, "f": colluders}):
-        assert made(store, draft(), members=many, graph="k-regular", **wishes).graph.kind == "k-regular"
-    for wishes in ({"max_dropouts": dropouts + 1}, {"max_dropouts": 45, "f": colluders + 1}):
+    for overrides in ({"max_dropouts": dropouts}, {"max_dropouts": 45, "f": colluders}):
+        assert made(store, draft(), members=many, graph="k-regular", **overrides).graph.kind == "k-regular"
+    for overrides in ({"max_dropouts": dropouts + 1}, {"max_dropouts": 45, "f": colluders + 1}):
         with pytest.raises(LocalError, match="no k-regular graph"):
-            made(store, draft(), members=many, graph="k-regular", **wishes)
+            made(store, draft(), members=many, graph="k-regular", **overrides)
 
 
 def test_a_small_roster_that_may_lose_somebody_is_told_to_take_the_complete_graph(store: Store) -> None:

@@ -11,15 +11,15 @@ import pytest
 from safetensors.numpy import load_file
 
 from audit.verify import verify_report
-from coordinator import membership, runbook
 from coordinator.config import Durations
-from coordinator.runbook import RunState
+from coordinator.database import member_rows, run_rows
+from coordinator.database.run_rows import RunState
 from privacy.plan import signed_approval_bytes
 from privacy.secagg.messages import Advertisement, ShareBundle, SurvivorSignature, UnmaskShares
 from protos.envelope import PlanApproved, PlanRefused
-from tests.coordinator.world import EVALUATOR, RUN_ID, World
-from tests.plans import signing_key
 from tests.test_malicious_hybrid import LIES, dealing
+from tests.worlds.coordinator import EVALUATOR, RUN_ID, World
+from tests.worlds.plans import signing_key
 
 STEP = 2.0**-16  # what one integer stands for in the test plans
 
@@ -73,7 +73,7 @@ def test_the_evaluator_measures_the_start_and_every_released_adapter(tmp_path: P
     world = settled(World(tmp_path, rounds=3, evaluated=True))
     assert world.measured == [0, 1, 2, 3]
     with world.store.read() as connection:
-        assert [one.correct for one in runbook.list_evaluations(connection, RUN_ID)] == [7, 7, 7, 7]
+        assert [one.correct for one in run_rows.list_evaluations(connection, RUN_ID)] == [7, 7, 7, 7]
 
 
 def test_an_averaged_iterate_is_released_and_the_raw_one_is_trained_on(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_an_abort_by_the_operator_ends_the_run_and_tells_everybody(tmp_path: Pat
         while len(world.rounds()) < 2:
             await world.turn()
         with world.store.begin() as connection:
-            runbook.request_abort(connection, RUN_ID)
+            run_rows.request_abort(connection, RUN_ID)
         await world.settle()
 
     asyncio.run(scenario())
@@ -204,7 +204,7 @@ def test_a_paused_run_opens_no_further_round_until_it_is_resumed(tmp_path: Path)
 
     def set_paused(paused: bool) -> None:
         with world.store.begin() as connection:
-            runbook.set_paused(connection, RUN_ID, paused=paused)
+            run_rows.set_paused(connection, RUN_ID, paused=paused)
 
     async def scenario() -> None:
         while not world.attempts():
@@ -226,7 +226,7 @@ def test_a_revoked_key_ends_the_run(tmp_path: Path) -> None:
         while not world.rounds():
             await world.turn()
         with world.store.begin() as connection:
-            membership.revoke_member(connection, "bob", 1)
+            member_rows.revoke_member(connection, "bob", 1)
         world.members["bob"].present = False
         await world.settle()
 

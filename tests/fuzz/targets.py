@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from audit.verify import verify_report
-from coordinator.phase import Phase
-from coordinator.round import CoordinatorRound
-from coordinator.spool import Announced, Spool
-from participant.journal import Journal
-from participant.participation import RoundTask, position_of
-from participant.phase import record_to_json
-from participant.policy import parse_policy, policy_template
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound
+from coordinator.runs.uploads import Upload, UploadStore
+from participant.owner.policy import parse_policy, policy_template
+from participant.protocol.memory import record_to_json
+from participant.runs.journal import Journal
+from participant.runs.participation import RoundTask, position_of
 from privacy import canonical, ledger
 from privacy.dp.events import Gaussian, PoissonSampled
 from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
@@ -29,10 +29,10 @@ from privacy.plan import Plan
 from privacy.secagg.messages import Position, SurvivorProposal, UnmaskRequest
 from protos import codec
 from protos import envelope as env
-from tests.federation import Federation
-from tests.plans import make_plan, signing_key
 from tests.protos.test_codec import PAIRS
-from tests.reports import coordinator_report, participant_report
+from tests.worlds.federation import Federation
+from tests.worlds.plans import make_plan, signing_key
+from tests.worlds.reports import coordinator_report, participant_report
 
 RUN: str = "00112233445566778899aabbccddeeff"
 OWNER = signing_key("alice")
@@ -240,14 +240,14 @@ def journal_seeds() -> list[bytes]:
     return [whole, whole[:-7], *(b"".join(lines[:count]) for count in range(len(lines)))]
 
 
-UPLOAD = Announced(RUN, Position(bytes(32), 1, 1), "alice", bytes(32), 64)
+UPLOAD = Upload(RUN, Position(bytes(32), 1, 1), "alice", bytes(32), 64)
 
 
 def chunks_target(data: bytes) -> None:
     """Chunks in any order: what is assembled is what was accepted, in order, and never longer than announced."""
     expected = b""
     with directory() as place:
-        spool = Spool(place)
+        spool = UploadStore(place)
         assert spool.offset(UPLOAD) == 0
         for at in range(0, len(data) - 1, 2):
             offset, length = data[at], data[at + 1] % 40

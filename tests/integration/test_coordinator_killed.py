@@ -18,21 +18,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator import attempt_rows, runbook
 from coordinator.config import Home, load
-from coordinator.global_adapter import RunFiles
-from coordinator.phase import Phase
-from coordinator.store import Store
-from participant import daemon
-from participant.joining import join
-from participant.registry import DatasetEntry, ModelEntry, Registry
-from participant.trainer import OneHotTrainer
+from coordinator.database import attempt_rows, run_rows
+from coordinator.database.store import Store
+from coordinator.protocol.phase import Phase
+from coordinator.runs.global_adapter import RunFiles
+from host.system import SystemClock, SystemRandom
+from participant.daemon import assembly
+from participant.daemon.joining import join
+from participant.owner.registry import DatasetEntry, ModelEntry, Registry
+from participant.training.trainer import OneHotTrainer
 from privacy.draft import Draft
 from protos import codec
-from protos.system import SystemClock, SystemRandom
-from tests.coordinator.world import initial_adapter
-from tests.daemons import NO_CLAIM, PATIENCE_SECONDS, POLICY, until
-from tests.plans import make_plan, names
+from tests.worlds.coordinator import initial_adapter
+from tests.worlds.daemons import NO_CLAIM, PATIENCE_SECONDS, POLICY, until
+from tests.worlds.plans import make_plan, names
 
 ENTRIES = 12
 MEMBERS = names(3)
@@ -105,12 +105,12 @@ def stop(tmp_path: Path, coordinator: Coordinator) -> Iterator[threading.Event]:
         path = tmp_path / name
         token = onlysum("invite", name, "--config", str(coordinator.directory))["token"]
         join(token, path, clock=SystemClock(), random=SystemRandom())
-        registry = Registry(daemon.open_home(path).home)
+        registry = Registry(assembly.open_home(path).home)
         registry.add(DatasetEntry(name="digits", path="/data", added_at=0, rows=100))
         registry.add(ModelEntry(name="tiny-vit", path="/models/tiny", added_at=0, files=base.files))
         policy = POLICY.format(authority=coordinator.made["authority_fingerprint"], base=base.hash)
         (path / "policy.toml").write_text(policy)
-        runner = daemon.assemble(path, stop, make_trainer=_trainer, measure=_never)
+        runner = assembly.assemble(path, stop, make_trainer=_trainer, measure=_never)
         threads.append(threading.Thread(target=runner.run, daemon=True))
     for thread in threads:
         thread.start()
@@ -120,11 +120,11 @@ def stop(tmp_path: Path, coordinator: Coordinator) -> Iterator[threading.Event]:
         thread.join(20)
 
 
-def _trainer(assignment: Any) -> OneHotTrainer:
-    return OneHotTrainer(assignment.verified.plan, assignment.me)
+def _trainer(job: Any) -> OneHotTrainer:
+    return OneHotTrainer(job.verified.plan, job.me)
 
 
-def _never(assignment: Any, adapter: Any) -> Any:
+def _never(job: Any, adapter: Any) -> Any:
     raise AssertionError("nobody evaluates here")
 
 
@@ -163,7 +163,7 @@ def test_a_coordinator_killed_once_in_every_phase_completes_the_run_with_the_exa
     assert watched.returncode == 0, watched.stdout
 
     with coordinator.store.read() as connection:
-        rows, plan = runbook.list_rounds(connection, run), runbook.find_run(connection, run).parsed()
+        rows, plan = run_rows.list_rounds(connection, run), run_rows.find_run(connection, run).parsed()
     files = RunFiles(Home(coordinator.directory).run(run))
     vectors = [np.frombuffer(files.released(number).read_bytes(), dtype="<f4") for number in range(len(PHASES) + 1)]
     for row in rows:

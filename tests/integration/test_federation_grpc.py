@@ -10,20 +10,21 @@ import numpy as np
 import pytest
 
 import onlysum
-from coordinator import creation, membership
-from coordinator.global_adapter import RunFiles
-from coordinator.tolerance import Wanted
-from participant import daemon, poller
-from participant.plans import Decision
-from participant.presence import look
+from coordinator.database import member_rows
+from coordinator.runs import creation
+from coordinator.runs.global_adapter import RunFiles
+from coordinator.runs.thresholds import Requested
+from host.system import SystemRandom
+from participant.daemon import assembly, poller
+from participant.daemon.status_file import read_status
+from participant.owner.plan_store import Decision
 from privacy.draft import Recipe
 from privacy.ledger_entries import Unprotected
 from protos import codec
 from protos.envelope import Role
-from protos.system import SystemRandom
-from tests.coordinator.world import initial_adapter
-from tests.daemons import NO_CLAIM, PATIENCE_SECONDS, Service, draft, enrol, until
-from tests.plans import make_plan, names
+from tests.worlds.coordinator import initial_adapter
+from tests.worlds.daemons import NO_CLAIM, PATIENCE_SECONDS, Service, draft, enrol, until
+from tests.worlds.plans import make_plan, names
 
 ENTRIES = 12
 LOCAL = NO_CLAIM.model_copy(update={"mode": "local", "unit": "example", "epsilon": "6", "delta": "0.00001"})
@@ -60,9 +61,9 @@ def federation(tmp_path, service, recipe):
 def create_run(service, draft_directory):
     """Sign the draft for all five, as `run create` does."""
     now = int(time.time())
-    wishes = creation.Wishes(members=names(5), tolerance=Wanted(f=1), created_at=now, expires_at=now + 3600)
+    request = creation.RunRequest(members=names(5), tolerance=Requested(f=1), created_at=now, expires_at=now + 3600)
     plan = creation.make_plan(
-        service.store, service.settings, creation.read_draft(draft_directory), wishes, random=SystemRandom()
+        service.store, service.settings, creation.read_draft(draft_directory), request, random=SystemRandom()
     )
     creation.register(service.store, service.home, service.authority.operator, plan, draft_directory)
     return plan
@@ -120,9 +121,9 @@ def test_three_rounds_over_mutual_tls_with_a_participant_that_is_lost_and_return
     assert [one.round for one in service.measured(plan.run_id)] == [0, 1, 2, 3]
 
     for name in everybody:
-        home = daemon.open_home(federation[name].directory)
-        until(lambda home=home: home.desk.shelf.ended(plan.run_id) is not None, f"{name} hears of the end")
-        decision = home.desk.shelf.decision(plan.run_id)
+        home = assembly.open_home(federation[name].directory)
+        until(lambda home=home: home.review.plans.ended(plan.run_id) is not None, f"{name} hears of the end")
+        decision = home.review.plans.decision(plan.run_id)
         assert isinstance(decision, Decision)
         assert (decision.verdict, decision.by, decision.roster_verified) == ("approved", "policy", False)
         assert [one.entry.population for one in home.ledger.rows() if isinstance(one.entry, Unprotected)] == [
@@ -143,8 +144,8 @@ def test_the_reports_of_coordinator_and_participants_of_one_run_tell_one_history
     until(lambda: service.state(plan.run_id) == "completed", "the run completes")
     reports = {"coordinator": service.home.run(plan.run_id) / "report.json"}
     for name in ("alice", "bob"):
-        home = daemon.open_home(federation[name].directory)
-        until(lambda home=home: home.desk.shelf.ended(plan.run_id) is not None, f"{name} hears of the end")
+        home = assembly.open_home(federation[name].directory)
+        until(lambda home=home: home.review.plans.ended(plan.run_id) is not None, f"{name} hears of the end")
         reports[name] = home.home.runs / plan.run_id / "report.json"
         until(reports[name].exists, f"{name} reports")
     for one, other in (("coordinator", "alice"), ("alice", "coordinator"), ("alice", "bob")):
@@ -170,13 +171,13 @@ def test_who_joins_later_or_anew_is_listed_with_its_fingerprint_without_a_restar
     monkeypatch.setattr(poller, "POLL_SECONDS", 0.2)
 
     def listed():
-        seen = look(daemon.open_home(alice.directory).home)
+        seen = read_status(assembly.open_home(alice.directory).home)
         return {one.name: one.identity_key for one in seen.members} if seen else {}
 
     def joined(place):
         directory = tmp_path / place
         enrol(service, directory, "bob", Role.PARTICIPANT, recipe)
-        return daemon.open_home(directory).owner.identity.public
+        return assembly.open_home(directory).owner.identity.public
 
     alice = enrol(service, tmp_path / "alice", "alice", Role.PARTICIPANT, recipe)
     alice.start()
@@ -184,7 +185,7 @@ def test_who_joins_later_or_anew_is_listed_with_its_fingerprint_without_a_restar
     first = joined("bob")
     until(lambda: listed().get("bob") == first, "bob is listed")
     with service.store.begin() as connection:
-        membership.revoke_member(connection, "bob", now=int(time.time()))
+        member_rows.revoke_member(connection, "bob", now=int(time.time()))
     second = joined("bob again")
     assert second != first
     until(lambda: listed().get("bob") == second, "bob is listed with the other key")

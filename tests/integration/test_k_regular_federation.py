@@ -8,20 +8,21 @@ import time
 import numpy as np
 import pytest
 
-from coordinator import attempt_rows, creation, runbook
 from coordinator.config import Durations
-from coordinator.global_adapter import RunFiles
-from coordinator.tolerance import Wanted
-from participant import daemon
-from participant.plans import Decision
+from coordinator.database import attempt_rows, run_rows
+from coordinator.runs import creation
+from coordinator.runs.global_adapter import RunFiles
+from coordinator.runs.thresholds import Requested
+from host.system import SystemRandom
+from participant.daemon import assembly
+from participant.owner.plan_store import Decision
 from privacy.secagg.graph import masking_graph
 from privacy.secagg.messages import Advertisement, Position, ShareBundle
 from protos import codec
 from protos.envelope import Role
-from protos.system import SystemRandom
-from tests.coordinator.world import initial_adapter
-from tests.daemons import POLICY, Service, draft, enrol, until
-from tests.plans import make_plan, names
+from tests.worlds.coordinator import initial_adapter
+from tests.worlds.daemons import POLICY, Service, draft, enrol, until
+from tests.worlds.plans import make_plan, names
 
 EVERYBODY = names(36)
 ENTRIES, ROUNDS, LOST = 48, 2, ("p007", "p021")
@@ -61,14 +62,14 @@ def federation(tmp_path, service, recipe):
 
 def create_run(service, directory):
     now = int(time.time())
-    wishes = creation.Wishes(
+    request = creation.RunRequest(
         members=EVERYBODY,
-        tolerance=Wanted(f=1, graph="k-regular", max_dropouts=len(LOST)),
+        tolerance=Requested(f=1, graph="k-regular", max_dropouts=len(LOST)),
         created_at=now,
         expires_at=now + 3600,
     )
     plan = creation.make_plan(
-        service.store, service.settings, creation.read_draft(directory), wishes, random=SystemRandom()
+        service.store, service.settings, creation.read_draft(directory), request, random=SystemRandom()
     )
     creation.register(service.store, service.home, service.authority.operator, plan, directory)
     return plan
@@ -128,9 +129,9 @@ def test_a_policy_that_does_not_name_k_regular_graphs_refuses_the_run_and_the_op
     plan = create_run(service, draft(tmp_path / "draft", recipe, initial_adapter(ENTRIES)))
     until(lambda: service.state(plan.run_id) == "refused", "the run is refused")
     with service.store.read() as connection:
-        run = runbook.find_run(connection, plan.run_id)
+        run = run_rows.find_run(connection, plan.run_id)
     assert "refused by policy: floors.graphs" in run.reason
-    decision = daemon.open_home(directory).desk.shelf.decision(plan.run_id)
+    decision = assembly.open_home(directory).review.plans.decision(plan.run_id)
     assert isinstance(decision, Decision)
     assert (decision.verdict, decision.by, decision.because) == (
         "refused",

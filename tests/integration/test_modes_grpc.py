@@ -13,23 +13,23 @@ import numpy as np
 import pytest
 
 import onlysum
-from coordinator import creation
+from authoring.draft import build_draft
 from coordinator.config import Durations
-from coordinator.global_adapter import RunFiles
-from coordinator.tolerance import Wanted
-from participant import daemon
-from participant.authoring import build_draft
-from participant.joining import join
+from coordinator.runs import creation
+from coordinator.runs.global_adapter import RunFiles
+from coordinator.runs.thresholds import Requested
+from host.system import SystemClock, SystemRandom
+from participant.daemon import assembly
+from participant.daemon.joining import join
 from privacy.dp.events import round_event
 from privacy.error_codes import REGISTRY
 from privacy.ledger_entries import Charge, Unprotected
 from privacy.plan import Plan
 from protos import codec
 from protos.envelope import Role
-from protos.system import SystemClock, SystemRandom
-from tests.daemons import Service, until
-from tests.plans import names
-from tests.torch_world import image_base, image_rows, recipe_text, text_base, text_rows
+from tests.worlds.daemons import Service, until
+from tests.worlds.plans import names
+from tests.worlds.torch_world import image_base, image_rows, recipe_text, text_base, text_rows
 
 pytestmark = pytest.mark.torch
 
@@ -68,7 +68,7 @@ class Owner:
     thread: threading.Thread | None = None
 
     def start(self) -> None:
-        runner = daemon.assemble(self.directory, self.stop, show_progress=self._training)
+        runner = assembly.assemble(self.directory, self.stop, show_progress=self._training)
         self.thread = threading.Thread(target=runner.run, daemon=True)
         self.thread.start()
 
@@ -110,7 +110,7 @@ def enrol(service: Service, tmp_path: Path, name: str, kind: str, *, mode: str, 
     owned = ["rows", data, "--population", "patients", *users] if role is Role.PARTICIPANT else ["public", data]
     say("participant", "dataset", "add", *owned, "--config", home)
     say("participant", "model", "add", f"tiny-{kind}", tmp_path / "base", "--config", home)
-    base = daemon.open_home(home).desk.registry.models()[0].hash
+    base = assembly.open_home(home).review.registry.models()[0].hash
     if role is Role.PARTICIPANT:
         budget = "example" if unit == "none" else unit
         text = POLICY.format(authority=service.authority.fingerprint, mode=mode, unit=budget, base=base)
@@ -122,9 +122,9 @@ def create(service: Service, tmp_path: Path, recipe: str) -> Plan:
     (tmp_path / "recipe.toml").write_text(recipe)
     build_draft(tmp_path / "recipe.toml", tmp_path / "draft")
     now = int(time.time())
-    wishes = creation.Wishes(members=MEMBERS, tolerance=Wanted(f=1), created_at=now, expires_at=now + 3600)
+    request = creation.RunRequest(members=MEMBERS, tolerance=Requested(f=1), created_at=now, expires_at=now + 3600)
     draft = creation.read_draft(tmp_path / "draft")
-    plan = creation.make_plan(service.store, service.settings, draft, wishes, random=SystemRandom())
+    plan = creation.make_plan(service.store, service.settings, draft, request, random=SystemRandom())
     creation.register(service.store, service.home, service.authority.operator, plan, tmp_path / "draft")
     return plan
 
@@ -203,8 +203,8 @@ def check_dry_run(owner: Owner, plan: Plan, capsys: Any) -> None:
 
 def check_ledger(owner: Owner, plan: Plan) -> None:
     """Each round is charged at the plan's event, or the run is noted once where there is no claim."""
-    home = daemon.open_home(owner.directory)
-    until(lambda: home.desk.shelf.ended(plan.run_id) is not None, "it hears of the end")
+    home = assembly.open_home(owner.directory)
+    until(lambda: home.review.plans.ended(plan.run_id) is not None, "it hears of the end")
     entries = [one.entry for one in home.ledger.rows() if isinstance(one.entry, Charge | Unprotected)]
     if plan.privacy.mode == "none":
         assert [type(one) for one in entries] == [Unprotected]

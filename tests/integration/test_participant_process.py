@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from participant.presence import look
-from tests.participant.enrolled import authority, enrol
+from participant.daemon.status_file import read_status
+from tests.worlds.enrolled import authority, enrol
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def until(condition):
 
 def test_a_daemon_whose_coordinator_is_not_there_stays_and_says_why_once(process):
     home, running = process
-    until(lambda: (seen := look(home)) is not None and seen.code == "E-NET-REFUSED")
+    until(lambda: (seen := read_status(home)) is not None and seen.code == "E-NET-REFUSED")
     time.sleep(1.5)  # several more tries
     assert running.poll() is None
     running.send_signal(signal.SIGTERM)
@@ -45,4 +45,4 @@ def test_a_daemon_whose_coordinator_is_not_there_stays_and_says_why_once(process
     trouble = [line for line in lines if line["event"] == "not connected"]
     assert [line["code"] for line in trouble] == ["E-NET-REFUSED"]
     assert "coordinator status" in trouble[0]["next"]
-    assert look(home).running is False
+    assert read_status(home).running is False

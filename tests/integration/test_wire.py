@@ -18,10 +18,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinator.authority import Authority
-from participant import identity
-from participant.channel import Channel, enrol
-from participant.identity import Identity
+from coordinator.enrolment.authority import Authority
+from participant.link import identity
+from participant.link.channel import Channel, enrol
+from participant.link.identity import Identity
 from privacy.errors import NetworkError, OnlysumError, PeerError, RefusedError, RoundAborted
 from privacy.secagg.messages import Position, Receipt
 from protos import codec_transport as wire
@@ -38,8 +38,8 @@ from protos.envelope import (
     RunEnded,
     UploadAnnounced,
 )
-from tests.loopback import HOST, Loopback, coordinator, new_authority
-from tests.seeded import SeededRandom
+from tests.worlds.loopback import HOST, Loopback, coordinator, new_authority
+from tests.worlds.seeded import SeededRandom
 
 RUN = "ab" * 16
 AT = Position(b"p" * 32, 1, 1)

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 import methods
+from authoring.method_command import app
 from methods.method import Method, Selector, joined, split
-from participant.method_cli import app
 from privacy.errors import LocalError
-from tests.plans import make_plan
+from tests.worlds.plans import make_plan
 
 A, B = "base_model.model.layer.q_proj.lora_A.weight", "base_model.model.layer.q_proj.lora_B.weight"
 WEIGHT, BIAS = "base_model.model.classifier.weight", "base_model.model.classifier.bias"

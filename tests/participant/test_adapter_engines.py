@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
-from participant.adapters.fast import FastEngine, PerExampleGradients, choose_engine
-from participant.adapters.reference import OpacusEngine
-from participant.adapters.sites import AnySite, Site, UnknownLayerError, find_sites
-from participant.examples import synthetic_examples
+from participant.training.adapters.fast import FastEngine, PerExampleGradients, choose_engine
+from participant.training.adapters.reference import OpacusEngine
+from participant.training.adapters.taps import AnySite, LayerTap, UnknownLayerError, find_sites
+from participant.training.examples import synthetic_examples
 from privacy.dp.clipping import integer_clip
 from privacy.errors import LocalError
-from tests.torch_world import make_world
+from tests.worlds.torch_world import make_world
 
 # PEFT asks transformers for a name that it deprecates.
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -298,7 +298,7 @@ def test_a_normalisation_over_the_batch_is_refused() -> None:
         taken(model)
 
 
-def unknown(site: Site, use: object, outer: Tensor) -> dict[str, Tensor]:
+def unknown(site: LayerTap, use: object, outer: Tensor) -> dict[str, Tensor]:
     raise UnknownLayerError("planted")
 
 
@@ -310,7 +310,7 @@ def test_a_layer_that_the_fast_engine_does_not_know_is_left_to_the_reference(
     fast = choose_engine(world.adapted(), synthetic)
     assert isinstance(fast, FastEngine)
     assert isinstance(choose_engine(world.adapted(), synthetic, engine="opacus"), OpacusEngine)
-    monkeypatch.setattr("participant.adapters.sites.LinearSite.gradients", unknown)
+    monkeypatch.setattr("participant.training.adapters.taps.LinearSite.gradients", unknown)
     with pytest.raises(LocalError, match="per-example gradients: planted"):
         fast.rows(synthetic)
     assert isinstance(choose_engine(world.adapted(), synthetic), OpacusEngine)

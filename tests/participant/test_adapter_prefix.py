@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from methods.method import joined
-from participant.adapters import prefix as prefixes
-from participant.adapters.adapted import AdaptedModel, read_initial
-from participant.adapters.fast import FastEngine
-from participant.adapters.prefix import ACTIVATIONS, FrozenPrefix, shortened
-from participant.adapters.reference import OpacusEngine
-from participant.examples import load_examples, synthetic_examples
-from participant.training import TorchTrainer
+from participant.training.adapters import prefix as prefixes
+from participant.training.adapters.adapted import AdaptedModel, read_initial
+from participant.training.adapters.fast import FastEngine
+from participant.training.adapters.prefix import ACTIVATIONS, FrozenPrefix, shortened
+from participant.training.adapters.reference import OpacusEngine
+from participant.training.examples import load_examples, synthetic_examples
+from participant.training.torch_trainer import TorchTrainer
 from privacy.errors import LocalError
-from tests.seeded import SeededRandom
-from tests.torch_world import ROWS, World, make_world
+from tests.worlds.seeded import SeededRandom
+from tests.worlds.torch_world import ROWS, World, make_world
 
 pytestmark = pytest.mark.torch
 

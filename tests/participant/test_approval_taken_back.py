@@ -8,23 +8,23 @@ import pytest
 
 from privacy.errors import PeerError
 from protos.envelope import Abstained, PlanApproved, PlanRefused
-from tests.participant.owner import give, policy_text
-from tests.participant.rehearsal import Rehearsal
 from tests.participant.test_participation import ME
+from tests.worlds.owner import give, policy_text
+from tests.worlds.rehearsal import Rehearsal
 
 
 @pytest.fixture
 def approved(tmp_path):
     made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
     made.propose()
-    made.me.desk().approve(made.plan.run_id, who="Anna Meier")
+    made.me.review().approve(made.plan.run_id, who="Anna Meier")
     made.daemon._clerk.reconsider()
     assert [type(one) for one in made.me.link.take()] == [PlanApproved]
     return made
 
 
 def refuse(made):
-    made.me.desk().refuse(made.plan.run_id, because="not any more", who="Anna Meier")
+    made.me.review().refuse(made.plan.run_id, because="not any more", who="Anna Meier")
 
 
 def test_a_refusal_after_an_approval_is_sent_once(approved):
@@ -59,7 +59,7 @@ def test_a_coordinator_that_does_not_know_the_run_any_more_is_asked_once(approve
 def test_a_refusal_is_told_although_the_coordinator_did_not_take_the_approval(tmp_path):
     made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
     made.propose()
-    made.me.desk().approve(made.plan.run_id, who="Anna Meier")
+    made.me.review().approve(made.plan.run_id, who="Anna Meier")
 
     def not_now(what):
         raise PeerError("E-WIRE-UNEXPECTED", participant=ME, phase="plan", rule="no answer is expected now")
@@ -100,13 +100,13 @@ def test_an_attempt_that_opens_before_the_daemon_has_noticed_is_abstained_from(a
 def test_a_refusal_during_the_self_check_wins_over_the_approval(tmp_path):
     made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
     made.propose()
-    made.me.desk().approve(made.plan.run_id, who="Anna Meier")
+    made.me.review().approve(made.plan.run_id, who="Anna Meier")
 
     class Slow:
         def prepare(self):
             refuse(made)
 
-    made.daemon._work = replace(made.daemon._work, make_trainer=lambda assignment: Slow())
+    made.daemon._work = replace(made.daemon._work, make_trainer=lambda job: Slow())
     made.daemon._runs._work = made.daemon._work
     made.daemon._clerk.reconsider()
     assert [type(one) for one in made.me.link.take()] == [PlanRefused]

@@ -6,19 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from participant.assessment import Cost, LocalDataset, Outcome, Situation, assess
-from participant.cost import cost_of
-from participant.policy import parse_policy
+from participant.owner.cost import cost_of
+from participant.owner.policy import parse_policy
+from participant.owner.rules import Cost, LocalContext, LocalDataset, Outcome, assess
 from privacy.dp.events import round_event
 from privacy.ledger import RunSpend, Spent, nothing_spent
-from tests.participant.owner import AUTHORITY, pins, policy_text
-from tests.plans import CREATED_AT, EXPIRES_AT, make_plan, names, signing_key, verified
+from tests.worlds.owner import AUTHORITY, pins, policy_text
+from tests.worlds.plans import CREATED_AT, EXPIRES_AT, make_plan, names, signing_key, verified
 
 ME = "alice"
 
 
 COST = Cost(outsiders=3.0, charged=4.0, all_others=9.0, lifetime_before=0.0, lifetime_after=5.0)
-HERE = Situation(
+HERE = LocalContext(
     me=ME,
     identity_key=signing_key(ME).public,
     federation="test-federation",
@@ -42,8 +42,8 @@ def sized(people):
     return policy_text().replace('unit = "example"', f'unit = "example"\nsize = {people}')
 
 
-def judged(text=None, *, situation=HERE, mode="distributed", **plan):
-    return assess(make_plan(mode=mode, **plan)[0], parse_policy(text or policy_text()), situation)
+def judged(text=None, *, local=HERE, mode="distributed", **plan):
+    return assess(make_plan(mode=mode, **plan)[0], parse_policy(text or policy_text()), local)
 
 
 def test_a_plan_within_every_rule_is_approved_by_policy():
@@ -64,13 +64,13 @@ def test_the_normal_sizes_of_a_federation_are_workable_with_default_floors(n, f)
 
 BROKEN = {
     "another authority than the pinned one": (
-        "coordinator.fingerprint", {"situation": replace(HERE, ca_fingerprint="cd" * 32)}
+        "coordinator.fingerprint", {"local": replace(HERE, ca_fingerprint="cd" * 32)}
     ),
     "no authority pinned": ("coordinator.fingerprint", {"text": policy_text().replace("ca_fingerprint", "# ca_")}),
-    "a plan of another federation": ("plan.federation", {"situation": replace(HERE, federation="another")}),
-    "an expired plan": ("plan.expiry", {"situation": replace(HERE, now=EXPIRES_AT)}),
+    "a plan of another federation": ("plan.federation", {"local": replace(HERE, federation="another")}),
+    "an expired plan": ("plan.expiry", {"local": replace(HERE, now=EXPIRES_AT)}),
     "a roster with another key of mine": (
-        "roster.own-key", {"situation": replace(HERE, identity_key=signing_key("mallory").public)}
+        "roster.own-key", {"local": replace(HERE, identity_key=signing_key("mallory").public)}
     ),
     "a peer whose key is not the pinned one": (
         "roster.pinned", {"text": policy_text().replace(pins(["bob"]), 'bob = "' + "00" * 16 + '"')}
@@ -81,13 +81,13 @@ BROKEN = {
     "too much lost if all collude": (
         "floors.epsilon-if-all-collude", {"text": policy_text() + "[floors]\nmax_epsilon_if_all_collude = 8\n"}
     ),
-    "a dataset that is not registered": ("dataset.registered", {"situation": replace(HERE, dataset=None)}),
+    "a dataset that is not registered": ("dataset.registered", {"local": replace(HERE, dataset=None)}),
     "a dataset without a section": (
-        "dataset.section", {"situation": replace(HERE, dataset=replace(HERE.dataset, name="other"))}
+        "dataset.section", {"local": replace(HERE, dataset=replace(HERE.dataset, name="other"))}
     ),
     "a mode that is not allowed": ("dataset.modes", {"mode": "local"}),
     "another base model": ("dataset.bases", {"text": policy_text(base="ee" * 32)}),
-    "a base that is not here": ("model.registered", {"situation": replace(HERE, base_registered=False)}),
+    "a base that is not here": ("model.registered", {"local": replace(HERE, base_registered=False)}),
     "a method that is not allowed": ("dataset.methods", {"text": policy_text().replace("ffa-lora", "fedit")}),
     "a method that trains other tensors than the plan": (
         "plan.method", {"text": policy_text().replace("ffa-lora", "fedit"), "recipe": {"adapter": {"method": "fedit"}}}
@@ -104,13 +104,13 @@ BROKEN = {
     "too many rounds": ("dataset.rounds", {"text": policy_text(wards="max_rounds = 2")}),
     "too few units": ("dataset.min-units", {"text": policy_text(wards="min_units = 101")}),
     "another size than announced": (
-        "dataset.units", {"situation": replace(HERE, dataset=replace(HERE.dataset, units=99, rows=99))}
+        "dataset.units", {"local": replace(HERE, dataset=replace(HERE.dataset, units=99, rows=99))}
     ),
     "single examples where the data has users": (
-        "dataset.user-unit", {"situation": replace(HERE, dataset=replace(HERE.dataset, user_column="patient"))}
+        "dataset.user-unit", {"local": replace(HERE, dataset=replace(HERE.dataset, user_column="patient"))}
     ),
     "a dataset added for another population": (
-        "dataset.population", {"situation": replace(HERE, dataset=replace(HERE.dataset, population="staff"))}
+        "dataset.population", {"local": replace(HERE, dataset=replace(HERE.dataset, population="staff"))}
     ),
     "a budget in another unit": ("population.unit", {"text": policy_text().replace('"example"', '"user"')}),
     "a plan that understates its epsilon": ("privacy.claim", {"privacy": {"epsilon": "3.9"}}),
@@ -121,14 +121,14 @@ BROKEN = {
         "population.per-run-delta", {"text": policy_text().replace("per_run_delta = 1e-5", "per_run_delta = 1e-6")}
     ),
     "a delta above a tenth of one over the population": (
-        "population.delta", {"text": sized(20_000), "situation": HERE}
+        "population.delta", {"text": sized(20_000), "local": HERE}
     ),
     "a lifetime delta above a tenth of one over the population": (
         "population.lifetime-delta",
         {"text": sized(8_000).replace("lifetime_delta = 1e-6", "lifetime_delta = 2e-5")},
     ),
     "more than a lifetime allows": (
-        "population.lifetime-epsilon", {"situation": replace(HERE, cost=replace(COST, lifetime_after=40.1))}
+        "population.lifetime-epsilon", {"local": replace(HERE, cost=replace(COST, lifetime_after=40.1))}
     ),
 }  # fmt: skip
 
@@ -144,14 +144,14 @@ def test_refused_with_the_rule_that_refused(rule, case):
 
 
 def test_a_spent_budget_has_a_code_of_its_own():
-    found = judged(situation=replace(HERE, cost=replace(COST, lifetime_after=41.0)))
+    found = judged(local=replace(HERE, cost=replace(COST, lifetime_after=41.0)))
     refusal = found.refusal()
     assert refusal is not None
     assert refusal.code == "E-POLICY-BUDGET"
 
 
 def test_an_expired_plan_has_a_code_of_its_own():
-    refusal = judged(situation=replace(HERE, now=EXPIRES_AT + 1)).refusal()
+    refusal = judged(local=replace(HERE, now=EXPIRES_AT + 1)).refusal()
     assert refusal is not None
     assert refusal.code == "E-PLAN-EXPIRED"
 
@@ -161,7 +161,7 @@ def test_a_member_that_is_not_pinned_needs_a_person_and_leaves_the_roster_unveri
     assert not found.roster_verified
     assert not found.broken
     assert not found.by_policy
-    assert [one.name for one in found.rules if one.outcome is Outcome.BY_HAND] == ["roster.known"]
+    assert [one.name for one in found.rules if one.outcome is Outcome.NEEDS_APPROVAL] == ["roster.known"]
 
 
 def test_the_policy_may_accept_an_unverified_roster():
@@ -176,19 +176,19 @@ def test_approval_by_hand_needs_a_person():
 
 def test_users_in_the_data_may_be_overruled_by_policy():
     with_users = replace(HERE, dataset=replace(HERE.dataset, units=40, user_column="patient"))
-    assert judged(policy_text(wards="example_level_despite_users = true"), situation=with_users).by_policy
+    assert judged(policy_text(wards="example_level_despite_users = true"), local=with_users).by_policy
 
 
 def test_a_population_is_at_least_as_large_as_its_dataset():
     many = replace(HERE, dataset=replace(HERE.dataset, units=20_000, rows=20_000))
-    found = judged(situation=many, roster=[
+    found = judged(local=many, roster=[
         {**one.model_dump(), "units": 20_000} for one in make_plan()[0].roster
     ])  # fmt: skip
     assert [one.name for one in found.broken] == ["population.delta"]
 
 
 def test_a_plan_without_privacy_needs_no_budget_but_its_mode_allowed():
-    assert judged(mode="none", situation=replace(HERE, cost=None)).by_policy
+    assert judged(mode="none", local=replace(HERE, cost=None)).by_policy
     text = policy_text().replace('modes = ["distributed", "none"]', 'modes = ["distributed"]')
     assert [one.name for one in judged(text, mode="none").broken] == ["dataset.modes"]
 

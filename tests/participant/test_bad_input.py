@@ -16,8 +16,8 @@ import pytest
 
 import onlysum
 from participant.home import Home
-from participant.ledger import Ledger
-from participant.registry import Registry
+from participant.owner.ledger import Ledger
+from participant.owner.registry import Registry
 from privacy import canonical
 from privacy.dp.events import round_event
 from privacy.draft import Draft, PrivacyTarget
@@ -25,10 +25,10 @@ from privacy.errors import REGISTRY, RefusedError
 from privacy.ledger import LifetimeBudget
 from privacy.ledger_entries import Charge
 from privacy.plan import Plan
-from tests.participant.enrolled import authority, enrol, equip, propose
-from tests.participant.owner import INITIAL_ADAPTER, owned_plan
-from tests.plans import CREATED_AT, plan_document, signing_key
-from tests.reports import participant_report
+from tests.worlds.enrolled import authority, enrol, equip, propose
+from tests.worlds.owner import INITIAL_ADAPTER, owned_plan
+from tests.worlds.plans import CREATED_AT, plan_document, signing_key
+from tests.worlds.reports import participant_report
 
 MADE = authority()
 ROOMY = LifetimeBudget("example", 1000.0, 1e-6, 2)

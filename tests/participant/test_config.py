@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from host.settings import parse
 from participant.config import Settings, load_settings, settings_template
 from participant.home import Home
-from participant.policy import parse_policy, policy_template
+from participant.owner.policy import parse_policy, policy_template
 from privacy.errors import LocalError
-from privacy.settings import parse
 
 
 def test_the_written_settings_parse_to_the_defaults():

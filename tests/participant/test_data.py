@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from participant.data import Columns, hash_dataset, inspect_dataset, pixels, read_table
+from participant.training.data import Columns, hash_dataset, inspect_dataset, pixels, read_table
 from privacy.errors import LocalError
 
 TEXTS = ["pain, at night", 'says "calm"', "fine"]

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from participant.serving import _end
-from tests.participant.owner import policy_text
-from tests.participant.rehearsal import Rehearsal
+from participant.daemon.process import _end
 from tests.participant.test_participation import ME
+from tests.worlds.owner import policy_text
+from tests.worlds.rehearsal import Rehearsal
 
 
 def test_the_first_signal_lets_the_step_in_hand_end_and_the_second_does_not() -> None:
@@ -23,12 +23,12 @@ def test_the_first_signal_lets_the_step_in_hand_end_and_the_second_does_not() ->
 def test_a_decision_that_is_damaged_while_the_daemon_runs_is_said_once_and_ends_nothing(tmp_path, capsys):
     made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
     made.propose()
-    decision = made.me.desk().shelf.directory(made.plan.run_id) / "decision.json"
+    decision = made.me.review().plans.directory(made.plan.run_id) / "decision.json"
     decision.write_text("{")
     made.daemon._reconsider()
     made.daemon._reconsider()
     assert capsys.readouterr().out.count("E-STATE-DAMAGED") == 1
     decision.unlink()
-    made.me.desk().approve(made.plan.run_id, who="Anna Meier")
+    made.me.review().approve(made.plan.run_id, who="Anna Meier")
     made.daemon._reconsider()
     assert len(made.me.link.take()) == 1

@@ -8,16 +8,16 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from participant.assessment import Outcome, assess
-from participant.cli import app
-from participant.policy import parse_policy
-from participant.registry import Registry
+from participant.commands.participant import app
+from participant.owner.policy import parse_policy
+from participant.owner.registry import Registry
+from participant.owner.rules import Outcome, assess
 from privacy.errors import OnlysumError
 from privacy.plan import Plan
-from tests.participant.enrolled import authority, enrol, equip, propose
-from tests.participant.owner import owned_plan, pins, policy_text
 from tests.participant.test_assessment import HERE
-from tests.plans import STRONG, make_plan, names, signing_key
+from tests.worlds.enrolled import authority, enrol, equip, propose
+from tests.worlds.owner import owned_plan, pins, policy_text
+from tests.worlds.plans import STRONG, make_plan, names, signing_key
 
 MADE = authority()
 PEERS = names(60)[1:]
@@ -55,7 +55,10 @@ def test_a_policy_that_approves_by_itself_refuses_a_k_regular_graph_that_it_does
 
 def test_a_person_may_approve_a_k_regular_graph_unless_the_policy_names_others_only():
     by_hand = judged(policy_text(roster=PEERS, approval="by-hand"), **STRONG)
-    assert outcome(by_hand, "floors.graphs") == (Outcome.BY_HAND, "the graph is k-regular, whose claim is weaker")
+    assert outcome(by_hand, "floors.graphs") == (
+        Outcome.NEEDS_APPROVAL,
+        "the graph is k-regular, whose claim is weaker",
+    )
     assert by_hand.refusal() is None
     strict = judged(policy_text(roster=PEERS, approval="by-hand") + floors('graphs = ["complete"]'), **STRONG)
     assert [one.name for one in strict.broken] == ["floors.graphs"]
@@ -195,9 +198,9 @@ def test_a_dry_run_names_graph_suite_and_roster_and_every_rule_that_is_not_met(s
         def prepare(self):
             """Nothing to check."""
 
-    monkeypatch.setattr("participant.daemon.torch_trainer", lambda assignment, **_: Ready())
+    monkeypatch.setattr("participant.daemon.assembly.torch_trainer", lambda job, **_: Ready())
     found = {"rows": 0, "users": 0, "sha256": "changed"}
-    monkeypatch.setattr("participant.registry_cli._facts", lambda *_: found)
+    monkeypatch.setattr("participant.commands.registry._facts", lambda *_: found)
     run = proposed(home, policy_text(roster=PEERS[1:]), owned_plan(**STRONG))
     entry = Registry(home).datasets()[0]
     found |= {"rows": entry.rows + 1, "users": entry.users}

@@ -10,16 +10,16 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from coordinator import authority as ca
-from coordinator.authority import Authority
-from participant import identity
-from participant.identity import OwnKeys
+from coordinator.enrolment import authority as ca
+from coordinator.enrolment.authority import Authority
+from participant.link import identity
+from participant.link.identity import OwnKeys
 from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
 from privacy.secagg import keys as secagg_keys
 from protos.envelope import Membership, Role
 from protos.invitation import Invitation, enrolment_bytes
-from tests.loopback import FEDERATION, new_authority
-from tests.seeded import SeededRandom
+from tests.worlds.loopback import FEDERATION, new_authority
+from tests.worlds.seeded import SeededRandom
 
 NOW = 1_800_000_000.0
 

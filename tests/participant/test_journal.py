@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 
-from participant import journal as journal_module
-from participant.journal import Journal
-from participant.phase import (
+from participant.protocol.memory import (
     Record,
     RoundCompleted,
     RunMemory,
@@ -23,10 +21,12 @@ from participant.phase import (
     shares_from_bytes,
     shares_to_bytes,
 )
+from participant.runs import journal as journal_module
+from participant.runs.journal import Journal
 from privacy import canonical
 from privacy.errors import LocalError, VerificationError
 from privacy.secagg.dealing import HeldShare
-from tests.federation import Federation
+from tests.worlds.federation import Federation
 
 PLAN = b"\1" * 32
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from participant.phase import RunMemory
+from participant.protocol.memory import RunMemory
 from privacy.errors import OnlysumError, PeerError
 from privacy.secagg.messages import Advertisement, RoundCertificate, SurvivorProposal, UnmaskRequest
 from protos.envelope import (
@@ -21,8 +21,8 @@ from protos.envelope import (
     UnmaskRequested,
     Welcome,
 )
-from tests.participant.owner import give
-from tests.participant.rehearsal import Rehearsal
+from tests.worlds.owner import give
+from tests.worlds.rehearsal import Rehearsal
 
 ME = "alice"
 
@@ -130,8 +130,8 @@ def test_a_daemon_goes_on_only_with_the_upload_of_its_last_attempt_and_of_a_roun
     for copy, memory in story.copies:
         story.go_back(copy)
         last = memory.masked is not None and memory.masked.offer.position.order == memory.highest
-        assert story.part.under_way == (last and memory.completed < memory.highest[0])
-        gone_on.append(story.part.under_way)
+        assert story.part.round_in_progress == (last and memory.completed < memory.highest[0])
+        gone_on.append(story.part.round_in_progress)
     assert gone_on == [False, False, True, False, True, True, True, False, False, False, True]
 
 
@@ -147,7 +147,7 @@ def test_malicious_coordinator_gets_nothing_from_a_refused_run_though_its_upload
         story.rehearsal.restart()
         story.shake_hands()
         before = story.memory
-        assert not story.part.under_way
+        assert not story.part.round_in_progress
         for task in (
             SurvivorsProposed(run_id, first),
             SurvivorsProposed(run_id, second),
@@ -166,7 +166,7 @@ def test_a_journal_copied_back_within_its_last_attempt_goes_on_only_with_an_uplo
         story.go_back(copy)
         story.shake_hands(story.last)
         assert story.memory == memory, "as far as anybody can tell, nothing newer was signed"
-        assert story.part.under_way == (memory.masked_in(2) is not None), "its keys are gone, or were dropped"
+        assert story.part.round_in_progress == (memory.masked_in(2) is not None), "its keys are gone, or were dropped"
 
 
 def test_malicious_coordinator_that_hides_what_it_saw_is_found_out_by_the_rounds_certificate(story: Story) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from participant import keystream
-from participant.keystream import KeyBook, KeyStream
+from host.system import SystemRandom
+from participant.training import noise_keys
+from participant.training.noise_keys import KeyStream, NoiseKeys
 from privacy.errors import LocalError
 from privacy.secret import SecretBytes
-from protos.system import SystemRandom
-from tests.seeded import SeededRandom
+from tests.worlds.seeded import SeededRandom
 
 BLOCK = 16
 
@@ -43,18 +43,18 @@ def test_a_stream_is_aes_in_counter_mode_however_it_is_read() -> None:
 
 
 def test_every_stream_has_a_key_of_its_own_also_after_a_restart(tmp_path: Path) -> None:
-    book = KeyBook(tmp_path / "noise-keys", SystemRandom())
+    book = NoiseKeys(tmp_path / "noise-keys", SystemRandom())
     drawn = {book.open_stream().token_bytes(32) for _ in range(3)}
-    drawn |= {KeyBook(tmp_path / "noise-keys", SystemRandom()).open_stream().token_bytes(32) for _ in range(3)}
+    drawn |= {NoiseKeys(tmp_path / "noise-keys", SystemRandom()).open_stream().token_bytes(32) for _ in range(3)}
     assert len(drawn) == 6
     assert (tmp_path / "noise-keys").stat().st_size == 6 * 32
 
 
 def test_the_same_bytes_of_the_operating_system_are_refused_a_second_time(tmp_path: Path) -> None:
     path = tmp_path / "noise-keys"
-    book = KeyBook(path, Stuck())
+    book = NoiseKeys(path, Stuck())
     book.open_stream()
-    for again in (book, KeyBook(path, Stuck())):
+    for again in (book, NoiseKeys(path, Stuck())):
         with pytest.raises(LocalError) as info:
             again.open_stream()
         assert info.value.code == "E-RANDOM-REPEATED"
@@ -66,21 +66,21 @@ def test_the_same_bytes_of_the_operating_system_are_refused_a_second_time(tmp_pa
 
 @pytest.mark.parametrize("part", ["process", "boot", "count"])
 def test_the_same_bytes_elsewhere_give_another_key(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = KeyBook(tmp_path / "first", Stuck()).open_stream().token_bytes(32)
-    assert KeyBook(tmp_path / "twin", Stuck()).open_stream().token_bytes(32) == first
+    first = NoiseKeys(tmp_path / "first", Stuck()).open_stream().token_bytes(32)
+    assert NoiseKeys(tmp_path / "twin", Stuck()).open_stream().token_bytes(32) == first
     if part == "count":
         (tmp_path / "other").write_bytes(bytes(32))
     elif part == "process":
         monkeypatch.setattr(os, "getpid", lambda: 1)
     else:
         (tmp_path / "boot").write_text("another boot")
-        monkeypatch.setattr(keystream, "_BOOT_ID", tmp_path / "boot")
-    assert KeyBook(tmp_path / "other", Stuck()).open_stream().token_bytes(32) != first
+        monkeypatch.setattr(noise_keys, "_BOOT_ID", tmp_path / "boot")
+    assert NoiseKeys(tmp_path / "other", Stuck()).open_stream().token_bytes(32) != first
 
 
 def test_the_hash_is_on_disk_before_the_key_is_used(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
-    book = KeyBook(tmp_path / "full" / "nowhere" / "noise-keys", SeededRandom(1))
+    book = NoiseKeys(tmp_path / "full" / "nowhere" / "noise-keys", SeededRandom(1))
     with pytest.raises(LocalError, match=r"E-DISK-FAILED: .*noise-keys"):
         book.open_stream()
 
@@ -88,7 +88,7 @@ def test_the_hash_is_on_disk_before_the_key_is_used(tmp_path: Path) -> None:
 def test_a_file_that_is_no_list_of_hashes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "noise-keys").write_bytes(bytes(33))
     with pytest.raises(LocalError) as info:
-        KeyBook(tmp_path / "noise-keys", SystemRandom())
+        NoiseKeys(tmp_path / "noise-keys", SystemRandom())
     assert info.value.code == "E-STATE-DAMAGED"
 
 
@@ -101,7 +101,7 @@ def test_a_stream_ends_in_a_forked_process(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_no_bytes_of_a_key_are_in_the_file_or_a_repr(tmp_path: Path) -> None:
-    book = KeyBook(tmp_path / "noise-keys", Stuck())
+    book = NoiseKeys(tmp_path / "noise-keys", Stuck())
     stream = book.open_stream()
     data = (tmp_path / "noise-keys").read_bytes()
     assert bytes(range(8)) not in data

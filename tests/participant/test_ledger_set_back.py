@@ -10,10 +10,10 @@ from privacy.dp.events import round_event
 from privacy.ledger import LifetimeBudget
 from privacy.ledger_entries import Charge
 from protos.envelope import Abstained, LedgerHead, PlanRefused
-from tests.participant.owner import give, owned_plan, policy_text
-from tests.participant.rehearsal import Rehearsal
 from tests.participant.test_participation import ME
-from tests.plans import CREATED_AT
+from tests.worlds.owner import give, owned_plan, policy_text
+from tests.worlds.plans import CREATED_AT
+from tests.worlds.rehearsal import Rehearsal
 
 ROOMY = LifetimeBudget("example", 1000.0, 1e-6, 2)
 

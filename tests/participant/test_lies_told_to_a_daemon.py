@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.phase import Phase
-from participant.participation import Participation
+from coordinator.protocol.phase import Phase
+from participant.runs.participation import Participation
 from privacy.errors import LocalError, OnlysumError, PeerError
 from protos.envelope import (
     AttemptOpened,
@@ -20,8 +20,8 @@ from protos.envelope import (
     UnmaskRequested,
 )
 from tests import test_malicious_coordinator as lies
-from tests.participant.owner import content, give
-from tests.participant.rehearsal import Rehearsal, exact
+from tests.worlds.owner import content, give
+from tests.worlds.rehearsal import Rehearsal, exact
 
 CATALOGUE: dict[Phase, Mapping[str, tuple[Callable[[Any], Any], str]]] = {
     Phase.ADVERTISE_KEYS: lies.OFFERS,

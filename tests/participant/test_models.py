@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from participant.models import architecture, hash_model, resolve_base, verify_base
+from participant.training.models import architecture, hash_model, resolve_base, verify_base
 from privacy.draft import BaseReference
 from privacy.errors import LocalError
 

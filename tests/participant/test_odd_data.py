@@ -15,15 +15,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from methods.method import joined
-from participant.adapters.adapted import read_initial
-from participant.data import Columns
-from participant.examples import load_examples
-from participant.training import TorchTrainer
+from participant.training.adapters.adapted import read_initial
+from participant.training.data import Columns
+from participant.training.examples import load_examples
+from participant.training.torch_trainer import TorchTrainer
 from privacy.dp.fast_noise import discrete_gaussian
 from privacy.errors import LocalError
 from privacy.plan_parts import Mode
-from tests.seeded import SeededRandom
-from tests.torch_world import IMAGE_SIDE, LABELS, ROWS, World, image_rows, make_world, text_rows
+from tests.worlds.seeded import SeededRandom
+from tests.worlds.torch_world import IMAGE_SIDE, LABELS, ROWS, World, image_rows, make_world, text_rows
 
 pytestmark = pytest.mark.torch
 

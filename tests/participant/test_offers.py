@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.phase import Phase
-from participant import journal as journal_module
+from coordinator.protocol.phase import Phase
+from participant.runs import journal as journal_module
 from privacy.errors import LocalError, OnlysumError, PeerError
 from protos.envelope import Abstained, AttemptOpened, KeysAdvertised, SharesDealt
-from tests.participant.owner import content, give
-from tests.participant.rehearsal import Rehearsal, exact
+from tests.worlds.owner import content, give
+from tests.worlds.rehearsal import Rehearsal, exact
 
 ME = "alice"
 

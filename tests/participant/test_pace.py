@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from participant.adapters.sums import EMPTY, GradientSums
-from participant.examples import Examples
-from participant.pace import Pace, most_micro_batches
+from participant.training.adapters.sums import EMPTY_SLOT, GradientSums
+from participant.training.examples import Examples
+from participant.training.timing import FixedDuration, max_micro_batches
 from privacy.dp.sampling import TAIL_BITS, largest_batch
-from tests.plans import make_plan
+from tests.worlds.plans import make_plan
 
 pytestmark = pytest.mark.torch
 
@@ -36,14 +36,14 @@ class Clock:
 )
 def test_work_ends_at_the_end_of_a_period(worked: float, taken: float) -> None:
     clock = Clock()
-    with Pace(clock.monotonic, clock.work).keep(2.0):
+    with FixedDuration(clock.monotonic, clock.work).pad(2.0):
         clock.work(worked)
     assert clock.seconds == pytest.approx(100.0 + taken)
 
 
 def test_work_that_fails_takes_as_long() -> None:
     clock = Clock()
-    with pytest.raises(ZeroDivisionError), Pace(clock.monotonic, clock.work).keep(2.0):
+    with pytest.raises(ZeroDivisionError), FixedDuration(clock.monotonic, clock.work).pad(2.0):
         clock.work(1 / 0)
     assert clock.seconds == pytest.approx(102.0)
 
@@ -51,8 +51,8 @@ def test_work_that_fails_takes_as_long() -> None:
 def test_one_slow_try_of_several_does_not_count() -> None:
     clock = Clock()
     seconds = iter([1.0, 30.0, 2.0])
-    pace = Pace(clock.monotonic, clock.work)
-    assert pace.usual(lambda: clock.work(next(seconds)), times=3) == pytest.approx(2.0)
+    pace = FixedDuration(clock.monotonic, clock.work)
+    assert pace.median_seconds(lambda: clock.work(next(seconds)), times=3) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("units", [1, 24, 267, 10_000, 1_000_000])
@@ -64,27 +64,27 @@ def test_hardly_any_batch_is_larger_than_the_largest(units: int, rate: str) -> N
     assert most <= units * float(rate) + 10 + 8 * np.sqrt(units * float(rate) * (1 - float(rate)))
 
 
-@pytest.mark.parametrize("home_slots", [False, True])
+@pytest.mark.parametrize("fixed_slots", [False, True])
 @pytest.mark.parametrize(("unit", "rows_of_a_user"), [("example", 0), ("user", 3), ("user", 20)])
 def test_no_batch_takes_more_micro_batches_than_are_planned_for(
-    unit: str, rows_of_a_user: int, home_slots: bool
+    unit: str, rows_of_a_user: int, fixed_slots: bool
 ) -> None:
     privacy = make_plan(
         mode="distributed", privacy={"unit": unit, "max_rows_per_user": rows_of_a_user, "sampling_rate": "0.3"}
     )[0].privacy
     size, units, random = 8, 50, np.random.default_rng(1)
-    most = most_micro_batches(privacy, units=units, size=size, home_slots=home_slots)
+    most = max_micro_batches(privacy, units=units, size=size, fixed_slots=fixed_slots)
     examples = Examples({}, torch.zeros(units * size, dtype=torch.int64))
-    sums = GradientSums(None, examples, size, home_slots)  # type: ignore[arg-type]  # it only places rows into slots
+    sums = GradientSums(None, examples, size, fixed_slots)  # type: ignore[arg-type]  # it only places rows into slots
     taken = []
     for _ in range(200):
         sampled = np.flatnonzero(random.random(units) < 0.3)
         if unit == "example":
             batches = [sampled]
-        elif home_slots:  # at worst a user's rows share one slot
+        elif fixed_slots:  # at worst a user's rows share one slot
             batches = [np.arange(rows_of_a_user) * size for _ in sampled]
         else:
             batches = [np.arange(rows_of_a_user * sampled.size)]
         taken.append(sum(len(list(sums._micro_batches(rows))) for rows in batches))
     assert max(taken) <= most
-    assert EMPTY < 0 < most
+    assert EMPTY_SLOT < 0 < most

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from participant.cli import app
-from participant.plan_cli import app as plan_app
-from participant.plans import PlanShelf
+from authoring.plan_command import app as plan_app
+from participant.commands.participant import app
+from participant.owner.plan_store import PlanStore
 from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError, OnlysumError, RefusedError
 from protos.envelope import Role
-from tests.participant.enrolled import authority, enrol, equip, propose
-from tests.participant.owner import owned_plan
+from tests.worlds.enrolled import authority, enrol, equip, propose
+from tests.worlds.owner import owned_plan
 
 MADE = authority()
 
@@ -216,7 +216,7 @@ def test_approving_records_who_when_and_what_was_shown(say, home):
     run = proposed(home)
     assert json.loads(say("plan", "list", "--pending", "--json"))[0]["decision"] == "waits"
     said = json.loads(say("plan", "approve", run[:6], "--as", "Anna Meier", "--json"))
-    decision = PlanShelf(home, MADE.operator.public).decision(run)
+    decision = PlanStore(home, MADE.operator.public).decision(run)
     assert decision is not None
     assert (decision.verdict, decision.who, decision.by) == ("approved", "Anna Meier", "hand")
     assert said["plan_hash"] == decision.plan_hash == owned_plan(mode="distributed").hash.hex()
@@ -229,7 +229,7 @@ def test_an_approval_may_become_a_refusal_but_not_the_other_way_round(say, home)
     run = proposed(home)
     say("plan", "approve", run)
     say("plan", "refuse", run, "--because", "we changed our mind")
-    decision = PlanShelf(home, MADE.operator.public).decision(run)
+    decision = PlanStore(home, MADE.operator.public).decision(run)
     assert decision is not None
     assert (decision.verdict, decision.because) == ("refused", "we changed our mind")
     assert refused(lambda: say("plan", "approve", run)).code == "E-EXISTS"
@@ -381,7 +381,7 @@ def draft(directory):
 
 
 def test_a_draft_is_checked_against_the_files_beside_it(say, tmp_path):
-    from tests.participant.owner import INITIAL_ADAPTER
+    from tests.worlds.owner import INITIAL_ADAPTER
 
     directory = draft(tmp_path / "draft")
     assert refused(lambda: say("check", str(directory), of=plan_app)).code == "E-NOT-FOUND"
@@ -405,7 +405,7 @@ def test_plans_are_shown_and_compared_as_files(say, tmp_path):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from participant.cli import app; from participant.plan_cli import app; "
+        "import sys; from participant.commands.participant import app; from authoring.plan_command import app; "
         "print(sorted({'torch', 'scipy', 'grpc', 'numpy', 'sqlite3'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from participant.ledger import Ledger
+from participant.owner.ledger import Ledger
 from privacy import ledger as pure
 from privacy.dp.events import Gaussian, PoissonSampled
 from privacy.errors import LocalError, OnlysumError, RefusedError, VerificationError
 from privacy.ledger import LifetimeBudget
 from privacy.ledger_entries import Charge, PolicyChange, Unprotected
 from protos.envelope import LedgerHead
-from tests.plans import signing_key
+from tests.worlds.plans import signing_key
 
 KEY = signing_key("alice")
 AT = 1_767_225_600

@@ -12,9 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from audit.verify import verify_report
-from coordinator.phase import Phase
-from participant.plans import Decision
-from participant.registry import DatasetEntry
+from coordinator.protocol.phase import Phase
+from participant.owner.plan_store import Decision
+from participant.owner.registry import DatasetEntry
 from privacy.errors import LocalError, NetworkError, PeerError
 from privacy.ledger_entries import Unprotected
 from protos.envelope import (
@@ -27,16 +27,9 @@ from protos.envelope import (
     RunEnded,
     Welcome,
 )
-from tests.participant.owner import (
-    INITIAL_ADAPTER,
-    Killed,
-    content,
-    give,
-    owned_plan,
-    policy_text,
-)
-from tests.participant.rehearsal import Rehearsal, exact
-from tests.plans import names, sign_plan, signing_key
+from tests.worlds.owner import INITIAL_ADAPTER, Killed, content, give, owned_plan, policy_text
+from tests.worlds.plans import names, sign_plan, signing_key
+from tests.worlds.rehearsal import Rehearsal, exact
 
 ME = "alice"
 
@@ -57,7 +50,7 @@ def test_three_rounds_are_trained_charged_masked_and_summed_exactly(rehearsal):
     assert {one.population for one in rehearsal.charges()} == {"patients"}
     give(rehearsal.daemon, RunEnded(rehearsal.plan.run_id, "completed", ""))
     assert rehearsal.blobs() == []
-    assert rehearsal.me.desk().shelf.ended(rehearsal.plan.run_id).state == "completed"
+    assert rehearsal.me.review().plans.ended(rehearsal.plan.run_id).state == "completed"
     report = verify_report((rehearsal.me.home.runs / rehearsal.plan.run_id / "report.json").read_bytes()).report
     assert [len(one.certificate.survivors) for one in report.rounds] == [5, 5, 5]
     assert (report.made_by.name, report.privacy.charged_rounds, report.roster) == (ME, 3, "verified")
@@ -205,7 +198,7 @@ def test_the_upload_waits_for_the_plans_time_after_the_start_of_the_attempt(tmp_
     made = Rehearsal(tmp_path / ME, privacy={"upload_after_ms": 5000})
     made.propose()
     waits = []
-    made.daemon._work.courier.pause = waits.append
+    made.daemon._work.sender.pause = waits.append
     made.me.on_training = lambda number: setattr(made.me.clock, "seconds", made.me.clock.seconds + 2)
     play_until_masked(made)
     assert waits == [pytest.approx(3.0)]
@@ -236,7 +229,7 @@ def test_a_full_disk_sends_nothing_and_goes_on_when_there_is_space_again(rehears
 
     monkeypatch.setattr(os, "fsync", fsync)
     pauses = []
-    rehearsal.daemon._work.courier.pause = pauses.append
+    rehearsal.daemon._work.sender.pause = pauses.append
     task = rehearsal.task()
     give(rehearsal.daemon, task)
     assert rehearsal.me.link.take() == []
@@ -253,7 +246,7 @@ def test_a_full_disk_sends_nothing_and_goes_on_when_there_is_space_again(rehears
 
 
 def test_a_message_is_repeated_until_the_network_takes_it(rehearsal, monkeypatch):
-    monkeypatch.setattr("participant.courier.FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("participant.link.delivery.FIRST_PAUSE_SECONDS", 0.001)
     failures = {"Advertisement": 2, "upload": 3, "Receipt": 1}
 
     def cut(what):
@@ -499,7 +492,7 @@ def test_the_hours_of_the_policy_are_kept(tmp_path):
     give(made.daemon, made.task())
     (abstained,) = made.me.link.take()
     assert abstained.code == "E-POLICY-RULE"
-    assert made.daemon._runs.resting()
+    assert made.daemon._runs.is_idle()
 
 
 # --- plans ---
@@ -509,7 +502,7 @@ def test_the_same_run_with_another_plan_is_refused_and_the_first_is_kept(rehears
     other = owned_plan(mode="distributed", f=0)
     give(rehearsal.daemon, PlanProposed(other.run_id, other.to_bytes(), sign_plan(other), content(INITIAL_ADAPTER)))
     assert rehearsal.me.link.take() == []
-    assert rehearsal.me.desk().shelf.get(rehearsal.plan.run_id).plan == rehearsal.plan
+    assert rehearsal.me.review().plans.get(rehearsal.plan.run_id).plan == rehearsal.plan
 
 
 def test_a_plan_that_another_operator_signed_is_not_kept(tmp_path):
@@ -517,7 +510,7 @@ def test_a_plan_that_another_operator_signed_is_not_kept(tmp_path):
     made = Rehearsal(tmp_path / ME)
     signature = sign_plan(made.plan, signing_key("another operator"))
     give(made.daemon, PlanProposed(made.plan.run_id, made.plan.to_bytes(), signature, content(INITIAL_ADAPTER)))
-    assert made.me.desk().shelf.run_ids() == ()
+    assert made.me.review().plans.run_ids() == ()
 
 
 def test_a_plan_by_hand_waits_and_its_approval_is_sent_once_it_is_there(tmp_path):
@@ -525,7 +518,7 @@ def test_a_plan_by_hand_waits_and_its_approval_is_sent_once_it_is_there(tmp_path
     assert made.propose() == []
     made.daemon._clerk.reconsider()
     assert made.me.link.take() == []
-    decision = made.me.desk().approve(made.plan.run_id, who="Anna Meier")
+    decision = made.me.review().approve(made.plan.run_id, who="Anna Meier")
     assert isinstance(decision, Decision)
     made.daemon._clerk.reconsider()
     (approved,) = made.me.link.take()
@@ -555,23 +548,23 @@ def test_a_waiting_plan_is_judged_again_when_the_policy_has_changed(tmp_path):
 
 def test_a_paused_participant_rests_once_nothing_is_under_way(rehearsal):
     runs = rehearsal.daemon._runs
-    assert not runs.resting()
+    assert not runs.is_idle()
     rehearsal.open()
     rehearsal.phase()
     rehearsal.me.home.pause_mark.touch()
-    assert not runs.resting()  # the attempt that has begun is finished first
+    assert not runs.is_idle()  # the attempt that has begun is finished first
     while rehearsal.machine.phase is not Phase.RESULT:
         rehearsal.phase()
     assert ME in exact(rehearsal, rehearsal.finish())
-    assert runs.resting()
+    assert runs.is_idle()
     rehearsal.me.home.pause_mark.unlink()
-    assert not runs.resting()
+    assert not runs.is_idle()
 
 
 def test_a_refusal_is_sent_with_what_the_owner_chose_to_say(tmp_path):
     made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
     made.propose()
-    made.me.desk().refuse(made.plan.run_id, because="not this year", who="Anna Meier")
+    made.me.review().refuse(made.plan.run_id, because="not this year", who="Anna Meier")
     made.daemon._clerk.reconsider()
     (refused,) = made.me.link.take()
     assert isinstance(refused, PlanRefused)
@@ -587,7 +580,7 @@ def test_an_approved_plan_that_cannot_be_trained_here_is_refused_with_the_reason
         def prepare(self):
             raise LocalError("E-SELF-CHECK", "per-example gradients differ")
 
-    made.daemon._work = replace(made.daemon._work, make_trainer=lambda assignment: Broken())
+    made.daemon._work = replace(made.daemon._work, make_trainer=lambda job: Broken())
     made.daemon._runs._work = made.daemon._work
     (refused,) = made.propose()
     assert isinstance(refused, PlanRefused)
@@ -603,14 +596,14 @@ def test_a_round_of_a_plan_that_was_never_approved_is_not_answered(tmp_path):
 
 
 def test_a_dataset_with_users_is_announced_in_users_unless_its_rows_may_be_the_unit(rehearsal):
-    desk = rehearsal.me.desk()
-    desk.registry.add(
+    review = rehearsal.me.review()
+    review.registry.add(
         DatasetEntry(name="wards", path="/data/wards.csv", added_at=0, rows=24, users=8, user_column="patient")
     )
     offered = {"digits": 100, "wards": 8}
-    assert {one.name: one.units for one in desk.offers()} == offered
+    assert {one.name: one.units for one in review.offers()} == offered
     more = '[dataset.wards]\npopulation = "patients"\nexample_level_despite_users = true\n'
     rehearsal.me.write_policy(policy_text() + more)
-    assert {one.name: one.units for one in desk.offers()} == {**offered, "wards": 24}
+    assert {one.name: one.units for one in review.offers()} == {**offered, "wards": 24}
     rehearsal.me.write_policy("nonsense")
-    assert {one.name: one.units for one in desk.offers()} == offered
+    assert {one.name: one.units for one in review.offers()} == offered

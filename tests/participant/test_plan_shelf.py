@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from participant.home import Home
-from participant.plans import Decision, Ended, PlanShelf
+from participant.owner.plan_store import Decision, Ended, PlanStore
 from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
-from tests.plans import OPERATOR, make_plan, sign_plan, signing_key
+from tests.worlds.plans import OPERATOR, make_plan, sign_plan, signing_key
 
 ONE, TWO, OTHER = "aa" * 16, "ab" * 16, "cd" * 16
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> PlanShelf:
+def plans(tmp_path: Path) -> PlanStore:
     home = Home(tmp_path)
     home.make()
-    made = PlanShelf(home, OPERATOR.public)
+    made = PlanStore(home, OPERATOR.public)
     for run_id in (ONE, TWO, OTHER):
         plan, _ = make_plan(run_id=run_id)
         made.put(plan.to_bytes(), sign_plan(plan))
@@ -30,82 +30,82 @@ def decision(verdict: str, **changes: object) -> Decision:
     return Decision.model_validate(fields)
 
 
-def test_a_kept_plan_is_the_one_that_was_signed(shelf: PlanShelf) -> None:
+def test_a_kept_plan_is_the_one_that_was_signed(plans: PlanStore) -> None:
     plan, _ = make_plan(run_id=ONE)
-    assert shelf.get(ONE).plan == plan
-    assert shelf.signature(ONE) == sign_plan(plan)
-    assert set(shelf.run_ids()) == {ONE, TWO, OTHER}
+    assert plans.get(ONE).plan == plan
+    assert plans.signature(ONE) == sign_plan(plan)
+    assert set(plans.run_ids()) == {ONE, TWO, OTHER}
 
 
-def test_the_same_plan_again_changes_nothing_and_another_one_is_refused(shelf: PlanShelf) -> None:
+def test_the_same_plan_again_changes_nothing_and_another_one_is_refused(plans: PlanStore) -> None:
     plan, _ = make_plan(run_id=ONE)
-    kept = (shelf.directory(ONE) / "plan.json").read_bytes()
-    shelf.put(plan.to_bytes(), sign_plan(plan))
+    kept = (plans.directory(ONE) / "plan.json").read_bytes()
+    plans.put(plan.to_bytes(), sign_plan(plan))
     other, _ = make_plan(run_id=ONE, max_attempts=2)
     with pytest.raises(PeerError) as refused:
-        shelf.put(other.to_bytes(), sign_plan(other))
+        plans.put(other.to_bytes(), sign_plan(other))
     assert (refused.value.code, refused.value.participant, refused.value.phase) == (
         "E-PLAN-CHANGED",
         "coordinator",
         "plan",
     )
-    assert (shelf.directory(ONE) / "plan.json").read_bytes() == kept
+    assert (plans.directory(ONE) / "plan.json").read_bytes() == kept
 
 
-def test_a_plan_that_was_changed_on_disk_is_not_taken_from_there(shelf: PlanShelf) -> None:
-    path = shelf.directory(ONE) / "plan.json"
+def test_a_plan_that_was_changed_on_disk_is_not_taken_from_there(plans: PlanStore) -> None:
+    path = plans.directory(ONE) / "plan.json"
     path.write_bytes(path.read_bytes().replace(b'"f":1', b'"f":0'))
-    with pytest.raises(VerificationError, match=f"E-STATE-DAMAGED: {shelf.directory(ONE)}"):
-        shelf.get(ONE)
+    with pytest.raises(VerificationError, match=f"E-STATE-DAMAGED: {plans.directory(ONE)}"):
+        plans.get(ONE)
     path.write_bytes(make_plan(run_id=ONE)[0].to_bytes())
-    (shelf.directory(ONE) / "plan.sig").write_bytes(signing_key("mallory").sign(b"x"))
-    with pytest.raises(VerificationError, match=f"E-STATE-DAMAGED: {shelf.directory(ONE)}"):
-        shelf.get(ONE)
+    (plans.directory(ONE) / "plan.sig").write_bytes(signing_key("mallory").sign(b"x"))
+    with pytest.raises(VerificationError, match=f"E-STATE-DAMAGED: {plans.directory(ONE)}"):
+        plans.get(ONE)
 
 
-def test_a_run_is_found_by_how_its_id_begins_if_only_one_does(shelf: PlanShelf) -> None:
-    assert shelf.find("c") == shelf.find(OTHER) == OTHER
-    assert shelf.find("ab") == TWO
+def test_a_run_is_found_by_how_its_id_begins_if_only_one_does(plans: PlanStore) -> None:
+    assert plans.find("c") == plans.find(OTHER) == OTHER
+    assert plans.find("ab") == TWO
     with pytest.raises(LocalError, match="E-NOT-FOUND: several plans of a run that begins with 'a'"):
-        shelf.find("a")
+        plans.find("a")
     with pytest.raises(LocalError, match="E-NOT-FOUND: no plan of a run that begins with 'd'"):
-        shelf.find("d")
+        plans.find("d")
 
 
 @pytest.mark.parametrize("run_id", ["", "..", "../" + ONE, ONE[:-1], ONE + "0", ONE.upper(), "g" * 32])
-def test_what_is_no_run_id_is_no_directory(shelf: PlanShelf, run_id: str) -> None:
-    for ask in (shelf.directory, shelf.get, shelf.decision, shelf.ended):
+def test_what_is_no_run_id_is_no_directory(plans: PlanStore, run_id: str) -> None:
+    for ask in (plans.directory, plans.get, plans.decision, plans.ended):
         with pytest.raises(OnlysumError, match="E-NOT-FOUND"):
             ask(run_id)  # type: ignore[operator]  # each takes a run id
 
 
-def test_a_plan_that_was_never_proposed_is_not_found(shelf: PlanShelf) -> None:
+def test_a_plan_that_was_never_proposed_is_not_found(plans: PlanStore) -> None:
     with pytest.raises(LocalError, match="E-NOT-FOUND: no plan of run"):
-        shelf.get("ff" * 16)
+        plans.get("ff" * 16)
 
 
-def test_a_decision_is_made_once_and_an_approval_may_be_taken_back(shelf: PlanShelf) -> None:
-    assert shelf.decision(ONE) is None
+def test_a_decision_is_made_once_and_an_approval_may_be_taken_back(plans: PlanStore) -> None:
+    assert plans.decision(ONE) is None
     approved, refused = decision("approved"), decision("refused", code="E-POLICY-RULE")
-    shelf.decide(ONE, approved)
-    assert shelf.decision(ONE) == approved
+    plans.decide(ONE, approved)
+    assert plans.decision(ONE) == approved
     with pytest.raises(LocalError, match="E-EXISTS"):
-        shelf.decide(ONE, decision("approved", who="somebody else"))
-    shelf.decide(ONE, refused)
+        plans.decide(ONE, decision("approved", who="somebody else"))
+    plans.decide(ONE, refused)
     for again in (approved, refused):
         with pytest.raises(LocalError, match="E-EXISTS"):
-            shelf.decide(ONE, again)
-    assert shelf.decision(ONE) == refused
-    shelf.decide(TWO, refused)
+            plans.decide(ONE, again)
+    assert plans.decision(ONE) == refused
+    plans.decide(TWO, refused)
     with pytest.raises(LocalError, match="E-EXISTS"):
-        shelf.decide(TWO, approved)
+        plans.decide(TWO, approved)
 
 
-def test_how_a_run_ended_is_there_again_and_a_damaged_note_is_named(shelf: PlanShelf) -> None:
-    assert shelf.ended(ONE) is None
+def test_how_a_run_ended_is_there_again_and_a_damaged_note_is_named(plans: PlanStore) -> None:
+    assert plans.ended(ONE) is None
     ended = Ended(state="completed", code="", at=5)
-    shelf.end(ONE, ended)
-    assert shelf.ended(ONE) == ended
-    (shelf.directory(ONE) / "ended.json").write_text("{}")
+    plans.end(ONE, ended)
+    assert plans.ended(ONE) == ended
+    (plans.directory(ONE) / "ended.json").write_text("{}")
     with pytest.raises(LocalError, match="E-STATE-DAMAGED"):
-        shelf.ended(ONE)
+        plans.ended(ONE)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from participant.runs import NotApproved, Runs
+from participant.runs.open_runs import NotApproved, Runs
 from privacy.errors import LocalError, OnlysumError, PeerError, RefusedError
 from privacy.secagg.messages import Advertisement, AttemptOffer, Position
 from protos.envelope import LedgerHead, Role, Welcome
-from tests.participant.owner import owned_plan, policy_text
-from tests.participant.rehearsal import Rehearsal
-from tests.plans import sign_plan, signing_key
+from tests.worlds.owner import owned_plan, policy_text
+from tests.worlds.plans import sign_plan, signing_key
+from tests.worlds.rehearsal import Rehearsal
 
 ME = "alice"
 AT_NO_TIME = 'hours = "03:00-03:01"'
@@ -34,24 +34,24 @@ def runs_of(rehearsal: Rehearsal, role: Role = Role.PARTICIPANT) -> Runs:
 
 def decided(rehearsal: Rehearsal, **changes: Any) -> None:
     """Write another decision in place of the one that is there, as nobody but the disk would."""
-    shelf = rehearsal.me.desk().shelf
-    before = shelf.decision(rehearsal.plan.run_id)
+    plans = rehearsal.me.review().plans
+    before = plans.decision(rehearsal.plan.run_id)
     assert before is not None
-    path = shelf.directory(rehearsal.plan.run_id) / "decision.json"
+    path = plans.directory(rehearsal.plan.run_id) / "decision.json"
     path.write_text(before.model_copy(update=changes).model_dump_json())
 
 
 def refusal(rehearsal: Rehearsal) -> OnlysumError:
     with pytest.raises(OnlysumError) as refused:
-        runs_of(rehearsal).assignment(rehearsal.plan.run_id)
+        runs_of(rehearsal).job(rehearsal.plan.run_id)
     return refused.value
 
 
 def test_an_approved_plan_with_its_model_and_dataset_is_an_assignment(rehearsal: Rehearsal) -> None:
-    assignment = runs_of(rehearsal).assignment(rehearsal.plan.run_id)
-    assert assignment.verified.plan == rehearsal.plan
-    assert (assignment.me, assignment.dataset.name) == (ME, "digits")
-    assert assignment.model.files == rehearsal.plan.recipe.base.files
+    job = runs_of(rehearsal).job(rehearsal.plan.run_id)
+    assert job.verified.plan == rehearsal.plan
+    assert (job.me, job.dataset.name) == (ME, "digits")
+    assert job.model.files == rehearsal.plan.recipe.base.files
 
 
 def test_a_plan_that_was_refused_after_all_is_not_taken_part_in(rehearsal: Rehearsal) -> None:
@@ -95,7 +95,7 @@ def test_a_plan_that_is_approved_again_after_it_was_lost_with_what_was_signed_fo
     rehearsal: Rehearsal,
 ) -> None:
     """The directory was restored from before the approval; the coordinator remembers more."""
-    path = rehearsal.me.desk().shelf.directory(rehearsal.plan.run_id) / "decision.json"
+    path = rehearsal.me.review().plans.directory(rehearsal.plan.run_id) / "decision.json"
     kept = path.read_bytes()
     path.unlink()
     runs = runs_of(rehearsal)
@@ -127,33 +127,33 @@ def at_no_time(rehearsal: Rehearsal) -> None:
 def test_a_participant_rests_outside_the_hours_of_its_datasets_and_an_evaluator_does_not(
     rehearsal: Rehearsal,
 ) -> None:
-    assert not runs_of(rehearsal).resting()
+    assert not runs_of(rehearsal).is_idle()
     at_no_time(rehearsal)
-    assert runs_of(rehearsal).resting()
-    assert not runs_of(rehearsal, Role.EVALUATOR).resting()
+    assert runs_of(rehearsal).is_idle()
+    assert not runs_of(rehearsal, Role.EVALUATOR).is_idle()
 
 
 def test_a_run_without_a_dataset_neither_lets_rest_nor_keeps_from_it(rehearsal: Rehearsal) -> None:
     at_no_time(rehearsal)
     decided(rehearsal, dataset=None)
-    assert not runs_of(rehearsal).resting(), "no dataset is asked for, so that no hours are kept"
+    assert not runs_of(rehearsal).is_idle(), "no dataset is asked for, so that no hours are kept"
 
 
 def test_a_dataset_whose_section_was_taken_out_of_the_policy_keeps_no_hours(rehearsal: Rehearsal) -> None:
     at_no_time(rehearsal)
     rehearsal.me.write_policy(policy_text(wards=AT_NO_TIME).replace("[dataset.digits]", "[dataset.letters]"))
-    assert not runs_of(rehearsal).resting(), "its next task says what is wrong"
+    assert not runs_of(rehearsal).is_idle(), "its next task says what is wrong"
 
 
 def test_a_run_without_a_dataset_does_not_keep_another_from_resting(rehearsal: Rehearsal) -> None:
     at_no_time(rehearsal)
-    shelf, other = rehearsal.me.desk().shelf, owned_plan(run_id="ff" * 16)
-    shelf.put(other.to_bytes(), sign_plan(other))
-    before = shelf.decision(rehearsal.plan.run_id)
+    plans, other = rehearsal.me.review().plans, owned_plan(run_id="ff" * 16)
+    plans.put(other.to_bytes(), sign_plan(other))
+    before = plans.decision(rehearsal.plan.run_id)
     assert before is not None
-    shelf.decide(other.run_id, before.model_copy(update={"dataset": None, "plan_hash": other.hash.hex()}))
+    plans.decide(other.run_id, before.model_copy(update={"dataset": None, "plan_hash": other.hash.hex()}))
     assert len(runs_of(rehearsal).going_on()) == 2
-    assert runs_of(rehearsal).resting()
+    assert runs_of(rehearsal).is_idle()
 
 
 def test_what_keeps_a_participant_from_training_keeps_no_evaluator_from_measuring(rehearsal: Rehearsal) -> None:

@@ -12,16 +12,16 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 
-from participant.adapters.adapted import AdaptedModel, read_initial
-from participant.adapters.fast import FastEngine
-from participant.adapters.gradients import GradientEngine, Losses, example_losses
-from participant.adapters.reference import OpacusEngine
-from participant.adapters.sums import GradientSums, joined
-from participant.examples import Examples, synthetic_examples
-from participant.selfcheck import SelfCheck
-from participant.trainer import Precision
+from participant.training.adapters.adapted import AdaptedModel, read_initial
+from participant.training.adapters.fast import FastEngine
+from participant.training.adapters.gradients import GradientEngine, Losses, example_losses
+from participant.training.adapters.reference import OpacusEngine
+from participant.training.adapters.sums import GradientSums, joined
+from participant.training.examples import Examples, synthetic_examples
+from participant.training.selfcheck import SelfCheck
+from participant.training.trainer import Precision
 from privacy.errors import LocalError
-from tests.torch_world import World, make_world
+from tests.worlds.torch_world import World, make_world
 
 pytestmark = pytest.mark.torch
 
@@ -266,7 +266,7 @@ def test_bits_that_differ_from_slot_to_slot_give_each_row_a_home(world: World) -
     checked = self_check(world, FastEngine(adapted))
     assert not checked._same_in_every_slot()
     checked._company()
-    checked._sensitivity(home_slots=True)
+    checked._sensitivity(fixed_slots=True)
 
 
 def test_the_tiny_models_need_no_home_slots(world: World) -> None:

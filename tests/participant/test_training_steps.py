@@ -12,24 +12,24 @@ import torch
 from structlog.testing import capture_logs
 
 from methods.method import joined, split
-from participant.adapters.adapted import AdaptedModel, read_initial
-from participant.adapters.device import require_precision
-from participant.adapters.fast import FastEngine
-from participant.adapters.reference import OpacusEngine
-from participant.adapters.sums import EMPTY, Clip, GradientSums
-from participant.data import Columns
-from participant.examples import load_examples
-from participant.keystream import KeyBook
-from participant.pace import Pace
-from participant.selfcheck import SelfCheck
-from participant.training import TorchTrainer
+from participant.training.adapters.adapted import AdaptedModel, read_initial
+from participant.training.adapters.device import require_precision
+from participant.training.adapters.fast import FastEngine
+from participant.training.adapters.reference import OpacusEngine
+from participant.training.adapters.sums import EMPTY_SLOT, Clip, GradientSums
+from participant.training.data import Columns
+from participant.training.examples import load_examples
+from participant.training.noise_keys import NoiseKeys
+from participant.training.selfcheck import SelfCheck
+from participant.training.timing import FixedDuration
+from participant.training.torch_trainer import TorchTrainer
 from privacy.dp.clipping import clip_radius, integer_clip
 from privacy.dp.fast_noise import discrete_gaussian
 from privacy.dp.sampling import poisson_sample
 from privacy.errors import LocalError
 from privacy.plan_parts import Mode
-from tests.seeded import SeededRandom
-from tests.torch_world import ROWS, World, image_rows, make_world
+from tests.worlds.seeded import SeededRandom
+from tests.worlds.torch_world import ROWS, World, image_rows, make_world
 
 pytestmark = pytest.mark.torch
 
@@ -45,11 +45,11 @@ def start(world: World) -> np.ndarray:
     return joined(world.plan.recipe, read_initial(world.initial, world.plan.recipe.adapter))
 
 
-def sums_of(world: World, *, home_slots: bool = False, engine: Engine = FastEngine) -> GradientSums:
+def sums_of(world: World, *, fixed_slots: bool = False, engine: Engine = FastEngine) -> GradientSums:
     adapted = world.adapted()
     base, recipe = world.base(), world.plan.recipe
     examples = load_examples(world.dataset, world.columns, recipe.task, base)
-    return GradientSums(engine(adapted), examples, recipe.training.micro_batch, home_slots)
+    return GradientSums(engine(adapted), examples, recipe.training.micro_batch, fixed_slots)
 
 
 def test_the_reference_engine_trains_the_same_to_rounding(tmp_path: Path) -> None:
@@ -181,8 +181,10 @@ def test_without_noise_a_step_that_fails_ends_the_round(tmp_path: Path, monkeypa
 def test_training_takes_the_same_time_whatever_is_in_the_batch(mode: Mode, rate: float, tmp_path: Path) -> None:
     world = make_world(tmp_path, mode=mode, sampling_rate=rate)
     passed, waits = iter(np.arange(0, 1000, 0.01)), list[float]()
-    keys = KeyBook(tmp_path / "keys", SeededRandom("os"))
-    trainer = TorchTrainer(world.materials(), SeededRandom(1), keys, Pace(lambda: float(next(passed)), waits.append))
+    keys = NoiseKeys(tmp_path / "keys", SeededRandom("os"))
+    trainer = TorchTrainer(
+        world.materials(), SeededRandom(1), keys, FixedDuration(lambda: float(next(passed)), waits.append)
+    )
     with capture_logs() as logs:
         trainer.prepare()
         trainer.train(1, start(world), silent)
@@ -256,12 +258,12 @@ def test_a_user_s_rows_become_one_clipped_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("engine", [FastEngine, OpacusEngine])
-@pytest.mark.parametrize("home_slots", [False, True])
+@pytest.mark.parametrize("fixed_slots", [False, True])
 def test_a_user_with_more_rows_than_a_micro_batch_is_still_one_row(
-    home_slots: bool, engine: Engine, tmp_path: Path
+    fixed_slots: bool, engine: Engine, tmp_path: Path
 ) -> None:
     world = make_world(tmp_path, "text", mode="distributed", unit="user", max_rows_per_user=20, units=8)
-    sums, sensitivity = sums_of(world, home_slots=home_slots, engine=engine), world.plan.privacy.sensitivity
+    sums, sensitivity = sums_of(world, fixed_slots=fixed_slots, engine=engine), world.plan.privacy.sensitivity
     rows = np.arange(2, 22)
     mean = sums.clipped_means([rows], sensitivity=sensitivity, clip_norm=0.01)
     singles = sums.engine.per_example(sums.examples).astype(np.float64)[rows]
@@ -272,10 +274,10 @@ def test_a_user_with_more_rows_than_a_micro_batch_is_still_one_row(
 
 
 @pytest.mark.parametrize("engine", [FastEngine, OpacusEngine])
-@pytest.mark.parametrize("home_slots", [False, True])
-def test_a_user_s_integers_are_the_same_in_company_and_alone(home_slots: bool, engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fixed_slots", [False, True])
+def test_a_user_s_integers_are_the_same_in_company_and_alone(fixed_slots: bool, engine: Engine, tmp_path: Path) -> None:
     world = make_world(tmp_path, "text", mode="distributed", unit="user", max_rows_per_user=11, units=8)
-    sums = sums_of(world, home_slots=home_slots, engine=engine)
+    sums = sums_of(world, fixed_slots=fixed_slots, engine=engine)
     clip = Clip(sensitivity=world.plan.privacy.sensitivity, clip_norm=1.0)
     users = [np.array([0, 1, 2]), np.array([3]), np.arange(4, 15), np.array([15, 17])]
     alone = [sums.clipped_means([rows], **clip) for rows in users]
@@ -294,12 +296,12 @@ def test_a_plan_per_user_is_refused_for_rows_without_users(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("engine", [FastEngine, OpacusEngine])
-@pytest.mark.parametrize("home_slots", [False, True])
+@pytest.mark.parametrize("fixed_slots", [False, True])
 def test_a_clipped_sum_does_not_depend_on_how_rows_fall_into_micro_batches(
-    home_slots: bool, engine: Engine, tmp_path: Path
+    fixed_slots: bool, engine: Engine, tmp_path: Path
 ) -> None:
     world = make_world(tmp_path, mode="distributed")
-    sums = sums_of(world, home_slots=home_slots, engine=engine)
+    sums = sums_of(world, fixed_slots=fixed_slots, engine=engine)
     clip = Clip(sensitivity=world.plan.privacy.sensitivity, clip_norm=1.0)
     rows = np.array([1, 3, 9, 11, 17, 2, 20])
     parts = [sums.clipped(np.array([row]), **clip) for row in rows]
@@ -309,12 +311,12 @@ def test_a_clipped_sum_does_not_depend_on_how_rows_fall_into_micro_batches(
 
 def test_a_home_slot_is_the_same_for_a_row_in_any_batch(tmp_path: Path) -> None:
     world = make_world(tmp_path, mode="distributed")
-    sums = sums_of(world, home_slots=True)
+    sums = sums_of(world, fixed_slots=True)
     batches = list(sums._micro_batches(np.array([1, 9, 17, 3])))
     assert [batch.tolist() for batch in batches] == [
-        [EMPTY, 1, EMPTY, 3, EMPTY, EMPTY, EMPTY, EMPTY],
-        [EMPTY, 9, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY],
-        [EMPTY, 17, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY, EMPTY],
+        [EMPTY_SLOT, 1, EMPTY_SLOT, 3, EMPTY_SLOT, EMPTY_SLOT, EMPTY_SLOT, EMPTY_SLOT],
+        [EMPTY_SLOT, 9, EMPTY_SLOT, EMPTY_SLOT, EMPTY_SLOT, EMPTY_SLOT, EMPTY_SLOT, EMPTY_SLOT],
+        [EMPTY_SLOT, 17, EMPTY_SLOT, EMPTY_SLOT, EMPTY_SLOT, EMPTY_SLOT, EMPTY_SLOT, EMPTY_SLOT],
     ]
 
 
@@ -405,10 +407,12 @@ def test_text_is_padded_and_cut_to_the_plan_s_length(tmp_path: Path) -> None:
 
 def test_every_round_draws_from_a_key_of_its_own(tmp_path: Path) -> None:
     world = make_world(tmp_path, mode="distributed", sampling_rate=0.000001)
-    trainer = TorchTrainer(world.materials(), SeededRandom("not used"), KeyBook(tmp_path / "keys", SeededRandom("os")))
+    trainer = TorchTrainer(
+        world.materials(), SeededRandom("not used"), NoiseKeys(tmp_path / "keys", SeededRandom("os"))
+    )
     trainer.prepare()
     updates = [trainer.train(number, start(world), silent) for number in (1, 2)]
-    book = KeyBook(tmp_path / "other", SeededRandom("os"))
+    book = NoiseKeys(tmp_path / "other", SeededRandom("os"))
     entries, exponent = world.plan.recipe.entries, world.plan.privacy.noise_exponent
     for update in updates:
         assert np.array_equal(update, discrete_gaussian(entries, exponent, book.open_stream()))

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from coordinator.creation import trust_sentences
-from participant.screen import trust
+from coordinator.runs.creation import trust_sentences
+from participant.owner.plan_page import trust
 from privacy.claims import graph_sentences, graph_words, suite_sentences, suite_words
 from privacy.plan import Plan
 from privacy.report import build_report
-from tests.plans import STRONG, make_plan
-from tests.reports import coordinator_facts, reported_plan
+from tests.worlds.plans import STRONG, make_plan
+from tests.worlds.reports import coordinator_facts, reported_plan
 
 SMALL: dict[str, Any] = {"n": 5, "f": 1}
 

@@ -17,7 +17,7 @@ from privacy.dp import accountants, rdp
 from privacy.dp.accountants import cross_checked, epsilon, group_of_two, run_epsilon, spend_curve, trust_epsilons
 from privacy.dp.events import Composed, Gaussian, PoissonSampled, derived_multiplier
 from privacy.errors import LocalError
-from tests.plans import make_plan
+from tests.worlds.plans import make_plan
 
 DELTA = 1e-5
 

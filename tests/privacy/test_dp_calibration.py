@@ -9,19 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from privacy.dp.accountants import run_epsilon
-from privacy.dp.calibration import (
-    ROUNDING_LOSS,
-    calibrate,
-    choose_encoding,
-    largest_sensitivity,
-    needed_multiplier,
-)
+from privacy.dp.calibration import ROUNDING_LOSS, calibrate, choose_encoding, largest_sensitivity, needed_multiplier
 from privacy.dp.events import derived_multiplier
 from privacy.draft import PrivacyTarget
 from privacy.errors import LocalError, OnlysumError
 from privacy.plan import Plan, default_survivors, largest_sum
 from privacy.plan_parts import Mode
-from tests.plans import make_plan
+from tests.worlds.plans import make_plan
 
 MODES: tuple[Mode, ...] = ("distributed", "local", "distributed-participant", "none")
 

@@ -14,13 +14,13 @@ from privacy.dp.events import (
     Event,
     Gaussian,
     PoissonSampled,
+    format_epsilon_up,
     from_json,
     round_event,
     steps,
     to_json,
-    upward,
 )
-from tests.plans import make_plan
+from tests.worlds.plans import make_plan
 
 MULTIPLIERS = st.floats(1e-6, 1e9)
 GAUSSIANS = st.builds(Gaussian, MULTIPLIERS)
@@ -117,4 +117,4 @@ def test_more_noise_relied_on_is_a_larger_multiplier() -> None:
      (99.999, 2, "100.00"), (1234.1, 2, "1,235"), (math.inf, 2, "infinite")],
 )  # fmt: skip
 def test_an_epsilon_for_reading_is_never_below_the_epsilon(epsilon: float, decimals: int, shown: str) -> None:
-    assert upward(epsilon, decimals) == shown
+    assert format_epsilon_up(epsilon, decimals) == shown

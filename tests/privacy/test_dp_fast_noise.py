@@ -14,8 +14,8 @@ import pytest
 from scipy import stats
 
 from privacy.dp import fast_noise, noise
-from tests import noise_reference
-from tests.seeded import SeededRandom
+from tests.reference import slow_noise
+from tests.worlds.seeded import SeededRandom
 
 pytest.importorskip("numba")
 
@@ -69,13 +69,13 @@ def chi_square(sample: np.ndarray, expected: dict[int, float]) -> float:
 @pytest.mark.parametrize("exponent", EXPONENTS)
 def test_entries_are_bit_for_bit_those_of_the_reference_from_the_same_words(exponent: int) -> None:
     stream = OneStream(exponent)
-    expected = noise_reference.discrete_gaussian(4000, exponent, stream.words())
+    expected = slow_noise.discrete_gaussian(4000, exponent, stream.words())
     assert fast_noise.discrete_gaussian(4000, exponent, stream).tolist() == expected
 
 
 @pytest.mark.parametrize("exponent", [0, 3, 25])
 def test_where_a_buffer_ends_changes_nothing(exponent: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = noise_reference.discrete_gaussian(300, exponent, OneStream("cut").words())
+    expected = slow_noise.discrete_gaussian(300, exponent, OneStream("cut").words())
     for most in (1, 2, 3, 7, 100):
         monkeypatch.setattr(fast_noise, "MOST_WORDS", most)
         assert fast_noise.discrete_gaussian(300, exponent, OneStream("cut")).tolist() == expected

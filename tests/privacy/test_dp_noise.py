@@ -10,7 +10,7 @@ from scipy import stats
 
 from privacy.dp.noise import _bernoulli_exp, _one_in, discrete_gaussian
 from privacy.dp.sampling import choose, poisson_sample
-from tests.seeded import SeededRandom
+from tests.worlds.seeded import SeededRandom
 
 LEAST_P = 1e-6  # seeds are fixed: a test that passes once passes always
 

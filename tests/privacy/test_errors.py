@@ -17,7 +17,7 @@ from privacy.errors import (
     RoundAborted,
     VerificationError,
 )
-from tests.shared_data import ROOT
+from tests.worlds.shared_data import ROOT
 
 ROOMS = ("privacy", "methods", "protos", "audit", "coordinator", "participant", "simulation")
 CODE = re.compile(r"""["'](E-[A-Z]+(?:-[A-Z]+)*)["':]""")

@@ -14,16 +14,8 @@ from privacy.dp.accountants import epsilon
 from privacy.dp.events import Composed, Event, Gaussian, PoissonSampled
 from privacy.errors import RefusedError, VerificationError
 from privacy.ledger import LifetimeBudget, Record
-from privacy.ledger_entries import (
-    Charge,
-    Entry,
-    Genesis,
-    PolicyChange,
-    Unprotected,
-    entry_from_json,
-    entry_to_json,
-)
-from tests.plans import signing_key
+from privacy.ledger_entries import Charge, Entry, Genesis, PolicyChange, Unprotected, entry_from_json, entry_to_json
+from tests.worlds.plans import signing_key
 
 KEY = signing_key("alice")
 EVENT: Event = PoissonSampled(0.1, Gaussian(2.0))

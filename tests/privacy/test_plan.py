@@ -24,7 +24,7 @@ from privacy.plan import (
     signed_plan_bytes,
     threshold,
 )
-from tests.plans import OPERATOR, STRONG, make_plan, plan_document, sign_plan, signing_key, verified
+from tests.worlds.plans import OPERATOR, STRONG, make_plan, plan_document, sign_plan, signing_key, verified
 
 IDENTITY = (1).to_bytes(32, "little").hex()  # of order 1
 NO_POINT = (2).to_bytes(32, "little").hex()

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from privacy.errors import PeerError
-from privacy.plan_parts import MAX_NOISE_EXPONENT, MIN_NOISE_EXPONENT, Encoding, Graph, Mode, Part, Privacy
-from tests.plans import STRONG, make_plan
+from privacy.plan_parts import MAX_NOISE_EXPONENT, MIN_NOISE_EXPONENT, Encoding, Graph, Mode, PlanModel, Privacy
+from tests.worlds.plans import STRONG, make_plan
 
 
 def code_of(**plan: Any) -> str:
@@ -104,7 +104,7 @@ PRIVACY: list[tuple[Mode, dict[str, Any], str]] = [
 ]
 
 
-def check_part(part: type[Part], fields: dict[str, Any], words: str) -> None:
+def check_part(part: type[PlanModel], fields: dict[str, Any], words: str) -> None:
     if not words:
         assert part.model_validate(fields).model_dump().items() >= fields.items()
         return

@@ -12,9 +12,9 @@ from privacy.secagg.dealing import Channels, Dealer, HeldShare, open_dealt, shar
 from privacy.secagg.messages import SHARE_BYTES, DealtShare, Position, ShareBundle
 from privacy.secagg.pairing import Pairing
 from privacy.secagg.suites import Link, Suite, SuiteKeys, channel_keys, masking_keys
-from tests.federation import SeededSource
-from tests.hybrid_vectors import ROUND_CTX, secret
-from tests.plans import make_plan
+from tests.reference.hybrid_vectors import ROUND_CTX, secret
+from tests.worlds.federation import SeededSource
+from tests.worlds.plans import make_plan
 
 NAMES = ("alice", "bob", "carol", "dave", "erin")
 P = shamir.FIELD.to_bytes(SHARE_BYTES, "big")

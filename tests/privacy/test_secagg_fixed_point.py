@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.secagg.fixed_point import Ring, fixed, unfixed
-from tests.plans import make_plan
+from tests.worlds.plans import make_plan
 
 RINGS = [Ring(bits=32), Ring(bits=64), *(Ring(bits=64, lane_bits=lane) for lane in (8, 10, 13, 16, 21, 25, 31, 32))]
 each_ring = pytest.mark.parametrize("ring", RINGS, ids=lambda ring: f"{ring.bits}-{ring.lane_bits}")

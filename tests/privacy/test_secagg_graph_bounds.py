@@ -15,7 +15,7 @@ from privacy.errors import PeerError
 from privacy.secagg import graph_bounds
 from privacy.secagg.graph import masking_graph
 from privacy.secagg.graph_bounds import Cohort, check, degrees, failure, ln_separated, recommend
-from tests.plans import make_plan
+from tests.worlds.plans import make_plan
 
 ONCE = {"rounds": 1, "attempts": 1}
 

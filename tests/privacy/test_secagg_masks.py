@@ -18,7 +18,7 @@ from privacy.errors import LocalError
 from privacy.secagg import masks
 from privacy.secagg.masks import BACKENDS, MASK_CHUNK, Backend, MaskStream, MaskTerm, apply_masks
 from privacy.secret import SecretBytes
-from tests import reference
+from tests.reference import slow_masks
 
 KEY = SecretBytes(bytes(range(32)))
 each_backend = pytest.mark.parametrize("backend", BACKENDS, ids=lambda one: one.name)
@@ -46,12 +46,12 @@ def using(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_chunk_is_aes_ctr_from_counter_two_as_the_slow_reference_has_it(
     backend: Backend, index: int, size: int
 ) -> None:
-    assert written(backend, index, size) == reference.chunk_bytes(KEY.reveal(), index, size)
+    assert written(backend, index, size) == slow_masks.chunk_bytes(KEY.reveal(), index, size)
 
 
 def test_a_chunk_is_aes_gcm_over_zeros_without_its_tag() -> None:
     sealed = AESGCM(KEY.reveal()).encrypt((3).to_bytes(12, "big"), bytes(1_000), None)
-    assert reference.chunk_bytes(KEY.reveal(), 3, 1_000) == sealed[:-16]
+    assert slow_masks.chunk_bytes(KEY.reveal(), 3, 1_000) == sealed[:-16]
 
 
 @each_backend
@@ -61,7 +61,7 @@ def test_every_backend_gives_the_known_answers(backend: Backend) -> None:
 
 def test_the_known_answers_are_those_of_the_slow_reference() -> None:
     for index, size, expected in masks._KNOWN_ANSWERS:
-        assert hashlib.sha256(reference.chunk_bytes(KEY.reveal(), index, size)).hexdigest() == expected
+        assert hashlib.sha256(slow_masks.chunk_bytes(KEY.reveal(), index, size)).hexdigest() == expected
 
 
 class _CounterFromOne:
@@ -127,7 +127,7 @@ def test_masks_equal_the_integer_reference(backend: Backend, bits: int, words: i
     terms = [(key(i).reveal(), 1 if i % 3 else -1) for i in range(5)]
     got = start.copy()
     apply_masks(got, [MaskTerm(SecretBytes(secret), 1 if sign == 1 else -1) for secret, sign in terms])
-    assert got.tolist() == reference.masked(start.tolist(), bits=bits, terms=terms)
+    assert got.tolist() == slow_masks.masked(start.tolist(), bits=bits, terms=terms)
 
 
 @each_backend
@@ -135,7 +135,7 @@ def test_masks_over_several_chunks_and_a_truncated_last_one_equal_the_reference(
     using(backend)
     got = np.zeros(MASK_CHUNK // 8 + 5, dtype="<u8")  # one whole chunk, and 40 bytes of the next
     apply_masks(got, [MaskTerm(KEY, 1)])
-    assert got.tobytes() == reference.stream(KEY.reveal(), 0, MASK_CHUNK + 40)
+    assert got.tobytes() == slow_masks.stream(KEY.reveal(), 0, MASK_CHUNK + 40)
 
 
 def test_the_tag_never_lands_in_the_next_chunk() -> None:
@@ -209,7 +209,7 @@ def test_a_masked_update_looks_nothing_like_the_update() -> None:
 
 def test_no_key_or_chunk_repeats_a_stream() -> None:
     chunks = [written(BACKENDS[0], index, 64) for index in range(4)]
-    others = [reference.chunk_bytes(key(i).reveal(), 0, 64) for i in range(4)]
+    others = [slow_masks.chunk_bytes(key(i).reveal(), 0, 64) for i in range(4)]
     assert not any(one == other for one, other in combinations(chunks + others, 2))
 
 

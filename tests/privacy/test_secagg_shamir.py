@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from privacy.secagg.messages import SHARE_BYTES
 from privacy.secagg.shamir import FIELD, combine, lagrange_at_zero, split
 from privacy.secret import SecretBytes
-from tests.seeded import SeededRandom
+from tests.worlds.seeded import SeededRandom
 
 SECRET = SecretBytes(bytes(range(32)))
 secrets = st.binary(min_size=32, max_size=32)

@@ -16,9 +16,9 @@ from privacy.secagg.messages import SealedPair
 from privacy.secagg.pairing import Pairing
 from privacy.secagg.suites import ClassicalLink, HybridKeys, HybridLink, channel_keys, masking_keys, public_parts
 from privacy.secret import SecretBytes
-from tests import hybrid_vectors
-from tests.federation import SeededSource
-from tests.hybrid_vectors import ROUND_CTX, channel, opened_pair, opened_share, pairing, secret
+from tests.reference import hybrid_vectors
+from tests.reference.hybrid_vectors import ROUND_CTX, channel, opened_pair, opened_share, pairing, secret
+from tests.worlds.federation import SeededSource
 
 KATS = Path(cryptography_vectors.__file__).parent / "asymmetric" / "MLKEM" / "kat_MLKEM_768.rsp"
 VECTORS = hybrid_vectors.read()

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from privacy.secagg import keys
 from privacy.secagg.keys import AgreementKey
 from privacy.secret import SecretBytes
-from tests.shared_data import shared_data
+from tests.worlds.shared_data import shared_data
 
 
 def cases(name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:

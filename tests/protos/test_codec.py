@@ -19,7 +19,7 @@ from protos import codec
 from protos import codec_transport as wire
 from protos import envelope as env
 from protos import federation_pb2 as pb
-from tests import strategies as drawn
+from tests.worlds import strategies as drawn
 
 POSITION = said.Position(b"p" * 32, 1, 1)
 RUN = "ab" * 16

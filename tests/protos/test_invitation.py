@@ -22,8 +22,8 @@ from protos.invitation import (
     is_address,
     token_hash,
 )
-from tests import strategies as drawn
-from tests.loopback import new_authority
+from tests.worlds import strategies as drawn
+from tests.worlds.loopback import new_authority
 
 INVITATION = Invitation(
     federation="hospitals",

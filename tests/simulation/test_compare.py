@@ -13,7 +13,7 @@ from privacy.secagg import messages
 from simulation import compare
 from simulation.cohort import Cohort
 from simulation.compare import Cell, SeededSource, Size, figures, gains
-from tests.plans import make_plan, verified
+from tests.worlds.plans import make_plan, verified
 
 
 def cell(mode: str, seed: int, accuracy: float) -> Cell:

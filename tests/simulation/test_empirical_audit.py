@@ -12,10 +12,10 @@ import pytest
 
 import onlysum
 from simulation import empirical, empirical_cli
+from simulation.audit_result import CAUGHT_BY, Fault, Setting, Verdict
 from simulation.empirical import DEVIATIONS, audit, judge, observe, scores
 from simulation.laboratory import PROBES, Laboratory, Workbench
-from simulation.verdict import CAUGHT_BY, Fault, Setting, Verdict
-from tests.seeded import SeededRandom
+from tests.worlds.seeded import SeededRandom
 
 pytestmark = pytest.mark.torch
 

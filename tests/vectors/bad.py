@@ -11,15 +11,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from coordinator.phase import Phase
-from coordinator.round import CoordinatorRound
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
 from tests import test_malicious_coordinator as lies_told
 from tests import test_malicious_participant as lies_said
-from tests.federation import Federation
 from tests.vectors.form import plain
 from tests.vectors.rounds import ROUNDS, ReplaySource
+from tests.worlds.federation import Federation
 
 TRANSCRIPT: Final = "round_n5_f1"
 Lies = Mapping[str, tuple[Callable[..., Any], str]]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests import hybrid_vectors
+from tests.reference import hybrid_vectors
 from tests.vectors import bad, parts, rounds
 from tests.vectors.form import written
 

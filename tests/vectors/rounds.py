@@ -9,13 +9,13 @@ from unittest.mock import patch
 
 import numpy as np
 
-from coordinator.phase import Phase
-from coordinator.round import CoordinatorRound
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound
 from privacy.secagg.kem import KemPublicKey
 from privacy.secagg.messages import Advertisement, Receipt, ShareBundle, SurvivorSignature, UnmaskShares
 from privacy.secret import SecretBytes
-from tests import reference_kem
-from tests.federation import Federation, SeededSource, SimulatedParticipant
+from tests.reference import slow_kem
+from tests.worlds.federation import Federation, SeededSource, SimulatedParticipant
 
 ADAPTER: Final = b"the global adapter of a test"
 PACKED: Final = {"ring_bits": 64, "lane_bits": 21, "clamp": 1000}
@@ -155,7 +155,7 @@ def encapsulating_from(source: Any) -> Iterator[None]:
     """Let the reference encapsulate, from a participant's source: the library would draw its own randomness."""
 
     def encapsulate(key: KemPublicKey) -> tuple[SecretBytes, bytes]:
-        shared, ciphertext = reference_kem.encapsulated(key._key.public_bytes_raw(), source.token_bytes(32))
+        shared, ciphertext = slow_kem.encapsulated(key._key.public_bytes_raw(), source.token_bytes(32))
         return SecretBytes(shared), ciphertext
 
     with patch.object(KemPublicKey, "encapsulate", encapsulate):

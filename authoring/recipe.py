@@ -1,0 +1,260 @@
+"""``recipe.toml``: what a researcher writes to describe a run, before there is a roster.
+
+Guarantees: an unknown key is refused with its line and the nearest known key; numbers keep their decimal form, so that
+a plan says what the file says.
+Leaves to others: the base, the adapter and the draft (``authoring.draft``).
+
+The format; where a line has a value in its comment, that is the default and the line may be left out::
+
+    title = "Digits"
+    purpose = "Recognise digits of every writer"
+    method = "ffa-lora"          # onlysum method list
+    rounds = 20
+
+    [base]
+    name = "digits-vit"
+    path = "base"                # relative to this file; config.json and safetensors
+
+    [task]
+    kind = "image-classification"    # or "text-classification"
+    data = "digits"              # under which name owners register their dataset
+    labels = ["0", "1", "2"]
+    input_column = "image"       # "input"
+    label_column = "label"
+    max_length = 0               # tokens, for text
+    image_scale = 255            # 1; raw pixel values are divided by it, then (x - mean) / std
+    image_mean = 0.5             # 0
+    image_std = 0.5              # 1
+
+    [adapter]
+    rank = 4
+    alpha = 16
+    target_modules = ["q_proj", "v_proj"]
+    head_modules = ["classifier"]    # []: modules trained whole
+    layers = []                  # all
+    seed = 0
+
+    [privacy]
+    mode = "distributed"         # local, distributed, distributed-participant, none
+    unit = "example"             # or "user"; the other modes have their own
+    epsilon = 8
+    delta = 1e-5
+    sampling_rate = 0.5
+    local_steps = 1
+    clip_norm = 1                # 1
+    update_bound = 8             # 8: largest absolute entry of a difference (local, none)
+    max_rows_per_user = 0        # for the user unit
+    upload_after_ms = 0
+
+    [training]
+    learning_rate = 2
+    head_learning_rate = 2       # learning_rate
+    micro_batch = 64             # 64
+
+    [optimizer]                  # all of it may be left out
+    name = "mean"                # mean, sgd, adam, yogi
+    learning_rate = 1
+    head_learning_rate = 1
+    momentum = 0
+    second_momentum = 0
+    epsilon = 0.001
+    average = 0
+
+    [evaluation]
+    data = "held-out"            # the evaluator's public dataset
+    every = 1
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field
+
+from authoring.refused_keys import REASONS
+from host import configuration
+from host.settings import Section
+from privacy.errors import LocalError
+from privacy.plan_parts import Count, DecimalString, Mode, Name, Positive, Text, Unit
+
+
+def _decimal(value: Any) -> Any:
+    """Turn a TOML number into the decimal text of plans; the shortest text that gives a float back is meant."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return f"{Decimal(repr(value)):f}"
+
+
+# Units that a mode may have; the first is meant where a recipe names none.
+UNITS: Final[dict[Mode, tuple[Unit, ...]]] = {
+    "local": ("example", "user"),
+    "distributed": ("example", "user"),
+    "distributed-participant": ("participant",),
+    "none": ("none",),
+}
+
+Number = Annotated[DecimalString, BeforeValidator(_decimal)]
+Texts = tuple[Text, ...]
+
+
+class BaseSection(Section):
+    """``[base]``: the foundation model."""
+
+    name: Name
+    path: str
+
+
+class TaskSection(Section):
+    """``[task]``: what the model does and how rows become its input."""
+
+    kind: Literal["image-classification", "text-classification"]
+    data: Name
+    labels: Annotated[Texts, Field(min_length=2)]
+    input_column: Text = "input"
+    label_column: Text = "label"
+    max_length: Count = 0
+    image_mean: Number = "0"
+    image_std: Number = "1"
+    image_scale: Number = "1"
+
+
+class AdapterSection(Section):
+    """``[adapter]``: its size and place."""
+
+    rank: Positive
+    alpha: Number
+    target_modules: Annotated[Texts, Field(min_length=1)]
+    head_modules: Texts = ()
+    layers: tuple[Count, ...] = ()
+    seed: Count = 0
+
+
+class PrivacySection(Section):
+    """``[privacy]``: the target that ``run create`` calibrates for."""
+
+    mode: Mode
+    unit: Unit | None = None
+    epsilon: Number = "0"
+    delta: Number = "0"
+    sampling_rate: Number
+    local_steps: Positive = 1
+    clip_norm: Number = "1"
+    update_bound: Number = "8"
+    max_rows_per_user: Count = 0
+    upload_after_ms: Count = 0
+
+    @property
+    def unit_of_privacy(self) -> Unit:
+        """The unit, where the recipe leaves it to the mode."""
+        return self.unit or UNITS[self.mode][0]
+
+
+class TrainingSection(Section):
+    """``[training]``: a participant's own steps."""
+
+    learning_rate: Number
+    head_learning_rate: Number | None = None
+    micro_batch: Positive = 64
+
+
+class OptimizerSection(Section):
+    """``[optimizer]``: the coordinator's."""
+
+    name: Literal["mean", "sgd", "adam", "yogi"] = "mean"
+    learning_rate: Number = "1"
+    head_learning_rate: Number = "1"
+    momentum: Number = "0"
+    second_momentum: Number = "0"
+    epsilon: Number = "0.001"
+    average: Number = "0"
+
+
+class EvaluationSection(Section):
+    """``[evaluation]``: on which public data, and how often."""
+
+    data: Name
+    every: Positive = 1
+
+
+class RecipeFile(Section):
+    """The whole of ``recipe.toml``."""
+
+    title: Text
+    purpose: Text
+    method: str
+    rounds: Positive
+    base: BaseSection
+    task: TaskSection
+    adapter: AdapterSection
+    privacy: PrivacySection
+    training: TrainingSection
+    evaluation: EvaluationSection
+    optimizer: OptimizerSection = OptimizerSection()
+    suite: Literal[1, 2] = 1
+    max_attempts: Positive = 3
+
+
+def read_recipe(path: Path) -> RecipeFile:
+    """Parse ``recipe.toml``.
+
+    Raises:
+        LocalError: ``E-NOT-FOUND``, ``E-CONFIG-INVALID``, ``E-CONFIG-UNKNOWN-KEY`` or ``E-PLAN-UNSOUND``.
+    """
+    if not path.exists():
+        raise LocalError("E-NOT-FOUND", f"there is no recipe {path}")
+    try:
+        found = configuration.load(path, RecipeFile)
+    except LocalError as error:
+        raise _explained(error) from None
+    _check(found, path.name)
+    return found
+
+
+def _explained(error: LocalError) -> LocalError:
+    """Return a refusal with its reason for a key that is not misspelt but unsound."""
+    where = error.detail.partition(";")[0]
+    reason = REASONS.get(where.rpartition(".")[2].rpartition(" ")[2])
+    if error.code != "E-CONFIG-UNKNOWN-KEY" or reason is None:
+        return error
+    return LocalError("E-PLAN-UNSOUND", f"{where}: {reason}")
+
+
+def _check(recipe: RecipeFile, file: str) -> None:
+    """Refuse what every later step would refuse with less to go on."""
+    noised = recipe.privacy.mode != "none"
+    problems = {
+        "task.max_length: text needs a length in tokens": recipe.task.kind == "text-classification"
+        and not recipe.task.max_length,
+        "task.image_std: it must not be 0": Decimal(recipe.task.image_std) == 0,
+        "task.image_scale: it must not be 0": Decimal(recipe.task.image_scale) == 0,
+        "privacy.epsilon: a noised mode needs epsilon and delta": noised
+        and not (Decimal(recipe.privacy.epsilon) > 0 and 0 < Decimal(recipe.privacy.delta) < 1),
+        "privacy.epsilon: mode none has no differential privacy, so no epsilon and no delta": not noised
+        and (recipe.privacy.epsilon, recipe.privacy.delta) != ("0", "0"),
+        "evaluation.data: it must be public data, not the owners' own": recipe.evaluation.data == recipe.task.data,
+        "privacy.local_steps: mode distributed takes one step a round": recipe.privacy.mode == "distributed"
+        and recipe.privacy.local_steps != 1,
+        "privacy.sampling_rate: it must be above 0 and at most 1": not 0 < Decimal(recipe.privacy.sampling_rate) <= 1,
+        f"privacy.unit: mode {recipe.privacy.mode} has {' or '.join(UNITS[recipe.privacy.mode])}": (
+            recipe.privacy.unit_of_privacy not in UNITS[recipe.privacy.mode]
+        ),
+        "privacy.max_rows_per_user: it belongs to the user unit, and only to it": (recipe.privacy.unit == "user")
+        != (recipe.privacy.max_rows_per_user > 0),
+        **_optimizer_problems(recipe.optimizer),
+    }
+    for problem, found in problems.items():
+        if found:
+            raise LocalError("E-CONFIG-INVALID", f"{file}: {problem}")
+
+
+def _optimizer_problems(optimizer: OptimizerSection) -> dict[str, bool]:
+    """Return what would let the coordinator's steps grow without end, or divide by zero."""
+    return {
+        "optimizer.momentum: it must be below 1": Decimal(optimizer.momentum) >= 1,
+        "optimizer.second_momentum: it must be below 1": Decimal(optimizer.second_momentum) >= 1,
+        "optimizer.average: it must be below 1": Decimal(optimizer.average) >= 1,
+        "optimizer.epsilon: adam and yogi divide by it": optimizer.name in {"adam", "yogi"}
+        and Decimal(optimizer.epsilon) == 0,
+    }

@@ -1,0 +1,325 @@
+"""The coordinator at work: answers the network service, and moves every run on.
+
+Guarantees: implements :class:`coordinator.daemon.backend.Backend`; a call that fails has changed nothing; runs that
+commands create, pause or end are noticed within :data:`TICK_SECONDS`; one run's trouble never stops another.
+Leaves to others: runs (``coordinator.runs.lifecycle``, ``coordinator.runs.submissions``), transport
+(``coordinator.daemon.service``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Final
+
+import structlog
+
+from coordinator.config import Home, Settings
+from coordinator.database import attempt_rows, member_rows, run_rows
+from coordinator.database.member_rows import MemberRecord, TokenRecord
+from coordinator.database.store import Store
+from coordinator.enrolment import authority as authorities
+from coordinator.enrolment.authority import Authority
+from coordinator.runs.attempt import ADVERTISED
+from coordinator.runs.lifecycle import Lifecycle
+from coordinator.runs.liveness import Liveness
+from coordinator.runs.run import Run, RunContext
+from coordinator.runs.submissions import Submissions
+from coordinator.runs.uploads import UploadStore
+from host import credentials
+from privacy.errors import OnlysumError, PeerError
+from privacy.interfaces import Clock, RandomSource
+from privacy.plan import PROTOCOL_VERSION
+from privacy.secagg.keys import framed
+from privacy.secagg.messages import Advertisement, Position
+from protos import codec
+from protos.envelope import (
+    MAX_CHUNK_BYTES,
+    Abstained,
+    Enrolment,
+    Evaluation,
+    Hello,
+    MemberEntry,
+    Membership,
+    NumberedTask,
+    PlanApproved,
+    PlanRefused,
+    Submission,
+    Welcome,
+)
+from protos.invitation import token_hash
+
+TICK_SECONDS: Final = 0.25  # how often rows are looked at that commands may have written
+TROUBLE_SECONDS: Final = 2.0  # before a run that met a local error, such as a full disk, is tried again
+ENDED_SECONDS: Final = 7 * 86_400  # for so long members are told that a run has ended
+READ_BYTES: Final = MAX_CHUNK_BYTES // 2
+
+
+class Runner:
+    """The backend of the network service, with one driver task for each run that goes on."""
+
+    def __init__(
+        self,
+        store: Store,
+        home: Home,
+        settings: Settings,
+        authority: Authority,
+        *,
+        clock: Clock,
+        random: RandomSource,
+    ) -> None:
+        durations = settings.durations
+        self.liveness = Liveness(clock, grace=durations.liveness_seconds, settling=durations.gather_seconds)
+        self._desk = RunContext(
+            store=store,
+            home=home,
+            settings=settings,
+            spool=UploadStore(home.spool(settings)),
+            clock=clock,
+            liveness=self.liveness,
+            operator=authority.operator,
+            changed=self._wake,
+        )
+        self._authority = authority
+        self._random = random
+        self._log = structlog.get_logger("coordinator")
+        self._change = asyncio.Event()
+        self._members: dict[str, MemberRecord] = {}
+        self._runs: dict[str, Run] = {}
+        self._lives: dict[str, Lifecycle] = {}
+        self._unreadable: set[str] = set()
+        self._drivers: dict[str, asyncio.Task[None]] = {}
+
+    # --- runs ---
+
+    async def serve(self) -> None:
+        """Move all runs on until cancelled."""
+        try:
+            while True:
+                self.discover()
+                for run_id, life in self._lives.items():
+                    if run_id not in self._drivers and not self._runs[run_id].record.state.ended:
+                        self._drivers[run_id] = asyncio.create_task(self._drive(self._runs[run_id], life))
+                self._drivers = {run_id: task for run_id, task in self._drivers.items() if not task.done()}
+                await asyncio.sleep(TICK_SECONDS)
+        finally:
+            for task in self._drivers.values():
+                task.cancel()
+            await asyncio.gather(*self._drivers.values(), return_exceptions=True)
+
+    async def tick(self) -> None:
+        """Move every run as far as it goes now; what :meth:`serve` does, one step at a time."""
+        self.discover()
+        for run_id, life in self._lives.items():
+            run = self._runs[run_id]
+            run.wakeup.set()
+            while run.wakeup.is_set():
+                run.wakeup.clear()
+                await life.advance()
+
+    def discover(self) -> None:
+        """Look for members and runs that commands have added or changed."""
+        after = self._desk.now() - ENDED_SECONDS
+        with self._desk.store.read() as connection:
+            self._members = {one.name: one for one in member_rows.list_members(connection)}
+            fresh = [one for one in run_rows.run_ids(connection, ended_after=after) if one not in self._runs]
+            records = [run_rows.find_run(connection, one) for one in fresh if one not in self._unreadable]
+        for record in records:
+            try:
+                run = Run(self._desk, record)
+            except (OnlysumError, OSError) as error:
+                self._unreadable.add(record.run_id)
+                self._log.error("run-unreadable", run=record.run_id, error=str(error))
+                continue
+            self._runs[record.run_id], self._lives[record.run_id] = run, Lifecycle(run)
+            self._wake()
+
+    async def _drive(self, run: Run, life: Lifecycle) -> None:
+        while not run.record.state.ended:
+            run.wakeup.clear()
+            try:
+                await life.advance()
+            except Exception as error:  # noqa: BLE001  # a full disk, a damaged file: logged, and tried again
+                self._log.exception("run-in-trouble", run=run.run_id, error=str(error))
+                await asyncio.sleep(TROUBLE_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(run.wakeup.wait(), TICK_SECONDS)
+
+    def _wake(self) -> None:
+        self._change.set()
+        self._change = asyncio.Event()
+
+    # --- joining ---
+
+    async def enrol(self, request: Enrolment) -> Membership:
+        """Spend a token and issue a certificate, in one transaction."""
+        settings, now = self._desk.settings, self._desk.now()
+        _check_version(request.name, request.protocol_version)
+        authorities.check_enrolment(request, federation=settings.federation)
+        tls_key = credentials.spki(authorities.check_request(request.certificate_request, request.name))
+        request_hash = hashlib.sha256(framed(tls_key, request.identity_key)).digest()
+        try:
+            with self._desk.store.begin() as connection:
+                token = member_rows.check_token(
+                    connection,
+                    token_id=request.token_id,
+                    secret_hash=token_hash(request.token_id, request.token_secret),
+                    name=request.name,
+                    request_hash=request_hash,
+                    now=now,
+                )
+                member = member_rows.find_member(connection, request.name)
+                if token.used_at is None:
+                    member = self._new_member(request, token, member, now)
+                    member_rows.enrol_member(connection, member, token_id=token.token_id, request_hash=request_hash)
+        except PeerError as refused:
+            if refused.code == "E-TOKEN-USED":  # whoever comes here knew the secret: somebody should hear of it
+                with self._desk.store.begin() as connection:
+                    member_rows.log_security(connection, now, "token-reused", request.name, request.token_id)
+            raise
+        if member is None or not member.active:
+            raise _refuse("E-MEMBER-REVOKED", request.name, "enrolment", "the operator revoked its key")
+        self._members[member.name] = member
+        self._log.info("enrolled", member=member.name, role=member.role.value)
+        ca = self._authority.ca_certificate
+        return Membership(settings.federation, member.name, member.role, member.certificate, ca)
+
+    def _new_member(self, request: Enrolment, token: TokenRecord, known: MemberRecord | None, now: int) -> MemberRecord:
+        if known is not None and known.active:
+            rule = "a member of this name is enrolled; the operator revokes it first"
+            raise _refuse("E-IDENTITY-MISMATCH", request.name, "enrolment", rule)
+        certificate = authorities.issue_member(
+            self._authority, request=request.certificate_request, name=request.name, random=self._random, now=now
+        )
+        return MemberRecord(
+            name=request.name,
+            role=token.role,
+            identity_key=request.identity_key,
+            certificate=certificate,
+            labels=token.labels,
+            software_version="",
+            enrolled_at=now,
+            revoked_at=None,
+        )
+
+    async def handshake(self, member: str, hello: Hello) -> Welcome:
+        """Match versions, note what the member announces, tell it what was last seen of it."""
+        _check_version(member, hello.protocol_version)
+        known = self._active(member)
+        if hello.member != member or hello.role is not known.role:
+            raise _refuse("E-IDENTITY-MISMATCH", member, "handshake", f"it is enrolled as {known.role.value} {member}")
+        with self._desk.store.begin() as connection:
+            head = member_rows.see_head(connection, member, hello.ledger_head, self._desk.now())
+            member_rows.announce(connection, member, version=hello.software_version, offers=hello.datasets)
+            going_on = [run for run in self._of(member) if not run.record.state.ended]
+            last = [attempt_rows.last_event_of(connection, run.run_id, member, ADVERTISED) for run in going_on]
+        decoded = (codec.decode_submission(one.body, sender=member) for one in last if one is not None)
+        self._log.info("handshake", member=member, version=hello.software_version)
+        return Welcome(
+            protocol_version=PROTOCOL_VERSION,
+            software_version=version("onlysum"),
+            federation=self._desk.settings.federation,
+            ledger_head=head,
+            last_advertisements=tuple(one for one in decoded if isinstance(one, Advertisement)),
+            members=tuple(MemberEntry(m.name, m.role, m.identity_key) for m in self._members.values() if m.active),
+        )
+
+    async def admit(self, member: str, certificate: bytes) -> None:
+        """Refuse a member that is unknown or revoked, or whose certificate (DER) is not the one that it now holds."""
+        if ssl.PEM_cert_to_DER_cert(self._active(member).certificate.decode()) != certificate:
+            raise _refuse("E-MEMBER-REVOKED", member, "handshake", "the member enrolled again with another certificate")
+
+    def _active(self, member: str) -> MemberRecord:
+        known = self._members.get(member)
+        if known is not None and known.active:
+            return known
+        with self._desk.store.read() as connection:
+            return member_rows.active_member(connection, member)
+
+    # --- tasks ---
+
+    async def next_task(self, member: str, seen: frozenset[bytes], wait_seconds: float) -> NumberedTask | None:
+        """Return the oldest current task of the member that it has not seen; wait for one up to the given time."""
+        self._active(member)
+        new_here = not self.liveness.live(member)
+        with self.liveness.poll(member):
+            if new_here:
+                for run in self._of(member):
+                    run.wakeup.set()
+            try:
+                async with asyncio.timeout(wait_seconds):
+                    while True:
+                        change = self._change
+                        for run in self._of(member):
+                            for one in run.tasks(member):
+                                if one.id not in seen:
+                                    return one
+                        await change.wait()
+                        self._active(member)
+            except TimeoutError:
+                return None
+
+    def _of(self, member: str) -> list[Run]:
+        runs = (run for run in self._runs.values() if run.concerns(member))
+        return sorted(runs, key=lambda run: (run.record.created_at, run.run_id))
+
+    # --- what members send ---
+
+    async def submit(self, member: str, submission: Submission) -> None:
+        """Take a message; it is durable when this returns. Repeating the same message is not an error."""
+        self._active(member)
+        await Submissions(self._run_of(member, submission)).submit(member, submission)
+
+    def _run_of(self, member: str, submission: Submission) -> Run:
+        match submission:
+            case PlanApproved() | PlanRefused() | Evaluation() | Abstained():
+                return self._run(member, submission.run_id)
+            case _:
+                plan_hash = submission.position.plan_hash
+                found = next((run for run in self._of(member) if run.plan.hash == plan_hash), None)
+                if found is None:
+                    raise _refuse("E-ROUND-CONTEXT", member, "ADVERTISE_KEYS", "no run of this member has this plan")
+                return found
+
+    def _run(self, member: str, run_id: str) -> Run:
+        run = self._runs.get(run_id)
+        if run is None or not run.concerns(member):
+            raise _refuse("E-WIRE-UNEXPECTED", member, "plan", "no run of this member has this id")
+        return run
+
+    async def upload_offset(self, member: str, run_id: str, position: Position, sha256: bytes, length: int) -> int:
+        """Announce an upload and return from which byte it is to go on (0 at first)."""
+        self._active(member)
+        return await Submissions(self._run(member, run_id)).upload_offset(member, position, sha256, length)
+
+    async def write_chunk(
+        self, member: str, run_id: str, position: Position, sha256: bytes, offset: int, data: bytes
+    ) -> int:
+        """Append a chunk whose own hash the service has checked, and return the next offset."""
+        self._active(member)
+        return await Submissions(self._run(member, run_id)).write_chunk(member, position, sha256, offset, data)
+
+    async def read_content(self, member: str, sha256: bytes, offset: int) -> AsyncIterator[bytes]:
+        """Yield the rest of some content that this member may read, in chunks of at most 1 MiB."""
+        self._active(member)
+        path = next((path for run in self._of(member) if (path := run.content(sha256)) is not None), None)
+        if path is None or not path.exists():
+            raise _refuse("E-WIRE-UNEXPECTED", member, "download", "there is no such content for this member")
+        with path.open("rb") as file:
+            file.seek(offset)
+            while data := file.read(READ_BYTES):
+                yield data
+
+
+def _check_version(who: str, spoken: int) -> None:
+    if spoken != PROTOCOL_VERSION:
+        rule = f"it speaks protocol {spoken}, this coordinator speaks protocol {PROTOCOL_VERSION}"
+        raise _refuse("E-VERSION", who, "handshake", rule)
+
+
+def _refuse(code: str, who: str, phase: str, rule: str) -> PeerError:
+    return PeerError(code, participant=who, phase=phase, rule=rule)

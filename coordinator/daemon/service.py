@@ -1,0 +1,298 @@
+"""The network service: gRPC calls in, :class:`coordinator.daemon.backend.Backend` calls out.
+
+Guarantees: the backend sees only values that the strict codec made, with the caller's name as its certificate has it,
+compared with every message that names a sender; chunks that it sees have their hash and follow each other. Whoever
+breaks a rule is refused with a typed error, and the service goes on.
+Leaves to others: who is enrolled, what is allowed now, durability (the backend), keys and certificates (``authority``).
+Source: docs/wire.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import traceback
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from coordinator.daemon.backend import Backend
+from privacy.errors import LocalError, OnlysumError, PeerError
+from privacy.secret import SecretBytes
+from protos import codec, transport
+from protos import codec_transport as wire
+from protos.codec_fields import Malformed, name
+from protos.envelope import Abstained, Chunk, Evaluation, PlanApproved, PlanRefused, Submission, UploadAnnounced
+from protos.status import to_refusal
+
+NEWCOMER: Final = "newcomer"  # who is to blame on the enrolment listener, where nobody has a certificate yet
+# The newcomers' listener is open to whoever can reach it: nobody keeps a connection there for long.
+NEWCOMER_OPTIONS: Final = (
+    *transport.SERVER_OPTIONS,
+    ("grpc.max_connection_age_ms", 60_000),
+    ("grpc.max_connection_age_grace_ms", 10_000),
+)
+STOP_SECONDS: Final = 1.0  # that calls in flight are given when the service stops
+KEPT_CHUNKS: Final = 16  # of content, encoded, at most 1 MiB each: members of a round download the same
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Request = Any  # bytes of a unary call, an iterator over bytes of a streamed one
+Method = Callable[[Request, Context], Awaitable[bytes | None]]
+
+_log = structlog.get_logger("onlysum.service")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the listeners prove themselves with, and whose members they admit; all PEM."""
+
+    authority: bytes
+    certificate: bytes
+    key: SecretBytes
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """The two running listeners and the addresses to which they were bound."""
+
+    address: str
+    enrolment_address: str
+    _servers: tuple[grpc.aio.Server, ...]
+    _health: Any
+
+    async def stop(self) -> None:
+        """Say that nothing is served any more, and end: calls in flight are cancelled after a moment."""
+        await self._health.enter_graceful_shutdown()
+        await asyncio.gather(*(server.stop(STOP_SECONDS) for server in self._servers))
+
+
+async def serve(backend: Backend, *, credentials: Credentials, address: str, enrolment_address: str) -> Listeners:
+    """Start both listeners.
+
+    Args:
+        backend: takes the calls.
+        credentials: of the coordinator.
+        address: host and port for members (mutual TLS); port 0 takes a free one.
+        enrolment_address: host and port for newcomers (TLS).
+
+    Raises:
+        LocalError: ``E-PORT``, an address cannot be bound.
+    """
+    pair = [(credentials.key.reveal(), credentials.certificate)]
+    members = grpc.aio.server(options=transport.SERVER_OPTIONS)
+    newcomers = grpc.aio.server(options=NEWCOMER_OPTIONS)
+    healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack its asyncio half
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, members)
+    members.add_generic_rpc_handlers((_handlers(transport.FEDERATION, FederationService(backend).methods),))
+    newcomers.add_generic_rpc_handlers((_handlers(transport.ENROLMENT, EnrolmentService(backend).methods),))
+    mutual = grpc.ssl_server_credentials(pair, root_certificates=credentials.authority, require_client_auth=True)
+    bound = _bind(members, address, mutual)
+    enrolment_bound = _bind(newcomers, enrolment_address, grpc.ssl_server_credentials(pair))
+    await members.start()
+    await newcomers.start()
+    for service in ("", transport.FEDERATION.full_name):
+        await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
+    return Listeners(bound, enrolment_bound, (members, newcomers), healthy)
+
+
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials) -> str:
+    host = address.rpartition(":")[0]
+    try:
+        return f"{host}:{server.add_secure_port(address, credentials)}"
+    except RuntimeError as error:
+        raise LocalError("E-PORT", address) from error
+
+
+def _handlers(service: ServiceDescriptor, methods: Mapping[str, Method]) -> grpc.GenericRpcHandler[Any, Any]:
+    """Return handlers for every call of a service, as its descriptor has them; requests stay bytes for the codec."""
+    found = {method.name: _handler(method, methods[method.name]) for method in service.methods}
+    return grpc.method_handlers_generic_handler(service.full_name, found)
+
+
+def _handler(method: MethodDescriptor, behaviour: Method) -> grpc.RpcMethodHandler[Any, Any]:
+    guarded = _guarded(method.name, behaviour)
+    match (method.client_streaming, method.server_streaming):
+        case (False, False):
+            return grpc.unary_unary_rpc_method_handler(guarded)
+        case (False, True):
+            return grpc.unary_stream_rpc_method_handler(guarded)
+        case _:
+            return grpc.stream_unary_rpc_method_handler(guarded)
+
+
+def _guarded(call: str, behaviour: Method) -> Method:
+    """Answer typed errors as typed refusals; anything else is this side's bug, and only its log has it."""
+
+    async def guarded(request: Request, context: Context) -> bytes | None:
+        try:
+            return await behaviour(request, context)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except LocalError as error:
+            _log.error("call failed", call=call, code=error.code, trace=traceback.format_exc())
+            raised: OnlysumError = error
+        except OnlysumError as error:
+            _log.info("call refused", call=call, code=error.code, detail=error.detail, peer=context.peer())
+            raised = error
+        except Exception:  # noqa: BLE001  # logged whole; the caller learns only that something failed
+            _log.error("call failed", call=call, trace=traceback.format_exc())  # text: no renderer adds locals to it
+            raised = LocalError("E-BUG", f"{call} failed")
+        refusal = to_refusal(raised)
+        return await context.abort(refusal.status, refusal.details, refusal.metadata)
+
+    return guarded
+
+
+def member_of(verified: Mapping[str, Iterable[bytes]]) -> str:
+    """Return the one name in a caller's verified certificate, as the call's ``auth_context`` has it.
+
+    Raises:
+        PeerError: ``E-IDENTITY-MISMATCH``, the certificate has no such name, or several.
+    """
+    names = [*verified.get("x509_subject_alternative_name", ())]
+    try:
+        if len(names) == 1:
+            return name(names[0].decode("ascii", "replace"), "the certificate's name")
+    except Malformed:
+        pass
+    raise _mismatch("certificate-holder", "a member's certificate has its name as the one alternative name")
+
+
+def _mismatch(who: str, rule: str) -> PeerError:
+    return PeerError("E-IDENTITY-MISMATCH", participant=who, phase="wire", rule=rule)
+
+
+def _check_sender(member: str, claimed: str) -> None:
+    if claimed != member:
+        raise _mismatch(member, f"the message says that it is from {claimed}")
+
+
+def _check_submission(member: str, submission: Submission) -> None:
+    """Compare the sender that a submission names, if it names one: the others are bound to the caller alone."""
+    match submission:
+        case PlanApproved() | PlanRefused() | Abstained() | Evaluation():
+            return
+        case _:
+            _check_sender(member, submission.sender)
+
+
+def _unexpected(member: str, rule: str) -> PeerError:
+    return PeerError("E-WIRE-CHUNK", participant=member, phase="wire", rule=rule)
+
+
+class EnrolmentService:
+    """The one call of a newcomer."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.methods: Final[Mapping[str, Method]] = {"Enrol": self._enrol}
+
+    async def _enrol(self, request: Request, context: Context) -> bytes:
+        return codec.encode_membership(await self._backend.enrol(codec.decode_enrolment(request, sender=NEWCOMER)))
+
+
+class FederationService:
+    """The calls of members."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._chunks: dict[tuple[bytes, int, int], bytes] = {}
+        self.methods: Final[Mapping[str, Method]] = {
+            "Handshake": self._handshake,
+            "Poll": self._poll,
+            "Submit": self._submit,
+            "UploadOffset": self._upload_offset,
+            "Upload": self._upload,
+            "Download": self._download,
+        }
+
+    async def _admitted(self, context: Context) -> str:
+        """Return the caller's name if its certificate counts."""
+        verified = context.auth_context()
+        member = member_of(verified)
+        shown = next(iter(verified["x509_pem_cert"]))
+        await self._backend.admit(member, ssl.PEM_cert_to_DER_cert(shown.decode()))
+        return member
+
+    async def _handshake(self, request: Request, context: Context) -> bytes:
+        member = await self._admitted(context)
+        hello = codec.decode_hello(request, sender=member)
+        _check_sender(member, hello.member)
+        return codec.encode_welcome(await self._backend.handshake(member, hello))
+
+    async def _poll(self, request: Request, context: Context) -> None:
+        member = await self._admitted(context)
+        poll = wire.decode_poll(request, sender=member)
+        wait = min(poll.wait_seconds, transport.MAX_POLL_SECONDS)
+        task = await self._backend.next_task(member, poll.seen, wait)
+        if task is not None:
+            for chunk in transport.pieces(codec.encode_task(task)):
+                await context.write(wire.encode_chunk(chunk))
+
+    async def _submit(self, request: Request, context: Context) -> bytes:
+        member = await self._admitted(context)
+        message = transport.Assembly(sender=member, most=codec.MAX_SUBMISSION_BYTES)
+        async for data in request:
+            message.add(wire.decode_chunk(data, sender=member))
+        submission = codec.decode_submission(message.whole(), sender=member)
+        _check_submission(member, submission)
+        await self._backend.submit(member, submission)
+        return wire.encode_accepted()
+
+    async def _upload_offset(self, request: Request, context: Context) -> bytes:
+        member = await self._admitted(context)
+        return wire.encode_offset(await self._announce(member, wire.decode_announcement(request, sender=member)))
+
+    async def _announce(self, member: str, upload: UploadAnnounced) -> int:
+        return await self._backend.upload_offset(member, upload.run_id, upload.position, upload.sha256, upload.length)
+
+    async def _upload(self, request: Request, context: Context) -> bytes:
+        member = await self._admitted(context)
+        parts = _upload_parts(request, member)
+        upload = await anext(parts, None)
+        if not isinstance(upload, UploadAnnounced):
+            raise _unexpected(member, "an upload begins with its announcement")
+        offset = await self._announce(member, upload)
+        async for chunk in parts:
+            if not isinstance(chunk, Chunk):
+                raise _unexpected(member, "an upload is announced once")
+            if chunk.offset != offset or offset + len(chunk.data) > upload.length:
+                rule = f"{len(chunk.data)} bytes at offset {chunk.offset} came where offset {offset} was due"
+                raise _unexpected(member, f"{rule}, of {upload.length} in all; resume from offset {offset}")
+            offset = await self._backend.write_chunk(
+                member, upload.run_id, upload.position, upload.sha256, offset, chunk.data
+            )
+        return wire.encode_offset(offset)
+
+    async def _download(self, request: Request, context: Context) -> None:
+        member = await self._admitted(context)
+        wanted = wire.decode_content_request(request, sender=member)
+        offset = wanted.offset
+        content = self._backend.read_content(member, wanted.sha256, offset)
+        try:
+            async for data in content:
+                await context.write(self._encoded(wanted.sha256, Chunk(offset, data)))
+                offset += len(data)
+        finally:
+            if isinstance(content, AsyncGenerator):  # a cut download lets go of its file now, not at collection
+                await content.aclose()
+
+    def _encoded(self, content: bytes, chunk: Chunk) -> bytes:
+        """Return a chunk of some content as it travels, hashed once for all members that ask for it at the time."""
+        key = content, chunk.offset, len(chunk.data)
+        data = self._chunks.pop(key, None) or wire.encode_chunk(chunk)
+        self._chunks[key] = data  # last: those that nobody asks for come first
+        if len(self._chunks) > KEPT_CHUNKS:
+            del self._chunks[next(iter(self._chunks))]
+        return data
+
+
+async def _upload_parts(request: AsyncIterator[bytes], member: str) -> AsyncIterator[UploadAnnounced | Chunk]:
+    async for data in request:
+        yield wire.decode_upload_part(data, sender=member)

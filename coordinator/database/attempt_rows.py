@@ -1,0 +1,149 @@
+"""Attempts in the database: their events, which replay to the round's state, and the uploads that counted.
+
+Guarantees: an attempt's events come back in the order in which they were committed; nothing here holds one
+participant's update. Leaves to others: what the events mean (``coordinator.runs.attempt``), the uploads' bytes
+(``spool``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from coordinator.database.tables import attempts, events, uploads
+from privacy.secagg.messages import Position
+
+COORDINATOR: Final = "coordinator"  # the sender of the events that close a phase
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """An attempt at a round; ``state`` is open, completed or aborted."""
+
+    round: int
+    attempt: int
+    state: str
+    phase: str
+    code: str
+    reason: str
+    opened_at: int
+    ended_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Something that an attempt's state depends on: an accepted message, or the close of a phase."""
+
+    id: int
+    kind: str
+    sender: str
+    body: bytes
+    at: int
+
+
+def open_attempt(connection: Connection, run_id: str, at: Position, now: int) -> None:
+    """Record a new attempt."""
+    connection.execute(
+        sa.insert(attempts).values(
+            run_id=run_id,
+            round=at.round,
+            attempt=at.attempt,
+            state="open",
+            phase="ADVERTISE_KEYS",
+            code="",
+            reason="",
+            opened_at=now,
+        )
+    )
+
+
+def set_phase(connection: Connection, run_id: str, at: Position, phase: str) -> None:
+    """Record which phase an attempt is in."""
+    connection.execute(_this_attempt(run_id, at).values(phase=phase))
+
+
+def end_attempt(
+    connection: Connection, run_id: str, at: Position, state: str, *, now: int, code: str = "", reason: str = ""
+) -> None:
+    """Record how an attempt ended: ``completed`` or ``aborted``."""
+    connection.execute(_this_attempt(run_id, at).values(state=state, code=code, reason=reason, ended_at=now))
+
+
+def abort_open_attempts(connection: Connection, now: int, reason: str) -> int:
+    """Give up every open attempt, as a restored coordinator must; return how many there were."""
+    query = sa.update(attempts).where(attempts.c.state == "open")
+    return connection.execute(query.values(state="aborted", code="E-RUN-FAILED", reason=reason, ended_at=now)).rowcount
+
+
+def list_attempts(connection: Connection, run_id: str, *, after: int = 0) -> tuple[AttemptRecord, ...]:
+    """Return a run's attempts in order, those at rounds above ``after``."""
+    here = (attempts.c.run_id == run_id, attempts.c.round > after)
+    query = sa.select(attempts).where(*here).order_by(attempts.c.round, attempts.c.attempt)
+    return tuple(
+        AttemptRecord(r.round, r.attempt, r.state, r.phase, r.code, r.reason, r.opened_at, r.ended_at)
+        for r in connection.execute(query)
+    )
+
+
+def add_event(
+    connection: Connection, run_id: str, at: Position, *, kind: str, sender: str, body: bytes, now: int
+) -> None:
+    """Append an event to an attempt."""
+    connection.execute(
+        sa.insert(events).values(
+            run_id=run_id, round=at.round, attempt=at.attempt, kind=kind, sender=sender, body=body, at=now
+        )
+    )
+
+
+def list_events(connection: Connection, run_id: str, at: Position) -> tuple[EventRecord, ...]:
+    """Return an attempt's events in the order in which they were committed."""
+    here = (events.c.run_id == run_id, events.c.round == at.round, events.c.attempt == at.attempt)
+    query = sa.select(events).where(*here).order_by(events.c.id)
+    return tuple(EventRecord(r.id, r.kind, r.sender, bytes(r.body), r.at) for r in connection.execute(query))
+
+
+def closings_after(
+    connection: Connection, run_id: str, after: int, *, kind: str
+) -> tuple[tuple[int, int, EventRecord], ...]:
+    """Return a run's events of a kind with an id above ``after``, each behind its round and attempt."""
+    here = (events.c.run_id == run_id, events.c.id > after, events.c.kind == kind)
+    query = sa.select(events).where(*here).order_by(events.c.id)
+    return tuple(
+        (r.round, r.attempt, EventRecord(r.id, r.kind, r.sender, bytes(r.body), r.at))
+        for r in connection.execute(query)
+    )
+
+
+def last_event_of(connection: Connection, run_id: str, sender: str, kind: str) -> EventRecord | None:
+    """Return a member's last event of a kind in a run, whatever the attempt."""
+    here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind == kind)
+    row = connection.execute(sa.select(events).where(*here).order_by(events.c.id.desc()).limit(1)).one_or_none()
+    return None if row is None else EventRecord(row.id, row.kind, row.sender, bytes(row.body), row.at)
+
+
+def last_advertised_round(connection: Connection, run_id: str, sender: str, kind: str) -> int:
+    """Return the highest round in which a member has an event of a kind; 0 if none."""
+    here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind == kind)
+    return connection.execute(sa.select(sa.func.max(events.c.round)).where(*here)).scalar() or 0
+
+
+def add_upload(connection: Connection, run_id: str, at: Position, *, member: str, sha256: bytes, length: int) -> None:
+    """Count a complete upload."""
+    values = {"run_id": run_id, "round": at.round, "attempt": at.attempt, "member": member}
+    connection.execute(sa.insert(uploads).values(**values, sha256=sha256, length=length))
+
+
+def uploaded_bytes(connection: Connection, run_id: str) -> dict[int, int]:
+    """Return how many bytes of masked updates each round has taken, all attempts together."""
+    query = sa.select(uploads.c.round, sa.func.sum(uploads.c.length)).where(uploads.c.run_id == run_id)
+    return {number: int(total) for number, total in connection.execute(query.group_by(uploads.c.round))}
+
+
+def _this_attempt(run_id: str, at: Position) -> sa.Update:
+    return sa.update(attempts).where(
+        attempts.c.run_id == run_id, attempts.c.round == at.round, attempts.c.attempt == at.attempt
+    )

@@ -1,0 +1,299 @@
+"""Members, invitations, what members announce, and the security log: the part of the database that outlives runs.
+
+Guarantees: a token is spent in the same transaction that enrols its member; a member's highest ledger head never goes
+back; rows of the security log form a hash chain that :func:`verify_security_log` checks.
+Leaves to others: certificates and tokens as documents (``coordinator.enrolment.authority``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from coordinator.database.tables import datasets, heads, members, security, tokens
+from privacy.errors import OnlysumError, PeerError, VerificationError
+from privacy.secagg.keys import framed, number
+from protos.envelope import DatasetOffer, LedgerHead, Role
+
+LABEL_SECURITY: Final = b"onlysum/1/coordinator-security-log"
+NO_HASH: Final = bytes(32)
+NO_HEAD: Final = LedgerHead(sequence=0, hash=NO_HASH)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRecord:
+    """An enrolled member; ``revoked_at`` is set when its key no longer counts."""
+
+    name: str
+    role: Role
+    identity_key: bytes
+    certificate: bytes
+    labels: str
+    software_version: str
+    enrolled_at: int
+    revoked_at: int | None
+
+    @property
+    def active(self) -> bool:
+        """Whether it may call."""
+        return self.revoked_at is None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """An invitation as the coordinator keeps it: the secret's hash, never the secret."""
+
+    token_id: str
+    secret_hash: bytes
+    name: str
+    role: Role
+    labels: str
+    made_at: int
+    expires_at: int
+    used_at: int | None = None
+    request_hash: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityRow:
+    """A row of the security log."""
+
+    sequence: int
+    at: int
+    kind: str
+    subject: str
+    detail: str
+    previous: bytes
+    hash: bytes
+
+
+# --- invitations ---
+
+
+def add_token(connection: Connection, token: TokenRecord) -> None:
+    """Remember an invitation that was just made; earlier unused ones for the same name no longer count."""
+    connection.execute(sa.delete(tokens).where(tokens.c.name == token.name, tokens.c.used_at.is_(None)))
+    connection.execute(
+        sa.insert(tokens).values(
+            token_id=token.token_id,
+            secret_hash=token.secret_hash,
+            name=token.name,
+            role=token.role.value,
+            labels=token.labels,
+            made_at=token.made_at,
+            expires_at=token.expires_at,
+        )
+    )
+    log_security(connection, token.made_at, "invited", token.name, f"as {token.role.value}, token {token.token_id}")
+
+
+def list_tokens(connection: Connection) -> tuple[TokenRecord, ...]:
+    """Return all invitations, oldest first."""
+    return tuple(_token(row) for row in connection.execute(sa.select(tokens).order_by(tokens.c.made_at)))
+
+
+def check_token(
+    connection: Connection, *, token_id: str, secret_hash: bytes, name: str, request_hash: bytes, now: int
+) -> TokenRecord:
+    """Return the invitation that a newcomer presents, or say why it does not count.
+
+    An invitation that the very same request has spent counts again: its answer was lost on the way.
+
+    Raises:
+        PeerError: ``E-TOKEN-UNKNOWN``, ``E-TOKEN-USED`` or ``E-TOKEN-EXPIRED``.
+    """
+    row = connection.execute(sa.select(tokens).where(tokens.c.token_id == token_id)).one_or_none()
+    token = _token(row) if row is not None else None
+    if token is None or not hmac.compare_digest(token.secret_hash, secret_hash) or token.name != name:
+        raise _refuse_token("E-TOKEN-UNKNOWN", name, "the invitation is not one of this coordinator's for this name")
+    if token.used_at is not None and token.request_hash != request_hash:
+        raise _refuse_token("E-TOKEN-USED", name, "the invitation was used with other keys")
+    if token.used_at is None and now >= token.expires_at:
+        raise _refuse_token("E-TOKEN-EXPIRED", name, "the invitation has expired")
+    return token
+
+
+def enrol_member(connection: Connection, member: MemberRecord, *, token_id: str, request_hash: bytes) -> None:
+    """Spend the invitation and enrol its member, replacing a revoked one of the same name.
+
+    Raises:
+        PeerError: ``E-IDENTITY-KEY`` when another member has this identity key.
+    """
+    taken = connection.execute(
+        sa.select(members.c.name).where(members.c.identity_key == member.identity_key, members.c.name != member.name)
+    ).scalar()
+    if taken is not None:
+        raise PeerError("E-IDENTITY-KEY", participant=member.name, phase="enrolment", rule="the key is another's")
+    connection.execute(sa.delete(members).where(members.c.name == member.name))
+    connection.execute(
+        sa.insert(members).values(
+            name=member.name,
+            role=member.role.value,
+            identity_key=member.identity_key,
+            certificate=member.certificate,
+            labels=member.labels,
+            software_version=member.software_version,
+            enrolled_at=member.enrolled_at,
+        )
+    )
+    connection.execute(
+        sa.update(tokens)
+        .where(tokens.c.token_id == token_id)
+        .values(used_at=member.enrolled_at, request_hash=request_hash)
+    )
+    fingerprint = hashlib.sha256(member.identity_key).hexdigest()
+    log_security(connection, member.enrolled_at, "enrolled", member.name, f"identity {fingerprint}, token {token_id}")
+
+
+def _token(row: sa.Row[tuple[object, ...]]) -> TokenRecord:
+    return TokenRecord(
+        token_id=row.token_id,
+        secret_hash=bytes(row.secret_hash),
+        name=row.name,
+        role=Role(row.role),
+        labels=row.labels,
+        made_at=row.made_at,
+        expires_at=row.expires_at,
+        used_at=row.used_at,
+        request_hash=bytes(row.request_hash) if row.request_hash is not None else None,
+    )
+
+
+def _refuse_token(code: str, name: str, rule: str) -> PeerError:
+    return PeerError(code, participant=name, phase="enrolment", rule=rule)
+
+
+# --- members ---
+
+
+def list_members(connection: Connection) -> tuple[MemberRecord, ...]:
+    """Return all members, revoked ones too, by name."""
+    return tuple(_member(row) for row in connection.execute(sa.select(members).order_by(members.c.name)))
+
+
+def find_member(connection: Connection, name: str) -> MemberRecord | None:
+    """Return a member by name."""
+    row = connection.execute(sa.select(members).where(members.c.name == name)).one_or_none()
+    return _member(row) if row is not None else None
+
+
+def active_member(connection: Connection, name: str) -> MemberRecord:
+    """Return a member that may call.
+
+    Raises:
+        PeerError: ``E-MEMBER-UNKNOWN`` or ``E-MEMBER-REVOKED``.
+    """
+    member = find_member(connection, name)
+    if member is None:
+        raise PeerError("E-MEMBER-UNKNOWN", participant=name, phase="handshake", rule="no member has this name")
+    if not member.active:
+        raise PeerError("E-MEMBER-REVOKED", participant=name, phase="handshake", rule="the operator revoked its key")
+    return member
+
+
+def revoke_member(connection: Connection, name: str, now: int) -> None:
+    """Revoke a member's key and its unused invitations; the daemon ends the runs that it takes part in.
+
+    Raises:
+        OnlysumError: ``E-NOT-FOUND``.
+    """
+    member = find_member(connection, name)
+    if member is None:
+        raise OnlysumError("E-NOT-FOUND", f"no member {name}")
+    connection.execute(sa.update(members).where(members.c.name == name).values(revoked_at=now))
+    connection.execute(sa.delete(tokens).where(tokens.c.name == name, tokens.c.used_at.is_(None)))
+    log_security(connection, now, "revoked", name, f"identity {hashlib.sha256(member.identity_key).hexdigest()}")
+
+
+def announce(connection: Connection, name: str, *, version: str, offers: Sequence[DatasetOffer]) -> None:
+    """Remember what a member says at its handshake: its software and its datasets' public sizes."""
+    connection.execute(sa.update(members).where(members.c.name == name).values(software_version=version))
+    connection.execute(sa.delete(datasets).where(datasets.c.member == name))
+    rows = [{"member": name, "name": one.name, "units": one.units} for one in offers]
+    if rows:
+        connection.execute(sa.insert(datasets), rows)
+
+
+def announced(connection: Connection, name: str) -> tuple[DatasetOffer, ...]:
+    """Return the datasets that a member announced last, by name."""
+    rows = connection.execute(sa.select(datasets).where(datasets.c.member == name).order_by(datasets.c.name))
+    return tuple(DatasetOffer(name=row.name, units=row.units) for row in rows)
+
+
+def see_head(connection: Connection, name: str, head: LedgerHead, now: int) -> LedgerHead:
+    """Return the highest ledger head that a member has shown before or now, and remember it.
+
+    A member that shows an older head, or another one at the same place, learns of it from the answer and abstains.
+    """
+    row = connection.execute(sa.select(heads).where(heads.c.member == name)).one_or_none()
+    known = LedgerHead(sequence=row.sequence, hash=bytes(row.hash)) if row is not None else NO_HEAD
+    if head.sequence > known.sequence:
+        values = {"sequence": head.sequence, "hash": head.hash, "at": now}
+        if row is None:
+            connection.execute(sa.insert(heads).values(member=name, **values))
+        else:
+            connection.execute(sa.update(heads).where(heads.c.member == name).values(**values))
+        return head
+    if head != known and known.sequence > 0:
+        detail = f"showed head {head.sequence}, last seen {known.sequence}"
+        log_security(connection, now, "ledger-rollback", name, detail)
+    return known
+
+
+def _member(row: sa.Row[tuple[object, ...]]) -> MemberRecord:
+    return MemberRecord(
+        name=row.name,
+        role=Role(row.role),
+        identity_key=bytes(row.identity_key),
+        certificate=bytes(row.certificate),
+        labels=row.labels,
+        software_version=row.software_version,
+        enrolled_at=row.enrolled_at,
+        revoked_at=row.revoked_at,
+    )
+
+
+# --- the security log ---
+
+
+def log_security(connection: Connection, at: int, kind: str, subject: str, detail: str) -> None:
+    """Append a row to the hash-chained security log; ids, counts and fingerprints only."""
+    last = connection.execute(sa.select(security).order_by(security.c.sequence.desc()).limit(1)).one_or_none()
+    sequence, previous = (last.sequence + 1, bytes(last.hash)) if last is not None else (1, NO_HASH)
+    values = {"sequence": sequence, "at": at, "kind": kind, "subject": subject, "detail": detail, "previous": previous}
+    connection.execute(
+        sa.insert(security).values(**values, hash=_security_hash(sequence, at, kind, subject, detail, previous))
+    )
+
+
+def security_log(connection: Connection) -> tuple[SecurityRow, ...]:
+    """Return the security log, oldest first."""
+    rows = connection.execute(sa.select(security).order_by(security.c.sequence))
+    return tuple(
+        SecurityRow(r.sequence, r.at, r.kind, r.subject, r.detail, bytes(r.previous), bytes(r.hash)) for r in rows
+    )
+
+
+def verify_security_log(rows: Sequence[SecurityRow]) -> None:
+    """Check the chain.
+
+    Raises:
+        VerificationError: ``E-STATE-DAMAGED``, naming the first row that does not follow.
+    """
+    previous = NO_HASH
+    for place, row in enumerate(rows, start=1):
+        expected = _security_hash(row.sequence, row.at, row.kind, row.subject, row.detail, previous)
+        if row.sequence != place or row.previous != previous or row.hash != expected:
+            raise VerificationError("E-STATE-DAMAGED", f"row {place} of the security log does not follow from the last")
+        previous = row.hash
+
+
+def _security_hash(sequence: int, at: int, kind: str, subject: str, detail: str, previous: bytes) -> bytes:
+    fields = (number(sequence), number(at), kind.encode(), subject.encode(), detail.encode(), previous)
+    return hashlib.sha256(framed(LABEL_SECURITY, *fields)).digest()

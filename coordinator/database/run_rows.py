@@ -1,0 +1,293 @@
+"""Runs in the database: plans, approvals, completed rounds, evaluations.
+
+Guarantees: a run that has ended never changes its state again; a member's first answer to a plan stands.
+Leaves to others: attempts (``coordinator.database.attempt_rows``), the bytes in the rows (``protos.codec``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from coordinator.database.member_rows import log_security
+from coordinator.database.tables import approvals, evaluations, rounds, runs
+from privacy.errors import OnlysumError
+from privacy.plan import Plan
+from protos.envelope import Evaluation, PlanApproved, PlanRefused
+
+LEAST_PREFIX: Final = 4  # characters of a run id that commands accept in place of the whole
+
+
+class RunState(StrEnum):
+    """Where a run stands; the last three are terminal."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    ABORTED = "aborted"
+    REFUSED = "refused"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing follows."""
+        return self in (RunState.COMPLETED, RunState.ABORTED, RunState.REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run; ``code`` and ``reason`` say why it ended before its last round."""
+
+    run_id: str
+    plan: bytes
+    signature: bytes
+    state: RunState
+    code: str
+    reason: str
+    paused: bool
+    abort_requested: bool
+    created_at: int
+    ended_at: int | None
+
+    def parsed(self) -> Plan:
+        """Return the plan."""
+        return Plan.from_bytes(self.plan)
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRecord:
+    """A member's answer to a plan."""
+
+    member: str
+    approved: bool
+    code: str
+    because: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """A completed round."""
+
+    round: int
+    attempt: int
+    certificate: bytes
+    transcript: bytes
+    survivors: int
+    dropouts: tuple[str, ...]
+    adapter_hash: bytes
+    iterate_sha256: bytes
+    released_sha256: bytes
+    length: int
+    completed_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRecord:
+    """An evaluator's verified measurement."""
+
+    round: int
+    evaluator: str
+    correct: int
+    examples: int
+    adapter_sha256: bytes
+    data_sha256: bytes
+    signature: bytes
+    at: int
+
+
+# --- runs ---
+
+
+def add_run(connection: Connection, run: RunRecord) -> None:
+    """Register a run that waits for approvals."""
+    connection.execute(
+        sa.insert(runs).values(
+            run_id=run.run_id,
+            plan=run.plan,
+            signature=run.signature,
+            state=run.state.value,
+            code=run.code,
+            reason=run.reason,
+            paused=run.paused,
+            abort_requested=run.abort_requested,
+            created_at=run.created_at,
+        )
+    )
+    log_security(connection, run.created_at, "run-created", run.run_id, f"{run.parsed().n} participants")
+
+
+def list_runs(connection: Connection) -> tuple[RunRecord, ...]:
+    """Return all runs, oldest first."""
+    return tuple(_run(row) for row in connection.execute(sa.select(runs).order_by(runs.c.created_at, runs.c.run_id)))
+
+
+def run_ids(connection: Connection, *, ended_after: int) -> tuple[str, ...]:
+    """Return the ids of runs that go on, or ended after a time."""
+    query = sa.select(runs.c.run_id).where(sa.or_(runs.c.ended_at.is_(None), runs.c.ended_at > ended_after))
+    return tuple(connection.execute(query).scalars())
+
+
+def find_run(connection: Connection, name: str) -> RunRecord:
+    """Return a run by its id or the unique beginning of one.
+
+    Raises:
+        OnlysumError: ``E-NOT-FOUND``.
+    """
+    query = sa.select(runs).where(runs.c.run_id.startswith(name, autoescape=True))
+    found = [_run(row) for row in connection.execute(query)] if len(name) >= LEAST_PREFIX else []
+    if len(found) != 1:
+        raise OnlysumError("E-NOT-FOUND", f"{len(found)} runs begin with {name!r}" if found else f"no run {name!r}")
+    return found[0]
+
+
+def set_run_state(
+    connection: Connection, run_id: str, state: RunState, *, now: int, code: str = "", reason: str = ""
+) -> bool:
+    """Move a run on; return ``False`` if it had ended already."""
+    values = {"state": state.value, "code": code, "reason": reason, "ended_at": now if state.ended else None}
+    open_states = [one.value for one in RunState if not one.ended]
+    query = sa.update(runs).where(runs.c.run_id == run_id, runs.c.state.in_(open_states)).values(**values)
+    changed = connection.execute(query).rowcount == 1
+    if changed and state.ended:
+        log_security(connection, now, f"run-{state.value}", run_id, code)
+    return changed
+
+
+def set_paused(connection: Connection, run_id: str, *, paused: bool) -> None:
+    """Ask the daemon to open no further attempt, or to go on."""
+    connection.execute(sa.update(runs).where(runs.c.run_id == run_id).values(paused=paused))
+
+
+def request_abort(connection: Connection, run_id: str) -> None:
+    """Ask the daemon to end a run."""
+    connection.execute(sa.update(runs).where(runs.c.run_id == run_id).values(abort_requested=True))
+
+
+def _run(row: sa.Row[tuple[object, ...]]) -> RunRecord:
+    return RunRecord(
+        run_id=row.run_id,
+        plan=bytes(row.plan),
+        signature=bytes(row.signature),
+        state=RunState(row.state),
+        code=row.code,
+        reason=row.reason,
+        paused=row.paused,
+        abort_requested=row.abort_requested,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+    )
+
+
+# --- approvals ---
+
+
+def add_approval(connection: Connection, member: str, answer: PlanApproved | PlanRefused, now: int) -> None:
+    """Record a member's answer; an approval may be taken back, and nothing else is changed later."""
+    here = (approvals.c.run_id == answer.run_id, approvals.c.member == member)
+    approved = connection.execute(sa.select(approvals.c.approved).where(*here)).scalar()
+    if approved is False or (approved and isinstance(answer, PlanApproved)):
+        return
+    connection.execute(sa.delete(approvals).where(*here))
+    match answer:
+        case PlanApproved():
+            values = {"approved": True, "code": "", "because": "", "signature": answer.signature}
+        case PlanRefused():
+            values = {"approved": False, "code": answer.code, "because": answer.because, "signature": b""}
+    connection.execute(sa.insert(approvals).values(run_id=answer.run_id, member=member, at=now, **values))
+
+
+def list_approvals(connection: Connection, run_id: str) -> tuple[ApprovalRecord, ...]:
+    """Return the answers to a plan, in the order in which they came."""
+    query = sa.select(approvals).where(approvals.c.run_id == run_id).order_by(approvals.c.at, approvals.c.member)
+    return tuple(ApprovalRecord(r.member, r.approved, r.code, r.because, r.at) for r in connection.execute(query))
+
+
+# --- completed rounds and evaluations ---
+
+
+def add_round(connection: Connection, run_id: str, done: RoundRecord) -> None:
+    """Record a completed round."""
+    connection.execute(
+        sa.insert(rounds).values(
+            run_id=run_id,
+            round=done.round,
+            attempt=done.attempt,
+            certificate=done.certificate,
+            transcript=done.transcript,
+            survivors=done.survivors,
+            dropouts=",".join(done.dropouts),
+            adapter_hash=done.adapter_hash,
+            iterate_sha256=done.iterate_sha256,
+            released_sha256=done.released_sha256,
+            length=done.length,
+            completed_at=done.completed_at,
+        )
+    )
+
+
+def list_rounds(connection: Connection, run_id: str, *, after: int = 0) -> tuple[RoundRecord, ...]:
+    """Return a run's completed rounds in order, those above ``after``."""
+    query = sa.select(rounds).where(rounds.c.run_id == run_id, rounds.c.round > after).order_by(rounds.c.round)
+    return tuple(_round(row) for row in connection.execute(query))
+
+
+def add_evaluation(connection: Connection, evaluator: str, measured: Evaluation, now: int) -> bool:
+    """Record a measurement; return ``False`` if the evaluator had measured this round already."""
+    key = {"run_id": measured.run_id, "round": measured.round, "evaluator": evaluator}
+    here = [evaluations.c[name] == value for name, value in key.items()]
+    if connection.execute(sa.select(evaluations.c.round).where(*here)).scalar() is not None:
+        return False
+    connection.execute(
+        sa.insert(evaluations).values(
+            **key,
+            correct=measured.correct,
+            examples=measured.examples,
+            adapter_sha256=measured.adapter_sha256,
+            data_sha256=measured.data_sha256,
+            signature=measured.signature,
+            at=now,
+        )
+    )
+    return True
+
+
+def list_evaluations(connection: Connection, run_id: str) -> tuple[EvaluationRecord, ...]:
+    """Return a run's measurements by round and evaluator."""
+    query = (
+        sa.select(evaluations)
+        .where(evaluations.c.run_id == run_id)
+        .order_by(evaluations.c.round, evaluations.c.evaluator)
+    )
+    return tuple(
+        EvaluationRecord(
+            r.round,
+            r.evaluator,
+            r.correct,
+            r.examples,
+            bytes(r.adapter_sha256),
+            bytes(r.data_sha256),
+            bytes(r.signature),
+            r.at,
+        )
+        for r in connection.execute(query)
+    )
+
+
+def _round(row: sa.Row[tuple[object, ...]]) -> RoundRecord:
+    return RoundRecord(
+        round=row.round,
+        attempt=row.attempt,
+        certificate=bytes(row.certificate),
+        transcript=bytes(row.transcript),
+        survivors=row.survivors,
+        dropouts=tuple(name for name in row.dropouts.split(",") if name),
+        adapter_hash=bytes(row.adapter_hash),
+        iterate_sha256=bytes(row.iterate_sha256),
+        released_sha256=bytes(row.released_sha256),
+        length=row.length,
+        completed_at=row.completed_at,
+    )

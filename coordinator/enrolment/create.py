@@ -1,0 +1,42 @@
+"""A new coordinator: its directory, database, keys and configuration.
+
+Guarantees: coordinator.toml is written last, so a directory with this file is complete; keys are never overwritten.
+Leaves to others: the text of coordinator.toml (``config``), the keys themselves (``authority``).
+"""
+
+from __future__ import annotations
+
+from coordinator.config import Home, parse
+from coordinator.database.store import Store
+from coordinator.enrolment.authority import Authority, create_authority, save_authority
+from host import durable
+from privacy.errors import LocalError
+from privacy.interfaces import RandomSource
+
+
+def create_coordinator(home: Home, text: str, *, now: int, random: RandomSource) -> Authority:
+    """Make a coordinator.
+
+    Args:
+        home: its directory, which may be there but holds no coordinator.
+        text: of coordinator.toml.
+        now: seconds since the Unix epoch, from which certificates hold.
+        random: keys are drawn from it.
+
+    Raises:
+        LocalError: ``E-EXISTS``, ``E-CONFIG-*``, ``E-DISK-FULL`` or ``E-DISK-FAILED``.
+    """
+    if home.authority.exists():
+        detail = f"{home.authority} has keys, but {home.config} is missing; bring that back, or move the directory away"
+        raise LocalError("E-EXISTS", detail)
+    settings = parse(text)
+    with durable.disk_errors(home.directory):
+        home.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.runs.mkdir(exist_ok=True)
+        home.spool(settings).mkdir(mode=0o700, exist_ok=True)
+    Store.create(home.database_url(settings)).close()  # before the keys: a full disk is noticed here
+    hosts = sorted({settings.participants.host, settings.enrolment.host})
+    made = create_authority(federation=settings.federation, hosts=hosts, random=random, now=now)
+    save_authority(home.authority, made)
+    durable.write(home.config, text.encode())
+    return made

@@ -1,0 +1,65 @@
+"""Making an invitation and remembering it.
+
+Guarantees: a name has at most one open invitation, and none while a member of that name is active; the secret is on
+the returned line and nowhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pydantic import TypeAdapter, ValidationError
+
+from coordinator.commands.console import Opened
+from coordinator.database import member_rows
+from coordinator.database.member_rows import TokenRecord
+from coordinator.enrolment import authority as authorities
+from host.system import SystemRandom
+from privacy.errors import LocalError
+from privacy.plan_parts import Name
+from protos.envelope import Role
+from protos.invitation import encode_invitation, token_hash
+
+_LABEL = re.compile(r"[A-Za-z0-9._-]{1,60}=[A-Za-z0-9._ -]{0,100}")
+
+
+def make_invitation(here: Opened, *, name: str, role: str, labels: Sequence[str], now: int, until: int) -> str:
+    """Return the line for a newcomer.
+
+    Raises:
+        LocalError: ``E-USAGE``, or ``E-EXISTS`` when a member of this name is active.
+    """
+    try:
+        TypeAdapter(Name).validate_python(name)
+        as_role = Role(role)
+    except (ValidationError, ValueError):
+        rule = "a name is lower-case letters, digits, dots, dashes and underscores; a role is participant or evaluator"
+        raise LocalError("E-USAGE", f"{name!r} as {role!r}: {rule}") from None
+    if wrong := [one for one in labels if not _LABEL.fullmatch(one)]:
+        raise LocalError("E-USAGE", f"--label {wrong[0]!r} is not K=V")
+    invitation = authorities.invite(
+        here.authority(),
+        federation=here.settings.federation,
+        name=name,
+        role=as_role,
+        enrolment_addresses=[here.settings.enrolment.address],
+        addresses=[here.settings.participants.address],
+        random=SystemRandom(),
+        until=until,
+    )
+    token = TokenRecord(
+        token_id=invitation.token_id,
+        secret_hash=token_hash(invitation.token_id, invitation.secret),
+        name=name,
+        role=as_role,
+        labels=",".join(labels),
+        made_at=now,
+        expires_at=until,
+    )
+    with here.store.begin() as connection:
+        known = member_rows.find_member(connection, name)
+        if known is not None and known.active:
+            raise LocalError("E-EXISTS", f"{name} is a member; `onlysum coordinator member revoke {name}` comes first")
+        member_rows.add_token(connection, token)
+    return encode_invitation(invitation)

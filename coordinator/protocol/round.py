@@ -1,0 +1,365 @@
+"""The coordinator's side of one attempt: messages in, what each participant should be told out.
+
+Guarantees: it holds a running modular sum and participant sets, and no field that could hold one participant's
+un-masked update. It is deterministic: the same calls in the same order give the same state, so a restarted
+coordinator replays its journal. A message that breaks a rule raises a ``PeerError`` that names its sender and changes
+nothing.
+Leaves to others: the rules of each message (``checks``), making each accepted message and each
+:meth:`CoordinatorRound.close` durable before anything that follows from it leaves (``store``), deadlines and liveness
+(``runner``).
+Source: docs/protocol.md sections 5 and 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import assert_never
+
+import numpy as np
+
+from coordinator.protocol.bundles import KeptBundle
+from coordinator.protocol.checks import (
+    check_advertisement,
+    check_bundle,
+    check_complaint,
+    check_released,
+    check_survivor_signature,
+    check_upload,
+    refuse,
+)
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.phases import (
+    Advertising,
+    Agreeing,
+    Collecting,
+    Members,
+    RoundResult,
+    Sharing,
+    State,
+    Unmasking,
+)
+from coordinator.protocol.unmasking import rebuild_secrets, remove_masks
+from privacy.errors import PeerError, RoundAborted
+from privacy.plan import Plan, VerifiedPlan
+from privacy.secagg import hashes, messages
+from privacy.secagg.fixed_point import Ring
+from privacy.secagg.graph import masking_graph
+from privacy.secagg.messages import (
+    Advertisement,
+    AttemptOffer,
+    Complaint,
+    DealtShare,
+    NeighbourShares,
+    Receipt,
+    RoundCertificate,
+    ShareBundle,
+    SurvivorProposal,
+    SurvivorSignature,
+    UnmaskRequest,
+    UnmaskShares,
+)
+from privacy.secagg.suites import HYBRID
+from privacy.secagg.vector import word_count
+
+__all__ = ["CoordinatorRound", "Message", "Outgoing", "RoundResult"]
+
+Message = Advertisement | ShareBundle | Complaint | SurvivorSignature | UnmaskShares
+Dealt = tuple[DealtShare, ...] | NeighbourShares  # the latter in k-regular graphs
+Outgoing = tuple[Advertisement, ...] | Dealt | SurvivorProposal | UnmaskRequest | RoundCertificate
+
+
+class CoordinatorRound:
+    """One attempt at a round."""
+
+    def __init__(self, plan: VerifiedPlan, offer: AttemptOffer, *, excluded: frozenset[str] = frozenset()) -> None:
+        """Open an attempt.
+
+        Args:
+            plan: the run's plan.
+            offer: what the roster was offered.
+            excluded: dealers that earlier attempts' complaints named; they are left out of this one.
+        """
+        self.plan = plan
+        self.offer = offer
+        self.excluded = excluded
+        self.complaints: dict[str, str] = {}  # who complained -> about which dealer
+        self._abstained: set[str] = set(excluded)
+        self._state: State = Advertising(frozenset(member.id for member in self.rules.roster) - excluded)
+
+    @property
+    def rules(self) -> Plan:
+        """The plan's fields."""
+        return self.plan.plan
+
+    @property
+    def phase(self) -> Phase:
+        """What is collected now."""
+        return self._state.phase
+
+    @property
+    def result(self) -> RoundResult:
+        """The sum and its certificate; only in phase RESULT."""
+        if not isinstance(self._state, RoundResult):
+            raise self._refuse("E-ROUND-PHASE", "coordinator", "there is no result yet")
+        return self._state
+
+    # --- who must still answer ---
+
+    def expected(self) -> frozenset[str]:
+        """Return everyone from whom this phase takes a message."""
+        return self._state.expected
+
+    def answered(self) -> frozenset[str]:
+        """Return who has answered in this phase."""
+        return frozenset() if isinstance(self._state, RoundResult) else frozenset(self._state.received)
+
+    def awaited(self) -> frozenset[str]:
+        """Return who may still answer: expected, not answered, not abstaining."""
+        return self.expected() - self.answered() - self._abstained
+
+    def can_close(self) -> bool:
+        """Say whether enough have answered to go on: m for the sets, T signatures, enough shares of everybody."""
+        if isinstance(self._state, Unmasking):
+            return not self._state.lacking
+        return not isinstance(self._state, RoundResult) and len(self.answered()) >= self._needed()
+
+    def _needed(self) -> int:
+        return self.rules.quorum if isinstance(self._state, Agreeing) else self.rules.m
+
+    def _shortfall(self) -> str:
+        if isinstance(self._state, Unmasking):
+            owner, missing = max(self._state.lacking.items(), key=lambda item: item[1])
+            return f"{missing} of the {self.rules.share_threshold} shares of {owner} are missing in {self.phase.name}"
+        return f"{len(self.answered())} of the {self._needed()} needed answered in {self.phase.name}"
+
+    def settled(self) -> bool:
+        """Say whether waiting on brings nothing: all have answered, or a quorum of signatures or shares is there."""
+        if isinstance(self._state, Agreeing | Unmasking) and self.can_close():
+            return True
+        return not isinstance(self._state, RoundResult) and not self.awaited()
+
+    def abstain(self, participant: str) -> None:
+        """Wait no longer for a participant in this attempt."""
+        self._abstained.add(participant)
+
+    # --- messages in ---
+
+    def receive(self, message: Message) -> bool:
+        """Take a message; return ``False`` if it is a repeat or comes after its phase and changes nothing.
+
+        Raises:
+            PeerError: it breaks a rule; nothing has changed.
+        """
+        if message.position != self.offer.position:
+            raise self._refuse("E-ROUND-CONTEXT", message.sender, "the message is of another plan, round or attempt")
+        match message:
+            case Advertisement():
+                return self._on_advertisement(message)
+            case ShareBundle():
+                return self._on_bundle(message)
+            case Complaint():
+                return self._on_complaint(message)
+            case SurvivorSignature():
+                return self._on_signature(message)
+            case UnmaskShares():
+                return self._on_shares(message)
+            case _ as never:
+                assert_never(never)
+
+    def _on_advertisement(self, message: Advertisement) -> bool:
+        state = self._state
+        if not isinstance(state, Advertising) or self._repeated(state.received, message.sender, message):
+            return False
+        state.key_parts |= check_advertisement(self.rules, self.offer, message, known=state.key_parts)
+        state.received[message.sender] = message
+        return True
+
+    def _on_bundle(self, message: ShareBundle) -> bool:
+        state = self._state
+        if isinstance(state, Advertising):
+            raise self._early(message.sender)
+        if not isinstance(state, Sharing):
+            return False
+        kept = KeptBundle.of(message)
+        if self._repeated(state.received, message.sender, kept):
+            return False
+        check_bundle(self.rules, state, message)
+        state.received[message.sender] = kept
+        return True
+
+    def _on_complaint(self, message: Complaint) -> bool:
+        state = self._state
+        if not isinstance(state, Collecting):
+            return False
+        check_complaint(self.rules, state, message)
+        self.complaints[message.sender] = message.dealer
+        self._abstained.add(message.sender)
+        return True
+
+    def accumulate(self, receipt: Receipt, masked: bytes | bytearray | memoryview) -> bool:
+        """Check a complete upload against its signed receipt and add it to the running sum.
+
+        Returns:
+            ``False`` if it is a repeat or comes after its phase; nothing has changed then.
+
+        Raises:
+            PeerError: it breaks a rule; the sum is unchanged.
+        """
+        if receipt.position != self.offer.position:
+            raise self._refuse("E-ROUND-CONTEXT", receipt.sender, "the upload is of another plan, round or attempt")
+        state = self._state
+        if isinstance(state, Advertising | Sharing):
+            raise self._early(receipt.sender)
+        if not isinstance(state, Collecting) or self._repeated(state.received, receipt.sender, receipt):
+            return False
+        if receipt.sender in self.complaints:
+            raise self._refuse("E-ROUND-UPLOAD", receipt.sender, "it complained and cannot upload as well")
+        check_upload(self.rules, state, receipt, masked)
+        ring = Ring.of(self.rules.encoding)
+        ring.add_into(state.total, ring.from_bytes(masked, word_count(self.rules)))
+        state.received[receipt.sender] = receipt
+        return True
+
+    def _on_signature(self, message: SurvivorSignature) -> bool:
+        state = self._state
+        if isinstance(state, Advertising | Sharing | Collecting):
+            raise self._early(message.sender)
+        if not isinstance(state, Agreeing) or self._repeated(state.received, message.sender, message):
+            return False
+        check_survivor_signature(self.rules, state, message)
+        state.received[message.sender] = message
+        return True
+
+    def _on_shares(self, message: UnmaskShares) -> bool:
+        state = self._state
+        if not isinstance(state, Unmasking | RoundResult):
+            raise self._early(message.sender)
+        if isinstance(state, RoundResult) or self._repeated(state.received, message.sender, message):
+            return False
+        check_released(self.rules, state, message)
+        state.take(message)
+        return True
+
+    def _repeated(self, received: Mapping[str, object], sender: str, said: object) -> bool:
+        """Say whether the same message is there already; refuse strangers and second thoughts."""
+        if sender not in self.expected():
+            raise self._refuse("E-ROUND-SET", sender, "it takes no part in this phase")
+        earlier = received.get(sender)
+        if earlier is not None and earlier != said:
+            raise self._refuse("E-ROUND-PHASE", sender, "it already said something else in this phase")
+        return earlier is not None
+
+    def _early(self, sender: str) -> PeerError:
+        return self._refuse("E-ROUND-PHASE", sender, "the message comes before its phase")
+
+    def _refuse(self, code: str, sender: str, rule: str) -> PeerError:
+        return refuse(code, sender, self.phase, rule)
+
+    # --- from phase to phase ---
+
+    def close(self, *, threads: int = 1) -> None:
+        """Fix what this phase collected and go on to the next.
+
+        In UNMASK this rebuilds the secrets and removes the masks, which takes the time of the key streams.
+
+        Raises:
+            RoundAborted: too few have answered, or a dealer's shares rebuild to something else than it committed to.
+        """
+        if not self.can_close():
+            raise RoundAborted("E-ROUND-TOO-FEW", self._shortfall())
+        match self._state:
+            case Advertising(received=received):
+                self._state = Sharing(self._drawn(tuple(received[name] for name in sorted(received))))
+            case Sharing(received=received) as sharing:
+                self._check_holders(sharing.members, received, received.keys())
+                total = np.zeros(word_count(self.rules), dtype=Ring.of(self.rules.encoding).dtype)
+                self._state = Collecting(sharing.members, dict(received), total)
+            case Collecting(received=received) as collecting:
+                self._check_accused(collecting)
+                self._check_holders(collecting.members, collecting.u2, received.keys())
+                self._state = self._propose(collecting)
+            case Agreeing(received=received) as agreeing:
+                signatures = tuple(received[name] for name in sorted(received))
+                request = UnmaskRequest(agreeing.proposal, signatures)
+                self._state = Unmasking(agreeing, request, self.rules.share_threshold)
+            case Unmasking() as unmasking:
+                self._state = self._unmask(unmasking, threads)
+            case RoundResult():
+                raise self._refuse("E-ROUND-PHASE", "coordinator", "the round is over")
+            case _ as never:
+                assert_never(never)
+
+    def _drawn(self, u1: tuple[Advertisement, ...]) -> Members:
+        """Return U1 with its context and its graph."""
+        ids, round_ctx = [one.sender for one in u1], messages.round_context(self.offer, u1)
+        graph = masking_graph(ids, round_ctx=round_ctx, neighbours=self.rules.graph.neighbours)
+        members = Members(u1, round_ctx, graph)
+        self._check_holders(members, ids, frozenset(ids))
+        return members
+
+    def _check_holders(self, members: Members, owners: Iterable[str], there: AbstractSet[str]) -> None:
+        """End the attempt while a retry is open if somebody's secrets have lost too many holders (section 9)."""
+        threshold = self.rules.share_threshold
+        if (name := members.short_of_holders(owners, there, threshold)) is not None:
+            raise RoundAborted("E-ROUND-TOO-FEW", f"fewer than {threshold} holders of the shares of {name} are left")
+
+    def _check_accused(self, state: Collecting) -> None:
+        """End the attempt while a retry is open if, in suite 2, an accused dealer would be a survivor.
+
+        Its mask with a dropout could then not be rebuilt: from the dropout's side that takes what the dealer sealed.
+        """
+        accused = sorted(set(self.complaints.values()) & set(state.received))
+        if self.rules.suite == HYBRID and accused:
+            raise RoundAborted("E-ROUND-SHARE", f"a complaint names {accused[0]}: it is left out of the next attempt")
+
+    def _propose(self, state: Collecting) -> Agreeing:
+        receipts = tuple(state.received[name] for name in sorted(state.received))
+        return Agreeing(
+            members=state.members,
+            u2=state.u2,
+            commitments={dealer: bundle.commitments for dealer, bundle in state.bundles.items()},
+            total=state.total,
+            proposal=SurvivorProposal(self.offer.position, receipts),
+        )
+
+    def _unmask(self, state: Unmasking, threads: int) -> RoundResult:
+        survivors, round_ctx = state.agreeing.survivors, state.agreeing.members.round_ctx
+        advertised = {one.sender: one.masking_key for one in state.agreeing.members.u1}
+        released = tuple(state.received.values())
+        graph = state.agreeing.members.graph
+        secrets = rebuild_secrets(self.rules, graph, round_ctx, released, state.agreeing.commitments, advertised)
+        words = state.agreeing.total.copy()  # if this fails the sum is still there
+        remove_masks(self.rules, words, round_ctx, secrets, threads=threads)
+        certificate = RoundCertificate(
+            position=self.offer.position,
+            round_ctx=round_ctx,
+            survivors=survivors,
+            sum_hash=hashes.sum_hash(words.data),
+            signatures=state.request.signatures,
+        )
+        dropouts = tuple(member.id for member in self.rules.roster if member.id not in state.expected)
+        return RoundResult(words, certificate, survivors.ids, dropouts)
+
+    # --- what each participant should be told ---
+
+    def outbox(self, participant: str) -> Outgoing | None:
+        """Return what this participant should be told in this phase, or ``None`` if it takes no part in it."""
+        state = self._state
+        if isinstance(state, RoundResult):
+            return state.certificate
+        if participant not in self.expected():
+            return None
+        match state:
+            case Advertising():
+                return None  # the offer itself
+            case Sharing():
+                return state.members.u1
+            case Collecting():
+                return state.dealt_to(participant)
+            case Agreeing():
+                return state.proposal
+            case Unmasking():
+                return state.request
+            case _ as never:
+                assert_never(never)

@@ -1,0 +1,1 @@
+"""The life of a run: creation, rounds, attempts, uploads, the end."""

@@ -1,0 +1,260 @@
+"""One attempt at a round as the daemon runs it: the pure round, its journal in the database, and its deadline.
+
+Guarantees: whatever changes the round's state is committed as an event before the call returns, and so before anything
+that follows from it leaves; an attempt opened again from its events is the same. If a call raises anything but a
+``PeerError`` or ``RoundAborted``, memory may be ahead of the journal: the attempt must be opened again.
+Leaves to others: the rules (``coordinator.protocol.round``), what follows a completed round (``coordinator.runs.run``).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Collection
+from typing import Final
+
+from sqlalchemy.engine import Connection
+
+from coordinator.config import Durations
+from coordinator.database import attempt_rows
+from coordinator.database.attempt_rows import COORDINATOR, EventRecord
+from coordinator.database.store import Store
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound, Message
+from coordinator.runs.liveness import PhaseTimer
+from coordinator.runs.uploads import Upload, UploadStore
+from privacy import canonical
+from privacy.errors import LocalError, PeerError
+from privacy.interfaces import Clock
+from privacy.plan import VerifiedPlan
+from privacy.secagg.messages import Advertisement, AttemptOffer, Complaint, Position, Receipt
+from privacy.secagg.vector import masked_length
+from protos import codec
+from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Submission
+
+CLOSED: Final = "close"  # kind of the event that ends a phase; its body names the phase and who had answered
+ADVERTISED: Final = Advertisement.__name__
+COMPLAINED: Final = Complaint.__name__
+MOST_THREADS: Final = 4  # that remove masks; other runs want to go on
+
+
+class ReplayError(LocalError):
+    """An attempt does not come back from its events, or an upload of it is gone: it must be given up."""
+
+
+class Attempt:
+    """An open attempt at a round of one run."""
+
+    def __init__(
+        self, store: Store, spool: UploadStore, machine: CoordinatorRound, *, clock: Clock, durations: Durations
+    ) -> None:
+        self._store = store
+        self._spool = spool
+        self._clock = clock
+        self._durations = durations
+        self.machine = machine
+        self.timer = PhaseTimer(clock, durations, machine.phase)
+
+    @classmethod
+    def open(
+        cls,
+        store: Store,
+        spool: UploadStore,
+        plan: VerifiedPlan,
+        offer: AttemptOffer,
+        *,
+        clock: Clock,
+        durations: Durations,
+    ) -> Attempt:
+        """Open an attempt, or open it again from its events; the phase it is in then starts anew.
+
+        Raises:
+            ReplayError: ``E-STATE-DAMAGED``.
+        """
+        run_id, at = plan.plan.run_id, offer.position
+        with store.begin() as connection:
+            known = {(one.round, one.attempt) for one in attempt_rows.list_attempts(connection, run_id)}
+            if at.order not in known:
+                attempt_rows.open_attempt(connection, run_id, at, int(clock.now()))
+            events = attempt_rows.list_events(connection, run_id, at)
+            excluded = _accused(connection, run_id, at)
+        machine = CoordinatorRound(plan, offer, excluded=excluded)
+        attempt = cls(store, spool, machine, clock=clock, durations=durations)
+        attempt._replay(events)
+        attempt.timer = PhaseTimer(clock, durations, machine.phase)
+        return attempt
+
+    @property
+    def position(self) -> Position:
+        """Where in the run this attempt is."""
+        return self.machine.offer.position
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self.machine.rules.run_id
+
+    @property
+    def length(self) -> int:
+        """Bytes of a masked update."""
+        return masked_length(self.machine.rules)
+
+    # --- messages in ---
+
+    def receive(self, message: Message) -> bool:
+        """Take a message; return whether it changed anything.
+
+        Raises:
+            PeerError: it breaks a rule; nothing has changed.
+        """
+        repeated = isinstance(message, Complaint) and self.machine.complaints.get(message.sender) == message.dealer
+        if repeated or not self.machine.receive(message):
+            return False
+        with self._store.begin() as connection:
+            self._journal(connection, message, message.sender)
+        return True
+
+    def abstain(self, member: str, message: Abstained) -> bool:
+        """Wait no longer for a member in this attempt."""
+        if member not in self.machine.awaited():
+            return False
+        self.machine.abstain(member)
+        with self._store.begin() as connection:
+            self._journal(connection, message, member)
+        return True
+
+    def announced(self, member: str, sha256: bytes, length: int) -> Upload:
+        """Return the place of an upload that may come now.
+
+        Raises:
+            PeerError: ``E-WIRE-UNEXPECTED`` or ``E-ROUND-UPLOAD``: not now, not from this member, or of a wrong length.
+        """
+        if self.machine.phase is not Phase.COLLECT_MASKED or member not in self.machine.expected():
+            raise _refuse("E-WIRE-UNEXPECTED", member, self.machine.phase, "no upload of this member is expected now")
+        if length != self.length:
+            raise _refuse("E-ROUND-UPLOAD", member, self.machine.phase, "the upload has a wrong length")
+        return Upload(self.run_id, self.position, member, sha256, length)
+
+    def accumulate(self, receipt: Receipt) -> bool:
+        """Add a complete upload to the running sum, by its signed receipt; takes the time of hashing it.
+
+        Raises:
+            PeerError: it breaks a rule or is not complete; the sum is unchanged.
+        """
+        if self.machine.phase is Phase.COLLECT_MASKED and receipt.sender in self.machine.answered():
+            return self.machine.accumulate(receipt, b"")  # a repeat, or a second thought that is refused
+        upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
+        if not self._accumulate(upload, receipt):
+            return False
+        with self._store.begin() as connection:
+            self._journal(connection, receipt, receipt.sender)
+            attempt_rows.add_upload(
+                connection,
+                self.run_id,
+                self.position,
+                member=receipt.sender,
+                sha256=receipt.masked_hash,
+                length=receipt.length,
+            )
+        return True
+
+    def _accumulate(self, upload: Upload, receipt: Receipt) -> bool:
+        path = self._spool.path(upload)
+        if not path.exists() or path.stat().st_size != receipt.length or receipt.length == 0:
+            rule = "the receipt comes before its upload is complete"
+            raise _refuse("E-ROUND-UPLOAD", receipt.sender, self.machine.phase, rule)
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            view = memoryview(mapped)
+            try:
+                return self.machine.accumulate(receipt, view)
+            except PeerError:
+                self._spool.discard(upload)
+                raise
+            finally:
+                view.release()
+
+    # --- from phase to phase ---
+
+    def due(self, live: frozenset[str]) -> bool:
+        """Say whether the phase should close now: everybody live has answered and enough have, or time is up."""
+        if self.machine.phase is Phase.RESULT:
+            return False
+        waits_for_nobody = self.machine.can_close() and not self.machine.awaited() & live
+        return self.machine.settled() or waits_for_nobody or self.timer.expired
+
+    def close(self) -> None:
+        """Close the phase and commit what it fixed; closing UNMASK is left to :meth:`journal_close`.
+
+        Raises:
+            RoundAborted: the attempt is over.
+        """
+        phase, answered = self.machine.phase, sorted(self.machine.answered())
+        self.machine.close(threads=min(MOST_THREADS, _cores()))
+        if phase is Phase.UNMASK:
+            return
+        with self._store.begin() as connection:
+            self.journal_close(connection, phase, answered)
+        self.timer = PhaseTimer(self._clock, self._durations, self.machine.phase)
+
+    def journal_close(self, connection: Connection, phase: Phase, answered: Collection[str]) -> None:
+        """Write the close of a phase into a transaction."""
+        body = _closing(phase, answered)
+        now = int(self._clock.now())
+        attempt_rows.add_event(
+            connection, self.run_id, self.position, kind=CLOSED, sender=COORDINATOR, body=body, now=now
+        )
+        attempt_rows.set_phase(connection, self.run_id, self.position, self.machine.phase.name)
+
+    def _journal(self, connection: Connection, message: Submission, sender: str) -> None:
+        body, now = codec.encode_submission(message), int(self._clock.now())
+        kind = type(message).__name__
+        attempt_rows.add_event(connection, self.run_id, self.position, kind=kind, sender=sender, body=body, now=now)
+
+    def _replay(self, events: Collection[EventRecord]) -> None:
+        for event in events:
+            try:
+                self._replay_one(event)
+            except (PeerError, ValueError) as error:
+                detail = f"event {event.id} of run {self.run_id} does not replay: {error}"
+                raise ReplayError("E-STATE-DAMAGED", detail) from error
+
+    def _replay_one(self, event: EventRecord) -> None:
+        if event.kind == CLOSED:
+            if event.body != _closing(self.machine.phase, self.machine.answered()):
+                raise ValueError("the phase closed with other answers")
+            self.machine.close()
+            return
+        match codec.decode_submission(event.body, sender=event.sender):
+            case Abstained():
+                self.machine.abstain(event.sender)
+            case Receipt() as receipt:
+                upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
+                self._accumulate(upload, receipt)
+            case PlanApproved() | PlanRefused() | Evaluation() as other:
+                raise ValueError(f"{type(other).__name__} is no message of a round")
+            case message:
+                self.machine.receive(message)
+
+
+def _accused(connection: Connection, run_id: str, at: Position) -> frozenset[str]:
+    """Return the dealers that complaints in earlier attempts at this round named."""
+    dealers: set[str] = set()
+    for earlier in range(1, at.attempt):
+        for event in attempt_rows.list_events(connection, run_id, Position(at.plan_hash, at.round, earlier)):
+            if event.kind == COMPLAINED:
+                complaint = codec.decode_submission(event.body, sender=event.sender)
+                dealers |= {complaint.dealer} if isinstance(complaint, Complaint) else set()
+    return frozenset(dealers)
+
+
+def _closing(phase: Phase, answered: Collection[str]) -> bytes:
+    return canonical.encode({"phase": phase.name, "answered": sorted(answered)})
+
+
+def _cores() -> int:
+    """Return how many cores this process is bound to, where the system says so, or how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _refuse(code: str, member: str, phase: Phase, rule: str) -> PeerError:
+    return PeerError(code, participant=member, phase=phase.name, rule=rule)

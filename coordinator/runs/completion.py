@@ -1,0 +1,46 @@
+"""What becomes of a completed round: the next adapter and the row that proves it.
+
+Guarantees: the next state is durable before it returns; a repetition after a crash gives the same bytes.
+Leaves to others: when (``coordinator.runs.lifecycle``), what becomes of a completed run (``coordinator.runs.release``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from coordinator.database.run_rows import RoundRecord
+from coordinator.protocol.round import RoundResult
+from coordinator.runs.global_adapter import RunFiles, direction
+from coordinator.runs.optimizer import step
+from privacy.plan import Plan
+from privacy.secagg.hashes import adapter_hash
+from protos import codec
+
+
+def complete_round(plan: Plan, files: RunFiles, result: RoundResult, *, previous: bytes, now: int) -> RoundRecord:
+    """Decode the sum, take the optimizer's step, make the new adapter durable, and return the round's row.
+
+    Args:
+        plan: the run's.
+        files: of the run; the state after the round before is there.
+        result: the sum and its certificate.
+        previous: transcript of the round before.
+        now: when, in seconds since the Unix epoch.
+    """
+    certificate = result.certificate
+    at = certificate.position
+    move = direction(plan, result.total(plan), result.survivors)
+    iterate, released = files.write_state(step(plan.recipe, files.read_state(at.round - 1), move))
+    return RoundRecord(
+        round=at.round,
+        attempt=at.attempt,
+        certificate=codec.encode_certificate(certificate),
+        transcript=certificate.transcript(previous),
+        survivors=len(result.survivors),
+        dropouts=result.dropouts,
+        adapter_hash=adapter_hash(iterate),
+        iterate_sha256=hashlib.sha256(iterate).digest(),
+        released_sha256=hashlib.sha256(released).digest(),
+        length=len(iterate),
+        completed_at=now,
+    )

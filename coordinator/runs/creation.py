@@ -1,0 +1,227 @@
+"""From a draft and a list of members to a signed plan that waits for approvals.
+
+Guarantees: sizes are those that members announced themselves; thresholds, noise and ring follow from roster and f by
+the rules of the plan; nothing is registered before the signed plan has been read back as a participant would read it.
+Leaves to others: approving it (``participant``), running it (``coordinator.runs.lifecycle``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_FLOOR, Decimal
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import ValidationError
+
+import methods
+from coordinator.config import Home, Settings
+from coordinator.database import member_rows, run_rows
+from coordinator.database.member_rows import MemberRecord
+from coordinator.database.run_rows import RunRecord, RunState
+from coordinator.database.store import Store
+from coordinator.runs.global_adapter import RunFiles, read_initial
+from coordinator.runs.thresholds import Requested, choose
+from host import durable
+from privacy.claims import graph_sentences, suite_sentences
+from privacy.draft import Draft, PrivacyTarget
+from privacy.errors import LocalError, PeerError
+from privacy.interfaces import RandomSource
+from privacy.plan import Plan, VerifiedPlan, signed_plan_bytes, threshold
+from privacy.plan_parts import Evaluation, Evaluator, Graph, Member
+from privacy.secagg import graph_bounds
+from privacy.secagg.keys import SigningKey
+from protos.envelope import Role
+
+LEAST_ROSTER: Final = 3
+RUN_ID_BYTES: Final = 16
+DRAFT_FILES: Final = ("draft.json", "initial_adapter.safetensors", "adapter_config.json")
+
+WeightRule = Literal["equal", "units"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What the operator asks for beside the draft."""
+
+    members: Sequence[str]
+    tolerance: Requested = field(default_factory=Requested)
+    weight_rule: WeightRule = "equal"
+    suite: Literal[1, 2] | None = None  # the draft's
+    expires_at: int
+    created_at: int
+
+
+def read_draft(directory: Path) -> Draft:
+    """Read a draft directory as ``plan build`` makes it.
+
+    Raises:
+        LocalError: ``E-NOT-FOUND``, or ``E-PLAN-MALFORMED`` when it does not parse.
+    """
+    for name in DRAFT_FILES:
+        if not (directory / name).is_file():
+            raise LocalError("E-NOT-FOUND", f"{directory / name}: a draft directory has {', '.join(DRAFT_FILES)}")
+    return Draft.from_bytes((directory / "draft.json").read_bytes())
+
+
+def make_plan(store: Store, settings: Settings, draft: Draft, request: RunRequest, *, random: RandomSource) -> Plan:
+    """Bind a draft to a roster: members, sizes, thresholds, noise, ring.
+
+    Raises:
+        LocalError: ``E-USAGE``, ``E-RUN-SIZES``, ``E-RUN-TOLERANCE``, ``E-PLAN-NOISE``, ``E-PLAN-RING``,
+            ``E-PLAN-STREAM`` or ``E-METHOD-REFUSED``.
+    """
+    methods.require_sound(draft.recipe, draft.privacy.mode)
+    roster = _roster(store, settings, draft, request)
+    rounds, entries, n = draft.recipe.rounds, draft.recipe.entries, len(roster)
+    with_operator = sum(one.with_operator for one in roster)
+    withstood = choose(request.tolerance, n, with_operator=with_operator, rounds=rounds, attempts=draft.max_attempts)
+    f, survivors = withstood.f, withstood.min_survivors
+    # SciPy under the accountants takes longer to import than everything else that this command does.
+    from privacy.dp.calibration import calibrate, choose_encoding
+
+    target = _reserving(draft.privacy, withstood.graph)
+    privacy = calibrate(target, rounds=rounds, entries=entries, n=n, f=f, min_survivors=survivors)
+    privacy = privacy.model_copy(update={"delta": draft.privacy.delta})
+    encoding = choose_encoding(
+        privacy,
+        update_bound=draft.privacy.update_bound,
+        entries=entries,
+        rounds=rounds,
+        weights=[one.weight for one in roster],
+    )
+    try:
+        return Plan(
+            suite=request.suite or draft.suite,
+            federation=settings.federation,
+            operator=settings.operator,
+            run_id=random.token_bytes(RUN_ID_BYTES).hex(),
+            created_at=request.created_at,
+            expires_at=request.expires_at,
+            recipe=draft.recipe,
+            privacy=privacy,
+            encoding=encoding,
+            weight_rule=request.weight_rule,
+            evaluation=Evaluation(
+                data=draft.evaluation_data, every=draft.evaluate_every, evaluators=_evaluators(store)
+            ),
+            roster=roster,
+            f=f,
+            shamir_threshold=threshold(n, f),
+            quorum=threshold(n, f),
+            min_survivors=survivors,
+            graph=withstood.graph,
+            max_attempts=draft.max_attempts,
+        )
+    except ValidationError as error:
+        raise LocalError("E-PLAN-RULE", error.errors(include_url=False, include_input=False)[0]["msg"]) from None
+
+
+def _roster(store: Store, settings: Settings, draft: Draft, request: RunRequest) -> tuple[Member, ...]:
+    names = sorted(set(request.members))
+    if len(names) != len(request.members) or len(names) < LEAST_ROSTER:
+        raise LocalError("E-USAGE", f"--members takes at least {LEAST_ROSTER} different names")
+    with store.read() as connection:
+        known = {one.name: one for one in member_rows.list_members(connection) if one.active}
+        offers = {name: {one.name: one.units for one in member_rows.announced(connection, name)} for name in names}
+    for name in names:
+        if name not in known or known[name].role is not Role.PARTICIPANT:
+            raise LocalError("E-NOT-FOUND", f"no participant {name} is enrolled; see `onlysum coordinator member list`")
+    data = draft.recipe.task.data
+    if missing := [name for name in names if data not in offers[name]]:
+        raise LocalError("E-RUN-SIZES", f"{', '.join(missing)} announced no dataset {data!r}")
+    return tuple(_member(known[name], offers[name][data], settings, request.weight_rule) for name in names)
+
+
+def _member(one: MemberRecord, units: int, settings: Settings, rule: WeightRule) -> Member:
+    return Member(
+        id=one.name,
+        identity_key=one.identity_key.hex(),
+        units=units,
+        weight=units if rule == "units" else 1,
+        with_operator=one.name in settings.also_a_participant,
+    )
+
+
+def _evaluators(store: Store) -> tuple[Evaluator, ...]:
+    with store.read() as connection:
+        members = member_rows.list_members(connection)
+    return tuple(
+        Evaluator(id=one.name, identity_key=one.identity_key.hex())
+        for one in members
+        if one.active and one.role is Role.EVALUATOR
+    )
+
+
+def _reserving(target: PrivacyTarget, graph: Graph) -> PrivacyTarget:
+    """Return the target that noise is calibrated for: a k-regular graph's chance of failure is taken off its delta."""
+    if graph.kind == "complete" or target.mode == "none":
+        return target
+    left = Decimal(target.delta) - Decimal(2) ** -graph_bounds.SECURITY_BITS
+    return target.model_copy(update={"delta": f"{left.quantize(Decimal('1e-18'), ROUND_FLOOR):f}"})
+
+
+def register(store: Store, home: Home, operator: SigningKey, plan: Plan, draft: Path) -> RunRecord:
+    """Sign a plan, write the run's directory, and register it to be proposed to its roster.
+
+    Raises:
+        LocalError: ``E-PLAN-RULE``: the initial adapter is not the manifest's.
+    """
+    data = plan.to_bytes()
+    signature = operator.sign(signed_plan_bytes(data))
+    try:
+        VerifiedPlan.verify(data, signature, operator.public)
+    except PeerError as error:
+        raise LocalError("E-BUG", f"the new plan does not verify: {error}") from error
+    initial = (draft / "initial_adapter.safetensors").read_bytes()
+    read_initial(initial, plan.recipe)
+    with durable.new_directory(home.run(plan.run_id)) as directory:
+        files = RunFiles(directory)
+        durable.write(files.initial, initial)
+        durable.write(files.adapter_config, (draft / "adapter_config.json").read_bytes())
+        durable.write(directory / "plan.json", data)
+        durable.write(directory / "plan.sig", signature)
+        files.write_start(plan)
+    durable.sync_directory(home.runs)
+    record = RunRecord(
+        run_id=plan.run_id,
+        plan=data,
+        signature=signature,
+        state=RunState.CREATED,
+        code="",
+        reason="",
+        paused=False,
+        abort_requested=False,
+        created_at=plan.created_at,
+        ended_at=None,
+    )
+    with store.begin() as connection:
+        run_rows.add_run(connection, record)
+    return record
+
+
+def trust_sentences(plan: Plan) -> tuple[str, ...]:
+    """Return who together could see whose update, how many may drop out, and what graph and suite leave open."""
+    honest = plan.min_survivors - plan.f
+    inside = [member.id for member in plan.roster if member.with_operator]
+    lines = [
+        f"The coordinator alone sees only sums over at least {plan.min_survivors} of {plan.n} participants.",
+        f"Together with any {_participants(plan.f)} it sees a sum over at least {honest} others, never one update.",
+        f"Together with {_participants(plan.f + 1)} or more it could see a single participant's update.",
+    ]
+    if inside:
+        more = _participants(plan.f + 1 - len(inside))
+        lines.append(
+            f"{', '.join(inside)} and the coordinator are one organisation: {more} more would be enough for that."
+        )
+    spare = plan.n - plan.m
+    tolerated = (
+        f"A round completes without {_participants(spare)}" if spare else "Every participant is needed in a round"
+    )
+    lines.append(f"{tolerated}; one that cannot complete is tried again, up to {plan.max_attempts} times in all.")
+    return (*lines, *graph_sentences(plan), *suite_sentences(plan))
+
+
+def _participants(count: int) -> str:
+    return "1 participant" if count == 1 else f"{count} participants"

@@ -1,0 +1,172 @@
+"""What leaves a run when it ends: the adapter in PEFT's own format with a model card, and the signed report.
+
+Guarantees: whatever PEFT loads from the exported directory is the released adapter of the last completed round; a
+report that cannot be made never keeps a run from ending.
+Leaves to others: tensors and keys (``methods``), the report's content (``privacy.report``).
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Final
+
+import numpy as np
+from safetensors.numpy import save
+
+import methods
+from coordinator.database import attempt_rows, run_rows
+from coordinator.database.store import Store
+from coordinator.runs.global_adapter import VECTOR_TYPE, RunFiles, read_initial
+from host import durable
+from privacy.errors import OnlysumError
+from privacy.evaluation import SignedEvaluation
+from privacy.plan import Plan, VerifiedPlan
+from privacy.secagg.keys import SigningKey
+from protos import codec
+
+COORDINATOR: Final = "coordinator"
+LIBRARIES: Final = ("onlysum", "cryptography", "dp-accounting", "numpy", "safetensors")  # that the figures depend on
+
+
+def finish(store: Store, operator: SigningKey, plan: VerifiedPlan, files: RunFiles, now: int) -> str:
+    """Export the released adapter, write the signed report, and return a note for the run's row, usually empty."""
+    with store.read() as connection:
+        rounds = run_rows.list_rounds(connection, plan.plan.run_id)
+        measured = run_rows.list_evaluations(connection, plan.plan.run_id)
+    if len(rounds) == plan.plan.recipe.rounds:
+        export_adapter(plan.plan, files, measured)
+    try:
+        durable.write(files.report, make_report(store, operator, plan, now))
+    except OnlysumError as error:
+        return f"no report: {error}"
+    return ""
+
+
+def export_adapter(plan: Plan, files: RunFiles, measured: tuple[run_rows.EvaluationRecord, ...]) -> None:
+    """Write the released adapter of the last round in PEFT's own format, with a model card."""
+    vector = np.frombuffer(files.released(plan.recipe.rounds).read_bytes(), dtype=VECTOR_TYPE)
+    initial = read_initial(files.initial.read_bytes(), plan.recipe)
+    tensors = methods.get(plan.recipe.adapter.method).export(plan.recipe, vector, initial)
+    files.exported.mkdir(exist_ok=True)
+    durable.write(files.exported / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+    durable.write(files.exported / "adapter_config.json", files.adapter_config.read_bytes())
+    durable.write(files.exported / "README.md", model_card(plan, measured).encode())
+
+
+def make_report(store: Store, operator: SigningKey, plan: VerifiedPlan, now: int) -> bytes:
+    """Return the coordinator's report of a run, signed with the operator's key.
+
+    Raises:
+        OnlysumError: the accountants disagree.
+    """
+    # SciPy under the accountants takes longer to import than all else here, and only the end of a run needs it.
+    from privacy.report import ReportFacts, RoundFacts, build_report, sign_report
+
+    with store.read() as connection:
+        run = run_rows.find_run(connection, plan.plan.run_id)
+        attempts = attempt_rows.list_attempts(connection, run.run_id)
+        rounds = {one.round: one for one in run_rows.list_rounds(connection, run.run_id)}
+        measured = run_rows.list_evaluations(connection, run.run_id)
+    facts = ReportFacts(
+        plan=plan.plan,
+        operator_key=operator.public,
+        operator_signature=run.signature,
+        role="coordinator",
+        name=plan.plan.federation,
+        identity_key=operator.public,
+        made_at=now,
+        software={**{name: version(name) for name in LIBRARIES}, "python": platform.python_version()},
+        roster_verified=False,  # a coordinator cannot vouch for the roster; owners compare fingerprints themselves
+        rounds=[
+            RoundFacts(
+                round=number,
+                attempts=sum(one.round == number for one in attempts),
+                certificate=codec.decode_certificate(rounds[number].certificate, sender=COORDINATOR)
+                if number in rounds
+                else None,
+            )
+            for number in sorted({one.round for one in attempts})
+        ],
+        evaluations=[_signed(plan, one) for one in measured],
+    )
+    return sign_report(build_report(facts), operator)
+
+
+def _signed(plan: VerifiedPlan, one: run_rows.EvaluationRecord) -> SignedEvaluation:
+    return SignedEvaluation(
+        plan_hash=plan.hash,
+        evaluator=one.evaluator,
+        round=one.round,
+        adapter_sha256=one.adapter_sha256,
+        data_sha256=one.data_sha256,
+        correct=one.correct,
+        examples=one.examples,
+        signature=one.signature,
+    )
+
+
+# --- the model card ---
+
+
+def privacy_statement(plan: Plan) -> str:
+    """Return the sentence about privacy that travels with an adapter."""
+    privacy = plan.privacy
+    if not privacy.noised:
+        return (
+            "No differential privacy: each participant's update was hidden in the sum, but nothing limits what the sum "
+            "itself, and so this adapter, tells about a single record."
+        )
+    relied = (
+        "each participant's own noise alone"
+        if privacy.mode == "local"
+        else f"the noise of {privacy.honest_noise} honest participants"
+    )
+    return (
+        f"Differential privacy: epsilon at most {privacy.epsilon} at delta {privacy.delta} for this run alone, unit "
+        f"{privacy.unit}, relation {privacy.relation}, mode {privacy.mode}, relying on {relied}. It does not hide what "
+        f"many records have in common. Earlier runs on the same data add to what is spent; see the signed report."
+    )
+
+
+def model_card(plan: Plan, measured: tuple[run_rows.EvaluationRecord, ...]) -> str:
+    """Return the README of an exported adapter."""
+    recipe = plan.recipe
+    final = [one for one in measured if one.round == recipe.rounds]
+    figures = "".join(
+        f"- {one.correct} of {one.examples} examples of `{plan.evaluation.data}` correct, measured by {one.evaluator}\n"
+        for one in final
+    )
+    figures = figures or "None was reported.\n"
+    return f"""\
+---
+library_name: peft
+---
+
+# {recipe.title}
+
+{recipe.purpose}
+
+- base model: `{recipe.base.name}` ({recipe.base.architecture}), files hash `{recipe.base.hash}`
+- method: `{recipe.adapter.method}`, rank {recipe.adapter.rank}, {recipe.entries} trained entries
+- trained by {plan.n} participants of the federation `{plan.federation}` in {recipe.rounds} rounds, run `{plan.run_id}`
+- plan `{plan.hash.hex()}`, operator {plan.operator}
+
+## Privacy
+
+{privacy_statement(plan)}
+
+The coordinator learned only sums of at least {plan.min_survivors} participants' updates, as long as it colludes with at
+most {plan.f} of them.
+
+## Evaluation on public data
+
+{figures}
+## Use
+
+```python
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(base_model, "adapter")
+```
+"""

@@ -1,0 +1,246 @@
+"""A run in memory: its rows, its open attempt, what its members are told and may read.
+
+Guarantees: everything here follows from committed rows and files, so a restarted daemon knows the same; while a thread
+works on the round, members are told what they were told before.
+Leaves to others: moving a run on (``coordinator.runs.lifecycle``), what members send
+(``coordinator.runs.submissions``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar
+
+import structlog
+
+from coordinator.config import Home, Settings
+from coordinator.database import attempt_rows, run_rows
+from coordinator.database.attempt_rows import AttemptRecord
+from coordinator.database.run_rows import ApprovalRecord, RoundRecord, RunRecord, RunState
+from coordinator.database.store import Store
+from coordinator.runs.attempt import ADVERTISED, Attempt
+from coordinator.runs.global_adapter import RunFiles
+from coordinator.runs.liveness import Liveness
+from coordinator.runs.tasks import RunView, evaluator_tasks, roster_tasks
+from coordinator.runs.uploads import UploadStore
+from privacy.interfaces import Clock
+from privacy.plan import Plan, VerifiedPlan
+from privacy.secagg.hashes import adapter_hash, genesis_transcript
+from privacy.secagg.keys import SigningKey
+from privacy.secagg.messages import AttemptOffer, Position, RoundCertificate
+from protos import codec
+from protos.envelope import ContentRef, NumberedTask
+
+COORDINATOR: Final = "coordinator"
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What the runs of one daemon share; ``changed`` wakes every member that waits for a task."""
+
+    store: Store
+    home: Home
+    settings: Settings
+    spool: UploadStore
+    clock: Clock
+    liveness: Liveness
+    operator: SigningKey
+    changed: Callable[[], None]
+
+    def now(self) -> int:
+        """Return the time that rows carry."""
+        return int(self.clock.now())
+
+
+async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a function in a thread; a caller that is cancelled waits for its end, because a thread cannot be stopped."""
+    thread = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise
+
+
+class Run:
+    """One run, with its open attempt if there is one."""
+
+    def __init__(self, context: RunContext, record: RunRecord) -> None:
+        self.context = context
+        self.record = record
+        self.plan = VerifiedPlan.verify(record.plan, record.signature, context.operator.public)
+        self.files = RunFiles(context.home.run(record.run_id))
+        self.log = structlog.get_logger("coordinator").bind(run=record.run_id)
+        self.lock = asyncio.Lock()
+        self.wakeup = asyncio.Event()
+        self.attempt: Attempt | None = None
+        self.roster = frozenset(member.id for member in self.plan.plan.roster)
+        self.evaluators = frozenset(one.id for one in self.rules.evaluation.evaluators)
+        keys = [(one.id, one.identity_key) for one in self.rules.roster]
+        keys += [(one.id, one.identity_key) for one in self.rules.evaluation.evaluators]
+        self.identities = {name: bytes.fromhex(key) for name, key in keys}
+        self._working = False
+        self._offered_tasks: dict[str, tuple[NumberedTask, ...]] = {}
+        start = self.files.iterate(0).read_bytes()
+        self._start = ContentRef(hashlib.sha256(start).digest(), len(start))
+        self._start_hash = adapter_hash(start)
+        self._initial = ContentRef(
+            bytes.fromhex(self.rules.recipe.adapter.initial_hash), self.files.initial.stat().st_size
+        )
+        self.answers: dict[str, ApprovalRecord] = {}
+        self.tried: tuple[AttemptRecord, ...] = ()  # attempts at the round that is not completed yet
+        self.rounds: tuple[RoundRecord, ...] = ()
+        self.measured: set[tuple[int, str]] = set()
+        self.known_round: dict[str, int] = {}  # participant -> last round that it has been shown to know
+        self._certificates: tuple[RoundCertificate, ...] = ()
+        with context.store.read() as connection:
+            for name in self.roster:
+                advertised = attempt_rows.last_advertised_round(connection, self.run_id, name, ADVERTISED)
+                self.known_round[name] = max(0, advertised - 1)
+        self.read()
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self.record.run_id
+
+    @property
+    def rules(self) -> Plan:
+        """The plan's fields."""
+        return self.plan.plan
+
+    def concerns(self, member: str) -> bool:
+        """Say whether a member takes part in this run."""
+        return member in self.roster or member in self.evaluators
+
+    # --- keeping up with the rows ---
+
+    def read(self) -> None:
+        """Read the rows again after a change of theirs, and forget what members were told."""
+        with self.context.store.read() as connection:
+            self.record = run_rows.find_run(connection, self.run_id)
+            self.answers = {one.member: one for one in run_rows.list_approvals(connection, self.run_id)}
+            fresh = run_rows.list_rounds(connection, self.run_id, after=len(self.rounds))
+            self.rounds = (*self.rounds, *fresh)
+            self.tried = attempt_rows.list_attempts(connection, self.run_id, after=len(self.rounds))
+            measured = run_rows.list_evaluations(connection, self.run_id)
+        self.measured = {(one.round, one.evaluator) for one in measured}
+        decoded = (codec.decode_certificate(one.certificate, sender=COORDINATOR) for one in fresh)
+        self._certificates = (*self._certificates, *decoded)
+        self._offered_tasks.clear()
+
+    def reload_and_notify(self, event: str, **details: str | int) -> None:
+        """After a committed change: read, log, and wake everybody who waits."""
+        self.read()
+        self.log.info(event, **details)
+        self.wakeup.set()
+        self.context.changed()
+
+    async def work(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run something long in a thread; members are told what they were told before until it is done."""
+        self._working = True
+        try:
+            return await in_thread(function, *args, **kwargs)
+        finally:
+            self._working = False
+            self.context.changed()
+
+    # --- what the next attempt starts from ---
+
+    @property
+    def open_position(self) -> Position | None:
+        """The position of the attempt that the rows have as open."""
+        last = self.tried[-1] if self.tried else None
+        return None if last is None or last.state != "open" else Position(self.plan.hash, last.round, last.attempt)
+
+    def offer(self, at: Position) -> AttemptOffer:
+        """Return the offer of an attempt at the next round."""
+        last = self.rounds[-1] if self.rounds else None
+        return AttemptOffer(
+            position=at,
+            previous_transcript=last.transcript if last else genesis_transcript(self.plan.hash),
+            adapter_hash=last.adapter_hash if last else self._start_hash,
+        )
+
+    # --- evaluation ---
+
+    def released(self, round_number: int) -> ContentRef | None:
+        """Return the released adapter that is measured after a round, or ``None`` if none is (yet)."""
+        last, every = self.rules.recipe.rounds, self.rules.evaluation.every
+        if round_number == 0:
+            return self._start
+        if round_number > len(self.rounds) or not (round_number % every == 0 or round_number == last):
+            return None
+        done = self.rounds[round_number - 1]
+        return ContentRef(done.released_sha256, done.length)
+
+    def unmeasured(self, evaluator: str) -> list[tuple[int, ContentRef]]:
+        """Return the adapters that an evaluator should still measure, by round."""
+        if self.record.state in (RunState.CREATED, RunState.REFUSED):
+            return []
+        candidates = ((number, self.released(number)) for number in range(len(self.rounds) + 1))
+        return [
+            (number, adapter)
+            for number, adapter in candidates
+            if adapter is not None and (number, evaluator) not in self.measured
+        ]
+
+    # --- what members are told and may read ---
+
+    def tasks(self, member: str) -> tuple[NumberedTask, ...]:
+        """Return a member's current tasks, oldest first; nothing new while a thread works on the round."""
+        if member not in self._offered_tasks:
+            if self._working:
+                return ()
+            self._offered_tasks[member] = tuple(self._tasks(member))
+        return self._offered_tasks[member]
+
+    def forget_told(self, member: str) -> None:
+        """Forget what a member was told, because it has answered."""
+        self._offered_tasks.pop(member, None)
+
+    def _tasks(self, member: str) -> list[NumberedTask]:
+        answer = self.answers.get(member)
+        if member in self.evaluators:
+            due = [] if answer is not None and not answer.approved else self.unmeasured(member)
+            return list(evaluator_tasks(self._view(), answered_plan=answer is not None, due=due))
+        knows = self.known_round[member]
+        return list(roster_tasks(self._view(), member, answered_plan=answer is not None, knows=knows))
+
+    def _view(self) -> RunView:
+        last = self.tried[-1] if self.tried else None
+        failed = last if last is not None and last.state == "aborted" else None
+        return RunView(
+            plan=self.rules,
+            plan_bytes=self.record.plan,
+            signature=self.record.signature,
+            initial_adapter=self._initial,
+            state=self.record.state,
+            code=self.record.code,
+            certificates=self._certificates,
+            machine=self.attempt.machine if self.attempt else None,
+            adapter=self._adapter(),
+            aborted=(Position(self.plan.hash, failed.round, failed.attempt), failed.code) if failed else None,
+        )
+
+    def _adapter(self) -> ContentRef:
+        last = self.rounds[-1] if self.rounds else None
+        return ContentRef(last.iterate_sha256, last.length) if last else self._start
+
+    def content(self, sha256: bytes) -> Path | None:
+        """Return the file of some content that the members of this run may read."""
+        if sha256 == self._initial.sha256:
+            return self.files.initial
+        if sha256 == self._adapter().sha256:
+            return self.files.iterate(len(self.rounds))
+        for number in range(len(self.rounds), -1, -1):
+            released = self.released(number)
+            if released is not None and released.sha256 == sha256:
+                return self.files.released(number)
+        return None

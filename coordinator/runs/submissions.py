@@ -1,0 +1,181 @@
+"""What members send about one run: answers to its plan, messages of a round, uploads, measurements.
+
+Guarantees: an accepted message is committed when the call returns; a repeated one changes nothing and is no error, and
+neither is one that comes after its attempt has ended; a refused one changes nothing.
+Leaves to others: the rules of a round (``coordinator.protocol.round``), what follows (``coordinator.runs.lifecycle``).
+"""
+
+from __future__ import annotations
+
+from coordinator.database import run_rows
+from coordinator.protocol.round import Message
+from coordinator.runs.attempt import Attempt
+from coordinator.runs.run import Run, in_thread
+from privacy.errors import PeerError
+from privacy.evaluation import SignedEvaluation
+from privacy.plan import signed_approval_bytes
+from privacy.secagg import keys
+from privacy.secagg.messages import Advertisement, Position, Receipt
+from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Submission
+
+
+class Submissions:
+    """Takes what members send about one run."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    async def submit(self, member: str, submission: Submission) -> None:
+        """Take a submission.
+
+        Raises:
+            PeerError: it breaks a rule; nothing has changed.
+        """
+        run = self._run
+        async with run.lock:
+            try:
+                await self._submit(member, submission)
+            except PeerError:
+                raise
+            except BaseException:
+                run.attempt = None  # memory may be ahead of the journal
+                raise
+        run.wakeup.set()
+
+    async def _submit(self, member: str, submission: Submission) -> None:
+        match submission:
+            case PlanApproved() | PlanRefused():
+                self._answer(member, submission)
+            case Evaluation():
+                self._measured(member, submission)
+            case Receipt():
+                await self._receipt(member, submission)
+            case Abstained():
+                attempt = self._attempt(member, submission.position)
+                if attempt is not None and attempt.abstain(member, submission):
+                    self._taken(member, "abstained", code=submission.code)
+            case _:
+                self._message(member, submission)
+
+    # --- the plan ---
+
+    def _answer(self, member: str, answer: PlanApproved | PlanRefused) -> None:
+        run = self._run
+        if answer.plan_hash != run.plan.hash:
+            raise _refuse("E-PLAN-CHANGED", member, "plan", "the answer is to another plan")
+        if isinstance(answer, PlanApproved) and not self._approves(member, answer):
+            raise _refuse("E-ROUND-SIGNATURE", member, "plan", "the approval is not signed by its identity key")
+        before, approves = run.answers.get(member), isinstance(answer, PlanApproved)
+        if run.record.state.ended or (before is not None and (approves or not before.approved)):
+            return
+        with run.context.store.begin() as connection:
+            run_rows.add_approval(connection, member, answer, run.context.now())
+        run.reload_and_notify("plan-approved" if approves else "plan-refused", member=member)
+
+    def _approves(self, member: str, answer: PlanApproved) -> bool:
+        signed = signed_approval_bytes(self._run.plan.hash, member)
+        return keys.verify(self._run.identities[member], answer.signature, signed)
+
+    # --- a round ---
+
+    def _attempt(self, member: str, position: Position) -> Attempt | None:
+        """Return the open attempt that a message belongs to, or ``None`` if its attempt is over.
+
+        Raises:
+            PeerError: ``E-ROUND-CONTEXT``: the run never opened such an attempt, or ``E-ROUND-SET``.
+        """
+        run = self._run
+        if member not in run.roster:
+            raise _refuse("E-ROUND-SET", member, "ADVERTISE_KEYS", "it is not on the roster of this run")
+        if run.attempt is not None and run.attempt.position == position:
+            return run.attempt
+        if 1 <= position.round <= len(run.rounds):
+            return None
+        known = {(one.round, one.attempt): one.state for one in run.tried}
+        if position.order not in known:
+            raise _refuse("E-ROUND-CONTEXT", member, "ADVERTISE_KEYS", "no such attempt was opened")
+        if known[position.order] == "open":
+            # The daemon has just started and is still reading the attempt's journal.
+            raise _refuse("E-WIRE-UNEXPECTED", member, "ADVERTISE_KEYS", "the attempt is being opened again; try again")
+        return None
+
+    def _message(self, member: str, message: Message) -> None:
+        attempt = self._attempt(member, message.position)
+        if attempt is None or not attempt.receive(message):
+            return
+        if isinstance(message, Advertisement):
+            self._run.known_round[member] = max(self._run.known_round[member], message.position.round - 1)
+        self._taken(member, "message-accepted", kind=type(message).__name__)
+
+    async def _receipt(self, member: str, receipt: Receipt) -> None:
+        attempt = self._attempt(member, receipt.position)
+        if attempt is not None and await self._run.work(attempt.accumulate, receipt):
+            self._taken(member, "upload-counted", length=receipt.length)
+
+    def _taken(self, member: str, event: str, **details: str | int) -> None:
+        self._run.forget_told(member)
+        self._run.log.debug(event, member=member, **details)
+
+    # --- uploads ---
+
+    async def upload_offset(self, member: str, position: Position, sha256: bytes, length: int) -> int:
+        """Announce an upload and return from which byte it goes on.
+
+        Raises:
+            PeerError: it is not expected now, or of a wrong length.
+        """
+        async with self._run.lock:
+            attempt = self._collecting(member, position)
+            upload = attempt.announced(member, sha256, length)
+            if member in attempt.machine.answered():
+                return length
+            return await in_thread(self._run.context.spool.offset, upload)
+
+    async def write_chunk(self, member: str, position: Position, sha256: bytes, offset: int, data: bytes) -> int:
+        """Append a chunk and return the next offset.
+
+        Raises:
+            PeerError: ``E-WIRE-CHUNK``, or it is not expected now.
+        """
+        async with self._run.lock:
+            attempt = self._collecting(member, position)
+            upload = attempt.announced(member, sha256, attempt.length)
+            if member in attempt.machine.answered():
+                return attempt.length
+            after = await in_thread(self._run.context.spool.append, upload, offset, data)
+            attempt.timer.bytes_moved()
+            return after
+
+    def _collecting(self, member: str, position: Position) -> Attempt:
+        attempt = self._attempt(member, position)
+        if attempt is None:
+            raise _refuse("E-WIRE-UNEXPECTED", member, "COLLECT_MASKED", "the attempt is over")
+        return attempt
+
+    # --- measurements ---
+
+    def _measured(self, member: str, one: Evaluation) -> None:
+        run = self._run
+        released = run.released(one.round)
+        if member not in run.evaluators or released is None or released.sha256 != one.adapter_sha256:
+            raise _refuse("E-WIRE-UNEXPECTED", member, "evaluation", "no such measurement was asked of it")
+        signed = SignedEvaluation(
+            plan_hash=one.plan_hash,
+            evaluator=member,
+            round=one.round,
+            adapter_sha256=one.adapter_sha256,
+            data_sha256=one.data_sha256,
+            correct=one.correct,
+            examples=one.examples,
+            signature=one.signature,
+        )
+        if not signed.verifies(run.rules):
+            raise _refuse("E-ROUND-SIGNATURE", member, "evaluation", "the measurement is not signed by the evaluator")
+        with run.context.store.begin() as connection:
+            fresh = run_rows.add_evaluation(connection, member, one, run.context.now())
+        if fresh:
+            run.reload_and_notify("evaluated", member=member, round=one.round)
+
+
+def _refuse(code: str, member: str, phase: str, rule: str) -> PeerError:
+    return PeerError(code, participant=member, phase=phase, rule=rule)

@@ -1,0 +1,135 @@
+"""What a member should do now, derived from a run's state alone.
+
+Guarantees: the same state gives the same tasks with the same ids, also after a restart; a task's content is committed
+before the task exists. Leaves to others: what the state is (``coordinator.runs.run``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from coordinator.database.run_rows import RunState
+from coordinator.protocol.phase import Phase
+from coordinator.protocol.round import CoordinatorRound
+from privacy.plan import Plan
+from privacy.secagg.keys import framed, number
+from privacy.secagg.messages import NeighbourShares, Position, RoundCertificate, SurvivorProposal, UnmaskRequest
+from protos.envelope import (
+    AttemptAborted,
+    AttemptOpened,
+    ContentRef,
+    EvaluationAsked,
+    KeysAdvertised,
+    NumberedTask,
+    PlanProposed,
+    RoundCompleted,
+    RunEnded,
+    SharesDealt,
+    SurvivorsProposed,
+    Task,
+    UnmaskRequested,
+)
+
+LABEL_TASK: Final = b"onlysum/1/task"
+TASK_ID_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run's state as far as tasks follow from it."""
+
+    plan: Plan
+    plan_bytes: bytes
+    signature: bytes
+    initial_adapter: ContentRef
+    state: RunState
+    code: str
+    certificates: tuple[RoundCertificate, ...]  # of all completed rounds
+    machine: CoordinatorRound | None  # the open attempt
+    adapter: ContentRef  # that the current round starts from
+    aborted: tuple[Position, str] | None  # the last attempt and its code, if it failed and nothing came after
+
+
+def roster_tasks(view: RunView, member: str, *, answered_plan: bool, knows: int) -> Iterator[NumberedTask]:
+    """Yield a participant's current tasks, oldest first.
+
+    Args:
+        view: the run.
+        member: a participant on the roster.
+        answered_plan: whether it has approved or refused the plan.
+        knows: the last round whose completion it has been shown to know.
+    """
+    run_id = view.plan.run_id
+    if view.state is RunState.CREATED:
+        if not answered_plan:
+            yield _plan_proposed(view)
+        return
+    # While the run goes on, the next offer carries the history, so the last round's certificate is enough here.
+    told = (
+        view.certificates[knows:] if view.state.ended else view.certificates[max(knows, len(view.certificates) - 1) :]
+    )
+    for one in told:
+        yield numbered(RoundCompleted(run_id, one), *one.position.fields, one.sum_hash)
+    if view.aborted is not None:
+        at, code = view.aborted
+        yield numbered(AttemptAborted(run_id, at, code), *at.fields)
+    if view.machine is not None:
+        yield from _attempt_task(view, view.machine, member, knows)
+    if view.state.ended:
+        yield _run_ended(view)
+
+
+def _attempt_task(view: RunView, machine: CoordinatorRound, member: str, knows: int) -> Iterator[NumberedTask]:
+    """Yield what this phase asks of a member that has not answered it yet."""
+    if member not in machine.awaited():
+        return
+    run_id, at = view.plan.run_id, machine.offer.position
+    if machine.phase is Phase.ADVERTISE_KEYS:
+        opened = AttemptOpened(run_id, machine.offer, view.adapter, view.certificates[knows:])
+        yield numbered(opened, *at.fields)
+        return
+    match machine.outbox(member):
+        case None | RoundCertificate():
+            return
+        case SurvivorProposal() as proposal:
+            yield numbered(SurvivorsProposed(run_id, proposal), *at.fields)
+        case UnmaskRequest() as request:
+            yield numbered(UnmaskRequested(run_id, request), *at.fields)
+        case NeighbourShares(u2=u2, shares=shares):
+            yield numbered(SharesDealt(run_id, at, shares, u2), *at.fields)
+        case several if machine.phase is Phase.SHARE_KEYS:
+            yield numbered(KeysAdvertised(run_id, several), *at.fields)  # type: ignore[arg-type]  # by the phase
+        case several:
+            yield numbered(SharesDealt(run_id, at, several), *at.fields)  # type: ignore[arg-type]  # by the phase
+
+
+def evaluator_tasks(
+    view: RunView, *, answered_plan: bool, due: Sequence[tuple[int, ContentRef]]
+) -> Iterator[NumberedTask]:
+    """Yield an evaluator's current tasks: the plan, then every released adapter that it has not measured yet."""
+    if not answered_plan and not (view.state.ended and not due):
+        yield _plan_proposed(view)
+    for round_number, adapter in due:
+        asked = EvaluationAsked(view.plan.run_id, round_number, adapter)
+        yield numbered(asked, number(round_number), adapter.sha256)
+    if view.state.ended:
+        yield _run_ended(view)
+
+
+def _plan_proposed(view: RunView) -> NumberedTask:
+    proposed = PlanProposed(view.plan.run_id, view.plan_bytes, view.signature, view.initial_adapter)
+    return numbered(proposed, hashlib.sha256(view.plan_bytes).digest())
+
+
+def _run_ended(view: RunView) -> NumberedTask:
+    return numbered(RunEnded(view.plan.run_id, view.state.value, view.code), view.state.value.encode())
+
+
+def numbered(task: Task, *identity: bytes) -> NumberedTask:
+    """Return a task with its id, made of its kind, its run and what tells it from others of its kind."""
+    kind = type(task).__name__.encode()
+    told = hashlib.sha256(framed(LABEL_TASK, kind, task.run_id.encode(), *identity)).digest()
+    return NumberedTask(id=told[:TASK_ID_BYTES], task=task)

@@ -1,0 +1,202 @@
+"""What an operator wants to know of a run: is it going well, who is missing, what next.
+
+Guarantees: read from the database alone, so it works whether or not the daemon runs; names, counts and phases only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coordinator.config import Home
+from coordinator.daemon.status import read_status
+from coordinator.database import attempt_rows, run_rows
+from coordinator.database.attempt_rows import AttemptRecord, EventRecord
+from coordinator.database.run_rows import ApprovalRecord, EvaluationRecord, RoundRecord, RunRecord, RunState
+from coordinator.database.store import Store
+from coordinator.runs.attempt import CLOSED
+from host.console import Json, moment
+from privacy import canonical
+from privacy.claims import graph_words, suite_words
+from privacy.plan import Plan
+from privacy.secagg.messages import Position
+
+SHOWN_ROUNDS = 10  # of the completed ones, the last
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPhase:
+    """The phase of the open attempt: who is expected in it and who has answered."""
+
+    round: int
+    attempt: int
+    phase: str
+    expected: tuple[str, ...]
+    answered: tuple[str, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Who has not answered."""
+        return tuple(name for name in self.expected if name not in self.answered)
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Everything about a run that commands show."""
+
+    run: RunRecord
+    plan: Plan
+    approvals: tuple[ApprovalRecord, ...]
+    attempts: tuple[AttemptRecord, ...]
+    rounds: tuple[RoundRecord, ...]
+    evaluations: tuple[EvaluationRecord, ...]
+    uploaded: dict[int, int]  # bytes of masked updates by round, all attempts together
+    phase: OpenPhase | None
+    live: tuple[str, ...] | None  # None: the daemon does not run
+
+    @property
+    def undecided(self) -> tuple[str, ...]:
+        """Participants who have not answered the plan."""
+        answered = {one.member for one in self.approvals}
+        return tuple(one.id for one in self.plan.roster if one.id not in answered)
+
+    def evaluation_values(self) -> list[Json]:
+        """Return the measurements as JSON."""
+        return [
+            {
+                "round": one.round,
+                "evaluator": one.evaluator,
+                "correct": one.correct,
+                "examples": one.examples,
+                "accuracy": round(one.correct / max(1, one.examples), 6),
+                "adapter_sha256": one.adapter_sha256.hex(),
+                "data_sha256": one.data_sha256.hex(),
+            }
+            for one in self.evaluations
+        ]
+
+    def value(self) -> Json:
+        """Return the overview as JSON."""
+        run, phase = self.run, self.phase
+        return {
+            "run": run.run_id,
+            "title": self.plan.recipe.title,
+            "state": run.state.value,
+            "code": run.code,
+            "reason": run.reason,
+            "paused": run.paused,
+            "created_at": run.created_at,
+            "ended_at": run.ended_at,
+            "undecided": list(self.undecided),
+            "suite": self.plan.suite,
+            "graph": self.plan.graph.model_dump(mode="json"),
+            "roster": "unverified",  # a coordinator cannot vouch for it; owners compare fingerprints
+            "rounds": self.plan.recipe.rounds,
+            "completed": [
+                {
+                    "round": one.round,
+                    "attempt": one.attempt,
+                    "survivors": one.survivors,
+                    "dropouts": list(one.dropouts),
+                    "uploaded_bytes": self.uploaded.get(one.round, 0),
+                    "transcript": one.transcript.hex(),
+                    "completed_at": one.completed_at,
+                }
+                for one in self.rounds
+            ],
+            "phase": None
+            if phase is None
+            else {
+                "round": phase.round,
+                "attempt": phase.attempt,
+                "phase": phase.phase,
+                "answered": list(phase.answered),
+                "missing": list(phase.missing),
+            },
+            "evaluations": self.evaluation_values(),
+            "daemon_running": self.live is not None,
+        }
+
+    def lines(self) -> list[str]:
+        """Return the overview for people."""
+        run, plan = self.run, self.plan
+        state = run.state.value + (", paused" if run.paused and not run.state.ended else "")
+        lines = [f"{run.run_id}  {plan.recipe.title}", f"{state}, {len(self.rounds)} of {plan.recipe.rounds} rounds"]
+        if run.reason:
+            lines.append(f"{run.code} {run.reason}".strip())
+        lines += [f"created {moment(run.created_at)} UTC, to be over by {moment(plan.expires_at)} UTC"]
+        lines.append(f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: unverified, owners compare it")
+        lines += self._next()
+        for one in self.rounds[-SHOWN_ROUNDS:]:
+            gone = f", without {', '.join(one.dropouts)}" if one.dropouts else ""
+            tries = f", attempt {one.attempt}" if one.attempt > 1 else ""
+            lines.append(f"  round {one.round}: {one.survivors} participants{gone}{tries}")
+        lines += [f"  {measured(one)}" for one in self.evaluations[-SHOWN_ROUNDS:]]
+        return lines
+
+    def _next(self) -> list[str]:
+        run, phase = self.run, self.phase
+        if run.state.ended:
+            done = run.state is RunState.COMPLETED
+            return [f"Next: onlysum coordinator run export {run.run_id[:8]} -o DIR"] if done else []
+        if self.live is None:
+            return ["The daemon does not run. Next: onlysum coordinator start"]
+        if run.state is RunState.CREATED:
+            return [f"waits for the approval of {', '.join(self.undecided)}"]
+        away = [one.id for one in self.plan.roster if one.id not in self.live]
+        lines = [f"away: {', '.join(away)}"] if away else []
+        if phase is not None:
+            waits = f"waits for {', '.join(phase.missing)}" if phase.missing else "all have answered"
+            lines.insert(0, f"round {phase.round}, attempt {phase.attempt}, {phase.phase}: {waits}")
+        elif len(self.plan.roster) - len(away) < self.plan.m:
+            lines.append(f"a round opens when {self.plan.m} participants are there")
+        return lines
+
+
+def measured(one: EvaluationRecord) -> str:
+    """Return a measurement in words."""
+    share = one.correct / max(1, one.examples)
+    return f"after round {one.round}: {share:.3f} correct ({one.correct} of {one.examples}, {one.evaluator})"
+
+
+def overview(store: Store, home: Home, name: str) -> Overview:
+    """Read a run by its id or the beginning of one.
+
+    Raises:
+        OnlysumError: ``E-NOT-FOUND``.
+    """
+    status = read_status(home)
+    with store.read() as connection:
+        run = run_rows.find_run(connection, name)
+        plan = run.parsed()
+        attempts = attempt_rows.list_attempts(connection, run.run_id)
+        last = attempts[-1] if attempts else None
+        phase = None
+        if last is not None and last.state == "open":
+            events = attempt_rows.list_events(connection, run.run_id, Position(plan.hash, last.round, last.attempt))
+            phase = open_phase(plan, last, events)
+        return Overview(
+            run=run,
+            plan=plan,
+            approvals=run_rows.list_approvals(connection, run.run_id),
+            attempts=attempts,
+            rounds=run_rows.list_rounds(connection, run.run_id),
+            evaluations=run_rows.list_evaluations(connection, run.run_id),
+            uploaded=attempt_rows.uploaded_bytes(connection, run.run_id),
+            phase=phase,
+            live=status.live if status else None,
+        )
+
+
+def open_phase(plan: Plan, attempt: AttemptRecord, events: tuple[EventRecord, ...]) -> OpenPhase:
+    """Return who is expected and who has answered, from an attempt's events."""
+    expected, answered = tuple(member.id for member in plan.roster), set[str]()
+    for event in events:
+        if event.kind != CLOSED:
+            answered.add(event.sender)
+            continue
+        closed = canonical.decode(event.body)
+        if isinstance(closed, dict) and closed["phase"] != "AGREE_SURVIVORS":  # S stays expected after it signed
+            expected = tuple(str(name) for name in closed["answered"])
+        answered = set()
+    here = tuple(name for name in expected if name in answered)
+    return OpenPhase(attempt.round, attempt.attempt, attempt.phase, expected, here)

@@ -1,0 +1,128 @@
+"""Files that are whole or absent after a crash, and what is said when a disk refuses.
+
+Guarantees: when :func:`write` returns, the new bytes survive a power cut; before, the old ones do. Everything is
+written for its owner alone (0600).
+Leaves to others: what the files mean, and who may enter their directories (``host.credentials``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from privacy.errors import LocalError
+
+FILE_MODE: Final = 0o600
+NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def disk_error(error: OSError, path: Path | str) -> LocalError:
+    """Return what an error of the operating system means to a user: ``E-DISK-FULL`` or ``E-DISK-FAILED``."""
+    code = "E-DISK-FULL" if error.errno in NO_SPACE else "E-DISK-FAILED"
+    return LocalError(code, f"{path}: {error.strerror}")
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full or broken disk into an error that names the path, see :func:`disk_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def write(path: Path, data: bytes | memoryview) -> None:
+    """Replace a file: a temporary file in the same directory, fsync, rename, fsync of the directory.
+
+    Raises:
+        LocalError: ``E-DISK-FULL`` or ``E-DISK-FAILED``; the old file is untouched.
+    """
+    draft = path.with_name(f".{path.name}.new")
+    with disk_errors(path):
+        try:
+            draft.unlink(missing_ok=True)  # left by a crash
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+            sync_directory(path.parent)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Fill a directory that is not there yet, or empty: after the block it is there whole, after an error not at all.
+
+    Raises:
+        LocalError: ``E-EXISTS``, ``E-DISK-FULL`` or ``E-DISK-FAILED``.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise LocalError("E-EXISTS", str(path))
+    draft = path.with_name(f".{path.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)  # left by a crash
+    try:
+        with disk_errors(path):
+            draft.mkdir(parents=True)
+            yield draft
+            draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def new_archive(path: Path) -> Iterator[tarfile.TarFile]:
+    """Fill a compressed archive (0600) that is not there yet; after an error it is not there.
+
+    Raises:
+        LocalError: ``E-EXISTS``.
+        OSError: a file that was to go in is gone, or the disk refuses.
+    """
+    if path.exists():
+        raise LocalError("E-EXISTS", str(path))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
+            yield archive
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def extract(archive: Path, directory: Path) -> None:
+    """Take everything out of an archive that :func:`new_archive` made.
+
+    Raises:
+        LocalError: ``E-STATE-DAMAGED``, it is no such archive, or a part of one.
+    """
+    try:
+        with tarfile.open(archive, "r:gz") as opened:
+            opened.extractall(directory, filter="data")
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise LocalError("E-STATE-DAMAGED", f"{archive} is no backup, or a part of one: {error}") from error
+
+
+def erase(path: Path) -> None:
+    """Remove a file, if it is there, and make that durable."""
+    if path.exists():
+        path.unlink()
+        sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

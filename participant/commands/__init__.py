@@ -1,0 +1,1 @@
+"""The owner's commands: one file per noun."""

@@ -1,0 +1,189 @@
+"""``onlysum participant plan``: plans that wait for this owner, and the owner's word.
+
+Guarantees: a plan is shown with everything that bears on it before it can be approved; a decision is on disk when the
+command ends, and the daemon, running or started later, tells the coordinator.
+Leaves to others: the rules (``approval``), the page (``screen``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from host.console import AsJson, Json, moment, show, table
+from participant.commands.console import As, Directory, Run, opened, write_new
+
+if TYPE_CHECKING:
+    from participant.daemon.assembly import Opened
+    from participant.owner.approval import Judged
+    from participant.runs.context import TrainingJob
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="See, approve and refuse plans.")
+
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", metavar="NAME", help="Use this dataset; default: the plan's name for it.")
+]
+
+
+@app.command("list")
+def list_plans(
+    pending: Annotated[bool, typer.Option("--pending", help="Only those that wait for a person.")] = False,
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the plans that were proposed to this participant.
+
+    Example: onlysum participant plan list --pending
+    """
+    plans = opened(config).review.plans
+    value: list[Json] = []
+    rows = []
+    for run_id in plans.run_ids():
+        decision, ended, plan = plans.decision(run_id), plans.ended(run_id), plans.get(run_id).plan
+        if pending and (decision is not None or ended is not None):
+            continue
+        state = decision.verdict if decision else "waits"
+        rows.append((run_id[:8], plan.recipe.title, plan.privacy.mode, state, ended.state if ended else "-"))
+        value.append(
+            {
+                "run": run_id,
+                "title": plan.recipe.title,
+                "mode": plan.privacy.mode,
+                "decision": state,
+                "ended": ended.state if ended else None,
+                "expires": moment(plan.expires_at),
+            }
+        )
+    show(value, table(("RUN", "TITLE", "MODE", "DECISION", "ENDED"), rows), as_json=as_json)
+
+
+@app.command("show")
+def show_plan(
+    run: Run,
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the page as HTML.")] = None,
+    dataset: Dataset = None,
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a plan on one screen.
+
+    What happens here, what leaves, what it costs, whom you trust.
+
+    Example: onlysum participant plan show 3f2a
+    """
+    from participant.owner.plan_page import plan_page
+
+    here = opened(config)
+    run_id = here.review.plans.find(run)
+    judged = here.review.judge_run(run_id, dataset)
+    page = plan_page(judged, here.owner.name, here.review.plans.decision(run_id))
+    value: Json = {
+        "run": run_id,
+        "plan_hash": judged.verified.hash.hex(),
+        "roster": judged.assessment.roster,
+        "suite": judged.verified.plan.suite,
+        "graph": judged.verified.plan.graph.kind,
+        "sections": {heading: list(sentences) for heading, sentences in page.sections},
+        "rules": [
+            {"rule": one.name, "outcome": one.outcome.value, "says": one.says} for one in judged.assessment.rules
+        ],
+    }
+    if html is not None:
+        write_new(html, page.html().encode())
+    show(value, [f"wrote {html}"] if html else [page.text()], as_json=as_json)
+
+
+@app.command("dry-run")
+def dry_run(run: Run, dataset: Dataset = None, config: Directory = None, as_json: AsJson = False) -> None:
+    """Load base and data and run the self-check.
+
+    Nothing is sent and nothing charged.
+
+    Example: onlysum participant plan dry-run 3f2a
+    """
+    from participant.commands.registry import unchanged
+    from participant.daemon.assembly import torch_trainer
+    from participant.owner.rules import Outcome
+    from privacy.claims import graph_words, suite_words
+
+    here = opened(config)
+    run_id = here.review.plans.find(run)
+    judged = here.review.judge_run(run_id, dataset)
+    job = _assignment(here, run_id, judged)
+    same = unchanged(job.dataset)
+    torch_trainer(job, strict=True).prepare()
+    plan, unmet = judged.verified.plan, [one for one in judged.assessment.rules if one.outcome is not Outcome.MET]
+    value: Json = {
+        "run": run_id,
+        "dataset": job.dataset.name,
+        "ok": True,
+        "unchanged": same,
+        "suite": plan.suite,
+        "graph": plan.graph.kind,
+        "roster": judged.assessment.roster,
+        "unmet": [{"rule": one.name, "outcome": one.outcome.value, "says": one.says} for one in unmet],
+    }
+    lines = [
+        f"The self-check of run {run_id[:8]} passed with dataset {job.dataset.name}; nothing was charged.",
+        *([] if same else ["The dataset's bytes are not those that were registered; its size is."]),
+        f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: {judged.assessment.roster}",
+        *(f"{one.outcome.value:<15}{one.name}: {one.says}" for one in unmet),
+    ]
+    show(value, lines, as_json=as_json)
+
+
+def _assignment(here: Opened, run_id: str, judged: Judged) -> TrainingJob:
+    """Return what a trainer would be made from, before anybody has approved."""
+    from participant.runs.context import TrainingJob
+    from privacy.errors import LocalError
+
+    if judged.dataset is None or judged.model is None:
+        what = "dataset" if judged.dataset is None else "base model"
+        raise LocalError("E-NOT-FOUND", f"the plan's {what} is not registered here")
+    return TrainingJob(
+        verified=judged.verified,
+        me=here.owner.name,
+        dataset=judged.dataset,
+        model=judged.model,
+        initial_adapter=here.review.plans.initial_adapter(run_id),
+        device=here.settings.device,
+        threads=here.settings.threads,
+        engine=here.settings.engine,
+        precision=here.settings.precision,
+    )
+
+
+@app.command("approve")
+def approve(run: Run, who: As = "", dataset: Dataset = None, config: Directory = None, as_json: AsJson = False) -> None:
+    """Approve a plan.
+
+    The daemon runs the self-check and tells the coordinator.
+
+    Example: onlysum participant plan approve 3f2a --as "Anna Meier"
+    """
+    review = opened(config).review
+    run_id = review.plans.find(run)
+    decision = review.approve(run_id, who=who or None, dataset_name=dataset)
+    lines = [f"approved by {decision.who} with dataset {decision.dataset}; plan hash {decision.plan_hash}"]
+    show({"run": run_id, **decision.model_dump(mode="json")}, lines, as_json=as_json)
+
+
+@app.command("refuse")
+def refuse(
+    run: Run,
+    because: Annotated[str, typer.Option("--because", metavar="TEXT", help="What the operator is told.")],
+    who: As = "",
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Refuse a plan, with words that the operator will read.
+
+    Example: onlysum participant plan refuse 3f2a --because "not before the ethics board has met"
+    """
+    review = opened(config).review
+    run_id = review.plans.find(run)
+    decision = review.refuse(run_id, because=because, who=who or None)
+    lines = [f"refused by {decision.who}; the operator is told: {because}"]
+    show({"run": run_id, **decision.model_dump(mode="json")}, lines, as_json=as_json)

@@ -1,0 +1,1 @@
+"""The process that takes part, and what it keeps on disk."""

@@ -1,0 +1,196 @@
+"""Puts a daemon together from a participant's directory.
+
+Guarantees: torch is imported only when a run is prepared or an adapter measured; the directory's permissions and the
+names in configuration, certificate and ledger are compared before anything is dialled.
+Leaves to others: the work (``runner``), the command (``cli``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from host.system import SystemClock, SystemRandom
+from participant.config import Settings, load_settings
+from participant.daemon.runner import Runner
+from participant.home import Home
+from participant.link.channel import Channel
+from participant.link.delivery import Sender, TaskQueue
+from participant.link.identity import Identity, load_identity
+from participant.owner.approval import Owner, PlanReview
+from participant.owner.ledger import Ledger
+from participant.owner.plan_store import PlanStore
+from participant.owner.policy import load_policy
+from participant.runs.context import DaemonContext, ShowProgress, TrainingJob
+from participant.runs.evaluator import Measure, Measured
+from participant.training.noise_keys import NoiseKeys
+from participant.training.progress import silent
+from participant.training.timing import FixedDuration
+from participant.training.trainer import Trainer
+from privacy.errors import LocalError
+from privacy.secagg import masks
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A participant's directory, checked and read; what commands and the daemon start from."""
+
+    home: Home
+    settings: Settings
+    identity: Identity
+    owner: Owner
+    ledger: Ledger
+    review: PlanReview
+
+
+def open_home(directory: Path) -> Opened:
+    """Check and read a participant's directory.
+
+    Raises:
+        LocalError: ``E-CONFIG-*`` or ``E-PERMISSIONS``.
+        VerificationError: ``E-STATE-DAMAGED``.
+    """
+    home = Home(directory)
+    home.check()
+    settings, identity = load_settings(home), load_identity(home.identity)
+    if settings.name != identity.name:
+        detail = f"participant.toml says {settings.name}, the certificate {identity.name}"
+        raise LocalError("E-CONFIG-INVALID", detail)
+    authority = hashlib.sha256(identity.authority_der).hexdigest()
+    owner = Owner(identity.name, identity.federation, identity.signing, authority)
+    ledger = Ledger.open(settings.ledger_path(home), key=owner.identity)
+    plans = PlanStore(home, identity.operator_key)
+    return Opened(home, settings, identity, owner, ledger, PlanReview(home, owner, plans, ledger, SystemClock()))
+
+
+def assemble(
+    directory: Path,
+    stop: threading.Event,
+    *,
+    make_trainer: Callable[[TrainingJob], Trainer] | None = None,
+    measure: Measure | None = None,
+    show_progress: ShowProgress = silent,
+) -> Runner:
+    """Return a daemon that works until ``stop`` is set.
+
+    Args:
+        directory: the participant's directory.
+        stop: set it to end the daemon.
+        make_trainer: makes the trainer of a run; the torch trainer by default.
+        measure: measures an adapter at an evaluator; in torch by default.
+        show_progress: makes the callback that shows a round's training.
+    """
+    opened = open_home(directory)
+    load_policy(opened.home)  # a policy that does not parse is refused at the start, not in a round
+    masks.choose(SystemClock())  # and so is a library whose key streams are wrong
+    link, queue = Channel(opened.identity, proxy=opened.settings.proxy), TaskQueue()
+    work = DaemonContext(
+        home=opened.home,
+        settings=opened.settings,
+        owner=opened.owner,
+        review=opened.review,
+        ledger=opened.ledger,
+        sender=Sender(link, stop, queue),
+        clock=SystemClock(),
+        random=SystemRandom(),
+        make_trainer=make_trainer
+        or partial(
+            torch_trainer,
+            keys=NoiseKeys(opened.home.noise_keys, SystemRandom()),
+            pace=FixedDuration(SystemClock().monotonic, stop.wait),
+        ),
+        show_progress=show_progress,
+    )
+    return Runner(work, opened.identity.role, link=link, queue=queue, stop=stop, measure=measure or TorchMeasure())
+
+
+def torch_trainer(
+    job: TrainingJob, *, keys: NoiseKeys | None = None, pace: FixedDuration | None = None, strict: bool = False
+) -> Trainer:
+    """Return the torch trainer of a run.
+
+    Args:
+        job: what is trained with what.
+        keys: opens each round's stream of coins and noise; not needed where nothing is trained.
+        pace: hides how long a round's training takes; likewise.
+        strict: refuse rows that the plan cannot use, for the owner's own eyes.
+
+    Raises:
+        LocalError: ``E-EXTRA-MISSING``.
+    """
+    require_torch()
+    from participant.training.data import task_columns
+    from participant.training.torch_trainer import Materials, TorchTrainer
+
+    dataset, plan = job.dataset, job.verified.plan
+    materials = Materials(
+        plan=plan,
+        me=job.me,
+        model=Path(job.model.path),
+        dataset=Path(dataset.path),
+        columns=task_columns(
+            plan.recipe.task,
+            input_column=dataset.input_column,
+            label_column=dataset.label_column,
+            user_column=dataset.user_column,
+        ),
+        initial_adapter=job.initial_adapter,
+        device=job.device,
+        threads=job.threads,
+        engine=job.engine,
+        precision=job.precision,
+        strict=strict,
+    )
+    return TorchTrainer(materials, SystemRandom(), keys, pace)
+
+
+class TorchMeasure:
+    """Measures adapters; model and data of a run are loaded once."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[bytes, Callable[[NDArray[np.float32]], Measured]] = {}
+
+    def __call__(self, job: TrainingJob, adapter: NDArray[np.float32]) -> Measured:
+        """Return the counts; errors as ``participant.training.evaluation`` has them."""
+        key = job.verified.hash
+        if key not in self._loaded:
+            self._loaded = {key: _load_measure(job)}
+        return self._loaded[key](adapter)
+
+
+def _load_measure(job: TrainingJob) -> Callable[[NDArray[np.float32]], Measured]:
+    require_torch()
+    from participant.training.data import task_columns
+    from participant.training.evaluation import AdapterEvaluator
+
+    dataset, recipe = job.dataset, job.verified.plan.recipe
+    evaluator = AdapterEvaluator.load(
+        recipe,
+        model=Path(job.model.path),
+        dataset=Path(dataset.path),
+        columns=task_columns(recipe.task, input_column=dataset.input_column, label_column=dataset.label_column),
+        initial_adapter=job.initial_adapter,
+        device=job.device,
+        threads=job.threads,
+    )
+
+    def measured(adapter: NDArray[np.float32]) -> Measured:
+        result = evaluator.measure(adapter)
+        return Measured(result.correct, result.examples, result.data_sha256)
+
+    return measured
+
+
+def require_torch() -> None:
+    """Raise ``E-EXTRA-MISSING`` where the participant extra is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise LocalError("E-EXTRA-MISSING", "training needs torch: pip install 'onlysum[participant]'")

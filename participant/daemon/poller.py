@@ -1,0 +1,109 @@
+"""The thread that stays connected: handshakes, long polls, and nothing else.
+
+Guarantees: never ends because of what the network or the coordinator does; polls while the rest of the daemon works, so
+that a participant in a long training still counts as there; announces the registry again when it has changed, and asks
+who is enrolled again after a while.
+Leaves to others: what tasks mean (``runner``), the connection (``channel``).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Final
+
+import structlog
+
+from participant.daemon.status_file import StatusFile
+from participant.link.delivery import Backoff, Link, OutageLog, Stopping, TaskQueue
+from participant.runs.context import DaemonContext
+from privacy.errors import NetworkError, OnlysumError
+from privacy.plan import PROTOCOL_VERSION
+from protos.envelope import DatasetOffer, Hello, Role
+
+POLL_SECONDS: Final = 10.0  # of one long poll; a changed registry is announced after at most one
+LISTING_SECONDS: Final = 600.0  # a handshake lists who is enrolled, of thousands 0.4 MB: seldom, but not only at start
+RESTING_SECONDS: Final = 1.0  # between looks at whether the owner wants to take part again
+
+_log = structlog.get_logger("onlysum.participant")
+
+
+class Poller(threading.Thread):
+    """Fills the inbox until the stop event is set."""
+
+    def __init__(
+        self,
+        work: DaemonContext,
+        role: Role,
+        *,
+        link: Link,
+        queue: TaskQueue,
+        status: StatusFile,
+        is_idle: Callable[[], bool],
+        stop: threading.Event,
+    ) -> None:
+        super().__init__(name=f"poll-{work.owner.name}", daemon=True)
+        self._work = work
+        self._role = role
+        self._link = link
+        self._inbox = queue
+        self._status = status
+        self._resting = is_idle
+        self._stop_event = stop
+        self._backoff = Backoff(stop)
+        self._trouble = OutageLog()
+        self._was_connected = False
+
+    def run(self) -> None:
+        """Poll, and after any failure wait a little and begin with a handshake again."""
+        try:
+            while not self._stop_event.is_set():
+                try:
+                    self._converse()
+                except OnlysumError as error:
+                    self._failed(error)
+                except Exception as error:  # noqa: BLE001  # the heartbeat must not end
+                    _log.error("polling failed", kind=type(error).__name__)
+                self._backoff.wait()
+        except Stopping:
+            return
+
+    def _converse(self) -> None:
+        offers = self._work.review.offers()
+        welcome = self._link.handshake(self._hello(offers))
+        if not self._was_connected:
+            _log.info("connected", member=self._work.owner.name, federation=welcome.federation)
+            self._was_connected = True
+        self._trouble.over()
+        self._backoff.reset()
+        self._status.connected()
+        self._status.note_members(welcome.members)
+        self._inbox.put(welcome)
+        old = time.monotonic() + LISTING_SECONDS
+        while not self._stop_event.is_set() and self._work.review.offers() == offers and time.monotonic() < old:
+            if self._resting():
+                self._stop_event.wait(RESTING_SECONDS)
+                continue
+            task = self._link.poll(self._inbox.seen(), POLL_SECONDS)
+            if task is not None:
+                self._inbox.put(task)
+
+    def _failed(self, error: OnlysumError) -> None:
+        if self._stop_event.is_set():
+            raise Stopping
+        self._trouble.met(error)
+        self._status.trouble(error)
+        if not isinstance(error, NetworkError):
+            self._backoff.lengthen()  # another version or a revoked key does not mend itself in a second
+
+    def _hello(self, offers: tuple[DatasetOffer, ...]) -> Hello:
+        return Hello(
+            protocol_version=PROTOCOL_VERSION,
+            software_version=version("onlysum"),
+            member=self._work.owner.name,
+            role=self._role,
+            ledger_head=self._work.ledger.head(),
+            datasets=offers,
+        )

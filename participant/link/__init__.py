@@ -1,0 +1,1 @@
+"""The way to the coordinator: identity, connection, delivery."""

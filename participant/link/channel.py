@@ -1,0 +1,336 @@
+"""The connection to the coordinator: synchronous calls, typed errors, chunks that resume.
+
+Guarantees: every failure is an ``OnlysumError``: what the coordinator refused as it was raised there, what the network
+did as a ``NetworkError`` that names its class. Nothing is tried again unless the caller asks, and then a bounded number
+of times. Content is given back only if it has the hash that was asked for.
+Leaves to others: when to call (``runner``), what is true of the answers (``round``), why TLS failed (``diagnosis``).
+Source: docs/wire.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import threading
+from collections.abc import Callable, Collection, Generator, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, Self, TypeVar
+
+import grpc
+import stamina
+from google.protobuf.descriptor import MethodDescriptor
+
+from participant.link.identity import Identity, authority_pem
+from participant.link.tls_diagnosis import Expected, explain_tls
+from privacy.errors import LocalError, NetworkError, PeerError
+from protos import codec, transport
+from protos import codec_transport as wire
+from protos.codec_fields import COORDINATOR
+from protos.envelope import (
+    Chunk,
+    ContentRef,
+    ContentRequest,
+    Enrolment,
+    Hello,
+    Membership,
+    NumberedTask,
+    PollRequest,
+    Submission,
+    UploadAnnounced,
+    Welcome,
+)
+from protos.invitation import Invitation
+from protos.status import from_call
+
+# A call that is not content, from dialling to the last byte: the largest task on the slowest usable link. Dead links
+# are noticed by keepalive long before, and content has no deadline at all.
+CALL_SECONDS: Final = 120.0
+FIRST_WAIT_SECONDS: Final = 0.25
+LONGEST_WAIT_SECONDS: Final = 10.0
+JITTER_SECONDS: Final = 0.5
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+V = TypeVar("V")
+
+
+def _silent(_done: int, _whole: int) -> None:
+    """Show nothing."""
+
+
+def retrying(call: Callable[[], V], *, attempts: int) -> V:
+    """Make a call up to ``attempts`` times, waiting longer each time, with jitter, while the network is at fault.
+
+    Raises:
+        OnlysumError: the last attempt's; at once if the network was not at fault, or TLS was, which no waiting mends.
+    """
+    for attempt in stamina.retry_context(
+        on=_may_pass,
+        attempts=attempts,
+        timeout=None,
+        wait_initial=FIRST_WAIT_SECONDS,
+        wait_max=LONGEST_WAIT_SECONDS,
+        wait_jitter=JITTER_SECONDS,
+    ):
+        with attempt:
+            return call()
+    raise LocalError("E-BUG", "the last attempt neither returned nor raised")
+
+
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, NetworkError) and error.code != "E-NET-TLS"
+
+
+class _Connection:
+    """One gRPC channel at a time; after it failed, the next address is dialled."""
+
+    def __init__(self, addresses: tuple[str, ...], credentials: grpc.ChannelCredentials, expected: Expected) -> None:
+        # The environment's proxy is never used: a daemon that dials elsewhere than its configuration says is a riddle.
+        proxy = expected.proxy
+        through: tuple[str, str | int] = ("grpc.http_proxy", proxy) if proxy else ("grpc.enable_http_proxy", 0)
+        self._expected = expected
+        self._addresses = addresses
+        self._credentials = credentials
+        self._options = (*transport.CLIENT_OPTIONS, through)
+        self._lock = threading.Lock()
+        self._dialled = 0
+        self._channel: grpc.Channel | None = None
+        self._closed = False
+
+    def call(self, method: MethodDescriptor, request: bytes | Iterator[bytes], *, seconds: float | None) -> bytes:
+        """Make a call with one answer."""
+        with self._open(method) as channel:
+            answer: bytes
+            if isinstance(request, bytes):
+                answer = channel.unary_unary(transport.path(method), bytes, bytes)(request, timeout=seconds)
+            else:
+                answer = channel.stream_unary(transport.path(method), bytes, bytes)(request, timeout=seconds)
+            return answer
+
+    def stream(
+        self, method: MethodDescriptor, request: bytes, *, seconds: float | None
+    ) -> Generator[bytes, None, None]:
+        """Make a call with many answers; leaving the iterator early cancels it."""
+        with self._open(method) as channel:
+            answers = channel.unary_stream(transport.path(method), bytes, bytes)(request, timeout=seconds)
+            try:
+                yield from answers
+            finally:
+                answers.cancel()  # type: ignore[no-untyped-call]  # the stubs lack it
+
+    def close(self) -> None:
+        """Drop the connection for good; calls in flight end with ``E-NET-LOST``."""
+        with self._lock:
+            self._closed = True
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    @contextlib.contextmanager
+    def _open(self, method: MethodDescriptor) -> Iterator[grpc.Channel]:
+        """Give out the channel, and turn what a call on it raises into typed errors."""
+        channel, address = self._current()
+        try:
+            yield channel
+        except grpc.RpcError as error:
+            raised = from_call(error, call=method.name)
+        except ValueError as error:
+            if "closed channel" not in str(error):  # gRPC's word for a channel that another thread closed meanwhile
+                raise
+            raised = NetworkError("E-NET-LOST", f"{method.name}: the connection was closed on this side")
+        else:
+            return
+        if isinstance(raised, NetworkError) and raised.code not in {"E-NET-FAILED", "E-NET-TIMEOUT"}:
+            self._give_up(channel)
+        if raised.code == "E-NET-TLS":
+            raised = explain_tls(address, self._expected) or raised
+        raise raised from None
+
+    def _current(self) -> tuple[grpc.Channel, str]:
+        with self._lock:
+            if self._closed:
+                raise NetworkError("E-NET-LOST", "the connection was closed on this side")
+            address = self._addresses[self._dialled % len(self._addresses)]
+            if self._channel is None:
+                self._channel = grpc.secure_channel(address, self._credentials, options=self._options)
+            return self._channel, address
+
+    def _give_up(self, channel: grpc.Channel) -> None:
+        """Close a broken channel, so that the next call dials at once and not when gRPC's own back-off is over."""
+        with self._lock:
+            if self._channel is not channel:
+                return  # another thread was quicker
+            self._channel = None
+            self._dialled += 1
+        channel.close()
+
+
+def enrol(invitation: Invitation, request: Enrolment, *, proxy: str = "") -> Membership:
+    """Spend an invitation; each address is tried once.
+
+    Raises:
+        PeerError: ``E-TOKEN-*``, ``E-IDENTITY-*``, ``E-VERSION``: the coordinator's refusal.
+        NetworkError: none of the addresses could be reached.
+    """
+    credentials = grpc.ssl_channel_credentials(root_certificates=authority_pem(invitation))
+    expected = Expected(authority=authority_pem(invitation), certificate=None, proxy=proxy)
+    connection = _Connection(invitation.enrolment_addresses, credentials, expected)
+    method = transport.ENROLMENT.methods_by_name["Enrol"]
+    data = codec.encode_enrolment(request)
+    try:
+        answer = retrying(
+            lambda: connection.call(method, data, seconds=CALL_SECONDS), attempts=len(invitation.enrolment_addresses)
+        )
+    finally:
+        connection.close()
+    return codec.decode_membership(answer)
+
+
+class Channel:
+    """A member's connection; made without dialling, dialled by the first call, dialled again after a failure.
+
+    Calls may come from several threads. Each raises what the coordinator refused, or a ``NetworkError``.
+
+    Args:
+        identity: keys, certificate, authority and addresses.
+        proxy: ``http://[user:password@]host:port`` of an HTTPS CONNECT proxy, or empty.
+    """
+
+    def __init__(self, identity: Identity, *, proxy: str = "") -> None:
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=identity.authority,
+            private_key=identity.keys.tls.reveal(),
+            certificate_chain=identity.certificate,
+        )
+        expected = Expected(authority=identity.authority, certificate=identity.certificate, proxy=proxy)
+        self._connection = _Connection(identity.addresses, credentials, expected)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the connection; a poll in flight in another thread ends with ``E-NET-LOST``."""
+        self._connection.close()
+
+    def handshake(self, hello: Hello) -> Welcome:
+        """Say the first words; ``E-VERSION`` names both versions if they differ."""
+        return codec.decode_welcome(self._call("Handshake", codec.encode_hello(hello)))
+
+    def poll(self, seen: Collection[bytes], wait_seconds: float) -> NumberedTask | None:
+        """Return the oldest current task whose id is not in ``seen``, waiting up to 20 s for one; else ``None``."""
+        request = wire.encode_poll(PollRequest(frozenset(seen), min(wait_seconds, transport.MAX_POLL_SECONDS)))
+        message = transport.Assembly(sender=COORDINATOR, most=codec.MAX_TASK_BYTES)
+        with contextlib.closing(self._chunks("Poll", request, seconds=CALL_SECONDS)) as chunks:
+            for chunk in chunks:
+                message.add(chunk)
+        whole = message.whole()
+        return codec.decode_task(whole) if whole else None
+
+    def submit(self, submission: Submission) -> None:
+        """Send a message; it is durable at the coordinator when this returns. Sending it again does no harm."""
+        chunks = transport.pieces(codec.encode_submission(submission))
+        wire.decode_accepted(self._call("Submit", map(wire.encode_chunk, chunks)))
+
+    def upload(
+        self,
+        upload: UploadAnnounced,
+        masked: bytes | memoryview,
+        *,
+        progress: Progress = _silent,
+        attempts: int = 1,
+    ) -> None:
+        """Upload a masked update, from where the coordinator says that it goes on.
+
+        Args:
+            upload: where it belongs, its hash and length.
+            masked: its bytes.
+            progress: told how many bytes were handed to the network, from a thread of the network's.
+            attempts: how often the network may fail before this does.
+        """
+        retrying(lambda: self._upload_rest(upload, memoryview(masked), progress), attempts=attempts)
+
+    def _upload_rest(self, upload: UploadAnnounced, masked: memoryview, progress: Progress) -> None:
+        offset = wire.decode_offset(self._call("UploadOffset", wire.encode_announcement(upload)))
+        if offset < upload.length:
+            parts = map(wire.encode_upload_part, _upload_parts(upload, masked, offset, progress))
+            offset = wire.decode_offset(self._call("Upload", parts, seconds=None))
+        if offset != upload.length:
+            raise _wrong(f"the coordinator took {offset} of {upload.length} bytes")
+        progress(offset, upload.length)
+
+    def download(self, ref: ContentRef, destination: Path, *, progress: Progress = _silent, attempts: int = 1) -> None:
+        """Download content into a file, which appears whole and verified; what a cut left is gone on from.
+
+        Raises:
+            PeerError: ``E-WIRE-CHUNK``, the content has another length or hash; what had come is dropped.
+        """
+        partial = destination.with_name(f"{destination.name}.part")
+        retrying(lambda: self._download_rest(ref, partial, progress), attempts=attempts)
+        with partial.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").digest()
+        if found != ref.sha256:
+            partial.unlink()
+            raise _wrong("the downloaded content does not have its hash")
+        partial.replace(destination)
+
+    def _download_rest(self, ref: ContentRef, partial: Path, progress: Progress) -> None:
+        with partial.open("ab") as file:
+            if file.tell() > ref.length:
+                file.truncate(0)  # left by other content of the same name
+            self._receive(ref, file, progress)
+
+    def download_bytes(self, ref: ContentRef, *, progress: Progress = _silent, attempts: int = 1) -> bytes:
+        """Return content from memory, hashed in the very buffer that is given back.
+
+        Raises:
+            PeerError: ``E-WIRE-CHUNK``, the content has another length or hash.
+        """
+        buffer = io.BytesIO()
+        retrying(lambda: self._receive(ref, buffer, progress), attempts=attempts)
+        content = buffer.getvalue()
+        if hashlib.sha256(content).digest() != ref.sha256:
+            raise _wrong("the downloaded content does not have its hash")
+        return content
+
+    def _receive(self, ref: ContentRef, file: BinaryIO, progress: Progress) -> None:
+        """Append the rest of some content to a file that holds its beginning."""
+        offset = file.seek(0, io.SEEK_END)
+        progress(offset, ref.length)
+        if offset == ref.length:
+            return
+        request = wire.encode_content_request(ContentRequest(ref.sha256, offset))
+        with contextlib.closing(self._chunks("Download", request, seconds=None)) as chunks:
+            for chunk in chunks:
+                if chunk.offset != offset or offset + len(chunk.data) > ref.length:
+                    raise _wrong(f"bytes at offset {chunk.offset} came where {offset} of {ref.length} was due")
+                file.write(chunk.data)
+                offset += len(chunk.data)
+                progress(offset, ref.length)
+        if offset != ref.length:
+            raise _wrong(f"the download ended at {offset} of {ref.length} bytes")
+
+    def _call(self, name: str, request: bytes | Iterator[bytes], *, seconds: float | None = CALL_SECONDS) -> bytes:
+        return self._connection.call(transport.FEDERATION.methods_by_name[name], request, seconds=seconds)
+
+    def _chunks(self, name: str, request: bytes, *, seconds: float | None) -> Generator[Chunk, None, None]:
+        method = transport.FEDERATION.methods_by_name[name]
+        with contextlib.closing(self._connection.stream(method, request, seconds=seconds)) as answers:
+            for data in answers:
+                yield wire.decode_chunk(data, sender=COORDINATOR)
+
+
+def _upload_parts(
+    upload: UploadAnnounced, masked: memoryview, offset: int, progress: Progress
+) -> Iterator[UploadAnnounced | Chunk]:
+    yield upload
+    while data := bytes(masked[offset : min(offset + transport.SEND_CHUNK_BYTES, upload.length)]):
+        yield Chunk(offset, data)
+        offset += len(data)
+        progress(offset, upload.length)
+
+
+def _wrong(rule: str) -> PeerError:
+    return PeerError("E-WIRE-CHUNK", participant=COORDINATOR, phase="wire", rule=rule)

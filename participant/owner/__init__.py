@@ -1,0 +1,1 @@
+"""The data owner's side: policy, prices, approvals, plans, ledger, registered data."""

@@ -1,0 +1,253 @@
+"""How a plan comes to a decision: judged by the policy, then by a person or by the policy itself.
+
+Guarantees: nobody approves a plan that a rule of the policy refuses; an approval records who, when and the hash that
+was shown, and is signed by the identity key; every change of the policy is a row of the ledger.
+Leaves to others: the rules (``assessment``), what the owner sees (``screen``), telling the coordinator (``runner``).
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from host import configuration
+from participant.home import Home
+from participant.owner.cost import cost_of
+from participant.owner.ledger import Ledger
+from participant.owner.plan_store import Decision, PlanStore
+from participant.owner.policy import Policy, load_policy, parse_policy
+from participant.owner.registry import DatasetEntry, ModelEntry, Registry
+from participant.owner.rules import Assessment, Cost, LocalContext, LocalDataset, assess
+from privacy.errors import LocalError, OnlysumError, RefusedError
+from privacy.interfaces import Clock
+from privacy.ledger_entries import PolicyChange
+from privacy.plan import Plan, VerifiedPlan, signed_approval_bytes
+from privacy.secagg.keys import SigningKey
+from protos.envelope import DatasetOffer
+
+NOTIFY_SECONDS = 30  # a notify command that takes longer is left to itself
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who this participant is, as its certificate, identity key and pinned authority say."""
+
+    name: str
+    federation: str
+    identity: SigningKey
+    ca_fingerprint: str  # SHA-256 of the authority's certificate, in hexadecimal
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A plan beside everything on this machine that bears on it."""
+
+    verified: VerifiedPlan
+    assessment: Assessment
+    cost: Cost | None
+    population: str | None
+    policy: Policy
+    dataset: DatasetEntry | None
+    model: ModelEntry | None
+
+
+class PlanReview:
+    """Where plans are judged and decided."""
+
+    def __init__(self, home: Home, owner: Owner, plans: PlanStore, ledger: Ledger, clock: Clock) -> None:
+        self._home = home
+        self._owner = owner
+        self._ledger = ledger
+        self._clock = clock
+        self.plans = plans
+        self.registry = Registry(home)
+
+    def offers(self) -> tuple[DatasetOffer, ...]:
+        """Return what the handshake announces: in rows where the policy lets a single row of a person be the unit."""
+        try:
+            as_rows = load_policy(self._home).example_level
+        except OnlysumError:  # nothing is approved or trained until it is corrected
+            as_rows = frozenset()
+        return self.registry.offers(as_rows=as_rows)
+
+    def policy(self) -> Policy:
+        """Read the policy as it is now and note a change of it in the ledger.
+
+        Raises:
+            LocalError: ``E-CONFIG-*``; until it is corrected nothing is approved or trained.
+        """
+        text = configuration.read_text(self._home.policy)
+        policy = parse_policy(text)
+        summary = f"{len(policy.dataset)} datasets, {len(policy.population)} populations, {policy.approval.mode}"
+        change = PolicyChange(policy_sha256=hashlib.sha256(text.encode()).digest(), summary=summary)
+        self._ledger.note_policy(change, at=int(self._clock.now()))
+        return policy
+
+    def judge(self, verified: VerifiedPlan, dataset_name: str | None = None) -> Judged:
+        """Compare a plan with the policy, the registry and the ledger.
+
+        Args:
+            verified: the plan.
+            dataset_name: the dataset to use; by default the one that was decided, or the plan's name for it.
+        """
+        plan, policy = verified.plan, self.policy()
+        dataset = self._dataset(dataset_name or plan.recipe.task.data)
+        model = self.registry.model_with_hash(plan.recipe.base.hash)
+        section = policy.dataset.get(dataset.name) if dataset else None
+        population = section.population if section else None
+        cost = None
+        if population is not None:
+            cost = cost_of(verified, policy.population[population], self._ledger.spent(population))
+        local = LocalContext(
+            me=self._owner.name,
+            identity_key=self._owner.identity.public,
+            federation=self._owner.federation,
+            ca_fingerprint=self._owner.ca_fingerprint,
+            now=self._clock.now(),
+            dataset=_seen_by_policy(dataset),
+            base_registered=model is not None,
+            cost=cost,
+        )
+        return Judged(verified, assess(plan, policy, local), cost, population, policy, dataset, model)
+
+    def judge_run(self, run_id: str, dataset_name: str | None = None) -> Judged:
+        """Judge a kept plan, with the dataset that was chosen when it was decided."""
+        decision = self.plans.decision(run_id)
+        chosen = dataset_name or (decision.dataset if decision else None)
+        return self.judge(self.plans.get(run_id), chosen)
+
+    def approve(self, run_id: str, *, who: str | None = None, dataset_name: str | None = None) -> Decision:
+        """Approve a plan by hand.
+
+        Raises:
+            RefusedError: a rule of the policy refuses it, or ``who`` is not among the approvers.
+        """
+        judged = self.judge(self.plans.get(run_id), dataset_name)
+        approver = _person(who, judged.policy.approval.approvers)
+        if refusal := judged.assessment.refusal():
+            raise refusal
+        return self._write_approval(run_id, judged, who=approver, by_hand=True)
+
+    def decide_by_policy(self, run_id: str) -> Decision:
+        """Decide without a person, where the policy says so: approve if every rule is met, refuse if one is broken.
+
+        A refusal tells the operator the names of the broken rules, not the figures in them.
+
+        Raises:
+            RefusedError: ``E-POLICY-WAITING``: a person decides; the detail names what is broken so far.
+        """
+        judged = self.judge(self.plans.get(run_id))
+        refusal = judged.assessment.refusal()
+        if judged.policy.approval.mode == "by-hand":
+            broken = f"; the policy refuses it: {refusal.detail}" if refusal else ""
+            raise RefusedError("E-POLICY-WAITING", f"the plan of run {run_id} waits for a person{broken}")
+        if refusal is not None:
+            because = "refused by policy: " + ", ".join(rule.name for rule in judged.assessment.broken)
+            return self._write_refusal(run_id, who="policy", by_hand=False, code=refusal.code, because=because)
+        if not judged.assessment.by_policy:
+            raise RefusedError("E-POLICY-WAITING", f"the plan of run {run_id} waits for a person: unknown members")
+        return self._write_approval(run_id, judged, who="policy", by_hand=False)
+
+    def accept_as_evaluator(self, run_id: str) -> Decision:
+        """Take note of a plan whose adapters this member measures on public data: nothing private is touched."""
+        verified = self.plans.get(run_id)
+        signature = self._owner.identity.sign(signed_approval_bytes(verified.hash, self._owner.name))
+        decision = Decision(
+            verdict="approved",
+            plan_hash=verified.hash.hex(),
+            who="evaluator",
+            at=int(self._clock.now()),
+            by="policy",
+            dataset=verified.plan.evaluation.data,
+            signature=signature.hex(),
+        )
+        self.plans.decide(run_id, decision)
+        return decision
+
+    def refuse(self, run_id: str, *, because: str, who: str | None = None) -> Decision:
+        """Refuse a plan; an approved one may still be refused, which ends this participant's part in the run."""
+        person = _person(who, self.policy().approval.approvers)
+        return self._write_refusal(run_id, who=person, by_hand=True, code="E-POLICY-REFUSED", because=because)
+
+    def _write_refusal(self, run_id: str, *, who: str, by_hand: bool, code: str, because: str) -> Decision:
+        decision = Decision(
+            verdict="refused",
+            plan_hash=self.plans.get(run_id).hash.hex(),
+            who=who,
+            at=int(self._clock.now()),
+            by="hand" if by_hand else "policy",
+            code=code,
+            because=because,
+        )
+        self.plans.decide(run_id, decision)
+        return decision
+
+    def _write_approval(self, run_id: str, judged: Judged, *, who: str, by_hand: bool) -> Decision:
+        dataset, model = judged.dataset, judged.model
+        if dataset is None or model is None:
+            raise LocalError("E-BUG", "a plan without dataset or base model met every rule")
+        signature = self._owner.identity.sign(signed_approval_bytes(judged.verified.hash, self._owner.name))
+        decision = Decision(
+            verdict="approved",
+            plan_hash=judged.verified.hash.hex(),
+            who=who,
+            at=int(self._clock.now()),
+            by="hand" if by_hand else "policy",
+            dataset=dataset.name,
+            model=model.name,
+            roster_verified=judged.assessment.roster_verified,
+            signature=signature.hex(),
+        )
+        self.plans.decide(run_id, decision)
+        return decision
+
+    def _dataset(self, name: str) -> DatasetEntry | None:
+        try:
+            return self.registry.dataset(name)
+        except OnlysumError as error:
+            if error.code != "E-NOT-FOUND":
+                raise
+            return None
+
+
+def _seen_by_policy(dataset: DatasetEntry | None) -> LocalDataset | None:
+    if dataset is None:
+        return None
+    return LocalDataset(dataset.name, dataset.units, dataset.rows, dataset.user_column, dataset.population)
+
+
+def _person(who: str | None, approvers: Sequence[str]) -> str:
+    person = who or getpass.getuser()
+    if approvers and person not in approvers:
+        listed = ", ".join(approvers)
+        raise RefusedError("E-POLICY-RULE", f"approval.approvers: {person} is not among {listed}; use --as NAME")
+    return person
+
+
+def notify(command: Sequence[str], run_id: str) -> str | None:
+    """Run the owner's notify command without a shell, the run's id as its last argument.
+
+    Returns:
+        What went wrong, or ``None``; a broken notify command never stops the daemon.
+    """
+    if not command:
+        return None
+    try:
+        done = subprocess.run(  # noqa: S603  # the owner's own command, from participant.toml, without a shell
+            [*command, run_id], timeout=NOTIFY_SECONDS, check=False, stdin=subprocess.DEVNULL, capture_output=True
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return type(error).__name__
+    return None if done.returncode == 0 else f"exit code {done.returncode}"
+
+
+def role_in(plan: Plan, name: str) -> str | None:
+    """Return ``participant`` or ``evaluator`` as the plan lists a member, or ``None`` if it does not."""
+    if any(member.id == name for member in plan.roster):
+        return "participant"
+    if any(one.id == name for one in plan.evaluation.evaluators):
+        return "evaluator"
+    return None

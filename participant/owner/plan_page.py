@@ -1,0 +1,288 @@
+"""A plan on one screen: what an owner needs to know before saying yes.
+
+Guarantees: plain words first; every figure is computed here from the plan's integers and the owner's own ledger; mode
+``none`` says "no differential privacy" where an epsilon would stand; the same page as text (80 columns) and as HTML.
+Leaves to others: the rules (``assessment``), what it costs (``cost``).
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from participant.owner.approval import Judged
+from participant.owner.cost import best_order, left_of, lifetime_budget
+from participant.owner.plan_store import Decision
+from participant.owner.policy import Population
+from participant.owner.rules import Cost, Outcome, Rule, mismatched_pins, unpinned_members
+from privacy.claims import graph_sentences, graph_words, suite_sentences, suite_words
+from privacy.dp.events import format_epsilon_up
+from privacy.plan import Plan, VerifiedPlan
+
+if TYPE_CHECKING:
+    from privacy.dp.accountants import TrustEpsilons
+
+WIDTH = 80
+NO_PRIVACY = "No differential privacy"
+WORTH_ANOTHER_ORDER = 0.05  # share of the lifetime figure that another order must save to be mentioned
+_SIGNS = {Outcome.MET: "met", Outcome.NEEDS_APPROVAL: "person", Outcome.BROKEN: "BROKEN"}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A title with what names the plan exactly, headed paragraphs, and in HTML a figure that stands out."""
+
+    title: str
+    origin: str
+    sections: tuple[tuple[str, tuple[str, ...]], ...]
+    key_figure: str = ""
+    summary: str = ""  # under the figure
+    warns: bool = False
+
+    def text(self) -> str:
+        """Return the page for a terminal."""
+        lines = [*textwrap.wrap(self.title, WIDTH), *textwrap.wrap(self.origin, WIDTH), ""]
+        for heading, sentences in self.sections:
+            lines.append(heading.upper())
+            for sentence in sentences:
+                lines += textwrap.wrap(
+                    sentence, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+                )
+        return "\n".join(lines)
+
+    def html(self) -> str:
+        """Return one self-contained page in the layout of reports: no script, no request to anywhere."""
+        from audit import html, page
+
+        blocks = [
+            block
+            for heading, sentences in self.sections
+            for block in (
+                page.Heading(heading, 2),
+                page.Bullets(tuple((page.Span(sentence),) for sentence in sentences)),
+            )
+        ]
+        sheet = page.Page(
+            title=self.title,
+            origin=self.origin,
+            made_at=0,
+            purpose="",
+            key_figure=self.key_figure,
+            summary=((page.Span(self.summary),),) if self.summary else (),
+            warns=self.warns,
+            blocks=tuple(blocks),
+        )
+        return html.render_page(sheet)
+
+
+def plan_page(judged: Judged, me: str, decision: Decision | None) -> Page:
+    """Return what an owner is shown about a plan."""
+    plan, cost = judged.verified.plan, judged.cost
+    return Page(
+        plan.recipe.title,
+        f"run {plan.run_id}, plan hash {judged.verified.hash.hex()}",
+        (
+            ("What happens here", tuple(_here(judged))),
+            ("What leaves this machine", tuple(_leaves(plan))),
+            ("With whom", tuple(_whom(judged, me))),
+            ("What it costs", tuple(_cost(judged))),
+            ("Whom you trust", trust(plan)),
+            ("What is not protected", unprotected(plan)),
+            ("Your policy", tuple(f"[{_SIGNS[rule.outcome]}] {rule.name}: {rule.says}" for rule in _sorted(judged))),
+            ("Decision", (_decided(judged, decision),)),
+        ),
+        key_figure=f"epsilon {format_epsilon_up(cost.charged)}" if cost else "" if plan.privacy.noised else NO_PRIVACY,
+        summary=f"at delta {plan.privacy.delta}, per {plan.privacy.unit}, for all {plan.recipe.rounds} rounds."
+        if cost
+        else "",
+        warns=cost is None or bool(judged.assessment.broken),
+    )
+
+
+def draft_lines(plan: Plan) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return the part of the page that needs no owner: what a plan is, for whoever reads the file."""
+    return (
+        ("What leaves each machine", tuple(_leaves(plan))),
+        ("What it costs", tuple(_run_alone(plan))),
+        ("Whom participants trust", trust(plan)),
+        ("What is not protected", unprotected(plan)),
+    )
+
+
+def _sorted(judged: Judged) -> list[Rule]:
+    order = {Outcome.BROKEN: 0, Outcome.NEEDS_APPROVAL: 1, Outcome.MET: 2}
+    return sorted(judged.assessment.rules, key=lambda rule: order[rule.outcome])
+
+
+def _here(judged: Judged) -> Iterator[str]:
+    recipe, privacy = judged.verified.plan.recipe, judged.verified.plan.privacy
+    yield f"Purpose: {recipe.purpose}"
+    data, model = judged.dataset, judged.model
+    by_user = privacy.unit == "user"
+    users = f" of {data.users} users" if data and by_user else ""
+    rows = f"dataset {data.name} ({data.rows} rows{users})" if data else f"a dataset {recipe.task.data}, not here"
+    each = f"user (at most {privacy.max_rows_per_user} of a user's rows)" if by_user else "row"
+    where = f"registered as {model.name}" if model else "not registered here"
+    yield f"Method {recipe.adapter.method} trains {recipe.entries:,} numbers on top of {recipe.base.name} ({where})."
+    yield (
+        f"In each of {recipe.rounds} rounds your daemon reads {rows} and takes {privacy.local_steps} "
+        f"step{'s' if privacy.local_steps > 1 else ''}, sampling each {each} with probability {privacy.sampling_rate}."
+    )
+    yield "No code comes with a plan. A self-check on made-up rows runs before the approval is sent."
+
+
+def _leaves(plan: Plan) -> Iterator[str]:
+    size = plan.recipe.entries * plan.encoding.ring_bits // 8
+    yield (
+        f"A masked list of {plan.recipe.entries:,} numbers a round ({size:,} bytes), unreadable alone: masks cancel "
+        f"only in the sum of at least {plan.m} participants. Rows, labels and losses never leave."
+    )
+
+
+def _whom(judged: Judged, me: str) -> Iterator[str]:
+    plan = judged.verified.plan
+    changed = mismatched_pins(plan, judged.policy)
+    notes = dict.fromkeys(unpinned_members(plan, judged.policy, me), " (not pinned)") | dict.fromkeys(
+        changed, " (ANOTHER KEY)"
+    )
+    peers = [one.id + notes.get(one.id, "") for one in plan.roster if one.id != me]
+    yield f"Operator: {plan.operator}, federation {plan.federation}. Participants: you, {', '.join(peers)}."
+    yield f"Masks: graph {graph_words(plan)}; suite {suite_words(plan)}."
+    if changed:
+        yield (
+            f"roster: unverified. The identity key of {', '.join(changed)} is not the one that you pinned. Ask its "
+            "owner by telephone what happened: somebody may be standing in for it."
+        )
+    elif notes:
+        yield (
+            "roster: unverified. Compare the fingerprints of who is not pinned by telephone (`member list`) and write "
+            "them into policy.toml, or an invented participant may count as honest."
+        )
+    else:
+        yield "roster: verified."
+    until = datetime.fromtimestamp(plan.expires_at, UTC)
+    yield f"The plan can be approved and run until {until:%Y-%m-%d %H:%M} UTC."
+
+
+def _cost(judged: Judged) -> Iterator[str]:
+    plan, cost = judged.verified.plan, judged.cost
+    if not plan.privacy.noised:
+        yield "No differential privacy: no noise limits what the sums tell about a single record. Nothing is charged."
+        return
+    if cost is None or judged.population is None:
+        yield "It cannot be computed: the policy has no section for this dataset."
+        return
+    privacy, population = plan.privacy, judged.policy.population[judged.population]
+    yield (
+        f"Epsilon {format_epsilon_up(cost.charged)} at delta {privacy.delta} per {privacy.unit} for "
+        "this run alone, charged to "
+        f"{judged.population} round by round; aborted rounds count, and nothing refunds."
+    )
+    yield _trusted(cost, plan)
+    yield _groups(plan)
+    yield from _lifetime(judged.verified, cost, population)
+
+
+def _lifetime(verified: VerifiedPlan, cost: Cost, population: Population) -> Iterator[str]:
+    """Say what the population will have spent, why that is more than the run alone, and if another order is better."""
+    yield (
+        f"Lifetime, at delta {population.lifetime_delta:g}: {format_epsilon_up(cost.lifetime_before)} of "
+        f"{population.lifetime_epsilon:g} spent before, {format_epsilon_up(cost.lifetime_after)} afterwards, "
+        f"{left_of(population.lifetime_epsilon, cost.lifetime_after)} left."
+    )
+    budget = lifetime_budget(population)
+    yield (
+        f"The lifetime is counted by a Renyi filter of order {budget.order}, which holds even where later runs are "
+        f"chosen after seeing earlier results; so it says more than this run alone: "
+        f"{format_epsilon_up(budget.fixed)} of it is "
+        "for delta, paid once with the first charge."
+    )
+    order, after = best_order(verified, population)
+    if cost.lifetime_before == 0 and after < (1 - WORTH_ANOTHER_ORDER) * cost.lifetime_after:
+        yield (
+            f"With order = {order} in the policy this run would count {format_epsilon_up(after)}. "
+            "Choose an order before the "
+            "first charge and by the runs that you expect; never after seeing results."
+        )
+
+
+def _run_alone(plan: Plan) -> Iterator[str]:
+    """Say what every owner is charged, computed from the plan's integers."""
+    from privacy.dp.accountants import trust_epsilons  # SciPy is slow to import
+
+    trusted, privacy = trust_epsilons(plan), plan.privacy
+    if trusted is None:
+        yield "No differential privacy: no noise limits what the sums tell about a single record."
+        return
+    yield f"Epsilon {format_epsilon_up(trusted.charged)} at delta {privacy.delta} per "
+    f"{privacy.unit} for this run alone."
+    yield _trusted(trusted, plan)
+    yield _groups(plan)
+
+
+def _trusted(cost: Cost | TrustEpsilons, plan: Plan) -> str:
+    return (
+        f"Against outsiders {format_epsilon_up(cost.outsiders)}; against the coordinator with "
+        f"{_participants(max(plan.f, 1))} "
+        f"{format_epsilon_up(cost.charged)}; if everybody else colludes {format_epsilon_up(cost.all_others)}."
+    )
+
+
+def _groups(plan: Plan) -> str:
+    from privacy.dp.accountants import epsilon, group_of_two, plan_delta  # SciPy is slow to import
+    from privacy.dp.events import Composed, round_event
+
+    event, unit = round_event(plan), plan.privacy.unit
+    assert event is not None  # the caller asks about a plan with noise
+    run, delta = Composed(event, plan.recipe.rounds), plan_delta(plan)
+    pair, exchanged = group_of_two(run, delta), epsilon(run, delta, relation="replace-one")
+    return (
+        f"For a person who is two {unit}s, for example one at each of two participants, "
+        f"{format_epsilon_up(pair)}; if one {unit} "
+        f"is exchanged for another instead of left out, {format_epsilon_up(exchanged)}."
+    )
+
+
+def trust(plan: Plan) -> tuple[str, ...]:
+    """Return who together could see whose update, how many may drop out, and what graph and suite leave open."""
+    inside = [member.id for member in plan.roster if member.with_operator]
+    colluding = (
+        f"That at most {_participants(plan.f)} of {plan.n} work together with the coordinator. Then it sees sums over "
+        f"at least {plan.m - plan.f} honest participants, and never one update."
+    )
+    machine = (
+        f"That this machine and its software are not taken over. {_participants(plan.n - plan.m)} may drop out of a "
+        f"round; if more do, it is tried again, {plan.max_attempts} times in all, or ends without a sum."
+    )
+    lines = [colluding, machine]
+    if inside:
+        lines.append(f"{', '.join(inside)} and the coordinator are one organisation; they count among those {plan.f}.")
+    return (*lines, *graph_sentences(plan), *suite_sentences(plan))
+
+
+def unprotected(plan: Plan) -> tuple[str, ...]:
+    """Return what no mask and no noise protects."""
+    sentences = [
+        "Who took part, when, with how many units; what many records have in common.",
+        "The model's correctness against participants or a coordinator that lie; availability.",
+    ]
+    if not plan.privacy.noised:
+        sentences.insert(0, "What the sum itself reveals about a single record or participant: there is no noise.")
+    return tuple(sentences)
+
+
+def _decided(judged: Judged, decision: Decision | None) -> str:
+    short = judged.verified.plan.run_id[:8]
+    if decision is not None:
+        when = datetime.fromtimestamp(decision.at, UTC)
+        return f"{decision.verdict} by {decision.who} ({decision.by}) on {when:%Y-%m-%d %H:%M} UTC. {decision.because}"
+    if judged.assessment.broken:
+        return f"The policy refuses it. To tell the operator: plan refuse {short} --because TEXT"
+    return f"It waits. To decide: plan approve {short}, or plan refuse {short} --because TEXT"
+
+
+def _participants(count: int) -> str:
+    return "1 participant" if count == 1 else f"{count} participants"

@@ -1,0 +1,168 @@
+"""Plans that were proposed to this participant, and what its owner decided, on disk.
+
+Guarantees: a plan is kept only if the operator pinned at joining signed it; the same run id with other bytes is refused
+and nothing is overwritten; a decision is written once, whole, and signed when it is an approval.
+Leaves to others: who may decide and by which rules (``approval``).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from host import durable
+from host.credentials import DIRECTORY_MODE
+from participant.home import Home
+from privacy import canonical
+from privacy.errors import LocalError, PeerError, VerificationError
+from privacy.plan import VerifiedPlan
+from privacy.plan_parts import Count, Hex256, Name
+
+_RUN_ID = re.compile(r"^[0-9a-f]{32}$")
+INITIAL_ADAPTER = "initial_adapter.safetensors"
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Decision(BaseModel):
+    """What the owner decided about a plan: who, when, how, and the hash of what was shown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    verdict: Literal["approved", "refused"]
+    plan_hash: Hex256
+    who: str
+    at: Count
+    by: Literal["hand", "policy"]
+    dataset: Name | None = None  # None for an evaluator, and in a refusal
+    model: Name | None = None
+    roster_verified: bool = False
+    signature: str = ""  # of the identity key over the approval, in hexadecimal
+    code: str = ""  # of a refusal
+    because: str = ""  # what the owner chose to tell the operator
+
+
+class Ended(BaseModel):
+    """How a run ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: str
+    code: str
+    at: Count
+
+
+class PlanStore:
+    """The plans in a participant's directory, by run id."""
+
+    def __init__(self, home: Home, operator_key: bytes) -> None:
+        self._home = home
+        self.operator_key = operator_key
+
+    def put(self, data: bytes, signature: bytes) -> VerifiedPlan:
+        """Verify a proposed plan and keep it; the same plan again changes nothing.
+
+        Raises:
+            PeerError: ``E-PLAN-SIGNATURE``, ``E-PLAN-MALFORMED``, ``E-PLAN-RULE`` or ``E-PLAN-CHANGED``.
+            LocalError: ``E-DISK-FULL``.
+        """
+        verified = VerifiedPlan.verify(data, signature, self.operator_key)
+        directory = self.directory(verified.plan.run_id)
+        kept = directory / "plan.json"
+        if kept.exists():
+            if kept.read_bytes() != data:
+                rule = f"run {verified.plan.run_id} came back with another plan than the one that was seen first"
+                raise PeerError("E-PLAN-CHANGED", participant="coordinator", phase="plan", rule=rule)
+            return verified
+        directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        durable.write(directory / "plan.sig", signature)
+        durable.write(kept, data)  # last: with this name the plan is there
+        return verified
+
+    def get(self, run_id: str) -> VerifiedPlan:
+        """Return a kept plan, verified again.
+
+        Raises:
+            LocalError: ``E-NOT-FOUND``.
+            VerificationError: ``E-STATE-DAMAGED``: it was changed on disk.
+        """
+        directory = self.directory(run_id)
+        try:
+            data, signature = (directory / "plan.json").read_bytes(), (directory / "plan.sig").read_bytes()
+        except FileNotFoundError:
+            raise LocalError("E-NOT-FOUND", f"no plan of run {run_id} was proposed here") from None
+        try:
+            return VerifiedPlan.verify(data, signature, self.operator_key)
+        except PeerError:  # it did verify when it was kept
+            raise VerificationError(
+                "E-STATE-DAMAGED", f"{directory} has another plan than the one that was proposed; restore a backup"
+            ) from None
+
+    def signature(self, run_id: str) -> bytes:
+        """Return the operator's signature over a kept plan."""
+        return (self.directory(run_id) / "plan.sig").read_bytes()
+
+    def find(self, start: str) -> str:
+        """Return the run id that begins like this.
+
+        Raises:
+            LocalError: ``E-NOT-FOUND``, none or several do.
+        """
+        found = [run_id for run_id in self.run_ids() if run_id.startswith(start)]
+        if len(found) != 1:
+            says = "several plans" if found else "no plan"
+            raise LocalError("E-NOT-FOUND", f"{says} of a run that begins with {start!r}; see `plan list`")
+        return found[0]
+
+    def run_ids(self) -> tuple[str, ...]:
+        """Return the run ids of all kept plans, oldest first."""
+        kept = (path.parent for path in self._home.plans.glob("*/plan.json") if _RUN_ID.match(path.parent.name))
+        return tuple(path.name for path in sorted(kept, key=lambda one: ((one / "plan.json").stat().st_mtime, one)))
+
+    def directory(self, run_id: str) -> Path:
+        """Return where a run's plan lies."""
+        if not _RUN_ID.match(run_id):
+            raise LocalError("E-NOT-FOUND", f"{run_id!r} is no run id")
+        return self._home.plans / run_id
+
+    def initial_adapter(self, run_id: str) -> Path:
+        """Return where the initial adapter of a run lies once it was downloaded and hashed."""
+        return self.directory(run_id) / INITIAL_ADAPTER
+
+    def decision(self, run_id: str) -> Decision | None:
+        """Return what was decided, or ``None`` while the plan waits."""
+        return _read(self.directory(run_id) / "decision.json", Decision)
+
+    def decide(self, run_id: str, decision: Decision) -> None:
+        """Write a decision down; an approval may be turned into a refusal, nothing else is changed.
+
+        Raises:
+            LocalError: ``E-EXISTS``.
+        """
+        before = self.decision(run_id)
+        if before is not None and not (before.verdict == "approved" and decision.verdict == "refused"):
+            raise LocalError("E-EXISTS", f"the plan of run {run_id} was {before.verdict} by {before.who} already")
+        _write(self.directory(run_id) / "decision.json", decision)
+
+    def ended(self, run_id: str) -> Ended | None:
+        """Return how a run ended, or ``None``."""
+        return _read(self.directory(run_id) / "ended.json", Ended)
+
+    def end(self, run_id: str, ended: Ended) -> None:
+        """Write down how a run ended."""
+        _write(self.directory(run_id) / "ended.json", ended)
+
+
+def _write(path: Path, value: BaseModel) -> None:
+    durable.write(path, canonical.encode(value.model_dump(mode="json")) + b"\n")
+
+
+def _read(path: Path, kind: type[ModelT]) -> ModelT | None:
+    if not path.exists():
+        return None
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise LocalError("E-STATE-DAMAGED", f"{path} does not parse; delete it and decide again") from None

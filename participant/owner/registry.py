@@ -1,0 +1,153 @@
+"""Which datasets and base models this participant has, under names of its own.
+
+Guarantees: a dataset is entered only after the whole of it was parsed, a model only after every file was hashed and
+none of them is a pickle; an entry never leaves this machine (a handshake announces a dataset's name and size alone).
+Leaves to others: parsing (``data``), hashing (``models``), what may be done with them (``policy``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from host import durable
+from participant.home import Home
+from privacy import canonical
+from privacy.draft import FileHash
+from privacy.errors import LocalError
+from privacy.plan_parts import Count, Name, Positive
+from protos.envelope import DatasetOffer
+
+
+class Entry(BaseModel):
+    """Base of what is registered: frozen and closed to unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    path: str  # absolute
+    added_at: Count  # seconds since the Unix epoch
+
+
+class DatasetEntry(Entry):
+    """A dataset that was parsed from its first row to its last."""
+
+    input_column: str | None = None  # None: the plan's
+    label_column: str | None = None
+    user_column: str | None = None
+    population: Name | None = None
+    rows: Positive
+    users: Count = 0  # 0 without a user column
+    columns: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    sha256: str = ""  # of the files when they were parsed; never published
+
+    @property
+    def units(self) -> int:
+        """The public number of privacy units: users where there is a user column, rows otherwise."""
+        return self.users or self.rows
+
+
+class ModelEntry(Entry):
+    """A base model whose files were hashed."""
+
+    files: tuple[FileHash, ...]
+
+    @property
+    def hash(self) -> str:
+        """The hash that a plan names: of the canonical list of file hashes."""
+        return hashlib.sha256(canonical.encode([file.model_dump() for file in self.files])).hexdigest()
+
+
+EntryT = TypeVar("EntryT", bound=Entry)
+
+
+class Registry:
+    """The entries in a participant's directory."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def datasets(self) -> tuple[DatasetEntry, ...]:
+        """Return all datasets, sorted by name."""
+        return _all(self._home.datasets, DatasetEntry)
+
+    def models(self) -> tuple[ModelEntry, ...]:
+        """Return all base models, sorted by name."""
+        return _all(self._home.models, ModelEntry)
+
+    def dataset(self, name: str) -> DatasetEntry:
+        """Return a dataset, or raise ``E-NOT-FOUND``."""
+        return _one(self.datasets(), name, "dataset")
+
+    def model(self, name: str) -> ModelEntry:
+        """Return a base model, or raise ``E-NOT-FOUND``."""
+        return _one(self.models(), name, "model")
+
+    def model_with_hash(self, base_hash: str) -> ModelEntry | None:
+        """Return the base model with the hash that a plan names, if it is here."""
+        return next((model for model in self.models() if model.hash == base_hash), None)
+
+    def offers(self, *, as_rows: Collection[str] = ()) -> tuple[DatasetOffer, ...]:
+        """Return what the handshake announces: names and public sizes.
+
+        Args:
+            as_rows: datasets whose rows are the unit although they have users.
+        """
+        return tuple(DatasetOffer(one.name, one.rows if one.name in as_rows else one.units) for one in self.datasets())
+
+    def add(self, entry: DatasetEntry | ModelEntry) -> None:
+        """Write an entry down.
+
+        Raises:
+            LocalError: ``E-EXISTS`` or ``E-DISK-FULL``.
+        """
+        path = self._path(entry)
+        if path.exists():
+            kind = "dataset" if isinstance(entry, DatasetEntry) else "model"
+            raise LocalError("E-EXISTS", f"{kind} {entry.name} is registered; remove it first or choose another name")
+        durable.write(path, canonical.encode(entry.model_dump(mode="json")) + b"\n")
+
+    def remove(self, entry: DatasetEntry | ModelEntry) -> None:
+        """Forget an entry; the files it names stay where they are, and so does all that was charged."""
+        durable.erase(self._path(entry))
+
+    def _path(self, entry: Entry) -> Path:
+        directory = self._home.datasets if isinstance(entry, DatasetEntry) else self._home.models
+        return directory / f"{entry.name}.json"
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot travel in a handshake.
+
+    Raises:
+        LocalError: ``E-USAGE``.
+    """
+    try:
+        Entry(name=name, path="/", added_at=0)
+    except ValidationError:
+        rule = "a name has 1 to 63 of a-z, 0-9, dot, dash and underscore and begins with a letter or digit"
+        raise LocalError("E-USAGE", f"{name!r} is no name: {rule}") from None
+
+
+def _all(directory: Path, kind: type[EntryT]) -> tuple[EntryT, ...]:
+    return tuple(_read(path, kind) for path in sorted(directory.glob("*.json")))
+
+
+def _read(path: Path, kind: type[EntryT]) -> EntryT:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        raise LocalError("E-STATE-DAMAGED", f"{path} does not parse; delete it and add it again") from None
+
+
+def _one(entries: tuple[EntryT, ...], name: str, kind: str) -> EntryT:
+    for entry in entries:
+        if entry.name == name:
+            return entry
+    known = ", ".join(entry.name for entry in entries) or "none"
+    raise LocalError("E-NOT-FOUND", f"no {kind} {name}; registered: {known}")

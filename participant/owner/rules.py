@@ -1,0 +1,336 @@
+"""Does a plan fit the owner's policy? Rule by rule, before any data is read.
+
+Guarantees: pure; every rule of the policy is looked at, so that the owner sees all that is met and all that is broken;
+a plan is approved by policy only if every rule is met.
+Leaves to others: computing what a plan costs and what is left (``cost``), asking a person (``approval``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+import methods
+from participant.owner.policy import Policy, Population
+from privacy.claims import suite_words
+from privacy.dp.events import format_epsilon_up
+from privacy.errors import LocalError, RefusedError
+from privacy.plan import Plan
+
+
+class Outcome(Enum):
+    """What a rule says about a plan."""
+
+    MET = "met"
+    NEEDS_APPROVAL = "needs a person"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule by its name in documentation and refusals, and why it came out so."""
+
+    name: str
+    outcome: Outcome
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a run would spend, computed here from the plan's integers, and what its population has left.
+
+    Epsilons of the run are at the plan's delta, lifetime epsilons at the policy's lifetime delta.
+    """
+
+    outsiders: float
+    charged: float
+    all_others: float
+    lifetime_before: float
+    lifetime_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDataset:
+    """What the policy needs to know of the dataset that would be used."""
+
+    name: str
+    units: int  # users where there is a user column, rows otherwise
+    rows: int
+    user_column: str | None
+    population: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalContext:
+    """This participant's side of the comparison."""
+
+    me: str
+    identity_key: bytes
+    federation: str
+    ca_fingerprint: str
+    now: float  # seconds since the Unix epoch
+    dataset: LocalDataset | None
+    base_registered: bool
+    cost: Cost | None  # None in mode none, or if no population is named
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """All rules, in the order of the policy file."""
+
+    rules: tuple[Rule, ...]
+    roster_verified: bool
+
+    @property
+    def roster(self) -> Literal["verified", "unverified"]:
+        """The word for it in status, plan screen and report."""
+        return "verified" if self.roster_verified else "unverified"
+
+    @property
+    def broken(self) -> tuple[Rule, ...]:
+        """The rules that refuse the plan."""
+        return tuple(rule for rule in self.rules if rule.outcome is Outcome.BROKEN)
+
+    @property
+    def by_policy(self) -> bool:
+        """Whether the plan may be approved without a person."""
+        return all(rule.outcome is Outcome.MET for rule in self.rules)
+
+    def refusal(self) -> RefusedError | None:
+        """Return ``E-PLAN-EXPIRED``, ``E-POLICY-BUDGET`` or ``E-POLICY-RULE`` with the names of the broken rules."""
+        if not self.broken:
+            return None
+        first = self.broken[0].name
+        code = {
+            "plan.expiry": "E-PLAN-EXPIRED",
+            "population.lifetime-epsilon": "E-POLICY-BUDGET",
+        }.get(first, "E-POLICY-RULE")
+        return RefusedError(code, "; ".join(f"{rule.name}: {rule.says}" for rule in self.broken))
+
+
+def fingerprint(identity_key: bytes) -> str:
+    """Return the fingerprint that owners compare: the first 128 bits of SHA-256, in hexadecimal."""
+    return hashlib.sha256(identity_key).hexdigest()[:32]
+
+
+def assess(plan: Plan, policy: Policy, local: LocalContext) -> Assessment:
+    """Compare a plan with the policy, rule by rule."""
+    rules = [
+        *_place(plan, policy, local),
+        *_sound(plan),
+        *_roster(plan, policy, local),
+        *_floors(plan, policy, local),
+        *_dataset(plan, policy, local),
+        *_budget(plan, policy, local),
+        *_approval(policy),
+    ]
+    return Assessment(tuple(rules), roster_verified=is_verified_roster(plan, policy, local.me))
+
+
+def is_verified_roster(plan: Plan, policy: Policy, me: str) -> bool:
+    """Say whether the policy pins every other member's identity, and the plan has these very keys."""
+    return not unpinned_members(plan, policy, me) and not mismatched_pins(plan, policy)
+
+
+def mismatched_pins(plan: Plan, policy: Policy) -> tuple[str, ...]:
+    """Return the members whose identity key is not the one that the policy pins."""
+    pins = policy.coordinator.roster
+    return tuple(
+        one.id
+        for one in plan.roster
+        if one.id in pins and not hashlib.sha256(bytes.fromhex(one.identity_key)).hexdigest().startswith(pins[one.id])
+    )
+
+
+def unpinned_members(plan: Plan, policy: Policy, me: str) -> tuple[str, ...]:
+    """Return the other members whose identity the policy does not pin."""
+    return tuple(one.id for one in plan.roster if one.id != me and one.id not in policy.coordinator.roster)
+
+
+def _rule(name: str, met: bool, says: str) -> Rule:
+    return Rule(name, Outcome.MET if met else Outcome.BROKEN, says)
+
+
+def _place(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
+    yield _rule("plan.federation", plan.federation == at.federation, f"the plan is of federation {plan.federation}")
+    yield _rule(
+        "plan.expiry", at.now < plan.expires_at, "the plan has expired" if at.now >= plan.expires_at else "open"
+    )
+    pinned = policy.coordinator.ca_fingerprint
+    yield _rule(
+        "coordinator.fingerprint",
+        pinned is not None and at.ca_fingerprint.startswith(pinned),
+        "no authority is pinned in the policy" if pinned is None else f"the policy pins authority {pinned[:16]}...",
+    )
+
+
+def _sound(plan: Plan) -> Iterator[Rule]:
+    """Whether the method, its mode and all that is summed can be accounted for at all, whatever the policy allows."""
+    try:
+        methods.require_sound(plan.recipe, plan.privacy.mode)
+    except LocalError as refusal:
+        yield Rule("plan.method", Outcome.BROKEN, refusal.detail)
+    else:
+        yield Rule("plan.method", Outcome.MET, "nothing is summed beside the method's own streams")
+
+
+def _roster(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
+    own = [one for one in plan.roster if one.id == at.me and one.identity_key == at.identity_key.hex()]
+    yield _rule("roster.own-key", bool(own), f"the roster must name {at.me} with this directory's identity key")
+    changed = mismatched_pins(plan, policy)
+    says = f"the plan has another key for {', '.join(changed)}" if changed else "no pinned key differs"
+    yield _rule("roster.pinned", not changed, says)
+    if unknown := unpinned_members(plan, policy, at.me):
+        outcome = Outcome.MET if policy.approval.unverified_roster else Outcome.NEEDS_APPROVAL
+        yield Rule("roster.known", outcome, f"not pinned, so unverified: {', '.join(unknown)}")
+    else:
+        yield Rule("roster.known", Outcome.MET, "every member's identity is pinned")
+
+
+def _floors(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
+    floors = policy.floors
+    yield _rule("floors.f", plan.f >= floors.f, f"f is {plan.f}, the policy asks for at least {floors.f}")
+    yield _rule(
+        "floors.min-survivors",
+        plan.m >= floors.min_survivors,
+        f"a sum is over at least {plan.m}, the policy asks for {floors.min_survivors}",
+    )
+    yield _graph(plan, policy)
+    yield _rule(
+        "floors.suites",
+        plan.suite in floors.suites,
+        f"the plan has suite {suite_words(plan)}; allowed: {_listed(map(str, floors.suites))}",
+    )
+    if at.cost is not None:
+        cap = floors.max_epsilon_if_all_collude
+        yield _rule(
+            "floors.epsilon-if-all-collude",
+            at.cost.all_others <= cap,
+            f"epsilon {format_epsilon_up(at.cost.all_others)} if everybody else colludes, at most {cap:g}",
+        )
+
+
+def _graph(plan: Plan, policy: Policy) -> Rule:
+    """The weaker claim of a k-regular graph is accepted by a person or in so many words, never by silence."""
+    allowed, kind = policy.floors.graphs, plan.graph.kind
+    if allowed is not None:
+        return _rule("floors.graphs", kind in allowed, f"the graph is {kind}; allowed: {_listed(allowed)}")
+    if kind == "complete":
+        return Rule("floors.graphs", Outcome.MET, "the graph is complete")
+    if policy.approval.mode == "by-hand":
+        return Rule("floors.graphs", Outcome.NEEDS_APPROVAL, "the graph is k-regular, whose claim is weaker")
+    says = "the graph is k-regular, whose claim is weaker; to approve it by policy, name it in floors.graphs"
+    return Rule("floors.graphs", Outcome.BROKEN, says)
+
+
+def _dataset(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
+    dataset = at.dataset
+    if dataset is None:
+        says = f"no dataset {plan.recipe.task.data} is registered; name one with --dataset"
+        yield Rule("dataset.registered", Outcome.BROKEN, says)
+        return
+    allowed = policy.dataset.get(dataset.name)
+    if allowed is None:
+        yield Rule("dataset.section", Outcome.BROKEN, f"the policy has no section [dataset.{dataset.name}]")
+        return
+    recipe, mode = plan.recipe, plan.privacy.mode
+    yield _rule("dataset.modes", mode in allowed.modes, f"mode {mode}; allowed: {_listed(allowed.modes)}")
+    base_ok = any(recipe.base.hash.startswith(base) for base in allowed.bases)
+    yield _rule("dataset.bases", base_ok, f"base {recipe.base.name} has hash {recipe.base.hash[:16]}...")
+    yield _rule("model.registered", at.base_registered, f"base {recipe.base.name} must be added with `model add`")
+    yield _method(plan, allowed.methods)
+    yield _rule(
+        "dataset.rounds", recipe.rounds <= allowed.max_rounds, f"{recipe.rounds} rounds <= {allowed.max_rounds}"
+    )
+    yield _rule(
+        "dataset.min-units", dataset.units >= allowed.min_units, f"{dataset.units} >= {allowed.min_units} units"
+    )
+    announced = next((one.units for one in plan.roster if one.id == at.me), 0)
+    counts_rows = allowed.example_level_despite_users and plan.privacy.unit != "user"
+    here = dataset.rows if counts_rows else dataset.units
+    yield _rule("dataset.units", announced == here, f"the plan counts {announced}, here are {here}")
+    if dataset.user_column and plan.privacy.unit == "example":
+        says = f"the dataset has users ({dataset.user_column}), the plan protects single examples"
+        yield _rule("dataset.user-unit", allowed.example_level_despite_users, says)
+    if plan.privacy.unit == "user" and not dataset.user_column:
+        yield Rule("dataset.user-unit", Outcome.BROKEN, "the plan protects users, the dataset names no user column")
+    if dataset.population is not None:
+        same = dataset.population == allowed.population
+        yield _rule("dataset.population", same, f"added for {dataset.population}, policy says {allowed.population}")
+
+
+def _method(plan: Plan, methods: object) -> Rule:
+    adapter = plan.recipe.adapter
+    bounds = methods.get(adapter.method) if isinstance(methods, dict) else None
+    if bounds is None:
+        return Rule("dataset.methods", Outcome.BROKEN, f"method {adapter.method} is not allowed for this dataset")
+    if bounds.max_rank is not None and adapter.rank > bounds.max_rank:
+        return Rule("dataset.methods", Outcome.BROKEN, f"rank {adapter.rank} is above {bounds.max_rank}")
+    if bounds.max_entries is not None and plan.recipe.entries > bounds.max_entries:
+        return Rule("dataset.methods", Outcome.BROKEN, f"{plan.recipe.entries} entries > {bounds.max_entries}")
+    return Rule("dataset.methods", Outcome.MET, f"method {adapter.method} is allowed")
+
+
+def _budget(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
+    allowed = policy.dataset.get(at.dataset.name) if at.dataset else None
+    if not plan.privacy.noised or allowed is None:
+        return
+    budget, cost, privacy = policy.population[allowed.population], at.cost, plan.privacy
+    name = allowed.population
+    yield _rule(
+        "population.unit", privacy.unit == budget.unit, f"{name} counts {budget.unit}s, the plan {privacy.unit}s"
+    )
+    if cost is None:
+        yield Rule("population.per-run-epsilon", Outcome.BROKEN, "the cost could not be computed")
+        return
+    yield _rule(
+        "privacy.claim",
+        cost.charged <= float(privacy.epsilon) * (1 + CLAIM_TOLERANCE),
+        f"the plan claims epsilon {privacy.epsilon}, its integers give {format_epsilon_up(cost.charged, 3)}",
+    )
+    yield _rule(
+        "population.per-run-epsilon",
+        cost.charged <= budget.per_run_epsilon,
+        f"this run costs epsilon {format_epsilon_up(cost.charged, 3)}, at most {budget.per_run_epsilon:g} is allowed",
+    )
+    delta = float(privacy.delta)
+    yield _rule("population.per-run-delta", delta <= budget.per_run_delta, f"{delta:g} <= {budget.per_run_delta:g}")
+    yield from _deltas(plan, budget, at)
+    yield _rule(
+        "population.lifetime-epsilon",
+        cost.lifetime_after <= budget.lifetime_epsilon,
+        f"{name} has spent {format_epsilon_up(cost.lifetime_before)} and would have spent "
+        f"{format_epsilon_up(cost.lifetime_after)} "
+        f"of {budget.lifetime_epsilon:g} at delta {budget.lifetime_delta:g}",
+    )
+
+
+def _deltas(plan: Plan, budget: Population, at: LocalContext) -> Iterator[Rule]:
+    """A delta of 1/N would allow a mechanism that publishes one of N people whole: at most a tenth of it will do."""
+    known = plan.n if plan.privacy.unit == "participant" else (at.dataset.units if at.dataset else 0)
+    people = max(known, budget.size or 0)
+    most, delta = 1 / (DELTA_SHARE * people), float(plan.privacy.delta)
+    yield _rule("population.delta", delta <= most, f"delta {delta:g}, at most a tenth of one in {people:,}: {most:.3g}")
+    yield _rule(
+        "population.lifetime-delta",
+        budget.lifetime_delta <= most,
+        f"lifetime delta {budget.lifetime_delta:g}, at most a tenth of one in {people:,}: {most:.3g}",
+    )
+
+
+DELTA_SHARE = 10  # delta is at most 1 / (10 * population)
+CLAIM_TOLERANCE = 1e-6  # of two machines' double rounding in the same accountant
+
+
+def _approval(policy: Policy) -> Iterator[Rule]:
+    if policy.approval.mode == "by-policy":
+        yield Rule("approval.mode", Outcome.MET, "the policy approves by itself")
+    else:
+        yield Rule("approval.mode", Outcome.NEEDS_APPROVAL, "the policy asks for a person")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,1 @@
+"""This participant in its runs: tasks answered, rounds charged, journals kept."""

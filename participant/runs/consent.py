@@ -1,0 +1,85 @@
+"""What the owner allows now: asked before each attempt, and the budget charged before each training.
+
+Guarantees: a policy that was changed is judged again before the next attempt; a round is on the ledger's disk before
+anything is trained for it.
+Leaves to others: judging (``approval``), the ledger's own rules (``ledger``).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from participant.owner.cost import lifetime_budget
+from participant.owner.policy import DatasetPolicy, Policy
+from participant.runs.context import DaemonContext, TrainingJob
+from privacy.dp.events import round_event
+from privacy.errors import RefusedError
+from privacy.ledger_entries import Charge, Unprotected
+
+
+class Consent:
+    """The owner's standing consent to one approved run."""
+
+    def __init__(self, work: DaemonContext, job: TrainingJob) -> None:
+        self._work = work
+        self._dataset = job.dataset.name
+        self._verified = job.verified
+        self._judged: Policy | None = None
+
+    def require(self) -> None:
+        """Refuse to begin an attempt that the owner would not have now.
+
+        Raises:
+            RefusedError: ``E-PLAN-EXPIRED``, ``E-POLICY-REFUSED`` (the approval was taken back), ``E-POLICY-WAITING``
+                (paused), ``E-POLICY-RULE`` or ``E-POLICY-BUDGET``.
+        """
+        plan, now = self._verified.plan, self._work.clock.now()
+        if now >= plan.expires_at:
+            raise RefusedError("E-PLAN-EXPIRED", f"the plan of run {plan.run_id} has expired")
+        decision = self._work.review.plans.decision(plan.run_id)
+        if decision is None or decision.verdict == "refused":
+            raise RefusedError("E-POLICY-REFUSED", f"the owner has taken back the approval of run {plan.run_id}")
+        if self._work.home.pause_mark.exists():
+            raise RefusedError("E-POLICY-WAITING", "the owner has paused this participant")
+        policy = self._work.review.policy()
+        if policy != self._judged:
+            if refusal := self._work.review.judge_run(plan.run_id).assessment.refusal():
+                raise refusal
+            self._judged = policy
+        section = self._section(policy)
+        if not section.allows_time(datetime.fromtimestamp(now).astimezone().time()):
+            raise RefusedError("E-POLICY-RULE", f"dataset.hours: training is allowed {section.hours}")
+
+    def charge(self, number: int) -> None:
+        """Charge a round at its planned event; without differential privacy, note that once.
+
+        Raises:
+            RefusedError: ``E-POLICY-BUDGET``, ``E-LEDGER-UNIT`` or ``E-POLICY-RULE``; nothing is trained.
+            LocalError: ``E-DISK-FULL``.
+        """
+        plan, now = self._verified.plan, int(self._work.clock.now())
+        policy = self._work.review.policy()
+        population = self._section(policy).population
+        event = round_event(plan)
+        if event is None:
+            note = Unprotected(run_id=plan.run_id, plan_hash=self._verified.hash, population=population)
+            self._work.ledger.note_unprotected(note, at=now)
+            return
+        charge = Charge(
+            run_id=plan.run_id,
+            plan_hash=self._verified.hash,
+            round=number,
+            population=population,
+            unit=plan.privacy.unit,
+            relation=plan.privacy.relation,
+            event=event,
+            delta=plan.privacy.delta,
+        )
+        budget = lifetime_budget(policy.population[population])
+        self._work.ledger.charge(charge, budget=budget, max_rounds=plan.recipe.rounds, at=now)
+
+    def _section(self, policy: Policy) -> DatasetPolicy:
+        section = policy.dataset.get(self._dataset)
+        if section is None:
+            raise RefusedError("E-POLICY-RULE", f"dataset.section: the policy has no [dataset.{self._dataset}]")
+        return section

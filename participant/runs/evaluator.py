@@ -1,0 +1,71 @@
+"""The evaluator's part in a run: measure each released adapter on public data, sign, send.
+
+Guarantees: an adapter is downloaded and hashed before it is measured, and parsed from that same buffer; nothing here
+masks, charges or touches private data.
+Leaves to others: the measurement (``evaluation``), sending (``sender``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from participant.runs.context import DaemonContext, TrainingJob
+from privacy.errors import PeerError
+from privacy.evaluation import SignedEvaluation
+from protos.envelope import Evaluation, EvaluationAsked
+
+_log = structlog.get_logger("onlysum.participant")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How many of how many public examples an adapter gets right, and the hash of that data."""
+
+    correct: int
+    examples: int
+    data_sha256: bytes
+
+
+Measure = Callable[[TrainingJob, NDArray[np.float32]], Measured]
+
+
+def evaluate_adapter(work: DaemonContext, job: TrainingJob, task: EvaluationAsked, measure: Measure) -> None:
+    """Answer a request to measure an adapter.
+
+    Raises:
+        PeerError: the adapter has another length than the plan's vector.
+        LocalError: ``E-MODEL-*`` or ``E-DATA-*``.
+    """
+    plan = job.verified.plan
+    if task.adapter.length != 4 * plan.recipe.entries:
+        rule = f"the adapter is announced as {task.adapter.length} bytes for {plan.recipe.entries} entries"
+        raise PeerError("E-ROUND-CONTEXT", participant="coordinator", phase="evaluation", rule=rule)
+    data = work.sender.download(task.adapter)
+    measured = measure(job, np.frombuffer(data, dtype="<f4").astype(np.float32))
+    signed = SignedEvaluation(
+        plan_hash=job.verified.hash,
+        evaluator=job.me,
+        round=task.round,
+        adapter_sha256=task.adapter.sha256,
+        data_sha256=measured.data_sha256,
+        correct=measured.correct,
+        examples=measured.examples,
+    ).signed(work.owner.identity)
+    work.sender.submit(
+        Evaluation(
+            run_id=task.run_id,
+            plan_hash=signed.plan_hash,
+            round=signed.round,
+            adapter_sha256=signed.adapter_sha256,
+            correct=signed.correct,
+            examples=signed.examples,
+            data_sha256=signed.data_sha256,
+            signature=signed.signature,
+        )
+    )
+    _log.info("adapter measured", run=task.run_id, round=task.round, correct=signed.correct, examples=signed.examples)

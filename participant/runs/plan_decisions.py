@@ -1,0 +1,138 @@
+"""Plans as they come in, and decisions as they go out.
+
+Guarantees: a plan is kept and judged before anybody is asked; an approval leaves only after the self-check has passed,
+so that nobody starts a run that cannot be trained here.
+Leaves to others: the rules (``approval``), taking part (``runs``).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from host import durable
+from participant.owner.approval import notify, role_in
+from participant.owner.plan_store import Decision
+from participant.runs.context import DaemonContext
+from participant.runs.open_runs import Runs
+from privacy.errors import OnlysumError, PeerError
+from protos.envelope import PlanApproved, PlanProposed, PlanRefused, Role
+
+RECONSIDER_SECONDS: Final = 5.0  # how often a waiting plan is judged again: its owner may be editing the policy
+WAITING: Final = "onlysum participant plan show RUN, then plan approve RUN or plan refuse RUN"
+
+_log = structlog.get_logger("onlysum.participant")
+
+
+class PlanDecisions:
+    """Takes proposals and sends decisions."""
+
+    def __init__(self, work: DaemonContext, role: Role, runs: Runs) -> None:
+        self._work = work
+        self._role = role
+        self._runs = runs
+        self._waiting: dict[str, float] = {}  # runs whose plan waits, and when it was last judged
+        self._said: dict[str, str] = {}  # why, as last logged
+        self._refused: set[str] = set()  # runs whose refusal the coordinator was told, by this process
+
+    def proposed(self, task: PlanProposed) -> None:
+        """Keep a plan, then decide by policy, or let it wait for a person; a known decision is sent again.
+
+        Raises:
+            PeerError: ``E-PLAN-*``; the plan is not kept.
+        """
+        review, name = self._work.review, self._work.owner.name
+        verified = review.plans.put(task.plan, task.signature)
+        run_id = verified.plan.run_id
+        if run_id != task.run_id or role_in(verified.plan, name) != self._role.value:
+            raise _refuse(f"the plan does not name {name} as {self._role.value}")
+        self._fetch_initial_adapter(task)
+        if review.plans.decision(run_id) is None and not self._decided(run_id):
+            if trouble := notify(self._work.settings.notify, run_id):
+                _log.warning("the notify command failed", kind=trouble)
+            return
+        self._answer(run_id)
+
+    def _decided(self, run_id: str) -> bool:
+        """Decide without a person if the policy says so; otherwise the plan waits."""
+        self._waiting[run_id] = self._work.clock.monotonic()
+        try:
+            if self._role is Role.EVALUATOR:
+                self._work.review.accept_as_evaluator(run_id)
+            else:
+                self._work.review.decide_by_policy(run_id)
+        except OnlysumError as error:
+            if self._said.get(run_id) != error.detail:
+                self._said[run_id] = error.detail
+                _log.warning("a plan waits", run=run_id, code=error.code, detail=error.detail, next=WAITING)
+            return False
+        return True
+
+    def _fetch_initial_adapter(self, task: PlanProposed) -> None:
+        plans = self._work.review.plans
+        path, expected = plans.initial_adapter(task.run_id), plans.get(task.run_id).plan.recipe.adapter.initial_hash
+        if path.exists():
+            return
+        if task.initial_adapter.sha256.hex() != expected:
+            raise _refuse("the initial adapter that is offered is not the plan's")
+        durable.write(path, self._work.sender.download(task.initial_adapter))
+
+    def reconsider(self) -> None:
+        """Answer plans that a person has decided with a command, or that a changed policy decides.
+
+        A refusal is told to the coordinator also where an approval was told before, and again after a restart, since
+        nothing says here whether it arrived.
+        """
+        for run_id in self._runs.refused():
+            if run_id not in self._refused:
+                self._refused.add(run_id)  # once, also if the coordinator does not want to hear it
+                self._runs.leave(run_id)
+                self._try_to_answer(run_id)
+        for run_id, judged_at in sorted(self._waiting.items()):
+            decided = self._work.review.plans.decision(run_id) is not None
+            if not decided and self._work.clock.monotonic() - judged_at >= RECONSIDER_SECONDS:
+                decided = self._decided(run_id)
+            if not decided:
+                continue
+            self._try_to_answer(run_id)
+
+    def _try_to_answer(self, run_id: str) -> None:
+        try:
+            self._answer(run_id)
+        except OnlysumError as error:
+            _log.warning("refused", run=run_id, code=error.code, detail=error.detail)
+
+    def forget(self, run_id: str) -> None:
+        """The run has ended: nobody waits for a decision any more."""
+        self._waiting.pop(run_id, None)
+
+    def _answer(self, run_id: str) -> None:
+        review, sender = self._work.review, self._work.sender
+        decision = review.plans.decision(run_id)
+        if decision is None:
+            return
+        self.forget(run_id)
+        plan_hash = review.plans.get(run_id).hash
+        if decision.verdict == "approved":
+            problem = self._runs.problem(run_id)
+            decision = review.plans.decision(run_id) or decision  # that took long: its owner may have refused meanwhile
+            if problem is not None and decision.verdict == "approved":
+                decision = self._turn_down(run_id, decision, problem)
+        if decision.verdict == "approved":
+            sender.submit(PlanApproved(run_id, plan_hash, bytes.fromhex(decision.signature)))
+        else:
+            sender.submit(PlanRefused(run_id, plan_hash, decision.code, decision.because))
+            self._refused.add(run_id)
+        _log.info(f"plan {decision.verdict}", run=run_id, by=decision.by, who=decision.who)
+
+    def _turn_down(self, run_id: str, decision: Decision, problem: OnlysumError) -> Decision:
+        _log.error("the plan cannot be trained here", run=run_id, code=problem.code, detail=problem.detail)
+        changes = {"verdict": "refused", "code": problem.code, "because": problem.explanation.what, "signature": ""}
+        refused = decision.model_copy(update=changes)
+        self._work.review.plans.decide(run_id, refused)
+        return refused
+
+
+def _refuse(rule: str) -> PeerError:
+    return PeerError("E-PLAN-RULE", participant="coordinator", phase="plan", rule=rule)

@@ -1,0 +1,87 @@
+"""The participant's own report of a run: what happened as its journal and its ledger have it, signed by its identity.
+
+Guarantees: every completed round is in it with the certificate that this participant verified; a report that cannot be
+made never keeps a run from ending.
+Leaves to others: the report's content (``privacy.report``), showing and checking it (``audit``).
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from participant.home import certificate_file
+from participant.owner.cost import lifetime_budget
+from participant.owner.plan_store import Decision
+from participant.owner.rules import is_verified_roster
+from participant.runs.context import DaemonContext
+from privacy.ledger_entries import Charge
+from privacy.plan import VerifiedPlan
+from privacy.report import LedgerFacts, ReportFacts, RoundFacts, build_report, sign_report
+from privacy.secagg.messages import RoundCertificate
+from protos import codec
+
+REPORT_FILE: Final = "report.json"
+LIBRARIES: Final = ("onlysum", "cryptography", "dp-accounting", "numpy")  # that the figures depend on
+
+
+def make_report(work: DaemonContext, verified: VerifiedPlan, decision: Decision, signature: bytes) -> bytes:
+    """Return the signed report of a run.
+
+    Args:
+        work: whose report it is.
+        verified: the plan.
+        decision: the owner's approval.
+        signature: the operator's, over the plan.
+
+    Raises:
+        OnlysumError: the accountants disagree, or the policy does not parse.
+    """
+    run, owner = work.home.runs / verified.plan.run_id, work.owner
+    facts = ReportFacts(
+        plan=verified.plan,
+        operator_key=work.review.plans.operator_key,
+        operator_signature=signature,
+        role="participant",
+        name=owner.name,
+        identity_key=owner.identity.public,
+        made_at=int(work.clock.now()),
+        software={**{name: version(name) for name in LIBRARIES}, "python": platform.python_version()},
+        roster_verified=is_verified_roster(verified.plan, work.review.policy(), owner.name),
+        rounds=_rounds(work, verified, run),
+        ledger=_ledger(work, decision),
+    )
+    return sign_report(build_report(facts), owner.identity)
+
+
+def _rounds(work: DaemonContext, verified: VerifiedPlan, run: Path) -> list[RoundFacts]:
+    facts: list[RoundFacts] = []
+    for number in range(1, verified.plan.recipe.rounds + 1):
+        path = certificate_file(run, number)
+        if not path.exists():
+            break
+        certificate: RoundCertificate = codec.decode_certificate(path.read_bytes(), sender="coordinator")
+        facts.append(RoundFacts(round=number, attempts=certificate.position.attempt, certificate=certificate))
+    last = len(facts) + 1
+    if any(
+        isinstance(one.entry, Charge) and (one.entry.plan_hash, one.entry.round) == (verified.hash, last)
+        for one in work.ledger.rows()
+    ):
+        facts.append(RoundFacts(round=last, attempts=1, certificate=None))
+    return facts
+
+
+def _ledger(work: DaemonContext, decision: Decision) -> LedgerFacts | None:
+    policy = work.review.policy()
+    section = policy.dataset.get(decision.dataset) if decision.dataset else None
+    if section is None:
+        return None
+    head = work.ledger.head()
+    return LedgerFacts(
+        sequence=head.sequence,
+        head=head.hash,
+        spent=work.ledger.spent(section.population),
+        budget=lifetime_budget(policy.population[section.population]),
+    )

@@ -1,0 +1,146 @@
+"""Blocks below the lowest trained one: what comes out of them never changes, so it is computed once an example.
+
+Guarantees: activations are kept only if no trained tensor has any influence on them, and used only if made-up rows have
+the very same gradients, bit for bit, with the lower blocks as without; an example's activations come from a micro-batch
+in which it has the slot that it would have later. They stay in memory, like the data that they come from.
+Leaves to others: everything about privacy, which this does not touch: gradients are the same.
+Source: docs/methods.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from participant.training.adapters.adapted import AdaptedModel
+from participant.training.adapters.gradients import GradientEngine
+from participant.training.examples import Examples
+from privacy.errors import LocalError
+
+ACTIVATIONS: Final = "frozen_prefix"  # among an example's inputs: what comes out of the lower blocks
+MOST_BYTES: Final = 2**30  # of activations that are kept
+
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class _PrefixEndedError(Exception):
+    """Ends a forward pass where the lower blocks end."""
+
+
+class FrozenPrefix:
+    """The lower blocks of a model; made by :meth:`find`."""
+
+    def __init__(self, adapted: AdaptedModel, owner: nn.Module, name: str, blocks: list[nn.Module], first: int) -> None:
+        self._adapted, self._owner, self._name = adapted, owner, name
+        self._blocks, self._first = blocks, first
+        self._given: Tensor | None = None
+        self._handles: list[RemovableHandle] = []
+
+    @classmethod
+    def find(cls, adapted: AdaptedModel) -> Self | None:
+        """Return the blocks below the lowest one that trains, if there are any."""
+        wanted = {id(one) for one in adapted.trained}
+        for owner in adapted.model.modules():
+            for name, blocks in owner.named_children():
+                if not isinstance(blocks, nn.ModuleList):
+                    continue
+                trains = [any(id(one) in wanted for one in block.parameters()) for block in blocks]
+                if any(trains):
+                    first = trains.index(True)
+                    return cls(adapted, owner, name, list(blocks), first) if first else None
+        return None
+
+    def activations(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return what comes out of the lower blocks, the examples first.
+
+        Raises:
+            LocalError: ``E-SELF-CHECK``, a trained tensor has an influence on it.
+        """
+        found: list[Tensor] = []
+
+        def end(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found.append(args[0] if args else kwargs["hidden_states"])
+            raise _PrefixEndedError
+
+        handle = self._blocks[self._first].register_forward_pre_hook(end, with_kwargs=True)
+        try:
+            self._adapted.logits(inputs)
+        except _PrefixEndedError:
+            pass
+        finally:
+            handle.remove()
+        if len(found) != 1 or found[0].requires_grad:
+            raise LocalError("E-SELF-CHECK", "frozen layers: a trained tensor has an influence on them")
+        return found[0]
+
+    def extended(self, examples: Examples, micro_batch: int) -> Examples:
+        """Return the examples with their activations, computed in micro-batches of the plan's size."""
+        parts = []
+        for start in range(0, len(examples), micro_batch):
+            rows = np.arange(start, start + micro_batch)
+            rows[rows >= len(examples)] = -1
+            parts.append(self.activations(dict(examples.take(rows).inputs)))
+        joined = torch.cat(parts)[: len(examples)]
+        return replace(examples, inputs={**examples.inputs, ACTIVATIONS: joined})
+
+    def cut(self) -> None:
+        """Take the lower blocks off: from here on the model reads the activations among its inputs."""
+        self._put_blocks(self._blocks[self._first :])
+        self._handles = [
+            self._adapted.model.register_forward_pre_hook(self._take, with_kwargs=True),
+            self._blocks[self._first].register_forward_pre_hook(self._replace, with_kwargs=True),
+        ]
+
+    def restore(self) -> None:
+        """Put the lower blocks back."""
+        self._put_blocks(self._blocks)
+        for handle in self._handles:
+            handle.remove()
+
+    def _put_blocks(self, blocks: list[nn.Module]) -> None:
+        setattr(self._owner, self._name, nn.ModuleList(blocks))
+
+    def _take(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+        self._given = kwargs.pop(ACTIVATIONS)
+        return args, kwargs
+
+    def _replace(self, _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+        if args:
+            return (self._given, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self._given}
+
+
+def shortened(engine: GradientEngine, synthetic: Examples, examples: Examples) -> Examples:
+    """Return the examples with their activations and take the lower blocks off, or leave everything as it is.
+
+    It is left where the lowest block trains, activations would take too much memory, or gradients would change.
+
+    Args:
+        engine: computes the gradients that must not change.
+        synthetic: made-up examples, a micro-batch of them.
+        examples: of the dataset.
+    """
+    prefix = FrozenPrefix.find(engine.adapted)
+    if prefix is None:
+        return examples
+    size = len(synthetic)
+    try:
+        made_up = prefix.extended(synthetic, size)
+    except LocalError:
+        return examples
+    if made_up.inputs[ACTIVATIONS].nbytes // size * len(examples) > MOST_BYTES:
+        return examples
+    rows = engine.rows(synthetic)
+    prefix.cut()
+    same = torch.equal(engine.rows(made_up), rows)
+    prefix.restore()
+    if not same:
+        return examples
+    longer = prefix.extended(examples, size)
+    prefix.cut()
+    return longer

@@ -1,0 +1,128 @@
+"""Sums of gradients over a logical batch, in micro-batches of one fixed shape.
+
+Guarantees: every forward pass has the plan's micro-batch size, filled up with empty examples, so that kernels never
+depend on how many examples there are; in the clipped sum one unit of privacy adds one integer row of norm at most D.
+A row that the plan cannot use is an empty example: it takes a slot and adds nothing. An empty batch gives zeros.
+Clipping happens where the gradients are; only the sum leaves the device.
+Leaves to others: sampling and noise (``participant.training.torch_trainer``), the clip (``privacy.dp.torch_clipping``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import islice
+from typing import TypedDict, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from participant.training.adapters.gradients import GradientEngine
+from participant.training.examples import Examples
+from privacy.dp.torch_clipping import clipped_sum
+
+EMPTY_SLOT = -1  # a slot of a micro-batch without an example
+
+Rows = NDArray[np.int64]
+
+
+class Clip(TypedDict):
+    """The clip's arguments: D and C of the plan."""
+
+    sensitivity: int
+    clip_norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class GradientSums:
+    """Sums over rows of a dataset.
+
+    Attributes:
+        engine: computes gradients.
+        examples: the dataset.
+        micro_batch: examples a forward pass, from the plan.
+        home_slots: whether each row has a fixed slot in its micro-batch (row modulo micro-batch): needed where the
+            bits of an example's gradient differ from slot to slot.
+    """
+
+    engine: GradientEngine
+    examples: Examples
+    micro_batch: int
+    fixed_slots: bool = False
+
+    @property
+    def entries(self) -> int:
+        """Length of the vector."""
+        return self.engine.adapted.recipe.entries
+
+    def plain(self, rows: Rows) -> NDArray[np.float64]:
+        """Return the summed gradient of these rows, shape (entries,): no clip, no privacy."""
+        total = np.zeros(self.entries)
+        for slots in self._micro_batches(rows):
+            total += self.engine.summed(self.examples.take(slots), slots != EMPTY_SLOT)
+        return total
+
+    def clipped(self, rows: Rows, **clip: Unpack[Clip]) -> NDArray[np.int64]:
+        """Return the sum of the rows' clipped integer gradients, shape (entries,): each row is a unit of privacy."""
+        total = np.zeros(self.entries, dtype=np.int64)
+        for slots in self._micro_batches(rows):
+            total += clipped_sum(self._gradients(slots), **clip).cpu().numpy()
+        return total
+
+    def clipped_means(self, users: Sequence[Rows], **clip: Unpack[Clip]) -> NDArray[np.int64]:
+        """Return the sum of one clipped integer row a user, shape (entries,): of the mean gradient of the user's rows.
+
+        Users share micro-batches where a gradient has the same bits in every slot; otherwise each has its own.
+        """
+        total = np.zeros(self.entries, dtype=np.int64)
+        for some in [[one] for one in users] if self.fixed_slots else [users]:
+            for mean in self._means(some):
+                total += clipped_sum(mean[None], **clip).cpu().numpy()
+        return total
+
+    def _means(self, users: Sequence[Rows]) -> Iterator[torch.Tensor]:
+        """Yield the mean gradient, float64, of each user with a row that fits: added up row by row in any company."""
+        gradients = (row.double() for slots in self._micro_batches(joined(users)) for row in self._gradients(slots))
+        for rows in users:
+            if fit := int(np.isin(rows, self.examples.unusable, invert=True).sum()):
+                yield reduce(torch.add, islice(gradients, fit)) / fit
+
+    def time_micro_batch(self, **clip: Unpack[Clip]) -> None:
+        """Do what a micro-batch takes, with an empty example in every slot."""
+        nobody = np.full(self.micro_batch, EMPTY_SLOT, dtype=np.int64)
+        clipped_sum(self.engine.rows(self.examples.take(nobody)), **clip).cpu()
+
+    def _gradients(self, slots: Rows) -> torch.Tensor:
+        """Return one gradient a row for the slots that hold an example."""
+        counted = np.flatnonzero(slots != EMPTY_SLOT)
+        found = self.engine.rows(self.examples.take(slots))
+        if found.device.type == "mps":  # has no float64
+            found = found.cpu()
+        return found if counted.size == slots.size else found[torch.from_numpy(counted).to(found.device)]
+
+    def _micro_batches(self, rows: Rows) -> Iterator[Rows]:
+        """Yield the rows in micro-batches, each of shape (micro_batch,), empty slots as -1."""
+        size = self.micro_batch
+        slots = rows % size if self.fixed_slots else np.arange(rows.size) % size
+        turns = _turns(slots) if self.fixed_slots else np.arange(rows.size) // size
+        for turn in range(int(turns.max(initial=-1)) + 1):
+            batch = np.full(size, EMPTY_SLOT, dtype=np.int64)
+            batch[slots[turns == turn]] = rows[turns == turn]
+            batch[np.isin(batch, self.examples.unusable)] = EMPTY_SLOT
+            yield batch
+
+
+def joined(units: Sequence[Rows]) -> Rows:
+    """Return the rows of some units of privacy, one after the other."""
+    return np.concatenate([np.empty(0, dtype=np.int64), *units])
+
+
+def _turns(slots: Rows) -> Rows:
+    """Return how many earlier entries name the same slot."""
+    turns = np.zeros(slots.size, dtype=np.int64)
+    for slot in np.unique(slots):
+        same = np.flatnonzero(slots == slot)
+        turns[same] = np.arange(same.size)
+    return turns

@@ -1,0 +1,198 @@
+"""Base models: hashed before they are loaded, and loaded without running anybody's code.
+
+Guarantees: a file that is not byte for byte the plan's is named and nothing is loaded; a folder with pickled weights is
+refused; remote code is never run and nothing is fetched unless a hub is allowed; weights that a checkpoint lacks are
+accepted for the task head alone, because only the head travels with the plan.
+Leaves to others: adapters (``participant.training.adapters``), which models a policy allows
+(``participant.owner.policy``).
+Source: docs/threat-model.md. Hashing needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from privacy.draft import BaseReference, FileHash, Task
+from privacy.errors import LocalError
+
+if TYPE_CHECKING:
+    import transformers
+
+PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5"})
+HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".vocab", ".tiktoken"})
+HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_CHUNK: Final = 2**20
+
+
+def resolve_base(where: str, *, allow_hub: bool = False) -> Path:
+    """Return the local folder of a base model.
+
+    Args:
+        where: a folder, or a model's name on the hub.
+        allow_hub: whether the owner's policy allows fetching it; only files that are hashed are fetched.
+
+    Raises:
+        LocalError: ``E-MODEL-LOAD``, no such folder, or the hub is not allowed or does not have it.
+    """
+    folder = Path(where).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if not allow_hub or not HUB_NAME.fullmatch(where):
+        raise LocalError("E-MODEL-LOAD", f"{where} is not a folder")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(where, allow_patterns=[f"*{suffix}" for suffix in sorted(HASHED)]))
+    except (HfHubHTTPError, OSError) as error:
+        raise LocalError("E-MODEL-LOAD", f"{where}: {type(error).__name__}") from None
+
+
+def hash_model(folder: Path) -> tuple[FileHash, ...]:
+    """Return name and SHA-256 of every file that loading may read, sorted by name.
+
+    Raises:
+        LocalError: ``E-MODEL-PICKLE`` or ``E-MODEL-LOAD`` (no weights, no configuration).
+    """
+    if not folder.is_dir():
+        raise LocalError("E-MODEL-LOAD", f"{folder} is not a folder")
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    for path in files:
+        if path.suffix.lower() in PICKLES:
+            raise LocalError("E-MODEL-PICKLE", path.name)
+    kept = [path for path in files if path.suffix.lower() in HASHED]
+    if not any(path.suffix.lower() == ".safetensors" for path in kept):
+        raise LocalError("E-MODEL-LOAD", f"{folder} has no .safetensors file")
+    if not (folder / "config.json").is_file():
+        raise LocalError("E-MODEL-LOAD", f"{folder} has no config.json")
+    return tuple(FileHash(name=path.name, sha256=_sha256(path)) for path in kept)
+
+
+def architecture(folder: Path) -> str:
+    """Return the class that ``config.json`` names, or an empty string."""
+    found = _config(folder).get("architectures")
+    return str(found[0]) if isinstance(found, list) and found else ""
+
+
+def verify_base(folder: Path, expected: BaseReference) -> None:
+    """Compare a folder with the plan's hashes.
+
+    Raises:
+        LocalError: ``E-MODEL-HASH``, naming the first file that differs, is missing or is not the plan's.
+    """
+    here = {file.name: file.sha256 for file in hash_model(folder)}
+    wanted = {file.name: file.sha256 for file in expected.files}
+    for name in sorted(here.keys() | wanted.keys()):
+        if here.get(name) != wanted.get(name):
+            why = "is missing" if name not in here else "is not in the plan" if name not in wanted else "differs"
+            raise LocalError("E-MODEL-HASH", f"{expected.name}: {name} {why}")
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A loaded base model on the CPU, in evaluation mode and frozen, with what turns rows into its input."""
+
+    model: transformers.PreTrainedModel
+    tokenizer: Any | None  # a transformers tokenizer; None for images
+    image_size: tuple[int, int]  # height, width; (0, 0) for text
+    channels: int  # 0 for text
+
+    @property
+    def tokenizer_size(self) -> int:
+        """Number of token ids that both tokenizer and model know."""
+        return 0 if self.tokenizer is None else min(len(self.tokenizer), int(self.model.config.vocab_size))
+
+
+def load_base(folder: Path, expected: BaseReference, task: Task, *, head_modules: Sequence[str], seed: int) -> Base:
+    """Verify the files' hashes, then load the model for a task.
+
+    Attention is computed eagerly: other kernels are chosen by what the rest of a batch contains.
+
+    Args:
+        folder: the owner's copy.
+        expected: the plan's.
+        task: kind and labels.
+        head_modules: modules that the checkpoint may lack or have for other labels.
+        seed: of the head's first weights where the checkpoint has none.
+
+    Raises:
+        LocalError: ``E-MODEL-HASH``, ``E-MODEL-PICKLE`` or ``E-MODEL-LOAD``.
+    """
+    verify_base(folder, expected)
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # A missing head is expected, and every other gap is refused below: no need for transformers' own warning.
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    images = task.kind == "image-classification"
+    loader = transformers.AutoModelForImageClassification if images else transformers.AutoModelForSequenceClassification
+    options = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, report = loader.from_pretrained(
+                str(folder),
+                **options,
+                use_safetensors=True,
+                attn_implementation="eager",
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **_labels(task),
+            )
+        tokenizer = None if images else transformers.AutoTokenizer.from_pretrained(str(folder), **options)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise LocalError("E-MODEL-LOAD", f"{expected.name}: {type(error).__name__}: {error}") from None
+    if tokenizer is not None and tokenizer.pad_token is None:
+        raise LocalError("E-MODEL-LOAD", f"{expected.name}: the tokenizer has no padding token")
+    _refuse_gaps(expected.name, report, head_modules)
+    model.requires_grad_(False)
+    height, width = _image_size(model.config) if images else (0, 0)
+    channels = int(getattr(model.config, "num_channels", 3)) if images else 0
+    return Base(model.eval(), tokenizer, (height, width), channels)
+
+
+def _labels(task: Task) -> dict[str, Any]:
+    names = dict(enumerate(task.labels))
+    return {"num_labels": len(names), "id2label": names, "label2id": {name: place for place, name in names.items()}}
+
+
+def _refuse_gaps(name: str, report: dict[str, Any], head_modules: Sequence[str]) -> None:
+    """Refuse weights made up at random that no plan would carry: every participant would have others."""
+    gaps = {str(key) for key in report.get("missing_keys", ())}
+    gaps |= {str(entry[0]) for entry in report.get("mismatched_keys", ())}
+    unknown = sorted(key for key in gaps if not any(part in key.split(".") for part in head_modules))
+    if unknown:
+        raise LocalError("E-MODEL-LOAD", f"{name}: the checkpoint has no weights for {unknown[0]}")
+
+
+def _image_size(config: Any) -> tuple[int, int]:
+    size = getattr(config, "image_size", None)
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, list | tuple) and len(size) == 2:
+        return int(size[0]), int(size[1])
+    raise LocalError("E-MODEL-LOAD", "config.json names no image_size")
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        value = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise LocalError("E-MODEL-LOAD", f"{folder / 'config.json'}: {type(error).__name__}") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

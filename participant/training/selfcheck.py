@@ -1,0 +1,219 @@
+"""The self-check: proves on the very model and method, with made-up rows, that what is charged for is what happens.
+
+Guarantees: it passes only if each example's gradient is its own, bit for bit the same in any company; if one unit of
+privacy moves the integer sum by at most D; if a step moves the adapter and the model's answers; and if the exported
+adapter gives those answers on a clean base. Otherwise it refuses, before anything is read or charged.
+Leaves to others: real data, which it never sees.
+Source: docs/privacy-accounting.md section 3; Opacus issue 820 (adapters that never moved while epsilon was charged).
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from safetensors.numpy import save_file
+
+import methods
+from participant.training.adapters.adapted import ADAPTER_FILE, CONFIG_FILE, AdaptedModel, config_json
+from participant.training.adapters.gradients import GradientEngine
+from participant.training.adapters.sums import EMPTY_SLOT, Clip, GradientSums, joined
+from participant.training.examples import IMAGES, Examples
+from privacy.draft import Recipe
+from privacy.errors import LocalError
+from privacy.plan_parts import Privacy
+
+GRADIENT_TOLERANCE: Final = 1e-4  # relative; float32 reductions differ by about 1e-6, a wrong gradient by more than 0.1
+BFLOAT16_TOLERANCE: Final = 5e-2  # products of another shape, rounded to 8 bits: each is within 1e-2 of the float32 one
+LOGIT_TOLERANCE: Final = 1e-4  # relative to the largest answer
+STEP_NORM: Final = 1.0  # length of the trial step of each stream: what it changes must show when it is reloaded
+HUGE: Final = 1e6  # factor of the inputs of an example that must not get through the clip
+ROWS_OF_A_USER: Final = 2  # of a made-up one
+SINGLE_EXAMPLES: Final = 4  # compared with a gradient of their own, one by one
+
+CleanBase = Callable[[], torch.nn.Module]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfCheck:
+    """What is checked.
+
+    Attributes:
+        recipe: of the plan.
+        privacy: of the plan.
+        engine: the engine that training uses, with the adapter loaded.
+        synthetic: made-up examples, at least a micro-batch.
+        initial: tensors of the initial adapter.
+        clean_base: loads the base anew.
+    """
+
+    recipe: Recipe
+    privacy: Privacy
+    engine: GradientEngine
+    synthetic: Examples
+    initial: Mapping[str, NDArray[Any]]
+    clean_base: CleanBase
+
+    @property
+    def _adapted(self) -> AdaptedModel:
+        return self.engine.adapted
+
+    @property
+    def _size(self) -> int:
+        return self.recipe.training.micro_batch
+
+    def run(self) -> bool:
+        """Run every check.
+
+        Returns:
+            Whether each example needs a fixed slot in its micro-batch (``GradientSums.fixed_slots``).
+
+        Raises:
+            LocalError: ``E-SELF-CHECK``, naming the check.
+        """
+        before = self._adapted.vector()
+        try:
+            self._modules()
+            self._trainables()
+            fixed_slots = False
+            if self.privacy.mode in {"local", "distributed"}:
+                self._gradients()
+                self._company()
+                fixed_slots = not self._same_in_every_slot()
+                self._sensitivity(fixed_slots)
+            self._step(before)
+            self._reload()
+        finally:
+            self._adapted.load(before)
+        return fixed_slots
+
+    def _modules(self) -> None:
+        """Nothing drops out, and nothing keeps statistics of batches."""
+        for name, module in self._adapted.model.named_modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                _fail("modules", f"{name} normalises over the batch")
+            if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.training and module.p:
+                _fail("modules", f"{name} drops out")
+
+    def _trainables(self) -> None:
+        """What trains is what the plan says, no more and no less."""
+        training = {id(one) for one in self._adapted.model.parameters() if one.requires_grad}
+        wanted = {id(one) for one in self._adapted.trained}
+        if training != wanted:
+            few = len(wanted - training)
+            _fail("trainables", f"{few} of the plan's tensors are frozen, {len(training - wanted)} others train")
+
+    def _gradients(self) -> None:
+        """Per-example gradients from a batch are those of single examples, computed without hooks.
+
+        An example is compared with itself in a batch of one, and alone in a whole micro-batch: there the kernels are
+        the same, so that a coarse precision hides nothing.
+        """
+        places = np.arange(self._size)
+        rows = self._rows(places)
+        coarse = GRADIENT_TOLERANCE if self._adapted.precision == "float32" else BFLOAT16_TOLERANCE
+        for place in range(min(SINGLE_EXAMPLES, self._size)):
+            alone = np.where(places == place, places, EMPTY_SLOT)
+            for slots, tolerance in ((places[place : place + 1], coarse), (alone, GRADIENT_TOLERANCE)):
+                single = self.engine.summed(self.synthetic.take(slots), slots != EMPTY_SLOT)
+                difference, length = np.linalg.norm(rows[place] - single), np.linalg.norm(single)
+                if not difference <= tolerance * length:
+                    _fail("per-example gradients", f"example {place} differs from its own gradient by {difference:.2g}")
+
+    def _company(self) -> None:
+        """An example's bits are the same whatever is in the other slots: examples, nothing, or what is no number."""
+        places = np.arange(self._size)
+        others = np.roll(places, 1)
+        rows = self._rows(places)
+        for kept in (places % 2 == 0, places % 2 == 1, *(places == slot for slot in {0, self._size - 1})):
+            for company in (others, np.full(self._size, EMPTY_SLOT)):
+                found = self._rows(np.where(kept, places, company))
+                if not np.array_equal(found[kept], rows[kept]):
+                    _fail("company", "an example's gradient depends on the other examples of its batch")
+        spoilt = self.synthetic.take(places)
+        if IMAGES in spoilt.inputs:  # tokens are always numbers
+            spoilt.inputs[IMAGES][0] = torch.nan
+            if not np.array_equal(self.engine.per_example(spoilt)[1:], rows[1:]):
+                _fail("company", "an example that is no number spoils the others of its batch")
+
+    def _same_in_every_slot(self) -> bool:
+        """Say whether an example's bits are the same in every slot; if not, it gets one slot for good."""
+        for place in {0, self._size // 2, self._size - 1}:
+            rows = self._rows(np.full(self._size, place))
+            if not (rows == rows[0]).all():
+                return False
+        return True
+
+    def _sensitivity(self, fixed_slots: bool) -> None:
+        """Adding or removing one unit moves the integer sum by at most D, one with huge inputs included."""
+        huge = self.synthetic.take(np.arange(self._size))
+        if IMAGES in huge.inputs:
+            huge.inputs[IMAGES][0] *= HUGE
+        sums = GradientSums(self.engine, huge, self._size, fixed_slots)
+        clip = Clip(sensitivity=self.privacy.sensitivity, clip_norm=float(self.privacy.clip_norm))
+        by_user = self.privacy.unit == "user"
+        units = np.array_split(np.arange(self._size), max(1, self._size // (ROWS_OF_A_USER if by_user else 1)))
+
+        def sum_of(some: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+            return sums.clipped_means(some, **clip) if by_user else sums.clipped(joined(some), **clip)
+
+        total = sum_of(units)
+        for place in {0, len(units) - 1}:
+            moved = total - sum_of(units[:place] + units[place + 1 :])
+            if sum(int(entry) ** 2 for entry in moved) > self.privacy.sensitivity**2:
+                _fail(
+                    "sensitivity", f"one {self.privacy.unit} moves the sum by more than D = {self.privacy.sensitivity}"
+                )
+        if not total.any():
+            _fail("sensitivity", "the clipped sum of all examples is zero")
+
+    def _step(self, before: NDArray[np.float32]) -> None:
+        """One step moves every stream, and with it the model's answers; at the end all streams have moved."""
+        gradient = self.engine.summed(self.synthetic.take(np.arange(self._size)))
+        inputs = self.synthetic.take(np.arange(self._size)).inputs
+        with torch.no_grad():
+            answers = self._adapted.logits(inputs)
+        start, everything = 0, before.copy()
+        for stream in self.recipe.layout:
+            span = slice(start, start := start + stream.length)
+            length = np.linalg.norm(gradient[span])
+            if not (np.isfinite(length) and length > 0):
+                _fail("non-zero update", f"a step does not move stream {stream.name}")
+            everything[span] -= (STEP_NORM * gradient[span] / length).astype(np.float32)
+            alone = before.copy()
+            alone[span] = everything[span]
+            self._adapted.load(alone)
+            with torch.no_grad():
+                if torch.equal(self._adapted.logits(inputs), answers):
+                    _fail("non-zero update", f"stream {stream.name} does not change the model's answers")
+        self._adapted.load(everything)
+
+    def _reload(self) -> None:
+        """The adapter as it will be exported gives the same answers on a clean base."""
+        inputs = self.synthetic.take(np.arange(min(SINGLE_EXAMPLES, self._size))).inputs
+        tensors = methods.get(self.recipe.adapter.method).export(self.recipe, self._adapted.vector(), self.initial)
+        with tempfile.TemporaryDirectory(prefix="onlysum-selfcheck-") as directory, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT's advice on names and formats does not concern this throw-away copy
+            folder = Path(directory)
+            save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder / ADAPTER_FILE)
+            (folder / CONFIG_FILE).write_text(config_json(self._adapted.model, self.recipe.base.name))
+            clean = PeftModel.from_pretrained(self.clean_base().to(self._adapted.device), directory).eval()
+        with torch.no_grad():
+            here, there = replace(self._adapted, precision="float32").logits(inputs), clean(**inputs).logits
+        if not (here - there).abs().max() <= LOGIT_TOLERANCE * here.abs().max():
+            _fail("save and reload", "the exported adapter answers differently on a clean base")
+
+    def _rows(self, slots: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self.engine.per_example(self.synthetic.take(slots))
+
+
+def _fail(check: str, what: str) -> None:
+    raise LocalError("E-SELF-CHECK", f"{check}: {what}")

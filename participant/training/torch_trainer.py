@@ -1,0 +1,317 @@
+"""The torch trainer: local steps on the owner's data, clipped and noised as the plan says.
+
+Guarantees: what leaves :meth:`TorchTrainer.train` is a vector of integers that the ring can hold, with the plan's noise
+inside in every noised mode; noise is drawn before a batch is read; batches are Poisson samples from secret coins and
+their sizes, members and losses are written nowhere; an empty batch is a step. In a noised mode neither a refusal nor
+the time that training takes depends on data once a round has begun: what fails contributes zeros under its noise.
+Every constant is the plan's.
+Leaves to others: charging (``participant.owner.ledger``), masking (``participant.protocol.round``), the coordinator's
+optimizer.
+Source: docs/privacy-accounting.md section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar, assert_never
+
+import numpy as np
+import structlog
+import torch
+from numpy.typing import NDArray
+
+import methods
+from methods.method import HEAD_STREAM
+from participant.training.adapters.adapted import AdaptedModel, read_initial
+from participant.training.adapters.device import find_device, require_precision
+from participant.training.adapters.fast import choose_engine
+from participant.training.adapters.prefix import shortened
+from participant.training.adapters.sums import Clip, GradientSums, joined
+from participant.training.data import Columns
+from participant.training.examples import Examples, load_examples, synthetic_examples
+from participant.training.models import Base, load_base
+from participant.training.noise_keys import NoiseKeys
+from participant.training.selfcheck import SelfCheck
+from participant.training.timing import FixedDuration, max_micro_batches
+from participant.training.trainer import EngineName, Precision, Progress
+from privacy.dp.clipping import clamp, clip_radius, integer_clip
+from privacy.dp.fast_noise import compile_now, discrete_gaussian
+from privacy.dp.sampling import choose, poisson_sample
+from privacy.errors import LocalError
+from privacy.interfaces import RandomSource
+from privacy.plan import Plan
+from privacy.secagg.fixed_point import fixed
+
+Vector = NDArray[np.float32]
+Wide = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Number = TypeVar("Number", np.int64, np.float64)
+
+REHEARSALS: Final = 5  # of a micro-batch and of the noise, to see how long they take
+SPARE_TIME: Final = 1.5  # a period over what its parts usually took when they were rehearsed
+
+ASK_A_DRY_RUN: Final = "`onlysum participant plan dry-run RUN` names the first of them"
+
+_log = structlog.get_logger("onlysum.participant")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Materials:
+    """What a trainer works with.
+
+    Attributes:
+        plan: verified and approved.
+        me: this participant's name on the roster.
+        model: folder of the base model.
+        dataset: file or directory.
+        columns: of the dataset; see ``participant.training.data.task_columns``.
+        initial_adapter: the plan's safetensors file.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``.
+        threads: of torch; one where participants share a machine.
+        engine: computes gradients; ``fast`` gives way to ``opacus`` where it does not know a layer.
+        precision: of the frozen base.
+        strict: whether a row that the plan cannot use is refused; only for the owner's own eyes.
+    """
+
+    plan: Plan
+    me: str
+    model: Path
+    dataset: Path
+    columns: Columns
+    initial_adapter: Path
+    device: str = "cpu"
+    threads: int = 1
+    engine: EngineName = "fast"
+    precision: Precision = "float32"
+    strict: bool = False
+
+
+class TorchTrainer:
+    """Implements ``participant.training.trainer.Trainer`` with torch, PEFT and Opacus.
+
+    Args:
+        materials: model, data and plan.
+        random: secret coins and noise; a seeded source makes a simulation that is not private.
+        keys: opens a stream for each round, from which secret coins and noise are drawn instead.
+        pace: makes every round of a noised mode take the same time; a simulation needs none.
+    """
+
+    def __init__(
+        self,
+        materials: Materials,
+        random: RandomSource,
+        keys: NoiseKeys | None = None,
+        pace: FixedDuration | None = None,
+    ) -> None:
+        self._materials = materials
+        self._plan = materials.plan
+        self._random = random
+        self._keys = keys
+        self._pace = pace if materials.plan.privacy.noised else None
+        self._paced: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._sums: GradientSums | None = None
+        self._units: list[Integers] = []
+
+    def prepare(self) -> None:
+        """Load base and adapter, run the self-check on made-up rows, then read the data.
+
+        A row that the plan cannot use is an empty example: a refusal would be a release that nobody was charged for.
+
+        Raises:
+            LocalError: ``E-METHOD-REFUSED``, ``E-MODEL-*``, ``E-ADAPTER-HASH``, ``E-PLAN-*``, ``E-DEVICE``,
+                ``E-SELF-CHECK`` or ``E-DATA-*``.
+        """
+        given, recipe = self._materials, self._plan.recipe
+        methods.require_sound(recipe, self._plan.privacy.mode)
+        if self._plan.privacy.unit == "user" and given.columns.user is None:
+            raise LocalError("E-DATA-USER", f"{given.dataset.name}: the plan's unit is the user; no user column is set")
+        torch.set_num_threads(given.threads)
+        device = find_device(given.device)
+        require_precision(device, given.precision)
+        initial = read_initial(given.initial_adapter, recipe.adapter)
+
+        def base() -> Base:
+            return load_base(
+                given.model,
+                recipe.base,
+                recipe.task,
+                head_modules=recipe.adapter.head_modules,
+                seed=recipe.adapter.seed,
+            )
+
+        loaded = base()
+        adapted = AdaptedModel.attach(loaded.model, recipe, initial, device, precision=given.precision)
+        size = recipe.training.micro_batch
+        synthetic = synthetic_examples(loaded, recipe.task, size).to(device)
+        engine = choose_engine(adapted, synthetic, engine=given.engine)
+        check = SelfCheck(
+            recipe=recipe,
+            privacy=self._plan.privacy,
+            engine=engine,
+            synthetic=synthetic,
+            initial=initial,
+            clean_base=lambda: base().model,
+        )
+        fixed_slots = check.run()
+        compile_now()  # before a round's clock runs
+        examples = load_examples(given.dataset, given.columns, recipe.task, loaded, strict=given.strict).to(device)
+        if examples.unusable.size:
+            _log.warning("rows that do not fit the plan count as empty", run=self._plan.run_id, next=ASK_A_DRY_RUN)
+        self._units = self._rows_of_units(examples)
+        if self._visits > 1:
+            examples = shortened(engine, synthetic, examples)
+        self._sums = GradientSums(engine, examples, size, fixed_slots)
+        self._set_pace()
+
+    def _set_pace(self) -> None:
+        """See how long a round takes at most, so that every one takes as long."""
+        if self._pace is not None:
+            period = self._longest(self._pace)
+            self._paced = partial(self._pace.pad, period)
+            _log.info("every round's training takes the same time", run=self._plan.run_id, seconds=f"{period:.1f}")
+
+    def train(self, round_number: int, adapter: Vector, progress: Progress) -> Integers:
+        """Return this round's encoded update, shape (entries,); see ``participant.training.trainer.Trainer``.
+
+        Raises:
+            LocalError: ``E-RANDOM-REPEATED`` or ``E-DISK-*``, before a batch is drawn. In mode ``none`` also whatever
+                fails later; in the others that is logged, and the noise leaves without it.
+        """
+        if self._keys is not None:
+            self._random = self._keys.open_stream()
+        with self._paced():
+            return self._update(adapter, progress)
+
+    def _update(self, adapter: Vector, progress: Progress) -> Integers:
+        match self._plan.privacy.mode:
+            case "distributed":
+                return self._noisy_sum(adapter, progress)
+            case "distributed-participant":
+                return self._noisy_difference(adapter, progress)
+            case "local" | "none":
+                encoding = self._plan.encoding
+                difference = self._local_steps(adapter, progress)
+                return fixed(difference, scale_exponent=encoding.scale_exponent, clamp=encoding.clamp)
+            case _ as unknown:
+                assert_never(unknown)
+
+    def _local_steps(self, adapter: Vector, progress: Progress) -> Wide:
+        """Take the plan's local steps and return how far they led, shape (entries,)."""
+        privacy = self._plan.privacy
+        rates = learning_rates(self._plan)
+        expected = float(privacy.sampling_rate) * self._counted
+        position: Wide = adapter.astype(np.float64)
+        for step in range(privacy.local_steps):
+            noise = self._noise() if privacy.mode == "local" else None
+            if noise is None:
+                position -= rates * self._sum_at(position, self._plain) / expected
+            else:
+                position -= rates * (self._sum_at(position, self._clipped) + noise) * (_unit(self._plan) / expected)
+            progress(step + 1, privacy.local_steps)
+        return position - adapter
+
+    def _noisy_sum(self, adapter: Vector, progress: Progress) -> Integers:
+        """One step's clipped gradient sum with this participant's share of the noise."""
+        noise = self._noise()
+        total = clamp(self._sum_at(adapter, self._clipped), self._plan.encoding.clamp)
+        progress(1, 1)
+        return total + noise
+
+    def _noisy_difference(self, adapter: Vector, progress: Progress) -> Integers:
+        """The whole difference clipped as one unit, with this participant's share of the noise."""
+        noise = self._noise()
+        difference = self._local_steps(adapter, progress)
+        row = integer_clip(difference[None], **self._clip)[0]
+        return clamp(row, self._plan.encoding.clamp) + noise
+
+    def _sum_at(
+        self, position: Vector | Wide, sum_of: Callable[[list[Integers]], NDArray[Number]]
+    ) -> NDArray[Number] | Integers:
+        """Return the sum over a batch at a position, or zeros: that it failed might tell something of the data."""
+        batch, adapted = self._batch(), self._sums_loaded.engine.adapted
+        try:
+            adapted.load(position.astype(np.float32))
+            return sum_of(batch)
+        except Exception as error:
+            if not self._plan.privacy.noised:
+                raise
+            told = LocalError("E-TRAINING", type(error).__name__)  # its words may be the data's
+            next_step = told.explanation.next_step
+            _log.error("training failed", run=self._plan.run_id, code=told.code, detail=told.detail, next=next_step)
+            return np.zeros(self._plan.recipe.entries, dtype=np.int64)
+
+    def _longest(self, pace: FixedDuration) -> float:
+        """Return how many seconds a round's training takes at most: of the largest batches, on made-up rows."""
+        privacy, sums = self._plan.privacy, self._sums_loaded
+        count = max_micro_batches(privacy, units=len(self._units), size=sums.micro_batch, fixed_slots=sums.fixed_slots)
+        micro_batch = pace.median_seconds(lambda: sums.time_micro_batch(**self._clip), times=REHEARSALS)
+        noise = pace.median_seconds(self._noise, times=REHEARSALS)
+        return SPARE_TIME * privacy.local_steps * (count * micro_batch + noise)
+
+    def _noise(self) -> Integers:
+        return discrete_gaussian(self._plan.recipe.entries, self._plan.privacy.noise_exponent, self._random)
+
+    def _batch(self) -> list[Integers]:
+        """Return the rows of each unit of privacy in a Poisson sample."""
+        privacy = self._plan.privacy
+        units = [self._units[place] for place in poisson_sample(len(self._units), privacy.sampling_rate, self._random)]
+        if privacy.unit != "user":
+            return units
+        return [choose(rows, privacy.max_rows_per_user, self._random) for rows in units]
+
+    def _clipped(self, batch: list[Integers]) -> Integers:
+        if self._plan.privacy.unit != "user":
+            return self._sums_loaded.clipped(joined(batch), **self._clip)
+        return self._sums_loaded.clipped_means(batch, **self._clip)
+
+    def _plain(self, batch: list[Integers]) -> Wide:
+        """Sum the batch's gradients without a clip: in mode none, or where the whole difference is clipped later."""
+        return self._sums_loaded.plain(joined(batch))
+
+    def _rows_of_units(self, examples: Examples) -> list[Integers]:
+        rows = np.arange(len(examples), dtype=np.int64)
+        if self._plan.privacy.unit != "user" or examples.users is None:
+            return [rows[place : place + 1] for place in rows]
+        order = np.argsort(examples.users, kind="stable")
+        return np.split(rows[order], np.flatnonzero(np.diff(examples.users[order])) + 1)
+
+    @property
+    def _counted(self) -> int:
+        """Of how many a batch is sampled: the plan's units, or rows where no part of the data is a unit by itself."""
+        sampled_units = self._plan.privacy.unit in {"example", "user"}
+        return self._plan.member(self._materials.me).units if sampled_units else len(self._units)
+
+    @property
+    def _visits(self) -> float:
+        """How often an example is expected to be read in a whole run."""
+        privacy = self._plan.privacy
+        return float(privacy.sampling_rate) * privacy.local_steps * self._plan.recipe.rounds
+
+    @property
+    def _clip(self) -> Clip:
+        return Clip(sensitivity=self._plan.privacy.sensitivity, clip_norm=float(self._plan.privacy.clip_norm))
+
+    @property
+    def _sums_loaded(self) -> GradientSums:
+        if self._sums is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        return self._sums
+
+
+def learning_rates(plan: Plan) -> Wide:
+    """Return the local learning rate of every entry, shape (entries,): the head has its own."""
+    training, layout = plan.recipe.training, plan.recipe.layout
+    rates = [
+        float(training.head_learning_rate if stream.name == HEAD_STREAM else training.learning_rate)
+        for stream in layout
+    ]
+    return np.repeat(rates, [stream.length for stream in layout])
+
+
+def _unit(plan: Plan) -> float:
+    """Return what one integer step of a clipped gradient stands for: C / r."""
+    return float(plan.privacy.clip_norm) / clip_radius(plan.privacy.sensitivity, plan.recipe.entries)

@@ -1,0 +1,61 @@
+"""The seam between a round and what is trained in it.
+
+Guarantees: whatever a trainer returns is a vector of integers that the ring can hold; noise and clipping are inside.
+Daemons use the torch trainer of ``participant.training.torch_trainer``; crash, wire and soak tests use
+:class:`OneHotTrainer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.plan import Plan
+
+Progress = Callable[[int, int], None]  # steps done, steps in all
+EngineName = Literal["fast", "opacus"]  # what computes gradients of single examples
+Precision = Literal["float32", "bfloat16"]  # of what is frozen; whatever trains, clips or adds up is float32 or wider
+
+
+class Trainer(Protocol):
+    """Trains on the owner's data; made for one plan, one dataset and one base model."""
+
+    def prepare(self) -> None:
+        """Load the base and the data, wrap the adapter, and run the self-check on synthetic rows.
+
+        Raises:
+            OnlysumError: ``E-MODEL-*``, ``E-DATA-*``, ``E-DEVICE`` or ``E-SELF-CHECK``; nothing was charged yet.
+        """
+        ...
+
+    def train(self, round_number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
+        """Return this round's encoded update: ``plan.recipe.entries`` integers, clamped, before weight and masks.
+
+        Args:
+            round_number: from 1; retries of a round never train again.
+            adapter: the global adapter at the round's start, flat in the order of the layout.
+            progress: called after each local step.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OneHotTrainer:
+    """Contributes the unit vector of its own place on the roster, so that a sum shows who was counted how often."""
+
+    plan: Plan
+    me: str
+
+    def prepare(self) -> None:
+        """Nothing to prepare."""
+
+    def train(self, round_number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
+        """Return e_i, whatever the round."""
+        update = np.zeros(self.plan.recipe.entries, dtype=np.int64)
+        update[self.plan.index(self.me)] = 1
+        progress(1, 1)
+        return update

@@ -1,0 +1,111 @@
+"""A recipe says what it means, and a slip in it is found where it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from authoring.recipe import read_recipe
+from privacy.errors import LocalError
+
+RECIPE = """\
+title = "Digits"
+purpose = "Recognise digits"
+method = "ffa-lora"
+rounds = 20
+
+[base]
+name = "digits-vit"
+path = "base"
+
+[task]
+kind = "image-classification"
+data = "digits"
+labels = ["0", "1"]
+image_mean = 0.5
+
+[adapter]
+rank = 4
+alpha = 16
+target_modules = ["q_proj"]
+
+[privacy]
+mode = "distributed"
+epsilon = 8
+delta = 1e-5
+sampling_rate = 0.5
+
+[training]
+learning_rate = 0.1
+
+[evaluation]
+data = "held-out"
+"""
+
+
+def write(path: Path, *changes: tuple[str, str]) -> Path:
+    text = RECIPE
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (path / "recipe.toml").write_text(text)
+    return path / "recipe.toml"
+
+
+def test_numbers_keep_their_decimal_form(tmp_path: Path) -> None:
+    recipe = read_recipe(write(tmp_path))
+    assert (recipe.privacy.delta, recipe.privacy.epsilon, recipe.training.learning_rate) == ("0.00001", "8", "0.1")
+
+
+def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
+    recipe = read_recipe(write(tmp_path))
+    assert recipe.privacy.unit_of_privacy == "example"
+    assert recipe.optimizer.name == "mean"
+    assert recipe.training.head_learning_rate is None
+    assert recipe.evaluation.every == 1
+
+
+SLIPS: dict[str, tuple[tuple[str, str], str, str]] = {
+    "a misspelt key": (("sampling_rate", "sample_rate"), "E-CONFIG-UNKNOWN-KEY", "did you mean sampling_rate"),
+    "a missing section": (('[evaluation]\ndata = "held-out"', ""), "E-CONFIG-INVALID", "evaluation"),
+    "no TOML": (("[base]", "[base"), "E-CONFIG-INVALID", "recipe.toml"),
+    "a mode that there is not": (('"distributed"', '"central"'), "E-CONFIG-INVALID", "privacy.mode"),
+    "a noised mode without delta": (("delta = 1e-5\n", ""), "E-CONFIG-INVALID", "needs epsilon and delta"),
+    "steps that distributed cannot take": (("delta", "local_steps = 2\ndelta"), "E-CONFIG-INVALID", "one step a round"),
+    "a rate above 1": (("rate = 0.5", "rate = 1.5"), "E-CONFIG-INVALID", "at most 1"),
+    "a rate of 0": (("rate = 0.5", "rate = 0"), "E-CONFIG-INVALID", "above 0"),
+    "a negative number": (("= 0.1", "= -0.1"), "E-CONFIG-INVALID", "training.learning_rate"),
+    "a unit of another mode": (("delta", 'unit = "participant"\ndelta'), "E-CONFIG-INVALID", "example or user"),
+    "users without a bound on rows": (("delta", 'unit = "user"\ndelta'), "E-CONFIG-INVALID", "max_rows_per_user"),
+    "text without a length": (('"image-class', '"text-class'), "E-CONFIG-INVALID", "max_length"),
+    "a division by zero": (("image_mean", "image_std"), "E-CONFIG-INVALID", "image_std") ,
+    "momentum that never fades": (
+        ("[evaluation]", "[optimizer]\nmomentum = 1\n[evaluation]"), "E-CONFIG-INVALID", "below 1"
+    ),
+    "a second momentum that never fades": (
+        ("[evaluation]", "[optimizer]\nsecond_momentum = 1.5\n[evaluation]"), "E-CONFIG-INVALID", "below 1"
+    ),
+    "an average that stays where it is": (
+        ("[evaluation]", "[optimizer]\naverage = 1\n[evaluation]"), "E-CONFIG-INVALID", "below 1"
+    ),
+    "an optimizer that divides by zero": (
+        ("[evaluation]", '[optimizer]\nname = "yogi"\nepsilon = 0\n[evaluation]'), "E-CONFIG-INVALID", "divide by it"
+    ),
+    "one label": (('"0", ', ""), "E-CONFIG-INVALID", "task.labels"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_recipe_is_refused_for(slip: str, tmp_path: Path) -> None:
+    change, code, words = SLIPS[slip]
+    changes = [change, ("image_std = 0.5", "image_std = 0")] if slip == "a division by zero" else [change]
+    with pytest.raises(LocalError, match=words) as info:
+        read_recipe(write(tmp_path, *changes))
+    assert info.value.code == code
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LocalError, match=r"recipe\.toml") as info:
+        read_recipe(tmp_path / "recipe.toml")
+    assert info.value.code == "E-NOT-FOUND"

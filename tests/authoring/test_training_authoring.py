@@ -1,0 +1,150 @@
+"""From recipe to draft to an exported adapter that PEFT loads, and its measurement."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.numpy import load_file, save_file
+
+import methods
+from authoring.draft import CONFIG_FILE, DRAFT_FILE, build_draft
+from participant.training.adapters.adapted import ADAPTER_FILE, read_initial
+from participant.training.evaluation import AdapterEvaluator
+from participant.training.models import load_base
+from privacy.draft import Draft
+from privacy.errors import LocalError
+from tests.worlds.torch_world import LABELS, ROWS, image_base, make_world, recipe_text, text_base
+
+# PEFT asks transformers for a name that it deprecates.
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore::FutureWarning")]
+
+
+def draft_of(path: Path, text: str, kind: str = "image") -> Draft:
+    path.mkdir(exist_ok=True)
+    if not (path / "base").exists():
+        (image_base if kind == "image" else text_base)(path / "base")
+    (path / "recipe.toml").write_text(text)
+    return build_draft(path / "recipe.toml", path / "draft")
+
+
+def test_a_draft_directory_holds_draft_adapter_and_configuration(tmp_path: Path) -> None:
+    draft = draft_of(tmp_path, recipe_text(mode="local"))
+    assert Draft.model_validate_json((tmp_path / "draft" / DRAFT_FILE).read_bytes()) == draft
+    initial = read_initial(tmp_path / "draft" / "initial_adapter.safetensors", draft.recipe.adapter)
+    assert {key: value.shape for key, value in initial.items()} == {
+        tensor.key: tensor.shape for tensor in draft.recipe.adapter.tensors
+    }
+    assert [file.name for file in draft.recipe.base.files] == ["config.json", "model.safetensors"]
+    assert [stream.name for stream in draft.recipe.layout] == ["adapter", "head"]
+
+
+def test_b_is_zero_at_first_and_the_head_is_the_base_s(tmp_path: Path) -> None:
+    draft_of(tmp_path, recipe_text())
+    initial = load_file(tmp_path / "draft" / "initial_adapter.safetensors")
+    assert not any(value.any() for key, value in initial.items() if "lora_B" in key)
+    assert all(value.any() for key, value in initial.items() if "lora_A" in key)
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    assert np.array_equal(initial["base_model.model.classifier.weight"], base["classifier.weight"])
+
+
+def test_the_same_recipe_gives_the_same_bytes_and_another_seed_gives_others(tmp_path: Path) -> None:
+    text = recipe_text()
+    first = draft_of(tmp_path / "one", text)
+    torch.rand(5)  # the global generator's state must not matter
+    second = draft_of(tmp_path / "two", text)
+    other = draft_of(tmp_path / "three", text.replace("seed = 7", "seed = 8"))
+    assert first.to_bytes() == second.to_bytes()
+    assert first.recipe.adapter.initial_hash != other.recipe.adapter.initial_hash
+
+
+def test_peft_s_configuration_names_no_path_of_this_machine(tmp_path: Path) -> None:
+    draft_of(tmp_path, recipe_text())
+    text = (tmp_path / "draft" / CONFIG_FILE).read_text()
+    assert str(tmp_path) not in text
+    assert json.loads(text)["base_model_name_or_path"] == "tiny-image"
+
+
+def test_a_subset_of_layers_is_adapted(tmp_path: Path) -> None:
+    draft = draft_of(tmp_path, recipe_text(layers=(1,)))
+    keys = [tensor.key for tensor in draft.recipe.adapter.tensors if "lora" in tensor.key]
+    assert keys
+    assert all(".layers.1." in key for key in keys)
+
+
+def test_a_base_without_a_head_gets_one_from_the_seed(tmp_path: Path) -> None:
+    text = recipe_text().replace(json.dumps(LABELS), '["a", "b", "c", "d"]')
+    draft = draft_of(tmp_path, text)
+    recipe = draft.recipe
+    initial = load_file(tmp_path / "draft" / "initial_adapter.safetensors")
+    assert initial["base_model.model.classifier.weight"].shape == (4, 16)
+    again = load_base(tmp_path / "base", recipe.base, recipe.task, head_modules=["classifier"], seed=7)
+    weight = again.model.get_parameter("classifier.weight").detach().numpy()
+    assert np.array_equal(weight, initial["base_model.model.classifier.weight"])
+
+
+def test_a_base_that_lacks_other_weights_than_the_head_s_is_refused(tmp_path: Path) -> None:
+    base = image_base(tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    del tensors["vit.layernorm.weight"]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LocalError, match=r"no weights for vit\.layernorm\.weight") as info:
+        draft_of(tmp_path, recipe_text())
+    assert info.value.code == "E-MODEL-LOAD"
+
+
+REFUSED: dict[str, tuple[tuple[str, str], str]] = {
+    "a module that the base lacks": (('"q_proj", "v_proj"', '"nothing"'), "E-CONFIG-INVALID"),
+    "a head that the base lacks": (('["classifier"]', '["nothing"]'), "E-CONFIG-INVALID"),
+    "an unknown method": (("ffa-lora", "ffa-laro"), "E-METHOD-UNKNOWN"),
+    "a method that cannot be summed": (("ffa-lora", "krum"), "E-METHOD-REFUSED"),
+    "a base that is not there": (('path = "base"', 'path = "nowhere"'), "E-MODEL-LOAD"),
+    "a name that plans cannot have": (('name = "tiny-image"', 'name = "Tiny Image"'), "E-CONFIG-INVALID"),
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_a_recipe_is_refused_and_nothing_is_written_for(sentence: str, tmp_path: Path) -> None:
+    (old, new), code = REFUSED[sentence]
+    text = recipe_text()
+    assert old in text
+    with pytest.raises(LocalError) as info:
+        draft_of(tmp_path, text.replace(old, new))
+    assert info.value.code == code
+    assert not (tmp_path / "draft").exists()
+
+
+def test_a_draft_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "draft").mkdir()
+    with pytest.raises(LocalError) as info:
+        draft_of(tmp_path, recipe_text())
+    assert info.value.code == "E-EXISTS"
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+@pytest.mark.parametrize("method", ["ffa-lora", "fedit"])
+def test_peft_loads_an_exported_adapter_and_gives_the_same_answers(kind: str, method: str, tmp_path: Path) -> None:
+    world = make_world(tmp_path, kind, method=method)
+    adapted, recipe = world.adapted(), world.plan.recipe
+    vector = np.random.default_rng(3).normal(scale=0.3, size=recipe.entries).astype(np.float32)
+    adapted.load(vector)
+    tensors = methods.get(method).export(recipe, vector, read_initial(world.initial, recipe.adapter))
+    (tmp_path / "adapter").mkdir()
+    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, tmp_path / "adapter" / ADAPTER_FILE)
+    (tmp_path / "adapter" / CONFIG_FILE).write_bytes((tmp_path / "draft" / CONFIG_FILE).read_bytes())
+    loaded = PeftModel.from_pretrained(world.base().model, tmp_path / "adapter").eval()
+    evaluator = AdapterEvaluator.load(
+        recipe, model=tmp_path / "base", dataset=world.dataset, columns=world.columns, initial_adapter=world.initial
+    )
+    with torch.no_grad():
+        here = adapted.logits(evaluator.examples.inputs)
+        there = loaded(**evaluator.examples.inputs).logits
+    assert torch.allclose(here, there, atol=1e-5)
+    correct = int((there.argmax(dim=1) == evaluator.examples.labels).sum())
+    measured = evaluator.measure(vector)
+    assert (measured.correct, measured.examples) == (correct, ROWS)
+    assert evaluator.measure(vector) == measured

@@ -1,0 +1,312 @@
+"""A coordinator's daemon without a network: a directory, a runner, and scripted members that poll and submit.
+
+Guarantees: members are the real round machines of the participant; time moves only when a test says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from coordinator.config import Durations, Home, Listener, Settings
+from coordinator.daemon.runner import Runner
+from coordinator.database import attempt_rows, member_rows, run_rows
+from coordinator.database.member_rows import MemberRecord
+from coordinator.database.run_rows import RunRecord, RunState
+from coordinator.database.store import Store
+from coordinator.enrolment.authority import Authority, create_authority
+from coordinator.runs.global_adapter import RunFiles
+from participant.protocol.round import Participant
+from participant.training.trainer import OneHotTrainer
+from privacy.errors import PeerError
+from privacy.evaluation import SignedEvaluation
+from privacy.plan import Plan, VerifiedPlan, signed_approval_bytes
+from privacy.secagg.keys import SigningKey
+from privacy.secagg.messages import Receipt
+from protos import envelope as env
+from tests.worlds.federation import MemoryJournal, SeededSource, SimulatedParticipant, VirtualClock
+from tests.worlds.plans import CREATED_AT, make_plan, sign_plan, signing_key
+
+EVALUATOR = "referee"
+RUN_ID = "00112233445566778899aabbccddeeff"
+
+
+def initial_adapter(entries: int) -> bytes:
+    """Return the safetensors file that the small test plans' manifest describes, all zeros but the frozen part."""
+    head = max(1, entries // 4)
+    return save(
+        {
+            "base_model.model.layer.q_proj.lora_A.weight": np.ones((2, 4), dtype=np.float32),
+            "base_model.model.layer.q_proj.lora_B.weight": np.zeros(entries - head, dtype=np.float32),
+            "base_model.model.classifier.weight": np.zeros(head, dtype=np.float32),
+        }
+    )
+
+
+@dataclass
+class ScriptedMember:
+    """A participant's daemon in miniature, over the backend: polls, hears, submits."""
+
+    world: World
+    simulated: SimulatedParticipant
+    seen: set[bytes] = field(default_factory=set)
+    present: bool = True
+    approves: bool = True
+    ended: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.simulated.party.me
+
+    async def step(self) -> bool:
+        """Take the next task, if there is one, and answer it; say whether there was one."""
+        if not self.present:
+            return False
+        task = await self.world.runner.next_task(self.name, frozenset(self.seen), 0)
+        if task is None:
+            return False
+        self.seen.add(task.id)
+        for message in self._answers(task.task):
+            await self._send(message)
+        return True
+
+    def _answers(self, task: env.Task) -> list[Any]:
+        hear, plan = self.simulated.hear, self.world.plan
+        match task:
+            case env.PlanProposed() if self.approves:
+                signature = self.world.keys[self.name].sign(signed_approval_bytes(plan.hash, self.name))
+                return [env.PlanApproved(task.run_id, plan.hash, signature)]
+            case env.PlanProposed():
+                return [env.PlanRefused(task.run_id, plan.hash, "E-POLICY-RULE", "not these rounds")]
+            case env.AttemptOpened():
+                for one in task.history:
+                    hear(one)
+                return hear(task.offer)
+            case env.KeysAdvertised():
+                return hear(task.advertisements)
+            case env.SharesDealt():
+                return hear(task.shares)
+            case env.SurvivorsProposed():
+                return hear(task.proposal)
+            case env.UnmaskRequested():
+                return hear(task.request)
+            case env.RoundCompleted():
+                return hear(task.certificate)
+            case env.RunEnded():
+                self.ended = task.state
+        return []
+
+    async def _send(self, message: Any) -> None:
+        match message:
+            case (Receipt() as receipt, bytes() as masked):
+                await self.upload(receipt, masked)
+                await self.world.runner.submit(self.name, receipt)
+            case _:
+                await self.world.runner.submit(self.name, message)
+
+    async def upload(self, receipt: Receipt, masked: bytes, *, until: int | None = None) -> None:
+        """Send an upload in chunks of 16 bytes, from where the coordinator says."""
+        runner, at, sha = self.world.runner, receipt.position, receipt.masked_hash
+        offset = await runner.upload_offset(self.name, RUN_ID, at, sha, len(masked))
+        while offset < len(masked) and (until is None or offset < until):
+            data = masked[offset : offset + 16]
+            offset = await runner.write_chunk(self.name, RUN_ID, at, sha, offset, data)
+
+
+class World:
+    """A directory, a daemon on it, and its members."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        n: int = 3,
+        rounds: int = 2,
+        entries: int = 12,
+        evaluated: bool = False,
+        durations: Durations | None = None,
+        **overrides: Any,
+    ) -> None:
+        self.clock = VirtualClock()
+        self.clock.seconds = float(CREATED_AT + 10)
+        initial = initial_adapter(entries)
+        recipe: dict[str, Any] = {"rounds": rounds, "adapter": {"initial_hash": hashlib.sha256(initial).hexdigest()}}
+        given = overrides.pop("recipe", {})
+        key = signing_key(EVALUATOR).public.hex()
+        evaluators = [{"id": EVALUATOR, "identity_key": key}] if evaluated else []
+        plan, self.keys = make_plan(
+            n=n,
+            entries=entries,
+            recipe={**recipe, **given},
+            evaluation={"evaluators": evaluators, **overrides.pop("evaluation", {})},
+            **{"f": 1, **overrides},
+        )
+        self.plan: Plan = plan
+        self.home = Home(directory)
+        self.settings = Settings(
+            federation="test-federation",
+            operator="Test Operator",
+            participants=Listener(address="127.0.0.1:1"),
+            enrolment=Listener(address="127.0.0.1:2"),
+            durations=durations or Durations(),
+        )
+        made = create_authority(
+            federation="test-federation", hosts=["127.0.0.1"], random=SeededSource("authority"), now=self.clock.now()
+        )
+        self.authority: Authority = replace(made, operator_key=_operator_secret())
+        self.store = Store.create(self.home.database_url(self.settings))
+        self._enrol(evaluated)
+        self._register(initial)
+        self.runner = self.daemon()
+        self.members = {name: self._member(name) for name in sorted(self.keys)}
+        self.measured: list[int] = []
+
+    def daemon(self) -> Runner:
+        """Return a new daemon on the same directory, as after a restart."""
+        return Runner(
+            self.store,
+            self.home,
+            self.settings,
+            self.authority,
+            clock=self.clock,
+            random=SeededSource("runner"),
+        )
+
+    def _enrol(self, evaluated: bool) -> None:
+        everyone = dict.fromkeys(self.keys, env.Role.PARTICIPANT)
+        if evaluated:
+            everyone[EVALUATOR] = env.Role.EVALUATOR
+        with self.store.begin() as connection:
+            for name, role in everyone.items():
+                member = MemberRecord(
+                    name=name,
+                    role=role,
+                    identity_key=signing_key(name).public,
+                    certificate=b"",
+                    labels="",
+                    software_version="",
+                    enrolled_at=CREATED_AT,
+                    revoked_at=None,
+                )
+                member_rows.enrol_member(connection, member, token_id="", request_hash=b"")
+
+    def _register(self, initial: bytes) -> None:
+        files = RunFiles(self.home.run(self.plan.run_id))
+        files.directory.mkdir(parents=True)
+        files.initial.write_bytes(initial)
+        files.adapter_config.write_text('{"peft_type":"LORA"}')
+        files.write_start(self.plan)
+        record = RunRecord(
+            run_id=self.plan.run_id,
+            plan=self.plan.to_bytes(),
+            signature=sign_plan(self.plan),
+            state=RunState.CREATED,
+            code="",
+            reason="",
+            paused=False,
+            abort_requested=False,
+            created_at=CREATED_AT,
+            ended_at=None,
+        )
+        with self.store.begin() as connection:
+            run_rows.add_run(connection, record)
+
+    def _member(self, name: str) -> ScriptedMember:
+        trainer = OneHotTrainer(self.plan, name)
+        nothing = np.zeros(self.plan.recipe.entries, dtype=np.float32)
+        plan = VerifiedPlan.verify(self.plan.to_bytes(), sign_plan(self.plan), self.authority.operator.public)
+        simulated = SimulatedParticipant(
+            party=Participant(plan, name, self.keys[name]),
+            journal=MemoryJournal(self.plan.hash),
+            source=SeededSource(name),
+            train=lambda number: trainer.train(number, nothing, lambda done, total: None),
+        )
+        return ScriptedMember(self, simulated)
+
+    async def evaluate(self) -> bool:
+        """Let the evaluator take its next task."""
+        task = await self.runner.next_task(EVALUATOR, frozenset(), 0)
+        if task is None or isinstance(task.task, env.RunEnded):
+            return False
+        key = signing_key(EVALUATOR)
+        match task.task:
+            case env.PlanProposed():
+                signature = key.sign(signed_approval_bytes(self.plan.hash, EVALUATOR))
+                await self.runner.submit(EVALUATOR, env.PlanApproved(RUN_ID, self.plan.hash, signature))
+            case env.EvaluationAsked() as asked:
+                self.measured.append(asked.round)
+                await self.runner.submit(EVALUATOR, self.measurement(asked, key))
+        return True
+
+    def measurement(self, asked: env.EvaluationAsked, key: SigningKey) -> env.Evaluation:
+        """Return a signed measurement: 7 of 10 correct."""
+        signed = SignedEvaluation(
+            plan_hash=self.plan.hash,
+            evaluator=EVALUATOR,
+            round=asked.round,
+            adapter_sha256=asked.adapter.sha256,
+            data_sha256=b"d" * 32,
+            correct=7,
+            examples=10,
+        ).signed(key)
+        return env.Evaluation(
+            RUN_ID, self.plan.hash, asked.round, asked.adapter.sha256, 7, 10, b"d" * 32, signed.signature
+        )
+
+    async def turn(self) -> bool:
+        """Let everybody act once; say whether anybody had something to do."""
+        await self.runner.tick()
+        busy = [await member.step() for member in self.members.values()]
+        if self.plan.evaluation.evaluators:
+            busy.append(await self.evaluate())
+        return any(busy)
+
+    async def settle(self, *, turns: int = 400) -> None:
+        """Let everybody act until nobody has anything left to do."""
+        idle = 0
+        for _ in range(turns):
+            idle = 0 if await self.turn() else idle + 1
+            if idle > 1:
+                return
+        raise AssertionError("the federation does not come to rest")
+
+    def state(self) -> RunRecord:
+        """Return the run's row."""
+        with self.store.read() as connection:
+            return run_rows.find_run(connection, RUN_ID)
+
+    def answers(self) -> dict[str, bool]:
+        """Return who has approved (true) or refused the plan."""
+        with self.store.read() as connection:
+            return {one.member: one.approved for one in run_rows.list_approvals(connection, RUN_ID)}
+
+    def adapter(self, round_number: int) -> NDArray[np.float32]:
+        """Return the global adapter after a round."""
+        return np.frombuffer(RunFiles(self.home.run(RUN_ID)).iterate(round_number).read_bytes(), dtype="<f4")
+
+    def rounds(self) -> tuple[run_rows.RoundRecord, ...]:
+        """Return the completed rounds."""
+        with self.store.read() as connection:
+            return run_rows.list_rounds(connection, RUN_ID)
+
+    def attempts(self) -> tuple[attempt_rows.AttemptRecord, ...]:
+        """Return all attempts."""
+        with self.store.read() as connection:
+            return attempt_rows.list_attempts(connection, RUN_ID)
+
+
+def _operator_secret() -> Any:
+    from privacy.secret import SecretBytes
+
+    return SecretBytes(hashlib.sha256(b"onlysum tests: identity key of the operator").digest())
+
+
+__all__ = ["PeerError", "ScriptedMember", "World", "asyncio"]

@@ -1,0 +1,224 @@
+"""A data owner in tests: a directory on disk with identity, policy, ledger and a dataset, and a link that records."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from participant.config import Settings, settings_template
+from participant.daemon.runner import Runner
+from participant.home import Home
+from participant.link.delivery import Sender, TaskQueue
+from participant.owner.approval import Owner, PlanReview
+from participant.owner.ledger import Ledger
+from participant.owner.plan_store import PlanStore
+from participant.owner.registry import DatasetEntry, ModelEntry, Registry
+from participant.runs.context import DaemonContext
+from participant.runs.evaluator import Measured
+from participant.training.trainer import OneHotTrainer
+from privacy.plan import Plan
+from privacy.secagg.keys import SigningKey
+from protos.envelope import (
+    ContentRef,
+    Hello,
+    LedgerHead,
+    NumberedTask,
+    Role,
+    Submission,
+    Task,
+    UploadAnnounced,
+    Welcome,
+)
+from tests.worlds.coordinator import initial_adapter
+from tests.worlds.federation import SeededSource, VirtualClock
+from tests.worlds.plans import CREATED_AT, OPERATOR, make_plan, names, signing_key
+
+AUTHORITY = "ab" * 32
+INITIAL_ADAPTER = initial_adapter(12)
+OTHERS = names(5)[1:]
+NO_HEAD = LedgerHead(0, bytes(32))
+
+
+def content(data: bytes) -> ContentRef:
+    """Return the reference under which some bytes are downloaded."""
+    return ContentRef(hashlib.sha256(data).digest(), len(data))
+
+
+def owned_plan(**overrides):
+    """Return a plan whose initial adapter can be downloaded."""
+    return make_plan(recipe={"adapter": {"initial_hash": hashlib.sha256(INITIAL_ADAPTER).hexdigest()}}, **overrides)[0]
+
+
+def pins(others, length: int = 32) -> str:
+    """Return the lines of a policy that pin these members."""
+    return "\n".join(f'{one} = "{hashlib.sha256(signing_key(one).public).hexdigest()[:length]}"' for one in others)
+
+
+def policy_text(*, approval="by-policy", roster=OTHERS, base="", more="", wards="") -> str:
+    """Return a policy that allows the tests' plans."""
+    return f"""
+[approval]
+mode = "{approval}"
+{more}
+[coordinator]
+ca_fingerprint = "{AUTHORITY}"
+[coordinator.roster]
+{pins(roster)}
+[population.patients]
+unit = "example"
+lifetime_epsilon = 40
+lifetime_delta = 1e-6
+per_run_epsilon = 30
+per_run_delta = 1e-5
+[dataset.digits]
+population = "patients"
+modes = ["distributed", "none"]
+bases = ["{base or make_plan()[0].recipe.base.hash}"]
+methods = ["ffa-lora"]
+{wards}
+"""
+
+
+class Killed(BaseException):
+    """kill -9: nothing after it runs."""
+
+
+@dataclass
+class RecordingLink:
+    """A connection that keeps what is sent, serves what may be downloaded, and can be cut, refused or killed."""
+
+    contents: dict[bytes, bytes] = field(default_factory=dict)
+    sent: list[Submission] = field(default_factory=list)
+    uploads: list[tuple[UploadAnnounced, bytes]] = field(default_factory=list)
+    before: Callable[[str], None] = lambda what: None
+    after: Callable[[str], None] = lambda what: None
+    welcome_head: LedgerHead = NO_HEAD
+
+    def handshake(self, hello: Hello) -> Welcome:
+        """Answer with what the test has seen."""
+        return Welcome(1, "0", "test-federation", self.welcome_head, (), ())
+
+    def poll(self, seen: frozenset[bytes], wait_seconds: float) -> NumberedTask | None:
+        """Nothing to do."""
+        return None
+
+    def submit(self, submission: Submission) -> None:
+        """Keep a message."""
+        kind = type(submission).__name__
+        self.before(kind)
+        self.sent.append(submission)
+        self.after(kind)
+
+    def upload(self, upload: UploadAnnounced, source: bytes) -> None:
+        """Keep an upload."""
+        self.before("upload")
+        self.uploads.append((upload, source))
+        self.after("upload")
+
+    def download_bytes(self, ref: ContentRef) -> bytes:
+        """Serve some content."""
+        self.before("download")
+        return self.contents[ref.sha256]
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def take(self) -> list[Submission]:
+        """Return what was sent since the last call."""
+        sent, self.sent = self.sent, []
+        return sent
+
+
+class OwnerDirectory:
+    """A participant's directory; every daemon made from it finds what the one before left on disk."""
+
+    def __init__(self, path: Path, *, name: str = "alice", plan: Plan, policy: str | None = None) -> None:
+        self.home = Home(path)
+        self.home.make()
+        self.home.identity.mkdir(mode=0o700)
+        self.name = name
+        self.identity: SigningKey = signing_key(name)
+        self.clock = VirtualClock()
+        self.clock.seconds = CREATED_AT + 60.0
+        self.link = RecordingLink()
+        self.home.config.write_text(settings_template(name))
+        self.write_policy(policy or policy_text())
+        self.registry = Registry(self.home)
+        base = plan.recipe.base
+        units = next((one.units for one in plan.roster if one.id == name), 100)
+        self.registry.add(ModelEntry(name=base.name, path="/models/tiny", added_at=0, files=base.files))
+        self.registry.add(
+            DatasetEntry(name="digits", path="/data/digits.csv", added_at=0, rows=units, population="patients")
+        )
+        Ledger.create(path / "ledger.db", owner=name, key=self.identity, at=CREATED_AT).close()
+        self.settings = Settings(name=name)
+        self.trained: list[int] = []
+        self.on_training: Callable[[int], None] = lambda number: None
+        self.starts = 0
+
+    def write_policy(self, text: str) -> None:
+        """Replace the policy."""
+        self.home.policy.write_text(text)
+
+    def ledger(self) -> Ledger:
+        """Open the ledger."""
+        return Ledger.open(self.home.directory / "ledger.db", key=self.identity)
+
+    def review(self) -> PlanReview:
+        """Return where this owner's plans are decided."""
+        owner = Owner(self.name, "test-federation", self.identity, AUTHORITY)
+        return PlanReview(self.home, owner, PlanStore(self.home, OPERATOR.public), self.ledger(), self.clock)
+
+    def daemon(self, role: Role = Role.PARTICIPANT) -> Runner:
+        """Start a daemon, as after a restart: all it knows is on disk."""
+        self.starts += 1
+        stop, queue, review = threading.Event(), TaskQueue(), self.review()
+        work = DaemonContext(
+            home=self.home,
+            settings=self.settings,
+            owner=Owner(self.name, "test-federation", self.identity, AUTHORITY),
+            review=review,
+            ledger=self.ledger(),
+            sender=Sender(self.link, stop, queue),
+            clock=self.clock,
+            random=SeededSource(f"{self.name}/{self.starts}"),
+            make_trainer=lambda job: _Watched(self, OneHotTrainer(job.verified.plan, job.me)),
+            show_progress=lambda run_id, round_number: lambda done, total: None,
+        )
+        measure = lambda job, adapter: Measured(correct=int(adapter.sum()), examples=10, data_sha256=b"\2" * 32)  # noqa: E731
+        return Runner(work, role, link=self.link, queue=queue, stop=stop, measure=measure)
+
+
+class _Watched:
+    """A one-hot trainer that says when it trains."""
+
+    def __init__(self, owner: OwnerDirectory, inner: OneHotTrainer) -> None:
+        self._owner = owner
+        self._inner = inner
+
+    def prepare(self) -> None:
+        self._inner.prepare()
+
+    def train(self, round_number, adapter, progress):
+        self._owner.on_training(round_number)
+        self._owner.trained.append(round_number)
+        return self._inner.train(round_number, adapter, progress)
+
+
+def give(runner: Runner, task: Task) -> None:
+    """Hand a task to a daemon as its loop would."""
+    numbered = NumberedTask(hashlib.sha256(repr(task).encode()).digest()[:16], task)
+    runner._inbox.put(numbered)
+    taken = runner._inbox.get(0)
+    assert taken is numbered
+    runner._take(numbered)
+
+
+def zeros(plan: Plan) -> bytes:
+    """Return a global adapter of zeros."""
+    return np.zeros(plan.recipe.entries, dtype="<f4").tobytes()

@@ -1,0 +1,115 @@
+"""A small signed report of every kind: what the tests of the audit room start from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+from privacy.dp.events import Gaussian, PoissonSampled, round_event
+from privacy.evaluation import SignedEvaluation
+from privacy.ledger import LifetimeBudget, RunSpend, Spent
+from privacy.plan import Plan
+from privacy.plan_parts import Mode
+from privacy.report import LedgerFacts, ReportFacts, RoundFacts, build_report, sign_report
+from privacy.report_model import Report
+from privacy.secagg.keys import SigningKey
+from privacy.secagg.messages import Position, RoundCertificate, SurvivorSet, SurvivorSignature
+from tests.worlds.plans import CREATED_AT, OPERATOR, make_plan, sign_plan, signing_key
+
+MEASURER = signing_key("the evaluator")
+BUDGET = LifetimeBudget(unit="example", epsilon=50.0, delta=1e-6, order=4)
+
+
+def digest(*words: object) -> bytes:
+    return hashlib.sha256(repr(words).encode()).digest()
+
+
+def reported_plan(mode: Mode = "distributed", **overrides) -> tuple[Plan, dict[str, SigningKey]]:
+    evaluators = [{"id": "measurer", "identity_key": MEASURER.public.hex()}]
+    evaluation = {"data": "public-digits", "every": 1, "evaluators": evaluators}
+    return make_plan(mode=mode, evaluation=evaluation, **overrides)
+
+
+def certificate(
+    plan: Plan, keys: dict[str, SigningKey], number: int, *, attempt: int = 1, missing: tuple[str, ...] = ()
+) -> RoundCertificate:
+    ids = [member.id for member in plan.roster if member.id not in missing]
+    at, round_ctx = Position(plan.hash, number, attempt), digest("context", number, attempt)
+    survivors = SurvivorSet(digest("u2", number), tuple((one, digest(one, number)) for one in ids))
+    signatures = tuple(
+        SurvivorSignature(at, one, keys[one].sign(survivors.signed_bytes(plan.protocol_version, at, one, round_ctx)))
+        for one in ids[: plan.quorum]
+    )
+    return RoundCertificate(at, round_ctx, survivors, digest("sum", number), signatures)
+
+
+def measured(plan: Plan, number: int, correct: int) -> SignedEvaluation:
+    return SignedEvaluation(
+        plan_hash=plan.hash,
+        evaluator="measurer",
+        round=number,
+        adapter_sha256=digest("adapter", number),
+        data_sha256=digest("data"),
+        correct=correct,
+        examples=334,
+    ).signed(MEASURER)
+
+
+def coordinator_facts(plan: Plan, keys: dict[str, SigningKey]) -> ReportFacts:
+    rounds = (
+        RoundFacts(round=1, attempts=1, certificate=certificate(plan, keys, 1)),
+        RoundFacts(round=2, attempts=2, certificate=certificate(plan, keys, 2, attempt=2, missing=("carol",))),
+        RoundFacts(round=3, attempts=plan.max_attempts, certificate=None),
+    )
+    return ReportFacts(
+        plan=plan,
+        operator_key=OPERATOR.public,
+        operator_signature=sign_plan(plan),
+        role="coordinator",
+        name=plan.operator,
+        identity_key=OPERATOR.public,
+        made_at=CREATED_AT + 3600,
+        software={"onlysum": "0.1.0", "dp-accounting": "0.6.0"},
+        roster_verified=False,
+        rounds=rounds,
+        evaluations=tuple(measured(plan, number, 200 + 20 * number) for number in range(3)),
+    )
+
+
+def participant_facts(plan: Plan, keys: dict[str, SigningKey]) -> ReportFacts:
+    event = round_event(plan)
+    earlier = RunSpend("11" * 16, b"e" * 32, PoissonSampled(0.1, Gaussian(2.0)), 40, "0.00001")
+    bare = RunSpend("22" * 16, b"n" * 32, None, 0, "0")
+    own = () if event is None else (RunSpend(plan.run_id, plan.hash, event, 3, plan.privacy.delta),)
+    spent = Spent("patients", plan.privacy.unit, plan.privacy.relation, (earlier, bare, *own))
+    return replace(
+        coordinator_facts(plan, keys),
+        role="participant",
+        name="alice",
+        identity_key=keys["alice"].public,
+        roster_verified=True,
+        ledger=LedgerFacts(sequence=45, head=digest("head"), spent=spent, budget=BUDGET),
+    )
+
+
+def coordinator_report(mode: Mode = "distributed", **overrides) -> tuple[Report, bytes]:
+    report = build_report(coordinator_facts(*reported_plan(mode, **overrides)))
+    return report, sign_report(report, OPERATOR)
+
+
+def participant_report(mode: Mode = "distributed", **overrides) -> tuple[Report, bytes]:
+    plan, keys = reported_plan(mode, **overrides)
+    report = build_report(participant_facts(plan, keys))
+    return report, sign_report(report, keys["alice"])
+
+
+def large_report() -> bytes:
+    """Return the coordinator's report of a run of 40 participants and 200 rounds, none of them smooth."""
+    plan, keys = reported_plan(n=40, f=4, recipe={"rounds": 200})
+    rounds = [
+        RoundFacts(round=i, attempts=1 + i % 2, certificate=certificate(plan, keys, i, missing=("p007", "p011")))
+        for i in range(1, 201)
+    ]
+    facts = coordinator_facts(plan, keys)
+    facts = replace(facts, rounds=rounds, evaluations=[measured(plan, i, i) for i in range(201)])
+    return sign_report(build_report(facts), OPERATOR)

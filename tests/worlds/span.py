@@ -1,0 +1,356 @@
+"""The span oracle: what a lying coordinator could compute from all that it holds.
+
+Everything it holds is written as linear rows over unknown updates and mask streams (:mod:`tests.worlds.span_rows`); the
+rows left without streams are what it learned. The claim of docs/protocol.md section 1 is that they are one sum over
+enough honest survivors, or nothing. Honest participants are the real machines; a stream is known if a secret that
+derives it is the coordinator's, or T of its shares are.
+
+What the coordinator may do: show each participant another U1 and U2, with colluders who advertise several times
+(``dave'``), honest names whose keys it made itself (``alice*``) or whose masking key it replaced (``alice~``); propose
+to each asked participant any survivors with receipts that colluders sign to suit it; ask anybody to sign or release, in
+any order, in any attempt that it opens for any part of the cohort; send every signature that it has, twice, and forged
+ones. Deletions of rules (:mod:`tests.worlds.edits`) must be in force before a world is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from coordinator.protocol.bundles import KeptBundle
+from participant.protocol.memory import RunMemory, UpdateEncoded
+from participant.protocol.round import Participant, Ready, advertise
+from privacy.errors import PeerError
+from privacy.secagg import hashes
+from privacy.secagg.keys import SigningKey
+from privacy.secagg.messages import (
+    Advertisement,
+    AttemptOffer,
+    DealtShare,
+    NeighbourShares,
+    Position,
+    Receipt,
+    SurvivorProposal,
+    SurvivorSignature,
+    UnmaskRequest,
+)
+from tests.worlds.federation import SeededSource
+from tests.worlds.plans import make_plan, names, signing_key, verified
+from tests.worlds.span_rows import STREAMS, UPDATE, Row, Sum, learned
+
+Actor = str  # a name, or one with a mark: what the coordinator made or a colluder said besides
+Secret = tuple[str, int, Actor]  # masking or seed, attempt, whose
+
+
+def name_of(actor: Actor) -> str:
+    """Return the name under which an actor appears."""
+    return actor.rstrip("'*~")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one honest participant is shown in an attempt."""
+
+    to: str
+    u1: tuple[Actor, ...]
+    u2: tuple[str, ...]  # the dealers whose shares it gets, and itself
+    adapter: int = 0  # which of the coordinator's models it was offered
+
+
+View = tuple[Shown, ...]  # to nobody else goes anything
+
+
+@dataclass
+class Upload:
+    """An honest participant after its masked upload."""
+
+    shown: Shown
+    state: Any
+    receipt: Receipt
+    row: Row
+
+
+@dataclass(frozen=True)
+class Told:
+    """Survivors as one participant is told them, and the signatures over them that the coordinator can make up."""
+
+    proposal: SurvivorProposal
+    made_up: tuple[SurvivorSignature, ...]
+
+
+@dataclass
+class Attempt:
+    """An attempt after its masked uploads, and what the coordinator can quote from it; not changed any more."""
+
+    number: int
+    uploads: dict[str, Upload] = field(default_factory=dict)
+    advertised: dict[tuple[Actor, int], Any] = field(default_factory=dict)
+    dealt: dict[tuple[Actor, tuple[Actor, ...], int], Any] = field(default_factory=dict)  # state and bundle
+    openers: dict[bytes, set[Secret]] = field(default_factory=dict)  # of each stream key
+    dealers: dict[bytes, Secret] = field(default_factory=dict)  # of each share, by its bytes
+    lost: dict[Actor, int] = field(default_factory=dict)  # how many shares of its secrets colluders hold
+    told: dict[tuple[Sequence[str], str], Told] = field(default_factory=dict)  # by S and who is asked
+
+
+@dataclass(frozen=True)
+class Release:
+    """An honest holder's release: of whose secrets it gave a share."""
+
+    attempt: int
+    holder: str
+    shares: frozenset[Secret]
+
+
+class LyingCoordinator:
+    """A coordinator with ``f`` colluders that shows honest participants whatever it likes, through the real code."""
+
+    def __init__(self, n: int, f: int, *, seed: str = "span", **overrides: Any) -> None:
+        plan, self.identities = make_plan(n=n, f=f, entries=max(12, n), **overrides)
+        self.plan, self.f, self.seed = verified(plan), f, seed
+        self.honest, self.colluders = names(n)[: n - f], names(n)[n - f :]
+        self.memories = {name: RunMemory.empty(self.plan.hash) for name in self.honest}
+        self.attempts: dict[int, Attempt] = {}
+        self._advertised: dict[Any, Any] = {}  # steps that any fork has taken: the same question, the same answer
+
+    @property
+    def everyone(self) -> tuple[str, ...]:
+        """The roster."""
+        return (*self.honest, *self.colluders)
+
+    @property
+    def least_honest(self) -> int:
+        """Over how many honest participants the claim says that a revealed sum is."""
+        return self.plan.plan.min_survivors - self.f
+
+    def fork(self) -> LyingCoordinator:
+        """Return an independent copy; attempts do not change once they are opened."""
+        copy = object.__new__(LyingCoordinator)
+        copy.__dict__.update(self.__dict__)
+        copy.memories, copy.attempts = dict(self.memories), dict(self.attempts)
+        return copy
+
+    def _controls(self, actor: Actor) -> bool:
+        return actor.endswith("*") or name_of(actor) in self.colluders
+
+    @staticmethod
+    @cache
+    def _identity(actor: Actor) -> SigningKey:
+        return signing_key("the coordinator itself" if actor.endswith("*") else name_of(actor))
+
+    def _source(self, *what: object) -> SeededSource:
+        return SeededSource(f"{self.seed}/{what}")
+
+    # --- an attempt up to the uploads ---
+
+    def open(self, number: int, view: View) -> None:
+        """Run an attempt to the uploads under a view; who refuses anything uploads nothing."""
+        attempt = self.attempts[number] = Attempt(number)
+        for shown in view:
+            for actor in shown.u1:
+                self._advertise(attempt, actor, self._offered(actor, shown, view))
+        for shown in view:
+            for actor in shown.u1:
+                if actor.rstrip("~") == shown.to or self._controls(actor):
+                    self._deal(attempt, actor.rstrip("~"), shown, view)
+        for shown in view:
+            self._mask(attempt, shown, view)
+
+    def _offered(self, actor: Actor, shown: Shown, view: View) -> int:
+        """An honest participant answers its own offer; colluders answer the one of the participant they lie to."""
+        own = (one.adapter for one in view if one.to == name_of(actor))
+        return shown.adapter if self._controls(actor) else next(own, 0)
+
+    def _advertise(self, attempt: Attempt, actor: Actor, adapter: int) -> None:
+        if actor.endswith("~"):
+            self._advertise(attempt, name_of(actor), adapter)
+            self._advertise(attempt, name_of(actor) + "*", adapter)
+            return
+        if (actor, adapter) in attempt.advertised:
+            return
+        at = Position(self.plan.hash, 1, attempt.number)
+        model = hashes.adapter_hash(b"%d" % adapter)
+        offer = AttemptOffer(at, hashes.genesis_transcript(self.plan.hash), model)
+        memory = self.memories.get(actor, RunMemory.empty(self.plan.hash))
+        asked = (actor, offer, memory)
+        if asked not in self._advertised:
+            party = Participant(self.plan, name_of(actor), self._identity(actor))
+            try:
+                step = advertise(party, offer, memory, self._source(attempt.number, actor, adapter))
+            except PeerError:
+                step = None
+            self._advertised[asked] = step
+        step = self._advertised[asked]
+        if step is None:
+            return
+        if actor in self.memories and step.record is not None:
+            self.memories[actor] = memory.apply(step.record)
+        attempt.advertised[actor, adapter] = step.state
+
+    def _advertisements(self, attempt: Attempt, shown: Shown, view: View) -> tuple[Advertisement, ...]:
+        found = []
+        for actor in sorted(shown.u1):
+            adapter = self._offered(actor, shown, view)
+            state = attempt.advertised[actor.rstrip("~"), adapter]
+            if actor.endswith("~"):
+                fake = attempt.advertised[name_of(actor) + "*", adapter].own
+                found.append(replace(state.own, masking_key=fake.masking_key))
+            else:
+                found.append(state.own)
+        return tuple(found)
+
+    def _deal(self, attempt: Attempt, actor: Actor, shown: Shown, view: View) -> None:
+        state = attempt.advertised.get((actor, shown.adapter))
+        if state is None or (actor, shown.u1, shown.adapter) in attempt.dealt:
+            return
+        try:
+            u1 = self._advertisements(attempt, shown, view)
+            step = state.on_advertisements(u1, self._source(attempt.number, actor, shown.u1))
+        except (KeyError, PeerError):  # somebody did not advertise; or the view is refused
+            return
+        attempt.dealt[actor, shown.u1, shown.adapter] = (step.state, step.message)
+        holders = step.state.graph.holders(name_of(actor))
+        attempt.lost[actor] = sum(self._controls(one) and name_of(one) in holders for one in shown.u1)
+
+    def _mask(self, attempt: Attempt, shown: Shown, view: View) -> None:
+        if (shown.to, shown.u1, shown.adapter) not in attempt.dealt:
+            return
+        state, _ = attempt.dealt[shown.to, shown.u1, shown.adapter]
+        neighbours = set(state.graph.neighbours(shown.to)) & set(shown.u2)
+        shares = tuple(self._dealt_by(attempt, shown, view, neighbours))
+        try:
+            ready = state.on_shares(NeighbourShares(shown.u2, shares)).state
+        except PeerError:
+            return
+        if isinstance(ready, Ready):
+            self._upload(attempt, shown, ready)
+
+    def _dealt_by(self, attempt: Attempt, shown: Shown, view: View, dealers: Set[str]) -> Iterator[DealtShare]:
+        """What each dealer dealt to a participant in this context; or, for want of that, in another one."""
+        views = {one.to: one for one in view}
+        for actor in sorted(shown.u1):
+            own = shown if self._controls(actor) else views.get(name_of(actor), shown)
+            dealt = attempt.dealt.get((actor.rstrip("~"), own.u1, own.adapter))
+            if name_of(actor) in dealers and dealt is not None:
+                kept = KeptBundle.of(dealt[1])
+                if shown.to in kept.commitments.recipients:
+                    yield kept.dealt_to(shown.to)
+
+    def _upload(self, attempt: Attempt, shown: Shown, ready: Ready) -> None:
+        STREAMS.forget()
+        step, _ = ready.mask(np.zeros(self.plan.plan.recipe.entries, dtype=np.int64))
+        assert step.record is not None
+        encoded = UpdateEncoded(1, b"\0" * 32, ready.offer.adapter_hash, ready.offer.previous_transcript)
+        self.memories[shown.to] = self.memories[shown.to].apply(encoded).apply(step.record)
+        row: Row = {(UPDATE, (shown.to, shown.adapter)): 1}
+        for key, sign in STREAMS.terms:
+            row["stream", key] = row.get(("stream", key), 0) + sign
+            self._note_openers(attempt, shown, key)
+        attempt.uploads[shown.to] = Upload(shown, step.state, step.message, row)  # type: ignore[arg-type]  # a receipt
+        seen = {name_of(actor): actor.rstrip("~") for actor in shown.u1}
+        for one in ready.shares:
+            attempt.dealers[one.masking_share] = ("masking", attempt.number, seen[one.dealer])
+            attempt.dealers[one.seed_share] = ("seed", attempt.number, seen[one.dealer])
+
+    @staticmethod
+    def _note_openers(attempt: Attempt, shown: Shown, key: bytes) -> None:
+        seen = {name_of(actor): actor.replace("~", "*") for actor in shown.u1}
+        ends = STREAMS.between[key]
+        kind = "seed" if len(ends) == 1 else "masking"
+        actors = {shown.to, *(seen[name] for name in ends if name != shown.to)}
+        attempt.openers.setdefault(key, set()).update((kind, attempt.number, actor) for actor in actors)
+
+    # --- survivors ---
+
+    def _told(self, number: int, survivors: Sequence[str], asked: str) -> Told:
+        attempt = self.attempts[number]
+        if (survivors, asked) not in attempt.told:
+            proposal = self._proposal(attempt, survivors, asked)
+            made_up = tuple(self._made_up(attempt.uploads[asked], proposal))
+            attempt.told[survivors, asked] = Told(proposal, made_up)
+        return attempt.told[survivors, asked]
+
+    def _proposal(self, attempt: Attempt, survivors: Sequence[str], asked: str) -> SurvivorProposal:
+        """Return S as receipts: honest ones as signed; colluders' to suit the one asked; of others, forged ones."""
+        upload = attempt.uploads[asked]
+        receipts = []
+        for name in survivors:
+            actor = self._seen(upload, name)
+            if name in attempt.uploads and not self._controls(actor):
+                receipts.append(attempt.uploads[name].receipt)
+                continue
+            digest = hashlib.sha256(name.encode()).digest()
+            lie = replace(upload.receipt, sender=name, masked_hash=digest, signature=b"\0" * 64)
+            signed = lie.signed_bytes(1, upload.state.record.round_ctx)
+            controlled = self._controls(actor)
+            receipts.append(replace(lie, signature=self._identity(actor).sign(signed)) if controlled else lie)
+        return SurvivorProposal(upload.receipt.position, tuple(receipts))
+
+    @staticmethod
+    def _seen(upload: Upload, name: str) -> Actor:
+        return next((actor for actor in upload.shown.u1 if name_of(actor) == name), name)
+
+    def sign(self, number: int, survivors: Sequence[str], asked: str) -> SurvivorSignature | None:
+        """Ask an honest participant to sign S; return its signature, or ``None`` if it refuses."""
+        if asked not in self.attempts[number].uploads:
+            return None
+        state = self.attempts[number].uploads[asked].state
+        try:
+            step = state.on_survivors(self._told(number, survivors, asked).proposal, self.memories[asked])
+        except PeerError:
+            return None
+        if step.record is not None:
+            self.memories[asked] = self.memories[asked].apply(step.record)
+        signature: SurvivorSignature = step.message
+        return signature
+
+    def release(
+        self, number: int, survivors: Sequence[str], asked: str, signatures: Sequence[SurvivorSignature]
+    ) -> Release | None:
+        """Ask an honest participant to release along S, with all signatures there are and all that can be made."""
+        attempt = self.attempts[number]
+        if asked not in attempt.uploads:
+            return None
+        told = self._told(number, survivors, asked)
+        request = UnmaskRequest(told.proposal, (*signatures, *signatures, *told.made_up))
+        try:
+            step = attempt.uploads[asked].state.on_unmask(request, self.memories[asked])
+        except PeerError:
+            return None
+        if step.record is not None:
+            self.memories[asked] = self.memories[asked].apply(step.record)
+        released = (*step.message.seed_shares, *step.message.masking_shares)
+        return Release(number, asked, frozenset(attempt.dealers[one.share] for one in released))
+
+    def _made_up(self, upload: Upload, proposal: SurvivorProposal) -> Iterator[SurvivorSignature]:
+        at, round_ctx = proposal.position, upload.state.record.round_ctx
+        for name in self.everyone:
+            actor = self._seen(upload, name)
+            signed = proposal.survivors.signed_bytes(1, at, name, round_ctx)
+            forged = self._identity(actor).sign(signed) if self._controls(actor) else b"\0" * 64
+            yield SurvivorSignature(at, name, forged)
+
+    # --- what it learned ---
+
+    def learned(self, releases: Iterable[Release]) -> list[Sum]:
+        """Return the basis of what the coordinator can compute about the honest updates."""
+        holders: dict[Secret, set[str]] = {}
+        for release in releases:
+            for secret in release.shares:
+                holders.setdefault(secret, set()).add(release.holder)
+        openers: dict[bytes, set[Secret]] = {}
+        for attempt in self.attempts.values():
+            for key, secrets in attempt.openers.items():
+                openers.setdefault(key, set()).update(secrets)
+        known = {key for key, secrets in openers.items() if any(self._knows(one, holders) for one in secrets)}
+        uploads = [one for attempt in self.attempts.values() for one in attempt.uploads.values()]
+        return learned([{of: value for of, value in one.row.items() if of[1] not in known} for one in uploads])
+
+    def _knows(self, secret: Secret, holders: Mapping[Secret, set[str]]) -> bool:
+        _, number, actor = secret
+        shares = self.attempts[number].lost.get(actor, 0) + len(holders.get(secret, ()))
+        return self._controls(actor) or shares >= self.plan.plan.share_threshold
