@@ -71,7 +71,9 @@ def _check_certificate(plan: Plan, entry: RoundEntry, certificate: RoundCertific
     keys = {member.id: bytes.fromhex(member.identity_key) for member in plan.roster}
     ids, signers = list(survivors.ids), [one.sender for one in certificate.signatures]
     _require(ids == sorted(set(ids)) and set(ids) <= keys.keys(), entry, "its survivors are not on the roster")
-    _require(len(ids) >= plan.m, entry, f"{len(ids)} survivors are fewer than the plan's {plan.m}")
+    _require(
+        len(ids) >= plan.min_survivors, entry, f"{len(ids)} survivors are fewer than the plan's {plan.min_survivors}"
+    )
     _require(list(entry.dropouts) == [one for one in keys if one not in ids], entry, "its dropouts are not the others")
     _require(at.attempt <= entry.attempts, entry, "it completed in an attempt that was not made")
     distinct = len(set(signers)) == len(signers) and set(signers) <= set(ids)

@@ -17,7 +17,7 @@ import typer
 from host.console import AsJson, Json, show
 from participant.commands.console import write_new
 from privacy.draft import Draft
-from privacy.errors import LocalError, PeerError
+from privacy.errors import LocalError, PlanError
 from privacy.plan import Plan
 
 app = typer.Typer(
@@ -178,6 +178,6 @@ def read(file: Path) -> Draft | Plan:
     if b'"draft_version"' not in data:
         try:
             return Plan.from_bytes(data)
-        except PeerError as error:
+        except PlanError as error:
             raise LocalError(error.code, f"{path}: {error.rule}") from None
     return Draft.from_bytes(data)

@@ -30,7 +30,7 @@ from bench.masking import aligned
 from bench.plans import CLAMP
 from bench.players import SCALE_EXPONENT, Case, Player, Stage
 from host.system import SystemRandom
-from privacy.secagg import keys, masks, shamir, vector
+from privacy.secagg import keys, layout, masks, shamir
 from privacy.secagg.fixed_point import Buffer, Ring, fixed, unfixed
 from privacy.secagg.masks import MASK_CHUNK
 from privacy.secret import SecretBytes
@@ -66,7 +66,7 @@ _PLACES: Final[tuple[tuple[Any, str, Callable[..., dict[str, int]]], ...]] = (
     (keys, "seal", lambda *_: {BOX: 1}),
     (keys, "unseal", lambda *_: {BOX: 1}),
     (
-        vector,
+        layout,
         "apply_masks",
         lambda words, terms, **_: dict.fromkeys((STREAM_BYTES, ADD_BYTES), words.nbytes * len(terms)),
     ),

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound
+from privacy.errors import Phase
 from privacy.plan import VerifiedPlan
 from privacy.secagg.fixed_point import Buffer
 from privacy.secagg.messages import AttemptOffer, Receipt

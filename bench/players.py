@@ -212,11 +212,11 @@ class Stage:
 
     def _check_sum(self, result: RoundResult) -> None:
         if not self.reals:
-            assert np.array_equal(result.total(self.plan.plan), self.total)
+            assert np.array_equal(result.total(), self.total)
             return
         counted = len(result.survivors)
         with self._clock("RESULT", coordinator=True):
-            mean = unfixed(result.total(self.plan.plan), scale_exponent=SCALE_EXPONENT, divisor=counted)
+            mean = unfixed(result.total(), scale_exponent=SCALE_EXPONENT, divisor=counted)
         np.testing.assert_allclose(mean, self.total / counted, atol=2.0**-SCALE_EXPONENT)
 
     def _step(self, one: Player, work: Callable[[], Step[Any]]) -> Any:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.protocol import phase as coordinator_phase
+from coordinator.protocol import phase as coordinator_phases
 from coordinator.protocol.round import CoordinatorRound
-from participant.protocol import memory as participant_phase
+from participant.protocol import memory as participant_phases
 from participant.protocol.round import Ready
 from privacy.secagg import hashes
 from tests.worlds.federation import Federation
@@ -27,11 +27,14 @@ def diagram() -> Iterator[str]:
     """Yield a Mermaid state diagram of both transition tables."""
     yield "```mermaid"
     yield "stateDiagram-v2"
-    tables = (("Coordinator", coordinator_phase.TRANSITIONS), ("Participant", participant_phase.TRANSITIONS))
-    for title, table in tables:
+    tables = (
+        ("Coordinator", coordinator_phases.TRANSITIONS, coordinator_phases.COLLECTS),
+        ("Participant", participant_phases.TRANSITIONS, participant_phases.WAITS_FOR),
+    )
+    for title, table, captions in tables:
         yield f"    state {title} {{"
         for phase, following in table.items():
-            yield f"        {title[0]}_{phase.name}: {phase.name}\\n{phase.value}"
+            yield f"        {title[0]}_{phase.name}: {phase.name}\\n{captions[phase]}"
             for later in following:
                 yield f"        {title[0]}_{phase.name} --> {title[0]}_{later.name}"
         yield "    }"
@@ -66,7 +69,7 @@ def example() -> Iterator[str]:
             attempt.receive(one.hear(attempt.outbox(name))[0])
         attempt.close()
     certificate = attempt.result.certificate
-    yield f"sum                  {attempt.result.total(federation.plan.plan).tolist()}"
+    yield f"sum                  {attempt.result.total().tolist()}"
     yield f"H(sum)               {certificate.sum_hash.hex()}"
     yield f"transcript_1         {certificate.transcript(offer.previous_transcript).hex()}"
     yield "```"

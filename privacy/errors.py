@@ -7,9 +7,29 @@ Source: h11 ``_util.py`` and ZcashFoundation/frost ``error.rs`` for "who is at f
 
 from __future__ import annotations
 
-from typing import ClassVar
+from enum import StrEnum
+from typing import ClassVar, Final, Self
 
 from privacy.error_codes import REGISTRY, Explanation, Fault
+
+COORDINATOR: Final = "coordinator"  # who is at fault, where no participant is
+
+
+class Phase(StrEnum):
+    """Where in the life of a run a peer's fault was noticed: the phases of a round, and what lies around rounds."""
+
+    ADVERTISE_KEYS = "ADVERTISE_KEYS"
+    SHARE_KEYS = "SHARE_KEYS"
+    COLLECT_MASKED = "COLLECT_MASKED"
+    AGREE_SURVIVORS = "AGREE_SURVIVORS"
+    UNMASK = "UNMASK"
+    RESULT = "RESULT"
+    ENROLMENT = "enrolment"
+    HANDSHAKE = "handshake"
+    WIRE = "wire"
+    PLAN = "plan"
+    DOWNLOAD = "download"
+    EVALUATION = "evaluation"
 
 
 class OnlysumError(Exception):
@@ -71,10 +91,34 @@ class PeerError(OnlysumError):
 
     default_fault = Fault.PEER
 
-    def __init__(self, code: str, *, participant: str, phase: str, rule: str) -> None:
+    def __init__(self, code: str, *, participant: str, phase: Phase, rule: str) -> None:
         super().__init__(code, f"{participant} in {phase}: {rule}")
         self.participant = participant
         self.phase = phase
+        self.rule = rule
+
+    @classmethod
+    def by_participant(cls, participant: str, code: str, phase: Phase, rule: str) -> Self:
+        """Return a participant's fault."""
+        return cls(code, participant=participant, phase=phase, rule=rule)
+
+    @classmethod
+    def by_coordinator(cls, code: str, phase: Phase, rule: str) -> Self:
+        """Return the coordinator's fault."""
+        return cls(code, participant=COORDINATOR, phase=phase, rule=rule)
+
+
+class PlanError(OnlysumError):
+    """A document is no plan, or breaks a rule of plans; whoever took it in says who is to blame.
+
+    Args:
+        rule: the rule, in words that name what was expected.
+    """
+
+    default_fault = Fault.REFUSED
+
+    def __init__(self, code: str, rule: str) -> None:
+        super().__init__(code, rule)
         self.rule = rule
 
 

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from privacy import canonical
 from privacy.draft import Recipe
-from privacy.errors import PeerError
+from privacy.errors import PlanError
 from privacy.plan_parts import (
     BrokenRuleError,
     Count,
@@ -40,6 +40,8 @@ from privacy.plan_parts import (
     Text,
 )
 from privacy.secagg import graph_bounds, keys
+from privacy.secagg.layout import Layout
+from privacy.secagg.parameters import Parameters, RosterMember
 
 PROTOCOL_VERSION: Final = 1
 PLAN_SIGNATURE_LABEL = b"onlysum/1/plan"
@@ -49,7 +51,6 @@ COMPLETE_GRAPH_MAX = 512
 WRAP_SIGMAS = 10.5  # P(any wrap) < 2^-40 while entries x rounds <= WRAP_EVENTS (docs/protocol.md section 7)
 WRAP_EVENTS = 3.9e11
 LEAST_REGULAR_DELTA = 1e-9  # a thousand times the 2^-40 that a k-regular graph takes off it
-
 _id: Final = attrgetter("id")
 
 
@@ -82,14 +83,27 @@ class Plan(PlanModel):
         return len(self.roster)
 
     @property
-    def m(self) -> int:
-        """Least size of U1, U2 and S: max(T, min_survivors)."""
-        return max(self.shamir_threshold, self.min_survivors)
-
-    @property
     def share_threshold(self) -> int:
         """How many shares rebuild a participant's secrets: T, or t of its holders in a k-regular graph."""
         return self.graph.share_threshold or self.shamir_threshold
+
+    def parameters(self) -> Parameters:
+        """Return what secure aggregation has to know of this plan."""
+        return Parameters(
+            protocol_version=self.protocol_version,
+            suite=self.suite,
+            roster=tuple(RosterMember(one.id, bytes.fromhex(one.identity_key), one.weight) for one in self.roster),
+            share_threshold=self.share_threshold,
+            quorum=self.quorum,
+            min_survivors=self.min_survivors,
+            neighbours=self.graph.neighbours,
+            rounds=self.recipe.rounds,
+            max_attempts=self.max_attempts,
+        )
+
+    def layout(self, round_number: int) -> Layout:
+        """Return what is summed in a round, in ring words."""
+        return Layout(self.encoding.ring, tuple((stream.name, stream.length) for stream in self.recipe.layout))
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON that is hashed and signed."""
@@ -120,7 +134,7 @@ class Plan(PlanModel):
         """Parse and check a plan.
 
         Raises:
-            PeerError: ``E-PLAN-MALFORMED``, or ``E-PLAN-RING``, ``E-PLAN-NOISE`` or ``E-PLAN-RULE``, naming the first
+            PlanError: ``E-PLAN-MALFORMED``, or ``E-PLAN-RING``, ``E-PLAN-NOISE`` or ``E-PLAN-RULE``, naming the first
                 rule that it breaks.
         """
         try:
@@ -131,11 +145,11 @@ class Plan(PlanModel):
             where = ".".join(str(part) for part in first["loc"]) or "plan"
             broken = first.get("ctx", {}).get("error")
             code = getattr(broken, "code", "E-PLAN-RULE" if first["type"] == "value_error" else "E-PLAN-MALFORMED")
-            raise _refuse(code, f"{where}: {broken or first['msg']}") from None
+            raise PlanError(code, f"{where}: {broken or first['msg']}") from None
         except ValueError as error:
-            raise _refuse("E-PLAN-MALFORMED", str(error)) from None
+            raise PlanError("E-PLAN-MALFORMED", str(error)) from None
         if plan.to_bytes() != data:  # a field left to its default: the same plan would have two hashes
-            raise _refuse(
+            raise PlanError(
                 "E-PLAN-MALFORMED", "plan: every field must be written out, in the form that it is written in"
             )
         return plan
@@ -241,10 +255,6 @@ def largest_sum(plan: Plan) -> float:
     return plan.n * plan.encoding.clamp + sigmas * math.sqrt(plan.n) * 2.0**privacy.noise_exponent
 
 
-def _refuse(code: str, rule: str) -> PeerError:
-    return PeerError(code, participant="coordinator", phase="plan", rule=rule)
-
-
 def signed_plan_bytes(data: bytes) -> bytes:
     """Return the string that the operator signs: length-prefixed label and plan hash."""
     return keys.framed(PLAN_SIGNATURE_LABEL, hashlib.sha256(data).digest())
@@ -267,8 +277,8 @@ class VerifiedPlan:
         """Verify the operator's Ed25519 signature over the plan's exact bytes, then parse it.
 
         Raises:
-            PeerError: ``E-PLAN-SIGNATURE``, or as :meth:`Plan.from_bytes`.
+            PlanError: ``E-PLAN-SIGNATURE``, or as :meth:`Plan.from_bytes`.
         """
         if not keys.verify(operator_key, signature, signed_plan_bytes(data)):
-            raise _refuse("E-PLAN-SIGNATURE", "the signature is not by the operator key pinned at joining")
+            raise PlanError("E-PLAN-SIGNATURE", "the signature is not by the operator key pinned at joining")
         return cls(plan=Plan.from_bytes(data), hash=hashlib.sha256(data).digest())

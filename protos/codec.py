@@ -13,7 +13,7 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from privacy.errors import LocalError, PeerError
+from privacy.errors import LocalError, PeerError, Phase
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.hashes import HASH_BYTES
 from privacy.secagg.keys import KEY_BYTES, SIGNATURE_BYTES
@@ -262,4 +262,4 @@ def _check_version(kind: type[pb.Hello | pb.Welcome | pb.EnrolmentRequest], data
         return  # the strict reader says what is wrong
     if version != PROTOCOL_VERSION:
         rule = f"{sender} speaks protocol version {version}, the other side version {PROTOCOL_VERSION}"
-        raise PeerError("E-VERSION", participant=sender, phase="handshake", rule=rule)
+        raise PeerError.by_participant(sender, "E-VERSION", Phase.HANDSHAKE, rule)

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from google.protobuf.message import DecodeError, EncodeError, Message
 
 from privacy.canonical import MAX_INTEGER
-from privacy.errors import LocalError, PeerError
+from privacy.errors import LocalError, PeerError, Phase
 from privacy.plan import MAX_ROSTER
 
 COORDINATOR: Final = "coordinator"  # who is to blame for what comes from there
@@ -51,7 +51,7 @@ def read(kind: type[M], data: bytes, reader: Callable[[M], V], *, sender: str, m
         return reader(parse(kind, data, most))
     except Malformed as error:
         rule = f"{kind.DESCRIPTOR.name}: {error}"
-        raise PeerError("E-WIRE-MALFORMED", participant=sender, phase="wire", rule=rule) from None
+        raise PeerError.by_participant(sender, "E-WIRE-MALFORMED", Phase.WIRE, rule) from None
 
 
 def parse(kind: type[M], data: bytes, most: int) -> M:

@@ -17,10 +17,7 @@ from privacy.secagg.hashes import HASH_BYTES
 from privacy.secagg.keys import SIGNATURE_BYTES
 from privacy.secagg.messages import (
     ADVERTISE_NONCE_BYTES,
-    CHANNEL_KEY_BYTES,
-    MASKING_KEY_BYTES,
     SEALED_BYTES,
-    SHARE_BYTES,
     Advertisement,
     AttemptOffer,
     Complaint,
@@ -38,6 +35,8 @@ from privacy.secagg.messages import (
     UnmaskRequest,
     UnmaskShares,
 )
+from privacy.secagg.shamir import SHARE_BYTES
+from privacy.secagg.suites import PUBLIC_KEY_BYTES
 from protos import round_pb2 as pb
 from protos.codec_fields import Malformed, ascending, count, each, exact, name, part, some, text
 from protos.envelope import MAX_CONTENT_BYTES
@@ -91,12 +90,12 @@ def write_advertisement(value: Advertisement) -> pb.Advertisement:
 
 def read_advertisement(message: pb.Advertisement) -> Advertisement:
     """Return an advertisement; its keys are as long as one suite's."""
-    suite = _suite_of(message.masking_key, MASKING_KEY_BYTES, "masking_key")
+    suite = _suite_of(message.masking_key, PUBLIC_KEY_BYTES, "masking_key")
     return Advertisement(
         offer=part(message, "offer", read_offer),
         sender=name(message.sender, "sender"),
         masking_key=message.masking_key,
-        channel_key=exact(message.channel_key, CHANNEL_KEY_BYTES[suite], "channel_key"),
+        channel_key=exact(message.channel_key, PUBLIC_KEY_BYTES[suite], "channel_key"),
         nonce=exact(message.nonce, ADVERTISE_NONCE_BYTES, "nonce"),
         signature=_signature(message.signature),
     )

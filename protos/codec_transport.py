@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from privacy.errors import PeerError
+from privacy.errors import PeerError, Phase
 from privacy.secagg.hashes import HASH_BYTES
 from protos import codec_round as rounds
 from protos import codec_task as tasks
@@ -47,7 +47,7 @@ def _checked(message: pb.Chunk, sender: str) -> env.Chunk:
         rule = f"the chunk at offset {message.offset} does not have its hash"
     else:
         return env.Chunk(offset=message.offset, data=data)
-    raise PeerError("E-WIRE-CHUNK", participant=sender, phase="wire", rule=rule)
+    raise PeerError.by_participant(sender, "E-WIRE-CHUNK", Phase.WIRE, rule)
 
 
 def encode_upload_part(value: env.UploadAnnounced | env.Chunk) -> bytes:

@@ -15,9 +15,9 @@ from typing import Final, TypeVar, cast
 import grpc
 
 from privacy.error_codes import Fault
-from privacy.errors import NetworkError, OnlysumError, PeerError, RefusedError, RoundAborted, VerificationError
+from privacy.errors import NetworkError, OnlysumError, PeerError, Phase, RefusedError, RoundAborted, VerificationError
 from protos import federation_pb2 as pb
-from protos.codec_fields import COORDINATOR, Malformed, code, parse, text, write
+from protos.codec_fields import Malformed, code, parse, text, write
 
 METADATA_KEY: Final = "onlysum-error-bin"
 MAX_DETAIL_BYTES: Final = 4096  # gRPC takes 8 KiB of metadata in all
@@ -63,8 +63,8 @@ def to_refusal(error: OnlysumError) -> Refusal:
     """Return what the service answers when this error was raised."""
     match error:
         case PeerError():
-            who, phase = _shown(error.participant)[:MAX_WORD], _shown(error.phase)[:MAX_WORD]
-            detail = pb.ErrorDetail(kind=pb.ErrorDetail.KIND_PEER, participant=who, phase=phase)
+            who = _shown(error.participant)[:MAX_WORD]
+            detail = pb.ErrorDetail(kind=pb.ErrorDetail.KIND_PEER, participant=who, phase=error.phase)
             detail.text = _shown(error.rule)
         case RoundAborted():
             detail = pb.ErrorDetail(kind=pb.ErrorDetail.KIND_ABORTED, text=_shown(error.reason))
@@ -99,7 +99,7 @@ def from_call(error: grpc.RpcError, *, call: str) -> OnlysumError:
     status, details = made.code(), _shown(made.details() or "")
     if status is grpc.StatusCode.UNIMPLEMENTED:
         rule = f"the other side does not offer the call {call}: another version, or no coordinator at all"
-        return PeerError("E-VERSION", participant=COORDINATOR, phase="handshake", rule=rule)
+        return PeerError.by_coordinator("E-VERSION", Phase.HANDSHAKE, rule)
     return NetworkError(classify(status, details), f"{call}: {status.name}: {details}")
 
 
@@ -117,7 +117,14 @@ def _from_detail(data: bytes) -> OnlysumError:
         return _read_detail(parse(pb.ErrorDetail, data, MAX_DETAIL_BYTES))
     except Malformed as error:
         rule = f"an error does not parse: {error}"
-        return PeerError("E-WIRE-MALFORMED", participant=COORDINATOR, phase="wire", rule=rule)
+        return PeerError.by_coordinator("E-WIRE-MALFORMED", Phase.WIRE, rule)
+
+
+def _phase(name: str) -> Phase:
+    try:
+        return Phase(name)
+    except ValueError:
+        raise Malformed("phase is unknown") from None
 
 
 def _read_detail(detail: pb.ErrorDetail) -> OnlysumError:
@@ -125,7 +132,7 @@ def _read_detail(detail: pb.ErrorDetail) -> OnlysumError:
     match detail.kind:
         case pb.ErrorDetail.KIND_PEER:
             who = text(detail.participant, "participant", most=MAX_WORD)
-            return PeerError(found, participant=who, phase=text(detail.phase, "phase", most=MAX_WORD), rule=said)
+            return PeerError.by_participant(who, found, _phase(detail.phase), said)
         case pb.ErrorDetail.KIND_ABORTED:
             return RoundAborted(found, said)
         case pb.ErrorDetail.KIND_REFUSED:

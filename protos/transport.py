@@ -14,7 +14,7 @@ from typing import Final
 
 from google.protobuf.descriptor import MethodDescriptor
 
-from privacy.errors import PeerError
+from privacy.errors import PeerError, Phase
 from protos import federation_pb2 as pb
 from protos.envelope import MAX_CHUNK_BYTES, Chunk
 
@@ -83,7 +83,7 @@ class Assembly:
         else:
             self._whole += chunk.data
             return
-        raise PeerError("E-WIRE-CHUNK", participant=self._sender, phase="wire", rule=rule)
+        raise PeerError.by_participant(self._sender, "E-WIRE-CHUNK", Phase.WIRE, rule)
 
     def whole(self) -> bytes:
         """Return what has come so far; empty when nothing has."""

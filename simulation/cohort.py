@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound, RoundResult
 from participant.protocol.memory import RunMemory, UpdateEncoded
 from participant.protocol.round import Advertised, Masked, Participant, Ready, Shared, Step, advertise, complete
-from privacy.errors import LocalError
+from privacy.errors import LocalError, Phase
 from privacy.interfaces import RandomSource
 from privacy.plan import VerifiedPlan
 from privacy.secagg import hashes

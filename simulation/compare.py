@@ -127,7 +127,7 @@ def _rounds(
             name: partial(one.train, adapter=state.iterate, progress=_silent) for name, one in trainers.items()
         }
         result = cohort.run_round(number, state.iterate.tobytes(), train)
-        state = step(plan.recipe, state, direction(plan, result.total(plan), result.survivors))
+        state = step(plan.recipe, state, direction(plan, result.total(), result.survivors))
         progress(number, total)
     return state.average
 

@@ -65,7 +65,7 @@ def test_exhaustive_search_finds_nothing_where_all_four_must_survive() -> None:
 
 # --- each rule is needed ---
 
-EVERYBODY = "[one.id for one in party.rules.roster]"
+EVERYBODY = "[one.id for one in party.parameters.roster]"
 SAME_U2 = (Refusal("} masked with another U2"),)
 OLD_SIGNATURE = "signed and (signed.attempt, signed.survivors) != (record.attempt, proposal.survivors)"
 OLD_RELEASE = "earlier and (earlier.attempt, earlier.survivors) != (record.attempt, proposal.survivors)"
@@ -127,7 +127,7 @@ RULES: dict[str, Rule] = {
         SMALL_U2,
         (
             *SAME_U2,
-            Instead("check_dealers", "party.rules.m", "0"),
+            Instead("check_dealers", "party.parameters.min_survivors", "0"),
             Instead("check_dealers", "check_holders(party, [*neighbours, party.me], phase)", "None"),
         ),
     ),
@@ -139,7 +139,7 @@ RULES: dict[str, Rule] = {
             Instead("check_quorum", "one.sender in listed", "True"),
         ),
     ),
-    "at least m survive": Rule(ALL_MUST, (Instead("_check_members", "party.rules.m", "0"),)),
+    "at least m survive": Rule(ALL_MUST, (Instead("_check_members", "party.parameters.min_survivors", "0"),)),
     "nobody is named twice": Rule(NAMED_TWICE, (Refusal("must be sorted and name nobody twice"),)),
     "nobody is invented": Rule(
         INVENTED,
@@ -163,8 +163,8 @@ RULES: dict[str, Rule] = {
         (
             Instead(
                 "check_quorum",
-                "len(valid) < party.rules.quorum",
-                "len([one for one in quorum.signatures if one.sender in valid]) < party.rules.quorum",
+                "len(valid) < party.parameters.quorum",
+                "len([one for one in quorum.signatures if one.sender in valid]) < party.parameters.quorum",
             ),
         ),
     ),

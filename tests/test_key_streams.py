@@ -11,7 +11,7 @@ import pytest
 
 from participant.protocol.round import Ready
 from privacy.errors import RoundAborted
-from privacy.secagg import keys, vector
+from privacy.secagg import keys, layout
 from privacy.secagg.masks import MaskTerm, apply_masks
 from privacy.secagg.messages import Position
 from tests.worlds.federation import Fault, FaultKind, Federation, Phase
@@ -70,7 +70,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> KeyLog:
     noting("pairwise_stream_key")
     noting("self_stream_key")
     monkeypatch.setattr(keys, "seal", seal)
-    monkeypatch.setattr(vector, "apply_masks", kept.apply)
+    monkeypatch.setattr(layout, "apply_masks", kept.apply)
     monkeypatch.setattr(Ready, "mask", mask)
     return kept
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound
 from participant.protocol.memory import RunMemory, RunRefused
 from participant.protocol.round import Masked, Participant, Shared, advertise, complete
-from privacy.errors import PeerError
+from privacy.errors import PeerError, Phase, PlanError
 from privacy.plan import VerifiedPlan
 from privacy.secagg import hashes, keys, merkle
 from privacy.secagg.messages import (
@@ -742,7 +741,7 @@ def test_malicious_split_view_of_the_sum_splits_the_history_for_ever() -> None:
 
 def test_malicious_plan_by_another_operator_is_refused() -> None:
     plan, _ = make_plan()
-    with pytest.raises(PeerError, match="E-PLAN-SIGNATURE"):
+    with pytest.raises(PlanError, match="E-PLAN-SIGNATURE"):
         VerifiedPlan.verify(plan.to_bytes(), sign_plan(plan, signing_key("mallory")), OPERATOR.public)
 
 
@@ -750,7 +749,7 @@ def test_malicious_plan_with_one_changed_byte_is_refused() -> None:
     plan, _ = make_plan()
     changed = plan.to_bytes().replace(b'"f":1', b'"f":0')
     assert changed != plan.to_bytes()
-    with pytest.raises(PeerError, match="E-PLAN-SIGNATURE"):
+    with pytest.raises(PlanError, match="E-PLAN-SIGNATURE"):
         VerifiedPlan.verify(changed, sign_plan(plan), OPERATOR.public)
 
 

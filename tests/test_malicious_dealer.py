@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from coordinator.protocol.phase import Phase
 from participant.protocol.round import Shared
-from privacy.errors import RoundAborted
+from privacy.errors import Phase, RoundAborted
 from privacy.secagg import shamir
 from privacy.secagg.dealing import Dealer, HeldShare
-from privacy.secagg.messages import SHARE_BYTES, ShareBundle
+from privacy.secagg.messages import ShareBundle
+from privacy.secagg.shamir import SHARE_BYTES
 from privacy.secret import SecretBytes
 from tests.test_malicious_participant import OFFENDER, signed
 from tests.worlds.federation import FaultKind, Federation, SeededSource, SimulatedParticipant
@@ -54,21 +54,21 @@ def redealing(one: SimulatedParticipant, deal: Callable[[Shared, tuple[str, ...]
 def of_another_masking_secret(state: Shared, members: tuple[str, ...]) -> ShareBundle:
     """Deal shares of a masking secret that is not the one behind the advertised key."""
     pairing = replace(state.pairing, masking_secret=ANOTHER)
-    dealer = Dealer(state.party.rules, state.offer.position, state.channels, pairing, SeededSource("lie"))
+    dealer = Dealer(state.party.parameters, state.offer.position, state.channels, pairing, SeededSource("lie"))
     return dealer.deal(state.seed, members)[0]
 
 
 def of_no_secret(state: Shared, members: tuple[str, ...]) -> ShareBundle:
     """Deal shares that rebuild an element of the field beyond 32 bytes."""
     source = SeededSource("lie")
-    dealer = ConstantDealer(state.party.rules, state.offer.position, state.channels, state.pairing, source)
+    dealer = ConstantDealer(state.party.parameters, state.offer.position, state.channels, state.pairing, source)
     return dealer.deal(state.seed, members)[0]
 
 
 def of_other_places(state: Shared, members: tuple[str, ...]) -> ShareBundle:
     """Deal to two holders what belongs to each other's x-coordinates; every hash fits."""
     source = SeededSource("lie")
-    dealer = SwappingDealer(state.party.rules, state.offer.position, state.channels, state.pairing, source)
+    dealer = SwappingDealer(state.party.parameters, state.offer.position, state.channels, state.pairing, source)
     return dealer.deal(state.seed, members)[0]
 
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound
 from participant.protocol.round import Advertised, Masked, complete
-from privacy.errors import PeerError
+from privacy.errors import PeerError, Phase
 from privacy.secagg.messages import AttemptOffer, Position, RoundCertificate, UnmaskRequest
 from tests.worlds.federation import ADAPTER_HASH, Fault, FaultKind, Federation
 

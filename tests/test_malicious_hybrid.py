@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.protocol.phase import Phase
 from participant.protocol.round import Complained, Ready, Shared
-from privacy.errors import RoundAborted
+from privacy.errors import Phase, RoundAborted
 from privacy.secagg import merkle, messages
 from privacy.secagg.messages import SEALED_BYTES, SEALED_PAIR_BYTES, Advertisement, DealtShare, ShareBundle
 from privacy.secagg.pairing import Pairing
@@ -260,7 +259,7 @@ def test_malicious_hybrid_dealer_is_named_before_the_commit_point_and_left_out_o
     dave = federation.participants["dave"]
     assert result.certificate.position.attempt == 2
     assert OFFENDER not in result.survivors
-    assert (result.total(federation.plan.plan) == federation.one_hot(result.survivors)).all()
+    assert (result.total() == federation.one_hot(result.survivors)).all()
     assert not dave.refusals, "a dealer's lie is answered by a complaint, not by silence"
 
 
@@ -270,7 +269,7 @@ def test_a_round_goes_on_when_the_accused_dealer_is_no_survivor() -> None:
     result = federation.run_round([Fault(OFFENDER, Phase.COLLECT_MASKED, FaultKind.LOST)])
     assert result.certificate.position.attempt == 1
     assert set(result.dropouts) == {OFFENDER, "dave"}
-    assert (result.total(federation.plan.plan) == federation.one_hot(result.survivors)).all()
+    assert (result.total() == federation.one_hot(result.survivors)).all()
 
 
 def not_its_own(federation: Federation) -> Callable[[ShareBundle], ShareBundle]:

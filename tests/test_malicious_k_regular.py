@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound
 from participant.protocol.round import Advertised, Masked
-from privacy.errors import PeerError
+from privacy.errors import PeerError, Phase
 from privacy.secagg import merkle
 from privacy.secagg.graph import MaskingGraph
 from privacy.secagg.messages import Complaint, NeighbourShares, ShareLeaf, SurvivorProposal, UnmaskRequest

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound
 from participant.protocol.round import Complained, Masked, Shared
-from privacy.errors import PeerError, RoundAborted
+from privacy.errors import PeerError, Phase, RoundAborted
 from privacy.secagg import shamir
 from privacy.secagg.messages import Complaint, Receipt, ReleasedShare, ShareBundle, UnmaskShares
 from tests.worlds.federation import FaultKind, Federation, SeededSource
@@ -300,7 +299,7 @@ def test_malicious_uploads_are_refused_and_not_counted(sentence: str) -> None:
     while stage.round.phase is not Phase.RESULT:
         stage.federation._collect(stage.offer, {}, [])
         stage.round.close()
-    total = stage.round.result.total(stage.federation.plan.plan)
+    total = stage.round.result.total()
     assert (total == stage.federation.one_hot(["alice", "bob", "dave", "erin"])).all()
 
 
@@ -341,7 +340,7 @@ def test_malicious_holders_are_named_on_arrival_and_the_others_suffice(sentence:
     refusal = stage.refusal(signed(change(stage.honest), context))
     assert (refusal.code, refusal.participant) == (code, OFFENDER)
     stage.others_go_on()
-    assert (stage.round.result.total(stage.federation.plan.plan)[:5] == 1).all()
+    assert (stage.round.result.total()[:5] == 1).all()
 
 
 def test_a_repeated_release_is_counted_once() -> None:

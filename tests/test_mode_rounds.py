@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.protocol.phase import Phase
 from coordinator.runs.global_adapter import direction
 from coordinator.runs.optimizer import OptimizerState, step
 from methods.method import joined
 from participant.training.adapters.adapted import read_initial
 from privacy.draft import Draft
+from privacy.errors import Phase
 from privacy.plan import Plan
 from privacy.secagg import hashes
 from tests.worlds.federation import Fault, FaultKind, Federation
@@ -74,7 +74,7 @@ def test_the_sum_is_exactly_that_of_the_survivors_updates(
         result = run.federation.run_round(faults)
         lost = {fault.participant for fault in faults if fault.kind is FaultKind.LOST}
         assert set(result.survivors) == set(run.federation.participants) - lost
-        total = result.total(run.plan)
+        total = result.total()
         assert np.array_equal(total, sum(run.updates[name, number] for name in result.survivors))
         before = run.state
         run.state = step(run.plan.recipe, before, direction(run.plan, total, result.survivors))

@@ -52,7 +52,7 @@ SUBJECTS = {
     "privacy/secagg/shamir.py": "**Shamir**",
     "privacy/secagg/masks.py": "**Mask stream:**",
     "privacy/secagg/fixed_point.py": "two's complement",
-    "privacy/secagg/vector.py": "Packed lanes",
+    "privacy/secagg/layout.py": "Packed lanes",
     "privacy/secagg/pairing.py": "pair secret",
     "privacy/secagg/kem.py": "ML-KEM-768",
     "privacy/secagg/merkle.py": "Merkle",

@@ -18,9 +18,9 @@ from methods.method import Method
 from privacy import canonical, ledger
 from privacy.dp import events
 from privacy.dp.accountants import plan_delta, require_claim
-from privacy.errors import LocalError, OnlysumError, PeerError
+from privacy.errors import LocalError, OnlysumError, PlanError
 from privacy.plan import Plan
-from tests.participant.test_recipe import RECIPE
+from tests.authoring.test_recipe import RECIPE
 from tests.worlds.plans import STRONG, make_plan, plan_document
 from tests.worlds.reports import participant_report
 
@@ -100,7 +100,7 @@ PLANS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("sentence", PLANS)
 def test_a_noised_plan_is_refused_for(sentence: str) -> None:
     code, overrides = PLANS[sentence]
-    with pytest.raises(PeerError) as caught:
+    with pytest.raises(PlanError) as caught:
         Plan.from_bytes(canonical.encode(plan_document(mode="distributed", **overrides)))
     assert caught.value.code == code
 
@@ -204,7 +204,7 @@ def test_a_k_regular_plan_adds_up_at_a_little_less_than_its_delta_and_may_not_na
     plan, _ = make_plan(mode="distributed", **STRONG, privacy={"honest_noise": 57})
     assert plan_delta(plan) == float(plan.privacy.delta) - 2**-40
     require_claim(plan)
-    with pytest.raises(PeerError, match="at least 1e-9"):
+    with pytest.raises(PlanError, match="at least 1e-9"):
         make_plan(mode="distributed", **STRONG, privacy={"honest_noise": 57, "delta": "0.0000000001"})
 
 

@@ -13,11 +13,10 @@ from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound
 from participant.protocol.memory import RunRefused, SharesReleased, SurvivorsSigned, UpdateMasked
 from participant.protocol.round import Advertised, Shared
-from privacy.errors import PeerError, RoundAborted
+from privacy.errors import PeerError, Phase, RoundAborted
 from privacy.secagg.messages import Advertisement, AttemptOffer, Position
 from tests.worlds.federation import Federation
 from tests.worlds.plans import names
@@ -120,7 +119,7 @@ class FaultyFederation(RuleBasedStateMachine):
         result = self._round.result
         plan = self.federation.plan.plan
         assert len(result.survivors) >= plan.min_survivors
-        assert (result.total(plan) == self.federation.one_hot(result.survivors)).all()
+        assert (result.total() == self.federation.one_hot(result.survivors)).all()
         self.federation.completed.append(result.certificate)
         self.federation.transcript = result.certificate.transcript(self.federation.transcript)
         self.transcripts.append(self.federation.transcript)

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from coordinator.protocol.phase import Phase
 from participant.protocol.round import complete
-from privacy.errors import PeerError
+from privacy.errors import PeerError, Phase
 from privacy.secagg import keys, shamir
 from privacy.secagg.keys import AgreementKey, SigningKey
 from privacy.secagg.merkle import merkle_verify

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound
 from participant.protocol.memory import RunMemory
 from participant.protocol.round import Participant, Ready, advertise, complete
+from privacy.errors import Phase
 from privacy.secagg import hashes
 from privacy.secagg.messages import AttemptOffer, Position
 from tests.worlds.federation import ADAPTER_HASH, SeededSource
@@ -90,7 +90,7 @@ def test_one_round_of_five_participants_of_whom_one_drops_out() -> None:
     coordinator.close()
 
     # Section 5.6, RESULT. The coordinator has the exact sum of the survivors and nothing else: 1 + 2 + 3 + 4.
-    assert (coordinator.result.total(plan) == 10).all()
+    assert (coordinator.result.total() == 10).all()
     assert coordinator.result.dropouts == ("erin",)
 
     # The certificate goes to the whole roster; everyone extends the same transcript, erin too.

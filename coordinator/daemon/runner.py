@@ -31,7 +31,7 @@ from coordinator.runs.run import Run, RunContext
 from coordinator.runs.submissions import Submissions
 from coordinator.runs.uploads import UploadStore
 from host import credentials
-from privacy.errors import OnlysumError, PeerError
+from privacy.errors import OnlysumError, PeerError, Phase
 from privacy.interfaces import Clock, RandomSource
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.keys import framed
@@ -182,7 +182,9 @@ class Runner:
                     member_rows.log_security(connection, now, "token-reused", request.name, request.token_id)
             raise
         if member is None or not member.active:
-            raise _refuse("E-MEMBER-REVOKED", request.name, "enrolment", "the operator revoked its key")
+            raise PeerError.by_participant(
+                request.name, "E-MEMBER-REVOKED", Phase.ENROLMENT, "the operator revoked its key"
+            )
         self._members[member.name] = member
         self._log.info("enrolled", member=member.name, role=member.role.value)
         ca = self._authority.ca_certificate
@@ -191,7 +193,7 @@ class Runner:
     def _new_member(self, request: Enrolment, token: TokenRecord, known: MemberRecord | None, now: int) -> MemberRecord:
         if known is not None and known.active:
             rule = "a member of this name is enrolled; the operator revokes it first"
-            raise _refuse("E-IDENTITY-MISMATCH", request.name, "enrolment", rule)
+            raise PeerError.by_participant(request.name, "E-IDENTITY-MISMATCH", Phase.ENROLMENT, rule)
         certificate = authorities.issue_member(
             self._authority, request=request.certificate_request, name=request.name, random=self._random, now=now
         )
@@ -211,7 +213,9 @@ class Runner:
         _check_version(member, hello.protocol_version)
         known = self._active(member)
         if hello.member != member or hello.role is not known.role:
-            raise _refuse("E-IDENTITY-MISMATCH", member, "handshake", f"it is enrolled as {known.role.value} {member}")
+            raise PeerError.by_participant(
+                member, "E-IDENTITY-MISMATCH", Phase.HANDSHAKE, f"it is enrolled as {known.role.value} {member}"
+            )
         with self._desk.store.begin() as connection:
             head = member_rows.see_head(connection, member, hello.ledger_head, self._desk.now())
             member_rows.announce(connection, member, version=hello.software_version, offers=hello.datasets)
@@ -231,7 +235,9 @@ class Runner:
     async def admit(self, member: str, certificate: bytes) -> None:
         """Refuse a member that is unknown or revoked, or whose certificate (DER) is not the one that it now holds."""
         if ssl.PEM_cert_to_DER_cert(self._active(member).certificate.decode()) != certificate:
-            raise _refuse("E-MEMBER-REVOKED", member, "handshake", "the member enrolled again with another certificate")
+            raise PeerError.by_participant(
+                member, "E-MEMBER-REVOKED", Phase.HANDSHAKE, "the member enrolled again with another certificate"
+            )
 
     def _active(self, member: str) -> MemberRecord:
         known = self._members.get(member)
@@ -282,13 +288,15 @@ class Runner:
                 plan_hash = submission.position.plan_hash
                 found = next((run for run in self._of(member) if run.plan.hash == plan_hash), None)
                 if found is None:
-                    raise _refuse("E-ROUND-CONTEXT", member, "ADVERTISE_KEYS", "no run of this member has this plan")
+                    raise PeerError.by_participant(
+                        member, "E-ROUND-CONTEXT", Phase.ADVERTISE_KEYS, "no run of this member has this plan"
+                    )
                 return found
 
     def _run(self, member: str, run_id: str) -> Run:
         run = self._runs.get(run_id)
         if run is None or not run.concerns(member):
-            raise _refuse("E-WIRE-UNEXPECTED", member, "plan", "no run of this member has this id")
+            raise PeerError.by_participant(member, "E-WIRE-UNEXPECTED", Phase.PLAN, "no run of this member has this id")
         return run
 
     async def upload_offset(self, member: str, run_id: str, position: Position, sha256: bytes, length: int) -> int:
@@ -308,7 +316,9 @@ class Runner:
         self._active(member)
         path = next((path for run in self._of(member) if (path := run.content(sha256)) is not None), None)
         if path is None or not path.exists():
-            raise _refuse("E-WIRE-UNEXPECTED", member, "download", "there is no such content for this member")
+            raise PeerError.by_participant(
+                member, "E-WIRE-UNEXPECTED", Phase.DOWNLOAD, "there is no such content for this member"
+            )
         with path.open("rb") as file:
             file.seek(offset)
             while data := file.read(READ_BYTES):
@@ -318,8 +328,4 @@ class Runner:
 def _check_version(who: str, spoken: int) -> None:
     if spoken != PROTOCOL_VERSION:
         rule = f"it speaks protocol {spoken}, this coordinator speaks protocol {PROTOCOL_VERSION}"
-        raise _refuse("E-VERSION", who, "handshake", rule)
-
-
-def _refuse(code: str, who: str, phase: str, rule: str) -> PeerError:
-    return PeerError(code, participant=who, phase=phase, rule=rule)
+        raise PeerError.by_participant(who, "E-VERSION", Phase.HANDSHAKE, rule)

@@ -23,7 +23,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from coordinator.daemon.backend import Backend
-from privacy.errors import LocalError, OnlysumError, PeerError
+from privacy.errors import LocalError, OnlysumError, PeerError, Phase
 from privacy.secret import SecretBytes
 from protos import codec, transport
 from protos import codec_transport as wire
@@ -165,7 +165,7 @@ def member_of(verified: Mapping[str, Iterable[bytes]]) -> str:
 
 
 def _mismatch(who: str, rule: str) -> PeerError:
-    return PeerError("E-IDENTITY-MISMATCH", participant=who, phase="wire", rule=rule)
+    return PeerError.by_participant(who, "E-IDENTITY-MISMATCH", Phase.WIRE, rule)
 
 
 def _check_sender(member: str, claimed: str) -> None:
@@ -183,7 +183,7 @@ def _check_submission(member: str, submission: Submission) -> None:
 
 
 def _unexpected(member: str, rule: str) -> PeerError:
-    return PeerError("E-WIRE-CHUNK", participant=member, phase="wire", rule=rule)
+    return PeerError.by_participant(member, "E-WIRE-CHUNK", Phase.WIRE, rule)
 
 
 class EnrolmentService:

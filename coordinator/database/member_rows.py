@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from coordinator.database.tables import datasets, heads, members, security, tokens
-from privacy.errors import OnlysumError, PeerError, VerificationError
+from privacy.errors import OnlysumError, PeerError, Phase, VerificationError
 from privacy.secagg.keys import framed, number
 from protos.envelope import DatasetOffer, LedgerHead, Role
 
@@ -111,11 +111,13 @@ def check_token(
     row = connection.execute(sa.select(tokens).where(tokens.c.token_id == token_id)).one_or_none()
     token = _token(row) if row is not None else None
     if token is None or not hmac.compare_digest(token.secret_hash, secret_hash) or token.name != name:
-        raise _refuse_token("E-TOKEN-UNKNOWN", name, "the invitation is not one of this coordinator's for this name")
+        raise PeerError.by_participant(
+            name, "E-TOKEN-UNKNOWN", Phase.ENROLMENT, "the invitation is not one of this coordinator's for this name"
+        )
     if token.used_at is not None and token.request_hash != request_hash:
-        raise _refuse_token("E-TOKEN-USED", name, "the invitation was used with other keys")
+        raise PeerError.by_participant(name, "E-TOKEN-USED", Phase.ENROLMENT, "the invitation was used with other keys")
     if token.used_at is None and now >= token.expires_at:
-        raise _refuse_token("E-TOKEN-EXPIRED", name, "the invitation has expired")
+        raise PeerError.by_participant(name, "E-TOKEN-EXPIRED", Phase.ENROLMENT, "the invitation has expired")
     return token
 
 
@@ -129,7 +131,7 @@ def enrol_member(connection: Connection, member: MemberRecord, *, token_id: str,
         sa.select(members.c.name).where(members.c.identity_key == member.identity_key, members.c.name != member.name)
     ).scalar()
     if taken is not None:
-        raise PeerError("E-IDENTITY-KEY", participant=member.name, phase="enrolment", rule="the key is another's")
+        raise PeerError.by_participant(member.name, "E-IDENTITY-KEY", Phase.ENROLMENT, "the key is another's")
     connection.execute(sa.delete(members).where(members.c.name == member.name))
     connection.execute(
         sa.insert(members).values(
@@ -165,10 +167,6 @@ def _token(row: sa.Row[tuple[object, ...]]) -> TokenRecord:
     )
 
 
-def _refuse_token(code: str, name: str, rule: str) -> PeerError:
-    return PeerError(code, participant=name, phase="enrolment", rule=rule)
-
-
 # --- members ---
 
 
@@ -191,9 +189,9 @@ def active_member(connection: Connection, name: str) -> MemberRecord:
     """
     member = find_member(connection, name)
     if member is None:
-        raise PeerError("E-MEMBER-UNKNOWN", participant=name, phase="handshake", rule="no member has this name")
+        raise PeerError.by_participant(name, "E-MEMBER-UNKNOWN", Phase.HANDSHAKE, "no member has this name")
     if not member.active:
-        raise PeerError("E-MEMBER-REVOKED", participant=name, phase="handshake", rule="the operator revoked its key")
+        raise PeerError.by_participant(name, "E-MEMBER-REVOKED", Phase.HANDSHAKE, "the operator revoked its key")
     return member
 
 

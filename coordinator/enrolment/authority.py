@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from host import credentials
-from privacy.errors import LocalError, PeerError, VerificationError
+from privacy.errors import LocalError, PeerError, Phase, VerificationError
 from privacy.interfaces import RandomSource
 from privacy.secagg import keys
 from privacy.secagg.keys import SigningKey
@@ -213,11 +213,15 @@ def check_request(request: bytes, name: str) -> ec.EllipticCurvePublicKey:
         key = parsed.public_key()
         signed = parsed.is_signature_valid
     except (ValueError, InvalidSignature, x509.UnsupportedGeneralNameType):
-        raise _refuse("E-WIRE-MALFORMED", name, "the certificate request does not parse") from None
+        raise PeerError.by_participant(
+            name, "E-WIRE-MALFORMED", Phase.ENROLMENT, "the certificate request does not parse"
+        ) from None
     if not signed:
-        raise _refuse("E-WIRE-MALFORMED", name, "the certificate request is not signed by the key in it")
+        raise PeerError.by_participant(
+            name, "E-WIRE-MALFORMED", Phase.ENROLMENT, "the certificate request is not signed by the key in it"
+        )
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise _refuse("E-WIRE-MALFORMED", name, "the TLS key is not a P-256 key")
+        raise PeerError.by_participant(name, "E-WIRE-MALFORMED", Phase.ENROLMENT, "the TLS key is not a P-256 key")
     return key
 
 
@@ -229,16 +233,19 @@ def check_enrolment(request: Enrolment, *, federation: str) -> None:
     """
     tls_key = check_request(request.certificate_request, request.name)
     if not keys.is_safe_identity_key(request.identity_key):
-        raise _refuse("E-IDENTITY-KEY", request.name, "the identity key is of small order or no point")
+        raise PeerError.by_participant(
+            request.name, "E-IDENTITY-KEY", Phase.ENROLMENT, "the identity key is of small order or no point"
+        )
     signed = enrolment_bytes(
         federation=federation, token_id=request.token_id, name=request.name, tls_key=credentials.spki(tls_key)
     )
     if not keys.verify(request.identity_key, request.identity_signature, signed):
-        raise _refuse("E-IDENTITY-MISMATCH", request.name, "the identity key did not sign this name, token and TLS key")
-
-
-def _refuse(code: str, who: str, rule: str) -> PeerError:
-    return PeerError(code, participant=who, phase="enrolment", rule=rule)
+        raise PeerError.by_participant(
+            request.name,
+            "E-IDENTITY-MISMATCH",
+            Phase.ENROLMENT,
+            "the identity key did not sign this name, token and TLS key",
+        )
 
 
 def _check_pair(key: SecretBytes, certificate: bytes) -> None:

@@ -12,10 +12,8 @@ import hashlib
 from collections.abc import Set as AbstractSet
 
 from coordinator.protocol.bundles import DealerCommitments
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.phases import Agreeing, Collecting, Sharing, Unmasking
-from privacy.errors import PeerError
-from privacy.plan import Plan
+from privacy.errors import PeerError, Phase
 from privacy.secagg import hashes, keys, messages
 from privacy.secagg.messages import (
     SEALED_BYTES,
@@ -27,91 +25,98 @@ from privacy.secagg.messages import (
     SurvivorSignature,
     UnmaskShares,
 )
+from privacy.secagg.parameters import Parameters
 from privacy.secagg.suites import HYBRID, check_public_key, public_parts
-from privacy.secagg.vector import masked_length
 
 
-def refuse(code: str, sender: str, phase: Phase, rule: str) -> PeerError:
-    """Return the refusal of a sender's message."""
-    return PeerError(code, participant=sender, phase=phase.name, rule=rule)
-
-
-def _check_signature(plan: Plan, phase: Phase, sender: str, signature: bytes, signed: bytes) -> None:
-    if not keys.verify(bytes.fromhex(plan.member(sender).identity_key), signature, signed):
-        raise refuse("E-ROUND-SIGNATURE", sender, phase, "the message is not signed by its identity key")
+def _check_signature(parameters: Parameters, phase: Phase, sender: str, signature: bytes, signed: bytes) -> None:
+    if not keys.verify(parameters.member(sender).identity_key, signature, signed):
+        raise PeerError.by_participant(
+            sender, "E-ROUND-SIGNATURE", phase, "the message is not signed by its identity key"
+        )
 
 
 def check_advertisement(
-    plan: Plan, offer: AttemptOffer, message: Advertisement, *, known: AbstractSet[bytes]
+    parameters: Parameters, offer: AttemptOffer, message: Advertisement, *, known: AbstractSet[bytes]
 ) -> AbstractSet[bytes]:
     """It answers the offer, is signed, and brings keys that are new and not of low order; return their parts."""
     phase, sender = Phase.ADVERTISE_KEYS, message.sender
     if message.offer != offer:
-        raise refuse("E-ROUND-CONTEXT", sender, phase, "it was offered another adapter or history")
-    _check_signature(plan, phase, sender, message.signature, message.signed_bytes(plan.protocol_version))
+        raise PeerError.by_participant(sender, "E-ROUND-CONTEXT", phase, "it was offered another adapter or history")
+    _check_signature(parameters, phase, sender, message.signature, message.signed_bytes(parameters.protocol_version))
     advertised = (message.masking_key, message.channel_key)
     try:
-        parts = [part for key in advertised for part in public_parts(plan.suite, key)]
+        parts = [part for key in advertised for part in public_parts(parameters.suite, key)]
         for key in advertised:
             check_public_key(key)
     except ValueError:
-        raise refuse("E-ROUND-KEYS", sender, phase, "it advertises a key of low order, or none of the suite") from None
+        raise PeerError.by_participant(
+            sender, "E-ROUND-KEYS", phase, "it advertises a key of low order, or none of the suite"
+        ) from None
     if known & set(parts) or len(set(parts)) < len(parts):
-        raise refuse("E-ROUND-KEYS", sender, phase, "it advertises a key that appears twice")
+        raise PeerError.by_participant(sender, "E-ROUND-KEYS", phase, "it advertises a key that appears twice")
     return set(parts)
 
 
-def check_bundle(plan: Plan, state: Sharing, message: ShareBundle) -> None:
+def check_bundle(parameters: Parameters, state: Sharing, message: ShareBundle) -> None:
     """Its shares are for exactly its holders, of the right length, the ones that its leaves commit to, and signed."""
     phase, dealer = Phase.SHARE_KEYS, message.sender
     recipients = tuple(leaf.recipient for leaf in message.leaves)
     if recipients != state.members.graph.holders(dealer) or len(message.sealed) != len(recipients):
-        raise refuse("E-ROUND-SET", dealer, phase, "its shares are not for exactly its holders in U1")
-    if len(message.sealed_pairs) != (len(recipients) if plan.suite == HYBRID else 0):
-        raise refuse("E-ROUND-SET", dealer, phase, "its pair secrets are not those of the plan's suite")
+        raise PeerError.by_participant(dealer, "E-ROUND-SET", phase, "its shares are not for exactly its holders in U1")
+    if len(message.sealed_pairs) != (len(recipients) if parameters.suite == HYBRID else 0):
+        raise PeerError.by_participant(
+            dealer, "E-ROUND-SET", phase, "its pair secrets are not those of the plan's suite"
+        )
     for index, (leaf, sealed) in enumerate(zip(message.leaves, message.sealed, strict=True)):
         pair = message.pair_at(index)
-        length = 0 if leaf.recipient == dealer else SEALED_BYTES[plan.suite]
-        if len(sealed) != length or not pair.fits(plan.suite, dealer, leaf.recipient):
-            raise refuse("E-ROUND-SHARE", dealer, phase, f"the share for {leaf.recipient} has a wrong length")
+        length = 0 if leaf.recipient == dealer else SEALED_BYTES[parameters.suite]
+        if len(sealed) != length or not pair.fits(parameters.suite, dealer, leaf.recipient):
+            raise PeerError.by_participant(
+                dealer, "E-ROUND-SHARE", phase, f"the share for {leaf.recipient} has a wrong length"
+            )
         if messages.ciphertext_hash(sealed, pair.sealed) != leaf.ciphertext_hash:
-            raise refuse("E-ROUND-SHARE", dealer, phase, f"the share for {leaf.recipient} is not the signed one")
-    signed = message.signed_bytes(plan.protocol_version, state.members.round_ctx)
-    _check_signature(plan, phase, dealer, message.signature, signed)
+            raise PeerError.by_participant(
+                dealer, "E-ROUND-SHARE", phase, f"the share for {leaf.recipient} is not the signed one"
+            )
+    signed = message.signed_bytes(parameters.protocol_version, state.members.round_ctx)
+    _check_signature(parameters, phase, dealer, message.signature, signed)
 
 
-def check_complaint(plan: Plan, state: Collecting, message: Complaint) -> None:
+def check_complaint(parameters: Parameters, state: Collecting, message: Complaint) -> None:
     """It is about and by neighbours in U2, of whom the sender has not uploaded, and signed."""
     phase, sender = Phase.COLLECT_MASKED, message.sender
     if sender not in state.bundles or message.dealer not in state.bundles or sender in state.received:
-        raise refuse("E-ROUND-SET", sender, phase, "it complains outside U2, or after its own upload")
+        raise PeerError.by_participant(sender, "E-ROUND-SET", phase, "it complains outside U2, or after its own upload")
     if message.dealer not in state.members.graph.neighbours(sender):
-        raise refuse("E-ROUND-SET", sender, phase, "it complains about somebody who dealt it nothing")
-    signed = message.signed_bytes(plan.protocol_version, state.members.round_ctx)
-    _check_signature(plan, phase, sender, message.signature, signed)
+        raise PeerError.by_participant(sender, "E-ROUND-SET", phase, "it complains about somebody who dealt it nothing")
+    signed = message.signed_bytes(parameters.protocol_version, state.members.round_ctx)
+    _check_signature(parameters, phase, sender, message.signature, signed)
 
 
-def check_upload(plan: Plan, state: Collecting, receipt: Receipt, masked: bytes | bytearray | memoryview) -> None:
+def check_upload(
+    parameters: Parameters, state: Collecting, receipt: Receipt, masked: bytes | bytearray | memoryview
+) -> None:
     """The receipt is for this U2 and this vector's length, signed, and says what the upload is."""
     phase, sender = Phase.COLLECT_MASKED, receipt.sender
     if receipt.u2_hash != state.u2_hash:
-        raise refuse("E-ROUND-SET", sender, phase, "it masked with another U2")
-    if receipt.length != masked_length(plan) or receipt.length != len(masked):
-        raise refuse("E-ROUND-UPLOAD", sender, phase, "the upload has a wrong length")
-    signed = receipt.signed_bytes(plan.protocol_version, state.members.round_ctx)
-    _check_signature(plan, phase, sender, receipt.signature, signed)
+        raise PeerError.by_participant(sender, "E-ROUND-SET", phase, "it masked with another U2")
+    if not receipt.length == state.layout.bytes == len(masked):
+        raise PeerError.by_participant(sender, "E-ROUND-UPLOAD", phase, "the upload has a wrong length")
+    signed = receipt.signed_bytes(parameters.protocol_version, state.members.round_ctx)
+    _check_signature(parameters, phase, sender, receipt.signature, signed)
     if hashlib.sha256(masked).digest() != receipt.masked_hash:
-        raise refuse("E-ROUND-UPLOAD", sender, phase, "the upload is not what its receipt says")
+        raise PeerError.by_participant(sender, "E-ROUND-UPLOAD", phase, "the upload is not what its receipt says")
 
 
-def check_survivor_signature(plan: Plan, state: Agreeing, message: SurvivorSignature) -> None:
+def check_survivor_signature(parameters: Parameters, state: Agreeing, message: SurvivorSignature) -> None:
     """It signs the survivors that were proposed."""
     round_ctx = state.members.round_ctx
-    signed = state.survivors.signed_bytes(plan.protocol_version, message.position, message.sender, round_ctx)
-    _check_signature(plan, Phase.AGREE_SURVIVORS, message.sender, message.signature, signed)
+    signed = state.survivors.signed_bytes(parameters.protocol_version, message.position, message.sender, round_ctx)
+    _check_signature(parameters, Phase.AGREE_SURVIVORS, message.sender, message.signature, signed)
 
 
-def check_released(plan: Plan, state: Unmasking, message: UnmaskShares) -> None:
+def check_released(parameters: Parameters, state: Unmasking, message: UnmaskShares) -> None:
     """It releases exactly the shares asked for, each the one that was dealt to it, and is signed."""
     phase, holder, round_ctx = Phase.UNMASK, message.sender, state.agreeing.members.round_ctx
     survivors, dropped = state.owners(holder)
@@ -121,12 +126,14 @@ def check_released(plan: Plan, state: Unmasking, message: UnmaskShares) -> None:
     )
     for kind, shares, owners, hash_at in lists:
         if [one.owner for one in shares] != owners:
-            raise refuse("E-ROUND-SHARE", holder, phase, "it released shares of others than were asked for")
+            raise PeerError.by_participant(
+                holder, "E-ROUND-SHARE", phase, "it released shares of others than were asked for"
+            )
         for one in shares:
             dealt = state.agreeing.commitments[one.owner]
             committed = hash_at(dealt, dealt.place(holder))
             if hashes.share_hash(kind, round_ctx, one.owner, holder, one.share) != committed:
                 rule = f"its share of {one.owner} is not the one that was dealt"
-                raise refuse("E-ROUND-SHARE", holder, phase, rule)
-    signed = message.signed_bytes(plan.protocol_version, round_ctx)
-    _check_signature(plan, phase, holder, message.signature, signed)
+                raise PeerError.by_participant(holder, "E-ROUND-SHARE", phase, rule)
+    signed = message.signed_bytes(parameters.protocol_version, round_ctx)
+    _check_signature(parameters, phase, holder, message.signature, signed)

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.protocol.bundles import DealerCommitments, KeptBundle
-from coordinator.protocol.phase import Phase
-from privacy.plan import Plan
+from privacy.errors import Phase
 from privacy.secagg.graph import MaskingGraph
 from privacy.secagg.hashes import set_hash
+from privacy.secagg.layout import Layout, Words
 from privacy.secagg.messages import (
     Advertisement,
     DealtShare,
@@ -33,7 +33,6 @@ from privacy.secagg.messages import (
     UnmaskRequest,
     UnmaskShares,
 )
-from privacy.secagg.vector import Words, decode_total
 
 
 @dataclass(slots=True)
@@ -85,6 +84,7 @@ class Collecting:
     phase: ClassVar[Phase] = Phase.COLLECT_MASKED
     members: Members
     bundles: dict[str, KeptBundle]  # of U2
+    layout: Layout
     total: Words
     received: dict[str, Receipt] = field(default_factory=dict)
     u2: tuple[str, ...] = field(init=False)  # its ids, sorted
@@ -164,14 +164,15 @@ class RoundResult:
 
     phase: ClassVar[Phase] = Phase.RESULT
     expected: ClassVar[frozenset[str]] = frozenset()
+    layout: Layout
     words: Words
     certificate: RoundCertificate
     survivors: tuple[str, ...]
     dropouts: tuple[str, ...]  # of the roster
 
-    def total(self, plan: Plan) -> NDArray[np.int64]:
+    def total(self) -> NDArray[np.int64]:
         """Return the sum's integers in the order of the layout."""
-        return decode_total(plan, self.words)
+        return self.layout.decode(self.words)
 
 
 State = Advertising | Sharing | Collecting | Agreeing | Unmasking | RoundResult

@@ -26,9 +26,7 @@ from coordinator.protocol.checks import (
     check_released,
     check_survivor_signature,
     check_upload,
-    refuse,
 )
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.phases import (
     Advertising,
     Agreeing,
@@ -40,10 +38,9 @@ from coordinator.protocol.phases import (
     Unmasking,
 )
 from coordinator.protocol.unmasking import rebuild_secrets, remove_masks
-from privacy.errors import PeerError, RoundAborted
-from privacy.plan import Plan, VerifiedPlan
+from privacy.errors import PeerError, Phase, RoundAborted
+from privacy.plan import VerifiedPlan
 from privacy.secagg import hashes, messages
-from privacy.secagg.fixed_point import Ring
 from privacy.secagg.graph import masking_graph
 from privacy.secagg.messages import (
     Advertisement,
@@ -60,7 +57,6 @@ from privacy.secagg.messages import (
     UnmaskShares,
 )
 from privacy.secagg.suites import HYBRID
-from privacy.secagg.vector import word_count
 
 __all__ = ["CoordinatorRound", "Message", "Outgoing", "RoundResult"]
 
@@ -80,17 +76,13 @@ class CoordinatorRound:
             offer: what the roster was offered.
             excluded: dealers that earlier attempts' complaints named; they are left out of this one.
         """
-        self.plan = plan
+        self.parameters = plan.plan.parameters()
+        self.layout = plan.plan.layout(offer.position.round)
         self.offer = offer
         self.excluded = excluded
         self.complaints: dict[str, str] = {}  # who complained -> about which dealer
         self._abstained: set[str] = set(excluded)
-        self._state: State = Advertising(frozenset(member.id for member in self.rules.roster) - excluded)
-
-    @property
-    def rules(self) -> Plan:
-        """The plan's fields."""
-        return self.plan.plan
+        self._state: State = Advertising(frozenset(member.id for member in self.parameters.roster) - excluded)
 
     @property
     def phase(self) -> Phase:
@@ -101,7 +93,7 @@ class CoordinatorRound:
     def result(self) -> RoundResult:
         """The sum and its certificate; only in phase RESULT."""
         if not isinstance(self._state, RoundResult):
-            raise self._refuse("E-ROUND-PHASE", "coordinator", "there is no result yet")
+            raise PeerError.by_coordinator("E-ROUND-PHASE", self.phase, "there is no result yet")
         return self._state
 
     # --- who must still answer ---
@@ -125,12 +117,14 @@ class CoordinatorRound:
         return not isinstance(self._state, RoundResult) and len(self.answered()) >= self._needed()
 
     def _needed(self) -> int:
-        return self.rules.quorum if isinstance(self._state, Agreeing) else self.rules.m
+        return self.parameters.quorum if isinstance(self._state, Agreeing) else self.parameters.min_survivors
 
     def _shortfall(self) -> str:
         if isinstance(self._state, Unmasking):
             owner, missing = max(self._state.lacking.items(), key=lambda item: item[1])
-            return f"{missing} of the {self.rules.share_threshold} shares of {owner} are missing in {self.phase.name}"
+            return (
+                f"{missing} of the {self.parameters.share_threshold} shares of {owner} are missing in {self.phase.name}"
+            )
         return f"{len(self.answered())} of the {self._needed()} needed answered in {self.phase.name}"
 
     def settled(self) -> bool:
@@ -152,7 +146,9 @@ class CoordinatorRound:
             PeerError: it breaks a rule; nothing has changed.
         """
         if message.position != self.offer.position:
-            raise self._refuse("E-ROUND-CONTEXT", message.sender, "the message is of another plan, round or attempt")
+            raise PeerError.by_participant(
+                message.sender, "E-ROUND-CONTEXT", self.phase, "the message is of another plan, round or attempt"
+            )
         match message:
             case Advertisement():
                 return self._on_advertisement(message)
@@ -171,7 +167,7 @@ class CoordinatorRound:
         state = self._state
         if not isinstance(state, Advertising) or self._repeated(state.received, message.sender, message):
             return False
-        state.key_parts |= check_advertisement(self.rules, self.offer, message, known=state.key_parts)
+        state.key_parts |= check_advertisement(self.parameters, self.offer, message, known=state.key_parts)
         state.received[message.sender] = message
         return True
 
@@ -184,7 +180,7 @@ class CoordinatorRound:
         kept = KeptBundle.of(message)
         if self._repeated(state.received, message.sender, kept):
             return False
-        check_bundle(self.rules, state, message)
+        check_bundle(self.parameters, state, message)
         state.received[message.sender] = kept
         return True
 
@@ -192,7 +188,7 @@ class CoordinatorRound:
         state = self._state
         if not isinstance(state, Collecting):
             return False
-        check_complaint(self.rules, state, message)
+        check_complaint(self.parameters, state, message)
         self.complaints[message.sender] = message.dealer
         self._abstained.add(message.sender)
         return True
@@ -207,17 +203,21 @@ class CoordinatorRound:
             PeerError: it breaks a rule; the sum is unchanged.
         """
         if receipt.position != self.offer.position:
-            raise self._refuse("E-ROUND-CONTEXT", receipt.sender, "the upload is of another plan, round or attempt")
+            raise PeerError.by_participant(
+                receipt.sender, "E-ROUND-CONTEXT", self.phase, "the upload is of another plan, round or attempt"
+            )
         state = self._state
         if isinstance(state, Advertising | Sharing):
             raise self._early(receipt.sender)
         if not isinstance(state, Collecting) or self._repeated(state.received, receipt.sender, receipt):
             return False
         if receipt.sender in self.complaints:
-            raise self._refuse("E-ROUND-UPLOAD", receipt.sender, "it complained and cannot upload as well")
-        check_upload(self.rules, state, receipt, masked)
-        ring = Ring.of(self.rules.encoding)
-        ring.add_into(state.total, ring.from_bytes(masked, word_count(self.rules)))
+            raise PeerError.by_participant(
+                receipt.sender, "E-ROUND-UPLOAD", self.phase, "it complained and cannot upload as well"
+            )
+        check_upload(self.parameters, state, receipt, masked)
+        ring = self.layout.ring
+        ring.add_into(state.total, ring.from_bytes(masked, self.layout.words))
         state.received[receipt.sender] = receipt
         return True
 
@@ -227,7 +227,7 @@ class CoordinatorRound:
             raise self._early(message.sender)
         if not isinstance(state, Agreeing) or self._repeated(state.received, message.sender, message):
             return False
-        check_survivor_signature(self.rules, state, message)
+        check_survivor_signature(self.parameters, state, message)
         state.received[message.sender] = message
         return True
 
@@ -237,24 +237,23 @@ class CoordinatorRound:
             raise self._early(message.sender)
         if isinstance(state, RoundResult) or self._repeated(state.received, message.sender, message):
             return False
-        check_released(self.rules, state, message)
+        check_released(self.parameters, state, message)
         state.take(message)
         return True
 
     def _repeated(self, received: Mapping[str, object], sender: str, said: object) -> bool:
         """Say whether the same message is there already; refuse strangers and second thoughts."""
         if sender not in self.expected():
-            raise self._refuse("E-ROUND-SET", sender, "it takes no part in this phase")
+            raise PeerError.by_participant(sender, "E-ROUND-SET", self.phase, "it takes no part in this phase")
         earlier = received.get(sender)
         if earlier is not None and earlier != said:
-            raise self._refuse("E-ROUND-PHASE", sender, "it already said something else in this phase")
+            raise PeerError.by_participant(
+                sender, "E-ROUND-PHASE", self.phase, "it already said something else in this phase"
+            )
         return earlier is not None
 
     def _early(self, sender: str) -> PeerError:
-        return self._refuse("E-ROUND-PHASE", sender, "the message comes before its phase")
-
-    def _refuse(self, code: str, sender: str, rule: str) -> PeerError:
-        return refuse(code, sender, self.phase, rule)
+        return PeerError.by_participant(sender, "E-ROUND-PHASE", self.phase, "the message comes before its phase")
 
     # --- from phase to phase ---
 
@@ -273,8 +272,8 @@ class CoordinatorRound:
                 self._state = Sharing(self._drawn(tuple(received[name] for name in sorted(received))))
             case Sharing(received=received) as sharing:
                 self._check_holders(sharing.members, received, received.keys())
-                total = np.zeros(word_count(self.rules), dtype=Ring.of(self.rules.encoding).dtype)
-                self._state = Collecting(sharing.members, dict(received), total)
+                total = np.zeros(self.layout.words, dtype=self.layout.ring.dtype)
+                self._state = Collecting(sharing.members, dict(received), self.layout, total)
             case Collecting(received=received) as collecting:
                 self._check_accused(collecting)
                 self._check_holders(collecting.members, collecting.u2, received.keys())
@@ -282,25 +281,25 @@ class CoordinatorRound:
             case Agreeing(received=received) as agreeing:
                 signatures = tuple(received[name] for name in sorted(received))
                 request = UnmaskRequest(agreeing.proposal, signatures)
-                self._state = Unmasking(agreeing, request, self.rules.share_threshold)
+                self._state = Unmasking(agreeing, request, self.parameters.share_threshold)
             case Unmasking() as unmasking:
                 self._state = self._unmask(unmasking, threads)
             case RoundResult():
-                raise self._refuse("E-ROUND-PHASE", "coordinator", "the round is over")
+                raise PeerError.by_coordinator("E-ROUND-PHASE", self.phase, "the round is over")
             case _ as never:
                 assert_never(never)
 
     def _drawn(self, u1: tuple[Advertisement, ...]) -> Members:
         """Return U1 with its context and its graph."""
         ids, round_ctx = [one.sender for one in u1], messages.round_context(self.offer, u1)
-        graph = masking_graph(ids, round_ctx=round_ctx, neighbours=self.rules.graph.neighbours)
+        graph = masking_graph(ids, round_ctx=round_ctx, neighbours=self.parameters.neighbours)
         members = Members(u1, round_ctx, graph)
         self._check_holders(members, ids, frozenset(ids))
         return members
 
     def _check_holders(self, members: Members, owners: Iterable[str], there: AbstractSet[str]) -> None:
         """End the attempt while a retry is open if somebody's secrets have lost too many holders (section 9)."""
-        threshold = self.rules.share_threshold
+        threshold = self.parameters.share_threshold
         if (name := members.short_of_holders(owners, there, threshold)) is not None:
             raise RoundAborted("E-ROUND-TOO-FEW", f"fewer than {threshold} holders of the shares of {name} are left")
 
@@ -310,7 +309,7 @@ class CoordinatorRound:
         Its mask with a dropout could then not be rebuilt: from the dropout's side that takes what the dealer sealed.
         """
         accused = sorted(set(self.complaints.values()) & set(state.received))
-        if self.rules.suite == HYBRID and accused:
+        if self.parameters.suite == HYBRID and accused:
             raise RoundAborted("E-ROUND-SHARE", f"a complaint names {accused[0]}: it is left out of the next attempt")
 
     def _propose(self, state: Collecting) -> Agreeing:
@@ -328,9 +327,9 @@ class CoordinatorRound:
         advertised = {one.sender: one.masking_key for one in state.agreeing.members.u1}
         released = tuple(state.received.values())
         graph = state.agreeing.members.graph
-        secrets = rebuild_secrets(self.rules, graph, round_ctx, released, state.agreeing.commitments, advertised)
+        secrets = rebuild_secrets(self.parameters, graph, round_ctx, released, state.agreeing.commitments, advertised)
         words = state.agreeing.total.copy()  # if this fails the sum is still there
-        remove_masks(self.rules, words, round_ctx, secrets, threads=threads)
+        remove_masks(self.layout, words, round_ctx, secrets, threads=threads)
         certificate = RoundCertificate(
             position=self.offer.position,
             round_ctx=round_ctx,
@@ -338,8 +337,8 @@ class CoordinatorRound:
             sum_hash=hashes.sum_hash(words.data),
             signatures=state.request.signatures,
         )
-        dropouts = tuple(member.id for member in self.rules.roster if member.id not in state.expected)
-        return RoundResult(words, certificate, survivors.ids, dropouts)
+        dropouts = tuple(member.id for member in self.parameters.roster if member.id not in state.expected)
+        return RoundResult(self.layout, words, certificate, survivors.ids, dropouts)
 
     # --- what each participant should be told ---
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 from coordinator.protocol.bundles import DealerCommitments
 from privacy.errors import RoundAborted
-from privacy.plan import Plan
 from privacy.secagg import hashes, keys, shamir
 from privacy.secagg.graph import MaskingGraph
+from privacy.secagg.layout import Layout, Words
 from privacy.secagg.masks import MaskTerm
 from privacy.secagg.messages import ReleasedShare, UnmaskShares
 from privacy.secagg.pairing import Pairing
+from privacy.secagg.parameters import Parameters
 from privacy.secagg.suites import masking_keys
-from privacy.secagg.vector import Words, mask_in_place
 from privacy.secret import SecretBytes
 
 
@@ -34,7 +34,7 @@ class RebuiltSecrets:
 
 
 def rebuild_secrets(
-    plan: Plan,
+    parameters: Parameters,
     graph: MaskingGraph,
     round_ctx: bytes,
     released: Sequence[UnmaskShares],
@@ -44,7 +44,7 @@ def rebuild_secrets(
     """Rebuild every secret from its first holders' shares, as many as the plan's threshold.
 
     Args:
-        plan: fixes suite and threshold.
+        parameters: fix suite and threshold.
         graph: who masked with whom.
         round_ctx: of the attempt.
         released: lists of shares, in which everybody in U2 has enough holders.
@@ -55,14 +55,14 @@ def rebuild_secrets(
         RoundAborted: a dealer's shares do not rebuild what it committed to; the dealer is named.
     """
     holders = sorted(released, key=lambda one: one.sender)
-    rebuild = _Rebuilding(plan)
+    rebuild = _Rebuilding(parameters)
     seeds = rebuild.secrets((one.sender, one.seed_shares) for one in holders)
     for owner, seed in seeds.items():
         if hashes.seed_commitment(round_ctx, owner, seed.reveal()) != commitments[owner].seed_commitment:
             raise _lying_dealer(owner)
     pairwise: dict[tuple[str, str], SecretBytes] = {}
     for owner, masking_secret in rebuild.secrets((one.sender, one.masking_shares) for one in holders).items():
-        keys_of_owner = masking_keys(plan.suite, masking_secret)
+        keys_of_owner = masking_keys(parameters.suite, masking_secret)
         if keys_of_owner.public != advertised[owner]:
             raise _lying_dealer(owner)
         peers = [peer for peer in graph.neighbours(owner) if peer in seeds]
@@ -75,18 +75,18 @@ def rebuild_secrets(
 class _Rebuilding:
     """Rebuilds secrets from released shares; Lagrange coefficients are computed once for a set of holders."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, parameters: Parameters) -> None:
+        self._parameters = parameters
         self._coefficients: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def secrets(self, lists: Iterable[tuple[str, Sequence[ReleasedShare]]]) -> dict[str, SecretBytes]:
         """Return the secret of each owner from the shares of its first holders."""
         found: dict[str, tuple[list[int], list[bytes]]] = {}
         for holder, shares in lists:
-            point = self._plan.index(holder) + 1
+            point = self._parameters.index(holder) + 1
             for one in shares:
                 points, values = found.setdefault(one.owner, ([], []))
-                if len(points) < self._plan.share_threshold:
+                if len(points) < self._parameters.share_threshold:
                     points.append(point)
                     values.append(one.share)
         return {owner: self._combine(owner, tuple(points), values) for owner, (points, values) in found.items()}
@@ -115,7 +115,7 @@ def _lying_dealer(owner: str) -> RoundAborted:
 
 
 def remove_masks(
-    plan: Plan,
+    layout: Layout,
     words: Words,
     round_ctx: bytes,
     secrets: RebuiltSecrets,
@@ -138,4 +138,4 @@ def remove_masks(
         ]
         return [*own, *pairwise]
 
-    mask_in_place(plan, words, terms, threads=threads)
+    layout.mask(words, terms, threads=threads)

@@ -19,16 +19,14 @@ from coordinator.config import Durations
 from coordinator.database import attempt_rows
 from coordinator.database.attempt_rows import COORDINATOR, EventRecord
 from coordinator.database.store import Store
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound, Message
 from coordinator.runs.liveness import PhaseTimer
 from coordinator.runs.uploads import Upload, UploadStore
 from privacy import canonical
-from privacy.errors import LocalError, PeerError
+from privacy.errors import LocalError, PeerError, Phase
 from privacy.interfaces import Clock
 from privacy.plan import VerifiedPlan
 from privacy.secagg.messages import Advertisement, AttemptOffer, Complaint, Position, Receipt
-from privacy.secagg.vector import masked_length
 from protos import codec
 from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Submission
 
@@ -46,8 +44,16 @@ class Attempt:
     """An open attempt at a round of one run."""
 
     def __init__(
-        self, store: Store, spool: UploadStore, machine: CoordinatorRound, *, clock: Clock, durations: Durations
+        self,
+        store: Store,
+        spool: UploadStore,
+        machine: CoordinatorRound,
+        *,
+        run_id: str,
+        clock: Clock,
+        durations: Durations,
     ) -> None:
+        self._run_id = run_id
         self._store = store
         self._spool = spool
         self._clock = clock
@@ -79,7 +85,7 @@ class Attempt:
             events = attempt_rows.list_events(connection, run_id, at)
             excluded = _accused(connection, run_id, at)
         machine = CoordinatorRound(plan, offer, excluded=excluded)
-        attempt = cls(store, spool, machine, clock=clock, durations=durations)
+        attempt = cls(store, spool, machine, run_id=run_id, clock=clock, durations=durations)
         attempt._replay(events)
         attempt.timer = PhaseTimer(clock, durations, machine.phase)
         return attempt
@@ -92,12 +98,12 @@ class Attempt:
     @property
     def run_id(self) -> str:
         """The run."""
-        return self.machine.rules.run_id
+        return self._run_id
 
     @property
     def length(self) -> int:
         """Bytes of a masked update."""
-        return masked_length(self.machine.rules)
+        return self.machine.layout.bytes
 
     # --- messages in ---
 
@@ -130,9 +136,13 @@ class Attempt:
             PeerError: ``E-WIRE-UNEXPECTED`` or ``E-ROUND-UPLOAD``: not now, not from this member, or of a wrong length.
         """
         if self.machine.phase is not Phase.COLLECT_MASKED or member not in self.machine.expected():
-            raise _refuse("E-WIRE-UNEXPECTED", member, self.machine.phase, "no upload of this member is expected now")
+            raise PeerError.by_participant(
+                member, "E-WIRE-UNEXPECTED", self.machine.phase, "no upload of this member is expected now"
+            )
         if length != self.length:
-            raise _refuse("E-ROUND-UPLOAD", member, self.machine.phase, "the upload has a wrong length")
+            raise PeerError.by_participant(
+                member, "E-ROUND-UPLOAD", self.machine.phase, "the upload has a wrong length"
+            )
         return Upload(self.run_id, self.position, member, sha256, length)
 
     def accumulate(self, receipt: Receipt) -> bool:
@@ -162,7 +172,7 @@ class Attempt:
         path = self._spool.path(upload)
         if not path.exists() or path.stat().st_size != receipt.length or receipt.length == 0:
             rule = "the receipt comes before its upload is complete"
-            raise _refuse("E-ROUND-UPLOAD", receipt.sender, self.machine.phase, rule)
+            raise PeerError.by_participant(receipt.sender, "E-ROUND-UPLOAD", self.machine.phase, rule)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             view = memoryview(mapped)
             try:
@@ -254,7 +264,3 @@ def _closing(phase: Phase, answered: Collection[str]) -> bytes:
 def _cores() -> int:
     """Return how many cores this process is bound to, where the system says so, or how many there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _refuse(code: str, member: str, phase: Phase, rule: str) -> PeerError:
-    return PeerError(code, participant=member, phase=phase.name, rule=rule)

@@ -29,7 +29,7 @@ def complete_round(plan: Plan, files: RunFiles, result: RoundResult, *, previous
     """
     certificate = result.certificate
     at = certificate.position
-    move = direction(plan, result.total(plan), result.survivors)
+    move = direction(plan, result.total(), result.survivors)
     iterate, released = files.write_state(step(plan.recipe, files.read_state(at.round - 1), move))
     return RoundRecord(
         round=at.round,

@@ -26,7 +26,7 @@ from coordinator.runs.thresholds import Requested, choose
 from host import durable
 from privacy.claims import graph_sentences, suite_sentences
 from privacy.draft import Draft, PrivacyTarget
-from privacy.errors import LocalError, PeerError
+from privacy.errors import LocalError, PlanError
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan, VerifiedPlan, signed_plan_bytes, threshold
 from privacy.plan_parts import Evaluation, Evaluator, Graph, Member
@@ -172,7 +172,7 @@ def register(store: Store, home: Home, operator: SigningKey, plan: Plan, draft: 
     signature = operator.sign(signed_plan_bytes(data))
     try:
         VerifiedPlan.verify(data, signature, operator.public)
-    except PeerError as error:
+    except PlanError as error:
         raise LocalError("E-BUG", f"the new plan does not verify: {error}") from error
     initial = (draft / "initial_adapter.safetensors").read_bytes()
     read_initial(initial, plan.recipe)
@@ -215,7 +215,7 @@ def trust_sentences(plan: Plan) -> tuple[str, ...]:
         lines.append(
             f"{', '.join(inside)} and the coordinator are one organisation: {more} more would be enough for that."
         )
-    spare = plan.n - plan.m
+    spare = plan.n - plan.min_survivors
     tolerated = (
         f"A round completes without {_participants(spare)}" if spare else "Every participant is needed in a round"
     )

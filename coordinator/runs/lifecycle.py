@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database.run_rows import RunState
-from coordinator.protocol.phase import Phase
 from coordinator.runs import completion, release
 from coordinator.runs.attempt import Attempt, ReplayError
 from coordinator.runs.run import Run
-from privacy.errors import RoundAborted
+from privacy.errors import Phase, RoundAborted
 from privacy.secagg.messages import Position
 
 
@@ -94,7 +93,7 @@ class Lifecycle:
         """Say whether enough participants are there; the first time, wait a little for the whole roster."""
         run, clock = self._run, self._run.context.clock
         live = run.context.liveness.all_live() & run.roster
-        if len(live) < run.rules.m:
+        if len(live) < run.rules.min_survivors:
             self._quorum_since = None
             return False
         if self._quorum_since is None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from coordinator.config import Durations
-from coordinator.protocol.phase import Phase
+from privacy.errors import Phase
 from privacy.interfaces import Clock
 
 MAX_EXTENSION = 4  # uploads that trickle extend a phase to at most this multiple of its duration

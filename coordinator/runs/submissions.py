@@ -11,7 +11,7 @@ from coordinator.database import run_rows
 from coordinator.protocol.round import Message
 from coordinator.runs.attempt import Attempt
 from coordinator.runs.run import Run, in_thread
-from privacy.errors import PeerError
+from privacy.errors import PeerError, Phase
 from privacy.evaluation import SignedEvaluation
 from privacy.plan import signed_approval_bytes
 from privacy.secagg import keys
@@ -62,9 +62,11 @@ class Submissions:
     def _answer(self, member: str, answer: PlanApproved | PlanRefused) -> None:
         run = self._run
         if answer.plan_hash != run.plan.hash:
-            raise _refuse("E-PLAN-CHANGED", member, "plan", "the answer is to another plan")
+            raise PeerError.by_participant(member, "E-PLAN-CHANGED", Phase.PLAN, "the answer is to another plan")
         if isinstance(answer, PlanApproved) and not self._approves(member, answer):
-            raise _refuse("E-ROUND-SIGNATURE", member, "plan", "the approval is not signed by its identity key")
+            raise PeerError.by_participant(
+                member, "E-ROUND-SIGNATURE", Phase.PLAN, "the approval is not signed by its identity key"
+            )
         before, approves = run.answers.get(member), isinstance(answer, PlanApproved)
         if run.record.state.ended or (before is not None and (approves or not before.approved)):
             return
@@ -86,17 +88,23 @@ class Submissions:
         """
         run = self._run
         if member not in run.roster:
-            raise _refuse("E-ROUND-SET", member, "ADVERTISE_KEYS", "it is not on the roster of this run")
+            raise PeerError.by_participant(
+                member, "E-ROUND-SET", Phase.ADVERTISE_KEYS, "it is not on the roster of this run"
+            )
         if run.attempt is not None and run.attempt.position == position:
             return run.attempt
         if 1 <= position.round <= len(run.rounds):
             return None
         known = {(one.round, one.attempt): one.state for one in run.tried}
         if position.order not in known:
-            raise _refuse("E-ROUND-CONTEXT", member, "ADVERTISE_KEYS", "no such attempt was opened")
+            raise PeerError.by_participant(
+                member, "E-ROUND-CONTEXT", Phase.ADVERTISE_KEYS, "no such attempt was opened"
+            )
         if known[position.order] == "open":
             # The daemon has just started and is still reading the attempt's journal.
-            raise _refuse("E-WIRE-UNEXPECTED", member, "ADVERTISE_KEYS", "the attempt is being opened again; try again")
+            raise PeerError.by_participant(
+                member, "E-WIRE-UNEXPECTED", Phase.ADVERTISE_KEYS, "the attempt is being opened again; try again"
+            )
         return None
 
     def _message(self, member: str, message: Message) -> None:
@@ -149,7 +157,7 @@ class Submissions:
     def _collecting(self, member: str, position: Position) -> Attempt:
         attempt = self._attempt(member, position)
         if attempt is None:
-            raise _refuse("E-WIRE-UNEXPECTED", member, "COLLECT_MASKED", "the attempt is over")
+            raise PeerError.by_participant(member, "E-WIRE-UNEXPECTED", Phase.COLLECT_MASKED, "the attempt is over")
         return attempt
 
     # --- measurements ---
@@ -158,7 +166,9 @@ class Submissions:
         run = self._run
         released = run.released(one.round)
         if member not in run.evaluators or released is None or released.sha256 != one.adapter_sha256:
-            raise _refuse("E-WIRE-UNEXPECTED", member, "evaluation", "no such measurement was asked of it")
+            raise PeerError.by_participant(
+                member, "E-WIRE-UNEXPECTED", Phase.EVALUATION, "no such measurement was asked of it"
+            )
         signed = SignedEvaluation(
             plan_hash=one.plan_hash,
             evaluator=member,
@@ -170,12 +180,10 @@ class Submissions:
             signature=one.signature,
         )
         if not signed.verifies(run.rules):
-            raise _refuse("E-ROUND-SIGNATURE", member, "evaluation", "the measurement is not signed by the evaluator")
+            raise PeerError.by_participant(
+                member, "E-ROUND-SIGNATURE", Phase.EVALUATION, "the measurement is not signed by the evaluator"
+            )
         with run.context.store.begin() as connection:
             fresh = run_rows.add_evaluation(connection, member, one, run.context.now())
         if fresh:
             run.reload_and_notify("evaluated", member=member, round=one.round)
-
-
-def _refuse(code: str, member: str, phase: str, rule: str) -> PeerError:
-    return PeerError(code, participant=member, phase=phase, rule=rule)

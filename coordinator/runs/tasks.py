@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from coordinator.database.run_rows import RunState
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound
+from privacy.errors import Phase
 from privacy.plan import Plan
 from privacy.secagg.keys import framed, number
 from privacy.secagg.messages import NeighbourShares, Position, RoundCertificate, SurvivorProposal, UnmaskRequest

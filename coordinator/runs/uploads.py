@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from host import durable
-from privacy.errors import PeerError
+from privacy.errors import PeerError, Phase
 from privacy.secagg.messages import Position
-
-PHASE = "COLLECT_MASKED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class UploadStore:
         there = path.stat().st_size if path.exists() else 0
         if offset != there or offset + len(data) > upload.length:
             rule = f"a chunk at {offset} of {len(data)} bytes does not continue an upload that stands at {there}"
-            raise PeerError("E-WIRE-CHUNK", participant=upload.member, phase=PHASE, rule=rule)
+            raise PeerError.by_participant(upload.member, "E-WIRE-CHUNK", Phase.COLLECT_MASKED, rule)
         with durable.disk_errors(path), path.open("ab") as file:
             file.write(data)
             if offset + len(data) == upload.length:

@@ -147,8 +147,8 @@ class Overview:
         if phase is not None:
             waits = f"waits for {', '.join(phase.missing)}" if phase.missing else "all have answered"
             lines.insert(0, f"round {phase.round}, attempt {phase.attempt}, {phase.phase}: {waits}")
-        elif len(self.plan.roster) - len(away) < self.plan.m:
-            lines.append(f"a round opens when {self.plan.m} participants are there")
+        elif len(self.plan.roster) - len(away) < self.plan.min_survivors:
+            lines.append(f"a round opens when {self.plan.min_survivors} participants are there")
         return lines
 
 

@@ -23,7 +23,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from participant.link.identity import Identity, authority_pem
 from participant.link.tls_diagnosis import Expected, explain_tls
-from privacy.errors import LocalError, NetworkError, PeerError
+from privacy.errors import LocalError, NetworkError, PeerError, Phase
 from protos import codec, transport
 from protos import codec_transport as wire
 from protos.codec_fields import COORDINATOR
@@ -333,4 +333,4 @@ def _upload_parts(
 
 
 def _wrong(rule: str) -> PeerError:
-    return PeerError("E-WIRE-CHUNK", participant=COORDINATOR, phase="wire", rule=rule)
+    return PeerError.by_coordinator("E-WIRE-CHUNK", Phase.WIRE, rule)

@@ -18,7 +18,7 @@ from typing import Final, Protocol, TypeVar
 
 import structlog
 
-from privacy.errors import NetworkError, OnlysumError, PeerError
+from privacy.errors import NetworkError, OnlysumError, PeerError, Phase
 from privacy.secagg.messages import Position
 from protos.envelope import (
     AttemptAborted,
@@ -210,7 +210,7 @@ class Sender:
         data = self._until_done(lambda: self._link.download_bytes(content), of)
         if len(data) != content.length or hashlib.sha256(data).digest() != content.sha256:
             rule = f"content of {content.length} bytes is not what its hash announced"
-            raise PeerError("E-WIRE-CHUNK", participant="coordinator", phase="download", rule=rule)
+            raise PeerError.by_coordinator("E-WIRE-CHUNK", Phase.DOWNLOAD, rule)
         return data
 
     def pause(self, seconds: float) -> None:

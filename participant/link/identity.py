@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from host import credentials
 from privacy import canonical
-from privacy.errors import LocalError, PeerError, VerificationError
+from privacy.errors import LocalError, PeerError, Phase, VerificationError
 from privacy.interfaces import RandomSource
 from privacy.plan import PROTOCOL_VERSION
 from privacy.plan_parts import Hex256, Name, PlanModel, Text
@@ -154,7 +154,7 @@ def accept_membership(invitation: Invitation, keys: OwnKeys, membership: Members
 
 
 def _mismatch(rule: str) -> PeerError:
-    return PeerError("E-IDENTITY-MISMATCH", participant="coordinator", phase="enrolment", rule=rule)
+    return PeerError.by_coordinator("E-IDENTITY-MISMATCH", Phase.ENROLMENT, rule)
 
 
 def save_keys(directory: Path, keys: OwnKeys) -> None:

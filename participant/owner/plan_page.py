@@ -138,7 +138,7 @@ def _leaves(plan: Plan) -> Iterator[str]:
     size = plan.recipe.entries * plan.encoding.ring_bits // 8
     yield (
         f"A masked list of {plan.recipe.entries:,} numbers a round ({size:,} bytes), unreadable alone: masks cancel "
-        f"only in the sum of at least {plan.m} participants. Rows, labels and losses never leave."
+        f"only in the sum of at least {plan.min_survivors} participants. Rows, labels and losses never leave."
     )
 
 
@@ -251,11 +251,12 @@ def trust(plan: Plan) -> tuple[str, ...]:
     inside = [member.id for member in plan.roster if member.with_operator]
     colluding = (
         f"That at most {_participants(plan.f)} of {plan.n} work together with the coordinator. Then it sees sums over "
-        f"at least {plan.m - plan.f} honest participants, and never one update."
+        f"at least {plan.min_survivors - plan.f} honest participants, and never one update."
     )
     machine = (
-        f"That this machine and its software are not taken over. {_participants(plan.n - plan.m)} may drop out of a "
-        f"round; if more do, it is tried again, {plan.max_attempts} times in all, or ends without a sum."
+        "That this machine and its software are not taken over. "
+        f"{_participants(plan.n - plan.min_survivors)} may drop out of a round; if more do, it is tried again, "
+        f"{plan.max_attempts} times in all, or ends without a sum."
     )
     lines = [colluding, machine]
     if inside:

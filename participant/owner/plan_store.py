@@ -17,7 +17,7 @@ from host import durable
 from host.credentials import DIRECTORY_MODE
 from participant.home import Home
 from privacy import canonical
-from privacy.errors import LocalError, PeerError, VerificationError
+from privacy.errors import LocalError, PeerError, Phase, PlanError, VerificationError
 from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Count, Hex256, Name
 
@@ -68,13 +68,16 @@ class PlanStore:
             PeerError: ``E-PLAN-SIGNATURE``, ``E-PLAN-MALFORMED``, ``E-PLAN-RULE`` or ``E-PLAN-CHANGED``.
             LocalError: ``E-DISK-FULL``.
         """
-        verified = VerifiedPlan.verify(data, signature, self.operator_key)
+        try:
+            verified = VerifiedPlan.verify(data, signature, self.operator_key)
+        except PlanError as error:
+            raise PeerError.by_coordinator(error.code, Phase.PLAN, error.rule) from None
         directory = self.directory(verified.plan.run_id)
         kept = directory / "plan.json"
         if kept.exists():
             if kept.read_bytes() != data:
                 rule = f"run {verified.plan.run_id} came back with another plan than the one that was seen first"
-                raise PeerError("E-PLAN-CHANGED", participant="coordinator", phase="plan", rule=rule)
+                raise PeerError.by_coordinator("E-PLAN-CHANGED", Phase.PLAN, rule)
             return verified
         directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         durable.write(directory / "plan.sig", signature)
@@ -95,7 +98,7 @@ class PlanStore:
             raise LocalError("E-NOT-FOUND", f"no plan of run {run_id} was proposed here") from None
         try:
             return VerifiedPlan.verify(data, signature, self.operator_key)
-        except PeerError:  # it did verify when it was kept
+        except PlanError:  # it did verify when it was kept
             raise VerificationError(
                 "E-STATE-DAMAGED", f"{directory} has another plan than the one that was proposed; restore a backup"
             ) from None

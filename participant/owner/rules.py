@@ -195,8 +195,8 @@ def _floors(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
     yield _rule("floors.f", plan.f >= floors.f, f"f is {plan.f}, the policy asks for at least {floors.f}")
     yield _rule(
         "floors.min-survivors",
-        plan.m >= floors.min_survivors,
-        f"a sum is over at least {plan.m}, the policy asks for {floors.min_survivors}",
+        plan.min_survivors >= floors.min_survivors,
+        f"a sum is over at least {plan.min_survivors}, the policy asks for {floors.min_survivors}",
     )
     yield _graph(plan, policy)
     yield _rule(

@@ -12,8 +12,9 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from participant.protocol.member import Participant, refuse
-from participant.protocol.memory import Phase, RunMemory, UpdateMasked
+from participant.protocol.member import Participant
+from participant.protocol.memory import RunMemory, UpdateMasked
+from privacy.errors import PeerError, Phase
 from privacy.secagg import merkle, messages
 from privacy.secagg.graph import MaskingGraph
 from privacy.secagg.messages import (
@@ -35,11 +36,15 @@ from privacy.secagg.suites import Suite, public_parts
 def check_set(members: Sequence[str], *, within: Iterable[str], least: int, phase: Phase) -> None:
     """Sorted, unique, known, and at least as large as the plan says (section 5)."""
     if list(members) != sorted(set(members)):
-        raise refuse("E-ROUND-SET", phase, "a participant set must be sorted and name nobody twice")
+        raise PeerError.by_coordinator("E-ROUND-SET", phase, "a participant set must be sorted and name nobody twice")
     if unpinned_members := sorted(set(members) - set(within)):
-        raise refuse("E-ROUND-SET", phase, f"the set names {unpinned_members[0]}, who does not belong to it")
+        raise PeerError.by_coordinator(
+            "E-ROUND-SET", phase, f"the set names {unpinned_members[0]}, who does not belong to it"
+        )
     if len(members) < least:
-        raise refuse("E-ROUND-SET", phase, f"the set has {len(members)} members, the plan asks for at least {least}")
+        raise PeerError.by_coordinator(
+            "E-ROUND-SET", phase, f"the set has {len(members)} members, the plan asks for at least {least}"
+        )
 
 
 # --- ADVERTISE_KEYS ---
@@ -47,30 +52,38 @@ def check_set(members: Sequence[str], *, within: Iterable[str], least: int, phas
 
 def check_offer(party: Participant, offer: AttemptOffer, memory: RunMemory) -> None:
     """An offer follows from the plan and this participant's own history (section 5.1)."""
-    phase, at, rules = Phase.ADVERTISE_KEYS, offer.position, party.rules
+    phase, at, parameters = Phase.ADVERTISE_KEYS, offer.position, party.parameters
     _check_not_refused(memory, phase)
     if at.plan_hash != party.plan.hash:
-        raise refuse("E-ROUND-CONTEXT", phase, "the offer belongs to another plan")
-    if not (1 <= at.round <= rules.recipe.rounds and 1 <= at.attempt <= rules.max_attempts):
-        raise refuse("E-ROUND-CONTEXT", phase, f"round {at.round}, attempt {at.attempt} is outside the plan's limits")
+        raise PeerError.by_coordinator("E-ROUND-CONTEXT", phase, "the offer belongs to another plan")
+    if not (1 <= at.round <= parameters.rounds and 1 <= at.attempt <= parameters.max_attempts):
+        raise PeerError.by_coordinator(
+            "E-ROUND-CONTEXT", phase, f"round {at.round}, attempt {at.attempt} is outside the plan's limits"
+        )
     if at.order <= memory.highest:
-        raise refuse("E-ROUND-CONTEXT", phase, f"round {at.round}, attempt {at.attempt} is closed: {memory.highest}")
+        raise PeerError.by_coordinator(
+            "E-ROUND-CONTEXT", phase, f"round {at.round}, attempt {at.attempt} is closed: {memory.highest}"
+        )
     if at.round != memory.completed + 1 or offer.previous_transcript != memory.transcript:
-        raise refuse("E-ROUND-TRANSCRIPT", phase, "the offer does not continue the history that this participant knows")
+        raise PeerError.by_coordinator(
+            "E-ROUND-TRANSCRIPT", phase, "the offer does not continue the history that this participant knows"
+        )
     if memory.signed_in(at.round):
-        raise refuse("E-ROUND-COMMITTED", phase, "this round's survivor set is signed: no other attempt may complete")
+        raise PeerError.by_coordinator(
+            "E-ROUND-COMMITTED", phase, "this round's survivor set is signed: no other attempt may complete"
+        )
     encoded = memory.encoded_in(at.round)
     if encoded and (encoded.adapter_hash, encoded.previous_transcript) != (
         offer.adapter_hash,
         offer.previous_transcript,
     ):
-        raise refuse("E-ROUND-CONTEXT", phase, "a retry must start from the same adapter and history")
+        raise PeerError.by_coordinator("E-ROUND-CONTEXT", phase, "a retry must start from the same adapter and history")
 
 
 def _check_not_refused(memory: RunMemory, phase: Phase) -> None:
     """A run that was refused once is refused in every phase, also after a restart (section 6)."""
     if memory.refused:
-        raise refuse("E-ROUND-TRANSCRIPT", phase, f"this run was refused before ({memory.refused})")
+        raise PeerError.by_coordinator("E-ROUND-TRANSCRIPT", phase, f"this run was refused before ({memory.refused})")
 
 
 # --- SHARE_KEYS: U1 ---
@@ -78,25 +91,34 @@ def _check_not_refused(memory: RunMemory, phase: Phase) -> None:
 
 def check_advertisements(party: Participant, own: Advertisement, advertisements: Sequence[Advertisement]) -> None:
     """U1: known, enough, the own body among them, all for the same offer, signed, no key twice (section 5.2)."""
-    phase, rules = Phase.SHARE_KEYS, party.rules
-    roster = [member.id for member in rules.roster]
-    check_set([one.sender for one in advertisements], within=roster, least=rules.m, phase=phase)
+    phase, parameters = Phase.SHARE_KEYS, party.parameters
+    check_set(
+        [one.sender for one in advertisements], within=parameters.ids, least=parameters.min_survivors, phase=phase
+    )
     returned = next((one for one in advertisements if one.sender == party.me), None)
     if returned is None or returned.body != own.body:
-        raise refuse("E-ROUND-CONTEXT", phase, "this participant's own advertisement is missing or changed")
+        raise PeerError.by_coordinator(
+            "E-ROUND-CONTEXT", phase, "this participant's own advertisement is missing or changed"
+        )
     for one in advertisements:
         _check_advertisement(party, own.offer, one)
-    _check_distinct_keys(rules.suite, advertisements)
+    _check_distinct_keys(parameters.suite, advertisements)
 
 
 def _check_advertisement(party: Participant, offer: AttemptOffer, one: Advertisement) -> None:
     phase = Phase.SHARE_KEYS
     if one.offer.previous_transcript != offer.previous_transcript:
-        raise refuse("E-ROUND-TRANSCRIPT", phase, f"split view: {one.sender} was shown another history")
+        raise PeerError.by_coordinator(
+            "E-ROUND-TRANSCRIPT", phase, f"split view: {one.sender} was shown another history"
+        )
     if one.offer != offer:
-        raise refuse("E-ROUND-CONTEXT", phase, f"{one.sender} was offered another round, attempt or adapter")
-    if not party.signed_by(one.sender, one.signature, one.signed_bytes(party.rules.protocol_version)):
-        raise refuse("E-ROUND-SIGNATURE", phase, f"the advertisement of {one.sender} is not signed by it")
+        raise PeerError.by_coordinator(
+            "E-ROUND-CONTEXT", phase, f"{one.sender} was offered another round, attempt or adapter"
+        )
+    if not party.signed_by(one.sender, one.signature, one.signed_bytes(party.parameters.protocol_version)):
+        raise PeerError.by_coordinator(
+            "E-ROUND-SIGNATURE", phase, f"the advertisement of {one.sender} is not signed by it"
+        )
 
 
 def _check_distinct_keys(suite: Suite, advertisements: Sequence[Advertisement]) -> None:
@@ -105,17 +127,20 @@ def _check_distinct_keys(suite: Suite, advertisements: Sequence[Advertisement]) 
         try:
             parts = [part for key in (one.masking_key, one.channel_key) for part in public_parts(suite, key)]
         except ValueError:
-            raise refuse("E-ROUND-KEYS", phase, f"{one.sender} advertises a key of another suite") from None
+            raise PeerError.by_coordinator(
+                "E-ROUND-KEYS", phase, f"{one.sender} advertises a key of another suite"
+            ) from None
         if seen & set(parts) or len(set(parts)) < len(parts):
-            raise refuse("E-ROUND-KEYS", phase, f"{one.sender} advertises a key that appears twice")
+            raise PeerError.by_coordinator("E-ROUND-KEYS", phase, f"{one.sender} advertises a key that appears twice")
         seen.update(parts)
 
 
 def check_holders(party: Participant, holders: Sequence[str], phase: Phase) -> None:
     """This participant's secrets have holders enough to be rebuilt: t, itself among them (section 9)."""
-    if len(holders) < party.rules.share_threshold:
-        rule = f"this participant's shares would have {len(holders)} holders, {party.rules.share_threshold} rebuild it"
-        raise refuse("E-ROUND-SET", phase, rule)
+    threshold = party.parameters.share_threshold
+    if len(holders) < threshold:
+        rule = f"this participant's shares would have {len(holders)} holders, {threshold} rebuild it"
+        raise PeerError.by_coordinator("E-ROUND-SET", phase, rule)
 
 
 # --- COLLECT_MASKED: U2 ---
@@ -124,12 +149,14 @@ def check_holders(party: Participant, holders: Sequence[str], phase: Phase) -> N
 def check_dealers(party: Participant, graph: MaskingGraph, told: NeighbourShares) -> None:
     """U2: within U1, enough, this participant in it; the dealers are its neighbours in U2 (sections 5.3 and 9)."""
     phase, there = Phase.COLLECT_MASKED, set(told.u2)
-    check_set(told.u2, within=graph.members, least=party.rules.m, phase=phase)
+    check_set(told.u2, within=graph.members, least=party.parameters.min_survivors, phase=phase)
     if party.me not in there:
-        raise refuse("E-ROUND-SET", phase, "this participant is not in U2")
+        raise PeerError.by_coordinator("E-ROUND-SET", phase, "this participant is not in U2")
     neighbours = [name for name in graph.neighbours(party.me) if name in there]
     if [one.dealer for one in told.shares] != neighbours:
-        raise refuse("E-ROUND-SET", phase, "shares must come from this participant's neighbours in U2, sorted")
+        raise PeerError.by_coordinator(
+            "E-ROUND-SET", phase, "shares must come from this participant's neighbours in U2, sorted"
+        )
     check_holders(party, [*neighbours, party.me], phase)
 
 
@@ -139,17 +166,23 @@ def check_passed_on(
     """What the coordinator alone can have broken: position, signature, proof and ciphertext (section 5.3)."""
     phase, me = Phase.COLLECT_MASKED, party.me
     if one.position != at or one.leaf.recipient != me:
-        raise refuse("E-ROUND-CONTEXT", phase, f"the share of {one.dealer} is for another attempt or holder")
-    if not party.signed_by(one.dealer, one.signature, one.signed_bytes(party.rules.protocol_version, round_ctx)):
-        raise refuse("E-ROUND-SIGNATURE", phase, f"the shares of {one.dealer} are not signed by it")
+        raise PeerError.by_coordinator(
+            "E-ROUND-CONTEXT", phase, f"the share of {one.dealer} is for another attempt or holder"
+        )
+    if not party.signed_by(one.dealer, one.signature, one.signed_bytes(party.parameters.protocol_version, round_ctx)):
+        raise PeerError.by_coordinator("E-ROUND-SIGNATURE", phase, f"the shares of {one.dealer} are not signed by it")
     place = bisect_left(holders, me)  # the dealer's, sorted
     if not merkle.merkle_verify(one.leaf.hash, place, len(holders), one.proof, one.root):
-        raise refuse("E-ROUND-SHARE", phase, f"the share of {one.dealer} is not under the root that it signed")
-    suite = party.rules.suite
+        raise PeerError.by_coordinator(
+            "E-ROUND-SHARE", phase, f"the share of {one.dealer} is not under the root that it signed"
+        )
+    suite = party.parameters.suite
     if len(one.sealed) != SEALED_BYTES[suite] or not one.pair.fits(suite, one.dealer, me):
-        raise refuse("E-ROUND-SHARE", phase, f"the sealed share of {one.dealer} has a wrong length")
+        raise PeerError.by_coordinator("E-ROUND-SHARE", phase, f"the sealed share of {one.dealer} has a wrong length")
     if messages.ciphertext_hash(one.sealed, one.sealed_pair) != one.leaf.ciphertext_hash:
-        raise refuse("E-ROUND-SHARE", phase, f"the sealed share of {one.dealer} was changed on the way")
+        raise PeerError.by_coordinator(
+            "E-ROUND-SHARE", phase, f"the sealed share of {one.dealer} was changed on the way"
+        )
 
 
 # --- AGREE_SURVIVORS and UNMASK: S, and the request to release ---
@@ -162,9 +195,11 @@ def check_proposal(party: Participant, record: UpdateMasked, proposal: SurvivorP
     _check_members(party, record, proposal, phase)
     signed = memory.signed_in(record.round)
     if memory.released_in(record.round) and not signed:
-        raise refuse("E-ROUND-COMMITTED", phase, "shares were released along a survivor set already")
+        raise PeerError.by_coordinator("E-ROUND-COMMITTED", phase, "shares were released along a survivor set already")
     if signed and (signed.attempt, signed.survivors) != (record.attempt, proposal.survivors):
-        raise refuse("E-ROUND-COMMITTED", phase, "another survivor set of this round is signed already")
+        raise PeerError.by_coordinator(
+            "E-ROUND-COMMITTED", phase, "another survivor set of this round is signed already"
+        )
     _check_receipts(party, record, proposal, phase)
 
 
@@ -176,7 +211,9 @@ def check_request(party: Participant, record: UpdateMasked, request: UnmaskReque
     signed, released = memory.signed_in(record.round), memory.released_in(record.round)
     for earlier in (signed, released):
         if earlier and (earlier.attempt, earlier.survivors) != (record.attempt, proposal.survivors):
-            raise refuse("E-ROUND-COMMITTED", phase, "this is not the survivor set signed or released before")
+            raise PeerError.by_coordinator(
+                "E-ROUND-COMMITTED", phase, "this is not the survivor set signed or released before"
+            )
     if not signed:
         _check_receipts(party, record, proposal, phase)
     quorum = Quorum(record.offer.position, record.round_ctx, proposal.survivors, request.signatures)
@@ -187,31 +224,43 @@ def check_request(party: Participant, record: UpdateMasked, request: UnmaskReque
 def _check_open(record: UpdateMasked, position: Position, memory: RunMemory, phase: Phase) -> None:
     _check_not_refused(memory, phase)
     if position != record.offer.position:
-        raise refuse("E-ROUND-CONTEXT", phase, "the survivors belong to another plan, round or attempt")
+        raise PeerError.by_coordinator(
+            "E-ROUND-CONTEXT", phase, "the survivors belong to another plan, round or attempt"
+        )
     if memory.highest != position.order or memory.completed >= position.round:
-        raise refuse("E-ROUND-COMMITTED", phase, "a later attempt was advertised: this one is closed for ever")
+        raise PeerError.by_coordinator(
+            "E-ROUND-COMMITTED", phase, "a later attempt was advertised: this one is closed for ever"
+        )
 
 
 def _check_members(party: Participant, record: UpdateMasked, proposal: SurvivorProposal, phase: Phase) -> None:
     members = [one.sender for one in proposal.receipts]
-    check_set(members, within=record.u2, least=party.rules.m, phase=phase)
+    check_set(members, within=record.u2, least=party.parameters.min_survivors, phase=phase)
     if party.me not in members:
-        raise refuse("E-ROUND-SET", phase, "this participant is not among the survivors")
+        raise PeerError.by_coordinator("E-ROUND-SET", phase, "this participant is not among the survivors")
 
 
 def _check_receipts(party: Participant, record: UpdateMasked, proposal: SurvivorProposal, phase: Phase) -> None:
-    version, own = party.rules.protocol_version, record.receipt
+    version, own = party.parameters.protocol_version, record.receipt
     for one in proposal.receipts:
         if one.position != record.offer.position:
-            raise refuse("E-ROUND-CONTEXT", phase, f"the receipt of {one.sender} is of another attempt")
+            raise PeerError.by_coordinator(
+                "E-ROUND-CONTEXT", phase, f"the receipt of {one.sender} is of another attempt"
+            )
         if one.u2_hash != own.u2_hash:
-            raise refuse("E-ROUND-SET", phase, f"{one.sender} masked with another U2 than this participant")
+            raise PeerError.by_coordinator(
+                "E-ROUND-SET", phase, f"{one.sender} masked with another U2 than this participant"
+            )
         if one.length != own.length:
-            raise refuse("E-ROUND-UPLOAD", phase, f"the upload of {one.sender} has another length")
+            raise PeerError.by_coordinator("E-ROUND-UPLOAD", phase, f"the upload of {one.sender} has another length")
         if not party.signed_by(one.sender, one.signature, one.signed_bytes(version, record.round_ctx)):
-            raise refuse("E-ROUND-SIGNATURE", phase, f"the receipt of {one.sender} is not signed by it")
+            raise PeerError.by_coordinator(
+                "E-ROUND-SIGNATURE", phase, f"the receipt of {one.sender} is not signed by it"
+            )
         if one.sender == party.me and one.masked_hash != own.masked_hash:
-            raise refuse("E-ROUND-UPLOAD", phase, "the receipt of this participant names another upload")
+            raise PeerError.by_coordinator(
+                "E-ROUND-UPLOAD", phase, "the receipt of this participant names another upload"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +279,7 @@ class Quorum:
 
 def check_quorum(party: Participant, quorum: Quorum, phase: Phase) -> None:
     """At least T distinct members of S signed this S over this context; once T are found no more are looked at."""
-    version, listed = party.rules.protocol_version, set(quorum.survivors.ids)
+    version, listed = party.parameters.protocol_version, set(quorum.survivors.ids)
     signers = (
         one.sender
         for one in quorum.signatures
@@ -241,11 +290,11 @@ def check_quorum(party: Participant, quorum: Quorum, phase: Phase) -> None:
     valid = set[str]()
     for signer in signers:
         valid.add(signer)
-        if len(valid) == party.rules.quorum:
+        if len(valid) == party.parameters.quorum:
             break
-    if len(valid) < party.rules.quorum:
-        rule = f"{len(valid)} of the {party.rules.quorum} signatures that the plan asks for are valid"
-        raise refuse("E-ROUND-QUORUM", phase, rule)
+    if len(valid) < party.parameters.quorum:
+        rule = f"{len(valid)} of the {party.parameters.quorum} signatures that the plan asks for are valid"
+        raise PeerError.by_coordinator("E-ROUND-QUORUM", phase, rule)
 
 
 # --- RESULT, and catching up ---
@@ -258,21 +307,31 @@ def check_certificate(
 
     ``verified`` is a quorum that this participant verified before; the very same one is not verified again.
     """
-    phase, at, rules = Phase.RESULT, certificate.position, party.rules
-    if at.plan_hash != party.plan.hash or at.round != memory.completed + 1 or not 1 <= at.attempt <= rules.max_attempts:
-        raise refuse("E-ROUND-CONTEXT", phase, "the certificate is not of the next round of this plan")
+    phase, at, parameters = Phase.RESULT, certificate.position, party.parameters
+    if (
+        at.plan_hash != party.plan.hash
+        or at.round != memory.completed + 1
+        or not 1 <= at.attempt <= parameters.max_attempts
+    ):
+        raise PeerError.by_coordinator(
+            "E-ROUND-CONTEXT", phase, "the certificate is not of the next round of this plan"
+        )
     survivors = certificate.survivors
-    check_set(survivors.ids, within=[member.id for member in rules.roster], least=rules.m, phase=phase)
+    check_set(survivors.ids, within=parameters.ids, least=parameters.min_survivors, phase=phase)
     quorum = Quorum(at, certificate.round_ctx, survivors, certificate.signatures)
     if quorum != verified:
         check_quorum(party, quorum, phase)
     masked = uploaded_to(certificate, memory)
     listed = dict(survivors.members).get(party.me)
     if listed is not None and not (masked and masked.receipt.masked_hash == listed):
-        raise refuse("E-ROUND-TRANSCRIPT", phase, "the history lists an upload that this journal does not know")
+        raise PeerError.by_coordinator(
+            "E-ROUND-TRANSCRIPT", phase, "the history lists an upload that this journal does not know"
+        )
     signed = memory.signed_in(at.round)
     if signed and (signed.attempt, signed.survivors) != (at.attempt, survivors):
-        raise refuse("E-ROUND-TRANSCRIPT", phase, "the history names other survivors than this participant signed")
+        raise PeerError.by_coordinator(
+            "E-ROUND-TRANSCRIPT", phase, "the history names other survivors than this participant signed"
+        )
 
 
 def uploaded_to(certificate: RoundCertificate, memory: RunMemory) -> UpdateMasked | None:

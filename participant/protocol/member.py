@@ -1,20 +1,16 @@
-"""Who takes part, in what, and how a participant refuses.
+"""Who takes part, and in what.
 
 Leaves to others: every check (``checks``), what follows from one (``round``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
 
-from participant.protocol.memory import Phase
-from privacy.errors import PeerError
-from privacy.plan import Plan, VerifiedPlan
+from privacy.plan import VerifiedPlan
 from privacy.secagg import keys
 from privacy.secagg.keys import SigningKey
-
-COORDINATOR: Final = "coordinator"
+from privacy.secagg.parameters import Parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +20,11 @@ class Participant:
     plan: VerifiedPlan
     me: str
     identity: SigningKey
+    parameters: Parameters = field(init=False)  # the rules of every round
 
-    @property
-    def rules(self) -> Plan:
-        """The plan's fields."""
-        return self.plan.plan
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", self.plan.plan.parameters())
 
     def signed_by(self, sender: str, signature: bytes, signed: bytes) -> bool:
         """Say whether a member of the roster signed these bytes."""
-        return keys.verify(bytes.fromhex(self.rules.member(sender).identity_key), signature, signed)
-
-
-def refuse(code: str, phase: Phase, rule: str, *, by: str = COORDINATOR) -> PeerError:
-    """Return the refusal of a message that breaks a rule of its phase."""
-    return PeerError(code, participant=by, phase=phase.name, rule=rule)
+        return keys.verify(self.parameters.member(sender).identity_key, signature, signed)

@@ -10,28 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from enum import Enum
 from typing import Any, Final, assert_never, get_args, get_origin, get_type_hints
 
 from privacy import canonical
+from privacy.errors import Phase
 from privacy.secagg.dealing import HeldShare
 from privacy.secagg.hashes import genesis_transcript
 from privacy.secagg.messages import AttemptOffer, Receipt, SurvivorSet
 
-
-class Phase(Enum):
-    """Where a participant stands in an attempt, named after what it waits for."""
-
-    ADVERTISE_KEYS = "waits for the others' keys"
-    SHARE_KEYS = "waits for the others' shares"
-    COLLECT_MASKED = "trains and masks"
-    AGREE_SURVIVORS = "waits for the survivors"
-    UNMASK = "waits to release shares"
-    RESULT = "waits for the result"
-
+# Where a participant stands in an attempt: what it waits for.
+WAITS_FOR: Final[dict[Phase, str]] = {
+    Phase.ADVERTISE_KEYS: "waits for the others' keys",
+    Phase.SHARE_KEYS: "waits for the others' shares",
+    Phase.COLLECT_MASKED: "trains and masks",
+    Phase.AGREE_SURVIVORS: "waits for the survivors",
+    Phase.UNMASK: "waits to release shares",
+    Phase.RESULT: "waits for the result",
+}
 
 # Which phase may follow which; anything else is refused and changes nothing. docs/protocol.md draws this table.
-TRANSITIONS: dict[Phase, tuple[Phase, ...]] = {
+TRANSITIONS: Final[dict[Phase, tuple[Phase, ...]]] = {
     Phase.ADVERTISE_KEYS: (Phase.SHARE_KEYS,),
     Phase.SHARE_KEYS: (Phase.COLLECT_MASKED,),
     Phase.COLLECT_MASKED: (Phase.AGREE_SURVIVORS,),

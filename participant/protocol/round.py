@@ -30,10 +30,9 @@ from participant.protocol.checks import (
     check_request,
     uploaded_to,
 )
-from participant.protocol.member import COORDINATOR, Participant, refuse
+from participant.protocol.member import Participant
 from participant.protocol.memory import (
     AttemptAdvertised,
-    Phase,
     Record,
     RoundCompleted,
     RunMemory,
@@ -42,10 +41,10 @@ from participant.protocol.memory import (
     UpdateMasked,
     shares_to_bytes,
 )
+from privacy.errors import PeerError, Phase
 from privacy.interfaces import RandomSource
 from privacy.secagg import hashes, keys, messages
 from privacy.secagg.dealing import Channels, Dealer, HeldShare, open_dealt
-from privacy.secagg.fixed_point import Ring
 from privacy.secagg.graph import MaskingGraph, masking_graph
 from privacy.secagg.masks import MaskTerm
 from privacy.secagg.messages import (
@@ -68,11 +67,9 @@ from privacy.secagg.messages import (
 )
 from privacy.secagg.pairing import Pairing
 from privacy.secagg.suites import Link, SuiteKeys, channel_keys, masking_keys
-from privacy.secagg.vector import encode_update, mask_in_place
 from privacy.secret import SecretBytes
 
 __all__ = [
-    "COORDINATOR",
     "Advertised",
     "Complained",
     "Masked",
@@ -111,7 +108,7 @@ def advertise(party: Participant, offer: AttemptOffer, memory: RunMemory, random
         PeerError: the offer does not follow from the plan and this participant's own history.
     """
     check_offer(party, offer, memory)
-    suite = party.rules.suite
+    suite = party.parameters.suite
     masking_secret = SecretBytes(random.token_bytes(keys.KEY_BYTES))
     masking = masking_keys(suite, masking_secret)
     channel = channel_keys(suite, SecretBytes(random.token_bytes(keys.KEY_BYTES)))
@@ -122,7 +119,7 @@ def advertise(party: Participant, offer: AttemptOffer, memory: RunMemory, random
         channel_key=channel.public,
         nonce=random.token_bytes(ADVERTISE_NONCE_BYTES),
     )
-    own = replace(unsigned, signature=party.identity.sign(unsigned.signed_bytes(party.rules.protocol_version)))
+    own = replace(unsigned, signature=party.identity.sign(unsigned.signed_bytes(party.parameters.protocol_version)))
     state = Advertised(party=party, own=own, masking_secret=masking_secret, masking=masking, channel=channel)
     return Step(state, AttemptAdvertised(offer.position.round, offer.position.attempt), own)
 
@@ -145,7 +142,7 @@ class Advertised:
         check_advertisements(self.party, self.own, advertisements)
         round_ctx = messages.round_context(self.own.offer, advertisements)
         by_sender = {one.sender: one for one in advertisements}
-        graph = masking_graph([*by_sender], round_ctx=round_ctx, neighbours=self.party.rules.graph.neighbours)
+        graph = masking_graph([*by_sender], round_ctx=round_ctx, neighbours=self.party.parameters.neighbours)
         holders = graph.holders(self.party.me)
         check_holders(self.party, holders, Phase.SHARE_KEYS)
         peers = {name: by_sender[name] for name in holders if name != self.party.me}
@@ -154,9 +151,9 @@ class Advertised:
         seed = SecretBytes(random.token_bytes(keys.KEY_BYTES))
         channels = Channels(self.party.me, round_ctx, channel)
         pairing = Pairing(self.party.me, round_ctx, self.masking_secret, masking)
-        dealer = Dealer(self.party.rules, self.own.offer.position, channels, pairing, random)
+        dealer = Dealer(self.party.parameters, self.own.offer.position, channels, pairing, random)
         unsigned, kept = dealer.deal(seed, holders)
-        signed = unsigned.signed_bytes(self.party.rules.protocol_version, round_ctx)
+        signed = unsigned.signed_bytes(self.party.parameters.protocol_version, round_ctx)
         bundle = replace(unsigned, signature=self.party.identity.sign(signed))
         state = Shared(
             party=self.party,
@@ -174,7 +171,9 @@ class Advertised:
         try:
             return mine.link(theirs)
         except ValueError:
-            raise refuse("E-ROUND-KEYS", Phase.SHARE_KEYS, f"the key of {name} is of low order or no key") from None
+            raise PeerError.by_coordinator(
+                "E-ROUND-KEYS", Phase.SHARE_KEYS, f"the key of {name} is of low order or no key"
+            ) from None
 
 
 # --- COLLECT_MASKED ---
@@ -234,7 +233,7 @@ class Shared:
     def _complain(self, dealer: str) -> Step[Complained]:
         rule = "the sealed shares do not open to what the dealer signed"
         unsigned = Complaint(position=self.offer.position, sender=self.party.me, dealer=dealer, rule=rule)
-        signed = unsigned.signed_bytes(self.party.rules.protocol_version, self.round_ctx)
+        signed = unsigned.signed_bytes(self.party.parameters.protocol_version, self.round_ctx)
         return Step(Complained(dealer), None, replace(unsigned, signature=self.party.identity.sign(signed)))
 
 
@@ -254,13 +253,14 @@ class Ready:
         """Return the step and the masked bytes; they and the state's shares must be fsynced before the record (5.3).
 
         Args:
-            update: the round's encoded update, ``plan.recipe.entries`` integers within the plan's clamp.
+            update: the round's encoded update, ``layout.entries`` integers within the plan's clamp.
             threads: of the mask streams at most; 1 where participants share a machine.
         """
-        party, rules = self.party, self.party.rules
-        words = encode_update(rules, update, rules.member(party.me).weight)
-        mask_in_place(rules, words, self._terms, threads=threads)
-        masked = Ring.of(rules.encoding).to_bytes(words)
+        party, parameters = self.party, self.party.parameters
+        layout = party.plan.plan.layout(self.offer.position.round)
+        words = layout.encode(update, parameters.member(party.me).weight)
+        layout.mask(words, self._terms, threads=threads)
+        masked = layout.ring.to_bytes(words)
         unsigned = Receipt(
             position=self.offer.position,
             sender=party.me,
@@ -268,7 +268,7 @@ class Ready:
             masked_hash=hashlib.sha256(masked).digest(),
             length=len(masked),
         )
-        signed = unsigned.signed_bytes(rules.protocol_version, self.round_ctx)
+        signed = unsigned.signed_bytes(parameters.protocol_version, self.round_ctx)
         receipt = replace(unsigned, signature=party.identity.sign(signed))
         shares_hash = hashlib.sha256(shares_to_bytes(self.shares)).digest()
         record = UpdateMasked(self.offer, self.round_ctx, self.u2, receipt, shares_hash)
@@ -322,7 +322,7 @@ class Masked:
 
     @property
     def _version(self) -> int:
-        return self.party.rules.protocol_version
+        return self.party.parameters.protocol_version
 
     def _release(self, survivors: set[str]) -> UnmaskShares:
         seeds = (ReleasedShare(one.dealer, one.seed_share) for one in self.shares if one.dealer in survivors)

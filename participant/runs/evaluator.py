@@ -15,7 +15,7 @@ import structlog
 from numpy.typing import NDArray
 
 from participant.runs.context import DaemonContext, TrainingJob
-from privacy.errors import PeerError
+from privacy.errors import PeerError, Phase
 from privacy.evaluation import SignedEvaluation
 from protos.envelope import Evaluation, EvaluationAsked
 
@@ -44,7 +44,7 @@ def evaluate_adapter(work: DaemonContext, job: TrainingJob, task: EvaluationAske
     plan = job.verified.plan
     if task.adapter.length != 4 * plan.recipe.entries:
         rule = f"the adapter is announced as {task.adapter.length} bytes for {plan.recipe.entries} entries"
-        raise PeerError("E-ROUND-CONTEXT", participant="coordinator", phase="evaluation", rule=rule)
+        raise PeerError.by_coordinator("E-ROUND-CONTEXT", Phase.EVALUATION, rule)
     data = work.sender.download(task.adapter)
     measured = measure(job, np.frombuffer(data, dtype="<f4").astype(np.float32))
     signed = SignedEvaluation(

@@ -37,7 +37,7 @@ from participant.runs.consent import Consent
 from participant.runs.context import DaemonContext, TrainingJob
 from participant.runs.journal import Journal
 from participant.training.trainer import Trainer
-from privacy.errors import LocalError, OnlysumError, PeerError
+from privacy.errors import LocalError, OnlysumError, PeerError, Phase
 from privacy.secagg.hashes import adapter_hash
 from privacy.secagg.messages import Position, RoundCertificate, ShareBundle
 from protos import codec
@@ -93,7 +93,7 @@ class Participation:
             VerificationError: ``E-STATE-DAMAGED``.
         """
         self._work = work
-        self._assignment = job
+        self._job = job
         self._party = Participant(job.verified, job.me, work.owner.identity)
         self._run_id = job.verified.plan.run_id
         self._journal = Journal.open(work.home.runs / self._run_id, job.verified.hash)
@@ -119,7 +119,7 @@ class Participation:
     def prepare(self) -> None:
         """Load base and data and run the self-check, once a process; nothing is charged."""
         if self._trainer is None:
-            trainer = self._work.make_trainer(self._assignment)
+            trainer = self._work.make_trainer(self._job)
             trainer.prepare()
             self._trainer = trainer
 
@@ -190,28 +190,38 @@ class Participation:
 
     def _fetch_adapter(self, content: ContentRef, expected: bytes, position: Position) -> NDArray[np.float32]:
         """Download, hash and parse the global adapter from one buffer."""
-        entries = self._party.rules.recipe.entries
+        entries = self._job.verified.plan.recipe.entries
         if content.length != entries * ADAPTER_FORMAT.itemsize:
-            raise _refuse(
-                "E-ROUND-CONTEXT", f"the adapter is announced as {content.length} bytes for {entries} entries"
+            raise PeerError.by_coordinator(
+                "E-ROUND-CONTEXT",
+                Phase.ADVERTISE_KEYS,
+                f"the adapter is announced as {content.length} bytes for {entries} entries",
             )
         data = self._work.sender.download(content, of=(self._run_id, position))
         if adapter_hash(data) != expected:
-            raise _refuse("E-ROUND-CONTEXT", "the adapter is not the one that the offer names")
+            raise PeerError.by_coordinator(
+                "E-ROUND-CONTEXT", Phase.ADVERTISE_KEYS, "the adapter is not the one that the offer names"
+            )
         if position.round == 1 and data != self._start():
-            raise _refuse("E-ROUND-CONTEXT", "the first round does not start from the plan's initial adapter")
+            raise PeerError.by_coordinator(
+                "E-ROUND-CONTEXT",
+                Phase.ADVERTISE_KEYS,
+                "the first round does not start from the plan's initial adapter",
+            )
         return np.frombuffer(data, dtype=ADAPTER_FORMAT).astype(np.float32)
 
     def _start(self) -> bytes:
         """Return the vector of the plan's initial adapter, whose hash the owner approved."""
-        recipe, path = self._party.rules.recipe, self._assignment.initial_adapter
+        recipe, path = self._job.verified.plan.recipe, self._job.initial_adapter
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != recipe.adapter.initial_hash:
             raise LocalError("E-ADAPTER-HASH", f"{path} is not the plan's initial adapter any more")
         try:
             return joined(recipe, load(data)).astype(ADAPTER_FORMAT).tobytes()
         except SafetensorError:
-            raise _refuse("E-PLAN-RULE", "the initial adapter is not what the plan's manifest describes") from None
+            raise PeerError.by_coordinator(
+                "E-PLAN-RULE", Phase.ADVERTISE_KEYS, "the initial adapter is not what the plan's manifest describes"
+            ) from None
 
     def _on_keys(self, task: KeysAdvertised) -> None:
         position = position_of(task)
@@ -264,7 +274,7 @@ class Participation:
         """Return this round's encoded update: the one on disk, or a new one, charged first and then written."""
         offer, number = ready.offer, ready.offer.position.round
         # As wide as the ring: weights and masks are applied modulo 2^bits, so that nothing is lost.
-        form = np.dtype(f"<i{self._party.rules.encoding.ring_bits // 8}")
+        form = np.dtype(f"<i{self._job.verified.plan.encoding.ring_bits // 8}")
         known = self._journal.memory.encoded_in(number)
         if known is not None:
             data = self._journal.load(_encoded_name(number), known.sha256)
@@ -301,7 +311,7 @@ class Participation:
         clock, started = self._work.clock, self._opened_at
         earliest = (
             clock.monotonic() if started is None else started
-        ) + self._party.rules.privacy.upload_after_ms / 1000
+        ) + self._job.verified.plan.privacy.upload_after_ms / 1000
         self._work.sender.pause(earliest - clock.monotonic())
         upload = UploadAnnounced(self._run_id, position, receipt.masked_hash, receipt.length)
         self._work.sender.upload(upload, masked)
@@ -382,7 +392,3 @@ def _shares_name(position: Position) -> str:
 def _forfeited(position: Position) -> OnlysumError:
     detail = f"round {position.round}, attempt {position.attempt} was forfeited by a restart, or never begun here"
     return LocalError("E-ROUND-PHASE", detail)
-
-
-def _refuse(code: str, rule: str) -> PeerError:
-    return PeerError(code, participant="coordinator", phase="ADVERTISE_KEYS", rule=rule)

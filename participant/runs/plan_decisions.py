@@ -16,7 +16,7 @@ from participant.owner.approval import notify, role_in
 from participant.owner.plan_store import Decision
 from participant.runs.context import DaemonContext
 from participant.runs.open_runs import Runs
-from privacy.errors import OnlysumError, PeerError
+from privacy.errors import OnlysumError, PeerError, Phase
 from protos.envelope import PlanApproved, PlanProposed, PlanRefused, Role
 
 RECONSIDER_SECONDS: Final = 5.0  # how often a waiting plan is judged again: its owner may be editing the policy
@@ -46,7 +46,9 @@ class PlanDecisions:
         verified = review.plans.put(task.plan, task.signature)
         run_id = verified.plan.run_id
         if run_id != task.run_id or role_in(verified.plan, name) != self._role.value:
-            raise _refuse(f"the plan does not name {name} as {self._role.value}")
+            raise PeerError.by_coordinator(
+                "E-PLAN-RULE", Phase.PLAN, f"the plan does not name {name} as {self._role.value}"
+            )
         self._fetch_initial_adapter(task)
         if review.plans.decision(run_id) is None and not self._decided(run_id):
             if trouble := notify(self._work.settings.notify, run_id):
@@ -75,7 +77,9 @@ class PlanDecisions:
         if path.exists():
             return
         if task.initial_adapter.sha256.hex() != expected:
-            raise _refuse("the initial adapter that is offered is not the plan's")
+            raise PeerError.by_coordinator(
+                "E-PLAN-RULE", Phase.PLAN, "the initial adapter that is offered is not the plan's"
+            )
         durable.write(path, self._work.sender.download(task.initial_adapter))
 
     def reconsider(self) -> None:
@@ -132,7 +136,3 @@ class PlanDecisions:
         refused = decision.model_copy(update=changes)
         self._work.review.plans.decide(run_id, refused)
         return refused
-
-
-def _refuse(rule: str) -> PeerError:
-    return PeerError("E-PLAN-RULE", participant="coordinator", phase="plan", rule=rule)

@@ -13,11 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from privacy.interfaces import RandomSource
-from privacy.plan import Plan
 from privacy.secagg import hashes, keys, messages, shamir, suites
 from privacy.secagg.messages import (
     SEALED_PLAINTEXT_BYTES,
-    SHARE_BYTES,
     DealtShare,
     Position,
     SealedPair,
@@ -25,6 +23,8 @@ from privacy.secagg.messages import (
     ShareLeaf,
 )
 from privacy.secagg.pairing import Pairing
+from privacy.secagg.parameters import Parameters
+from privacy.secagg.shamir import SHARE_BYTES
 from privacy.secagg.suites import HYBRID, Link, Route
 from privacy.secret import SecretBytes
 
@@ -77,7 +77,7 @@ def share_hashes(round_ctx: bytes, holder: str, held: HeldShare) -> tuple[bytes,
 class Dealer:
     """Splits a participant's two secrets and seals a pair of shares for each peer."""
 
-    plan: Plan
+    parameters: Parameters
     position: Position
     channels: Channels
     pairing: Pairing
@@ -111,14 +111,16 @@ class Dealer:
             leaves=leaves,
             sealed=sealed,
             seed_commitment=hashes.seed_commitment(round_ctx, me, seed.reveal()),
-            sealed_pairs=tuple(pair.sealed for pair in pairs) if self.plan.suite == HYBRID else (),
+            sealed_pairs=tuple(pair.sealed for pair in pairs) if self.parameters.suite == HYBRID else (),
         )
         return bundle, held[me]
 
     def _split(self, seed: SecretBytes, holders: Sequence[str]) -> dict[str, HeldShare]:
-        points = {name: self.plan.index(name) + 1 for name in holders}
+        points = {name: self.parameters.index(name) + 1 for name in holders}
         split = [
-            shamir.split(secret, threshold=self.plan.share_threshold, points=list(points.values()), random=self.random)
+            shamir.split(
+                secret, threshold=self.parameters.share_threshold, points=list(points.values()), random=self.random
+            )
             for secret in (self.pairing.masking_secret, seed)
         ]
         return {

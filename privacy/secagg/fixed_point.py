@@ -9,12 +9,10 @@ Source: docs/protocol.md section 7.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from privacy.plan_parts import Encoding
 
 Buffer = bytes | bytearray | memoryview
 
@@ -32,11 +30,6 @@ class Ring:
 
     bits: Literal[32, 64]
     lane_bits: int = 0  # L; 0: one entry a word
-
-    @classmethod
-    def of(cls, encoding: Encoding) -> Self:
-        """Return the ring of a plan's encoding."""
-        return cls(bits=encoding.ring_bits, lane_bits=encoding.lane_bits)
 
     @property
     def dtype(self) -> np.dtype[Any]:

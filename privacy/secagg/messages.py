@@ -31,18 +31,14 @@ from privacy.secagg.hashes import (
 )
 from privacy.secagg.keys import framed, length_prefix, number
 from privacy.secagg.merkle import MerkleTree
+from privacy.secagg.shamir import SHARE_BYTES
+from privacy.secagg.suites import CLASSICAL, HYBRID, PAIR_SECRET_BYTES, SEALING_BYTES
 
-SHARE_BYTES: Final = 33  # an element of Z_p, p = 2^256 + 297, big-endian
 ADVERTISE_NONCE_BYTES: Final = 16
 SEALED_PLAINTEXT_BYTES: Final = 2 * SHARE_BYTES  # share of the masking secret, then of the self-mask seed
-_BOX_BYTES: Final = 12 + 16  # nonce and tag
-_CIPHERTEXT_BYTES: Final = {1: 0, 2: 1088}  # of ML-KEM-768, by suite as all below
-
-MASKING_KEY_BYTES: Final = {1: 32, 2: 32 + 1184}  # X25519, then ML-KEM-768
-CHANNEL_KEY_BYTES: Final = MASKING_KEY_BYTES
-SEALED_BYTES: Final = {suite: kem + _BOX_BYTES + SEALED_PLAINTEXT_BYTES for suite, kem in _CIPHERTEXT_BYTES.items()}
-SEALED_PAIR_BYTES: Final = {1: 0, 2: _CIPHERTEXT_BYTES[2] + _BOX_BYTES + 32}
-PAIR_COMMITMENT_BYTES: Final = {1: 0, 2: HASH_BYTES}
+SEALED_BYTES: Final = {suite: size + SEALED_PLAINTEXT_BYTES for suite, size in SEALING_BYTES.items()}
+SEALED_PAIR_BYTES: Final = {CLASSICAL: 0, HYBRID: SEALING_BYTES[HYBRID] + PAIR_SECRET_BYTES}
+PAIR_COMMITMENT_BYTES: Final = {CLASSICAL: 0, HYBRID: HASH_BYTES}
 
 
 @dataclass(frozen=True, slots=True)

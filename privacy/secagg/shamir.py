@@ -15,11 +15,11 @@ from operator import mul
 from typing import Final
 
 from privacy.interfaces import RandomSource
-from privacy.secagg.messages import SHARE_BYTES
 from privacy.secret import SecretBytes
 
 FIELD: Final = 2**256 + 297  # the smallest prime above 2^256, so that no secret has to be redrawn
 SECRET_BYTES: Final = 32
+SHARE_BYTES: Final = 33  # an element of Z_p, p = 2^256 + 297, big-endian
 _UNREDUCED: Final = 32  # steps of Horner's rule between two reductions: twice as fast for large cohorts
 _TOP_BYTE: Final = 0x01  # a candidate coefficient has 257 bits: the least that cover the field
 

@@ -14,13 +14,22 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 from privacy.interfaces import RandomSource
-from privacy.secagg import hashes, kem, keys, messages
+from privacy.secagg import hashes, kem, keys
 from privacy.secagg.kem import KemKey, KemPublicKey
-from privacy.secagg.keys import KEY_BYTES, AgreementKey
+from privacy.secagg.keys import KEY_BYTES, NONCE_BYTES, TAG_BYTES, AgreementKey
 from privacy.secret import SecretBytes
 
 Suite = Literal[1, 2]
+CLASSICAL: Final = 1
 HYBRID: Final = 2
+
+# By suite, in bytes.
+PUBLIC_KEY_BYTES: Final = {CLASSICAL: KEY_BYTES, HYBRID: KEY_BYTES + kem.PUBLIC_BYTES}  # X25519, then ML-KEM-768
+SEALING_BYTES: Final = {  # what sealing adds to a plaintext: a KEM's ciphertext, a nonce and a tag
+    CLASSICAL: NONCE_BYTES + TAG_BYTES,
+    HYBRID: kem.CIPHERTEXT_BYTES + NONCE_BYTES + TAG_BYTES,
+}
+PAIR_SECRET_BYTES: Final = 32  # of suite 2, which the lower id of a pair gives the higher
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +149,7 @@ def public_parts(suite: Suite, public: bytes) -> tuple[bytes, ...]:
     Raises:
         ValueError: it is not as long as the suite's keys are.
     """
-    if len(public) != messages.MASKING_KEY_BYTES[suite]:
+    if len(public) != PUBLIC_KEY_BYTES[suite]:
         raise ValueError(f"{len(public)} bytes are no key of suite {suite}")
     agreement, rest = public[:KEY_BYTES], public[KEY_BYTES:]
     return (keys.canonical_x25519(agreement), rest) if rest else (keys.canonical_x25519(agreement),)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound
+from privacy.errors import Phase
 from tests.worlds.federation import Federation
 from tests.worlds.plans import names
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from coordinator.config import Durations
-from coordinator.protocol.phase import Phase
 from coordinator.runs.liveness import Liveness, PhaseTimer, patience
+from privacy.errors import Phase
 from tests.worlds.federation import VirtualClock
 
 DURATIONS = Durations(phase_seconds=60, update_seconds=100, stall_seconds=30)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from audit.verify import verify_report
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound
 from coordinator.runs.uploads import Upload, UploadStore
 from participant.owner.policy import parse_policy, policy_template
@@ -23,7 +22,7 @@ from participant.runs.journal import Journal
 from participant.runs.participation import RoundTask, position_of
 from privacy import canonical, ledger
 from privacy.dp.events import Gaussian, PoissonSampled
-from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
+from privacy.errors import LocalError, OnlysumError, PeerError, Phase, PlanError, VerificationError
 from privacy.ledger_entries import Charge, Genesis
 from privacy.plan import Plan
 from privacy.secagg.messages import Position, SurvivorProposal, UnmaskRequest
@@ -145,7 +144,7 @@ def plan_target(data: bytes) -> None:
     """A plan that parses is written the same again."""
     try:
         plan = Plan.from_bytes(data)
-    except PeerError:
+    except PlanError:
         return
     assert plan.to_bytes() == data
 

@@ -21,7 +21,6 @@ import pytest
 from coordinator.config import Home, load
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.store import Store
-from coordinator.protocol.phase import Phase
 from coordinator.runs.global_adapter import RunFiles
 from host.system import SystemClock, SystemRandom
 from participant.daemon import assembly
@@ -29,6 +28,7 @@ from participant.daemon.joining import join
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
 from participant.training.trainer import OneHotTrainer
 from privacy.draft import Draft
+from privacy.errors import Phase
 from protos import codec
 from tests.worlds.coordinator import initial_adapter
 from tests.worlds.daemons import NO_CLAIM, PATIENCE_SECONDS, POLICY, until

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.protocol.phase import Phase
 from participant.runs.participation import Participation
-from privacy.errors import LocalError, OnlysumError, PeerError
+from privacy.errors import LocalError, OnlysumError, PeerError, Phase
 from protos.envelope import (
     AttemptOpened,
     KeysAdvertised,

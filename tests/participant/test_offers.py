@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.protocol.phase import Phase
 from participant.runs import journal as journal_module
-from privacy.errors import LocalError, OnlysumError, PeerError
+from privacy.errors import LocalError, OnlysumError, PeerError, Phase
 from protos.envelope import Abstained, AttemptOpened, KeysAdvertised, SharesDealt
 from tests.worlds.owner import content, give
 from tests.worlds.rehearsal import Rehearsal, exact
@@ -102,7 +101,7 @@ def test_an_initial_adapter_that_was_changed_on_disk_is_not_compared_with(rehear
 def test_malicious_initial_adapter_that_is_no_adapter_is_refused(rehearsal: Rehearsal) -> None:
     """Its hash is the plan's: the operator signed it."""
     noise, part = b"no tensors", part_of(rehearsal)
-    part._assignment.initial_adapter.write_bytes(noise)
+    part._job.initial_adapter.write_bytes(noise)
     recipe = rehearsal.plan.recipe
     adapter = recipe.adapter.model_copy(update={"initial_hash": hashlib.sha256(noise).hexdigest()})
     plan = rehearsal.plan.model_copy(update={"recipe": recipe.model_copy(update={"adapter": adapter})})

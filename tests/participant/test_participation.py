@@ -12,10 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from audit.verify import verify_report
-from coordinator.protocol.phase import Phase
 from participant.owner.plan_store import Decision
 from participant.owner.registry import DatasetEntry
-from privacy.errors import LocalError, NetworkError, PeerError
+from privacy.errors import LocalError, NetworkError, PeerError, Phase
 from privacy.ledger_entries import Unprotected
 from protos.envelope import (
     Abstained,

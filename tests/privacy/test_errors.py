@@ -13,6 +13,7 @@ from privacy.errors import (
     NetworkError,
     OnlysumError,
     PeerError,
+    Phase,
     RefusedError,
     RoundAborted,
     VerificationError,
@@ -53,7 +54,7 @@ def test_an_explanation_says_what_why_and_what_next(code: str) -> None:
         (RefusedError("E-POLICY-RULE", "x"), Fault.REFUSED),
         (NetworkError("E-NET-DNS", "x"), Fault.NETWORK),
         (VerificationError("E-STATE-DAMAGED", "x"), Fault.VERIFICATION),
-        (PeerError("E-PLAN-RULE", participant="coordinator", phase="plan", rule="x"), Fault.PEER),
+        (PeerError("E-PLAN-RULE", participant="coordinator", phase=Phase.PLAN, rule="x"), Fault.PEER),
         (RoundAborted("E-ROUND-SET", "x"), Fault.PEER),
     ],
 )
@@ -71,5 +72,5 @@ def test_the_exit_codes_are_those_of_the_command_line() -> None:
 
 
 def test_a_peers_error_names_participant_phase_and_rule() -> None:
-    error = PeerError("E-ROUND-SET", participant="bob", phase="SHARE_KEYS", rule="U1 has at least 4 members")
+    error = PeerError("E-ROUND-SET", participant="bob", phase=Phase.SHARE_KEYS, rule="U1 has at least 4 members")
     assert str(error) == "E-ROUND-SET: bob in SHARE_KEYS: U1 has at least 4 members"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from privacy.errors import PeerError
+from privacy.errors import PlanError
 from privacy.plan_parts import MAX_NOISE_EXPONENT, MIN_NOISE_EXPONENT, Encoding, Graph, Mode, PlanModel, Privacy
 from tests.worlds.plans import STRONG, make_plan
 
@@ -15,7 +15,7 @@ def code_of(**plan: Any) -> str:
     """Return the code of a plan's refusal, or nothing."""
     try:
         make_plan(**plan)
-    except PeerError as refused:
+    except PlanError as refused:
         return refused.code
     return ""
 

@@ -9,8 +9,9 @@ import pytest
 
 from privacy.secagg import dealing, shamir
 from privacy.secagg.dealing import Channels, Dealer, HeldShare, open_dealt, share_hashes
-from privacy.secagg.messages import SHARE_BYTES, DealtShare, Position, ShareBundle
+from privacy.secagg.messages import DealtShare, Position, ShareBundle
 from privacy.secagg.pairing import Pairing
+from privacy.secagg.shamir import SHARE_BYTES
 from privacy.secagg.suites import Link, Suite, SuiteKeys, channel_keys, masking_keys
 from tests.reference.hybrid_vectors import ROUND_CTX, secret
 from tests.worlds.federation import SeededSource
@@ -35,7 +36,7 @@ def dealt(suite: Suite = 1) -> tuple[ShareBundle, HeldShare]:
     masking = links_of(lambda name: masking_keys(suite, secret(f"masking {name}")), "alice")
     pairing = Pairing("alice", ROUND_CTX, secret("masking alice"), masking)
     at = Position(plan.hash, 1, 1)
-    dealer = Dealer(plan, at, channels("alice", suite), pairing, SeededSource("dealing"))
+    dealer = Dealer(plan.parameters(), at, channels("alice", suite), pairing, SeededSource("dealing"))
     return dealer.deal(secret("seed"), NAMES)
 
 

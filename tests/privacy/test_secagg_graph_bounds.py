@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from privacy.errors import PeerError
+from privacy.errors import PlanError
 from privacy.secagg import graph_bounds
 from privacy.secagg.graph import masking_graph
 from privacy.secagg.graph_bounds import Cohort, check, degrees, failure, ln_separated, recommend
@@ -179,5 +179,5 @@ def test_a_plan_of_six_hundred_with_a_third_colluding_and_a_tenth_dropping_out_i
     graph = {"kind": "k-regular", "neighbours": k, "share_threshold": t, "max_dropouts": 60}
     plan, _ = make_plan(600, 199, min_survivors=540, graph=graph)
     assert (plan.graph.neighbours, plan.share_threshold) == (k, t)
-    with pytest.raises(PeerError, match="too weak in neighbourhoods"):
+    with pytest.raises(PlanError, match="too weak in neighbourhoods"):
         make_plan(600, 199, min_survivors=540, graph={**graph, "share_threshold": t - 2})

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from privacy.secagg import hashes, merkle
 from privacy.secagg import messages as m
 from privacy.secagg.keys import framed, number
+from privacy.secagg.suites import PUBLIC_KEY_BYTES
 
 AT = m.Position(plan_hash=b"p" * 32, round=3, attempt=2)
 OFFER = m.AttemptOffer(AT, previous_transcript=b"t" * 32, adapter_hash=b"a" * 32)
@@ -320,5 +321,5 @@ def test_the_transcript_follows_from_everything_that_was_agreed() -> None:
 
 def test_the_sealed_size_is_nonce_two_shares_and_tag() -> None:
     assert m.SEALED_BYTES == {1: 12 + 2 * 33 + 16, 2: 1088 + 12 + 2 * 33 + 16}
-    assert m.MASKING_KEY_BYTES == m.CHANNEL_KEY_BYTES == {1: 32, 2: 32 + 1184}
+    assert PUBLIC_KEY_BYTES == {1: 32, 2: 32 + 1184}
     assert m.SEALED_PAIR_BYTES == {1: 0, 2: 1088 + 12 + 32 + 16}

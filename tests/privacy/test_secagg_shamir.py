@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.secagg.messages import SHARE_BYTES
-from privacy.secagg.shamir import FIELD, combine, lagrange_at_zero, split
+from privacy.secagg.shamir import FIELD, SHARE_BYTES, combine, lagrange_at_zero, split
 from privacy.secret import SecretBytes
 from tests.worlds.seeded import SeededRandom
 

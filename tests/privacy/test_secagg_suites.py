@@ -9,7 +9,7 @@ from pathlib import Path
 import cryptography_vectors
 import pytest
 
-from privacy.secagg import hashes, kem, keys, messages, suites
+from privacy.secagg import hashes, kem, keys, suites
 from privacy.secagg.kem import KemKey, KemPublicKey
 from privacy.secagg.keys import AgreementKey
 from privacy.secagg.messages import SealedPair
@@ -193,7 +193,7 @@ def test_the_private_parts_come_from_one_secret_and_do_not_show_each_other() -> 
         assert isinstance(made, HybridKeys)
         assert made.agreement.public != AgreementKey(secret("one")).public, "X25519's private key is not the secret"
         assert make(2, secret("one")).public == made.public
-        assert len(made.public) == messages.MASKING_KEY_BYTES[2]
+        assert len(made.public) == suites.PUBLIC_KEY_BYTES[2]
     assert masking_keys(2, secret("one")).public != channel_keys(2, secret("one")).public
     assert masking_keys(1, secret("one")).public == masking_keys(2, secret("one")).public[:32]
 

@@ -15,6 +15,7 @@ from privacy.errors import (
     NetworkError,
     OnlysumError,
     PeerError,
+    Phase,
     RefusedError,
     RoundAborted,
     VerificationError,
@@ -48,7 +49,7 @@ def across(error: OnlysumError) -> OnlysumError:
 
 @pytest.mark.parametrize("code", sorted(REGISTRY))
 def test_every_code_crosses(code: str) -> None:
-    sent = PeerError(code, participant="alice", phase="SHARE_KEYS", rule="the rule")
+    sent = PeerError(code, participant="alice", phase=Phase.SHARE_KEYS, rule="the rule")
     found = across(sent)
     assert isinstance(found, PeerError)
     assert (found.code, found.participant, found.phase, found.rule) == (code, "alice", "SHARE_KEYS", "the rule")
@@ -66,14 +67,15 @@ def test_an_error_of_the_coordinators_own_crosses_as_nothing_but_that() -> None:
     assert "alice" not in found.detail
 
 
-@given(st.text(max_size=3000), st.text(max_size=100), st.text(max_size=100))
-def test_whatever_an_error_says_it_arrives_short_and_showable(rule: str, participant: str, phase: str) -> None:
+@given(st.text(max_size=3000), st.text(max_size=100), st.sampled_from(Phase))
+def test_whatever_an_error_says_it_arrives_short_and_showable(rule: str, participant: str, phase: Phase) -> None:
     refusal = to_refusal(PeerError("E-ROUND-SET", participant=participant, phase=phase, rule=rule))
     assert sum(len(value) for _, value in refusal.metadata) < 8192 - 512
     found = from_call(Failed(refusal.status, refusal.details, refusal.metadata), call="Submit")
     assert isinstance(found, PeerError)
     assert found.code == "E-ROUND-SET"
     assert found.rule.isprintable()
+    assert found.phase is phase
 
 
 @given(st.binary(max_size=100))

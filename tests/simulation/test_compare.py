@@ -30,7 +30,7 @@ def test_a_cohort_sums_exactly_round_after_round() -> None:
         }
         train = {name: partial(lambda update, at: update, update) for name, update in updates.items()}
         result = cohort.run_round(number, b"the adapter", train)
-        assert (result.total(plan) == 15 * number).all()
+        assert (result.total() == 15 * number).all()
         assert result.dropouts == ()
         assert result.certificate.position == messages.Position(verified(plan).hash, number, 1)
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound
+from privacy.errors import Phase
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
 from tests import test_malicious_coordinator as lies_told

@@ -9,8 +9,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound
+from privacy.errors import Phase
 from privacy.secagg.kem import KemPublicKey
 from privacy.secagg.messages import Advertisement, Receipt, ShareBundle, SurvivorSignature, UnmaskShares
 from privacy.secret import SecretBytes
@@ -144,7 +144,7 @@ def said_in(federation: Federation, lost: Mapping[str, Phase]) -> dict[str, Any]
         "survivors": list(said["uploads"]),
         "round_ctx": certificate.round_ctx.hex(),
         "u2_hash": certificate.survivors.u2_hash.hex(),
-        "sum": attempt.result.total(federation.plan.plan).tolist(),
+        "sum": attempt.result.total().tolist(),
         "sum_hash": certificate.sum_hash.hex(),
         "transcript": certificate.transcript(offer.previous_transcript).hex(),
     }

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.protocol.phase import Phase
 from coordinator.protocol.round import CoordinatorRound, RoundResult
 from participant.protocol.memory import Record, RunMemory, UpdateEncoded
 from participant.protocol.round import (
@@ -31,7 +30,7 @@ from participant.protocol.round import (
     complete,
 )
 from participant.training.trainer import OneHotTrainer
-from privacy.errors import PeerError, RoundAborted
+from privacy.errors import PeerError, Phase, RoundAborted
 from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Mode
 from privacy.secagg import hashes

@@ -14,7 +14,7 @@ from functools import lru_cache, wraps
 from typing import Any
 from unittest.mock import patch
 
-from privacy.secagg import keys, vector
+from privacy.secagg import keys, layout
 from privacy.secagg.masks import MaskTerm
 
 FIELD = (1 << 61) - 1  # rows are reduced modulo a prime large enough that no small integer relation is lost
@@ -103,7 +103,7 @@ def recorded() -> Iterator[None]:
         return key
 
     with (
-        patch.object(vector, "apply_masks", STREAMS.apply),
+        patch.object(layout, "apply_masks", STREAMS.apply),
         patch.object(keys, "pairwise_stream_key", pairwise),
         patch.object(keys, "self_stream_key", own),
         patch.object(keys, "verify", lru_cache(maxsize=None)(keys.verify)),

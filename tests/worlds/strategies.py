@@ -11,6 +11,7 @@ from privacy.canonical import MAX_INTEGER
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import messages as said
 from privacy.secagg import shamir
+from privacy.secagg.suites import PUBLIC_KEY_BYTES
 from privacy.secret import SecretBytes
 from protos import envelope as env
 
@@ -38,7 +39,7 @@ hashes = octets(32)
 signatures = octets(64)
 suites = st.sampled_from((1, 2))
 shares = st.one_of(st.integers(0, shamir.FIELD - 1), st.just(shamir.FIELD - 1)).map(
-    lambda value: value.to_bytes(said.SHARE_BYTES, "big")
+    lambda value: value.to_bytes(shamir.SHARE_BYTES, "big")
 )
 
 positions = st.builds(said.Position, plan_hash=hashes, round=from_one, attempt=from_one)
@@ -48,8 +49,8 @@ advertisements = suites.flatmap(
         said.Advertisement,
         offer=offers,
         sender=names,
-        masking_key=octets(said.MASKING_KEY_BYTES[suite]),
-        channel_key=octets(said.CHANNEL_KEY_BYTES[suite]),
+        masking_key=octets(PUBLIC_KEY_BYTES[suite]),
+        channel_key=octets(PUBLIC_KEY_BYTES[suite]),
         nonce=octets(said.ADVERTISE_NONCE_BYTES),
         signature=signatures,
     )

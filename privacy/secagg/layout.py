@@ -1,0 +1,85 @@
+"""The vector of a round in ring words: where each stream lies, and how an update goes in and a sum comes out.
+
+Guarantees: streams start at word boundaries, also when lanes are packed, so that each is masked under a key of its own.
+Leaves to others: the ring's arithmetic (``fixed_point``), the masks (``masks``).
+Source: docs/protocol.md section 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.secagg.fixed_point import Ring
+from privacy.secagg.masks import MaskTerm, apply_masks
+
+Words = NDArray[Any]  # uint32 or uint64, by the ring
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stream's place among the entries and among the words."""
+
+    stream: str
+    entries: slice
+    words: slice
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The streams that are summed in a round, each a name and a number of entries, in order."""
+
+    ring: Ring
+    streams: tuple[tuple[str, int], ...]
+
+    @property
+    def entries(self) -> int:
+        """Number of entries of an update and of the sum."""
+        return sum(length for _, length in self.streams)
+
+    @property
+    def words(self) -> int:
+        """Number of ring words of a masked update."""
+        return sum(self.ring.words(length) for _, length in self.streams)
+
+    @property
+    def bytes(self) -> int:
+        """Number of bytes of a masked update."""
+        return self.words * int(self.ring.dtype.itemsize)
+
+    def spans(self) -> Iterator[Span]:
+        """Yield each stream with its entries and words, in order."""
+        entry = word = 0
+        for stream, length in self.streams:
+            next_entry, next_word = entry + length, word + self.ring.words(length)
+            yield Span(stream, slice(entry, next_entry), slice(word, next_word))
+            entry, word = next_entry, next_word
+
+    def encode(self, update: NDArray[np.int64], weight: int) -> Words:
+        """Return the ring words of a weighted update.
+
+        Args:
+            update: ``entries`` integers, clamped by the trainer.
+            weight: the participant's public integer weight.
+        """
+        words = np.empty(self.words, dtype=self.ring.dtype)
+        weighted = update if weight == 1 else update * weight
+        for span in self.spans():
+            self.ring.encode_into(words[span.words], weighted[span.entries])
+        return words
+
+    def decode(self, words: Words) -> NDArray[np.int64]:
+        """Return the integers of an unmasked sum, in the order of the streams."""
+        total = np.empty(self.entries, dtype=np.int64)
+        for span in self.spans():
+            total[span.entries] = self.ring.decode(words[span.words], span.entries.stop - span.entries.start)
+        return total
+
+    def mask(self, words: Words, terms: Callable[[str], list[MaskTerm]], *, threads: int = 1) -> None:
+        """Add mask streams to ring words in place: ``terms`` gives the keys and signs of a stream by its name."""
+        for span in self.spans():
+            apply_masks(words[span.words], terms(span.stream), threads=threads)
