@@ -190,7 +190,7 @@ class Participation:
 
     def _fetch_adapter(self, content: ContentRef, expected: bytes, position: Position) -> NDArray[np.float32]:
         """Download, hash and parse the global adapter from one buffer."""
-        entries = self._job.verified.plan.recipe.entries
+        entries = self._party.plan.plan.recipe.entries
         if content.length != entries * ADAPTER_FORMAT.itemsize:
             raise PeerError.by_coordinator(
                 "E-ROUND-CONTEXT",
@@ -212,7 +212,7 @@ class Participation:
 
     def _start(self) -> bytes:
         """Return the vector of the plan's initial adapter, whose hash the owner approved."""
-        recipe, path = self._job.verified.plan.recipe, self._job.initial_adapter
+        recipe, path = self._party.plan.plan.recipe, self._job.initial_adapter
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != recipe.adapter.initial_hash:
             raise LocalError("E-ADAPTER-HASH", f"{path} is not the plan's initial adapter any more")
@@ -274,7 +274,7 @@ class Participation:
         """Return this round's encoded update: the one on disk, or a new one, charged first and then written."""
         offer, number = ready.offer, ready.offer.position.round
         # As wide as the ring: weights and masks are applied modulo 2^bits, so that nothing is lost.
-        form = np.dtype(f"<i{self._job.verified.plan.encoding.ring_bits // 8}")
+        form = np.dtype(f"<i{self._party.plan.plan.encoding.ring_bits // 8}")
         known = self._journal.memory.encoded_in(number)
         if known is not None:
             data = self._journal.load(_encoded_name(number), known.sha256)
@@ -311,7 +311,7 @@ class Participation:
         clock, started = self._work.clock, self._opened_at
         earliest = (
             clock.monotonic() if started is None else started
-        ) + self._job.verified.plan.privacy.upload_after_ms / 1000
+        ) + self._party.plan.plan.privacy.upload_after_ms / 1000
         self._work.sender.pause(earliest - clock.monotonic())
         upload = UploadAnnounced(self._run_id, position, receipt.masked_hash, receipt.length)
         self._work.sender.upload(upload, masked)

@@ -91,7 +91,7 @@ def test_later_rounds_start_from_whatever_adapter_the_offer_names(rehearsal: Reh
 
 
 def test_an_initial_adapter_that_was_changed_on_disk_is_not_compared_with(rehearsal: Rehearsal) -> None:
-    kept = part_of(rehearsal)._assignment.initial_adapter
+    kept = part_of(rehearsal)._job.initial_adapter
     kept.write_bytes(kept.read_bytes() + b"\0")
     error = offered(rehearsal, 1)
     assert isinstance(error, LocalError)
