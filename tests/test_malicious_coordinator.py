@@ -44,7 +44,7 @@ class Stage:
         self.round = self.federation.round = CoordinatorRound(self.federation.plan, self.offer)
         due = {(fault.participant, fault.phase): fault.kind for fault in faults}
         while self.round.phase is not phase:
-            self.federation._collect(self.offer, due, [])
+            self.federation.collect(self.offer, due, [])
             self.round.close()
         self.victim = self.federation.participants[VICTIM]
 
@@ -384,7 +384,7 @@ def test_a_signer_asked_again_after_its_release_gives_the_same_signature() -> No
     stage = Stage(Phase.AGREE_SURVIVORS)
     told = stage.told
     first = stage.victim.hear(told)
-    stage.federation._collect(stage.offer, {}, [])
+    stage.federation.collect(stage.offer, {}, [])
     stage.round.close()
     assert stage.victim.hear(stage.told)
     assert stage.victim.hear(told) == first
@@ -394,7 +394,7 @@ def test_malicious_survivors_of_a_completed_round_are_refused() -> None:
     stage = Stage(Phase.AGREE_SURVIVORS)
     proposal = stage.told
     for _ in range(2):
-        stage.federation._collect(stage.offer, {}, [])
+        stage.federation.collect(stage.offer, {}, [])
         request = stage.told
         stage.round.close()
     assert stage.victim.hear(stage.round.result.certificate) == []

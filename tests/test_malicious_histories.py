@@ -24,7 +24,7 @@ def before_the_result(federation: Federation) -> None:
     offer = federation.offer(1, 1)
     federation.round = CoordinatorRound(federation.plan, offer)
     while federation.round.phase is not Phase.RESULT:
-        federation._collect(offer, {}, [])
+        federation.collect(offer, {}, [])
         federation.round.close()
 
 
@@ -156,7 +156,7 @@ def uploaded_twice() -> tuple[Federation, CoordinatorRound, CoordinatorRound]:
     for attempt in (first, second):
         for _ in range(3):
             federation.round = attempt
-            federation._collect(attempt.offer, {}, [])
+            federation.collect(attempt.offer, {}, [])
             attempt.close()
     return federation, first, second
 
@@ -171,7 +171,7 @@ def test_malicious_coordinator_cannot_complete_either_of_two_attempts_once_it_as
         assert one.refusals[-1].code == "E-ROUND-CONTEXT"
     for name in EVERYBODY:
         for answer in federation.participants[name].hear(second.outbox(name)):
-            assert Federation._hand_over(second, answer)
+            assert Federation.hand_over(second, answer)
     second.close()
     request = second.outbox("alice")
     assert isinstance(request, UnmaskRequest)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.participant.test_recipe import RECIPE
 
 import methods
 import onlysum
@@ -20,7 +21,6 @@ from privacy.dp import events
 from privacy.dp.accountants import plan_delta, require_claim
 from privacy.errors import LocalError, OnlysumError, PeerError
 from privacy.plan import Plan
-from tests.participant.test_recipe import RECIPE
 from tests.worlds.plans import STRONG, make_plan, plan_document
 from tests.worlds.reports import participant_report
 

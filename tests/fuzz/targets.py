@@ -75,7 +75,7 @@ def said() -> tuple[env.Submission, ...]:
             told = offer if attempt.phase is Phase.ADVERTISE_KEYS else attempt.outbox(name)
             for answer in federation.participants[name].hear(told):
                 found.append(answer[0] if isinstance(answer, tuple) else answer)
-                Federation._hand_over(attempt, answer)
+                Federation.hand_over(attempt, answer)
         attempt.close()
     return tuple(found)
 
@@ -116,7 +116,7 @@ def _asked() -> Iterator[env.Task]:
     federation = Federation(3, 0)
     attempt = federation.round = CoordinatorRound(federation.plan, federation.offer(1, 1))
     while attempt.phase is not Phase.RESULT:
-        federation._collect(attempt.offer, {}, [])
+        federation.collect(attempt.offer, {}, [])
         attempt.close()
         match attempt.outbox("bob"):
             case SurvivorProposal() as proposal:
