@@ -169,9 +169,7 @@ class Member:
     on_training: Callable[[int], None] = lambda number: None
     stop: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
-    adapters: dict[str, list[NDArray[np.float32]]] = field(
-        default_factory=dict
-    )  # that rounds of a run started from
+    adapters: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)  # that rounds of a run started from
 
     def start(self) -> None:
         """Start the daemon."""

@@ -169,6 +169,7 @@ class OwnerDirectory:
         self.settings = Settings(name=name)
         self.trained: list[int] = []
         self.on_training: Callable[[int], None] = lambda number: None
+        self.on_prepare: Callable[[], None] = lambda: None
         self.starts = 0
 
     def write_policy(self, text: str) -> None:
@@ -212,6 +213,7 @@ class _Watched:
         self._inner = inner
 
     def prepare(self) -> None:
+        self._owner.on_prepare()
         self._inner.prepare()
 
     def train(self, round_number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:

@@ -41,6 +41,8 @@ from tests.worlds.federation import Federation
 from tests.worlds.owner import INITIAL_ADAPTER, Killed, OwnerDirectory, content, give, owned_plan, policy_text, zeros
 from tests.worlds.plans import sign_plan, verified
 
+ME = "alice"  # whose daemon is the real one
+
 
 class Rehearsal:
     """A coordinator's round machine, four simulated peers, and one daemon on disk."""
@@ -49,7 +51,7 @@ class Rehearsal:
         self,
         path: Path,
         *,
-        name: str = "alice",
+        name: str = ME,
         mode: Mode = "distributed",
         policy: str | None = None,
         **overrides: Any,
