@@ -24,12 +24,13 @@ from participant.runs.participation import RoundTask, position_of
 from privacy import canonical, ledger
 from privacy.dp.events import Gaussian, PoissonSampled
 from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
-from privacy.ledger_entries import Charge, Genesis
+from privacy.ledger_entries import Charge, Entry, Genesis
 from privacy.plan import Plan
-from privacy.secagg.messages import Position, SurvivorProposal, UnmaskRequest
+from privacy.secagg.messages import Advertisement, DealtShare, Position, SurvivorProposal, UnmaskRequest
 from protos import codec
 from protos import envelope as env
 from tests.protos.test_codec import PAIRS
+from tests.worlds.expect import expect_all
 from tests.worlds.federation import Federation
 from tests.worlds.plans import make_plan, signing_key
 from tests.worlds.reports import coordinator_report, participant_report
@@ -123,10 +124,10 @@ def _asked() -> Iterator[env.Task]:
                 yield env.SurvivorsProposed(RUN, proposal)
             case UnmaskRequest() as request:
                 yield env.UnmaskRequested(RUN, request)
-            case tuple() as told if attempt.phase is Phase.SHARE_KEYS:
-                yield env.KeysAdvertised(RUN, told)  # type: ignore[arg-type]  # the advertisements of U1
-            case tuple() as told:
-                yield env.SharesDealt(RUN, attempt.offer.position, told)  # type: ignore[arg-type]  # dealt shares
+            case tuple() as advertised if attempt.phase is Phase.SHARE_KEYS:
+                yield env.KeysAdvertised(RUN, expect_all(Advertisement, advertised))
+            case tuple() as dealt:
+                yield env.SharesDealt(RUN, attempt.offer.position, expect_all(DealtShare, dealt))
 
 
 # --- documents ---
@@ -182,7 +183,7 @@ def ledger_target(data: bytes) -> None:
 
 def ledger_seeds() -> list[bytes]:
     """A ledger with its beginning and two charges."""
-    entries = [
+    entries: list[Entry] = [
         Genesis(owner="alice", identity_key=OWNER.public),
         *(
             Charge(
