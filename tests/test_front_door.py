@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import onlysum
-from privacy.errors import LocalError, NetworkError, PeerError, RefusedError, VerificationError
+from privacy.errors import LocalError, NetworkError, PeerError, Phase, RefusedError, VerificationError
 
 ROOT = Path(__file__).parent.parent
 HELP_SECONDS = 0.3
@@ -108,7 +108,7 @@ def test_explain_suggests_the_nearest_code(capsys: pytest.CaptureFixture[str]) -
     [
         (LocalError("E-CONFIG-MISSING", "there is no file"), 2),
         (RefusedError("E-POLICY-WAITING", "run 1"), 3),
-        (PeerError("E-ROUND-SET", participant="alice", phase="SHARE_KEYS", rule="sorted"), 4),
+        (PeerError("E-ROUND-SET", participant="alice", phase=Phase.SHARE_KEYS, rule="sorted"), 4),
         (NetworkError("E-NET-REFUSED", "127.0.0.1:1"), 5),
         (VerificationError("E-REPORT-SIGNATURE", "report.json"), 6),
     ],

@@ -17,7 +17,7 @@ from privacy.secagg.graph_bounds import Cohort, check
 from tests.worlds.edits import Instead, Refusal, edited
 from tests.worlds.plans import unproven
 from tests.worlds.span import LyingCoordinator, Release, Shown
-from tests.worlds.span_rows import Sum, _independent, recorded
+from tests.worlds.span_rows import Sum, independent, recorded
 
 CASES = [  # n, f, k, t, least survivors: more shares than colluders hold, and few enough to open small components
     (12, 0, 2, 2, 7),
@@ -79,7 +79,7 @@ def opened(world: LyingCoordinator, survivors: Set[str]) -> list[frozenset[str]]
 
 def same_span(sums: Sequence[Sum], components: Sequence[frozenset[str]]) -> bool:
     indicators: list[Sum] = [{(name, 0): 1 for name in sorted(one)} for one in components]
-    together = _independent([*sums, *indicators])
+    together = independent([*sums, *indicators])
     return len(sums) == len(indicators) == len(together)
 
 

@@ -121,7 +121,7 @@ def opened(phase: Phase, **overrides: Any) -> tuple[Federation, CoordinatorRound
     offer = federation.offer(1, 1)
     attempt = federation.round = CoordinatorRound(federation.plan, offer)
     while attempt.phase is not phase:
-        federation._collect(offer, {}, [])
+        federation.collect(offer, {}, [])
         attempt.close()
     state: Any = attempt._state
     return federation, attempt, getattr(state, "agreeing", state).members.graph
@@ -162,7 +162,7 @@ def test_an_attempt_that_lost_too_many_holders_of_somebody_ends_before_the_commi
     lost = {(name, Phase.COLLECT_MASKED): FaultKind.LOST for name in graph.neighbours("p005")[3:]}
     federation = world()
     with pytest.raises(RoundAborted, match="fewer than 5 holders of the shares of") as aborted:
-        federation._attempt(1, 1, frozenset(), lost, crash_coordinator=False)
+        federation.run_attempt(1, 1, frozenset(), lost, crash_coordinator=False)
     assert aborted.value.code == "E-ROUND-TOO-FEW"
     assert all(not one.journal.memory.signed for one in federation.participants.values())
 
@@ -180,7 +180,7 @@ def test_bundles_of_too_few_holders_end_the_attempt_before_anybody_trains() -> N
     lost = {(name, Phase.SHARE_KEYS): FaultKind.LOST for name in graph.neighbours("p005")[3:]}
     federation = world()
     with pytest.raises(RoundAborted, match="fewer than 5 holders of the shares of"):
-        federation._attempt(1, 1, frozenset(), lost, crash_coordinator=False)
+        federation.run_attempt(1, 1, frozenset(), lost, crash_coordinator=False)
     assert all(not one.journal.memory.encoded for one in federation.participants.values())
 
 

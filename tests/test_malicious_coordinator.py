@@ -43,7 +43,7 @@ class Stage:
         self.round = self.federation.round = CoordinatorRound(self.federation.plan, self.offer)
         due = {(fault.participant, fault.phase): fault.kind for fault in faults}
         while self.round.phase is not phase:
-            self.federation._collect(self.offer, due, [])
+            self.federation.collect(self.offer, due, [])
             self.round.close()
         self.victim = self.federation.participants[VICTIM]
 
@@ -383,7 +383,7 @@ def test_a_signer_asked_again_after_its_release_gives_the_same_signature() -> No
     stage = Stage(Phase.AGREE_SURVIVORS)
     told = stage.told
     first = stage.victim.hear(told)
-    stage.federation._collect(stage.offer, {}, [])
+    stage.federation.collect(stage.offer, {}, [])
     stage.round.close()
     assert stage.victim.hear(stage.told)
     assert stage.victim.hear(told) == first
@@ -393,7 +393,7 @@ def test_malicious_survivors_of_a_completed_round_are_refused() -> None:
     stage = Stage(Phase.AGREE_SURVIVORS)
     proposal = stage.told
     for _ in range(2):
-        stage.federation._collect(stage.offer, {}, [])
+        stage.federation.collect(stage.offer, {}, [])
         request = stage.told
         stage.round.close()
     assert stage.victim.hear(stage.round.result.certificate) == []
@@ -622,7 +622,12 @@ def test_no_more_valid_signatures_are_looked_at_than_the_plan_asks_for(monkeypat
     everybody = resigned(certificate).signatures
     forged = replace(everybody[0], signature=bytes(64))
     seen, verify = list[bytes](), keys.verify
-    monkeypatch.setattr(keys, "verify", lambda *given: bool(seen.append(given[1])) or verify(*given))
+
+    def noting(public: bytes, signature: bytes, message: bytes) -> bool:
+        seen.append(signature)
+        return verify(public, signature, message)
+
+    monkeypatch.setattr(keys, "verify", noting)
     given = replace(certificate, signatures=(forged, everybody[1], *everybody))  # one does not count, one counts once
     complete(federation.participants[VICTIM].party, given, before_the_result(federation))
     assert seen == [one.signature for one in given.signatures[:6]]

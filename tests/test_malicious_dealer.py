@@ -81,7 +81,7 @@ def test_malicious_dealer_that_drops_out_is_named_when_its_masking_secret_does_n
     redealing(federation.participants[OFFENDER], deal)
     due = {(OFFENDER, Phase.COLLECT_MASKED): FaultKind.LOST}
     with pytest.raises(RoundAborted, match=f"the shares of {OFFENDER} do not rebuild"):
-        federation._attempt(1, 1, frozenset(), due, False)
+        federation.run_attempt(1, 1, frozenset(), due, False)
 
 
 @pytest.mark.parametrize("deal", [of_no_secret, of_other_places])
@@ -91,4 +91,4 @@ def test_malicious_dealer_that_survives_is_named_when_its_seed_does_not_rebuild(
     federation = Federation(5, 1, seed=4)
     redealing(federation.participants[OFFENDER], deal)
     with pytest.raises(RoundAborted, match=f"the shares of {OFFENDER} do not rebuild"):
-        federation._attempt(1, 1, frozenset(), {}, False)
+        federation.run_attempt(1, 1, frozenset(), {}, False)

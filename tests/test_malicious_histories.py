@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from coordinator.protocol.round import CoordinatorRound
+from participant.protocol.memory import UpdateMasked
 from participant.protocol.round import Advertised, Masked, complete
 from privacy.errors import PeerError, Phase
-from privacy.secagg.messages import AttemptOffer, Position, RoundCertificate, UnmaskRequest
+from privacy.secagg.messages import AttemptOffer, Position, RoundCertificate, SurvivorProposal, UnmaskRequest
+from tests.worlds.expect import expect
 from tests.worlds.federation import ADAPTER_HASH, Fault, FaultKind, Federation
 
 EVERYBODY = ("alice", "bob", "carol", "dave", "erin")
@@ -23,7 +25,7 @@ def before_the_result(federation: Federation) -> None:
     offer = federation.offer(1, 1)
     federation.round = CoordinatorRound(federation.plan, offer)
     while federation.round.phase is not Phase.RESULT:
-        federation._collect(offer, {}, [])
+        federation.collect(offer, {}, [])
         federation.round.close()
 
 
@@ -155,7 +157,7 @@ def uploaded_twice() -> tuple[Federation, CoordinatorRound, CoordinatorRound]:
     for attempt in (first, second):
         for _ in range(3):
             federation.round = attempt
-            federation._collect(attempt.offer, {}, [])
+            federation.collect(attempt.offer, {}, [])
             attempt.close()
     return federation, first, second
 
@@ -170,11 +172,11 @@ def test_malicious_coordinator_cannot_complete_either_of_two_attempts_once_it_as
         assert one.refusals[-1].code == "E-ROUND-CONTEXT"
     for name in EVERYBODY:
         for answer in federation.participants[name].hear(second.outbox(name)):
-            assert Federation._hand_over(second, answer)
+            assert Federation.hand_over(second, answer)
     second.close()
     request = second.outbox("alice")
     assert isinstance(request, UnmaskRequest)
-    across = replace(request, proposal=first.outbox("alice"))
+    across = replace(request, proposal=expect(SurvivorProposal, first.outbox("alice")))
     for one in federation.participants.values():
         assert one.hear(across) == []
         assert one.refusals[-1].code == "E-ROUND-CONTEXT"
@@ -186,9 +188,9 @@ def test_malicious_attempts_told_to_whoever_still_holds_the_older_one_stay_close
     federation, first, _ = uploaded_twice()
     for name, one in federation.participants.items():
         record = one.journal.records[[type(each).__name__ for each in one.journal.records].index("UpdateMasked")]
-        older = replace(one.state, record=record)  # type: ignore[type-var]  # a Masked
+        older = replace(expect(Masked, one.state), record=expect(UpdateMasked, record))
         with pytest.raises(PeerError) as refused:
-            older.on_survivors(first.outbox(name), one.journal.memory)
+            older.on_survivors(expect(SurvivorProposal, first.outbox(name)), one.journal.memory)
         assert (refused.value.code, refused.value.phase) == ("E-ROUND-COMMITTED", "AGREE_SURVIVORS")
 
 
@@ -198,5 +200,6 @@ def test_a_retry_encodes_nothing_anew_and_its_upload_is_another() -> None:
         kinds = [type(each).__name__ for each in one.journal.records]
         assert kinds == ["AttemptAdvertised", "UpdateEncoded", "UpdateMasked", "AttemptAdvertised", "UpdateMasked"]
     for name in EVERYBODY:
-        one, two = (next(r for r in each.outbox(name).receipts if r.sender == name) for each in (first, second))
-        assert one.masked_hash != two.masked_hash
+        proposals = [expect(SurvivorProposal, attempt.outbox(name)) for attempt in (first, second)]
+        (older, newer) = (receipt for shown in proposals for receipt in shown.receipts if receipt.sender == name)
+        assert older.masked_hash != newer.masked_hash

@@ -293,7 +293,7 @@ def test_malicious_dealer_that_drops_out_cannot_garble_the_sum_with_a_pair_secre
     dealing(federation.participants[OFFENDER], not_its_own(federation))
     due = {(OFFENDER, Phase.COLLECT_MASKED): FaultKind.LOST}
     with pytest.raises(RoundAborted, match=f"the shares of {OFFENDER} do not rebuild"):
-        federation._attempt(1, 1, frozenset(), due, False)
+        federation.run_attempt(1, 1, frozenset(), due, False)
 
 
 def test_malicious_survivor_whose_pair_secret_a_dropout_never_opened_is_named() -> None:
@@ -301,7 +301,7 @@ def test_malicious_survivor_whose_pair_secret_a_dropout_never_opened_is_named() 
     dealing(federation.participants[OFFENDER], LIES["a tampered KEM ciphertext of a pair secret"])
     federation.participants["dave"].hear = _deaf_from_u2(federation)  # type: ignore[assignment,method-assign]
     with pytest.raises(RoundAborted, match=f"the shares of {OFFENDER} do not rebuild"):
-        federation._attempt(1, 1, frozenset(), {}, False)
+        federation.run_attempt(1, 1, frozenset(), {}, False)
 
 
 def _deaf_from_u2(federation: Federation) -> Callable[[object], list[Any]]:

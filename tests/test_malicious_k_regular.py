@@ -42,7 +42,7 @@ class Stage:
         self.offer = self.federation.offer(1, 1)
         self.round = self.federation.round = CoordinatorRound(self.federation.plan, self.offer)
         while self.round.phase is not phase:
-            self.federation._collect(self.offer, faults, [])
+            self.federation.collect(self.offer, faults, [])
             self.round.close()
         state: Any = self.round._state
         self.graph: MaskingGraph = getattr(state, "agreeing", state).members.graph

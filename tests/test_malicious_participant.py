@@ -30,7 +30,7 @@ class Stage:
         self.round = self.federation.round = CoordinatorRound(self.federation.plan, self.offer)
         due = {} if lost is None else {lost: FaultKind.LOST}
         while self.round.phase is not phase:
-            self.federation._collect(self.offer, due, [])
+            self.federation.collect(self.offer, due, [])
             self.round.close()
         self.answers = {
             name: self.federation.participants[name].hear(
@@ -58,7 +58,7 @@ class Stage:
         """Hand over a lie; return the refusal, which names its sender and the phase, once nothing has changed."""
         before = everything(self.round)
         with pytest.raises(PeerError) as refused:
-            Federation._hand_over(self.round, message)
+            Federation.hand_over(self.round, message)
         assert OFFENDER not in self.round.answered()
         assert everything(self.round) == before, "a refused message changed the state"
         sender = message[0].sender if isinstance(message, tuple) else message.sender
@@ -70,7 +70,7 @@ class Stage:
         """The others' answers are taken and the phase closes without the offender."""
         for name, answers in self.answers.items():
             if name != OFFENDER:
-                assert Federation._hand_over(self.round, answers[0])
+                assert Federation.hand_over(self.round, answers[0])
         self.round.close()
 
 
@@ -193,7 +193,7 @@ def complaint(stage: Stage, dealer: str) -> Complaint:
 
 def test_malicious_complaint_after_the_own_upload_is_refused() -> None:
     stage = Stage(Phase.COLLECT_MASKED)
-    assert Federation._hand_over(stage.round, stage.honest)
+    assert Federation.hand_over(stage.round, stage.honest)
     with pytest.raises(PeerError, match="E-ROUND-SET"):
         stage.round.receive(complaint(stage, "alice"))
     assert not stage.round.complaints
@@ -257,7 +257,7 @@ def test_a_round_with_one_bad_bundle_goes_on_without_the_complainer_when_enough_
     assert stage.round.awaited() == {"alice", "carol", "dave", "erin"}
     for name in ("alice", "carol", "dave", "erin"):
         for answer in stage.federation.participants[name].hear(stage.round.outbox(name)):
-            assert Federation._hand_over(stage.round, answer)
+            assert Federation.hand_over(stage.round, answer)
     stage.round.close()
     assert stage.round.phase is Phase.AGREE_SURVIVORS
 
@@ -297,7 +297,7 @@ def test_malicious_uploads_are_refused_and_not_counted(sentence: str) -> None:
     assert stage.refusal(change(receipt, masked, context)).code == code
     stage.others_go_on()
     while stage.round.phase is not Phase.RESULT:
-        stage.federation._collect(stage.offer, {}, [])
+        stage.federation.collect(stage.offer, {}, [])
         stage.round.close()
     total = stage.round.result.total()
     assert (total == stage.federation.one_hot(["alice", "bob", "dave", "erin"])).all()
@@ -305,8 +305,8 @@ def test_malicious_uploads_are_refused_and_not_counted(sentence: str) -> None:
 
 def test_a_repeated_upload_is_counted_once() -> None:
     stage = Stage(Phase.COLLECT_MASKED)
-    assert Federation._hand_over(stage.round, stage.honest)
-    assert not Federation._hand_over(stage.round, stage.honest)
+    assert Federation.hand_over(stage.round, stage.honest)
+    assert not Federation.hand_over(stage.round, stage.honest)
 
 
 def test_malicious_survivor_signature_is_refused() -> None:
@@ -388,7 +388,7 @@ def test_malicious_dealer_whose_shares_rebuild_another_seed_is_named_and_nothing
 
     carol.hear = lying  # type: ignore[method-assign]
     with pytest.raises(RoundAborted, match=f"the shares of {OFFENDER} do not rebuild"):
-        federation._attempt(1, 1, frozenset(), {}, False)
+        federation.run_attempt(1, 1, frozenset(), {}, False)
 
 
 EARLY = [
@@ -404,12 +404,12 @@ def test_a_message_before_its_phase_is_refused_and_after_it_changes_nothing(now:
     later = Stage(of)
     earlier = Stage(now)
     with pytest.raises(PeerError, match="E-ROUND-PHASE"):
-        Federation._hand_over(earlier.round, later.honest)
+        Federation.hand_over(earlier.round, later.honest)
     late = Stage(now)
     message = late.honest
     late.others_go_on()
     if now is not Phase.UNMASK:
-        assert not Federation._hand_over(late.round, message)
+        assert not Federation.hand_over(late.round, message)
 
 
 def test_closing_with_too_few_answers_aborts_and_says_how_many_were_needed() -> None:

@@ -50,7 +50,7 @@ class Trained:
         self.state = OptimizerState.start(self.start)
         self.updates: dict[tuple[str, int], np.ndarray] = {}
         for name in self.federation.participants:
-            one = self.federation._participant(name, 0)
+            one = self.federation.new_participant(name, 0)
             one.train = self._recorded(name, world.trainer(SeededRandom(name), me=name, plan=plan))
             self.federation.participants[name] = one
 

@@ -16,12 +16,13 @@ from authoring.recipe import read_recipe
 from authoring.refused_keys import REASONS
 from methods.method import Method
 from privacy import canonical, ledger
+from privacy.canonical import Json
 from privacy.dp import events
 from privacy.dp.accountants import plan_delta, require_claim
 from privacy.errors import LocalError, OnlysumError, PlanError
 from privacy.plan import Plan
-from tests.authoring.test_recipe import RECIPE
 from tests.worlds.plans import STRONG, make_plan, plan_document
+from tests.worlds.recipes import RECIPE
 from tests.worlds.reports import participant_report
 
 UNSOUND = {
@@ -185,11 +186,11 @@ def test_an_unknown_event_is_refused_by_itself_in_a_ledger_and_in_a_report(sente
     value = UNKNOWN_EVENTS[sentence]
     with pytest.raises(ValueError, match=r"."):
         events.from_json(value)
-    charge = {
+    charge: Json = {
         "kind": "charge", "run_id": "00" * 16, "plan_hash": "00" * 32, "round": 1, "population": "patients",
         "unit": "example", "relation": "zero-out", "event": value, "delta": "0.00001",
     }  # fmt: skip
-    record = {"sequence": 1, "previous": "00" * 32, "at": 0, "entry": charge}
+    record: Json = {"sequence": 1, "previous": "00" * 32, "at": 0, "entry": charge}
     with pytest.raises(OnlysumError) as caught:
         ledger.parse_record(canonical.encode(record), b"")
     assert caught.value.code == "E-STATE-DAMAGED"

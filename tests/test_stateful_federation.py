@@ -131,7 +131,7 @@ class FaultyFederation(RuleBasedStateMachine):
         """It goes on from what it had made durable."""
         assert self.offer is not None
         phase, answered = self._round.phase, self._round.answered()
-        self.federation.round = self.federation._replayed(self.offer, self.excluded)
+        self.federation.round = self.federation.replayed(self.offer, self.excluded)
         assert (self._round.phase, self._round.answered()) == (phase, answered)
 
     # --- the network ---

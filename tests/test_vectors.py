@@ -96,7 +96,7 @@ def test_the_coordinator_answers_a_lie_with_its_error_and_takes_nothing_in(case:
     said = restored(case["said"])
     message = (said, bytes.fromhex(case["masked"])) if isinstance(said, Receipt) else said
     with pytest.raises(PeerError) as refusal:
-        Federation._hand_over(stage.round, message)
+        Federation.hand_over(stage.round, message)
     assert refusal.value.code == case["error"]
     assert lie["from"] not in stage.round.answered()
 

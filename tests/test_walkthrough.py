@@ -5,11 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from coordinator.protocol.round import CoordinatorRound
-from participant.protocol.memory import RunMemory
+from participant.protocol.memory import AttemptAdvertised, RunMemory, SharesReleased, SurvivorsSigned, UpdateMasked
 from participant.protocol.round import Participant, Ready, advertise, complete
 from privacy.errors import Phase
 from privacy.secagg import hashes
-from privacy.secagg.messages import AttemptOffer, Position
+from privacy.secagg.messages import (
+    Advertisement,
+    AttemptOffer,
+    DealtShare,
+    Position,
+    Receipt,
+    ShareBundle,
+    SurvivorProposal,
+    SurvivorSignature,
+    UnmaskRequest,
+    UnmaskShares,
+)
+from tests.worlds.expect import expect, expect_all
 from tests.worlds.federation import ADAPTER_HASH, SeededSource
 from tests.worlds.plans import make_plan, verified
 
@@ -35,11 +47,9 @@ def test_one_round_of_five_participants_of_whom_one_drops_out() -> None:
     states = {}
     for name in NAMES:
         step = advertise(parties[name], offer, memories[name], sources[name])
-        assert step.record is not None
-        assert step.message is not None
-        memories[name] = memories[name].apply(step.record)
+        memories[name] = memories[name].apply(expect(AttemptAdvertised, step.record))
         states[name] = step.state
-        coordinator.receive(step.message)
+        coordinator.receive(expect(Advertisement, step.message))
     coordinator.close()
 
     # Section 5.2, SHARE_KEYS. Each checks all advertisements, derives the round's context from them, and deals shares
@@ -48,9 +58,9 @@ def test_one_round_of_five_participants_of_whom_one_drops_out() -> None:
     assert coordinator.phase is Phase.SHARE_KEYS
     shared = {}
     for name in NAMES:
-        dealt = states[name].on_advertisements(coordinator.outbox(name), sources[name])
+        dealt = states[name].on_advertisements(expect_all(Advertisement, coordinator.outbox(name)), sources[name])
         shared[name] = dealt.state
-        coordinator.receive(dealt.message)
+        coordinator.receive(expect(ShareBundle, dealt.message))
     coordinator.close()
 
     # Section 5.3, COLLECT_MASKED. Each opens the shares it was dealt, trains, and adds one mask stream for each peer
@@ -58,35 +68,38 @@ def test_one_round_of_five_participants_of_whom_one_drops_out() -> None:
     updates = {name: np.full(plan.recipe.entries, number, dtype=np.int64) for number, name in enumerate(NAMES, 1)}
     masked_states = {}
     for name in NAMES:
-        ready = shared[name].on_shares(coordinator.outbox(name)).state
+        ready = shared[name].on_shares(expect_all(DealtShare, coordinator.outbox(name))).state
         assert isinstance(ready, Ready)
         if name == "erin":
             continue
-        step, masked = ready.mask(updates[name])
-        memories[name] = memories[name].apply(step.record)
-        masked_states[name] = step.state
+        masking, masked = ready.mask(updates[name])
+        memories[name] = memories[name].apply(expect(UpdateMasked, masking.record))
+        masked_states[name] = masking.state
         plain_words = updates[name].astype("<u4").tobytes()
         assert masked != plain_words, "what leaves is masked"
-        coordinator.accumulate(step.message, masked)
+        coordinator.accumulate(expect(Receipt, masking.message), masked)
     assert coordinator.awaited() == {"erin"}
     coordinator.close()
 
     # Section 5.4, AGREE_SURVIVORS. The survivors sign who they are: the commit point of the round.
     survivors = tuple(masked_states)
     for name in survivors:
-        step = masked_states[name].on_survivors(coordinator.outbox(name), memories[name])
-        memories[name] = memories[name].apply(step.record)
-        coordinator.receive(step.message)
+        proposal = expect(SurvivorProposal, coordinator.outbox(name))
+        signing = masked_states[name].on_survivors(proposal, memories[name])
+        memories[name] = memories[name].apply(expect(SurvivorsSigned, signing.record))
+        coordinator.receive(expect(SurvivorSignature, signing.message))
     coordinator.close()
 
     # Section 5.5, UNMASK. With a quorum's signatures before it, each releases shares: of the survivors' seeds and of
     # erin's masking secret, so that the masks which the others added for her can be removed.
     for name in survivors:
-        step = masked_states[name].on_unmask(coordinator.outbox(name), memories[name])
-        memories[name] = memories[name].apply(step.record)
-        assert [one.owner for one in step.message.seed_shares] == list(survivors)
-        assert [one.owner for one in step.message.masking_shares] == ["erin"]
-        coordinator.receive(step.message)
+        request = expect(UnmaskRequest, coordinator.outbox(name))
+        releasing = masked_states[name].on_unmask(request, memories[name])
+        memories[name] = memories[name].apply(expect(SharesReleased, releasing.record))
+        released = expect(UnmaskShares, releasing.message)
+        assert [share.owner for share in released.seed_shares] == list(survivors)
+        assert [share.owner for share in released.masking_shares] == ["erin"]
+        coordinator.receive(released)
     coordinator.close()
 
     # Section 5.6, RESULT. The coordinator has the exact sum of the survivors and nothing else: 1 + 2 + 3 + 4.

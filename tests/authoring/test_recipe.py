@@ -8,40 +8,7 @@ import pytest
 
 from authoring.recipe import read_recipe
 from privacy.errors import LocalError
-
-RECIPE = """\
-title = "Digits"
-purpose = "Recognise digits"
-method = "ffa-lora"
-rounds = 20
-
-[base]
-name = "digits-vit"
-path = "base"
-
-[task]
-kind = "image-classification"
-data = "digits"
-labels = ["0", "1"]
-image_mean = 0.5
-
-[adapter]
-rank = 4
-alpha = 16
-target_modules = ["q_proj"]
-
-[privacy]
-mode = "distributed"
-epsilon = 8
-delta = 1e-5
-sampling_rate = 0.5
-
-[training]
-learning_rate = 0.1
-
-[evaluation]
-data = "held-out"
-"""
+from tests.worlds.recipes import RECIPE
 
 
 def write(path: Path, *changes: tuple[str, str]) -> Path:

@@ -27,7 +27,7 @@ class Attempt:
                 continue
             told = self.offer if self.round.phase is Phase.ADVERTISE_KEYS else self.round.outbox(name)
             (answer,) = self.federation.participants[name].hear(told)
-            assert Federation._hand_over(self.round, answer)
+            assert Federation.hand_over(self.round, answer)
 
     def reaches(self, phase: Phase) -> None:
         """Everybody answers until a phase begins."""
@@ -102,8 +102,8 @@ def test_a_repeated_message_changes_nothing_and_is_no_offence(phase: Phase) -> N
     attempt.reaches(phase)
     told = attempt.offer if phase is Phase.ADVERTISE_KEYS else attempt.round.outbox("alice")
     (answer,) = attempt.federation.participants["alice"].hear(told)
-    assert Federation._hand_over(attempt.round, answer)
-    assert not Federation._hand_over(attempt.round, answer)
+    assert Federation.hand_over(attempt.round, answer)
+    assert not Federation.hand_over(attempt.round, answer)
     assert attempt.round.answered() == {"alice"}
 
 

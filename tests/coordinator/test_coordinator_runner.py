@@ -25,7 +25,7 @@ from privacy.secagg.messages import Position, Receipt
 from privacy.secret import SecretBytes
 from protos import envelope as env
 from protos.invitation import enrolment_bytes, token_hash
-from tests.worlds.coordinator import EVALUATOR, RUN_ID, World
+from tests.worlds.coordinator import EVALUATOR, RUN_ID, Send, World
 from tests.worlds.federation import SeededSource
 from tests.worlds.plans import signing_key
 
@@ -252,7 +252,7 @@ async def collecting(world: World) -> tuple[Receipt, bytes]:
     """Go on until alice has masked her update, and return it with its receipt, nothing of it sent."""
     caught: list[tuple[Receipt, bytes]] = []
     alice = world.members["alice"]
-    send = alice._send
+    send = alice.send
 
     async def catch(message: object) -> None:
         if isinstance(message, tuple):
@@ -260,10 +260,10 @@ async def collecting(world: World) -> tuple[Receipt, bytes]:
         else:
             await send(message)
 
-    alice._send = catch  # type: ignore[method-assign]  # nothing of the upload leaves yet
+    alice.send = catch  # nothing of the upload leaves yet
     while not caught:
         await world.turn()
-    alice._send = send  # type: ignore[method-assign]  # and now it may
+    alice.send = send  # and now it may
     return caught[0]
 
 
@@ -395,13 +395,13 @@ def test_late_messages_of_a_finished_round_change_nothing_and_are_no_error(world
     async def scenario() -> None:
         sent: list[tuple[str, object]] = []
         for member in world.members.values():
-            send = member._send
+            send = member.send
 
-            async def keep(message: object, name: str = member.name, send: object = send) -> None:
+            async def keep(message: object, name: str = member.name, send: Send = send) -> None:
                 sent.append((name, message))
-                await send(message)  # type: ignore[operator]  # the bound method above
+                await send(message)
 
-            member._send = keep  # type: ignore[method-assign]  # everything is kept for later
+            member.send = keep  # everything is kept for later
         await world.settle()
         before = world.rounds(), world.attempts()
         for name, message in sent:

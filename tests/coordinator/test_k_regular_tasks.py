@@ -54,7 +54,7 @@ def test_a_whole_round_on_a_k_regular_graph_passes_over_the_wire() -> None:
     while machine.phase is not Phase.RESULT:
         for name in sorted(machine.awaited()):
             for answer in world.participants[name].hear(told(world, machine, name)):
-                assert Federation._hand_over(machine, answer)
+                assert Federation.hand_over(machine, answer)
         machine.close()
     assert (machine.result.total() == world.one_hot(world.participants)).all()
     assert not [one.refusals for one in world.participants.values() if one.refusals]

@@ -18,7 +18,7 @@ from privacy.plan import signed_approval_bytes
 from privacy.secagg.messages import Advertisement, ShareBundle, SurvivorSignature, UnmaskShares
 from protos.envelope import PlanApproved, PlanRefused
 from tests.test_malicious_hybrid import LIES, dealing
-from tests.worlds.coordinator import EVALUATOR, RUN_ID, World
+from tests.worlds.coordinator import EVALUATOR, RUN_ID, Send, World
 from tests.worlds.plans import signing_key
 
 STEP = 2.0**-16  # what one integer stands for in the test plans
@@ -239,16 +239,16 @@ def test_a_revoked_key_ends_the_run(tmp_path: Path) -> None:
 
 def gone_after(world: World, name: str, kind: type[object] | str) -> None:
     """Let a member vanish right after it sent a message of a kind."""
-    member, send = world.members[name], world.members[name]._send
+    member, send = world.members[name], world.members[name].send
 
     async def and_vanish(message: object) -> None:
         await send(message)
         sent = "Receipt" if isinstance(message, tuple) else type(message).__name__
         if sent == (kind if isinstance(kind, str) else kind.__name__):
             member.present = False
-            member._send = send  # type: ignore[method-assign]  # once
+            member.send = send  # once
 
-    member._send = and_vanish  # type: ignore[method-assign]  # a fault on order
+    member.send = and_vanish  # a fault on order
 
 
 @pytest.mark.parametrize(
@@ -415,14 +415,14 @@ def test_a_daemon_killed_after_every_single_message_completes_the_round_exactly(
     world = World(tmp_path, n=5, f=1, rounds=1, suite=suite)
     gone_after(world, "bob", ShareBundle)
     for member in world.members.values():
-        send = member._send
+        send = member.send
 
-        async def then_kill(message: object, send=send) -> None:  # type: ignore[no-untyped-def]  # bound early
+        async def then_kill(message: object, send: Send = send) -> None:
             await send(message)
             world.runner = world.daemon()
             await world.runner.tick()
 
-        member._send = then_kill  # type: ignore[method-assign]  # a fault on order
+        member.send = then_kill  # a fault on order
 
     async def scenario() -> None:
         for _ in range(100):

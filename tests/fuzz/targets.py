@@ -23,12 +23,13 @@ from participant.runs.participation import RoundTask, position_of
 from privacy import canonical, ledger
 from privacy.dp.events import Gaussian, PoissonSampled
 from privacy.errors import LocalError, OnlysumError, PeerError, Phase, PlanError, VerificationError
-from privacy.ledger_entries import Charge, Genesis
+from privacy.ledger_entries import Charge, Entry, Genesis
 from privacy.plan import Plan
-from privacy.secagg.messages import Position, SurvivorProposal, UnmaskRequest
+from privacy.secagg.messages import Advertisement, DealtShare, Position, SurvivorProposal, UnmaskRequest
 from protos import codec
 from protos import envelope as env
 from tests.protos.test_codec import PAIRS
+from tests.worlds.expect import expect_all
 from tests.worlds.federation import Federation
 from tests.worlds.plans import make_plan, signing_key
 from tests.worlds.reports import coordinator_report, participant_report
@@ -74,7 +75,7 @@ def said() -> tuple[env.Submission, ...]:
             told = offer if attempt.phase is Phase.ADVERTISE_KEYS else attempt.outbox(name)
             for answer in federation.participants[name].hear(told):
                 found.append(answer[0] if isinstance(answer, tuple) else answer)
-                Federation._hand_over(attempt, answer)
+                Federation.hand_over(attempt, answer)
         attempt.close()
     return tuple(found)
 
@@ -115,17 +116,17 @@ def _asked() -> Iterator[env.Task]:
     federation = Federation(3, 0)
     attempt = federation.round = CoordinatorRound(federation.plan, federation.offer(1, 1))
     while attempt.phase is not Phase.RESULT:
-        federation._collect(attempt.offer, {}, [])
+        federation.collect(attempt.offer, {}, [])
         attempt.close()
         match attempt.outbox("bob"):
             case SurvivorProposal() as proposal:
                 yield env.SurvivorsProposed(RUN, proposal)
             case UnmaskRequest() as request:
                 yield env.UnmaskRequested(RUN, request)
-            case tuple() as told if attempt.phase is Phase.SHARE_KEYS:
-                yield env.KeysAdvertised(RUN, told)  # type: ignore[arg-type]  # the advertisements of U1
-            case tuple() as told:
-                yield env.SharesDealt(RUN, attempt.offer.position, told)  # type: ignore[arg-type]  # dealt shares
+            case tuple() as advertised if attempt.phase is Phase.SHARE_KEYS:
+                yield env.KeysAdvertised(RUN, expect_all(Advertisement, advertised))
+            case tuple() as dealt:
+                yield env.SharesDealt(RUN, attempt.offer.position, expect_all(DealtShare, dealt))
 
 
 # --- documents ---
@@ -181,7 +182,7 @@ def ledger_target(data: bytes) -> None:
 
 def ledger_seeds() -> list[bytes]:
     """A ledger with its beginning and two charges."""
-    entries = [
+    entries: list[Entry] = [
         Genesis(owner="alice", identity_key=OWNER.public),
         *(
             Charge(

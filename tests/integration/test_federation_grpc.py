@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import onlysum
 from coordinator.database import member_rows
+from coordinator.database.run_rows import RoundRecord
 from coordinator.runs import creation
 from coordinator.runs.global_adapter import RunFiles
 from coordinator.runs.thresholds import Requested
@@ -20,10 +25,11 @@ from participant.daemon.status_file import read_status
 from participant.owner.plan_store import Decision
 from privacy.draft import Recipe
 from privacy.ledger_entries import Unprotected
+from privacy.plan import Plan
 from protos import codec
 from protos.envelope import Role
 from tests.worlds.coordinator import initial_adapter
-from tests.worlds.daemons import NO_CLAIM, PATIENCE_SECONDS, Service, draft, enrol, until
+from tests.worlds.daemons import NO_CLAIM, PATIENCE_SECONDS, Member, Service, draft, enrol, until
 from tests.worlds.plans import make_plan, names
 
 ENTRIES = 12
@@ -37,14 +43,14 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture
-def service(tmp_path):
+def service(tmp_path: Path) -> Iterator[Service]:
     running = Service(tmp_path / "coordinator")
     yield running
     running.stop()
 
 
 @pytest.fixture
-def federation(tmp_path, service, recipe):
+def federation(tmp_path: Path, service: Service, recipe: Recipe) -> Iterator[dict[str, Member]]:
     """Five enrolled participants and an evaluator, all polling."""
     members = {}
     roles = {**dict.fromkeys(names(5), Role.PARTICIPANT), "referee": Role.EVALUATOR}
@@ -58,7 +64,7 @@ def federation(tmp_path, service, recipe):
         one.end()
 
 
-def create_run(service, draft_directory):
+def create_run(service: Service, draft_directory: Path) -> Plan:
     """Sign the draft for all five, as `run create` does."""
     now = int(time.time())
     request = creation.RunRequest(members=names(5), tolerance=Requested(f=1), created_at=now, expires_at=now + 3600)
@@ -69,8 +75,12 @@ def create_run(service, draft_directory):
     return plan
 
 
-def survivors(row):
+def survivors(row: RoundRecord) -> tuple[str, ...]:
     return codec.decode_certificate(row.certificate, sender="coordinator").survivors.ids
+
+
+def has_ended(home: assembly.Opened, run_id: str) -> bool:
+    return home.review.plans.ended(run_id) is not None
 
 
 LOST = {
@@ -82,26 +92,31 @@ LOST = {
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # killed threads
 @pytest.mark.parametrize(("killed", "counted_in_round_2"), LOST.values(), ids=LOST.keys())
 def test_three_rounds_over_mutual_tls_with_a_participant_that_is_lost_and_returns(
-    tmp_path, service, federation, recipe, killed, counted_in_round_2
-):
-    erin_is_back, seen = threading.Event(), {}
+    tmp_path: Path,
+    service: Service,
+    federation: dict[str, Member],
+    recipe: Recipe,
+    killed: bool,
+    counted_in_round_2: int,
+) -> None:
+    erin_is_back, seen = threading.Event(), dict[str, list[int]]()
     erin = federation["erin"]
 
-    def leave(number):
+    def leave(number: int) -> None:
         seen.setdefault("erin", []).append(number)
         if number == 2:
             erin.stop.set()
             if killed:
                 raise SystemExit
 
-    def wait_for_erin(number):
+    def wait_for_erin(number: int) -> None:
         if number == 2:
             erin_is_back.wait(PATIENCE_SECONDS)
 
     erin.on_training, federation["bob"].on_training = leave, wait_for_erin
     plan = create_run(service, draft(tmp_path / "draft", recipe, initial_adapter(ENTRIES)))
     until(erin.stop.is_set, "erin trains in round 2")
-    erin.thread.join(20)
+    erin.join()
     until(lambda: "erin" not in service.live(), "erin is missed")
     erin.start()
     until(lambda: "erin" in service.live(), "erin is back")
@@ -122,7 +137,7 @@ def test_three_rounds_over_mutual_tls_with_a_participant_that_is_lost_and_return
 
     for name in everybody:
         home = assembly.open_home(federation[name].directory)
-        until(lambda home=home: home.review.plans.ended(plan.run_id) is not None, f"{name} hears of the end")
+        until(partial(has_ended, home, plan.run_id), f"{name} hears of the end")
         decision = home.review.plans.decision(plan.run_id)
         assert isinstance(decision, Decision)
         assert (decision.verdict, decision.by, decision.roster_verified) == ("approved", "policy", False)
@@ -138,14 +153,14 @@ def test_three_rounds_over_mutual_tls_with_a_participant_that_is_lost_and_return
 
 
 def test_the_reports_of_coordinator_and_participants_of_one_run_tell_one_history(
-    tmp_path, service, federation, recipe, capsys
-):
+    tmp_path: Path, service: Service, federation: dict[str, Member], recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = create_run(service, draft(tmp_path / "draft", recipe, initial_adapter(ENTRIES), LOCAL))
     until(lambda: service.state(plan.run_id) == "completed", "the run completes")
     reports = {"coordinator": service.home.run(plan.run_id) / "report.json"}
     for name in ("alice", "bob"):
         home = assembly.open_home(federation[name].directory)
-        until(lambda home=home: home.review.plans.ended(plan.run_id) is not None, f"{name} hears of the end")
+        until(partial(has_ended, home, plan.run_id), f"{name} hears of the end")
         reports[name] = home.home.runs / plan.run_id / "report.json"
         until(reports[name].exists, f"{name} reports")
     for one, other in (("coordinator", "alice"), ("alice", "coordinator"), ("alice", "bob")):
@@ -159,22 +174,22 @@ def test_the_reports_of_coordinator_and_participants_of_one_run_tell_one_history
     assert "the spend of 1 run on population patients" in " ".join(capsys.readouterr().out.split())
 
 
-def last_adapter(service, plan):
+def last_adapter(service: Service, plan: Plan) -> NDArray[np.float32]:
     files = RunFiles(service.home.run(plan.run_id))
     return np.frombuffer(files.iterate(plan.recipe.rounds).read_bytes(), dtype="<f4")
 
 
 def test_who_joins_later_or_anew_is_listed_with_its_fingerprint_without_a_restart(
-    tmp_path, service, recipe, monkeypatch
-):
+    tmp_path: Path, service: Service, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(poller, "LISTING_SECONDS", 0.1)
     monkeypatch.setattr(poller, "POLL_SECONDS", 0.2)
 
-    def listed():
+    def listed() -> dict[str, bytes]:
         seen = read_status(assembly.open_home(alice.directory).home)
         return {one.name: one.identity_key for one in seen.members} if seen else {}
 
-    def joined(place):
+    def joined(place: str) -> bytes:
         directory = tmp_path / place
         enrol(service, directory, "bob", Role.PARTICIPANT, recipe)
         return assembly.open_home(directory).owner.identity.public

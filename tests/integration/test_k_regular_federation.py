@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from coordinator.config import Durations
 from coordinator.database import attempt_rows, run_rows
@@ -16,12 +19,15 @@ from coordinator.runs.thresholds import Requested
 from host.system import SystemRandom
 from participant.daemon import assembly
 from participant.owner.plan_store import Decision
+from privacy.canonical import Json
+from privacy.draft import Recipe
+from privacy.plan import Plan
 from privacy.secagg.graph import masking_graph
-from privacy.secagg.messages import Advertisement, Position, ShareBundle
+from privacy.secagg.messages import Advertisement, Position, RoundCertificate, ShareBundle
 from protos import codec
-from protos.envelope import Role
+from protos.envelope import Role, Submission
 from tests.worlds.coordinator import initial_adapter
-from tests.worlds.daemons import POLICY, Service, draft, enrol, until
+from tests.worlds.daemons import POLICY, Member, Service, draft, enrol, until
 from tests.worlds.plans import make_plan, names
 
 EVERYBODY = names(36)
@@ -30,14 +36,14 @@ ACCEPTS = POLICY + '[floors]\ngraphs = ["k-regular"]\n'
 
 
 @pytest.fixture
-def recipe():
+def recipe() -> Recipe:
     initial = hashlib.sha256(initial_adapter(ENTRIES)).hexdigest()
-    changed = {"adapter": {"initial_hash": initial}, "rounds": ROUNDS}
+    changed: Json = {"adapter": {"initial_hash": initial}, "rounds": ROUNDS}
     return make_plan(entries=ENTRIES, recipe=changed)[0].recipe
 
 
 @pytest.fixture
-def service(tmp_path):
+def service(tmp_path: Path) -> Iterator[Service]:
     durations = Durations(phase_seconds=30, update_seconds=60, gather_seconds=2, evaluation_seconds=1)
     running = Service(tmp_path / "coordinator", durations)
     yield running
@@ -45,7 +51,7 @@ def service(tmp_path):
 
 
 @pytest.fixture
-def federation(tmp_path, service, recipe):
+def federation(tmp_path: Path, service: Service, recipe: Recipe) -> Iterator[dict[str, Member]]:
     """All of them polling, with a policy that approves k-regular graphs by itself."""
     members = {
         name: enrol(service, tmp_path / name, name, Role.PARTICIPANT, recipe, policy=ACCEPTS) for name in EVERYBODY
@@ -60,7 +66,7 @@ def federation(tmp_path, service, recipe):
         one.end()
 
 
-def create_run(service, directory):
+def create_run(service: Service, directory: Path) -> Plan:
     now = int(time.time())
     request = creation.RunRequest(
         members=EVERYBODY,
@@ -75,7 +81,7 @@ def create_run(service, directory):
     return plan
 
 
-def messages_of(service, plan, number):
+def messages_of(service: Service, plan: Plan, number: int) -> tuple[RoundCertificate, list[Submission]]:
     """Return what the coordinator received and was handed on in the attempt that completed a round."""
     row = service.rounds(plan.run_id)[number - 1]
     with service.store.read() as connection:
@@ -84,16 +90,16 @@ def messages_of(service, plan, number):
     return codec.decode_certificate(row.certificate, sender="coordinator"), sent
 
 
-def adapter_after(service, plan, number):
+def adapter_after(service: Service, plan: Plan, number: int) -> NDArray[np.float32]:
     files = RunFiles(service.home.run(plan.run_id))
     return np.frombuffer(files.iterate(number).read_bytes(), dtype="<f4")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # killed threads
 def test_the_sum_is_exact_without_two_that_are_killed_and_everybody_dealt_to_its_neighbours_alone(
-    tmp_path, service, federation, recipe
-):
-    def killed(number):
+    tmp_path: Path, service: Service, federation: dict[str, Member], recipe: Recipe
+) -> None:
+    def killed(number: int) -> None:
         raise SystemExit
 
     for name in LOST:
@@ -121,8 +127,8 @@ def test_the_sum_is_exact_without_two_that_are_killed_and_everybody_dealt_to_its
 
 
 def test_a_policy_that_does_not_name_k_regular_graphs_refuses_the_run_and_the_operator_reads_the_rule(
-    tmp_path, service, federation, recipe
-):
+    tmp_path: Path, service: Service, federation: dict[str, Member], recipe: Recipe
+) -> None:
     directory = federation["p030"].directory
     allows = (directory / "policy.toml").read_text()
     (directory / "policy.toml").write_text(allows.replace('[floors]\ngraphs = ["k-regular"]\n', ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from privacy.plan import Plan
 from protos import codec
 from protos.envelope import Role
 from tests.worlds.daemons import Service, until
+from tests.worlds.expect import expect
 from tests.worlds.plans import names
 from tests.worlds.torch_world import image_base, image_rows, recipe_text, text_base, text_rows
 
@@ -87,7 +89,7 @@ class Owner:
 
 
 @pytest.fixture
-def service(tmp_path: Path):
+def service(tmp_path: Path) -> Iterator[Service]:
     durations = Durations(phase_seconds=20, update_seconds=40, gather_seconds=1, evaluation_seconds=20)
     running = Service(tmp_path / "coordinator", durations)
     yield running
@@ -209,7 +211,8 @@ def check_ledger(owner: Owner, plan: Plan) -> None:
     if plan.privacy.mode == "none":
         assert [type(one) for one in entries] == [Unprotected]
         return
-    assert [(one.round, one.event, one.unit) for one in entries] == [
+    charges = [expect(Charge, entry) for entry in entries]
+    assert [(charge.round, charge.event, charge.unit) for charge in charges] == [
         (number, round_event(plan), plan.privacy.unit) for number in (1, 2, 3)
     ]
 

@@ -8,15 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from participant.daemon.status_file import read_status
+from participant.home import Home
 from tests.worlds.enrolled import authority, enrol
 
 
 @pytest.fixture
-def process(tmp_path):
+def process(tmp_path: Path) -> Iterator[tuple[Home, subprocess.Popen[str]]]:
     home = enrol(tmp_path / "alice", authority())
     words = [sys.executable, "-m", "onlysum", "participant", "start", "--config", str(home.directory)]
     running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -24,25 +27,31 @@ def process(tmp_path):
     if running.poll() is None:
         running.kill()
     running.wait(10)
+    assert running.stderr is not None
     running.stderr.close()
 
 
-def until(condition):
+def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_a_daemon_whose_coordinator_is_not_there_stays_and_says_why_once(process):
+def test_a_daemon_whose_coordinator_is_not_there_stays_and_says_why_once(
+    process: tuple[Home, subprocess.Popen[str]],
+) -> None:
     home, running = process
     until(lambda: (seen := read_status(home)) is not None and seen.code == "E-NET-REFUSED")
     time.sleep(1.5)  # several more tries
     assert running.poll() is None
     running.send_signal(signal.SIGTERM)
     assert running.wait(20) == 0
+    assert running.stderr is not None
     lines = [json.loads(line) for line in running.stderr.read().splitlines()]
     trouble = [line for line in lines if line["event"] == "not connected"]
     assert [line["code"] for line in trouble] == ["E-NET-REFUSED"]
     assert "coordinator status" in trouble[0]["next"]
-    assert read_status(home).running is False
+    status = read_status(home)
+    assert status is not None
+    assert status.running is False

@@ -22,7 +22,7 @@ from coordinator.enrolment.authority import Authority
 from participant.link import identity
 from participant.link.channel import Channel, enrol
 from participant.link.identity import Identity
-from privacy.errors import NetworkError, OnlysumError, PeerError, RefusedError, RoundAborted
+from privacy.errors import NetworkError, OnlysumError, PeerError, Phase, RefusedError, RoundAborted
 from privacy.secagg.messages import Position, Receipt
 from protos import codec_transport as wire
 from protos import transport
@@ -177,8 +177,8 @@ def test_a_message_in_anothers_name_is_refused(service: Loopback, channel: Chann
 @pytest.mark.parametrize(
     "error",
     [
-        PeerError("E-MEMBER-REVOKED", participant="alice", phase="handshake", rule="revoked on 2026-01-01"),
-        PeerError("E-ROUND-PHASE", participant="the dealer bob", phase="SHARE_KEYS", rule="1 < 2\nand\u202e so on"),
+        PeerError("E-MEMBER-REVOKED", participant="alice", phase=Phase.HANDSHAKE, rule="revoked on 2026-01-01"),
+        PeerError("E-ROUND-PHASE", participant="the dealer bob", phase=Phase.SHARE_KEYS, rule="1 < 2\nand\u202e so on"),
         RefusedError("E-PLAN-EXPIRED", "it expired"),
         RoundAborted("E-ROUND-TOO-FEW", "2 of 3"),
         NetworkError("E-NET-TIMEOUT", "behind"),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from privacy.errors import PeerError
+from privacy.errors import PeerError, Phase
 from protos.envelope import Abstained, PlanApproved, PlanRefused
-from tests.participant.test_participation import ME
 from tests.worlds.owner import give, policy_text
-from tests.worlds.rehearsal import Rehearsal
+from tests.worlds.rehearsal import ME, Rehearsal
 
 
 @pytest.fixture
-def approved(tmp_path):
+def approved(tmp_path: Path) -> Rehearsal:
     made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
     made.propose()
     made.me.review().approve(made.plan.run_id, who="Anna Meier")
@@ -23,11 +22,11 @@ def approved(tmp_path):
     return made
 
 
-def refuse(made):
+def refuse(made: Rehearsal) -> None:
     made.me.review().refuse(made.plan.run_id, because="not any more", who="Anna Meier")
 
 
-def test_a_refusal_after_an_approval_is_sent_once(approved):
+def test_a_refusal_after_an_approval_is_sent_once(approved: Rehearsal) -> None:
     refuse(approved)
     approved.daemon._clerk.reconsider()
     approved.daemon._clerk.reconsider()
@@ -36,18 +35,18 @@ def test_a_refusal_after_an_approval_is_sent_once(approved):
     assert (refused.code, refused.because) == ("E-POLICY-REFUSED", "not any more")
 
 
-def test_a_refusal_that_was_written_while_the_daemon_was_off_is_sent_at_its_start(approved):
+def test_a_refusal_that_was_written_while_the_daemon_was_off_is_sent_at_its_start(approved: Rehearsal) -> None:
     refuse(approved)
     approved.restart()
     approved.daemon._clerk.reconsider()
     assert [type(one) for one in approved.me.link.take()] == [PlanRefused]
 
 
-def test_a_coordinator_that_does_not_know_the_run_any_more_is_asked_once(approved):
+def test_a_coordinator_that_does_not_know_the_run_any_more_is_asked_once(approved: Rehearsal) -> None:
     refuse(approved)
 
-    def unknown(what):
-        raise PeerError("E-WIRE-UNEXPECTED", participant=ME, phase="plan", rule="no run of this member has this id")
+    def unknown(what: str) -> None:
+        raise PeerError("E-WIRE-UNEXPECTED", participant=ME, phase=Phase.PLAN, rule="no run of this member has this id")
 
     approved.me.link.before = unknown
     approved.daemon._clerk.reconsider()
@@ -56,13 +55,13 @@ def test_a_coordinator_that_does_not_know_the_run_any_more_is_asked_once(approve
     assert approved.me.link.take() == []
 
 
-def test_a_refusal_is_told_although_the_coordinator_did_not_take_the_approval(tmp_path):
+def test_a_refusal_is_told_although_the_coordinator_did_not_take_the_approval(tmp_path: Path) -> None:
     made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
     made.propose()
     made.me.review().approve(made.plan.run_id, who="Anna Meier")
 
-    def not_now(what):
-        raise PeerError("E-WIRE-UNEXPECTED", participant=ME, phase="plan", rule="no answer is expected now")
+    def not_now(what: str) -> None:
+        raise PeerError("E-WIRE-UNEXPECTED", participant=ME, phase=Phase.PLAN, rule="no answer is expected now")
 
     made.me.link.before = not_now
     made.daemon._clerk.reconsider()
@@ -72,11 +71,11 @@ def test_a_refusal_is_told_although_the_coordinator_did_not_take_the_approval(tm
     assert [type(one) for one in made.me.link.take()] == [PlanRefused]
 
 
-def test_no_attempt_is_answered_after_the_approval_was_taken_back(approved):
+def test_no_attempt_is_answered_after_the_approval_was_taken_back(approved: Rehearsal) -> None:
     approved.open()
     approved.phase()
     refuse(approved)
-    assert approved.task() is not None
+    assert approved.due_task() is not None
     approved.ask_me()  # the daemon has not noticed yet: what is under way is not begun anew
     approved.daemon._clerk.reconsider()
     assert [type(one) for one in approved.me.link.take()] == [PlanRefused]
@@ -87,7 +86,7 @@ def test_no_attempt_is_answered_after_the_approval_was_taken_back(approved):
     assert approved.me.ledger().spent("patients") == before
 
 
-def test_an_attempt_that_opens_before_the_daemon_has_noticed_is_abstained_from(approved):
+def test_an_attempt_that_opens_before_the_daemon_has_noticed_is_abstained_from(approved: Rehearsal) -> None:
     refuse(approved)
     approved.open()
     give(approved.daemon, approved.task())
@@ -97,16 +96,11 @@ def test_an_attempt_that_opens_before_the_daemon_has_noticed_is_abstained_from(a
     assert not (approved.me.home.runs / approved.plan.run_id / "journal").exists()
 
 
-def test_a_refusal_during_the_self_check_wins_over_the_approval(tmp_path):
+def test_a_refusal_during_the_self_check_wins_over_the_approval(tmp_path: Path) -> None:
     made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
     made.propose()
     made.me.review().approve(made.plan.run_id, who="Anna Meier")
 
-    class Slow:
-        def prepare(self):
-            refuse(made)
-
-    made.daemon._work = replace(made.daemon._work, make_trainer=lambda job: Slow())
-    made.daemon._runs._work = made.daemon._work
+    made.me.on_prepare = lambda: refuse(made)
     made.daemon._clerk.reconsider()
     assert [type(one) for one in made.me.link.take()] == [PlanRefused]

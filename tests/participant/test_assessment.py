@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from participant.owner.cost import cost_of
 from participant.owner.policy import parse_policy
-from participant.owner.rules import Cost, LocalContext, LocalDataset, Outcome, assess
+from participant.owner.rules import Assessment, LocalContext, Outcome, assess
 from privacy.dp.events import round_event
 from privacy.ledger import RunSpend, Spent, nothing_spent
-from tests.worlds.owner import AUTHORITY, pins, policy_text
-from tests.worlds.plans import CREATED_AT, EXPIRES_AT, make_plan, names, signing_key, verified
-
-ME = "alice"
-
-
-COST = Cost(outsiders=3.0, charged=4.0, all_others=9.0, lifetime_before=0.0, lifetime_after=5.0)
-HERE = LocalContext(
-    me=ME,
-    identity_key=signing_key(ME).public,
-    federation="test-federation",
-    ca_fingerprint=AUTHORITY,
-    now=CREATED_AT + 60,
-    dataset=LocalDataset(name="digits", units=100, rows=100, user_column=None, population="patients"),
-    base_registered=True,
-    cost=COST,
-)
-
+from privacy.plan_parts import Mode
+from tests.worlds.assessed import ALICE, COST, DATASET
+from tests.worlds.owner import pins, policy_text
+from tests.worlds.plans import EXPIRES_AT, make_plan, names, signing_key, verified
 
 TENSORS = make_plan()[0].recipe.adapter.model_dump(mode="json")["tensors"]
 METRICS = {
@@ -37,40 +24,42 @@ METRICS = {
 }
 
 
-def sized(people):
+def sized(people: int) -> str:
     """Return the policy with a public bound on the population's size."""
     return policy_text().replace('unit = "example"', f'unit = "example"\nsize = {people}')
 
 
-def judged(text=None, *, local=HERE, mode="distributed", **plan):
+def judged(
+    text: str | None = None, *, local: LocalContext = ALICE, mode: Mode = "distributed", **plan: Any
+) -> Assessment:
     return assess(make_plan(mode=mode, **plan)[0], parse_policy(text or policy_text()), local)
 
 
-def test_a_plan_within_every_rule_is_approved_by_policy():
+def test_a_plan_within_every_rule_is_approved_by_policy() -> None:
     found = judged()
     assert found.refusal() is None
     assert found.by_policy
     assert found.roster_verified
 
 
-def test_an_empty_policy_refuses_every_plan():
+def test_an_empty_policy_refuses_every_plan() -> None:
     assert judged("[approval]\n").broken
 
 
 @pytest.mark.parametrize(("n", "f"), [(3, 1), (5, 1), (10, 3)])
-def test_the_normal_sizes_of_a_federation_are_workable_with_default_floors(n, f):
+def test_the_normal_sizes_of_a_federation_are_workable_with_default_floors(n: int, f: int) -> None:
     assert judged(policy_text(roster=names(n)[1:]), n=n, f=f).by_policy
 
 
 BROKEN = {
     "another authority than the pinned one": (
-        "coordinator.fingerprint", {"local": replace(HERE, ca_fingerprint="cd" * 32)}
+        "coordinator.fingerprint", {"local": replace(ALICE, ca_fingerprint="cd" * 32)}
     ),
     "no authority pinned": ("coordinator.fingerprint", {"text": policy_text().replace("ca_fingerprint", "# ca_")}),
-    "a plan of another federation": ("plan.federation", {"local": replace(HERE, federation="another")}),
-    "an expired plan": ("plan.expiry", {"local": replace(HERE, now=EXPIRES_AT)}),
+    "a plan of another federation": ("plan.federation", {"local": replace(ALICE, federation="another")}),
+    "an expired plan": ("plan.expiry", {"local": replace(ALICE, now=EXPIRES_AT)}),
     "a roster with another key of mine": (
-        "roster.own-key", {"local": replace(HERE, identity_key=signing_key("mallory").public)}
+        "roster.own-key", {"local": replace(ALICE, identity_key=signing_key("mallory").public)}
     ),
     "a peer whose key is not the pinned one": (
         "roster.pinned", {"text": policy_text().replace(pins(["bob"]), 'bob = "' + "00" * 16 + '"')}
@@ -81,13 +70,13 @@ BROKEN = {
     "too much lost if all collude": (
         "floors.epsilon-if-all-collude", {"text": policy_text() + "[floors]\nmax_epsilon_if_all_collude = 8\n"}
     ),
-    "a dataset that is not registered": ("dataset.registered", {"local": replace(HERE, dataset=None)}),
+    "a dataset that is not registered": ("dataset.registered", {"local": replace(ALICE, dataset=None)}),
     "a dataset without a section": (
-        "dataset.section", {"local": replace(HERE, dataset=replace(HERE.dataset, name="other"))}
+        "dataset.section", {"local": replace(ALICE, dataset=replace(DATASET, name="other"))}
     ),
     "a mode that is not allowed": ("dataset.modes", {"mode": "local"}),
     "another base model": ("dataset.bases", {"text": policy_text(base="ee" * 32)}),
-    "a base that is not here": ("model.registered", {"local": replace(HERE, base_registered=False)}),
+    "a base that is not here": ("model.registered", {"local": replace(ALICE, base_registered=False)}),
     "a method that is not allowed": ("dataset.methods", {"text": policy_text().replace("ffa-lora", "fedit")}),
     "a method that trains other tensors than the plan": (
         "plan.method", {"text": policy_text().replace("ffa-lora", "fedit"), "recipe": {"adapter": {"method": "fedit"}}}
@@ -104,13 +93,13 @@ BROKEN = {
     "too many rounds": ("dataset.rounds", {"text": policy_text(wards="max_rounds = 2")}),
     "too few units": ("dataset.min-units", {"text": policy_text(wards="min_units = 101")}),
     "another size than announced": (
-        "dataset.units", {"local": replace(HERE, dataset=replace(HERE.dataset, units=99, rows=99))}
+        "dataset.units", {"local": replace(ALICE, dataset=replace(DATASET, units=99, rows=99))}
     ),
     "single examples where the data has users": (
-        "dataset.user-unit", {"local": replace(HERE, dataset=replace(HERE.dataset, user_column="patient"))}
+        "dataset.user-unit", {"local": replace(ALICE, dataset=replace(DATASET, user_column="patient"))}
     ),
     "a dataset added for another population": (
-        "dataset.population", {"local": replace(HERE, dataset=replace(HERE.dataset, population="staff"))}
+        "dataset.population", {"local": replace(ALICE, dataset=replace(DATASET, population="staff"))}
     ),
     "a budget in another unit": ("population.unit", {"text": policy_text().replace('"example"', '"user"')}),
     "a plan that understates its epsilon": ("privacy.claim", {"privacy": {"epsilon": "3.9"}}),
@@ -121,20 +110,20 @@ BROKEN = {
         "population.per-run-delta", {"text": policy_text().replace("per_run_delta = 1e-5", "per_run_delta = 1e-6")}
     ),
     "a delta above a tenth of one over the population": (
-        "population.delta", {"text": sized(20_000), "local": HERE}
+        "population.delta", {"text": sized(20_000), "local": ALICE}
     ),
     "a lifetime delta above a tenth of one over the population": (
         "population.lifetime-delta",
         {"text": sized(8_000).replace("lifetime_delta = 1e-6", "lifetime_delta = 2e-5")},
     ),
     "more than a lifetime allows": (
-        "population.lifetime-epsilon", {"local": replace(HERE, cost=replace(COST, lifetime_after=40.1))}
+        "population.lifetime-epsilon", {"local": replace(ALICE, cost=replace(COST, lifetime_after=40.1))}
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("rule", "case"), BROKEN.values(), ids=BROKEN.keys())
-def test_refused_with_the_rule_that_refused(rule, case):
+def test_refused_with_the_rule_that_refused(rule: str, case: dict[str, Any]) -> None:
     found = judged(**case)
     assert [one.name for one in found.broken] == [rule]
     refusal = found.refusal()
@@ -143,20 +132,20 @@ def test_refused_with_the_rule_that_refused(rule, case):
     assert not found.by_policy
 
 
-def test_a_spent_budget_has_a_code_of_its_own():
-    found = judged(local=replace(HERE, cost=replace(COST, lifetime_after=41.0)))
+def test_a_spent_budget_has_a_code_of_its_own() -> None:
+    found = judged(local=replace(ALICE, cost=replace(COST, lifetime_after=41.0)))
     refusal = found.refusal()
     assert refusal is not None
     assert refusal.code == "E-POLICY-BUDGET"
 
 
-def test_an_expired_plan_has_a_code_of_its_own():
-    refusal = judged(local=replace(HERE, now=EXPIRES_AT + 1)).refusal()
+def test_an_expired_plan_has_a_code_of_its_own() -> None:
+    refusal = judged(local=replace(ALICE, now=EXPIRES_AT + 1)).refusal()
     assert refusal is not None
     assert refusal.code == "E-PLAN-EXPIRED"
 
 
-def test_a_member_that_is_not_pinned_needs_a_person_and_leaves_the_roster_unverified():
+def test_a_member_that_is_not_pinned_needs_a_person_and_leaves_the_roster_unverified() -> None:
     found = judged(policy_text(roster=names(5)[1:4]))
     assert not found.roster_verified
     assert not found.broken
@@ -164,36 +153,36 @@ def test_a_member_that_is_not_pinned_needs_a_person_and_leaves_the_roster_unveri
     assert [one.name for one in found.rules if one.outcome is Outcome.NEEDS_APPROVAL] == ["roster.known"]
 
 
-def test_the_policy_may_accept_an_unverified_roster():
+def test_the_policy_may_accept_an_unverified_roster() -> None:
     found = judged(policy_text(roster=(), more="unverified_roster = true"))
     assert found.by_policy
     assert not found.roster_verified
 
 
-def test_approval_by_hand_needs_a_person():
+def test_approval_by_hand_needs_a_person() -> None:
     assert not judged(policy_text(approval="by-hand")).by_policy
 
 
-def test_users_in_the_data_may_be_overruled_by_policy():
-    with_users = replace(HERE, dataset=replace(HERE.dataset, units=40, user_column="patient"))
+def test_users_in_the_data_may_be_overruled_by_policy() -> None:
+    with_users = replace(ALICE, dataset=replace(DATASET, units=40, user_column="patient"))
     assert judged(policy_text(wards="example_level_despite_users = true"), local=with_users).by_policy
 
 
-def test_a_population_is_at_least_as_large_as_its_dataset():
-    many = replace(HERE, dataset=replace(HERE.dataset, units=20_000, rows=20_000))
+def test_a_population_is_at_least_as_large_as_its_dataset() -> None:
+    many = replace(ALICE, dataset=replace(DATASET, units=20_000, rows=20_000))
     found = judged(local=many, roster=[
         {**one.model_dump(), "units": 20_000} for one in make_plan()[0].roster
     ])  # fmt: skip
     assert [one.name for one in found.broken] == ["population.delta"]
 
 
-def test_a_plan_without_privacy_needs_no_budget_but_its_mode_allowed():
-    assert judged(mode="none", local=replace(HERE, cost=None)).by_policy
+def test_a_plan_without_privacy_needs_no_budget_but_its_mode_allowed() -> None:
+    assert judged(mode="none", local=replace(ALICE, cost=None)).by_policy
     text = policy_text().replace('modes = ["distributed", "none"]', 'modes = ["distributed"]')
     assert [one.name for one in judged(text, mode="none").broken] == ["dataset.modes"]
 
 
-def test_the_cost_is_computed_from_the_integers_and_counts_earlier_runs():
+def test_the_cost_is_computed_from_the_integers_and_counts_earlier_runs() -> None:
     plan = verified(make_plan(mode="distributed")[0])
     population = parse_policy(policy_text()).population["patients"]
     fresh = cost_of(plan, population, nothing_spent("patients"))
@@ -208,7 +197,7 @@ def test_the_cost_is_computed_from_the_integers_and_counts_earlier_runs():
     assert later.lifetime_after > later.lifetime_before
 
 
-def test_rounds_that_are_charged_already_are_not_counted_twice():
+def test_rounds_that_are_charged_already_are_not_counted_twice() -> None:
     plan = verified(make_plan(mode="distributed")[0])
     population = parse_policy(policy_text()).population["patients"]
     halfway = Spent(
@@ -223,6 +212,6 @@ def test_rounds_that_are_charged_already_are_not_counted_twice():
     assert later.lifetime_after == pytest.approx(fresh.lifetime_after)
 
 
-def test_a_run_without_privacy_costs_nothing_that_a_number_could_tell():
+def test_a_run_without_privacy_costs_nothing_that_a_number_could_tell() -> None:
     population = parse_policy(policy_text()).population["patients"]
     assert cost_of(verified(make_plan()[0]), population, nothing_spent("patients")) is None

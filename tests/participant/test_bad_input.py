@@ -21,7 +21,8 @@ from participant.owner.registry import Registry
 from privacy import canonical
 from privacy.dp.events import round_event
 from privacy.draft import Draft, PrivacyTarget
-from privacy.errors import REGISTRY, RefusedError
+from privacy.error_codes import REGISTRY
+from privacy.errors import RefusedError
 from privacy.ledger import LifetimeBudget
 from privacy.ledger_entries import Charge
 from privacy.plan import Plan
@@ -83,7 +84,9 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
     return code, lines[0]
 
 
-def test_what_is_spent_is_shown_with_the_reason_why_a_lifetime_counts_more(home: Home, capsys) -> None:
+def test_what_is_spent_is_shown_with_the_reason_why_a_lifetime_counts_more(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = owned_plan(mode="distributed")
     equip(home, MADE, plan)
     assert onlysum.run(["participant", "ledger", "show", "patients"]) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from host.settings import parse
@@ -11,18 +13,18 @@ from participant.owner.policy import parse_policy, policy_template
 from privacy.errors import LocalError
 
 
-def test_the_written_settings_parse_to_the_defaults():
+def test_the_written_settings_parse_to_the_defaults() -> None:
     assert parse(settings_template("alice"), Settings, file="participant.toml") == Settings(name="alice")
 
 
-def test_the_written_policy_allows_nothing():
+def test_the_written_policy_allows_nothing() -> None:
     policy = parse_policy(policy_template("ab" * 16))
     assert not policy.dataset
     assert not policy.population
     assert policy.approval.mode == "by-hand"
 
 
-def test_the_commented_examples_of_the_policy_are_valid_once_uncommented():
+def test_the_commented_examples_of_the_policy_are_valid_once_uncommented() -> None:
     text = policy_template("ab" * 16).replace("HASH", "cd" * 32)
     lines = [
         line[2:] if line.startswith("# ") and ("=" in line or line.startswith("# [")) else line
@@ -41,7 +43,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize(("text", "line", "meant"), UNKNOWN.values(), ids=UNKNOWN.keys())
-def test_an_unknown_setting_is_refused_with_its_line_and_a_suggestion(text, line, meant):
+def test_an_unknown_setting_is_refused_with_its_line_and_a_suggestion(text: str, line: str, meant: str) -> None:
     with pytest.raises(LocalError) as refused:
         parse(text, Settings, file="participant.toml")
     assert refused.value.code == "E-CONFIG-UNKNOWN-KEY"
@@ -58,7 +60,7 @@ OUT_OF_RANGE = {
 
 
 @pytest.mark.parametrize("line", OUT_OF_RANGE.values(), ids=OUT_OF_RANGE.keys())
-def test_a_setting_out_of_its_range_is_refused_with_its_line(line):
+def test_a_setting_out_of_its_range_is_refused_with_its_line(line: str) -> None:
     with pytest.raises(LocalError) as refused:
         parse(f'name = "alice"\n{line}\n', Settings, file="participant.toml")
     assert refused.value.code == "E-CONFIG-INVALID"
@@ -98,7 +100,7 @@ BAD_POLICY = {
 
 
 @pytest.mark.parametrize(("text", "code", "line", "says"), BAD_POLICY.values(), ids=BAD_POLICY.keys())
-def test_a_policy_is_refused_with_its_line(text, code, line, says):
+def test_a_policy_is_refused_with_its_line(text: str, code: str, line: str, says: str) -> None:
     with pytest.raises(LocalError) as refused:
         parse_policy(text)
     assert refused.value.code == code
@@ -106,7 +108,7 @@ def test_a_policy_is_refused_with_its_line(text, code, line, says):
     assert says in refused.value.detail
 
 
-def test_a_window_of_hours_may_pass_midnight():
+def test_a_window_of_hours_may_pass_midnight() -> None:
     from datetime import time
 
     text = POPULATION + '[dataset.wards]\npopulation = "patients"\nhours = "19:00-07:00"\n'
@@ -116,7 +118,7 @@ def test_a_window_of_hours_may_pass_midnight():
     assert not wards.allows_time(time(12, 0))
 
 
-def test_a_directory_that_others_can_read_is_refused_with_the_chmod(tmp_path):
+def test_a_directory_that_others_can_read_is_refused_with_the_chmod(tmp_path: Path) -> None:
     home = Home(tmp_path / "alice")
     home.make()
     home.identity.mkdir(mode=0o700)
@@ -132,7 +134,7 @@ def test_a_directory_that_others_can_read_is_refused_with_the_chmod(tmp_path):
     home.check()
 
 
-def test_a_missing_directory_says_what_to_run(tmp_path):
+def test_a_missing_directory_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(LocalError) as refused:
         Home(tmp_path).check()
     assert refused.value.code == "E-CONFIG-MISSING"

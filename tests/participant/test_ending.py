@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 
 from participant.daemon.process import _end
-from tests.participant.test_participation import ME
 from tests.worlds.owner import policy_text
-from tests.worlds.rehearsal import Rehearsal
+from tests.worlds.rehearsal import ME, Rehearsal
 
 
 def test_the_first_signal_lets_the_step_in_hand_end_and_the_second_does_not() -> None:
@@ -20,7 +20,9 @@ def test_the_first_signal_lets_the_step_in_hand_end_and_the_second_does_not() ->
         _end(stop)
 
 
-def test_a_decision_that_is_damaged_while_the_daemon_runs_is_said_once_and_ends_nothing(tmp_path, capsys):
+def test_a_decision_that_is_damaged_while_the_daemon_runs_is_said_once_and_ends_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
     made.propose()
     decision = made.me.review().plans.directory(made.plan.run_id) / "decision.json"

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from participant.commands.participant import app
+from participant.home import Home
 from participant.owner.policy import parse_policy
 from participant.owner.registry import Registry
-from participant.owner.rules import Outcome, assess
+from participant.owner.rules import Assessment, Outcome, assess
 from privacy.errors import OnlysumError
 from privacy.plan import Plan
-from tests.participant.test_assessment import HERE
+from tests.worlds.assessed import ALICE
 from tests.worlds.enrolled import authority, enrol, equip, propose
 from tests.worlds.owner import owned_plan, pins, policy_text
 from tests.worlds.plans import STRONG, make_plan, names, signing_key
@@ -22,20 +26,21 @@ from tests.worlds.plans import STRONG, make_plan, names, signing_key
 MADE = authority()
 PEERS = names(60)[1:]
 ME = names(60)[0]
+Say = Callable[..., str]
 
 
 def floors(*lines: str) -> str:
     return "\n".join(["[floors]", *lines, ""])
 
 
-def judged(text: str, **plan):
+def judged(text: str, **plan: Any) -> Assessment:
     made, _ = make_plan(**plan)
     me = made.roster[0].id
-    here = replace(HERE, me=me, identity_key=signing_key(me).public, cost=None)
-    return assess(made, parse_policy(text), here)
+    local = replace(ALICE, me=me, identity_key=signing_key(me).public, cost=None)
+    return assess(made, parse_policy(text), local)
 
 
-def outcome(found, rule: str) -> tuple[Outcome, str]:
+def outcome(found: Assessment, rule: str) -> tuple[Outcome, str]:
     (one,) = [one for one in found.rules if one.name == rule]
     return one.outcome, one.says
 
@@ -43,7 +48,7 @@ def outcome(found, rule: str) -> tuple[Outcome, str]:
 # --- the graph ---
 
 
-def test_a_policy_that_approves_by_itself_refuses_a_k_regular_graph_that_it_does_not_name():
+def test_a_policy_that_approves_by_itself_refuses_a_k_regular_graph_that_it_does_not_name() -> None:
     found = judged(policy_text(roster=PEERS), **STRONG)
     assert [one.name for one in found.broken] == ["floors.graphs"]
     assert outcome(found, "floors.graphs") == (
@@ -53,7 +58,7 @@ def test_a_policy_that_approves_by_itself_refuses_a_k_regular_graph_that_it_does
     assert judged(policy_text(roster=PEERS) + floors('graphs = ["complete", "k-regular"]'), **STRONG).by_policy
 
 
-def test_a_person_may_approve_a_k_regular_graph_unless_the_policy_names_others_only():
+def test_a_person_may_approve_a_k_regular_graph_unless_the_policy_names_others_only() -> None:
     by_hand = judged(policy_text(roster=PEERS, approval="by-hand"), **STRONG)
     assert outcome(by_hand, "floors.graphs") == (
         Outcome.NEEDS_APPROVAL,
@@ -64,7 +69,7 @@ def test_a_person_may_approve_a_k_regular_graph_unless_the_policy_names_others_o
     assert [one.name for one in strict.broken] == ["floors.graphs"]
 
 
-def test_a_policy_may_ask_for_k_regular_graphs_alone():
+def test_a_policy_may_ask_for_k_regular_graphs_alone() -> None:
     found = judged(policy_text() + floors('graphs = ["k-regular"]'))
     assert outcome(found, "floors.graphs") == (Outcome.BROKEN, "the graph is complete; allowed: k-regular")
 
@@ -73,13 +78,13 @@ def test_a_policy_may_ask_for_k_regular_graphs_alone():
 
 
 @pytest.mark.parametrize(("allowed", "suite", "met"), [("[2]", 1, False), ("[2]", 2, True), ("[1, 2]", 1, True)])
-def test_a_policy_may_set_a_floor_on_the_suite(allowed, suite, met):
+def test_a_policy_may_set_a_floor_on_the_suite(allowed: str, suite: int, met: bool) -> None:
     found = judged(policy_text() + floors(f"suites = {allowed}"), suite=suite)
     assert found.by_policy == met
     assert [one.name for one in found.broken] == ([] if met else ["floors.suites"])
 
 
-def test_without_a_floor_both_suites_are_allowed_and_a_wrong_floor_is_refused():
+def test_without_a_floor_both_suites_are_allowed_and_a_wrong_floor_is_refused() -> None:
     assert judged(policy_text(), suite=2).by_policy
     for wrong in ("suites = [3]", "suites = []", 'graphs = ["ring"]', "graphs = []"):
         with pytest.raises(OnlysumError) as caught:
@@ -91,28 +96,28 @@ def test_without_a_floor_both_suites_are_allowed_and_a_wrong_floor_is_refused():
 
 
 @pytest.fixture
-def home(tmp_path):
+def home(tmp_path: Path) -> Home:
     return enrol(tmp_path / ME, MADE, name=ME)
 
 
 @pytest.fixture
-def say(home, monkeypatch):
+def say(home: Home, monkeypatch: pytest.MonkeyPatch) -> Say:
     monkeypatch.setenv("ONLYSUM_HOME", str(home.directory))
 
-    def run(*words):
+    def run(*words: str) -> str:
         said = CliRunner().invoke(app, list(words), catch_exceptions=False, standalone_mode=False).output
         return said if "--json" in words else " ".join(said.split())
 
     return run
 
 
-def proposed(home, policy: str, plan: Plan) -> str:
+def proposed(home: Home, policy: str, plan: Plan) -> str:
     equip(home, MADE, plan)
     home.policy.write_text(policy.replace("ab" * 32, MADE.fingerprint))
     return propose(home, MADE, plan)
 
 
-def test_the_policy_is_shown_and_checked_with_its_graphs_and_suites(say, home):
+def test_the_policy_is_shown_and_checked_with_its_graphs_and_suites(say: Say, home: Home) -> None:
     home.policy.write_text(policy_text(approval="by-hand"))
     assert "suites: 1, 2; graphs: complete; k-regular is left to a person" in say("policy", "show")
     home.policy.write_text(policy_text())
@@ -127,7 +132,7 @@ def test_the_policy_is_shown_and_checked_with_its_graphs_and_suites(say, home):
     assert not any("suite 1" in one for one in notes)
 
 
-def test_the_rule_that_refuses_a_graph_or_suite_is_explained_and_nobody_approves(say, home):
+def test_the_rule_that_refuses_a_graph_or_suite_is_explained_and_nobody_approves(say: Say, home: Home) -> None:
     policy = policy_text(roster=PEERS) + floors("suites = [2]")
     run = proposed(home, policy, owned_plan(**STRONG))
     explained = {one["rule"]: one["outcome"] for one in json.loads(say("policy", "explain", run, "--json"))}
@@ -139,7 +144,9 @@ def test_the_rule_that_refuses_a_graph_or_suite_is_explained_and_nobody_approves
     assert "floors.suites: the plan has suite 1" in caught.value.detail
 
 
-def test_graph_suite_and_roster_stand_on_the_screen_in_the_page_and_in_the_status(say, home, tmp_path):
+def test_graph_suite_and_roster_stand_on_the_screen_in_the_page_and_in_the_status(
+    say: Say, home: Home, tmp_path: Path
+) -> None:
     plan = owned_plan(**STRONG)
     run = proposed(home, policy_text(roster=PEERS, approval="by-hand"), plan)
     say("plan", "show", run, "--html", str(tmp_path / "plan.html"))
@@ -158,7 +165,7 @@ def test_graph_suite_and_roster_stand_on_the_screen_in_the_page_and_in_the_statu
     assert "graph k-regular: at most 28 neighbours" in say("status")
 
 
-def test_a_complete_graph_and_suite_two_are_named_without_the_warnings(say, home):
+def test_a_complete_graph_and_suite_two_are_named_without_the_warnings(say: Say, home: Home) -> None:
     run = proposed(home, policy_text(roster=PEERS), owned_plan(n=60, f=1, suite=2))
     said = say("plan", "show", run)
     assert "graph complete: everybody masks with everybody; suite 2: X25519 and ML-KEM-768, recordings" in said
@@ -169,7 +176,7 @@ def test_a_complete_graph_and_suite_two_are_named_without_the_warnings(say, home
 # --- who the others are ---
 
 
-def test_who_is_not_pinned_leaves_the_roster_unverified_on_screen_and_in_status(say, home):
+def test_who_is_not_pinned_leaves_the_roster_unverified_on_screen_and_in_status(say: Say, home: Home) -> None:
     run = proposed(home, policy_text(roster=PEERS[1:]), owned_plan(n=60, f=1))
     assert "p001 (not pinned)" in say("plan", "show", run)
     assert "roster: unverified. Compare the fingerprints" in say("plan", "show", run)
@@ -178,7 +185,7 @@ def test_who_is_not_pinned_leaves_the_roster_unverified_on_screen_and_in_status(
     assert json.loads(say("status", "--json"))["plans"][run]["roster"] == "verified", "pinned meanwhile"
 
 
-def test_a_key_other_than_the_pinned_one_is_refused_and_never_called_verified(say, home):
+def test_a_key_other_than_the_pinned_one_is_refused_and_never_called_verified(say: Say, home: Home) -> None:
     pinned = policy_text(roster=PEERS).replace(pins(["p001"]), 'p001 = "' + "00" * 16 + '"')
     run = proposed(home, pinned, owned_plan(n=60, f=1))
     said = say("plan", "show", run)
@@ -193,13 +200,15 @@ def test_a_key_other_than_the_pinned_one_is_refused_and_never_called_verified(sa
     assert "roster.pinned" in caught.value.detail
 
 
-def test_a_dry_run_names_graph_suite_and_roster_and_every_rule_that_is_not_met(say, home, monkeypatch):
+def test_a_dry_run_names_graph_suite_and_roster_and_every_rule_that_is_not_met(
+    say: Say, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Ready:
-        def prepare(self):
+        def prepare(self) -> None:
             """Nothing to check."""
 
     monkeypatch.setattr("participant.daemon.assembly.torch_trainer", lambda job, **_: Ready())
-    found = {"rows": 0, "users": 0, "sha256": "changed"}
+    found: dict[str, object] = {"rows": 0, "users": 0, "sha256": "changed"}
     monkeypatch.setattr("participant.commands.registry._facts", lambda *_: found)
     run = proposed(home, policy_text(roster=PEERS[1:]), owned_plan(**STRONG))
     entry = Registry(home).datasets()[0]

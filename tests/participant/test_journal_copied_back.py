@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from participant.protocol.memory import RunMemory
+from participant.protocol.memory import Record, RunMemory
+from participant.runs.participation import Participation
 from privacy.errors import OnlysumError, PeerError
 from privacy.secagg.messages import Advertisement, RoundCertificate, SurvivorProposal, UnmaskRequest
 from protos.envelope import (
@@ -17,14 +17,14 @@ from protos.envelope import (
     AttemptAborted,
     LedgerHead,
     RoundCompleted,
+    Submission,
     SurvivorsProposed,
     UnmaskRequested,
     Welcome,
 )
+from tests.worlds.expect import expect
 from tests.worlds.owner import give
-from tests.worlds.rehearsal import Rehearsal
-
-ME = "alice"
+from tests.worlds.rehearsal import ME, Rehearsal
 
 
 @dataclass
@@ -43,15 +43,14 @@ class Story:
         return self.rehearsal.me.home.runs / self.rehearsal.plan.run_id
 
     @property
-    def part(self) -> Any:
+    def part(self) -> Participation:
         """The daemon's part in the run."""
-        return self.rehearsal.daemon._runs.part(self.rehearsal.plan.run_id)
+        return self.rehearsal.part
 
     @property
     def memory(self) -> RunMemory:
         """What the daemon's journal says."""
-        found: RunMemory = self.part._journal.memory
-        return found
+        return self.part._journal.memory
 
     def go_back(self, copy: Path) -> None:
         """Put a copy in place, and start a daemon on it."""
@@ -64,7 +63,7 @@ class Story:
         """Let a coordinator say what it has last seen of this participant."""
         self.rehearsal.daemon._compare(Welcome(1, "0", "test-federation", LedgerHead(0, bytes(32)), seen, ()))
 
-    def offered(self, number: int, attempt: int) -> Any:
+    def offered(self, number: int, attempt: int) -> Submission:
         """Return the answer to an offer."""
         self.rehearsal.open(number, attempt)
         give(self.rehearsal.daemon, self.rehearsal.task())
@@ -79,31 +78,31 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     rehearsal.propose()
     directory, journal = (
         rehearsal.me.home.runs / rehearsal.plan.run_id,
-        rehearsal.daemon._runs.part(rehearsal.plan.run_id)._journal,
+        rehearsal.part._journal,
     )
     append = journal.append
 
-    def copied(record: Any) -> None:
+    def copied(record: Record) -> None:
         append(record)
         copies.append((shutil.copytree(directory, path / f"copy-{len(copies)}"), journal.memory))
 
-    journal.append = copied
+    journal.append = copied  # type: ignore[method-assign]  # this journal alone, for its whole life
     rehearsal.open()
     for _ in range(3):
         rehearsal.phase()
     give(rehearsal.daemon, AttemptAborted(rehearsal.plan.run_id, rehearsal.machine.offer.position, "E-ROUND-TOO-FEW"))
-    first = rehearsal.machine.outbox(ME)
+    first = expect(SurvivorProposal, rehearsal.outbox())
     rehearsal.open(1, 2)
     for _ in range(3):
         rehearsal.phase()
-    second = rehearsal.machine.outbox(ME)
+    second = expect(SurvivorProposal, rehearsal.outbox())
     rehearsal.phase()
-    request = rehearsal.machine.outbox(ME)
+    request = expect(UnmaskRequest, rehearsal.outbox())
     rehearsal.phase()
     certificate = rehearsal.finish().certificate
     rehearsal.open(2)
     rehearsal.phase()
-    last = next(one for one in rehearsal.machine.outbox(ME) if one.sender == ME)
+    last = next(one for one in rehearsal.advertisements() if one.sender == ME)
     rehearsal.phase()
     rehearsal.ask_me()
     return Story(rehearsal, copies, last, certificate, (first, second, request))

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from privacy.dp.events import round_event
 from privacy.ledger import LifetimeBudget
 from privacy.ledger_entries import Charge
-from protos.envelope import Abstained, LedgerHead, PlanRefused
-from tests.participant.test_participation import ME
+from privacy.secagg.messages import Advertisement, ShareBundle
+from protos.envelope import Abstained, LedgerHead, PlanRefused, Submission
 from tests.worlds.owner import give, owned_plan, policy_text
 from tests.worlds.plans import CREATED_AT
-from tests.worlds.rehearsal import Rehearsal
+from tests.worlds.rehearsal import ME, Rehearsal
 
 ROOMY = LifetimeBudget("example", 1000.0, 1e-6, 2)
 
 
 @pytest.fixture
-def begun(tmp_path):
+def begun(tmp_path: Path) -> Rehearsal:
     """A run whose first round is charged and summed."""
     made = Rehearsal(tmp_path / ME)
     made.propose()
@@ -28,25 +29,25 @@ def begun(tmp_path):
     return made
 
 
-def meet(made, head):
+def meet(made: Rehearsal, head: LedgerHead) -> None:
     """Let a new daemon shake hands with a coordinator that has seen a head of this member's ledger."""
     made.restart()
     made.me.link.welcome_head = head
-    made.daemon._compare(made.me.link.handshake(None))
+    made.daemon._compare(made.me.link.welcome())
 
 
-def asked(made, number):
+def asked(made: Rehearsal, number: int) -> list[Submission]:
     """Open a round and return what the daemon answers."""
     made.open(number)
     give(made.daemon, made.task())
     return made.me.link.take()
 
 
-def written(made):
+def written(made: Rehearsal) -> list[bytes]:
     return [record.body for record in made.me.ledger().rows()]
 
 
-def test_a_ledger_from_before_the_head_that_was_shown_abstains_and_charges_nothing(begun):
+def test_a_ledger_from_before_the_head_that_was_shown_abstains_and_charges_nothing(begun: Rehearsal) -> None:
     file = begun.me.home.directory / "ledger.db"
     ledger = begun.me.ledger()
     ledger._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -66,29 +67,33 @@ def test_a_ledger_from_before_the_head_that_was_shown_abstains_and_charges_nothi
     assert begun.me.trained == [1, 2]
 
 
-def test_a_ledger_of_another_branch_abstains(begun):
+def test_a_ledger_of_another_branch_abstains(begun: Rehearsal) -> None:
     head = begun.me.ledger().head()
     meet(begun, LedgerHead(head.sequence, bytes(32)))
     before = written(begun)
     (abstained,) = asked(begun, 2)
-    assert (type(abstained), abstained.code) == (Abstained, "E-LEDGER-ROLLBACK")
+    assert isinstance(abstained, Abstained)
+    assert abstained.code == "E-LEDGER-ROLLBACK"
     assert written(begun) == before
 
 
-def test_the_newest_copy_takes_part_again(begun):
+def test_the_newest_copy_takes_part_again(begun: Rehearsal) -> None:
     head = begun.me.ledger().head()
     meet(begun, LedgerHead(head.sequence + 1, bytes(32)))
     assert isinstance(asked(begun, 2)[0], Abstained)
     begun.me.link.welcome_head = head
-    begun.daemon._compare(begun.me.link.handshake(None))
+    begun.daemon._compare(begun.me.link.welcome())
     begun.round(2)
     assert [one.round for one in begun.charges()] == [1, 2]
 
 
-def test_a_budget_that_another_run_spent_after_the_approval_stops_the_next_round_before_it_trains(begun):
+def test_a_budget_that_another_run_spent_after_the_approval_stops_the_next_round_before_it_trains(
+    begun: Rehearsal,
+) -> None:
     budget = "lifetime_epsilon = 40"
     text = begun.me.home.policy.read_text()
     event = round_event(owned_plan(mode="distributed"))
+    assert event is not None
     ledger = begun.me.ledger()
     for number in range(1, 31):
         other = Charge(
@@ -100,11 +105,11 @@ def test_a_budget_that_another_run_spent_after_the_approval_stops_the_next_round
     begun.me.write_policy(text.replace(budget, "lifetime_epsilon = 20"))
     spent = begun.me.ledger().spent("patients")
     begun.open(2)
-    answers = []
-    while begun.task() is not None:
-        give(begun.daemon, begun.task())
+    answers: list[Submission] = []
+    while (task := begun.due_task()) is not None:
+        give(begun.daemon, task)
         answers += begun.me.link.take()
-        if isinstance(answers[-1], Abstained):
+        if not isinstance(answers[-1], Advertisement | ShareBundle):
             break
         begun.machine.receive(answers[-1])
         begun.ask_others()
@@ -115,7 +120,7 @@ def test_a_budget_that_another_run_spent_after_the_approval_stops_the_next_round
     assert begun.me.trained == [1]
 
 
-def test_a_plan_that_the_budget_does_not_cover_is_refused_with_the_names_of_rules_alone(tmp_path):
+def test_a_plan_that_the_budget_does_not_cover_is_refused_with_the_names_of_rules_alone(tmp_path: Path) -> None:
     text = policy_text().replace("lifetime_epsilon = 40", "lifetime_epsilon = 5")
     made = Rehearsal(tmp_path / ME, policy=text)
     (refused,) = made.propose()

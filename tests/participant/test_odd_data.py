@@ -6,7 +6,7 @@ A refusal would tell of the data, so a row that does not fit the plan is an empt
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def written(path: Path, lines: list[Row], change: Callable[[Row], Row]) -> Path:
     return path
 
 
-def without(row: Row, column: str) -> Row:
+def without(row: Mapping[str, Any], column: str) -> Row:
     return {name: value for name, value in row.items() if name != column}
 
 
@@ -137,8 +137,8 @@ def test_an_empty_text_is_an_example_like_any_other(tmp_path: Path) -> None:
     with capture_logs() as logs:
         trainer = world.trainer(SeededRandom(1), dataset=dataset)
     assert logs == []
-    clip = {"sensitivity": world.plan.privacy.sensitivity, "clip_norm": 1.0}
-    assert trainer._sums_loaded.clipped(np.array([PLACE]), **clip).any()
+    sensitivity = world.plan.privacy.sensitivity
+    assert trainer._sums_loaded.clipped(np.array([PLACE]), sensitivity=sensitivity, clip_norm=1.0).any()
 
 
 @pytest.mark.parametrize("mode", MODES)

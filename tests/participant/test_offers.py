@@ -7,17 +7,19 @@ import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from participant.runs import journal as journal_module
+from participant.training.trainer import Progress
 from privacy.errors import LocalError, OnlysumError, PeerError, Phase
 from protos.envelope import Abstained, AttemptOpened, KeysAdvertised, SharesDealt
+from tests.worlds.expect import expect
 from tests.worlds.owner import content, give
-from tests.worlds.rehearsal import Rehearsal, exact
-
-ME = "alice"
+from tests.worlds.rehearsal import ME, Rehearsal, exact
 
 
 @pytest.fixture
@@ -27,8 +29,17 @@ def rehearsal(tmp_path: Path) -> Rehearsal:
     return made
 
 
-def part_of(rehearsal: Rehearsal):
-    return rehearsal.daemon._runs.part(rehearsal.plan.run_id)
+def note_adapters(rehearsal: Rehearsal, seen: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the daemon's trainer note the entries of the adapter that it starts from."""
+    trainer = rehearsal.part._trainer
+    assert trainer is not None, "the run was not prepared"
+    train = trainer.train
+
+    def noting(number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
+        seen.extend(adapter)
+        return train(number, adapter, progress)
+
+    monkeypatch.setattr(trainer, "train", noting)
 
 
 def serve(rehearsal: Rehearsal, data: bytes) -> None:
@@ -37,14 +48,14 @@ def serve(rehearsal: Rehearsal, data: bytes) -> None:
     rehearsal.me.link.contents[content(data).sha256] = data
 
 
-def offered(rehearsal: Rehearsal, number: int, **changes: object) -> OnlysumError:
+def offered(rehearsal: Rehearsal, number: int, **changes: Any) -> OnlysumError:
     """Return the refusal of an offer of the adapter that is served, with the offer or its content changed."""
     rehearsal.open(number)
-    task = rehearsal.task()
+    task = expect(AttemptOpened, rehearsal.task())
     with pytest.raises(OnlysumError) as refused:
-        part_of(rehearsal).handle(replace(task, **changes))
+        rehearsal.part.handle(replace(task, **changes))
     assert rehearsal.me.link.take() == []
-    assert part_of(rehearsal).highest < (number, 1)
+    assert rehearsal.part.highest < (number, 1)
     return refused.value
 
 
@@ -78,20 +89,19 @@ def test_malicious_adapter_that_is_not_the_one_of_the_offer_is_refused_in_later_
     refused_as_context(offered(rehearsal, 2, adapter=content(other)), "not the one that the offer names")
 
 
-def test_later_rounds_start_from_whatever_adapter_the_offer_names(rehearsal: Rehearsal) -> None:
+def test_later_rounds_start_from_whatever_adapter_the_offer_names(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[float] = []
     rehearsal.round(1)
     serve(rehearsal, np.full(12, 7, dtype="<f4").tobytes())
-    train = part_of(rehearsal)._trainer.train
-    part_of(rehearsal)._trainer.train = lambda number, adapter, show: (
-        seen.extend(adapter) or train(number, adapter, show)
-    )
+    note_adapters(rehearsal, seen, monkeypatch)
     assert ME in exact(rehearsal, rehearsal.round(2))
     assert seen == [7.0] * 12
 
 
 def test_an_initial_adapter_that_was_changed_on_disk_is_not_compared_with(rehearsal: Rehearsal) -> None:
-    kept = part_of(rehearsal)._job.initial_adapter
+    kept = rehearsal.part._job.initial_adapter
     kept.write_bytes(kept.read_bytes() + b"\0")
     error = offered(rehearsal, 1)
     assert isinstance(error, LocalError)
@@ -100,7 +110,7 @@ def test_an_initial_adapter_that_was_changed_on_disk_is_not_compared_with(rehear
 
 def test_malicious_initial_adapter_that_is_no_adapter_is_refused(rehearsal: Rehearsal) -> None:
     """Its hash is the plan's: the operator signed it."""
-    noise, part = b"no tensors", part_of(rehearsal)
+    noise, part = b"no tensors", rehearsal.part
     part._job.initial_adapter.write_bytes(noise)
     recipe = rehearsal.plan.recipe
     adapter = recipe.adapter.model_copy(update={"initial_hash": hashlib.sha256(noise).hexdigest()})
@@ -129,12 +139,11 @@ def test_a_full_disk_when_a_retry_is_opened_leaves_the_attempt_before_its_own_ad
 
     monkeypatch.setattr(journal_module, "_append", full)
     with pytest.raises(LocalError, match="E-DISK-FULL"):
-        part_of(rehearsal).handle(rehearsal.task())
+        rehearsal.part.handle(rehearsal.task())
     monkeypatch.undo()
     seen: list[float] = []
-    part = part_of(rehearsal)
-    train = part._trainer.train
-    part._trainer.train = lambda number, adapter, show: seen.extend(adapter) or train(number, adapter, show)
+    part = rehearsal.part
+    note_adapters(rehearsal, seen, monkeypatch)
     part.handle(shares)
     assert seen == [0.0] * 12
     rehearsal.machine = first
@@ -149,7 +158,7 @@ def until_masked(rehearsal: Rehearsal) -> SharesDealt:
     rehearsal.open()
     rehearsal.phase()
     rehearsal.phase()
-    task = rehearsal.task()
+    task = expect(SharesDealt, rehearsal.task())
     rehearsal.ask_me()
     return task
 
@@ -160,7 +169,7 @@ def test_a_masked_update_that_is_lost_is_not_masked_again(rehearsal: Rehearsal) 
     rehearsal.restart()
     uploads = len(rehearsal.me.link.uploads)
     with pytest.raises(LocalError, match="E-STATE-DAMAGED: the masked update of round 1 is lost"):
-        part_of(rehearsal).handle(task)
+        rehearsal.part.handle(task)
     assert len(rehearsal.me.link.uploads) == uploads
     assert rehearsal.me.link.take() == []
 
@@ -170,7 +179,7 @@ def test_who_has_uploaded_does_not_say_that_it_takes_no_part_in_that_attempt_but
 ) -> None:
     rehearsal.open()
     rehearsal.phase()
-    keys = KeysAdvertised(rehearsal.plan.run_id, rehearsal.machine.outbox(ME))
+    keys = KeysAdvertised(rehearsal.plan.run_id, rehearsal.advertisements())
     rehearsal.phase()
     rehearsal.ask_me()
     give(rehearsal.daemon, keys)
@@ -191,7 +200,7 @@ def test_training_that_fails_is_named_by_its_kind_alone(rehearsal: Rehearsal) ->
     rehearsal.phase()
     rehearsal.phase()
     with pytest.raises(LocalError) as refused:
-        part_of(rehearsal).handle(rehearsal.task())
+        rehearsal.part.handle(rehearsal.task())
     assert refused.value.detail == "training failed with ValueError: abstaining"
     assert refused.value.__cause__ is None
 
@@ -203,7 +212,7 @@ def test_a_named_error_of_training_may_depend_on_the_data_too_and_is_not_passed_
     rehearsal.me.on_training = fail
     until_asked_for_the_upload(rehearsal)
     with pytest.raises(LocalError) as refused:
-        part_of(rehearsal).handle(rehearsal.task())
+        rehearsal.part.handle(rehearsal.task())
     assert (refused.value.code, refused.value.detail) == ("E-BUG", "training failed with LocalError: abstaining")
 
 
@@ -217,18 +226,18 @@ def test_tasks_of_phases_that_are_over_or_to_come_are_not_answered(rehearsal: Re
     """Keys after a restart, shares before keys, shares of another attempt: each is of an attempt that is not here."""
     rehearsal.open()
     rehearsal.phase()
-    keys = KeysAdvertised(rehearsal.plan.run_id, rehearsal.machine.outbox(ME))
+    keys = KeysAdvertised(rehearsal.plan.run_id, rehearsal.advertisements())
     early = SharesDealt(rehearsal.plan.run_id, rehearsal.machine.offer.position, ())
     elsewhere = replace(early, position=replace(early.position, attempt=2))
     for task in (early, elsewhere):
         with pytest.raises(LocalError, match="E-ROUND-PHASE"):
-            part_of(rehearsal).handle(task)
+            rehearsal.part.handle(task)
     rehearsal.phase()
     with pytest.raises(LocalError, match="E-ROUND-PHASE"):
-        part_of(rehearsal).handle(elsewhere)
+        rehearsal.part.handle(elsewhere)
     assert rehearsal.machine.phase is Phase.COLLECT_MASKED
     rehearsal.restart()
     with pytest.raises(LocalError, match="E-ROUND-PHASE"):
-        part_of(rehearsal).handle(keys)
+        rehearsal.part.handle(keys)
     assert rehearsal.me.link.take() == []
     assert rehearsal.me.link.uploads == []

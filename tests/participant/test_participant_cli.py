@@ -9,47 +9,57 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from typer import Typer
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from authoring.plan_command import app as plan_app
 from participant.commands.participant import app
+from participant.home import Home
 from participant.owner.plan_store import PlanStore
 from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError, OnlysumError, RefusedError
 from protos.envelope import Role
 from tests.worlds.enrolled import authority, enrol, equip, propose
+from tests.worlds.expect import expect
 from tests.worlds.owner import owned_plan
 
 MADE = authority()
+Say = Callable[..., str]
 
 
 @pytest.fixture
-def home(tmp_path):
+def home(tmp_path: Path) -> Home:
     return enrol(tmp_path / "alice", MADE)
 
 
 @pytest.fixture
-def say(home, monkeypatch):
+def say(home: Home, monkeypatch: pytest.MonkeyPatch) -> Say:
     """Run a command in alice's directory and return what it prints."""
     monkeypatch.setenv("ONLYSUM_HOME", str(home.directory))
 
-    def run(*words, of=app):
+    def run(*words: str, of: Typer = app) -> str:
         result = CliRunner().invoke(of, list(words), catch_exceptions=False, standalone_mode=False)
         return result.output
 
     return run
 
 
-def refused(call):
+def refused(call: Callable[[], object]) -> OnlysumError:
     with pytest.raises(OnlysumError) as caught:
         call()
     return caught.value
 
 
-def proposed(home, **overrides):
+def proposed(home: Home, **overrides: Any) -> str:
     plan = owned_plan(mode="distributed", **overrides)
     equip(home, MADE, plan)
     return propose(home, MADE, plan)
@@ -58,17 +68,17 @@ def proposed(home, **overrides):
 # --- data and models ---
 
 
-def plain_array():
+def plain_array() -> bytes:
     """Return the bytes of one array where several, by name, belong."""
     file = io.BytesIO()
     np.save(file, np.zeros(3))
     return file.getvalue()
 
 
-def arrays(**named):
+def arrays(**named: NDArray[Any]) -> bytes:
     """Return the bytes of an npz file."""
     file = io.BytesIO()
-    np.savez(file, **named)
+    np.savez(file, allow_pickle=True, **named)
     return file.getvalue()
 
 
@@ -83,13 +93,15 @@ def arrays(**named):
         ("a.npz", arrays(label=np.array([{"a": 1}])), "a.npz: not an npz of plain arrays, cut or damaged"),
     ],
 )
-def test_a_file_that_is_not_what_its_name_says_is_refused_in_words(say, tmp_path, name, content, says):
+def test_a_file_that_is_not_what_its_name_says_is_refused_in_words(
+    say: Say, tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     error = refused(lambda: say("dataset", "add", "wards", str(tmp_path / name)))
     assert (error.code, error.detail.replace(" after row 0", "")) == ("E-DATA-PARSE", says)
 
 
-def test_an_evaluator_is_not_told_to_write_a_policy(say, tmp_path, monkeypatch):
+def test_an_evaluator_is_not_told_to_write_a_policy(say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONLYSUM_HOME", str(enrol(tmp_path / "eva", MADE, name="eva", role=Role.EVALUATOR).directory))
     said = say("dataset", "add", "public", rows(tmp_path / "public.csv", "input,label\n1,a\n2,b\n"))
     assert said.splitlines() == [
@@ -98,12 +110,12 @@ def test_an_evaluator_is_not_told_to_write_a_policy(say, tmp_path, monkeypatch):
     ]
 
 
-def rows(path, text):
+def rows(path: Path, text: str) -> str:
     path.write_text(text)
     return str(path)
 
 
-def test_a_dataset_is_parsed_counted_and_registered_and_the_policy_is_still_empty(say, tmp_path):
+def test_a_dataset_is_parsed_counted_and_registered_and_the_policy_is_still_empty(say: Say, tmp_path: Path) -> None:
     data = rows(tmp_path / "wards.csv", "text,label,patient\nfine,0,a\nill,1,a\nwell,0,b\n")
     said = say("dataset", "add", "wards", data, "--user", "patient", "--population", "patients")
     assert "wards: 3 rows, 2 users, registered." in said
@@ -112,7 +124,7 @@ def test_a_dataset_is_parsed_counted_and_registered_and_the_policy_is_still_empt
     assert (listed["name"], listed["units"], listed["population"]) == ("wards", 2, "patients")
 
 
-def test_a_bad_row_is_refused_with_its_number(say, tmp_path):
+def test_a_bad_row_is_refused_with_its_number(say: Say, tmp_path: Path) -> None:
     data = rows(tmp_path / "wards.csv", "text,label,patient\nfine,0,a\nill,1,\n")
     error = refused(lambda: say("dataset", "add", "wards", data, "--user", "patient"))
     assert error.code == "E-DATA-USER"
@@ -120,18 +132,18 @@ def test_a_bad_row_is_refused_with_its_number(say, tmp_path):
     assert json.loads(say("dataset", "list", "--json")) == []
 
 
-def test_a_name_that_cannot_travel_is_refused(say, tmp_path):
+def test_a_name_that_cannot_travel_is_refused(say: Say, tmp_path: Path) -> None:
     data = rows(tmp_path / "wards.csv", "text,label\nfine,0\n")
     assert refused(lambda: say("dataset", "add", "Wards of A", data)).code == "E-USAGE"
 
 
-def test_a_registered_name_is_not_taken_twice(say, tmp_path):
+def test_a_registered_name_is_not_taken_twice(say: Say, tmp_path: Path) -> None:
     data = rows(tmp_path / "wards.csv", "text,label\nfine,0\n")
     say("dataset", "add", "wards", data)
     assert refused(lambda: say("dataset", "add", "wards", data)).code == "E-EXISTS"
 
 
-def test_a_dataset_that_has_changed_is_found_out_and_can_be_removed(say, tmp_path):
+def test_a_dataset_that_has_changed_is_found_out_and_can_be_removed(say: Say, tmp_path: Path) -> None:
     path = tmp_path / "wards.csv"
     say("dataset", "add", "wards", rows(path, "text,label\nfine,0\n"))
     assert "as it was registered" in say("dataset", "test", "wards")
@@ -144,7 +156,7 @@ def test_a_dataset_that_has_changed_is_found_out_and_can_be_removed(say, tmp_pat
     assert path.exists()
 
 
-def test_a_model_is_hashed_and_one_with_a_pickle_is_refused(say, tmp_path):
+def test_a_model_is_hashed_and_one_with_a_pickle_is_refused(say: Say, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -159,7 +171,7 @@ def test_a_model_is_hashed_and_one_with_a_pickle_is_refused(say, tmp_path):
 # --- plans ---
 
 
-def test_the_screen_says_what_an_owner_needs_to_know(say, home):
+def test_the_screen_says_what_an_owner_needs_to_know(say: Say, home: Home) -> None:
     run = proposed(home)
     said = say("plan", "show", run[:8])
     assert max(len(line) for line in said.splitlines()) <= 80
@@ -177,7 +189,9 @@ def test_the_screen_says_what_an_owner_needs_to_know(say, home):
         assert " ".join(words.split()) in " ".join(said.split()), words
 
 
-def test_the_screen_says_why_a_lifetime_counts_more_than_a_run_and_which_order_would_count_less(say, home):
+def test_the_screen_says_why_a_lifetime_counts_more_than_a_run_and_which_order_would_count_less(
+    say: Say, home: Home
+) -> None:
     run = proposed(home)
     said = " ".join(say("plan", "show", run).split())
     assert "Renyi filter of order 2, which holds even where later runs are chosen" in said
@@ -193,7 +207,7 @@ def test_the_screen_says_why_a_lifetime_counts_more_than_a_run_and_which_order_w
     assert "in the policy this run would count" not in said
 
 
-def test_a_plan_without_privacy_says_so_where_an_epsilon_would_stand(say, home):
+def test_a_plan_without_privacy_says_so_where_an_epsilon_would_stand(say: Say, home: Home) -> None:
     plan = owned_plan(mode="none")
     equip(home, MADE, plan)
     said = say("plan", "show", propose(home, MADE, plan))
@@ -201,7 +215,7 @@ def test_a_plan_without_privacy_says_so_where_an_epsilon_would_stand(say, home):
     assert "Epsilon" not in said
 
 
-def test_the_page_for_the_file_asks_nobody_for_anything(say, home, tmp_path):
+def test_the_page_for_the_file_asks_nobody_for_anything(say: Say, home: Home, tmp_path: Path) -> None:
     run = proposed(home)
     page = tmp_path / "plan.html"
     say("plan", "show", run, "--html", str(page))
@@ -212,7 +226,7 @@ def test_the_page_for_the_file_asks_nobody_for_anything(say, home, tmp_path):
     assert refused(lambda: say("plan", "show", run, "--html", str(page))).code == "E-EXISTS"
 
 
-def test_approving_records_who_when_and_what_was_shown(say, home):
+def test_approving_records_who_when_and_what_was_shown(say: Say, home: Home) -> None:
     run = proposed(home)
     assert json.loads(say("plan", "list", "--pending", "--json"))[0]["decision"] == "waits"
     said = json.loads(say("plan", "approve", run[:6], "--as", "Anna Meier", "--json"))
@@ -225,7 +239,7 @@ def test_approving_records_who_when_and_what_was_shown(say, home):
     assert refused(lambda: say("plan", "approve", run)).code == "E-EXISTS"
 
 
-def test_an_approval_may_become_a_refusal_but_not_the_other_way_round(say, home):
+def test_an_approval_may_become_a_refusal_but_not_the_other_way_round(say: Say, home: Home) -> None:
     run = proposed(home)
     say("plan", "approve", run)
     say("plan", "refuse", run, "--because", "we changed our mind")
@@ -235,7 +249,7 @@ def test_an_approval_may_become_a_refusal_but_not_the_other_way_round(say, home)
     assert refused(lambda: say("plan", "approve", run)).code == "E-EXISTS"
 
 
-def test_only_the_approvers_of_the_policy_decide(say, home):
+def test_only_the_approvers_of_the_policy_decide(say: Say, home: Home) -> None:
     plan = owned_plan(mode="distributed")
     equip(home, MADE, plan, more='approvers = ["Anna Meier"]')
     run = propose(home, MADE, plan)
@@ -245,7 +259,7 @@ def test_only_the_approvers_of_the_policy_decide(say, home):
     say("plan", "approve", run, "--as", "Anna Meier")
 
 
-def test_nobody_approves_what_the_policy_refuses(say, home):
+def test_nobody_approves_what_the_policy_refuses(say: Say, home: Home) -> None:
     plan = owned_plan(mode="distributed", f=0)
     equip(home, MADE, plan)
     run = propose(home, MADE, plan)
@@ -258,7 +272,7 @@ def test_nobody_approves_what_the_policy_refuses(say, home):
 # --- policy, ledger, members, state ---
 
 
-def test_the_policy_is_shown_in_words_and_checked(say, home):
+def test_the_policy_is_shown_in_words_and_checked(say: Say, home: Home) -> None:
     assert "every plan is refused" in say("policy", "show")
     proposed(home)
     assert "dataset digits (patients): modes distributed, none; methods ffa-lora" in say("policy", "show")
@@ -269,7 +283,7 @@ def test_the_policy_is_shown_in_words_and_checked(say, home):
     assert "min_survivors" in error.detail
 
 
-def test_the_ledger_is_shown_verified_and_exported(say, home, tmp_path):
+def test_the_ledger_is_shown_verified_and_exported(say: Say, home: Home, tmp_path: Path) -> None:
     proposed(home)
     shown = json.loads(say("ledger", "show", "--json"))
     assert shown["populations"][0]["left"] == 40
@@ -279,20 +293,20 @@ def test_the_ledger_is_shown_verified_and_exported(say, home, tmp_path):
     assert refused(lambda: say("ledger", "show", "nobody")).code == "E-NOT-FOUND"
 
 
-def test_fingerprints_are_the_ones_that_are_compared(say):
+def test_fingerprints_are_the_ones_that_are_compared(say: Say) -> None:
     shown = json.loads(say("member", "fingerprint", "--json"))
     assert shown["authority"] == MADE.fingerprint
     assert len(shown["identity"].replace(" ", "")) == 32
 
 
-def test_the_status_says_what_waits(say, home):
+def test_the_status_says_what_waits(say: Say, home: Home) -> None:
     run = proposed(home)
     state = json.loads(say("status", "--json"))
     assert (state["running"], state["waiting"], state["runs"]) == (False, [run], [])
     assert f"plan show {run[:8]}" in say("status")
 
 
-def test_pausing_and_resuming_leave_a_mark_that_the_daemon_reads(say, home):
+def test_pausing_and_resuming_leave_a_mark_that_the_daemon_reads(say: Say, home: Home) -> None:
     say("pause")
     assert home.pause_mark.exists()
     assert "paused" in say("status")
@@ -300,13 +314,15 @@ def test_pausing_and_resuming_leave_a_mark_that_the_daemon_reads(say, home):
     assert not home.pause_mark.exists()
 
 
-def test_who_has_left_does_not_start_again_but_keeps_the_ledger(say, home):
+def test_who_has_left_does_not_start_again_but_keeps_the_ledger(say: Say, home: Home) -> None:
     say("leave", "--yes")
     assert refused(lambda: say("start")).code == "E-USAGE"
     assert "records, chained" in say("ledger", "verify")
 
 
-def test_a_backup_restores_everything_but_updates(say, home, tmp_path, monkeypatch):
+def test_a_backup_restores_everything_but_updates(
+    say: Say, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = proposed(home)
     say("plan", "approve", run)
     (home.runs / run).mkdir()
@@ -325,7 +341,9 @@ def test_a_backup_restores_everything_but_updates(say, home, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("kept", [0.02, 0.5, 0.99])
-def test_a_part_of_a_backup_restores_nothing(say, home, tmp_path, monkeypatch, kept):
+def test_a_part_of_a_backup_restores_nothing(
+    say: Say, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: float
+) -> None:
     archive = tmp_path / "alice.tar.gz"
     say("backup", str(archive))
     whole = archive.read_bytes()
@@ -339,7 +357,7 @@ def test_a_part_of_a_backup_restores_nothing(say, home, tmp_path, monkeypatch, k
     assert "records, chained" in say("ledger", "verify")
 
 
-def test_the_doctor_finds_what_is_wrong_and_its_bundle_has_no_key(say, home, tmp_path):
+def test_the_doctor_finds_what_is_wrong_and_its_bundle_has_no_key(say: Say, home: Home, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle.zip"
     result = CliRunner().invoke(app, ["doctor", "--bundle", str(bundle), "--json"])
     checks = {one["name"]: one for one in json.loads(result.output)["checks"]}
@@ -350,7 +368,7 @@ def test_the_doctor_finds_what_is_wrong_and_its_bundle_has_no_key(say, home, tmp
     assert sorted(zipfile.ZipFile(bundle).namelist()) == ["doctor.json", "participant.toml", "policy.toml"]
 
 
-def test_a_second_daemon_on_a_directory_is_refused(say, home):
+def test_a_second_daemon_on_a_directory_is_refused(say: Say, home: Home) -> None:
     import fcntl
 
     descriptor = os.open(home.directory / "daemon.lock", os.O_RDWR | os.O_CREAT)
@@ -359,7 +377,7 @@ def test_a_second_daemon_on_a_directory_is_refused(say, home):
     os.close(descriptor)
 
 
-def test_a_directory_that_others_can_read_is_not_used(say, home):
+def test_a_directory_that_others_can_read_is_not_used(say: Say, home: Home) -> None:
     home.identity.chmod(0o755)
     error = refused(lambda: say("status"))
     assert isinstance(error, LocalError)
@@ -369,7 +387,7 @@ def test_a_directory_that_others_can_read_is_not_used(say, home):
 # --- plan files ---
 
 
-def draft(directory):
+def draft(directory: Path) -> Path:
     directory.mkdir()
     target = PrivacyTarget(
         mode="distributed", unit="example", epsilon="8", delta="0.00001", sampling_rate="0.5", local_steps=1,
@@ -380,7 +398,7 @@ def draft(directory):
     return directory
 
 
-def test_a_draft_is_checked_against_the_files_beside_it(say, tmp_path):
+def test_a_draft_is_checked_against_the_files_beside_it(say: Say, tmp_path: Path) -> None:
     from tests.worlds.owner import INITIAL_ADAPTER
 
     directory = draft(tmp_path / "draft")
@@ -391,7 +409,7 @@ def test_a_draft_is_checked_against_the_files_beside_it(say, tmp_path):
     assert "a valid draft" in say("check", str(directory), of=plan_app)
 
 
-def test_plans_are_shown_and_compared_as_files(say, tmp_path):
+def test_plans_are_shown_and_compared_as_files(say: Say, tmp_path: Path) -> None:
     one, other = tmp_path / "one.json", tmp_path / "other.json"
     one.write_bytes(owned_plan(mode="distributed").to_bytes())
     other.write_bytes(owned_plan(mode="distributed", max_attempts=5).to_bytes())
@@ -403,7 +421,7 @@ def test_plans_are_shown_and_compared_as_files(say, tmp_path):
     assert error.detail.startswith(str(other))
 
 
-def test_help_imports_nothing_heavy():
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from participant.commands.participant import app; from authoring.plan_command import app; "
         "print(sorted({'torch', 'scipy', 'grpc', 'numpy', 'sqlite3'} & set(sys.modules)))"
@@ -412,16 +430,14 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_every_command_has_an_example():
-    from typer.main import get_command
-
-    def walk(group, path):
+def test_every_command_has_an_example() -> None:
+    def walk(group: TyperGroup, path: list[str]) -> Iterator[tuple[str, str]]:
         for name, command in group.commands.items():
-            if hasattr(command, "commands"):
+            if isinstance(command, TyperGroup):
                 yield from walk(command, [*path, name])
             else:
                 yield " ".join([*path, name]), command.help or ""
 
     for root, top in ((app, ["participant"]), (plan_app, ["plan"])):
-        for path, text in walk(get_command(root), top):
+        for path, text in walk(expect(TyperGroup, get_command(root)), top):
             assert f"Example: onlysum {path}" in text, path

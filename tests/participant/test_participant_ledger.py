@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,13 +41,13 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ledger(path: Path):
+def ledger(path: Path) -> Iterator[Ledger]:
     made = Ledger.create(path, owner="alice", key=KEY, at=AT)
     yield made
     made.close()
 
 
-def charge(ledger: Ledger, number: int = 1, **changes: object) -> pure.Record:
+def charge(ledger: Ledger, number: int = 1, **changes: Any) -> pure.Record:
     asked = replace(CHARGE, round=number, **changes)
     return ledger.charge(asked, budget=BUDGET, max_rounds=100, at=AT + number).record
 
@@ -72,7 +74,7 @@ def tamper(path: Path, *statements: str) -> None:
     database.close()
 
 
-def code_of(call) -> str:
+def code_of(call: Callable[[], object]) -> str:
     with pytest.raises(OnlysumError) as caught:
         call()
     return caught.value.code
@@ -119,7 +121,7 @@ def test_a_retry_that_names_another_population_is_refused(ledger: Ledger) -> Non
 
 
 @pytest.mark.parametrize("changes", [{"unit": "user"}, {"relation": "replace-one"}])
-def test_another_unit_or_relation_is_not_added_to_a_population(ledger: Ledger, changes: dict[str, str]) -> None:
+def test_another_unit_or_relation_is_not_added_to_a_population(ledger: Ledger, changes: dict[str, Any]) -> None:
     charge(ledger)
     budget = replace(BUDGET, unit=changes.get("unit", "example"))
     asked = replace(CHARGE, round=1, plan_hash=b"q" * 32, **changes)
@@ -258,7 +260,7 @@ def test_a_full_disk_charges_nothing_and_goes_on_when_there_is_space(ledger: Led
 
 
 def test_a_disk_that_is_full_at_creation_leaves_nothing_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self, entry, *, at):
+    def full(self: Ledger, entry: object, *, at: int) -> None:
         raise LocalError("E-DISK-FULL", "no space")
 
     with monkeypatch.context() as patched:

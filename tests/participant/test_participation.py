@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,34 +16,37 @@ from structlog.testing import capture_logs
 from audit.verify import verify_report
 from participant.owner.plan_store import Decision
 from participant.owner.registry import DatasetEntry
+from participant.protocol.round import Masked
 from privacy.errors import LocalError, NetworkError, PeerError, Phase
 from privacy.ledger_entries import Unprotected
+from privacy.report_model import Claim
 from protos.envelope import (
     Abstained,
     AttemptAborted,
+    AttemptOpened,
     LedgerHead,
+    NumberedTask,
     PlanApproved,
     PlanProposed,
     PlanRefused,
     RunEnded,
     Welcome,
 )
+from tests.worlds.expect import expect
 from tests.worlds.owner import INITIAL_ADAPTER, Killed, content, give, owned_plan, policy_text
 from tests.worlds.plans import names, sign_plan, signing_key
-from tests.worlds.rehearsal import Rehearsal, exact
-
-ME = "alice"
+from tests.worlds.rehearsal import ME, Rehearsal, exact
 
 
 @pytest.fixture
-def rehearsal(tmp_path):
+def rehearsal(tmp_path: Path) -> Rehearsal:
     made = Rehearsal(tmp_path / ME)
     (approved,) = made.propose()
     assert isinstance(approved, PlanApproved)
     return made
 
 
-def test_three_rounds_are_trained_charged_masked_and_summed_exactly(rehearsal):
+def test_three_rounds_are_trained_charged_masked_and_summed_exactly(rehearsal: Rehearsal) -> None:
     for number in (1, 2, 3):
         assert ME in exact(rehearsal, rehearsal.round(number))
     assert rehearsal.me.trained == [1, 2, 3]
@@ -49,13 +54,15 @@ def test_three_rounds_are_trained_charged_masked_and_summed_exactly(rehearsal):
     assert {one.population for one in rehearsal.charges()} == {"patients"}
     give(rehearsal.daemon, RunEnded(rehearsal.plan.run_id, "completed", ""))
     assert rehearsal.blobs() == []
-    assert rehearsal.me.review().plans.ended(rehearsal.plan.run_id).state == "completed"
+    ended = rehearsal.me.review().plans.ended(rehearsal.plan.run_id)
+    assert ended is not None
+    assert ended.state == "completed"
     report = verify_report((rehearsal.me.home.runs / rehearsal.plan.run_id / "report.json").read_bytes()).report
-    assert [len(one.certificate.survivors) for one in report.rounds] == [5, 5, 5]
-    assert (report.made_by.name, report.privacy.charged_rounds, report.roster) == (ME, 3, "verified")
+    assert [one.certificate and len(one.certificate.survivors) for one in report.rounds] == [5, 5, 5]
+    assert (report.made_by.name, expect(Claim, report.privacy).charged_rounds, report.roster) == (ME, 3, "verified")
 
 
-def test_a_report_calls_the_roster_verified_only_if_every_peer_is_pinned_when_it_is_made(rehearsal):
+def test_a_report_calls_the_roster_verified_only_if_every_peer_is_pinned_when_it_is_made(rehearsal: Rehearsal) -> None:
     rehearsal.round(1)
     rehearsal.me.write_policy(policy_text(roster=names(5)[1:4], more="unverified_roster = true"))
     give(rehearsal.daemon, RunEnded(rehearsal.plan.run_id, "aborted", "E-RUN-ABORTED"))
@@ -77,8 +84,10 @@ OPERATIONS = (
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_killed_at_any_point_it_resumes_or_abstains_and_is_counted_at_most_once(rehearsal, operation, when):
-    def killer(what):
+def test_killed_at_any_point_it_resumes_or_abstains_and_is_counted_at_most_once(
+    rehearsal: Rehearsal, operation: str, when: str
+) -> None:
+    def killer(what: str) -> None:
         if what == operation:
             raise Killed
 
@@ -94,7 +103,7 @@ def test_killed_at_any_point_it_resumes_or_abstains_and_is_counted_at_most_once(
     assert ME in exact(rehearsal, rehearsal.round(2))  # back in the next round
 
 
-def test_a_restart_before_masking_forfeits_the_attempt_openly(rehearsal):
+def test_a_restart_before_masking_forfeits_the_attempt_openly(rehearsal: Rehearsal) -> None:
     rehearsal.open()
     rehearsal.phase()
     rehearsal.restart()
@@ -104,14 +113,14 @@ def test_a_restart_before_masking_forfeits_the_attempt_openly(rehearsal):
     assert abstained.code == "E-ROUND-PHASE"
 
 
-def play_until_masked(rehearsal, number=1, attempt=1):
+def play_until_masked(rehearsal: Rehearsal, number: int = 1, attempt: int = 1) -> None:
     rehearsal.open(number, attempt)
     rehearsal.phase()
     rehearsal.phase()
     rehearsal.ask_me()
 
 
-def test_a_retry_masks_the_byte_identical_update_under_fresh_masks(rehearsal):
+def test_a_retry_masks_the_byte_identical_update_under_fresh_masks(rehearsal: Rehearsal) -> None:
     play_until_masked(rehearsal)
     encoded = rehearsal.me.home.runs / rehearsal.plan.run_id / "encoded-1"
     first = encoded.read_bytes()
@@ -126,7 +135,7 @@ def test_a_retry_masks_the_byte_identical_update_under_fresh_masks(rehearsal):
     assert len(rehearsal.charges()) == 1
 
 
-def test_a_retry_whose_encoded_update_is_lost_abstains(rehearsal):
+def test_a_retry_whose_encoded_update_is_lost_abstains(rehearsal: Rehearsal) -> None:
     play_until_masked(rehearsal)
     (rehearsal.me.home.runs / rehearsal.plan.run_id / "encoded-1").unlink()
     rehearsal.restart()
@@ -140,7 +149,7 @@ def test_a_retry_whose_encoded_update_is_lost_abstains(rehearsal):
     assert rehearsal.me.trained == [1]
 
 
-def test_a_retry_after_signing_the_survivors_is_refused(rehearsal):
+def test_a_retry_after_signing_the_survivors_is_refused(rehearsal: Rehearsal) -> None:
     rehearsal.open()
     for _ in range(3):
         rehearsal.phase()
@@ -149,10 +158,11 @@ def test_a_retry_after_signing_the_survivors_is_refused(rehearsal):
     rehearsal.open(1, 2)
     give(rehearsal.daemon, rehearsal.task())
     (abstained,) = rehearsal.me.link.take()
+    assert isinstance(abstained, Abstained)
     assert abstained.code == "E-ROUND-COMMITTED"
 
 
-def test_the_updates_are_erased_when_the_round_closes(rehearsal):
+def test_the_updates_are_erased_when_the_round_closes(rehearsal: Rehearsal) -> None:
     play_until_masked(rehearsal)
     assert rehearsal.blobs() == ["encoded-1", "masked-1-1", "shares-1-1"]
     rehearsal.ask_others()
@@ -163,11 +173,11 @@ def test_the_updates_are_erased_when_the_round_closes(rehearsal):
     assert rehearsal.blobs() == []
 
 
-def test_nothing_that_others_dealt_is_left_on_disk_when_the_round_closes(rehearsal):
+def test_nothing_that_others_dealt_is_left_on_disk_when_the_round_closes(rehearsal: Rehearsal) -> None:
     """Neither the journal nor a backup of it may show later what T participants together could unmask."""
     run = rehearsal.me.home.runs / rehearsal.plan.run_id
     play_until_masked(rehearsal)
-    shares = rehearsal.daemon._runs.part(rehearsal.plan.run_id)._state.shares
+    shares = expect(Masked, rehearsal.part._state).shares
     secrets = [share.hex().encode() for one in shares for share in (one.masking_share, one.seed_share)]
     assert len(secrets) == 10
     assert (run / "shares-1-1").stat().st_mode & 0o777 == 0o600
@@ -183,7 +193,9 @@ def test_nothing_that_others_dealt_is_left_on_disk_when_the_round_closes(rehears
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"[]")])
-def test_a_restart_without_the_shares_of_others_forfeits_the_attempt(rehearsal, damage):
+def test_a_restart_without_the_shares_of_others_forfeits_the_attempt(
+    rehearsal: Rehearsal, damage: Callable[[Path], object]
+) -> None:
     play_until_masked(rehearsal)
     rehearsal.ask_others()
     rehearsal.machine.close()
@@ -193,17 +205,19 @@ def test_a_restart_without_the_shares_of_others_forfeits_the_attempt(rehearsal, 
     assert rehearsal.me.link.take() == [], "it can release nothing, so it signs nothing"
 
 
-def test_the_upload_waits_for_the_plans_time_after_the_start_of_the_attempt(tmp_path):
+def test_the_upload_waits_for_the_plans_time_after_the_start_of_the_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = Rehearsal(tmp_path / ME, privacy={"upload_after_ms": 5000})
     made.propose()
-    waits = []
-    made.daemon._work.sender.pause = waits.append
+    waits: list[float] = []
+    monkeypatch.setattr(made.daemon._work.sender, "pause", waits.append)
     made.me.on_training = lambda number: setattr(made.me.clock, "seconds", made.me.clock.seconds + 2)
     play_until_masked(made)
     assert waits == [pytest.approx(3.0)]
 
 
-def test_a_run_without_privacy_is_noted_once_in_the_ledger(tmp_path):
+def test_a_run_without_privacy_is_noted_once_in_the_ledger(tmp_path: Path) -> None:
     made = Rehearsal(tmp_path / ME, mode="none")
     made.propose()
     for number in (1, 2):
@@ -215,20 +229,22 @@ def test_a_run_without_privacy_is_noted_once_in_the_ledger(tmp_path):
 # --- disk, network, coordinator ---
 
 
-def test_a_full_disk_sends_nothing_and_goes_on_when_there_is_space_again(rehearsal, monkeypatch):
+def test_a_full_disk_sends_nothing_and_goes_on_when_there_is_space_again(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rehearsal.open()
     rehearsal.phase()
     rehearsal.phase()
     real, full = os.fsync, True
 
-    def fsync(descriptor):
+    def fsync(descriptor: int) -> None:
         if full:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    pauses = []
-    rehearsal.daemon._work.sender.pause = pauses.append
+    pauses: list[float] = []
+    monkeypatch.setattr(rehearsal.daemon._work.sender, "pause", pauses.append)
     task = rehearsal.task()
     give(rehearsal.daemon, task)
     assert rehearsal.me.link.take() == []
@@ -244,11 +260,13 @@ def test_a_full_disk_sends_nothing_and_goes_on_when_there_is_space_again(rehears
     assert rehearsal.me.trained == [1]  # the update in memory was kept, not drawn again
 
 
-def test_a_message_is_repeated_until_the_network_takes_it(rehearsal, monkeypatch):
+def test_a_message_is_repeated_until_the_network_takes_it(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("participant.link.delivery.FIRST_PAUSE_SECONDS", 0.001)
     failures = {"Advertisement": 2, "upload": 3, "Receipt": 1}
 
-    def cut(what):
+    def cut(what: str) -> None:
         if failures.get(what, 0) > 0:
             failures[what] -= 1
             raise NetworkError("E-NET-LOST", "cut")
@@ -258,10 +276,10 @@ def test_a_message_is_repeated_until_the_network_takes_it(rehearsal, monkeypatch
     assert set(failures.values()) == {0}
 
 
-def test_a_refused_message_does_not_stop_the_daemon(rehearsal):
-    def refuse(what):
+def test_a_refused_message_does_not_stop_the_daemon(rehearsal: Rehearsal) -> None:
+    def refuse(what: str) -> None:
         if what == "ShareBundle":
-            raise PeerError("E-ROUND-PHASE", participant=ME, phase="SHARE_KEYS", rule="too late")
+            raise PeerError("E-ROUND-PHASE", participant=ME, phase=Phase.SHARE_KEYS, rule="too late")
 
     rehearsal.me.link.before = refuse
     assert ME not in exact(rehearsal, rehearsal.round(1))
@@ -269,41 +287,43 @@ def test_a_refused_message_does_not_stop_the_daemon(rehearsal):
     assert ME in exact(rehearsal, rehearsal.round(2))
 
 
-def test_an_adapter_that_is_not_the_offered_one_is_refused(rehearsal):
+def test_an_adapter_that_is_not_the_offered_one_is_refused(rehearsal: Rehearsal) -> None:
     other = np.ones(rehearsal.plan.recipe.entries, dtype="<f4").tobytes()
     rehearsal.me.link.contents[content(other).sha256] = other
     rehearsal.open()
-    give(rehearsal.daemon, replace(rehearsal.task(), adapter=content(other)))
+    opened = expect(AttemptOpened, rehearsal.task())
+    give(rehearsal.daemon, replace(opened, adapter=content(other)))
     (abstained,) = rehearsal.me.link.take()
+    assert isinstance(abstained, Abstained)
     assert abstained.code == "E-ROUND-CONTEXT"
 
 
-def test_a_first_round_that_starts_elsewhere_than_the_plan_says_is_refused(rehearsal):
+def test_a_first_round_that_starts_elsewhere_than_the_plan_says_is_refused(rehearsal: Rehearsal) -> None:
     rehearsal.adapter = np.ones(rehearsal.plan.recipe.entries, dtype="<f4").tobytes()
     rehearsal.me.link.contents[content(rehearsal.adapter).sha256] = rehearsal.adapter
     rehearsal.open()
     give(rehearsal.daemon, rehearsal.task())
     (abstained,) = rehearsal.me.link.take()
+    assert isinstance(abstained, Abstained)
     assert abstained.code == "E-ROUND-CONTEXT"
 
 
-def test_a_download_with_other_bytes_is_refused(rehearsal):
+def test_a_download_with_other_bytes_is_refused(rehearsal: Rehearsal) -> None:
     rehearsal.me.link.contents[content(rehearsal.adapter).sha256] = rehearsal.adapter[:-1] + b"\1"
     rehearsal.open()
     give(rehearsal.daemon, rehearsal.task())
     (abstained,) = rehearsal.me.link.take()
+    assert isinstance(abstained, Abstained)
     assert abstained.code == "E-WIRE-CHUNK"
 
 
-def test_nothing_is_masked_for_an_attempt_that_closed_during_training(rehearsal):
+def test_nothing_is_masked_for_an_attempt_that_closed_during_training(rehearsal: Rehearsal) -> None:
     rehearsal.open()
     rehearsal.phase()
     rehearsal.phase()
     aborted = AttemptAborted(rehearsal.plan.run_id, rehearsal.machine.offer.position, "E-ROUND-DEADLINE")
 
-    def abort(number):
-        from protos.envelope import NumberedTask
-
+    def abort(number: int) -> None:
         rehearsal.daemon._inbox.put(NumberedTask(b"\7" * 16, aborted))
 
     rehearsal.me.on_training = abort
@@ -311,7 +331,7 @@ def test_nothing_is_masked_for_an_attempt_that_closed_during_training(rehearsal)
     assert rehearsal.me.link.take() == []
     assert rehearsal.blobs() == ["encoded-1"]
     rehearsal.me.on_training = lambda number: None
-    rehearsal.daemon._take(rehearsal.daemon._inbox.get(0))
+    rehearsal.daemon._take(expect(NumberedTask, rehearsal.daemon._inbox.get(0)))
     rehearsal.open(1, 2)
     while rehearsal.machine.phase is not Phase.RESULT:
         rehearsal.phase()
@@ -319,25 +339,23 @@ def test_nothing_is_masked_for_an_attempt_that_closed_during_training(rehearsal)
     assert rehearsal.me.trained == [1]
 
 
-def test_missed_rounds_are_caught_up_and_not_charged(rehearsal):
+def test_missed_rounds_are_caught_up_and_not_charged(rehearsal: Rehearsal) -> None:
     rehearsal.open()
-    give_nothing = rehearsal.ask_me
-    rehearsal.ask_me = lambda: None
     while rehearsal.machine.phase is not Phase.RESULT:
-        rehearsal.phase()
+        rehearsal.ask_others()
+        rehearsal.machine.close()
     result = rehearsal.machine.result
     rehearsal.world.completed.append(result.certificate)
     rehearsal.world.transcript = result.certificate.transcript(rehearsal.world.transcript)
     for name in rehearsal.world.participants:
         if name != ME:
             rehearsal.world.participants[name].hear(result.certificate)
-    rehearsal.ask_me = give_nothing
     assert ME in exact(rehearsal, rehearsal.round(2))
     assert [one.round for one in rehearsal.charges()] == [2]
 
 
-def test_training_that_fails_says_nothing_but_that_it_failed(rehearsal):
-    def fail(number):
+def test_training_that_fails_says_nothing_but_that_it_failed(rehearsal: Rehearsal) -> None:
+    def fail(number: int) -> None:
         raise ValueError("patient 17 has a NaN")
 
     rehearsal.me.on_training = fail
@@ -358,8 +376,8 @@ BEFORE_A_BATCH = {
 
 
 @pytest.mark.parametrize("code", BEFORE_A_BATCH.values(), ids=BEFORE_A_BATCH.keys())
-def test_what_fails_before_a_batch_is_drawn_keeps_its_own_code(rehearsal, code):
-    def refuse(number):
+def test_what_fails_before_a_batch_is_drawn_keeps_its_own_code(rehearsal: Rehearsal, code: str) -> None:
+    def refuse(number: int) -> None:
         raise LocalError(code, "before any data")
 
     rehearsal.me.on_training = refuse
@@ -378,14 +396,13 @@ def test_what_fails_before_a_batch_is_drawn_keeps_its_own_code(rehearsal, code):
 # --- roll-back ---
 
 
-def test_a_journal_that_was_copied_back_refuses_the_run_for_good(rehearsal, tmp_path):
+def test_a_journal_that_was_copied_back_refuses_the_run_for_good(rehearsal: Rehearsal, tmp_path: Path) -> None:
     run = rehearsal.me.home.runs / rehearsal.plan.run_id
     rehearsal.round(1)
     shutil.copytree(run, tmp_path / "backup")
     rehearsal.open(2)
     rehearsal.phase()
-    signed = rehearsal.machine.outbox(ME)
-    mine = next(one for one in signed if one.sender == ME)
+    mine = next(one for one in rehearsal.advertisements() if one.sender == ME)
     shutil.rmtree(run)
     shutil.copytree(tmp_path / "backup", run)
     rehearsal.restart()
@@ -394,16 +411,19 @@ def test_a_journal_that_was_copied_back_refuses_the_run_for_good(rehearsal, tmp_
     rehearsal.open(2, 2)
     give(rehearsal.daemon, rehearsal.task())
     (abstained,) = rehearsal.me.link.take()
+    assert isinstance(abstained, Abstained)
     assert abstained.code == "E-ROUND-TRANSCRIPT"
     rehearsal.restart()  # also after a restart, without a handshake that says so
     give(rehearsal.daemon, rehearsal.task())
-    assert rehearsal.me.link.take()[0].code == "E-ROUND-TRANSCRIPT"
+    (abstained,) = rehearsal.me.link.take()
+    assert isinstance(abstained, Abstained)
+    assert abstained.code == "E-ROUND-TRANSCRIPT"
 
 
-def test_another_members_advertisement_in_the_handshake_proves_nothing(rehearsal):
+def test_another_members_advertisement_in_the_handshake_proves_nothing(rehearsal: Rehearsal) -> None:
     rehearsal.open()
     rehearsal.phase()
-    other = next(one for one in rehearsal.machine.outbox(ME) if one.sender != ME)
+    other = next(one for one in rehearsal.advertisements() if one.sender != ME)
     forged = replace(other, sender=ME)
     rehearsal.restart()
     rehearsal.daemon._compare(Welcome(1, "0", "test-federation", LedgerHead(0, bytes(32)), (other, forged), ()))
@@ -411,11 +431,11 @@ def test_another_members_advertisement_in_the_handshake_proves_nothing(rehearsal
     assert ME in exact(rehearsal, rehearsal.round(1, 2))
 
 
-def test_an_advertisement_of_a_plan_that_is_lost_here_says_nothing_about_other_runs(rehearsal):
+def test_an_advertisement_of_a_plan_that_is_lost_here_says_nothing_about_other_runs(rehearsal: Rehearsal) -> None:
     """Whoever lost that plan's files takes no part in its run; this run goes on."""
     rehearsal.open()
     rehearsal.phase()
-    mine = next(one for one in rehearsal.machine.outbox(ME) if one.sender == ME)
+    mine = next(one for one in rehearsal.advertisements() if one.sender == ME)
     position = replace(mine.position, plan_hash=b"\7" * 32, round=9)
     lost = replace(mine, offer=replace(mine.offer, position=position))
     lost = replace(lost, signature=signing_key(ME).sign(lost.signed_bytes(1)))
@@ -425,13 +445,14 @@ def test_an_advertisement_of_a_plan_that_is_lost_here_says_nothing_about_other_r
     assert ME in exact(rehearsal, rehearsal.round(1, 2))
 
 
-def test_a_ledger_that_was_copied_back_abstains_from_every_run(rehearsal):
+def test_a_ledger_that_was_copied_back_abstains_from_every_run(rehearsal: Rehearsal) -> None:
     rehearsal.round(1)
     head = rehearsal.me.ledger().head()
     rehearsal.daemon._compare(Welcome(1, "0", "f", LedgerHead(head.sequence + 1, b"\1" * 32), (), ()))
     rehearsal.open(2)
     give(rehearsal.daemon, rehearsal.task())
     (abstained,) = rehearsal.me.link.take()
+    assert isinstance(abstained, Abstained)
     assert abstained.code == "E-LEDGER-ROLLBACK"
     rehearsal.daemon._compare(Welcome(1, "0", "f", head, (), ()))
     rehearsal.open(2, 2)
@@ -441,21 +462,23 @@ def test_a_ledger_that_was_copied_back_abstains_from_every_run(rehearsal):
 # --- the owner's word ---
 
 
-def test_a_paused_participant_abstains_and_goes_on_afterwards(rehearsal):
+def test_a_paused_participant_abstains_and_goes_on_afterwards(rehearsal: Rehearsal) -> None:
     rehearsal.me.home.pause_mark.touch()
     rehearsal.open()
     give(rehearsal.daemon, rehearsal.task())
     (abstained,) = rehearsal.me.link.take()
+    assert isinstance(abstained, Abstained)
     assert abstained.code == "E-POLICY-WAITING"
     rehearsal.me.home.pause_mark.unlink()
     assert ME in exact(rehearsal, rehearsal.round(1, 2))
 
 
-def test_an_expired_plan_is_not_trained_any_more(rehearsal):
+def test_an_expired_plan_is_not_trained_any_more(rehearsal: Rehearsal) -> None:
     rehearsal.me.clock.seconds = float(rehearsal.plan.expires_at)
     rehearsal.open()
     give(rehearsal.daemon, rehearsal.task())
     (abstained,) = rehearsal.me.link.take()
+    assert isinstance(abstained, Abstained)
     assert abstained.code == "E-PLAN-EXPIRED"
 
 
@@ -470,17 +493,20 @@ CHANGED_POLICY = {
 
 
 @pytest.mark.parametrize(("text", "code"), CHANGED_POLICY.values(), ids=CHANGED_POLICY.keys())
-def test_a_policy_that_is_changed_during_a_run_counts_from_the_next_attempt(rehearsal, text, code):
+def test_a_policy_that_is_changed_during_a_run_counts_from_the_next_attempt(
+    rehearsal: Rehearsal, text: str, code: str
+) -> None:
     rehearsal.round(1)
     rehearsal.me.write_policy(text)
     rehearsal.open(2)
     give(rehearsal.daemon, rehearsal.task())
     (abstained,) = rehearsal.me.link.take()
+    assert isinstance(abstained, Abstained)
     assert abstained.code == code
     assert rehearsal.me.trained == [1]
 
 
-def test_the_hours_of_the_policy_are_kept(tmp_path):
+def test_the_hours_of_the_policy_are_kept(tmp_path: Path) -> None:
     from datetime import UTC, datetime, timedelta
 
     now = datetime.fromtimestamp(Rehearsal(tmp_path / "one").me.clock.now(), UTC).astimezone()
@@ -490,6 +516,7 @@ def test_the_hours_of_the_policy_are_kept(tmp_path):
     made.open()
     give(made.daemon, made.task())
     (abstained,) = made.me.link.take()
+    assert isinstance(abstained, Abstained)
     assert abstained.code == "E-POLICY-RULE"
     assert made.daemon._runs.is_idle()
 
@@ -497,14 +524,14 @@ def test_the_hours_of_the_policy_are_kept(tmp_path):
 # --- plans ---
 
 
-def test_the_same_run_with_another_plan_is_refused_and_the_first_is_kept(rehearsal):
+def test_the_same_run_with_another_plan_is_refused_and_the_first_is_kept(rehearsal: Rehearsal) -> None:
     other = owned_plan(mode="distributed", f=0)
     give(rehearsal.daemon, PlanProposed(other.run_id, other.to_bytes(), sign_plan(other), content(INITIAL_ADAPTER)))
     assert rehearsal.me.link.take() == []
     assert rehearsal.me.review().plans.get(rehearsal.plan.run_id).plan == rehearsal.plan
 
 
-def test_a_plan_that_another_operator_signed_is_not_kept(tmp_path):
+def test_a_plan_that_another_operator_signed_is_not_kept(tmp_path: Path) -> None:
 
     made = Rehearsal(tmp_path / ME)
     signature = sign_plan(made.plan, signing_key("another operator"))
@@ -512,7 +539,7 @@ def test_a_plan_that_another_operator_signed_is_not_kept(tmp_path):
     assert made.me.review().plans.run_ids() == ()
 
 
-def test_a_plan_by_hand_waits_and_its_approval_is_sent_once_it_is_there(tmp_path):
+def test_a_plan_by_hand_waits_and_its_approval_is_sent_once_it_is_there(tmp_path: Path) -> None:
     made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
     assert made.propose() == []
     made.daemon._clerk.reconsider()
@@ -526,14 +553,14 @@ def test_a_plan_by_hand_waits_and_its_approval_is_sent_once_it_is_there(tmp_path
     assert made.me.link.take() == []
 
 
-def test_a_policy_that_decides_refuses_with_the_names_of_the_rules_alone(tmp_path):
+def test_a_policy_that_decides_refuses_with_the_names_of_the_rules_alone(tmp_path: Path) -> None:
     made = Rehearsal(tmp_path / ME, policy=policy_text(wards="max_rounds = 2"))
     (refused,) = made.propose()
     assert isinstance(refused, PlanRefused)
     assert (refused.code, refused.because) == ("E-POLICY-RULE", "refused by policy: dataset.rounds")
 
 
-def test_a_waiting_plan_is_judged_again_when_the_policy_has_changed(tmp_path):
+def test_a_waiting_plan_is_judged_again_when_the_policy_has_changed(tmp_path: Path) -> None:
     made = Rehearsal(tmp_path / ME, policy=policy_text() + "[floor]\n")
     assert made.propose() == []  # a misspelt section: nothing is decided
     made.me.write_policy(policy_text())
@@ -545,7 +572,7 @@ def test_a_waiting_plan_is_judged_again_when_the_policy_has_changed(tmp_path):
     assert isinstance(approved, PlanApproved)
 
 
-def test_a_paused_participant_rests_once_nothing_is_under_way(rehearsal):
+def test_a_paused_participant_rests_once_nothing_is_under_way(rehearsal: Rehearsal) -> None:
     runs = rehearsal.daemon._runs
     assert not runs.is_idle()
     rehearsal.open()
@@ -560,7 +587,7 @@ def test_a_paused_participant_rests_once_nothing_is_under_way(rehearsal):
     assert not runs.is_idle()
 
 
-def test_a_refusal_is_sent_with_what_the_owner_chose_to_say(tmp_path):
+def test_a_refusal_is_sent_with_what_the_owner_chose_to_say(tmp_path: Path) -> None:
     made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
     made.propose()
     made.me.review().refuse(made.plan.run_id, because="not this year", who="Anna Meier")
@@ -570,23 +597,19 @@ def test_a_refusal_is_sent_with_what_the_owner_chose_to_say(tmp_path):
     assert (refused.code, refused.because) == ("E-POLICY-REFUSED", "not this year")
 
 
-def test_an_approved_plan_that_cannot_be_trained_here_is_refused_with_the_reason(tmp_path):
-    from privacy.errors import LocalError
-
+def test_an_approved_plan_that_cannot_be_trained_here_is_refused_with_the_reason(tmp_path: Path) -> None:
     made = Rehearsal(tmp_path / ME)
 
-    class Broken:
-        def prepare(self):
-            raise LocalError("E-SELF-CHECK", "per-example gradients differ")
+    def broken() -> None:
+        raise LocalError("E-SELF-CHECK", "per-example gradients differ")
 
-    made.daemon._work = replace(made.daemon._work, make_trainer=lambda job: Broken())
-    made.daemon._runs._work = made.daemon._work
+    made.me.on_prepare = broken
     (refused,) = made.propose()
     assert isinstance(refused, PlanRefused)
     assert refused.code == "E-SELF-CHECK"
 
 
-def test_a_round_of_a_plan_that_was_never_approved_is_not_answered(tmp_path):
+def test_a_round_of_a_plan_that_was_never_approved_is_not_answered(tmp_path: Path) -> None:
     made = Rehearsal(tmp_path / ME, policy=policy_text(approval="by-hand"))
     made.propose()
     made.open()
@@ -594,7 +617,7 @@ def test_a_round_of_a_plan_that_was_never_approved_is_not_answered(tmp_path):
     assert made.me.link.take() == []
 
 
-def test_a_dataset_with_users_is_announced_in_users_unless_its_rows_may_be_the_unit(rehearsal):
+def test_a_dataset_with_users_is_announced_in_users_unless_its_rows_may_be_the_unit(rehearsal: Rehearsal) -> None:
     review = rehearsal.me.review()
     review.registry.add(
         DatasetEntry(name="wards", path="/data/wards.csv", added_at=0, rows=24, users=8, user_column="patient")

@@ -76,7 +76,7 @@ def test_a_run_is_found_by_how_its_id_begins_if_only_one_does(plans: PlanStore) 
 def test_what_is_no_run_id_is_no_directory(plans: PlanStore, run_id: str) -> None:
     for ask in (plans.directory, plans.get, plans.decision, plans.ended):
         with pytest.raises(OnlysumError, match="E-NOT-FOUND"):
-            ask(run_id)  # type: ignore[operator]  # each takes a run id
+            ask(run_id)
 
 
 def test_a_plan_that_was_never_proposed_is_not_found(plans: PlanStore) -> None:

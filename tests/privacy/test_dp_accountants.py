@@ -167,7 +167,8 @@ def test_mode_none_has_no_epsilon() -> None:
 def discrete_gaussian(sigma: float, reach: int) -> NDArray[np.float64]:
     at = np.arange(-reach, reach + 1)
     mass = np.exp(-(at**2) / (2 * sigma**2))
-    return mass / mass.sum()
+    normalised: NDArray[np.float64] = mass / mass.sum()
+    return normalised
 
 
 def noise_of_the_sum(exponent: int, honest: int) -> NDArray[np.float64]:

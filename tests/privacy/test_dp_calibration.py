@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -135,7 +136,7 @@ def test_mode_none_has_no_integers_of_noise() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"epsilon": "0"}, {"delta": "0"}, {"delta": "1"}], ids=str)
-def test_a_target_that_claims_nothing_is_none(changes: dict[str, str]) -> None:
+def test_a_target_that_claims_nothing_is_none(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="epsilon, delta and clip_norm must be positive, delta below 1"):
         target(**changes)
 

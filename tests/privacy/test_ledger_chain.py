@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ BUDGET = LifetimeBudget(unit="example", epsilon=8.0, delta=1e-6, order=8)
 GENESIS = Genesis(owner="alice", identity_key=KEY.public)
 
 
-def charge(number: int, plan: bytes = b"p" * 32, **changes: object) -> Charge:
+def charge(number: int, plan: bytes = b"p" * 32, **changes: Any) -> Charge:
     made = Charge(
         run_id="00" * 16,
         plan_hash=plan,
@@ -156,7 +157,7 @@ def test_a_budget_too_small_for_its_order_allows_nothing() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"unit": "user"}, {"relation": "other"}, {"event": Gaussian(9.0)}])
-def test_what_cannot_be_added_is_refused(changes: dict[str, object]) -> None:
+def test_what_cannot_be_added_is_refused(changes: dict[str, Any]) -> None:
     spent = ledger.nothing_spent("patients").with_charge(charge(1))
     with pytest.raises(RefusedError) as caught:
         spent.with_charge(charge(2, **changes))

@@ -48,8 +48,8 @@ def test_packed_lanes_take_less_of_the_wire(
 
 
 def test_words_are_little_endian_two_s_complement() -> None:
-    assert Ring(bits=32).to_bytes(Ring(bits=32).encode(np.array([1, -2]))) == b"\x01\0\0\0\xfe\xff\xff\xff"
-    assert Ring(bits=64).to_bytes(Ring(bits=64).encode(np.array([-1]))) == b"\xff" * 8
+    assert bytes(Ring(bits=32).to_bytes(Ring(bits=32).encode(np.array([1, -2])))) == b"\x01\0\0\0\xfe\xff\xff\xff"
+    assert bytes(Ring(bits=64).to_bytes(Ring(bits=64).encode(np.array([-1])))) == b"\xff" * 8
 
 
 def test_the_lowest_lane_comes_first_and_negative_entries_borrow_from_the_next() -> None:

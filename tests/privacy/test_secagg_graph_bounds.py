@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from privacy.canonical import Json
 from privacy.errors import PlanError
 from privacy.secagg import graph_bounds
 from privacy.secagg.graph import masking_graph
@@ -176,7 +177,7 @@ def test_a_recommended_graph_keeps_enough_holders_when_as_many_drop_out_as_may()
 
 def test_a_plan_of_six_hundred_with_a_third_colluding_and_a_tenth_dropping_out_is_accepted() -> None:
     k, t = recommend(600, 199, 60, rounds=3, attempts=3)
-    graph = {"kind": "k-regular", "neighbours": k, "share_threshold": t, "max_dropouts": 60}
+    graph: dict[str, Json] = {"kind": "k-regular", "neighbours": k, "share_threshold": t, "max_dropouts": 60}
     plan, _ = make_plan(600, 199, min_survivors=540, graph=graph)
     assert (plan.graph.neighbours, plan.share_threshold) == (k, t)
     with pytest.raises(PlanError, match="too weak in neighbourhoods"):

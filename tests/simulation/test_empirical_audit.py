@@ -14,6 +14,7 @@ import onlysum
 from simulation import empirical, empirical_cli
 from simulation.audit_result import CAUGHT_BY, Fault, Setting, Verdict
 from simulation.empirical import DEVIATIONS, audit, judge, observe, scores
+from simulation.faults import while_preparing
 from simulation.laboratory import PROBES, Laboratory, Workbench
 from tests.worlds.seeded import SeededRandom
 
@@ -133,7 +134,7 @@ def names(verdict: Verdict) -> list[str]:
 # --- the command ---
 
 
-def test_the_help_names_every_fault_in_eighty_columns(capsys) -> None:
+def test_the_help_names_every_fault_in_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = command(capsys, "--help")
     assert code == 0
     assert set(Fault) <= set(out.replace(",", " ").replace(".", " ").split())
@@ -153,7 +154,9 @@ def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, 
 
 
 @pytest.mark.usefixtures("small")
-def test_the_command_prints_bound_claim_and_ceiling_and_never_calls_them_a_measurement(capsys) -> None:
+def test_the_command_prints_bound_claim_and_ceiling_and_never_calls_them_a_measurement(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     code, out, _ = command(capsys)
     assert code == 0
     words = " ".join(out.split())
@@ -165,7 +168,9 @@ def test_the_command_prints_bound_claim_and_ceiling_and_never_calls_them_a_measu
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("fault", ["no-noise", "batch-as-one", "exact-metrics"])
-def test_the_command_leaves_with_exit_code_6_when_a_planted_fault_is_caught(fault: str, capsys) -> None:
+def test_the_command_leaves_with_exit_code_6_when_a_planted_fault_is_caught(
+    fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, err = command(capsys, "--plant", fault)
     assert code == 6
     assert "FAIL" in out
@@ -174,7 +179,7 @@ def test_the_command_leaves_with_exit_code_6_when_a_planted_fault_is_caught(faul
 
 
 @pytest.mark.usefixtures("small")
-def test_the_command_prints_json_and_nothing_else(capsys) -> None:
+def test_the_command_prints_json_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = command(capsys, "--plant", "exact-metrics", "--json")
     values = json.loads(out)
     assert code == 6
@@ -182,8 +187,10 @@ def test_the_command_prints_json_and_nothing_else(capsys) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_planted_fault_that_nothing_catches_is_a_bug(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(empirical, "while_training", lambda fault, last: empirical.while_preparing(None))
+def test_a_planted_fault_that_nothing_catches_is_a_bug(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(empirical, "while_training", lambda fault, last: while_preparing(None))
     code, _, err = command(capsys, "--plant", "double-q")
     assert code == 1
     assert "was not caught" in err
@@ -191,7 +198,7 @@ def test_a_planted_fault_that_nothing_catches_is_a_bug(capsys, monkeypatch) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [None, *Fault])
-def test_the_command_as_it_is(fault: Fault | None, capsys) -> None:
+def test_the_command_as_it_is(fault: Fault | None, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = command(capsys, *(("--plant", fault.value) if fault else ()))
     assert code == (6 if fault else 0)
     assert fault is None or f"FAIL {CAUGHT_BY[fault]}" in out

@@ -68,7 +68,7 @@ class Staged:
             if self.round.phase is phase:
                 return
             for name in sorted(self.round.expected()):
-                assert Federation._hand_over(self.round, self.answer(name))
+                assert Federation.hand_over(self.round, self.answer(name))
             self.round.close()
 
     def told(self, name: str) -> Any:

@@ -166,7 +166,7 @@ def _answer(federation: Federation, one: SimulatedParticipant, told: Any) -> Any
     with encapsulating_from(one.source):
         (answer,) = one.hear(told)
     assert federation.round is not None
-    assert Federation._hand_over(federation.round, answer)
+    assert Federation.hand_over(federation.round, answer)
     return answer
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from tests.worlds.plans import CREATED_AT, make_plan, sign_plan, signing_key
 EVALUATOR = "referee"
 RUN_ID = "00112233445566778899aabbccddeeff"
 
+Send = Callable[[Any], Awaitable[None]]  # a message, or a receipt with the masked update that it is for
+
 
 def initial_adapter(entries: int) -> bytes:
     """Return the safetensors file that the small test plans' manifest describes, all zeros but the frozen part."""
@@ -60,6 +63,10 @@ class ScriptedMember:
     present: bool = True
     approves: bool = True
     ended: str = ""
+    send: Send = field(init=False)  # how an answer leaves; a test may put a fault here
+
+    def __post_init__(self) -> None:
+        self.send = self.deliver
 
     @property
     def name(self) -> str:
@@ -75,7 +82,7 @@ class ScriptedMember:
             return False
         self.seen.add(task.id)
         for message in self._answers(task.task):
-            await self._send(message)
+            await self.send(message)
         return True
 
     def _answers(self, task: env.Task) -> list[Any]:
@@ -104,7 +111,8 @@ class ScriptedMember:
                 self.ended = task.state
         return []
 
-    async def _send(self, message: Any) -> None:
+    async def deliver(self, message: Any) -> None:
+        """Hand an answer to the coordinator; what was masked leaves with its receipt, in chunks."""
         match message:
             case (Receipt() as receipt, bytes() as masked):
                 await self.upload(receipt, masked)

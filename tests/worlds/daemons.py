@@ -5,27 +5,34 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.config import Durations, Home, Listener, Settings
 from coordinator.daemon.runner import Runner
 from coordinator.daemon.service import Credentials, serve
 from coordinator.database import member_rows, run_rows
 from coordinator.database.member_rows import TokenRecord
+from coordinator.database.run_rows import EvaluationRecord, RoundRecord
 from coordinator.database.store import Store
 from coordinator.enrolment import authority as ca
 from host.system import SystemClock, SystemRandom
 from participant.daemon import assembly
 from participant.daemon.joining import join
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
+from participant.runs.context import TrainingJob
 from participant.runs.evaluator import Measured
-from participant.training.trainer import OneHotTrainer
-from privacy.draft import Draft, PrivacyTarget
+from participant.training.trainer import OneHotTrainer, Progress, Trainer
+from privacy.draft import Draft, PrivacyTarget, Recipe
 from protos.envelope import Role
 from protos.invitation import encode_invitation, token_hash
+
+T = TypeVar("T")
 
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 60.0
@@ -60,7 +67,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 class Service:
     """The coordinator's daemon, in a thread of its own."""
 
-    def __init__(self, directory, durations=DURATIONS):
+    def __init__(self, directory: Path, durations: Durations = DURATIONS) -> None:
         self.home = Home(directory)
         directory.mkdir()
         self.authority = ca.create_authority(
@@ -79,7 +86,7 @@ class Service:
         self.thread.start()
         self.call(self._start())
 
-    async def _start(self):
+    async def _start(self) -> None:
         self.runner = Runner(
             self.store, self.home, self.settings, self.authority, clock=SystemClock(), random=SystemRandom()
         )
@@ -92,11 +99,14 @@ class Service:
         )
         self.serving = asyncio.create_task(self.runner.serve())
 
-    def call(self, work):
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something on the service's loop and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
 
-    def stop(self):
-        async def end():
+    def stop(self) -> None:
+        """End the service and its thread."""
+
+        async def end() -> None:
             await self.listeners.stop()
             self.serving.cancel()
             await asyncio.gather(self.serving, return_exceptions=True)
@@ -106,7 +116,8 @@ class Service:
         self.thread.join(5)
         self.store.close()
 
-    def invite(self, name, role):
+    def invite(self, name: str, role: Role) -> str:
+        """Return the line with which a member joins."""
         made = ca.invite(
             self.authority,
             federation="test-federation",
@@ -130,18 +141,22 @@ class Service:
             member_rows.add_token(connection, token)
         return encode_invitation(made)
 
-    def live(self):
+    def live(self) -> frozenset[str]:
+        """Return who polls."""
         return self.runner.liveness.all_live()
 
-    def state(self, run_id):
+    def state(self, run_id: str) -> str:
+        """Return a run's state."""
         with self.store.read() as connection:
             return run_rows.find_run(connection, run_id).state.value
 
-    def rounds(self, run_id):
+    def rounds(self, run_id: str) -> tuple[RoundRecord, ...]:
+        """Return what the database says of a run's rounds."""
         with self.store.read() as connection:
             return run_rows.list_rounds(connection, run_id)
 
-    def measured(self, run_id):
+    def measured(self, run_id: str) -> tuple[EvaluationRecord, ...]:
+        """Return what the evaluators measured."""
         with self.store.read() as connection:
             return run_rows.list_evaluations(connection, run_id)
 
@@ -150,31 +165,39 @@ class Service:
 class Member:
     """A daemon on its own directory, in a thread."""
 
-    directory: object
+    directory: Path
     on_training: Callable[[int], None] = lambda number: None
     stop: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
-    adapters: dict = field(default_factory=dict)  # what each round of a run started from
+    adapters: dict[str, list[NDArray[np.float32]]] = field(default_factory=dict)  # that rounds of a run started from
 
-    def start(self):
+    def start(self) -> None:
+        """Start the daemon."""
         self.stop = threading.Event()
         runner = assembly.assemble(self.directory, self.stop, make_trainer=self._trainer, measure=_measure)
         self.thread = threading.Thread(target=runner.run, daemon=True)
         self.thread.start()
 
-    def end(self):
+    def end(self) -> None:
+        """Let the daemon end, which it must."""
         self.stop.set()
-        self.thread.join(20)
+        self.join()
+        assert self.thread is not None
         assert not self.thread.is_alive()
 
-    def _trainer(self, job):
+    def join(self) -> None:
+        """Wait for the daemon's end."""
+        assert self.thread is not None, "the daemon was not started"
+        self.thread.join(20)
+
+    def _trainer(self, job: TrainingJob) -> Trainer:
         member, inner = self, OneHotTrainer(job.verified.plan, job.me)
 
         class Watched:
-            def prepare(self):
+            def prepare(self) -> None:
                 inner.prepare()
 
-            def train(self, round_number, adapter, progress):
+            def train(self, round_number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
                 member.adapters.setdefault(job.verified.plan.run_id, []).append(adapter)
                 member.on_training(round_number)
                 return inner.train(round_number, adapter, progress)
@@ -182,7 +205,7 @@ class Member:
         return Watched()
 
 
-def _measure(job, adapter):
+def _measure(job: TrainingJob, adapter: NDArray[np.float32]) -> Measured:
     return Measured(correct=int(np.count_nonzero(adapter)), examples=100, data_sha256=b"\2" * 32)
 
 
@@ -198,7 +221,8 @@ NO_CLAIM = PrivacyTarget(
 )
 
 
-def draft(directory, recipe, initial, target=NO_CLAIM):
+def draft(directory: Path, recipe: Recipe, initial: bytes, target: PrivacyTarget = NO_CLAIM) -> Path:
+    """Write the directory of a draft and return it."""
     directory.mkdir()
     made = Draft(recipe=recipe, privacy=target, evaluation_data="public-digits")
     (directory / "draft.json").write_bytes(made.to_bytes())
@@ -207,7 +231,7 @@ def draft(directory, recipe, initial, target=NO_CLAIM):
     return directory
 
 
-def enrol(service, directory, name, role, recipe, policy=POLICY):
+def enrol(service: Service, directory: Path, name: str, role: Role, recipe: Recipe, policy: str = POLICY) -> Member:
     """Join a member and let its policy approve the recipe's plans; its daemon is not started yet."""
     join(service.invite(name, role), directory, clock=SystemClock(), random=SystemRandom())
     registry = Registry(assembly.open_home(directory).home)

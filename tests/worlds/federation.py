@@ -213,11 +213,11 @@ class Federation:
         self.shuffle = random.Random(seed)
         self.completed: list[RoundCertificate] = []
         self.transcript = hashes.genesis_transcript(self.plan.hash)
-        self.participants = {name: self._participant(name, seed) for name in sorted(keys)}
+        self.participants = {name: self.new_participant(name, seed) for name in sorted(keys)}
         self.round: CoordinatorRound | None = None
         self.log: list[tuple[str, Any]] = []  # what a coordinator must persist: replayed after its crash
 
-    def _participant(self, name: str, seed: int) -> SimulatedParticipant:
+    def new_participant(self, name: str, seed: int) -> SimulatedParticipant:
         trainer = OneHotTrainer(self.plan.plan, name)
         nothing = np.zeros(self.plan.plan.recipe.entries, dtype=np.float32)
         return SimulatedParticipant(
@@ -242,7 +242,7 @@ class Federation:
         for attempt in range(1, self.plan.plan.max_attempts + 1):
             due = {(fault.participant, fault.phase): fault.kind for fault in faults if fault.attempt == attempt}
             try:
-                return self._attempt(number, attempt, excluded, due, crash_coordinator)
+                return self.run_attempt(number, attempt, excluded, due, crash_coordinator)
             except RoundAborted as error:
                 failure = error
                 assert self.round is not None
@@ -250,7 +250,7 @@ class Federation:
         assert failure is not None
         raise failure
 
-    def _attempt(
+    def run_attempt(
         self,
         number: int,
         attempt: int,
@@ -262,9 +262,9 @@ class Federation:
         self.round, self.log = CoordinatorRound(self.plan, offer, excluded=excluded), []
         on_the_way: list[tuple[float, int, str, Any]] = []
         while self.round.phase is not Phase.RESULT:
-            self._collect(offer, due, on_the_way)
+            self.collect(offer, due, on_the_way)
             if crash_coordinator:
-                self.round = self._replayed(offer, excluded)
+                self.round = self.replayed(offer, excluded)
             self.round.close()
             self.log.append(("close", None))
         result = self.round.result
@@ -275,7 +275,7 @@ class Federation:
                 one.hear(result.certificate)
         return result
 
-    def _collect(self, offer: AttemptOffer, due: dict[tuple[str, Phase], FaultKind], on_the_way: list[Any]) -> None:
+    def collect(self, offer: AttemptOffer, due: dict[tuple[str, Phase], FaultKind], on_the_way: list[Any]) -> None:
         assert self.round is not None
         phase, deadline = self.round.phase, self.clock.seconds + PHASE_SECONDS
         names = sorted(self.round.expected())
@@ -319,28 +319,28 @@ class Federation:
         """Hand a message to the coordinator; one that it refuses changes nothing."""
         assert self.round is not None
         try:
-            accepted = self._hand_over(self.round, message)
+            accepted = self.hand_over(self.round, message)
         except PeerError:
             return
         if accepted:
             self.log.append(("message", message))
 
     @staticmethod
-    def _hand_over(target: CoordinatorRound, message: Any) -> bool:
+    def hand_over(target: CoordinatorRound, message: Any) -> bool:
         match message:
             case (Receipt() as receipt, bytes() as masked):
                 return target.accumulate(receipt, masked)
             case _:
                 return target.receive(message)
 
-    def _replayed(self, offer: AttemptOffer, excluded: frozenset[str]) -> CoordinatorRound:
-        """What a coordinator that was killed rebuilds from what it had made durable."""
+    def replayed(self, offer: AttemptOffer, excluded: frozenset[str]) -> CoordinatorRound:
+        """Return what a coordinator that was killed rebuilds from what it had made durable."""
         rebuilt = CoordinatorRound(self.plan, offer, excluded=excluded)
         for kind, message in self.log:
             if kind == "close":
                 rebuilt.close()
             else:
-                self._hand_over(rebuilt, message)
+                self.hand_over(rebuilt, message)
         return rebuilt
 
     def one_hot(self, survivors: Iterable[str]) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from coordinator.enrolment import authority as ca
 from coordinator.enrolment.authority import Authority
 from participant.link import identity
 from participant.link.identity import Identity
-from privacy.errors import OnlysumError, PeerError
+from privacy.errors import OnlysumError, PeerError, Phase
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.messages import Position
 from protos.envelope import Enrolment, Hello, LedgerHead, Membership, NumberedTask, Role, Submission, Welcome
@@ -75,7 +75,7 @@ class FakeBackend:
     async def admit(self, member: str, certificate: bytes) -> None:
         """Refuse a certificate that was put out of use."""
         if certificate in self.replaced:
-            raise PeerError("E-MEMBER-REVOKED", participant=member, phase="handshake", rule="enrolled again since")
+            raise PeerError("E-MEMBER-REVOKED", participant=member, phase=Phase.HANDSHAKE, rule="enrolled again since")
 
     async def handshake(self, member: str, hello: Hello) -> Welcome:
         """Return an empty welcome."""
@@ -125,7 +125,7 @@ class FakeBackend:
         """Yield pieces of half a chunk."""
         content = self.content.get(sha256)
         if content is None:
-            raise PeerError("E-NOT-FOUND", participant=member, phase="wire", rule="no content of this hash")
+            raise PeerError("E-NOT-FOUND", participant=member, phase=Phase.WIRE, rule="no content of this hash")
         for start in range(offset, len(content), 2**19):
             if self.content_cut and start >= self.content_cut:
                 self.content_cut = 0
@@ -134,7 +134,7 @@ class FakeBackend:
 
 
 def _token(code: str, request: Enrolment) -> PeerError:
-    return PeerError(code, participant=request.name, phase="enrolment", rule=f"token {request.token_id[:8]}")
+    return PeerError(code, participant=request.name, phase=Phase.ENROLMENT, rule=f"token {request.token_id[:8]}")
 
 
 @dataclass

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from participant.config import Settings, settings_template
 from participant.daemon.runner import Runner
@@ -20,7 +22,7 @@ from participant.owner.plan_store import PlanStore
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
 from participant.runs.context import DaemonContext
 from participant.runs.evaluator import Measured
-from participant.training.trainer import OneHotTrainer
+from participant.training.trainer import OneHotTrainer, Progress
 from privacy.plan import Plan
 from privacy.secagg.keys import SigningKey
 from protos.envelope import (
@@ -49,17 +51,21 @@ def content(data: bytes) -> ContentRef:
     return ContentRef(hashlib.sha256(data).digest(), len(data))
 
 
-def owned_plan(**overrides):
+def owned_plan(**overrides: Any) -> Plan:
     """Return a plan whose initial adapter can be downloaded."""
     return make_plan(recipe={"adapter": {"initial_hash": hashlib.sha256(INITIAL_ADAPTER).hexdigest()}}, **overrides)[0]
 
 
-def pins(others, length: int = 32) -> str:
+def pins(others: Iterable[str], length: int = 32) -> str:
     """Return the lines of a policy that pin these members."""
-    return "\n".join(f'{one} = "{hashlib.sha256(signing_key(one).public).hexdigest()[:length]}"' for one in others)
+    return "\n".join(
+        f'{member} = "{hashlib.sha256(signing_key(member).public).hexdigest()[:length]}"' for member in others
+    )
 
 
-def policy_text(*, approval="by-policy", roster=OTHERS, base="", more="", wards="") -> str:
+def policy_text(
+    *, approval: str = "by-policy", roster: Iterable[str] = OTHERS, base: str = "", more: str = "", wards: str = ""
+) -> str:
     """Return a policy that allows the tests' plans."""
     return f"""
 [approval]
@@ -101,6 +107,10 @@ class RecordingLink:
 
     def handshake(self, hello: Hello) -> Welcome:
         """Answer with what the test has seen."""
+        return self.welcome()
+
+    def welcome(self) -> Welcome:
+        """Return what a handshake is answered with."""
         return Welcome(1, "0", "test-federation", self.welcome_head, (), ())
 
     def poll(self, seen: frozenset[bytes], wait_seconds: float) -> NumberedTask | None:
@@ -114,10 +124,10 @@ class RecordingLink:
         self.sent.append(submission)
         self.after(kind)
 
-    def upload(self, upload: UploadAnnounced, source: bytes) -> None:
+    def upload(self, upload: UploadAnnounced, masked: bytes | memoryview) -> None:
         """Keep an upload."""
         self.before("upload")
-        self.uploads.append((upload, source))
+        self.uploads.append((upload, bytes(masked)))
         self.after("upload")
 
     def download_bytes(self, ref: ContentRef) -> bytes:
@@ -159,6 +169,7 @@ class OwnerDirectory:
         self.settings = Settings(name=name)
         self.trained: list[int] = []
         self.on_training: Callable[[int], None] = lambda number: None
+        self.on_prepare: Callable[[], None] = lambda: None
         self.starts = 0
 
     def write_policy(self, text: str) -> None:
@@ -202,9 +213,10 @@ class _Watched:
         self._inner = inner
 
     def prepare(self) -> None:
+        self._owner.on_prepare()
         self._inner.prepare()
 
-    def train(self, round_number, adapter, progress):
+    def train(self, round_number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
         self._owner.on_training(round_number)
         self._owner.trained.append(round_number)
         return self._inner.train(round_number, adapter, progress)

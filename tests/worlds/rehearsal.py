@@ -2,48 +2,91 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from coordinator.protocol.round import CoordinatorRound
+from coordinator.protocol.round import CoordinatorRound, Outgoing, RoundResult
+from participant.runs.participation import Participation, RoundTask
 from privacy.errors import Phase
 from privacy.ledger_entries import Charge
+from privacy.plan_parts import Mode
 from privacy.secagg.hashes import adapter_hash, genesis_transcript
-from privacy.secagg.messages import AttemptOffer, Position, Receipt, SurvivorProposal, UnmaskRequest
+from privacy.secagg.messages import (
+    Advertisement,
+    AttemptOffer,
+    DealtShare,
+    Position,
+    Receipt,
+    SurvivorProposal,
+    UnmaskRequest,
+)
 from protos.envelope import (
     Abstained,
     AttemptOpened,
+    Evaluation,
     KeysAdvertised,
+    PlanApproved,
     PlanProposed,
+    PlanRefused,
     RoundCompleted,
     SharesDealt,
+    Submission,
     SurvivorsProposed,
     UnmaskRequested,
 )
+from tests.worlds.expect import expect_all
 from tests.worlds.federation import Federation
 from tests.worlds.owner import INITIAL_ADAPTER, Killed, OwnerDirectory, content, give, owned_plan, policy_text, zeros
 from tests.worlds.plans import sign_plan, verified
+
+ME = "alice"  # whose daemon is the real one
 
 
 class Rehearsal:
     """A coordinator's round machine, four simulated peers, and one daemon on disk."""
 
-    def __init__(self, path, *, name="alice", mode="distributed", policy=None, **overrides):
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str = ME,
+        mode: Mode = "distributed",
+        policy: str | None = None,
+        **overrides: Any,
+    ) -> None:
         self.name = name
         self.plan = owned_plan(mode=mode, **overrides)
         self.world = Federation(n=5)
         self.world.plan = verified(self.plan)
         self.world.transcript = genesis(self.world)
-        for one in self.world.participants:
-            self.world.participants[one] = self.world._participant(one, 0)
-        others = [one for one in self.world.participants if one != name]
+        for member in self.world.participants:
+            self.world.participants[member] = self.world.new_participant(member, 0)
+        others = [member for member in self.world.participants if member != name]
         self.me = OwnerDirectory(path, name=name, plan=self.plan, policy=policy or policy_text(roster=others))
         self.adapter = zeros(self.plan)
         for data in (self.adapter, INITIAL_ADAPTER):
             self.me.link.contents[content(data).sha256] = data
         self.daemon = self.me.daemon()
-        self.machine: CoordinatorRound | None = None
+        self._machine: CoordinatorRound | None = None
 
-    def propose(self):
+    @property
+    def machine(self) -> CoordinatorRound:
+        """The coordinator's machine of the attempt that was opened last."""
+        assert self._machine is not None, "no attempt was opened"
+        return self._machine
+
+    @machine.setter
+    def machine(self, machine: CoordinatorRound) -> None:
+        self._machine = machine
+
+    @property
+    def part(self) -> Participation:
+        """The daemon's part in the run."""
+        return self.daemon._runs.part(self.plan.run_id)
+
+    def propose(self) -> list[Submission]:
         """Let the coordinator propose the plan; return the answer."""
         give(
             self.daemon,
@@ -51,40 +94,51 @@ class Rehearsal:
         )
         return self.me.link.take()
 
-    def restart(self):
+    def restart(self) -> None:
         """Start a new daemon on the same disk; the old one is not heard of again."""
         self.me.link.before = self.me.link.after = lambda what: None
         self.daemon = self.me.daemon()
 
-    def offer(self, number, attempt):
+    def offer(self, number: int, attempt: int) -> AttemptOffer:
         """Return an honest offer."""
         position = Position(self.world.plan.hash, number, attempt)
         return AttemptOffer(position, self.world.transcript, adapter_hash(self.adapter))
 
-    def open(self, number=1, attempt=1):
+    def open(self, number: int = 1, attempt: int = 1) -> None:
         """Open an attempt."""
         self.machine = CoordinatorRound(self.world.plan, self.offer(number, attempt))
 
-    def task(self):
-        """Return what the coordinator asks of this participant now, if it waits for it."""
+    def outbox(self) -> Outgoing | None:
+        """Return what the coordinator has for this participant."""
+        return self.machine.outbox(self.name)
+
+    def advertisements(self) -> tuple[Advertisement, ...]:
+        """Return the keys of the round, which the coordinator now sends to this participant."""
+        return expect_all(Advertisement, self.outbox())
+
+    def due_task(self) -> RoundTask | None:
+        """Return what the coordinator asks of this participant now, or ``None`` if it waits for nothing from it."""
+        return self.task() if self.name in self.machine.expected() - self.machine.answered() else None
+
+    def task(self) -> RoundTask:
+        """Return what the coordinator asks of this participant now, which must be something."""
         machine, run_id = self.machine, self.plan.run_id
-        if self.name not in machine.expected() - machine.answered():
-            return None
+        assert self.name in machine.expected() - machine.answered(), "the coordinator waits for nothing from it"
         if machine.phase is Phase.ADVERTISE_KEYS:
             return AttemptOpened(run_id, machine.offer, content(self.adapter), tuple(self.world.completed))
-        match machine.outbox(self.name):
+        match self.outbox():
             case SurvivorProposal() as proposal:
                 return SurvivorsProposed(run_id, proposal)
             case UnmaskRequest() as request:
                 return UnmaskRequested(run_id, request)
-            case told if machine.phase is Phase.SHARE_KEYS:
-                return KeysAdvertised(run_id, told)
-            case told:
-                return SharesDealt(run_id, machine.offer.position, told)
+            case advertised if machine.phase is Phase.SHARE_KEYS:
+                return KeysAdvertised(run_id, expect_all(Advertisement, advertised))
+            case dealt:
+                return SharesDealt(run_id, machine.offer.position, expect_all(DealtShare, dealt))
 
-    def ask_me(self):
+    def ask_me(self) -> None:
         """Hand the current task over; a daemon that is killed starts again and is asked again."""
-        task = self.task()
+        task = self.due_task()
         if task is None:
             return
         try:
@@ -92,42 +146,45 @@ class Rehearsal:
         except Killed:
             self.restart()
             self.receive()
-            again = self.task()
+            again = self.due_task()
             if again is not None:
                 give(self.daemon, again)
         self.receive()
 
-    def receive(self):
+    def receive(self) -> None:
         """Deliver what this participant has sent."""
-        for message in self.me.link.take():
-            if isinstance(message, Receipt):
-                self.machine.accumulate(message, self.me.link.uploads[-1][1])
-            elif isinstance(message, Abstained):
-                self.machine.abstain(self.name)
-            elif message.position == self.machine.offer.position:
-                self.machine.receive(message)
+        for submission in self.me.link.take():
+            match submission:
+                case Receipt():
+                    self.machine.accumulate(submission, self.me.link.uploads[-1][1])
+                case Abstained():
+                    self.machine.abstain(self.name)
+                case PlanApproved() | PlanRefused() | Evaluation():
+                    raise AssertionError(f"no answer to a task of a round: {submission}")
+                case message if message.position == self.machine.offer.position:
+                    self.machine.receive(message)
 
-    def ask_others(self):
+    def ask_others(self) -> None:
         """Let the simulated peers answer."""
         for name in sorted(self.machine.expected() - {self.name}):
             told = self.machine.offer if self.machine.phase is Phase.ADVERTISE_KEYS else self.machine.outbox(name)
             for answer in self.world.participants[name].hear(told):
-                Federation._hand_over(self.machine, answer)
+                Federation.hand_over(self.machine, answer)
 
-    def phase(self):
+    def phase(self) -> None:
         """Play a phase."""
         self.ask_me()
         self.ask_others()
         self.machine.close()
 
-    def round(self, number=1, attempt=1):
+    def round(self, number: int = 1, attempt: int = 1) -> RoundResult:
         """Play a whole attempt and return its result."""
         self.open(number, attempt)
         while self.machine.phase is not Phase.RESULT:
             self.phase()
         return self.finish()
 
-    def finish(self):
+    def finish(self) -> RoundResult:
         """Hand the certificate to everybody and return the result."""
         result = self.machine.result
         self.world.completed.append(result.certificate)
@@ -138,21 +195,21 @@ class Rehearsal:
         give(self.daemon, RoundCompleted(self.plan.run_id, result.certificate))
         return result
 
-    def blobs(self):
+    def blobs(self) -> list[str]:
         """Return the names of the files of updates."""
-        return sorted(one.name for one in (self.me.home.runs / self.plan.run_id).glob("*-*"))
+        return sorted(file.name for file in (self.me.home.runs / self.plan.run_id).glob("*-*"))
 
-    def charges(self):
+    def charges(self) -> list[Charge]:
         """Return what the ledger was charged with."""
-        return [one.entry for one in self.me.ledger().rows() if isinstance(one.entry, Charge)]
+        return [record.entry for record in self.me.ledger().rows() if isinstance(record.entry, Charge)]
 
 
-def genesis(world):
+def genesis(world: Federation) -> bytes:
     """Return what stands before the first round."""
     return genesis_transcript(world.plan.hash)
 
 
-def exact(rehearsal, result):
+def exact(rehearsal: Rehearsal, result: RoundResult) -> tuple[str, ...]:
     """Return the survivors after checking that the sum is theirs, each counted once."""
     survivors = result.certificate.survivors.ids
     assert np.array_equal(result.total(), rehearsal.world.one_hot(survivors))

@@ -1,10 +1,12 @@
-"""A small signed report of every kind: what the tests of the audit room start from."""
+"""A small signed report of every kind: what the tests of the audit package start from."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
+from privacy.canonical import Json
 from privacy.dp.events import Gaussian, PoissonSampled, round_event
 from privacy.evaluation import SignedEvaluation
 from privacy.ledger import LifetimeBudget, RunSpend, Spent
@@ -24,9 +26,9 @@ def digest(*words: object) -> bytes:
     return hashlib.sha256(repr(words).encode()).digest()
 
 
-def reported_plan(mode: Mode = "distributed", **overrides) -> tuple[Plan, dict[str, SigningKey]]:
-    evaluators = [{"id": "measurer", "identity_key": MEASURER.public.hex()}]
-    evaluation = {"data": "public-digits", "every": 1, "evaluators": evaluators}
+def reported_plan(mode: Mode = "distributed", **overrides: Any) -> tuple[Plan, dict[str, SigningKey]]:
+    evaluators: Json = [{"id": "measurer", "identity_key": MEASURER.public.hex()}]
+    evaluation: Json = {"data": "public-digits", "every": 1, "evaluators": evaluators}
     return make_plan(mode=mode, evaluation=evaluation, **overrides)
 
 
@@ -92,12 +94,12 @@ def participant_facts(plan: Plan, keys: dict[str, SigningKey]) -> ReportFacts:
     )
 
 
-def coordinator_report(mode: Mode = "distributed", **overrides) -> tuple[Report, bytes]:
+def coordinator_report(mode: Mode = "distributed", **overrides: Any) -> tuple[Report, bytes]:
     report = build_report(coordinator_facts(*reported_plan(mode, **overrides)))
     return report, sign_report(report, OPERATOR)
 
 
-def participant_report(mode: Mode = "distributed", **overrides) -> tuple[Report, bytes]:
+def participant_report(mode: Mode = "distributed", **overrides: Any) -> tuple[Report, bytes]:
     plan, keys = reported_plan(mode, **overrides)
     report = build_report(participant_facts(plan, keys))
     return report, sign_report(report, keys["alice"])

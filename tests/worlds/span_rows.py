@@ -34,7 +34,7 @@ def learned(rows: Sequence[Row]) -> list[Sum]:
             pending.remove(pivot)
             for row in pending:
                 _reduce(row, pivot, stream)
-    return _independent([{unknown[1]: value for unknown, value in row.items() if value} for row in pending])
+    return independent([{unknown[1]: value for unknown, value in row.items() if value} for row in pending])
 
 
 def _reduce(row: dict[Any, int], pivot: Mapping[Any, int], at: Any) -> None:
@@ -44,7 +44,7 @@ def _reduce(row: dict[Any, int], pivot: Mapping[Any, int], at: Any) -> None:
             row[unknown] = (row.get(unknown, 0) - factor * value) % FIELD
 
 
-def _independent(sums: Sequence[Sum]) -> list[Sum]:
+def independent(sums: Sequence[Sum]) -> list[Sum]:
     basis: list[Sum] = []
     for one in sums:
         rest = dict(one)
