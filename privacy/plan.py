@@ -40,6 +40,7 @@ from privacy.plan_parts import (
     Text,
 )
 from privacy.secagg import graph_bounds, keys
+from privacy.secagg.fixed_point import Ring
 from privacy.secagg.layout import Layout
 from privacy.secagg.parameters import Parameters, RosterMember
 
@@ -103,7 +104,8 @@ class Plan(PlanModel):
 
     def layout(self, round_number: int) -> Layout:
         """Return what is summed in a round, in ring words."""
-        return Layout(self.encoding.ring, tuple((stream.name, stream.length) for stream in self.recipe.layout))
+        ring = Ring(bits=self.encoding.ring_bits, lane_bits=self.encoding.lane_bits)
+        return Layout(ring, tuple((stream.name, stream.length) for stream in self.recipe.layout))
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON that is hashed and signed."""

@@ -14,7 +14,6 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from privacy import canonical
-from privacy.secagg.fixed_point import Ring
 
 MIN_NOISE_EXPONENT = 3  # sigma_i >= 8: the lemma's error is below 1e-65 (docs/privacy-accounting.md)
 MAX_NOISE_EXPONENT = 25  # the sampler's gamma stays within int64
@@ -107,11 +106,6 @@ class Encoding(PlanModel):
     def bits(self) -> int:
         """The modulus of one entry is 2**bits."""
         return self.lane_bits or self.ring_bits
-
-    @property
-    def ring(self) -> Ring:
-        """The ring of these words."""
-        return Ring(bits=self.ring_bits, lane_bits=self.lane_bits)
 
     @model_validator(mode="after")
     def _lanes(self) -> Self:

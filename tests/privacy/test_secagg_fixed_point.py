@@ -22,9 +22,9 @@ def bound(ring: Ring) -> int:
 
 
 def test_the_ring_of_a_plan_has_its_bits_and_lanes() -> None:
-    assert make_plan()[0].encoding.ring == Ring(bits=32, lane_bits=0)
+    assert make_plan()[0].layout(1).ring == Ring(bits=32, lane_bits=0)
     packed, _ = make_plan(encoding={"ring_bits": 64, "lane_bits": 21, "clamp": 1000})
-    assert packed.encoding.ring == Ring(bits=64, lane_bits=21)
+    assert packed.layout(1).ring == Ring(bits=64, lane_bits=21)
 
 
 @pytest.mark.parametrize(
