@@ -17,7 +17,7 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Annotated, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -40,9 +40,10 @@ from privacy.plan_parts import (
     Text,
 )
 from privacy.secagg import graph_bounds, keys
-from privacy.secagg.fixed_point import Ring
-from privacy.secagg.layout import Layout
 from privacy.secagg.parameters import Parameters, RosterMember
+
+if TYPE_CHECKING:
+    from privacy.secagg.layout import Layout
 
 PROTOCOL_VERSION: Final = 1
 PLAN_SIGNATURE_LABEL = b"onlysum/1/plan"
@@ -104,6 +105,9 @@ class Plan(PlanModel):
 
     def layout(self, round_number: int) -> Layout:
         """Return what is summed in a round, in ring words."""
+        from privacy.secagg.fixed_point import Ring  # these import numpy, which help does without
+        from privacy.secagg.layout import Layout
+
         ring = Ring(bits=self.encoding.ring_bits, lane_bits=self.encoding.lane_bits)
         return Layout(ring, tuple((stream.name, stream.length) for stream in self.recipe.layout))
 
