@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -24,14 +24,30 @@ import methods
 from authoring.recipe import AdapterSection, RecipeFile, read_recipe
 from host import durable
 from methods.method import Method
-from participant.training.adapters.adapted import config_json, lora_config, named_tensors, wrap
+from participant.training.adapters.adapted import config_json, named_tensors, wrap
 from participant.training.models import architecture, hash_model, load_base
-from privacy.draft import Adapter, BaseReference, Draft, Optimizer, PrivacyTarget, Recipe, Task, Tensor, Training
+from privacy.adapter_parts import Adapter, Tensor
+from privacy.draft import (
+    BaseReference,
+    Draft,
+    Notice,
+    Optimizer,
+    PrivacyTarget,
+    Recipe,
+    StreamRate,
+    Training,
+)
 from privacy.errors import LocalError
+from privacy.plan_parts import PlanModel
+from privacy.task_parts import Classification, ImageClassification, TextClassification
 
 DRAFT_FILE: Final = "draft.json"
 INITIAL_FILE: Final = "initial_adapter.safetensors"
 CONFIG_FILE: Final = "adapter_config.json"
+_TASKS: Final[dict[str, type[Classification]]] = {
+    "image-classification": ImageClassification,
+    "text-classification": TextClassification,
+}
 _NO_HASH: Final = "0" * 64  # stands in while the adapter that is hashed is being made
 
 
@@ -58,7 +74,8 @@ def build_draft(recipe: Path, out: Path) -> Draft:
     folder = (recipe.parent / Path(wanted.base.path).expanduser()).resolve()
     try:
         base = BaseReference(name=wanted.base.name, architecture=architecture(folder), files=hash_model(folder))
-        task = Task(**wanted.task.model_dump())
+        task = fitting(_TASKS[wanted.task.kind], "task", wanted.task.model_dump())
+        method.require_task(task)
         adapter = make_adapter(method, wanted.adapter, folder, base, task)
         draft = _draft(wanted, method, base, task, adapter.description)
     except ValidationError as error:
@@ -73,30 +90,62 @@ def build_draft(recipe: Path, out: Path) -> Draft:
 
 
 def make_adapter(
-    method: Method, section: AdapterSection, folder: Path, base: BaseReference, task: Task
+    method: Method, section: AdapterSection, folder: Path, base: BaseReference, task: Classification
 ) -> InitialAdapter:
     """Make the adapter that round 1 starts from: A at random from the seed, B zero, the head as the base has it.
 
     Raises:
         LocalError: ``E-MODEL-*``, or ``E-CONFIG-INVALID`` when the base has no such modules.
     """
+    options = {key: value for key, value in section.model_dump().items() if key not in Adapter.model_fields}
     sketch = Adapter(
         method=method.name,
-        peft_type=method.peft_type,
-        **section.model_dump(),
+        options=fitting(method.options, "adapter", options),
+        head_modules=section.head_modules,
+        seed=section.seed,
         initial_hash=_NO_HASH,
         tensors=(Tensor(key="sketch", shape=(1,), stream="frozen"),),
     )
     loaded = load_base(folder, base, task, head_modules=section.head_modules, seed=section.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(section.seed)
-        model = wrap(loaded.model, lora_config(sketch))
-    values = {key: _array(tensor) for key, tensor in sorted(named_tensors(model).items())}
+        model = wrap(loaded.model, sketch)
+    values = {key: _array(tensor) for key, tensor in sorted(named_tensors(model, sketch).items())}
     _check_heads(section.head_modules, values)
     data = save(values)
-    manifest = method.manifest({key: value.shape for key, value in values.items()})
+    manifest = method.manifest({key: value.shape for key, value in values.items()}, sketch)
     description = sketch.model_copy(update={"initial_hash": hashlib.sha256(data).hexdigest(), "tensors": manifest})
     return InitialAdapter(description, data, config_json(model, base.name))
+
+
+Fitting = TypeVar("Fitting", bound=PlanModel)
+
+
+def fitting(kind: type[Fitting], section: str, given: Mapping[str, Any]) -> Fitting:
+    """Return what a section of a recipe says as the part of a plan of its kind.
+
+    Args:
+        kind: a part of plans, which has some of the section's keys and no others.
+        section: its name, for the refusal.
+        given: the section's values; ``None`` where it says nothing.
+
+    Raises:
+        LocalError: ``E-CONFIG-INVALID``: a key that the kind does not have, or one that it needs is missing.
+    """
+    values = {key: value for key, value in given.items() if value is not None}
+    title = next(
+        (str(kind.model_fields[name].default) for name in ("peft_type", "kind") if name in kind.model_fields), ""
+    )
+    if foreign := sorted(values.keys() - kind.model_fields.keys()):
+        raise LocalError("E-CONFIG-INVALID", f"{section}.{foreign[0]}: {title} has no such option")
+    needed = [name for name, field in kind.model_fields.items() if field.is_required() and name not in values]
+    if needed:
+        raise LocalError("E-CONFIG-INVALID", f"{section}.{needed[0]}: {title} needs it")
+    return kind(**values)
+
+
+def _stream_rates(rates: Mapping[str, str]) -> tuple[StreamRate, ...]:
+    return tuple(StreamRate(stream=stream, rate=rates[stream]) for stream in sorted(rates))
 
 
 def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
@@ -109,19 +158,26 @@ def _check_heads(head_modules: Sequence[str], tensors: Mapping[str, Any]) -> Non
             raise LocalError("E-CONFIG-INVALID", f"adapter.head_modules: the base has no module {module}")
 
 
-def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Task, adapter: Adapter) -> Draft:
-    rate = wanted.training.learning_rate
+def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Classification, adapter: Adapter) -> Draft:
+    rate, state = wanted.training.learning_rate, method.state(adapter.tensors)
     recipe = Recipe(
         title=wanted.title,
         purpose=wanted.purpose,
         base=base,
         adapter=adapter,
-        layout=method.layout(adapter.tensors),
+        notice=Notice(**wanted.notice.model_dump()),
+        state=state,
+        turns=method.turns_of(state),
+        schedule=method.schedule,
+        upload=method.upload,
         task=task,
-        optimizer=Optimizer(**wanted.optimizer.model_dump()),
+        optimizer=Optimizer(
+            **{**wanted.optimizer.model_dump(), "stream_rates": _stream_rates(wanted.optimizer.stream_rates)}
+        ),
         training=Training(
             learning_rate=rate,
             head_learning_rate=wanted.training.head_learning_rate or rate,
+            stream_rates=_stream_rates(wanted.training.stream_rates),
             micro_batch=wanted.training.micro_batch,
         ),
         rounds=wanted.rounds,

@@ -12,6 +12,7 @@ import typer
 
 import methods
 from methods.method import Method
+from privacy.adapter_parts import Role
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,12 +57,15 @@ def show(
 
 
 def _rows(method: Method) -> list[tuple[str, str]]:
-    streams = (f"{name} ({', '.join(sorted(selectors))})" for name, selectors in method.streams.items())
     rows = [
         ("method", f"{method.title} ({method.category})"),
         ("source", method.source),
-        ("trains", "; ".join(streams)),
-        ("frozen", ", ".join(sorted(method.frozen)) or "nothing of the adapter"),
+        ("PEFT type", method.peft_type),
+        ("[adapter]", ", ".join(_options(method))),
+        ("trains", "; ".join(f"{name} ({', '.join(sorted(chosen))})" for name, chosen in method.streams.items())),
+        ("turns", _turns(method)),
+        ("frozen", ", ".join(method.with_role(Role.FROZEN)) or "nothing of the adapter"),
+        ("personal", ", ".join(method.with_role(Role.PERSONAL)) or "nothing"),
         ("sums", method.summed),
         ("afterwards", method.afterwards),
         ("modes", ", ".join(method.modes)),
@@ -70,14 +74,31 @@ def _rows(method: Method) -> list[tuple[str, str]]:
     return [*rows, ("note", method.notes)] if method.notes else rows
 
 
+def _options(method: Method) -> list[str]:
+    """Return the keys that a recipe's ``[adapter]`` has for a method; those in brackets may be left out."""
+    fields = method.options.model_fields.items()
+    return [name if field.is_required() else f"[{name}]" for name, field in fields if name != "peft_type"]
+
+
+def _turns(method: Method) -> str:
+    if not method.turns:
+        return "one: every round trains all of it"
+    ordered = [", ".join(stream for stream in method.streams if stream in turn) for turn in method.turns]
+    return "; then ".join(ordered) + "; and again"
+
+
 def _as_values(method: Method) -> dict[str, object]:
     return {
+        "id": method.name,
         "name": method.name,
         "title": method.title,
         "category": method.category,
         "source": method.source,
+        "peft_type": method.peft_type,
+        "options": _options(method),
         "streams": {name: sorted(selectors) for name, selectors in method.streams.items()},
-        "frozen": sorted(method.frozen),
+        "roles": {selector.value: role.value for selector, role in sorted(method.roles.items())},
+        "turns": [sorted(turn) for turn in method.turns],
         "summed": method.summed,
         "afterwards": method.afterwards,
         "modes": list(method.modes),

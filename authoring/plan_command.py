@@ -16,6 +16,7 @@ import typer
 
 from host.console import AsJson, Json, show
 from participant.commands.console import write_new
+from privacy.adapter_parts import options_words
 from privacy.draft import Draft
 from privacy.errors import LocalError, PlanError
 from privacy.plan import Plan
@@ -122,8 +123,8 @@ def _facts(found: Draft | Plan) -> Iterator[tuple[str, str]]:
     recipe, privacy = found.recipe, found.privacy
     yield "purpose", recipe.purpose
     yield "base", f"{recipe.base.name}, hash {recipe.base.hash}"
-    yield "method", f"{recipe.adapter.method}, rank {recipe.adapter.rank}, {recipe.entries:,} entries"
-    yield "task", f"{recipe.task.kind} on {recipe.task.data}, {len(recipe.task.labels)} labels"
+    yield "method", f"{recipe.adapter.method}, {options_words(recipe.adapter)}, {recipe.entries:,} entries"
+    yield "task", f"{recipe.task.kind} on {recipe.task.data}, {len(getattr(recipe.task, 'labels', ()))} labels"
     yield "rounds", f"{recipe.rounds} of {privacy.local_steps} steps"
     if privacy.mode == "none":
         yield "privacy", "none: no differential privacy"

@@ -21,17 +21,19 @@ The format; where a line has a value in its comment, that is the default and the
     labels = ["0", "1", "2"]
     input_column = "image"       # "input"
     label_column = "label"
-    max_length = 0               # tokens, for text
     image_scale = 255            # 1; raw pixel values are divided by it, then (x - mean) / std
     image_mean = 0.5             # 0
     image_std = 0.5              # 1
+    max_length = 128             # for text, in place of the three: tokens
 
-    [adapter]
-    rank = 4
-    alpha = 16
-    target_modules = ["q_proj", "v_proj"]
+    [adapter]                    # what the method's PEFT type has: onlysum method show METHOD
+    rank = 4                     # LORA
+    alpha = 16                   # LORA
+    target_modules = ["q_proj", "v_proj"]    # LORA, IA3
+    layers = []                  # all; LORA
+    feedforward_modules = []     # IA3: target modules whose inputs are scaled, not their outputs
+    tokens = 20                  # PROMPT_TUNING
     head_modules = ["classifier"]    # []: modules trained whole
-    layers = []                  # all
     seed = 0
 
     [privacy]
@@ -49,12 +51,14 @@ The format; where a line has a value in its comment, that is the default and the
     [training]
     learning_rate = 2
     head_learning_rate = 2       # learning_rate
+    stream_rates = {}            # of single streams, e.g. {a = 0.5}: onlysum method show METHOD
     micro_batch = 64             # 64
 
     [optimizer]                  # all of it may be left out
     name = "mean"                # mean, sgd, adam, yogi
     learning_rate = 1
     head_learning_rate = 1
+    stream_rates = {}
     momentum = 0
     second_momentum = 0
     epsilon = 0.001
@@ -63,6 +67,12 @@ The format; where a line has a value in its comment, that is the default and the
     [evaluation]
     data = "held-out"            # the evaluator's public dataset
     every = 1
+
+    [notice]                     # shown to owners and in reports; what is left out is shown as missing
+    responsible = ""             # who answers for the run
+    contact = ""                 # whom to call
+    data = ""                    # which data of whom is used
+    retention = ""               # how long what is kept
 """
 
 from __future__ import annotations
@@ -112,22 +122,24 @@ class TaskSection(Section):
     kind: Literal["image-classification", "text-classification"]
     data: Name
     labels: Annotated[Texts, Field(min_length=2)]
-    input_column: Text = "input"
-    label_column: Text = "label"
-    max_length: Count = 0
-    image_mean: Number = "0"
-    image_std: Number = "1"
-    image_scale: Number = "1"
+    input_column: Text | None = None
+    label_column: Text | None = None
+    max_length: Positive | None = None
+    image_mean: Number | None = None
+    image_std: Number | None = None
+    image_scale: Number | None = None
 
 
 class AdapterSection(Section):
-    """``[adapter]``: its size and place."""
+    """``[adapter]``: its size and place; which of them a method needs, its PEFT type says."""
 
-    rank: Positive
-    alpha: Number
-    target_modules: Annotated[Texts, Field(min_length=1)]
+    rank: Positive | None = None
+    alpha: Number | None = None
+    target_modules: Texts | None = None
+    layers: tuple[Count, ...] | None = None
+    feedforward_modules: Texts | None = None
+    tokens: Positive | None = None
     head_modules: Texts = ()
-    layers: tuple[Count, ...] = ()
     seed: Count = 0
 
 
@@ -156,6 +168,7 @@ class TrainingSection(Section):
 
     learning_rate: Number
     head_learning_rate: Number | None = None
+    stream_rates: dict[Name, Number] = Field(default_factory=dict)
     micro_batch: Positive = 64
 
 
@@ -165,10 +178,20 @@ class OptimizerSection(Section):
     name: Literal["mean", "sgd", "adam", "yogi"] = "mean"
     learning_rate: Number = "1"
     head_learning_rate: Number = "1"
+    stream_rates: dict[Name, Number] = Field(default_factory=dict)
     momentum: Number = "0"
     second_momentum: Number = "0"
     epsilon: Number = "0.001"
     average: Number = "0"
+
+
+class NoticeSection(Section):
+    """``[notice]``: what people whose data is used may ask for."""
+
+    responsible: Text = ""
+    contact: Text = ""
+    data: Text = ""
+    retention: Text = ""
 
 
 class EvaluationSection(Section):
@@ -192,6 +215,7 @@ class RecipeFile(Section):
     training: TrainingSection
     evaluation: EvaluationSection
     optimizer: OptimizerSection = OptimizerSection()
+    notice: NoticeSection = NoticeSection()
     suite: Literal[1, 2] = 1
     max_attempts: Positive = 3
 
@@ -226,9 +250,10 @@ def _check(recipe: RecipeFile, file: str) -> None:
     noised = recipe.privacy.mode != "none"
     problems = {
         "task.max_length: text needs a length in tokens": recipe.task.kind == "text-classification"
-        and not recipe.task.max_length,
-        "task.image_std: it must not be 0": Decimal(recipe.task.image_std) == 0,
-        "task.image_scale: it must not be 0": Decimal(recipe.task.image_scale) == 0,
+        and recipe.task.max_length is None,
+        "task.image_std: it must not be 0": recipe.task.image_std is not None and Decimal(recipe.task.image_std) == 0,
+        "task.image_scale: it must not be 0": recipe.task.image_scale is not None
+        and Decimal(recipe.task.image_scale) == 0,
         "privacy.epsilon: a noised mode needs epsilon and delta": noised
         and not (Decimal(recipe.privacy.epsilon) > 0 and 0 < Decimal(recipe.privacy.delta) < 1),
         "privacy.epsilon: mode none has no differential privacy, so no epsilon and no delta": not noised

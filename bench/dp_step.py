@@ -33,6 +33,7 @@ from participant.training.examples import Examples, synthetic_examples
 from participant.training.models import load_base
 from participant.training.trainer import Precision
 from privacy.dp.torch_clipping import clipped_sum
+from privacy.task_parts import require_classification
 
 PACKAGES: Final = ("torch", "transformers", "peft", "opacus", "numpy")
 SENSITIVITY, CLIP_NORM = 10_000, 1.0  # of the order that calibration chooses
@@ -133,16 +134,20 @@ def prepared(name: str, case: Case, folder: Path) -> tuple[Callable[..., Adapted
     (folder / "recipe.toml").write_text(case.recipe(name, folder))
     recipe = build_draft(folder / "recipe.toml", folder / "draft").recipe
     initial = read_initial(folder / "draft" / INITIAL_FILE, recipe.adapter)
-    base = load_base(case.base(folder), recipe.base, recipe.task, head_modules=["classifier"], seed=0)
+    base = load_base(
+        case.base(folder), recipe.base, require_classification(recipe.task), head_modules=["classifier"], seed=0
+    )
 
     def adapted(device: str, precision: Precision = "float32") -> AdaptedModel:
-        again = load_base(case.base(folder), recipe.base, recipe.task, head_modules=["classifier"], seed=0)
+        again = load_base(
+            case.base(folder), recipe.base, require_classification(recipe.task), head_modules=["classifier"], seed=0
+        )
         made = AdaptedModel.attach(again.model, recipe, initial, find_device(device), precision=precision)
         shake = np.random.default_rng(0).normal(size=recipe.entries) * SHAKE
         made.load((made.vector() + shake).astype(np.float32))
         return made
 
-    return adapted, synthetic_examples(base, recipe.task, case.batch)
+    return adapted, synthetic_examples(base, require_classification(recipe.task), case.batch)
 
 
 def steps_of(fast: GradientEngine, opacus: GradientEngine, batch: Examples) -> dict[str, Callable[[], object]]:

@@ -10,12 +10,14 @@ import hashlib
 import math
 from typing import Final
 
-from privacy.draft import Adapter, BaseReference, FileHash, Optimizer, Recipe, Stream, Task, Tensor, Training
+from privacy.adapter_parts import Adapter, LoraOptions, StateStream, Stream, Tensor, Turn
+from privacy.draft import BaseReference, FileHash, Optimizer, Recipe, Training
 from privacy.plan import Plan, VerifiedPlan, default_survivors, signed_plan_bytes, threshold
 from privacy.plan_parts import Encoding, Evaluation, Graph, Member, Privacy
 from privacy.secagg.keys import SigningKey
 from privacy.secagg.suites import Suite
 from privacy.secret import SecretBytes
+from privacy.task_parts import ImageClassification
 
 CREATED_AT: Final = 1_767_225_600  # 2026-01-01
 EXPIRES_AT: Final = 4_102_444_800  # 2100-01-01
@@ -48,15 +50,16 @@ def recipe(entries: int, *, rounds: int = 1, initial_hash: str = "cc" * 32) -> R
         base=BaseReference(name="none", architecture="none", files=(FileHash(name="config.json", sha256="aa" * 32),)),
         adapter=Adapter(
             method="ffa-lora",
-            peft_type="LORA",
+            options=LoraOptions(rank=1, alpha="1", target_modules=("layer",)),
             initial_hash=initial_hash,
             tensors=tuple(
                 Tensor(key=key, shape=shape, stream=stream)
                 for (key, shape), stream in zip(tensor_shapes(entries).items(), ("frozen", "adapter"), strict=True)
             ),
         ),
-        layout=(Stream(name="adapter", length=entries),),
-        task=Task(kind="image-classification", data="digits", labels=("0", "1")),
+        state=(StateStream(name="adapter", length=entries),),
+        turns=(Turn(trains=("adapter",), sums=(Stream(name="adapter", length=entries),)),),
+        task=ImageClassification(data="digits", labels=("0", "1")),
         optimizer=Optimizer(),
         training=Training(learning_rate="0.1", head_learning_rate="0.1"),
         rounds=rounds,

@@ -11,12 +11,15 @@ from typing import Final
 
 from methods.fedit import FEDIT
 from methods.ffa_lora import FFA_LORA
+from methods.ia3 import IA3
 from methods.method import Method
+from methods.prompt import PROMPT
+from methods.rolora import ROLORA
 from privacy.draft import Recipe
 from privacy.errors import LocalError
 from privacy.plan_parts import Mode
 
-_METHODS: Final[dict[str, Method]] = {method.name: method for method in (FEDIT, FFA_LORA)}
+_METHODS: Final[dict[str, Method]] = {method.name: method for method in (FEDIT, FFA_LORA, IA3, PROMPT, ROLORA)}
 
 # Methods that secure aggregation cannot serve, by the names under which users will look for them.
 REFUSED: Final[dict[str, str]] = {
@@ -49,6 +52,7 @@ def require_sound(recipe: Recipe, mode: Mode) -> None:
     """
     method = get(recipe.adapter.method)
     method.require_mode(mode)
+    method.require_task(recipe.task)
     method.require_layout(recipe)
 
 

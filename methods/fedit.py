@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from methods.method import ADAPTER_STREAM, HEAD_STREAM, Method, Selector
+from methods.method import ADAPTER_STREAM, HEAD, Method
+from methods.selectors import Selector
+from privacy.adapter_parts import Role
 
 FEDIT: Final = Method(
     name="fedit",
@@ -17,11 +19,8 @@ FEDIT: Final = Method(
     category="reparameterised",
     source="Zhang et al., ICASSP 2024, arXiv:2305.05644",
     peft_type="LORA",
-    streams={
-        ADAPTER_STREAM: frozenset({Selector.LORA_A, Selector.LORA_B}),
-        HEAD_STREAM: frozenset({Selector.HEAD}),
-    },
-    frozen=frozenset(),
+    roles={Selector.LORA_A: Role.SHARED, Selector.LORA_B: Role.SHARED, Selector.HEAD: Role.SHARED},
+    streams={ADAPTER_STREAM: frozenset({Selector.LORA_A, Selector.LORA_B}), **HEAD},
     summed="both LoRA factors, and the head",
     afterwards="the mean of each factor (mode distributed: the optimizer steps on the summed gradient)",
     notes="The mean of products is not the product of means: biased in every mode but distributed.",

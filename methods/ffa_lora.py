@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from methods.method import ADAPTER_STREAM, HEAD_STREAM, Method, Selector
+from methods.method import ADAPTER_STREAM, HEAD, Method
+from methods.selectors import Selector
+from privacy.adapter_parts import Role
 
 FFA_LORA: Final = Method(
     name="ffa-lora",
@@ -17,8 +19,8 @@ FFA_LORA: Final = Method(
     category="reparameterised",
     source="Sun et al., ICLR 2024, arXiv:2403.12313",
     peft_type="LORA",
-    streams={ADAPTER_STREAM: frozenset({Selector.LORA_B}), HEAD_STREAM: frozenset({Selector.HEAD})},
-    frozen=frozenset({Selector.LORA_A}),
+    roles={Selector.LORA_A: Role.FROZEN, Selector.LORA_B: Role.SHARED, Selector.HEAD: Role.SHARED},
+    streams={ADAPTER_STREAM: frozenset({Selector.LORA_B}), **HEAD},
     summed="the LoRA factor B, and the head",
     afterwards="the mean of B, which is exact because A is common",
     notes="A comes from the plan's seed and never changes.",

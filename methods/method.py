@@ -1,9 +1,10 @@
-"""What a federated fine-tuning method is: which tensors train, what is summed, and in which modes that is sound.
+"""What a federated fine-tuning method is: which tensors train when, what is summed, and in which modes that is sound.
 
-Guarantees: a method is data and pure functions on names, shapes and arrays; what trains is a closed set of
-:class:`Selector`; a mode that is not sound is refused with its reason; :meth:`Method.export` gives PEFT's tensors.
-Leaves to others: realising selectors in torch (``participant.training.adapters``), the mechanism (``privacy.dp``),
-files.
+Guarantees: a method is data and pure functions on names, shapes and arrays; every tensor is claimed by a
+:class:`~methods.selectors.Selector` to which the method gives a role, or is refused by name; a mode that is not sound
+is refused with its reason; :meth:`Method.export` gives PEFT's tensors.
+Leaves to others: realising selectors in torch (``participant.training.adapters.kinds``), the mechanism
+(``privacy.dp``), the coordinator's step (``optimizer``), files.
 Source: docs/methods.md.
 """
 
@@ -11,37 +12,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.draft import Recipe, Stream, Tensor
+from methods.selectors import Selector, select
+from methods.vectors import Vector, split
+from privacy.adapter_parts import (
+    OPTIONS,
+    Adapter,
+    AdapterOptions,
+    Differences,
+    Role,
+    Schedule,
+    StateStream,
+    Stream,
+    Tensor,
+    Turn,
+    Upload,
+)
+from privacy.draft import HEAD_STREAM, Recipe
 from privacy.errors import LocalError
 from privacy.plan_parts import Mode
+from privacy.task_parts import ImageClassification, Task
 
-FROZEN: Final = "frozen"  # the word of a plan's manifest for tensors that travel once, in the initial adapter
-HEAD_STREAM: Final = "head"  # the task head: a stream of its own in every method
 ADAPTER_STREAM: Final = "adapter"
+EVERY_ROUND: Final = Schedule()  # the same turn
+DIFFERENCES: Final = Differences()
 
 Category = Literal["additive", "selective", "reparameterised"]
 ALL_MODES: Final[tuple[Mode, ...]] = get_args(Mode)
-
-
-class Selector(StrEnum):
-    """Which tensors of an adapter are meant, by their keys in PEFT's file format; a method names no others."""
-
-    LORA_A = "lora-a"  # the factor that reads the input, shape (rank, inputs)
-    LORA_B = "lora-b"  # the factor that writes the output, shape (outputs, rank); zero at first
-    HEAD = "head"  # the modules that PEFT saves whole: ``modules_to_save``
-
-    @classmethod
-    def of(cls, key: str) -> Selector:
-        """Return the selector that a tensor's key belongs to; whatever is no factor is of a module saved whole."""
-        if key.endswith(".lora_A.weight"):
-            return cls.LORA_A
-        return cls.LORA_B if key.endswith(".lora_B.weight") else cls.HEAD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +54,16 @@ class Method:
         title: as papers have it.
         category: of parameter-efficient fine-tuning.
         source: where it was published.
-        peft_type: PEFT's configuration that realises it.
-        streams: what trains and is summed, stream by stream in the order of the vector.
-        frozen: tensors of the adapter that do not train and come from the plan's initial adapter.
+        peft_type: PEFT's type that realises it; its options are what a recipe's ``[adapter]`` must have.
+        roles: what becomes of the tensors of each selector.
+        streams: shared and derived selectors by stream, in the order of the vector.
+        turns: the streams that train in each kind of round; one turn with every shared stream if empty.
+        schedule: which round takes which turn.
+        upload: the form in which an update goes up.
         summed: the vector that the coordinator learns the sum of, in words.
         afterwards: what the coordinator does with the sum.
         refused: modes that are not sound for it, each with the reason.
+        texts_only: whether only models of texts can be adapted by it.
         notes: what a user should know before choosing it.
     """
 
@@ -67,11 +72,15 @@ class Method:
     category: Category
     source: str
     peft_type: str
+    roles: Mapping[Selector, Role]
     streams: Mapping[str, frozenset[Selector]]
-    frozen: frozenset[Selector]
+    turns: tuple[frozenset[str], ...] = ()
+    schedule: Schedule = EVERY_ROUND
+    upload: Upload = DIFFERENCES
     summed: str
     afterwards: str
     refused: Mapping[Mode, str] = field(default_factory=dict)
+    texts_only: bool = False
     notes: str = ""
 
     @property
@@ -80,9 +89,13 @@ class Method:
         return tuple(mode for mode in ALL_MODES if mode not in self.refused)
 
     @property
-    def trained(self) -> frozenset[Selector]:
-        """Every selector that trains."""
-        return frozenset().union(*self.streams.values())
+    def options(self) -> type[AdapterOptions]:
+        """The options of its PEFT type."""
+        return OPTIONS[self.peft_type]
+
+    def with_role(self, role: Role) -> tuple[Selector, ...]:
+        """Return the selectors of a role, sorted."""
+        return tuple(sorted(selector for selector, given in self.roles.items() if given is role))
 
     def require_mode(self, mode: Mode) -> None:
         """Refuse a mode in which the method is not sound.
@@ -94,54 +107,94 @@ class Method:
             allowed = ", ".join(self.modes)
             raise LocalError("E-METHOD-REFUSED", f"{self.title} in mode {mode}: {reason}; it runs in {allowed}")
 
-    def stream_of(self, key: str) -> str:
-        """Return the stream in which a tensor trains, or ``frozen``.
+    def require_task(self, task: Task) -> None:
+        """Refuse a task whose models the method cannot adapt.
 
         Raises:
-            LocalError: ``E-METHOD-REFUSED``, the method knows no such tensor.
+            LocalError: ``E-METHOD-REFUSED``.
         """
-        selector = Selector.of(key)
-        for stream, selectors in self.streams.items():
-            if selector in selectors:
-                return stream
-        if selector in self.frozen:
-            return FROZEN
-        raise LocalError("E-METHOD-REFUSED", f"{self.title} has no tensor like {key}")
+        if self.texts_only and isinstance(task, ImageClassification):
+            raise LocalError("E-METHOD-REFUSED", f"{self.title} needs a model of texts; the task is {task.kind}")
 
-    def require_layout(self, recipe: Recipe) -> None:
-        """Refuse a recipe that sums anything beside this method's own streams, such as losses or counts.
+    # --- what a recipe must say ---
+
+    def stream_of(self, key: str, adapter: Adapter) -> str:
+        """Return the stream in which a tensor lies, or ``frozen`` or ``personal``.
 
         Raises:
-            LocalError: ``E-PLAN-STREAM``, or ``E-METHOD-REFUSED`` if the method knows no such tensor.
+            LocalError: ``E-METHOD-REFUSED``: no selector claims the tensor, or the method knows no such tensor.
         """
-        for tensor in recipe.adapter.tensors:
-            if tensor.stream != (wanted := self.stream_of(tensor.key)):
-                raise LocalError("E-PLAN-STREAM", f"{tensor.key} lies in stream {tensor.stream}, not in {wanted}")
-        if recipe.layout != (wanted_layout := self.layout(recipe.adapter.tensors)):
-            found, names = (", ".join(one.name for one in layout) for layout in (recipe.layout, wanted_layout))
-            raise LocalError("E-PLAN-STREAM", f"the plan sums {found}; {self.title} sums {names}, in this order")
+        selector = select(key, adapter.options, adapter.head_modules)
+        role = self.roles.get(selector)
+        if role is None:
+            raise LocalError("E-METHOD-REFUSED", f"{self.title} has no tensor like {key}")
+        if role in {Role.FROZEN, Role.PERSONAL}:
+            return role.value
+        return next(stream for stream, selectors in self.streams.items() if selector in selectors)
 
-    def manifest(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Tensor, ...]:
+    def manifest(self, shapes: Mapping[str, tuple[int, ...]], adapter: Adapter) -> tuple[Tensor, ...]:
         """Return what every tensor of an adapter is: by stream in the order of the vector, then by key; frozen last."""
-        order = {stream: place for place, stream in enumerate((*self.streams, FROZEN))}
-        tensors = (Tensor(key=key, shape=shape, stream=self.stream_of(key)) for key, shape in shapes.items())
+        order = {name: place for place, name in enumerate((*self.streams, Role.PERSONAL.value, Role.FROZEN.value))}
+        tensors = [Tensor(key=key, shape=shape, stream=self.stream_of(key, adapter)) for key, shape in shapes.items()]
         return tuple(sorted(tensors, key=lambda tensor: (order[tensor.stream], tensor.key)))
 
-    def layout(self, manifest: tuple[Tensor, ...]) -> tuple[Stream, ...]:
+    def state(self, manifest: tuple[Tensor, ...]) -> tuple[StateStream, ...]:
         """Return the streams that a manifest has tensors of, with their lengths, in the order of the vector."""
-        lengths = {
-            stream: sum(tensor.entries for tensor in manifest if tensor.stream == stream) for stream in self.streams
-        }
-        return tuple(Stream(name=stream, length=length) for stream, length in lengths.items() if length)
+        streams = []
+        for name, selectors in self.streams.items():
+            length = sum(tensor.entries for tensor in manifest if tensor.stream == name)
+            derived = any(self.roles[selector] is Role.DERIVED for selector in selectors)
+            if length:
+                streams.append(StateStream(name=name, length=length, role=Role.DERIVED if derived else Role.SHARED))
+        return tuple(streams)
 
-    def export(
-        self, recipe: Recipe, vector: NDArray[np.float32], initial: Mapping[str, NDArray[Any]]
-    ) -> dict[str, NDArray[np.float32]]:
+    def turns_of(self, state: tuple[StateStream, ...]) -> tuple[Turn, ...]:
+        """Return what trains and what is summed in each kind of round."""
+        shared = [stream for stream in state if stream.role is Role.SHARED]
+        personal = (Role.PERSONAL.value,) if self.with_role(Role.PERSONAL) else ()
+        turns = []
+        for names in self.turns or (frozenset(stream.name for stream in shared),):
+            trained = [stream for stream in shared if stream.name in names]
+            turns.append(
+                Turn(
+                    trains=(*(stream.name for stream in trained), *personal),
+                    sums=tuple(Stream(name=stream.name, length=stream.length) for stream in trained),
+                )
+            )
+        return tuple(turns)
+
+    def require_layout(self, recipe: Recipe) -> None:
+        """Refuse a recipe that lets anything else travel, train or be summed than this method does.
+
+        Raises:
+            LocalError: ``E-PLAN-STREAM``, or ``E-METHOD-REFUSED`` if the method knows no such tensor or PEFT type.
+        """
+        adapter = recipe.adapter
+        if adapter.options.peft_type != self.peft_type:
+            rule = f"{self.title} is of PEFT type {self.peft_type}, the plan's adapter of {adapter.options.peft_type}"
+            raise LocalError("E-METHOD-REFUSED", rule)
+        foreign = [stream.name for stream in recipe.state if stream.name not in self.streams]
+        if foreign:
+            rule = f"the plan lets stream {foreign[0]} travel; {self.title} has {', '.join(self.streams)} and no other"
+            raise LocalError("E-PLAN-STREAM", rule)
+        for tensor in adapter.tensors:
+            if tensor.stream != (expected := self.stream_of(tensor.key, adapter)) or tensor.part != "adapter":
+                raise LocalError("E-PLAN-STREAM", f"{tensor.key} lies in stream {tensor.stream}, not in {expected}")
+        state = self.state(adapter.tensors)
+        if recipe.state != state:
+            given, names = (", ".join(stream.name for stream in streams) for streams in (recipe.state, state))
+            raise LocalError("E-PLAN-STREAM", f"the plan's state is {given}; that of {self.title} is {names}, in order")
+        if (recipe.turns, recipe.schedule) != (self.turns_of(state), self.schedule):
+            raise LocalError("E-PLAN-STREAM", f"the plan's turns are not those of {self.title}: what trains when")
+        if (recipe.upload, recipe.counts) != (self.upload, "all"):
+            raise LocalError("E-PLAN-STREAM", f"updates of {self.title} go up as {self.upload.kind}, from everybody")
+
+    def export(self, recipe: Recipe, vector: Vector, initial: Mapping[str, NDArray[Any]]) -> dict[str, Vector]:
         """Return every tensor of the adapter under its key in PEFT's format.
 
         Args:
             recipe: names tensors and streams.
-            vector: the global adapter, shape (entries,).
+            vector: the global adapter, shape (state entries,).
             initial: tensors of the initial adapter; only the frozen ones are taken.
 
         Raises:
@@ -149,46 +202,12 @@ class Method:
         """
         exported = split(recipe, vector)
         for tensor in recipe.adapter.tensors:
-            if tensor.stream == FROZEN:
-                found = initial.get(tensor.key)
-                if found is None or found.shape != tensor.shape:
+            if tensor.stream in {Role.FROZEN, Role.PERSONAL}:
+                value = initial.get(tensor.key)
+                if value is None or value.shape != tensor.shape:
                     raise LocalError("E-PLAN-RULE", f"the initial adapter lacks {tensor.key} of shape {tensor.shape}")
-                exported[tensor.key] = found.astype(np.float32)
+                exported[tensor.key] = value.astype(np.float32)
         return exported
 
 
-def trained_tensors(recipe: Recipe) -> tuple[Tensor, ...]:
-    """Return the tensors that train, in the order of the vector: stream by stream, then as the manifest has them."""
-    return tuple(
-        tensor for stream in recipe.layout for tensor in recipe.adapter.tensors if tensor.stream == stream.name
-    )
-
-
-def split(recipe: Recipe, vector: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """Return the trained tensors that a vector holds, by key.
-
-    Raises:
-        ValueError: the vector is not of shape (entries,).
-    """
-    if vector.shape != (recipe.entries,):
-        raise ValueError(f"a vector of shape {vector.shape} is not of {recipe.entries} entries")
-    tensors, start = {}, 0
-    for tensor in trained_tensors(recipe):
-        tensors[tensor.key] = vector[start : start + tensor.entries].reshape(tensor.shape)
-        start += tensor.entries
-    return tensors
-
-
-def joined(recipe: Recipe, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-    """Return the vector, shape (entries,), of trained tensors; the inverse of :func:`split`.
-
-    Raises:
-        LocalError: ``E-PLAN-RULE``, a tensor is missing or of another shape.
-    """
-    parts = []
-    for tensor in trained_tensors(recipe):
-        found = tensors.get(tensor.key)
-        if found is None or found.shape != tensor.shape:
-            raise LocalError("E-PLAN-RULE", f"the adapter lacks {tensor.key} of shape {tensor.shape}")
-        parts.append(found.astype(np.float32).reshape(-1))
-    return np.concatenate(parts)
+HEAD: Final[Mapping[str, frozenset[Selector]]] = {HEAD_STREAM: frozenset({Selector.HEAD})}  # of every method's streams

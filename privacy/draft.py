@@ -1,7 +1,7 @@
 """What a researcher writes: the recipe and, in a draft, the privacy that is asked for.
 
-Guarantees: a :class:`Recipe` in memory is consistent: every tensor lies in one stream of the layout, and the streams'
-lengths are those of their tensors.
+Guarantees: a :class:`Recipe` in memory is consistent: every tensor lies in one stream of the state or in none, the
+streams' lengths are those of their tensors, and every round has a turn.
 Leaves to others: the roster, thresholds, noise and ring, which a plan adds (``privacy.plan``).
 Source: ``docs/protocol.md`` section 2.
 """
@@ -9,15 +9,17 @@ Source: ``docs/protocol.md`` section 2.
 from __future__ import annotations
 
 import hashlib
-import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from privacy import canonical
+from privacy.adapter_parts import OUTSIDE_STREAMS, Adapter, Differences, Role, Schedule, StateStream, Turn, Upload
 from privacy.errors import LocalError
-from privacy.plan_parts import Count, DecimalString, Hex256, Name, PlanModel, Positive, PrivacySpec, Text
+from privacy.plan_parts import DecimalString, Hex256, Name, PlanModel, Positive, PrivacySpec, Text
+from privacy.task_parts import Task
 
+HEAD_STREAM = "head"  # the task head: a stream of its own in every method
 MAX_ENTRIES = 2**31  # entries of a vector: 8 GiB at 32 bits, beyond any adapter
 
 
@@ -48,57 +50,11 @@ class BaseReference(PlanModel):
         return self
 
 
-class Tensor(PlanModel):
-    """A tensor of the adapter, under its key in PEFT's own file format.
+class StreamRate(PlanModel):
+    """A learning rate of one stream."""
 
-    Trained tensors are laid out in the order of the manifest, row-major, stream by stream. Frozen ones are common to
-    all and come from the initial adapter.
-    """
-
-    key: Annotated[str, StringConstraints(min_length=1, max_length=300)]
-    shape: Annotated[tuple[Positive, ...], Field(max_length=8)]
-    stream: Name  # a stream of the layout, or "frozen"
-
-    @property
-    def entries(self) -> int:
-        """Number of entries."""
-        return math.prod(self.shape)
-
-
-class Adapter(PlanModel):
-    """The PEFT method, its configuration, and what every tensor of the adapter is."""
-
-    method: Name
-    peft_type: Text
-    rank: Count = 0
-    alpha: DecimalString = "0"
-    target_modules: tuple[Text, ...] = ()
-    head_modules: tuple[Text, ...] = ()  # PEFT's modules_to_save: the task head, a stream of its own
-    layers: tuple[Count, ...] = ()  # which layers are adapted; empty: all
-    seed: Count = 0  # of the initial adapter's random parts; public
-    initial_hash: Hex256  # SHA-256 of the initial adapter's safetensors file
-    tensors: Annotated[tuple[Tensor, ...], Field(min_length=1)]
-
-
-class Stream(PlanModel):
-    """A named part of the vector, masked under a key of its own."""
-
-    name: Name
-    length: Positive
-
-
-class Task(PlanModel):
-    """What the model does, and how raw rows become its input."""
-
-    kind: Literal["image-classification", "text-classification"]
-    data: Name  # the owners' dataset of this name, or the one chosen at approval
-    labels: Annotated[tuple[Text, ...], Field(min_length=2)]
-    input_column: Text = "input"
-    label_column: Text = "label"
-    max_length: Count = 0  # tokens; 0 for images
-    image_mean: DecimalString = "0"
-    image_std: DecimalString = "1"
-    image_scale: DecimalString = "1"  # raw pixel values are divided by this first
+    stream: Name
+    rate: DecimalString
 
 
 class Optimizer(PlanModel):
@@ -107,6 +63,7 @@ class Optimizer(PlanModel):
     name: Literal["mean", "sgd", "adam", "yogi"] = "mean"
     learning_rate: DecimalString = "1"
     head_learning_rate: DecimalString = "1"
+    stream_rates: tuple[StreamRate, ...] = ()  # in place of the two, for the streams that it names
     momentum: DecimalString = "0"
     second_momentum: DecimalString = "0"
     epsilon: DecimalString = "0.001"
@@ -118,17 +75,38 @@ class Training(PlanModel):
 
     learning_rate: DecimalString
     head_learning_rate: DecimalString
+    stream_rates: tuple[StreamRate, ...] = ()  # in place of the two, for the streams that it names
     micro_batch: Positive = 64
 
 
+class Notice(PlanModel):
+    """What people whose data is used may ask for; an empty text is shown as missing."""
+
+    responsible: Text = ""  # who answers for the run
+    contact: Text = ""  # whom to call
+    data: Text = ""  # which data of whom is used
+    retention: Text = ""  # how long what is kept
+
+
 class Recipe(PlanModel):
-    """The part of a plan that a researcher writes: everything but the federation. A draft directory holds it."""
+    """The part of a plan that a researcher writes: everything but the federation. A draft directory holds it.
+
+    ``state`` travels down at the start of each round; each round takes one of the ``turns``, which says what trains
+    and what is summed.
+    """
 
     title: Text
     purpose: Text
+    notice: Notice = Notice()
     base: BaseReference
     adapter: Adapter
-    layout: Annotated[tuple[Stream, ...], Field(min_length=1)]
+    state: Annotated[tuple[StateStream, ...], Field(min_length=1, max_length=16)]
+    turns: Annotated[tuple[Turn, ...], Field(min_length=1, max_length=16)]
+    schedule: Schedule = Schedule()
+    upload: Upload = Differences()
+    counts: Literal["all", "rank", "layers"] = (
+        "all"  # who contributes which entries: all, or as the roster's options say
+    )
     task: Task
     optimizer: Optimizer
     training: Training
@@ -136,24 +114,65 @@ class Recipe(PlanModel):
 
     @property
     def entries(self) -> int:
-        """d: number of entries of the vector that is summed."""
-        return sum(stream.length for stream in self.layout)
+        """d: number of entries of the longest vector that is summed."""
+        return max(turn.entries for turn in self.turns)
+
+    @property
+    def state_entries(self) -> int:
+        """Number of entries of the vector that travels down."""
+        return sum(stream.length for stream in self.state)
+
+    def turn(self, round_number: int) -> Turn:
+        """Return what happens in a round, counted from 1."""
+        return self.turns[self.schedule.turn(round_number)]
 
     @model_validator(mode="after")
-    def _layout(self) -> Self:
-        names = [stream.name for stream in self.layout]
-        if len(set(names)) != len(names) or "frozen" in names:
-            raise ValueError("streams must have distinct names, none of them 'frozen'")
+    def _state(self) -> Self:
+        names = [stream.name for stream in self.state]
+        if len(set(names)) != len(names) or OUTSIDE_STREAMS & set(names):
+            raise ValueError("streams must have distinct names, none of them 'frozen' or 'personal'")
         if len({tensor.key for tensor in self.adapter.tensors}) != len(self.adapter.tensors):
             raise ValueError("the adapter names a tensor twice")
-        for stream in self.layout:
+        for stream in self.state:
             sizes = [tensor.entries for tensor in self.adapter.tensors if tensor.stream == stream.name]
             if sum(sizes) != stream.length:
                 raise ValueError(f"stream {stream.name} has {stream.length} entries, its tensors {sum(sizes)}")
-        if {tensor.stream for tensor in self.adapter.tensors} - {*names, "frozen"}:
-            raise ValueError("a tensor lies in a stream that the layout lacks")
-        if self.entries > MAX_ENTRIES:
-            raise ValueError(f"the vector has more than {MAX_ENTRIES} entries")
+        if {tensor.stream for tensor in self.adapter.tensors} - {*names, *OUTSIDE_STREAMS}:
+            raise ValueError("a tensor lies in a stream that the state lacks")
+        if max(self.entries, self.state_entries) > MAX_ENTRIES:
+            raise ValueError(f"a vector has more than {MAX_ENTRIES} entries")
+        return self
+
+    @model_validator(mode="after")
+    def _turns(self) -> Self:
+        if self.schedule.turns != frozenset(range(len(self.turns))):
+            raise ValueError("the schedule must take every turn, and no other")
+        trainable = {stream.name for stream in self.state if stream.role is Role.SHARED} | {Role.PERSONAL.value}
+        for turn in self.turns:
+            summed = [stream.name for stream in turn.sums]
+            if len(set(summed)) != len(summed) or len(set(turn.trains)) != len(turn.trains):
+                raise ValueError("a turn names a stream twice")
+            if set(turn.trains) - trainable:
+                raise ValueError("a turn trains what is neither a shared stream nor personal")
+        return self
+
+    @model_validator(mode="after")
+    def _differences(self) -> Self:
+        """What goes up as differences is what trains and is shared, in the order of the state."""
+        if self.upload.kind == "differences":
+            for turn in self.turns:
+                shared = [(stream.name, stream.length) for stream in self.state if stream.name in turn.trains]
+                if [(stream.name, stream.length) for stream in turn.sums] != shared:
+                    raise ValueError("a turn must sum the shared streams that train in it, in the order of the state")
+        return self
+
+    @model_validator(mode="after")
+    def _rates(self) -> Self:
+        names = {stream.name for stream in self.state} | {Role.PERSONAL.value}
+        for rates in (self.optimizer.stream_rates, self.training.stream_rates):
+            streams = [entry.stream for entry in rates]
+            if streams != sorted(set(streams)) or set(streams) - names:
+                raise ValueError("stream_rates must be sorted and name streams of the state, each once")
         return self
 
 
@@ -166,7 +185,7 @@ class PrivacyTarget(PrivacySpec):
 class Draft(PlanModel):
     """A recipe with a privacy target, evaluation and protocol wishes, but no roster."""
 
-    draft_version: Literal[1] = 1
+    draft_version: Literal[2] = 2
     recipe: Recipe
     privacy: PrivacyTarget
     evaluation_data: Name
@@ -192,3 +211,11 @@ class Draft(PlanModel):
     def to_bytes(self) -> bytes:
         """Return the canonical JSON of this draft."""
         return canonical.encode(self.model_dump(mode="json"))
+
+
+def rate_of(rates: Optimizer | Training, stream: str) -> float:
+    """Return the learning rate of a stream: its own, or that of the head, or that of all others."""
+    for entry in rates.stream_rates:
+        if entry.stream == stream:
+            return float(entry.rate)
+    return float(rates.head_learning_rate if stream == HEAD_STREAM else rates.learning_rate)

@@ -341,6 +341,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "per-example gradients, sensitivity or reloading is not exact for this model and method",
         "use another method or model; report the printed check",
     ),
+    "E-TASK-UNSUPPORTED": Explanation(
+        Fault.REFUSED,
+        "the plan's task is of a kind that this version does not train",
+        "a plan can name more kinds of tasks than this version has losses and metrics for",
+        "use a version that trains it, or a recipe of a kind that the message names",
+    ),
     "E-TRAINING": Explanation(
         _B,
         "a step of training failed; its noise left without it, so that nobody learns that it failed",

@@ -45,7 +45,7 @@ from privacy.secagg.parameters import Parameters, RosterMember
 if TYPE_CHECKING:
     from privacy.secagg.layout import Layout
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 PLAN_SIGNATURE_LABEL = b"onlysum/1/plan"
 APPROVAL_LABEL = b"onlysum/1/approval"
 MAX_ROSTER = 4096  # x-coordinates and messages stay small
@@ -59,10 +59,11 @@ _id: Final = attrgetter("id")
 class Plan(PlanModel):
     """Everything that binds the parties of a run. See the module's docstring."""
 
-    protocol_version: Literal[1] = PROTOCOL_VERSION
+    protocol_version: Literal[2] = PROTOCOL_VERSION
     suite: Literal[1, 2] = 1
     federation: Name
     operator: Text
+    operator_contact: Text = ""  # whom to call about the coordinator; empty is shown as missing
     run_id: Hex128
     created_at: Count  # seconds since the Unix epoch
     expires_at: Count
@@ -109,7 +110,7 @@ class Plan(PlanModel):
         from privacy.secagg.layout import Layout
 
         ring = Ring(bits=self.encoding.ring_bits, lane_bits=self.encoding.lane_bits)
-        return Layout(ring, tuple((stream.name, stream.length) for stream in self.recipe.layout))
+        return Layout(ring, tuple((stream.name, stream.length) for stream in self.recipe.turn(round_number).sums))
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON that is hashed and signed."""
@@ -210,6 +211,15 @@ class Plan(PlanModel):
             raise ValueError("a weight w would make the sensitivity w*D: the distributed modes have none")
         if self.weight_rule == "equal" and set(weights) != {1}:
             raise ValueError("weights must be 1 under the equal rule")
+        return self
+
+    @model_validator(mode="after")
+    def _options(self) -> Self:
+        for member in self.roster:
+            allowed = {"all": member.options.rank == 0 and not member.options.layers}
+            allowed |= {"rank": not member.options.layers, "layers": member.options.rank == 0}
+            if not allowed[self.recipe.counts]:
+                raise ValueError(f"the options of {member.id} are none that this recipe counts by")
         return self
 
     @model_validator(mode="after")

@@ -44,6 +44,13 @@ class PlanModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class MemberOptions(PlanModel):
+    """What a participant trains less than others, publicly; a recipe's ``counts`` says whether it may."""
+
+    rank: Count = 0  # of its factors; 0: the adapter's own
+    layers: tuple[Count, ...] = ()  # which of the adapter's layers; empty: all
+
+
 class Member(PlanModel):
     """A participant on the roster.
 
@@ -56,6 +63,7 @@ class Member(PlanModel):
     units: Positive
     weight: Positive = 1
     with_operator: bool = False  # its organisation also runs the coordinator: it counts in f
+    options: MemberOptions = MemberOptions()
 
 
 class Evaluator(PlanModel):
@@ -101,6 +109,7 @@ class Encoding(PlanModel):
     lane_bits: Count = 0  # L of packed lanes in 64-bit words; 0: one entry a word
     scale_exponent: Annotated[int, Field(ge=0, le=50)]
     clamp: Positive
+    down_bits: Literal[32] = 32  # of an entry of the state that travels down
 
     @property
     def bits(self) -> int:
@@ -126,6 +135,7 @@ class PrivacySpec(PlanModel):
     clip_norm: DecimalString  # C, per unit
     max_rows_per_user: Count = 0  # 0 unless the unit is the user
     upload_after_ms: Count = 0  # no upload leaves earlier after the round's start
+    bands: Literal[1] = 1  # of correlated noise; 1: each round's noise is independent of every other's
 
     @property
     def noised(self) -> bool:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from authoring.draft import INITIAL_FILE, build_draft
 from coordinator.runs.global_adapter import direction
-from coordinator.runs.optimizer import OptimizerState, step
+from methods.optimizer import OptimizerState, step
 from participant.training.data import task_columns
 from participant.training.evaluation import AdapterEvaluator
 from participant.training.torch_trainer import Materials, TorchTrainer
@@ -32,6 +32,7 @@ from privacy.plan import Plan, VerifiedPlan, signed_plan_bytes
 from privacy.plan_parts import Member, Mode
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
+from privacy.task_parts import require_classification
 from simulation import base
 from simulation.binding import bind
 from simulation.cohort import Cohort, Train
@@ -98,7 +99,7 @@ def run(stage: Stage, units: Sequence[int], mode: Mode, seed: int, size: Size, p
         plan.recipe,
         model=stage.base,
         dataset=stage.data(EVALUATOR),
-        columns=task_columns(plan.recipe.task),
+        columns=task_columns(require_classification(plan.recipe.task)),
         initial_adapter=_draft(stage, mode) / INITIAL_FILE,
     )
     start = evaluator.adapted.vector()
@@ -127,7 +128,7 @@ def _rounds(
             name: partial(one.train, adapter=state.iterate, progress=_silent) for name, one in trainers.items()
         }
         result = cohort.run_round(number, state.iterate.tobytes(), train)
-        state = step(plan.recipe, state, direction(plan, result.total(), result.survivors))
+        state = step(plan.recipe, state, direction(plan, number, result.total(), result.survivors))
         progress(number, total)
     return state.average
 
@@ -193,7 +194,7 @@ def _trainer(stage: Stage, plan: Plan, name: str, random: SeededSource) -> Torch
         me=name,
         model=stage.base,
         dataset=stage.data(name),
-        columns=task_columns(plan.recipe.task),
+        columns=task_columns(require_classification(plan.recipe.task)),
         initial_adapter=_draft(stage, plan.privacy.mode) / INITIAL_FILE,
     )
     trainer = TorchTrainer(materials, random)

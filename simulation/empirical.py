@@ -212,7 +212,7 @@ def _watched() -> Iterator[dict[int, list[NDArray[np.int64]]]]:
     original = GradientSums.clipped
 
     def watching(self: GradientSums, rows: Any, **clip: Unpack[Clip]) -> NDArray[np.int64]:
-        batches.setdefault(id(self), []).append(np.array(rows))
+        batches.setdefault(id(self.examples), []).append(np.array(rows))
         return original(self, rows, **clip)
 
     GradientSums.clipped = watching  # type: ignore[method-assign]  # put back below

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from participant.training import torch_trainer
-from participant.training.adapters import sums
+from participant.training.adapters import sums, turns
 from participant.training.adapters.adapted import AdaptedModel
 from participant.training.adapters.fast import choose_engine
 from participant.training.adapters.gradients import GradientEngine
 from participant.training.examples import Examples
 from participant.training.torch_trainer import TorchTrainer
+from privacy.adapter_parts import Turn
 from privacy.dp.clipping import clip_radius
 from privacy.dp.sampling import choose, poisson_sample
 from privacy.interfaces import RandomSource
@@ -35,7 +36,7 @@ Integers = NDArray[np.int64]
 
 def while_preparing(fault: Fault | None) -> AbstractContextManager[None]:
     """Plant what is there from the start; the others come after the self-check, so that the audit is on its own."""
-    return _replaced(torch_trainer, "choose_engine", _choose_one_row) if fault is Fault.BATCH_AS_ONE else nullcontext()
+    return _replaced(turns, "choose_engine", _choose_one_row) if fault is Fault.BATCH_AS_ONE else nullcontext()
 
 
 def while_training(fault: Fault | None, *, last: bool) -> AbstractContextManager[None]:
@@ -73,15 +74,15 @@ _first: Final[WeakKeyDictionary[TorchTrainer, Integers]] = (
 )  # each trainer's noise of its first round
 
 
-def _silence(trainer: TorchTrainer) -> Integers:
+def _silence(trainer: TorchTrainer, turn: Turn) -> Integers:
     """Draw the noise, so that coins fall as they would, and leave it out."""
-    return np.zeros_like(_noise(trainer))
+    return np.zeros_like(_noise(trainer, turn))
 
 
-def _first_noise(trainer: TorchTrainer) -> Integers:
+def _first_noise(trainer: TorchTrainer, turn: Turn) -> Integers:
     """Draw noise once and add it in every round, as a seed that starts anew would."""
     if trainer not in _first:
-        _first[trainer] = _noise(trainer)
+        _first[trainer] = _noise(trainer, turn)
     return _first[trainer]
 
 

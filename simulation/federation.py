@@ -155,7 +155,7 @@ class Federation:
             survivors: participant-rounds, over all completed rounds.
         """
         plan = json.loads((self._stage.federation / "result" / "plan.json").read_bytes())
-        entries = sum(stream["length"] for stream in plan["recipe"]["layout"])
+        entries = sum(stream["length"] for stream in plan["recipe"]["state"])
         return int(survivors * entries * plan["encoding"]["ring_bits"] // 8)
 
     def _show(self, run: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import methods
 from authoring.draft import INITIAL_FILE, build_draft
-from methods.method import trained_tensors
+from methods.vectors import state_tensors
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.fast import FastEngine
 from participant.training.adapters.sums import Clip, GradientSums
@@ -33,12 +33,14 @@ from participant.training.data import Columns
 from participant.training.examples import load_examples
 from participant.training.models import load_base
 from participant.training.torch_trainer import Materials, TorchTrainer
-from privacy.draft import Recipe, Stream, Tensor
+from privacy.adapter_parts import StateStream, Stream, Tensor
+from privacy.draft import Recipe
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan
 from privacy.plan_parts import Member
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
+from privacy.task_parts import require_classification
 from simulation.audit_result import Setting
 from simulation.binding import bind
 
@@ -144,10 +146,14 @@ class Workbench:
         """Return the first adapter, and what each canary adds to a sum when it is sampled."""
         recipe, clip = plan.recipe, _clip(plan)
         loaded = load_base(
-            self.directory / "base", recipe.base, recipe.task, head_modules=recipe.adapter.head_modules, seed=0
+            self.directory / "base",
+            recipe.base,
+            require_classification(recipe.task),
+            head_modules=recipe.adapter.head_modules,
+            seed=0,
         )
         rows = np.arange(self.setting.canaries)
-        examples = load_examples(self._write_rows("all", rows), _COLUMNS, recipe.task, loaded)
+        examples = load_examples(self._write_rows("all", rows), _COLUMNS, require_classification(recipe.task), loaded)
         initial = read_initial(self.directory / "draft" / INITIAL_FILE, recipe.adapter)
         adapted = AdaptedModel.attach(loaded.model, recipe, initial, torch.device("cpu"))
         sums = GradientSums(FastEngine(adapted), examples, MICRO_BATCH)
@@ -181,7 +187,7 @@ def _labels(setting: Setting) -> list[str]:
 def _probes(recipe: Recipe) -> NDArray[np.bool_]:
     """Return which entries are LoRA's A."""
     return np.concatenate(
-        [np.full(tensor.entries, tensor.key.endswith(".lora_A.weight")) for tensor in trained_tensors(recipe)]
+        [np.full(tensor.entries, tensor.key.endswith(".lora_A.weight")) for tensor in state_tensors(recipe)]
     )
 
 
@@ -250,4 +256,9 @@ def _with_metrics(recipe: Recipe) -> Recipe:
     """Return a recipe that sums loss, accuracy and count in a stream of their own, without noise."""
     tensor = Tensor(key="metrics", shape=(METRICS.length,), stream=METRICS.name)
     adapter = recipe.adapter.model_copy(update={"tensors": (*recipe.adapter.tensors, tensor)})
-    return recipe.model_copy(update={"adapter": adapter, "layout": (*recipe.layout, METRICS)})
+    state = (*recipe.state, StateStream(name=METRICS.name, length=METRICS.length))
+    turns = tuple(
+        turn.model_copy(update={"trains": (*turn.trains, METRICS.name), "sums": (*turn.sums, METRICS)})
+        for turn in recipe.turns
+    )
+    return recipe.model_copy(update={"adapter": adapter, "state": state, "turns": turns})

@@ -141,7 +141,7 @@ def test_the_two_ends_of_each_pair_use_its_stream_with_opposite_signs(log: KeyLo
     """All streams of five uploads: five of their own and ten of pairs, twice as many for two streams of the layout."""
     federation = Federation(5, 1)
     federation.run_round()
-    streams = len(federation.plan.plan.recipe.layout)
+    streams = len(federation.plan.plan.recipe.turns[0].sums)
     users = [(len(uses), log.signs[key]) for key, uses in log.uses.items()]
     assert (users.count((1, 1)), users.count((2, 0))) == (5 * streams, 10 * streams)
     assert len(users) == 15 * streams

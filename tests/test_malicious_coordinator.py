@@ -16,7 +16,7 @@ from coordinator.protocol.round import CoordinatorRound
 from participant.protocol.memory import RunMemory, RunRefused
 from participant.protocol.round import Masked, Participant, Shared, advertise, complete
 from privacy.errors import PeerError, Phase, PlanError
-from privacy.plan import VerifiedPlan
+from privacy.plan import PROTOCOL_VERSION, VerifiedPlan
 from privacy.secagg import hashes, keys, merkle
 from privacy.secagg.messages import (
     Advertisement,
@@ -87,7 +87,7 @@ def forged(one: Advertisement, **changes: Any) -> Advertisement:
 
 
 def signed_by(name: str, unsigned: Advertisement) -> Advertisement:
-    return replace(unsigned, signature=signing_key(name).sign(unsigned.signed_bytes(1)))
+    return replace(unsigned, signature=signing_key(name).sign(unsigned.signed_bytes(PROTOCOL_VERSION)))
 
 
 # --- ADVERTISE_KEYS ---
@@ -284,7 +284,7 @@ def test_malicious_share_that_names_another_holder_at_the_victims_place_is_refus
     leaf = replace(dealt[3].leaf, recipient="carol")
     tree = merkle.MerkleTree.over([leaf.hash] * len(state.u1))
     lie = replace(dealt[3], leaf=leaf, proof=tree.proof(state.u1.index(VICTIM)), root=tree.root)
-    signature = signing_key(lie.dealer).sign(lie.signed_bytes(1, state.round_ctx))
+    signature = signing_key(lie.dealer).sign(lie.signed_bytes(PROTOCOL_VERSION, state.round_ctx))
     assert stage.lie((*dealt[:3], replace(lie, signature=signature))).code == "E-ROUND-CONTEXT"
 
 
@@ -315,7 +315,9 @@ def _signed_receipt(stage: Stage, name: str, **changes: Any) -> SurvivorProposal
 
     def sign(one: Any) -> Any:
         changed = replace(one, **changes)
-        return replace(changed, signature=signing_key(name).sign(changed.signed_bytes(1, masked.record.round_ctx)))
+        return replace(
+            changed, signature=signing_key(name).sign(changed.signed_bytes(PROTOCOL_VERSION, masked.record.round_ctx))
+        )
 
     return replace(told, receipts=tuple(sign(one) if one.sender == name else one for one in told.receipts))
 
@@ -462,7 +464,7 @@ def _quorum(told: UnmaskRequest, signers: Sequence[str], context: bytes) -> Unma
     """The request with valid signatures over its own S, whoever would have to lie for them."""
     at, survivors = told.proposal.position, told.proposal.survivors
     signed = [
-        SurvivorSignature(at, name, signing_key(name).sign(survivors.signed_bytes(1, at, name, context)))
+        SurvivorSignature(at, name, signing_key(name).sign(survivors.signed_bytes(PROTOCOL_VERSION, at, name, context)))
         for name in signers
     ]
     return replace(told, signatures=tuple(signed))
@@ -650,7 +652,9 @@ def resigned(certificate: RoundCertificate, **changes: Any) -> RoundCertificate:
     one = replace(certificate, **changes)
     at = one.position
     signed = [
-        SurvivorSignature(at, name, signing_key(name).sign(one.survivors.signed_bytes(1, at, name, one.round_ctx)))
+        SurvivorSignature(
+            at, name, signing_key(name).sign(one.survivors.signed_bytes(PROTOCOL_VERSION, at, name, one.round_ctx))
+        )
         for name in one.survivors.ids
         if name != "zoe"
     ]
@@ -770,4 +774,4 @@ def test_replayed_messages_of_another_run_do_not_verify() -> None:
     with pytest.raises(PeerError) as refusal:
         state.on_advertisements(replayed, SeededSource("y"))
     assert refusal.value.code in {"E-ROUND-CONTEXT", "E-ROUND-TRANSCRIPT"}
-    assert keys.verify(identities["alice"].public, one.told[0].signature, one.told[0].signed_bytes(1))
+    assert keys.verify(identities["alice"].public, one.told[0].signature, one.told[0].signed_bytes(PROTOCOL_VERSION))

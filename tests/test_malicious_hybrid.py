@@ -10,6 +10,7 @@ import pytest
 
 from participant.protocol.round import Complained, Ready, Shared
 from privacy.errors import Phase, RoundAborted
+from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import merkle, messages
 from privacy.secagg.messages import SEALED_BYTES, SEALED_PAIR_BYTES, Advertisement, DealtShare, ShareBundle
 from privacy.secagg.pairing import Pairing
@@ -185,7 +186,7 @@ def test_malicious_lengths_that_dealer_and_coordinator_agreed_on_are_refused(sen
     state: Any = stage.federation.participants[dealer].state
     lie = change(state.bundle)
     tree = merkle.MerkleTree.over([leaf.hash for leaf in lie.leaves])
-    signature = signing_key(dealer).sign(lie.signed_bytes(1, state.round_ctx))
+    signature = signing_key(dealer).sign(lie.signed_bytes(PROTOCOL_VERSION, state.round_ctx))
     passed = {
         one.dealer: replace(
             one,

@@ -15,6 +15,7 @@ import pytest
 from coordinator.protocol.round import CoordinatorRound
 from participant.protocol.round import Advertised, Masked
 from privacy.errors import PeerError, Phase
+from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import merkle
 from privacy.secagg.graph import MaskingGraph
 from privacy.secagg.messages import Complaint, NeighbourShares, ShareLeaf, SurvivorProposal, UnmaskRequest
@@ -80,7 +81,7 @@ def _tree_over_all(stage: Stage) -> Any:
     first = stage.told.shares[0]
     tree = merkle.MerkleTree.over([replace(first.leaf, recipient=name).hash for name in names(20)])
     lie = replace(first, proof=tree.proof(names(20).index(stage.name)), root=tree.root)
-    signature = signing_key(first.dealer).sign(lie.signed_bytes(1, stage.context))
+    signature = signing_key(first.dealer).sign(lie.signed_bytes(PROTOCOL_VERSION, stage.context))
     return replace(stage.told, shares=(replace(lie, signature=signature), *stage.told.shares[1:]))
 
 
@@ -202,7 +203,7 @@ def test_a_release_names_exactly_the_neighbours_and_never_both_kinds_of_one() ->
 
 
 def _signed(message: Any, context: bytes) -> Any:
-    return replace(message, signature=signing_key(message.sender).sign(message.signed_bytes(1, context)))
+    return replace(message, signature=signing_key(message.sender).sign(message.signed_bytes(PROTOCOL_VERSION, context)))
 
 
 def _refused(stage: Stage, lie: Any, rule: str) -> None:

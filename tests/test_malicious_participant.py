@@ -13,6 +13,7 @@ import pytest
 from coordinator.protocol.round import CoordinatorRound
 from participant.protocol.round import Complained, Masked, Shared
 from privacy.errors import PeerError, Phase, RoundAborted
+from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import shamir
 from privacy.secagg.messages import Complaint, Receipt, ReleasedShare, ShareBundle, UnmaskShares
 from tests.worlds.federation import FaultKind, Federation, SeededSource
@@ -91,7 +92,9 @@ def everything(value: Any) -> Any:
 
 def signed(message: Any, context: bytes | None = None) -> Any:
     """The offender signs its own lie."""
-    body = message.signed_bytes(1) if context is None else message.signed_bytes(1, context)
+    body = (
+        message.signed_bytes(PROTOCOL_VERSION) if context is None else message.signed_bytes(PROTOCOL_VERSION, context)
+    )
     return replace(message, signature=signing_key(OFFENDER).sign(body))
 
 

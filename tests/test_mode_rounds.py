@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import methods
 from coordinator.runs.global_adapter import direction
-from coordinator.runs.optimizer import OptimizerState, step
-from methods.method import joined
+from methods.optimizer import OptimizerState, step
+from methods.vectors import joined, places
 from participant.training.adapters.adapted import read_initial
 from privacy.draft import Draft
 from privacy.errors import Phase
@@ -31,6 +32,12 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "distributed, by examples": ("text", ROWS, {"mode": "distributed"}),
     "distributed, by users": ("text", ROWS // 3, {"mode": "distributed", "unit": "user", "max_rows_per_user": 2}),
     "distributed, by participants": ("image", ROWS, {"mode": "distributed-participant", "local_steps": 2}),
+}
+# Every method in every mode that it allows, on pictures where it can read them.
+CASES |= {
+    f"{method.name}, {mode}": ("text" if method.texts_only else "image", ROWS, {"method": method.name, "mode": mode})
+    for method in methods.all_methods()
+    for mode in method.modes
 }
 FAULTS = (
     [Fault("bob", Phase.COLLECT_MASKED, FaultKind.CRASH_AFTER_SEND), Fault("carol", Phase.UNMASK, FaultKind.TWICE)],
@@ -77,6 +84,10 @@ def test_the_sum_is_exactly_that_of_the_survivors_updates(
         total = result.total()
         assert np.array_equal(total, sum(run.updates[name, number] for name in result.survivors))
         before = run.state
-        run.state = step(run.plan.recipe, before, direction(run.plan, total, result.survivors))
+        run.state = step(run.plan.recipe, before, direction(run.plan, number, total, result.survivors))
         assert np.isfinite(run.state.iterate).all()
-        assert not np.array_equal(run.state.iterate, before.iterate)
+        moved = np.flatnonzero(run.state.iterate != before.iterate)
+        trained = places(run.plan.recipe, run.plan.recipe.turn(number))
+        assert moved.size
+        assert set(moved) <= set(trained), "what does not train in this round stays as it is"
+        assert total.size == trained.size

@@ -21,7 +21,7 @@ from privacy.dp import events
 from privacy.dp.accountants import plan_delta, require_claim
 from privacy.errors import LocalError, OnlysumError, PlanError
 from privacy.plan import Plan
-from tests.worlds.plans import STRONG, make_plan, plan_document
+from tests.worlds.plans import STRONG, make_plan, plan_document, travel
 from tests.worlds.recipes import RECIPE
 from tests.worlds.reports import participant_report
 
@@ -107,13 +107,16 @@ def test_a_noised_plan_is_refused_for(sentence: str) -> None:
 
 
 def metrics(document: dict[str, Any]) -> None:
-    document["recipe"]["adapter"]["tensors"].append({"key": "loss", "shape": [1], "stream": "metrics"})
-    document["recipe"]["layout"].append({"name": "metrics", "length": 1})
+    document["recipe"]["adapter"]["tensors"].append(
+        {"key": "loss", "shape": [1], "stream": "metrics", "part": "adapter"}
+    )
+    travel(document["recipe"], {"name": "metrics", "length": 1})
 
 
 def hidden_metrics(document: dict[str, Any]) -> None:
     document["recipe"]["adapter"]["tensors"][0]["stream"] = "adapter"
-    document["recipe"]["layout"][0]["length"] += 8
+    document["recipe"]["state"][0]["length"] += 8
+    document["recipe"]["turns"][0]["sums"][0]["length"] += 8
 
 
 def understated(document: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import hashlib
 from coordinator.database.run_rows import RoundRecord
 from coordinator.protocol.round import RoundResult
 from coordinator.runs.global_adapter import RunFiles, direction
-from coordinator.runs.optimizer import step
+from methods.optimizer import step
 from privacy.plan import Plan
 from privacy.secagg.hashes import adapter_hash
 from protos import codec
@@ -29,7 +29,7 @@ def complete_round(plan: Plan, files: RunFiles, result: RoundResult, *, previous
     """
     certificate = result.certificate
     at = certificate.position
-    move = direction(plan, result.total(), result.survivors)
+    move = direction(plan, at.round, result.total(), result.survivors)
     iterate, released = files.write_state(step(plan.recipe, files.read_state(at.round - 1), move))
     return RoundRecord(
         round=at.round,

@@ -1,8 +1,8 @@
 """The global adapter: from the initial tensors to the vector that travels, and from a sum to the next vector.
 
-Guarantees: the vector is what the plan's manifest and layout say, flat float32 little-endian; the step from a sum to
+Guarantees: the vector is what the plan's manifest and state say, flat float32 little-endian; the step from a sum to
 the next state is a function of plan, state, sum and survivors alone; files of a run are whole or absent.
-Leaves to others: the optimizer's arithmetic (``coordinator.runs.optimizer``), which tensor is where in the vector and
+Leaves to others: the optimizer's arithmetic (``methods.optimizer``), which tensor is where in the vector and
 PEFT's keys (``methods``), the release (``coordinator.runs.completion``).
 """
 
@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from coordinator.runs.optimizer import OptimizerState, Wide
 from host import durable
-from methods.method import joined
+from methods.optimizer import OptimizerState, Wide
+from methods.vectors import joined
 from privacy.dp.clipping import clip_radius
 from privacy.draft import Recipe
 from privacy.errors import LocalError
@@ -55,27 +55,28 @@ def read_initial(data: bytes, recipe: Recipe) -> dict[str, NDArray[Any]]:
 # --- from a sum to the next state ---
 
 
-def direction(plan: Plan, total: NDArray[np.int64], survivors: Sequence[str]) -> Wide:
+def direction(plan: Plan, round_number: int, total: NDArray[np.int64], survivors: Sequence[str]) -> Wide:
     """Return what the optimizer steps along: the mean difference, or minus the mean noisy gradient.
 
     Args:
         plan: its constants are the only normalisers; a realised batch is none.
-        total: the sum's integers, shape (entries,).
+        round_number: whose sum it is, from 1.
+        total: the sum's integers, shape (entries of the round's turn,).
         survivors: whose updates are in it.
     """
     members = [plan.member(name) for name in survivors]
     if plan.privacy.mode == "distributed":
         expected = float(plan.privacy.sampling_rate) * sum(member.units for member in members)
-        return -total.astype(np.float64) * (unit(plan) / expected)
+        return -total.astype(np.float64) * (unit(plan, round_number) / expected)
     weights = sum(member.weight for member in members)
     if plan.privacy.mode == "distributed-participant":
-        return total.astype(np.float64) * (unit(plan) / weights)
+        return total.astype(np.float64) * (unit(plan, round_number) / weights)
     return unfixed(total, scale_exponent=plan.encoding.scale_exponent, divisor=weights)
 
 
-def unit(plan: Plan) -> float:
-    """Return what one integer step of a clipped vector stands for: C / r."""
-    return float(plan.privacy.clip_norm) / clip_radius(plan.privacy.sensitivity, plan.recipe.entries)
+def unit(plan: Plan, round_number: int) -> float:
+    """Return what one integer step of a round's clipped vector stands for: C / r."""
+    return float(plan.privacy.clip_norm) / clip_radius(plan.privacy.sensitivity, plan.recipe.turn(round_number).entries)
 
 
 # --- a run's files ---

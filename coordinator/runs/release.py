@@ -19,6 +19,7 @@ from coordinator.database import attempt_rows, run_rows
 from coordinator.database.store import Store
 from coordinator.runs.global_adapter import VECTOR_TYPE, RunFiles, read_initial
 from host import durable
+from privacy.adapter_parts import options_words
 from privacy.errors import OnlysumError
 from privacy.evaluation import SignedEvaluation
 from privacy.plan import Plan, VerifiedPlan
@@ -148,7 +149,7 @@ library_name: peft
 {recipe.purpose}
 
 - base model: `{recipe.base.name}` ({recipe.base.architecture}), files hash `{recipe.base.hash}`
-- method: `{recipe.adapter.method}`, rank {recipe.adapter.rank}, {recipe.entries} trained entries
+- method: `{recipe.adapter.method}`, {options_words(recipe.adapter)}, {recipe.state_entries} entries
 - trained by {plan.n} participants of the federation `{plan.federation}` in {recipe.rounds} rounds, run `{plan.run_id}`
 - plan `{plan.hash.hex()}`, operator {plan.operator}
 

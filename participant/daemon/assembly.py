@@ -36,6 +36,7 @@ from participant.training.timing import FixedDuration
 from participant.training.trainer import Trainer
 from privacy.errors import LocalError
 from privacy.secagg import masks
+from privacy.task_parts import require_classification
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def torch_trainer(
         model=Path(job.model.path),
         dataset=Path(dataset.path),
         columns=task_columns(
-            plan.recipe.task,
+            require_classification(plan.recipe.task),
             input_column=dataset.input_column,
             label_column=dataset.label_column,
             user_column=dataset.user_column,
@@ -175,7 +176,9 @@ def _load_measure(job: TrainingJob) -> Callable[[NDArray[np.float32]], Measured]
         recipe,
         model=Path(job.model.path),
         dataset=Path(dataset.path),
-        columns=task_columns(recipe.task, input_column=dataset.input_column, label_column=dataset.label_column),
+        columns=task_columns(
+            require_classification(recipe.task), input_column=dataset.input_column, label_column=dataset.label_column
+        ),
         initial_adapter=job.initial_adapter,
         device=job.device,
         threads=job.threads,

@@ -42,8 +42,8 @@ def evaluate_adapter(work: DaemonContext, job: TrainingJob, task: EvaluationAske
         LocalError: ``E-MODEL-*`` or ``E-DATA-*``.
     """
     plan = job.verified.plan
-    if task.adapter.length != 4 * plan.recipe.entries:
-        rule = f"the adapter is announced as {task.adapter.length} bytes for {plan.recipe.entries} entries"
+    if task.adapter.length != 4 * plan.recipe.state_entries:
+        rule = f"the adapter is announced as {task.adapter.length} bytes for {plan.recipe.state_entries} entries"
         raise PeerError.by_coordinator("E-ROUND-CONTEXT", Phase.EVALUATION, rule)
     data = work.sender.download(task.adapter)
     measured = measure(job, np.frombuffer(data, dtype="<f4").astype(np.float32))

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from host import durable
-from methods.method import joined
+from methods.vectors import joined
 from participant.home import certificate_file, erase_updates
 from participant.protocol.memory import RunRefused, UpdateEncoded, shares_from_bytes, shares_to_bytes
 from participant.protocol.round import (
@@ -190,7 +190,7 @@ class Participation:
 
     def _fetch_adapter(self, content: ContentRef, expected: bytes, position: Position) -> NDArray[np.float32]:
         """Download, hash and parse the global adapter from one buffer."""
-        entries = self._party.plan.plan.recipe.entries
+        entries = self._party.plan.plan.recipe.state_entries
         if content.length != entries * ADAPTER_FORMAT.itemsize:
             raise PeerError.by_coordinator(
                 "E-ROUND-CONTEXT",

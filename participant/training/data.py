@@ -32,8 +32,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.draft import Task
 from privacy.errors import LocalError
+from privacy.task_parts import Classification
 
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 CSV_FIELD_BYTES: Final = 2**24
@@ -52,7 +52,11 @@ class Columns:
 
 
 def task_columns(
-    task: Task, *, input_column: str | None = None, label_column: str | None = None, user_column: str | None = None
+    task: Classification,
+    *,
+    input_column: str | None = None,
+    label_column: str | None = None,
+    user_column: str | None = None,
 ) -> Columns:
     """Return the columns for a task: the owner's names where given, the plan's otherwise."""
     return Columns(input_column or task.input_column, label_column or task.label_column, user_column)

@@ -19,6 +19,7 @@ from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples
 from participant.training.models import load_base
 from privacy.draft import Recipe
+from privacy.task_parts import require_classification
 
 BATCH = 128  # examples at once; it changes no count
 
@@ -69,15 +70,14 @@ class AdapterEvaluator:
         torch.set_num_threads(threads)
         place = find_device(device)
         initial = read_initial(initial_adapter, recipe.adapter)
-        base = load_base(
-            model, recipe.base, recipe.task, head_modules=recipe.adapter.head_modules, seed=recipe.adapter.seed
-        )
+        task = require_classification(recipe.task)
+        base = load_base(model, recipe.base, task, head_modules=recipe.adapter.head_modules, seed=recipe.adapter.seed)
         adapted = AdaptedModel.attach(base.model, recipe, initial, place)
-        examples = load_examples(dataset, columns, recipe.task, base).to(place)
+        examples = load_examples(dataset, columns, task, base).to(place)
         return cls(adapted, examples, bytes.fromhex(hash_dataset(dataset)))
 
     def measure(self, adapter: NDArray[np.float32]) -> EvaluationResult:
-        """Return how many examples the model gets right with a global adapter, shape (entries,)."""
+        """Return how many examples the model gets right with a global adapter, shape (state entries,)."""
         self.adapted.load(adapter)
         correct, count = 0, len(self.examples)
         with torch.no_grad():

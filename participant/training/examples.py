@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from participant.training.data import Columns, Table, pixels, read_table
 from participant.training.models import Base
-from privacy.draft import Task
 from privacy.errors import LocalError
+from privacy.task_parts import Classification, ImageClassification
 
 IMAGES: Final = "pixel_values"
 TOKENS: Final = "input_ids"
@@ -69,7 +69,7 @@ class Examples:
         return replace(self, inputs=moved, labels=self.labels.to(device))
 
 
-def load_examples(path: Path, columns: Columns, task: Task, base: Base, *, strict: bool = True) -> Examples:
+def load_examples(path: Path, columns: Columns, task: Classification, base: Base, *, strict: bool = True) -> Examples:
     """Read a dataset for a task.
 
     Args:
@@ -85,7 +85,7 @@ def load_examples(path: Path, columns: Columns, task: Task, base: Base, *, stric
     table = read_table(path, columns, strict=strict)
     reading = _Reading(table, strict)
     labels = reading.rows(lambda row, where: _class(table.labels[row], task, where), otherwise=0)
-    if task.kind == "image-classification":
+    if isinstance(task, ImageClassification):
         images = torch.zeros(len(labels), base.channels, *base.image_size)
         reading.rows(lambda row, where: images[row].copy_(_image(table.inputs[row], task, base, where)), otherwise=None)
         inputs = {IMAGES: images}
@@ -96,14 +96,14 @@ def load_examples(path: Path, columns: Columns, task: Task, base: Base, *, stric
     return Examples(inputs, torch.tensor(labels, dtype=torch.int64), _user_numbers(table), unusable)
 
 
-def synthetic_examples(base: Base, task: Task, count: int) -> Examples:
+def synthetic_examples(base: Base, task: Classification, count: int) -> Examples:
     """Return made-up examples of the very shape of a task's real ones: the same every time, and nobody's data.
 
     Text has all lengths from the shortest to the longest, so that padding and its absence are both met.
     """
     random = np.random.default_rng(SYNTHETIC_SEED)
     labels = torch.from_numpy(random.integers(len(task.labels), size=count))
-    if task.kind == "image-classification":
+    if isinstance(task, ImageClassification):
         images = random.normal(size=(count, base.channels, *base.image_size)).astype(np.float32)
         return Examples({IMAGES: torch.from_numpy(images)}, labels)
     ids = random.integers(base.tokenizer_size, size=(count, task.max_length))
@@ -139,7 +139,7 @@ class _Reading:
         return found
 
 
-def _class(label: str | None, task: Task, where: str) -> int:
+def _class(label: str | None, task: Classification, where: str) -> int:
     if label not in task.labels:
         raise LocalError("E-DATA-MISMATCH", f"{where}: its label is not among the plan's")
     return task.labels.index(label)
@@ -151,7 +151,7 @@ def _user_numbers(table: Table) -> NDArray[np.int64] | None:
     return np.unique(np.asarray(table.users), return_inverse=True)[1].astype(np.int64)
 
 
-def _image(value: Any, task: Task, base: Base, where: str) -> torch.Tensor:
+def _image(value: Any, task: ImageClassification, base: Base, where: str) -> torch.Tensor:
     scale, mean, std = float(task.image_scale), float(task.image_mean), float(task.image_std)
     array = pixels(value, base.channels, where)
     image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from privacy.draft import BaseReference, FileHash, Task
+from privacy.draft import BaseReference, FileHash
 from privacy.errors import LocalError
+from privacy.task_parts import Classification, ImageClassification
 
 if TYPE_CHECKING:
     import transformers
@@ -109,7 +110,9 @@ class Base:
         return 0 if self.tokenizer is None else min(len(self.tokenizer), int(self.model.config.vocab_size))
 
 
-def load_base(folder: Path, expected: BaseReference, task: Task, *, head_modules: Sequence[str], seed: int) -> Base:
+def load_base(
+    folder: Path, expected: BaseReference, task: Classification, *, head_modules: Sequence[str], seed: int
+) -> Base:
     """Verify the files' hashes, then load the model for a task.
 
     Attention is computed eagerly: other kernels are chosen by what the rest of a batch contains.
@@ -131,7 +134,7 @@ def load_base(folder: Path, expected: BaseReference, task: Task, *, head_modules
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # A missing head is expected, and every other gap is refused below: no need for transformers' own warning.
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    images = task.kind == "image-classification"
+    images = isinstance(task, ImageClassification)
     loader = transformers.AutoModelForImageClassification if images else transformers.AutoModelForSequenceClassification
     options = {"trust_remote_code": False, "local_files_only": True}
     try:
@@ -159,7 +162,7 @@ def load_base(folder: Path, expected: BaseReference, task: Task, *, head_modules
     return Base(model.eval(), tokenizer, (height, width), channels)
 
 
-def _labels(task: Task) -> dict[str, Any]:
+def _labels(task: Classification) -> dict[str, Any]:
     names = dict(enumerate(task.labels))
     return {"num_labels": len(names), "id2label": names, "label2id": {name: place for place, name in names.items()}}
 

@@ -1,7 +1,8 @@
-"""The self-check: proves on the very model and method, with made-up rows, that what is charged for is what happens.
+"""The self-check: proves on the very model and method, with synthetic rows, that what is charged for is what happens.
 
-Guarantees: it passes only if each example's gradient is its own, bit for bit the same in any company; if one unit of
-privacy moves the integer sum by at most D; if a step moves the adapter and the model's answers; and if the exported
+Guarantees: it passes only if each example's gradient is its own, bit for bit the same beside any others; if one unit of
+privacy moves the integer sum by at most D; if a step moves the
+adapter and the model's answers; and if the exported
 adapter gives those answers on a clean base. Otherwise it refuses, before anything is read or charged.
 Leaves to others: real data, which it never sees.
 Source: docs/privacy-accounting.md section 3; Opacus issue 820 (adapters that never moved while epsilon was charged).
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,10 +24,13 @@ from peft import PeftModel
 from safetensors.numpy import save_file
 
 import methods
+from methods.vectors import places, trained_tensors
 from participant.training.adapters.adapted import ADAPTER_FILE, CONFIG_FILE, AdaptedModel, config_json
 from participant.training.adapters.gradients import GradientEngine
 from participant.training.adapters.sums import EMPTY_SLOT, Clip, GradientSums, joined
+from participant.training.adapters.turns import TurnEngines
 from participant.training.examples import IMAGES, Examples
+from privacy.adapter_parts import Stream, Tensor, Turn
 from privacy.draft import Recipe
 from privacy.errors import LocalError
 from privacy.plan_parts import Privacy
@@ -34,9 +38,11 @@ from privacy.plan_parts import Privacy
 GRADIENT_TOLERANCE: Final = 1e-4  # relative; float32 reductions differ by about 1e-6, a wrong gradient by more than 0.1
 BFLOAT16_TOLERANCE: Final = 5e-2  # products of another shape, rounded to 8 bits: each is within 1e-2 of the float32 one
 LOGIT_TOLERANCE: Final = 1e-4  # relative to the largest answer
+MOVED: Final = 0.05  # standard deviation of the move from the start
+MOVED_SEED: Final = 20221  # the same move every time
 STEP_NORM: Final = 1.0  # length of the trial step of each stream: what it changes must show when it is reloaded
 HUGE: Final = 1e6  # factor of the inputs of an example that must not get through the clip
-ROWS_OF_A_USER: Final = 2  # of a made-up one
+ROWS_OF_A_USER: Final = 2  # of a synthetic one
 SINGLE_EXAMPLES: Final = 4  # compared with a gradient of their own, one by one
 
 CleanBase = Callable[[], torch.nn.Module]
@@ -49,18 +55,91 @@ class SelfCheck:
     Attributes:
         recipe: of the plan.
         privacy: of the plan.
-        engine: the engine that training uses, with the adapter loaded.
-        synthetic: made-up examples, at least a micro-batch.
+        engines: those that training uses, over the model with the adapter loaded.
+        synthetic: synthetic examples, at least a micro-batch.
         initial: tensors of the initial adapter.
         clean_base: loads the base anew.
     """
 
     recipe: Recipe
     privacy: Privacy
-    engine: GradientEngine
+    engines: TurnEngines
     synthetic: Examples
     initial: Mapping[str, NDArray[Any]]
     clean_base: CleanBase
+
+    def run(self) -> bool:
+        """Run every check in every turn: where the run starts, and at an adapter that has moved from there.
+
+        At the start a factor may be zero and hide what is wrong with the other's gradient. Turns that the run does not
+        start with are checked at the moved adapter alone.
+
+        Returns:
+            Whether each example needs a fixed slot in its micro-batch (``GradientSums.fixed_slots``).
+
+        Raises:
+            LocalError: ``E-SELF-CHECK``, naming the check.
+        """
+        adapted = self.engines.adapted
+        start = adapted.vector()
+        moved = start + MOVED * np.random.default_rng(MOVED_SEED).normal(size=start.shape).astype(np.float32)
+        fixed_slots = False
+        try:
+            self._modules()
+            for number, turn in enumerate(self.recipe.turns):
+                check = TurnCheck(self.recipe, turn, self.privacy, self.engines.enter(number), self.synthetic)
+                positions = (start, moved) if number == self.recipe.schedule.turn(1) else (moved,)
+                for position in positions:
+                    adapted.load(position)
+                    fixed_slots |= check.run(position, every_tensor=position is moved)
+            adapted.load(moved)
+            self._reload()
+        finally:
+            adapted.load(start)
+        return fixed_slots
+
+    def _modules(self) -> None:
+        """Nothing drops out, and nothing keeps statistics of batches."""
+        for name, module in self.engines.adapted.model.named_modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                _fail("modules", f"{name} normalises over the batch")
+            if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.training and module.p:
+                _fail("modules", f"{name} drops out")
+
+    def _reload(self) -> None:
+        """The adapter as it will be exported gives the same answers on a clean base."""
+        adapted = self.engines.adapted
+        inputs = self.synthetic.take(np.arange(min(SINGLE_EXAMPLES, self.recipe.training.micro_batch))).inputs
+        tensors = methods.get(self.recipe.adapter.method).export(self.recipe, adapted.vector(), self.initial)
+        with tempfile.TemporaryDirectory(prefix="onlysum-selfcheck-") as directory, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT's advice on names and formats does not concern this throw-away copy
+            folder = Path(directory)
+            save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder / ADAPTER_FILE)
+            (folder / CONFIG_FILE).write_text(config_json(adapted.model, self.recipe.base.name))
+            clean = PeftModel.from_pretrained(self.clean_base().to(adapted.device), directory).eval()
+        with torch.no_grad():
+            answers, reloaded = replace(adapted, precision="float32").logits(inputs), clean(**inputs).logits
+        if not (answers - reloaded).abs().max() <= LOGIT_TOLERANCE * answers.abs().max():
+            _fail("save and reload", "the exported adapter answers differently on a clean base")
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCheck:
+    """What is checked of one turn, wherever the adapter is.
+
+    Attributes:
+        recipe: of the plan.
+        turn: which one.
+        privacy: of the plan.
+        engine: of the turn.
+        synthetic: synthetic examples, at least a micro-batch.
+    """
+
+    recipe: Recipe
+    turn: Turn
+    privacy: Privacy
+    engine: GradientEngine
+    synthetic: Examples
 
     @property
     def _adapted(self) -> AdaptedModel:
@@ -70,46 +149,33 @@ class SelfCheck:
     def _size(self) -> int:
         return self.recipe.training.micro_batch
 
-    def run(self) -> bool:
-        """Run every check.
+    def run(self, position: NDArray[np.float32], *, every_tensor: bool) -> bool:
+        """Run the checks at the adapter that is loaded; return whether each example needs a fixed slot.
 
-        Returns:
-            Whether each example needs a fixed slot in its micro-batch (``GradientSums.fixed_slots``).
+        Args:
+            position: what is loaded, shape (state entries,); it is loaded again at the end.
+            every_tensor: whether every tensor must have a gradient; at the start a factor may be zero.
 
         Raises:
             LocalError: ``E-SELF-CHECK``, naming the check.
         """
-        before = self._adapted.vector()
-        try:
-            self._modules()
-            self._trainables()
-            fixed_slots = False
-            if self.privacy.mode in {"local", "distributed"}:
-                self._gradients()
-                self._company()
-                fixed_slots = not self._same_in_every_slot()
-                self._sensitivity(fixed_slots)
-            self._step(before)
-            self._reload()
-        finally:
-            self._adapted.load(before)
+        self._trainables()
+        fixed_slots = False
+        if self.privacy.mode in {"local", "distributed"}:
+            self._gradients()
+            self._independence()
+            fixed_slots = not self._same_in_every_slot()
+            self._sensitivity(fixed_slots)
+        self._step(position, every_tensor=every_tensor)
         return fixed_slots
-
-    def _modules(self) -> None:
-        """Nothing drops out, and nothing keeps statistics of batches."""
-        for name, module in self._adapted.model.named_modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                _fail("modules", f"{name} normalises over the batch")
-            if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.training and module.p:
-                _fail("modules", f"{name} drops out")
 
     def _trainables(self) -> None:
         """What trains is what the plan says, no more and no less."""
-        training = {id(one) for one in self._adapted.model.parameters() if one.requires_grad}
-        wanted = {id(one) for one in self._adapted.trained}
-        if training != wanted:
-            few = len(wanted - training)
-            _fail("trainables", f"{few} of the plan's tensors are frozen, {len(training - wanted)} others train")
+        training = {id(parameter) for parameter in self._adapted.model.parameters() if parameter.requires_grad}
+        expected = {id(parameter) for parameter in self._adapted.trained}
+        if training != expected:
+            few = len(expected - training)
+            _fail("trainables", f"{few} of the plan's tensors are frozen, {len(training - expected)} others train")
 
     def _gradients(self) -> None:
         """Per-example gradients from a batch are those of single examples, computed without hooks.
@@ -128,21 +194,21 @@ class SelfCheck:
                 if not difference <= tolerance * length:
                     _fail("per-example gradients", f"example {place} differs from its own gradient by {difference:.2g}")
 
-    def _company(self) -> None:
+    def _independence(self) -> None:
         """An example's bits are the same whatever is in the other slots: examples, nothing, or what is no number."""
         places = np.arange(self._size)
         others = np.roll(places, 1)
         rows = self._rows(places)
         for kept in (places % 2 == 0, places % 2 == 1, *(places == slot for slot in {0, self._size - 1})):
-            for company in (others, np.full(self._size, EMPTY_SLOT)):
-                found = self._rows(np.where(kept, places, company))
+            for beside in (others, np.full(self._size, EMPTY_SLOT)):
+                found = self._rows(np.where(kept, places, beside))
                 if not np.array_equal(found[kept], rows[kept]):
-                    _fail("company", "an example's gradient depends on the other examples of its batch")
+                    _fail("batch independence", "an example's gradient depends on the other examples of its batch")
         spoilt = self.synthetic.take(places)
         if IMAGES in spoilt.inputs:  # tokens are always numbers
             spoilt.inputs[IMAGES][0] = torch.nan
             if not np.array_equal(self.engine.per_example(spoilt)[1:], rows[1:]):
-                _fail("company", "an example that is no number spoils the others of its batch")
+                _fail("batch independence", "an example that is no number spoils the others of its batch")
 
     def _same_in_every_slot(self) -> bool:
         """Say whether an example's bits are the same in every slot; if not, it gets one slot for good."""
@@ -175,44 +241,39 @@ class SelfCheck:
         if not total.any():
             _fail("sensitivity", "the clipped sum of all examples is zero")
 
-    def _step(self, before: NDArray[np.float32]) -> None:
-        """One step moves every stream, and with it the model's answers; at the end all streams have moved."""
+    def _step(self, before: NDArray[np.float32], *, every_tensor: bool) -> None:
+        """A step moves every stream, at a moved adapter every tensor, and with each stream the model's answers."""
         gradient = self.engine.summed(self.synthetic.take(np.arange(self._size)))
         inputs = self.synthetic.take(np.arange(self._size)).inputs
+        where = places(self.recipe, self.turn)
         with torch.no_grad():
             answers = self._adapted.logits(inputs)
-        start, everything = 0, before.copy()
-        for stream in self.recipe.layout:
-            span = slice(start, start := start + stream.length)
+        for tensor, span in _spans(trained_tensors(self.recipe, self.turn)):
             length = np.linalg.norm(gradient[span])
-            if not (np.isfinite(length) and length > 0):
+            if not np.isfinite(length) or (every_tensor and length == 0):
+                _fail("non-zero update", f"a step does not move {tensor.key} of stream {tensor.stream}")
+        for stream, span in _spans(self.turn.sums):
+            length = np.linalg.norm(gradient[span])
+            if not length > 0:
                 _fail("non-zero update", f"a step does not move stream {stream.name}")
-            everything[span] -= (STEP_NORM * gradient[span] / length).astype(np.float32)
             alone = before.copy()
-            alone[span] = everything[span]
+            alone[where[span]] -= (STEP_NORM * gradient[span] / length).astype(np.float32)
             self._adapted.load(alone)
             with torch.no_grad():
                 if torch.equal(self._adapted.logits(inputs), answers):
                     _fail("non-zero update", f"stream {stream.name} does not change the model's answers")
-        self._adapted.load(everything)
-
-    def _reload(self) -> None:
-        """The adapter as it will be exported gives the same answers on a clean base."""
-        inputs = self.synthetic.take(np.arange(min(SINGLE_EXAMPLES, self._size))).inputs
-        tensors = methods.get(self.recipe.adapter.method).export(self.recipe, self._adapted.vector(), self.initial)
-        with tempfile.TemporaryDirectory(prefix="onlysum-selfcheck-") as directory, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PEFT's advice on names and formats does not concern this throw-away copy
-            folder = Path(directory)
-            save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder / ADAPTER_FILE)
-            (folder / CONFIG_FILE).write_text(config_json(self._adapted.model, self.recipe.base.name))
-            clean = PeftModel.from_pretrained(self.clean_base().to(self._adapted.device), directory).eval()
-        with torch.no_grad():
-            here, there = replace(self._adapted, precision="float32").logits(inputs), clean(**inputs).logits
-        if not (here - there).abs().max() <= LOGIT_TOLERANCE * here.abs().max():
-            _fail("save and reload", "the exported adapter answers differently on a clean base")
+        self._adapted.load(before)
 
     def _rows(self, slots: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.engine.per_example(self.synthetic.take(slots))
+
+
+def _spans(parts: Iterable[Tensor] | Iterable[Stream]) -> Iterator[tuple[Any, slice]]:
+    """Yield each part of a vector with its place."""
+    start = 0
+    for part in parts:
+        length = part.entries if isinstance(part, Tensor) else part.length
+        yield part, slice(start, start := start + length)
 
 
 def _fail(check: str, what: str) -> None:

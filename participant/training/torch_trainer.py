@@ -25,12 +25,12 @@ import torch
 from numpy.typing import NDArray
 
 import methods
-from methods.method import HEAD_STREAM
+from methods.vectors import places
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.device import find_device, require_precision
-from participant.training.adapters.fast import choose_engine
 from participant.training.adapters.prefix import shortened
 from participant.training.adapters.sums import Clip, GradientSums, joined
+from participant.training.adapters.turns import TurnEngines
 from participant.training.data import Columns
 from participant.training.examples import Examples, load_examples, synthetic_examples
 from participant.training.models import Base, load_base
@@ -38,13 +38,16 @@ from participant.training.noise_keys import NoiseKeys
 from participant.training.selfcheck import SelfCheck
 from participant.training.timing import FixedDuration, max_micro_batches
 from participant.training.trainer import EngineName, Precision, Progress
+from privacy.adapter_parts import Turn
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
 from privacy.dp.fast_noise import compile_now, discrete_gaussian
 from privacy.dp.sampling import choose, poisson_sample
+from privacy.draft import Recipe, rate_of
 from privacy.errors import LocalError
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan
 from privacy.secagg.fixed_point import fixed
+from privacy.task_parts import require_classification
 
 Vector = NDArray[np.float32]
 Wide = NDArray[np.float64]
@@ -90,6 +93,21 @@ class Materials:
     strict: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class RoundWork:
+    """What trains in a round.
+
+    Attributes:
+        turn: of the round.
+        places: of its entries in the state, shape (entries of the turn,).
+        sums: sums of its gradients over the owner's data.
+    """
+
+    turn: Turn
+    places: Integers
+    sums: GradientSums
+
+
 class TorchTrainer:
     """Implements ``participant.training.trainer.Trainer`` with torch, PEFT and Opacus.
 
@@ -113,11 +131,13 @@ class TorchTrainer:
         self._keys = keys
         self._pace = pace if materials.plan.privacy.noised else None
         self._paced: Callable[[], AbstractContextManager[None]] = nullcontext
-        self._sums: GradientSums | None = None
+        self._engines: TurnEngines | None = None
+        self._examples: Examples | None = None
+        self._fixed_slots = False
         self._units: list[Integers] = []
 
     def prepare(self) -> None:
-        """Load base and adapter, run the self-check on made-up rows, then read the data.
+        """Load base and adapter, run the self-check on synthetic rows, then read the data.
 
         A row that the plan cannot use is an empty example: a refusal would be a release that nobody was charged for.
 
@@ -133,12 +153,13 @@ class TorchTrainer:
         device = find_device(given.device)
         require_precision(device, given.precision)
         initial = read_initial(given.initial_adapter, recipe.adapter)
+        task = require_classification(recipe.task)
 
         def base() -> Base:
             return load_base(
                 given.model,
                 recipe.base,
-                recipe.task,
+                task,
                 head_modules=recipe.adapter.head_modules,
                 seed=recipe.adapter.seed,
             )
@@ -146,25 +167,25 @@ class TorchTrainer:
         loaded = base()
         adapted = AdaptedModel.attach(loaded.model, recipe, initial, device, precision=given.precision)
         size = recipe.training.micro_batch
-        synthetic = synthetic_examples(loaded, recipe.task, size).to(device)
-        engine = choose_engine(adapted, synthetic, engine=given.engine)
+        synthetic = synthetic_examples(loaded, task, size).to(device)
+        engines = TurnEngines(adapted, synthetic, given.engine)
         check = SelfCheck(
             recipe=recipe,
             privacy=self._plan.privacy,
-            engine=engine,
+            engines=engines,
             synthetic=synthetic,
             initial=initial,
             clean_base=lambda: base().model,
         )
-        fixed_slots = check.run()
+        self._fixed_slots = check.run()
         compile_now()  # before a round's clock runs
-        examples = load_examples(given.dataset, given.columns, recipe.task, loaded, strict=given.strict).to(device)
+        examples = load_examples(given.dataset, given.columns, task, loaded, strict=given.strict).to(device)
         if examples.unusable.size:
             _log.warning("rows that do not fit the plan count as empty", run=self._plan.run_id, next=ASK_A_DRY_RUN)
         self._units = self._rows_of_units(examples)
         if self._visits > 1:
-            examples = shortened(engine, synthetic, examples)
-        self._sums = GradientSums(engine, examples, size, fixed_slots)
+            examples = shortened(engines, synthetic, examples)
+        self._engines, self._examples = engines, examples
         self._set_pace()
 
     def _set_pace(self) -> None:
@@ -175,7 +196,7 @@ class TorchTrainer:
             _log.info("every round's training takes the same time", run=self._plan.run_id, seconds=f"{period:.1f}")
 
     def train(self, round_number: int, adapter: Vector, progress: Progress) -> Integers:
-        """Return this round's encoded update, shape (entries,); see ``participant.training.trainer.Trainer``.
+        """Return this round's encoded update, shape (entries of its turn,); see :class:`~participant.training.trainer`.
 
         Raises:
             LocalError: ``E-RANDOM-REPEATED`` or ``E-DISK-*``, before a batch is drawn. In mode ``none`` also whatever
@@ -184,76 +205,102 @@ class TorchTrainer:
         if self._keys is not None:
             self._random = self._keys.open_stream()
         with self._paced():
-            return self._update(adapter, progress)
+            return self._update(round_number, adapter, progress)
 
-    def _update(self, adapter: Vector, progress: Progress) -> Integers:
+    def _update(self, round_number: int, adapter: Vector, progress: Progress) -> Integers:
+        work = self._work(round_number)
         match self._plan.privacy.mode:
             case "distributed":
-                return self._noisy_sum(adapter, progress)
+                return self._noisy_sum(work, adapter, progress)
             case "distributed-participant":
-                return self._noisy_difference(adapter, progress)
+                return self._noisy_difference(work, adapter, progress)
             case "local" | "none":
                 encoding = self._plan.encoding
-                difference = self._local_steps(adapter, progress)
+                difference = self._local_steps(work, adapter, progress)
                 return fixed(difference, scale_exponent=encoding.scale_exponent, clamp=encoding.clamp)
             case _ as unknown:
                 assert_never(unknown)
 
-    def _local_steps(self, adapter: Vector, progress: Progress) -> Wide:
-        """Take the plan's local steps and return how far they led, shape (entries,)."""
+    def _work(self, round_number: int) -> RoundWork:
+        """Enter a round's turn and return what trains in it."""
+        number = self._plan.recipe.schedule.turn(round_number)
+        return RoundWork(
+            turn=self._plan.recipe.turns[number],
+            places=places(self._plan.recipe, self._plan.recipe.turns[number]),
+            sums=self.sums_of_turn(number),
+        )
+
+    def sums_of_turn(self, turn: int) -> GradientSums:
+        """Enter a turn, by its number in the plan, and return sums of its gradients over the owner's data."""
+        if self._engines is None or self._examples is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        size = self._plan.recipe.training.micro_batch
+        return GradientSums(self._engines.enter(turn), self._examples, size, self._fixed_slots)
+
+    def _local_steps(self, work: RoundWork, adapter: Vector, progress: Progress) -> Wide:
+        """Take the plan's local steps and return how far they led, shape (entries of the turn,)."""
         privacy = self._plan.privacy
-        rates = learning_rates(self._plan)
+        rates = learning_rates(self._plan.recipe, work.turn)
         expected = float(privacy.sampling_rate) * self._counted
         position: Wide = adapter.astype(np.float64)
         for step in range(privacy.local_steps):
-            noise = self._noise() if privacy.mode == "local" else None
+            noise = self._noise(work.turn) if privacy.mode == "local" else None
             if noise is None:
-                position -= rates * self._sum_at(position, self._plain) / expected
+                position[work.places] -= rates * self._sum_at(work, position, self._plain) / expected
             else:
-                position -= rates * (self._sum_at(position, self._clipped) + noise) * (_unit(self._plan) / expected)
+                total = self._sum_at(work, position, self._clipped) + noise
+                position[work.places] -= rates * total * (self._unit(work.turn) / expected)
             progress(step + 1, privacy.local_steps)
-        return position - adapter
+        return (position - adapter)[work.places]
 
-    def _noisy_sum(self, adapter: Vector, progress: Progress) -> Integers:
+    def _noisy_sum(self, work: RoundWork, adapter: Vector, progress: Progress) -> Integers:
         """One step's clipped gradient sum with this participant's share of the noise."""
-        noise = self._noise()
-        total = clamp(self._sum_at(adapter, self._clipped), self._plan.encoding.clamp)
+        noise = self._noise(work.turn)
+        total = clamp(self._sum_at(work, adapter, self._clipped), self._plan.encoding.clamp)
         progress(1, 1)
         return total + noise
 
-    def _noisy_difference(self, adapter: Vector, progress: Progress) -> Integers:
+    def _noisy_difference(self, work: RoundWork, adapter: Vector, progress: Progress) -> Integers:
         """The whole difference clipped as one unit, with this participant's share of the noise."""
-        noise = self._noise()
-        difference = self._local_steps(adapter, progress)
+        noise = self._noise(work.turn)
+        difference = self._local_steps(work, adapter, progress)
         row = integer_clip(difference[None], **self._clip)[0]
         return clamp(row, self._plan.encoding.clamp) + noise
 
     def _sum_at(
-        self, position: Vector | Wide, sum_of: Callable[[list[Integers]], NDArray[Number]]
+        self,
+        work: RoundWork,
+        position: Vector | Wide,
+        sum_of: Callable[[GradientSums, list[Integers]], NDArray[Number]],
     ) -> NDArray[Number] | Integers:
         """Return the sum over a batch at a position, or zeros: that it failed might tell something of the data."""
-        batch, adapted = self._batch(), self._sums_loaded.engine.adapted
+        batch = self._batch()
         try:
-            adapted.load(position.astype(np.float32))
-            return sum_of(batch)
+            work.sums.engine.adapted.load(position.astype(np.float32))
+            return sum_of(work.sums, batch)
         except Exception as error:
             if not self._plan.privacy.noised:
                 raise
-            told = LocalError("E-TRAINING", type(error).__name__)  # its words may be the data's
-            next_step = told.explanation.next_step
-            _log.error("training failed", run=self._plan.run_id, code=told.code, detail=told.detail, next=next_step)
-            return np.zeros(self._plan.recipe.entries, dtype=np.int64)
+            failure = LocalError("E-TRAINING", type(error).__name__)  # its words may be the data's
+            next_step = failure.explanation.next_step
+            _log.error(
+                "training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step
+            )
+            return np.zeros(work.turn.entries, dtype=np.int64)
 
     def _longest(self, pace: FixedDuration) -> float:
-        """Return how many seconds a round's training takes at most: of the largest batches, on made-up rows."""
-        privacy, sums = self._plan.privacy, self._sums_loaded
+        """Return how many seconds a round's training takes at most: of the largest batches, on synthetic rows."""
+        return max(self._longest_of(number, pace) for number in range(len(self._plan.recipe.turns)))
+
+    def _longest_of(self, number: int, pace: FixedDuration) -> float:
+        privacy, sums, turn = self._plan.privacy, self.sums_of_turn(number), self._plan.recipe.turns[number]
         count = max_micro_batches(privacy, units=len(self._units), size=sums.micro_batch, fixed_slots=sums.fixed_slots)
         micro_batch = pace.median_seconds(lambda: sums.time_micro_batch(**self._clip), times=REHEARSALS)
-        noise = pace.median_seconds(self._noise, times=REHEARSALS)
+        noise = pace.median_seconds(lambda: self._noise(turn), times=REHEARSALS)
         return SPARE_TIME * privacy.local_steps * (count * micro_batch + noise)
 
-    def _noise(self) -> Integers:
-        return discrete_gaussian(self._plan.recipe.entries, self._plan.privacy.noise_exponent, self._random)
+    def _noise(self, turn: Turn) -> Integers:
+        return discrete_gaussian(turn.entries, self._plan.privacy.noise_exponent, self._random)
 
     def _batch(self) -> list[Integers]:
         """Return the rows of each unit of privacy in a Poisson sample."""
@@ -263,14 +310,14 @@ class TorchTrainer:
             return units
         return [choose(rows, privacy.max_rows_per_user, self._random) for rows in units]
 
-    def _clipped(self, batch: list[Integers]) -> Integers:
+    def _clipped(self, sums: GradientSums, batch: list[Integers]) -> Integers:
         if self._plan.privacy.unit != "user":
-            return self._sums_loaded.clipped(joined(batch), **self._clip)
-        return self._sums_loaded.clipped_means(batch, **self._clip)
+            return sums.clipped(joined(batch), **self._clip)
+        return sums.clipped_means(batch, **self._clip)
 
-    def _plain(self, batch: list[Integers]) -> Wide:
+    def _plain(self, sums: GradientSums, batch: list[Integers]) -> Wide:
         """Sum the batch's gradients without a clip: in mode none, or where the whole difference is clipped later."""
-        return self._sums_loaded.plain(joined(batch))
+        return sums.plain(joined(batch))
 
     def _rows_of_units(self, examples: Examples) -> list[Integers]:
         rows = np.arange(len(examples), dtype=np.int64)
@@ -295,23 +342,13 @@ class TorchTrainer:
     def _clip(self) -> Clip:
         return Clip(sensitivity=self._plan.privacy.sensitivity, clip_norm=float(self._plan.privacy.clip_norm))
 
-    @property
-    def _sums_loaded(self) -> GradientSums:
-        if self._sums is None:
-            raise LocalError("E-BUG", "a trainer was not prepared")
-        return self._sums
+    def _unit(self, turn: Turn) -> float:
+        """Return what one integer step of a clipped gradient stands for: C / r."""
+        privacy = self._plan.privacy
+        return float(privacy.clip_norm) / clip_radius(privacy.sensitivity, turn.entries)
 
 
-def learning_rates(plan: Plan) -> Wide:
-    """Return the local learning rate of every entry, shape (entries,): the head has its own."""
-    training, layout = plan.recipe.training, plan.recipe.layout
-    rates = [
-        float(training.head_learning_rate if stream.name == HEAD_STREAM else training.learning_rate)
-        for stream in layout
-    ]
-    return np.repeat(rates, [stream.length for stream in layout])
-
-
-def _unit(plan: Plan) -> float:
-    """Return what one integer step of a clipped gradient stands for: C / r."""
-    return float(plan.privacy.clip_norm) / clip_radius(plan.privacy.sensitivity, plan.recipe.entries)
+def learning_rates(recipe: Recipe, turn: Turn) -> Wide:
+    """Return the local learning rate of every entry of a turn, shape (entries of the turn,)."""
+    rates = [rate_of(recipe.training, stream.name) for stream in turn.sums]
+    return np.repeat(np.array(rates), [stream.length for stream in turn.sums])

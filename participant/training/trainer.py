@@ -33,11 +33,13 @@ class Trainer(Protocol):
         ...
 
     def train(self, round_number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
-        """Return this round's encoded update: ``plan.recipe.entries`` integers, clamped, before weight and masks.
+        """Return this round's encoded update: clamped integers, before weight and masks.
+
+        There are as many as ``plan.layout(round_number)`` has entries.
 
         Args:
             round_number: from 1; retries of a round never train again.
-            adapter: the global adapter at the round's start, flat in the order of the layout.
+            adapter: the global adapter at the round's start, flat in the order of the state.
             progress: called after each local step.
         """
         ...
@@ -55,7 +57,7 @@ class OneHotTrainer:
 
     def train(self, round_number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
         """Return e_i, whatever the round."""
-        update = np.zeros(self.plan.recipe.entries, dtype=np.int64)
+        update = np.zeros(self.plan.layout(round_number).entries, dtype=np.int64)
         update[self.plan.index(self.me)] = 1
         progress(1, 1)
         return update

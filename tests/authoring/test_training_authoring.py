@@ -18,6 +18,7 @@ from participant.training.evaluation import AdapterEvaluator
 from participant.training.models import load_base
 from privacy.draft import Draft
 from privacy.errors import LocalError
+from privacy.task_parts import require_classification
 from tests.worlds.torch_world import LABELS, ROWS, image_base, make_world, recipe_text, text_base
 
 # PEFT asks transformers for a name that it deprecates.
@@ -40,7 +41,7 @@ def test_a_draft_directory_holds_draft_adapter_and_configuration(tmp_path: Path)
         tensor.key: tensor.shape for tensor in draft.recipe.adapter.tensors
     }
     assert [file.name for file in draft.recipe.base.files] == ["config.json", "model.safetensors"]
-    assert [stream.name for stream in draft.recipe.layout] == ["adapter", "head"]
+    assert [stream.name for stream in draft.recipe.state] == ["adapter", "head"]
 
 
 def test_b_is_zero_at_first_and_the_head_is_the_base_s(tmp_path: Path) -> None:
@@ -82,7 +83,9 @@ def test_a_base_without_a_head_gets_one_from_the_seed(tmp_path: Path) -> None:
     recipe = draft.recipe
     initial = load_file(tmp_path / "draft" / "initial_adapter.safetensors")
     assert initial["base_model.model.classifier.weight"].shape == (4, 16)
-    again = load_base(tmp_path / "base", recipe.base, recipe.task, head_modules=["classifier"], seed=7)
+    again = load_base(
+        tmp_path / "base", recipe.base, require_classification(recipe.task), head_modules=["classifier"], seed=7
+    )
     weight = again.model.get_parameter("classifier.weight").detach().numpy()
     assert np.array_equal(weight, initial["base_model.model.classifier.weight"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coordinator.runs.optimizer import OptimizerState, learning_rates, step
+from methods.optimizer import OptimizerState, learning_rates, step
 from privacy.draft import Optimizer, Recipe
 from tests.worlds.plans import make_plan
 
@@ -24,7 +24,7 @@ def start(value: float = 0.0) -> OptimizerState:
 
 def test_mean_moves_by_the_mean_and_each_stream_by_its_own_rate() -> None:
     given = recipe(name="mean", learning_rate="0.5", head_learning_rate="2")
-    assert learning_rates(given).tolist() == [0.5, 0.5, 0.5, 2.0]
+    assert learning_rates(given, given.turn(1)).tolist() == [0.5, 0.5, 0.5, 2.0]
     after = step(given, start(1.0), np.array([1.0, 2.0, -2.0, 3.0]))
     assert after.iterate.tolist() == [1.5, 2.0, 0.0, 7.0]
     assert after.round == 1

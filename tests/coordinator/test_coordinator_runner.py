@@ -21,6 +21,7 @@ from coordinator.database.member_rows import TokenRecord
 from host import credentials
 from participant.protocol.round import Advertised
 from privacy.errors import PeerError
+from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.messages import Position, Receipt
 from privacy.secret import SecretBytes
 from protos import envelope as env
@@ -43,7 +44,7 @@ def request(name: str = "dora", *, key: str = "dora", token: str = TOKEN_ID) -> 
         federation="test-federation", token_id=token, name=name, tls_key=credentials.spki(tls.public_key())
     )
     return env.Enrolment(
-        protocol_version=1,
+        protocol_version=PROTOCOL_VERSION,
         token_id=token,
         token_secret=SECRET,
         name=name,
@@ -120,8 +121,10 @@ def test_a_key_that_signed_another_name_is_refused_and_spends_nothing(world: Wor
 
 
 def test_another_protocol_version_is_refused_naming_both(world: World) -> None:
-    with pytest.raises(PeerError, match="protocol 2, this coordinator speaks protocol 1"):
-        asyncio.run(world.runner.enrol(replace(request(), protocol_version=2)))
+    with pytest.raises(
+        PeerError, match=f"protocol {PROTOCOL_VERSION + 1}, this coordinator speaks protocol {PROTOCOL_VERSION}"
+    ):
+        asyncio.run(world.runner.enrol(replace(request(), protocol_version=PROTOCOL_VERSION + 1)))
 
 
 # --- handshake ---
@@ -129,7 +132,7 @@ def test_another_protocol_version_is_refused_naming_both(world: World) -> None:
 
 def hello(**changes: Any) -> env.Hello:
     """Return what alice's daemon says first, with changes."""
-    said = env.Hello(1, "0.1.0", "alice", env.Role.PARTICIPANT, NO_HEAD, (env.DatasetOffer("digits", 100),))
+    said = env.Hello(PROTOCOL_VERSION, "0.1.0", "alice", env.Role.PARTICIPANT, NO_HEAD, (env.DatasetOffer("digits", 100),))
     return replace(said, **changes)
 
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save
 
 from coordinator.runs.global_adapter import RunFiles, direction, read_initial
-from coordinator.runs.optimizer import OptimizerState
+from methods.optimizer import OptimizerState
 from privacy.dp.clipping import clip_radius, integer_clip
 from privacy.errors import LocalError
 from tests.worlds.coordinator import initial_adapter
@@ -21,7 +21,7 @@ ENTRIES = 12
 def test_without_noise_the_direction_is_the_weighted_mean_difference() -> None:
     plan, _ = make_plan(n=5, entries=ENTRIES)
     total = np.full(ENTRIES, 4 * 2**16, dtype=np.int64)
-    assert direction(plan, total, ["alice", "bob", "carol", "dave"]).tolist() == [1.0] * ENTRIES
+    assert direction(plan, 1, total, ["alice", "bob", "carol", "dave"]).tolist() == [1.0] * ENTRIES
 
 
 def test_a_clipped_gradient_sum_becomes_minus_the_mean_gradient_by_the_plans_constants() -> None:
@@ -31,7 +31,7 @@ def test_a_clipped_gradient_sum_becomes_minus_the_mean_gradient_by_the_plans_con
     clipped = integer_clip(gradient, sensitivity=plan.privacy.sensitivity, clip_norm=float(plan.privacy.clip_norm))
     survivors = ["alice", "bob", "carol", "dave"]
     expected_batch = float(plan.privacy.sampling_rate) * 400
-    moved = direction(plan, 1000 * clipped[0], survivors)
+    moved = direction(plan, 1, 1000 * clipped[0], survivors)
     half_step = float(plan.privacy.clip_norm) / clip_radius(plan.privacy.sensitivity, ENTRIES) / 2
     assert moved[0] == pytest.approx(-1000 * gradient[0, 0] / expected_batch, abs=1000 * half_step / expected_batch)
     assert not moved[1:].any()
@@ -42,7 +42,7 @@ def test_a_clipped_upload_of_a_participant_is_averaged_over_the_survivors() -> N
     plan, _ = make_plan(n=5, mode="distributed-participant", entries=ENTRIES, privacy=privacy)
     scale = float(plan.privacy.clip_norm) / clip_radius(plan.privacy.sensitivity, ENTRIES)
     total = np.full(ENTRIES, 8, dtype=np.int64)
-    assert direction(plan, total, ["alice", "bob", "carol", "dave"]) == pytest.approx(np.full(ENTRIES, 2 * scale))
+    assert direction(plan, 1, total, ["alice", "bob", "carol", "dave"]) == pytest.approx(np.full(ENTRIES, 2 * scale))
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,7 @@ def test_weights_of_the_plan_enter_the_mean(tmp_path: Path) -> None:
             "units": units,
             "weight": units,
             "with_operator": False,
+            "options": {"rank": 0, "layers": []},
         }
         for name, units in (("alice", 1), ("bob", 2), ("carol", 5))
     ]

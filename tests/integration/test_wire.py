@@ -23,6 +23,7 @@ from participant.link import identity
 from participant.link.channel import Channel, enrol
 from participant.link.identity import Identity
 from privacy.errors import NetworkError, OnlysumError, PeerError, Phase, RefusedError, RoundAborted
+from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.messages import Position, Receipt
 from protos import codec_transport as wire
 from protos import transport
@@ -68,7 +69,7 @@ def channel(alice: Identity) -> Iterator[Channel]:
         yield opened
 
 
-def hello(name: str = "alice", *, version: int = 1) -> Hello:
+def hello(name: str = "alice", *, version: int = PROTOCOL_VERSION) -> Hello:
     return Hello(version, "0.1.0", name, Role.PARTICIPANT, LedgerHead(0, b""), ())
 
 
@@ -108,13 +109,13 @@ def test_a_member_shakes_hands(service: Loopback, channel: Channel) -> None:
 def test_other_versions_are_named_to_the_participant_whichever_side_notices(
     service: Loopback, channel: Channel
 ) -> None:
-    error = refused(lambda: channel.handshake(hello(version=2)))
+    error = refused(lambda: channel.handshake(hello(version=3)))
     assert (type(error), error.code) == (PeerError, "E-VERSION")
-    assert "alice speaks protocol version 2, the other side version 1" in error.detail
+    assert f"alice speaks protocol version 3, the other side version {PROTOCOL_VERSION}" in error.detail
     service.backend.protocol_version = 3
     error = refused(lambda: channel.handshake(hello()))
     assert (type(error), error.code) == (PeerError, "E-VERSION")
-    assert "coordinator speaks protocol version 3, the other side version 1" in error.detail
+    assert f"coordinator speaks protocol version 3, the other side version {PROTOCOL_VERSION}" in error.detail
 
 
 def test_a_poll_ends_empty_when_nothing_comes(channel: Channel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,17 +11,33 @@ from typer.testing import CliRunner
 
 import methods
 from authoring.method_command import app
-from methods.method import Method, Selector, joined, split
+from methods.method import Method
+from methods.selectors import Selector, select
+from methods.vectors import joined, split
+from privacy import canonical
+from privacy.adapter_parts import Adapter, AdapterOptions, Ia3Options, LoraOptions, PromptOptions, Role, Tensor
+from privacy.draft import Recipe
 from privacy.errors import LocalError
-from tests.worlds.plans import make_plan
+from tests.worlds.plans import make_plan, plan_document
 
 A, B = "base_model.model.layer.q_proj.lora_A.weight", "base_model.model.layer.q_proj.lora_B.weight"
 WEIGHT, BIAS = "base_model.model.classifier.weight", "base_model.model.classifier.bias"
 SHAPES = {A: (2, 8), B: (6, 2), WEIGHT: (3, 6), BIAS: (3,)}
 
 
+def adapter(options: AdapterOptions | None = None, head: tuple[str, ...] = ("classifier",)) -> Adapter:
+    """A plan's adapter before its tensors are known."""
+    return Adapter(
+        method="any",
+        options=options or LoraOptions(rank=2, alpha="4", target_modules=("q_proj",)),
+        head_modules=head,
+        initial_hash="00" * 32,
+        tensors=(Tensor(key="any", shape=(1,), stream="frozen"),),
+    )
+
+
 def streams(method: Method) -> dict[str, str]:
-    return {tensor.key: tensor.stream for tensor in method.manifest(SHAPES)}
+    return {tensor.key: tensor.stream for tensor in method.manifest(SHAPES, adapter())}
 
 
 def test_fedit_trains_and_sums_both_factors() -> None:
@@ -31,17 +48,35 @@ def test_ffa_lora_freezes_a_and_sums_b_alone() -> None:
     assert streams(methods.get("ffa-lora")) == {B: "adapter", BIAS: "head", WEIGHT: "head", A: "frozen"}
 
 
-@pytest.mark.parametrize(("name", "adapter"), [("fedit", 28), ("ffa-lora", 12)])
-def test_a_layout_has_the_lengths_of_its_streams(name: str, adapter: int) -> None:
+def test_rolora_trains_one_factor_in_odd_rounds_and_the_other_in_even_ones_and_the_head_in_all() -> None:
+    method = methods.get("rolora")
+    assert streams(method) == {A: "a", B: "b", BIAS: "head", WEIGHT: "head"}
+    turns = method.turns_of(method.state(method.manifest(SHAPES, adapter())))
+    assert [turn.trains for turn in turns] == [("b", "head"), ("a", "head")]
+    assert [turn.entries for turn in turns] == [12 + 21, 16 + 21]
+    assert [method.schedule.turn(number) for number in range(1, 6)] == [0, 1, 0, 1, 0]
+
+
+def test_ia3_trains_its_scales_and_prompt_tuning_its_prompt() -> None:
+    scale, prompt = "base_model.model.layer.q_proj.ia3_l", "prompt_embeddings"
+    ia3, tuned = Ia3Options(target_modules=("q_proj",)), PromptOptions(tokens=4)
+    assert methods.get("ia3").stream_of(scale, adapter(ia3)) == "adapter"
+    assert methods.get("prompt").stream_of(prompt, adapter(tuned)) == "adapter"
+
+
+@pytest.mark.parametrize(("name", "length"), [("fedit", 28), ("ffa-lora", 12)])
+def test_a_state_has_the_lengths_of_its_streams(name: str, length: int) -> None:
     method = methods.get(name)
-    layout = method.layout(method.manifest(SHAPES))
-    assert {stream.name: stream.length for stream in layout} == {"adapter": adapter, "head": 21}
+    state = method.state(method.manifest(SHAPES, adapter()))
+    assert {stream.name: stream.length for stream in state} == {"adapter": length, "head": 21}
+    (turn,) = method.turns_of(state)
+    assert (turn.trains, turn.entries) == (("adapter", "head"), length + 21)
 
 
 def test_a_stream_without_tensors_is_left_out() -> None:
     method = methods.get("ffa-lora")
-    layout = method.layout(method.manifest({A: (2, 8), B: (6, 2)}))
-    assert [stream.name for stream in layout] == ["adapter"]
+    state = method.state(method.manifest({A: (2, 8), B: (6, 2)}, adapter()))
+    assert [stream.name for stream in state] == ["adapter"]
 
 
 @pytest.mark.parametrize("method", methods.all_methods(), ids=lambda method: method.name)
@@ -50,7 +85,10 @@ def test_every_method_is_described_whole_and_runs_in_some_mode(method: Method) -
     assert method.modes
     assert method.source
     assert method.summed
-    assert not method.trained & method.frozen
+    shared = {selector for selector, role in method.roles.items() if role in {Role.SHARED, Role.DERIVED}}
+    assert frozenset().union(*method.streams.values()) == shared
+    assert all(turn <= set(method.streams) for turn in method.turns)
+    assert method.schedule.turns == set(range(max(1, len(method.turns))))
     for mode in method.modes:
         method.require_mode(mode)
 
@@ -81,8 +119,55 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
         methods.get("lora")  # and not a refused method, though its name is as near
 
 
-def test_a_tensor_that_no_method_of_the_kind_has_counts_as_head_only_where_heads_train() -> None:
-    assert Selector.of("base_model.model.classifier.dense.weight") is Selector.HEAD
+LORA, IA3 = LoraOptions(rank=2, alpha="4", target_modules=("q",)), Ia3Options(target_modules=("q",))
+NOBODYS: dict[str, tuple[AdapterOptions, tuple[str, ...], str]] = {
+    "a magnitude of DoRA": (LORA, ("classifier",), "base_model.model.q.lora_magnitude_vector.weight"),
+    "a factor of AdaLoRA": (LORA, ("classifier",), "base_model.model.q.lora_E"),
+    "a frozen projection of VeRA": (LORA, ("classifier",), "base_model.vera_A"),
+    "a scale of IA3 in a LoRA": (LORA, ("classifier",), "base_model.model.q.ia3_l"),
+    "a factor of LoRA in an IA3": (IA3, ("classifier",), "base_model.model.q.lora_B.weight"),
+    "a head that the plan does not name": (LORA, ("score",), "base_model.model.classifier.weight"),
+    "a head where the plan names none": (LORA, (), "base_model.model.classifier.weight"),
+    "a module whose name begins like the head's": (LORA, ("classifier",), "base_model.model.classifier2.weight"),
+    "losses": (LORA, ("classifier",), "loss"),
+}
+
+
+@pytest.mark.parametrize(("options", "head", "key"), NOBODYS.values(), ids=NOBODYS.keys())
+def test_a_tensor_that_no_selector_claims_is_refused_by_name(
+    options: AdapterOptions, head: tuple[str, ...], key: str
+) -> None:
+    with pytest.raises(LocalError) as info:
+        select(key, options, head)
+    assert info.value.code == "E-METHOD-REFUSED"
+    assert key in info.value.detail
+
+
+@pytest.mark.parametrize("key", [WEIGHT, BIAS, "base_model.model.classifier.dense.weight", "classifier.weight"])
+def test_the_head_is_what_head_modules_name(key: str) -> None:
+    assert select(key, LORA, ("classifier",)) is Selector.HEAD
+    assert select("model.heads.classifier.weight", LORA, ("heads.classifier",)) is Selector.HEAD
+
+
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "another turn": {"turns": [{"trains": ["head"], "sums": [{"name": "head", "length": 3}]}]},
+    "another form of updates": {"upload": {"kind": "products"}},
+    "counts of ranks": {"counts": "rank"},
+    "another PEFT type": {"adapter": {"options": {"peft_type": "PROMPT_TUNING", "tokens": 2}}},
+}
+
+
+@pytest.mark.parametrize("change", OTHERWISE.values(), ids=OTHERWISE.keys())
+def test_a_recipe_that_is_not_the_method_s_is_refused(change: dict[str, Any]) -> None:
+    document: Any = plan_document()["recipe"]
+    if "adapter" in change:
+        document["adapter"]["options"] = change["adapter"]["options"]
+    else:
+        document.update(change)
+    recipe = Recipe.model_validate_json(canonical.encode(document))
+    with pytest.raises(LocalError) as info:
+        methods.require_sound(recipe, "none")
+    assert info.value.code in {"E-PLAN-STREAM", "E-METHOD-REFUSED"}
 
 
 def test_splitting_and_joining_a_vector_are_inverse_and_keep_the_order_of_the_streams() -> None:
@@ -128,11 +213,15 @@ def test_the_command_lists_methods_and_refusals() -> None:
     assert "ffa-lora" in shown.output
     assert "krum" in shown.output
     listed = json.loads(CliRunner().invoke(app, ["list", "--json"]).output)
-    assert {entry["name"] for entry in listed["methods"]} == {"fedit", "ffa-lora"}
+    assert {entry["name"] for entry in listed["methods"]} == {"fedit", "ffa-lora", "ia3", "prompt", "rolora"}
 
 
 def test_the_command_shows_what_a_method_sums() -> None:
     shown = CliRunner().invoke(app, ["show", "ffa-lora"]).output
     assert "2403.12313" in shown
     assert "adapter (lora-b); head (head)" in shown
-    assert json.loads(CliRunner().invoke(app, ["show", "fedit", "--json"]).output)["frozen"] == []
+    assert json.loads(CliRunner().invoke(app, ["show", "fedit", "--json"]).output)["roles"] == {
+        "head": "shared",
+        "lora-a": "shared",
+        "lora-b": "shared",
+    }

@@ -306,7 +306,7 @@ def test_a_layer_that_the_fast_engine_does_not_know_is_left_to_the_reference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make_world(tmp_path, mode="local")
-    synthetic = synthetic_examples(world.base(), world.plan.recipe.task, 4)
+    synthetic = synthetic_examples(world.base(), world.task, 4)
     fast = choose_engine(world.adapted(), synthetic)
     assert isinstance(fast, FastEngine)
     assert isinstance(choose_engine(world.adapted(), synthetic, engine="opacus"), OpacusEngine)
@@ -322,7 +322,7 @@ def test_both_engines_give_the_same_rows_and_the_same_integers_to_a_unit(
     kind: str, method: str, tmp_path: Path
 ) -> None:
     world = make_world(tmp_path, kind, method=method, mode="distributed")
-    synthetic = synthetic_examples(world.base(), world.plan.recipe.task, 8)
+    synthetic = synthetic_examples(world.base(), world.task, 8)
     rows, theirs = (engine(world.adapted()).per_example(synthetic) for engine in (FastEngine, OpacusEngine))
     assert np.allclose(rows, theirs, atol=1e-6 * np.abs(theirs).max())
     integers = [integer_clip(one, sensitivity=2000, clip_norm=1.0) for one in (rows, theirs)]

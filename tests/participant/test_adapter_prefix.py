@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from methods.method import joined
+from methods.vectors import joined
 from participant.training.adapters import prefix as prefixes
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.fast import FastEngine
@@ -20,7 +20,7 @@ from participant.training.examples import load_examples, synthetic_examples
 from participant.training.torch_trainer import TorchTrainer
 from privacy.errors import LocalError
 from tests.worlds.seeded import SeededRandom
-from tests.worlds.torch_world import ROWS, World, make_world
+from tests.worlds.torch_world import ROWS, OneEngine, World, make_world
 
 pytestmark = pytest.mark.torch
 
@@ -58,11 +58,11 @@ def test_updates_have_the_same_bits_with_and_without_the_lower_blocks(
 ) -> None:
     world = upper(tmp_path, kind, mode=mode, method="fedit")
     short, trainer = updates(world, precision=precision)
-    assert len(blocks_of(trainer._sums_loaded.engine.adapted.model, kind)) == 1
-    assert ACTIVATIONS in trainer._sums_loaded.examples.inputs
+    assert len(blocks_of(trainer.sums_of_turn(0).engine.adapted.model, kind)) == 1
+    assert ACTIVATIONS in trainer.sums_of_turn(0).examples.inputs
     monkeypatch.setattr(prefixes, "MOST_BYTES", 0)
     long, trainer = updates(world, precision=precision)
-    assert len(blocks_of(trainer._sums_loaded.engine.adapted.model, kind)) == 2
+    assert len(blocks_of(trainer.sums_of_turn(0).engine.adapted.model, kind)) == 2
     assert all(np.array_equal(one, other) for one, other in zip(short, long, strict=True))
 
 
@@ -82,10 +82,10 @@ def test_an_example_passes_the_lower_blocks_once(engine: type[FastEngine] | type
     adapted = world.adapted()
     lowest, seen = blocks_of(adapted.model, "image")[0], []
     base = world.base()
-    examples = load_examples(world.dataset, world.columns, world.plan.recipe.task, base)
+    examples = load_examples(world.dataset, world.columns, world.task, base)
     made = engine(adapted)
     lowest.register_forward_hook(lambda _module, args, _output: seen.append(len(args[0])))
-    longer = shortened(made, synthetic_examples(base, world.plan.recipe.task, 8), examples)
+    longer = shortened(OneEngine(made), synthetic_examples(base, world.task, 8), examples)
     passed = sum(seen)
     for _ in range(3):
         assert made.rows(longer.take(np.arange(8))).shape == (8, world.plan.recipe.entries)
@@ -98,7 +98,7 @@ def test_an_example_passes_the_lower_blocks_once(engine: type[FastEngine] | type
 def test_an_adapter_in_the_lowest_block_leaves_nothing_to_keep(tmp_path: Path) -> None:
     world = make_world(tmp_path, mode="local")
     assert FrozenPrefix.find(world.adapted()) is None
-    assert ACTIVATIONS not in world.trainer()._sums_loaded.examples.inputs
+    assert ACTIVATIONS not in world.trainer().sums_of_turn(0).examples.inputs
 
 
 def train_the_first_norm(adapted: AdaptedModel) -> None:
@@ -127,9 +127,9 @@ def test_the_lower_blocks_stay_where(sentence: str, tmp_path: Path) -> None:
     world = upper(tmp_path, "text", mode="local")
     adapted, base = world.adapted(), world.base()
     UNFIT[sentence](adapted)
-    examples = load_examples(world.dataset, world.columns, world.plan.recipe.task, base)
-    made = synthetic_examples(base, world.plan.recipe.task, 8)
-    assert shortened(FastEngine(adapted), made, examples) is examples
+    examples = load_examples(world.dataset, world.columns, world.task, base)
+    made = synthetic_examples(base, world.task, 8)
+    assert shortened(OneEngine(FastEngine(adapted)), made, examples) is examples
     assert len(blocks_of(adapted.model, "text")) == 2
     assert FastEngine(adapted).rows(made).shape[0] == 8
 
@@ -141,9 +141,9 @@ def test_a_trained_influence_on_the_lower_blocks_is_named(tmp_path: Path) -> Non
     found = FrozenPrefix.find(adapted)
     assert found is not None
     with pytest.raises(LocalError, match="frozen layers"):
-        found.extended(synthetic_examples(world.base(), world.plan.recipe.task, 4), 4)
+        found.extended(synthetic_examples(world.base(), world.task, 4), 4)
 
 
 def test_one_visit_is_not_worth_it(tmp_path: Path) -> None:
     world = upper(tmp_path, "image", mode="distributed", sampling_rate=0.3)  # three rounds
-    assert ACTIVATIONS not in world.trainer()._sums_loaded.examples.inputs
+    assert ACTIVATIONS not in world.trainer().sums_of_turn(0).examples.inputs

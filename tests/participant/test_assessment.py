@@ -15,12 +15,12 @@ from privacy.ledger import RunSpend, Spent, nothing_spent
 from privacy.plan_parts import Mode
 from tests.worlds.assessed import ALICE, COST, DATASET
 from tests.worlds.owner import pins, policy_text
-from tests.worlds.plans import EXPIRES_AT, make_plan, names, signing_key, verified
+from tests.worlds.plans import EXPIRES_AT, make_plan, names, signing_key, travelling, verified
 
 TENSORS = make_plan()[0].recipe.adapter.model_dump(mode="json")["tensors"]
 METRICS = {
-    "adapter": {"tensors": [*TENSORS, {"key": "loss", "shape": [1], "stream": "metrics"}]},
-    "layout": [{"name": "adapter", "length": 9}, {"name": "head", "length": 3}, {"name": "metrics", "length": 1}],
+    "adapter": {"tensors": [*TENSORS, {"key": "loss", "shape": [1], "stream": "metrics", "part": "adapter"}]},
+    **travelling(("adapter", 9), ("head", 3), ("metrics", 1)),
 }
 
 

@@ -28,7 +28,7 @@ from privacy.ledger_entries import Charge
 from privacy.plan import Plan
 from tests.worlds.enrolled import authority, enrol, equip, propose
 from tests.worlds.owner import INITIAL_ADAPTER, owned_plan
-from tests.worlds.plans import CREATED_AT, plan_document, signing_key
+from tests.worlds.plans import CREATED_AT, plan_document, signing_key, travel
 from tests.worlds.reports import participant_report
 
 MADE = authority()
@@ -132,8 +132,10 @@ def test_a_stream_of_metrics_without_noise_is_refused(tmp_path: Path, capsys: py
 
 def with_metrics() -> Plan:
     document: dict[str, Any] = json.loads(owned_plan(mode="distributed").to_bytes())
-    document["recipe"]["adapter"]["tensors"].append({"key": "loss", "shape": [1], "stream": "metrics"})
-    document["recipe"]["layout"].append({"name": "metrics", "length": 1})
+    document["recipe"]["adapter"]["tensors"].append(
+        {"key": "loss", "shape": [1], "stream": "metrics", "part": "adapter"}
+    )
+    travel(document["recipe"], {"name": "metrics", "length": 1})
     return Plan.from_bytes(canonical.encode(document))
 
 

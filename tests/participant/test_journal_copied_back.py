@@ -11,6 +11,7 @@ import pytest
 from participant.protocol.memory import Record, RunMemory
 from participant.runs.participation import Participation
 from privacy.errors import OnlysumError, PeerError
+from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.messages import Advertisement, RoundCertificate, SurvivorProposal, UnmaskRequest
 from protos.envelope import (
     Abstained,
@@ -61,7 +62,9 @@ class Story:
 
     def shake_hands(self, *seen: Advertisement) -> None:
         """Let a coordinator say what it has last seen of this participant."""
-        self.rehearsal.daemon._compare(Welcome(1, "0", "test-federation", LedgerHead(0, bytes(32)), seen, ()))
+        self.rehearsal.daemon._compare(
+            Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, bytes(32)), seen, ())
+        )
 
     def offered(self, number: int, attempt: int) -> Submission:
         """Return the answer to an offer."""

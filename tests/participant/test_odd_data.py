@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from methods.method import joined
+from methods.vectors import joined
 from participant.training.adapters.adapted import read_initial
 from participant.training.data import Columns
 from participant.training.examples import load_examples
@@ -99,7 +99,7 @@ def test_a_row_that_does_not_fit_is_an_empty_example_and_only_its_owner_hears_of
     assert [one["event"] for one in logs] == ["rows that do not fit the plan count as empty"]
     assert str(PLACE + 1) not in repr([without(one, "run") for one in logs])
     trainer = world.trainer(SeededRandom("secret"), dataset=write(tmp_path / "whole.jsonl"))
-    privacy, sums = world.plan.privacy, trainer._sums_loaded
+    privacy, sums = world.plan.privacy, trainer.sums_of_turn(0)
     whole = trainer.train(1, start(world), silent)
     own = sums.clipped(np.array([PLACE]), sensitivity=privacy.sensitivity, clip_norm=1.0)
     assert own.any()
@@ -124,7 +124,7 @@ def test_a_user_s_row_that_does_not_fit_is_left_out_of_that_user_s_mean(tmp_path
     world = make_world(tmp_path, "text", mode="distributed", unit="user", max_rows_per_user=3, units=8, sampling_rate=1)
     sensitivity = world.plan.privacy.sensitivity
     dataset = texts(tmp_path / "odd.jsonl", lambda row: {**row, "label": "zebra"})
-    sums = world.trainer(SeededRandom(1), dataset=dataset)._sums_loaded
+    sums = world.trainer(SeededRandom(1), dataset=dataset).sums_of_turn(0)
     rows = np.array([3, 4, PLACE])
     found = sums.clipped_means([rows], sensitivity=sensitivity, clip_norm=1.0)
     assert np.array_equal(found, sums.clipped_means([rows[:2]], sensitivity=sensitivity, clip_norm=1.0))
@@ -138,7 +138,7 @@ def test_an_empty_text_is_an_example_like_any_other(tmp_path: Path) -> None:
         trainer = world.trainer(SeededRandom(1), dataset=dataset)
     assert logs == []
     sensitivity = world.plan.privacy.sensitivity
-    assert trainer._sums_loaded.clipped(np.array([PLACE]), sensitivity=sensitivity, clip_norm=1.0).any()
+    assert trainer.sums_of_turn(0).clipped(np.array([PLACE]), sensitivity=sensitivity, clip_norm=1.0).any()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -167,5 +167,11 @@ def test_a_label_that_is_nowhere_here_makes_no_difference_to_who_takes_part(mode
 def test_the_first_row_says_which_columns_a_dataset_has(tmp_path: Path) -> None:
     world = make_world(tmp_path, "text")
     with pytest.raises(LocalError, match="row 1: no column words") as info:
-        load_examples(world.dataset, Columns("words", "label"), world.plan.recipe.task, world.base(), strict=False)
+        load_examples(
+            world.dataset,
+            Columns("words", "label"),
+            world.task,
+            world.base(),
+            strict=False,
+        )
     assert info.value.code == "E-DATA-PARSE"

@@ -19,6 +19,7 @@ from participant.owner.registry import DatasetEntry
 from participant.protocol.round import Masked
 from privacy.errors import LocalError, NetworkError, PeerError, Phase
 from privacy.ledger_entries import Unprotected
+from privacy.plan import PROTOCOL_VERSION
 from privacy.report_model import Claim
 from protos.envelope import (
     Abstained,
@@ -406,7 +407,7 @@ def test_a_journal_that_was_copied_back_refuses_the_run_for_good(rehearsal: Rehe
     shutil.rmtree(run)
     shutil.copytree(tmp_path / "backup", run)
     rehearsal.restart()
-    welcome = Welcome(1, "0", "test-federation", LedgerHead(0, bytes(32)), (mine,), ())
+    welcome = Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, bytes(32)), (mine,), ())
     rehearsal.daemon._compare(welcome)
     rehearsal.open(2, 2)
     give(rehearsal.daemon, rehearsal.task())
@@ -426,7 +427,9 @@ def test_another_members_advertisement_in_the_handshake_proves_nothing(rehearsal
     other = next(one for one in rehearsal.advertisements() if one.sender != ME)
     forged = replace(other, sender=ME)
     rehearsal.restart()
-    rehearsal.daemon._compare(Welcome(1, "0", "test-federation", LedgerHead(0, bytes(32)), (other, forged), ()))
+    rehearsal.daemon._compare(
+        Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, bytes(32)), (other, forged), ())
+    )
     rehearsal.open(1, 2)
     assert ME in exact(rehearsal, rehearsal.round(1, 2))
 
@@ -438,9 +441,10 @@ def test_an_advertisement_of_a_plan_that_is_lost_here_says_nothing_about_other_r
     mine = next(one for one in rehearsal.advertisements() if one.sender == ME)
     position = replace(mine.position, plan_hash=b"\7" * 32, round=9)
     lost = replace(mine, offer=replace(mine.offer, position=position))
-    lost = replace(lost, signature=signing_key(ME).sign(lost.signed_bytes(1)))
+    lost = replace(lost, signature=signing_key(ME).sign(lost.signed_bytes(PROTOCOL_VERSION)))
     rehearsal.restart()
-    rehearsal.daemon._compare(Welcome(1, "0", "test-federation", LedgerHead(0, bytes(32)), (lost,), ()))
+    head = LedgerHead(0, bytes(32))
+    rehearsal.daemon._compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", head, (lost,), ()))
     rehearsal.open(1, 2)
     assert ME in exact(rehearsal, rehearsal.round(1, 2))
 
@@ -448,13 +452,13 @@ def test_an_advertisement_of_a_plan_that_is_lost_here_says_nothing_about_other_r
 def test_a_ledger_that_was_copied_back_abstains_from_every_run(rehearsal: Rehearsal) -> None:
     rehearsal.round(1)
     head = rehearsal.me.ledger().head()
-    rehearsal.daemon._compare(Welcome(1, "0", "f", LedgerHead(head.sequence + 1, b"\1" * 32), (), ()))
+    rehearsal.daemon._compare(Welcome(PROTOCOL_VERSION, "0", "f", LedgerHead(head.sequence + 1, b"\1" * 32), (), ()))
     rehearsal.open(2)
     give(rehearsal.daemon, rehearsal.task())
     (abstained,) = rehearsal.me.link.take()
     assert isinstance(abstained, Abstained)
     assert abstained.code == "E-LEDGER-ROLLBACK"
-    rehearsal.daemon._compare(Welcome(1, "0", "f", head, (), ()))
+    rehearsal.daemon._compare(Welcome(PROTOCOL_VERSION, "0", "f", head, (), ()))
     rehearsal.open(2, 2)
     assert ME in exact(rehearsal, rehearsal.round(2, 2))
 

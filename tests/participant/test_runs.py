@@ -9,6 +9,7 @@ import pytest
 
 from participant.runs.open_runs import NotApproved, Runs
 from privacy.errors import LocalError, OnlysumError, PeerError, RefusedError
+from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.messages import Advertisement, AttemptOffer, Position
 from protos.envelope import LedgerHead, Role, Welcome
 from tests.worlds.owner import owned_plan, policy_text
@@ -88,7 +89,9 @@ def signed_elsewhere(rehearsal: Rehearsal, plan_hash: bytes) -> Advertisement:
     """An advertisement of this member for a plan."""
     offer = AttemptOffer(Position(plan_hash, 1, 1), b"\1" * 32, b"\2" * 32)
     unsigned = Advertisement(offer, ME, b"\3" * 32, b"\4" * 32, b"\5" * 16)
-    return Advertisement(offer, ME, b"\3" * 32, b"\4" * 32, b"\5" * 16, signing_key(ME).sign(unsigned.signed_bytes(1)))
+    return Advertisement(
+        offer, ME, b"\3" * 32, b"\4" * 32, b"\5" * 16, signing_key(ME).sign(unsigned.signed_bytes(PROTOCOL_VERSION))
+    )
 
 
 def test_a_plan_that_is_approved_again_after_it_was_lost_with_what_was_signed_for_it_stays_out(
@@ -100,7 +103,7 @@ def test_a_plan_that_is_approved_again_after_it_was_lost_with_what_was_signed_fo
     path.unlink()
     runs = runs_of(rehearsal)
     last = signed_elsewhere(rehearsal, rehearsal.world.plan.hash)
-    runs.compare(Welcome(1, "0", "test-federation", LedgerHead(0, bytes(32)), (last,), ()))
+    runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, bytes(32)), (last,), ()))
     path.write_bytes(kept)
     with pytest.raises(RefusedError, match="E-LEDGER-ROLLBACK"):
         runs.part(rehearsal.plan.run_id)
@@ -113,7 +116,7 @@ def test_a_plan_that_is_approved_again_after_it_was_lost_with_what_was_signed_fo
 def test_what_was_signed_for_another_plan_keeps_nobody_out_of_this_one(rehearsal: Rehearsal) -> None:
     runs = runs_of(rehearsal)
     last = signed_elsewhere(rehearsal, b"\7" * 32)
-    runs.compare(Welcome(1, "0", "test-federation", LedgerHead(0, bytes(32)), (last,), ()))
+    runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, bytes(32)), (last,), ()))
     assert runs.part(rehearsal.plan.run_id).highest == (0, 0)
 
 

@@ -21,7 +21,7 @@ from participant.training.examples import Examples, synthetic_examples
 from participant.training.selfcheck import SelfCheck
 from participant.training.trainer import Precision
 from privacy.errors import LocalError
-from tests.worlds.torch_world import World, make_world
+from tests.worlds.torch_world import OneEngine, World, make_world
 
 pytestmark = pytest.mark.torch
 
@@ -34,8 +34,8 @@ def self_check(world: World, engine: GradientEngine) -> SelfCheck:
     return SelfCheck(
         recipe=recipe,
         privacy=world.plan.privacy,
-        engine=engine,
-        synthetic=synthetic_examples(world.base(), recipe.task, recipe.training.micro_batch),
+        engines=OneEngine(engine),
+        synthetic=synthetic_examples(world.base(), world.task, recipe.training.micro_batch),
         initial=read_initial(world.initial, recipe.adapter),
         clean_base=lambda: world.base().model,
     )
@@ -78,7 +78,7 @@ def test_a_frozen_base_in_bfloat16_passes_and_only_what_trains_is_wide(
         if isinstance(module, torch.nn.Linear):
             owner = "trains" if module.weight.requires_grad else "frozen"
             module.register_forward_hook(lambda _m, _args, out, owner=owner: seen[owner].add(out.dtype))
-    examples = synthetic_examples(world.base(), world.plan.recipe.task, 8)
+    examples = synthetic_examples(world.base(), world.task, 8)
     rows, exact = narrow.per_example(examples), wide.per_example(examples)
     assert seen == {"trains": {torch.float32}, "frozen": {torch.bfloat16}}
     error = np.linalg.norm(rows - exact, axis=1) / np.linalg.norm(exact, axis=1)
@@ -162,15 +162,15 @@ PLANTED: dict[str, tuple[Callable[[AdaptedModel], None], str]] = {
     ),
     "dropout on whatever mode": (
         lambda adapted: append(adapted, AlwaysDropping()),
-        "modules: .*drops out|per-example gradients|company",
+        "modules: .*drops out|per-example gradients|batch independence",
     ),
     "an adapter frozen by mistake": (freeze_the_first_tensor, "trainables: 1 of the plan's tensors are frozen"),
     "a base tensor that trains": (train_something_else, "trainables: 0 of .*, 1 others train"),
     "activations centred over the batch": (lambda adapted: append(adapted, Centred()), "per-example gradients"),
-    "a whisper from the neighbouring example": (lambda adapted: append(adapted, Leaking()), "company"),
+    "a whisper from the neighbouring example": (lambda adapted: append(adapted, Leaking()), "batch independence"),
     "a company that is no number and spreads": (
         lambda adapted: append(adapted, Spreading()),
-        "company: .*no number",
+        "batch independence: .*no number",
     ),
     "an adapter that does nothing": (lambda adapted: rescale(adapted, 0.0), "non-zero update"),
     "an adapter that is exported with another scale": (lambda adapted: rescale(adapted, 3.0), "save and reload"),
@@ -256,17 +256,14 @@ def test_a_whole_batch_clipped_as_one_example_is_refused(world: World, monkeypat
 
     monkeypatch.setattr(engine, "_backward", as_one)
     with pytest.raises(LocalError, match="for 8 examples") as info:
-        engine.per_example(synthetic_examples(world.base(), world.plan.recipe.task, 8))
+        engine.per_example(synthetic_examples(world.base(), world.task, 8))
     assert info.value.code == "E-SELF-CHECK"
 
 
 def test_bits_that_differ_from_slot_to_slot_give_each_row_a_home(world: World) -> None:
     adapted = world.adapted()
     append(adapted, Slotted())
-    checked = self_check(world, FastEngine(adapted))
-    assert not checked._same_in_every_slot()
-    checked._company()
-    checked._sensitivity(fixed_slots=True)
+    assert self_check(world, FastEngine(adapted)).run() is True
 
 
 def test_the_tiny_models_need_no_home_slots(world: World) -> None:

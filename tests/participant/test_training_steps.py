@@ -11,7 +11,7 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from methods.method import joined, split
+from methods.vectors import joined, split
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.device import require_precision
 from participant.training.adapters.fast import FastEngine
@@ -28,6 +28,7 @@ from privacy.dp.fast_noise import discrete_gaussian
 from privacy.dp.sampling import poisson_sample
 from privacy.errors import LocalError
 from privacy.plan_parts import Mode
+from privacy.task_parts import require_classification
 from tests.worlds.seeded import SeededRandom
 from tests.worlds.torch_world import ROWS, World, image_rows, make_world
 
@@ -48,14 +49,14 @@ def start(world: World) -> np.ndarray:
 def sums_of(world: World, *, fixed_slots: bool = False, engine: Engine = FastEngine) -> GradientSums:
     adapted = world.adapted()
     base, recipe = world.base(), world.plan.recipe
-    examples = load_examples(world.dataset, world.columns, recipe.task, base)
+    examples = load_examples(world.dataset, world.columns, require_classification(recipe.task), base)
     return GradientSums(engine(adapted), examples, recipe.training.micro_batch, fixed_slots)
 
 
 def test_the_reference_engine_trains_the_same_to_rounding(tmp_path: Path) -> None:
     world = make_world(tmp_path, mode="distributed")
     fast, reference = (world.trainer(SeededRandom("secret"), engine=name) for name in ("fast", "opacus"))
-    assert isinstance(reference._sums_loaded.engine, OpacusEngine)
+    assert isinstance(reference.sums_of_turn(0).engine, OpacusEngine)
     updates = [trainer.train(1, start(world), silent) for trainer in (fast, reference)]
     assert np.abs(updates[0] - updates[1]).max() <= 2
 
@@ -106,9 +107,9 @@ def test_local_steps_follow_the_noisy_gradient_with_the_plan_s_constants(tmp_pat
     rows = poisson_sample(ROWS, privacy.sampling_rate, random)
     total = sums_of(world).clipped(rows, sensitivity=privacy.sensitivity, clip_norm=1.0) + noise
     gradient = total / clip_radius(privacy.sensitivity, entries) / (0.5 * ROWS)
-    head = plan.recipe.layout[-1].length
+    head = plan.recipe.state[-1].length
     rates = np.array([0.5] * (entries - head) + [0.25] * head)
-    assert plan.recipe.layout[-1].name == "head"
+    assert plan.recipe.state[-1].name == "head"
     assert np.allclose(update / 2**plan.encoding.scale_exponent, -rates * gradient, atol=1e-6)
 
 
@@ -382,14 +383,14 @@ def test_images_of_another_size_are_brought_to_the_base_s(tmp_path: Path) -> Non
     world = make_world(tmp_path)
     random = np.random.default_rng(0)
     np.savez(tmp_path / "big.npz", image=random.integers(0, 255, (3, 20, 12, 3)), label=np.array(["a", "b", "c"]))
-    examples = load_examples(tmp_path / "big.npz", world.columns, world.plan.recipe.task, world.base())
+    examples = load_examples(tmp_path / "big.npz", world.columns, world.task, world.base())
     assert examples.inputs["pixel_values"].shape == (3, 1, 8, 8)
     assert "Examples(3)" == repr(examples)
 
 
 def test_pixels_are_scaled_as_the_plan_says(tmp_path: Path) -> None:
     world = make_world(tmp_path)
-    examples = load_examples(image_rows(tmp_path / "r.npz"), world.columns, world.plan.recipe.task, world.base())
+    examples = load_examples(image_rows(tmp_path / "r.npz"), world.columns, world.task, world.base())
     with np.load(tmp_path / "r.npz") as rows:
         expected = (rows["image"] / 255 - 0.5) / 0.5
     assert np.allclose(examples.inputs["pixel_values"][:, 0].numpy(), expected, atol=1e-6)
@@ -400,7 +401,7 @@ def test_text_is_padded_and_cut_to_the_plan_s_length(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(
         '{"text": "pain", "label": "a"}\n{"text": "' + "calm " * 30 + '", "label": "b"}\n'
     )
-    examples = load_examples(tmp_path / "t.jsonl", Columns("text", "label"), world.plan.recipe.task, world.base())
+    examples = load_examples(tmp_path / "t.jsonl", Columns("text", "label"), world.task, world.base())
     assert examples.inputs["input_ids"].shape == (2, 8)
     assert examples.inputs["attention_mask"].sum(dim=1).tolist() == [3, 8]
 

@@ -24,15 +24,33 @@ from privacy.plan import (
     signed_plan_bytes,
     threshold,
 )
-from tests.worlds.plans import OPERATOR, STRONG, make_plan, plan_document, sign_plan, signing_key, verified
+from tests.worlds.plans import (
+    OPERATOR,
+    STRONG,
+    make_plan,
+    plan_document,
+    sign_plan,
+    signing_key,
+    travelling,
+    turn,
+    verified,
+)
 
 IDENTITY = (1).to_bytes(32, "little").hex()  # of order 1
 NO_POINT = (2).to_bytes(32, "little").hex()
-ONE_TENSOR: list[Json] = [{"key": "w", "shape": [12], "stream": "adapter"}]
-ALICE, BOB, CAROL = (
-    {"id": name, "identity_key": signing_key(name).public.hex(), "units": 100, "weight": 1, "with_operator": False}
+ONE_TENSOR: list[Json] = [{"key": "w", "shape": [12], "stream": "adapter", "part": "adapter"}]
+MEMBERS: list[dict[str, Json]] = [
+    {
+        "id": name,
+        "identity_key": signing_key(name).public.hex(),
+        "units": 100,
+        "weight": 1,
+        "with_operator": False,
+        "options": {"rank": 0, "layers": []},
+    }
     for name in ("alice", "bob", "carol")
-)
+]
+ALICE, BOB, CAROL = MEMBERS
 
 
 def written(change: dict[str, Any]) -> bytes:
@@ -269,14 +287,14 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
     "two streams of one name": (
         {
             "recipe": {
-                "layout": [{"name": "adapter", "length": 6}, {"name": "adapter", "length": 6}],
+                **travelling(("adapter", 6), ("adapter", 6)),
                 "adapter": {"tensors": ONE_TENSOR},
             }
         },
         "distinct names",
     ),
     "a stream called frozen": (
-        {"recipe": {"layout": [{"name": "frozen", "length": 8}], "adapter": {"tensors": ONE_TENSOR}}},
+        {"recipe": {**travelling(("frozen", 8)), "adapter": {"tensors": ONE_TENSOR}}},
         "none of them 'frozen'",
     ),
     "a tensor twice": (
@@ -284,18 +302,58 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
         "names a tensor twice",
     ),
     "a stream longer than its tensors": (
-        {"recipe": {"layout": [{"name": "adapter", "length": 13}], "adapter": {"tensors": ONE_TENSOR}}},
+        {"recipe": {**travelling(("adapter", 13)), "adapter": {"tensors": ONE_TENSOR}}},
         "stream adapter has 13 entries, its tensors 12",
     ),
     "a tensor in no stream": (
         {
             "recipe": {
-                "layout": [{"name": "adapter", "length": 12}],
-                "adapter": {"tensors": [*ONE_TENSOR, {"key": "v", "shape": [1], "stream": "head"}]},
+                **travelling(("adapter", 12)),
+                "adapter": {"tensors": [*ONE_TENSOR, {"key": "v", "shape": [1], "stream": "head", "part": "adapter"}]},
             }
         },
-        "a stream that the layout lacks",
+        "a stream that the state lacks",
     ),
+    "a schedule without its second turn": (
+        {"recipe": {"turns": [turn(("adapter", 9), ("head", 3)), turn(("head", 3))]}},
+        "the schedule must take every turn",
+    ),
+    "a schedule of a turn that is not there": (
+        {"recipe": {"schedule": {"opening": [{"turn": 1, "rounds": 1}], "cycle": [0]}}},
+        "the schedule must take every turn",
+    ),
+    "a turn that trains what is derived": (
+        {
+            "recipe": {
+                "state": [
+                    {"name": "adapter", "length": 9, "role": "derived"},
+                    {"name": "head", "length": 3, "role": "shared"},
+                ]
+            }
+        },
+        "neither a shared stream nor personal",
+    ),
+    "a turn that sums what does not train": (
+        {"recipe": {"turns": [{**turn(("adapter", 9), ("head", 3)), "trains": ["adapter"]}]}},
+        "must sum the shared streams that train",
+    ),
+    "a turn that leaves out what trains": (
+        {"recipe": {"turns": [{**turn(("adapter", 9)), "trains": ["adapter", "head"]}]}},
+        "must sum the shared streams that train",
+    ),
+    "a turn that names a stream twice": (
+        {"recipe": {"turns": [{**turn(("adapter", 9), ("head", 3)), "trains": ["adapter", "adapter", "head"]}]}},
+        "names a stream twice",
+    ),
+    "a rate of a stream that is not there": (
+        {"recipe": {"training": {"stream_rates": [{"stream": "b", "rate": "1"}]}}},
+        "stream_rates must be sorted",
+    ),
+    "a rank of one participant where all train alike": (
+        {"n": 3, "roster": [{**ALICE, "options": {"rank": 1, "layers": []}}, BOB, CAROL]},
+        "the options of alice",
+    ),
+    "an image that is divided by zero": ({"recipe": {"task": {"image_std": "0"}}}, "must not be 0"),
     "a vector beyond all adapters": ({"entries": 2**31 + 1, "encoding": {"clamp": 1}}, "more than 2147483648 entries"),
     "base files out of order": (
         {"recipe": {"base": {"files": [{"name": "b", "sha256": "00" * 32}, {"name": "a", "sha256": "00" * 32}]}}},
@@ -333,7 +391,8 @@ def test_a_plan_is_refused_by_rule_for(change: dict[str, Any], rule: str) -> Non
 MALFORMED: dict[str, dict[str, Any]] = {
     "an unknown field": {"surprise": 1},
     "an unknown field deep inside": {"privacy": {"surprise": 1}},
-    "another protocol version": {"protocol_version": 2},
+    "the protocol version before": {"protocol_version": 1},
+    "a later protocol version": {"protocol_version": 3},
     "an unknown suite": {"suite": 3},
     "an unknown mode": {"privacy": {"mode": "full"}},
     "a number as text": {"then": {"f": "1"}},
@@ -341,7 +400,13 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "a number as boolean": {"roster": [{**ALICE, "with_operator": 0}, BOB, CAROL]},
     "text as a list": {"roster": "alice"},
     "a roster of two": {"roster": [ALICE, BOB]},
-    "an empty layout": {"recipe": {"layout": []}},
+    "an empty state": {"recipe": {"state": []}},
+    "no turn": {"recipe": {"turns": []}},
+    "a turn in which nothing trains": {"recipe": {"turns": [{**turn(("adapter", 9)), "trains": []}]}},
+    "a rank beside IA3": {"recipe": {"adapter": {"options": {"peft_type": "IA3", "feedforward_modules": []}}}},
+    "a PEFT type that nobody knows": {"recipe": {"adapter": {"options": {"peft_type": "HIRA"}}}},
+    "correlated noise, which is not accounted for": {"privacy": {"bands": 2}},
+    "a text task with the fields of a picture": {"recipe": {"task": {"kind": "text-classification"}}},
     "a negative f": {"then": {"f": -1}},
     "a missing value": {"then": {"f": None}},
     "a name with a slash": {"federation": "a/b"},
@@ -364,12 +429,16 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "no attempts": {"max_attempts": 0},
     "no rounds": {"recipe": {"rounds": 0}},
     "a base file outside its folder": {"recipe": {"base": {"files": [{"name": "../x", "sha256": "00" * 32}]}}},
-    "a tensor without a key": {"recipe": {"adapter": {"tensors": [{"key": "", "shape": [1], "stream": "adapter"}]}}},
+    "a tensor without a key": {
+        "recipe": {"adapter": {"tensors": [{"key": "", "shape": [1], "stream": "adapter", "part": "adapter"}]}}
+    },
     "a tensor of negative size": {
-        "recipe": {"adapter": {"tensors": [{"key": "w", "shape": [-3, -4], "stream": "adapter"}]}}
+        "recipe": {"adapter": {"tensors": [{"key": "w", "shape": [-3, -4], "stream": "adapter", "part": "adapter"}]}}
     },
     "a tensor of very many dimensions": {
-        "recipe": {"adapter": {"tensors": [{"key": "w", "shape": [2**53 - 1] * 5000, "stream": "adapter"}]}}
+        "recipe": {
+            "adapter": {"tensors": [{"key": "w", "shape": [2**53 - 1] * 5000, "stream": "adapter", "part": "adapter"}]}
+        }
     },
     "only one label": {"recipe": {"task": {"labels": ["x"]}}},
 }
@@ -380,7 +449,7 @@ def test_a_plan_is_malformed_with(change: dict[str, Any]) -> None:
     assert refusal(**change).code == "E-PLAN-MALFORMED"
 
 
-DEFAULTED = {"protocol_version", "suite", "weight_rule", "max_attempts"}
+DEFAULTED = {"protocol_version", "suite", "weight_rule", "max_attempts", "operator_contact"}
 
 
 @pytest.mark.parametrize("field", sorted(DEFAULTED | {"graph.kind", "encoding.lane_bits"}))
@@ -547,7 +616,7 @@ def test_a_draft_goes_through_its_bytes() -> None:
     recipe = make_plan()[0].recipe
     data = canonical.encode(
         {
-            "draft_version": 1,
+            "draft_version": 2,
             "recipe": recipe.model_dump(mode="json"),
             "privacy": {
                 "mode": "local",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from privacy.errors import LocalError, PeerError
+from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import messages as said
 from privacy.secagg import shamir
 from privacy.secret import SecretBytes
@@ -409,13 +410,15 @@ def test_protobuf_alone_would_take_it_when(sentence: str) -> None:
 def test_another_version_is_named_whatever_else_the_message_holds() -> None:
     hello = env.Hello(7, "9.9", "alice", env.Role.PARTICIPANT, env.LedgerHead(0, b""), ())
     unknown = b"\xa2\x06\x03abc"  # field 100, as a later version might have it
-    with pytest.raises(PeerError, match="alice speaks protocol version 7, the other side version 1") as caught:
+    with pytest.raises(
+        PeerError, match=f"alice speaks protocol version 7, the other side version {PROTOCOL_VERSION}"
+    ) as caught:
         codec.decode_hello(codec.encode_hello(hello) + unknown, sender="alice")
     assert caught.value.code == "E-VERSION"
 
 
 def test_a_role_that_is_unknown_is_refused() -> None:
-    hello = env.Hello(1, "0.1.0", "alice", env.Role.PARTICIPANT, env.LedgerHead(0, b""), ())
+    hello = env.Hello(PROTOCOL_VERSION, "0.1.0", "alice", env.Role.PARTICIPANT, env.LedgerHead(0, b""), ())
     message = pb.Hello.FromString(codec.encode_hello(hello))
     message.role = 9  # type: ignore[assignment]  # proto3 enumerations are open
     with pytest.raises(PeerError, match="role is unknown"):

@@ -249,7 +249,7 @@ class Round:
     def streams(self, values: Sequence[int]) -> Iterator[tuple[str, list[int]]]:
         """The streams of the layout."""
         start = 0
-        for one in self.plan["recipe"]["layout"]:
+        for one in self.plan["recipe"]["turns"][0]["sums"]:
             yield one["name"], list(values[start : start + one["length"]])
             start += one["length"]
 
@@ -307,7 +307,9 @@ class Round:
         bits = self.plan["encoding"]["ring_bits"]
         width = bits // 8
         total, words, start = [], b"", 0
-        for stream, entries in self.streams([0] * sum(one["length"] for one in self.plan["recipe"]["layout"])):
+        for stream, entries in self.streams(
+            [0] * sum(one["length"] for one in self.plan["recipe"]["turns"][0]["sums"])
+        ):
             count = len(self.packed(entries))
             added = [0] * count
             for name in self.survivors:

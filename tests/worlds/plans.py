@@ -1,7 +1,7 @@
 """Small valid plans with real keys made from fixed bytes: what most tests start from.
 
 Guarantees: the same arguments give the same plan, byte for byte; an override that breaks a rule is refused just as a
-participant would refuse it (``PeerError``).
+participant would refuse it (``PlanError``).
 """
 
 from __future__ import annotations
@@ -62,10 +62,11 @@ def plan_document(
     survivors = default_survivors(n, f)
     honest_noise = {"none": 0, "local": 1}.get(mode, survivors - max(f, 1))
     document: dict[str, Json] = {
-        "protocol_version": 1,
+        "protocol_version": 2,
         "suite": 1,
         "federation": "test-federation",
         "operator": "Test Operator",
+        "operator_contact": "",
         "run_id": "00112233445566778899aabbccddeeff",
         "created_at": CREATED_AT,
         "expires_at": EXPIRES_AT,
@@ -76,6 +77,7 @@ def plan_document(
             "lane_bits": 0,
             "scale_exponent": 0 if mode.startswith("distributed") else 16,
             "clamp": CLAMP,
+            "down_bits": 32,
         },
         "weight_rule": "equal",
         "evaluation": {"data": "public-digits", "every": 1, "evaluators": []},
@@ -98,7 +100,7 @@ def make_plan(
     """Return a plan made as :func:`plan_document` says, and the identity key of each member by name.
 
     Raises:
-        PeerError: the overrides break a rule of plans.
+        PlanError: the overrides break a rule of plans.
     """
     plan = Plan.from_bytes(canonical.encode(plan_document(n=n, f=f, mode=mode, entries=entries, **overrides)))
     return plan, {member.id: signing_key(member.id) for member in plan.roster}
@@ -129,6 +131,30 @@ def unproven(plan: Plan, *, neighbours: int, share_threshold: int) -> VerifiedPl
     return VerifiedPlan(weak, weak.hash)
 
 
+def travelling(*streams: tuple[str, int]) -> dict[str, Any]:
+    """The fields of a recipe in which these streams travel, train and are summed in each round."""
+    return {
+        "state": [{"name": name, "length": length, "role": "shared"} for name, length in streams],
+        "turns": [turn(*streams)],
+    }
+
+
+def turn(*streams: tuple[str, int]) -> dict[str, Any]:
+    """A turn in which these streams train and are summed."""
+    return {
+        "trains": [name for name, _ in streams],
+        "sums": [{"name": name, "length": length} for name, length in streams],
+    }
+
+
+def travel(recipe: dict[str, Any], stream: dict[str, Any]) -> None:
+    """Let one more stream of a recipe's document travel, train and be summed in each round."""
+    recipe["state"].append({**stream, "role": "shared"})
+    for each in recipe["turns"]:
+        each["trains"].append(stream["name"])
+        each["sums"].append(stream)
+
+
 def _merged(old: Json, new: Json) -> Json:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
@@ -142,20 +168,26 @@ def _member(name: str) -> Json:
         "units": 100,
         "weight": 1,
         "with_operator": False,
+        "options": {"rank": 0, "layers": []},
     }
+
+
+def _tensor(key: str, shape: list[Json], stream: str) -> Json:
+    return {"key": key, "shape": shape, "stream": stream, "part": "adapter"}
 
 
 def _recipe(entries: int) -> Json:
     head = max(1, entries // 4)
     lengths = {"adapter": entries - head, "head": head}
     tensors: list[Json] = [
-        {"key": "base_model.model.layer.q_proj.lora_A.weight", "shape": [2, 4], "stream": "frozen"},
-        {"key": "base_model.model.layer.q_proj.lora_B.weight", "shape": [lengths["adapter"]], "stream": "adapter"},
-        {"key": "base_model.model.classifier.weight", "shape": [lengths["head"]], "stream": "head"},
+        _tensor("base_model.model.layer.q_proj.lora_A.weight", [2, 4], "frozen"),
+        _tensor("base_model.model.layer.q_proj.lora_B.weight", [lengths["adapter"]], "adapter"),
+        _tensor("base_model.model.classifier.weight", [lengths["head"]], "head"),
     ]
     return {
         "title": "Digits",
         "purpose": "A plan for tests",
+        "notice": {"responsible": "", "contact": "", "data": "", "retention": ""},
         "base": {
             "name": "tiny-vit",
             "architecture": "ViTForImageClassification",
@@ -163,24 +195,34 @@ def _recipe(entries: int) -> Json:
         },
         "adapter": {
             "method": "ffa-lora",
-            "peft_type": "LORA",
-            "rank": 2,
-            "alpha": "16",
-            "target_modules": ["q_proj"],
+            "options": {
+                "peft_type": "LORA",
+                "rank": 2,
+                "alpha": "16",
+                "target_modules": ["q_proj"],
+                "layers": [],
+            },
             "head_modules": ["classifier"],
-            "layers": [],
             "seed": 7,
             "initial_hash": "cc" * 32,
             "tensors": tensors,
         },
-        "layout": [{"name": name, "length": length} for name, length in lengths.items()],
+        "state": [{"name": name, "length": length, "role": "shared"} for name, length in lengths.items()],
+        "turns": [
+            {
+                "trains": [*lengths],
+                "sums": [{"name": name, "length": length} for name, length in lengths.items()],
+            }
+        ],
+        "schedule": {"opening": [], "cycle": [0]},
+        "upload": {"kind": "differences"},
+        "counts": "all",
         "task": {
             "kind": "image-classification",
             "data": "digits",
             "labels": [str(digit) for digit in range(10)],
             "input_column": "image",
             "label_column": "label",
-            "max_length": 0,
             "image_mean": "0.5",
             "image_std": "0.5",
             "image_scale": "16",
@@ -189,12 +231,18 @@ def _recipe(entries: int) -> Json:
             "name": "mean",
             "learning_rate": "1",
             "head_learning_rate": "1",
+            "stream_rates": [],
             "momentum": "0",
             "second_momentum": "0",
             "epsilon": "0.001",
             "average": "0",
         },
-        "training": {"learning_rate": "0.1", "head_learning_rate": "0.1", "micro_batch": 16},
+        "training": {
+            "learning_rate": "0.1",
+            "head_learning_rate": "0.1",
+            "stream_rates": [],
+            "micro_batch": 16,
+        },
         "rounds": 3,
     }
 
@@ -216,6 +264,7 @@ def _privacy(mode: Mode, entries: int, honest_noise: int) -> Json:
         "honest_noise": honest_noise,
         "max_rows_per_user": 0,
         "upload_after_ms": 0,
+        "bands": 1,
     }
 
 

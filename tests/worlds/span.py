@@ -26,6 +26,7 @@ from coordinator.protocol.bundles import KeptBundle
 from participant.protocol.memory import RunMemory, UpdateEncoded
 from participant.protocol.round import Participant, Ready, advertise
 from privacy.errors import PeerError
+from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import hashes
 from privacy.secagg.keys import SigningKey
 from privacy.secagg.messages import (
@@ -285,7 +286,7 @@ class LyingCoordinator:
                 continue
             digest = hashlib.sha256(name.encode()).digest()
             lie = replace(upload.receipt, sender=name, masked_hash=digest, signature=b"\0" * 64)
-            signed = lie.signed_bytes(1, upload.state.record.round_ctx)
+            signed = lie.signed_bytes(PROTOCOL_VERSION, upload.state.record.round_ctx)
             controlled = self._controls(actor)
             receipts.append(replace(lie, signature=self._identity(actor).sign(signed)) if controlled else lie)
         return SurvivorProposal(upload.receipt.position, tuple(receipts))
@@ -330,7 +331,7 @@ class LyingCoordinator:
         at, round_ctx = proposal.position, upload.state.record.round_ctx
         for name in self.everyone:
             actor = self._seen(upload, name)
-            signed = proposal.survivors.signed_bytes(1, at, name, round_ctx)
+            signed = proposal.survivors.signed_bytes(PROTOCOL_VERSION, at, name, round_ctx)
             forged = self._identity(actor).sign(signed) if self._controls(actor) else b"\0" * 64
             yield SurvivorSignature(at, name, forged)
 

@@ -20,8 +20,11 @@ from transformers import (
     ViTForImageClassification,
 )
 
+import methods
 from authoring.draft import INITIAL_FILE, build_draft
 from participant.training.adapters.adapted import AdaptedModel, read_initial
+from participant.training.adapters.gradients import GradientEngine
+from participant.training.adapters.turns import TurnEngines
 from participant.training.data import Columns
 from participant.training.models import Base, load_base
 from participant.training.torch_trainer import Materials, TorchTrainer
@@ -31,6 +34,7 @@ from privacy.draft import Draft
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan, default_survivors, threshold
 from privacy.plan_parts import Evaluation, Graph, Member
+from privacy.task_parts import Classification, require_classification
 from tests.worlds.plans import CREATED_AT, EXPIRES_AT, names, signing_key
 from tests.worlds.seeded import SeededRandom
 
@@ -89,6 +93,22 @@ def text_rows(path: Path, *, rows: int = ROWS, seed: int = 0) -> Path:
     return path
 
 
+def adapter_text(method: str, kind: str, layers: tuple[int, ...] = ()) -> str:
+    """Return the keys of ``[adapter]`` that belong to the PEFT type of a method, for a tiny model of a kind."""
+    targets = ["q_proj", "v_proj"] if kind == "image" else ["query", "value"]
+    match methods.get(method).peft_type:
+        case "LORA":
+            given = {"rank": 2, "alpha": 8, "target_modules": targets, "layers": list(layers)}
+        case "IA3":
+            dense = ["fc2"] if kind == "image" else ["output.dense"]
+            given = {"target_modules": targets, "feedforward_modules": dense}
+        case "PROMPT_TUNING":
+            given = {"tokens": 3}
+        case unknown:
+            raise ValueError(f"the tests have no recipe of {unknown}")
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in given.items())
+
+
 def recipe_text(
     kind: str = "image",
     *,
@@ -103,7 +123,6 @@ def recipe_text(
     if mode != "none":
         section |= {"epsilon": 8, "delta": 1e-5}
     section |= privacy
-    targets = ["q_proj", "v_proj"] if images else ["query", "value"]
     task = (
         'input_column = "image"\nimage_scale = 255\nimage_mean = 0.5\nimage_std = 0.5\n'
         if images
@@ -126,11 +145,7 @@ data = "rows"
 labels = {json.dumps(LABELS)}
 {task}
 [adapter]
-rank = 2
-alpha = 8
-target_modules = {json.dumps(targets)}
-head_modules = ["classifier"]
-layers = {list(layers)}
+{adapter_text(method, kind, layers)}head_modules = ["classifier"]
 seed = 7
 
 [privacy]
@@ -188,9 +203,20 @@ class World:
         trainer.prepare()
         return trainer
 
+    @property
+    def task(self) -> Classification:
+        """The plan's task."""
+        return require_classification(self.plan.recipe.task)
+
     def base(self) -> Base:
         recipe = self.plan.recipe
-        return load_base(self.directory / "base", recipe.base, recipe.task, head_modules=["classifier"], seed=7)
+        return load_base(
+            self.directory / "base",
+            recipe.base,
+            require_classification(recipe.task),
+            head_modules=["classifier"],
+            seed=7,
+        )
 
     def adapted(self, precision: Precision = "float32") -> AdaptedModel:
         recipe = self.plan.recipe
@@ -206,3 +232,14 @@ def make_world(directory: Path, kind: str = "image", *, units: int = ROWS, **rec
     (directory / "recipe.toml").write_text(recipe_text(kind, **recipe))
     draft = build_draft(directory / "recipe.toml", directory / "draft")
     return World(directory, plan_of(draft, units=units), dataset, columns)
+
+
+class OneEngine(TurnEngines):
+    """The very engine of a test, in every turn."""
+
+    def __init__(self, engine: GradientEngine) -> None:
+        self.adapted = engine.adapted
+        self._engine = engine
+
+    def enter(self, turn: int) -> GradientEngine:
+        return self._engine

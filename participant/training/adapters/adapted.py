@@ -1,6 +1,6 @@
 """A base model with its adapter, as the plan describes both: the only way a vector gets into torch and back.
 
-Guarantees: exactly the tensors of the plan's streams train, the others are frozen; keys and shapes are the manifest's
+Guarantees: exactly the tensors of a turn train, the others are frozen; keys and shapes are the manifest's
 or the adapter is refused; the model is in evaluation mode throughout, so nothing drops out and no statistic of a batch
 is taken. Device first, adapter second, differential privacy last. What trains computes in float32, also where the
 frozen base computes in bfloat16.
@@ -15,41 +15,28 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
-from methods.method import FROZEN, split, trained_tensors
+from methods.vectors import joined, split, state_tensors, trained_tensors
+from participant.training.adapters.kinds import PEFT_NAME, configuration, file_key
 from participant.training.trainer import Precision
-from privacy.draft import Adapter, Recipe
+from privacy.adapter_parts import Adapter, Turn
+from privacy.draft import Recipe
 from privacy.errors import LocalError
 
-PEFT_NAME: Final = "default"  # how PEFT names the one adapter within the model
 ADAPTER_FILE: Final = "adapter_model.safetensors"  # names that PeftModel.from_pretrained looks for
 CONFIG_FILE: Final = "adapter_config.json"
 
 Tensors = Mapping[str, NDArray[Any]]
-
-
-def lora_config(adapter: Adapter) -> LoraConfig:
-    """Return PEFT's configuration of a plan's adapter; dropout is always 0."""
-    alpha = float(adapter.alpha)
-    return LoraConfig(
-        r=adapter.rank,
-        lora_alpha=int(alpha) if alpha.is_integer() else alpha,  # type: ignore[arg-type]  # it only divides
-        lora_dropout=0.0,
-        target_modules=list(adapter.target_modules),
-        modules_to_save=list(adapter.head_modules) or None,
-        layers_to_transform=list(adapter.layers) or None,
-        bias="none",
-    )
 
 
 def config_json(model: PeftModel, base_name: str) -> str:
@@ -60,8 +47,8 @@ def config_json(model: PeftModel, base_name: str) -> str:
     return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
-def wrap(model: torch.nn.Module, config: LoraConfig) -> PeftModel:
-    """Put a fresh adapter around a base model.
+def wrap(model: torch.nn.Module, adapter: Adapter) -> PeftModel:
+    """Put a fresh adapter, as a plan describes it, around a base model.
 
     Raises:
         LocalError: ``E-CONFIG-INVALID``, the base has no such modules.
@@ -69,20 +56,15 @@ def wrap(model: torch.nn.Module, config: LoraConfig) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a name that it deprecates
-            return get_peft_model(model, config).eval()
+            return get_peft_model(model, configuration(adapter)).eval()
     except ValueError as error:
         raise LocalError("E-CONFIG-INVALID", f"adapter: {str(error).splitlines()[0]}") from None
 
 
-def named_tensors(model: PeftModel) -> dict[str, torch.nn.Parameter]:
+def named_tensors(model: PeftModel, adapter: Adapter) -> dict[str, torch.nn.Parameter]:
     """Return the adapter's parameters under their keys in PEFT's file format."""
-    found = {}
-    for name, parameter in model.named_parameters():
-        parts = name.split(".")
-        if PEFT_NAME not in parts or not {"lora_A", "lora_B", "modules_to_save"} & set(parts):
-            continue
-        found[".".join(part for part in parts if part not in {PEFT_NAME, "modules_to_save"})] = parameter
-    return found
+    keys = ((file_key(adapter, name), parameter) for name, parameter in model.named_parameters())
+    return {key: parameter for key, parameter in keys if key is not None}
 
 
 def read_initial(path: Path, adapter: Adapter) -> dict[str, NDArray[Any]]:
@@ -107,13 +89,15 @@ class AdaptedModel:
     Attributes:
         model: both.
         recipe: of the plan.
-        trained: the trained parameters in the order of the vector.
+        state: the parameters that travel down, in the order of the vector.
+        trained: those that train in the turn at hand, in the order of the vector that is summed.
         device: where they are.
         precision: of the frozen base's products.
     """
 
     model: PeftModel
     recipe: Recipe
+    state: tuple[torch.nn.Parameter, ...]
     trained: tuple[torch.nn.Parameter, ...]
     device: torch.device
     precision: Precision = "float32"
@@ -134,34 +118,50 @@ class AdaptedModel:
             LocalError: ``E-CONFIG-INVALID`` or ``E-PLAN-RULE``: the base has no such modules, or the adapter's tensors
                 are not the manifest's.
         """
-        model = wrap(base.to(device), lora_config(recipe.adapter))
-        here = named_tensors(model)
-        wanted = {tensor.key: tensor for tensor in recipe.adapter.tensors}
-        if here.keys() != wanted.keys():
-            odd = min(here.keys() ^ wanted.keys())
+        model = wrap(base.to(device), recipe.adapter)
+        parameters = named_tensors(model, recipe.adapter)
+        expected = {tensor.key: tensor for tensor in recipe.adapter.tensors}
+        if parameters.keys() != expected.keys():
+            odd = min(parameters.keys() ^ expected.keys())
             raise LocalError("E-PLAN-RULE", f"the adapter's tensors are not the manifest's: {odd}")
-        for key, tensor in wanted.items():
-            found = initial.get(key)
-            if found is None or not found.shape == tensor.shape == tuple(here[key].shape):
+        for key, tensor in expected.items():
+            value = initial.get(key)
+            if value is None or not value.shape == tensor.shape == tuple(parameters[key].shape):
                 raise LocalError("E-PLAN-RULE", f"{key} is not of shape {tensor.shape}")
-            here[key].data.copy_(torch.from_numpy(found.astype(np.float32)))
-            here[key].requires_grad_(tensor.stream != FROZEN)
-        trained = tuple(here[tensor.key] for tensor in trained_tensors(recipe))
+            parameters[key].data.copy_(torch.from_numpy(value.astype(np.float32)))
+        state = tuple(parameters[tensor.key] for tensor in state_tensors(recipe))
         if precision != "float32":
-            for module in _owners(model, trained):
+            for module in _owners(model, state):
                 _keep_wide(module, device)
-        return cls(model, recipe, trained, device, precision)
+        adapted = cls(model, recipe, state, state, device, precision)
+        return adapted.in_turn(recipe.turn(1))
+
+    def in_turn(self, turn: Turn) -> AdaptedModel:
+        """Return the same model in which the tensors of a turn train, and no others."""
+        trained = {tensor.key for tensor in trained_tensors(self.recipe, turn)}
+        parameters = zip(state_tensors(self.recipe), self.state, strict=True)
+        self.model.requires_grad_(False)
+        chosen = tuple(parameter for tensor, parameter in parameters if tensor.key in trained)
+        for parameter in chosen:
+            parameter.requires_grad_(True)
+        return replace(self, trained=chosen)
+
+    @property
+    def entries(self) -> int:
+        """Number of entries that train in the turn at hand."""
+        return sum(parameter.numel() for parameter in self.trained)
 
     def load(self, vector: NDArray[np.float32]) -> None:
-        """Put a global adapter, shape (entries,), into the model."""
+        """Put a global adapter, shape (state entries,), into the model."""
         values = split(self.recipe, vector)
         with torch.no_grad():
-            for tensor, parameter in zip(trained_tensors(self.recipe), self.trained, strict=True):
+            for tensor, parameter in zip(state_tensors(self.recipe), self.state, strict=True):
                 parameter.copy_(torch.from_numpy(np.ascontiguousarray(values[tensor.key])))
 
     def vector(self) -> NDArray[np.float32]:
-        """Return the trained entries, shape (entries,), stream by stream in the manifest's order, row-major."""
-        return np.concatenate([one.detach().cpu().numpy().reshape(-1) for one in self.trained])
+        """Return the global adapter in the model, shape (state entries,); the inverse of :meth:`load`."""
+        values = zip(state_tensors(self.recipe), self.state, strict=True)
+        return joined(self.recipe, {tensor.key: parameter.detach().cpu().numpy() for tensor, parameter in values})
 
     def logits(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the model's answers, shape (batch, labels)."""

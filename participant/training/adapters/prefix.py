@@ -1,8 +1,8 @@
 """Blocks below the lowest trained one: what comes out of them never changes, so it is computed once an example.
 
-Guarantees: activations are kept only if no trained tensor has any influence on them, and used only if made-up rows have
-the very same gradients, bit for bit, with the lower blocks as without; an example's activations come from a micro-batch
-in which it has the slot that it would have later. They stay in memory, like the data that they come from.
+Guarantees: activations are kept only if no trained tensor has any influence on them, and used only if synthetic rows
+have the very same gradients, bit for bit, with the lower blocks as without; an example's activations come from a
+micro-batch in which it has the slot that it would have later. They stay in memory, like the data that they come from.
 Leaves to others: everything about privacy, which this does not touch: gradients are the same.
 Source: docs/methods.md.
 """
@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from participant.training.adapters.adapted import AdaptedModel
 from participant.training.adapters.gradients import GradientEngine
+from participant.training.adapters.turns import TurnEngines
 from participant.training.examples import Examples
 from privacy.errors import LocalError
 
@@ -44,7 +45,7 @@ class FrozenPrefix:
     @classmethod
     def find(cls, adapted: AdaptedModel) -> Self | None:
         """Return the blocks below the lowest one that trains, if there are any."""
-        wanted = {id(one) for one in adapted.trained}
+        wanted = {id(parameter) for parameter in adapted.state}
         for owner in adapted.model.modules():
             for name, blocks in owner.named_children():
                 if not isinstance(blocks, nn.ModuleList):
@@ -115,32 +116,38 @@ class FrozenPrefix:
         return args, {**kwargs, "hidden_states": self._given}
 
 
-def shortened(engine: GradientEngine, synthetic: Examples, examples: Examples) -> Examples:
+def shortened(engines: TurnEngines, synthetic: Examples, examples: Examples) -> Examples:
     """Return the examples with their activations and take the lower blocks off, or leave everything as it is.
 
-    It is left where the lowest block trains, activations would take too much memory, or gradients would change.
+    It is left where the lowest block trains in some turn, activations would take too much memory, or gradients would
+    change.
 
     Args:
-        engine: computes the gradients that must not change.
-        synthetic: made-up examples, a micro-batch of them.
+        engines: compute the gradients that must not change, in every turn.
+        synthetic: synthetic examples, a micro-batch of them.
         examples: of the dataset.
     """
-    prefix = FrozenPrefix.find(engine.adapted)
+    prefix = FrozenPrefix.find(engines.adapted)
     if prefix is None:
         return examples
     size = len(synthetic)
     try:
-        made_up = prefix.extended(synthetic, size)
+        extended = prefix.extended(synthetic, size)
     except LocalError:
         return examples
-    if made_up.inputs[ACTIVATIONS].nbytes // size * len(examples) > MOST_BYTES:
+    if extended.inputs[ACTIVATIONS].nbytes // size * len(examples) > MOST_BYTES:
         return examples
-    rows = engine.rows(synthetic)
-    prefix.cut()
-    same = torch.equal(engine.rows(made_up), rows)
-    prefix.restore()
-    if not same:
+    if not all(_same_rows(prefix, engines.enter(turn), synthetic, extended) for turn in engines.turns):
         return examples
     longer = prefix.extended(examples, size)
     prefix.cut()
     return longer
+
+
+def _same_rows(prefix: FrozenPrefix, engine: GradientEngine, synthetic: Examples, extended: Examples) -> bool:
+    rows = engine.rows(synthetic)
+    prefix.cut()
+    try:
+        return torch.equal(engine.rows(extended), rows)
+    finally:
+        prefix.restore()

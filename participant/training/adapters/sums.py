@@ -55,7 +55,7 @@ class GradientSums:
     @property
     def entries(self) -> int:
         """Length of the vector."""
-        return self.engine.adapted.recipe.entries
+        return self.engine.adapted.entries
 
     def plain(self, rows: Rows) -> NDArray[np.float64]:
         """Return the summed gradient of these rows, shape (entries,): no clip, no privacy."""

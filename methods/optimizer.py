@@ -14,17 +14,16 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.draft import Optimizer, Recipe
+from methods.vectors import Vector, places
+from privacy.adapter_parts import Turn
+from privacy.draft import Optimizer, Recipe, rate_of
 
-HEAD_STREAM = "head"  # the stream that takes head_learning_rate
-
-Vector = NDArray[np.float32]
 Wide = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerState:
-    """Everything that one round hands to the next; each vector has the plan's entries, float32 as on disk.
+    """Everything that one round hands to the next; each vector has the shape (state entries,), float32 as on disk.
 
     Args:
         iterate: the raw iterate, from which the next round starts.
@@ -46,28 +45,29 @@ class OptimizerState:
         return cls(round=0, iterate=initial, average=initial, momentum=zeros, second=zeros)
 
 
-def learning_rates(recipe: Recipe) -> Wide:
-    """Return the learning rate of every entry: the head stream has its own."""
-    optimizer = recipe.optimizer
-    rates = (
-        float(optimizer.head_learning_rate if stream.name == HEAD_STREAM else optimizer.learning_rate)
-        for stream in recipe.layout
-    )
-    lengths = [stream.length for stream in recipe.layout]
-    return np.repeat(np.fromiter(rates, dtype=np.float64), lengths)
+def learning_rates(recipe: Recipe, turn: Turn) -> Wide:
+    """Return the learning rate of every entry of a turn."""
+    rates = [rate_of(recipe.optimizer, stream.name) for stream in turn.sums]
+    return np.repeat(np.array(rates), [stream.length for stream in turn.sums])
 
 
 def step(recipe: Recipe, state: OptimizerState, direction: Wide) -> OptimizerState:
-    """Return the state after one more round.
+    """Return the state after one more round; what did not train in it stays as it is, its moments included.
 
     Args:
-        recipe: names the optimizer and the streams.
+        recipe: names the optimizer, the streams and the turns.
         state: of the previous round.
-        direction: the mean difference, or minus the mean gradient: always towards lower loss; shape (entries,).
+        direction: the mean difference, or minus the mean gradient: always towards lower loss; shape (entries of the
+            round's turn,).
     """
-    optimizer = recipe.optimizer
-    momentum, second, move = _moments(optimizer, state, direction)
-    iterate = state.iterate.astype(np.float64) + learning_rates(recipe) * move
+    optimizer, turn = recipe.optimizer, recipe.turn(state.round + 1)
+    trained = places(recipe, turn)
+    momentum, second = state.momentum.astype(np.float64), state.second.astype(np.float64)
+    if state.round == 0 and optimizer.name in {"adam", "yogi"}:
+        second[:] = float(optimizer.epsilon) ** 2  # Algorithm 2 starts at v_{-1} >= tau^2
+    momentum[trained], second[trained], move = _moments(optimizer, momentum[trained], second[trained], direction)
+    iterate = state.iterate.astype(np.float64)
+    iterate[trained] += learning_rates(recipe, turn) * move
     average = _average(optimizer, state, iterate)
     return OptimizerState(
         round=state.round + 1,
@@ -78,8 +78,7 @@ def step(recipe: Recipe, state: OptimizerState, direction: Wide) -> OptimizerSta
     )
 
 
-def _moments(optimizer: Optimizer, state: OptimizerState, direction: Wide) -> tuple[Wide, Wide, Wide]:
-    first, second = state.momentum.astype(np.float64), state.second.astype(np.float64)
+def _moments(optimizer: Optimizer, first: Wide, second: Wide, direction: Wide) -> tuple[Wide, Wide, Wide]:
     beta, beta2, tau = float(optimizer.momentum), float(optimizer.second_momentum), float(optimizer.epsilon)
     match optimizer.name:
         case "mean":
@@ -88,8 +87,6 @@ def _moments(optimizer: Optimizer, state: OptimizerState, direction: Wide) -> tu
             first = beta * first + direction
             return first, second, first
         case "adam" | "yogi":
-            if state.round == 0:
-                second = np.full_like(second, tau * tau)  # Algorithm 2 starts at v_{-1} >= tau^2
             first = beta * first + (1 - beta) * direction
             squared = direction * direction
             if optimizer.name == "adam":

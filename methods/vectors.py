@@ -1,0 +1,75 @@
+"""Between named tensors and the flat vectors of a run: the state that travels down, and a turn's place in it.
+
+Guarantees: a vector is float32, stream by stream in the order of the state, tensors in the order of the manifest,
+row-major; :func:`joined` and :func:`split` are each other's inverse.
+Leaves to others: ring words (``privacy.secagg.layout``).
+Source: docs/methods.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.adapter_parts import Tensor, Turn
+from privacy.draft import Recipe
+from privacy.errors import LocalError
+
+Vector = NDArray[np.float32]
+
+
+def state_tensors(recipe: Recipe) -> tuple[Tensor, ...]:
+    """Return the tensors that travel down, in the order of the vector."""
+    return _of_streams(recipe, [stream.name for stream in recipe.state])
+
+
+def trained_tensors(recipe: Recipe, turn: Turn) -> tuple[Tensor, ...]:
+    """Return the tensors that train in a turn and are shared, in the order of the vector that is summed."""
+    return _of_streams(recipe, [stream.name for stream in recipe.state if stream.name in turn.trains])
+
+
+def _of_streams(recipe: Recipe, streams: Sequence[str]) -> tuple[Tensor, ...]:
+    return tuple(tensor for stream in streams for tensor in recipe.adapter.tensors if tensor.stream == stream)
+
+
+def places(recipe: Recipe, turn: Turn) -> NDArray[np.int64]:
+    """Return where in the state the entries lie that train in a turn, shape (entries of the turn,)."""
+    start, found = 0, [np.empty(0, dtype=np.int64)]
+    for stream in recipe.state:
+        if stream.name in turn.trains:
+            found.append(np.arange(start, start + stream.length))
+        start += stream.length
+    return np.concatenate(found)
+
+
+def split(recipe: Recipe, vector: Vector) -> dict[str, Vector]:
+    """Return the tensors of a state by key.
+
+    Raises:
+        ValueError: the vector is not of shape (state entries,).
+    """
+    if vector.shape != (recipe.state_entries,):
+        raise ValueError(f"a vector of shape {vector.shape} is not of {recipe.state_entries} entries")
+    tensors, start = {}, 0
+    for tensor in state_tensors(recipe):
+        tensors[tensor.key] = vector[start : start + tensor.entries].reshape(tensor.shape)
+        start += tensor.entries
+    return tensors
+
+
+def joined(recipe: Recipe, tensors: Mapping[str, NDArray[Any]]) -> Vector:
+    """Return the state, shape (state entries,), of named tensors; the inverse of :func:`split`.
+
+    Raises:
+        LocalError: ``E-PLAN-RULE``, a tensor is missing or of another shape.
+    """
+    parts = []
+    for tensor in state_tensors(recipe):
+        value = tensors.get(tensor.key)
+        if value is None or value.shape != tensor.shape:
+            raise LocalError("E-PLAN-RULE", f"the adapter lacks {tensor.key} of shape {tensor.shape}")
+        parts.append(value.astype(np.float32).reshape(-1))
+    return np.concatenate(parts)

@@ -1,0 +1,59 @@
+"""Turns: in each kind of round other tensors of one model train, and each has a gradient engine of its own.
+
+Guarantees: in the turn at hand exactly its tensors have gradients; hooks of another turn's engine are off.
+Leaves to others: which round takes which turn (``privacy.draft.Recipe``), what an engine computes (``gradients``).
+"""
+
+from __future__ import annotations
+
+from participant.training.adapters.adapted import AdaptedModel
+from participant.training.adapters.fast import FastEngine, choose_engine
+from participant.training.adapters.gradients import GradientEngine
+from participant.training.examples import Examples
+from participant.training.trainer import EngineName
+
+
+class TurnEngines:
+    """The engines of an adapted model.
+
+    Args:
+        adapted: the model.
+        synthetic: synthetic examples, on which the fast engine shows that it knows every layer.
+        engine: the owner's wish.
+    """
+
+    def __init__(self, adapted: AdaptedModel, synthetic: Examples, engine: EngineName) -> None:
+        self.adapted = adapted
+        self._synthetic = synthetic
+        self._wish = engine
+        self._fast: dict[int, FastEngine] = {}  # a fast engine hooks nothing outside of a call, so it can be kept
+        self._entered: tuple[int, GradientEngine] | None = None
+
+    @property
+    def turns(self) -> range:
+        """The numbers of the plan's turns."""
+        return range(len(self.adapted.recipe.turns))
+
+    def enter(self, turn: int) -> GradientEngine:
+        """Let the tensors of a turn train, and return the engine that computes their gradients.
+
+        Args:
+            turn: its number in the plan, from 0.
+
+        Raises:
+            LocalError: ``E-SELF-CHECK``, no engine knows a layer.
+        """
+        if self._entered is not None and self._entered[0] == turn:
+            return self._entered[1]
+        if self._entered is not None:
+            self._entered[1].close()
+        adapted = self.adapted.in_turn(self.adapted.recipe.turns[turn])
+        engine: GradientEngine
+        if turn in self._fast:
+            engine = self._fast[turn]
+        else:
+            engine = choose_engine(adapted, self._synthetic, engine=self._wish)
+            if isinstance(engine, FastEngine):
+                self._fast[turn] = engine
+        self._entered = turn, engine
+        return engine

@@ -1,0 +1,219 @@
+"""The adapter of a plan: its PEFT type with that type's options, its tensors, and what travels, trains and is summed.
+
+Guarantees: options belong to one PEFT type, so that a rank stands only where there is one; a part has the types and
+bounds of its fields.
+Leaves to others: rules between parts (``privacy.draft``), which method says so (``methods``), realising a PEFT type in
+torch (``participant.training.adapters.kinds``).
+Source: ``docs/protocol.md`` section 2, ``docs/methods.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Annotated, Final, Literal, assert_never
+
+from pydantic import Field, StringConstraints
+
+from privacy.plan_parts import Count, DecimalString, Hex256, Name, PlanModel, Positive, Text
+
+TensorKey = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+Modules = Annotated[tuple[Text, ...], Field(max_length=1000)]
+
+
+class Role(StrEnum):
+    """What becomes of a part of an adapter."""
+
+    SHARED = "shared"  # travels down, trains, is summed
+    DERIVED = "derived"  # travels down, never trains: the coordinator computes it from sums
+    PERSONAL = "personal"  # trains and stays with its participant from round to round
+    FROZEN = "frozen"  # the same for everybody all through the run, from the initial adapter
+
+
+# Where tensors lie that are in no stream: the words of a manifest.
+OUTSIDE_STREAMS: Final = frozenset({Role.FROZEN, Role.PERSONAL})
+
+
+# --- PEFT types, each with the options that it has ---
+
+
+class LoraOptions(PlanModel):
+    """Low-rank factors beside linear layers."""
+
+    peft_type: Literal["LORA"] = "LORA"
+    rank: Positive
+    alpha: DecimalString
+    target_modules: Annotated[Modules, Field(min_length=1)]
+    layers: tuple[Count, ...] = ()  # which layers are adapted; empty: all
+
+
+class Ia3Options(PlanModel):
+    """Learned factors of activations: of the outputs of a module, or of the inputs of a feed-forward one."""
+
+    peft_type: Literal["IA3"] = "IA3"
+    target_modules: Annotated[Modules, Field(min_length=1)]
+    feedforward_modules: Modules = ()
+
+
+class PromptOptions(PlanModel):
+    """Learned vectors before the embedded tokens of a text."""
+
+    peft_type: Literal["PROMPT_TUNING"] = "PROMPT_TUNING"
+    tokens: Annotated[int, Field(ge=1, le=10_000)]
+
+
+AdapterOptions = Annotated[LoraOptions | Ia3Options | PromptOptions, Field(discriminator="peft_type")]
+OPTIONS: Final[dict[str, type[LoraOptions | Ia3Options | PromptOptions]]] = {
+    "LORA": LoraOptions,
+    "IA3": Ia3Options,
+    "PROMPT_TUNING": PromptOptions,
+}
+
+
+class Tensor(PlanModel):
+    """A tensor under its key in PEFT's own file format, or under the base's own key where it is added to the base.
+
+    Tensors of a stream lie in it in the order of the manifest, row-major. Frozen ones are common to all and come from
+    the initial adapter; personal ones start there.
+    """
+
+    key: TensorKey
+    shape: Annotated[tuple[Positive, ...], Field(max_length=8)]
+    stream: Name  # a stream of the state, or "frozen" or "personal"
+    part: Literal["adapter", "base"] = "adapter"  # "base": what is added to the base's own tensor of this key
+
+    @property
+    def entries(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+
+class Adapter(PlanModel):
+    """The method, its PEFT type with options, and what every tensor is."""
+
+    method: Name
+    options: AdapterOptions
+    head_modules: Modules = ()  # PEFT's modules_to_save: the task head, a stream of its own
+    seed: Count = 0  # of the initial adapter's random parts; public
+    initial_hash: Hex256  # SHA-256 of the initial adapter's safetensors file
+    tensors: Annotated[tuple[Tensor, ...], Field(min_length=1)]
+
+
+def options_words(adapter: Adapter) -> str:
+    """Return an adapter's PEFT type and size in a few words."""
+    match adapter.options:
+        case LoraOptions(rank=rank, alpha=alpha):
+            return f"LoRA of rank {rank}, alpha {alpha}"
+        case Ia3Options(target_modules=modules):
+            return f"IA3 of {', '.join(modules)}"
+        case PromptOptions(tokens=tokens):
+            return f"a prompt of {tokens} tokens"
+        case _ as never:
+            assert_never(never)
+
+
+# --- what travels down, what trains, what is summed ---
+
+
+class StateStream(PlanModel):
+    """A named part of the state that travels down at the start of each round."""
+
+    name: Name
+    length: Positive
+    role: Literal[Role.SHARED, Role.DERIVED] = Role.SHARED
+
+
+class Stream(PlanModel):
+    """A named part of the vector that is summed, masked under a key of its own."""
+
+    name: Name
+    length: Positive
+
+
+class Turn(PlanModel):
+    """One kind of round: what trains in it, and what is summed."""
+
+    trains: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)]  # streams of the state, or "personal"
+    sums: Annotated[tuple[Stream, ...], Field(min_length=1, max_length=16)]
+
+    @property
+    def entries(self) -> int:
+        """Number of entries of the vector that is summed."""
+        return sum(stream.length for stream in self.sums)
+
+
+class Opening(PlanModel):
+    """Rounds at the start of a run that take one turn."""
+
+    turn: Count
+    rounds: Positive
+
+
+class Schedule(PlanModel):
+    """Which turn each round takes: first those of the opening, then the cycle, over and over."""
+
+    opening: Annotated[tuple[Opening, ...], Field(max_length=16)] = ()
+    cycle: Annotated[tuple[Count, ...], Field(min_length=1, max_length=16)] = (0,)
+
+    @property
+    def turns(self) -> frozenset[int]:
+        """Every turn that is taken."""
+        return frozenset((*self.cycle, *(part.turn for part in self.opening)))
+
+    def turn(self, round_number: int) -> int:
+        """Return the turn of a round, counted from 1."""
+        place = round_number - 1
+        for part in self.opening:
+            if place < part.rounds:
+                return part.turn
+            place -= part.rounds
+        return self.cycle[place % len(self.cycle)]
+
+
+# --- the form in which an update goes up ---
+
+
+class Differences(PlanModel):
+    """What trained, minus where it started; in mode ``distributed`` its clipped gradients."""
+
+    kind: Literal["differences"] = "differences"
+
+
+class Products(PlanModel):
+    """The products of factors, minus those at the start, beside the differences of the factors."""
+
+    kind: Literal["products"] = "products"
+
+
+class Sketch(PlanModel):
+    """A linear sketch of the products, by a public random matrix."""
+
+    kind: Literal["sketch"] = "sketch"
+    columns: Positive
+
+
+class Gather(PlanModel):
+    """The coordinates of a public random mask."""
+
+    kind: Literal["gather"] = "gather"
+    entries: Positive
+
+
+class Scalars(PlanModel):
+    """One number for each of a set of public random directions."""
+
+    kind: Literal["scalars"] = "scalars"
+    directions: Positive
+    scale: DecimalString
+
+
+class Variates(PlanModel):
+    """The differences, and beside them the differences of control variates."""
+
+    kind: Literal["variates"] = "variates"
+
+
+Upload = Annotated[
+    Differences | Products | Sketch | Gather | Scalars | Variates,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,143 @@
+"""What a model does and how raw rows become its input: one class for each kind of task.
+
+Guarantees: a task has the fields of its kind and no others.
+Leaves to others: reading rows (``participant.training.data``) and which kinds this version trains
+(``participant.training.examples``).
+Source: ``docs/protocol.md`` section 2.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from privacy.errors import LocalError
+from privacy.plan_parts import DecimalString, Name, PlanModel, Positive, Text
+
+Labels = Annotated[tuple[Text, ...], Field(min_length=2)]
+Pooling = Literal["model", "mean", "cls", "last"]  # how a text becomes one vector; "model": as the base itself does
+
+
+class ImageClassification(PlanModel):
+    """One label for each picture."""
+
+    kind: Literal["image-classification"] = "image-classification"
+    data: Name  # the owners' dataset of this name, or the one chosen at approval
+    labels: Labels
+    input_column: Text = "input"
+    label_column: Text = "label"
+    image_mean: DecimalString = "0"
+    image_std: DecimalString = "1"
+    image_scale: DecimalString = "1"  # raw pixel values are divided by this first
+
+    @model_validator(mode="after")
+    def _divisors(self) -> Self:
+        if Decimal(self.image_std) == 0 or Decimal(self.image_scale) == 0:
+            raise ValueError("image_std and image_scale divide: they must not be 0")
+        return self
+
+
+class TextClassification(PlanModel):
+    """One label for each text."""
+
+    kind: Literal["text-classification"] = "text-classification"
+    data: Name
+    labels: Labels
+    input_column: Text = "input"
+    label_column: Text = "label"
+    max_length: Positive  # tokens; longer texts are cut
+    pooling: Pooling = "model"
+
+
+class MultiLabel(PlanModel):
+    """Any number of labels for each text."""
+
+    kind: Literal["multi-label"] = "multi-label"
+    data: Name
+    labels: Labels
+    input_column: Text = "input"
+    label_column: Text = "labels"
+    max_length: Positive
+    pooling: Pooling = "model"
+
+
+class Regression(PlanModel):
+    """A number for each text."""
+
+    kind: Literal["regression"] = "regression"
+    data: Name
+    input_column: Text = "input"
+    label_column: Text = "value"
+    max_length: Positive
+    pooling: Pooling = "model"
+
+
+class TokenClassification(PlanModel):
+    """A label for each word of a text."""
+
+    kind: Literal["token-classification"] = "token-classification"
+    data: Name
+    labels: Labels
+    input_column: Text = "words"
+    label_column: Text = "tags"
+    max_length: Positive
+
+
+class CausalLanguageModelling(PlanModel):
+    """The next token: of plain text, of the completion after a prompt, or of the answers in a chat."""
+
+    kind: Literal["causal-lm"] = "causal-lm"
+    data: Name
+    form: Literal["text", "completion", "chat"]
+    input_column: Text = "text"  # the text, the prompt, or the messages
+    completion_column: Text = ""
+    max_length: Positive
+
+
+class MaskedLanguageModelling(PlanModel):
+    """The tokens that were hidden."""
+
+    kind: Literal["masked-lm"] = "masked-lm"
+    data: Name
+    input_column: Text = "text"
+    mask_rate: DecimalString = "0.15"
+    max_length: Positive
+
+
+class SentenceEmbedding(PlanModel):
+    """One vector for each text, near those of texts that mean the same."""
+
+    kind: Literal["sentence-embedding"] = "sentence-embedding"
+    data: Name
+    input_column: Text = "input"
+    pair_column: Text = "pair"
+    label_column: Text = "similarity"
+    max_length: Positive
+    pooling: Pooling = "mean"
+
+
+Classification = ImageClassification | TextClassification
+Task = Annotated[
+    ImageClassification
+    | TextClassification
+    | MultiLabel
+    | Regression
+    | TokenClassification
+    | CausalLanguageModelling
+    | MaskedLanguageModelling
+    | SentenceEmbedding,
+    Field(discriminator="kind"),
+]
+
+
+def require_classification(task: Task) -> Classification:
+    """Return a task that this version trains.
+
+    Raises:
+        LocalError: ``E-TASK-UNSUPPORTED``.
+    """
+    if isinstance(task, ImageClassification | TextClassification):
+        return task
+    raise LocalError("E-TASK-UNSUPPORTED", f"the task is {task.kind}; image- and text-classification are trained")
