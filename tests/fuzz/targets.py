@@ -28,7 +28,7 @@ from privacy.plan import Plan
 from privacy.secagg.messages import Advertisement, DealtShare, Position, SurvivorProposal, UnmaskRequest
 from protos import codec
 from protos import envelope as env
-from tests.protos.test_codec import PAIRS
+from tests.worlds.codecs import PAIRS
 from tests.worlds.expect import expect_all
 from tests.worlds.federation import Federation
 from tests.worlds.plans import make_plan, signing_key
