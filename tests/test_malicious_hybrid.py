@@ -16,7 +16,7 @@ from privacy.secagg.pairing import Pairing
 from privacy.secret import SecretBytes
 from tests.worlds import lying_coordinator, lying_participant
 from tests.worlds.federation import Fault, FaultKind, Federation, SeededSource
-from tests.worlds.lying_dealer import LIES, consistent, dealing
+from tests.worlds.lying_dealer import LIES, consistent, dealing, flipped
 from tests.worlds.lying_participant import OFFENDER, signed
 from tests.worlds.plans import signing_key
 
@@ -137,8 +137,8 @@ def _uncommitted(dealt: tuple[DealtShare, ...]) -> tuple[DealtShare, ...]:
 
 
 PASSED_ON: dict[str, Callable[[tuple[DealtShare, ...]], tuple[DealtShare, ...]]] = {  # to bob: alice 0, carol 1
-    "a changed KEM ciphertext of a share": lambda d: _dealt(0, sealed=b"\0" + d[0].sealed[1:])(d),
-    "a changed KEM ciphertext of a pair secret": lambda d: _dealt(0, sealed_pair=b"\0" + d[0].sealed_pair[1:])(d),
+    "a changed KEM ciphertext of a share": lambda d: _dealt(0, sealed=flipped(d[0].sealed, 0))(d),
+    "a changed KEM ciphertext of a pair secret": lambda d: _dealt(0, sealed_pair=flipped(d[0].sealed_pair, 0))(d),
     "a pair secret kept back": _dealt(0, sealed_pair=b""),
     "a pair secret of a higher id": _dealt(1, sealed_pair=PAIR),
     "a pair secret cut elsewhere": _shifted,

@@ -35,15 +35,16 @@ def resealed(victim: str, *, pair: int | None = None, share: int | None = None, 
         index = [leaf.recipient for leaf in bundle.leaves].index(victim)
         changes: dict[str, bytes] = {"commitment": commitment} if commitment else {}
         if share is not None:
-            changes["sealed"] = _flipped(bundle.sealed[index], share)
+            changes["sealed"] = flipped(bundle.sealed[index], share)
         if pair is not None:
-            changes["pair"] = _flipped(bundle.sealed_pairs[index], pair)
+            changes["pair"] = flipped(bundle.sealed_pairs[index], pair)
         return consistent(index, **changes)(bundle)
 
     return change
 
 
-def _flipped(data: bytes, index: int) -> bytes:
+def flipped(data: bytes, index: int) -> bytes:
+    """Return bytes with one bit changed in one of them."""
     return data[:index] + bytes([data[index] ^ 1]) + data[index + 1 :]
 
 
