@@ -197,7 +197,7 @@ def mutants(module: str, only: Iterable[str] = ()) -> Iterator[Mutant]:
 
 
 def verifies(node: FunctionNode) -> bool:
-    """Say whether a function refuses something: by raising, or by returning ``False`` or ``None``."""
+    """Return whether a function refuses something: by raising, or by returning ``False`` or ``None``."""
     return _is_bool(node) or any(
         (isinstance(one, ast.If) and _refuses(one.body[-1]))
         or (isinstance(one, ast.Expr) and _is_check(one))
@@ -388,7 +388,7 @@ class Runner:
         return process
 
     def _fails_without_mutation(self, items: Sequence[pytest.Item]) -> bool:
-        """Say whether tests fail now that passed before, and which: then nothing was shown."""
+        """Return whether tests fail now that passed before, and which: then nothing was shown."""
         process = os.fork()
         if not process:
             self._run_in_silence(items, named_on=os.dup(1))

@@ -106,7 +106,7 @@ class DatasetPolicy(Section):
         return self
 
     def allows_time(self, now: time) -> bool:
-        """Say whether training is allowed at a local time of day; a window may pass midnight."""
+        """Return whether training is allowed at a local time of day; a window may pass midnight."""
         if self.hours is None:
             return True
         start, end = _window(self.hours)

@@ -130,7 +130,7 @@ class Participation:
         self._state = None
 
     def may_abstain(self, position: Position) -> bool:
-        """Say whether saying so is safe and of use: nothing masked of this attempt may have left."""
+        """Return whether abstaining is safe and of use: nothing masked of this attempt may have left."""
         masked = self._journal.memory.masked
         return masked is None or masked.offer.position.order < position.order
 

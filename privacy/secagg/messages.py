@@ -143,7 +143,7 @@ class SealedPair:
         return (SEALED_PAIR_BYTES[suite], PAIR_COMMITMENT_BYTES[suite]) if dealer < holder else (0, 0)
 
     def fits(self, suite: int, dealer: str, holder: str) -> bool:
-        """Say whether it is as long as it must be."""
+        """Return whether it is as long as it must be."""
         return (len(self.sealed), len(self.commitment)) == self.lengths(suite, dealer, holder)
 
 

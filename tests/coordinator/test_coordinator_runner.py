@@ -240,7 +240,7 @@ def test_a_cut_poll_ends_the_heartbeat_after_the_grace(world: World) -> None:
 
 
 async def refused(call: Awaitable[object]) -> bool:
-    """Say whether a call is refused as a peer's fault."""
+    """Return whether a call is refused as a peer's fault."""
     try:
         await call
     except PeerError:
