@@ -44,7 +44,7 @@ LABELS = 77
 
 
 def bert(folder: Path) -> Path:
-    """Write a random BERT of MiniLM's shape with a vocabulary of made-up words."""
+    """Write a random BERT of MiniLM's shape with a vocabulary of synthetic words."""
     path = folder / "bert"
     if path.exists():
         return path

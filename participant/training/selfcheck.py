@@ -1,4 +1,4 @@
-"""The self-check: proves on the very model and method, with made-up rows, that what is charged for is what happens.
+"""The self-check: proves on the very model and method, with synthetic rows, that what is charged for is what happens.
 
 Guarantees: it passes only if each example's gradient is its own, bit for bit the same in any company; if one unit of
 privacy moves the integer sum by at most D; if a step moves the adapter and the model's answers; and if the exported
@@ -36,7 +36,7 @@ BFLOAT16_TOLERANCE: Final = 5e-2  # products of another shape, rounded to 8 bits
 LOGIT_TOLERANCE: Final = 1e-4  # relative to the largest answer
 STEP_NORM: Final = 1.0  # length of the trial step of each stream: what it changes must show when it is reloaded
 HUGE: Final = 1e6  # factor of the inputs of an example that must not get through the clip
-ROWS_OF_A_USER: Final = 2  # of a made-up one
+ROWS_OF_A_USER: Final = 2  # of a synthetic one
 SINGLE_EXAMPLES: Final = 4  # compared with a gradient of their own, one by one
 
 CleanBase = Callable[[], torch.nn.Module]
@@ -50,7 +50,7 @@ class SelfCheck:
         recipe: of the plan.
         privacy: of the plan.
         engine: the engine that training uses, with the adapter loaded.
-        synthetic: made-up examples, at least a micro-batch.
+        synthetic: examples that are nobody's data, at least a micro-batch.
         initial: tensors of the initial adapter.
         clean_base: loads the base anew.
     """

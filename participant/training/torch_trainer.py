@@ -117,7 +117,7 @@ class TorchTrainer:
         self._units: list[Integers] = []
 
     def prepare(self) -> None:
-        """Load base and adapter, run the self-check on made-up rows, then read the data.
+        """Load base and adapter, run the self-check on synthetic rows, then read the data.
 
         A row that the plan cannot use is an empty example: a refusal would be a release that nobody was charged for.
 
@@ -245,7 +245,7 @@ class TorchTrainer:
             return np.zeros(self._plan.recipe.entries, dtype=np.int64)
 
     def _longest(self, pace: FixedDuration) -> float:
-        """Return how many seconds a round's training takes at most: of the largest batches, on made-up rows."""
+        """Return how many seconds a round's training takes at most: of the largest batches, on synthetic rows."""
         privacy, sums = self._plan.privacy, self._sums_loaded
         count = max_micro_batches(privacy, units=len(self._units), size=sums.micro_batch, fixed_slots=sums.fixed_slots)
         micro_batch = pace.median_seconds(lambda: sums.time_micro_batch(**self._clip), times=REHEARSALS)

@@ -30,7 +30,7 @@ def choose_engine(
 
     Args:
         adapted: the model.
-        synthetic: made-up examples, on which the fast engine shows that it knows every layer.
+        synthetic: examples that are nobody's data, on which the fast engine shows that it knows every layer.
         losses: each example's own loss.
         engine: the wish.
 

@@ -1,8 +1,8 @@
 """Blocks below the lowest trained one: what comes out of them never changes, so it is computed once an example.
 
-Guarantees: activations are kept only if no trained tensor has any influence on them, and used only if made-up rows have
-the very same gradients, bit for bit, with the lower blocks as without; an example's activations come from a micro-batch
-in which it has the slot that it would have later. They stay in memory, like the data that they come from.
+Guarantees: activations are kept only if no trained tensor has any influence on them, and used only if synthetic rows
+have the very same gradients, bit for bit, with the lower blocks as without; an example's activations come from a
+micro-batch in which it has the slot that it would have later. They stay in memory, like the data that they come from.
 Leaves to others: everything about privacy, which this does not touch: gradients are the same.
 Source: docs/methods.md.
 """
@@ -122,7 +122,7 @@ def shortened(engine: GradientEngine, synthetic: Examples, examples: Examples) -
 
     Args:
         engine: computes the gradients that must not change.
-        synthetic: made-up examples, a micro-batch of them.
+        synthetic: examples that are nobody's data, a micro-batch of them.
         examples: of the dataset.
     """
     prefix = FrozenPrefix.find(engine.adapted)
