@@ -74,7 +74,7 @@ def encode_submission(value: env.Submission) -> bytes:
         LocalError: ``E-BUG``, it is one that the coordinator would refuse.
     """
     data = write(tasks.write_submission(value), most=MAX_SUBMISSION_BYTES)
-    try:  # small, and made once a phase: refused here, it is plainly this side's bug
+    try:  # small, and made once per phase: refused here, it is plainly this side's bug
         tasks.read_submission(parse(pb.Submission, data, MAX_SUBMISSION_BYTES))
     except Malformed as error:
         raise LocalError("E-BUG", f"Submission: {error}") from None

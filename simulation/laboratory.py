@@ -63,7 +63,7 @@ class Laboratory:
     Attributes:
         setting: what was asked for.
         plan: synthetic and calibrated.
-        trainers: one a participant, prepared.
+        trainers: one per participant, prepared.
         included: which canaries are in the data, shape (canaries,).
         rows: how many of them each trainer has, in the order of the trainers.
         start: the global adapter, which every round starts from.

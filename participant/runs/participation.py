@@ -117,7 +117,7 @@ class Participation:
         return self._state is not None
 
     def prepare(self) -> None:
-        """Load base and data and run the self-check, once a process; nothing is charged."""
+        """Load base and data and run the self-check, once per process; nothing is charged."""
         if self._trainer is None:
             trainer = self._work.make_trainer(self._job)
             trainer.prepare()

@@ -95,7 +95,7 @@ class GradientSums:
         clipped_sum(self.engine.rows(self.examples.take(nobody)), **clip).cpu()
 
     def _gradients(self, slots: Rows) -> torch.Tensor:
-        """Return one gradient a row for the slots that hold an example."""
+        """Return one gradient per row for the slots that hold an example."""
         counted = np.flatnonzero(slots != EMPTY_SLOT)
         found = self.engine.rows(self.examples.take(slots))
         if found.device.type == "mps":  # has no float64

@@ -84,14 +84,14 @@ class LayerTap(ABC):
 
     @abstractmethod
     def gradients(self, use: Use, outer: Tensor) -> Mapping[str, Tensor]:
-        """Return one gradient a row of each tensor.
+        """Return one gradient per row of each tensor.
 
         Args:
             use: one of :attr:`uses`.
             outer: gradient of the summed loss at its point.
 
         Returns:
-            By the names of :attr:`parameters`, each with the examples first and as many entries an example as the
+            By the names of :attr:`parameters`, each with the examples first and as many entries per example as the
             tensor has.
         """
 
