@@ -1,4 +1,4 @@
-"""Domain values to bytes and back: the one door between the wire and everything else.
+"""Domain values to bytes and back: the only way between the wire and everything else.
 
 Guarantees: a ``decode_*`` makes a valid frozen value of its bytes or raises ``PeerError`` (``E-WIRE-MALFORMED`` naming
 the field, ``E-VERSION`` naming both versions) that blames the sender, and raises nothing else;

@@ -28,7 +28,7 @@ from tests.worlds.edits import Function, FunctionNode, announcing, compiled, fun
 
 # What is mutated: every verifying function of these modules, and of the modules that they are made of.
 ENTRIES: Final = ("participant.protocol.round", "participant.runs.journal", "coordinator.protocol.round")
-ROOMS: Final = ("participant.", "coordinator.", "privacy.secagg.")
+PACKAGES: Final = ("participant.", "coordinator.", "privacy.secagg.")
 # What decides beside them whether something is believed; not what these are made of.
 ALSO: Final = (
     "participant.runs.participation",
@@ -171,12 +171,12 @@ def _source(node: ast.AST) -> str:
 
 
 def made_of(entries: Iterable[str]) -> set[str]:
-    """Return the modules of the rooms that these import, directly or not, and they themselves."""
+    """Return the modules of the packages that these import, directly or not, and they themselves."""
     found: set[str] = set()
     pending = list(entries)
     while pending:
         module = pending.pop()
-        if module not in found and module in sys.modules and module.startswith(ROOMS):
+        if module not in found and module in sys.modules and module.startswith(PACKAGES):
             found.add(module)
             for node in ast.walk(tree(module)):
                 if isinstance(node, ast.ImportFrom) and node.module:

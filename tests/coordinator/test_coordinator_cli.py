@@ -1,4 +1,4 @@
-"""The operator's commands, through the front door."""
+"""The operator's commands, as an operator types them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reads bytes of strangers: each target takes any bytes and may accept them, or refuse them with a typed error.
+"""Every parser of untrusted input: each target takes any bytes and may accept them, or refuse them with a typed error.
 
 A target that raises anything else, or accepts what it would not write itself, has a bug.
 """

@@ -1,6 +1,6 @@
 """What an owner, an operator or an auditor may be handed that is wrong: refused by its name, and nothing is spent.
 
-Each case goes through the front door, as a user types it: exit code, code, why and next step on standard error, and a
+Each case is a command, as a user types it: exit code, code, why and next step on standard error, and a
 ledger that holds the same charges as before, byte for byte.
 """
 
