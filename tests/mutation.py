@@ -65,7 +65,7 @@ TESTS: Final = (
     "tests/participant/test_lies_told_to_a_daemon.py",
     "tests/participant/test_offers.py",
     "tests/participant/test_participation.py",
-    "tests/participant/test_plan_shelf.py",
+    "tests/participant/test_plan_store.py",
     "tests/participant/test_runs.py",
     "tests/audit/test_audit_limits.py",
     "tests/audit/test_audit_verify.py",

@@ -90,7 +90,7 @@ class GradientSums:
                 yield reduce(torch.add, islice(gradients, fit)) / fit
 
     def time_micro_batch(self, **clip: Unpack[Clip]) -> None:
-        """Do what a micro-batch takes, with an empty example in every slot."""
+        """Run one micro-batch of empty examples, to time it."""
         nobody = np.full(self.micro_batch, EMPTY_SLOT, dtype=np.int64)
         clipped_sum(self.engine.rows(self.examples.take(nobody)), **clip).cpu()
 
