@@ -1,4 +1,4 @@
-"""The rules that the whole tree keeps: imports, sizes of packages, error codes, generated files, and the tests' own."""
+"""The rules that the whole tree keeps: imports, sizes, error codes, generated files, words, and the tests' own."""
 
 from __future__ import annotations
 
@@ -203,3 +203,44 @@ def test_every_module_says_what_it_is() -> None:
         for path in sources()
         if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
     ]
+
+
+# --- words ---
+
+EACH = "run|round|row|word|member|registered|revision|sequence|process|machine|column|label|holder|peer|phase|message"
+BANNED = {  # what no text says any more, and what it says instead
+    r"Say whether": "Return whether; of a command, Show whether",
+    rf"[Oo]ne [\w./-]+( share)? an? ({EACH})": "one ... per ...",
+    r"[Nn]othing refunds": "nothing is refunded",
+    r"[Mm]ade-up": "synthetic",
+    r"[Rr]ooms|([Aa]|[Aa]ny|[Tt]he|[Tt]his|[Ee]ach|[Ee]very|other|lowest) room": "package",
+    r"[Ff]ront door": "the command onlysum",
+    r"[Tt]he house": "the repository",
+    r"[Cc]ourier|PlanShelf|KeyBook|[Ww]orkplace|[Rr]unbook": "delivery, plan store, noise keys, context, run rows",
+    r"bytes of strangers": "untrusted input",
+    r"in life": "in production",
+    r"which holds once": "single-use",
+    r"abort, reject": "abort, refuse",
+    r"is a riddle": "hard to diagnose",
+}
+READ = {".py", ".md", ".toml", ".proto", ".j2", ".typ", ".svg", ".sh", ""}
+AS_WRITTEN = ("docs/adr/", "CHANGELOG.md", "THIRD_PARTY_NOTICES.md", "LICENSE", "tests/test_architecture.py")
+
+
+def prose() -> Iterator[tuple[str, str]]:
+    """Each text of the repository in one line; decisions and changes of the past stay as they were written."""
+    for path in tracked():
+        name = path.relative_to(ROOT).as_posix()
+        if path.suffix in READ and not name.startswith(AS_WRITTEN) and "_pb2" not in name:
+            yield name, re.sub(r"\s+(# )?", " ", path.read_text())
+
+
+def test_no_text_falls_back_into_words_that_were_given_up() -> None:
+    patterns = [(re.compile(rf"\b({words})\b"), instead) for words, instead in BANNED.items()]
+    found = [
+        f"{name}: {match[0]!r}: say {instead}"
+        for name, text in prose()
+        for pattern, instead in patterns
+        for match in pattern.finditer(text)
+    ]
+    assert not found, "\n".join(found)
