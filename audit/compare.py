@@ -69,7 +69,7 @@ def _hidden(coordinator: Report, participant: Report) -> list[int]:
 
 
 def _should_cover(coordinator: Report, participant: Report) -> bool:
-    """Say whether what the second knows should be in the first: a coordinator's, and not the older one.
+    """Return whether what the second knows should be in the first: a coordinator's, and not the older one.
 
     A participant may miss the last result, and an early report knows less.
     """

@@ -269,7 +269,7 @@ def _spend(claim: Claim) -> Iterator[Block]:
     yield Figure(
         plot=line_plot(points),
         label="Cumulative epsilon by charged round; the table below has the numbers",
-        caption="Cumulative epsilon. A round is charged when it starts, completed or not; nothing refunds.",
+        caption="Cumulative epsilon. A round is charged when it starts, completed or not; nothing is refunded.",
         x_title="charged rounds",
         y_title="epsilon",
     )

@@ -151,7 +151,7 @@ def why_lifetime_is_more(part: LedgerPart) -> str:
 def method_rows(plan: Plan) -> tuple[tuple[str, str], ...]:
     """Return how sampling, clipping and noise were executed, as (name, value)."""
     privacy, encoding = plan.privacy, plan.encoding
-    ring = f"{encoding.bits} bits an entry, clamp {encoding.clamp:,}, scale 2^{encoding.scale_exponent}"
+    ring = f"{encoding.bits} bits per entry, clamp {encoding.clamp:,}, scale 2^{encoding.scale_exponent}"
     common = (
         ("entries of the summed vector (d)", f"{plan.recipe.entries:,}"),
         ("ring", ring),

@@ -1,1 +1,1 @@
-"""The researcher's door: from a recipe to a draft, and which methods there are."""
+"""The researcher's commands: from a recipe to a draft, and which methods there are."""

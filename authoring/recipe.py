@@ -259,7 +259,7 @@ def _check(recipe: RecipeFile, file: str) -> None:
         "privacy.epsilon: mode none has no differential privacy, so no epsilon and no delta": not noised
         and (recipe.privacy.epsilon, recipe.privacy.delta) != ("0", "0"),
         "evaluation.data: it must be public data, not the owners' own": recipe.evaluation.data == recipe.task.data,
-        "privacy.local_steps: mode distributed takes one step a round": recipe.privacy.mode == "distributed"
+        "privacy.local_steps: mode distributed takes one step per round": recipe.privacy.mode == "distributed"
         and recipe.privacy.local_steps != 1,
         "privacy.sampling_rate: it must be above 0 and at most 1": not 0 < Decimal(recipe.privacy.sampling_rate) <= 1,
         f"privacy.unit: mode {recipe.privacy.mode} has {' or '.join(UNITS[recipe.privacy.mode])}": (

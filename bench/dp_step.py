@@ -1,8 +1,8 @@
 """What per-example gradients and the integer clip cost, against a step without any privacy.
 
-The real path from a recipe to a gradient, on made-up examples: LoRA of rank 8 on query and value and a trained head, on
-MiniLM-L6 (batch 32 of 64 tokens) and on a ViT-Tiny of 224 pixels with random weights (batch 16). The plain step is the
-forward pass and one backward pass to the trained tensors. Steps take turns in one process and on one thread, in CPU
+The real path from a recipe to a gradient, on synthetic examples: LoRA of rank 8 on query and value and a trained head,
+on MiniLM-L6 (batch 32 of 64 tokens) and on a ViT-Tiny of 224 pixels with random weights (batch 16). The plain step is
+the forward pass and one backward pass to the trained tensors. Steps take turns in one process and on one thread, in CPU
 seconds; the figures are medians of each turn's ratio. ``max_relative_error`` is against single examples.
 """
 
@@ -53,7 +53,7 @@ path = "{path}"
 
 [task]
 kind = "{kind}-classification"
-data = "made-up"
+data = "synthetic"
 labels = [{labels}]
 {task}
 

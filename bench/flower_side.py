@@ -1,7 +1,7 @@
 """Flower's half of ``bench.flower``: SecAgg+ with its own client mod and workflow, timed, in Flower's environment.
 
-Reads one JSON case a line from its input and prints one line of figures for each. Guarantees: the workflow's stages and
-``secaggplus_mod`` are the installed package's own; training, copies that stand for the network and the strategy's
+Reads one JSON case per line from its input and prints one line of figures for each. Guarantees: the workflow's stages
+and ``secaggplus_mod`` are the installed package's own; training, copies that stand for the network and the strategy's
 averaging are in neither side's time; the result is compared with the mean of the survivors' updates.
 """
 

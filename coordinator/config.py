@@ -110,7 +110,7 @@ class Home:
 
     @property
     def runs(self) -> Path:
-        """One directory a run."""
+        """One directory per run."""
         return self.directory / "runs"
 
     @property

@@ -67,8 +67,8 @@ def _marks() -> Iterator[str]:
             _mark(f"speed of masks over their floor, `{name}`", masks[f"{name}.speed_over_floor"], least=0.85)
             for name in ("d1e6_k9", "d1e6_k40", "d1e7_k9")
         ),
-        _mark("bytes an entry, packed", masks["packed_d1e6_k9.bytes_per_entry"], most=2.7),
-        *(_mark(f"bytes an entry, `{name}`", rounds[f"{name}.bytes_per_entry"], most=4.05) for name in million),
+        _mark("bytes per entry, packed", masks["packed_d1e6_k9.bytes_per_entry"], most=2.7),
+        *(_mark(f"bytes per entry, `{name}`", rounds[f"{name}.bytes_per_entry"], most=4.05) for name in million),
         _mark(peak, rounds["d1e6.peak_n100_over_n10"], most=1.3),
         _mark("seconds of a round of 1000 participants, all in one process", rounds[SLOWEST], most=60),
         *(_mark(f"Flower's time over ours, {one.title}", one.flower / one.ours, least=one.mark) for one in _bars()),
@@ -96,7 +96,7 @@ def _rounds() -> Iterator[str]:
     columns = {
         "participant, ms": ("client_ms", ".1f"),
         "coordinator, ms": ("coordinator_ms", ".1f"),
-        "bytes an entry": ("bytes_per_entry", ".3f"),
+        "bytes per entry": ("bytes_per_entry", ".3f"),
         "coordinator's peak, MiB": ("coordinator_peak_mib", ".1f"),
         "all of it in one process, s": ("seconds", ".1f"),
     }

@@ -37,22 +37,22 @@ class Home:
 
     @property
     def datasets(self) -> Path:
-        """One NAME.json a registered dataset."""
+        """One NAME.json per registered dataset."""
         return self.directory / "datasets"
 
     @property
     def models(self) -> Path:
-        """One NAME.json a registered base model."""
+        """One NAME.json per registered base model."""
         return self.directory / "models"
 
     @property
     def plans(self) -> Path:
-        """One directory a run: the plan, its signature and the owner's decision."""
+        """One directory per run: the plan, its signature and the owner's decision."""
         return self.directory / "plans"
 
     @property
     def runs(self) -> Path:
-        """One directory a run: the journal and the files of the round."""
+        """One directory per run: the journal and the files of the round."""
         return self.directory / "runs"
 
     @property

@@ -288,7 +288,7 @@ REGISTRY: Final[dict[str, Explanation]] = {
     "E-POLICY-BUDGET": Explanation(
         _R,
         "the remaining budget does not cover the run",
-        "earlier runs spent it, and nothing refunds",
+        "earlier runs spent it, and nothing is refunded",
         "see `onlysum participant ledger show`; ask for fewer rounds or more noise",
     ),
     "E-POLICY-WAITING": Explanation(

@@ -47,7 +47,7 @@ class SignedEvaluation:
         return replace(self, signature=key.sign(self.signed_bytes()))
 
     def verifies(self, plan: Plan) -> bool:
-        """Say whether one of the plan's evaluators signed this for this very plan, with counts that make sense."""
+        """Return whether one of the plan's evaluators signed this for this very plan, with counts that make sense."""
         keys = [one.identity_key for one in plan.evaluation.evaluators if one.id == self.evaluator]
         return (
             self.plan_hash == plan.hash

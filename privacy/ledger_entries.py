@@ -34,7 +34,7 @@ class PolicyChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
-    """One round of a run, charged at its planned event when it starts. Nothing refunds."""
+    """One round of a run, charged at its planned event when it starts. Nothing is refunded."""
 
     run_id: str
     plan_hash: bytes

@@ -106,7 +106,7 @@ class Encoding(PlanModel):
     """
 
     ring_bits: Literal[32, 64]
-    lane_bits: Count = 0  # L of packed lanes in 64-bit words; 0: one entry a word
+    lane_bits: Count = 0  # L of packed lanes in 64-bit words; 0: one entry per word
     scale_exponent: Annotated[int, Field(ge=0, le=50)]
     clamp: Positive
     down_bits: Literal[32] = 32  # of an entry of the state that travels down
@@ -159,7 +159,7 @@ class PrivacySpec(PlanModel):
         if (self.unit == "user") != (self.max_rows_per_user > 0):
             raise ValueError("max_rows_per_user belongs to the user unit, and only to it")
         if self.mode == "distributed" and self.local_steps != 1:
-            raise ValueError("mode distributed takes one step a round")
+            raise ValueError("mode distributed takes one step per round")
         if not (0 < Decimal(self.epsilon) and 0 < Decimal(self.delta) < 1 and Decimal(self.clip_norm) > 0):
             raise ValueError("epsilon, delta and clip_norm must be positive, delta below 1")
         return self

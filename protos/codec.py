@@ -1,4 +1,4 @@
-"""Domain values to bytes and back: the one door between the wire and everything else.
+"""Domain values to bytes and back: the only way between the wire and everything else.
 
 Guarantees: a ``decode_*`` makes a valid frozen value of its bytes or raises ``PeerError`` (``E-WIRE-MALFORMED`` naming
 the field, ``E-VERSION`` naming both versions) that blames the sender, and raises nothing else;
@@ -74,7 +74,7 @@ def encode_submission(value: env.Submission) -> bytes:
         LocalError: ``E-BUG``, it is one that the coordinator would refuse.
     """
     data = write(tasks.write_submission(value), most=MAX_SUBMISSION_BYTES)
-    try:  # small, and made once a phase: refused here, it is plainly this side's bug
+    try:  # small, and made once per phase: refused here, it is plainly this side's bug
         tasks.read_submission(parse(pb.Submission, data, MAX_SUBMISSION_BYTES))
     except Malformed as error:
         raise LocalError("E-BUG", f"Submission: {error}") from None

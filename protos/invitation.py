@@ -50,7 +50,7 @@ class Invitation:
 
 
 def is_address(value: str) -> bool:
-    """Say whether a text is ``host:port``, with an IPv6 host in brackets."""
+    """Return whether a text is ``host:port``, with an IPv6 host in brackets."""
     found = _ADDRESS.fullmatch(value)
     return found is not None and 1 <= int(found[2]) <= 65_535
 

@@ -37,7 +37,7 @@ def empirical(
 ) -> None:
     """Train on canaries and see if they contradict the claim.
 
-    Ten participants train a made-up plan with a claimed epsilon of 2, through
+    Ten participants train a synthetic plan with a claimed epsilon of 2, through
     the code that daemons run. A pass cannot prove a claim: the bound could
     never exceed the printed ceiling.
 
@@ -73,7 +73,7 @@ def _show(verdict: Verdict, plant: Fault | None) -> None:
 
     setting = verdict.setting
     size = f"{setting.participants} participants, {setting.rounds} rounds, {setting.canaries} canaries"
-    typer.echo(f"A made-up plan: {size}")
+    typer.echo(f"A synthetic plan: {size}")
     typer.echo(f"Claimed: epsilon {setting.epsilon} at delta {setting.delta}")
     if plant:
         typer.echo(f"Planted: {plant.value}, which the check {CAUGHT_BY[plant]} has to catch")

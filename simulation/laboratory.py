@@ -1,4 +1,4 @@
-"""A synthetic federation for the empirical audit: a made-up plan, a tiny base, canaries, and real trainers.
+"""A synthetic federation for the empirical audit: its plan, a tiny base, canaries, and real trainers.
 
 Guarantees: plan, base and canaries are made up, so nothing here is anybody's data; each participant trains through the
 very :class:`~participant.training.torch_trainer.TorchTrainer` that daemons use, self-check included; a fair coin of its
@@ -65,7 +65,7 @@ class Laboratory:
     Attributes:
         setting: what was asked for.
         plan: synthetic and calibrated.
-        trainers: one a participant, prepared.
+        trainers: one per participant, prepared.
         included: which canaries are in the data, shape (canaries,).
         rows: how many of them each trainer has, in the order of the trainers.
         start: the global adapter, which every round starts from.

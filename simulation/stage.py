@@ -75,7 +75,7 @@ class Stage:
 
     @property
     def logs(self) -> Path:
-        """One log a process."""
+        """One log per process."""
         return self.out / "logs"
 
     @property

@@ -44,7 +44,7 @@ LABELS = 77
 
 
 def bert(folder: Path) -> Path:
-    """Write a random BERT of MiniLM's shape with a vocabulary of made-up words."""
+    """Write a random BERT of MiniLM's shape with a vocabulary of synthetic words."""
     path = folder / "bert"
     if path.exists():
         return path
@@ -105,7 +105,7 @@ def alone_in_a_micro_batch(engine: GradientEngine, batch: Examples, few: np.ndar
 
 
 def same_clip(engine: GradientEngine, batch: Examples) -> bool:
-    """Say whether the clip on the device gives numpy's integers."""
+    """Return whether the clip on the device gives numpy's integers."""
     rows = engine.rows(batch)
     there = clipped_sum(rows, sensitivity=SENSITIVITY, clip_norm=CLIP_NORM).cpu().numpy()
     here = integer_clip(rows.cpu().numpy(), sensitivity=SENSITIVITY, clip_norm=CLIP_NORM).sum(axis=0)
@@ -113,7 +113,7 @@ def same_clip(engine: GradientEngine, batch: Examples) -> bool:
 
 
 def same_in_company(engine: GradientEngine, batch: Examples) -> bool:
-    """Say whether an example's bits are the same with others in the other slots, and when computed again."""
+    """Return whether an example's bits are the same with others in the other slots, and when computed again."""
     places = np.arange(len(batch))
     rows, again = engine.rows(batch), engine.rows(batch)
     others = engine.rows(batch.take(np.where(places % 2 == 0, places, -1)))
@@ -121,7 +121,7 @@ def same_in_company(engine: GradientEngine, batch: Examples) -> bool:
 
 
 def same_in_every_slot(engine: GradientEngine, batch: Examples) -> bool:
-    """Say whether an example's bits are the same in every slot; where they are not, rows get home slots."""
+    """Return whether an example's bits are the same in every slot; where they are not, rows get home slots."""
     rows = engine.rows(batch.take(np.zeros(len(batch), dtype=np.int64)))
     return bool((rows == rows[0]).all())
 

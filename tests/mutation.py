@@ -28,7 +28,7 @@ from tests.worlds.edits import Function, FunctionNode, announcing, compiled, fun
 
 # What is mutated: every verifying function of these modules, and of the modules that they are made of.
 ENTRIES: Final = ("participant.protocol.round", "participant.runs.journal", "coordinator.protocol.round")
-ROOMS: Final = ("participant.", "coordinator.", "privacy.secagg.")
+PACKAGES: Final = ("participant.", "coordinator.", "privacy.secagg.")
 # What decides beside them whether something is believed; not what these are made of.
 ALSO: Final = (
     "participant.runs.participation",
@@ -65,7 +65,7 @@ TESTS: Final = (
     "tests/participant/test_lies_told_to_a_daemon.py",
     "tests/participant/test_offers.py",
     "tests/participant/test_participation.py",
-    "tests/participant/test_plan_shelf.py",
+    "tests/participant/test_plan_store.py",
     "tests/participant/test_runs.py",
     "tests/audit/test_audit_limits.py",
     "tests/audit/test_audit_verify.py",
@@ -171,12 +171,12 @@ def _source(node: ast.AST) -> str:
 
 
 def made_of(entries: Iterable[str]) -> set[str]:
-    """Return the modules of the rooms that these import, directly or not, and they themselves."""
+    """Return the modules of the packages that these import, directly or not, and they themselves."""
     found: set[str] = set()
     pending = list(entries)
     while pending:
         module = pending.pop()
-        if module not in found and module in sys.modules and module.startswith(ROOMS):
+        if module not in found and module in sys.modules and module.startswith(PACKAGES):
             found.add(module)
             for node in ast.walk(tree(module)):
                 if isinstance(node, ast.ImportFrom) and node.module:
@@ -197,7 +197,7 @@ def mutants(module: str, only: Iterable[str] = ()) -> Iterator[Mutant]:
 
 
 def verifies(node: FunctionNode) -> bool:
-    """Say whether a function refuses something: by raising, or by returning ``False`` or ``None``."""
+    """Return whether a function refuses something: by raising, or by returning ``False`` or ``None``."""
     return _is_bool(node) or any(
         (isinstance(one, ast.If) and _refuses(one.body[-1]))
         or (isinstance(one, ast.Expr) and _is_check(one))
@@ -388,7 +388,7 @@ class Runner:
         return process
 
     def _fails_without_mutation(self, items: Sequence[pytest.Item]) -> bool:
-        """Say whether tests fail now that passed before, and which: then nothing was shown."""
+        """Return whether tests fail now that passed before, and which: then nothing was shown."""
         process = os.fork()
         if not process:
             self._run_in_silence(items, named_on=os.dup(1))

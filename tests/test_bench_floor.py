@@ -19,16 +19,16 @@ def test_the_primitives_of_a_participant_are_those_that_the_protocol_asks_for() 
     assert len(clients) == 4
     for one in clients:
         assert one[floor.VERIFY] == 5 + 4 + 4 + 4  # advertisements, shares, receipts; one quorum, for shares and result
-        assert one[floor.SIGN] == 5  # one a phase
+        assert one[floor.SIGN] == 5  # one per phase
         assert one[floor.AGREE] == 2 + 2 * 4  # its two keys, and with each peer for masks and for the channel
-        assert one[floor.STREAM_BYTES] == 4 * 1000 * (1 + 4)  # its own mask, and one a peer
+        assert one[floor.STREAM_BYTES] == 4 * 1000 * (1 + 4)  # its own mask, and one per peer
         assert one[floor.ENCODE] == 1000
         assert one[floor.HASH_BYTES] > 4 * 1000  # the upload, and small things
 
 
 def test_the_primitives_of_the_coordinator_are_those_that_the_protocol_asks_for() -> None:
     _, coordinator = CountedStage(CASE).count()
-    assert coordinator[floor.VERIFY] == 5 + 5 + 4 + 4 + 4  # one a message, up to a quorum of the last two
+    assert coordinator[floor.VERIFY] == 5 + 5 + 4 + 4 + 4  # one per message, up to a quorum of the last two
     assert coordinator[floor.SIGN] == 0
     assert coordinator[floor.AGREE] == 1 + 4  # the dropout's key, rebuilt, and with each survivor
     assert coordinator[floor.STREAM_BYTES] == 4 * 1000 * (4 + 4)  # own masks of survivors, and theirs with the dropout

@@ -11,7 +11,7 @@ import pytest
 import onlysum
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
@@ -59,6 +59,16 @@ def test_every_link_in_the_documents_leads_to_a_file() -> None:
         if "://" not in target and not (document.parent / target).exists()
     ]
     assert not broken
+
+
+def test_the_readme_of_the_tests_names_every_world_and_every_marker() -> None:
+    import tomllib
+
+    readme = (ROOT / "tests" / "README.md").read_text()
+    worlds = {path.stem for path in (ROOT / "tests" / "worlds").glob("*.py")}
+    markers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["markers"]
+    named = set(re.findall(r"`([a-z_]+)`", readme))
+    assert named >= worlds | {marker.partition(":")[0] for marker in markers}
 
 
 def test_every_error_code_in_the_documents_is_explained() -> None:

@@ -96,7 +96,7 @@ def test_a_graph_that_plans_accept_gives_the_exact_sum_without_two_of_sixty_and_
     u2 = set(names(60)) - {"p044"}
     ends = sum(len(u2.intersection(graph_of(federation).neighbours(name))) for name in u2)
     assert len(added) == len(set(added)) == 2 * (len(u2) + ends), "in two streams"
-    assert len({key for key, _ in added}) == 2 * (len(u2) + ends // 2), "one key a pair, with both signs"
+    assert len({key for key, _ in added}) == 2 * (len(u2) + ends // 2), "one key per pair, with both signs"
 
 
 def graph_of(federation: Federation) -> MaskingGraph:

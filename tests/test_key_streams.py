@@ -82,7 +82,7 @@ def assert_no_stream_serves_twice(log: KeyLog) -> None:
     for key, uses in log.uses.items():
         ((_, ends, _),) = log.purposes[key]
         users = [name for name, _ in uses]
-        assert len(users) == len(set(users)), "one upload a participant"
+        assert len(users) == len(set(users)), "one upload per participant"
         assert set(users) <= set(ends), "a participant's own stream, or the two ends of a pair"
         assert len({position for _, position in uses}) == 1
     assert len(log.sealed) == len(set(log.sealed)), "no nonce comes twice under a key"

@@ -15,8 +15,8 @@ from privacy.secagg.dealing import Dealer, HeldShare
 from privacy.secagg.messages import ShareBundle
 from privacy.secagg.shamir import SHARE_BYTES
 from privacy.secret import SecretBytes
-from tests.test_malicious_participant import OFFENDER, signed
 from tests.worlds.federation import FaultKind, Federation, SeededSource, SimulatedParticipant
+from tests.worlds.lying_participant import OFFENDER, signed
 
 ANOTHER = SecretBytes(b"\1" * 32)
 LARGEST = (shamir.FIELD - 1).to_bytes(SHARE_BYTES, "big")
@@ -48,7 +48,7 @@ def redealing(one: SimulatedParticipant, deal: Callable[[Shared, tuple[str, ...]
             return [signed(deal(one.state, one.state.u1), one.state.round_ctx)]
         return answers
 
-    one.hear = lying  # type: ignore[method-assign]
+    one.hear = lying  # type: ignore[method-assign]  # of this participant alone
 
 
 def of_another_masking_secret(state: Shared, members: tuple[str, ...]) -> ShareBundle:

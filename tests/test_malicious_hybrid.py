@@ -11,14 +11,14 @@ import pytest
 from participant.protocol.round import Complained, Ready, Shared
 from privacy.errors import Phase, RoundAborted
 from privacy.plan import PROTOCOL_VERSION
-from privacy.secagg import merkle, messages
+from privacy.secagg import merkle
 from privacy.secagg.messages import SEALED_BYTES, SEALED_PAIR_BYTES, Advertisement, DealtShare, ShareBundle
 from privacy.secagg.pairing import Pairing
 from privacy.secret import SecretBytes
-from tests import test_malicious_coordinator as lying_coordinator
-from tests import test_malicious_participant as lying_participant
-from tests.test_malicious_participant import OFFENDER, signed
-from tests.worlds.federation import Fault, FaultKind, Federation, SeededSource, SimulatedParticipant
+from tests.worlds import lying_coordinator, lying_participant
+from tests.worlds.federation import Fault, FaultKind, Federation, SeededSource
+from tests.worlds.lying_dealer import LIES, consistent, dealing, flipped
+from tests.worlds.lying_participant import OFFENDER, signed
 from tests.worlds.plans import signing_key
 
 VICTIM = lying_coordinator.VICTIM  # bob: between alice, of a lower id, and carol, of a higher
@@ -92,32 +92,17 @@ def _pairs(change: Callable[[list[bytes]], list[bytes]]) -> Callable[[ShareBundl
     return lambda bundle: replace(bundle, sealed_pairs=tuple(change(list(bundle.sealed_pairs))))
 
 
-def _consistent(index: int, **changes: Any) -> Callable[[ShareBundle], ShareBundle]:
-    """The dealer commits to what it changed, so that only the length is wrong."""
-
-    def change(bundle: ShareBundle) -> ShareBundle:
-        sealed, pairs = list(bundle.sealed), list(bundle.sealed_pairs)
-        sealed[index], pairs[index] = changes.get("sealed", sealed[index]), changes.get("pair", pairs[index])
-        hashed = messages.ciphertext_hash(sealed[index], pairs[index])
-        commitment = changes.get("commitment", bundle.leaves[index].pair_commitment)
-        leaf = replace(bundle.leaves[index], ciphertext_hash=hashed, pair_commitment=commitment)
-        leaves = (*bundle.leaves[:index], leaf, *bundle.leaves[index + 1 :])
-        return replace(bundle, leaves=leaves, sealed=tuple(sealed), sealed_pairs=tuple(pairs))
-
-    return change
-
-
 PAIR = b"p" * SEALED_PAIR_BYTES[2]
 BUNDLES: dict[str, tuple[Callable[[ShareBundle], ShareBundle], str]] = {  # by carol: alice 0, carol 2, erin 4
     "no pair secrets at all": (_pairs(lambda _: []), "E-ROUND-SET"),
     "a pair secret too few": (_pairs(lambda pairs: pairs[:-1]), "E-ROUND-SET"),
     "another pair secret than was committed to": (_pairs(lambda pairs: [*pairs[:-1], PAIR]), "E-ROUND-SHARE"),
-    "a pair secret that is a byte short": (_consistent(4, pair=PAIR[:-1]), "E-ROUND-SHARE"),
-    "a pair secret left out": (_consistent(4, pair=b""), "E-ROUND-SHARE"),
-    "a pair secret for a lower id": (_consistent(0, pair=PAIR, commitment=b"c" * 32), "E-ROUND-SHARE"),
-    "a commitment to a pair secret with a lower id": (_consistent(0, commitment=b"c" * 32), "E-ROUND-SHARE"),
-    "no commitment to a pair secret": (_consistent(4, commitment=b""), "E-ROUND-SHARE"),
-    "a sealed share of suite 1": (_consistent(4, sealed=b"s" * SEALED_BYTES[1]), "E-ROUND-SHARE"),
+    "a pair secret that is a byte short": (consistent(4, pair=PAIR[:-1]), "E-ROUND-SHARE"),
+    "a pair secret left out": (consistent(4, pair=b""), "E-ROUND-SHARE"),
+    "a pair secret for a lower id": (consistent(0, pair=PAIR, commitment=b"c" * 32), "E-ROUND-SHARE"),
+    "a commitment to a pair secret with a lower id": (consistent(0, commitment=b"c" * 32), "E-ROUND-SHARE"),
+    "no commitment to a pair secret": (consistent(4, commitment=b""), "E-ROUND-SHARE"),
+    "a sealed share of suite 1": (consistent(4, sealed=b"s" * SEALED_BYTES[1]), "E-ROUND-SHARE"),
 }
 
 
@@ -153,8 +138,8 @@ def _uncommitted(dealt: tuple[DealtShare, ...]) -> tuple[DealtShare, ...]:
 
 
 PASSED_ON: dict[str, Callable[[tuple[DealtShare, ...]], tuple[DealtShare, ...]]] = {  # to bob: alice 0, carol 1
-    "a changed KEM ciphertext of a share": lambda d: _dealt(0, sealed=b"\0" + d[0].sealed[1:])(d),
-    "a changed KEM ciphertext of a pair secret": lambda d: _dealt(0, sealed_pair=b"\0" + d[0].sealed_pair[1:])(d),
+    "a changed KEM ciphertext of a share": lambda d: _dealt(0, sealed=flipped(d[0].sealed, 0))(d),
+    "a changed KEM ciphertext of a pair secret": lambda d: _dealt(0, sealed_pair=flipped(d[0].sealed_pair, 0))(d),
     "a pair secret kept back": _dealt(0, sealed_pair=b""),
     "a pair secret of a higher id": _dealt(1, sealed_pair=PAIR),
     "a pair secret cut elsewhere": _shifted,
@@ -169,11 +154,11 @@ def test_malicious_changes_of_pair_secrets_on_the_way_are_refused(sentence: str)
 
 
 MISFITS: dict[str, tuple[str, Callable[[ShareBundle], ShareBundle]]] = {
-    "no pair secret from a lower id": ("alice", _consistent(1, pair=b"", commitment=b"")),
-    "no commitment from a lower id": ("alice", _consistent(1, commitment=b"")),
-    "a pair secret from a higher id": ("carol", _consistent(1, pair=PAIR)),
-    "a commitment from a higher id": ("carol", _consistent(1, commitment=b"c" * 32)),
-    "a sealed share of suite 1": ("alice", _consistent(1, sealed=b"s" * SEALED_BYTES[1])),
+    "no pair secret from a lower id": ("alice", consistent(1, pair=b"", commitment=b"")),
+    "no commitment from a lower id": ("alice", consistent(1, commitment=b"")),
+    "a pair secret from a higher id": ("carol", consistent(1, pair=PAIR)),
+    "a commitment from a higher id": ("carol", consistent(1, commitment=b"c" * 32)),
+    "a sealed share of suite 1": ("alice", consistent(1, sealed=b"s" * SEALED_BYTES[1])),
 }
 
 
@@ -208,48 +193,6 @@ def test_malicious_lengths_that_dealer_and_coordinator_agreed_on_are_refused(sen
 # --- dealers that lie under their own signature ---
 
 
-def resealed(victim: str, *, pair: int | None = None, share: int | None = None, commitment: bytes = b"") -> Any:
-    """Return a change of a bundle: a bit flipped in what is for the victim, and all of it committed to."""
-
-    def change(bundle: ShareBundle) -> ShareBundle:
-        index = [leaf.recipient for leaf in bundle.leaves].index(victim)
-        changes: dict[str, bytes] = {"commitment": commitment} if commitment else {}
-        if share is not None:
-            changes["sealed"] = _flipped(bundle.sealed[index], share)
-        if pair is not None:
-            changes["pair"] = _flipped(bundle.sealed_pairs[index], pair)
-        return _consistent(index, **changes)(bundle)
-
-    return change
-
-
-def _flipped(data: bytes, index: int) -> bytes:
-    return data[:index] + bytes([data[index] ^ 1]) + data[index + 1 :]
-
-
-LIES = {
-    "a tampered KEM ciphertext of a share": resealed("dave", share=0),
-    "a tampered box of a share": resealed("dave", share=1100),
-    "a tampered KEM ciphertext of a pair secret": resealed("dave", pair=0),
-    "a tampered box of a pair secret": resealed("dave", pair=1100),
-    "a commitment to another pair secret": resealed("dave", commitment=b"\1" * 32),
-}
-
-
-def dealing(one: SimulatedParticipant, change: Callable[[ShareBundle], ShareBundle]) -> None:
-    """Let the offender deal something else in the first attempt."""
-    hear = one.hear
-
-    def lying(told: object) -> list[Any]:
-        answers = hear(told)
-        if answers and isinstance(answers[0], ShareBundle) and answers[0].position.attempt == 1:
-            assert isinstance(one.state, Shared)
-            return [signed(change(answers[0]), one.state.round_ctx)]
-        return answers
-
-    one.hear = lying  # type: ignore[method-assign]
-
-
 @pytest.mark.parametrize("sentence", LIES)
 def test_malicious_hybrid_dealer_is_named_before_the_commit_point_and_left_out_of_the_next_attempt(
     sentence: str,
@@ -282,7 +225,7 @@ def not_its_own(federation: Federation) -> Callable[[ShareBundle], ShareBundle]:
         for index, leaf in enumerate(bundle.leaves):
             if leaf.recipient > OFFENDER:
                 given = liar.seal_for(leaf.recipient, SeededSource("lie"))
-                bundle = _consistent(index, pair=given.sealed, commitment=given.commitment)(bundle)
+                bundle = consistent(index, pair=given.sealed, commitment=given.commitment)(bundle)
         return bundle
 
     return change
@@ -300,7 +243,8 @@ def test_malicious_dealer_that_drops_out_cannot_garble_the_sum_with_a_pair_secre
 def test_malicious_survivor_whose_pair_secret_a_dropout_never_opened_is_named() -> None:
     federation = Federation(5, 1, seed=2, suite=2)
     dealing(federation.participants[OFFENDER], LIES["a tampered KEM ciphertext of a pair secret"])
-    federation.participants["dave"].hear = _deaf_from_u2(federation)  # type: ignore[assignment,method-assign]
+    dave = federation.participants["dave"]
+    dave.hear = _deaf_from_u2(federation)  # type: ignore[assignment,method-assign]  # of this participant alone
     with pytest.raises(RoundAborted, match=f"the shares of {OFFENDER} do not rebuild"):
         federation.run_attempt(1, 1, frozenset(), {}, False)
 

@@ -35,11 +35,11 @@ def test_every_attack_names_a_test_that_exists_or_says_that_it_is_not_closed() -
 
 def test_every_section_that_code_cites_exists() -> None:
     sections = set(re.findall(r"^#{2,3} (\d+(?:\.\d+)?)", TEXT, flags=re.MULTILINE))
-    rooms = ("privacy", "coordinator", "participant", "protos")
+    packages = ("privacy", "coordinator", "participant", "protos")
     cited = {
         (path.name, number)
-        for room in rooms
-        for path in (ROOT / room).rglob("*.py")
+        for package in packages
+        for path in (ROOT / package).rglob("*.py")
         for phrase in re.findall(r"docs/protocol\.md sections? ([\d., and]+)", path.read_text())
         for number in re.findall(r"\d+(?:\.\d+)?", phrase)
     }

@@ -21,12 +21,12 @@ from tests.reference import slow_round
 from tests.reference.slow_hybrid import HybridRound
 from tests.reference.slow_primitives import ed25519_sign, gcm_seal, hkdf, x25519, x25519_public
 from tests.reference.slow_round import Round
-from tests.test_malicious_coordinator import before_the_result
 from tests.vectors import generate
 from tests.vectors.bad import Staged, replayed
 from tests.vectors.form import restored
 from tests.vectors.rounds import ROUNDS, ReplaySource, said_in
 from tests.worlds.federation import Federation
+from tests.worlds.lying_coordinator import before_the_result
 from tests.worlds.seeded import SeededRandom
 
 HERE = Path(generate.__file__).parent

@@ -116,7 +116,7 @@ def _compact(value: Json) -> str:
 
 @app.command()
 def status(config: Directory = HERE, as_json: AsJson = False) -> None:
-    """Say whether the service runs, who is there and what goes on.
+    """Show the service's state, connected members and open runs.
 
     Example: onlysum coordinator status
     """

@@ -1,4 +1,4 @@
-"""What the coordinator verifies before it takes a message in: one function a message.
+"""What the coordinator verifies before it takes a message in: one function per message.
 
 Guarantees: a function returns only if the message keeps every rule; otherwise it raises a ``PeerError`` that names the
 sender, and changes nothing.

@@ -1,4 +1,4 @@
-"""What each phase of an attempt has collected: one class a phase, each holding on to what the phases before it fixed.
+"""What each phase of an attempt has collected: one class per phase, each holding on to what the phases before it fixed.
 
 Guarantees: what exists only in a phase is a field of that phase's class; none has a field that could hold one
 participant's un-masked update.

@@ -111,7 +111,7 @@ class CoordinatorRound:
         return self.expected() - self.answered() - self._abstained
 
     def can_close(self) -> bool:
-        """Say whether enough have answered to go on: m for the sets, T signatures, enough shares of everybody."""
+        """Return whether enough have answered to go on: m for the sets, T signatures, enough shares of everybody."""
         if isinstance(self._state, Unmasking):
             return not self._state.lacking
         return not isinstance(self._state, RoundResult) and len(self.answered()) >= self._needed()
@@ -128,7 +128,7 @@ class CoordinatorRound:
         return f"{len(self.answered())} of the {self._needed()} needed answered in {self.phase.name}"
 
     def settled(self) -> bool:
-        """Say whether waiting on brings nothing: all have answered, or a quorum of signatures or shares is there."""
+        """Return whether waiting on brings nothing: all have answered, or a quorum of signatures or shares is there."""
         if isinstance(self._state, Agreeing | Unmasking) and self.can_close():
             return True
         return not isinstance(self._state, RoundResult) and not self.awaited()
@@ -242,7 +242,7 @@ class CoordinatorRound:
         return True
 
     def _repeated(self, received: Mapping[str, object], sender: str, said: object) -> bool:
-        """Say whether the same message is there already; refuse strangers and second thoughts."""
+        """Return whether the same message is there already; refuse strangers and second thoughts."""
         if sender not in self.expected():
             raise PeerError.by_participant(sender, "E-ROUND-SET", self.phase, "it takes no part in this phase")
         earlier = received.get(sender)

@@ -186,7 +186,7 @@ class Attempt:
     # --- from phase to phase ---
 
     def due(self, live: frozenset[str]) -> bool:
-        """Say whether the phase should close now: everybody live has answered and enough have, or time is up."""
+        """Return whether the phase should close now: everybody live has answered and enough have, or time is up."""
         if self.machine.phase is Phase.RESULT:
             return False
         waits_for_nobody = self.machine.can_close() and not self.machine.awaited() & live

@@ -90,7 +90,7 @@ class Lifecycle:
             run.reload_and_notify("run-started", participants=len(run.roster))
 
     def _enough_live(self) -> bool:
-        """Say whether enough participants are there; the first time, wait a little for the whole roster."""
+        """Return whether enough participants are there; the first time, wait a little for the whole roster."""
         run, clock = self._run, self._run.context.clock
         live = run.context.liveness.all_live() & run.roster
         if len(live) < run.rules.min_survivors:

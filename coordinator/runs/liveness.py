@@ -48,7 +48,7 @@ class Liveness:
             self._ended[member] = self._clock.monotonic()
 
     def live(self, member: str) -> bool:
-        """Say whether a member is there."""
+        """Return whether a member is there."""
         if self._in_flight[member] > 0:
             return True
         ended = self._ended.get(member)

@@ -116,7 +116,7 @@ class Run:
         return self.plan.plan
 
     def concerns(self, member: str) -> bool:
-        """Say whether a member takes part in this run."""
+        """Return whether a member takes part in this run."""
         return member in self.roster or member in self.evaluators
 
     # --- keeping up with the rows ---

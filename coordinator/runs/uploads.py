@@ -1,6 +1,6 @@
 """Uploads on disk: masked updates wait here, byte by byte resumable, until their round ends.
 
-Guarantees: one upload a participant and attempt, never longer than announced; a file counts only once its receipt is
+Guarantees: one upload per participant and attempt, never longer than announced; a file counts only once its receipt is
 committed, so whatever a crash leaves behind is either continued or overwritten.
 Leaves to others: the hash over the whole and the receipt (``coordinator.protocol.round``).
 """

@@ -92,7 +92,7 @@ def start(config: Directory = None) -> None:
 
 @app.command()
 def status(config: Directory = None, as_json: AsJson = False) -> None:
-    """Say whether the daemon runs, is connected, and what waits.
+    """Show the daemon's state, its connection and the pending plans.
 
     Example: onlysum participant status
     """

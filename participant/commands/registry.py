@@ -142,7 +142,7 @@ def remove_dataset(name: Name, config: Directory = None, as_json: AsJson = False
 
 
 def unchanged(entry: DatasetEntry) -> bool:
-    """Say whether a dataset's bytes are those that were registered.
+    """Show whether a dataset's bytes are those that were registered.
 
     Raises:
         LocalError: ``E-DATA-MISMATCH``, it has another size: plans that count its units no longer fit.

@@ -85,7 +85,7 @@ class _Connection:
     """One gRPC channel at a time; after it failed, the next address is dialled."""
 
     def __init__(self, addresses: tuple[str, ...], credentials: grpc.ChannelCredentials, expected: Expected) -> None:
-        # The environment's proxy is never used: a daemon that dials elsewhere than its configuration says is a riddle.
+        # The environment's proxy is never used: connecting anywhere but where it is told would be hard to diagnose.
         proxy = expected.proxy
         through: tuple[str, str | int] = ("grpc.http_proxy", proxy) if proxy else ("grpc.enable_http_proxy", 0)
         self._expected = expected

@@ -159,7 +159,7 @@ class TaskQueue:
             return frozenset(self._seen)
 
     def is_open(self, run_id: str, position: Position) -> bool:
-        """Say whether no task has come that closes an attempt; looked at before long work, so that none is wasted."""
+        """Return whether no task has come that closes an attempt: asked before long work, so that none is wasted."""
         with self._lock:
             return self._closed.get(run_id, (0, 0)) < position.order
 

@@ -151,7 +151,7 @@ class Ledger:
             return self._append(change, at=at)
 
     def note_unprotected(self, note: Unprotected, *, at: int) -> Record:
-        """Write down, once a run, that a run without differential privacy uses a population."""
+        """Write down, once per run, that a run without differential privacy uses a population."""
         with self._transaction():
             for record in self._records:
                 if record.entry == note:

@@ -131,7 +131,7 @@ def _here(judged: Judged) -> Iterator[str]:
         f"In each of {recipe.rounds} rounds your daemon reads {rows} and takes {privacy.local_steps} "
         f"step{'s' if privacy.local_steps > 1 else ''}, sampling each {each} with probability {privacy.sampling_rate}."
     )
-    yield "No code comes with a plan. A self-check on made-up rows runs before the approval is sent."
+    yield "No code comes with a plan. A self-check on synthetic rows runs before the approval is sent."
 
 
 def _leaves(plan: Plan) -> Iterator[str]:
@@ -179,7 +179,7 @@ def _cost(judged: Judged) -> Iterator[str]:
     yield (
         f"Epsilon {format_epsilon_up(cost.charged)} at delta {privacy.delta} per {privacy.unit} for "
         "this run alone, charged to "
-        f"{judged.population} round by round; aborted rounds count, and nothing refunds."
+        f"{judged.population} round by round; aborted rounds count, and nothing is refunded."
     )
     yield _trusted(cost, plan)
     yield _groups(plan)

@@ -106,7 +106,7 @@ class DatasetPolicy(Section):
         return self
 
     def allows_time(self, now: time) -> bool:
-        """Say whether training is allowed at a local time of day; a window may pass midnight."""
+        """Return whether training is allowed at a local time of day; a window may pass midnight."""
         if self.hours is None:
             return True
         start, end = _window(self.hours)
@@ -180,7 +180,7 @@ max_epsilon_if_all_collude = {DEFAULT_EPSILON_IF_ALL_COLLUDE:g}  # and cap the l
 # suites = [2]                  # refuse suite 1, whose recordings a quantum computer may open one day
 # graphs = ["complete", "k-regular"]  # k-regular claims less; absent: a person decides, "by-policy" refuses it
 
-# One section per population: the people (or records) whom a budget protects. Nothing refunds a budget.
+# One section per population: the people (or records) whom a budget protects. No budget is refunded.
 # [population.patients]
 # unit = "example"              # or "user", "participant"
 # lifetime_epsilon = 13         # by a measure that later runs cannot undermine: one run of epsilon 8 takes about 10

@@ -132,7 +132,7 @@ def assess(plan: Plan, policy: Policy, local: LocalContext) -> Assessment:
 
 
 def is_verified_roster(plan: Plan, policy: Policy, me: str) -> bool:
-    """Say whether the policy pins every other member's identity, and the plan has these very keys."""
+    """Return whether the policy pins every other member's identity, and the plan has these very keys."""
     return not unpinned_members(plan, policy, me) and not mismatched_pins(plan, policy)
 
 

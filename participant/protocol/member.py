@@ -26,5 +26,5 @@ class Participant:
         object.__setattr__(self, "parameters", self.plan.plan.parameters())
 
     def signed_by(self, sender: str, signature: bytes, signed: bytes) -> bool:
-        """Say whether a member of the roster signed these bytes."""
+        """Return whether a member of the roster signed these bytes."""
         return keys.verify(self.parameters.member(sender).identity_key, signature, signed)

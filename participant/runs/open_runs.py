@@ -57,7 +57,7 @@ class Runs:
             part.close()
 
     def is_idle(self) -> bool:
-        """Say whether the owner wants nothing begun now and nothing is under way.
+        """Return whether the owner wants nothing begun now and nothing is under way.
 
         A participant that rests does not poll: the coordinator then counts it as absent and waits for enough others,
         rather than using up attempts. Called from the polling thread.

@@ -117,7 +117,7 @@ class Participation:
         return self._state is not None
 
     def prepare(self) -> None:
-        """Load base and data and run the self-check, once a process; nothing is charged."""
+        """Load base and data and run the self-check, once per process; nothing is charged."""
         if self._trainer is None:
             trainer = self._work.make_trainer(self._job)
             trainer.prepare()
@@ -130,7 +130,7 @@ class Participation:
         self._state = None
 
     def may_abstain(self, position: Position) -> bool:
-        """Say whether saying so is safe and of use: nothing masked of this attempt may have left."""
+        """Return whether abstaining is safe and of use: nothing masked of this attempt may have left."""
         masked = self._journal.memory.masked
         return masked is None or masked.offer.position.order < position.order
 

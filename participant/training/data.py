@@ -8,9 +8,9 @@ Formats, by what the path is:
 
 - ``.csv`` with a header line, ``.jsonl`` with an object a line;
 - ``.parquet``;
-- ``.npz`` with one array a column, rows first (``numpy.savez(path, image=..., label=...)``; no objects);
+- ``.npz`` with one array per column, rows first (``numpy.savez(path, image=..., label=...)``; no objects);
 - a directory that Hugging Face ``datasets`` saved (``save_to_disk``);
-- a directory of images in one sub-directory a label: the label is the sub-directory's name.
+- a directory of images in one sub-directory per label: the label is the sub-directory's name.
 
 An image is nested lists or an array of pixels (height, width) or (height, width, channels), a file's bytes, or, in
 directories, a file. A label is text or an integer; plans name labels as text.

@@ -97,7 +97,7 @@ def load_examples(path: Path, columns: Columns, task: Classification, base: Base
 
 
 def synthetic_examples(base: Base, task: Classification, count: int) -> Examples:
-    """Return made-up examples of the very shape of a task's real ones: the same every time, and nobody's data.
+    """Return synthetic examples of the very shape of a task's real ones: the same every time, and nobody's data.
 
     Text has all lengths from the shortest to the longest, so that padding and its absence are both met.
     """

@@ -211,7 +211,7 @@ class TurnCheck:
                 _fail("batch independence", "an example that is no number spoils the others of its batch")
 
     def _same_in_every_slot(self) -> bool:
-        """Say whether an example's bits are the same in every slot; if not, it gets one slot for good."""
+        """Return whether an example's bits are the same in every slot; if not, it gets one slot for good."""
         for place in {0, self._size // 2, self._size - 1}:
             rows = self._rows(np.full(self._size, place))
             if not (rows == rows[0]).all():

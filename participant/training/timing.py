@@ -43,7 +43,7 @@ class FixedDuration:
 
     @contextmanager
     def pad(self, period: float) -> Iterator[None]:
-        """Let what is done inside take a whole number of periods, of so many seconds each, also if it fails."""
+        """Pad the block's running time to a whole multiple of ``period`` seconds, even if it raises."""
         began = self.monotonic()
         try:
             yield

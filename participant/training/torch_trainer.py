@@ -328,7 +328,7 @@ class TorchTrainer:
 
     @property
     def _counted(self) -> int:
-        """Of how many a batch is sampled: the plan's units, or rows where no part of the data is a unit by itself."""
+        """Number of units from which a batch is sampled; rows, where no part of the data is a unit by itself."""
         sampled_units = self._plan.privacy.unit in {"example", "user"}
         return self._plan.member(self._materials.me).units if sampled_units else len(self._units)
 

@@ -149,7 +149,7 @@ def choose_encoding(
         update_bound: largest absolute coordinate of a difference, as the draft has it (modes ``local``, ``none``).
         entries: d, length of the vector.
         rounds: T of the run.
-        weights: the roster's public weights, one a participant.
+        weights: the roster's public weights, one per participant.
 
     Raises:
         LocalError: ``E-PLAN-RING``, not even 64 bits hold the sum.

@@ -38,7 +38,7 @@ def integer_clip(gradients: NDArray[np.floating[Any]], *, sensitivity: int, clip
     """Return each row scaled by r/C, or by r over its norm if that is beyond C, and rounded to norm at most D.
 
     Args:
-        gradients: one row a unit of privacy, shape (batch, d), float32 or float64.
+        gradients: one row per unit of privacy, shape (batch, d), float32 or float64.
         sensitivity: D of the plan, in integer steps.
         clip_norm: C of the plan, in units of the gradient.
 

@@ -24,7 +24,7 @@ def clipped_sum(gradients: Tensor, *, sensitivity: int, clip_norm: float) -> Ten
     """Return the sum of the clipped integer rows, int64, shape (d,).
 
     Args:
-        gradients: one row a unit of privacy, shape (batch, d), float32 or float64.
+        gradients: one row per unit of privacy, shape (batch, d), float32 or float64.
         sensitivity: D of the plan, in integer steps.
         clip_norm: C of the plan, in units of the gradient.
 

@@ -29,7 +29,7 @@ class Ring:
     """
 
     bits: Literal[32, 64]
-    lane_bits: int = 0  # L; 0: one entry a word
+    lane_bits: int = 0  # L; 0: one entry per word
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -4,7 +4,7 @@ Guarantees: keys come from a 64-byte seed, never from the library's own generato
 canonical encoding of ML-KEM-768 is refused; a ciphertext of the right length always decapsulates (FIPS 203 rejects
 implicitly: a changed one gives an unrelated secret), so callers must authenticate what they derive from it.
 Leaves to others: combining with X25519 (``suites``). Encapsulation draws the library's own randomness, which offers no
-other way: the one exception in this room to randomness as an argument (docs/protocol.md section 3.1).
+other way: the one exception in this package to randomness as an argument (docs/protocol.md section 3.1).
 Source: FIPS 203; primitives from ``cryptography``.
 """
 

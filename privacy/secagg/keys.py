@@ -89,7 +89,7 @@ def number(value: int) -> bytes:
 
 @lru_cache(maxsize=8192)
 def is_safe_identity_key(public: bytes) -> bool:
-    """Say whether an Ed25519 public key is the canonical encoding of a point that is not of small order."""
+    """Return whether an Ed25519 public key is the canonical encoding of a point that is not of small order."""
     if len(public) != KEY_BYTES:
         return False
     y = int.from_bytes(public[:31] + bytes([public[31] & _TOP_BIT]), "little")
@@ -113,7 +113,7 @@ def canonical_x25519(public: bytes) -> bytes:
 
 
 def is_low_order_x25519(public: bytes) -> bool:
-    """Say whether an X25519 public key agrees on zero with every other."""
+    """Return whether an X25519 public key agrees on zero with every other."""
     return canonical_x25519(public) in _LOW_ORDER_U
 
 
@@ -140,7 +140,7 @@ def _public(public: bytes) -> Ed25519PublicKey:
 
 
 def verify(public: bytes, signature: bytes, message: bytes) -> bool:
-    """Say whether an Ed25519 signature verifies under a key that is not of small order."""
+    """Return whether an Ed25519 signature verifies under a key that is not of small order."""
     if len(signature) != SIGNATURE_BYTES or not is_safe_identity_key(public):
         return False
     try:

@@ -44,7 +44,7 @@ class MerkleTree:
 
 
 def merkle_verify(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
-    """Say whether ``leaf`` stands at ``index`` of a tree over ``size`` leaves with this root.
+    """Return whether ``leaf`` stands at ``index`` of a tree over ``size`` leaves with this root.
 
     The shape of the proof follows from index and size, so that a dealer cannot show one place two ways.
     """

@@ -143,7 +143,7 @@ class SealedPair:
         return (SEALED_PAIR_BYTES[suite], PAIR_COMMITMENT_BYTES[suite]) if dealer < holder else (0, 0)
 
     def fits(self, suite: int, dealer: str, holder: str) -> bool:
-        """Say whether it is as long as it must be."""
+        """Return whether it is as long as it must be."""
         return (len(self.sealed), len(self.commitment)) == self.lengths(suite, dealer, holder)
 
 
@@ -182,7 +182,7 @@ def _share_body(root: bytes, commitment: bytes) -> bytes:
 
 @dataclass(frozen=True)  # no slots: the tree is kept once it is built
 class ShareBundle:
-    """A dealer's message to the coordinator: one leaf a holder in sorted order, one sealed share a peer.
+    """A dealer's message to the coordinator: one leaf per holder in sorted order, one sealed share per peer.
 
     ``sealed[i]`` belongs to ``leaves[i].recipient`` and is empty for the dealer itself. So does ``sealed_pairs[i]``,
     which is empty for lower ids too; in suite 1 there are none.

@@ -11,9 +11,16 @@ from privacy.dp.events import Gaussian, PoissonSampled
 from privacy.errors import VerificationError
 from privacy.plan_parts import Mode
 from privacy.report import RoundFacts, build_report, sign_report
-from tests.audit.test_audit_verify import code_of, resigned
 from tests.worlds.plans import OPERATOR, signing_key
-from tests.worlds.reports import certificate, coordinator_facts, participant_facts, participant_report, reported_plan
+from tests.worlds.reports import (
+    certificate,
+    code_of,
+    coordinator_facts,
+    participant_facts,
+    participant_report,
+    reported_plan,
+    resigned,
+)
 
 
 @pytest.mark.parametrize(("mode", "code"), [("none", "E-REPORT-TRANSCRIPT"), ("distributed", "E-REPORT-RECOMPUTE")])

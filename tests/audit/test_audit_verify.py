@@ -25,15 +25,16 @@ from privacy.errors import LocalError, OnlysumError, VerificationError
 from privacy.plan_parts import Mode
 from privacy.report import build_report, sign_report, signed_report_bytes
 from privacy.report_model import Claim, Report
-from privacy.secagg.keys import SigningKey
 from tests.worlds.plans import OPERATOR, signing_key
 from tests.worlds.reports import (
+    code_of,
     coordinator_facts,
     coordinator_report,
     measured,
     participant_facts,
     participant_report,
     reported_plan,
+    resigned,
 )
 
 MODES: tuple[Mode, ...] = ("distributed", "local", "distributed-participant", "none")
@@ -47,21 +48,6 @@ def signed() -> bytes:
 @pytest.fixture(scope="module")
 def owned() -> bytes:
     return participant_report()[1]
-
-
-def code_of(data: bytes, key: bytes | None = None) -> str:
-    with pytest.raises(VerificationError) as caught:
-        verify_report(data, expected_key=key)
-    return caught.value.code
-
-
-def resigned(data: bytes, change: Callable[[dict[str, Any]], object], key: SigningKey = OPERATOR) -> bytes:
-    """Return a report that was changed and then signed again by whoever holds the key."""
-    document = json.loads(data)
-    change(document["body"])
-    report = Report.model_validate_json(canonical.encode(document["body"]))
-    document["signature"] = key.sign(signed_report_bytes(report)).hex()
-    return canonical.encode(document)
 
 
 @pytest.mark.parametrize("make", [coordinator_report, participant_report])

@@ -39,7 +39,7 @@ SLIPS: dict[str, tuple[tuple[str, str], str, str]] = {
     "no TOML": (("[base]", "[base"), "E-CONFIG-INVALID", "recipe.toml"),
     "a mode that there is not": (('"distributed"', '"central"'), "E-CONFIG-INVALID", "privacy.mode"),
     "a noised mode without delta": (("delta = 1e-5\n", ""), "E-CONFIG-INVALID", "needs epsilon and delta"),
-    "steps that distributed cannot take": (("delta", "local_steps = 2\ndelta"), "E-CONFIG-INVALID", "one step a round"),
+    "two steps in mode distributed": (("delta", "local_steps = 2\ndelta"), "E-CONFIG-INVALID", "one step per round"),
     "a rate above 1": (("rate = 0.5", "rate = 1.5"), "E-CONFIG-INVALID", "at most 1"),
     "a rate of 0": (("rate = 0.5", "rate = 0"), "E-CONFIG-INVALID", "above 0"),
     "a negative number": (("= 0.1", "= -0.1"), "E-CONFIG-INVALID", "training.learning_rate"),

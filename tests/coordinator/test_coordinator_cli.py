@@ -1,4 +1,4 @@
-"""The operator's commands, through the front door."""
+"""The operator's commands, as an operator types them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,7 @@ from privacy.errors import LocalError
 from privacy.secagg.messages import Position
 from protos.invitation import decode_invitation
 from tests.worlds.coordinator import RUN_ID, World
-
-
-def free_ports() -> tuple[int, int]:
-    """Return two ports of the loopback that are free now."""
-    with socket.socket() as one, socket.socket() as other:
-        for probe in (one, other):
-            probe.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+from tests.worlds.ports import free_ports
 
 
 @pytest.fixture

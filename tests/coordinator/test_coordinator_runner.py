@@ -132,7 +132,9 @@ def test_another_protocol_version_is_refused_naming_both(world: World) -> None:
 
 def hello(**changes: Any) -> env.Hello:
     """Return what alice's daemon says first, with changes."""
-    said = env.Hello(PROTOCOL_VERSION, "0.1.0", "alice", env.Role.PARTICIPANT, NO_HEAD, (env.DatasetOffer("digits", 100),))
+    said = env.Hello(
+        PROTOCOL_VERSION, "0.1.0", "alice", env.Role.PARTICIPANT, NO_HEAD, (env.DatasetOffer("digits", 100),)
+    )
     return replace(said, **changes)
 
 
@@ -243,7 +245,7 @@ def test_a_cut_poll_ends_the_heartbeat_after_the_grace(world: World) -> None:
 
 
 async def refused(call: Awaitable[object]) -> bool:
-    """Say whether a call is refused as a peer's fault."""
+    """Return whether a call is refused as a peer's fault."""
     try:
         await call
     except PeerError:

@@ -17,8 +17,8 @@ from coordinator.database.run_rows import RunState
 from privacy.plan import signed_approval_bytes
 from privacy.secagg.messages import Advertisement, ShareBundle, SurvivorSignature, UnmaskShares
 from protos.envelope import PlanApproved, PlanRefused
-from tests.test_malicious_hybrid import LIES, dealing
 from tests.worlds.coordinator import EVALUATOR, RUN_ID, Send, World
+from tests.worlds.lying_dealer import LIES, dealing
 from tests.worlds.plans import signing_key
 
 STEP = 2.0**-16  # what one integer stands for in the test plans

@@ -1,4 +1,4 @@
-"""Fuzz what reads bytes of strangers: ``python -m tests.fuzz.run [--seconds 60] [--target NAME]``, or ``make fuzz``.
+"""Fuzz every parser of untrusted input: ``python -m tests.fuzz.run [--seconds 60] [--target NAME]``, or ``make fuzz``.
 
 With atheris installed (``pip install atheris``) coverage guides the inputs; otherwise valid inputs are changed at
 random. The time is shared among the targets, each of which runs in a process of its own. Exit status 1: the printed

@@ -1,4 +1,4 @@
-"""What reads bytes of strangers: each target takes any bytes and may accept them, or refuse them with a typed error.
+"""Every parser of untrusted input: each target takes any bytes and may accept them, or refuse them with a typed error.
 
 A target that raises anything else, or accepts what it would not write itself, has a bug.
 """
@@ -28,7 +28,7 @@ from privacy.plan import Plan
 from privacy.secagg.messages import Advertisement, DealtShare, Position, SurvivorProposal, UnmaskRequest
 from protos import codec
 from protos import envelope as env
-from tests.protos.test_codec import PAIRS
+from tests.worlds.codecs import PAIRS
 from tests.worlds.expect import expect_all
 from tests.worlds.federation import Federation
 from tests.worlds.plans import make_plan, signing_key

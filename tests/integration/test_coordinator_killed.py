@@ -83,7 +83,7 @@ class Coordinator:
         return [(one.round, one.attempt, one.state, one.phase) for one in rows]
 
     def reached(self, run: str, number: int, phase: Phase) -> bool:
-        """Say whether a run is in a phase of a round, or beyond that round."""
+        """Return whether a run is in a phase of a round, or beyond that round."""
         return any((one[0], one[3]) == (number, phase.name) or one[0] > number for one in self.attempts(run))
 
 

@@ -1,4 +1,4 @@
-"""Frozen lower blocks are run once an example, and nothing else changes: not a bit of an update."""
+"""Frozen lower blocks are run once per example, and nothing else changes: not a bit of an update."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What an owner, an operator or an auditor may be handed that is wrong: refused by its name, and nothing is spent.
 
-Each case goes through the front door, as a user types it: exit code, code, why and next step on standard error, and a
+Each case is a command, as a user types it: exit code, code, why and next step on standard error, and a
 ledger that holds the same charges as before, byte for byte.
 """
 
@@ -143,7 +143,7 @@ DRAFTS: dict[str, tuple[str, str, str]] = {
     "a sampling rate over 1": ('"sampling_rate":"0.5"', '"sampling_rate":"1.5"', "sampling_rate must be above 0"),
     "a delta of 1": ('"delta":"0.00001"', '"delta":"1"', "delta below 1"),
     "no clip": ('"clip_norm":"1"', '"clip_norm":"0"', "clip_norm must be positive"),
-    "several noised steps a round": ('"local_steps":1', '"local_steps":5', "takes one step a round"),
+    "several noised steps a round": ('"local_steps":1', '"local_steps":5', "takes one step per round"),
     "users without a bound on their rows": ('"unit":"example"', '"unit":"user"', "max_rows_per_user"),
     "a field that nobody knows": ('"unit":"example"', '"unit":"example","noise_seed":7', "privacy.noise_seed"),
 }

@@ -18,7 +18,7 @@ from protos.envelope import (
     SurvivorsProposed,
     UnmaskRequested,
 )
-from tests import test_malicious_coordinator as lies
+from tests.worlds import lying_coordinator as lies
 from tests.worlds.owner import content, give
 from tests.worlds.rehearsal import Rehearsal, exact
 

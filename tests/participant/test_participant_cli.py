@@ -180,7 +180,7 @@ def test_the_screen_says_what_an_owner_needs_to_know(say: Say, home: Home) -> No
         "WHAT LEAVES THIS MACHINE",
         "Rows, labels and losses never leave",
         "roster: verified",
-        "nothing refunds",
+        "nothing is refunded",
         "if everybody else colludes",
         "WHAT IS NOT PROTECTED",
         "[met] floors.f",

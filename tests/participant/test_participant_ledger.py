@@ -13,26 +13,16 @@ import pytest
 
 from participant.owner.ledger import Ledger
 from privacy import ledger as pure
-from privacy.dp.events import Gaussian, PoissonSampled
 from privacy.errors import LocalError, OnlysumError, RefusedError, VerificationError
 from privacy.ledger import LifetimeBudget
 from privacy.ledger_entries import Charge, PolicyChange, Unprotected
 from protos.envelope import LedgerHead
+from tests.worlds.charges import CHARGE
 from tests.worlds.plans import signing_key
 
 KEY = signing_key("alice")
 AT = 1_767_225_600
 BUDGET = LifetimeBudget(unit="example", epsilon=8.0, delta=1e-6, order=8)
-CHARGE = Charge(
-    run_id="00" * 16,
-    plan_hash=b"p" * 32,
-    round=1,
-    population="patients",
-    unit="example",
-    relation="zero-out",
-    event=PoissonSampled(0.1, Gaussian(2.0)),
-    delta="0.00001",
-)
 
 
 @pytest.fixture

@@ -367,7 +367,7 @@ def test_training_that_fails_says_nothing_but_that_it_failed(rehearsal: Rehearsa
     (abstained,) = rehearsal.me.link.take()
     assert isinstance(abstained, Abstained)
     assert abstained.code == "E-BUG"
-    assert len(rehearsal.charges()) == 1  # charged before training, and nothing refunds
+    assert len(rehearsal.charges()) == 1  # charged before training, and nothing is refunded
 
 
 BEFORE_A_BATCH = {

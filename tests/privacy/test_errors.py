@@ -20,13 +20,13 @@ from privacy.errors import (
 )
 from tests.worlds.shared_data import ROOT
 
-ROOMS = ("privacy", "methods", "protos", "audit", "coordinator", "participant", "simulation")
+PACKAGES = ("privacy", "methods", "protos", "audit", "coordinator", "participant", "simulation")
 CODE = re.compile(r"""["'](E-[A-Z]+(?:-[A-Z]+)*)["':]""")
 
 
 def raised_codes() -> Iterator[tuple[str, str]]:
-    """Yield (where, code) of every literal code in the rooms."""
-    files = [ROOT / "onlysum.py", *(path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")))]
+    """Yield (where, code) of every literal code in the packages."""
+    files = [ROOT / "onlysum.py", *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))]
     for path in files:
         if path.is_file() and path.name != "error_codes.py":
             for code in CODE.findall(path.read_text()):

@@ -276,7 +276,7 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
     "others' noise in mode local": ({"mode": "local", "privacy": {"honest_noise": 2}}, "honest_noise is 1"),
     "several steps in mode distributed": (
         {"mode": "distributed", "privacy": {"local_steps": 2}},
-        "mode distributed takes one step a round",
+        "mode distributed takes one step per round",
     ),
     "an epsilon of zero": ({"mode": "local", "privacy": {"epsilon": "0"}}, "epsilon, delta and clip_norm"),
     "a delta of zero": ({"mode": "local", "privacy": {"delta": "0"}}, "epsilon, delta and clip_norm"),

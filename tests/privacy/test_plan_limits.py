@@ -84,7 +84,7 @@ PRIVACY: list[tuple[Mode, dict[str, Any], str]] = [
     ("distributed", {"delta": "0"}, TARGET),
     ("distributed", {"delta": "1"}, TARGET),
     ("distributed", {"clip_norm": "0"}, TARGET),
-    ("distributed", {"local_steps": 2}, "one step a round"),
+    ("distributed", {"local_steps": 2}, "one step per round"),
     ("distributed", {"relation": "none"}, "has the zero-out relation"),
     ("distributed", {"unit": "none"}, "a noised mode has a unit of privacy"),
     ("distributed", {"unit": "participant"}, "the unit is the participant in mode distributed-participant"),

@@ -27,7 +27,7 @@ def honest_of(graph: MaskingGraph, colluders: int) -> frozenset[str]:
 
 
 def cut_apart(graph: MaskingGraph, honest: frozenset[str], dropouts: int) -> bool:
-    """Say whether the coordinator, which has seen the graph, can drop honest participants so that others fall apart."""
+    """Return whether a coordinator that has seen the graph can drop honest participants so that others fall apart."""
     return any(
         not _connected(graph, honest - set(dropped))
         for count in range(dropouts + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -158,6 +159,6 @@ def test_a_stored_hash_depends_on_id_and_secret() -> None:
 
 
 def test_what_an_identity_key_signs_depends_on_every_part() -> None:
-    parts = {"federation": "f", "token_id": "t", "name": "n", "tls_key": b"k"}
+    parts: dict[str, Any] = {"federation": "f", "token_id": "t", "name": "n", "tls_key": b"k"}
     changed = [{**parts, one: b"other" if one == "tls_key" else "other"} for one in parts]
-    assert len({enrolment_bytes(**each) for each in (parts, *changed)}) == 5  # type: ignore[arg-type]
+    assert len({enrolment_bytes(**each) for each in (parts, *changed)}) == 5

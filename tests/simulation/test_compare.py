@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import onlysum
+from privacy.plan_parts import Mode
 from privacy.secagg import messages
 from simulation import compare
 from simulation.cohort import Cohort
@@ -16,9 +17,9 @@ from simulation.compare import Cell, SeededSource, Size, figures, gains
 from tests.worlds.plans import make_plan, verified
 
 
-def cell(mode: str, seed: int, accuracy: float) -> Cell:
+def cell(mode: Mode, seed: int, accuracy: float) -> Cell:
     noise = 3.0 if mode == "local" else 1.1
-    return Cell(mode=mode, seed=seed, accuracy_base=0.7, accuracy=accuracy, epsilon=7.9, noise=noise)  # type: ignore[arg-type]
+    return Cell(mode=mode, seed=seed, accuracy_base=0.7, accuracy=accuracy, epsilon=7.9, noise=noise)
 
 
 def test_a_cohort_sums_exactly_round_after_round() -> None:

@@ -1,43 +1,41 @@
 """Vectors of lies: what a participant or the coordinator is told in a good round's place, and the error it must answer.
 
-The lies are those of the catalogues (``tests/test_malicious_coordinator.py``, ``tests/test_malicious_participant.py``),
+The lies are those of the catalogues (``tests/worlds/lying_coordinator.py``, ``tests/worlds/lying_participant.py``),
 told to bob and by carol in the round of ``round_n5_f1.json``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
-
-import numpy as np
 
 from coordinator.protocol.round import CoordinatorRound
 from privacy.errors import Phase
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
-from tests import test_malicious_coordinator as lies_told
-from tests import test_malicious_participant as lies_said
 from tests.vectors.form import plain
-from tests.vectors.rounds import ROUNDS, ReplaySource
+from tests.vectors.rounds import ROUNDS, ReplaySource, fixed_update
+from tests.worlds import lying_coordinator, lying_participant
 from tests.worlds.federation import Federation
 
 TRANSCRIPT: Final = "round_n5_f1"
 Lies = Mapping[str, tuple[Callable[..., Any], str]]
 
 TOLD: Final[tuple[tuple[Phase, Lies], ...]] = (
-    (Phase.ADVERTISE_KEYS, lies_told.OFFERS),
-    (Phase.SHARE_KEYS, lies_told.SETS_1),
-    (Phase.COLLECT_MASKED, lies_told.SETS_2),
-    (Phase.AGREE_SURVIVORS, lies_told.SETS_S),
-    (Phase.UNMASK, lies_told.REQUESTS),
-    (Phase.RESULT, lies_told.HISTORIES),
-    (Phase.RESULT, lies_told.SIGNED_HISTORIES),
+    (Phase.ADVERTISE_KEYS, lying_coordinator.OFFERS),
+    (Phase.SHARE_KEYS, lying_coordinator.SETS_1),
+    (Phase.COLLECT_MASKED, lying_coordinator.SETS_2),
+    (Phase.AGREE_SURVIVORS, lying_coordinator.SETS_S),
+    (Phase.UNMASK, lying_coordinator.REQUESTS),
+    (Phase.RESULT, lying_coordinator.HISTORIES),
+    (Phase.RESULT, lying_coordinator.SIGNED_HISTORIES),
 )
 SAID: Final[tuple[tuple[Phase, Lies], ...]] = (
-    (Phase.ADVERTISE_KEYS, lies_said.ADVERTISEMENTS),
-    (Phase.SHARE_KEYS, lies_said.BUNDLES),
-    (Phase.COLLECT_MASKED, lies_said.UPLOADS),
-    (Phase.UNMASK, lies_said.RELEASES),
+    (Phase.ADVERTISE_KEYS, lying_participant.ADVERTISEMENTS),
+    (Phase.SHARE_KEYS, lying_participant.BUNDLES),
+    (Phase.COLLECT_MASKED, lying_participant.UPLOADS),
+    (Phase.UNMASK, lying_participant.RELEASES),
 )
 
 
@@ -50,8 +48,7 @@ def replayed(vector: Mapping[str, Any]) -> Federation:
         participant = federation.participants[name]
         participant.source = ReplaySource(bytes.fromhex(one["drawn"]))  # type: ignore[assignment]  # a random source
         assert SigningKey(SecretBytes(bytes.fromhex(one["identity_secret"]))).public == federation.keys[name].public
-        update = np.array(one["update"], dtype=np.int64)
-        participant.train = lambda _, update=update: update  # type: ignore[misc]
+        participant.train = partial(fixed_update, one["update"])
     return federation
 
 
@@ -84,25 +81,25 @@ class Staged:
 
 def told_to_bob(vector: Mapping[str, Any]) -> dict[str, Any]:
     """Return the vector of a lying coordinator."""
-    return {"transcript": TRANSCRIPT, "to": lies_told.VICTIM, "cases": list(_told(vector))}
+    return {"transcript": TRANSCRIPT, "to": lying_coordinator.VICTIM, "cases": list(_told(vector))}
 
 
 def _told(vector: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for phase, lies in TOLD:
-        honest = Staged(vector, phase).told(lies_told.VICTIM)
+        honest = Staged(vector, phase).told(lying_coordinator.VICTIM)
         for sentence, (change, error) in lies.items():
             yield {"case": sentence, "phase": phase.name, "told": plain(change(honest)), "error": error}
 
 
 def said_by_carol(vector: Mapping[str, Any]) -> dict[str, Any]:
     """Return the vector of a lying participant."""
-    return {"transcript": TRANSCRIPT, "from": lies_said.OFFENDER, "cases": list(_said(vector))}
+    return {"transcript": TRANSCRIPT, "from": lying_participant.OFFENDER, "cases": list(_said(vector))}
 
 
 def _said(vector: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for phase, lies in SAID:
         stage = Staged(vector, phase)
-        honest = stage.answer(lies_said.OFFENDER)
+        honest = stage.answer(lying_participant.OFFENDER)
         context = bytes.fromhex(vector["round_ctx"])
         for sentence, (change, error) in lies.items():
             case = {"case": sentence, "phase": phase.name}
@@ -110,6 +107,6 @@ def _said(vector: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 receipt, masked = change(*honest, context)
                 yield {**case, "said": plain(receipt), "masked": masked.hex(), "error": error}
             elif phase is Phase.UNMASK:
-                yield {**case, "said": plain(lies_said.signed(change(honest), context)), "error": error}
+                yield {**case, "said": plain(lying_participant.signed(change(honest), context)), "error": error}
             else:
                 yield {**case, "said": plain(change(honest)), "error": error}

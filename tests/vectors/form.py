@@ -1,4 +1,4 @@
-"""The form of messages in vectors: JSON objects that name their kind, bytes in hexadecimal, one JSON line a case.
+"""The form of messages in vectors: JSON objects that name their kind, bytes in hexadecimal, one JSON line per case.
 
 Guarantees: what is written reads back equal.
 """

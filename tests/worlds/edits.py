@@ -18,7 +18,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
-ROOMS = ("participant", "coordinator", "privacy", "audit", "authoring")
+PACKAGES = ("participant", "coordinator", "privacy", "audit", "authoring")
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -57,7 +57,7 @@ def tree(module: str) -> ast.Module:
 
 def loaded(*prefixes: str) -> list[str]:
     """Return the modules of this project that are imported now and whose names begin so, sorted."""
-    ours = (name for name in sys.modules if name.partition(".")[0] in ROOMS and sys.modules[name].__file__)
+    ours = (name for name in sys.modules if name.partition(".")[0] in PACKAGES and sys.modules[name].__file__)
     return sorted(name for name in ours if name.startswith(prefixes))
 
 
@@ -118,7 +118,7 @@ def install(function: Function, code: CodeType) -> CodeType:
     live: Any = function.live
     before: CodeType = live.__code__
     live.__code__ = code
-    for module in loaded(*ROOMS):
+    for module in loaded(*PACKAGES):
         for value in list(vars(sys.modules[module]).values()):
             if hasattr(value, "cache_clear"):
                 value.cache_clear()

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from audit.verify import verify_report
+from privacy import canonical
 from privacy.canonical import Json
 from privacy.dp.events import Gaussian, PoissonSampled, round_event
+from privacy.errors import VerificationError
 from privacy.evaluation import SignedEvaluation
 from privacy.ledger import LifetimeBudget, RunSpend, Spent
 from privacy.plan import Plan
 from privacy.plan_parts import Mode
-from privacy.report import LedgerFacts, ReportFacts, RoundFacts, build_report, sign_report
+from privacy.report import LedgerFacts, ReportFacts, RoundFacts, build_report, sign_report, signed_report_bytes
 from privacy.report_model import Report
 from privacy.secagg.keys import SigningKey
 from privacy.secagg.messages import Position, RoundCertificate, SurvivorSet, SurvivorSignature
@@ -115,3 +122,19 @@ def large_report() -> bytes:
     facts = coordinator_facts(plan, keys)
     facts = replace(facts, rounds=rounds, evaluations=[measured(plan, i, i) for i in range(201)])
     return sign_report(build_report(facts), OPERATOR)
+
+
+def code_of(data: bytes, key: bytes | None = None) -> str:
+    """Return the code with which a report is refused."""
+    with pytest.raises(VerificationError) as caught:
+        verify_report(data, expected_key=key)
+    return caught.value.code
+
+
+def resigned(data: bytes, change: Callable[[dict[str, Any]], object], key: SigningKey = OPERATOR) -> bytes:
+    """Return a report that was changed and then signed again by whoever holds the key."""
+    document = json.loads(data)
+    change(document["body"])
+    report = Report.model_validate_json(canonical.encode(document["body"]))
+    document["signature"] = key.sign(signed_report_bytes(report)).hex()
+    return canonical.encode(document)

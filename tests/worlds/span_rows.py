@@ -56,7 +56,7 @@ def independent(sums: Sequence[Sum]) -> list[Sum]:
 
 
 def violates(basis: Sequence[Sum], *, least_honest: int) -> bool:
-    """Say whether this is more than one sum with equal coefficients, over one model's updates, of so many at least."""
+    """Return whether this is more than one sum with equal coefficients over updates of one model, at least so many."""
     if not basis:
         return False
     (first, *others) = basis

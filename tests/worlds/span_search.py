@@ -110,7 +110,7 @@ def candidates(world: LyingCoordinator, number: int, sets: Sequence[Survivors]) 
 
 
 def may_release(world: LyingCoordinator, number: int, sets: Sequence[Survivors]) -> bool:
-    """Say whether any honest participant could release anything in this attempt."""
+    """Return whether any honest participant could release anything in this attempt."""
     choices = candidates(world, number, sets)
     for survivors in {of for mine in choices.values() for _, of in mine}:
         fork = world.fork()

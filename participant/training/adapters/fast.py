@@ -3,7 +3,7 @@
 ``torch.autograd.grad`` of the summed loss at the points of all sites, a batched product a site, and the parts side by
 side. Adapters' gradients are tiny, so having them for each example costs next to nothing: ``bench/dp_step.py``.
 
-Guarantees: every trained tensor is used by some site and has one gradient an example, or the call fails; nothing is
+Guarantees: every trained tensor is used by some site and has one gradient per example, or the call fails; nothing is
 hooked outside of a call, so evaluation and the self-check's own gradients see the bare model.
 Leaves to others: layers that cannot be taken apart (``reference``), the proof on the very model (``selfcheck``).
 """
@@ -30,7 +30,7 @@ def choose_engine(
 
     Args:
         adapted: the model.
-        synthetic: made-up examples, on which the fast engine shows that it knows every layer.
+        synthetic: examples that are nobody's data, on which the fast engine shows that it knows every layer.
         losses: each example's own loss.
         engine: the wish.
 
@@ -58,7 +58,7 @@ class FastEngine(GradientEngine):
         self._gradients = PerExampleGradients(adapted.model, adapted.trained)
 
     def rows(self, examples: Examples) -> Tensor:
-        """Return one gradient a row; see :class:`GradientEngine`."""
+        """Return one gradient per row; see :class:`GradientEngine`."""
         try:
             return self.take_apart(examples)
         except UnknownLayerError as error:
@@ -85,7 +85,7 @@ class PerExampleGradients:
         self._sites = find_sites(model, trained)
 
     def __call__(self, losses: Callable[[], Tensor]) -> Tensor:
-        """Return one gradient a row, shape (batch, entries), float32, the tensors in their order, row-major.
+        """Return one gradient per row, shape (batch, entries), float32, the tensors in their order, row-major.
 
         Args:
             losses: runs the model and returns each example's own loss, shape (batch,).

@@ -23,7 +23,7 @@ Losses = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (batch, labels)
 
 
 def example_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy of each example, shape (batch,): one number a sequence, never a mean over tokens."""
+    """Return the cross-entropy of each example, shape (batch,): one number per sequence, never a mean over tokens."""
     return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
@@ -41,7 +41,7 @@ class GradientEngine(ABC):
 
     @abstractmethod
     def rows(self, examples: Examples) -> torch.Tensor:
-        """Return one gradient a row, shape (batch, entries), float32 on the model's device, in the vector's order.
+        """Return one gradient per row, shape (batch, entries), float32 on the model's device, in the vector's order.
 
         Raises:
             LocalError: ``E-SELF-CHECK``, a trained tensor has no gradient of each example.

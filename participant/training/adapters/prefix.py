@@ -1,4 +1,4 @@
-"""Blocks below the lowest trained one: what comes out of them never changes, so it is computed once an example.
+"""Blocks below the lowest trained one: what comes out of them never changes, so it is computed once per example.
 
 Guarantees: activations are kept only if no trained tensor has any influence on them, and used only if synthetic rows
 have the very same gradients, bit for bit, with the lower blocks as without; an example's activations come from a

@@ -1,6 +1,6 @@
 """The reference engine: per-example gradients from Opacus' hooks.
 
-Guarantees: every trained tensor has one gradient an example, or the call fails. Only the modules that own a trained
+Guarantees: every trained tensor has one gradient per example, or the call fails. Only the modules that own a trained
 tensor are told that they train (Opacus asks for it): for linear layers and norms that changes nothing, so no dropout is
 ever active. ``tests/participant/test_adapter_engines.py`` holds the fast engine to this one.
 Source: Opacus 1.6 ``grad_sample_module.py``.
@@ -43,7 +43,7 @@ class OpacusEngine(GradientEngine):
         self._hooks.disable_hooks()
 
     def rows(self, examples: Examples) -> torch.Tensor:
-        """Return one gradient a row; see :class:`GradientEngine`."""
+        """Return one gradient per row; see :class:`GradientEngine`."""
         self._hooks.enable_hooks()
         try:
             self._backward(examples)

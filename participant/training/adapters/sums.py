@@ -90,12 +90,12 @@ class GradientSums:
                 yield reduce(torch.add, islice(gradients, fit)) / fit
 
     def time_micro_batch(self, **clip: Unpack[Clip]) -> None:
-        """Do what a micro-batch takes, with an empty example in every slot."""
+        """Run one micro-batch of empty examples, to time it."""
         nobody = np.full(self.micro_batch, EMPTY_SLOT, dtype=np.int64)
         clipped_sum(self.engine.rows(self.examples.take(nobody)), **clip).cpu()
 
     def _gradients(self, slots: Rows) -> torch.Tensor:
-        """Return one gradient a row for the slots that hold an example."""
+        """Return one gradient per row for the slots that hold an example."""
         counted = np.flatnonzero(slots != EMPTY_SLOT)
         found = self.engine.rows(self.examples.take(slots))
         if found.device.type == "mps":  # has no float64

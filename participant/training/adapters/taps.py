@@ -84,14 +84,14 @@ class LayerTap(ABC):
 
     @abstractmethod
     def gradients(self, use: Use, outer: Tensor) -> Mapping[str, Tensor]:
-        """Return one gradient a row of each tensor.
+        """Return one gradient per row of each tensor.
 
         Args:
             use: one of :attr:`uses`.
             outer: gradient of the summed loss at its point.
 
         Returns:
-            By the names of :attr:`parameters`, each with the examples first and as many entries an example as the
+            By the names of :attr:`parameters`, each with the examples first and as many entries per example as the
             tensor has.
         """
 
@@ -289,7 +289,7 @@ def _sites(module: nn.Module, wanted: set[int]) -> Iterator[LayerTap]:
 
 
 def _of_layers(module: BaseTunerLayer) -> bool:
-    """Say whether a layer of PEFT only calls layers that own its tensors: W x + B (A x), or a norm for a norm."""
+    """Return whether a layer of PEFT only calls layers that own its tensors: W x + B (A x), or a norm for a norm."""
     return isinstance(module, LNTuningLayer) or (isinstance(module, LoraLinear) and not module.lora_variant)
 
 
@@ -298,7 +298,7 @@ def _below(module: nn.Module, wanted: set[int]) -> Parameters:
 
 
 def _own(module: nn.Module, wanted: set[int]) -> bool:
-    """Say whether a module uses a trained tensor itself; lists and dictionaries of tensors are used by their owners."""
+    """Return whether a module uses a trained tensor itself; what a list or dictionary holds is used by its owner."""
     holders = [one for one in module.children() if isinstance(one, nn.ParameterDict | nn.ParameterList)]
     return any(id(one) in wanted for holder in (module, *holders) for one in holder.parameters(recurse=False))
 

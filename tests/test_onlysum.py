@@ -1,4 +1,4 @@
-"""The one command: help without the rooms, errors as messages, exit codes by who is at fault."""
+"""The one command: help without the packages, errors as messages, exit codes by who is at fault."""
 
 from __future__ import annotations
 
