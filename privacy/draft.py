@@ -16,7 +16,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from privacy import canonical
 from privacy.errors import LocalError
-from privacy.plan_parts import Count, DecimalString, Hex256, Name, PlanModel, Positive, PrivacySpec, Text
+from privacy.plan_parts import Count, DecimalString, Hex256, Name, Paragraphs, PlanModel, Positive, PrivacySpec, Text
 
 MAX_ENTRIES = 2**31  # entries of a vector: 8 GiB at 32 bits, beyond any adapter
 
@@ -55,7 +55,7 @@ class Tensor(PlanModel):
     all and come from the initial adapter.
     """
 
-    key: Annotated[str, StringConstraints(min_length=1, max_length=300)]
+    key: Annotated[Text, StringConstraints(min_length=1, max_length=300)]
     shape: Annotated[tuple[Positive, ...], Field(max_length=8)]
     stream: Name  # a stream of the layout, or "frozen"
 
@@ -125,7 +125,7 @@ class Recipe(PlanModel):
     """The part of a plan that a researcher writes: everything but the federation. A draft directory holds it."""
 
     title: Text
-    purpose: Text
+    purpose: Paragraphs
     base: BaseReference
     adapter: Adapter
     layout: Annotated[tuple[Stream, ...], Field(min_length=1)]

@@ -11,9 +11,11 @@ import math
 from decimal import Decimal
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from privacy import canonical
+from privacy.printable import first_unprintable
 
 MIN_NOISE_EXPONENT = 3  # sigma_i >= 8: the lemma's error is below 1e-65 (docs/privacy-accounting.md)
 MAX_NOISE_EXPONENT = 25  # the sampler's gamma stays within int64
@@ -22,7 +24,25 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Hex128 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Hex256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 DecimalString = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?$")]
-Text = Annotated[str, StringConstraints(min_length=0, max_length=4000)]
+
+
+def _one_line(text: str) -> str:
+    return _require_printable(text, first_unprintable(text))
+
+
+def _lines(text: str) -> str:
+    return _require_printable(text, first_unprintable(text, line_breaks=True))
+
+
+def _require_printable(text: str, character: str | None) -> str:
+    if character is not None:
+        raise PydanticCustomError("unprintable", "has a character that cannot be shown, {at}", {"at": character})
+    return text
+
+
+Text = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterValidator(_one_line)]
+# As Text, but with line feeds.
+Paragraphs = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterValidator(_lines)]
 Count = Annotated[int, Field(ge=0, le=canonical.MAX_INTEGER)]
 Positive = Annotated[int, Field(ge=1, le=canonical.MAX_INTEGER)]
 

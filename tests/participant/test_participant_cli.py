@@ -249,6 +249,18 @@ def test_an_approval_may_become_a_refusal_but_not_the_other_way_round(say: Say, 
     assert refused(lambda: say("plan", "approve", run)).code == "E-EXISTS"
 
 
+@pytest.mark.parametrize("because", ["no\x1b[2J", "no\nbob approved", "\u202eon"])
+def test_words_that_the_operators_terminal_must_not_get_are_refused_before_anything_is_decided(
+    say: Say, home: Home, because: str
+) -> None:
+    run = proposed(home)
+    error = refused(lambda: say("plan", "refuse", run, "--because", because))
+    assert error.code == "E-USAGE"
+    assert "--because" in error.detail
+    assert PlanStore(home, MADE.operator.public).decision(run) is None
+    say("plan", "refuse", run, "--because", "نه، \u200cهنوز نه — 还没有")
+
+
 def test_only_the_approvers_of_the_policy_decide(say: Say, home: Home) -> None:
     plan = owned_plan(mode="distributed")
     equip(home, MADE, plan, more='approvers = ["Anna Meier"]')
