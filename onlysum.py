@@ -226,29 +226,33 @@ def _leave(problem: Exception, *, as_json: bool) -> int:
 
 
 def _print_error(error: OnlysumError, *, as_json: bool) -> None:
+    from host.console import say
+
     known = error.explanation
     if as_json:
         values = {"code": error.code, "detail": error.detail, "why": known.why, "next_step": known.next_step}
-        typer.echo(json.dumps({"error": {**values, "exit_code": int(known.fault)}}), err=True)
+        say(json.dumps({"error": {**values, "exit_code": int(known.fault)}}), to_error=True)
         return
-    typer.echo(f"{error.code}: {known.what}: {error.detail}", err=True)
-    typer.echo(f"  why: {known.why}", err=True)
-    typer.echo(f"  next: {known.next_step}", err=True)
+    say(f"{error.code}: {known.what}: {error.detail}", to_error=True)
+    say(f"  why: {known.why}", to_error=True)
+    say(f"  next: {known.next_step}", to_error=True)
 
 
 def _print_usage(problem: TyperException, *, as_json: bool) -> None:
+    from host.console import say
+
     context = getattr(problem, "ctx", None)
     message = problem.format_message().rstrip(".")
     if message.startswith("Usage:") or not message:  # a group was called without a command: typer's message is its help
-        typer.echo(message or (context.get_help() if context else ""), err=True)
+        say(message or (context.get_help() if context else ""), to_error=True)
         return
     help_line = f"see `{context.command_path if context else 'onlysum'} --help`"
     if as_json:
         values = {"code": "E-USAGE", "detail": message, "next_step": help_line, "exit_code": problem.exit_code}
-        typer.echo(json.dumps({"error": values}), err=True)
+        say(json.dumps({"error": values}), to_error=True)
         return
-    typer.echo(f"E-USAGE: {message}", err=True)
-    typer.echo(f"  next: {help_line}", err=True)
+    say(f"E-USAGE: {message}", to_error=True)
+    say(f"  next: {help_line}", to_error=True)
 
 
 def _write_traceback(problem: Exception) -> Path:

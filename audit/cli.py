@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, assert_never
 
 import typer
 
+from host.console import say
 from privacy.errors import LocalError, VerificationError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def report(
     data = files.read(found)
     verified = verify_report(data)
     files.write_new(output, data)
-    typer.echo(f"wrote {output}: {_headline(verified)}")
+    say(f"wrote {output}: {_headline(verified)}")
 
 
 @app.command()
@@ -80,12 +81,12 @@ def show(file: File, as_json: AsJson = False) -> None:
     """
     verified = _verified(file)
     if as_json:
-        typer.echo(verified.report.model_dump_json(indent=2))
+        say(verified.report.model_dump_json(indent=2))
         return
     from audit import text
 
-    typer.echo(text.rendered(verified.report))
-    typer.echo(_whose_key(verified))
+    say(text.rendered(verified.report))
+    say(_whose_key(verified))
 
 
 @app.command()
@@ -96,14 +97,14 @@ def verify(file: File, key: Key = "", as_json: AsJson = False) -> None:
     """
     verified = _verified(file, key)
     if as_json:
-        typer.echo(json.dumps(_as_values(verified), indent=2))
+        say(json.dumps(_as_values(verified), indent=2))
         return
     from audit import text
 
     for check in verified.checks:
-        typer.echo(text.aligned(f"ok  {check.name}", check.found))
-    typer.echo(f"verified: {_headline(verified)}")
-    typer.echo(_whose_key(verified))
+        say(text.aligned(f"ok  {check.name}", check.found))
+    say(f"verified: {_headline(verified)}")
+    say(_whose_key(verified))
 
 
 @app.command()
@@ -117,19 +118,17 @@ def compare(first: File, second: File, as_json: AsJson = False) -> None:
     found = comparing.compare(_verified(first).report, _verified(second).report)
     if as_json:
         values = {"same_plan": found.same_plan, "contradictions": found.contradictions, "rows": found.rows}
-        typer.echo(json.dumps(values, indent=2))
+        say(json.dumps(values, indent=2))
     else:
         for name, one, other in found.rows:
-            typer.echo(f"{'  ' if one == other else '* '}{name:<20}{one:<28} {other}".rstrip())
+            say(f"{'  ' if one == other else '* '}{name:<20}{one:<28} {other}".rstrip())
     if found.contradictions:
         raise VerificationError("E-REPORT-TRANSCRIPT", "; ".join(found.contradictions))
     if not as_json:
-        typer.echo(
-            "both can be true: " + ("one plan, one history" if found.same_plan else "they are of different runs")
-        )
+        say("both can be true: " + ("one plan, one history" if found.same_plan else "they are of different runs"))
         if found.same_plan and any(one != other for _, one, other in found.rows):
-            typer.echo("* differs: each maker speaks for the fingerprints that it compared, for the")
-            typer.echo("  rounds that it was charged for, and for what it had seen by then.")
+            say("* differs: each maker speaks for the fingerprints that it compared, for the")
+            say("  rounds that it was charged for, and for what it had seen by then.")
 
 
 @app.command()
@@ -155,8 +154,8 @@ def export(
     verified = _verified(file, key)
     target = output or file.with_suffix(SUFFIXES[to])
     files.write_new(target, _exported(verified, to))
-    typer.echo(f"wrote {target}")
-    typer.echo(_whose_key(verified))
+    say(f"wrote {target}")
+    say(_whose_key(verified))
 
 
 def _exported(verified: VerifiedReport, to: Format) -> bytes:

@@ -18,7 +18,18 @@ from typing import Final, Literal, TypeVar
 from audit import wording
 from audit.plots import Plot, line_plot
 from audit.verify import VerifiedReport, fingerprint
-from privacy.report import not_protected
+from privacy.claims import (
+    CHARGING,
+    EARLIER_RUNS,
+    NO_NOISE,
+    NO_PRIVACY,
+    SIMULATION,
+    not_protected,
+    numbers_sentence,
+    relation_sentence,
+    two_units_sentence,
+    unnoised_runs_sentence,
+)
 from privacy.report_model import Claim, LedgerPart, Report, RoundEntry
 
 _T = TypeVar("_T")
@@ -115,7 +126,7 @@ def make_page(verified: VerifiedReport) -> Page:
         origin=f"Privacy report, {plan.federation}, made {made_on} by {maker}",
         made_at=report.made_at,
         purpose=plan.recipe.purpose,
-        key_figure=f"epsilon {wording.short(claim.charged.epsilon)}" if claim else "No differential privacy",
+        key_figure=f"epsilon {wording.short(claim.charged.epsilon)}" if claim else NO_PRIVACY,
         summary=tuple(_summary(report, claim)),
         warns=claim is None or report.simulation,
         blocks=(
@@ -168,6 +179,12 @@ def _code(text: str) -> Span:
     return Span(text, "code")
 
 
+def _led(sentence: str) -> Text:
+    """Return a sentence whose words up to the colon are strong."""
+    words, colon, rest = sentence.partition(":")
+    return _text(_strong(words + colon), rest)
+
+
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
     cells = tuple(tuple(_text(cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
     return Table(tuple(heads), cells)
@@ -194,9 +211,9 @@ def _summary(report: Report, claim: Claim | None) -> Iterator[Text]:
             f" {report.plan.recipe.rounds} rounds: {wording.short(claim.planned_epsilon)}."
         )
     else:
-        yield _text("This run made no claim about what its sums reveal.")
+        yield _text(NO_NOISE)
     if report.simulation:
-        yield _text(_strong("Simulation, not private:"), " seeds that reproduce its noise or sampling exist.")
+        yield _led(SIMULATION)
     yield _text("Roster: ", _strong(report.roster), f". {wording.rounds_summary(report)}")
 
 
@@ -206,14 +223,9 @@ def _plain_words(verified: VerifiedReport, claim: Claim | None) -> Iterator[Bloc
     yield Heading("What this does", 3)
     yield Paragraph(_text(wording.what_this_does(report)))
     yield Heading("What limits what the sum reveals", 3)
-    yield Paragraph(_text(wording.what_limits_the_sum(report)))
+    yield from (Paragraph(_text(sentence)) for sentence in wording.what_limits_the_sum(report))
     if claim and claim.charged_rounds:
-        yield Paragraph(
-            _text(
-                f"A person who is two {claim.unit}s (for example a row at each of two participants) has less"
-                f" protection: epsilon {wording.short(claim.group_of_two)}."
-            )
-        )
+        yield Paragraph(_text(two_units_sentence(claim.unit, float(claim.group_of_two))))
     yield Heading("What we rely on", 3)
     yield Bullets(tuple(map(_text, wording.what_we_rely_on(report))))
     yield Heading("What is not protected", 3)
@@ -241,8 +253,7 @@ def _figures(report: Report, claim: Claim) -> Iterator[Block]:
     yield Heading("The figures", 2)
     yield Paragraph(
         _text(
-            f"Unit of privacy: {claim.unit}. Neighbouring relation: {claim.relation} (one {claim.unit} replaced by an"
-            " empty one; sizes of datasets and participation are public). All at delta"
+            f"Unit of privacy: {claim.unit}. {relation_sentence(claim.unit)} All at delta"
             f" {claim.delta}, after {claim.charged_rounds} charged rounds, this run alone."
         ),
         soft=True,
@@ -269,7 +280,7 @@ def _spend(claim: Claim) -> Iterator[Block]:
     yield Figure(
         plot=line_plot(points),
         label="Cumulative epsilon by charged round; the table below has the numbers",
-        caption="Cumulative epsilon. A round is charged when it starts, completed or not; nothing is refunded.",
+        caption=f"Cumulative epsilon. {CHARGING}",
         x_title="charged rounds",
         y_title="epsilon",
     )
@@ -338,21 +349,16 @@ def _ledger(report: Report, part: LedgerPart) -> Iterator[Block]:
             _strong(part.population),
             f", ledger record {part.sequence}, head ",
             _code(part.head_sha256),
-            f".{spent} Trying several settings is spending too: every run on this population is listed.",
+            f".{spent} {EARLIER_RUNS}",
         )
     )
     if unprotected := sum(run.event is None for run in part.runs):
-        yield Paragraph(
-            _text(
-                _strong(f"{unprotected} of these runs had no differential privacy:"),
-                " no figure on this page covers what they released.",
-            )
-        )
+        yield Paragraph(_led(unnoised_runs_sentence(unprotected)))
     rows = [
         (
             _text(_code(run.run_id[:12]), " (this run)" if run.plan_sha256 == report.plan_sha256 else ""),
             str(run.rounds) if run.event else "",
-            wording.short(run.epsilon) if run.event else "no differential privacy",
+            wording.short(run.epsilon) if run.event else NO_PRIVACY.lower(),
             run.delta if run.event else "",
         )
         for run in part.runs[-MOST_ROWS:]
@@ -385,12 +391,7 @@ def _measurements(report: Report) -> Iterator[Block]:
 def _roster(report: Report) -> Iterator[Block]:
     plan = report.plan
     yield Heading("With whom", 2)
-    yield Paragraph(
-        _text(
-            f"n = {plan.n} participants, f = {plan.f} assumed to collude, at least {plan.min_survivors} in every sum,"
-            f" {plan.quorum} signatures under every set of survivors."
-        )
-    )
+    yield Paragraph(_text(numbers_sentence(plan)))
     yield _table((), wording.mask_rows(report))
     rows = [
         (

@@ -17,6 +17,18 @@ import yaml
 
 from audit import wording
 from audit.verify import VerifiedReport, fingerprint
+from privacy.claims import (
+    EARLIER_RUNS,
+    METADATA,
+    UNIT_WORDS,
+    departing_sentence,
+    difference_sentence,
+    epsilons_sentence,
+    exchanged_sentence,
+    relation_sentence,
+    sum_sentence,
+    two_units_sentence,
+)
 from privacy.errors import RefusedError
 from privacy.plan import Plan
 from privacy.report_model import Claim, Report
@@ -54,7 +66,7 @@ def entry(verified: VerifiedReport) -> Entry:
         "deployment": {
             "basic": _basic(report),
             "dp_variant": _variant(report),
-            "privacy_loss": _loss(claim),
+            "privacy_loss": _loss(plan, claim),
             "deployment_model": _model(report),
             "accounting": _accounting(plan),
             "implementation": _implementation(report, claim),
@@ -87,23 +99,29 @@ def _variant(report: Report) -> Entry:
             f"Datasets of {plan.n} organisations for the task {plan.recipe.task.kind}, of public sizes"
             f" {', '.join(str(member.units) for member in plan.roster)}."
         ),
-        "unprotected_quantities": "Sizes of the datasets, who took part in which round, and the timing of messages.",
+        "unprotected_quantities": METADATA,
     }
 
 
-def _loss(claim: Claim) -> Entry:
+def _epsilons(plan: Plan, claim: Claim) -> str:
+    return epsilons_sentence(
+        plan,
+        outsiders=float(claim.outsiders.epsilon),
+        charged=float(claim.charged.epsilon),
+        all_others=float(claim.all_others.epsilon),
+    )
+
+
+def _loss(plan: Plan, claim: Claim) -> Entry:
     return {
-        "privacy_unit": wording.UNIT_WORDS[claim.unit],
+        "privacy_unit": UNIT_WORDS[claim.unit],
         "privacy_unit_details": (
-            f"Zero-out: neighbouring datasets differ in one {claim.unit}, which is replaced by an empty one that"
-            f" contributes the zero vector. Under replace-one, epsilon is {wording.short(claim.replace_one)}; for a"
-            f" group of two units it is {wording.short(claim.group_of_two)}."
+            f"{relation_sentence(claim.unit)} {exchanged_sentence(claim.unit, float(claim.replace_one))}"
+            f" {two_units_sentence(claim.unit, float(claim.group_of_two))}"
         ),
         "privacy_parameters": {"epsilon": float(claim.charged.epsilon), "delta": float(claim.delta)},
         "privacy_parameters_details": (
-            f"For this run alone, after {claim.charged_rounds} charged rounds. Against outsiders epsilon is"
-            f" {wording.short(claim.outsiders.epsilon)}; if everybody else colludes it is"
-            f" {wording.short(claim.all_others.epsilon)}."
+            f"For this run alone, after {claim.charged_rounds} charged rounds. {_epsilons(plan, claim)}"
         ),
     }
 
@@ -113,8 +131,8 @@ def _model(report: Report) -> Entry:
     return {
         "model_name": "Federated",
         "model_name_details": (
-            "Each participant clips and noises on its own machine; secure aggregation shows the coordinator only the"
-            f" sum of at least {plan.min_survivors} participants (mode {plan.privacy.mode})."
+            f"Each participant clips and noises on its own machine (mode {plan.privacy.mode})."
+            f" {departing_sentence(plan)} {sum_sentence(plan)} {difference_sentence(plan)}"
         ),
         "actors": " ".join(wording.what_we_rely_on(report)),
         "release_type": "One release",
@@ -146,8 +164,8 @@ def _implementation(report: Report, claim: Claim) -> Entry:
     earlier = "The coordinator's report does not list earlier runs; each owner's ledger does."
     if report.ledger:
         earlier = (
-            f"Runs on this population so far, this one included: {len(report.ledger.runs)}. Trying several settings is"
-            " spending too, and all are on the owner's ledger."
+            f"Runs on this population so far, this one included: {len(report.ledger.runs)}, all of them on the owner's"
+            f" ledger. {EARLIER_RUNS}"
         )
     return {
         "preprocessing_and_hyperparameter_tuning": earlier,

@@ -9,7 +9,7 @@ import textwrap
 from typing import Final
 
 from audit import wording
-from privacy.report import not_protected
+from privacy.claims import NO_PRIVACY, not_protected, unnoised_runs_sentence
 from privacy.report_model import Claim, Report
 
 COLUMNS: Final = 80
@@ -19,7 +19,7 @@ def headline(report: Report) -> str:
     """Return the run and its figure in one line."""
     stated, title = report.privacy, report.plan.recipe.title or report.plan.run_id
     if not isinstance(stated, Claim):
-        return f"{title}: no differential privacy"
+        return f"{title}: {NO_PRIVACY.lower()}"
     figure = wording.short(stated.charged.epsilon)
     return (
         f"{title}: epsilon {figure} at delta {stated.delta} per {stated.unit}, {stated.charged_rounds} charged rounds"
@@ -31,7 +31,7 @@ def rendered(report: Report) -> str:
     parts = [
         headline(report),
         _section("What this does", (wording.what_this_does(report),)),
-        _section("What limits what the sum reveals", (wording.what_limits_the_sum(report),)),
+        _section("What limits what the sum reveals", wording.what_limits_the_sum(report)),
         _section("What we rely on", wording.what_we_rely_on(report)),
         _section("What is not protected", not_protected(report.plan)),
         _section("The figures", _figures(report)),
@@ -59,7 +59,7 @@ def _section(title: str, lines: tuple[str, ...]) -> str:
 def _figures(report: Report) -> tuple[str, ...]:
     stated = report.privacy
     if not isinstance(stated, Claim):
-        return ("no differential privacy",)
+        return (NO_PRIVACY.lower(),)
     trusted = tuple(f"against {who}: epsilon {epsilon}" for who, epsilon, _ in wording.trust_rows(report))
     return (
         *trusted,
@@ -80,5 +80,5 @@ def _ledger(report: Report) -> tuple[str, ...]:
         lines.append(f"spent over all runs: epsilon {spent} of {part.budget.epsilon} at delta {part.budget.delta}")
         lines += [why] if (why := wording.why_lifetime_is_more(part)) else []
     if unprotected:
-        lines.append(f"{unprotected} of these runs had no differential privacy: no figure covers them")
+        lines.append(unnoised_runs_sentence(unprotected))
     return tuple(lines)

@@ -1,91 +1,58 @@
 """What a report means in plain words, for a data-protection officer.
 
-Guarantees: short sentences without formulas; never a promise that the report's figures do not carry, and mode ``none``
-always reads "no differential privacy".
-Leaves to others: layout (``html``), the terminal (``cli``).
+Guarantees: short sentences without formulas; mode ``none`` always reads "no differential privacy".
+Leaves to others: sentences that state a guarantee or its absence (``privacy.claims``), layout (``html``), the terminal
+(``cli``).
 Source: docs/privacy-accounting.md section 9.
 """
 
 from __future__ import annotations
 
-import math
-
-from privacy.claims import graph_words, suite_words
+from privacy.claims import (
+    NO_NOISE,
+    NO_PRIVACY,
+    UNVERIFIED,
+    adversaries,
+    departing_sentence,
+    difference_sentence,
+    graph_words,
+    lifetime_sentence,
+    limit_sentences,
+    reliance_sentences,
+    suite_words,
+    sum_sentence,
+)
 from privacy.dp import rdp
 from privacy.dp.events import format_epsilon_up
 from privacy.plan import Plan
 from privacy.report_model import Claim, LedgerPart, Report
-from privacy.secagg.suites import HYBRID
-
-LARGE_EPSILON = 9.0  # beyond it an even guess can become practically certain
-
-UNIT_WORDS = {
-    "example": "one example (one row of a dataset)",
-    "user": "one person, with all of that person's rows at one participant",
-    "participant": "one participant, with its whole dataset",
-}
 
 
 def what_this_does(report: Report) -> str:
     """Return what the run did, in a few sentences."""
-    plan, recipe = report.plan, report.plan.recipe
+    plan = report.plan
     return (
-        f"{plan.n} organisations fine-tuned {recipe.base.name} together, without handing their data to anybody. Each"
-        f" one trained on its own machine and sent one masked list of {recipe.entries:,} numbers a round; masks cancel"
-        f" only in the sum of at least {plan.min_survivors} participants, so the coordinator learned that sum and no"
-        " single contribution."
+        f"{plan.n} organisations fine-tuned {plan.recipe.base.name} together, each on its own machine. "
+        f"{departing_sentence(plan)} {sum_sentence(plan)}"
     )
 
 
-def what_limits_the_sum(report: Report) -> str:
-    """Return what keeps the sum from revealing single units, in a few sentences."""
-    stated = report.privacy
+def what_limits_the_sum(report: Report) -> tuple[str, ...]:
+    """Return what keeps the sums from revealing single units, in paragraphs."""
+    stated, plan = report.privacy, report.plan
     if not isinstance(stated, Claim):
-        return (
-            "Nothing: this run has no differential privacy. The masks hide each contribution, but no noise limits what"
-            " the sum itself tells about a single record."
-        )
+        return (f"Nothing. {NO_NOISE}",)
     if stated.charged_rounds == 0:
-        return "No round has started, so nothing was released and nothing was charged."
-    figure = (
-        f"Noise. It limits what anything released can tell about {UNIT_WORDS[stated.unit]}: epsilon"
-        f" {short(stated.charged.epsilon)} at delta {stated.delta}. "
-    )
-    if float(stated.charged.epsilon) > LARGE_EPSILON:
-        return figure + "A figure this large promises little by itself: smaller epsilon means less can be learned."
-    return figure + (
-        "In other words, whoever is unsure (50%) whether a given unit was used, and then sees everything that the"
-        f" coordinator saw, cannot become more than {certainty(stated.charged.epsilon)} sure, except with a probability"
-        f" of about 1 in {round(1 / float(stated.delta)):,}. Smaller epsilon means less can be learned."
-    )
+        return ("No round has started, so nothing was released and nothing was charged.",)
+    epsilon = float(stated.charged.epsilon)
+    meaning = " ".join(limit_sentences(epsilon, delta=stated.delta, unit=stated.unit))
+    return meaning, difference_sentence(plan)
 
 
 def what_we_rely_on(report: Report) -> tuple[str, ...]:
     """Return what must hold for the figures, one sentence each."""
-    plan, stated = report.plan, report.privacy
-    colluders = max(plan.f, 1)
-    agreement = "X25519 or ML-KEM-768" if plan.suite == HYBRID else "X25519"
-    relied = [
-        f"At most {plan.f} of the {plan.n} participants work together with the coordinator."
-        if plan.f
-        else "No participant works together with the coordinator.",
-        "Each participant's machine runs the published program and is not taken over.",
-        f"The cryptography ({agreement}, Ed25519, AES-256, SHA-256) holds.",
-    ]
-    if isinstance(stated, Claim) and plan.privacy.mode == "local":
-        relied.insert(0, "For the noise, nobody else: each participant adds all of its own.")
-    elif isinstance(stated, Claim):
-        relied.insert(
-            0,
-            f"In each sum, {stated.charged.noise} honest participants add their part of the noise and keep it secret;"
-            f" that leaves room for the coordinator together with {_participants(colluders)}.",
-        )
-    if report.roster == "unverified":
-        relied.append(
-            "The participants are who the roster says: the maker of this report has not compared their fingerprints"
-            " (roster: unverified). A coordinator that invents participants counts them among the colluding ones."
-        )
-    return tuple(relied)
+    relied = reliance_sentences(report.plan)
+    return (*relied, UNVERIFIED) if report.roster == "unverified" else relied
 
 
 def mask_rows(report: Report) -> tuple[tuple[str, str], ...]:
@@ -98,29 +65,13 @@ def trust_rows(report: Report) -> tuple[tuple[str, str, str], ...]:
     stated, plan = report.privacy, report.plan
     if not isinstance(stated, Claim):
         return ()
-    charged = f"the coordinator together with {_participants(max(plan.f, 1))} (this is charged)"
-    rows = (
-        ("outsiders, who see only what is released", stated.outsiders),
-        (charged, stated.charged),
-        ("everybody else together", stated.all_others),
-    )
-    return tuple((who, short(one.epsilon), str(one.noise)) for who, one in rows)
-
-
-def _participants(count: int) -> str:
-    return "1 participant" if count == 1 else f"{count} participants"
+    rows = zip(adversaries(plan), (stated.outsiders, stated.charged, stated.all_others), strict=True)
+    return tuple((whom, short(trust.epsilon), str(trust.noise)) for whom, trust in rows)
 
 
 def short(epsilon: str) -> str:
     """Return an epsilon with two decimals, rounded up, for reading."""
     return format_epsilon_up(float(epsilon))
-
-
-def certainty(epsilon: str) -> str:
-    """Return to what an even guess can rise at most, in percent, rounded up."""
-    share = 100 / (1 + math.exp(-min(float(epsilon), 700.0)))
-    digits = 100 if share > 99 else 10
-    return f"{math.ceil(share * digits) / digits:g}%"
 
 
 def rounds_summary(report: Report) -> str:
@@ -139,13 +90,7 @@ def why_lifetime_is_more(part: LedgerPart) -> str:
     kept = part.budget
     if kept is None or not float(part.lifetime_epsilon):
         return ""
-    fixed = rdp.to_epsilon(0.0, kept.order, float(kept.delta))
-    return (
-        f"It is counted by a Renyi filter of order {kept.order}, which holds even where runs were chosen after seeing"
-        f" earlier results and is therefore larger than the figure of a run alone: "
-        f"{format_epsilon_up(fixed)} of it is for"
-        " delta and is paid once, with the first charge."
-    )
+    return lifetime_sentence(order=kept.order, fixed=rdp.to_epsilon(0.0, kept.order, float(kept.delta)))
 
 
 def method_rows(plan: Plan) -> tuple[tuple[str, str], ...]:
@@ -158,7 +103,7 @@ def method_rows(plan: Plan) -> tuple[tuple[str, str], ...]:
         ("local steps a round (E)", str(privacy.local_steps)),
     )
     if not privacy.noised:
-        return (("noise", "none: no differential privacy"), *common)
+        return (("noise", f"none: {NO_PRIVACY.lower()}"), *common)
     return (
         ("mode", privacy.mode),
         ("sampling", _sampling(plan)),

@@ -38,7 +38,7 @@ from privacy.draft import (
     Training,
 )
 from privacy.errors import LocalError
-from privacy.plan_parts import PlanModel
+from privacy.plan_parts import PlanModel, first_problem
 from privacy.task_parts import Classification, ImageClassification, TextClassification
 
 DRAFT_FILE: Final = "draft.json"
@@ -79,9 +79,8 @@ def build_draft(recipe: Path, out: Path) -> Draft:
         adapter = make_adapter(method, wanted.adapter, folder, base, task)
         draft = _draft(wanted, method, base, task, adapter.description)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise LocalError("E-CONFIG-INVALID", f"{recipe.name}: {where}: {first['msg']}") from None
+        where, expected, _ = first_problem(error, "recipe")
+        raise LocalError("E-CONFIG-INVALID", f"{recipe.name}: {where}: {expected}") from None
     with durable.new_directory(out) as directory:
         (directory / INITIAL_FILE).write_bytes(adapter.tensors)
         (directory / CONFIG_FILE).write_text(adapter.config)

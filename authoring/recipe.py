@@ -87,7 +87,7 @@ from authoring.refused_keys import REASONS
 from host import configuration
 from host.settings import Section
 from privacy.errors import LocalError
-from privacy.plan_parts import Count, DecimalString, Mode, Name, Positive, Text, Unit
+from privacy.plan_parts import Count, DecimalString, Mode, Name, Paragraphs, Positive, Text, Unit
 
 
 def _decimal(value: Any) -> Any:
@@ -205,7 +205,7 @@ class RecipeFile(Section):
     """The whole of ``recipe.toml``."""
 
     title: Text
-    purpose: Text
+    purpose: Paragraphs
     method: str
     rounds: Positive
     base: BaseSection

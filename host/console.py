@@ -1,7 +1,8 @@
 """How the commands of both daemons print.
 
 Guarantees: with ``--json`` one JSON document on standard output and nothing else there; without it plain lines that fit
-80 columns where names do.
+80 columns where names do. Whatever a line holds, no character of it can rewrite the terminal: plans, settings and
+messages are checked where they are read, and what got past that (rows of an older version) is escaped here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Annotated
 
 import typer
 
+from privacy.printable import printable
+
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -20,7 +23,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def show(value: Json, lines: Sequence[str], *, as_json: bool) -> None:
     """Print a value as JSON, or its lines."""
-    typer.echo(json.dumps(value, indent=2) if as_json else "\n".join(lines))
+    say(json.dumps(value, indent=2) if as_json else "\n".join(lines))
+
+
+def say(text: str, *, to_error: bool = False) -> None:
+    """Print a text, with what must not reach a terminal written as escapes."""
+    typer.echo(printable(text, line_breaks=True), err=to_error)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

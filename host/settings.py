@@ -1,7 +1,8 @@
 """A configuration file's text becomes a value, or a refusal that names the line.
 
 Guarantees: a key that the model does not know is refused with the nearest known one, because a silent default could
-switch a protection off; every refusal names file and line.
+switch a protection off; no text holds a character that cannot be shown, since these texts are printed and travel in
+plans (line feeds are left to the model: ``plan_parts.Text`` refuses them too); every refusal names file and line.
 Leaves to others: reading the file, and what the keys mean. Source: TOML 1.0.
 """
 
@@ -11,12 +12,13 @@ import difflib
 import re
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from privacy.errors import LocalError
+from privacy.printable import first_unprintable, printable
 
 
 class Section(BaseModel):
@@ -49,6 +51,9 @@ def parse(text: str, model: type[SectionT], *, file: str) -> SectionT:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise LocalError("E-CONFIG-INVALID", f"{file}: {error}") from None
+    for path, character in _unprintable(value, ()):
+        where = _where(path, text, file)
+        raise LocalError("E-CONFIG-INVALID", f"{where}: has a character that cannot be shown, {character}")
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -60,11 +65,33 @@ def _refusal(error: ValidationError, model: type[Section], text: str, file: str)
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
     first = (unknown or problems)[0]
     path = tuple(str(part) for part in first["loc"])
-    where = ": ".join((f"{file}, line {_line(text, path)}" if path else file, *([".".join(path)] if path else [])))
+    where = _where(path, text, file)
     if not unknown:
         return LocalError("E-CONFIG-INVALID", f"{where}: {first['msg'].removeprefix('Value error, ')}")
     near = difflib.get_close_matches(path[-1], _known_keys(model, path[:-1]), n=1, cutoff=0.5)
     return LocalError("E-CONFIG-UNKNOWN-KEY", where + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def _where(path: _Path, text: str, file: str) -> str:
+    """Return file, line and key, as far as there are any."""
+    return f"{file}, line {_line(text, path)}: {printable('.'.join(path))}" if path else file
+
+
+def _unprintable(value: Any, path: _Path) -> Iterator[tuple[_Path, str]]:
+    """Yield the path of every key and text that cannot be shown, with the first such character of each."""
+    match value:
+        case str():
+            character = first_unprintable(value, line_breaks=True)
+            yield from () if character is None else ((path, character),)
+        case dict():
+            for key, inner in value.items():
+                inside = (*path, key)
+                character = first_unprintable(key)
+                yield from () if character is None else ((inside, character),)
+                yield from _unprintable(inner, inside)
+        case list():
+            for number, item in enumerate(value):
+                yield from _unprintable(item, (*path, str(number)))
 
 
 def _known_keys(model: type[Section], path: _Path) -> list[str]:

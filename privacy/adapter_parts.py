@@ -17,7 +17,7 @@ from pydantic import Field, StringConstraints
 
 from privacy.plan_parts import Count, DecimalString, Hex256, Name, PlanModel, Positive, Text
 
-TensorKey = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+TensorKey = Annotated[Text, StringConstraints(min_length=1, max_length=300)]
 Modules = Annotated[tuple[Text, ...], Field(max_length=1000)]
 
 

@@ -16,7 +16,17 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from privacy import canonical
 from privacy.adapter_parts import OUTSIDE_STREAMS, Adapter, Differences, Role, Schedule, StateStream, Turn, Upload
 from privacy.errors import LocalError
-from privacy.plan_parts import DecimalString, Hex256, Name, PlanModel, Positive, PrivacySpec, Text
+from privacy.plan_parts import (
+    DecimalString,
+    Hex256,
+    Name,
+    Paragraphs,
+    PlanModel,
+    Positive,
+    PrivacySpec,
+    Text,
+    first_problem,
+)
 from privacy.task_parts import Task
 
 HEAD_STREAM = "head"  # the task head: a stream of its own in every method
@@ -96,7 +106,7 @@ class Recipe(PlanModel):
     """
 
     title: Text
-    purpose: Text
+    purpose: Paragraphs
     notice: Notice = Notice()
     base: BaseReference
     adapter: Adapter
@@ -203,10 +213,8 @@ class Draft(PlanModel):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "draft"
-            said = first.get("ctx", {}).get("error") or first["msg"]
-            raise LocalError("E-PLAN-MALFORMED", f"draft.json: {where}: {said}") from None
+            where, expected, _ = first_problem(error, "draft")
+            raise LocalError("E-PLAN-MALFORMED", f"draft.json: {where}: {expected}") from None
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON of this draft."""

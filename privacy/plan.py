@@ -38,6 +38,7 @@ from privacy.plan_parts import (
     Positive,
     Privacy,
     Text,
+    first_problem,
 )
 from privacy.secagg import graph_bounds, keys
 from privacy.secagg.parameters import Parameters, RosterMember
@@ -148,11 +149,9 @@ class Plan(PlanModel):
             canonical.decode(data)
             plan = cls.model_validate_json(data)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "plan"
-            broken = first.get("ctx", {}).get("error")
-            code = getattr(broken, "code", "E-PLAN-RULE" if first["type"] == "value_error" else "E-PLAN-MALFORMED")
-            raise PlanError(code, f"{where}: {broken or first['msg']}") from None
+            where, expected, broken = first_problem(error, "plan")
+            code = "E-PLAN-MALFORMED" if broken is None else getattr(broken, "code", "E-PLAN-RULE")
+            raise PlanError(code, f"{where}: {expected}") from None
         except ValueError as error:
             raise PlanError("E-PLAN-MALFORMED", str(error)) from None
         if plan.to_bytes() != data:  # a field left to its default: the same plan would have two hashes

@@ -11,9 +11,11 @@ import math
 from decimal import Decimal
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from privacy import canonical
+from privacy.printable import first_unprintable, printable
 
 MIN_NOISE_EXPONENT = 3  # sigma_i >= 8: the lemma's error is below 1e-65 (docs/privacy-accounting.md)
 MAX_NOISE_EXPONENT = 25  # the sampler's gamma stays within int64
@@ -22,7 +24,25 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Hex128 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Hex256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 DecimalString = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?$")]
-Text = Annotated[str, StringConstraints(min_length=0, max_length=4000)]
+
+
+def _one_line(text: str) -> str:
+    return _require_printable(text, first_unprintable(text))
+
+
+def _lines(text: str) -> str:
+    return _require_printable(text, first_unprintable(text, line_breaks=True))
+
+
+def _require_printable(text: str, character: str | None) -> str:
+    if character is not None:
+        raise PydanticCustomError("unprintable", "has a character that cannot be shown, {at}", {"at": character})
+    return text
+
+
+Text = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterValidator(_one_line)]
+# As Text, but with line feeds.
+Paragraphs = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterValidator(_lines)]
 Count = Annotated[int, Field(ge=0, le=canonical.MAX_INTEGER)]
 Positive = Annotated[int, Field(ge=1, le=canonical.MAX_INTEGER)]
 
@@ -36,6 +56,24 @@ class BrokenRuleError(ValueError):
     def __init__(self, code: str, rule: str) -> None:
         super().__init__(rule)
         self.code = code
+
+
+def first_problem(error: ValidationError, whole: str) -> tuple[str, str, BrokenRuleError | ValueError | None]:
+    """Return where a document first breaks its form, what is expected there, and the rule's own error if it is one.
+
+    Nothing of what the document says is repeated, and its unknown keys are printable.
+
+    Args:
+        error: of the document.
+        whole: its name, where the fault is of no single field.
+    """
+    first = error.errors(include_url=False, include_input=False)[0]
+    context = first.get("ctx", {})
+    where = ".".join(printable(str(part)) for part in first["loc"]) or whole
+    if first["type"] == "union_tag_invalid":  # its own words would repeat the tag
+        return where, f"{context['discriminator']} must be one of {context['expected_tags']}", None
+    broken = context.get("error")
+    return where, str(broken or first["msg"]), broken if isinstance(broken, ValueError) else None
 
 
 class PlanModel(BaseModel):

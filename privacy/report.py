@@ -17,7 +17,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Final, Literal
 
 from privacy import canonical
-from privacy.claims import graph_sentences, suite_sentences
+from privacy.claims import not_protected
 from privacy.dp import accountants
 from privacy.dp.events import Composed, Event, decimal, round_event
 from privacy.errors import LocalError
@@ -51,21 +51,6 @@ LABEL_REPORT: Final = b"onlysum/1/report"
 EPSILON_DECIMALS: Final = Decimal("0.0001")  # epsilons are rounded up to these
 SYSTEM_RANDOMNESS: Final = (
     "keys, sampling coins and noise come from the operating system of each participant; no seed is kept"
-)
-
-_EITHER_WAY: Final = (
-    "Who took part, when, how large their dataset is, and the timing and size of messages.",
-    "Correctness of the model: participants or a coordinator that lie can make it useless or steer it.",
-    "Availability: anyone on the roster can stop a round, and a round that has started counts as spent.",
-    "A computer that is taken over: its data, its updates and its keys are then in the attacker's hands.",
-)
-NOT_PROTECTED: Final = (
-    "What many records have in common: a pattern that they share can be learned from the result.",
-    *_EITHER_WAY,
-)
-NOT_PROTECTED_WITHOUT_NOISE: Final = (
-    "What the sum of the updates reveals about a single record or participant: no noise limits it.",
-    *_EITHER_WAY,
 )
 
 
@@ -136,18 +121,6 @@ def build_report(facts: ReportFacts) -> Report:
         evaluations=tuple(_evaluation_entry(one) for one in sorted(facts.evaluations, key=_evaluation_order)),
         ledger=None if facts.ledger is None else ledger_part(facts.ledger),
         not_protected=not_protected(plan),
-    )
-
-
-def not_protected(plan: Plan) -> tuple[str, ...]:
-    """Return what a run of this plan leaves open, sentence by sentence.
-
-    Readers show these, made from the plan by their own program, and not what a report's maker may have left out.
-    """
-    return (
-        *(NOT_PROTECTED if plan.privacy.noised else NOT_PROTECTED_WITHOUT_NOISE),
-        *graph_sentences(plan),
-        *suite_sentences(plan),
     )
 
 

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, EncodeError, Message
 from privacy.canonical import MAX_INTEGER
 from privacy.errors import LocalError, PeerError, Phase
 from privacy.plan import MAX_ROSTER
+from privacy.printable import first_unprintable
 
 COORDINATOR: Final = "coordinator"  # who is to blame for what comes from there
 MAX_TEXT: Final = 4000  # characters, as plan_parts.Text
@@ -123,11 +124,11 @@ def code(value: str) -> str:
 
 
 def text(value: str, field: str, *, most: int = MAX_TEXT) -> str:
-    """Return a text that is safe to show on a terminal: no control or formatting characters but line feeds."""
+    """Return a text of one line that is safe to show on a terminal (``privacy.printable``)."""
     if len(value) > most:
         raise Malformed(f"{field} has {len(value)} characters, at most {most} are allowed")
-    if not all(character.isprintable() or character == "\n" for character in value):
-        raise Malformed(f"{field} has a character that cannot be shown")
+    if (character := first_unprintable(value)) is not None:
+        raise Malformed(f"{field} has a character that cannot be shown, {character}")
     return value
 
 

@@ -77,7 +77,7 @@ def create(
 
 
 def _plan_value(plan: Plan) -> Json:
-    from coordinator.runs.creation import trust_sentences
+    from privacy.claims import trust_sentences
 
     return {
         "run": plan.run_id,
@@ -98,8 +98,7 @@ def _plan_value(plan: Plan) -> Json:
 
 
 def _plan_lines(plan: Plan) -> list[str]:
-    from coordinator.runs.creation import trust_sentences
-    from privacy.claims import graph_words, suite_words
+    from privacy.claims import graph_words, suite_words, trust_sentences
 
     return [
         f"Run {plan.run_id}: {plan.recipe.title}",
@@ -110,14 +109,16 @@ def _plan_lines(plan: Plan) -> list[str]:
         f"  n={plan.n} f={plan.f} T={plan.shamir_threshold} min_survivors={plan.min_survivors}",
         f"  graph     {graph_words(plan)}",
         f"  suite     {suite_words(plan)}",
-        *[f"  - {one}" for one in trust_sentences(plan)],
+        *[f"  - {sentence}" for sentence in trust_sentences(plan)],
         f"Waits for the approval of all {plan.n}. Next: onlysum coordinator run watch {plan.run_id[:8]}",
     ]
 
 
 def _noise_words(privacy: Privacy) -> str:
+    from privacy.claims import NO_PRIVACY
+
     if not privacy.noised:
-        return "no differential privacy"
+        return NO_PRIVACY.lower()
     return (
         f"epsilon {privacy.epsilon} at delta {privacy.delta}, unit {privacy.unit}: noise 2^{privacy.noise_exponent}, "
         f"sensitivity {privacy.sensitivity}, noise of {privacy.honest_noise} relied on"

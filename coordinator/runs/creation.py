@@ -24,7 +24,6 @@ from coordinator.database.store import Store
 from coordinator.runs.global_adapter import RunFiles, read_initial
 from coordinator.runs.thresholds import Requested, choose
 from host import durable
-from privacy.claims import graph_sentences, suite_sentences
 from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError, PlanError
 from privacy.interfaces import RandomSource
@@ -199,29 +198,3 @@ def register(store: Store, home: Home, operator: SigningKey, plan: Plan, draft: 
     with store.begin() as connection:
         run_rows.add_run(connection, record)
     return record
-
-
-def trust_sentences(plan: Plan) -> tuple[str, ...]:
-    """Return who together could see whose update, how many may drop out, and what graph and suite leave open."""
-    honest = plan.min_survivors - plan.f
-    inside = [member.id for member in plan.roster if member.with_operator]
-    lines = [
-        f"The coordinator alone sees only sums over at least {plan.min_survivors} of {plan.n} participants.",
-        f"Together with any {_participants(plan.f)} it sees a sum over at least {honest} others, never one update.",
-        f"Together with {_participants(plan.f + 1)} or more it could see a single participant's update.",
-    ]
-    if inside:
-        more = _participants(plan.f + 1 - len(inside))
-        lines.append(
-            f"{', '.join(inside)} and the coordinator are one organisation: {more} more would be enough for that."
-        )
-    spare = plan.n - plan.min_survivors
-    tolerated = (
-        f"A round completes without {_participants(spare)}" if spare else "Every participant is needed in a round"
-    )
-    lines.append(f"{tolerated}; one that cannot complete is tried again, up to {plan.max_attempts} times in all.")
-    return (*lines, *graph_sentences(plan), *suite_sentences(plan))
-
-
-def _participants(count: int) -> str:
-    return "1 participant" if count == 1 else f"{count} participants"

@@ -20,6 +20,19 @@ from coordinator.database.store import Store
 from coordinator.runs.global_adapter import VECTOR_TYPE, RunFiles, read_initial
 from host import durable
 from privacy.adapter_parts import options_words
+from privacy.claims import (
+    COMMON,
+    EARLIER_RUNS,
+    NO_NOISE,
+    collusion_sentence,
+    difference_sentence,
+    epsilon_sentence,
+    graph_sentences,
+    noise_sentences,
+    relation_sentence,
+    suite_sentences,
+    sum_sentence,
+)
 from privacy.errors import OnlysumError
 from privacy.evaluation import SignedEvaluation
 from privacy.plan import Plan, VerifiedPlan
@@ -110,24 +123,22 @@ def _signed(plan: VerifiedPlan, one: run_rows.EvaluationRecord) -> SignedEvaluat
 # --- the model card ---
 
 
-def privacy_statement(plan: Plan) -> str:
-    """Return the sentence about privacy that travels with an adapter."""
+def privacy_sentences(plan: Plan) -> tuple[str, ...]:
+    """Return what is said about privacy wherever an adapter goes."""
     privacy = plan.privacy
-    if not privacy.noised:
-        return (
-            "No differential privacy: each participant's update was hidden in the sum, but nothing limits what the sum "
-            "itself, and so this adapter, tells about a single record."
+    noise = (
+        (
+            epsilon_sentence(float(privacy.epsilon), delta=privacy.delta, unit=privacy.unit),
+            relation_sentence(privacy.unit),
+            *noise_sentences(plan),
+            COMMON,
+            EARLIER_RUNS,
         )
-    relied = (
-        "each participant's own noise alone"
-        if privacy.mode == "local"
-        else f"the noise of {privacy.honest_noise} honest participants"
+        if privacy.noised
+        else (NO_NOISE,)
     )
-    return (
-        f"Differential privacy: epsilon at most {privacy.epsilon} at delta {privacy.delta} for this run alone, unit "
-        f"{privacy.unit}, relation {privacy.relation}, mode {privacy.mode}, relying on {relied}. It does not hide what "
-        f"many records have in common. Earlier runs on the same data add to what is spent; see the signed report."
-    )
+    masks = (collusion_sentence(plan), sum_sentence(plan), difference_sentence(plan))
+    return (*noise, *masks, *graph_sentences(plan), *suite_sentences(plan))
 
 
 def model_card(plan: Plan, measured: tuple[run_rows.EvaluationRecord, ...]) -> str:
@@ -139,6 +150,8 @@ def model_card(plan: Plan, measured: tuple[run_rows.EvaluationRecord, ...]) -> s
         for one in final
     )
     figures = figures or "None was reported.\n"
+    purpose = "\n".join(f"> {line}" for line in recipe.purpose.split("\n"))  # no line of it can pass for a heading
+    privacy = "\n".join(f"- {sentence}" for sentence in privacy_sentences(plan))
     return f"""\
 ---
 library_name: peft
@@ -146,7 +159,7 @@ library_name: peft
 
 # {recipe.title}
 
-{recipe.purpose}
+{purpose}
 
 - base model: `{recipe.base.name}` ({recipe.base.architecture}), files hash `{recipe.base.hash}`
 - method: `{recipe.adapter.method}`, {options_words(recipe.adapter)}, {recipe.state_entries} entries
@@ -155,10 +168,9 @@ library_name: peft
 
 ## Privacy
 
-{privacy_statement(plan)}
+Mode `{plan.privacy.mode}`; the signed report has the figures of what was executed.
 
-The coordinator learned only sums of at least {plan.min_survivors} participants' updates, as long as it colludes with at
-most {plan.f} of them.
+{privacy}
 
 ## Evaluation on public data
 

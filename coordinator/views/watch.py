@@ -29,6 +29,7 @@ from coordinator.runs.attempt import CLOSED
 from coordinator.views.overview import Overview, measured, overview
 from host.console import Json
 from privacy import canonical
+from privacy.printable import printable
 
 POLL_SECONDS: Final = 0.3
 BAR_WIDTH: Final = 40
@@ -117,7 +118,7 @@ class Watcher:
 
 
 def _happened(kind: str, text: str, **value: Json) -> RunEvent:
-    return RunEvent(text, {"event": kind, **value})
+    return RunEvent(printable(text), {"event": kind, **value})
 
 
 def follow(store: Store, home: Home, name: str, *, as_json: bool) -> bool:

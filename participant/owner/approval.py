@@ -25,6 +25,7 @@ from privacy.errors import LocalError, OnlysumError, RefusedError
 from privacy.interfaces import Clock
 from privacy.ledger_entries import PolicyChange
 from privacy.plan import Plan, VerifiedPlan, signed_approval_bytes
+from privacy.printable import first_unprintable
 from privacy.secagg.keys import SigningKey
 from protos.envelope import DatasetOffer
 
@@ -168,7 +169,13 @@ class PlanReview:
         return decision
 
     def refuse(self, run_id: str, *, because: str, who: str | None = None) -> Decision:
-        """Refuse a plan; an approved one may still be refused, which ends this participant's part in the run."""
+        """Refuse a plan; an approved one may still be refused, which ends this participant's part in the run.
+
+        Raises:
+            LocalError: ``E-USAGE``, the coordinator would not take these words.
+        """
+        if (character := first_unprintable(because)) is not None:
+            raise LocalError("E-USAGE", f"--because: has a character that cannot be shown, {character}")
         person = _person(who, self.policy().approval.approvers)
         return self._write_refusal(run_id, who=person, by_hand=True, code="E-POLICY-REFUSED", because=because)
 

@@ -2,7 +2,8 @@
 
 Guarantees: plain words first; every figure is computed here from the plan's integers and the owner's own ledger; mode
 ``none`` says "no differential privacy" where an epsilon would stand; the same page as text (80 columns) and as HTML.
-Leaves to others: the rules (``assessment``), what it costs (``cost``).
+Leaves to others: the rules (``rules``), what it costs (``cost``), sentences that state a guarantee or its absence
+(``privacy.claims``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,22 @@ from participant.owner.cost import best_order, left_of, lifetime_budget
 from participant.owner.plan_store import Decision
 from participant.owner.policy import Population
 from participant.owner.rules import Cost, Outcome, Rule, mismatched_pins, unpinned_members
-from privacy.claims import graph_sentences, graph_words, suite_sentences, suite_words
+from privacy.claims import (
+    CHARGING,
+    INVENTED,
+    NO_NOISE,
+    NO_PRIVACY,
+    departing_sentence,
+    epsilon_sentence,
+    epsilons_sentence,
+    exchanged_sentence,
+    graph_words,
+    lifetime_sentence,
+    limits,
+    suite_words,
+    trust_sentences,
+    two_units_sentence,
+)
 from privacy.dp.events import format_epsilon_up
 from privacy.plan import Plan, VerifiedPlan
 
@@ -26,7 +42,6 @@ if TYPE_CHECKING:
     from privacy.dp.accountants import TrustEpsilons
 
 WIDTH = 80
-NO_PRIVACY = "No differential privacy"
 WORTH_ANOTHER_ORDER = 0.05  # share of the lifetime figure that another order must save to be mentioned
 _SIGNS = {Outcome.MET: "met", Outcome.NEEDS_APPROVAL: "person", Outcome.BROKEN: "BROKEN"}
 
@@ -86,11 +101,11 @@ def plan_page(judged: Judged, me: str, decision: Decision | None) -> Page:
         f"run {plan.run_id}, plan hash {judged.verified.hash.hex()}",
         (
             ("What happens here", tuple(_here(judged))),
-            ("What leaves this machine", tuple(_leaves(plan))),
+            ("What leaves this machine", (departing_sentence(plan),)),
             ("With whom", tuple(_whom(judged, me))),
             ("What it costs", tuple(_cost(judged))),
-            ("Whom you trust", trust(plan)),
-            ("What is not protected", unprotected(plan)),
+            ("Whom you trust", trust_sentences(plan)),
+            ("What is not protected", limits(plan)),
             ("Your policy", tuple(f"[{_SIGNS[rule.outcome]}] {rule.name}: {rule.says}" for rule in _sorted(judged))),
             ("Decision", (_decided(judged, decision),)),
         ),
@@ -105,10 +120,10 @@ def plan_page(judged: Judged, me: str, decision: Decision | None) -> Page:
 def draft_lines(plan: Plan) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Return the part of the page that needs no owner: what a plan is, for whoever reads the file."""
     return (
-        ("What leaves each machine", tuple(_leaves(plan))),
+        ("What leaves each machine", (departing_sentence(plan),)),
         ("What it costs", tuple(_run_alone(plan))),
-        ("Whom participants trust", trust(plan)),
-        ("What is not protected", unprotected(plan)),
+        ("Whom participants trust", trust_sentences(plan)),
+        ("What is not protected", limits(plan)),
     )
 
 
@@ -134,14 +149,6 @@ def _here(judged: Judged) -> Iterator[str]:
     yield "No code comes with a plan. A self-check on synthetic rows runs before the approval is sent."
 
 
-def _leaves(plan: Plan) -> Iterator[str]:
-    size = plan.recipe.entries * plan.encoding.ring_bits // 8
-    yield (
-        f"A masked list of {plan.recipe.entries:,} numbers a round ({size:,} bytes), unreadable alone: masks cancel "
-        f"only in the sum of at least {plan.min_survivors} participants. Rows, labels and losses never leave."
-    )
-
-
 def _whom(judged: Judged, me: str) -> Iterator[str]:
     plan = judged.verified.plan
     changed = mismatched_pins(plan, judged.policy)
@@ -159,7 +166,7 @@ def _whom(judged: Judged, me: str) -> Iterator[str]:
     elif notes:
         yield (
             "roster: unverified. Compare the fingerprints of who is not pinned by telephone (`member list`) and write "
-            "them into policy.toml, or an invented participant may count as honest."
+            f"them into policy.toml. {INVENTED}"
         )
     else:
         yield "roster: verified."
@@ -170,19 +177,18 @@ def _whom(judged: Judged, me: str) -> Iterator[str]:
 def _cost(judged: Judged) -> Iterator[str]:
     plan, cost = judged.verified.plan, judged.cost
     if not plan.privacy.noised:
-        yield "No differential privacy: no noise limits what the sums tell about a single record. Nothing is charged."
+        yield f"{NO_NOISE} Nothing is charged."
         return
     if cost is None or judged.population is None:
         yield "It cannot be computed: the policy has no section for this dataset."
         return
     privacy, population = plan.privacy, judged.policy.population[judged.population]
     yield (
-        f"Epsilon {format_epsilon_up(cost.charged)} at delta {privacy.delta} per {privacy.unit} for "
-        "this run alone, charged to "
-        f"{judged.population} round by round; aborted rounds count, and nothing is refunded."
+        f"{epsilon_sentence(cost.charged, delta=privacy.delta, unit=privacy.unit)} It is charged to "
+        f"{judged.population}. {CHARGING}"
     )
     yield _trusted(cost, plan)
-    yield _groups(plan)
+    yield from _groups(plan)
     yield from _lifetime(judged.verified, cost, population)
 
 
@@ -194,18 +200,13 @@ def _lifetime(verified: VerifiedPlan, cost: Cost, population: Population) -> Ite
         f"{left_of(population.lifetime_epsilon, cost.lifetime_after)} left."
     )
     budget = lifetime_budget(population)
-    yield (
-        f"The lifetime is counted by a Renyi filter of order {budget.order}, which holds even where later runs are "
-        f"chosen after seeing earlier results; so it says more than this run alone: "
-        f"{format_epsilon_up(budget.fixed)} of it is "
-        "for delta, paid once with the first charge."
-    )
+    yield lifetime_sentence(order=budget.order, fixed=budget.fixed)
     order, after = best_order(verified, population)
     if cost.lifetime_before == 0 and after < (1 - WORTH_ANOTHER_ORDER) * cost.lifetime_after:
         yield (
             f"With order = {order} in the policy this run would count {format_epsilon_up(after)}. "
             "Choose an order before the "
-            "first charge and by the runs that you expect; never after seeing results."
+            "first charge and by the runs that you expect, not by results that you have seen."
         )
 
 
@@ -215,64 +216,26 @@ def _run_alone(plan: Plan) -> Iterator[str]:
 
     trusted, privacy = trust_epsilons(plan), plan.privacy
     if trusted is None:
-        yield "No differential privacy: no noise limits what the sums tell about a single record."
+        yield NO_NOISE
         return
-    yield f"Epsilon {format_epsilon_up(trusted.charged)} at delta {privacy.delta} per "
-    f"{privacy.unit} for this run alone."
+    yield epsilon_sentence(trusted.charged, delta=privacy.delta, unit=privacy.unit)
     yield _trusted(trusted, plan)
-    yield _groups(plan)
+    yield from _groups(plan)
 
 
 def _trusted(cost: Cost | TrustEpsilons, plan: Plan) -> str:
-    return (
-        f"Against outsiders {format_epsilon_up(cost.outsiders)}; against the coordinator with "
-        f"{_participants(max(plan.f, 1))} "
-        f"{format_epsilon_up(cost.charged)}; if everybody else colludes {format_epsilon_up(cost.all_others)}."
-    )
+    return epsilons_sentence(plan, outsiders=cost.outsiders, charged=cost.charged, all_others=cost.all_others)
 
 
-def _groups(plan: Plan) -> str:
+def _groups(plan: Plan) -> Iterator[str]:
     from privacy.dp.accountants import epsilon, group_of_two, plan_delta  # SciPy is slow to import
     from privacy.dp.events import Composed, round_event
 
     event, unit = round_event(plan), plan.privacy.unit
     assert event is not None  # the caller asks about a plan with noise
     run, delta = Composed(event, plan.recipe.rounds), plan_delta(plan)
-    pair, exchanged = group_of_two(run, delta), epsilon(run, delta, relation="replace-one")
-    return (
-        f"For a person who is two {unit}s, for example one at each of two participants, "
-        f"{format_epsilon_up(pair)}; if one {unit} "
-        f"is exchanged for another instead of left out, {format_epsilon_up(exchanged)}."
-    )
-
-
-def trust(plan: Plan) -> tuple[str, ...]:
-    """Return who together could see whose update, how many may drop out, and what graph and suite leave open."""
-    inside = [member.id for member in plan.roster if member.with_operator]
-    colluding = (
-        f"That at most {_participants(plan.f)} of {plan.n} work together with the coordinator. Then it sees sums over "
-        f"at least {plan.min_survivors - plan.f} honest participants, and never one update."
-    )
-    machine = (
-        "That this machine and its software are not taken over. "
-        f"{_participants(plan.n - plan.min_survivors)} may drop out of a round; if more do, it is tried again, "
-        f"{plan.max_attempts} times in all, or ends without a sum."
-    )
-    lines = [colluding, machine]
-    if inside:
-        lines.append(f"{', '.join(inside)} and the coordinator are one organisation; they count among those {plan.f}.")
-    return (*lines, *graph_sentences(plan), *suite_sentences(plan))
-
-
-def unprotected(plan: Plan) -> tuple[str, ...]:
-    """Return what no mask and no noise protects."""
-    sentences = [
-        "Who took part, when, with how many units; what many records have in common.",
-        "The model's correctness against participants or a coordinator that lie; availability.",
-    ]
-    if not plan.privacy.noised:
-        sentences.insert(0, "What the sum itself reveals about a single record or participant: there is no noise.")
-    return tuple(sentences)
+    yield two_units_sentence(unit, group_of_two(run, delta))
+    yield exchanged_sentence(unit, epsilon(run, delta, relation="replace-one"))
 
 
 def _decided(judged: Judged, decision: Decision | None) -> str:
@@ -283,7 +246,3 @@ def _decided(judged: Judged, decision: Decision | None) -> str:
     if judged.assessment.broken:
         return f"The policy refuses it. To tell the operator: plan refuse {short} --because TEXT"
     return f"It waits. To decide: plan approve {short}, or plan refuse {short} --because TEXT"
-
-
-def _participants(count: int) -> str:
-    return "1 participant" if count == 1 else f"{count} participants"

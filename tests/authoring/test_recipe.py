@@ -59,6 +59,11 @@ SLIPS: dict[str, tuple[tuple[str, str], str, str]] = {
     "an optimizer that divides by zero": (
         ("[evaluation]", '[optimizer]\nname = "yogi"\nepsilon = 0\n[evaluation]'), "E-CONFIG-INVALID", "divide by it"
     ),
+    "a title that turns around what follows": (
+        ('"Digits"', '"Dig\\u202eits"'), "E-CONFIG-INVALID", r"line 1: title: .*U\+202E"
+    ),
+    "a title of two lines": (('"Digits"', '"Dig\\nits"'), "E-CONFIG-INVALID", r"title: .*U\+000A"),
+    "a label that clears the screen": (('"0", ', '"\\u001b[2J", '), "E-CONFIG-INVALID", r"task\.labels\.0: .*U\+001B"),
     "one label": (('"0", ', ""), "E-CONFIG-INVALID", "task.labels"),
 }  # fmt: skip
 
@@ -70,6 +75,11 @@ def test_a_recipe_is_refused_for(slip: str, tmp_path: Path) -> None:
     with pytest.raises(LocalError, match=words) as info:
         read_recipe(write(tmp_path, *changes))
     assert info.value.code == code
+
+
+def test_a_purpose_may_have_lines_and_any_script(tmp_path: Path) -> None:
+    purpose = "Recognise digits\n识别数字 می\u200cخواهم"
+    assert read_recipe(write(tmp_path, ('"Recognise digits"', f'"""{purpose}"""'))).purpose == purpose
 
 
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -333,6 +333,19 @@ def test_watching_a_run_that_was_refused_ends_with_exit_code_four(
     assert "run refused: E-POLICY-RULE bob: no" in capsys.readouterr().out
 
 
+def test_a_refusal_of_an_older_participant_cannot_rewrite_the_operators_terminal(
+    finished: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with finished.store.begin() as connection:
+        connection.execute(runs.update().values(state="refused", code="E-POLICY-RULE", reason="bob: \x1b[2J\u202eon"))
+    capsys.readouterr()
+    assert onlysum.run(["coordinator", "run", "watch", RUN_ID[:6]]) == 4
+    assert onlysum.run(["coordinator", "run", "show", RUN_ID[:6]]) == 0
+    out = capsys.readouterr().out
+    assert out.count(r"bob: \x1b[2J\u202eon") == 2
+    assert "\x1b" not in out
+
+
 def test_start_says_when_it_is_ready_and_ends_cleanly_on_sigterm(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,6 +56,18 @@ def test_a_wrong_line_is_named_with_what_was_probably_meant(line: str, code: str
     assert all(word in refused.value.detail for word in words), refused.value.detail
 
 
+@pytest.mark.parametrize("character", ["\\u001b", "\\u202e", "\\u0000", "\u202e", "\u200b", "\\n"])
+def test_an_operators_name_that_would_rewrite_every_owners_screen_is_refused(character: str) -> None:
+    with pytest.raises(LocalError, match="line 4: operator: has a character that cannot be shown, U") as refused:
+        parse(GOOD.replace('The \\"Example\\" Institute', f"The {character} Institute"))
+    assert refused.value.code == "E-CONFIG-INVALID"
+
+
+def test_an_operators_name_is_in_any_script() -> None:
+    name = "研究所 می\u200cخواهم é"
+    assert parse(GOOD.replace('The \\"Example\\" Institute', name)).operator == name
+
+
 @pytest.mark.parametrize("address", ["host", "host:0", "host:70000", "http://host:1", ""])
 def test_an_address_is_host_and_port(address: str) -> None:
     with pytest.raises(LocalError, match="E-CONFIG-INVALID"):

@@ -16,9 +16,10 @@ from coordinator.database import member_rows
 from coordinator.database.member_rows import MemberRecord
 from coordinator.database.store import Store
 from coordinator.runs import creation, thresholds
-from coordinator.runs.creation import RunRequest, make_plan, register, trust_sentences
+from coordinator.runs.creation import RunRequest, make_plan, register
 from coordinator.runs.global_adapter import RunFiles
 from coordinator.runs.thresholds import Requested, default_f
+from privacy.claims import trust_sentences
 from privacy.dp.accountants import require_claim
 from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError
@@ -202,7 +203,7 @@ def test_a_directory_that_is_no_draft_is_refused(tmp_path: Path) -> None:
 
 def test_the_operator_is_told_who_together_could_see_whose_update(store: Store) -> None:
     said = " ".join(trust_sentences(made(store, draft())))
-    assert "sums over at least 3 of 3" in said
+    assert "one sum over at least 3 of 3 participants" in said
     assert "Together with 2 participants or more it could see a single participant's update" in said
     assert "alice and the coordinator are one organisation: 1 participant more" in said
     assert "Every participant is needed in a round" in said

@@ -14,6 +14,7 @@ from audit.verify import verify_report
 from coordinator.config import Durations
 from coordinator.database import member_rows, run_rows
 from coordinator.database.run_rows import RunState
+from privacy.claims import difference_sentence
 from privacy.plan import signed_approval_bytes
 from privacy.secagg.messages import Advertisement, ShareBundle, SurvivorSignature, UnmaskShares
 from protos.envelope import PlanApproved, PlanRefused
@@ -59,6 +60,7 @@ def test_the_adapter_leaves_in_pefts_format_with_a_card_that_says_what_is_privat
     assert json.loads((exported / "adapter_config.json").read_text()) == {"peft_type": "LORA"}
     card = (exported / "README.md").read_text()
     assert "No differential privacy" in card
+    assert f"- {difference_sentence(world.plan)}\n" in card
     assert "7 of 10 examples" in card
 
 

@@ -108,6 +108,30 @@ def test_a_policy_is_refused_with_its_line(text: str, code: str, line: str, says
     assert says in refused.value.detail
 
 
+HIDDEN = {
+    "a program's argument": ('notify = ["tell", "a\\u001b[2J"]', "notify.1", "U+001B"),
+    "a path": ('ledger = "a\u202eb"', "ledger", "U+202E"),
+    "a key": ('"led\\u200bger" = "a"', r"led\u200bger", "U+200B"),
+    "a text of several lines": ('ledger = """a\nb\\u0000"""', "ledger", "U+0000"),
+}
+
+
+@pytest.mark.parametrize(("line", "key", "character"), HIDDEN.values(), ids=HIDDEN.keys())
+def test_a_setting_with_a_character_that_cannot_be_shown_is_refused_by_its_key(
+    line: str, key: str, character: str
+) -> None:
+    with pytest.raises(LocalError) as refused:
+        parse(f'name = "alice"\n{line}\n', Settings, file="participant.toml")
+    assert refused.value.code == "E-CONFIG-INVALID"
+    assert key in refused.value.detail
+    assert refused.value.detail.endswith(character)
+
+
+def test_a_policys_free_texts_are_held_to_the_same() -> None:
+    with pytest.raises(LocalError, match=r"line 2: approval\.approvers\.0: .*U\+202E"):
+        parse_policy('[approval]\napprovers = ["\\u202eA"]\n')
+
+
 def test_a_window_of_hours_may_pass_midnight() -> None:
     from datetime import time
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from authoring.plan_command import app as plan_app
 from participant.commands.participant import app
 from participant.home import Home
 from participant.owner.plan_store import PlanStore
+from privacy.claims import departing_sentence, not_protected, trust_sentences
 from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError, OnlysumError, RefusedError
+from privacy.plan_parts import Mode
 from protos.envelope import Role
 from tests.worlds.enrolled import authority, enrol, equip, propose
 from tests.worlds.expect import expect
@@ -181,7 +184,7 @@ def test_the_screen_says_what_an_owner_needs_to_know(say: Say, home: Home) -> No
         "Rows, labels and losses never leave",
         "roster: verified",
         "nothing is refunded",
-        "if everybody else colludes",
+        "against everybody else together",
         "WHAT IS NOT PROTECTED",
         "[met] floors.f",
         "plan approve",
@@ -205,6 +208,21 @@ def test_the_screen_says_why_a_lifetime_counts_more_than_a_run_and_which_order_w
     assert f"Renyi filter of order {order}" in said
     assert f"{counted} afterwards" in said
     assert "in the policy this run would count" not in said
+
+
+@pytest.mark.parametrize("mode", ["distributed", "none"])
+def test_the_screen_says_whom_one_trusts_and_what_is_not_protected_in_the_words_of_the_claims(
+    say: Say, home: Home, tmp_path: Path, mode: Mode
+) -> None:
+    plan = owned_plan(mode=mode)
+    equip(home, MADE, plan)
+    run = propose(home, MADE, plan)
+    say("plan", "show", run, "--html", str(tmp_path / "plan.html"))
+    for page in (say("plan", "show", run), unescape((tmp_path / "plan.html").read_text())):
+        shown = " ".join(page.split())
+        for sentence in (departing_sentence(plan), *trust_sentences(plan), *not_protected(plan)):
+            assert sentence in shown
+        assert ("never one update" in shown) == plan.privacy.noised
 
 
 def test_a_plan_without_privacy_says_so_where_an_epsilon_would_stand(say: Say, home: Home) -> None:
@@ -247,6 +265,18 @@ def test_an_approval_may_become_a_refusal_but_not_the_other_way_round(say: Say, 
     assert decision is not None
     assert (decision.verdict, decision.because) == ("refused", "we changed our mind")
     assert refused(lambda: say("plan", "approve", run)).code == "E-EXISTS"
+
+
+@pytest.mark.parametrize("because", ["no\x1b[2J", "no\nbob approved", "\u202eon"])
+def test_words_that_the_operators_terminal_must_not_get_are_refused_before_anything_is_decided(
+    say: Say, home: Home, because: str
+) -> None:
+    run = proposed(home)
+    error = refused(lambda: say("plan", "refuse", run, "--because", because))
+    assert error.code == "E-USAGE"
+    assert "--because" in error.detail
+    assert PlanStore(home, MADE.operator.public).decision(run) is None
+    say("plan", "refuse", run, "--because", "نه، \u200cهنوز نه — 还没有")
 
 
 def test_only_the_approvers_of_the_policy_decide(say: Say, home: Home) -> None:

@@ -1,4 +1,4 @@
-"""A plan whose claim is weaker says so wherever a claim is shown."""
+"""What each sentence of claim says, and for which plans it is said."""
 
 from __future__ import annotations
 
@@ -6,24 +6,40 @@ from typing import Any
 
 import pytest
 
-from coordinator.runs.creation import trust_sentences
-from participant.owner.plan_page import trust
-from privacy.claims import graph_sentences, graph_words, suite_sentences, suite_words
+from privacy.claims import (
+    NO_NOISE,
+    adversaries,
+    collusion_sentence,
+    departing_sentence,
+    difference_sentence,
+    epsilon_sentence,
+    epsilons_sentence,
+    graph_sentences,
+    graph_words,
+    limit_sentences,
+    limits,
+    noise_sentences,
+    not_protected,
+    suite_sentences,
+    suite_words,
+    sum_sentence,
+    trust_sentences,
+    two_units_sentence,
+)
+from privacy.claims.noise import certainty
 from privacy.plan import Plan
-from privacy.report import build_report
+from privacy.plan_parts import Mode
 from tests.worlds.plans import STRONG, make_plan
-from tests.worlds.reports import coordinator_facts, reported_plan
 
 SMALL: dict[str, Any] = {"n": 5, "f": 1}
+NOISED: tuple[Mode, ...] = ("local", "distributed", "distributed-participant")
 
 
-def _report(plan_arguments: dict[str, Any]) -> tuple[str, ...]:
-    plan, keys = reported_plan(mode="none", **plan_arguments)
-    return build_report(coordinator_facts(plan, keys)).not_protected
+def _plan(arguments: dict[str, Any], mode: Mode = "none") -> Plan:
+    return make_plan(mode=mode, **arguments)[0]
 
 
-def _plan(arguments: dict[str, Any]) -> Plan:
-    return make_plan(**arguments)[0]
+# --- graph and suite ---
 
 
 def test_the_graph_is_named_in_a_few_words() -> None:
@@ -41,21 +57,117 @@ def test_the_weaker_sentence_of_a_k_regular_graph_says_how_much_weaker() -> None
 
 
 @pytest.mark.parametrize("arguments", [STRONG, SMALL], ids=["k-regular", "complete"])
-def test_it_stands_on_the_operators_screen_the_owners_screen_and_in_the_report(arguments: dict[str, Any]) -> None:
+def test_whom_one_trusts_and_what_is_not_protected_say_so(arguments: dict[str, Any]) -> None:
     plan = _plan(arguments)
-    expected = graph_sentences(plan)
-    for shown in (trust_sentences(plan), trust(plan), _report(arguments)):
-        assert tuple(one for one in shown if "neighbours" in one) == expected
+    for shown in (trust_sentences(plan), not_protected(plan)):
+        assert tuple(sentence for sentence in shown if "neighbours" in sentence) == graph_sentences(plan)
 
 
 def test_suite_one_is_never_shown_without_what_a_recording_is_worth_later() -> None:
-    one, two = _plan(SMALL), _plan({**SMALL, "suite": 2})
-    assert suite_words(one) == "1: X25519, recordings do not withstand quantum computers"
-    assert suite_words(two) == "2: X25519 and ML-KEM-768, recordings withstand quantum computers"
-    (sentence,) = suite_sentences(one)
+    first, second = _plan(SMALL), _plan({**SMALL, "suite": 2})
+    assert suite_words(first) == "1: X25519, recordings do not withstand quantum computers"
+    assert suite_words(second) == "2: X25519 and ML-KEM-768, recordings withstand quantum computers"
+    (sentence,) = suite_sentences(first)
     assert sentence.startswith("Harvest now, decrypt later: whoever keeps the traffic of this run")
-    assert suite_sentences(two) == ()
-    for shown in (trust_sentences(one), trust(one), _report(SMALL)):
+    assert suite_sentences(second) == ()
+    for shown in (trust_sentences(first), not_protected(first)):
         assert sentence in shown
-    for shown in (trust_sentences(two), trust(two), _report({**SMALL, "suite": 2})):
-        assert not any("quantum" in said for said in shown)
+    for shown in (trust_sentences(second), not_protected(second)):
+        assert not any("quantum" in sentence for sentence in shown)
+
+
+# --- what the coordinator sees ---
+
+
+@pytest.mark.parametrize("mode", NOISED)
+def test_with_noise_a_sum_is_never_one_update_and_a_difference_of_sums_is_said_to_carry_noise(mode: Mode) -> None:
+    plan = _plan(SMALL, mode)
+    assert sum_sentence(plan) == (
+        "In each round the coordinator sees one sum over at least 4 of 5 participants, at least 3 of them honest, and "
+        "never one update."
+    )
+    sentence = difference_sentence(plan)
+    assert sentence.startswith("Each sum carries the noise that is charged for; where the difference of two sums is")
+    assert "it carries the noise of both" in sentence
+    assert f"about one {plan.privacy.unit} no more than the charged epsilons allow" in sentence
+    assert ("what many records of one participant have in common" in sentence) == (plan.privacy.unit == "example")
+
+
+@pytest.mark.parametrize("arguments", [SMALL, STRONG, {"n": 3, "f": 1}], ids=["five", "k-regular", "no dropout"])
+def test_without_noise_nothing_promises_that_one_update_is_hidden(arguments: dict[str, Any]) -> None:
+    plan = _plan(arguments)
+    for sentence in (*trust_sentences(plan), *not_protected(plan)):
+        assert "never" not in sentence
+        assert "only" not in sentence or sentence in graph_sentences(plan)
+    for shown in (trust_sentences(plan), not_protected(plan)):
+        assert difference_sentence(plan) in shown
+    assert NO_NOISE in not_protected(plan)
+
+
+def test_without_noise_both_ways_to_one_update_are_named() -> None:
+    sentence = difference_sentence(_plan(SMALL))
+    assert "their difference is its update" in sentence
+    assert "starts two rounds from the same adapter and declares the participant dropped out of one" in sentence
+    assert "Two honest runs whose rosters differ by one member are such a pair, without any lie" in sentence
+
+
+def test_where_nobody_may_drop_out_only_two_runs_make_such_a_pair() -> None:
+    sentence = difference_sentence(_plan({"n": 3, "f": 1}))
+    assert "dropped" not in sentence
+    assert "Two honest runs whose rosters differ by one member" in sentence
+
+
+def test_what_leaves_has_the_length_of_the_masked_vector() -> None:
+    assert "12 numbers (48 bytes) leaves" in departing_sentence(_plan(SMALL))
+    packed = {"ring_bits": 64, "lane_bits": 21, "clamp": 1}
+    plan = _plan({**SMALL, "encoding": packed, "entries": 16})
+    assert "16 numbers (48 bytes) leaves" in departing_sentence(plan)  # 12 and 4 entries, three to a word of 8 bytes
+
+
+@pytest.mark.parametrize(
+    ("n", "f", "words"),
+    [
+        (5, 0, "No participant works together with the coordinator."),
+        (5, 1, "At most 1 of the 5 participants works together with the coordinator."),
+        (10, 3, "At most 3 of the 10 participants work together with the coordinator."),
+    ],
+)
+def test_how_many_may_collude_is_said_in_plain_words(n: int, f: int, words: str) -> None:
+    assert collusion_sentence(_plan({"n": n, "f": f})) == words
+
+
+# --- noise ---
+
+
+def test_whose_noise_is_relied_on_depends_on_the_mode() -> None:
+    assert noise_sentences(_plan(SMALL)) == ()
+    assert noise_sentences(_plan(SMALL, "local")) == (
+        "For the noise, nobody else: each participant adds all of its own.",
+    )
+    (shared,) = noise_sentences(_plan(SMALL, "distributed"))
+    assert "3 honest participants add their part" in shared
+    assert "together with 1 participant." in shared
+
+
+def test_what_stays_open_begins_with_what_noise_does_not_hide_or_with_its_absence() -> None:
+    assert limits(_plan(SMALL, "distributed"))[0].startswith("What many records have in common")
+    assert limits(_plan(SMALL))[0] == NO_NOISE
+
+
+def test_epsilons_are_rounded_up_wherever_they_are_said() -> None:
+    plan = _plan(SMALL, "distributed")
+    assert "epsilon at most 5.78 at" in epsilon_sentence(5.7701, delta="0.00001", unit="example")
+    said = epsilons_sentence(plan, outsiders=1.001, charged=2.001, all_others=3.001)
+    for whom, epsilon in zip(adversaries(plan), ("1.01", "2.01", "3.01"), strict=True):
+        assert f"against {whom}: {epsilon}" in said
+    assert "epsilon 4.01" in two_units_sentence("example", 4.001)
+
+
+@pytest.mark.parametrize(("epsilon", "shown"), [(0, "50%"), (1, "73.2%"), (2, "88.1%"), (8, "99.97%"), (9, "99.99%")])
+def test_a_guess_cannot_become_surer_than_epsilon_allows(epsilon: float, shown: str) -> None:
+    assert certainty(epsilon) == shown
+    assert f"more than {shown} sure" in " ".join(limit_sentences(epsilon, delta="0.00001", unit="user"))
+
+
+def test_a_participant_is_not_said_to_be_at_two_participants() -> None:
+    assert "at each of two" not in two_units_sentence("participant", 1.0)

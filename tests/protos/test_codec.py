@@ -223,6 +223,10 @@ BAD_SUBMISSIONS: dict[str, tuple[env.Submission, Callable[[Any], object], str]] 
     "a code is a sentence": (REFUSED, put("plan_refused.code", "because I say so"), "code is no error code"),
     "a text moves the cursor": (REFUSED, put("plan_refused.because", "\x1b[2J"), "cannot be shown"),
     "a text turns around": (REFUSED, put("plan_refused.because", "\u202eoops"), "cannot be shown"),
+    "a text clears the screen by one C1 character": (REFUSED, put("plan_refused.because", "\x9b2J"), "U+009B"),
+    "a text holds a NUL": (REFUSED, put("plan_refused.because", "a\0b"), "U+0000"),
+    "a text hides a character": (REFUSED, put("plan_refused.because", "po\u200blicy"), "U+200B"),
+    "a text begins another line": (REFUSED, put("plan_refused.because", "no\nbob approved"), "U+000A"),
     "a text is a book": (REFUSED, put("plan_refused.because", "a" * 4001), "4001 characters"),
     "nothing is submitted": (REFUSED, lambda m: m.Clear(), "submission is missing"),
 }

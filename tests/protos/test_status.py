@@ -20,6 +20,8 @@ from privacy.errors import (
     RoundAborted,
     VerificationError,
 )
+from privacy.printable import is_printable
+from protos import federation_pb2 as pb
 from protos.status import METADATA_KEY, classify, from_call, to_refusal
 
 Status = grpc.StatusCode
@@ -84,6 +86,24 @@ def test_a_damaged_error_is_the_coordinators_fault(junk: bytes) -> None:
     assert isinstance(found, OnlysumError)
     if found.code == "E-WIRE-MALFORMED":
         assert found.explanation.fault is Fault.PEER
+
+
+@pytest.mark.parametrize("field", ["text", "participant", "phase"])
+@pytest.mark.parametrize("hostile", ["\x1b[2J", "\u202eon", "a\nb", "\0", "\u200b"])
+def test_an_error_that_would_rewrite_the_terminal_is_the_coordinators_fault(hostile: str, field: str) -> None:
+    detail = pb.ErrorDetail(kind=pb.ErrorDetail.KIND_PEER, code="E-ROUND-SET", participant="a", phase="wire", text="t")
+    setattr(detail, field, hostile)
+    data = detail.SerializeToString(deterministic=True)
+    found = from_call(Failed(Status.FAILED_PRECONDITION, "", ((METADATA_KEY, data),)), call="Submit")
+    assert isinstance(found, PeerError)
+    assert found.code == "E-WIRE-MALFORMED"
+    assert is_printable(found.rule)
+
+
+def test_what_grpc_itself_says_arrives_printable() -> None:
+    found = from_call(Failed(Status.UNAVAILABLE, "lost\x1b[2J \u202eon\n\0"), call="Submit")
+    assert is_printable(found.detail)
+    assert "lost" in found.detail
 
 
 CLASSES = {

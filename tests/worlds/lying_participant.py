@@ -96,7 +96,7 @@ def everything(value: Any) -> Any:
 def signed(message: MessageT, context: bytes | None = None) -> MessageT:
     """Return a lie under the offender's own signature."""
     lie: Any = message
-    body = lie.signed_bytes(PROTOCOL_VERSION) if context is None else lie.signed_bytes(1, context)
+    body = lie.signed_bytes(PROTOCOL_VERSION) if context is None else lie.signed_bytes(PROTOCOL_VERSION, context)
     under_signature: MessageT = replace(lie, signature=signing_key(OFFENDER).sign(body))
     return under_signature
 

@@ -9,6 +9,7 @@ from hypothesis.strategies import SearchStrategy
 
 from privacy.canonical import MAX_INTEGER
 from privacy.plan import PROTOCOL_VERSION
+from privacy.printable import JOINERS, is_printable
 from privacy.secagg import messages as said
 from privacy.secagg import shamir
 from privacy.secagg.suites import PUBLIC_KEY_BYTES
@@ -22,9 +23,9 @@ name_sets = st.sets(names, max_size=4).map(sorted)
 some_names = st.sets(names, min_size=1, max_size=4).map(sorted)
 run_ids = st.binary(min_size=16, max_size=16).map(bytes.hex)
 codes = st.sampled_from(["E-ROUND-SET", "E-DISK-FULL", "E-BUG", "E-POLICY-RULE"])
-texts = st.text(st.characters(categories=("L", "N", "P", "S", "Zs"), include_characters="\n"), max_size=30).filter(
-    lambda text: all(one.isprintable() or one == "\n" for one in text)
-)
+texts = st.text(
+    st.characters(categories=("L", "M", "N", "P", "S", "Zs"), include_characters=JOINERS), max_size=30
+).filter(is_printable)
 from_one = st.one_of(st.integers(1, 10), st.integers(1, MAX_INTEGER))
 from_zero = st.one_of(st.integers(0, 10), st.integers(0, MAX_INTEGER))
 lengths = st.integers(1, env.MAX_CONTENT_BYTES)

@@ -1,0 +1,130 @@
+"""What the noise means: what an epsilon is against, per whom, over how long; and what no noise means.
+
+Guarantees: mode ``none`` reads "no differential privacy" wherever an epsilon would stand; every epsilon is rounded up;
+no promise that the figures do not carry.
+Leaves to others: computing them (``privacy.dp.accountants``). Source: docs/privacy-accounting.md.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from privacy.claims.masks import participants
+from privacy.dp.events import format_epsilon_up
+from privacy.plan import Plan
+
+LARGE_EPSILON: Final = 9.0  # beyond it an even guess can become practically certain
+
+UNIT_WORDS: Final = {
+    "example": "one example (one row of a dataset)",
+    "user": "one person, with all of that person's rows at one participant",
+    "participant": "one participant, with its whole dataset",
+}
+
+NO_PRIVACY: Final = "No differential privacy"
+NO_NOISE: Final = (
+    f"{NO_PRIVACY}: no noise limits what the sums, and so the adapter, tell about a single record or participant."
+)
+CHARGING: Final = "A round is charged when it starts, completed or not; nothing is refunded."
+EARLIER_RUNS: Final = "Trying several settings is spending too: every run on the same data adds to what is spent."
+SIMULATION: Final = "Simulation, not private: seeds that reproduce its noise or sampling exist."
+
+
+def epsilon_sentence(epsilon: float, *, delta: str, unit: str) -> str:
+    """Return the claim of a run in one sentence."""
+    shown = format_epsilon_up(epsilon)
+    return f"Differential privacy: epsilon at most {shown} at delta {delta} per {unit}, for this run alone."
+
+
+def limit_sentences(epsilon: float, *, delta: str, unit: str) -> tuple[str, str]:
+    """Return what an epsilon means for who reads no formulas.
+
+    Args:
+        epsilon: of what was charged.
+        delta: of the claim.
+        unit: of privacy, a key of :data:`UNIT_WORDS`.
+    """
+    shown = format_epsilon_up(epsilon)
+    figure = f"Noise limits what anything released can tell about {UNIT_WORDS[unit]}: epsilon {shown} at delta {delta}."
+    if epsilon > LARGE_EPSILON:
+        return figure, "A figure this large promises little by itself: smaller epsilon means less can be learned."
+    meaning = (
+        "In other words, whoever is unsure (50%) whether a given unit was used, and then sees everything that the "
+        f"coordinator saw, cannot become more than {certainty(epsilon)} sure, except with a probability of about 1 in "
+        f"{round(1 / float(delta)):,}. Smaller epsilon means less can be learned."
+    )
+    return figure, meaning
+
+
+def certainty(epsilon: float) -> str:
+    """Return to what an even guess can rise at most, in percent, rounded up."""
+    share = 100 / (1 + math.exp(-min(epsilon, 700.0)))
+    digits = 100 if share > 99 else 10
+    return f"{math.ceil(share * digits) / digits:g}%"
+
+
+def adversaries(plan: Plan) -> tuple[str, str, str]:
+    """Return against whom the three epsilons hold: outsiders, those that are charged for, everybody else."""
+    return (
+        "outsiders, who see only what is released",
+        f"the coordinator together with {participants(max(plan.f, 1))} (this is charged)",
+        "everybody else together",
+    )
+
+
+def epsilons_sentence(plan: Plan, *, outsiders: float, charged: float, all_others: float) -> str:
+    """Return the three epsilons in one sentence."""
+    pairs = zip(adversaries(plan), (outsiders, charged, all_others), strict=True)
+    return "Epsilon " + "; ".join(f"against {whom}: {format_epsilon_up(epsilon)}" for whom, epsilon in pairs) + "."
+
+
+def noise_sentences(plan: Plan) -> tuple[str, ...]:
+    """Return whose noise an epsilon relies on; nothing without noise."""
+    if not plan.privacy.noised:
+        return ()
+    if plan.privacy.mode == "local":
+        return ("For the noise, nobody else: each participant adds all of its own.",)
+    sentence = (
+        f"In each sum, {plan.privacy.honest_noise} honest participants add their part of the noise and keep it secret; "
+        f"that leaves room for the coordinator together with {participants(max(plan.f, 1))}."
+    )
+    return (sentence,)
+
+
+def relation_sentence(unit: str) -> str:
+    """Return which datasets count as neighbours, and what is public about them."""
+    return (
+        f"Zero-out: neighbouring datasets differ in one {unit}, which is replaced by an empty one that contributes the "
+        "zero vector; sizes of datasets and participation are public."
+    )
+
+
+def two_units_sentence(unit: str, epsilon: float) -> str:
+    """Return what holds for who is two units of privacy."""
+    example = "" if unit == "participant" else ", for example one at each of two participants,"
+    return f"A person who is two {unit}s{example} has less protection: epsilon {format_epsilon_up(epsilon)}."
+
+
+def exchanged_sentence(unit: str, epsilon: float) -> str:
+    """Return what holds where a unit is exchanged and not left out."""
+    return f"If one {unit} is exchanged for another instead of left out: epsilon {format_epsilon_up(epsilon)}."
+
+
+def lifetime_sentence(*, order: int, fixed: float) -> str:
+    """Return why the figure of a lifetime is larger than those of its runs.
+
+    Args:
+        order: of the Renyi filter.
+        fixed: the part of the figure that delta alone costs.
+    """
+    return (
+        f"The lifetime is counted by a Renyi filter of order {order}, which holds even where later runs are chosen "
+        "after seeing earlier results, and is therefore larger than the figure of a run alone: "
+        f"{format_epsilon_up(fixed)} of it is for delta, paid once with the first charge."
+    )
+
+
+def unnoised_runs_sentence(count: int) -> str:
+    """Return what a ledger's figures leave out."""
+    return f"{count} of these runs had no differential privacy: no figure here covers what they released."
