@@ -90,7 +90,7 @@ REGISTRY: Final[dict[str, Explanation]] = {
         _B,
         "a file or directory cannot be read or written",
         "the operating system refuses: rights, a read-only file system or a broken disk",
-        "see to the named path; nothing was sent that relies on it",
+        "check the named path; nothing was sent that relies on it",
     ),
     "E-STATE-DAMAGED": Explanation(
         _V,
@@ -101,28 +101,28 @@ REGISTRY: Final[dict[str, Explanation]] = {
     "E-STATE-BUSY": Explanation(
         _U,
         "the database is in use",
-        "another command, or another program that looks into it, holds it for long",
-        "end that one, then try again; the daemon tries again by itself",
+        "another command, or another program that reads it, has held it for long",
+        "stop the other program and retry; the daemon retries by itself",
     ),
     "E-EXISTS": Explanation(
         _U,
-        "it is there already",
+        "already exists",
         "nothing is overwritten, and nothing is decided twice",
         "keep it as it is, or choose another name",
     ),
     "E-RUNNING": Explanation(
         _U,
-        "a daemon runs in this directory already",
-        "two would spend and sign past each other",
-        "end the other one first, or pass another --config DIR",
+        "a daemon already runs in this directory",
+        "two daemons would double-spend the budget and sign conflicting messages",
+        "stop the other one first, or pass another --config DIR",
     ),
     "E-PORT": Explanation(
         _U,
         "an address cannot be listened on",
         "another program uses the port, or the address is not this machine's",
-        "end that program, or change the address in coordinator.toml",
+        "stop that program, or change the address in coordinator.toml",
     ),
-    "E-NOT-FOUND": Explanation(_U, "no such thing", "the name is not known here", "list what there is and try again"),
+    "E-NOT-FOUND": Explanation(_U, "not found", "the name is not known here", "list what there is and try again"),
     "E-USAGE": Explanation(
         _U,
         "the command does not fit",
@@ -288,7 +288,7 @@ REGISTRY: Final[dict[str, Explanation]] = {
     "E-POLICY-BUDGET": Explanation(
         _R,
         "the remaining budget does not cover the run",
-        "earlier runs spent it, and nothing refunds",
+        "earlier runs spent it, and nothing is refunded",
         "see `onlysum participant ledger show`; ask for fewer rounds or more noise",
     ),
     "E-POLICY-WAITING": Explanation(
