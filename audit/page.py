@@ -17,7 +17,8 @@ from typing import Final, Literal, TypeVar
 
 from audit import wording
 from audit.plots import Plot, line_plot
-from audit.verify import VerifiedReport, fingerprint
+from audit.verify import VerifiedReport
+from host.fingerprints import fingerprint
 from privacy.report import not_protected
 from privacy.report_model import Claim, LedgerPart, Report, RoundEntry
 
@@ -269,7 +270,7 @@ def _spend(claim: Claim) -> Iterator[Block]:
     yield Figure(
         plot=line_plot(points),
         label="Cumulative epsilon by charged round; the table below has the numbers",
-        caption="Cumulative epsilon. A round is charged when it starts, completed or not; nothing refunds.",
+        caption="Cumulative epsilon. A round is charged when it starts, completed or not; nothing is refunded.",
         x_title="charged rounds",
         y_title="epsilon",
     )

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from bench import plans
-from coordinator.config import Durations, Home, Listener, Log, Settings
+from coordinator.config import Durations, Listener, Log, Settings
 from coordinator.daemon import process as coordinator_daemon
 from coordinator.daemon.status import read_status
 from coordinator.database import member_rows, run_rows
@@ -31,6 +31,7 @@ from coordinator.database.member_rows import TokenRecord
 from coordinator.database.store import Store
 from coordinator.enrolment import authority as ca
 from coordinator.enrolment.authority import Authority
+from coordinator.home import Home
 from coordinator.runs import creation
 from host.system import SystemClock, SystemRandom
 from participant.daemon import assembly as participant_daemon
@@ -128,7 +129,7 @@ class Daemons:
             durations=Durations(phase_seconds=PATIENCE_SECONDS, gather_seconds=PATIENCE_SECONDS),
             log=Log(file="log"),
         )
-        self.store = Store.create(self.home.database_url(self.settings))
+        self.store = Store.create(self.settings.database_url(self.home))
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._process = multiprocessing.get_context("spawn").Process(

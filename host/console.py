@@ -1,19 +1,18 @@
-"""How the commands of both daemons print.
+"""How commands print.
 
-Guarantees: with ``--json`` one JSON document on standard output and nothing else there; without it plain lines that fit
-80 columns where names do.
+Guarantees: with ``--json`` one JSON document on standard output and nothing else there; without it plain lines.
+Leaves to others: what is shown (``host.rendering``).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
+from host.rendering import Json, View
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -23,15 +22,6 @@ def show(value: Json, lines: Sequence[str], *, as_json: bool) -> None:
     typer.echo(json.dumps(value, indent=2) if as_json else "\n".join(lines))
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines of left-aligned columns."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
-    ]
-
-
-def moment(at: int | None) -> str:
-    """Return a time as people read it, in UTC."""
-    return "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+def show_view(view: View, *, as_json: bool) -> None:
+    """Print a view as JSON, or its lines."""
+    show(view.to_json(), view.to_lines(), as_json=as_json)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from participant.daemon.status_file import read_status
+from participant.daemon.status import read_status
 from participant.home import Home
 from tests.worlds.enrolled import authority, enrol
 
