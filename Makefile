@@ -68,7 +68,7 @@ vectors: setup ## Write the protocol's test vectors anew
 mutation: setup ## Delete and negate each check, one at a time: a test must fail each time (15 minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.mutation --workers $(WORKERS)
 
-fuzz: setup ## Fuzz what reads bytes of strangers (SECONDS=60)
+fuzz: setup ## Fuzz every parser of untrusted input (SECONDS=60)
 	$(ONE_THREAD) $(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
 
 notices: setup ## Write THIRD_PARTY_NOTICES.md from what is installed

@@ -1,6 +1,6 @@
-"""The front door: the version, and the one command that mounts each room's sub-commands.
+"""The front door: the version, and the one command that mounts each package's sub-commands.
 
-Guarantees: a room is imported only when one of its commands runs, so that help is quick and the coordinator never meets
+Guarantees: a package is imported only when one of its commands runs, so that help is quick and the coordinator never meets
 torch; every :class:`~privacy.errors.OnlysumError` leaves as three lines and its exit code, every other exception as one
 ``E-BUG`` with its traceback in a file, never on the screen.
 Leaves to others: what the commands do (``coordinator.commands.coordinator``, ``participant.commands.participant``,
@@ -36,7 +36,7 @@ __version__ = "0.1.0"
 
 @dataclass(frozen=True, slots=True)
 class CommandGroup:
-    """A group of commands that another room offers: where its typer application lives, and its line in the help."""
+    """A group of commands that another package offers: where its typer application lives, and its line in the help."""
 
     module: str
     attribute: str
@@ -74,7 +74,7 @@ EXTRA_PACKAGES: Final = frozenset({"numba", "opacus", "peft", "pyarrow", "PIL", 
 
 
 class LazyGroup(TyperGroup):
-    """The command ``onlysum``: its own ``explain``, and the rooms, imported when they are asked for.
+    """The command ``onlysum``: its own ``explain``, and the groups of other packages, imported when they are asked for.
 
     Typer keeps its copy of click private, so what belongs to click is annotated with ``Any`` here.
     """
@@ -84,12 +84,12 @@ class LazyGroup(TyperGroup):
         return [*GROUPS, *super().list_commands(ctx)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Import the room that offers a command, or return one of this group's own."""
+        """Import the package that offers a command, or return one of this group's own."""
         place = GROUPS.get(cmd_name)
         return _load(place) if place else super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the captions without importing a room."""
+        """Write the captions without importing a package."""
         rows = [(name, place.caption) for name, place in GROUPS.items()]
         rows += [(name, self.commands[name].get_short_help_str(80)) for name in super().list_commands(ctx)]
         with formatter.section("Commands"):

@@ -1,4 +1,4 @@
-"""The house keeps its rules: imports, error codes, generated files, words."""
+"""The repository keeps its rules: imports, error codes, generated files, words."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pytest
 from privacy.error_codes import REGISTRY
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("privacy", "methods", "host", "protos", "audit", "authoring", "coordinator", "participant", "simulation")
+PACKAGES = ("privacy", "methods", "host", "protos", "audit", "authoring", "coordinator", "participant", "simulation")
 CODE = re.compile(r"^E-[A-Z0-9]+(-[A-Z0-9]+)*$")
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(work|root|home/\w+|Users/\w+)/")
 
 
 def sources() -> Iterator[Path]:
     yield ROOT / "onlysum.py"
-    for room in ROOMS:
-        yield from (path for path in sorted((ROOT / room).rglob("*.py")) if "_pb2" not in path.name)
+    for package in PACKAGES:
+        yield from (path for path in sorted((ROOT / package).rglob("*.py")) if "_pb2" not in path.name)
 
 
 def tracked() -> list[Path]:
@@ -38,7 +38,7 @@ def string_constants(path: Path) -> Iterator[str]:
             yield node.value
 
 
-def test_rooms_import_only_what_they_may() -> None:
+def test_packages_import_only_what_they_may() -> None:
     done = subprocess.run(
         [Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False
     )

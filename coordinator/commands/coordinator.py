@@ -122,7 +122,7 @@ def _compact(value: Json) -> str:
 
 @app.command()
 def status(config: Directory = None, as_json: AsJson = False) -> None:
-    """Show whether the service is running, who is connected and which runs are open.
+    """Show the service's state, connected members and open runs.
 
     Example: onlysum coordinator status
     """

@@ -93,7 +93,7 @@ def start(config: Directory = None) -> None:
 
 @app.command()
 def status(config: Directory = None, as_json: AsJson = False) -> None:
-    """Show whether the daemon is running and connected, and which plans are pending.
+    """Show the daemon's state, its connection and the pending plans.
 
     Example: onlysum participant status
     """
