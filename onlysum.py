@@ -1,8 +1,8 @@
 """The front door: the version, and the one command that mounts each package's sub-commands.
 
-Guarantees: a package is imported only when one of its commands runs, so that help is quick and the coordinator never meets
-torch; every :class:`~privacy.errors.OnlysumError` leaves as three lines and its exit code, every other exception as one
-``E-BUG`` with its traceback in a file, never on the screen.
+Guarantees: a package is imported only when one of its commands runs, so that help is quick and the coordinator never
+meets torch; every :class:`~privacy.errors.OnlysumError` leaves as three lines and its exit code, every other exception
+as one ``E-BUG`` with its traceback in a file, never on the screen.
 Leaves to others: what the commands do (``coordinator.commands.coordinator``, ``participant.commands.participant``,
 ``audit.cli``, ``simulation.demo``).
 """

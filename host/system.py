@@ -1,4 +1,4 @@
-"""The machine's clock and randomness, behind the interfaces that other packages take them through (``privacy.interfaces``)."""
+"""The machine's clock and randomness, which other packages take through ``privacy.interfaces``."""
 
 from __future__ import annotations
 

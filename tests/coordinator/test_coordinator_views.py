@@ -189,5 +189,5 @@ def test_the_choices_are_the_words_of_plans_and_of_the_wire() -> None:
     assert [weights.rule for weights in Weights] == [weights.value for weights in Weights]
     assert [graph.kind for graph in GraphKind] == [graph.value for graph in GraphKind]
     assert [suite.number for suite in Suite] == [int(suite.value) for suite in Suite] == [1, 2]
-    assert RunRequest(members=[], created_at=0, expires_at=1).weight_rule == Weights.EQUAL
-    assert Requested().graph == GraphKind.COMPLETE
+    assert RunRequest(members=[], created_at=0, expires_at=1).weight_rule == Weights.EQUAL.rule
+    assert Requested().graph == GraphKind.COMPLETE.kind
