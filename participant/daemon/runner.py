@@ -138,7 +138,7 @@ class Runner:
                 self._runs.part(task.run_id).handle(task)
 
     def _current(self, task: Task) -> bool:
-        """Say whether asking for a task again makes sense: its attempt has not closed meanwhile."""
+        """Return whether asking for a task again makes sense: its attempt has not closed meanwhile."""
         if isinstance(task, PlanProposed | EvaluationAsked | RunEnded):
             return True
         return self._inbox.is_open(task.run_id, position_of(task))

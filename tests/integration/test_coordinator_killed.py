@@ -22,6 +22,7 @@ from coordinator.config import load_settings
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.store import Store
 from coordinator.home import Home
+from coordinator.protocol.phase import TRANSITIONS
 from coordinator.runs.global_adapter import RunFiles
 from host.system import SystemClock, SystemRandom
 from participant.daemon import assembly
@@ -38,7 +39,7 @@ from tests.worlds.plans import make_plan, names
 
 ENTRIES = 12
 MEMBERS = names(3)
-PHASES = [phase for phase in Phase if phase is not Phase.RESULT]
+PHASES = [phase for phase in TRANSITIONS if phase is not Phase.RESULT]
 
 
 def onlysum(*words: str) -> Any:
