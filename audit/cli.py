@@ -65,11 +65,12 @@ def report(
     """
     from audit import files
     from audit.verify import verify_report
+    from host import durable
 
     found = files.of_run(config, run, source.value if source else None)
     data = files.read(found)
     verified = verify_report(data)
-    files.write_new(output, data)
+    durable.write_new(output, data)
     say(f"wrote {output}: {_headline(verified)}")
 
 
@@ -149,11 +150,11 @@ def export(
 
     Example: onlysum audit export report.json --to pdf
     """
-    from audit import files
+    from host import durable
 
     verified = _verified(file, key)
     target = output or file.with_suffix(SUFFIXES[to])
-    files.write_new(target, _exported(verified, to))
+    durable.write_new(target, _exported(verified, to))
     say(f"wrote {target}")
     say(_whose_key(verified))
 
@@ -208,7 +209,7 @@ def _headline(verified: VerifiedReport) -> str:
 
 
 def _whose_key(verified: VerifiedReport) -> str:
-    from audit.verify import fingerprint
+    from host.fingerprints import fingerprint
 
     maker, shown = verified.report.made_by, fingerprint(verified.key)
     if verified.key_was_expected:

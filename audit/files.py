@@ -1,12 +1,11 @@
-"""Reading and writing report files, and finding the report of a run in a daemon's directory.
+"""Reading report files, and finding the report of a run in a daemon's directory.
 
-Guarantees: nothing is overwritten; a report is never read beyond a size that a run could give.
+Guarantees: a report is never read beyond a size that a run could give.
 Leaves to others: whether it is genuine (``verify``).
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final, Literal
 
@@ -32,24 +31,6 @@ def read(path: Path) -> bytes:
         raise LocalError("E-NOT-FOUND", f"there is no file {path}") from None
     except PermissionError:
         raise LocalError("E-PERMISSIONS", f"{path} cannot be read") from None
-
-
-def write_new(path: Path, data: bytes) -> None:
-    """Write a file that must not exist yet.
-
-    Raises:
-        LocalError: ``E-EXISTS``, ``E-NOT-FOUND`` or ``E-PERMISSIONS``.
-    """
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    except FileExistsError:
-        raise LocalError("E-EXISTS", f"{path} is there already") from None
-    except (FileNotFoundError, NotADirectoryError):
-        raise LocalError("E-NOT-FOUND", f"there is no directory {path.parent}") from None
-    except PermissionError:
-        raise LocalError("E-PERMISSIONS", f"{path} cannot be written") from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
 
 
 def of_run(home: Path | None, run: str, place: Place | None) -> Path:

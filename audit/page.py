@@ -17,7 +17,8 @@ from typing import Final, Literal, TypeVar
 
 from audit import wording
 from audit.plots import Plot, line_plot
-from audit.verify import VerifiedReport, fingerprint
+from audit.verify import VerifiedReport
+from host.fingerprints import fingerprint
 from privacy.claims import (
     CHARGING,
     EARLIER_RUNS,

@@ -16,7 +16,8 @@ from typing import Final
 import yaml
 
 from audit import wording
-from audit.verify import VerifiedReport, fingerprint
+from audit.verify import VerifiedReport
+from host.fingerprints import fingerprint
 from privacy.claims import (
     EARLIER_RUNS,
     METADATA,

@@ -8,7 +8,6 @@ Source: docs/privacy-accounting.md section 9.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -16,6 +15,7 @@ from typing import Final, TypeVar
 from pydantic import ValidationError
 
 from audit import history
+from host.fingerprints import fingerprint
 from privacy import canonical
 from privacy.canonical import Json
 from privacy.dp.events import round_event
@@ -29,7 +29,6 @@ from privacy.secagg.keys import verify
 # Between versions of the accounting library grids and truncation differ; a figure may be looser, but hardly smaller.
 MOST_ABOVE: Final = (0.005, 0.002)  # relative, absolute
 MOST_BELOW: Final = (0.001, 0.0002)
-FINGERPRINT_GROUPS: Final = 8  # of four digits: 128 bits
 _COMPUTED: Final = frozenset(
     {"epsilon", "planned_epsilon", "round_epsilon", "lifetime_epsilon", "group_of_two", "replace_one", "rdp", "general"}
 )
@@ -95,12 +94,6 @@ def parse_report(data: bytes) -> SignedReport:
         raise VerificationError("E-REPORT-MALFORMED", f"{where}: {first['msg']}") from None
     except ValueError as error:
         raise VerificationError("E-REPORT-MALFORMED", str(error)) from None
-
-
-def fingerprint(key: bytes) -> str:
-    """Return what owners compare by telephone: 128 bits of a key's SHA-256, as ``member fingerprint`` prints them."""
-    digits = hashlib.sha256(key).hexdigest()
-    return " ".join(digits[4 * i : 4 * i + 4] for i in range(FINGERPRINT_GROUPS))
 
 
 def _check_plan(report: Report) -> str:

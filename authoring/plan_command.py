@@ -14,8 +14,9 @@ from typing import Annotated
 
 import typer
 
-from host.console import AsJson, Json, show
-from participant.commands.console import write_new
+from host.console import AsJson, show
+from host.durable import write_new
+from host.rendering import Json
 from privacy.adapter_parts import options_words
 from privacy.draft import Draft
 from privacy.errors import LocalError, PlanError

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from bench import plans
-from coordinator.config import Durations, Home, Listener, Log, Settings
+from coordinator.config import Durations, Listener, Settings
 from coordinator.daemon import process as coordinator_daemon
 from coordinator.daemon.status import read_status
 from coordinator.database import member_rows, run_rows
@@ -31,10 +31,13 @@ from coordinator.database.member_rows import TokenRecord
 from coordinator.database.store import Store
 from coordinator.enrolment import authority as ca
 from coordinator.enrolment.authority import Authority
+from coordinator.home import Home
 from coordinator.runs import creation
+from host.logs import Log
 from host.system import SystemClock, SystemRandom
 from participant.daemon import assembly as participant_daemon
 from participant.daemon.joining import join
+from participant.opened import open_home
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
 from participant.runs.context import TrainingJob
 from participant.training.trainer import OneHotTrainer, Progress, Trainer
@@ -128,7 +131,7 @@ class Daemons:
             durations=Durations(phase_seconds=PATIENCE_SECONDS, gather_seconds=PATIENCE_SECONDS),
             log=Log(file="log"),
         )
-        self.store = Store.create(self.home.database_url(self.settings))
+        self.store = Store.create(self.settings.database_url(self.home))
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._process = multiprocessing.get_context("spawn").Process(
@@ -158,7 +161,7 @@ class Daemons:
     def _enrol(self, name: str) -> None:
         path, recipe = self.directory / name, plans.recipe(self.entries)
         join(self._invite(name), path, clock=SystemClock(), random=SystemRandom())
-        registry = Registry(participant_daemon.open_home(path).home)
+        registry = Registry(open_home(path).home)
         registry.add(DatasetEntry(name=recipe.task.data, path=os.devnull, added_at=0, rows=100))
         registry.add(ModelEntry(name=recipe.base.name, path=os.devnull, added_at=0, files=recipe.base.files))
         policy = POLICY.format(authority=self.authority.fingerprint, base=recipe.base.hash)

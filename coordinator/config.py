@@ -1,26 +1,26 @@
-"""coordinator.toml: what an operator sets, and where everything of a coordinator lies on disk.
+"""coordinator.toml: what an operator sets for the daemon.
 
 Guarantees: an unknown key is an error that names its line and the key that was probably meant; every duration that a
 user can set is in :class:`Durations`; secrets are never in this file.
-Leaves to others: the rules of a run, which are in its plan alone.
+Leaves to others: paths inside the directory (``home``); the rules of a run, which are in its plan alone.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from coordinator.home import CONFIG_NAME, Home
 from host import configuration, settings
+from host.logs import Log, log_template
 from host.settings import Section
 from privacy.plan_parts import Name, Text
 from protos.invitation import is_address
 
-CONFIG_NAME = "coordinator.toml"
 DEFAULT_PORT = 8443
 DEFAULT_ENROLMENT_PORT = 8444
 
@@ -66,12 +66,6 @@ class Durations(Section):
     evaluation_seconds: Seconds = 300  # how long the end of a run waits for its evaluators
 
 
-class Log(Section):
-    """Where the daemon's JSON lines go: standard error, or a file."""
-
-    file: str | None = None
-
-
 class Settings(Section):
     """The whole of coordinator.toml."""
 
@@ -91,50 +85,19 @@ class Settings(Section):
             raise ValueError("participants and enrolment need listeners of their own")
         return self
 
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """A coordinator's directory: every path that the daemon and the commands use."""
-
-    directory: Path
-
-    @property
-    def config(self) -> Path:
-        """coordinator.toml."""
-        return self.directory / CONFIG_NAME
-
-    @property
-    def authority(self) -> Path:
-        """Keys and certificates, 0700."""
-        return self.directory / "authority"
-
-    @property
-    def runs(self) -> Path:
-        """One directory per run."""
-        return self.directory / "runs"
-
-    @property
-    def status(self) -> Path:
-        """What the running daemon says about itself; stale when its process is gone."""
-        return self.directory / "daemon.json"
-
-    def run(self, run_id: str) -> Path:
-        """Return the directory of a run."""
-        return self.runs / run_id
-
-    def spool(self, configured: Settings) -> Path:
+    def spool_path(self, home: Home) -> Path:
         """Return where uploads wait until their round ends."""
-        return self.directory / configured.spool
+        return home.directory / self.spool
 
-    def database_url(self, configured: Settings) -> str:
-        """Return the database's URL, with a relative SQLite path taken from this directory."""
-        scheme, separator, path = configured.database.partition(":///")
+    def database_url(self, home: Home) -> str:
+        """Return the database's URL, with a relative SQLite path taken from the coordinator's directory."""
+        scheme, separator, path = self.database.partition(":///")
         if scheme != "sqlite" or not separator or path.startswith("/"):
-            return configured.database
-        return f"sqlite:///{(self.directory / path).resolve()}"
+            return self.database
+        return f"sqlite:///{(home.directory / path).resolve()}"
 
 
-def load(home: Home) -> Settings:
+def load_settings(home: Home) -> Settings:
     """Read and check coordinator.toml.
 
     Raises:
@@ -143,8 +106,8 @@ def load(home: Home) -> Settings:
     return configuration.load(home.config, Settings)
 
 
-def parse(text: str) -> Settings:
-    """Parse the text of a coordinator.toml; errors as in :func:`load`."""
+def parse_settings(text: str) -> Settings:
+    """Parse the text of a coordinator.toml; errors as in :func:`load_settings`."""
     return settings.parse(text, Settings, file=CONFIG_NAME)
 
 
@@ -158,7 +121,7 @@ def _is_local(host: str) -> bool:
     return True
 
 
-def render(
+def settings_template(
     *, federation: str, operator: str, also: Sequence[str], participants: str, enrolment: str, listen: str | None = None
 ) -> str:
     """Return a commented coordinator.toml for ``init``."""
@@ -189,9 +152,7 @@ address = "{enrolment}"
 [durations]  # seconds; a phase ends earlier when everybody who is live has answered
 {durations}
 
-[log]
-# file = "coordinator.log"  # JSON lines; standard error if absent
-"""
+{log_template("coordinator")}"""
 
 
 def _quoted(text: str) -> str:

@@ -1,1 +1,1 @@
-"""What every program here does on its machine: files, keys, configuration, output, clock and randomness."""
+"""What every program here does on its machine: files, keys, configuration, logs, output, clock and randomness."""

@@ -8,7 +8,6 @@ Leaves to others: which keys there are (``coordinator.enrolment.authority``, ``p
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import stat
 from pathlib import Path
 from typing import Final
@@ -30,7 +29,6 @@ from privacy.interfaces import RandomSource
 from privacy.secret import SecretBytes
 
 DIRECTORY_MODE: Final = 0o700
-FINGERPRINT_DIGITS: Final = 32  # 128 bits: no second key with the same can be found
 _OTHERS: Final = 0o077  # any right of group or others
 # Order of P-256's base point (SEC 2, section 2.4.2): a private key is a number from 1 to this less one.
 _P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -145,13 +143,3 @@ def read_public(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise LocalError("E-CONFIG-MISSING", f"{path} is missing") from None
-
-
-def fingerprint(public: bytes) -> str:
-    """Return what two people compare by telephone: 128 bits of SHA-256 in eight groups of four hex digits.
-
-    Args:
-        public: an Ed25519 public key, or the DER of an authority's certificate.
-    """
-    digits = hashlib.sha256(public).hexdigest()[:FINGERPRINT_DIGITS]
-    return " ".join(digits[start : start + 4] for start in range(0, FINGERPRINT_DIGITS, 4))

@@ -1,7 +1,7 @@
 """Files that are whole or absent after a crash, and what is said when a disk refuses.
 
-Guarantees: when :func:`write` returns, the new bytes survive a power cut; before, the old ones do. Everything is
-written for its owner alone (0600).
+Guarantees: when :func:`write` returns, the new bytes survive a power cut; before, the old ones do. State is written for
+its owner alone (0600); what :func:`write_new` exports follows the umask.
 Leaves to others: what the files mean, and who may enter their directories (``host.credentials``).
 """
 
@@ -10,8 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tarfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Final
 from privacy.errors import LocalError
 
 FILE_MODE: Final = 0o600
+EXPORTED_MODE: Final = 0o644  # less the umask
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -80,36 +79,28 @@ def new_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-@contextmanager
-def new_archive(path: Path) -> Iterator[tarfile.TarFile]:
-    """Fill a compressed archive (0600) that is not there yet; after an error it is not there.
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file for a user, who chose its name: it must not exist yet, and follows the umask.
 
     Raises:
-        LocalError: ``E-EXISTS``.
-        OSError: a file that was to go in is gone, or the disk refuses.
-    """
-    if path.exists():
-        raise LocalError("E-EXISTS", str(path))
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-    try:
-        with os.fdopen(descriptor, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as archive:
-            yield archive
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def extract(archive: Path, directory: Path) -> None:
-    """Take everything out of an archive that :func:`new_archive` made.
-
-    Raises:
-        LocalError: ``E-STATE-DAMAGED``, it is no such archive, or a part of one.
+        LocalError: ``E-EXISTS``; ``E-NOT-FOUND``, its directory is missing; ``E-PERMISSIONS``, ``E-DISK-FULL`` or
+            ``E-DISK-FAILED``.
     """
     try:
-        with tarfile.open(archive, "r:gz") as opened:
-            opened.extractall(directory, filter="data")
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise LocalError("E-STATE-DAMAGED", f"{archive} is no backup, or a part of one: {error}") from error
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, EXPORTED_MODE)
+    except FileExistsError:
+        raise LocalError("E-EXISTS", str(path)) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise LocalError("E-NOT-FOUND", f"there is no directory {path.parent}") from None
+    except PermissionError:
+        raise LocalError("E-PERMISSIONS", f"{path} cannot be written") from None
+    with disk_errors(path):
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
 
 def erase(path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from host import configuration
+from host.logs import Log, log_template
 from host.settings import Section
 from participant.home import Home
 from participant.training.trainer import EngineName, Precision
@@ -32,7 +33,7 @@ class Settings(Section):
     proxy: Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/]+)?$")] = ""  # of the CONNECT kind
     notify: tuple[str, ...] = ()  # program and arguments, run without a shell when a plan waits
     ledger: str = DEFAULT_LEDGER  # put it where backups are newest: an older copy makes the participant abstain
-    log_level: Annotated[str, StringConstraints(pattern=r"^(debug|info|warning|error)$")] = "info"
+    log: Log = Log()
 
     def ledger_path(self, home: Home) -> Path:
         """Return where the ledger lies."""
@@ -69,5 +70,4 @@ precision = "float32"      # of the frozen base; "bfloat16" is faster on a GPU, 
 # Where spent budget is recorded. Move it with care: an older copy makes the participant abstain.
 # ledger = "/var/lib/onlysum/ledger.db"
 
-log_level = "info"
-"""
+{log_template("participant")}"""

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from host import durable
 from host.credentials import DIRECTORY_MODE, check_private
+from host.status_file import STATUS_NAME
 from privacy.errors import LocalError
+
+CONFIG_NAME: Final = "participant.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class Home:
     @property
     def config(self) -> Path:
         """participant.toml, for IT."""
-        return self.directory / "participant.toml"
+        return self.directory / CONFIG_NAME
 
     @property
     def policy(self) -> Path:
@@ -73,7 +77,7 @@ class Home:
     @property
     def status_file(self) -> Path:
         """What the running daemon says about itself."""
-        return self.directory / "daemon.json"
+        return self.directory / STATUS_NAME
 
     def make(self) -> None:
         """Create the directory and its parts, readable by this user alone."""

@@ -80,7 +80,7 @@ class _Line(PlanModel):
 
 
 def encode_invitation(invitation: Invitation) -> str:
-    """Return the line that the operator hands to the newcomer, by a way that nobody else reads."""
+    """Return the line that the operator sends to the newcomer over a private channel."""
     document = canonical.encode(
         {
             "federation": invitation.federation,

@@ -197,6 +197,32 @@ def test_no_module_is_a_drawer_for_everything() -> None:
     assert not [path for path in sources() if path.stem in {"utils", "util", "common", "helpers", "misc"}]
 
 
+def test_the_folders_of_both_daemons_can_be_taken_in_at_a_glance() -> None:
+    counted = {
+        str(folder.relative_to(ROOT)): sum(path.name != "__init__.py" for path in folder.glob("*.py"))
+        for package in ("coordinator", "participant")
+        for folder in (ROOT / package, *(ROOT / package).rglob("*/"))
+    }
+    assert "participant/views" in counted
+    assert {folder: count for folder, count in counted.items() if count > 14} == {}
+
+
+def test_both_daemons_are_arranged_alike() -> None:
+    modules = {
+        package: {str(path.relative_to(ROOT / package)) for path in (ROOT / package).rglob("*.py")}
+        for package in ("coordinator", "participant")
+    }
+    alike = {
+        "config.py", "home.py", "opened.py", "commands/console.py", "commands/member.py", "daemon/backup.py",
+        "daemon/doctor.py", "daemon/process.py", "daemon/runner.py", "daemon/status.py", "protocol/checks.py",
+        "protocol/round.py", "views/members.py", "views/status.py",
+    }  # fmt: skip
+    assert {package: alike - files for package, files in modules.items()} == {
+        "coordinator": set(),
+        "participant": set(),
+    }
+
+
 def test_every_module_says_what_it_is() -> None:
     assert not [
         str(path.relative_to(ROOT))

@@ -14,8 +14,8 @@ from audit import registry
 from audit.page import make_page, text_of
 from audit.text import rendered
 from audit.verify import VerifiedReport, verify_report
-from coordinator.commands import run as run_command
 from coordinator.runs.release import model_card
+from coordinator.views.proposal import Proposal
 from docs import build_claims
 from participant.owner.plan_page import draft_lines
 from privacy import claims
@@ -40,7 +40,7 @@ def plan_page(plan: Plan) -> str:
 
 
 def run_creation(plan: Plan) -> str:
-    return "\n".join(run_command._plan_lines(plan))
+    return "\n".join(Proposal(plan).to_lines())
 
 
 def report_on_a_page(plan: Plan) -> str:
@@ -142,7 +142,9 @@ def test_the_plan_page_and_run_creation_print_every_sentence_about_trust() -> No
         for consumer in ("the plan page", "run creation"):
             shown = flat(CONSUMERS[consumer](plan))
             assert [sentence for sentence in claims.trust_sentences(plan) if sentence not in shown] == []
-        assert run_command._plan_value(plan)["trust"] == list(claims.trust_sentences(plan))  # type: ignore[index, call-overload]  # a dictionary
+        value = Proposal(plan).to_json()
+        assert isinstance(value, dict)
+        assert value["trust"] == list(claims.trust_sentences(plan))
 
 
 @pytest.mark.parametrize("unverified", [True, False])
@@ -194,6 +196,7 @@ WORDING = [
     ROOT / "participant" / "owner" / "plan_page.py",
     ROOT / "coordinator" / "commands" / "run.py",
     ROOT / "coordinator" / "runs" / "creation.py",
+    ROOT / "coordinator" / "views" / "proposal.py",
     ROOT / "coordinator" / "runs" / "release.py",
     ROOT / "privacy" / "report.py",
     *sorted((ROOT / "audit" / "templates").iterdir()),

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -18,50 +16,29 @@ import typer
 from privacy.errors import LocalError
 
 if TYPE_CHECKING:
-    from coordinator.config import Home, Settings
-    from coordinator.database.store import Store
-    from coordinator.enrolment.authority import Authority
+    from coordinator.opened import OpenHome
 
 Directory = Annotated[
-    Path, typer.Option("--config", metavar="DIR", envvar="ONLYSUM_HOME", help="The coordinator's directory.")
+    Path | None, typer.Option("--config", metavar="DIR", envvar="ONLYSUM_HOME", help="The coordinator's directory.")
 ]
-HERE: Final = Path()
-
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A coordinator's directory with its configuration and database."""
-
-    home: Home
-    settings: Settings
-    store: Store
-
-    def authority(self) -> Authority:
-        """Load the keys."""
-        from coordinator.enrolment.authority import load_authority
-
-        return load_authority(self.home.authority)
+def directory(config: Path | None) -> Path:
+    """Return the coordinator's directory: ``--config``, ``ONLYSUM_HOME``, or where the command runs."""
+    return Path() if config is None else config
 
 
-@contextmanager
-def opened(directory: Path) -> Iterator[Opened]:
-    """Open a directory for one command.
+def opened(config: Path | None) -> AbstractContextManager[OpenHome]:
+    """Open the directory for one command.
 
     Raises:
-        LocalError: ``E-CONFIG-*`` or ``E-STATE-DAMAGED``.
+        LocalError: ``E-CONFIG-*``.
+        VerificationError: ``E-STATE-DAMAGED``.
     """
-    from coordinator.config import Home, load
-    from coordinator.database.store import Store
+    from coordinator.opened import open_home
 
-    home = Home(directory)
-    settings = load(home)
-    store = Store.open(home.database_url(settings))
-    try:
-        yield Opened(home, settings, store)
-    finally:
-        store.close()
+    return open_home(directory(config))
 
 
 def seconds(text: str) -> int:
@@ -70,10 +47,10 @@ def seconds(text: str) -> int:
     Raises:
         LocalError: ``E-USAGE``.
     """
-    found = re.fullmatch(r"([1-9][0-9]{0,5})([smhdw])", text)
-    if found is None:
+    span = re.fullmatch(r"([1-9][0-9]{0,5})([smhdw])", text)
+    if span is None:
         raise LocalError("E-USAGE", f"{text!r} is no time span; write 30m, 12h, 7d or 2w")
-    return int(found[1]) * _UNITS[found[2]]
+    return int(span[1]) * _UNITS[span[2]]
 
 
 def now() -> int:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.commands import member, run
-from coordinator.commands.console import HERE, Directory, now, opened, seconds
-from host.console import AsJson, Json, moment, show, table
+from coordinator.commands.choices import MemberRole
+from coordinator.commands.console import Directory, directory, now, opened, seconds
+from host.console import AsJson, show, show_view
+from host.rendering import Json, moment
 from privacy.errors import LocalError
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ app.add_typer(run.app, name="run")
 
 @app.command()
 def init(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where everything of this coordinator lies.")],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="The new coordinator's directory.")],
     *,
     name: Annotated[str, typer.Option("--name", help="Name of the federation.")],
     operator: Annotated[str, typer.Option("--operator", help="Who runs the coordinator, e.g. an institute.")],
@@ -50,22 +52,25 @@ def init(
 
     Example: onlysum coordinator init clinic --name clinics --operator "Institute" --address sum.example.org:8443
     """
-    from coordinator.config import Home, render
+    from coordinator.config import settings_template
     from coordinator.enrolment.create import create_coordinator
-    from host.credentials import fingerprint
+    from coordinator.home import Home
+    from host.fingerprints import fingerprint
     from host.system import SystemRandom
     from protos.invitation import is_address
 
-    home, enrolment = Home(directory), enrolment_address or _next_port(address)
+    home, enrolment = Home(target), enrolment_address or _next_port(address)
     if home.config.exists():
         raise LocalError("E-EXISTS", str(home.config))
     for option, given in (("--address", address), ("--enrolment-address", enrolment)):
         if not is_address(given):
             raise LocalError("E-USAGE", f"{option} {given!r} is not host:port with a port from 1 to 65535")
-    text = render(federation=name, operator=operator, also=also or [], participants=address, enrolment=enrolment)
+    text = settings_template(
+        federation=name, operator=operator, also=also or [], participants=address, enrolment=enrolment
+    )
     made = create_coordinator(home, text, now=now(), random=SystemRandom())
     value: Json = {
-        "directory": str(directory),
+        "directory": str(target),
         "federation": name,
         "authority_fingerprint": made.fingerprint,
         "operator_fingerprint": fingerprint(made.operator.public),
@@ -73,11 +78,11 @@ def init(
         "enrolment_address": enrolment,
     }
     lines = [
-        f"Made {directory}/: coordinator.toml, authority/ (keys, 0600), coordinator.db",
+        f"Made {target}/: coordinator.toml, authority/ (keys, 0600), coordinator.db",
         f"  authority  {made.fingerprint}",
         f"  operator   {fingerprint(made.operator.public)}",
         "Keep authority/ safe: whoever has operator.key can sign plans.",
-        f"Next: onlysum coordinator start --config {directory}",
+        f"Next: onlysum coordinator start --config {target}",
     ]
     show(value, lines, as_json=as_json)
 
@@ -88,17 +93,18 @@ def _next_port(address: str) -> str:
 
 
 @app.command()
-def start(config: Directory = HERE, as_json: AsJson = False) -> None:
+def start(config: Directory = None, as_json: AsJson = False) -> None:
     """Run the service in the foreground; end it with Ctrl-C or SIGTERM.
 
     Example: onlysum coordinator start --config clinic
     """
-    from coordinator.config import Home, load
+    from coordinator.config import load_settings
     from coordinator.daemon import process
     from coordinator.enrolment.authority import load_authority
+    from coordinator.home import Home
 
-    home = Home(config)
-    settings, authority = load(home), load_authority(home.authority)
+    home = Home(directory(config))
+    settings, authority = load_settings(home), load_authority(home.authority)
 
     def ready(status: DaemonStatus) -> None:
         value: Json = {"address": status.address, "enrolment_address": status.enrolment_address}
@@ -115,51 +121,24 @@ def _compact(value: Json) -> str:
 
 
 @app.command()
-def status(config: Directory = HERE, as_json: AsJson = False) -> None:
+def status(config: Directory = None, as_json: AsJson = False) -> None:
     """Show the service's state, connected members and open runs.
 
     Example: onlysum coordinator status
     """
-    from coordinator.daemon.status import read_status
-    from coordinator.database import member_rows, run_rows
+    from coordinator.views.status import service_status
 
-    with opened(config) as here:
-        status = read_status(here.home)
-        with here.store.read() as connection:
-            members = [one for one in member_rows.list_members(connection) if one.active]
-            tokens = [one for one in member_rows.list_tokens(connection) if one.used_at is None]
-            going = [one for one in run_rows.list_runs(connection) if not one.state.ended]
-    live = status.live if status else ()
-    waiting = [one.name for one in tokens if one.expires_at > now()]
-    value: Json = {
-        "federation": here.settings.federation,
-        "running": status is not None,
-        "pid": status.pid if status else None,
-        "address": here.settings.participants.address,
-        "members": [{"name": one.name, "role": one.role.value, "live": one.name in live} for one in members],
-        "invited": list(waiting),
-        "runs": [{"run": one.run_id, "state": one.state.value, "paused": one.paused} for one in going],
-    }
-    lines = [
-        f"federation {here.settings.federation}, {here.settings.participants.address}: "
-        + (f"running (pid {status.pid})" if status else "not running; start it: onlysum coordinator start"),
-        *table(
-            ("MEMBER", "ROLE", "HERE"),
-            [(one.name, one.role.value, "yes" if one.name in live else "no") for one in members],
-        ),
-        *([f"invited, not yet joined: {', '.join(waiting)}"] if waiting else []),
-        *[f"run {one.run_id} {one.state.value}{' (paused)' if one.paused else ''}" for one in going],
-    ]
-    show(value, lines, as_json=as_json)
+    with opened(config) as coordinator:
+        show_view(service_status(coordinator, now()), as_json=as_json)
 
 
 @app.command()
 def invite(
     name: Annotated[str, typer.Argument(help="Name that the newcomer will have.")],
-    role: Annotated[str, typer.Option("--role", help="participant or evaluator.")] = "participant",
+    role: Annotated[MemberRole, typer.Option("--role", help="What the newcomer will be.")] = MemberRole.PARTICIPANT,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="Kept with the member.")] = None,
-    expires: Annotated[str, typer.Option("--expires", help="How long the invitation holds.")] = "7d",
-    config: Directory = HERE,
+    expires: Annotated[str, typer.Option("--expires", help="How long the invitation is valid.")] = "7d",
+    config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an invitation: one line that lets one newcomer join once.
@@ -168,19 +147,20 @@ def invite(
     """
     from coordinator.database import member_rows
     from coordinator.enrolment.invitations import make_invitation
+    from protos.envelope import Role
 
-    with opened(config) as here:
+    with opened(config) as coordinator:
         until = now() + seconds(expires)
-        with here.store.read() as connection:
-            open_ones = [one for one in member_rows.list_tokens(connection) if one.used_at is None]
-        replaced = any(one.name == name and one.expires_at > now() for one in open_ones)
-        line = make_invitation(here, name=name, role=role, labels=label or [], now=now(), until=until)
-    value: Json = {"name": name, "role": role, "token": line, "expires_at": until, "replaced": replaced}
+        with coordinator.store.read() as connection:
+            unused = [token for token in member_rows.list_tokens(connection) if token.used_at is None]
+        replaced = any(token.name == name and token.expires_at > now() for token in unused)
+        line = make_invitation(coordinator, name=name, role=Role(role), labels=label or [], now=now(), until=until)
+    value: Json = {"name": name, "role": role.value, "token": line, "expires_at": until, "replaced": replaced}
     lines = [
         line,
         "",
-        f"Hand this line to {name} by a way that nobody else reads; it holds until {moment(until)} UTC.",
-        *(["The invitation that it had before no longer holds."] if replaced else []),
+        f"Send this line to {name} over a private channel; it expires at {moment(until)} UTC.",
+        *(["Its previous invitation is now void."] if replaced else []),
         "There: onlysum participant join TOKEN",
     ]
     show(value, lines, as_json=as_json)
@@ -189,41 +169,34 @@ def invite(
 @app.command()
 def doctor(
     bundle: Annotated[Path | None, typer.Option("--bundle", help="Write a zip for support: no keys, no data.")] = None,
-    config: Directory = HERE,
+    config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
     """Check configuration, keys, database, disk and ports.
 
     Example: onlysum coordinator doctor --bundle report.zip
     """
-    from coordinator.config import Home
-    from coordinator.daemon.doctor import examine, write_bundle
+    from coordinator.daemon.doctor import examine
+    from coordinator.home import Home
 
-    checks = examine(Home(config), now())
-    if bundle is not None:
-        write_bundle(bundle, Home(config), checks)
-    value: Json = {
-        "ok": all(one.ok for one in checks),
-        "checks": [{"name": one.name, "ok": one.ok, "detail": one.detail} for one in checks],
-        "bundle": str(bundle) if bundle else None,
-    }
-    lines = [f"{'ok  ' if one.ok else 'FAIL'} {one.name}: {one.detail}" for one in checks]
-    show(value, [*lines, *([f"wrote {bundle}"] if bundle else [])], as_json=as_json)
-    if not all(one.ok for one in checks):
+    examination = examine(Home(directory(config)), now(), bundle)
+    show_view(examination, as_json=as_json)
+    if not examination.ok:
         raise typer.Exit(2)
 
 
 @app.command()
-def migrate(config: Directory = HERE, as_json: AsJson = False) -> None:
+def migrate(config: Directory = None, as_json: AsJson = False) -> None:
     """Bring the database to this version's schema. `start` does so by itself.
 
     Example: onlysum coordinator migrate
     """
-    from coordinator.config import Home, load
+    from coordinator.config import load_settings
     from coordinator.database import store
+    from coordinator.home import Home
 
-    home = Home(config)
-    engine = store.existing(home.database_url(load(home)))
+    home = Home(directory(config))
+    engine = store.existing(load_settings(home).database_url(home))
     before = store.revision(engine)
     store.upgrade(engine)
     engine.dispose()
@@ -233,7 +206,7 @@ def migrate(config: Directory = HERE, as_json: AsJson = False) -> None:
 @app.command()
 def backup(
     file: Annotated[Path, typer.Argument(help="The archive to write; it holds the keys, so it is 0600.")],
-    config: Directory = HERE,
+    config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
     """Write configuration, keys, database and runs to one archive.
@@ -244,8 +217,8 @@ def backup(
     """
     from coordinator.daemon.backup import write_backup
 
-    with opened(config) as here:
-        size = write_backup(here, file)
+    with opened(config) as coordinator:
+        size = write_backup(coordinator, file)
     lines = [f"Wrote {file} ({size} bytes). It holds the keys of this federation: keep it as safe as the machine."]
     show({"file": str(file), "bytes": size}, lines, as_json=as_json)
 
@@ -253,7 +226,7 @@ def backup(
 @app.command()
 def restore(
     file: Annotated[Path, typer.Argument(help="An archive that `backup` wrote.")],
-    config: Directory = HERE,
+    config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
     """Restore a backup where no coordinator is yet.
@@ -264,9 +237,10 @@ def restore(
     """
     from coordinator.daemon.backup import read_backup
 
-    given_up = read_backup(file, config, now())
+    target = directory(config)
+    given_up = read_backup(file, target, now())
     lines = [
-        f"Restored {config}/. {given_up} open attempts were given up: participants may have passed them.",
-        f"Next: onlysum coordinator doctor --config {config}, then start",
+        f"Restored {target}/. {given_up} open attempts were given up: participants may have passed them.",
+        f"Next: onlysum coordinator doctor --config {target}, then start",
     ]
-    show({"directory": str(config), "attempts_given_up": given_up}, lines, as_json=as_json)
+    show({"directory": str(target), "attempts_given_up": given_up}, lines, as_json=as_json)

@@ -7,26 +7,25 @@ Leaves to others: databases that are not SQLite (their own tools); masked upload
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 
-from coordinator.commands.console import Opened
-from coordinator.config import CONFIG_NAME, Home, load
+from coordinator.config import load_settings
 from coordinator.database import attempt_rows, member_rows
 from coordinator.database.store import Store, copy_sqlite
-from host import durable
-from host.credentials import DIRECTORY_MODE
+from coordinator.home import CONFIG_NAME, Home
+from coordinator.opened import OpenHome
+from host.archives import move_to_configured, new_archive, restored
 from privacy.errors import LocalError
 
 DATABASE: Final = "coordinator.db"
-TRIES: Final = 5  # a round that completes meanwhile removes files of an older one: then the copy is made again
+TRIES: Final = 5  # a round that completes meanwhile removes files of an older one: the copy is then made again
 
 
-def write_backup(here: Opened, file: Path) -> int:
+def write_backup(opened: OpenHome, file: Path) -> int:
     """Write the archive (0600) and return its size in bytes.
 
     Raises:
@@ -34,7 +33,7 @@ def write_backup(here: Opened, file: Path) -> int:
     """
     for left in reversed(range(TRIES)):
         try:
-            _write(here, file)
+            _write(opened, file)
             return file.stat().st_size
         except FileNotFoundError:
             if not left:
@@ -42,21 +41,21 @@ def write_backup(here: Opened, file: Path) -> int:
     raise AssertionError("unreachable")
 
 
-def _write(here: Opened, file: Path) -> None:
-    source = _sqlite_path(here)
+def _write(opened: OpenHome, file: Path) -> None:
+    source = _sqlite_path(opened)
     with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
         copy = Path(scratch) / DATABASE
         copy_sqlite(source, copy)
-        with durable.new_archive(file) as archive:
-            archive.add(here.home.config, CONFIG_NAME)
-            archive.add(here.home.authority, "authority")
+        with new_archive(file) as archive:
+            archive.add(opened.home.config, CONFIG_NAME)
+            archive.add(opened.home.authority, "authority")
             archive.add(copy, DATABASE)
-            if here.home.runs.exists():
-                archive.add(here.home.runs, "runs")
+            if opened.home.runs.exists():
+                archive.add(opened.home.runs, "runs")
 
 
-def _sqlite_path(here: Opened) -> Path:
-    url = sa.make_url(here.home.database_url(here.settings))
+def _sqlite_path(opened: OpenHome) -> Path:
+    url = sa.make_url(opened.settings.database_url(opened.home))
     if url.get_backend_name() != "sqlite" or url.database is None:
         raise LocalError("E-USAGE", "this database is not SQLite: back it up with its own tools, and this directory")
     return Path(url.database)
@@ -71,28 +70,20 @@ def read_backup(file: Path, directory: Path, now: int) -> int:
     home = Home(directory)
     if home.config.exists() or home.authority.exists():
         raise LocalError("E-EXISTS", f"{directory} holds a coordinator already")
-    if not file.is_file():
-        raise LocalError("E-NOT-FOUND", f"no file {file}")
-    with durable.new_directory(directory) as draft:
-        draft.chmod(DIRECTORY_MODE)
-        durable.extract(file, draft)
+    with restored(file, directory) as draft:
         return _take_up(Home(draft), now)
 
 
 def _take_up(home: Home, now: int) -> int:
-    """Make what came out of an archive a coordinator again; return how many open attempts were given up."""
-    home.authority.chmod(DIRECTORY_MODE)
-    for path in home.authority.iterdir():
-        path.chmod(durable.FILE_MODE)
-    url = home.database_url(load(home))
+    """Make an extracted directory a coordinator again; return how many open attempts were given up."""
+    settings = load_settings(home)
+    url = settings.database_url(home)
     database = sa.make_url(url).database
-    if database is not None and Path(database) != (home.directory / DATABASE).resolve():
-        if Path(database).exists():
-            raise LocalError("E-EXISTS", f"{database}, which coordinator.toml names; move it away first")
-        shutil.move(home.directory / DATABASE, database)
+    if database is not None:
+        move_to_configured(home.directory / DATABASE, Path(database), file=CONFIG_NAME)
     store = Store.open(url)
     with store.begin() as connection:
         given_up = attempt_rows.abort_open_attempts(connection, now, "restored from a backup")
-        member_rows.log_security(connection, now, "restored", load(home).federation, f"{given_up} attempts given up")
+        member_rows.log_security(connection, now, "restored", settings.federation, f"{given_up} attempts given up")
     store.close()
     return given_up

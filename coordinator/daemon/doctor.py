@@ -5,39 +5,44 @@ Guarantees: every check runs, whatever the others find; a bundle for support hol
 
 from __future__ import annotations
 
-import json
-import platform
-import shutil
 import socket
-import sys
-import zipfile
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
 
-from coordinator.config import Home, Settings, load
+from coordinator.config import Settings, load_settings
 from coordinator.daemon.status import read_status
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database import store as stores
 from coordinator.enrolment.authority import expires_at, load_authority
-from host.checkup import Check, CheckFailed, check, versions, versions_check
-from host.console import moment
-from privacy.errors import LocalError
+from coordinator.home import Home
+from host import checkup
+from host.checkup import Check, CheckFailed, Examination, check, check_disk, versions_check
+from host.rendering import Json, moment
 
-FREE_BYTES: Final = 2**30  # less free space than this is reported
 RENEW_SECONDS: Final = 60 * 86_400  # a certificate that expires within this time is reported
 PACKAGES: Final = ("onlysum", "grpcio", "cryptography", "SQLAlchemy", "alembic", "pydantic", "numpy", "safetensors")
 
 
-def examine(home: Home, now: int) -> list[Check]:
-    """Run all checks."""
-    checks = [check("configuration", lambda: _configuration(home))]
-    checks += [check("keys", lambda: _keys(home, now)), check("disk", lambda: _disk(home))]
+def examine(home: Home, now: int, bundle: Path | None = None) -> Examination:
+    """Run all checks, and write them to a bundle if one is asked for.
+
+    Raises:
+        LocalError: ``E-EXISTS``, of the bundle.
+    """
+    checks = _checks(home, now)
+    if bundle is not None:
+        write_bundle(bundle, home, checks)
+    return Examination(checks, bundle)
+
+
+def _checks(home: Home, now: int) -> tuple[Check, ...]:
+    checks = [check("configuration", lambda: _configuration(home)), check("keys", lambda: _keys(home, now))]
+    checks.append(check_disk(home.directory, "updates and database"))
     if checks[0].ok:
-        settings = load(home)
+        settings = load_settings(home)
         checks += [
             check("database", lambda: _database(home, settings)),
             check("security log", lambda: _security_log(home, settings)),
@@ -45,11 +50,11 @@ def examine(home: Home, now: int) -> list[Check]:
             check("runs", lambda: _runs(home, settings)),
         ]
     checks.append(versions_check(PACKAGES))
-    return checks
+    return tuple(checks)
 
 
 def _configuration(home: Home) -> str:
-    settings = load(home)
+    settings = load_settings(home)
     return f"federation {settings.federation}, members at {settings.participants.address}"
 
 
@@ -61,19 +66,12 @@ def _keys(home: Home, now: int) -> str:
     return f"private, certificates hold until {moment(until)} UTC"
 
 
-def _disk(home: Home) -> str:
-    free = shutil.disk_usage(home.directory).free
-    if free < FREE_BYTES:
-        raise CheckFailed(f"only {free // 2**20} MiB are free")
-    return f"{free // 2**30} GiB free"
-
-
 def _database(home: Home, settings: Settings) -> str:
-    engine = stores.existing(home.database_url(settings))
-    found = stores.revision(engine)
-    if found != stores.HEAD:
+    engine = stores.existing(settings.database_url(home))
+    schema = stores.revision(engine)
+    if schema != stores.HEAD:
         raise CheckFailed(
-            f"schema {found or 'none'}, this version needs {stores.HEAD}; run `onlysum coordinator migrate`"
+            f"schema {schema or 'none'}, this version needs {stores.HEAD}; run `onlysum coordinator migrate`"
         )
     if engine.dialect.name == "sqlite":
         with stores.refusals(), engine.connect() as connection:
@@ -81,11 +79,11 @@ def _database(home: Home, settings: Settings) -> str:
         if result != "ok":
             raise CheckFailed(f"damaged: {result}; restore a backup")
     engine.dispose()
-    return f"{engine.dialect.name}, schema {found}, intact"
+    return f"{engine.dialect.name}, schema {schema}, intact"
 
 
 def _security_log(home: Home, settings: Settings) -> str:
-    store = stores.Store.open(home.database_url(settings))
+    store = stores.Store.open(settings.database_url(home))
     with closing(store), store.read() as connection:
         rows = member_rows.security_log(connection)
     member_rows.verify_security_log(rows)
@@ -109,34 +107,32 @@ def _ports(home: Home, settings: Settings) -> str:
 
 
 def _runs(home: Home, settings: Settings) -> str:
-    store = stores.Store.open(home.database_url(settings))
+    store = stores.Store.open(settings.database_url(home))
     with closing(store), store.read() as connection:
         runs = run_rows.list_runs(connection)
-    if lost := [one.run_id for one in runs if not one.state.ended and not home.run(one.run_id).is_dir()]:
+    open_runs = [run.run_id for run in runs if not run.state.ended]
+    if lost := [run_id for run_id in open_runs if not home.run(run_id).is_dir()]:
         raise CheckFailed(f"the directory of run {lost[0]} is missing; restore a backup")
-    return f"{len(runs)} runs, {sum(not one.state.ended for one in runs)} of them go on"
+    return f"{len(runs)} runs, {len(open_runs)} of them go on"
 
 
-def write_bundle(file: Path, home: Home, checks: list[Check]) -> None:
+def write_bundle(file: Path, home: Home, checks: tuple[Check, ...]) -> None:
     """Write a zip for support: checks, versions, configuration, the states of runs.
 
     Raises:
         LocalError: ``E-EXISTS``.
     """
-    if file.exists():
-        raise LocalError("E-EXISTS", str(file))
-    states: list[dict[str, str | int]] = []
-    if all(one.ok for one in checks if one.name in ("configuration", "database")):
-        store = stores.Store.open(home.database_url(load(home)))
-        with closing(store), store.read() as connection:
-            for run in run_rows.list_runs(connection):
-                attempts = attempt_rows.list_attempts(connection, run.run_id)
-                aborted = sum(one.state == "aborted" for one in attempts)
-                states.append({"run": run.run_id, "state": run.state.value, "code": run.code, "aborted": aborted})
-    with zipfile.ZipFile(file, "x", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("checks.json", json.dumps([asdict(one) for one in checks], indent=2))
-        archive.writestr("versions.json", json.dumps({**versions(PACKAGES), "platform": platform.platform()}, indent=2))
-        archive.writestr("runs.json", json.dumps(states, indent=2))
-        archive.writestr("command.txt", " ".join(sys.argv[:3]))
-        if home.config.is_file():
-            archive.write(home.config, home.config.name)
+    readable = all(check.ok for check in checks if check.name in ("configuration", "database"))
+    states = _run_states(home) if readable else []
+    checkup.write_bundle(file, checks, PACKAGES, documents={"runs": states}, configuration=[home.config])
+
+
+def _run_states(home: Home) -> list[Json]:
+    states: list[Json] = []
+    store = stores.Store.open(load_settings(home).database_url(home))
+    with closing(store), store.read() as connection:
+        for run in run_rows.list_runs(connection):
+            attempts = attempt_rows.list_attempts(connection, run.run_id)
+            aborted = sum(attempt.state == "aborted" for attempt in attempts)
+            states.append({"run": run.run_id, "state": run.state.value, "code": run.code, "aborted": aborted})
+    return states

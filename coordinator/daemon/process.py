@@ -1,48 +1,32 @@
 """``coordinator start``: the process around the runner and the network service.
 
-Guarantees: it says that it is ready only when both listeners are; SIGTERM and SIGINT end it cleanly, and nothing needs
-a clean end, since whatever counts is committed.
+Guarantees: one daemon per directory; it is ready only when both listeners are; SIGTERM and SIGINT end it cleanly, and
+nothing needs a clean end, since whatever counts is committed.
+Leaves to others: the work (``runner``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import signal
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
-import structlog
-
-from coordinator.config import Home, Settings
+from coordinator.config import Settings
 from coordinator.daemon.runner import Runner
 from coordinator.daemon.service import Credentials, serve
-from coordinator.daemon.status import DaemonStatus, only_daemon, write_status
+from coordinator.daemon.status import DaemonStatus, write_status
 from coordinator.database.store import Store
 from coordinator.enrolment.authority import Authority
+from coordinator.home import Home
+from host.locks import only_daemon
+from host.logs import logging_to
+from host.service_manager import READY, STOPPING, StopSignals, notify
 from host.system import SystemClock, SystemRandom
 from privacy.secagg import masks
 
-PRESENCE_SECONDS: Final = 0.5
-
-
-def configure_logs(file: TextIO) -> None:
-    """Send structured log lines, one JSON object each, to a stream."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(file),
-    )
+STATUS_SECONDS: Final = 0.5
 
 
 def start(home: Home, settings: Settings, authority: Authority, ready: Callable[[DaemonStatus], None]) -> None:
@@ -58,26 +42,20 @@ def start(home: Home, settings: Settings, authority: Authority, ready: Callable[
         LocalError: ``E-RUNNING``, ``E-PORT``, ``E-STATE-DAMAGED`` or ``E-MASK-STREAM``.
     """
     masks.choose(SystemClock())  # a library whose key streams are wrong is refused at the start, not in a round
-    with only_daemon(home):
-        store = Store.open(home.database_url(settings))
+    with only_daemon(home.directory, "coordinator"), logging_to(settings.log, home.directory, tracebacks=True):
+        store = Store.open(settings.database_url(home))
         try:
-            if settings.log.file is None:
-                configure_logs(sys.stderr)
-                asyncio.run(_serve(home, settings, authority, store, ready))
-                return
-            with Path(home.directory, settings.log.file).open("a", buffering=1) as log:
-                configure_logs(log)
-                asyncio.run(_serve(home, settings, authority, store, ready))
+            asyncio.run(_serve(home, settings, authority, store, ready))
         finally:
             store.close()
+            home.status_file.unlink(missing_ok=True)
 
 
 async def _serve(
     home: Home, settings: Settings, authority: Authority, store: Store, ready: Callable[[DaemonStatus], None]
 ) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    StopSignals(lambda: loop.call_soon_threadsafe(stop.set)).install()
     runner = Runner(store, home, settings, authority, clock=SystemClock(), random=SystemRandom())
     runner.discover()
     listeners = await serve(
@@ -94,9 +72,11 @@ async def _serve(
     )
     write_status(home, status)
     ready(status)
+    notify(READY)
     work = [asyncio.create_task(runner.serve()), asyncio.create_task(_keep_status(home, status, runner))]
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([*work, stopped], return_when=asyncio.FIRST_COMPLETED)
+    notify(STOPPING)
     await listeners.stop()
     for task in (*work, stopped):
         task.cancel()
@@ -107,8 +87,8 @@ async def _serve(
 
 async def _keep_status(home: Home, status: DaemonStatus, runner: Runner) -> None:
     while True:
-        now = replace(status, live=tuple(sorted(runner.liveness.all_live())))
-        if now != status:
-            status = now
+        current = replace(status, live=tuple(sorted(runner.liveness.all_live())))
+        if current != status:
+            status = current
             write_status(home, status)
-        await asyncio.sleep(PRESENCE_SECONDS)
+        await asyncio.sleep(STATUS_SECONDS)

@@ -18,12 +18,13 @@ from typing import Final
 
 import structlog
 
-from coordinator.config import Home, Settings
+from coordinator.config import Settings
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database.member_rows import MemberRecord, TokenRecord
 from coordinator.database.store import Store
 from coordinator.enrolment import authority as authorities
 from coordinator.enrolment.authority import Authority
+from coordinator.home import Home
 from coordinator.runs.attempt import ADVERTISED
 from coordinator.runs.lifecycle import Lifecycle
 from coordinator.runs.liveness import Liveness
@@ -78,7 +79,7 @@ class Runner:
             store=store,
             home=home,
             settings=settings,
-            spool=UploadStore(home.spool(settings)),
+            spool=UploadStore(settings.spool_path(home)),
             clock=clock,
             liveness=self.liveness,
             operator=authority.operator,

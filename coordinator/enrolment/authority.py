@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from host import credentials
+from host.fingerprints import fingerprint
 from privacy.errors import LocalError, PeerError, Phase, VerificationError
 from privacy.interfaces import RandomSource
 from privacy.secagg import keys
@@ -67,7 +68,7 @@ class Authority:
     @property
     def fingerprint(self) -> str:
         """The authority's fingerprint, as owners compare it."""
-        return credentials.fingerprint(self.ca_der)
+        return fingerprint(self.ca_der)
 
 
 def create_authority(*, federation: str, hosts: Sequence[str], random: RandomSource, now: float) -> Authority:
@@ -129,7 +130,7 @@ def save_authority(directory: Path, authority: Authority) -> None:
         LocalError: ``E-EXISTS``, there is one: its keys are never overwritten.
     """
     if directory.exists():
-        raise LocalError("E-EXISTS", f"{directory} is there already; keys are never overwritten")
+        raise LocalError("E-EXISTS", f"{directory}; keys are never overwritten")
     credentials.make_private_directory(directory)
     credentials.write_private(directory / CA_KEY, authority.ca_key)
     credentials.write_private(directory / CA_CERTIFICATE, authority.ca_certificate)

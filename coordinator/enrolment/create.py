@@ -6,9 +6,10 @@ Leaves to others: the text of coordinator.toml (``config``), the keys themselves
 
 from __future__ import annotations
 
-from coordinator.config import Home, parse
+from coordinator.config import parse_settings
 from coordinator.database.store import Store
 from coordinator.enrolment.authority import Authority, create_authority, save_authority
+from coordinator.home import Home
 from host import durable
 from privacy.errors import LocalError
 from privacy.interfaces import RandomSource
@@ -29,12 +30,12 @@ def create_coordinator(home: Home, text: str, *, now: int, random: RandomSource)
     if home.authority.exists():
         detail = f"{home.authority} has keys, but {home.config} is missing; bring that back, or move the directory away"
         raise LocalError("E-EXISTS", detail)
-    settings = parse(text)
+    settings = parse_settings(text)
     with durable.disk_errors(home.directory):
         home.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         home.runs.mkdir(exist_ok=True)
-        home.spool(settings).mkdir(mode=0o700, exist_ok=True)
-    Store.create(home.database_url(settings)).close()  # before the keys: a full disk is noticed here
+        settings.spool_path(home).mkdir(mode=0o700, exist_ok=True)
+    Store.create(settings.database_url(home)).close()  # before the keys: a full disk is noticed here
     hosts = sorted({settings.participants.host, settings.enrolment.host})
     made = create_authority(federation=settings.federation, hosts=hosts, random=random, now=now)
     save_authority(home.authority, made)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from pydantic import TypeAdapter, ValidationError
 
-from coordinator.commands.console import Opened
 from coordinator.database import member_rows
 from coordinator.database.member_rows import TokenRecord
 from coordinator.enrolment import authority as authorities
+from coordinator.opened import OpenHome
 from host.system import SystemRandom
 from privacy.errors import LocalError
 from privacy.plan_parts import Name
@@ -24,7 +24,7 @@ from protos.invitation import encode_invitation, token_hash
 _LABEL = re.compile(r"[A-Za-z0-9._-]{1,60}=[A-Za-z0-9._ -]{0,100}")
 
 
-def make_invitation(here: Opened, *, name: str, role: str, labels: Sequence[str], now: int, until: int) -> str:
+def make_invitation(opened: OpenHome, *, name: str, role: Role, labels: Sequence[str], now: int, until: int) -> str:
     """Return the line for a newcomer.
 
     Raises:
@@ -32,19 +32,18 @@ def make_invitation(here: Opened, *, name: str, role: str, labels: Sequence[str]
     """
     try:
         TypeAdapter(Name).validate_python(name)
-        as_role = Role(role)
-    except (ValidationError, ValueError):
-        rule = "a name is lower-case letters, digits, dots, dashes and underscores; a role is participant or evaluator"
-        raise LocalError("E-USAGE", f"{name!r} as {role!r}: {rule}") from None
-    if wrong := [one for one in labels if not _LABEL.fullmatch(one)]:
+    except ValidationError:
+        rule = "a name is lower-case letters, digits, dots, dashes and underscores"
+        raise LocalError("E-USAGE", f"{name!r}: {rule}") from None
+    if wrong := [label for label in labels if not _LABEL.fullmatch(label)]:
         raise LocalError("E-USAGE", f"--label {wrong[0]!r} is not K=V")
     invitation = authorities.invite(
-        here.authority(),
-        federation=here.settings.federation,
+        opened.authority(),
+        federation=opened.settings.federation,
         name=name,
-        role=as_role,
-        enrolment_addresses=[here.settings.enrolment.address],
-        addresses=[here.settings.participants.address],
+        role=role,
+        enrolment_addresses=[opened.settings.enrolment.address],
+        addresses=[opened.settings.participants.address],
         random=SystemRandom(),
         until=until,
     )
@@ -52,12 +51,12 @@ def make_invitation(here: Opened, *, name: str, role: str, labels: Sequence[str]
         token_id=invitation.token_id,
         secret_hash=token_hash(invitation.token_id, invitation.secret),
         name=name,
-        role=as_role,
+        role=role,
         labels=",".join(labels),
         made_at=now,
         expires_at=until,
     )
-    with here.store.begin() as connection:
+    with opened.store.begin() as connection:
         known = member_rows.find_member(connection, name)
         if known is not None and known.active:
             raise LocalError("E-EXISTS", f"{name} is a member; `onlysum coordinator member revoke {name}` comes first")

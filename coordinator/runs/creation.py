@@ -16,11 +16,12 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 import methods
-from coordinator.config import Home, Settings
+from coordinator.config import Settings
 from coordinator.database import member_rows, run_rows
 from coordinator.database.member_rows import MemberRecord
 from coordinator.database.run_rows import RunRecord, RunState
 from coordinator.database.store import Store
+from coordinator.home import Home
 from coordinator.runs.global_adapter import RunFiles, read_initial
 from coordinator.runs.thresholds import Requested, choose
 from host import durable

@@ -17,11 +17,12 @@ from typing import Final, ParamSpec, TypeVar
 
 import structlog
 
-from coordinator.config import Home, Settings
+from coordinator.config import Settings
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.attempt_rows import AttemptRecord
 from coordinator.database.run_rows import ApprovalRecord, RoundRecord, RunRecord, RunState
 from coordinator.database.store import Store
+from coordinator.home import Home
 from coordinator.runs.attempt import ADVERTISED, Attempt
 from coordinator.runs.global_adapter import RunFiles
 from coordinator.runs.liveness import Liveness

@@ -5,16 +5,16 @@ Guarantees: read from the database alone, so it works whether or not the daemon 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coordinator.config import Home
 from coordinator.daemon.status import read_status
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.attempt_rows import AttemptRecord, EventRecord
 from coordinator.database.run_rows import ApprovalRecord, EvaluationRecord, RoundRecord, RunRecord, RunState
-from coordinator.database.store import Store
+from coordinator.opened import OpenHome
 from coordinator.runs.attempt import CLOSED
-from host.console import Json, moment
+from host.rendering import Json, moment
 from privacy import canonical
 from privacy.claims import graph_words, suite_words
 from privacy.plan import Plan
@@ -41,7 +41,7 @@ class OpenPhase:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Everything about a run that commands show."""
+    """A run as its operator sees it."""
 
     run: RunRecord
     plan: Plan
@@ -49,33 +49,33 @@ class Overview:
     attempts: tuple[AttemptRecord, ...]
     rounds: tuple[RoundRecord, ...]
     evaluations: tuple[EvaluationRecord, ...]
-    uploaded: dict[int, int]  # bytes of masked updates by round, all attempts together
+    uploaded: Mapping[int, int]  # bytes of masked updates by round, all attempts together
     phase: OpenPhase | None
     live: tuple[str, ...] | None  # None: the daemon does not run
 
     @property
     def undecided(self) -> tuple[str, ...]:
         """Participants who have not answered the plan."""
-        answered = {one.member for one in self.approvals}
-        return tuple(one.id for one in self.plan.roster if one.id not in answered)
+        answered = {approval.member for approval in self.approvals}
+        return tuple(member.id for member in self.plan.roster if member.id not in answered)
 
     def evaluation_values(self) -> list[Json]:
         """Return the measurements as JSON."""
         return [
             {
-                "round": one.round,
-                "evaluator": one.evaluator,
-                "correct": one.correct,
-                "examples": one.examples,
-                "accuracy": round(one.correct / max(1, one.examples), 6),
-                "adapter_sha256": one.adapter_sha256.hex(),
-                "data_sha256": one.data_sha256.hex(),
+                "round": evaluation.round,
+                "evaluator": evaluation.evaluator,
+                "correct": evaluation.correct,
+                "examples": evaluation.examples,
+                "accuracy": round(evaluation.correct / max(1, evaluation.examples), 6),
+                "adapter_sha256": evaluation.adapter_sha256.hex(),
+                "data_sha256": evaluation.data_sha256.hex(),
             }
-            for one in self.evaluations
+            for evaluation in self.evaluations
         ]
 
-    def value(self) -> Json:
-        """Return the overview as JSON."""
+    def to_json(self) -> Json:
+        """Return it for programs."""
         run, phase = self.run, self.phase
         return {
             "run": run.run_id,
@@ -93,15 +93,15 @@ class Overview:
             "rounds": self.plan.recipe.rounds,
             "completed": [
                 {
-                    "round": one.round,
-                    "attempt": one.attempt,
-                    "survivors": one.survivors,
-                    "dropouts": list(one.dropouts),
-                    "uploaded_bytes": self.uploaded.get(one.round, 0),
-                    "transcript": one.transcript.hex(),
-                    "completed_at": one.completed_at,
+                    "round": completed.round,
+                    "attempt": completed.attempt,
+                    "survivors": completed.survivors,
+                    "dropouts": list(completed.dropouts),
+                    "uploaded_bytes": self.uploaded.get(completed.round, 0),
+                    "transcript": completed.transcript.hex(),
+                    "completed_at": completed.completed_at,
                 }
-                for one in self.rounds
+                for completed in self.rounds
             ],
             "phase": None
             if phase is None
@@ -116,8 +116,8 @@ class Overview:
             "daemon_running": self.live is not None,
         }
 
-    def lines(self) -> list[str]:
-        """Return the overview for people."""
+    def to_lines(self) -> list[str]:
+        """Return it for people."""
         run, plan = self.run, self.plan
         state = run.state.value + (", paused" if run.paused and not run.state.ended else "")
         lines = [f"{run.run_id}  {plan.recipe.title}", f"{state}, {len(self.rounds)} of {plan.recipe.rounds} rounds"]
@@ -126,11 +126,11 @@ class Overview:
         lines += [f"created {moment(run.created_at)} UTC, to be over by {moment(plan.expires_at)} UTC"]
         lines.append(f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: unverified, owners compare it")
         lines += self._next()
-        for one in self.rounds[-SHOWN_ROUNDS:]:
-            gone = f", without {', '.join(one.dropouts)}" if one.dropouts else ""
-            tries = f", attempt {one.attempt}" if one.attempt > 1 else ""
-            lines.append(f"  round {one.round}: {one.survivors} participants{gone}{tries}")
-        lines += [f"  {measured(one)}" for one in self.evaluations[-SHOWN_ROUNDS:]]
+        for completed in self.rounds[-SHOWN_ROUNDS:]:
+            dropouts = f", without {', '.join(completed.dropouts)}" if completed.dropouts else ""
+            tries = f", attempt {completed.attempt}" if completed.attempt > 1 else ""
+            lines.append(f"  round {completed.round}: {completed.survivors} participants{dropouts}{tries}")
+        lines += [f"  {measured(evaluation)}" for evaluation in self.evaluations[-SHOWN_ROUNDS:]]
         return lines
 
     def _next(self) -> list[str]:
@@ -142,7 +142,7 @@ class Overview:
             return ["The daemon does not run. Next: onlysum coordinator start"]
         if run.state is RunState.CREATED:
             return [f"waits for the approval of {', '.join(self.undecided)}"]
-        away = [one.id for one in self.plan.roster if one.id not in self.live]
+        away = [member.id for member in self.plan.roster if member.id not in self.live]
         lines = [f"away: {', '.join(away)}"] if away else []
         if phase is not None:
             waits = f"waits for {', '.join(phase.missing)}" if phase.missing else "all have answered"
@@ -152,20 +152,21 @@ class Overview:
         return lines
 
 
-def measured(one: EvaluationRecord) -> str:
+def measured(evaluation: EvaluationRecord) -> str:
     """Return a measurement in words."""
-    share = one.correct / max(1, one.examples)
-    return f"after round {one.round}: {share:.3f} correct ({one.correct} of {one.examples}, {one.evaluator})"
+    correct, examples = evaluation.correct, evaluation.examples
+    share = correct / max(1, examples)
+    return f"after round {evaluation.round}: {share:.3f} correct ({correct} of {examples}, {evaluation.evaluator})"
 
 
-def overview(store: Store, home: Home, name: str) -> Overview:
+def overview(opened: OpenHome, name: str) -> Overview:
     """Read a run by its id or the beginning of one.
 
     Raises:
         OnlysumError: ``E-NOT-FOUND``.
     """
-    status = read_status(home)
-    with store.read() as connection:
+    status = read_status(opened.home)
+    with opened.store.read() as connection:
         run = run_rows.find_run(connection, name)
         plan = run.parsed()
         attempts = attempt_rows.list_attempts(connection, run.run_id)
@@ -198,5 +199,5 @@ def open_phase(plan: Plan, attempt: AttemptRecord, events: tuple[EventRecord, ..
         if isinstance(closed, dict) and closed["phase"] != "AGREE_SURVIVORS":  # S stays expected after it signed
             expected = tuple(str(name) for name in closed["answered"])
         answered = set()
-    here = tuple(name for name in expected if name in answered)
-    return OpenPhase(attempt.round, attempt.attempt, attempt.phase, expected, here)
+    in_order = tuple(name for name in expected if name in answered)
+    return OpenPhase(attempt.round, attempt.attempt, attempt.phase, expected, in_order)

@@ -1,51 +1,42 @@
-"""``run watch``: a run's events as they happen.
+"""A run's events as they happen.
 
-Guarantees: one line an event, each once and in order; on a terminal a live picture stands below them; nothing about a
-single participant but that it answered.
+Guarantees: each event once and in order; nothing about a single participant but that it answered.
+Leaves to others: showing them (``coordinator.commands.run_watch``).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
 
-import typer
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
-
-from coordinator.config import Home
 from coordinator.database import attempt_rows, run_rows
-from coordinator.database.run_rows import RunState
 from coordinator.database.store import Store
 from coordinator.runs.attempt import CLOSED
-from coordinator.views.overview import Overview, measured, overview
-from host.console import Json
+from coordinator.views.overview import measured
+from host.rendering import Json
 from privacy import canonical
 from privacy.printable import printable
-
-POLL_SECONDS: Final = 0.3
-BAR_WIDTH: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
 class RunEvent:
-    """Something that happened in a run, as a line and as JSON."""
+    """Something that happened in a run: in words, and for programs."""
 
     text: str
-    value: dict[str, Json]
+    fields: dict[str, Json]
+
+    def to_json(self) -> Json:
+        """Return it for programs."""
+        return self.fields
+
+    def to_lines(self) -> list[str]:
+        """Return it for people."""
+        return [self.text]
 
 
 @dataclass(slots=True)
 class Watcher:
-    """Remembers what was told already."""
+    """Reads a run again and again, and remembers which events it has yielded."""
 
     store: Store
     run_id: str
@@ -62,17 +53,18 @@ class Watcher:
             answers = run_rows.list_approvals(connection, self.run_id)
             attempts = attempt_rows.list_attempts(connection, self.run_id)
             closed = list(attempt_rows.closings_after(connection, self.run_id, self.event, kind=CLOSED))
-            rounds = {one.round: one for one in run_rows.list_rounds(connection, self.run_id)}
+            rounds = {completed.round: completed for completed in run_rows.list_rounds(connection, self.run_id)}
             evaluations = run_rows.list_evaluations(connection, self.run_id)
-        fresh = [one for one in answers if (one.member, one.approved) not in self.answers]
-        self.answers.update((one.member, one.approved) for one in fresh)
+        fresh = [answer for answer in answers if (answer.member, answer.approved) not in self.answers]
+        self.answers.update((answer.member, answer.approved) for answer in fresh)
         for answer in fresh:
             verb = "approved" if answer.approved else f"refused ({answer.code}): {answer.because}"
             yield _happened("plan", f"{answer.member} {verb}", member=answer.member, approved=answer.approved)
         if not run.state.ended:
             yield from self._run(run)
         for attempt in attempts:
-            yield from self._attempt(attempt, [one for one in closed if one[:2] == (attempt.round, attempt.attempt)])
+            number = (attempt.round, attempt.attempt)
+            yield from self._attempt(attempt, [closing for closing in closed if closing[:2] == number])
             done = rounds.get(attempt.round)
             if attempt.state == "completed" and done and self._first(attempt, "completed"):
                 without = f", without {', '.join(done.dropouts)}" if done.dropouts else ""
@@ -81,12 +73,12 @@ class Watcher:
             if attempt.state == "aborted" and self._first(attempt, "aborted"):
                 text = f"round {attempt.round}, attempt {attempt.attempt} aborted: {attempt.code} {attempt.reason}"
                 yield _happened("abort", text, round=attempt.round, attempt=attempt.attempt, code=attempt.code)
-        self.event = max([self.event, *(one[2].id for one in closed)])
-        for one in evaluations:
-            if (one.round, one.evaluator) not in self.measured:
-                self.measured.add((one.round, one.evaluator))
-                accuracy = round(one.correct / max(1, one.examples), 6)
-                yield _happened("evaluation", measured(one), round=one.round, accuracy=accuracy)
+        self.event = max([self.event, *(event.id for _, _, event in closed)])
+        for evaluation in evaluations:
+            if (evaluation.round, evaluation.evaluator) not in self.measured:
+                self.measured.add((evaluation.round, evaluation.evaluator))
+                accuracy = round(evaluation.correct / max(1, evaluation.examples), 6)
+                yield _happened("evaluation", measured(evaluation), round=evaluation.round, accuracy=accuracy)
         yield from self._run(run)
 
     def _run(self, run: run_rows.RunRecord) -> Iterator[RunEvent]:
@@ -117,53 +109,5 @@ class Watcher:
         return not known
 
 
-def _happened(kind: str, text: str, **value: Json) -> RunEvent:
-    return RunEvent(printable(text), {"event": kind, **value})
-
-
-def follow(store: Store, home: Home, name: str, *, as_json: bool) -> bool:
-    """Print what happens in a run until it ends; return whether it completed."""
-    with store.read() as connection:
-        watcher = Watcher(store, run_rows.find_run(connection, name).run_id)
-    console = Console(no_color="NO_COLOR" in os.environ, highlight=False)
-    if as_json or not console.is_terminal:
-        return _follow_plainly(watcher, as_json=as_json)
-    with Live(console=console, refresh_per_second=8, transient=True) as live:
-        while True:
-            for one in watcher.new_events():
-                live.console.print(one.text, markup=False)
-            seen = overview(store, home, watcher.run_id)
-            live.update(_picture(seen))
-            if seen.run.state.ended:
-                break
-            time.sleep(POLL_SECONDS)
-    for one in watcher.new_events():
-        console.print(one.text, markup=False)
-    return watcher.state == RunState.COMPLETED.value
-
-
-def _follow_plainly(watcher: Watcher, *, as_json: bool) -> bool:
-    while True:
-        for one in watcher.new_events():
-            typer.echo(json.dumps(one.value) if as_json else one.text)
-        sys.stdout.flush()
-        if watcher.state and RunState(watcher.state).ended:
-            return watcher.state == RunState.COMPLETED.value
-        time.sleep(POLL_SECONDS)
-
-
-def _picture(seen: Overview) -> Group:
-    """Return the live part: a bar over the rounds, and the open phase."""
-    done, total, phase = len(seen.rounds), seen.plan.recipe.rounds, seen.phase
-    bar = ProgressBar(total=total, completed=done, width=BAR_WIDTH)
-    first = Table.grid(padding=(0, 1))
-    first.add_row(bar, Text(f"{done} of {total} rounds, {seen.run.state.value}"))
-    lines: list[Text] = []
-    if phase is not None:
-        waits = f", waits for {', '.join(phase.missing[:6])}" if phase.missing else ""
-        lines.append(Text(f"{phase.phase}: {len(phase.answered)} of {len(phase.expected)}{waits}"))
-    elif seen.undecided:
-        lines.append(Text(f"waits for the approval of {', '.join(seen.undecided[:6])}"))
-    if seen.evaluations:
-        lines.append(Text(measured(seen.evaluations[-1])))
-    return Group(first, *lines)
+def _happened(kind: str, text: str, **fields: Json) -> RunEvent:
+    return RunEvent(printable(text), {"event": kind, **fields})

@@ -2,8 +2,7 @@
 
 Guarantees: help imports nothing heavy; commands and daemon share the directory, so a command works whether or not the
 daemon runs.
-Leaves to others: datasets and models (``registry``), policy, ledger and members (``owner``), plans
-(``plan``).
+Leaves to others: the nouns, one module each, and what is shown (``participant.views``).
 """
 
 from __future__ import annotations
@@ -13,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from host.console import AsJson, Json, moment, show
-from participant.commands import owner, plan, registry
+from host.console import AsJson, show, show_view
+from participant.commands import dataset, ledger, member, model, plan, policy
 from participant.commands.console import Directory, directory, opened
-from privacy.errors import LocalError, OnlysumError
+from privacy.errors import LocalError
 
 if TYPE_CHECKING:
-    from participant.daemon.assembly import Opened
-    from privacy.plan import Plan
+    from host.rendering import Json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,12 +26,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Join, add data, approve plans, train, see spend.",
 )
-app.add_typer(registry.dataset_app, name="dataset")
-app.add_typer(registry.model_app, name="model")
-app.add_typer(plan.app, name="plan")
-app.add_typer(owner.policy_app, name="policy")
-app.add_typer(owner.ledger_app, name="ledger")
-app.add_typer(owner.member_app, name="member")
+for noun, module in (
+    ("dataset", dataset),
+    ("model", model),
+    ("plan", plan),
+    ("policy", policy),
+    ("ledger", ledger),
+    ("member", member),
+):
+    app.add_typer(module.app, name=noun)
 
 
 @app.command()
@@ -51,16 +52,16 @@ def join(
     """
     import sys
 
-    from host.credentials import fingerprint
+    from host.fingerprints import fingerprint
     from host.system import SystemClock, SystemRandom
-    from participant.daemon.joining import join as enrol_here
+    from participant.daemon.joining import join as enrol
 
     line = sys.stdin.read() if token == "-" else token  # noqa: S105  # a dash is no secret
-    where = directory(config).resolve()
-    identity = enrol_here(line, where, clock=SystemClock(), random=SystemRandom(), proxy=proxy)
+    home = directory(config).resolve()
+    identity = enrol(line, home, clock=SystemClock(), random=SystemRandom(), proxy=proxy)
     authority = fingerprint(identity.authority_der)
     value: Json = {
-        "directory": str(where),
+        "directory": str(home),
         "name": identity.name,
         "role": identity.role.value,
         "federation": identity.federation,
@@ -69,7 +70,7 @@ def join(
         "operator": fingerprint(identity.operator_key),
     }
     lines = [
-        f"Joined {identity.federation} as {identity.role.value} {identity.name}; everything lies in {where}",
+        f"Joined {identity.federation} as {identity.role.value} {identity.name}; everything is in {home}",
         f"  your identity  {identity.fingerprint}",
         f"  the authority  {authority}",
         f"  the operator   {fingerprint(identity.operator_key)}",
@@ -85,9 +86,9 @@ def start(config: Directory = None) -> None:
 
     Example: onlysum participant start --config clinic-a
     """
-    from participant.daemon.process import serve
+    from participant.daemon import process
 
-    serve(directory(config).resolve())
+    process.start(directory(config).resolve())
 
 
 @app.command()
@@ -96,53 +97,9 @@ def status(config: Directory = None, as_json: AsJson = False) -> None:
 
     Example: onlysum participant status
     """
-    from participant.daemon.status_file import read_status
-    from privacy.claims import graph_words, suite_words
+    from participant.views.status import participant_status
 
-    here = opened(config)
-    seen, store = read_status(here.home), here.review.plans
-    running, connected = seen is not None and seen.running, seen is not None and seen.connected
-    waiting = [one for one in store.run_ids() if store.decision(one) is None and store.ended(one) is None]
-    going = [one for one in store.run_ids() if store.decision(one) is not None and store.ended(one) is None]
-    plans = {one: store.get(one).plan for one in (*waiting, *going)}
-    paused = here.home.pause_mark.exists()
-    head = here.ledger.head()
-    value: Json = {
-        "name": here.owner.name,
-        "federation": here.owner.federation,
-        "running": running,
-        "connected": connected,
-        "paused": paused,
-        "code": seen.code if seen else "",
-        "waiting": list(waiting),
-        "runs": list(going),
-        "plans": {
-            one: {"roster": _roster(here, plan), "suite": plan.suite, "graph": plan.graph.kind}
-            for one, plan in plans.items()
-        },
-        "ledger_sequence": head.sequence,
-    }
-    state = "running" if running else "not running; start it: onlysum participant start"
-    state += (", connected" if connected else ", NOT connected") if running else ""
-    lines = [f"{here.owner.name} in {here.owner.federation}: {state}{', paused' if paused else ''}"]
-    if seen and running and seen.code:
-        lines.append(f"  {seen.code}: {seen.detail}")
-    for one, known in plans.items():
-        until = f"takes part in run {one[:8]} until {moment(known.expires_at)} UTC"
-        lines.append(f"waits for you: plan show {one[:8]}" if one in waiting else until)
-        lines.append(f"  roster: {_roster(here, known)}; suite {suite_words(known)}; graph {graph_words(known)}")
-    show(value, lines, as_json=as_json)
-
-
-def _roster(here: Opened, plan: Plan) -> str:
-    from participant.owner.policy import load_policy
-    from participant.owner.rules import is_verified_roster
-
-    try:
-        verified = is_verified_roster(plan, load_policy(here.home), here.owner.name)
-    except OnlysumError:  # a policy that does not parse pins nobody
-        return "unverified"
-    return "verified" if verified else "unverified"
+    show_view(participant_status(opened(config)), as_json=as_json)
 
 
 @app.command()
@@ -179,20 +136,20 @@ def leave(
 
     Example: onlysum participant leave --yes
     """
-    from participant.daemon.status_file import read_status
+    from participant.daemon.status import read_status
 
-    here = opened(config)
-    seen = read_status(here.home)
-    if seen is not None and seen.running:
+    participant = opened(config)
+    daemon = read_status(participant.home)
+    if daemon is not None and daemon.running:
         raise LocalError("E-USAGE", "the daemon is running; stop it first")
-    if not yes and not typer.confirm(f"Leave {here.owner.federation} for good?"):
+    if not yes and not typer.confirm(f"Leave {participant.owner.federation} for good?"):
         raise typer.Exit(3)
-    here.home.left_mark.touch()
+    participant.home.left_mark.touch()
     lines = [
-        f"{here.owner.name} has left. Ask the operator to revoke its certificate: that is what others go by.",
+        f"{participant.owner.name} has left. Ask the operator to revoke its certificate: that is what others go by.",
         "The ledger stays: what was spent on these people stays spent.",
     ]
-    show({"left": here.owner.federation}, lines, as_json=as_json)
+    show({"left": participant.owner.federation}, lines, as_json=as_json)
 
 
 @app.command()
@@ -205,20 +162,11 @@ def doctor(
 
     Example: onlysum participant doctor --bundle report.zip
     """
-    from participant.daemon.doctor import examine, write_bundle
-    from participant.home import Home
+    from participant.daemon.doctor import examine
 
-    where = directory(config).resolve()
-    checks = examine(where)
-    if bundle is not None:
-        write_bundle(bundle, Home(where), checks)
-    value: Json = {
-        "ok": all(one.ok for one in checks),
-        "checks": [{"name": one.name, "ok": one.ok, "detail": one.detail} for one in checks],
-    }
-    lines = [f"{'ok  ' if one.ok else 'FAIL'} {one.name}: {one.detail}" for one in checks]
-    show(value, [*lines, *([f"wrote {bundle}"] if bundle else [])], as_json=as_json)
-    if not all(one.ok for one in checks):
+    examination = examine(directory(config).resolve(), bundle)
+    show_view(examination, as_json=as_json)
+    if not examination.ok:
         raise typer.Exit(2)
 
 
@@ -253,11 +201,11 @@ def restore(
     """
     from participant.daemon.backup import read_backup
 
-    where = directory(config).resolve()
-    read_backup(file, where)
+    home = directory(config).resolve()
+    read_backup(file, home)
     lines = [
-        f"Restored {where}.",
+        f"Restored {home}.",
         "If rounds were charged or signed since the backup, the participant abstains: it never spends twice unseen.",
-        f"Next: onlysum participant doctor --config {where}, then start",
+        f"Next: onlysum participant doctor --config {home}, then start",
     ]
-    show({"directory": str(where)}, lines, as_json=as_json)
+    show({"directory": str(home)}, lines, as_json=as_json)

@@ -2,7 +2,7 @@
 
 Guarantees: a plan is shown with everything that bears on it before it can be approved; a decision is on disk when the
 command ends, and the daemon, running or started later, tells the coordinator.
-Leaves to others: the rules (``approval``), the page (``screen``).
+Leaves to others: the rules (``participant.owner.rules``), the page (``participant.owner.plan_page``).
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from host.console import AsJson, Json, moment, show, table
-from participant.commands.console import As, Directory, Run, opened, write_new
+from host.console import AsJson, show, show_view
+from participant.commands.console import Directory, RunName, opened
 
 if TYPE_CHECKING:
-    from participant.daemon.assembly import Opened
+    from host.rendering import Json
+    from participant.opened import OpenHome
     from participant.owner.approval import Judged
     from participant.runs.context import TrainingJob
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="See, approve and refuse plans.")
+Person = Annotated[str, typer.Option("--as", metavar="NAME", help="Who decides; by default the user who is logged in.")]
 
 Dataset = Annotated[
     str | None, typer.Option("--dataset", metavar="NAME", help="Use this dataset; default: the plan's name for it.")
@@ -37,31 +39,14 @@ def list_plans(
 
     Example: onlysum participant plan list --pending
     """
-    plans = opened(config).review.plans
-    value: list[Json] = []
-    rows = []
-    for run_id in plans.run_ids():
-        decision, ended, plan = plans.decision(run_id), plans.ended(run_id), plans.get(run_id).plan
-        if pending and (decision is not None or ended is not None):
-            continue
-        state = decision.verdict if decision else "waits"
-        rows.append((run_id[:8], plan.recipe.title, plan.privacy.mode, state, ended.state if ended else "-"))
-        value.append(
-            {
-                "run": run_id,
-                "title": plan.recipe.title,
-                "mode": plan.privacy.mode,
-                "decision": state,
-                "ended": ended.state if ended else None,
-                "expires": moment(plan.expires_at),
-            }
-        )
-    show(value, table(("RUN", "TITLE", "MODE", "DECISION", "ENDED"), rows), as_json=as_json)
+    from participant.views.plans import plan_list
+
+    show_view(plan_list(opened(config), pending=pending), as_json=as_json)
 
 
 @app.command("show")
 def show_plan(
-    run: Run,
+    run: RunName,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the page as HTML.")] = None,
     dataset: Dataset = None,
     config: Directory = None,
@@ -73,12 +58,13 @@ def show_plan(
 
     Example: onlysum participant plan show 3f2a
     """
+    from host import durable
     from participant.owner.plan_page import plan_page
 
-    here = opened(config)
-    run_id = here.review.plans.find(run)
-    judged = here.review.judge_run(run_id, dataset)
-    page = plan_page(judged, here.owner.name, here.review.plans.decision(run_id))
+    participant = opened(config)
+    run_id = participant.review.plans.find(run)
+    judged = participant.review.judge_run(run_id, dataset)
+    page = plan_page(judged, participant.owner.name, participant.review.plans.decision(run_id))
     value: Json = {
         "run": run_id,
         "plan_hash": judged.verified.hash.hex(),
@@ -87,34 +73,34 @@ def show_plan(
         "graph": judged.verified.plan.graph.kind,
         "sections": {heading: list(sentences) for heading, sentences in page.sections},
         "rules": [
-            {"rule": one.name, "outcome": one.outcome.value, "says": one.says} for one in judged.assessment.rules
+            {"rule": rule.name, "outcome": rule.outcome.value, "says": rule.says} for rule in judged.assessment.rules
         ],
     }
     if html is not None:
-        write_new(html, page.html().encode())
+        durable.write_new(html, page.html().encode())
     show(value, [f"wrote {html}"] if html else [page.text()], as_json=as_json)
 
 
 @app.command("dry-run")
-def dry_run(run: Run, dataset: Dataset = None, config: Directory = None, as_json: AsJson = False) -> None:
+def dry_run(run: RunName, dataset: Dataset = None, config: Directory = None, as_json: AsJson = False) -> None:
     """Load base and data and run the self-check.
 
     Nothing is sent and nothing charged.
 
     Example: onlysum participant plan dry-run 3f2a
     """
-    from participant.commands.registry import unchanged
     from participant.daemon.assembly import torch_trainer
+    from participant.owner.inspection import is_unchanged
     from participant.owner.rules import Outcome
     from privacy.claims import graph_words, suite_words
 
-    here = opened(config)
-    run_id = here.review.plans.find(run)
-    judged = here.review.judge_run(run_id, dataset)
-    job = _assignment(here, run_id, judged)
-    same = unchanged(job.dataset)
+    participant = opened(config)
+    run_id = participant.review.plans.find(run)
+    judged = participant.review.judge_run(run_id, dataset)
+    job = _training_job(participant, run_id, judged)
+    same = is_unchanged(job.dataset)
     torch_trainer(job, strict=True).prepare()
-    plan, unmet = judged.verified.plan, [one for one in judged.assessment.rules if one.outcome is not Outcome.MET]
+    plan, unmet = judged.verified.plan, [rule for rule in judged.assessment.rules if rule.outcome is not Outcome.MET]
     value: Json = {
         "run": run_id,
         "dataset": job.dataset.name,
@@ -123,18 +109,18 @@ def dry_run(run: Run, dataset: Dataset = None, config: Directory = None, as_json
         "suite": plan.suite,
         "graph": plan.graph.kind,
         "roster": judged.assessment.roster,
-        "unmet": [{"rule": one.name, "outcome": one.outcome.value, "says": one.says} for one in unmet],
+        "unmet": [{"rule": rule.name, "outcome": rule.outcome.value, "says": rule.says} for rule in unmet],
     }
     lines = [
         f"The self-check of run {run_id[:8]} passed with dataset {job.dataset.name}; nothing was charged.",
         *([] if same else ["The dataset's bytes are not those that were registered; its size is."]),
         f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: {judged.assessment.roster}",
-        *(f"{one.outcome.value:<15}{one.name}: {one.says}" for one in unmet),
+        *(f"{rule.outcome.value:<15}{rule.name}: {rule.says}" for rule in unmet),
     ]
     show(value, lines, as_json=as_json)
 
 
-def _assignment(here: Opened, run_id: str, judged: Judged) -> TrainingJob:
+def _training_job(participant: OpenHome, run_id: str, judged: Judged) -> TrainingJob:
     """Return what a trainer would be made from, before anybody has approved."""
     from participant.runs.context import TrainingJob
     from privacy.errors import LocalError
@@ -144,19 +130,21 @@ def _assignment(here: Opened, run_id: str, judged: Judged) -> TrainingJob:
         raise LocalError("E-NOT-FOUND", f"the plan's {what} is not registered here")
     return TrainingJob(
         verified=judged.verified,
-        me=here.owner.name,
+        me=participant.owner.name,
         dataset=judged.dataset,
         model=judged.model,
-        initial_adapter=here.review.plans.initial_adapter(run_id),
-        device=here.settings.device,
-        threads=here.settings.threads,
-        engine=here.settings.engine,
-        precision=here.settings.precision,
+        initial_adapter=participant.review.plans.initial_adapter(run_id),
+        device=participant.settings.device,
+        threads=participant.settings.threads,
+        engine=participant.settings.engine,
+        precision=participant.settings.precision,
     )
 
 
 @app.command("approve")
-def approve(run: Run, who: As = "", dataset: Dataset = None, config: Directory = None, as_json: AsJson = False) -> None:
+def approve(
+    run: RunName, who: Person = "", dataset: Dataset = None, config: Directory = None, as_json: AsJson = False
+) -> None:
     """Approve a plan.
 
     The daemon runs the self-check and tells the coordinator.
@@ -172,9 +160,9 @@ def approve(run: Run, who: As = "", dataset: Dataset = None, config: Directory =
 
 @app.command("refuse")
 def refuse(
-    run: Run,
+    run: RunName,
     because: Annotated[str, typer.Option("--because", metavar="TEXT", help="What the operator is told.")],
-    who: As = "",
+    who: Person = "",
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:

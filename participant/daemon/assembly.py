@@ -1,16 +1,14 @@
 """Puts a daemon together from a participant's directory.
 
-Guarantees: torch is imported only when a run is prepared or an adapter measured; the directory's permissions and the
-names in configuration, certificate and ledger are compared before anything is dialled.
-Leaves to others: the work (``runner``), the command (``cli``).
+Guarantees: torch is imported only when a run is prepared or an adapter measured; the directory is checked before
+anything is dialled.
+Leaves to others: the directory (``participant.opened``), the work (``runner``), the process (``process``).
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,15 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.system import SystemClock, SystemRandom
-from participant.config import Settings, load_settings
 from participant.daemon.runner import Runner
-from participant.home import Home
 from participant.link.channel import Channel
 from participant.link.delivery import Sender, TaskQueue
-from participant.link.identity import Identity, load_identity
-from participant.owner.approval import Owner, PlanReview
-from participant.owner.ledger import Ledger
-from participant.owner.plan_store import PlanStore
+from participant.opened import open_home
 from participant.owner.policy import load_policy
 from participant.runs.context import DaemonContext, ShowProgress, TrainingJob
 from participant.runs.evaluator import Measure, Measured
@@ -37,38 +30,6 @@ from participant.training.trainer import Trainer
 from privacy.errors import LocalError
 from privacy.secagg import masks
 from privacy.task_parts import require_classification
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A participant's directory, checked and read; what commands and the daemon start from."""
-
-    home: Home
-    settings: Settings
-    identity: Identity
-    owner: Owner
-    ledger: Ledger
-    review: PlanReview
-
-
-def open_home(directory: Path) -> Opened:
-    """Check and read a participant's directory.
-
-    Raises:
-        LocalError: ``E-CONFIG-*`` or ``E-PERMISSIONS``.
-        VerificationError: ``E-STATE-DAMAGED``.
-    """
-    home = Home(directory)
-    home.check()
-    settings, identity = load_settings(home), load_identity(home.identity)
-    if settings.name != identity.name:
-        detail = f"participant.toml says {settings.name}, the certificate {identity.name}"
-        raise LocalError("E-CONFIG-INVALID", detail)
-    authority = hashlib.sha256(identity.authority_der).hexdigest()
-    owner = Owner(identity.name, identity.federation, identity.signing, authority)
-    ledger = Ledger.open(settings.ledger_path(home), key=owner.identity)
-    plans = PlanStore(home, identity.operator_key)
-    return Opened(home, settings, identity, owner, ledger, PlanReview(home, owner, plans, ledger, SystemClock()))
 
 
 def assemble(

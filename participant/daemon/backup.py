@@ -8,20 +8,18 @@ Leaves to others: that comparison (``runs``).
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from host import durable
-from host.credentials import DIRECTORY_MODE
+from host.archives import move_to_configured, new_archive, restored
 from participant.config import DEFAULT_LEDGER, load_settings
-from participant.home import Home
+from participant.home import CONFIG_NAME, Home
 from privacy.errors import LocalError
 
-ENTRIES: Final = ("participant.toml", "policy.toml", "identity", "datasets", "models", "plans")
+ENTRIES: Final = (CONFIG_NAME, "policy.toml", "identity", "datasets", "models", "plans")
 
 
 def write_backup(home: Home, file: Path) -> int:
@@ -37,7 +35,7 @@ def write_backup(home: Home, file: Path) -> int:
             closing(sqlite3.connect(ledger)) as target,
         ):
             source.backup(target)
-        with durable.new_archive(file) as archive:
+        with new_archive(file) as archive:
             for name in ENTRIES:
                 if (home.directory / name).exists():
                     archive.add(home.directory / name, name)
@@ -57,18 +55,8 @@ def read_backup(file: Path, directory: Path) -> None:
     home = Home(directory)
     if home.config.exists() or home.identity.exists():
         raise LocalError("E-EXISTS", f"{directory} holds a participant already")
-    if not file.is_file():
-        raise LocalError("E-NOT-FOUND", f"there is no {file}")
-    with durable.new_directory(directory) as draft:
-        draft.chmod(DIRECTORY_MODE)
+    with restored(file, directory) as draft:
         home = Home(draft)
         home.make()
-        durable.extract(file, draft)
-        home.identity.chmod(DIRECTORY_MODE)
-        for path in (*home.identity.iterdir(), draft / DEFAULT_LEDGER):
-            path.chmod(durable.FILE_MODE)
-        ledger = load_settings(home).ledger_path(home)
-        if ledger != draft / DEFAULT_LEDGER:
-            if ledger.exists():
-                raise LocalError("E-EXISTS", f"{ledger}, which participant.toml names; move it away first")
-            shutil.move(draft / DEFAULT_LEDGER, ledger)
+        extracted = draft / DEFAULT_LEDGER
+        move_to_configured(extracted, load_settings(home).ledger_path(home), file=CONFIG_NAME)

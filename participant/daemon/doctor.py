@@ -6,44 +6,50 @@ ledger. Leaves to others: the checks' own rules (``home``, ``policy``, ``ledger`
 
 from __future__ import annotations
 
-import json
-import platform
-import shutil
-import sys
-import zipfile
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from host.checkup import Check, CheckFailed, check, versions, versions_check
+from host import checkup
+from host.checkup import Check, CheckFailed, Examination, check, check_disk, versions_check
+from host.rendering import Json
 from participant.config import load_settings
-from participant.daemon.assembly import Opened, open_home
-from participant.daemon.status_file import read_status
+from participant.daemon.status import read_status
 from participant.home import Home
 from participant.link.channel import Channel
+from participant.opened import OpenHome, open_home
 from participant.owner.policy import load_policy
-from privacy.errors import LocalError
 from privacy.plan import PROTOCOL_VERSION
 from protos.envelope import Hello
 
-FREE_BYTES: Final = 2**30  # less free space than this is reported
 PACKAGES: Final = ("onlysum", "cryptography", "grpcio", "numpy", "pydantic", "torch", "transformers", "peft", "opacus")
 
 
-def examine(directory: Path) -> list[Check]:
-    """Run all checks on a participant's directory."""
+def examine(directory: Path, bundle: Path | None = None) -> Examination:
+    """Run all checks on a participant's directory, and write them to a bundle if one is asked for.
+
+    Raises:
+        LocalError: ``E-EXISTS``, of the bundle.
+    """
     home = Home(directory)
+    checks = _checks(home)
+    if bundle is not None:
+        write_bundle(bundle, home, checks)
+    return Examination(checks, bundle)
+
+
+def _checks(home: Home) -> tuple[Check, ...]:
     checks = [check("directory", lambda: _directory(home)), check("configuration", lambda: _configuration(home))]
+    readable = all(outcome.ok for outcome in checks)
     checks.append(check("policy", lambda: f"{len(load_policy(home).dataset)} datasets may be used"))
-    checks.append(check("disk", lambda: _disk(home)))
-    if all(one.ok for one in checks[:2]):
-        checks.append(check("ledger", lambda: f"{open_home(directory).ledger.verify()} records verify"))
-        checks.append(check("datasets and models", lambda: _registered(open_home(directory))))
-        checks.append(check("coordinator", lambda: _coordinator(open_home(directory))))
+    checks.append(check_disk(home.directory, "updates and journal"))
+    if readable:
+        checks.append(check("ledger", lambda: f"{open_home(home.directory).ledger.verify()} records verify"))
+        checks.append(check("datasets and models", lambda: _registered(open_home(home.directory))))
+        checks.append(check("coordinator", lambda: _coordinator(open_home(home.directory))))
     checks.append(check("daemon", lambda: _daemon(home)))
     checks.append(versions_check(PACKAGES))
-    return checks
+    return tuple(checks)
 
 
 def _directory(home: Home) -> str:
@@ -57,67 +63,46 @@ def _configuration(home: Home) -> str:
     return f"name {settings.name}, {computing}, proxy {'set' if settings.proxy else 'none'}"
 
 
-def _disk(home: Home) -> str:
-    free = shutil.disk_usage(home.directory if home.directory.exists() else Path()).free
-    if free < FREE_BYTES:
-        raise CheckFailed(f"{free // 2**20} MiB free; updates and journal need room")
-    return f"{free // 2**30} GiB free"
+def _registered(opened: OpenHome) -> str:
+    registry = opened.review.registry
+    datasets, models = registry.datasets(), registry.models()
+    missing = [entry.name for entry in (*datasets, *models) if not Path(entry.path).exists()]
+    if missing:
+        raise CheckFailed(f"files are missing of: {', '.join(missing)}")
+    return f"{len(datasets)} datasets, {len(models)} models"
 
 
-def _registered(here: Opened) -> str:
-    gone = [
-        one.name
-        for one in (*here.review.registry.datasets(), *here.review.registry.models())
-        if not Path(one.path).exists()
-    ]
-    if gone:
-        raise CheckFailed(f"files are missing of: {', '.join(gone)}")
-    return f"{len(here.review.registry.datasets())} datasets, {len(here.review.registry.models())} models"
-
-
-def _coordinator(here: Opened) -> str:
-    identity, settings = here.identity, here.settings
+def _coordinator(opened: OpenHome) -> str:
+    identity, settings = opened.identity, opened.settings
     hello = Hello(
         protocol_version=PROTOCOL_VERSION,
         software_version=version("onlysum"),
         member=identity.name,
         role=identity.role,
-        ledger_head=here.ledger.head(),
-        datasets=here.review.offers(),
+        ledger_head=opened.ledger.head(),
+        datasets=opened.review.offers(),
     )
     with Channel(identity, proxy=settings.proxy) as channel:
         welcome = channel.handshake(hello)
-    here.ledger.require_at_least(welcome.ledger_head)
+    opened.ledger.require_at_least(welcome.ledger_head)
     return f"{identity.addresses[0]} answers, {len(welcome.members)} members"
 
 
 def _daemon(home: Home) -> str:
-    seen = read_status(home)
-    if seen is None or not seen.running:
+    status = read_status(home)
+    if status is None or not status.running:
         raise CheckFailed("not running; start it: onlysum participant start")
-    if not seen.connected:
-        raise CheckFailed(f"running, not connected: {seen.code} {seen.detail}")
+    if not status.connected:
+        raise CheckFailed(f"running, not connected: {status.code} {status.detail}")
     return "running and connected"
 
 
-def write_bundle(file: Path, home: Home, checks: list[Check]) -> None:
-    """Write a zip for support.
+def write_bundle(file: Path, home: Home, checks: tuple[Check, ...]) -> None:
+    """Write a zip for support: checks, versions, configuration and policy, the sizes of journals.
 
     Raises:
         LocalError: ``E-EXISTS``.
     """
-    if file.exists():
-        raise LocalError("E-EXISTS", str(file))
-    runs = {path.parent.name: path.stat().st_size for path in home.runs.glob("*/journal")}
-    document = {
-        "checks": [asdict(one) for one in checks],
-        "versions": versions(PACKAGES),
-        "platform": platform.platform(),
-        "python": sys.version,
-        "journals": runs,
-    }
-    with zipfile.ZipFile(file, "x", zipfile.ZIP_DEFLATED) as bundle:
-        bundle.writestr("doctor.json", json.dumps(document, indent=2))
-        for path in (home.config, home.policy):
-            if path.is_file():
-                bundle.write(path, path.name)
+    journals: Json = {path.parent.name: path.stat().st_size for path in home.runs.glob("*/journal")}
+    documents = {"journals": journals}
+    checkup.write_bundle(file, checks, PACKAGES, documents=documents, configuration=[home.config, home.policy])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from host import durable
-from host.credentials import fingerprint
+from host.fingerprints import fingerprint
 from participant.config import DEFAULT_LEDGER, settings_template
 from participant.home import Home
 from participant.link.channel import enrol

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from participant.daemon.status_file import StatusFile
+from participant.daemon.status import StatusFile
 from participant.link.delivery import Backoff, Link, OutageLog, Stopping, TaskQueue
 from participant.runs.context import DaemonContext
 from privacy.errors import NetworkError, OnlysumError

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from participant.daemon.poller import Poller
-from participant.daemon.status_file import StatusFile
+from participant.daemon.status import StatusFile
 from participant.link.delivery import Link, Stopping, Superseded, TaskQueue
 from participant.runs.context import DaemonContext
 from participant.runs.evaluator import Measure, evaluate_adapter

@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 
 from host import credentials
+from host.fingerprints import fingerprint
 from privacy import canonical
 from privacy.errors import LocalError, PeerError, Phase, VerificationError
 from privacy.interfaces import RandomSource
@@ -73,7 +74,7 @@ class Identity:
     @property
     def fingerprint(self) -> str:
         """The identity key's fingerprint, as peers compare it."""
-        return credentials.fingerprint(self.signing.public)
+        return fingerprint(self.signing.public)
 
     @property
     def authority_der(self) -> bytes:

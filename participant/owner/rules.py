@@ -7,13 +7,13 @@ Leaves to others: computing what a plan costs and what is left (``cost``), askin
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
 import methods
+from host.fingerprints import matches
 from participant.owner.policy import Policy, Population
 from privacy.adapter_parts import LoraOptions
 from privacy.claims import suite_words
@@ -112,11 +112,6 @@ class Assessment:
         return RefusedError(code, "; ".join(f"{rule.name}: {rule.says}" for rule in self.broken))
 
 
-def fingerprint(identity_key: bytes) -> str:
-    """Return the fingerprint that owners compare: the first 128 bits of SHA-256, in hexadecimal."""
-    return hashlib.sha256(identity_key).hexdigest()[:32]
-
-
 def assess(plan: Plan, policy: Policy, local: LocalContext) -> Assessment:
     """Compare a plan with the policy, rule by rule."""
     rules = [
@@ -140,9 +135,9 @@ def mismatched_pins(plan: Plan, policy: Policy) -> tuple[str, ...]:
     """Return the members whose identity key is not the one that the policy pins."""
     pins = policy.coordinator.roster
     return tuple(
-        one.id
-        for one in plan.roster
-        if one.id in pins and not hashlib.sha256(bytes.fromhex(one.identity_key)).hexdigest().startswith(pins[one.id])
+        member.id
+        for member in plan.roster
+        if member.id in pins and not matches(bytes.fromhex(member.identity_key), pins[member.id])
     )
 
 

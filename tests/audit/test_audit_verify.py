@@ -16,9 +16,7 @@ from hypothesis import strategies as st
 from audit import schema
 from audit.page import make_page, text_of
 from audit.text import rendered
-from audit.verify import fingerprint, parse_report, verify_report
-from host import credentials
-from participant.owner import rules
+from audit.verify import parse_report, verify_report
 from privacy import canonical
 from privacy.dp.events import decimal
 from privacy.errors import LocalError, OnlysumError, VerificationError
@@ -284,12 +282,6 @@ def test_reports_fit_the_published_schema(mode: Mode) -> None:
 @pytest.mark.parametrize("word", ["anonymous", "anonymised", "compliant", "compliance"])
 def test_a_report_promises_nothing_that_it_cannot_keep(word: str, owned: bytes) -> None:
     assert word not in owned.decode().lower()
-
-
-def test_a_fingerprint_is_the_one_that_members_compare_by_telephone() -> None:
-    key = bytes(range(32))
-    assert fingerprint(key) == credentials.fingerprint(key)
-    assert fingerprint(key).replace(" ", "") == rules.fingerprint(key)
 
 
 def test_a_report_is_the_same_bytes_each_time() -> None:

@@ -42,7 +42,7 @@ def deleted(world: World, kind: str) -> None:
 
 def upload_of_carol(world: World) -> Path:
     """Where carol's upload lies."""
-    return next(world.home.spool(world.settings).rglob("carol.*"))
+    return next(world.settings.spool_path(world.home).rglob("carol.*"))
 
 
 def _approval(world: World) -> bytes:
@@ -69,7 +69,7 @@ def test_an_attempt_is_given_up_and_another_one_completes_if(sentence: str, tmp_
     world = World(tmp_path, n=3, rounds=1)
 
     async def scenario() -> None:
-        while not any(world.home.spool(world.settings).rglob("carol.*")):
+        while not any(world.settings.spool_path(world.home).rglob("carol.*")):
             await world.turn()
         DAMAGES[sentence](world)
         world.runner = world.daemon()
@@ -83,7 +83,7 @@ def test_an_attempt_that_replays_goes_on(tmp_path: Path) -> None:
     world = World(tmp_path, n=3, rounds=1)
 
     async def scenario() -> None:
-        while not any(world.home.spool(world.settings).rglob("carol.*")):
+        while not any(world.settings.spool_path(world.home).rglob("carol.*")):
             await world.turn()
         world.runner = world.daemon()
         await world.settle()

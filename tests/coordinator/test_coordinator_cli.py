@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import onlysum
-from coordinator.config import render
+from coordinator.config import settings_template
 from coordinator.database import attempt_rows
 from coordinator.database.tables import runs
 from privacy.errors import LocalError
@@ -43,7 +43,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A federation whose run has completed."""
     world = World(tmp_path, rounds=2, evaluated=True)
     asyncio.run(world.settle())
-    text = render(
+    text = settings_template(
         federation="test-federation",
         operator="Test Operator",
         also=[],
@@ -169,12 +169,10 @@ def test_an_invitation_names_the_federation_and_its_addresses(home: Path, capsys
     assert set(prints) == {"authority", "operator", "members"}
 
 
-def test_a_second_invitation_says_that_the_first_no_longer_holds(
-    home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_second_invitation_says_that_the_first_is_void(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "invite", "hospital-a")["replaced"] is False
     assert onlysum.run(["coordinator", "invite", "hospital-a"]) == 0
-    assert "The invitation that it had before no longer holds." in capsys.readouterr().out
+    assert "Its previous invitation is now void." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.config import Durations, Home, load, parse, render
+from coordinator.config import Durations, load_settings, parse_settings, settings_template
+from coordinator.home import Home
 from privacy.errors import LocalError
 
-GOOD = render(
+GOOD = settings_template(
     federation="clinics",
     operator='The "Example" Institute',
     also=["a"],
@@ -19,7 +20,7 @@ GOOD = render(
 
 
 def test_what_init_writes_is_read_back() -> None:
-    settings = parse(GOOD)
+    settings = parse_settings(GOOD)
     assert settings.federation == "clinics"
     assert settings.operator == 'The "Example" Institute'
     assert settings.also_a_participant == ("a",)
@@ -27,7 +28,9 @@ def test_what_init_writes_is_read_back() -> None:
 
 
 def test_every_commented_duration_can_be_switched_on() -> None:
-    assert parse(GOOD.replace("# ph", "ph").replace("# up", "up").replace("# st", "st")).durations == Durations()
+    assert (
+        parse_settings(GOOD.replace("# ph", "ph").replace("# up", "up").replace("# st", "st")).durations == Durations()
+    )
 
 
 def test_there_are_at_most_six_durations() -> None:
@@ -51,7 +54,7 @@ def test_a_wrong_line_is_named_with_what_was_probably_meant(line: str, code: str
         'federation = "clinics"\noperator = "I"\nparticipants = { address = "h:1" }\nenrolment = { address = "h:2" }\n'
     )
     with pytest.raises(LocalError) as refused:
-        parse(head + line)
+        parse_settings(head + line)
     assert refused.value.code == code
     assert all(word in refused.value.detail for word in words), refused.value.detail
 
@@ -59,24 +62,24 @@ def test_a_wrong_line_is_named_with_what_was_probably_meant(line: str, code: str
 @pytest.mark.parametrize("character", ["\\u001b", "\\u202e", "\\u0000", "\u202e", "\u200b", "\\n"])
 def test_an_operators_name_that_would_rewrite_every_owners_screen_is_refused(character: str) -> None:
     with pytest.raises(LocalError, match="line 4: operator: has a character that cannot be shown, U") as refused:
-        parse(GOOD.replace('The \\"Example\\" Institute', f"The {character} Institute"))
+        parse_settings(GOOD.replace('The \\"Example\\" Institute', f"The {character} Institute"))
     assert refused.value.code == "E-CONFIG-INVALID"
 
 
 def test_an_operators_name_is_in_any_script() -> None:
     name = "研究所 می\u200cخواهم é"
-    assert parse(GOOD.replace('The \\"Example\\" Institute', name)).operator == name
+    assert parse_settings(GOOD.replace('The \\"Example\\" Institute', name)).operator == name
 
 
 @pytest.mark.parametrize("address", ["host", "host:0", "host:70000", "http://host:1", ""])
 def test_an_address_is_host_and_port(address: str) -> None:
     with pytest.raises(LocalError, match="E-CONFIG-INVALID"):
-        parse(GOOD.replace("sum.example.org:8443", address))
+        parse_settings(GOOD.replace("sum.example.org:8443", address))
 
 
 def test_both_listeners_cannot_share_a_port() -> None:
     with pytest.raises(LocalError, match="listeners of their own"):
-        parse(GOOD.replace(":8444", ":8443"))
+        parse_settings(GOOD.replace(":8444", ":8443"))
 
 
 @pytest.mark.parametrize(
@@ -89,21 +92,21 @@ def test_both_listeners_cannot_share_a_port() -> None:
     ],
 )
 def test_a_dns_name_is_dialled_and_all_interfaces_are_bound(address: str, bind: str) -> None:
-    assert parse(GOOD.replace("sum.example.org:8443", address)).participants.bind == bind
+    assert parse_settings(GOOD.replace("sum.example.org:8443", address)).participants.bind == bind
 
 
 def test_listen_overrides_where_to_bind() -> None:
     text = GOOD.replace("# listen =", "listen =").replace("0.0.0.0:8443", "10.0.0.1:1")
-    assert parse(text).participants.bind == "10.0.0.1:1"
+    assert parse_settings(text).participants.bind == "10.0.0.1:1"
 
 
 def test_a_missing_file_says_which(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="E-CONFIG-MISSING"):
-        load(Home(tmp_path))
+        load_settings(Home(tmp_path))
 
 
 def test_a_relative_database_lies_in_the_directory(tmp_path: Path) -> None:
-    home, settings = Home(tmp_path), parse(GOOD)
-    assert home.database_url(settings) == f"sqlite:///{tmp_path}/coordinator.db"
+    home, settings = Home(tmp_path), parse_settings(GOOD)
+    assert settings.database_url(home) == f"sqlite:///{tmp_path}/coordinator.db"
     elsewhere = settings.model_copy(update={"database": "postgresql+psycopg://u@h/n"})
-    assert home.database_url(elsewhere) == "postgresql+psycopg://u@h/n"
+    assert elsewhere.database_url(home) == "postgresql+psycopg://u@h/n"

@@ -357,7 +357,7 @@ def test_an_upload_of_a_member_that_dealt_no_shares_is_refused(tmp_path: Path) -
 def test_another_upload_of_the_same_member_replaces_the_unfinished_one(world: World) -> None:
     async def scenario() -> None:
         receipt, masked = await collecting(world)
-        at, spool = receipt.position, world.home.spool(world.settings)
+        at, spool = receipt.position, world.settings.spool_path(world.home)
         for sha in (b"1" * 32, b"2" * 32):
             await world.runner.upload_offset("alice", RUN_ID, at, sha, len(masked))
             await world.runner.write_chunk("alice", RUN_ID, at, sha, 0, b"abc")
@@ -368,7 +368,7 @@ def test_another_upload_of_the_same_member_replaces_the_unfinished_one(world: Wo
 
 def test_the_spool_is_empty_when_the_run_is_over(world: World) -> None:
     asyncio.run(world.settle())
-    assert not list(world.home.spool(world.settings).rglob("*.*"))
+    assert not list(world.settings.spool_path(world.home).rglob("*.*"))
 
 
 async def content(runner: Runner, member: str, sha256: bytes, offset: int = 0) -> bytes:

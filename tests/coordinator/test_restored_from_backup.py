@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.config import Home
 from coordinator.daemon.backup import DATABASE
 from coordinator.database import attempt_rows
 from coordinator.database.store import Store, copy_sqlite
+from coordinator.home import Home
 from participant.protocol.memory import RoundCompleted, SharesReleased, SurvivorsSigned
 from tests.worlds.coordinator import World
 
@@ -32,7 +32,7 @@ def restored(world: World, home: Home) -> World:
     """Return the world with the coordinator of the backup; its members are as they are now."""
     after = copy.copy(world)
     after.home = home
-    after.store = Store.create(home.database_url(world.settings))
+    after.store = Store.create(world.settings.database_url(home))
     with after.store.begin() as connection:
         attempt_rows.abort_open_attempts(connection, 0, "restored from a backup")
     after.runner = after.daemon()

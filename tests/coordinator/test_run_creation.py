@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from coordinator.config import Home, Listener, Settings
+from coordinator.config import Listener, Settings
 from coordinator.database import member_rows
 from coordinator.database.member_rows import MemberRecord
 from coordinator.database.store import Store
+from coordinator.home import Home
 from coordinator.runs import creation, thresholds
 from coordinator.runs.creation import RunRequest, make_plan, register
 from coordinator.runs.global_adapter import RunFiles

@@ -459,7 +459,7 @@ def test_an_attempt_whose_uploads_are_lost_is_given_up_and_another_one_completes
     world = World(tmp_path, n=3, rounds=1)
 
     async def scenario() -> None:
-        spool = world.home.spool(world.settings)
+        spool = world.settings.spool_path(world.home)
         while not any(spool.rglob("carol.*")):
             await world.turn()
         for path in spool.rglob("*.*"):

@@ -113,14 +113,6 @@ def test_a_file_with_another_key_is_damaged() -> None:
         assert caught.value.code == "E-STATE-DAMAGED"
 
 
-def test_a_fingerprint_has_128_bits_in_groups_that_can_be_read_aloud() -> None:
-    shown = credentials.fingerprint(b"k" * 32)
-    groups = shown.split(" ")
-    assert [len(group) for group in groups] == [4] * 8
-    assert int("".join(groups), 16) < 2**128
-    assert shown != credentials.fingerprint(b"l" * 32)
-
-
 def test_system_randomness_does_not_repeat() -> None:
     source = system.SystemRandom()
     assert len({source.token_bytes(16) for _ in range(50)}) == 50

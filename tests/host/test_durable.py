@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tarfile
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,18 +66,37 @@ def test_a_new_directory_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [one.name for one in path.iterdir()] == ["first"]
 
 
-def test_an_archive_is_its_owners_alone_and_after_an_error_not_there(tmp_path: Path) -> None:
-    path = tmp_path / "kept.tar.gz"
-    with pytest.raises(FileNotFoundError), durable.new_archive(path) as archive:
-        archive.add(tmp_path / "gone")
+def test_an_exported_file_follows_the_umask_and_replaces_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    before = os.umask(0o027)
+    try:
+        durable.write_new(path, b"first")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    with pytest.raises(LocalError, match="E-EXISTS"):
+        durable.write_new(path, b"second")
+    assert path.read_bytes() == b"first"
+
+
+@pytest.mark.parametrize("place", ["gone/file", "file/inside"], ids=["no directory", "a file in place of one"])
+def test_a_file_is_exported_only_to_a_directory_that_exists(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LocalError, match="E-NOT-FOUND"):
+        durable.write_new(tmp_path / place, b"x")
+
+
+def test_a_full_disk_leaves_no_part_of_an_exported_file(tmp_path: Path) -> None:
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from host import durable; "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)); "
+        "durable.write_new(Path(sys.argv[1]), b'x' * 100)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "file"], capture_output=True, text=True, check=False
+    )
+    assert "LocalError: E-DISK-FULL" in done.stderr
     assert list(tmp_path.iterdir()) == []
-    with durable.new_archive(path) as archive:
-        archive.add(__file__, "file")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    with pytest.raises(LocalError, match="E-EXISTS"), durable.new_archive(path):
-        pass
-    with tarfile.open(path) as archive:
-        assert archive.getnames() == ["file"]
 
 
 def test_a_file_that_is_gone_stays_gone(tmp_path: Path) -> None:

@@ -18,13 +18,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coordinator.config import Home, load
+from coordinator.config import load_settings
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.store import Store
+from coordinator.home import Home
+from coordinator.protocol.phase import TRANSITIONS
 from coordinator.runs.global_adapter import RunFiles
 from host.system import SystemClock, SystemRandom
 from participant.daemon import assembly
 from participant.daemon.joining import join
+from participant.opened import open_home
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
 from participant.training.trainer import OneHotTrainer
 from privacy.draft import Draft
@@ -36,7 +39,7 @@ from tests.worlds.plans import make_plan, names
 
 ENTRIES = 12
 MEMBERS = names(3)
-PHASES = [phase for phase in Phase if phase is not Phase.RESULT]
+PHASES = [phase for phase in TRANSITIONS if phase is not Phase.RESULT]
 
 
 def onlysum(*words: str) -> Any:
@@ -57,7 +60,7 @@ class Coordinator:
         words = ["--name", "clinics", "--operator", "I", "--address", address, "--enrolment-address", enrolment]
         self.made = onlysum("init", str(directory), *words)
         home = Home(directory)
-        self.store = Store.create(home.database_url(load(home)))
+        self.store = Store.create(load_settings(home).database_url(home))
         self.process: subprocess.Popen[str] | None = None
         self.kills = 0
 
@@ -105,7 +108,7 @@ def stop(tmp_path: Path, coordinator: Coordinator) -> Iterator[threading.Event]:
         path = tmp_path / name
         token = onlysum("invite", name, "--config", str(coordinator.directory))["token"]
         join(token, path, clock=SystemClock(), random=SystemRandom())
-        registry = Registry(assembly.open_home(path).home)
+        registry = Registry(open_home(path).home)
         registry.add(DatasetEntry(name="digits", path="/data", added_at=0, rows=100))
         registry.add(ModelEntry(name="tiny-vit", path="/models/tiny", added_at=0, files=base.files))
         policy = POLICY.format(authority=coordinator.made["authority_fingerprint"], base=base.hash)

@@ -20,8 +20,9 @@ from coordinator.runs import creation
 from coordinator.runs.global_adapter import RunFiles
 from coordinator.runs.thresholds import Requested
 from host.system import SystemRandom
-from participant.daemon import assembly, poller
-from participant.daemon.status_file import read_status
+from participant.daemon import poller
+from participant.daemon.status import read_status
+from participant.opened import OpenHome, open_home
 from participant.owner.plan_store import Decision
 from privacy.draft import Recipe
 from privacy.ledger_entries import Unprotected
@@ -79,7 +80,7 @@ def survivors(row: RoundRecord) -> tuple[str, ...]:
     return codec.decode_certificate(row.certificate, sender="coordinator").survivors.ids
 
 
-def has_ended(home: assembly.Opened, run_id: str) -> bool:
+def has_ended(home: OpenHome, run_id: str) -> bool:
     return home.review.plans.ended(run_id) is not None
 
 
@@ -136,7 +137,7 @@ def test_three_rounds_over_mutual_tls_with_a_participant_that_is_lost_and_return
     assert [one.round for one in service.measured(plan.run_id)] == [0, 1, 2, 3]
 
     for name in everybody:
-        home = assembly.open_home(federation[name].directory)
+        home = open_home(federation[name].directory)
         until(partial(has_ended, home, plan.run_id), f"{name} hears of the end")
         decision = home.review.plans.decision(plan.run_id)
         assert isinstance(decision, Decision)
@@ -159,7 +160,7 @@ def test_the_reports_of_coordinator_and_participants_of_one_run_tell_one_history
     until(lambda: service.state(plan.run_id) == "completed", "the run completes")
     reports = {"coordinator": service.home.run(plan.run_id) / "report.json"}
     for name in ("alice", "bob"):
-        home = assembly.open_home(federation[name].directory)
+        home = open_home(federation[name].directory)
         until(partial(has_ended, home, plan.run_id), f"{name} hears of the end")
         reports[name] = home.home.runs / plan.run_id / "report.json"
         until(reports[name].exists, f"{name} reports")
@@ -186,13 +187,13 @@ def test_who_joins_later_or_anew_is_listed_with_its_fingerprint_without_a_restar
     monkeypatch.setattr(poller, "POLL_SECONDS", 0.2)
 
     def listed() -> dict[str, bytes]:
-        seen = read_status(assembly.open_home(alice.directory).home)
+        seen = read_status(open_home(alice.directory).home)
         return {one.name: one.identity_key for one in seen.members} if seen else {}
 
     def joined(place: str) -> bytes:
         directory = tmp_path / place
         enrol(service, directory, "bob", Role.PARTICIPANT, recipe)
-        return assembly.open_home(directory).owner.identity.public
+        return open_home(directory).owner.identity.public
 
     alice = enrol(service, tmp_path / "alice", "alice", Role.PARTICIPANT, recipe)
     alice.start()

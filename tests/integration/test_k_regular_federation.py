@@ -17,7 +17,7 @@ from coordinator.runs import creation
 from coordinator.runs.global_adapter import RunFiles
 from coordinator.runs.thresholds import Requested
 from host.system import SystemRandom
-from participant.daemon import assembly
+from participant.opened import open_home
 from participant.owner.plan_store import Decision
 from privacy.canonical import Json
 from privacy.draft import Recipe
@@ -137,7 +137,7 @@ def test_a_policy_that_does_not_name_k_regular_graphs_refuses_the_run_and_the_op
     with service.store.read() as connection:
         run = run_rows.find_run(connection, plan.run_id)
     assert "refused by policy: floors.graphs" in run.reason
-    decision = assembly.open_home(directory).review.plans.decision(plan.run_id)
+    decision = open_home(directory).review.plans.decision(plan.run_id)
     assert isinstance(decision, Decision)
     assert (decision.verdict, decision.by, decision.because) == (
         "refused",

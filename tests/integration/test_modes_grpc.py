@@ -22,6 +22,7 @@ from coordinator.runs.thresholds import Requested
 from host.system import SystemClock, SystemRandom
 from participant.daemon import assembly
 from participant.daemon.joining import join
+from participant.opened import open_home
 from privacy.dp.events import round_event
 from privacy.error_codes import REGISTRY
 from privacy.ledger_entries import Charge, Unprotected
@@ -112,7 +113,7 @@ def enrol(service: Service, tmp_path: Path, name: str, kind: str, *, mode: str, 
     owned = ["rows", data, "--population", "patients", *users] if role is Role.PARTICIPANT else ["public", data]
     say("participant", "dataset", "add", *owned, "--config", home)
     say("participant", "model", "add", f"tiny-{kind}", tmp_path / "base", "--config", home)
-    base = assembly.open_home(home).review.registry.models()[0].hash
+    base = open_home(home).review.registry.models()[0].hash
     if role is Role.PARTICIPANT:
         budget = "example" if unit == "none" else unit
         text = POLICY.format(authority=service.authority.fingerprint, mode=mode, unit=budget, base=base)
@@ -205,7 +206,7 @@ def check_dry_run(owner: Owner, plan: Plan, capsys: Any) -> None:
 
 def check_ledger(owner: Owner, plan: Plan) -> None:
     """Each round is charged at the plan's event, or the run is noted once where there is no claim."""
-    home = assembly.open_home(owner.directory)
+    home = open_home(owner.directory)
     until(lambda: home.review.plans.ended(plan.run_id) is not None, "it hears of the end")
     entries = [one.entry for one in home.ledger.rows() if isinstance(one.entry, Charge | Unprotected)]
     if plan.privacy.mode == "none":

@@ -13,16 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from participant.daemon.status_file import read_status
+from participant.daemon.status import read_status
 from participant.home import Home
 from tests.worlds.enrolled import authority, enrol
+
+
+def started(home: Home) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "onlysum", "participant", "start", "--config", str(home.directory)]
+    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[tuple[Home, subprocess.Popen[str]]]:
     home = enrol(tmp_path / "alice", authority())
-    words = [sys.executable, "-m", "onlysum", "participant", "start", "--config", str(home.directory)]
-    running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    running = started(home)
     yield home, running
     if running.poll() is None:
         running.kill()
@@ -55,3 +59,16 @@ def test_a_daemon_whose_coordinator_is_not_there_stays_and_says_why_once(
     status = read_status(home)
     assert status is not None
     assert status.running is False
+
+
+def test_its_log_goes_to_the_configured_file(tmp_path: Path) -> None:
+    home = enrol(tmp_path / "alice", authority())
+    home.config.write_text(home.config.read_text().replace('# file = "participant.log"', 'file = "daemon.log"'))
+    with started(home) as running:
+        until(lambda: (seen := read_status(home)) is not None and seen.code == "E-NET-REFUSED")
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(20) == 0
+        assert running.stderr is not None
+        assert running.stderr.read() == ""
+    lines = [json.loads(line) for line in (tmp_path / "alice" / "daemon.log").read_text().splitlines()]
+    assert "not connected" in [line["event"] for line in lines]

@@ -1,23 +1,13 @@
-"""A daemon ends when it is told to, and goes on when one file of its directory is damaged."""
+"""A daemon goes on when one file of its directory is damaged."""
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
 
-from participant.daemon.process import _end
 from tests.worlds.owner import policy_text
 from tests.worlds.rehearsal import ME, Rehearsal
-
-
-def test_the_first_signal_lets_the_step_in_hand_end_and_the_second_does_not() -> None:
-    stop = threading.Event()
-    _end(stop)
-    assert stop.is_set()
-    with pytest.raises(KeyboardInterrupt):
-        _end(stop)
 
 
 def test_a_decision_that_is_damaged_while_the_daemon_runs_is_said_once_and_ends_nothing(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -208,16 +209,16 @@ def test_a_dry_run_names_graph_suite_and_roster_and_every_rule_that_is_not_met(
             """Nothing to check."""
 
     monkeypatch.setattr("participant.daemon.assembly.torch_trainer", lambda job, **_: Ready())
-    found: dict[str, object] = {"rows": 0, "users": 0, "sha256": "changed"}
-    monkeypatch.setattr("participant.commands.registry._facts", lambda *_: found)
+    found = SimpleNamespace(rows=0, users=0, sha256="changed")
+    monkeypatch.setattr("participant.owner.inspection.inspect", lambda *_, **__: found)
     run = proposed(home, policy_text(roster=PEERS[1:]), owned_plan(**STRONG))
     entry = Registry(home).datasets()[0]
-    found |= {"rows": entry.rows + 1, "users": entry.users}
+    found.rows, found.users = entry.rows + 1, entry.users
     with pytest.raises(OnlysumError, match=f"E-DATA-MISMATCH.*has {entry.rows + 1} rows"):
         say("plan", "dry-run", run)
-    found["rows"] = entry.rows
+    found.rows = entry.rows
     assert "The dataset's bytes are not those that were registered" in say("plan", "dry-run", run)
-    found["sha256"] = entry.sha256
+    found.sha256 = entry.sha256
     said = say("plan", "dry-run", run)
     assert "not those that were registered" not in said
     assert "suite 1: X25519" in said

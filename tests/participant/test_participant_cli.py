@@ -395,7 +395,14 @@ def test_the_doctor_finds_what_is_wrong_and_its_bundle_has_no_key(say: Say, home
     assert not checks["coordinator"]["ok"]
     assert checks["coordinator"]["detail"].startswith("E-NET-REFUSED")
     assert not checks["daemon"]["ok"]
-    assert sorted(zipfile.ZipFile(bundle).namelist()) == ["doctor.json", "participant.toml", "policy.toml"]
+    assert sorted(zipfile.ZipFile(bundle).namelist()) == [
+        "checks.json",
+        "command.txt",
+        "journals.json",
+        "participant.toml",
+        "policy.toml",
+        "versions.json",
+    ]
 
 
 def test_a_second_daemon_on_a_directory_is_refused(say: Say, home: Home) -> None:

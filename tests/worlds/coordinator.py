@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from coordinator.config import Durations, Home, Listener, Settings
+from coordinator.config import Durations, Listener, Settings
 from coordinator.daemon.runner import Runner
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database.member_rows import MemberRecord
 from coordinator.database.run_rows import RunRecord, RunState
 from coordinator.database.store import Store
 from coordinator.enrolment.authority import Authority, create_authority
+from coordinator.home import Home
 from coordinator.runs.global_adapter import RunFiles
 from participant.protocol.round import Participant
 from participant.training.trainer import OneHotTrainer
@@ -170,7 +171,7 @@ class World:
             federation="test-federation", hosts=["127.0.0.1"], random=SeededSource("authority"), now=self.clock.now()
         )
         self.authority: Authority = replace(made, operator_key=_operator_secret())
-        self.store = Store.create(self.home.database_url(self.settings))
+        self.store = Store.create(self.settings.database_url(self.home))
         self._enrol(evaluated)
         self._register(initial)
         self.runner = self.daemon()

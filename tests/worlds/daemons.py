@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.config import Durations, Home, Listener, Settings
+from coordinator.config import Durations, Listener, Settings
 from coordinator.daemon.runner import Runner
 from coordinator.daemon.service import Credentials, serve
 from coordinator.database import member_rows, run_rows
@@ -21,9 +21,11 @@ from coordinator.database.member_rows import TokenRecord
 from coordinator.database.run_rows import EvaluationRecord, RoundRecord
 from coordinator.database.store import Store
 from coordinator.enrolment import authority as ca
+from coordinator.home import Home
 from host.system import SystemClock, SystemRandom
 from participant.daemon import assembly
 from participant.daemon.joining import join
+from participant.opened import open_home
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
 from participant.runs.context import TrainingJob
 from participant.runs.evaluator import Measured
@@ -80,7 +82,7 @@ class Service:
             enrolment=Listener(address=f"{HOST}:2"),
             durations=durations,
         )
-        self.store = Store.create(self.home.database_url(self.settings))
+        self.store = Store.create(self.settings.database_url(self.home))
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
@@ -234,7 +236,7 @@ def draft(directory: Path, recipe: Recipe, initial: bytes, target: PrivacyTarget
 def enrol(service: Service, directory: Path, name: str, role: Role, recipe: Recipe, policy: str = POLICY) -> Member:
     """Join a member and let its policy approve the recipe's plans; its daemon is not started yet."""
     join(service.invite(name, role), directory, clock=SystemClock(), random=SystemRandom())
-    registry = Registry(assembly.open_home(directory).home)
+    registry = Registry(open_home(directory).home)
     data = recipe.task.data if role is Role.PARTICIPANT else "public-digits"
     registry.add(DatasetEntry(name=data, path="/data", added_at=0, rows=100))
     registry.add(ModelEntry(name="tiny-vit", path="/models/tiny", added_at=0, files=recipe.base.files))

@@ -1,0 +1,78 @@
+"""``run watch``: a run's events, as lines or as a live picture.
+
+Guarantees: one line per event; on a terminal a live picture stands below them; with ``--json`` one object per line.
+Leaves to others: what happened (``coordinator.views.watch``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Final
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from coordinator.database import run_rows
+from coordinator.database.run_rows import RunState
+from coordinator.opened import OpenHome
+from coordinator.views.overview import Overview, measured, overview
+from coordinator.views.watch import Watcher
+
+POLL_SECONDS: Final = 0.3
+BAR_WIDTH: Final = 40
+SHOWN_NAMES: Final = 6
+
+
+def follow(opened: OpenHome, name: str, *, as_json: bool) -> bool:
+    """Print what happens in a run until it ends; return whether it completed."""
+    with opened.store.read() as connection:
+        watcher = Watcher(opened.store, run_rows.find_run(connection, name).run_id)
+    console = Console(no_color="NO_COLOR" in os.environ, highlight=False)
+    if as_json or not console.is_terminal:
+        return _follow_plainly(watcher, as_json=as_json)
+    with Live(console=console, refresh_per_second=8, transient=True) as live:
+        while True:
+            for event in watcher.new_events():
+                live.console.print(event.text, markup=False)
+            current = overview(opened, watcher.run_id)
+            live.update(_picture(current))
+            if current.run.state.ended:
+                break
+            time.sleep(POLL_SECONDS)
+    for event in watcher.new_events():
+        console.print(event.text, markup=False)
+    return watcher.state == RunState.COMPLETED.value
+
+
+def _follow_plainly(watcher: Watcher, *, as_json: bool) -> bool:
+    while True:
+        for event in watcher.new_events():
+            typer.echo(json.dumps(event.to_json()) if as_json else event.text)
+        sys.stdout.flush()
+        if watcher.state and RunState(watcher.state).ended:
+            return watcher.state == RunState.COMPLETED.value
+        time.sleep(POLL_SECONDS)
+
+
+def _picture(current: Overview) -> Group:
+    """Return the live part: a bar over the rounds, and the open phase."""
+    completed, total, phase = len(current.rounds), current.plan.recipe.rounds, current.phase
+    bar = ProgressBar(total=total, completed=completed, width=BAR_WIDTH)
+    first = Table.grid(padding=(0, 1))
+    first.add_row(bar, Text(f"{completed} of {total} rounds, {current.run.state.value}"))
+    lines: list[Text] = []
+    if phase is not None:
+        waits = f", waits for {', '.join(phase.missing[:SHOWN_NAMES])}" if phase.missing else ""
+        lines.append(Text(f"{phase.phase}: {len(phase.answered)} of {len(phase.expected)}{waits}"))
+    elif current.undecided:
+        lines.append(Text(f"waits for the approval of {', '.join(current.undecided[:SHOWN_NAMES])}"))
+    if current.evaluations:
+        lines.append(Text(measured(current.evaluations[-1])))
+    return Group(first, *lines)

@@ -1,0 +1,87 @@
+"""What an operator wants to know first: does the service run, who is connected, which runs are open.
+
+Guarantees: read from the database and the daemon's status file, so it works whether or not the daemon runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coordinator.daemon.status import read_status
+from coordinator.database import member_rows, run_rows
+from coordinator.opened import OpenHome
+from host.rendering import Json, table
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A member, and whether its daemon is connected."""
+
+    name: str
+    role: str
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run that has not ended."""
+
+    run_id: str
+    state: str
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """The service, its members and its open runs."""
+
+    federation: str
+    address: str
+    pid: int | None  # None: the daemon does not run
+    members: tuple[Presence, ...]
+    invited: tuple[str, ...]
+    runs: tuple[OpenRun, ...]
+
+    @property
+    def running(self) -> bool:
+        """Whether the daemon runs."""
+        return self.pid is not None
+
+    def to_json(self) -> Json:
+        """Return it for programs."""
+        return {
+            "federation": self.federation,
+            "running": self.running,
+            "pid": self.pid,
+            "address": self.address,
+            "members": [{"name": member.name, "role": member.role, "live": member.live} for member in self.members],
+            "invited": list(self.invited),
+            "runs": [{"run": run.run_id, "state": run.state, "paused": run.paused} for run in self.runs],
+        }
+
+    def to_lines(self) -> list[str]:
+        """Return it for people."""
+        state = f"running (pid {self.pid})" if self.running else "not running; start it: onlysum coordinator start"
+        rows = [(member.name, member.role, "yes" if member.live else "no") for member in self.members]
+        lines = [f"federation {self.federation}, {self.address}: {state}", *table(("MEMBER", "ROLE", "LIVE"), rows)]
+        if self.invited:
+            lines.append(f"invited, not yet joined: {', '.join(self.invited)}")
+        return lines + [f"run {run.run_id} {run.state}{' (paused)' if run.paused else ''}" for run in self.runs]
+
+
+def service_status(opened: OpenHome, now: int) -> ServiceStatus:
+    """Read the status; invitations that have expired by ``now`` (seconds since the Unix epoch) do not count."""
+    daemon = read_status(opened.home)
+    live = daemon.live if daemon else ()
+    with opened.store.read() as connection:
+        members = [member for member in member_rows.list_members(connection) if member.active]
+        tokens = [token for token in member_rows.list_tokens(connection) if token.used_at is None]
+        runs = [run for run in run_rows.list_runs(connection) if not run.state.ended]
+    return ServiceStatus(
+        federation=opened.settings.federation,
+        address=opened.settings.participants.address,
+        pid=daemon.pid if daemon else None,
+        members=tuple(Presence(member.name, member.role.value, member.name in live) for member in members),
+        invited=tuple(token.name for token in tokens if token.expires_at > now),
+        runs=tuple(OpenRun(run.run_id, run.state.value, run.paused) for run in runs),
+    )

@@ -1,0 +1,123 @@
+"""``onlysum participant dataset``: the datasets that this participant has.
+
+Guarantees: a dataset is parsed to its last row before it is registered.
+Leaves to others: parsing (``participant.training.data``), what may be done with it (``participant.owner.policy``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from host.console import AsJson, show, show_view
+from participant.commands.console import Directory, LocalName, opened
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Register, list and test datasets.")
+
+
+@app.command("add")
+def add_dataset(
+    name: LocalName,
+    path: Annotated[Path, typer.Argument(help="csv, jsonl, parquet, npz, a datasets directory or image folders.")],
+    *,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="COLUMN", help="Column that identifies the person in each row.")
+    ] = None,
+    population: Annotated[str | None, typer.Option("--population", help="Whose budget it spends.")] = None,
+    input_column: Annotated[str | None, typer.Option("--input", metavar="COLUMN", help="Default: the plan's.")] = None,
+    label_column: Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Default: the plan's.")] = None,
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Parse a whole dataset and register it.
+
+    Example: onlysum participant dataset add wards wards.csv --user patient --population patients
+    """
+    from host.system import SystemClock
+    from participant.owner.inspection import inspect
+    from participant.owner.policy import dataset_section, load_policy
+    from participant.owner.registry import DatasetEntry, Registry, check_name
+    from participant.views.datasets import DatasetView
+    from protos.envelope import Role
+
+    check_name(name)
+    participant = opened(config)
+    if population is not None:
+        check_name(population)
+    facts = inspect(path, input_column=input_column, label_column=label_column, user_column=user)
+    entry = DatasetEntry(
+        name=name,
+        path=str(path.resolve()),
+        added_at=int(SystemClock().now()),
+        input_column=input_column,
+        label_column=label_column,
+        user_column=user,
+        population=population,
+        rows=facts.rows,
+        users=facts.users,
+        columns=facts.columns,
+        labels=facts.labels,
+        sha256=facts.sha256,
+    )
+    Registry(participant.home).add(entry)
+    lines = [f"{name}: {entry.rows} rows" + (f", {entry.users} users" if entry.users else "") + ", registered."]
+    policy = load_policy(participant.home)
+    if participant.identity.role is Role.EVALUATOR:
+        lines.append("Adapters are measured on it when a plan names it.")
+    elif name not in policy.dataset:
+        lines += ["Nothing may be done with it until policy.toml says so, for example:", ""]
+        lines += dataset_section(name, population or "POPULATION").rstrip().splitlines()
+        if population is None or population not in policy.population:
+            lines += ["", "The population needs a section of its own; policy.toml has an example."]
+    show(DatasetView(entry).to_json(), lines, as_json=as_json)
+
+
+@app.command("list")
+def list_datasets(config: Directory = None, as_json: AsJson = False) -> None:
+    """List the registered datasets.
+
+    Example: onlysum participant dataset list
+    """
+    from participant.views.datasets import dataset_list
+
+    show_view(dataset_list(opened(config)), as_json=as_json)
+
+
+@app.command("show")
+def show_dataset(name: LocalName, config: Directory = None, as_json: AsJson = False) -> None:
+    """Show what is known about a dataset.
+
+    Example: onlysum participant dataset show wards
+    """
+    from participant.views.datasets import dataset_view
+
+    show_view(dataset_view(opened(config), name), as_json=as_json)
+
+
+@app.command("test")
+def check_dataset(name: LocalName, config: Directory = None, as_json: AsJson = False) -> None:
+    """Parse a dataset again and compare it with what was added.
+
+    Example: onlysum participant dataset test wards
+    """
+    from participant.owner.inspection import is_unchanged
+
+    entry = opened(config).review.registry.dataset(name)
+    same = is_unchanged(entry)
+    says = "as it was registered" if same else "of the registered size, but its bytes have changed"
+    show({"name": name, "unchanged": same}, [f"{name}: {entry.rows} rows, {says}."], as_json=as_json)
+
+
+@app.command("remove")
+def remove_dataset(name: LocalName, config: Directory = None, as_json: AsJson = False) -> None:
+    """Forget a dataset. Its files stay.
+
+    What was charged to its population stays charged.
+
+    Example: onlysum participant dataset remove wards
+    """
+    registry = opened(config).review.registry
+    registry.remove(registry.dataset(name))
+    show({"removed": name}, [f"{name} is no longer registered; its files are where they were."], as_json=as_json)

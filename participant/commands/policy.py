@@ -1,0 +1,105 @@
+"""``onlysum participant policy``: what is allowed.
+
+Guarantees: these commands read; the policy is changed in its file.
+Leaves to others: judging plans (``participant.owner.rules``), deciding about them (``participant.commands.plan``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+from host.console import AsJson, show
+from participant.commands.console import Directory, RunName, directory, opened
+
+if TYPE_CHECKING:
+    from host.rendering import Json
+    from participant.owner.policy import Policy
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show, check and explain the policy.")
+
+
+@app.command("show")
+def show_policy(config: Directory = None, as_json: AsJson = False) -> None:
+    """Show in words what the policy allows.
+
+    Example: onlysum participant policy show
+    """
+    from participant.home import Home
+    from participant.owner.policy import load_policy
+
+    policy = load_policy(Home(directory(config)))
+    approvers = ", ".join(policy.approval.approvers) or "whoever can read this directory"
+    pinned, floors = policy.coordinator, policy.floors
+    lines = [
+        f"approval: {policy.approval.mode}; by hand: {approvers}",
+        f"pinned: {len(pinned.roster)} members; authority {pinned.ca_fingerprint or 'NOT PINNED'}",
+        f"floors: f {floors.f}, min_survivors {floors.min_survivors}",
+        f"epsilon if all others collude: at most {floors.max_epsilon_if_all_collude:g}",
+        f"suites: {', '.join(map(str, floors.suites))}; graphs: {_graphs(policy)}",
+    ]
+    for name, population in policy.population.items():
+        lifetime = f"({population.lifetime_epsilon:g}, {population.lifetime_delta:g})"
+        per_run = f"({population.per_run_epsilon:g}, {population.per_run_delta:g})"
+        lines.append(f"population {name}: per {population.unit}, lifetime {lifetime}, per run {per_run}")
+    for name, data in policy.dataset.items():
+        allowed = f"modes {', '.join(data.modes) or 'none'}; methods {', '.join(data.methods) or 'none'}"
+        lines.append(
+            f"dataset {name} ({data.population}): {allowed}; {len(data.bases)} bases, {data.max_rounds} rounds"
+        )
+    if not policy.dataset:
+        lines.append("No dataset has a section: every plan is refused.")
+    show(policy.model_dump(mode="json"), lines, as_json=as_json)
+
+
+def _graphs(policy: Policy) -> str:
+    if policy.floors.graphs is not None:
+        return ", ".join(policy.floors.graphs)
+    return f"complete; k-regular is {'refused' if policy.approval.mode == 'by-policy' else 'left to a person'}"
+
+
+@app.command("check")
+def check_policy(config: Directory = None, as_json: AsJson = False) -> None:
+    """Check policy.toml and list what in it has no effect.
+
+    Example: onlysum participant policy check
+    """
+    from participant.owner.policy import load_policy
+
+    participant = opened(config)
+    policy = load_policy(participant.home)
+    known = {dataset.name for dataset in participant.review.registry.datasets()}
+    notes = [f"dataset {name} has a section but is not registered" for name in policy.dataset if name not in known]
+    notes += [f"dataset {name} is registered but has no section" for name in sorted(known - set(policy.dataset))]
+    if policy.coordinator.ca_fingerprint is None:
+        notes.append("coordinator.ca_fingerprint is missing: every plan is refused")
+    elif not participant.owner.ca_fingerprint.startswith(policy.coordinator.ca_fingerprint):
+        notes.append("coordinator.ca_fingerprint is not this coordinator's: every plan is refused")
+    if policy.approval.mode == "by-policy":
+        notes += _left_to_the_policy(policy)
+    show({"ok": True, "notes": list(notes)}, ["policy.toml is valid.", *notes], as_json=as_json)
+
+
+def _left_to_the_policy(policy: Policy) -> Iterator[str]:
+    """Yield warnings about what automatic approval lets through."""
+    if policy.floors.graphs is None:
+        yield "plans on a k-regular graph are refused: its claim is weaker, and floors.graphs does not name it"
+    elif "k-regular" in policy.floors.graphs:
+        yield "plans on a k-regular graph are approved without a person, though its claim is weaker"
+    if 1 in policy.floors.suites:
+        yield "plans of suite 1 are approved without a person: a quantum computer may open their recordings one day"
+
+
+@app.command("explain")
+def explain_policy(run: RunName, config: Directory = None, as_json: AsJson = False) -> None:
+    """Show rule by rule how a plan fares under the policy.
+
+    Example: onlysum participant policy explain 3f2a
+    """
+    review = opened(config).review
+    judged = review.judge_run(review.plans.find(run))
+    rules = judged.assessment.rules
+    value: list[Json] = [{"rule": rule.name, "outcome": rule.outcome.value, "says": rule.says} for rule in rules]
+    show(value, [f"{rule.outcome.value:<15}{rule.name}: {rule.says}" for rule in rules], as_json=as_json)

@@ -1,0 +1,94 @@
+"""What the running participant says about itself: whether it is connected, its last problem, and who is enrolled.
+
+Leaves to others: the file (``host.status_file``), one daemon per directory (``host.locks``).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from host.status_file import is_alive, read_status_file, write_status_file
+from participant.home import Home
+from privacy.errors import OnlysumError
+from privacy.interfaces import Clock
+from protos.envelope import MemberEntry, Role
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """What the daemon said last; it need not run any more."""
+
+    running: bool
+    connected: bool
+    since: int
+    code: str  # of the last problem, empty when connected
+    detail: str
+    members: tuple[MemberEntry, ...]  # as the coordinator listed them last
+
+
+class StatusFile:
+    """The daemon's side of the file; safe to use from all its threads."""
+
+    def __init__(self, home: Home, clock: Clock) -> None:
+        self._path = home.status_file
+        self._lock = threading.Lock()
+        self._fields: dict[str, Any] = {
+            "pid": os.getpid(),
+            "since": int(clock.now()),
+            "connected": False,
+            "code": "",
+            "detail": "",
+            "members": _members_before(home),
+        }
+        write_status_file(self._path, self._fields)
+
+    def connected(self) -> None:
+        """The coordinator answers."""
+        self._update(connected=True, code="", detail="")
+
+    def trouble(self, error: OnlysumError) -> None:
+        """Calls fail."""
+        self._update(connected=False, code=error.code, detail=error.detail)
+
+    def note_members(self, members: Sequence[MemberEntry]) -> None:
+        """Remember who is enrolled, for `member list`."""
+        self._update(members=[[member.name, member.role.value, member.identity_key.hex()] for member in members])
+
+    def stopped(self) -> None:
+        """The daemon ends; who was enrolled stays on file."""
+        self._update(pid=0, connected=False)
+
+    def _update(self, **changes: Any) -> None:
+        with self._lock:
+            if all(self._fields[key] == value for key, value in changes.items()):
+                return
+            self._fields.update(changes)
+            write_status_file(self._path, self._fields)
+
+
+def read_status(home: Home) -> DaemonStatus | None:
+    """Return what the daemon said last, or ``None`` if none has run in this directory."""
+    fields = read_status_file(home.status_file)
+    if fields is None:
+        return None
+    try:
+        return DaemonStatus(
+            running=is_alive(int(fields["pid"])),
+            connected=bool(fields["connected"]),
+            since=int(fields["since"]),
+            code=str(fields["code"]),
+            detail=str(fields["detail"]),
+            members=tuple(MemberEntry(name, Role(role), bytes.fromhex(key)) for name, role, key in fields["members"]),
+        )
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _members_before(home: Home) -> list[Any]:
+    fields = read_status_file(home.status_file) or {}
+    members = fields.get("members", [])
+    return members if isinstance(members, list) else []

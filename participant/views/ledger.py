@@ -1,0 +1,145 @@
+"""What each population has spent, run by run, and what is left of its budget.
+
+Guarantees: every epsilon is computed here from the ledger's events and rounded up; what is left is rounded down.
+Source: docs/privacy-accounting.md sections 5 and 8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from host.rendering import Json
+from participant.opened import OpenHome
+from participant.owner.cost import left_of, lifetime_budget
+from participant.owner.policy import Policy, load_policy
+from privacy.dp.accountants import epsilon
+from privacy.dp.events import Composed, format_epsilon_up
+from privacy.errors import LocalError
+from privacy.ledger import LifetimeBudget, RunSpend, Spent
+
+SHOWN_ID: Final = 8  # characters of a run's id
+
+
+@dataclass(frozen=True, slots=True)
+class RunCharge:
+    """What one run has cost its population."""
+
+    run_id: str
+    rounds: int
+    epsilon: float | None  # of this run alone; None: no differential privacy, or nothing charged
+    delta: str
+
+    def to_json(self) -> Json:
+        """Return it for programs."""
+        return {"run": self.run_id, "rounds": self.rounds, "epsilon": self.epsilon, "delta": self.delta}
+
+    def to_line(self) -> str:
+        """Return it for people."""
+        cost = "no differential privacy"
+        if self.epsilon is not None:
+            cost = f"epsilon {format_epsilon_up(self.epsilon, 3)} at delta {self.delta}, this run alone"
+        return f"  run {self.run_id[:SHOWN_ID]}: {self.rounds} rounds charged, {cost}"
+
+
+@dataclass(frozen=True, slots=True)
+class LifetimeSpend:
+    """A population's lifetime budget and what all runs together have used of it."""
+
+    budget: LifetimeBudget
+    used: float
+
+    @property
+    def left(self) -> float:
+        """What may still be spent."""
+        return max(0.0, self.budget.epsilon - self.used)
+
+
+@dataclass(frozen=True, slots=True)
+class PopulationSpend:
+    """What a population has spent; without a section in the policy nothing more may be spent."""
+
+    population: str
+    unit: str
+    runs: tuple[RunCharge, ...]
+    lifetime: LifetimeSpend | None  # None: the policy has no section for it
+
+    def to_json(self) -> Json:
+        """Return it for programs."""
+        fields: dict[str, Json] = {
+            "population": self.population,
+            "unit": self.unit,
+            "runs": [run.to_json() for run in self.runs],
+        }
+        if self.lifetime is None:
+            return fields
+        budget = self.lifetime.budget
+        spend: dict[str, Json] = {
+            "lifetime_epsilon": self.lifetime.used,
+            "allowed": budget.epsilon,
+            "left": self.lifetime.left,
+            "delta": budget.delta,
+        }
+        return {**fields, **spend}
+
+    def to_lines(self) -> list[str]:
+        """Return it for people."""
+        runs = [run.to_line() for run in self.runs]
+        if self.lifetime is None:
+            return [f"{self.population}: no section in the policy, nothing more may be spent", *runs]
+        budget, used = self.lifetime.budget, self.lifetime.used
+        spent = f"epsilon {format_epsilon_up(used, 3)} of {budget.epsilon:g} spent for ever"
+        left = f"{left_of(budget.epsilon, used)} left (delta {budget.delta:g}, per {budget.unit})"
+        lines = [f"{self.population}: {spent}, {left}", *runs]
+        if used:
+            why = f"holds across all runs; {format_epsilon_up(budget.fixed)} of it is for delta, paid once"
+            lines.append(f"  counted by a Renyi filter of order {budget.order}, which {why}")
+        return lines
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerView:
+    """The spend of populations, and the record that the ledger ends with."""
+
+    populations: tuple[PopulationSpend, ...]
+    sequence: int
+    head: bytes
+
+    def to_json(self) -> Json:
+        """Return it for programs."""
+        populations: list[Json] = [population.to_json() for population in self.populations]
+        return {"populations": populations, "sequence": self.sequence, "head": self.head.hex()}
+
+    def to_lines(self) -> list[str]:
+        """Return it for people."""
+        lines = [line for population in self.populations for line in population.to_lines()]
+        return [*lines, f"ledger head: record {self.sequence}, {self.head.hex()}"]
+
+
+def ledger_view(opened: OpenHome, population: str | None = None) -> LedgerView:
+    """Read the spend of one population, or of all that the ledger or the policy knows.
+
+    Raises:
+        LocalError: ``E-NOT-FOUND``, or ``E-CONFIG-*`` of the policy.
+    """
+    policy = load_policy(opened.home)
+    known = {*opened.ledger.populations(), *policy.population}
+    if population is not None and population not in known:
+        raise LocalError("E-NOT-FOUND", f"no population {population} in the ledger or the policy")
+    names = sorted(known) if population is None else [population]
+    head = opened.ledger.head()
+    spends = tuple(_population_spend(opened.ledger.spent(name), policy) for name in names)
+    return LedgerView(spends, head.sequence, head.hash)
+
+
+def _population_spend(spent: Spent, policy: Policy) -> PopulationSpend:
+    section, lifetime = policy.population.get(spent.population), None
+    if section is not None:
+        budget = lifetime_budget(section)
+        lifetime = LifetimeSpend(budget, spent.lifetime_epsilon(budget))
+    return PopulationSpend(spent.population, spent.unit, tuple(_run_charge(run) for run in spent.runs), lifetime)
+
+
+def _run_charge(run: RunSpend) -> RunCharge:
+    alone = epsilon(Composed(run.event, run.rounds), float(run.delta)) if run.event and run.rounds else None
+    return RunCharge(run.run_id, run.rounds, alone, run.delta)

@@ -1,0 +1,72 @@
+"""The plans that were proposed to this participant, one line each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from host.rendering import Json, moment, table
+from participant.opened import OpenHome
+
+SHOWN_ID: Final = 8  # characters of a run's id
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """A plan, the owner's decision, and how its run ended."""
+
+    run_id: str
+    title: str
+    mode: str
+    decision: str  # approved, refused or waits
+    ended: str | None  # how, if it has
+    expires_at: int
+
+    def to_json(self) -> Json:
+        """Return it for programs."""
+        return {
+            "run": self.run_id,
+            "title": self.title,
+            "mode": self.mode,
+            "decision": self.decision,
+            "ended": self.ended,
+            "expires": moment(self.expires_at),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PlanList:
+    """Plans, in the order of the store."""
+
+    plans: tuple[PlanRow, ...]
+
+    def to_json(self) -> Json:
+        """Return it for programs."""
+        return [plan.to_json() for plan in self.plans]
+
+    def to_lines(self) -> list[str]:
+        """Return it for people."""
+        rows = [
+            (plan.run_id[:SHOWN_ID], plan.title, plan.mode, plan.decision, plan.ended or "-") for plan in self.plans
+        ]
+        return table(("RUN", "TITLE", "MODE", "DECISION", "ENDED"), rows)
+
+
+def plan_list(opened: OpenHome, *, pending: bool = False) -> PlanList:
+    """Read all plans, or only those that wait for a person."""
+    plans, rows = opened.review.plans, []
+    for run_id in plans.run_ids():
+        decision, ended, plan = plans.decision(run_id), plans.ended(run_id), plans.get(run_id).plan
+        if pending and (decision is not None or ended is not None):
+            continue
+        rows.append(
+            PlanRow(
+                run_id=run_id,
+                title=plan.recipe.title,
+                mode=plan.privacy.mode,
+                decision=decision.verdict if decision else "waits",
+                ended=ended.state if ended else None,
+                expires_at=plan.expires_at,
+            )
+        )
+    return PlanList(tuple(rows))

@@ -1,0 +1,46 @@
+"""A status is information: whole or absent, and never a reason to stop."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from host.status_file import is_alive, read_status_file, write_status_file
+
+
+def test_a_status_is_read_as_it_was_written_and_belongs_to_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.json"
+    assert read_status_file(path) is None
+    for pid in (1, 2):
+        write_status_file(path, {"pid": pid, "live": ["a"]})
+    assert read_status_file(path) == {"pid": 2, "live": ["a"]}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["daemon.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe"])
+def test_a_file_that_does_not_parse_counts_as_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "daemon.json").write_bytes(content)
+    assert read_status_file(tmp_path / "daemon.json") is None
+
+
+def test_a_disk_that_refuses_the_status_stops_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "gone" / "daemon.json"
+    write_status_file(path, {"pid": 1})
+    assert not path.exists()
+
+
+def test_a_process_is_alive_until_it_ends_whoever_owns_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert is_alive(process.pid)
+        process.kill()
+    assert not is_alive(process.pid)
+    assert is_alive(os.getpid())
+    assert is_alive(1)  # often another user's
+    assert not is_alive(0)
+    assert not is_alive(2**80)
