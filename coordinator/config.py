@@ -18,6 +18,7 @@ from coordinator.home import CONFIG_NAME, Home
 from host import configuration, settings
 from host.logs import Log, log_template
 from host.settings import Section
+from host.state_format import require_format
 from privacy.plan_parts import Name, Text
 from protos.invitation import is_address
 
@@ -101,8 +102,10 @@ def load_settings(home: Home) -> Settings:
     """Read and check coordinator.toml.
 
     Raises:
-        LocalError: ``E-CONFIG-MISSING``, ``E-CONFIG-INVALID`` or ``E-CONFIG-UNKNOWN-KEY``, naming line and key.
+        LocalError: ``E-STATE-VERSION``; ``E-CONFIG-MISSING``, ``E-CONFIG-INVALID`` or ``E-CONFIG-UNKNOWN-KEY``, naming
+            line and key.
     """
+    require_format(home.directory, home.config)
     return configuration.load(home.config, Settings)
 
 

@@ -15,6 +15,7 @@ from pydantic import Field, StringConstraints
 from host import configuration
 from host.logs import Log, log_template
 from host.settings import Section
+from host.state_format import require_format
 from participant.home import Home
 from participant.training.trainer import EngineName, Precision
 from privacy.plan_parts import Name
@@ -44,8 +45,9 @@ def load_settings(home: Home) -> Settings:
     """Read participant.toml.
 
     Raises:
-        LocalError: ``E-CONFIG-MISSING``, ``E-CONFIG-INVALID`` or ``E-CONFIG-UNKNOWN-KEY``.
+        LocalError: ``E-STATE-VERSION``, ``E-CONFIG-MISSING``, ``E-CONFIG-INVALID`` or ``E-CONFIG-UNKNOWN-KEY``.
     """
+    require_format(home.directory, home.config)
     return configuration.load(home.config, Settings)
 
 

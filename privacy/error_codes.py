@@ -98,6 +98,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "it was cut, changed or removed; a chain of records does not verify",
         "do what is said here, or restore a backup; a participant abstains until then",
     ),
+    "E-STATE-VERSION": Explanation(
+        _U,
+        "the directory was made by another version of onlysum",
+        "plans, journals and reports changed their form; format 1 is that of 0.1, whose plans this version cannot run",
+        "finish its runs and export the ledger with the version that made it; then init or join a new directory",
+    ),
     "E-STATE-BUSY": Explanation(
         _U,
         "the database is in use",

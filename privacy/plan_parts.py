@@ -173,12 +173,18 @@ class PrivacySpec(PlanModel):
     clip_norm: DecimalString  # C, per unit
     max_rows_per_user: Count = 0  # 0 unless the unit is the user
     upload_after_ms: Count = 0  # no upload leaves earlier after the round's start
-    bands: Literal[1] = 1  # of correlated noise; 1: each round's noise is independent of every other's
+    bands: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=256)] = (1,)  # c_0, c_1, ... of correlated noise
 
     @property
     def noised(self) -> bool:
         """Whether this makes a claim of differential privacy."""
         return self.mode != "none"
+
+    @model_validator(mode="after")
+    def _bands(self) -> Self:
+        if self.bands != (1,):
+            raise ValueError("bands must be [1]: noise that is correlated over rounds is not accounted for")
+        return self
 
     @model_validator(mode="after")
     def _rate(self) -> Self:

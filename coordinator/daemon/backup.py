@@ -19,6 +19,7 @@ from coordinator.database.store import Store, copy_sqlite
 from coordinator.home import CONFIG_NAME, Home
 from coordinator.opened import OpenHome
 from host.archives import move_to_configured, new_archive, restored
+from host.state_format import FORMAT_NAME
 from privacy.errors import LocalError
 
 DATABASE: Final = "coordinator.db"
@@ -48,6 +49,7 @@ def _write(opened: OpenHome, file: Path) -> None:
         copy_sqlite(source, copy)
         with new_archive(file) as archive:
             archive.add(opened.home.config, CONFIG_NAME)
+            archive.add(opened.home.directory / FORMAT_NAME, FORMAT_NAME)
             archive.add(opened.home.authority, "authority")
             archive.add(copy, DATABASE)
             if opened.home.runs.exists():

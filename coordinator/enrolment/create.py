@@ -11,6 +11,7 @@ from coordinator.database.store import Store
 from coordinator.enrolment.authority import Authority, create_authority, save_authority
 from coordinator.home import Home
 from host import durable
+from host.state_format import write_format
 from privacy.errors import LocalError
 from privacy.interfaces import RandomSource
 
@@ -39,5 +40,6 @@ def create_coordinator(home: Home, text: str, *, now: int, random: RandomSource)
     hosts = sorted({settings.participants.host, settings.enrolment.host})
     made = create_authority(federation=settings.federation, hosts=hosts, random=random, now=now)
     save_authority(home.authority, made)
+    write_format(home.directory)
     durable.write(home.config, text.encode())
     return made

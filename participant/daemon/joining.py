@@ -11,6 +11,7 @@ from pathlib import Path
 
 from host import durable
 from host.fingerprints import fingerprint
+from host.state_format import write_format
 from participant.config import DEFAULT_LEDGER, settings_template
 from participant.home import Home
 from participant.link.channel import enrol
@@ -58,6 +59,7 @@ def join(line: str, directory: Path, *, clock: Clock, random: RandomSource, prox
         save_keys(home.identity, keys)
     membership = enrol(invitation, enrolment_request(invitation, keys), proxy=proxy)
     identity = accept_membership(invitation, keys, membership)
+    write_format(home.directory)
     if not home.config.exists():
         durable.write(home.config, _settings(identity.name, proxy).encode())
     if not home.policy.exists():

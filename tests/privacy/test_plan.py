@@ -353,6 +353,7 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
         {"n": 3, "roster": [{**ALICE, "options": {"rank": 1, "layers": []}}, BOB, CAROL]},
         "the options of alice",
     ),
+    "correlated noise": ({"privacy": {"bands": [1, 2]}}, "not accounted for"),
     "an image that is divided by zero": ({"recipe": {"task": {"image_std": "0"}}}, "must not be 0"),
     "a vector beyond all adapters": ({"entries": 2**31 + 1, "encoding": {"clamp": 1}}, "more than 2147483648 entries"),
     "base files out of order": (
@@ -405,7 +406,6 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "a turn in which nothing trains": {"recipe": {"turns": [{**turn(("adapter", 9)), "trains": []}]}},
     "a rank beside IA3": {"recipe": {"adapter": {"options": {"peft_type": "IA3", "feedforward_modules": []}}}},
     "a PEFT type that nobody knows": {"recipe": {"adapter": {"options": {"peft_type": "HIRA"}}}},
-    "correlated noise, which is not accounted for": {"privacy": {"bands": 2}},
     "a text task with the fields of a picture": {"recipe": {"task": {"kind": "text-classification"}}},
     "a negative f": {"then": {"f": -1}},
     "a missing value": {"then": {"f": None}},

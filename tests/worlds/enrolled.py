@@ -7,6 +7,7 @@ from pathlib import Path
 
 from coordinator.enrolment import authority as ca
 from coordinator.enrolment.authority import Authority
+from host.state_format import write_format
 from participant.config import settings_template
 from participant.home import Home
 from participant.link import identity
@@ -52,6 +53,7 @@ def enrol(directory: Path, made: Authority, *, name: str = "alice", role: Role =
     )
     membership = Membership(FEDERATION, name, role, certificate, made.ca_certificate)
     identity.save_identity(home.identity, identity.accept_membership(invitation, keys, membership))
+    write_format(home.directory)
     home.config.write_text(settings_template(name))
     home.policy.write_text(policy_template(made.fingerprint))
     Ledger.create(directory / "ledger.db", owner=name, key=keys.signing, at=CREATED_AT).close()

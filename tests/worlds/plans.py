@@ -264,7 +264,7 @@ def _privacy(mode: Mode, entries: int, honest_noise: int) -> Json:
         "honest_noise": honest_noise,
         "max_rows_per_user": 0,
         "upload_after_ms": 0,
-        "bands": 1,
+        "bands": [1],
     }
 
 
