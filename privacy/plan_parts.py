@@ -173,7 +173,8 @@ class PrivacySpec(PlanModel):
     clip_norm: DecimalString  # C, per unit
     max_rows_per_user: Count = 0  # 0 unless the unit is the user
     upload_after_ms: Count = 0  # no upload leaves earlier after the round's start
-    bands: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=256)] = (1,)  # c_0, c_1, ... of correlated noise
+    # c_0, c_1, ... of noise that is correlated over rounds; (1,): each round's is independent of every other's
+    bands: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=256)] = (1,)
 
     @property
     def noised(self) -> bool:
