@@ -120,7 +120,7 @@ def _is_section(annotation: Any) -> bool:
 
 def _without_none(annotation: Any) -> Any:
     if get_origin(annotation) in (Union, types.UnionType):
-        return next((one for one in get_args(annotation) if one is not type(None)), None)
+        return next((arg for arg in get_args(annotation) if arg is not type(None)), None)
     return annotation
 
 

@@ -126,8 +126,8 @@ class Runner:
         """Look for members and runs that commands have added or changed."""
         after = self._desk.now() - ENDED_SECONDS
         with self._desk.store.read() as connection:
-            self._members = {one.name: one for one in member_rows.list_members(connection)}
-            fresh = [one for one in run_rows.run_ids(connection, ended_after=after) if one not in self._runs]
+            self._members = {member.name: member for member in member_rows.list_members(connection)}
+            fresh = [run_id for run_id in run_rows.run_ids(connection, ended_after=after) if run_id not in self._runs]
             records = [run_rows.find_run(connection, one) for one in fresh if one not in self._unreadable]
         for record in records:
             try:
@@ -262,9 +262,9 @@ class Runner:
                     while True:
                         change = self._change
                         for run in self._of(member):
-                            for one in run.tasks(member):
-                                if one.id not in seen:
-                                    return one
+                            for task in run.tasks(member):
+                                if task.id not in seen:
+                                    return task
                         await change.wait()
                         self._active(member)
             except TimeoutError:

@@ -213,7 +213,7 @@ def announce(connection: Connection, name: str, *, version: str, offers: Sequenc
     """Remember what a member says at its handshake: its software and its datasets' public sizes."""
     connection.execute(sa.update(members).where(members.c.name == name).values(software_version=version))
     connection.execute(sa.delete(datasets).where(datasets.c.member == name))
-    rows = [{"member": name, "name": one.name, "units": one.units} for one in offers]
+    rows = [{"member": name, "name": offer.name, "units": offer.units} for offer in offers]
     if rows:
         connection.execute(sa.insert(datasets), rows)
 

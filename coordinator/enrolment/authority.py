@@ -274,7 +274,7 @@ class _Issuer:
 
     def server(self, key: ec.EllipticCurvePublicKey, hosts: Sequence[str]) -> bytes:
         """Return the coordinator's own certificate."""
-        return self._leaf(key, hosts[0], [_host(one) for one in hosts], ExtendedKeyUsageOID.SERVER_AUTH)
+        return self._leaf(key, hosts[0], [_host(host) for host in hosts], ExtendedKeyUsageOID.SERVER_AUTH)
 
     def member(self, key: ec.EllipticCurvePublicKey, name: str) -> bytes:
         """Return a member's certificate: one alternative name, its own."""

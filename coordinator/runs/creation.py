@@ -75,7 +75,7 @@ def make_plan(store: Store, settings: Settings, draft: Draft, request: RunReques
     methods.require_sound(draft.recipe, draft.privacy.mode)
     roster = _roster(store, settings, draft, request)
     rounds, entries, n = draft.recipe.rounds, draft.recipe.entries, len(roster)
-    with_operator = sum(one.with_operator for one in roster)
+    with_operator = sum(member.with_operator for member in roster)
     withstood = choose(request.tolerance, n, with_operator=with_operator, rounds=rounds, attempts=draft.max_attempts)
     f, survivors = withstood.f, withstood.min_survivors
     # SciPy under the accountants takes longer to import than everything else that this command does.
@@ -89,7 +89,7 @@ def make_plan(store: Store, settings: Settings, draft: Draft, request: RunReques
         update_bound=draft.privacy.update_bound,
         entries=entries,
         rounds=rounds,
-        weights=[one.weight for one in roster],
+        weights=[member.weight for member in roster],
     )
     try:
         return Plan(
@@ -123,7 +123,7 @@ def _roster(store: Store, settings: Settings, draft: Draft, request: RunRequest)
     if len(names) != len(request.members) or len(names) < LEAST_ROSTER:
         raise LocalError("E-USAGE", f"--members takes at least {LEAST_ROSTER} different names")
     with store.read() as connection:
-        known = {one.name: one for one in member_rows.list_members(connection) if one.active}
+        known = {member.name: member for member in member_rows.list_members(connection) if member.active}
         offers = {name: {one.name: one.units for one in member_rows.announced(connection, name)} for name in names}
     for name in names:
         if name not in known or known[name].role is not Role.PARTICIPANT:
@@ -148,9 +148,9 @@ def _evaluators(store: Store) -> tuple[Evaluator, ...]:
     with store.read() as connection:
         members = member_rows.list_members(connection)
     return tuple(
-        Evaluator(id=one.name, identity_key=one.identity_key.hex())
-        for one in members
-        if one.active and one.role is Role.EVALUATOR
+        Evaluator(id=member.name, identity_key=member.identity_key.hex())
+        for member in members
+        if member.active and member.role is Role.EVALUATOR
     )
 
 

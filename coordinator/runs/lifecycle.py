@@ -43,11 +43,13 @@ class Lifecycle:
         run, context = self._run, self._run.context
         with context.store.read() as connection:
             run.record = run_rows.find_run(connection, run.run_id)
-            active = {one.name: one.identity_key for one in member_rows.list_members(connection) if one.active}
-        gone = [one.id for one in run.rules.roster if active.get(one.id) != bytes.fromhex(one.identity_key)]
+            active = {
+                member.name: member.identity_key for member in member_rows.list_members(connection) if member.active
+            }
+        gone = [member.id for member in run.rules.roster if active.get(member.id) != bytes.fromhex(member.identity_key)]
         over = len(run.rounds) == run.rules.recipe.rounds
         running = run.record.state is RunState.RUNNING
-        back = [one for one in run.answers.values() if not one.approved and one.member in run.roster]
+        back = [answer for answer in run.answers.values() if not answer.approved and answer.member in run.roster]
         if run.record.abort_requested:
             await self._end(RunState.ABORTED, "E-RUN-FAILED", "the operator ended the run")
         elif gone and not over:

@@ -80,7 +80,7 @@ def make_report(store: Store, operator: SigningKey, plan: VerifiedPlan, now: int
     with store.read() as connection:
         run = run_rows.find_run(connection, plan.plan.run_id)
         attempts = attempt_rows.list_attempts(connection, run.run_id)
-        rounds = {one.round: one for one in run_rows.list_rounds(connection, run.run_id)}
+        rounds = {record.round: record for record in run_rows.list_rounds(connection, run.run_id)}
         measured = run_rows.list_evaluations(connection, run.run_id)
     facts = ReportFacts(
         plan=plan.plan,
@@ -95,12 +95,12 @@ def make_report(store: Store, operator: SigningKey, plan: VerifiedPlan, now: int
         rounds=[
             RoundFacts(
                 round=number,
-                attempts=sum(one.round == number for one in attempts),
+                attempts=sum(attempt.round == number for attempt in attempts),
                 certificate=codec.decode_certificate(rounds[number].certificate, sender=COORDINATOR)
                 if number in rounds
                 else None,
             )
-            for number in sorted({one.round for one in attempts})
+            for number in sorted({attempt.round for attempt in attempts})
         ],
         evaluations=[_signed(plan, one) for one in measured],
     )

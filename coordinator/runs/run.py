@@ -82,9 +82,9 @@ class Run:
         self.wakeup = asyncio.Event()
         self.attempt: Attempt | None = None
         self.roster = frozenset(member.id for member in self.plan.plan.roster)
-        self.evaluators = frozenset(one.id for one in self.rules.evaluation.evaluators)
+        self.evaluators = frozenset(evaluator.id for evaluator in self.rules.evaluation.evaluators)
         keys = [(one.id, one.identity_key) for one in self.rules.roster]
-        keys += [(one.id, one.identity_key) for one in self.rules.evaluation.evaluators]
+        keys += [(evaluator.id, evaluator.identity_key) for evaluator in self.rules.evaluation.evaluators]
         self.identities = {name: bytes.fromhex(key) for name, key in keys}
         self._working = False
         self._offered_tasks: dict[str, tuple[NumberedTask, ...]] = {}
@@ -126,7 +126,7 @@ class Run:
         """Read the rows again after a change of theirs, and forget what members were told."""
         with self.context.store.read() as connection:
             self.record = run_rows.find_run(connection, self.run_id)
-            self.answers = {one.member: one for one in run_rows.list_approvals(connection, self.run_id)}
+            self.answers = {approval.member: approval for approval in run_rows.list_approvals(connection, self.run_id)}
             fresh = run_rows.list_rounds(connection, self.run_id, after=len(self.rounds))
             self.rounds = (*self.rounds, *fresh)
             self.tried = attempt_rows.list_attempts(connection, self.run_id, after=len(self.rounds))

@@ -137,5 +137,5 @@ def _nowhere(cohort: graph_bounds.Cohort, least_f: int) -> str:
 
 def _most(candidates: range, fits: Callable[[int], bool]) -> int | None:
     """Return the largest candidate that fits, if any does; what is smaller than one that fits, fits as well."""
-    fitting = bisect_left(candidates, True, key=lambda one: not fits(one))
+    fitting = bisect_left(candidates, True, key=lambda candidate: not fits(candidate))
     return candidates[fitting - 1] if fitting else None

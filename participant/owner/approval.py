@@ -255,6 +255,6 @@ def role_in(plan: Plan, name: str) -> str | None:
     """Return ``participant`` or ``evaluator`` as the plan lists a member, or ``None`` if it does not."""
     if any(member.id == name for member in plan.roster):
         return "participant"
-    if any(one.id == name for one in plan.evaluation.evaluators):
+    if any(evaluator.id == name for evaluator in plan.evaluation.evaluators):
         return "evaluator"
     return None

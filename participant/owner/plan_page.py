@@ -155,7 +155,7 @@ def _whom(judged: Judged, me: str) -> Iterator[str]:
     notes = dict.fromkeys(unpinned_members(plan, judged.policy, me), " (not pinned)") | dict.fromkeys(
         changed, " (ANOTHER KEY)"
     )
-    peers = [one.id + notes.get(one.id, "") for one in plan.roster if one.id != me]
+    peers = [member.id + notes.get(member.id, "") for member in plan.roster if member.id != me]
     yield f"Operator: {plan.operator}, federation {plan.federation}. Participants: you, {', '.join(peers)}."
     yield f"Masks: graph {graph_words(plan)}; suite {suite_words(plan)}."
     if changed:

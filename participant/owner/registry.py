@@ -98,7 +98,10 @@ class Registry:
         Args:
             as_rows: datasets whose rows are the unit although they have users.
         """
-        return tuple(DatasetOffer(one.name, one.rows if one.name in as_rows else one.units) for one in self.datasets())
+        return tuple(
+            DatasetOffer(dataset.name, dataset.rows if dataset.name in as_rows else dataset.units)
+            for dataset in self.datasets()
+        )
 
     def add(self, entry: DatasetEntry | ModelEntry) -> None:
         """Write an entry down.

@@ -143,7 +143,7 @@ def mismatched_pins(plan: Plan, policy: Policy) -> tuple[str, ...]:
 
 def unpinned_members(plan: Plan, policy: Policy, me: str) -> tuple[str, ...]:
     """Return the other members whose identity the policy does not pin."""
-    return tuple(one.id for one in plan.roster if one.id != me and one.id not in policy.coordinator.roster)
+    return tuple(member.id for member in plan.roster if member.id != me and member.id not in policy.coordinator.roster)
 
 
 def _rule(name: str, met: bool, says: str) -> Rule:
@@ -174,7 +174,7 @@ def _sound(plan: Plan) -> Iterator[Rule]:
 
 
 def _roster(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
-    own = [one for one in plan.roster if one.id == at.me and one.identity_key == at.identity_key.hex()]
+    own = [member for member in plan.roster if member.id == at.me and member.identity_key == at.identity_key.hex()]
     yield _rule("roster.own-key", bool(own), f"the roster must name {at.me} with this directory's identity key")
     changed = mismatched_pins(plan, policy)
     says = f"the plan has another key for {', '.join(changed)}" if changed else "no pinned key differs"
@@ -244,7 +244,7 @@ def _dataset(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
     yield _rule(
         "dataset.min-units", dataset.units >= allowed.min_units, f"{dataset.units} >= {allowed.min_units} units"
     )
-    announced = next((one.units for one in plan.roster if one.id == at.me), 0)
+    announced = next((member.units for member in plan.roster if member.id == at.me), 0)
     counts_rows = allowed.example_level_despite_users and plan.privacy.unit != "user"
     here = dataset.rows if counts_rows else dataset.units
     yield _rule("dataset.units", announced == here, f"the plan counts {announced}, here are {here}")

@@ -179,8 +179,12 @@ def _owners(model: torch.nn.Module, trained: tuple[torch.nn.Parameter, ...]) -> 
     wanted = {id(one) for one in trained}
 
     def owns(module: torch.nn.Module) -> bool:
-        holders = [one for one in module.children() if isinstance(one, torch.nn.ParameterDict | torch.nn.ParameterList)]
-        return any(id(one) in wanted for holder in (module, *holders) for one in holder.parameters(recurse=False))
+        holders = [
+            child for child in module.children() if isinstance(child, torch.nn.ParameterDict | torch.nn.ParameterList)
+        ]
+        return any(
+            id(parameter) in wanted for holder in (module, *holders) for parameter in holder.parameters(recurse=False)
+        )
 
     kinds = (torch.nn.ParameterDict, torch.nn.ParameterList)
     return [module for module in model.modules() if not isinstance(module, kinds) and owns(module)]
@@ -192,7 +196,7 @@ def _keep_wide(module: torch.nn.Module, device: torch.device) -> None:
 
     def wide(*args: Any, **kwargs: Any) -> Any:
         with torch.autocast(device.type, enabled=False):
-            return narrow(*(_wide(one) for one in args), **{name: _wide(one) for name, one in kwargs.items()})
+            return narrow(*(_wide(arg) for arg in args), **{name: _wide(one) for name, one in kwargs.items()})
 
     module.forward = wide
 

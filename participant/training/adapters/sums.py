@@ -77,7 +77,7 @@ class GradientSums:
         Users share micro-batches where a gradient has the same bits in every slot; otherwise each has its own.
         """
         total = np.zeros(self.entries, dtype=np.int64)
-        for some in [[one] for one in users] if self.fixed_slots else [users]:
+        for some in [[user] for user in users] if self.fixed_slots else [users]:
             for mean in self._means(some):
                 total += clipped_sum(mean[None], **clip).cpu().numpy()
         return total

@@ -299,8 +299,10 @@ def _below(module: nn.Module, wanted: set[int]) -> Parameters:
 
 def _own(module: nn.Module, wanted: set[int]) -> bool:
     """Return whether a module uses a trained tensor itself; what a list or dictionary holds is used by its owner."""
-    holders = [one for one in module.children() if isinstance(one, nn.ParameterDict | nn.ParameterList)]
-    return any(id(one) in wanted for holder in (module, *holders) for one in holder.parameters(recurse=False))
+    holders = [child for child in module.children() if isinstance(child, nn.ParameterDict | nn.ParameterList)]
+    return any(
+        id(parameter) in wanted for holder in (module, *holders) for parameter in holder.parameters(recurse=False)
+    )
 
 
 def _middle(values: Tensor) -> Tensor:
