@@ -57,7 +57,7 @@ per_run_delta = 1e-5
 population = "patients"
 modes = ["{mode}"]
 bases = ["{base}"]
-methods = ["ffa-lora"]
+methods = ["ffa-lora", "rolora", "ia3", "prompt"]
 """
 
 
@@ -137,6 +137,9 @@ CASES = {
     "distributed, by participants": ("image", "distributed-participant", "participant", {"local_steps": 3}),
     "local, by users": ("text", "local", "user", {"unit": "user", "max_rows_per_user": 2}),
     "none, on data with users": ("text", "none", "none", {}),
+    "distributed, by examples, one factor in turns": ("image", "distributed", "example", {"method": "rolora"}),
+    "local, by examples, scales": ("image", "local", "example", {"method": "ia3"}),
+    "distributed, by examples, a prompt": ("text", "distributed", "example", {"method": "prompt"}),
 }
 
 
