@@ -125,8 +125,8 @@ class CountedStage(Stage):
         return Sha256
 
     @contextmanager
-    def _client(self, one: Player) -> Iterator[None]:
-        with super()._client(one), self._noting_for(one.party.me if one.measured else None):
+    def _client(self, player: Player) -> Iterator[None]:
+        with super()._client(player), self._noting_for(player.name if player.measured else None):
             yield
 
     @contextmanager

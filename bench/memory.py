@@ -15,12 +15,20 @@ from pathlib import Path
 from typing import Final
 
 from coordinator.protocol.round import CoordinatorRound
+from participant.protocol.step import Message
 from privacy.errors import Phase
 from privacy.plan import VerifiedPlan
-from privacy.secagg.fixed_point import Buffer
-from privacy.secagg.messages import AttemptOffer, Receipt
+from privacy.secagg.messages import (
+    Advertisement,
+    AttemptOffer,
+    MaskedUpload,
+    Receipt,
+    ShareBundle,
+    SurvivorSignature,
+    UnmaskShares,
+)
 from protos import codec
-from protos.envelope import Submission
+from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Submission
 
 MIB: Final = 2**20
 
@@ -32,12 +40,13 @@ class Recording:
         self._directory = directory
         self._messages: list[tuple[str, bytes]] = []
 
-    def note(self, message: Submission, masked: Buffer) -> None:
-        """Keep a message, and with a receipt the masked update."""
-        sender: str = message.sender  # type: ignore[union-attr]  # messages of a round have one
-        self._messages.append((sender, codec.encode_submission(message)))
-        if masked:
-            (self._directory / sender).write_bytes(masked)
+    def note(self, message: Message) -> None:
+        """Keep a message; a masked update in a file."""
+        if isinstance(message, MaskedUpload):
+            self._messages.append((message.sender, codec.encode_submission(message.receipt)))
+            (self._directory / message.sender).write_bytes(message.masked)
+        else:
+            self._messages.append((message.sender, codec.encode_submission(message)))
 
     def peak_mib(self, plan: VerifiedPlan, offer: AttemptOffer) -> float:
         """Return the most memory, in MiB, that a coordinator had allocated in this round."""
@@ -52,13 +61,16 @@ class Recording:
     def _play(self, coordinator: CoordinatorRound) -> None:
         for sender, data in self._messages:
             message = codec.decode_submission(data, sender=sender)
-            while not _in_time(coordinator, message):
+            while coordinator.phase is not _PHASES[type(message)]:
                 _next_phase(coordinator)
-            if isinstance(message, Receipt):
-                with self._mapped(sender) as masked:
-                    coordinator.accumulate(message, masked)
-            else:
-                coordinator.receive(message)  # type: ignore[arg-type]  # a message of the round
+            match message:
+                case Receipt():
+                    with self._mapped(sender) as masked:
+                        coordinator.receive(MaskedUpload(message, masked))
+                case PlanApproved() | PlanRefused() | Abstained() | Evaluation():
+                    raise AssertionError("no message of a round was kept")
+                case _:
+                    coordinator.receive(message)
         _next_phase(coordinator)
         assert coordinator.phase is Phase.RESULT
 
@@ -73,17 +85,13 @@ class Recording:
                 view.release()
 
 
-_PHASES: Final = {
-    "Advertisement": Phase.ADVERTISE_KEYS,
-    "ShareBundle": Phase.SHARE_KEYS,
-    "Receipt": Phase.COLLECT_MASKED,
-    "SurvivorSignature": Phase.AGREE_SURVIVORS,
-    "UnmaskShares": Phase.UNMASK,
+_PHASES: Final[dict[type[Submission], Phase]] = {
+    Advertisement: Phase.ADVERTISE_KEYS,
+    ShareBundle: Phase.SHARE_KEYS,
+    Receipt: Phase.COLLECT_MASKED,
+    SurvivorSignature: Phase.AGREE_SURVIVORS,
+    UnmaskShares: Phase.UNMASK,
 }
-
-
-def _in_time(coordinator: CoordinatorRound, message: Submission) -> bool:
-    return coordinator.phase is _PHASES[type(message).__name__]
 
 
 def _next_phase(coordinator: CoordinatorRound) -> None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from statistics import median
 from typing import Any, Final
 from unittest.mock import patch
@@ -22,25 +21,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import plans
-from coordinator.protocol.round import CoordinatorRound, RoundResult
+from coordinator.protocol.round import CoordinatorRound, Outgoing, RoundResult
 from host.system import SystemRandom
-from participant.protocol.memory import RunMemory
-from participant.protocol.round import Masked, Participant, Ready, Step, advertise, complete
+from participant.protocol.member import Participant
+from participant.protocol.memory import RunMemory, UpdateEncoded
+from participant.protocol.round import hear
+from participant.protocol.states import Idle, Ready, State
+from participant.protocol.step import Message
+from participant.protocol.transitions import EncodedUpdate, Told
+from privacy.errors import Phase
 from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Graph
 from privacy.secagg import graph_bounds, hashes, keys
-from privacy.secagg.fixed_point import Buffer, fixed, unfixed
-from privacy.secagg.messages import AttemptOffer, Position, Receipt
+from privacy.secagg.fixed_point import fixed, unfixed
+from privacy.secagg.messages import AttemptOffer, MaskedUpload, Position
 from privacy.secagg.suites import Suite
 from protos import codec, codec_transport
-from protos.envelope import MAX_CHUNK_BYTES, Chunk, Submission, UploadAnnounced
+from protos.envelope import MAX_CHUNK_BYTES, Chunk, UploadAnnounced
 
 MEASURED: Final = 9  # participants, spread over the roster, whose median is taken
 SCALE_EXPONENT: Final = 16  # of real updates
 LARGEST: Final = 8.0  # of their entries
 ADAPTER_HASH: Final = hashes.adapter_hash(b"the global adapter of a benchmark")
 
-Told = Callable[[Submission, Buffer], None]  # hears every accepted message, with the masked update of a receipt
+Witness = Callable[[Message], None]  # is shown every accepted message
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,10 @@ class Case:
 class Player:
     """A participant, the processor time that it used, and the bytes that it uploaded."""
 
-    party: Participant
+    name: str
+    state: State
     memory: RunMemory
     measured: bool
-    state: Any = None
     seconds: float = 0.0
     uploaded: int = 0
 
@@ -135,10 +139,12 @@ class Stage:
     participants encode them and the coordinator decodes their mean, on the clock.
     """
 
-    def __init__(self, case: Case, told: Told | None = None, *, reals: bool = False, measured: int = MEASURED) -> None:
+    def __init__(
+        self, case: Case, witness: Witness | None = None, *, reals: bool = False, measured: int = MEASURED
+    ) -> None:
         plan, identities = case.plan()
         self.reals = reals
-        self.case, self.plan, self.told = case, plan, told or (lambda *_: None)
+        self.case, self.plan, self.witness = case, plan, witness
         at = Position(plan.hash, round=1, attempt=1)
         self.offer = AttemptOffer(at, hashes.genesis_transcript(plan.hash), ADAPTER_HASH)
         self.coordinator = CoordinatorRound(plan, self.offer)
@@ -147,7 +153,9 @@ class Stage:
         there = [name for name in names if name not in self.dropouts]
         chosen = {there[i] for i in _spread(len(there), min(measured, len(there)))}
         self.players = {
-            name: Player(Participant(plan, name, identities[name]), RunMemory.empty(plan.hash), name in chosen)
+            name: Player(
+                name, Idle(Participant(plan, name, identities[name])), RunMemory.empty(plan.hash), name in chosen
+            )
             for name in names
         }
         self.random = SystemRandom()
@@ -171,44 +179,41 @@ class Stage:
             cpu_seconds = time.process_time() - used - self._aside[1]
         finally:
             gc.enable()
-        measured = [one for one in self.players.values() if one.measured]
+        measured = [player for player in self.players.values() if player.measured]
         return Outcome(
-            client_ms=1e3 * median(one.seconds for one in measured),
+            client_ms=1e3 * median(player.seconds for player in measured),
             coordinator_ms=1e3 * sum(coordinator for _, coordinator in self.by_phase.values()),
-            bytes_per_entry=median(one.uploaded for one in measured) / self.case.entries,
+            bytes_per_entry=median(player.uploaded for player in measured) / self.case.entries,
             seconds=seconds,
             cpu_seconds=cpu_seconds,
             by_phase={phase: (1e3 * a / len(measured), 1e3 * b) for phase, (a, b) in self.by_phase.items()},
         )
 
     def _phases(self) -> None:
-        coordinator = self.coordinator
-        for one in self.players.values():
-            self._send(self._step(one, partial(advertise, one.party, self.offer, one.memory, self.random)))
-        self._close()
-        for one in self.players.values():
-            told = self._told(one)
-            self._send(self._step(one, partial(one.state.on_advertisements, told, self.random)))
-        self._close()
-        for name, one in self.players.items():
-            if name not in self.dropouts:
-                self._upload(one)
-        self._close()
-        there = [one for name, one in self.players.items() if name not in self.dropouts]
-        for handle in ("on_survivors", "on_unmask"):
-            for one in there:
-                told = self._told(one)
-                message = self._step(one, partial(getattr(one.state, handle), told, one.memory))
-                if not coordinator.settled():  # the daemon goes on when a quorum is there; the others come late
-                    self._send(message)
-            self._close()
-        certificate = coordinator.result.certificate
-        for one in self.players.values():
-            with self._client(one):
-                verified = one.state.quorum if isinstance(one.state, Masked) else None
-                complete(one.party, certificate, one.memory, verified=verified)
-        self._check_sum(coordinator.result)
-        assert set(coordinator.result.dropouts) == self.dropouts
+        while self.coordinator.phase is not Phase.RESULT:
+            self._phase()
+        certificate = self.coordinator.result.certificate
+        for player in self.players.values():
+            self._hear(player, certificate)
+        self._check_sum(self.coordinator.result)
+        assert set(self.coordinator.result.dropouts) == self.dropouts
+
+    def _phase(self) -> None:
+        """Let everybody answer who is there; dropouts are lost before their upload."""
+        phase, expected = self.coordinator.phase, self.coordinator.expected()
+        gone = self.dropouts if phase is Phase.COLLECT_MASKED else frozenset[str]()
+        for name in sorted(expected - gone):
+            player = self.players[name]
+            message = self._hear(player, self._told(player))
+            if isinstance(player.state, Ready):
+                message = self._mask(player, player.state)
+            assert message is not None
+            # The daemon goes on when a quorum is there; the others come late.
+            if phase in (Phase.AGREE_SURVIVORS, Phase.UNMASK) and self.coordinator.settled():
+                continue
+            self._send(message)
+        with self._clock(phase.name, coordinator=True):
+            self.coordinator.close()
 
     def _check_sum(self, result: RoundResult) -> None:
         if not self.reals:
@@ -219,40 +224,27 @@ class Stage:
             mean = unfixed(result.total(), scale_exponent=SCALE_EXPONENT, divisor=counted)
         np.testing.assert_allclose(mean, self.total / counted, atol=2.0**-SCALE_EXPONENT)
 
-    def _step(self, one: Player, work: Callable[[], Step[Any]]) -> Any:
-        with self._client(one):
-            step = work()
+    def _hear(self, player: Player, told: Told) -> Message | None:
+        with self._client(player):
+            step = hear(player.state, told, player.memory, self.random)
         if step.record is not None:
-            one.memory = one.memory.apply(step.record)
-        one.state = step.state
-        if one.measured and step.message is not None:
-            one.uploaded += len(codec.encode_submission(step.message))
+            player.memory = player.memory.apply(step.record)
+        player.state = step.state
+        if player.measured and step.message is not None:
+            player.uploaded += _sent_bytes(self.plan.plan.run_id, step.message)
         return step.message
 
-    def _upload(self, one: Player) -> None:
-        told, update = self._told(one), self.update(one)
-        with self._client(one):
-            ready = one.state.on_shares(told).state
-        assert isinstance(ready, Ready)
-        masked: Buffer = b""
-
-        def mask() -> Step[Any]:
-            nonlocal masked
+    def _mask(self, player: Player, ready: Ready) -> Message | None:
+        offer, update = ready.offer, self.update(player)
+        with self._client(player):
             encoded = fixed(update, scale_exponent=SCALE_EXPONENT, clamp=plans.CLAMP) if self.reals else update
-            step, masked = ready.mask(encoded)
-            return step
+        durable = UpdateEncoded(offer.position.round, bytes(32), offer.adapter_hash, offer.previous_transcript)
+        player.memory = player.memory.apply(durable)
+        return self._hear(player, EncodedUpdate(encoded))
 
-        receipt = self._step(one, mask)
-        assert isinstance(receipt, Receipt)
-        if one.measured:
-            one.uploaded += _wire_bytes(self.plan.plan.run_id, receipt, masked)
-        with self._clock("COLLECT_MASKED", coordinator=True):
-            assert self.coordinator.accumulate(receipt, masked)
-        self._tell(receipt, masked)
-
-    def update(self, one: Player) -> NDArray[Any]:
+    def update(self, player: Player) -> NDArray[Any]:
         """Return integers as a trainer makes them, or real numbers, and add them to what the sum must be."""
-        source, size = np.random.default_rng(self.plan.plan.index(one.party.me)), self.case.entries
+        source, size = np.random.default_rng(self.plan.plan.index(player.name)), self.case.entries
         update: NDArray[Any]
         if self.reals:
             update = source.uniform(-LARGEST, LARGEST, size).astype(np.float32)
@@ -261,36 +253,31 @@ class Stage:
         self.total += update
         return update
 
-    def _told(self, one: Player) -> Any:
+    def _told(self, player: Player) -> Outgoing:
         with self._clock(self.coordinator.phase.name, coordinator=True):
-            return self.coordinator.outbox(one.party.me)
+            told = self.coordinator.outbox(player.name)
+        assert told is not None
+        return told
 
-    def _send(self, message: Any) -> None:
+    def _send(self, message: Message) -> None:
         with self._clock(self.coordinator.phase.name, coordinator=True):
             assert self.coordinator.receive(message)
-        self._tell(message, b"")
-
-    def _tell(self, message: Any, masked: Buffer) -> None:
-        """Tell who writes the round down, off the clock."""
-        started, used = time.perf_counter(), time.process_time()
-        self.told(message, masked)
-        self._aside[0] += time.perf_counter() - started
-        self._aside[1] += time.process_time() - used
-
-    def _close(self) -> None:
-        with self._clock(self.coordinator.phase.name, coordinator=True):
-            self.coordinator.close()
+        if self.witness is not None:  # who writes the round down does so off the clock
+            started, used = time.perf_counter(), time.process_time()
+            self.witness(message)
+            self._aside[0] += time.perf_counter() - started
+            self._aside[1] += time.process_time() - used
 
     @contextmanager
-    def _client(self, one: Player) -> Iterator[None]:
-        if not one.measured:
+    def _client(self, player: Player) -> Iterator[None]:
+        if not player.measured:
             with patch.object(keys, "verify", self._memo):
                 yield
             return
         before = time.process_time()
         with self._clock(self.coordinator.phase.name, coordinator=False):
             yield
-        one.seconds += time.process_time() - before
+        player.seconds += time.process_time() - before
 
     @contextmanager
     def _clock(self, phase: str, *, coordinator: bool) -> Iterator[None]:
@@ -299,12 +286,16 @@ class Stage:
         self.by_phase.setdefault(phase, [0.0, 0.0])[coordinator] += time.process_time() - before
 
 
-def _wire_bytes(run_id: str, receipt: Receipt, masked: Buffer) -> int:
-    """Return the bytes of a masked update's upload: announcement and chunks as they are sent."""
+def _sent_bytes(run_id: str, message: Message) -> int:
+    """Return the bytes of a message as it is sent; of a masked update also its announcement and chunks."""
+    if not isinstance(message, MaskedUpload):
+        return len(codec.encode_submission(message))
+    receipt, masked = message.receipt, message.masked
     announced = UploadAnnounced(run_id, receipt.position, receipt.masked_hash, receipt.length)
     parts: list[UploadAnnounced | Chunk] = [announced]
     parts += [Chunk(at, bytes(masked[at : at + MAX_CHUNK_BYTES])) for at in range(0, len(masked), MAX_CHUNK_BYTES)]
-    return sum(len(codec_transport.encode_upload_part(part)) for part in parts)
+    sizes = (len(codec_transport.encode_upload_part(part)) for part in parts)
+    return len(codec.encode_submission(receipt)) + sum(sizes)
 
 
 def _spread(among: int, count: int) -> Sequence[int]:

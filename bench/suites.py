@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import sys
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 from bench import harness
 from bench.players import Case, Player, Stage
+from coordinator.protocol.round import Outgoing
+from privacy.secagg.messages import (
+    AdvertisementSet,
+    AttemptOffer,
+    HolderShares,
+    RoundCertificate,
+    SurvivorProposal,
+    UnmaskRequest,
+)
 from protos import codec
-from protos.envelope import KeysAdvertised, NumberedTask, SharesDealt, SurvivorsProposed, UnmaskRequested
+from protos.envelope import KeysAdvertised, NumberedTask, SharesDealt, SurvivorsProposed, Task, UnmaskRequested
 
 CASES: Final = ("n10_d1e5_k9_drop1", "n50_d1e5_k49_drop5")
-TASKS: Final = {  # by phase of the coordinator
-    "SHARE_KEYS": KeysAdvertised,
-    "AGREE_SURVIVORS": SurvivorsProposed,
-    "UNMASK": UnmaskRequested,
-}
 KIB: Final = 1024
 HEADS: Final = ("case", "client ms", "coordinator ms", "up KiB", "down KiB", "bytes/entry")
 
@@ -32,17 +36,27 @@ class Weighed(Stage):
         super().__init__(case)
         self.told_bytes: dict[str, int] = dict.fromkeys(self.players, 0)
 
-    def _told(self, one: Player) -> Any:
-        told, phase = super()._told(one), self.coordinator.phase.name
-        run_id = self.plan.plan.run_id
-        if one.measured:
-            task = (
-                SharesDealt(run_id, self.offer.position, told)
-                if phase == "COLLECT_MASKED"
-                else TASKS[phase](run_id, told)
-            )
-            self.told_bytes[one.party.me] += len(codec.encode_task(NumberedTask(bytes(16), task)))
+    def _told(self, player: Player) -> Outgoing:
+        told = super()._told(player)
+        task = self._task(told)
+        if player.measured and task is not None:
+            self.told_bytes[player.name] += len(codec.encode_task(NumberedTask(bytes(16), task)))
         return told
+
+    def _task(self, told: Outgoing) -> Task | None:
+        """Return the task that says this, or ``None`` for what travels beside an adapter."""
+        run_id = self.plan.plan.run_id
+        match told:
+            case AdvertisementSet(advertisements):
+                return KeysAdvertised(run_id, advertisements)
+            case HolderShares(shares, u2):
+                return SharesDealt(run_id, self.offer.position, shares, u2)
+            case SurvivorProposal():
+                return SurvivorsProposed(run_id, told)
+            case UnmaskRequest():
+                return UnmaskRequested(run_id, told)
+            case AttemptOffer() | RoundCertificate():
+                return None
 
 
 def measure(name: str, *, repeats: int) -> tuple[dict[str, float], list[str]]:

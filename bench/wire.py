@@ -42,9 +42,9 @@ def wire_seconds(case: Case, rounds: int) -> float:
 class OneHotStage(Stage):
     """A round of the updates that the daemons' trainer makes."""
 
-    def update(self, one: Player) -> NDArray[np.int64]:
+    def update(self, player: Player) -> NDArray[np.int64]:
         """Return the unit vector of a participant's place."""
-        made = OneHotTrainer(self.plan.plan, one.party.me).train(1, NOTHING, lambda *_: None)
+        made = OneHotTrainer(self.plan.plan, player.name).train(1, NOTHING, lambda *_: None)
         self.total += made
         return made
 

@@ -37,7 +37,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise disk_error(error, path) from error
 
 
-def write(path: Path, data: bytes | memoryview) -> None:
+def write(path: Path, data: bytes | bytearray | memoryview) -> None:
     """Replace a file: a temporary file in the same directory, fsync, rename, fsync of the directory.
 
     Raises:

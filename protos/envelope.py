@@ -16,7 +16,6 @@ from privacy.secagg.messages import (
     AttemptOffer,
     Complaint,
     DealtShare,
-    NeighbourShares,
     Position,
     Receipt,
     RoundCertificate,
@@ -165,11 +164,6 @@ class SharesDealt:
     position: Position
     shares: tuple[DealtShare, ...]
     u2: tuple[str, ...] = ()  # empty in the complete graph
-
-    @property
-    def told(self) -> tuple[DealtShare, ...] | NeighbourShares:
-        """What the round is told."""
-        return NeighbourShares(self.u2, self.shares) if self.u2 else self.shares
 
 
 @dataclass(frozen=True, slots=True)

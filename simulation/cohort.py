@@ -9,14 +9,17 @@ and their tests).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.protocol.round import CoordinatorRound, RoundResult
+from participant.protocol.member import Participant
 from participant.protocol.memory import RunMemory, UpdateEncoded
-from participant.protocol.round import Advertised, Masked, Participant, Ready, Shared, Step, advertise, complete
+from participant.protocol.round import hear
+from participant.protocol.states import Idle, Ready, State
+from participant.protocol.step import Step
+from participant.protocol.transitions import EncodedUpdate, Told
 from privacy.errors import LocalError, Phase
 from privacy.interfaces import RandomSource
 from privacy.plan import VerifiedPlan
@@ -39,9 +42,9 @@ class Cohort:
     def __init__(self, plan: VerifiedPlan, keys: Mapping[str, SigningKey], random: RandomSource) -> None:
         self._plan = plan
         self._random = random
-        self._parties = {member.id: Participant(plan, member.id, keys[member.id]) for member in plan.plan.roster}
-        self._memories = {name: RunMemory.empty(plan.hash) for name in self._parties}
-        self._states: dict[str, object] = {}
+        roster = [Participant(plan, member.id, keys[member.id]) for member in plan.plan.roster]
+        self._states: dict[str, State] = {participant.me: Idle(participant) for participant in roster}
+        self._memories = {participant.me: RunMemory.empty(plan.hash) for participant in roster}
         self._transcript = hashes.genesis_transcript(plan.hash)
 
     def run_round(self, number: int, adapter: bytes, train: Mapping[str, Train]) -> RoundResult:
@@ -57,49 +60,33 @@ class Cohort:
         coordinator = CoordinatorRound(self._plan, offer)
         while coordinator.phase is not Phase.RESULT:
             for name in sorted(coordinator.expected()):
-                told = offer if coordinator.phase is Phase.ADVERTISE_KEYS else coordinator.outbox(name)
-                self._answer(coordinator, name, told, train[name])
+                self._answer(coordinator, name, train[name])
             coordinator.close()
         certificate = coordinator.result.certificate
-        for name, party in self._parties.items():
-            state, memory = self._states.get(name), self._memories[name]
-            verified = state.quorum if isinstance(state, Masked) else None
-            self._memories[name] = memory.apply(complete(party, certificate, memory, verified=verified))
+        for name in self._states:
+            self._hear(name, certificate)
         self._transcript = certificate.transcript(self._transcript)
         return coordinator.result
 
-    def _answer(self, coordinator: CoordinatorRound, name: str, told: Any, train: Train) -> None:
-        """Do what a participant does on what it is told, and hand its answer over."""
-        memory, state = self._memories[name], self._states.get(name)
-        match coordinator.phase, state:
-            case Phase.ADVERTISE_KEYS, _:
-                step: Step[Any] = advertise(self._parties[name], told, memory, self._random)
-            case Phase.SHARE_KEYS, Advertised():
-                step = state.on_advertisements(told, self._random)
-            case Phase.COLLECT_MASKED, Shared():
-                self._upload(coordinator, name, state.on_shares(told).state, train)
-                return
-            case Phase.AGREE_SURVIVORS, Masked():
-                step = state.on_survivors(told, memory)
-            case Phase.UNMASK, Masked():
-                step = state.on_unmask(told, memory)
-            case phase, _:
-                raise LocalError("E-BUG", f"{name} has no answer in {phase.name}")
-        coordinator.receive(self._keep(name, step))
+    def _answer(self, coordinator: CoordinatorRound, name: str, train: Train) -> None:
+        """Let a participant hear what the coordinator has for it, and hand its answer over."""
+        told = coordinator.outbox(name)
+        if told is None:
+            raise LocalError("E-BUG", f"{name} is told nothing in {coordinator.phase.name}")
+        step = self._hear(name, told)
+        if isinstance(step.state, Ready):
+            offer, update = step.state.offer, train(step.state.position.round)
+            encoded = UpdateEncoded(offer.position.round, b"\0" * 32, offer.adapter_hash, offer.previous_transcript)
+            self._memories[name] = self._memories[name].apply(encoded)
+            step = self._hear(name, EncodedUpdate(update))
+        if step.message is None:
+            raise LocalError("E-BUG", f"{name} has no answer in {coordinator.phase.name}")
+        coordinator.receive(step.message)
 
-    def _upload(self, coordinator: CoordinatorRound, name: str, ready: object, train: Train) -> None:
-        if not isinstance(ready, Ready):
-            raise LocalError("E-BUG", f"{name} complained among honest dealers")
-        offer = ready.offer
-        update = train(offer.position.round)
-        encoded = UpdateEncoded(offer.position.round, b"\0" * 32, offer.adapter_hash, offer.previous_transcript)
-        self._memories[name] = self._memories[name].apply(encoded)
-        step, masked = ready.mask(update)
-        coordinator.accumulate(self._keep(name, step), masked)
-
-    def _keep(self, name: str, step: Step[Any]) -> Any:
-        """Remember a step as a journal would, and return its message."""
+    def _hear(self, name: str, told: Told) -> Step[State]:
+        """Tell a participant something and remember its step as a journal would."""
+        step = hear(self._states[name], told, self._memories[name], self._random)
         if step.record is not None:
             self._memories[name] = self._memories[name].apply(step.record)
         self._states[name] = step.state
-        return step.message
+        return step

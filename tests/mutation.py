@@ -32,6 +32,10 @@ PACKAGES: Final = ("participant.", "coordinator.", "privacy.secagg.")
 # What decides beside them whether something is believed; not what these are made of.
 ALSO: Final = (
     "participant.runs.participation",
+    "participant.runs.global_adapter",
+    "participant.runs.round_training",
+    "participant.runs.round_update",
+    "participant.runs.tasks",
     "participant.runs.open_runs",
     "participant.owner.plan_store",
     "coordinator.runs.uploads",
@@ -55,6 +59,7 @@ TESTS: Final = (
     "tests/test_malicious_hybrid.py",
     "tests/test_malicious_k_regular.py",
     "tests/test_k_regular_rounds.py",
+    "tests/test_transitions.py",
     "tests/test_walkthrough.py",
     "tests/coordinator/test_coordinator_round.py",
     "tests/coordinator/test_attempt_replay.py",
@@ -66,6 +71,7 @@ TESTS: Final = (
     "tests/participant/test_offers.py",
     "tests/participant/test_participation.py",
     "tests/participant/test_plan_store.py",
+    "tests/participant/test_round_update.py",
     "tests/participant/test_runs.py",
     "tests/audit/test_audit_limits.py",
     "tests/audit/test_audit_verify.py",
@@ -101,8 +107,11 @@ EQUIVALENT: Final[dict[tuple[str, str], str]] = {
         "_share_threshold",
         "lacking <= -LIVENESS_BITS * math.log(2)  ->  lacking < -LIVENESS_BITS * math.log(2)",
     ): "no bound is exactly what is asked",
-    ("_pair_with", "one.dealer < self.party.me  ->  one.dealer <= self.party.me"): "nobody is passed its own share",
-    ("on_advertisements", "name != self.party.me  ->  True"): "a link with oneself is never used",
+    (
+        "_pair_with",
+        "share.dealer < state.participant.me  ->  share.dealer <= state.participant.me",
+    ): "nobody is passed its own share",
+    ("_deal", "name != participant.me  ->  True"): "a link with oneself is never used",
     ("short_of_holders", "self.graph.complete  ->  False"): (
         "in the complete graph whoever is there holds shares, and they are at least m: this saves counting them"
     ),
@@ -114,9 +123,9 @@ EQUIVALENT: Final[dict[tuple[str, str], str]] = {
         "require_budget",
         f"{_SPEND} > {_WORTH}  ->  {_SPEND} >= {_WORTH}",
     ): "no spend is exactly a budget's worth",
-    ("_train", "self._trainer is None or self._adapter is None  ->  False"): _OPENED,
-    ("_train", "self._trainer is None  ->  False"): _OPENED,
-    ("_train", "self._adapter is None  ->  False"): _OPENED,
+    ("train", "self._trainer is None or self._adapter is None  ->  False"): _OPENED,
+    ("train", "self._trainer is None  ->  False"): _OPENED,
+    ("train", "self._adapter is None  ->  False"): _OPENED,
 }
 
 _OPPOSITE: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {

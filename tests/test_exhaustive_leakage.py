@@ -65,7 +65,7 @@ def test_exhaustive_search_finds_nothing_where_all_four_must_survive() -> None:
 
 # --- each rule is needed ---
 
-EVERYBODY = "[one.id for one in party.parameters.roster]"
+EVERYBODY = "[one.id for one in participant.parameters.roster]"
 SAME_U2 = (Refusal("} masked with another U2"),)
 OLD_SIGNATURE = "signed and (signed.attempt, signed.survivors) != (record.attempt, proposal.survivors)"
 OLD_RELEASE = "earlier and (earlier.attempt, earlier.survivors) != (record.attempt, proposal.survivors)"
@@ -127,8 +127,8 @@ RULES: dict[str, Rule] = {
         SMALL_U2,
         (
             *SAME_U2,
-            Instead("check_dealers", "party.parameters.min_survivors", "0"),
-            Instead("check_dealers", "check_holders(party, [*neighbours, party.me], phase)", "None"),
+            Instead("check_dealers", "participant.parameters.min_survivors", "0"),
+            Instead("check_dealers", "check_holders(participant, [*neighbours, participant.me], phase)", "None"),
         ),
     ),
     "members of S alone sign and release": Rule(
@@ -136,17 +136,17 @@ RULES: dict[str, Rule] = {
         (
             *SAME_U2,
             Refusal("this participant is not among the survivors"),
-            Instead("check_quorum", "one.sender in listed", "True"),
+            Instead("check_quorum", "signature.sender in listed", "True"),
         ),
     ),
-    "at least m survive": Rule(ALL_MUST, (Instead("_check_members", "party.parameters.min_survivors", "0"),)),
+    "at least m survive": Rule(ALL_MUST, (Instead("_check_members", "participant.parameters.min_survivors", "0"),)),
     "nobody is named twice": Rule(NAMED_TWICE, (Refusal("must be sorted and name nobody twice"),)),
     "nobody is invented": Rule(
         INVENTED,
         (
             Refusal("the advertisement of"),
-            Refusal("the shares of {one.dealer} are not signed"),
-            Refusal("the receipt of {one.sender} is not signed"),
+            Refusal("the shares of {share.dealer} are not signed"),
+            Refusal("the receipt of {receipt.sender} is not signed"),
         ),
     ),
     "nobody's own keys are replaced": Rule(
@@ -163,8 +163,8 @@ RULES: dict[str, Rule] = {
         (
             Instead(
                 "check_quorum",
-                "len(valid) < party.parameters.quorum",
-                "len([one for one in quorum.signatures if one.sender in valid]) < party.parameters.quorum",
+                "len(valid) < participant.parameters.quorum",
+                "len([each for each in quorum.signatures if each.sender in valid]) < participant.parameters.quorum",
             ),
         ),
     ),
@@ -173,7 +173,8 @@ RULES: dict[str, Rule] = {
         (
             Instead(
                 "check_quorum",
-                "party.signed_by(one.sender, one.signature, quorum.signed_bytes(version, one.sender))",
+                "participant.signed_by("
+                "signature.sender, signature.signature, quorum.signed_bytes(version, signature.sender))",
                 "True",
             ),
         ),
@@ -197,9 +198,9 @@ RULES: dict[str, Rule] = {
         TWO_ATTEMPTS, (*ONCE_AN_ATTEMPT, Instead("_check_open", "memory.highest != position.order", "False"))
     ),
     "no share of a survivor's masking secret": Rule(
-        TOGETHER, (Instead("_release", "one.dealer not in survivors", "True"),)
+        TOGETHER, (Instead("_release", "held.dealer not in survivors", "True"),)
     ),
-    "no share of a dropout's seed": Rule(SPLIT_U2, (Instead("_release", "one.dealer in survivors", "True"),)),
+    "no share of a dropout's seed": Rule(SPLIT_U2, (Instead("_release", "held.dealer in survivors", "True"),)),
     "a mask of one's own": Rule(SPLIT_U2, (Instead("_terms", "[own, *pairwise]", "pairwise"),)),
     "a mask for each pair": Rule(TOGETHER, (Instead("_terms", "[own, *pairwise]", "[own]"),)),
 }

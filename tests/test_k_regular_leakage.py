@@ -43,9 +43,7 @@ def weak(n: int, f: int, k: int, t: int, least: int, *, seed: int) -> LyingCoord
 
 
 def graph_of(world: LyingCoordinator) -> MaskingGraph:
-    state, _ = next(iter(world.attempts[1].dealt.values()))
-    graph: MaskingGraph = state.graph
-    return graph
+    return next(iter(world.attempts[1].dealt.values())).graph
 
 
 def releases(world: LyingCoordinator, survivors: Sequence[str]) -> list[Release]:

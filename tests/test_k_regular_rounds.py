@@ -20,7 +20,8 @@ from privacy.errors import Phase, RoundAborted
 from privacy.secagg.graph import MaskingGraph, masking_graph
 from privacy.secagg.layout import Layout, Words
 from privacy.secagg.masks import MaskTerm
-from privacy.secagg.messages import NeighbourShares
+from privacy.secagg.messages import HolderShares
+from tests.worlds.expect import expect
 from tests.worlds.federation import Fault, FaultKind, Federation
 from tests.worlds.plans import STRONG, names
 
@@ -121,7 +122,7 @@ def opened(phase: Phase, **overrides: Any) -> tuple[Federation, CoordinatorRound
     offer = federation.offer(1, 1)
     attempt = federation.round = CoordinatorRound(federation.plan, offer)
     while attempt.phase is not phase:
-        federation.collect(offer, {}, [])
+        federation.collect({}, [])
         attempt.close()
     state: Any = attempt._state
     return federation, attempt, getattr(state, "agreeing", state).members.graph
@@ -130,11 +131,10 @@ def opened(phase: Phase, **overrides: Any) -> tuple[Federation, CoordinatorRound
 def test_only_neighbours_see_each_others_shares_and_everybody_sees_u2() -> None:
     _, attempt, graph = opened(Phase.COLLECT_MASKED)
     for name in names(20):
-        told: Any = attempt.outbox(name)
-        assert isinstance(told, NeighbourShares)
-        assert told.u2 == names(20)
-        assert tuple(one.dealer for one in told.shares) == graph.neighbours(name)
-        assert {one.leaf.recipient for one in told.shares} == {name}
+        told = expect(HolderShares, attempt.outbox(name))
+        assert told.named_u2 == names(20)
+        assert tuple(share.dealer for share in told.shares) == graph.neighbours(name)
+        assert {share.leaf.recipient for share in told.shares} == {name}
 
 
 def test_the_coordinator_waits_until_everybodys_secrets_have_holders_enough() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from participant.protocol.round import Ready
+from participant.protocol import masking
+from participant.protocol.states import Ready
 from privacy.errors import RoundAborted
 from privacy.secagg import keys, layout
 from privacy.secagg.masks import MaskTerm, apply_masks
@@ -59,11 +60,11 @@ def log(monkeypatch: pytest.MonkeyPatch) -> KeyLog:
         kept.sealed.append((key.reveal(), nonce))
         return bytes(original(key, nonce, *rest))
 
-    def mask(ready: Ready, *arguments: Any, original: Any = Ready.mask, **named: Any) -> Any:
-        kept.masking = (ready.party.me, ready.offer.position)
+    def mask(ready: Ready, *arguments: Any, original: Any = masking.mask) -> Any:
+        kept.masking = (ready.participant.me, ready.position)
         kept.masked.append(kept.masking)
         try:
-            return original(ready, *arguments, **named)
+            return original(ready, *arguments)
         finally:
             kept.masking = None
 
@@ -71,7 +72,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> KeyLog:
     noting("self_stream_key")
     monkeypatch.setattr(keys, "seal", seal)
     monkeypatch.setattr(layout, "apply_masks", kept.apply)
-    monkeypatch.setattr(Ready, "mask", mask)
+    monkeypatch.setattr(masking, "mask", mask)
     return kept
 
 

@@ -12,18 +12,22 @@ from typing import Any
 
 import pytest
 
+from participant.protocol.member import Participant
 from participant.protocol.memory import RunMemory, RunRefused
-from participant.protocol.round import Masked, Participant, Shared, advertise, complete
+from participant.protocol.round import hear
+from participant.protocol.states import Advertised, Idle, Masked, Released, Shared, Signed
 from privacy.errors import PeerError, Phase, PlanError
 from privacy.plan import PROTOCOL_VERSION, VerifiedPlan
 from privacy.secagg import hashes, keys, merkle
 from privacy.secagg.messages import (
+    AdvertisementSet,
     AttemptOffer,
     Position,
     SurvivorProposal,
     SurvivorSignature,
     UnmaskRequest,
 )
+from tests.worlds.expect import expect
 from tests.worlds.federation import ADAPTER_HASH, Fault, FaultKind, Federation, SeededSource
 from tests.worlds.lying_coordinator import (
     HISTORIES,
@@ -37,6 +41,7 @@ from tests.worlds.lying_coordinator import (
     Stage,
     before_the_result,
     certificate_of,
+    completed,
     resigned,
     shrunk,
     survivor_set,
@@ -204,7 +209,7 @@ def test_a_signer_asked_again_after_its_release_gives_the_same_signature() -> No
     stage = Stage(Phase.AGREE_SURVIVORS)
     told = stage.told
     first = stage.victim.hear(told)
-    stage.federation.collect(stage.offer, {}, [])
+    stage.federation.collect({}, [])
     stage.round.close()
     assert stage.victim.hear(stage.told)
     assert stage.victim.hear(told) == first
@@ -214,10 +219,12 @@ def test_malicious_survivors_of_a_completed_round_are_refused() -> None:
     stage = Stage(Phase.AGREE_SURVIVORS)
     proposal = stage.told
     for _ in range(2):
-        stage.federation.collect(stage.offer, {}, [])
+        stage.federation.collect({}, [])
         request = stage.told
         stage.round.close()
     assert stage.victim.hear(stage.round.result.certificate) == []
+    assert stage.victim.hear(proposal) == stage.victim.hear(request) == []
+    stage.victim.state = stage.victim.before  # as if it still held the attempt
     assert stage.lie(proposal).code == "E-ROUND-COMMITTED"
     assert stage.lie(request).code == "E-ROUND-COMMITTED"
 
@@ -262,8 +269,9 @@ def test_malicious_signatures_by_others_than_the_survivors_do_not_count() -> Non
 
 def test_malicious_release_in_an_attempt_that_a_later_one_closed_is_refused() -> None:
     stage = Stage(Phase.UNMASK)
-    masked = stage.victim.state
-    stage.victim.journal.memory = replace(stage.victim.journal.memory, signed=None)  # it never signed
+    signed = expect(Signed, stage.victim.state)
+    masked = stage.victim.state = Masked(signed.participant, signed.record, signed.shares)  # it never signed
+    stage.victim.journal.memory = replace(stage.victim.journal.memory, signed=None)
     assert stage.victim.hear(stage.federation.offer(1, 2))
     stage.victim.state = masked  # as if it still held the earlier attempt
     assert stage.lie(stage.told).code == "E-ROUND-COMMITTED"
@@ -325,9 +333,9 @@ def test_malicious_histories_are_refused(sentence: str, restarted: bool) -> None
     federation = Federation(5, 1)
     certificate = certificate_of(federation)
     victim = federation.participants[VICTIM]
-    verified = None if restarted else victim.state.quorum  # type: ignore[attr-defined]  # a Masked, at the end
+    state = None if restarted else expect(Released, victim.before)
     with pytest.raises(PeerError) as refusal:
-        complete(victim.party, change(certificate), before_the_result(federation), verified=verified)
+        completed(victim.participant, change(certificate), before_the_result(federation), state=state)
     assert refusal.value.code == code
 
 
@@ -343,10 +351,11 @@ def test_the_quorum_of_a_release_is_not_verified_again_with_the_result_unless_it
         return verify(public, signature, message)
 
     monkeypatch.setattr(keys, "verify", noted)
-    remembering = complete(victim.party, certificate, before, verified=victim.state.quorum)  # type: ignore[attr-defined]  # a Masked
+    released = expect(Released, victim.before)
+    remembering = completed(victim.participant, certificate, before, state=released)
     assert seen == []
-    victim.crash_and_restart()
-    assert complete(victim.party, certificate, before, verified=victim.state.quorum) == remembering  # type: ignore[attr-defined]  # a Masked
+    restarted = Masked(released.participant, released.record, released.shares)
+    assert completed(victim.participant, certificate, before, state=restarted) == remembering
     assert seen == [one.signature for one in certificate.signatures[: federation.plan.plan.quorum]]
 
 
@@ -363,7 +372,7 @@ def test_no_more_valid_signatures_are_looked_at_than_the_plan_asks_for(monkeypat
 
     monkeypatch.setattr(keys, "verify", noting)
     given = replace(certificate, signatures=(forged, everybody[1], *everybody))  # one does not count, one counts once
-    complete(federation.participants[VICTIM].party, given, before_the_result(federation))
+    completed(federation.participants[VICTIM].participant, given, before_the_result(federation))
     assert seen == [one.signature for one in given.signatures[:6]]
 
 
@@ -375,7 +384,7 @@ def test_a_journal_copied_back_is_noticed_by_a_history_that_it_does_not_know() -
     masked_at = [type(record).__name__ for record in journal.records].index("UpdateMasked")
     for count in range(masked_at + 1):
         with pytest.raises(PeerError) as refusal:
-            complete(federation.participants[VICTIM].party, certificate, journal.rolled_back(count).memory)
+            completed(federation.participants[VICTIM].participant, certificate, journal.rolled_back(count).memory)
         assert refusal.value.code == "E-ROUND-TRANSCRIPT"
 
 
@@ -385,7 +394,7 @@ def test_malicious_histories_are_refused_even_if_a_quorum_signed_them(sentence: 
     federation = Federation(5, 1)
     certificate = certificate_of(federation)
     with pytest.raises(PeerError) as refusal:
-        complete(federation.participants[VICTIM].party, change(certificate), before_the_result(federation))
+        completed(federation.participants[VICTIM].participant, change(certificate), before_the_result(federation))
     assert refusal.value.code == code
 
 
@@ -396,7 +405,7 @@ def test_malicious_histories_are_refused_also_by_one_who_signed_no_survivors(sen
     certificate = certificate_of(federation)
     before = replace(before_the_result(federation), signed=None)
     with pytest.raises(PeerError) as refusal:
-        complete(federation.participants[VICTIM].party, change(certificate), before)
+        completed(federation.participants[VICTIM].participant, change(certificate), before)
     assert refusal.value.code == code
 
 
@@ -407,7 +416,7 @@ def test_a_round_completed_in_the_last_attempt_of_the_plan_is_a_history() -> Non
     last = resigned(certificate, position=replace(certificate.position, attempt=federation.plan.plan.max_attempts))
     others = survivor_set(last, *(one for one in last.survivors.members if one[0] != "erin"))
     nothing = RunMemory.empty(federation.plan.hash)
-    record = complete(federation.participants["erin"].party, resigned(last, survivors=others), nothing)
+    record = completed(federation.participants["erin"].participant, resigned(last, survivors=others), nothing)
     assert (record.attempt, record.alarm) == (3, False)
 
 
@@ -415,12 +424,12 @@ def test_a_participant_left_out_of_another_attempt_than_its_own_raises_no_alarm(
     """It uploaded to attempt 1, which was given up: being absent from attempt 2's survivors is no surprise."""
     federation = Federation(5, 1)
     certificate = certificate_of(federation)
-    party = federation.participants[VICTIM].party
+    party = federation.participants[VICTIM].participant
     others = survivor_set(certificate, *(one for one in certificate.survivors.members if one[0] != VICTIM))
     before = replace(before_the_result(federation), signed=None)
     later = resigned(certificate, survivors=others, position=replace(certificate.position, attempt=2))
-    assert not complete(party, later, before).alarm
-    assert complete(party, resigned(certificate, survivors=others), before).alarm
+    assert not completed(party, later, before).alarm
+    assert completed(party, resigned(certificate, survivors=others), before).alarm
 
 
 def test_malicious_split_view_of_the_sum_splits_the_history_for_ever() -> None:
@@ -429,7 +438,7 @@ def test_malicious_split_view_of_the_sum_splits_the_history_for_ever() -> None:
     certificate = certificate_of(federation)
     victim = federation.participants[VICTIM]
     before = victim.journal.rolled_back(len(victim.journal.records) - 1)
-    before.append(complete(victim.party, replace(certificate, sum_hash=b"\1" * 32), before.memory))
+    before.append(completed(victim.participant, replace(certificate, sum_hash=b"\1" * 32), before.memory))
     assert before.memory.transcript != federation.transcript
 
 
@@ -452,14 +461,14 @@ def test_malicious_plan_with_one_changed_byte_is_refused() -> None:
 
 def test_replayed_messages_of_another_run_do_not_verify() -> None:
     """The same keys, roster and round under another run id: nothing signed in one counts in the other."""
-    one = Stage(Phase.SHARE_KEYS)
+    run = Stage(Phase.SHARE_KEYS)
     plan, identities = make_plan(run_id="ff" * 16)
-    party = Participant(verified(plan), VICTIM, identities[VICTIM])
-    at = Position(party.plan.hash, 1, 1)
-    offer = AttemptOffer(at, hashes.genesis_transcript(party.plan.hash), ADAPTER_HASH)
-    state = advertise(party, offer, RunMemory.empty(party.plan.hash), SeededSource("x")).state
-    replayed = tuple(state.own if each.sender == VICTIM else each for each in one.told)
+    victim, memory = Participant(verified(plan), VICTIM, identities[VICTIM]), RunMemory.empty(plan.hash)
+    at = Position(plan.hash, 1, 1)
+    offer = AttemptOffer(at, hashes.genesis_transcript(plan.hash), ADAPTER_HASH)
+    state = expect(Advertised, hear(Idle(victim), offer, memory, SeededSource("x")).state)
+    replayed = tuple(state.own if each.sender == VICTIM else each for each in run.told)
     with pytest.raises(PeerError) as refusal:
-        state.on_advertisements(replayed, SeededSource("y"))
+        hear(state, AdvertisementSet(replayed), memory, SeededSource("y"))
     assert refusal.value.code in {"E-ROUND-CONTEXT", "E-ROUND-TRANSCRIPT"}
-    assert keys.verify(identities["alice"].public, one.told[0].signature, one.told[0].signed_bytes(PROTOCOL_VERSION))
+    assert keys.verify(identities["alice"].public, run.told[0].signature, run.told[0].signed_bytes(PROTOCOL_VERSION))

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from participant.protocol.round import Shared
+from participant.protocol.states import Shared
+from participant.protocol.step import Message
+from participant.protocol.transitions import Told
 from privacy.errors import Phase, RoundAborted
 from privacy.secagg import shamir
 from privacy.secagg.dealing import Dealer, HeldShare
@@ -41,7 +43,7 @@ def redealing(one: SimulatedParticipant, deal: Callable[[Shared, tuple[str, ...]
     """Let a participant deal again, otherwise, and sign that in place of its honest bundle."""
     hear = one.hear
 
-    def lying(told: object) -> list[Any]:
+    def lying(told: Told | None) -> list[Message]:
         answers = hear(told)
         if answers and isinstance(answers[0], ShareBundle):
             assert isinstance(one.state, Shared)
@@ -54,21 +56,21 @@ def redealing(one: SimulatedParticipant, deal: Callable[[Shared, tuple[str, ...]
 def of_another_masking_secret(state: Shared, members: tuple[str, ...]) -> ShareBundle:
     """Deal shares of a masking secret that is not the one behind the advertised key."""
     pairing = replace(state.pairing, masking_secret=ANOTHER)
-    dealer = Dealer(state.party.parameters, state.offer.position, state.channels, pairing, SeededSource("lie"))
+    dealer = Dealer(state.participant.parameters, state.offer.position, state.channels, pairing, SeededSource("lie"))
     return dealer.deal(state.seed, members)[0]
 
 
 def of_no_secret(state: Shared, members: tuple[str, ...]) -> ShareBundle:
     """Deal shares that rebuild an element of the field beyond 32 bytes."""
     source = SeededSource("lie")
-    dealer = ConstantDealer(state.party.parameters, state.offer.position, state.channels, state.pairing, source)
+    dealer = ConstantDealer(state.participant.parameters, state.offer.position, state.channels, state.pairing, source)
     return dealer.deal(state.seed, members)[0]
 
 
 def of_other_places(state: Shared, members: tuple[str, ...]) -> ShareBundle:
     """Deal to two holders what belongs to each other's x-coordinates; every hash fits."""
     source = SeededSource("lie")
-    dealer = SwappingDealer(state.party.parameters, state.offer.position, state.channels, state.pairing, source)
+    dealer = SwappingDealer(state.participant.parameters, state.offer.position, state.channels, state.pairing, source)
     return dealer.deal(state.seed, members)[0]
 
 

@@ -11,11 +11,21 @@ import pytest
 
 from coordinator.protocol.round import CoordinatorRound
 from participant.protocol.memory import UpdateMasked
-from participant.protocol.round import Advertised, Masked, complete
+from participant.protocol.round import hear
+from participant.protocol.states import Advertised, Masked
 from privacy.errors import PeerError, Phase
-from privacy.secagg.messages import AttemptOffer, Position, RoundCertificate, SurvivorProposal, UnmaskRequest
+from privacy.secagg.messages import (
+    Advertisement,
+    AdvertisementSet,
+    AttemptOffer,
+    Position,
+    RoundCertificate,
+    SurvivorProposal,
+    UnmaskRequest,
+)
 from tests.worlds.expect import expect
 from tests.worlds.federation import ADAPTER_HASH, Fault, FaultKind, Federation
+from tests.worlds.lying_coordinator import completed
 
 EVERYBODY = ("alice", "bob", "carol", "dave", "erin")
 
@@ -25,7 +35,7 @@ def before_the_result(federation: Federation) -> None:
     offer = federation.offer(1, 1)
     federation.round = CoordinatorRound(federation.plan, offer)
     while federation.round.phase is not Phase.RESULT:
-        federation.collect(offer, {}, [])
+        federation.collect({}, [])
         federation.round.close()
 
 
@@ -46,18 +56,19 @@ def test_malicious_sums_that_differ_stop_everybody_in_the_next_round_whomever_it
         assert federation.participants[name].hear(told) == []
     said = {}
     for name, one in federation.participants.items():
-        (said[name],) = one.hear(own_offer(federation, name))
+        (answer,) = one.hear(own_offer(federation, name))
+        said[name] = expect(Advertisement, answer)
     for size in range(1, 6):
         for shown in combinations(EVERYBODY, size):
             for name in EVERYBODY:
                 victim = federation.participants[name]
                 assert isinstance(victim.state, Advertised)
-                assert victim.hear(tuple(said[peer] for peer in shown)) == []
+                assert victim.hear(AdvertisementSet(tuple(said[peer] for peer in shown))) == []
     codes = {error.code for one in federation.participants.values() for error in one.refusals}
     assert codes == {"E-ROUND-SET", "E-ROUND-CONTEXT", "E-ROUND-TRANSCRIPT"}
     alice = federation.participants["alice"]
     alice.refusals.clear()
-    alice.hear(tuple(said.values()))
+    alice.hear(AdvertisementSet(tuple(said.values())))
     assert "split view: bob was shown another history" in alice.refusals[-1].rule
 
 
@@ -110,7 +121,7 @@ def caught_up(federation: Federation, chain: Chain) -> Any:
     memory = erin.journal.memory
     for certificate in chain:
         try:
-            memory = memory.apply(complete(erin.party, certificate, memory))
+            memory = memory.apply(completed(erin.participant, certificate, memory))
         except PeerError as refusal:
             return memory, refusal
     return memory, None
@@ -157,7 +168,7 @@ def uploaded_twice() -> tuple[Federation, CoordinatorRound, CoordinatorRound]:
     for attempt in (first, second):
         for _ in range(3):
             federation.round = attempt
-            federation.collect(attempt.offer, {}, [])
+            federation.collect({}, [])
             attempt.close()
     return federation, first, second
 
@@ -168,11 +179,11 @@ def test_malicious_coordinator_cannot_complete_either_of_two_attempts_once_it_as
     for one in federation.participants.values():
         assert isinstance(one.state, Masked)
         assert one.state.record.attempt == 2
-        assert one.hear(first.outbox(one.party.me)) == []
+        assert one.hear(first.outbox(one.name)) == []
         assert one.refusals[-1].code == "E-ROUND-CONTEXT"
     for name in EVERYBODY:
         for answer in federation.participants[name].hear(second.outbox(name)):
-            assert Federation.hand_over(second, answer)
+            assert second.receive(answer)
     second.close()
     request = second.outbox("alice")
     assert isinstance(request, UnmaskRequest)
@@ -190,7 +201,7 @@ def test_malicious_attempts_told_to_whoever_still_holds_the_older_one_stay_close
         record = one.journal.records[[type(each).__name__ for each in one.journal.records].index("UpdateMasked")]
         older = replace(expect(Masked, one.state), record=expect(UpdateMasked, record))
         with pytest.raises(PeerError) as refused:
-            older.on_survivors(expect(SurvivorProposal, first.outbox(name)), one.journal.memory)
+            hear(older, expect(SurvivorProposal, first.outbox(name)), one.journal.memory, one.source)
         assert (refused.value.code, refused.value.phase) == ("E-ROUND-COMMITTED", "AGREE_SURVIVORS")
 
 

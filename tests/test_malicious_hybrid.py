@@ -8,14 +8,26 @@ from typing import Any
 
 import pytest
 
-from participant.protocol.round import Complained, Ready, Shared
+from participant.protocol.round import hear
+from participant.protocol.states import Idle, Ready, Shared
+from participant.protocol.step import Message
+from participant.protocol.transitions import Told
 from privacy.errors import Phase, RoundAborted
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import merkle
-from privacy.secagg.messages import SEALED_BYTES, SEALED_PAIR_BYTES, Advertisement, DealtShare, ShareBundle
+from privacy.secagg.messages import (
+    SEALED_BYTES,
+    SEALED_PAIR_BYTES,
+    Advertisement,
+    Complaint,
+    DealtShare,
+    HolderShares,
+    ShareBundle,
+)
 from privacy.secagg.pairing import Pairing
 from privacy.secret import SecretBytes
 from tests.worlds import lying_coordinator, lying_participant
+from tests.worlds.expect import expect
 from tests.worlds.federation import Fault, FaultKind, Federation, SeededSource
 from tests.worlds.lying_dealer import LIES, consistent, dealing, flipped
 from tests.worlds.lying_participant import OFFENDER, signed
@@ -68,7 +80,7 @@ def test_malicious_hybrid_keys_of_a_colluder_are_refused_by_participants(sentenc
 
 def test_malicious_copy_of_a_peers_ml_kem_key_is_refused_by_both_sides() -> None:
     stage = lying_participant.Stage(Phase.ADVERTISE_KEYS, suite=2)
-    alice = stage.answers["alice"][0]
+    alice = expect(Advertisement, stage.answers["alice"][0])
     stage.round.receive(alice)
     lie = signed(with_parts(stage.honest, "channel_key", kem=alice.masking_key[X25519:]))
     assert stage.refusal(lie).code == "E-ROUND-KEYS"
@@ -249,9 +261,9 @@ def test_malicious_survivor_whose_pair_secret_a_dropout_never_opened_is_named() 
         federation.run_attempt(1, 1, frozenset(), {}, False)
 
 
-def _deaf_from_u2(federation: Federation) -> Callable[[object], list[Any]]:
+def _deaf_from_u2(federation: Federation) -> Callable[[Told | None], list[Message]]:
     hear = federation.participants["dave"].hear
-    return lambda told: [] if isinstance(told, tuple) and isinstance(told[0], DealtShare) else hear(told)
+    return lambda told: [] if isinstance(told, HolderShares) else hear(told)
 
 
 def test_malicious_share_complaint_names_the_dealer_also_when_only_the_pair_secret_is_bad() -> None:
@@ -262,8 +274,8 @@ def test_malicious_share_complaint_names_the_dealer_also_when_only_the_pair_secr
     stage.round.close()
     dave = stage.federation.participants["dave"]
     (complaint,) = dave.hear(stage.round.outbox("dave"))
-    assert isinstance(dave.state, Complained)
-    assert complaint.dealer == OFFENDER
+    assert isinstance(dave.state, Idle), "it abstains from this attempt"
+    assert expect(Complaint, complaint).dealer == OFFENDER
 
 
 # --- what stays hidden ---
@@ -276,11 +288,8 @@ def test_pairwise_seeds_of_the_two_ends_are_equal_and_of_different_pairs_are_not
         stage.round.receive(answers[0])
     stage.round.close()
     for name, one in stage.federation.participants.items():
-        shared = one.state
-        assert isinstance(shared, Shared)
-        dealt: Any = stage.round.outbox(name)
-        ready = shared.on_shares(dealt).state
-        assert isinstance(ready, Ready)
+        dealt = expect(HolderShares, stage.round.outbox(name))
+        ready = expect(Ready, hear(one.state, dealt, one.journal.memory, one.source).state)
         for peer, seed in ready.masking.items():
             lower, higher = sorted((name, peer))
             seeds.setdefault((lower, higher), []).append(seed.reveal())

@@ -13,12 +13,24 @@ from typing import Any
 import pytest
 
 from coordinator.protocol.round import CoordinatorRound
-from participant.protocol.round import Advertised, Masked
+from participant.protocol.states import Advertised, Masked
+from participant.protocol.transitions import Told
 from privacy.errors import PeerError, Phase
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import merkle
 from privacy.secagg.graph import MaskingGraph
-from privacy.secagg.messages import Complaint, NeighbourShares, ShareLeaf, SurvivorProposal, UnmaskRequest
+from privacy.secagg.messages import (
+    Complaint,
+    HolderShares,
+    MaskedUpload,
+    ShareBundle,
+    ShareLeaf,
+    SurvivorProposal,
+    SurvivorSignature,
+    UnmaskRequest,
+    UnmaskShares,
+)
+from tests.worlds.expect import expect
 from tests.worlds.federation import FaultKind, Federation
 from tests.worlds.plans import names, signing_key
 
@@ -43,7 +55,7 @@ class Stage:
         self.offer = self.federation.offer(1, 1)
         self.round = self.federation.round = CoordinatorRound(self.federation.plan, self.offer)
         while self.round.phase is not phase:
-            self.federation.collect(self.offer, faults, [])
+            self.federation.collect(faults, [])
             self.round.close()
         state: Any = self.round._state
         self.graph: MaskingGraph = getattr(state, "agreeing", state).members.graph
@@ -55,7 +67,7 @@ class Stage:
         context: bytes = state.record.round_ctx if isinstance(state, Masked) else state.round_ctx
         return context
 
-    def refusal(self, told: object) -> PeerError:
+    def refusal(self, told: Told) -> PeerError:
         """Tell the victim; return its refusal after checking that it sent nothing and forgot nothing."""
         before = (self.victim.state, list(self.victim.journal.records))
         assert self.victim.hear(told) == [], "an honest participant answered a lie"
@@ -63,10 +75,10 @@ class Stage:
         return self.victim.refusals[-1]
 
 
-def _without(told: NeighbourShares, *names_of: str) -> NeighbourShares:
-    return NeighbourShares(
-        tuple(name for name in told.u2 if name not in names_of),
-        tuple(one for one in told.shares if one.dealer not in names_of),
+def _without(told: HolderShares, *names_of: str) -> HolderShares:
+    return HolderShares(
+        tuple(share for share in told.shares if share.dealer not in names_of),
+        tuple(name for name in told.named_u2 if name not in names_of),
     )
 
 
@@ -109,19 +121,19 @@ SHARES: dict[str, tuple[Callable[[Stage], Any], str, str]] = {
         "this participant's neighbours in U2",
     ),
     "a U2 without the one that is told": (
-        lambda s: replace(s.told, u2=tuple(name for name in s.told.u2 if name != s.name)),
+        lambda s: replace(s.told, named_u2=tuple(name for name in s.told.named_u2 if name != s.name)),
         "E-ROUND-SET",
         "this participant is not in U2",
     ),
-    "a U2 with a stranger": (lambda s: replace(s.told, u2=(*s.told.u2, "zoe")), "E-ROUND-SET", "names zoe"),
-    "a U2 out of order": (lambda s: replace(s.told, u2=s.told.u2[::-1]), "E-ROUND-SET", "must be sorted"),
+    "a U2 with a stranger": (lambda s: replace(s.told, named_u2=(*s.told.named_u2, "zoe")), "E-ROUND-SET", "names zoe"),
+    "a U2 out of order": (lambda s: replace(s.told, named_u2=s.told.named_u2[::-1]), "E-ROUND-SET", "must be sorted"),
     "a U2 that is too small": (
-        lambda s: _without(s.told, *[name for name in s.told.u2 if name not in s.graph.holders(s.name)][:7]),
+        lambda s: _without(s.told, *[name for name in s.told.named_u2 if name not in s.graph.holders(s.name)][:7]),
         "E-ROUND-SET",
         "the set has 13 members",
     ),
     "neighbours alone, as if the graph were complete": (
-        lambda s: s.told.shares,
+        lambda s: HolderShares(s.told.shares),
         "E-ROUND-SET",
         "the set has 9 members, the plan asks for at least 14",
     ),
@@ -160,8 +172,8 @@ def test_a_neighbourhood_smaller_than_the_threshold_is_refused_before_anything_i
     small = {name for name in names(20) if len(stage.graph.holders(name)) < 9}
     assert small, "this seed has an edge in two cycles"
     for name, one in stage.federation.participants.items():
-        assert isinstance(one.state, Advertised)
-        one.state = replace(one.state, party=replace(one.party, plan=replace(one.party.plan, plan=strict)))
+        plan = replace(one.participant.plan, plan=strict)
+        one.state = replace(expect(Advertised, one.state), participant=replace(one.participant, plan=plan))
         assert bool(one.hear(stage.round.outbox(name))) == (name not in small)
         assert isinstance(one.state, Advertised) == (name in small)
         assert [error.code for error in one.refusals] == ["E-ROUND-SET"] * (name in small)
@@ -174,13 +186,13 @@ def test_isolating_somebody_by_declaring_its_neighbours_dropped_reveals_nothing_
     """
     stage = Stage(Phase.COLLECT_MASKED, n=24)
     everyone = stage.federation.participants
-    uploads = {name: one.hear(stage.round.outbox(name))[0] for name, one in everyone.items()}
+    uploads = {name: expect(MaskedUpload, one.hear(stage.round.outbox(name))[0]) for name, one in everyone.items()}
     around = stage.graph.neighbours(stage.name)
     survivors = [name for name in everyone if name not in around]
-    proposal = SurvivorProposal(stage.offer.position, tuple(uploads[name][0] for name in survivors))
-    signatures = tuple(everyone[name].hear(proposal)[0] for name in survivors)
+    proposal = SurvivorProposal(stage.offer.position, tuple(uploads[name].receipt for name in survivors))
+    signatures = tuple(expect(SurvivorSignature, everyone[name].hear(proposal)[0]) for name in survivors)
     request = UnmaskRequest(proposal, signatures)
-    released = [everyone[name].hear(request)[0] for name in survivors]
+    released = [expect(UnmaskShares, everyone[name].hear(request)[0]) for name in survivors]
     about = [one for told in released for one in (*told.seed_shares, *told.masking_shares) if one.owner == stage.name]
     assert len(about) == 1, "its own share of its own seed, where five rebuild it"
     for name in around:  # they hold the others
@@ -193,7 +205,7 @@ def test_a_release_names_exactly_the_neighbours_and_never_both_kinds_of_one() ->
     stage = Stage(Phase.UNMASK, lost="p011")
     for name, one in stage.federation.participants.items():
         if name != "p011":
-            (message,) = one.hear(stage.round.outbox(name))
+            message = expect(UnmaskShares, *one.hear(stage.round.outbox(name)))
             held = set(stage.graph.holders(name))
             assert [share.owner for share in message.seed_shares] == sorted(held - {"p011"})
             assert [share.owner for share in message.masking_shares] == sorted(held & {"p011"})
@@ -214,7 +226,7 @@ def _refused(stage: Stage, lie: Any, rule: str) -> None:
 
 def test_malicious_bundles_for_others_than_the_holders_are_refused_by_name() -> None:
     stage = Stage(Phase.SHARE_KEYS)
-    (honest,) = stage.victim.hear(stage.told)
+    honest = expect(ShareBundle, *stage.victim.hear(stage.told))
     foreign = ShareLeaf(stage.stranger, b"\1" * 32, b"\2" * 32, b"\3" * 32)
     leaves = tuple(sorted((*honest.leaves, foreign), key=lambda leaf: leaf.recipient))
     lies = [
@@ -240,7 +252,7 @@ def test_malicious_complaints_are_refused_by_name() -> None:
         stage.round.receive(about)
     other = next(name for name in stage.graph.neighbours(stage.name) if name != "p011")
     (upload,) = stage.federation.participants[other].hear(stage.round.outbox(other))
-    assert stage.round.accumulate(*upload)
+    assert stage.round.receive(upload)
     with pytest.raises(PeerError, match="after its own upload"):
         stage.round.receive(_signed(replace(about, sender=other, dealer=stage.name), stage.context))
     assert stage.round.receive(_signed(about, stage.context))
@@ -249,9 +261,10 @@ def test_malicious_complaints_are_refused_by_name() -> None:
 @pytest.mark.parametrize("kind", ["seed_shares", "masking_shares"])
 def test_malicious_release_of_shares_of_others_is_refused_by_name(kind: str) -> None:
     stage = Stage(Phase.UNMASK, lost="p011")
-    (honest,) = stage.victim.hear(stage.told)
+    honest = expect(UnmaskShares, *stage.victim.hear(stage.told))
     shares = getattr(honest, kind)
     foreign = replace(shares[0], owner=stage.stranger)
-    for lie in (shares[1:], (*shares, foreign), (foreign, *shares[1:])):
+    lies: list[Any] = [shares[1:], (*shares, foreign), (foreign, *shares[1:])]
+    for lie in lies:
         _refused(stage, replace(honest, **{kind: lie}), "shares of others than were asked for")
     assert stage.round.receive(honest)

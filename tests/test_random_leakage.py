@@ -129,9 +129,9 @@ def test_no_random_course_of_lies_reveals_more_than_one_sum_on_a_k_regular_graph
 def test_random_lies_reveal_more_once_nothing_ties_the_survivors_to_one_u2() -> None:
     checks = (
         Refusal("} masked with another U2"),
-        Instead("_check_members", "record.u2", "[one.id for one in party.parameters.roster]"),
-        Instead("check_dealers", "party.parameters.min_survivors", "0"),
-        Instead("check_dealers", "check_holders(party, [*neighbours, party.me], phase)", "None"),
+        Instead("_check_members", "record.u2", "[one.id for one in participant.parameters.roster]"),
+        Instead("check_dealers", "participant.parameters.min_survivors", "0"),
+        Instead("check_dealers", "check_holders(participant, [*neighbours, participant.me], phase)", "None"),
     )
     with edited(*checks):
         liars = (Liar(seed) for seed in range(2000))

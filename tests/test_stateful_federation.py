@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from coordinator.protocol.round import CoordinatorRound
 from participant.protocol.memory import RunRefused, SharesReleased, SurvivorsSigned, UpdateMasked
-from participant.protocol.round import Advertised, Shared
+from participant.protocol.transitions import Told
 from privacy.errors import PeerError, Phase, RoundAborted
 from privacy.secagg.messages import Advertisement, AttemptOffer, Position
 from tests.worlds.federation import Federation
@@ -63,7 +63,7 @@ class FaultyFederation(RuleBasedStateMachine):
     @rule(who=WHO)
     def tell(self, who: str) -> None:
         """What the phase has for a participant."""
-        told = self.offer if self._round.phase is Phase.ADVERTISE_KEYS else self._round.outbox(who)
+        told = self._round.outbox(who)
         if told is not None and who in self._round.expected():
             self.told.append((who, told))
             self._hear(who, told)
@@ -107,7 +107,7 @@ class FaultyFederation(RuleBasedStateMachine):
         except RoundAborted:
             self._give_up()
             return
-        self.federation.log.append(("close", None))
+        self.federation.log.append(None)
         if self._round.phase is Phase.RESULT:
             self._complete()
 
@@ -136,14 +136,9 @@ class FaultyFederation(RuleBasedStateMachine):
 
     # --- the network ---
 
-    def _hear(self, who: str, told: Any) -> None:
-        one = self.federation.participants[who]
-        kind = type(told[0]) if isinstance(told, tuple) else type(told)
-        if isinstance(told, tuple) and not isinstance(one.state, Advertised if kind is Advertisement else Shared):
-            return  # the daemon knows that it is past this
-        for answer in one.hear(told):
-            message = answer[0] if isinstance(answer, tuple) else answer
-            key = (who, type(message).__name__, message.position)
+    def _hear(self, who: str, told: Told) -> None:
+        for answer in self.federation.participants[who].hear(told):
+            key = (who, type(answer).__name__, answer.position)
             if who not in self.copied_back:
                 assert self.said.setdefault(key, answer) == answer, "two different things in a phase"
             self.on_the_way.append(answer)

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from participant.protocol.round import complete
 from privacy.errors import PeerError, Phase
 from privacy.secagg import keys, shamir
 from privacy.secagg.keys import AgreementKey, SigningKey
 from privacy.secagg.merkle import merkle_verify
-from privacy.secagg.messages import Receipt
+from privacy.secagg.messages import MaskedUpload, Receipt
 from privacy.secret import SecretBytes
 from tests.reference import slow_round
 from tests.reference.slow_hybrid import HybridRound
@@ -25,8 +24,7 @@ from tests.vectors import generate
 from tests.vectors.bad import Staged, replayed
 from tests.vectors.form import restored
 from tests.vectors.rounds import ROUNDS, ReplaySource, said_in
-from tests.worlds.federation import Federation
-from tests.worlds.lying_coordinator import before_the_result
+from tests.worlds.lying_coordinator import as_told, before_the_result, completed
 from tests.worlds.seeded import SeededRandom
 
 HERE = Path(generate.__file__).parent
@@ -81,12 +79,12 @@ def test_bob_answers_a_lie_with_its_error_and_with_nothing_else(case: Any) -> No
     if case["phase"] == "RESULT":
         bob.hear(stage.round.result.certificate)
         with pytest.raises(PeerError) as refusal:
-            complete(bob.party, restored(case["told"]), before_the_result(stage.federation))
+            completed(bob.participant, restored(case["told"]), before_the_result(stage.federation))
         assert refusal.value.code == case["error"]
         return
-    assert bob.hear(restored(case["told"])) == []
+    assert bob.hear(as_told(restored(case["told"]))) == []
     assert bob.refusals[-1].code == case["error"]
-    assert bob.hear(stage.told(lie["to"])), "it goes on as if the lie had not been told"
+    assert bob.hear(stage.round.outbox(lie["to"])), "it goes on as if the lie had not been told"
 
 
 @pytest.mark.parametrize("case", cases("round_bad_said_by_carol"))
@@ -94,9 +92,9 @@ def test_the_coordinator_answers_a_lie_with_its_error_and_takes_nothing_in(case:
     lie = vector("round_bad_said_by_carol")
     stage = Staged(vector(lie["transcript"]), Phase[case["phase"]])
     said = restored(case["said"])
-    message = (said, bytes.fromhex(case["masked"])) if isinstance(said, Receipt) else said
+    message = MaskedUpload(said, bytes.fromhex(case["masked"])) if isinstance(said, Receipt) else said
     with pytest.raises(PeerError) as refusal:
-        Federation.hand_over(stage.round, message)
+        stage.round.receive(message)
     assert refusal.value.code == case["error"]
     assert lie["from"] not in stage.round.answered()
 

@@ -23,8 +23,7 @@ from privacy.secagg.hashes import set_hash
 from privacy.secagg.layout import Layout, Words
 from privacy.secagg.messages import (
     Advertisement,
-    DealtShare,
-    NeighbourShares,
+    HolderShares,
     Receipt,
     RoundCertificate,
     SurvivorProposal,
@@ -61,7 +60,7 @@ class Members:
         """Return an owner of whose secrets too few holders are there to rebuild them, or ``None``."""
         if self.graph.complete:  # everybody holds shares of everybody, and enough are there
             return None
-        return next((one for one in owners if len(there & set(self.graph.holders(one))) < threshold), None)
+        return next((owner for owner in owners if len(there & set(self.graph.holders(owner))) < threshold), None)
 
 
 @dataclass(slots=True)
@@ -96,12 +95,12 @@ class Collecting:
         self.u2_hash = set_hash(self.u2)
         self.expected = frozenset(self.u2)
 
-    def dealt_to(self, holder: str) -> tuple[DealtShare, ...] | NeighbourShares:
-        """Return what the others in U2 dealt to a holder: its neighbours alone in a k-regular graph."""
+    def dealt_to(self, holder: str) -> HolderShares:
+        """Return what the others in U2 dealt to a holder: its neighbours alone in a k-regular graph, which names U2."""
         graph = self.members.graph
         dealers = [dealer for dealer in graph.neighbours(holder) if dealer in self.bundles]
         shares = tuple(self.bundles[dealer].dealt_to(holder) for dealer in dealers)
-        return shares if graph.complete else NeighbourShares(self.u2, shares)
+        return HolderShares(shares) if graph.complete else HolderShares(shares, self.u2)
 
 
 @dataclass(slots=True)
@@ -151,11 +150,11 @@ class Unmasking:
     def take(self, message: UnmaskShares) -> None:
         """Take a checked message in."""
         self.received[message.sender] = message
-        for one in (*message.seed_shares, *message.masking_shares):
-            if one.owner in self.lacking:
-                self.lacking[one.owner] -= 1
-                if not self.lacking[one.owner]:
-                    del self.lacking[one.owner]
+        for share in (*message.seed_shares, *message.masking_shares):
+            if share.owner in self.lacking:
+                self.lacking[share.owner] -= 1
+                if not self.lacking[share.owner]:
+                    del self.lacking[share.owner]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The coordinator's side of one attempt: messages in, what each participant should be told out.
+"""The coordinator's side of one attempt: messages in by one entrance, what each participant should be told out.
 
 Guarantees: it holds a running modular sum and participant sets, and no field that could hold one participant's
 un-masked update. It is deterministic: the same calls in the same order give the same state, so a restarted
@@ -37,6 +37,7 @@ from coordinator.protocol.phases import (
     State,
     Unmasking,
 )
+from coordinator.protocol.transitions import check_following
 from coordinator.protocol.unmasking import rebuild_secrets, remove_masks
 from privacy.errors import PeerError, Phase, RoundAborted
 from privacy.plan import VerifiedPlan
@@ -44,11 +45,11 @@ from privacy.secagg import hashes, messages
 from privacy.secagg.graph import masking_graph
 from privacy.secagg.messages import (
     Advertisement,
+    AdvertisementSet,
     AttemptOffer,
     Complaint,
-    DealtShare,
-    NeighbourShares,
-    Receipt,
+    HolderShares,
+    MaskedUpload,
     RoundCertificate,
     ShareBundle,
     SurvivorProposal,
@@ -61,8 +62,8 @@ from privacy.secagg.suites import HYBRID
 __all__ = ["CoordinatorRound", "Message", "Outgoing", "RoundResult"]
 
 Message = Advertisement | ShareBundle | Complaint | SurvivorSignature | UnmaskShares
-Dealt = tuple[DealtShare, ...] | NeighbourShares  # the latter in k-regular graphs
-Outgoing = tuple[Advertisement, ...] | Dealt | SurvivorProposal | UnmaskRequest | RoundCertificate
+# What participants are told, one type per phase.
+Outgoing = AttemptOffer | AdvertisementSet | HolderShares | SurvivorProposal | UnmaskRequest | RoundCertificate
 
 
 class CoordinatorRound:
@@ -139,8 +140,11 @@ class CoordinatorRound:
 
     # --- messages in ---
 
-    def receive(self, message: Message) -> bool:
+    def receive(self, message: Message | MaskedUpload) -> bool:
         """Take a message; return ``False`` if it is a repeat or comes after its phase and changes nothing.
+
+        A masked upload is checked against its receipt and added to the running sum; its bytes are not kept, and a
+        repeat of its receipt is known without them.
 
         Raises:
             PeerError: it breaks a rule; nothing has changed.
@@ -156,6 +160,8 @@ class CoordinatorRound:
                 return self._on_bundle(message)
             case Complaint():
                 return self._on_complaint(message)
+            case MaskedUpload():
+                return self._on_upload(message)
             case SurvivorSignature():
                 return self._on_signature(message)
             case UnmaskShares():
@@ -193,32 +199,20 @@ class CoordinatorRound:
         self._abstained.add(message.sender)
         return True
 
-    def accumulate(self, receipt: Receipt, masked: bytes | bytearray | memoryview) -> bool:
-        """Check a complete upload against its signed receipt and add it to the running sum.
-
-        Returns:
-            ``False`` if it is a repeat or comes after its phase; nothing has changed then.
-
-        Raises:
-            PeerError: it breaks a rule; the sum is unchanged.
-        """
-        if receipt.position != self.offer.position:
-            raise PeerError.by_participant(
-                receipt.sender, "E-ROUND-CONTEXT", self.phase, "the upload is of another plan, round or attempt"
-            )
-        state = self._state
+    def _on_upload(self, message: MaskedUpload) -> bool:
+        state, receipt = self._state, message.receipt
         if isinstance(state, Advertising | Sharing):
-            raise self._early(receipt.sender)
-        if not isinstance(state, Collecting) or self._repeated(state.received, receipt.sender, receipt):
+            raise self._early(message.sender)
+        if not isinstance(state, Collecting) or self._repeated(state.received, message.sender, receipt):
             return False
-        if receipt.sender in self.complaints:
+        if message.sender in self.complaints:
             raise PeerError.by_participant(
-                receipt.sender, "E-ROUND-UPLOAD", self.phase, "it complained and cannot upload as well"
+                message.sender, "E-ROUND-UPLOAD", self.phase, "it complained and cannot upload as well"
             )
-        check_upload(self.parameters, state, receipt, masked)
+        check_upload(self.parameters, state, receipt, message.masked)
         ring = self.layout.ring
-        ring.add_into(state.total, ring.from_bytes(masked, self.layout.words))
-        state.received[receipt.sender] = receipt
+        ring.add_into(state.total, ring.from_bytes(message.masked, self.layout.words))
+        state.received[message.sender] = receipt
         return True
 
     def _on_signature(self, message: SurvivorSignature) -> bool:
@@ -241,12 +235,12 @@ class CoordinatorRound:
         state.take(message)
         return True
 
-    def _repeated(self, received: Mapping[str, object], sender: str, said: object) -> bool:
+    def _repeated(self, received: Mapping[str, object], sender: str, message: object) -> bool:
         """Return whether the same message is there already; refuse strangers and second thoughts."""
         if sender not in self.expected():
             raise PeerError.by_participant(sender, "E-ROUND-SET", self.phase, "it takes no part in this phase")
         earlier = received.get(sender)
-        if earlier is not None and earlier != said:
+        if earlier is not None and earlier != message:
             raise PeerError.by_participant(
                 sender, "E-ROUND-PHASE", self.phase, "it already said something else in this phase"
             )
@@ -267,23 +261,29 @@ class CoordinatorRound:
         """
         if not self.can_close():
             raise RoundAborted("E-ROUND-TOO-FEW", self._shortfall())
+        following = self._following(threads)
+        check_following(self.phase, following.phase)
+        self._state = following
+
+    def _following(self, threads: int) -> State:
+        """Return the state after this one, made of what this phase has collected."""
         match self._state:
             case Advertising(received=received):
-                self._state = Sharing(self._drawn(tuple(received[name] for name in sorted(received))))
+                return Sharing(self._drawn(tuple(received[name] for name in sorted(received))))
             case Sharing(received=received) as sharing:
                 self._check_holders(sharing.members, received, received.keys())
                 total = np.zeros(self.layout.words, dtype=self.layout.ring.dtype)
-                self._state = Collecting(sharing.members, dict(received), self.layout, total)
+                return Collecting(sharing.members, dict(received), self.layout, total)
             case Collecting(received=received) as collecting:
                 self._check_accused(collecting)
                 self._check_holders(collecting.members, collecting.u2, received.keys())
-                self._state = self._propose(collecting)
+                return self._propose(collecting)
             case Agreeing(received=received) as agreeing:
                 signatures = tuple(received[name] for name in sorted(received))
                 request = UnmaskRequest(agreeing.proposal, signatures)
-                self._state = Unmasking(agreeing, request, self.parameters.share_threshold)
+                return Unmasking(agreeing, request, self.parameters.share_threshold)
             case Unmasking() as unmasking:
-                self._state = self._unmask(unmasking, threads)
+                return self._unmask(unmasking, threads)
             case RoundResult():
                 raise PeerError.by_coordinator("E-ROUND-PHASE", self.phase, "the round is over")
             case _ as never:
@@ -291,7 +291,7 @@ class CoordinatorRound:
 
     def _drawn(self, u1: tuple[Advertisement, ...]) -> Members:
         """Return U1 with its context and its graph."""
-        ids, round_ctx = [one.sender for one in u1], messages.round_context(self.offer, u1)
+        ids, round_ctx = [advertisement.sender for advertisement in u1], messages.round_context(self.offer, u1)
         graph = masking_graph(ids, round_ctx=round_ctx, neighbours=self.parameters.neighbours)
         members = Members(u1, round_ctx, graph)
         self._check_holders(members, ids, frozenset(ids))
@@ -324,7 +324,7 @@ class CoordinatorRound:
 
     def _unmask(self, state: Unmasking, threads: int) -> RoundResult:
         survivors, round_ctx = state.agreeing.survivors, state.agreeing.members.round_ctx
-        advertised = {one.sender: one.masking_key for one in state.agreeing.members.u1}
+        advertised = {of.sender: of.masking_key for of in state.agreeing.members.u1}
         released = tuple(state.received.values())
         graph = state.agreeing.members.graph
         secrets = rebuild_secrets(self.parameters, graph, round_ctx, released, state.agreeing.commitments, advertised)
@@ -351,9 +351,9 @@ class CoordinatorRound:
             return None
         match state:
             case Advertising():
-                return None  # the offer itself
+                return self.offer
             case Sharing():
-                return state.members.u1
+                return AdvertisementSet(state.members.u1)
             case Collecting():
                 return state.dealt_to(participant)
             case Agreeing():

@@ -26,7 +26,7 @@ from privacy import canonical
 from privacy.errors import LocalError, PeerError, Phase
 from privacy.interfaces import Clock
 from privacy.plan import VerifiedPlan
-from privacy.secagg.messages import Advertisement, AttemptOffer, Complaint, Position, Receipt
+from privacy.secagg.messages import Advertisement, AttemptOffer, Complaint, MaskedUpload, Position, Receipt
 from protos import codec
 from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Submission
 
@@ -152,7 +152,7 @@ class Attempt:
             PeerError: it breaks a rule or is not complete; the sum is unchanged.
         """
         if self.machine.phase is Phase.COLLECT_MASKED and receipt.sender in self.machine.answered():
-            return self.machine.accumulate(receipt, b"")  # a repeat, or a second thought that is refused
+            return self.machine.receive(MaskedUpload(receipt, b""))  # a repeat, or a second thought that is refused
         upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
         if not self._accumulate(upload, receipt):
             return False
@@ -176,7 +176,7 @@ class Attempt:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             view = memoryview(mapped)
             try:
-                return self.machine.accumulate(receipt, view)
+                return self.machine.receive(MaskedUpload(receipt, view))
             except PeerError:
                 self._spool.discard(upload)
                 raise

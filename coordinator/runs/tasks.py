@@ -9,14 +9,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, assert_never
 
 from coordinator.database.run_rows import RunState
 from coordinator.protocol.round import CoordinatorRound
-from privacy.errors import Phase
 from privacy.plan import Plan
 from privacy.secagg.keys import framed, number
-from privacy.secagg.messages import NeighbourShares, Position, RoundCertificate, SurvivorProposal, UnmaskRequest
+from privacy.secagg.messages import (
+    AdvertisementSet,
+    AttemptOffer,
+    HolderShares,
+    Position,
+    RoundCertificate,
+    SurvivorProposal,
+    UnmaskRequest,
+)
 from protos.envelope import (
     AttemptAborted,
     AttemptOpened,
@@ -68,11 +75,9 @@ def roster_tasks(view: RunView, member: str, *, answered_plan: bool, knows: int)
             yield _plan_proposed(view)
         return
     # While the run goes on, the next offer carries the history, so the last round's certificate is enough here.
-    told = (
-        view.certificates[knows:] if view.state.ended else view.certificates[max(knows, len(view.certificates) - 1) :]
-    )
-    for one in told:
-        yield numbered(RoundCompleted(run_id, one), *one.position.fields, one.sum_hash)
+    first = knows if view.state.ended else max(knows, len(view.certificates) - 1)
+    for certificate in view.certificates[first:]:
+        yield numbered(RoundCompleted(run_id, certificate), *certificate.position.fields, certificate.sum_hash)
     if view.aborted is not None:
         at, code = view.aborted
         yield numbered(AttemptAborted(run_id, at, code), *at.fields)
@@ -87,23 +92,21 @@ def _attempt_task(view: RunView, machine: CoordinatorRound, member: str, knows: 
     if member not in machine.awaited():
         return
     run_id, at = view.plan.run_id, machine.offer.position
-    if machine.phase is Phase.ADVERTISE_KEYS:
-        opened = AttemptOpened(run_id, machine.offer, view.adapter, view.certificates[knows:])
-        yield numbered(opened, *at.fields)
-        return
     match machine.outbox(member):
         case None | RoundCertificate():
             return
+        case AttemptOffer() as offer:
+            yield numbered(AttemptOpened(run_id, offer, view.adapter, view.certificates[knows:]), *at.fields)
+        case AdvertisementSet(advertisements):
+            yield numbered(KeysAdvertised(run_id, advertisements), *at.fields)
+        case HolderShares(shares, u2):
+            yield numbered(SharesDealt(run_id, at, shares, u2), *at.fields)
         case SurvivorProposal() as proposal:
             yield numbered(SurvivorsProposed(run_id, proposal), *at.fields)
         case UnmaskRequest() as request:
             yield numbered(UnmaskRequested(run_id, request), *at.fields)
-        case NeighbourShares(u2=u2, shares=shares):
-            yield numbered(SharesDealt(run_id, at, shares, u2), *at.fields)
-        case several if machine.phase is Phase.SHARE_KEYS:
-            yield numbered(KeysAdvertised(run_id, several), *at.fields)  # type: ignore[arg-type]  # by the phase
-        case several:
-            yield numbered(SharesDealt(run_id, at, several), *at.fields)  # type: ignore[arg-type]  # by the phase
+        case _ as never:
+            assert_never(never)
 
 
 def evaluator_tasks(
@@ -131,5 +134,5 @@ def _run_ended(view: RunView) -> NumberedTask:
 def numbered(task: Task, *identity: bytes) -> NumberedTask:
     """Return a task with its id, made of its kind, its run and what tells it from others of its kind."""
     kind = type(task).__name__.encode()
-    told = hashlib.sha256(framed(LABEL_TASK, kind, task.run_id.encode(), *identity)).digest()
-    return NumberedTask(id=told[:TASK_ID_BYTES], task=task)
+    digest = hashlib.sha256(framed(LABEL_TASK, kind, task.run_id.encode(), *identity)).digest()
+    return NumberedTask(id=digest[:TASK_ID_BYTES], task=task)

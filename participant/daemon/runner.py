@@ -19,8 +19,8 @@ from participant.link.delivery import Link, Stopping, Superseded, TaskQueue
 from participant.runs.context import DaemonContext
 from participant.runs.evaluator import Measure, evaluate_adapter
 from participant.runs.open_runs import NotApproved, Runs
-from participant.runs.participation import position_of
 from participant.runs.plan_decisions import PlanDecisions
+from participant.runs.tasks import position_of
 from privacy.errors import LocalError, OnlysumError
 from protos.envelope import (
     Abstained,

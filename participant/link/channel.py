@@ -24,6 +24,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from participant.link.identity import Identity, authority_pem
 from participant.link.tls_diagnosis import Expected, explain_tls
 from privacy.errors import LocalError, NetworkError, PeerError, Phase
+from privacy.secagg.fixed_point import Buffer
 from protos import codec, transport
 from protos import codec_transport as wire
 from protos.codec_fields import COORDINATOR
@@ -237,7 +238,7 @@ class Channel:
     def upload(
         self,
         upload: UploadAnnounced,
-        masked: bytes | memoryview,
+        masked: Buffer,
         *,
         progress: Progress = _silent,
         attempts: int = 1,

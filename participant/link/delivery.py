@@ -19,6 +19,7 @@ from typing import Final, Protocol, TypeVar
 import structlog
 
 from privacy.errors import NetworkError, OnlysumError, PeerError, Phase
+from privacy.secagg.fixed_point import Buffer
 from privacy.secagg.messages import Position
 from protos.envelope import (
     AttemptAborted,
@@ -58,7 +59,7 @@ class Link(Protocol):
         """Send a message; it is durable at the coordinator when this returns."""
         ...
 
-    def upload(self, upload: UploadAnnounced, masked: bytes | memoryview) -> None:
+    def upload(self, upload: UploadAnnounced, masked: Buffer) -> None:
         """Send a masked update, from where an earlier try broke off."""
         ...
 
@@ -201,7 +202,7 @@ class Sender:
         """
         self._until_done(lambda: self._link.submit(submission), of)
 
-    def upload(self, upload: UploadAnnounced, masked: bytes | memoryview) -> None:
+    def upload(self, upload: UploadAnnounced, masked: Buffer) -> None:
         """Send a masked update until all of it is there; raises as :meth:`submit`."""
         self._until_done(lambda: self._link.upload(upload, masked), (upload.run_id, upload.position))
 

@@ -22,7 +22,7 @@ from privacy.secagg.messages import (
     Advertisement,
     AttemptOffer,
     DealtShare,
-    NeighbourShares,
+    HolderShares,
     Position,
     RoundCertificate,
     SurvivorProposal,
@@ -37,10 +37,8 @@ def check_set(members: Sequence[str], *, within: Iterable[str], least: int, phas
     """Sorted, unique, known, and at least as large as the plan says (section 5)."""
     if list(members) != sorted(set(members)):
         raise PeerError.by_coordinator("E-ROUND-SET", phase, "a participant set must be sorted and name nobody twice")
-    if unpinned_members := sorted(set(members) - set(within)):
-        raise PeerError.by_coordinator(
-            "E-ROUND-SET", phase, f"the set names {unpinned_members[0]}, who does not belong to it"
-        )
+    if strangers := sorted(set(members) - set(within)):
+        raise PeerError.by_coordinator("E-ROUND-SET", phase, f"the set names {strangers[0]}, who does not belong to it")
     if len(members) < least:
         raise PeerError.by_coordinator(
             "E-ROUND-SET", phase, f"the set has {len(members)} members, the plan asks for at least {least}"
@@ -50,11 +48,11 @@ def check_set(members: Sequence[str], *, within: Iterable[str], least: int, phas
 # --- ADVERTISE_KEYS ---
 
 
-def check_offer(party: Participant, offer: AttemptOffer, memory: RunMemory) -> None:
+def check_offer(participant: Participant, offer: AttemptOffer, memory: RunMemory) -> None:
     """An offer follows from the plan and this participant's own history (section 5.1)."""
-    phase, at, parameters = Phase.ADVERTISE_KEYS, offer.position, party.parameters
+    phase, at, parameters = Phase.ADVERTISE_KEYS, offer.position, participant.parameters
     _check_not_refused(memory, phase)
-    if at.plan_hash != party.plan.hash:
+    if at.plan_hash != participant.plan.hash:
         raise PeerError.by_coordinator("E-ROUND-CONTEXT", phase, "the offer belongs to another plan")
     if not (1 <= at.round <= parameters.rounds and 1 <= at.attempt <= parameters.max_attempts):
         raise PeerError.by_coordinator(
@@ -89,55 +87,68 @@ def _check_not_refused(memory: RunMemory, phase: Phase) -> None:
 # --- SHARE_KEYS: U1 ---
 
 
-def check_advertisements(party: Participant, own: Advertisement, advertisements: Sequence[Advertisement]) -> None:
+def check_advertisements(participant: Participant, own: Advertisement, advertisements: Sequence[Advertisement]) -> None:
     """U1: known, enough, the own body among them, all for the same offer, signed, no key twice (section 5.2)."""
-    phase, parameters = Phase.SHARE_KEYS, party.parameters
+    phase, parameters = Phase.SHARE_KEYS, participant.parameters
     check_set(
-        [one.sender for one in advertisements], within=parameters.ids, least=parameters.min_survivors, phase=phase
+        [advertisement.sender for advertisement in advertisements],
+        within=parameters.ids,
+        least=parameters.min_survivors,
+        phase=phase,
     )
-    returned = next((one for one in advertisements if one.sender == party.me), None)
+    returned = next((advertisement for advertisement in advertisements if advertisement.sender == participant.me), None)
     if returned is None or returned.body != own.body:
         raise PeerError.by_coordinator(
             "E-ROUND-CONTEXT", phase, "this participant's own advertisement is missing or changed"
         )
-    for one in advertisements:
-        _check_advertisement(party, own.offer, one)
+    for advertisement in advertisements:
+        _check_advertisement(participant, own.offer, advertisement)
     _check_distinct_keys(parameters.suite, advertisements)
 
 
-def _check_advertisement(party: Participant, offer: AttemptOffer, one: Advertisement) -> None:
+def _check_advertisement(participant: Participant, offer: AttemptOffer, advertisement: Advertisement) -> None:
     phase = Phase.SHARE_KEYS
-    if one.offer.previous_transcript != offer.previous_transcript:
+    if advertisement.offer.previous_transcript != offer.previous_transcript:
         raise PeerError.by_coordinator(
-            "E-ROUND-TRANSCRIPT", phase, f"split view: {one.sender} was shown another history"
+            "E-ROUND-TRANSCRIPT", phase, f"split view: {advertisement.sender} was shown another history"
         )
-    if one.offer != offer:
+    if advertisement.offer != offer:
         raise PeerError.by_coordinator(
-            "E-ROUND-CONTEXT", phase, f"{one.sender} was offered another round, attempt or adapter"
+            "E-ROUND-CONTEXT", phase, f"{advertisement.sender} was offered another round, attempt or adapter"
         )
-    if not party.signed_by(one.sender, one.signature, one.signed_bytes(party.parameters.protocol_version)):
+    if not participant.signed_by(
+        advertisement.sender,
+        advertisement.signature,
+        advertisement.signed_bytes(participant.parameters.protocol_version),
+    ):
         raise PeerError.by_coordinator(
-            "E-ROUND-SIGNATURE", phase, f"the advertisement of {one.sender} is not signed by it"
+            "E-ROUND-SIGNATURE", phase, f"the advertisement of {advertisement.sender} is not signed by it"
         )
 
 
 def _check_distinct_keys(suite: Suite, advertisements: Sequence[Advertisement]) -> None:
     phase, seen = Phase.SHARE_KEYS, set[bytes]()
-    for one in advertisements:
+    for advertisement in advertisements:
         try:
-            parts = [part for key in (one.masking_key, one.channel_key) for part in public_parts(suite, key)]
+            parts = [
+                part
+                for key in (advertisement.masking_key, advertisement.channel_key)
+                for part in public_parts(suite, key)
+            ]
         except ValueError:
             raise PeerError.by_coordinator(
-                "E-ROUND-KEYS", phase, f"{one.sender} advertises a key of another suite"
+                "E-ROUND-KEYS", phase, f"{advertisement.sender} advertises a key of another suite"
             ) from None
         if seen & set(parts) or len(set(parts)) < len(parts):
-            raise PeerError.by_coordinator("E-ROUND-KEYS", phase, f"{one.sender} advertises a key that appears twice")
+            raise PeerError.by_coordinator(
+                "E-ROUND-KEYS", phase, f"{advertisement.sender} advertises a key that appears twice"
+            )
         seen.update(parts)
 
 
-def check_holders(party: Participant, holders: Sequence[str], phase: Phase) -> None:
+def check_holders(participant: Participant, holders: Sequence[str], phase: Phase) -> None:
     """This participant's secrets have holders enough to be rebuilt: t, itself among them (section 9)."""
-    threshold = party.parameters.share_threshold
+    threshold = participant.parameters.share_threshold
     if len(holders) < threshold:
         rule = f"this participant's shares would have {len(holders)} holders, {threshold} rebuild it"
         raise PeerError.by_coordinator("E-ROUND-SET", phase, rule)
@@ -146,53 +157,58 @@ def check_holders(party: Participant, holders: Sequence[str], phase: Phase) -> N
 # --- COLLECT_MASKED: U2 ---
 
 
-def check_dealers(party: Participant, graph: MaskingGraph, told: NeighbourShares) -> None:
+def check_dealers(participant: Participant, graph: MaskingGraph, dealt: HolderShares) -> None:
     """U2: within U1, enough, this participant in it; the dealers are its neighbours in U2 (sections 5.3 and 9)."""
-    phase, there = Phase.COLLECT_MASKED, set(told.u2)
-    check_set(told.u2, within=graph.members, least=party.parameters.min_survivors, phase=phase)
-    if party.me not in there:
+    phase, u2 = Phase.COLLECT_MASKED, dealt.u2(participant.me)
+    check_set(u2, within=graph.members, least=participant.parameters.min_survivors, phase=phase)
+    if participant.me not in u2:
         raise PeerError.by_coordinator("E-ROUND-SET", phase, "this participant is not in U2")
-    neighbours = [name for name in graph.neighbours(party.me) if name in there]
-    if [one.dealer for one in told.shares] != neighbours:
+    members = set(u2)
+    neighbours = [name for name in graph.neighbours(participant.me) if name in members]
+    if [share.dealer for share in dealt.shares] != neighbours:
         raise PeerError.by_coordinator(
             "E-ROUND-SET", phase, "shares must come from this participant's neighbours in U2, sorted"
         )
-    check_holders(party, [*neighbours, party.me], phase)
+    check_holders(participant, [*neighbours, participant.me], phase)
 
 
 def check_passed_on(
-    party: Participant, at: Position, one: DealtShare, *, round_ctx: bytes, holders: Sequence[str]
+    participant: Participant, at: Position, share: DealtShare, *, round_ctx: bytes, holders: Sequence[str]
 ) -> None:
     """What the coordinator alone can have broken: position, signature, proof and ciphertext (section 5.3)."""
-    phase, me = Phase.COLLECT_MASKED, party.me
-    if one.position != at or one.leaf.recipient != me:
+    phase, me = Phase.COLLECT_MASKED, participant.me
+    if share.position != at or share.leaf.recipient != me:
         raise PeerError.by_coordinator(
-            "E-ROUND-CONTEXT", phase, f"the share of {one.dealer} is for another attempt or holder"
+            "E-ROUND-CONTEXT", phase, f"the share of {share.dealer} is for another attempt or holder"
         )
-    if not party.signed_by(one.dealer, one.signature, one.signed_bytes(party.parameters.protocol_version, round_ctx)):
-        raise PeerError.by_coordinator("E-ROUND-SIGNATURE", phase, f"the shares of {one.dealer} are not signed by it")
+    if not participant.signed_by(
+        share.dealer, share.signature, share.signed_bytes(participant.parameters.protocol_version, round_ctx)
+    ):
+        raise PeerError.by_coordinator("E-ROUND-SIGNATURE", phase, f"the shares of {share.dealer} are not signed by it")
     place = bisect_left(holders, me)  # the dealer's, sorted
-    if not merkle.merkle_verify(one.leaf.hash, place, len(holders), one.proof, one.root):
+    if not merkle.merkle_verify(share.leaf.hash, place, len(holders), share.proof, share.root):
         raise PeerError.by_coordinator(
-            "E-ROUND-SHARE", phase, f"the share of {one.dealer} is not under the root that it signed"
+            "E-ROUND-SHARE", phase, f"the share of {share.dealer} is not under the root that it signed"
         )
-    suite = party.parameters.suite
-    if len(one.sealed) != SEALED_BYTES[suite] or not one.pair.fits(suite, one.dealer, me):
-        raise PeerError.by_coordinator("E-ROUND-SHARE", phase, f"the sealed share of {one.dealer} has a wrong length")
-    if messages.ciphertext_hash(one.sealed, one.sealed_pair) != one.leaf.ciphertext_hash:
+    suite = participant.parameters.suite
+    if len(share.sealed) != SEALED_BYTES[suite] or not share.pair.fits(suite, share.dealer, me):
+        raise PeerError.by_coordinator("E-ROUND-SHARE", phase, f"the sealed share of {share.dealer} has a wrong length")
+    if messages.ciphertext_hash(share.sealed, share.sealed_pair) != share.leaf.ciphertext_hash:
         raise PeerError.by_coordinator(
-            "E-ROUND-SHARE", phase, f"the sealed share of {one.dealer} was changed on the way"
+            "E-ROUND-SHARE", phase, f"the sealed share of {share.dealer} was changed on the way"
         )
 
 
 # --- AGREE_SURVIVORS and UNMASK: S, and the request to release ---
 
 
-def check_proposal(party: Participant, record: UpdateMasked, proposal: SurvivorProposal, memory: RunMemory) -> None:
+def check_proposal(
+    participant: Participant, record: UpdateMasked, proposal: SurvivorProposal, memory: RunMemory
+) -> None:
     """All that must hold before S is signed (section 5.4)."""
     phase = Phase.AGREE_SURVIVORS
     _check_open(record, proposal.position, memory, phase)
-    _check_members(party, record, proposal, phase)
+    _check_members(participant, record, proposal, phase)
     signed = memory.signed_in(record.round)
     if memory.released_in(record.round) and not signed:
         raise PeerError.by_coordinator("E-ROUND-COMMITTED", phase, "shares were released along a survivor set already")
@@ -200,14 +216,14 @@ def check_proposal(party: Participant, record: UpdateMasked, proposal: SurvivorP
         raise PeerError.by_coordinator(
             "E-ROUND-COMMITTED", phase, "another survivor set of this round is signed already"
         )
-    _check_receipts(party, record, proposal, phase)
+    _check_receipts(participant, record, proposal, phase)
 
 
-def check_request(party: Participant, record: UpdateMasked, request: UnmaskRequest, memory: RunMemory) -> Quorum:
+def check_request(participant: Participant, record: UpdateMasked, request: UnmaskRequest, memory: RunMemory) -> Quorum:
     """All that must hold before shares are released along S (section 5.5); return the quorum that it showed."""
     phase, proposal = Phase.UNMASK, request.proposal
     _check_open(record, proposal.position, memory, phase)
-    _check_members(party, record, proposal, phase)
+    _check_members(participant, record, proposal, phase)
     signed, released = memory.signed_in(record.round), memory.released_in(record.round)
     for earlier in (signed, released):
         if earlier and (earlier.attempt, earlier.survivors) != (record.attempt, proposal.survivors):
@@ -215,9 +231,9 @@ def check_request(party: Participant, record: UpdateMasked, request: UnmaskReque
                 "E-ROUND-COMMITTED", phase, "this is not the survivor set signed or released before"
             )
     if not signed:
-        _check_receipts(party, record, proposal, phase)
+        _check_receipts(participant, record, proposal, phase)
     quorum = Quorum(record.offer.position, record.round_ctx, proposal.survivors, request.signatures)
-    check_quorum(party, quorum, phase)
+    check_quorum(participant, quorum, phase)
     return quorum
 
 
@@ -233,31 +249,35 @@ def _check_open(record: UpdateMasked, position: Position, memory: RunMemory, pha
         )
 
 
-def _check_members(party: Participant, record: UpdateMasked, proposal: SurvivorProposal, phase: Phase) -> None:
-    members = [one.sender for one in proposal.receipts]
-    check_set(members, within=record.u2, least=party.parameters.min_survivors, phase=phase)
-    if party.me not in members:
+def _check_members(participant: Participant, record: UpdateMasked, proposal: SurvivorProposal, phase: Phase) -> None:
+    members = [receipt.sender for receipt in proposal.receipts]
+    check_set(members, within=record.u2, least=participant.parameters.min_survivors, phase=phase)
+    if participant.me not in members:
         raise PeerError.by_coordinator("E-ROUND-SET", phase, "this participant is not among the survivors")
 
 
-def _check_receipts(party: Participant, record: UpdateMasked, proposal: SurvivorProposal, phase: Phase) -> None:
-    version, own = party.parameters.protocol_version, record.receipt
-    for one in proposal.receipts:
-        if one.position != record.offer.position:
+def _check_receipts(participant: Participant, record: UpdateMasked, proposal: SurvivorProposal, phase: Phase) -> None:
+    version, own = participant.parameters.protocol_version, record.receipt
+    for receipt in proposal.receipts:
+        if receipt.position != record.offer.position:
             raise PeerError.by_coordinator(
-                "E-ROUND-CONTEXT", phase, f"the receipt of {one.sender} is of another attempt"
+                "E-ROUND-CONTEXT", phase, f"the receipt of {receipt.sender} is of another attempt"
             )
-        if one.u2_hash != own.u2_hash:
+        if receipt.u2_hash != own.u2_hash:
             raise PeerError.by_coordinator(
-                "E-ROUND-SET", phase, f"{one.sender} masked with another U2 than this participant"
+                "E-ROUND-SET", phase, f"{receipt.sender} masked with another U2 than this participant"
             )
-        if one.length != own.length:
-            raise PeerError.by_coordinator("E-ROUND-UPLOAD", phase, f"the upload of {one.sender} has another length")
-        if not party.signed_by(one.sender, one.signature, one.signed_bytes(version, record.round_ctx)):
+        if receipt.length != own.length:
             raise PeerError.by_coordinator(
-                "E-ROUND-SIGNATURE", phase, f"the receipt of {one.sender} is not signed by it"
+                "E-ROUND-UPLOAD", phase, f"the upload of {receipt.sender} has another length"
             )
-        if one.sender == party.me and one.masked_hash != own.masked_hash:
+        if not participant.signed_by(
+            receipt.sender, receipt.signature, receipt.signed_bytes(version, record.round_ctx)
+        ):
+            raise PeerError.by_coordinator(
+                "E-ROUND-SIGNATURE", phase, f"the receipt of {receipt.sender} is not signed by it"
+            )
+        if receipt.sender == participant.me and receipt.masked_hash != own.masked_hash:
             raise PeerError.by_coordinator(
                 "E-ROUND-UPLOAD", phase, "the receipt of this participant names another upload"
             )
@@ -277,23 +297,23 @@ class Quorum:
         return self.survivors.signed_bytes(version, self.position, sender, self.round_ctx)
 
 
-def check_quorum(party: Participant, quorum: Quorum, phase: Phase) -> None:
+def check_quorum(participant: Participant, quorum: Quorum, phase: Phase) -> None:
     """At least T distinct members of S signed this S over this context; once T are found no more are looked at."""
-    version, listed = party.parameters.protocol_version, set(quorum.survivors.ids)
+    version, listed = participant.parameters.protocol_version, set(quorum.survivors.ids)
     signers = (
-        one.sender
-        for one in quorum.signatures
-        if one.position == quorum.position
-        and one.sender in listed
-        and party.signed_by(one.sender, one.signature, quorum.signed_bytes(version, one.sender))
+        signature.sender
+        for signature in quorum.signatures
+        if signature.position == quorum.position
+        and signature.sender in listed
+        and participant.signed_by(signature.sender, signature.signature, quorum.signed_bytes(version, signature.sender))
     )
     valid = set[str]()
     for signer in signers:
         valid.add(signer)
-        if len(valid) == party.parameters.quorum:
+        if len(valid) == participant.parameters.quorum:
             break
-    if len(valid) < party.parameters.quorum:
-        rule = f"{len(valid)} of the {party.parameters.quorum} signatures that the plan asks for are valid"
+    if len(valid) < participant.parameters.quorum:
+        rule = f"{len(valid)} of the {participant.parameters.quorum} signatures that the plan asks for are valid"
         raise PeerError.by_coordinator("E-ROUND-QUORUM", phase, rule)
 
 
@@ -301,15 +321,15 @@ def check_quorum(party: Participant, quorum: Quorum, phase: Phase) -> None:
 
 
 def check_certificate(
-    party: Participant, certificate: RoundCertificate, memory: RunMemory, *, verified: Quorum | None
+    participant: Participant, certificate: RoundCertificate, memory: RunMemory, *, verified: Quorum | None
 ) -> None:
     """A certificate is of the next round, signed by a quorum, and agrees with the journal (section 5.6).
 
     ``verified`` is a quorum that this participant verified before; the very same one is not verified again.
     """
-    phase, at, parameters = Phase.RESULT, certificate.position, party.parameters
+    phase, at, parameters = Phase.RESULT, certificate.position, participant.parameters
     if (
-        at.plan_hash != party.plan.hash
+        at.plan_hash != participant.plan.hash
         or at.round != memory.completed + 1
         or not 1 <= at.attempt <= parameters.max_attempts
     ):
@@ -320,9 +340,9 @@ def check_certificate(
     check_set(survivors.ids, within=parameters.ids, least=parameters.min_survivors, phase=phase)
     quorum = Quorum(at, certificate.round_ctx, survivors, certificate.signatures)
     if quorum != verified:
-        check_quorum(party, quorum, phase)
+        check_quorum(participant, quorum, phase)
     masked = uploaded_to(certificate, memory)
-    listed = dict(survivors.members).get(party.me)
+    listed = dict(survivors.members).get(participant.me)
     if listed is not None and not (masked and masked.receipt.masked_hash == listed):
         raise PeerError.by_coordinator(
             "E-ROUND-TRANSCRIPT", phase, "the history lists an upload that this journal does not know"

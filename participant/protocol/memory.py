@@ -13,30 +13,9 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Final, assert_never, get_args, get_origin, get_type_hints
 
 from privacy import canonical
-from privacy.errors import Phase
 from privacy.secagg.dealing import HeldShare
 from privacy.secagg.hashes import genesis_transcript
-from privacy.secagg.messages import AttemptOffer, Receipt, SurvivorSet
-
-# Where a participant stands in an attempt: what it waits for.
-WAITS_FOR: Final[dict[Phase, str]] = {
-    Phase.ADVERTISE_KEYS: "waits for the others' keys",
-    Phase.SHARE_KEYS: "waits for the others' shares",
-    Phase.COLLECT_MASKED: "trains and masks",
-    Phase.AGREE_SURVIVORS: "waits for the survivors",
-    Phase.UNMASK: "waits to release shares",
-    Phase.RESULT: "waits for the result",
-}
-
-# Which phase may follow which; anything else is refused and changes nothing. docs/protocol.md draws this table.
-TRANSITIONS: Final[dict[Phase, tuple[Phase, ...]]] = {
-    Phase.ADVERTISE_KEYS: (Phase.SHARE_KEYS,),
-    Phase.SHARE_KEYS: (Phase.COLLECT_MASKED,),
-    Phase.COLLECT_MASKED: (Phase.AGREE_SURVIVORS,),
-    Phase.AGREE_SURVIVORS: (Phase.UNMASK, Phase.RESULT),  # who did not sign may still be asked to release
-    Phase.UNMASK: (Phase.RESULT,),
-    Phase.RESULT: (),
-}
+from privacy.secagg.messages import AttemptOffer, Position, Receipt, SurvivorSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +80,7 @@ class SharesReleased:
 
 
 @dataclass(frozen=True, slots=True)
-class RoundCompleted:
+class RoundClosed:
     """A verified certificate extended the transcript."""
 
     round: int
@@ -118,9 +97,7 @@ class RunRefused:
     code: str
 
 
-Record = (
-    AttemptAdvertised | UpdateEncoded | UpdateMasked | SurvivorsSigned | SharesReleased | RoundCompleted | RunRefused
-)
+Record = AttemptAdvertised | UpdateEncoded | UpdateMasked | SurvivorsSigned | SharesReleased | RoundClosed | RunRefused
 _KINDS: Final[dict[str, type[Record]]] = {
     kind.__name__: kind
     for kind in (
@@ -129,7 +106,7 @@ _KINDS: Final[dict[str, type[Record]]] = {
         UpdateMasked,
         SurvivorsSigned,
         SharesReleased,
-        RoundCompleted,
+        RoundClosed,
         RunRefused,
     )
 }
@@ -157,7 +134,7 @@ def _restore(hint: Any, value: Any) -> Any:
             raise ValueError("a record with a value of another type")
         arguments = get_args(hint)
         inner = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
-        return tuple(_restore(one, item) for one, item in zip(inner, value, strict=True))
+        return tuple(_restore(of, item) for of, item in zip(inner, value, strict=True))
     if hint is bytes:
         return bytes.fromhex(value)
     if type(value) is not hint:
@@ -165,9 +142,27 @@ def _restore(hint: Any, value: Any) -> Any:
     return value
 
 
+# Names with a dash are of what a round leaves behind: ``home.erase_updates`` goes by it.
+
+
+def encoded_name(round_number: int) -> str:
+    """Return the name of the file with a round's encoded update."""
+    return f"encoded-{round_number}"
+
+
+def masked_name(at: Position) -> str:
+    """Return the name of the file with an attempt's masked update."""
+    return f"masked-{at.round}-{at.attempt}"
+
+
+def shares_name(at: Position) -> str:
+    """Return the name of the file with the shares held for others in an attempt."""
+    return f"shares-{at.round}-{at.attempt}"
+
+
 def shares_to_bytes(shares: Sequence[HeldShare]) -> bytes:
     """Return the file in which shares held for others wait for the end of the round."""
-    return canonical.encode([_plain(one) for one in shares])
+    return canonical.encode([_plain(share) for share in shares])
 
 
 def shares_from_bytes(data: bytes) -> tuple[HeldShare, ...]:
@@ -205,7 +200,7 @@ class RunMemory:
     masked: UpdateMasked | None = None  # the last of any attempt; closed once a later attempt is advertised
     signed: SurvivorsSigned | None = None
     released: SharesReleased | None = None
-    history: tuple[RoundCompleted, ...] = ()
+    history: tuple[RoundClosed, ...] = ()
     refused: str = ""
 
     @classmethod
@@ -226,7 +221,7 @@ class RunMemory:
                 return replace(self, signed=record)
             case SharesReleased():
                 return replace(self, released=record)
-            case RoundCompleted():
+            case RoundClosed():
                 return replace(
                     self, completed=record.round, transcript=record.transcript, history=(*self.history, record)
                 )
@@ -234,6 +229,14 @@ class RunMemory:
                 return replace(self, refused=record.code)
             case _ as never:
                 assert_never(never)
+
+    @property
+    def resumable(self) -> UpdateMasked | None:
+        """The masked update of the attempt that goes on after a restart, if there is one."""
+        masked = self.masked
+        if self.refused or masked is None or masked.round <= self.completed:
+            return None
+        return masked if masked.offer.position.order == self.highest else None
 
     def encoded_in(self, round_number: int) -> UpdateEncoded | None:
         """Return this round's encoded update, if it was ever fsynced."""

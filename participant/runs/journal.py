@@ -19,6 +19,7 @@ from host import durable
 from participant.protocol.memory import Record, RunMemory, record_from_json, record_to_json
 from privacy import canonical
 from privacy.errors import VerificationError
+from privacy.secagg.fixed_point import Buffer
 
 _CHAIN_LABEL = b"onlysum/1/journal"
 
@@ -93,7 +94,7 @@ class Journal:
         self._head = head
         self.memory = self.memory.apply(record)
 
-    def store(self, name: str, data: bytes | memoryview) -> Path:
+    def store(self, name: str, data: Buffer) -> Path:
         """Write a blob durably (0600) under a name and return its path."""
         path = self._directory / name
         durable.write(path, data)

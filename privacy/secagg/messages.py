@@ -108,6 +108,13 @@ class Advertisement:
         return _signed(LABEL_ADVERTISE, version, self.offer.position, self.sender, b"", self.body)
 
 
+@dataclass(frozen=True, slots=True)
+class AdvertisementSet:
+    """U1: what the coordinator shows to each participant that advertised."""
+
+    advertisements: tuple[Advertisement, ...]
+
+
 def round_context(offer: AttemptOffer, advertisements: Iterable[Advertisement]) -> bytes:
     """Return round_ctx = H(label, adv_ctx, sorted (id, H(advertisement body)))."""
     members = sorted((one.sender, hashlib.sha256(one.body).digest()) for one in advertisements)
@@ -247,17 +254,15 @@ class DealtShare:
 
 
 @dataclass(frozen=True, slots=True)
-class NeighbourShares:
-    """What a holder is told in a k-regular graph: U2, and what its neighbours in it dealt."""
+class HolderShares:
+    """What the coordinator passes on to one holder: the shares that were dealt to it, and who is in U2."""
 
-    u2: tuple[str, ...]
     shares: tuple[DealtShare, ...]
+    named_u2: tuple[str, ...] = ()  # empty in the complete graph, where the shares alone show it
 
-    @classmethod
-    def of_all(cls, holder: str, shares: Iterable[DealtShare]) -> NeighbourShares:
-        """Return what a holder is told in the complete graph, where the shares alone say who is in U2."""
-        dealt = tuple(shares)
-        return cls(tuple(sorted([holder, *(one.dealer for one in dealt)])), dealt)
+    def u2(self, holder: str) -> tuple[str, ...]:
+        """Return the ids of U2, as the coordinator named them, or as this holder's shares show them."""
+        return self.named_u2 or tuple(sorted([holder, *(share.dealer for share in self.shares)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +296,24 @@ class Receipt:
         """The string that the sender signs."""
         body = framed(self.u2_hash, self.masked_hash, number(self.length))
         return _signed(LABEL_COLLECT, version, self.position, self.sender, round_ctx, body)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedUpload:
+    """What a participant sends once it has masked: the masked update, and the receipt that it signed for it."""
+
+    receipt: Receipt
+    masked: bytes | bytearray | memoryview = field(repr=False)
+
+    @property
+    def position(self) -> Position:
+        """Where in the run it belongs."""
+        return self.receipt.position
+
+    @property
+    def sender(self) -> str:
+        """Whose update it is."""
+        return self.receipt.sender
 
 
 @dataclass(frozen=True)  # no slots: what is asked for once a signature is kept

@@ -25,9 +25,8 @@ class Attempt:
         for name in who:
             if name in self.round.answered():
                 continue
-            told = self.offer if self.round.phase is Phase.ADVERTISE_KEYS else self.round.outbox(name)
-            (answer,) = self.federation.participants[name].hear(told)
-            assert Federation.hand_over(self.round, answer)
+            (answer,) = self.federation.participants[name].hear(self.round.outbox(name))
+            assert self.round.receive(answer)
 
     def reaches(self, phase: Phase) -> None:
         """Everybody answers until a phase begins."""
@@ -100,10 +99,9 @@ def test_where_all_must_survive_four_signatures_are_enough() -> None:
 def test_a_repeated_message_changes_nothing_and_is_no_offence(phase: Phase) -> None:
     attempt = Attempt()
     attempt.reaches(phase)
-    told = attempt.offer if phase is Phase.ADVERTISE_KEYS else attempt.round.outbox("alice")
-    (answer,) = attempt.federation.participants["alice"].hear(told)
-    assert Federation.hand_over(attempt.round, answer)
-    assert not Federation.hand_over(attempt.round, answer)
+    (answer,) = attempt.federation.participants["alice"].hear(attempt.round.outbox("alice"))
+    assert attempt.round.receive(answer)
+    assert not attempt.round.receive(answer)
     assert attempt.round.answered() == {"alice"}
 
 

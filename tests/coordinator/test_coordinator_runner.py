@@ -22,7 +22,7 @@ from host import credentials
 from participant.protocol.round import Advertised
 from privacy.errors import PeerError
 from privacy.plan import PROTOCOL_VERSION
-from privacy.secagg.messages import Position, Receipt
+from privacy.secagg.messages import MaskedUpload, Position, Receipt
 from privacy.secret import SecretBytes
 from protos import envelope as env
 from protos.invitation import enrolment_bytes, token_hash
@@ -255,12 +255,12 @@ async def refused(call: Awaitable[object]) -> bool:
 
 async def collecting(world: World) -> tuple[Receipt, bytes]:
     """Go on until alice has masked her update, and return it with its receipt, nothing of it sent."""
-    caught: list[tuple[Receipt, bytes]] = []
+    caught: list[MaskedUpload] = []
     alice = world.members["alice"]
     send = alice.send
 
     async def catch(message: object) -> None:
-        if isinstance(message, tuple):
+        if isinstance(message, MaskedUpload):
             caught.append(message)
         else:
             await send(message)
@@ -269,7 +269,7 @@ async def collecting(world: World) -> tuple[Receipt, bytes]:
     while not caught:
         await world.turn()
     alice.send = send  # and now it may
-    return caught[0]
+    return caught[0].receipt, bytes(caught[0].masked)
 
 
 def test_an_upload_goes_on_where_it_broke_off_also_at_another_daemon(world: World) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from coordinator.database.run_rows import RunState
 from coordinator.protocol.round import CoordinatorRound
 from coordinator.runs.tasks import RunView, roster_tasks
+from participant.protocol.transitions import Told
 from privacy.errors import Phase
-from privacy.secagg.messages import NeighbourShares
+from privacy.secagg.messages import AdvertisementSet, HolderShares
 from protos import codec
 from protos.envelope import AttemptOpened, ContentRef, KeysAdvertised, SharesDealt, SurvivorsProposed, UnmaskRequested
 from tests.worlds.federation import Federation
@@ -15,7 +16,7 @@ from tests.worlds.plans import STRONG, sign_plan
 NOTHING = ContentRef(b"\0" * 32, 1)
 
 
-def told(world: Federation, machine: CoordinatorRound, member: str) -> object:
+def told(world: Federation, machine: CoordinatorRound, member: str) -> Told:
     """Return what a member's round is told, as its daemon reads it from the wire."""
     plan = world.plan.plan
     view = RunView(
@@ -35,11 +36,10 @@ def told(world: Federation, machine: CoordinatorRound, member: str) -> object:
         case AttemptOpened(offer=offer):
             return offer
         case KeysAdvertised(advertisements=advertisements):
-            return advertisements
-        case SharesDealt() as dealt:
-            assert dealt.u2
-            assert isinstance(dealt.told, NeighbourShares)
-            return dealt.told
+            return AdvertisementSet(advertisements)
+        case SharesDealt(shares=shares, u2=u2):
+            assert u2
+            return HolderShares(shares, u2)
         case SurvivorsProposed(proposal=proposal):
             return proposal
         case UnmaskRequested(request=request):
@@ -54,7 +54,7 @@ def test_a_whole_round_on_a_k_regular_graph_passes_over_the_wire() -> None:
     while machine.phase is not Phase.RESULT:
         for name in sorted(machine.awaited()):
             for answer in world.participants[name].hear(told(world, machine, name)):
-                assert Federation.hand_over(machine, answer)
+                assert machine.receive(answer)
         machine.close()
     assert (machine.result.total() == world.one_hot(world.participants)).all()
     assert not [one.refusals for one in world.participants.values() if one.refusals]

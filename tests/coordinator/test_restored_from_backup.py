@@ -13,7 +13,7 @@ from coordinator.daemon.backup import DATABASE
 from coordinator.database import attempt_rows
 from coordinator.database.store import Store, copy_sqlite
 from coordinator.home import Home
-from participant.protocol.memory import RoundCompleted, SharesReleased, SurvivorsSigned
+from participant.protocol.memory import RoundClosed, SharesReleased, SurvivorsSigned
 from tests.worlds.coordinator import World
 
 STEP = 31.0  # seconds of a turn once nobody has anything to do, so that deadlines pass
@@ -46,9 +46,9 @@ def promises(world: World) -> dict[tuple[str, int, type], set[object]]:
     found: dict[tuple[str, int, type], set[object]] = {}
     for name, member in world.members.items():
         for record in member.simulated.journal.records:
-            if isinstance(record, SurvivorsSigned | SharesReleased | RoundCompleted):
+            if isinstance(record, SurvivorsSigned | SharesReleased | RoundClosed):
                 said = found.setdefault((name, record.round, type(record)), set())
-                said.add(record.survivors if isinstance(record, RoundCompleted) else record.survivors.ids)
+                said.add(record.survivors if isinstance(record, RoundClosed) else record.survivors.ids)
     return found
 
 

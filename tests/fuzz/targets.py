@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from audit.verify import verify_report
 from coordinator.protocol.round import CoordinatorRound
@@ -19,19 +18,19 @@ from coordinator.runs.uploads import Upload, UploadStore
 from participant.owner.policy import parse_policy, policy_template
 from participant.protocol.memory import record_to_json
 from participant.runs.journal import Journal
-from participant.runs.participation import RoundTask, position_of
+from participant.runs.tasks import RoundTask, position_of
 from privacy import canonical, ledger
 from privacy.dp.events import Gaussian, PoissonSampled
 from privacy.errors import LocalError, OnlysumError, PeerError, Phase, PlanError, VerificationError
 from privacy.ledger_entries import Charge, Entry, Genesis
 from privacy.plan import Plan
-from privacy.secagg.messages import Advertisement, DealtShare, Position, SurvivorProposal, UnmaskRequest
+from privacy.secagg.messages import AttemptOffer, MaskedUpload, Position, RoundCertificate
 from protos import codec
 from protos import envelope as env
 from tests.worlds.codecs import PAIRS
-from tests.worlds.expect import expect_all
 from tests.worlds.federation import Federation
 from tests.worlds.plans import make_plan, signing_key
+from tests.worlds.rehearsal import task_that_says
 from tests.worlds.reports import coordinator_report, participant_report
 
 RUN: str = "00112233445566778899aabbccddeeff"
@@ -69,13 +68,12 @@ def said() -> tuple[env.Submission, ...]:
     federation = Federation(3, 0)
     offer = federation.offer(1, 1)
     attempt = federation.round = CoordinatorRound(federation.plan, offer)
-    found: list[Any] = []
+    found: list[env.Submission] = []
     while attempt.phase is not Phase.RESULT:
         for name in sorted(attempt.expected()):
-            told = offer if attempt.phase is Phase.ADVERTISE_KEYS else attempt.outbox(name)
-            for answer in federation.participants[name].hear(told):
-                found.append(answer[0] if isinstance(answer, tuple) else answer)
-                Federation.hand_over(attempt, answer)
+            for answer in federation.participants[name].hear(attempt.outbox(name)):
+                found.append(answer.receipt if isinstance(answer, MaskedUpload) else answer)
+                attempt.receive(answer)
         attempt.close()
     return tuple(found)
 
@@ -116,17 +114,13 @@ def _asked() -> Iterator[env.Task]:
     federation = Federation(3, 0)
     attempt = federation.round = CoordinatorRound(federation.plan, federation.offer(1, 1))
     while attempt.phase is not Phase.RESULT:
-        federation.collect(attempt.offer, {}, [])
+        federation.collect({}, [])
         attempt.close()
         match attempt.outbox("bob"):
-            case SurvivorProposal() as proposal:
-                yield env.SurvivorsProposed(RUN, proposal)
-            case UnmaskRequest() as request:
-                yield env.UnmaskRequested(RUN, request)
-            case tuple() as advertised if attempt.phase is Phase.SHARE_KEYS:
-                yield env.KeysAdvertised(RUN, expect_all(Advertisement, advertised))
-            case tuple() as dealt:
-                yield env.SharesDealt(RUN, attempt.offer.position, expect_all(DealtShare, dealt))
+            case None | AttemptOffer() | RoundCertificate():
+                continue
+            case told:
+                yield task_that_says(told, RUN)
 
 
 # --- documents ---

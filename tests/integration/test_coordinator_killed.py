@@ -22,7 +22,7 @@ from coordinator.config import load_settings
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.store import Store
 from coordinator.home import Home
-from coordinator.protocol.phase import TRANSITIONS
+from coordinator.protocol.transitions import TRANSITIONS
 from coordinator.runs.global_adapter import RunFiles
 from host.system import SystemClock, SystemRandom
 from participant.daemon import assembly

@@ -14,7 +14,7 @@ import pytest
 
 from participant.protocol.memory import (
     Record,
-    RoundCompleted,
+    RoundClosed,
     RunMemory,
     record_from_json,
     record_to_json,
@@ -270,7 +270,7 @@ def test_nothing_was_promised_in_a_run_that_has_just_been_approved() -> None:
 
 
 def test_the_last_attempt_is_the_highest_whatever_comes_after_it() -> None:
-    completed = next(one for one in records() if isinstance(one, RoundCompleted))
+    completed = next(one for one in records() if isinstance(one, RoundClosed))
     memory = RunMemory.empty(PLAN)
     for record in records():
         memory = memory.apply(record)

@@ -130,9 +130,8 @@ class Bob:
 
     @property
     def honest(self) -> Any:
-        """What an honest coordinator would tell bob now."""
-        machine = self.rehearsal.machine
-        return machine.offer if self.phase is Phase.ADVERTISE_KEYS else machine.outbox(lies.VICTIM)
+        """What an honest coordinator would tell bob now: of sets the members, which lies change."""
+        return lies.members_of(self.rehearsal.machine.outbox(lies.VICTIM))
 
     def task(self, told: Any) -> Any:
         """Return the task that tells it."""

@@ -31,7 +31,7 @@ def rehearsal(tmp_path: Path) -> Rehearsal:
 
 def note_adapters(rehearsal: Rehearsal, seen: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the daemon's trainer note the entries of the adapter that it starts from."""
-    trainer = rehearsal.part._trainer
+    trainer = rehearsal.part._training._trainer
     assert trainer is not None, "the run was not prepared"
     train = trainer.train
 
@@ -115,7 +115,7 @@ def test_malicious_initial_adapter_that_is_no_adapter_is_refused(rehearsal: Rehe
     recipe = rehearsal.plan.recipe
     adapter = recipe.adapter.model_copy(update={"initial_hash": hashlib.sha256(noise).hexdigest()})
     plan = rehearsal.plan.model_copy(update={"recipe": recipe.model_copy(update={"adapter": adapter})})
-    part._party = replace(part._party, plan=replace(part._party.plan, plan=plan))
+    part._participant = replace(part._participant, plan=replace(part._participant.plan, plan=plan))
     error = offered(rehearsal, 1)
     assert isinstance(error, PeerError)
     assert (error.code, error.participant) == ("E-PLAN-RULE", "coordinator")

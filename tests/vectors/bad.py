@@ -46,7 +46,7 @@ def replayed(vector: Mapping[str, Any]) -> Federation:
     assert federation.plan.hash.hex() == vector["plan_hash"]
     for name, one in vector["participants"].items():
         participant = federation.participants[name]
-        participant.source = ReplaySource(bytes.fromhex(one["drawn"]))  # type: ignore[assignment]  # a random source
+        participant.source = ReplaySource(bytes.fromhex(one["drawn"]))
         assert SigningKey(SecretBytes(bytes.fromhex(one["identity_secret"]))).public == federation.keys[name].public
         participant.train = partial(fixed_update, one["update"])
     return federation
@@ -65,17 +65,17 @@ class Staged:
             if self.round.phase is phase:
                 return
             for name in sorted(self.round.expected()):
-                assert Federation.hand_over(self.round, self.answer(name))
+                assert self.round.receive(self.answer(name))
             self.round.close()
 
     def told(self, name: str) -> Any:
-        """What an honest coordinator tells a participant in this phase."""
-        return self.offer if self.round.phase is Phase.ADVERTISE_KEYS else self.round.outbox(name)
+        """What an honest coordinator tells a participant in this phase: of sets the members, which lies change."""
+        return lying_coordinator.members_of(self.round.outbox(name))
 
     def answer(self, name: str) -> Any:
         """What an honest participant says in this phase."""
         if name not in self.answers:
-            (self.answers[name],) = self.federation.participants[name].hear(self.told(name))
+            (self.answers[name],) = self.federation.participants[name].hear(self.round.outbox(name))
         return self.answers[name]
 
 
@@ -104,7 +104,7 @@ def _said(vector: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for sentence, (change, error) in lies.items():
             case = {"case": sentence, "phase": phase.name}
             if phase is Phase.COLLECT_MASKED:
-                receipt, masked = change(*honest, context)
+                receipt, masked = change(honest.receipt, honest.masked, context)
                 yield {**case, "said": plain(receipt), "masked": masked.hex(), "error": error}
             elif phase is Phase.UNMASK:
                 yield {**case, "said": plain(lying_participant.signed(change(honest), context)), "error": error}

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.protocol.round import CoordinatorRound
+from participant.protocol.step import Message
 from privacy.errors import Phase
 from privacy.secagg.kem import KemPublicKey
-from privacy.secagg.messages import Advertisement, Receipt, ShareBundle, SurvivorSignature, UnmaskShares
+from privacy.secagg.messages import Advertisement, MaskedUpload, ShareBundle, SurvivorSignature, UnmaskShares
 from privacy.secret import SecretBytes
 from tests.reference import slow_kem
 from tests.worlds.federation import Federation, SeededSource, SimulatedParticipant
@@ -141,7 +142,7 @@ def said_in(federation: Federation, lost: Mapping[str, Phase]) -> dict[str, Any]
             one = federation.participants[name]
             one.present &= lost.get(name) is not phase
             if one.present:
-                answer = _answer(federation, one, offer if phase is Phase.ADVERTISE_KEYS else attempt.outbox(name))
+                answer = _answer(attempt, one)
                 there[name] = _form(answer)
         attempt.close()
     certificate = attempt.result.certificate
@@ -169,11 +170,10 @@ def encapsulating_from(source: Any) -> Iterator[None]:
         yield
 
 
-def _answer(federation: Federation, one: SimulatedParticipant, told: Any) -> Any:
-    with encapsulating_from(one.source):
-        (answer,) = one.hear(told)
-    assert federation.round is not None
-    assert Federation.hand_over(federation.round, answer)
+def _answer(attempt: CoordinatorRound, participant: SimulatedParticipant) -> Message:
+    with encapsulating_from(participant.source):
+        (answer,) = participant.hear(attempt.outbox(participant.name))
+    assert attempt.receive(answer)
     return answer
 
 
@@ -206,7 +206,7 @@ def _form(answer: Any) -> Any:
                 "seed_commitment": answer.seed_commitment.hex(),
                 "signature": answer.signature.hex(),
             }
-        case (Receipt() as receipt, bytes() as masked):
+        case MaskedUpload(receipt, masked):
             return {
                 "masked": masked.hex(),
                 "masked_hash": receipt.masked_hash.hex(),

@@ -25,13 +25,13 @@ from coordinator.database.store import Store
 from coordinator.enrolment.authority import Authority, create_authority
 from coordinator.home import Home
 from coordinator.runs.global_adapter import RunFiles
-from participant.protocol.round import Participant
+from participant.protocol.member import Participant
 from participant.training.trainer import OneHotTrainer
 from privacy.errors import PeerError
 from privacy.evaluation import SignedEvaluation
 from privacy.plan import Plan, VerifiedPlan, signed_approval_bytes
 from privacy.secagg.keys import SigningKey
-from privacy.secagg.messages import Receipt
+from privacy.secagg.messages import AdvertisementSet, HolderShares, MaskedUpload, Receipt
 from protos import envelope as env
 from tests.worlds.federation import MemoryJournal, SeededSource, SimulatedParticipant, VirtualClock
 from tests.worlds.plans import CREATED_AT, make_plan, sign_plan, signing_key
@@ -39,7 +39,7 @@ from tests.worlds.plans import CREATED_AT, make_plan, sign_plan, signing_key
 EVALUATOR = "referee"
 RUN_ID = "00112233445566778899aabbccddeeff"
 
-Send = Callable[[Any], Awaitable[None]]  # a message, or a receipt with the masked update that it is for
+Send = Callable[[Any], Awaitable[None]]
 
 
 def initial_adapter(entries: int) -> bytes:
@@ -72,7 +72,7 @@ class ScriptedMember:
     @property
     def name(self) -> str:
         """Its name."""
-        return self.simulated.party.me
+        return self.simulated.name
 
     async def step(self) -> bool:
         """Take the next task, if there is one, and answer it; say whether there was one."""
@@ -99,9 +99,9 @@ class ScriptedMember:
                     hear(one)
                 return hear(task.offer)
             case env.KeysAdvertised():
-                return hear(task.advertisements)
+                return hear(AdvertisementSet(task.advertisements))
             case env.SharesDealt():
-                return hear(task.shares)
+                return hear(HolderShares(task.shares, task.u2))
             case env.SurvivorsProposed():
                 return hear(task.proposal)
             case env.UnmaskRequested():
@@ -115,8 +115,8 @@ class ScriptedMember:
     async def deliver(self, message: Any) -> None:
         """Hand an answer to the coordinator; what was masked leaves with its receipt, in chunks."""
         match message:
-            case (Receipt() as receipt, bytes() as masked):
-                await self.upload(receipt, masked)
+            case MaskedUpload(receipt, masked):
+                await self.upload(receipt, bytes(masked))
                 await self.world.runner.submit(self.name, receipt)
             case _:
                 await self.world.runner.submit(self.name, message)
@@ -233,7 +233,7 @@ class World:
         nothing = np.zeros(self.plan.recipe.entries, dtype=np.float32)
         plan = VerifiedPlan.verify(self.plan.to_bytes(), sign_plan(self.plan), self.authority.operator.public)
         simulated = SimulatedParticipant(
-            party=Participant(plan, name, self.keys[name]),
+            participant=Participant(plan, name, self.keys[name]),
             journal=MemoryJournal(self.plan.hash),
             source=SeededSource(name),
             train=lambda number: trainer.train(number, nothing, lambda done, total: None),

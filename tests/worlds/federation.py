@@ -17,39 +17,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.protocol.round import CoordinatorRound, RoundResult
-from participant.protocol.memory import Record, RunMemory, UpdateEncoded
-from participant.protocol.round import (
-    Advertised,
-    Complained,
-    Masked,
-    Participant,
-    Ready,
-    Shared,
-    Step,
-    advertise,
-    complete,
-)
+from participant.protocol.member import Participant
+from participant.protocol.memory import Record, RunMemory, UpdateEncoded, masked_name, shares_from_bytes, shares_name
+from participant.protocol.round import hear
+from participant.protocol.states import Idle, Masked, Ready, State
+from participant.protocol.step import Message, Step
+from participant.protocol.transitions import EncodedUpdate, Told
 from participant.training.trainer import OneHotTrainer
-from privacy.errors import PeerError, Phase, RoundAborted
+from privacy.errors import LocalError, PeerError, Phase, RoundAborted
+from privacy.interfaces import RandomSource
 from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Mode
 from privacy.secagg import hashes
 from privacy.secagg.keys import SigningKey
-from privacy.secagg.messages import (
-    AttemptOffer,
-    Complaint,
-    NeighbourShares,
-    Position,
-    Receipt,
-    RoundCertificate,
-    SurvivorProposal,
-    UnmaskRequest,
-)
+from privacy.secagg.messages import AttemptOffer, MaskedUpload, Position, RoundCertificate
 from tests.worlds.plans import make_plan, unproven, verified
 
 ADAPTER_HASH = hashes.adapter_hash(b"the global adapter of a test")
 PHASE_SECONDS = 10.0  # each phase's deadline
 LATE_SECONDS = 15.0  # a late message misses its phase and arrives in the next
+
+Posted = tuple[float, int, str, Message]  # when it arrives, a tie-breaker, by whom, what
 
 
 class VirtualClock:
@@ -104,7 +92,8 @@ class MemoryJournal:
     def __init__(self, plan_hash: bytes) -> None:
         self.memory = RunMemory.empty(plan_hash)
         self.records: list[Record] = []
-        self.blobs: dict[str, Any] = {}
+        self.files: dict[str, bytes] = {}
+        self.encoded: NDArray[np.int64] | None = None
 
     def append(self, record: Record) -> None:
         """Take a record."""
@@ -116,7 +105,7 @@ class MemoryJournal:
         copy = MemoryJournal(self.memory.plan_hash)
         for record in self.records[:count]:
             copy.append(record)
-        copy.blobs = dict(self.blobs)
+        copy.files, copy.encoded = dict(self.files), self.encoded
         return copy
 
 
@@ -124,70 +113,69 @@ class MemoryJournal:
 class SimulatedParticipant:
     """A participant's daemon in miniature: journal before sending, state in memory, resumes what may be resumed."""
 
-    party: Participant
+    participant: Participant
     journal: MemoryJournal
-    source: SeededSource
+    source: RandomSource
     train: Callable[[int], NDArray[np.int64]]
-    state: object = None
+    state: State = field(init=False)
+    before: State = field(init=False)  # the step that it took last
     present: bool = True
     refusals: list[PeerError] = field(default_factory=list)
 
-    def hear(self, told: object) -> list[Any]:
-        """Handle what the coordinator says and return what to send; a refusal is kept and answered with silence."""
+    def __post_init__(self) -> None:
+        self.state = self.before = Idle(self.participant)
+
+    @property
+    def name(self) -> str:
+        """Its name on the roster."""
+        return self.participant.me
+
+    def hear(self, told: Told | None) -> list[Message]:
+        """Hear the coordinator and return what to send; a refusal is kept and answered with silence."""
+        if told is None:
+            return []
+        if isinstance(told, RoundCertificate) and told.position.round <= self.journal.memory.completed:
+            return []
         try:
-            return self._answer(told)
+            step = hear(self.state, told, self.journal.memory, self.source)
         except PeerError as error:
             self.refusals.append(error)
             return []
+        except LocalError as error:
+            if error.code != "E-ROUND-PHASE":  # it may come out of order; nothing else is its own fault
+                raise
+            return []
+        return self._mask(step.state) if isinstance(step.state, Ready) else self._take(step)
 
-    def _answer(self, told: object) -> list[Any]:
-        memory = self.journal.memory
-        match told, self.state:
-            case AttemptOffer() as offer, _:
-                return self._take(advertise(self.party, offer, memory, self.source))
-            case RoundCertificate() as certificate, _:
-                if certificate.position.round > memory.completed:
-                    verified = self.state.quorum if isinstance(self.state, Masked) else None
-                    self.journal.append(complete(self.party, certificate, memory, verified=verified))
-                return []
-            case SurvivorProposal() as proposal, Masked() as masked:
-                return self._take(masked.on_survivors(proposal, memory))
-            case UnmaskRequest() as request, Masked() as masked:
-                return self._take(masked.on_unmask(request, memory))
-            case tuple() as advertisements, Advertised() as advertised:
-                return self._take(advertised.on_advertisements(advertisements, self.source))
-            case (tuple() | NeighbourShares()) as dealt, Shared() as shared:
-                step = shared.on_shares(dealt)
-                if isinstance(step.state, Ready):
-                    return self._mask(step.state)
-                return self._take(step)
-        return []
-
-    def _mask(self, ready: Ready) -> list[Any]:
-        number = ready.offer.position.round
-        encoded = self.journal.memory.encoded_in(number)
-        if encoded is None:
-            update = self.train(number)
-            self.journal.blobs["encoded"] = update
-            offer = ready.offer
+    def _mask(self, ready: Ready) -> list[Message]:
+        number, offer = ready.position.round, ready.offer
+        if self.journal.memory.encoded_in(number) is None:
+            self.journal.encoded = self.train(number)
             self.journal.append(UpdateEncoded(number, b"\0" * 32, offer.adapter_hash, offer.previous_transcript))
-        step, view = ready.mask(self.journal.blobs["encoded"])
-        masked = self.journal.blobs["masked"] = bytes(view)
-        self.journal.blobs["shares"] = step.state.shares
-        return [(message, masked) for message in self._take(step)]
+        assert self.journal.encoded is not None
+        return self._take(hear(ready, EncodedUpdate(self.journal.encoded), self.journal.memory, self.source))
 
-    def _take(self, step: Step[Any]) -> list[Any]:
+    def _take(self, step: Step[State]) -> list[Message]:
+        self.journal.files |= {file.name: bytes(file.data) for file in step.files}
         if step.record is not None:
             self.journal.append(step.record)
-        self.state = step.state
-        return [] if step.message is None else [step.message]
+        self.before, self.state = self.state, step.state
+        match step.message:
+            case None:
+                return []
+            case MaskedUpload(receipt, masked):
+                return [MaskedUpload(receipt, bytes(masked))]
+            case message:
+                return [message]
 
     def crash_and_restart(self) -> None:
         """Lose the memory; go on from the journal where that is allowed."""
-        memory = self.journal.memory
-        masked = memory.masked
-        resumable = masked is not None and masked.offer.position.order == memory.highest
-        self.state = Masked(self.party, masked, self.journal.blobs["shares"]) if masked and resumable else None
+        masked = self.journal.memory.resumable
+        if masked is None:
+            self.state = Idle(self.participant)
+        else:
+            shares = shares_from_bytes(self.journal.files[shares_name(masked.offer.position)])
+            self.state = Masked(self.participant, masked, shares)
 
 
 class Federation:
@@ -215,13 +203,13 @@ class Federation:
         self.transcript = hashes.genesis_transcript(self.plan.hash)
         self.participants = {name: self.new_participant(name, seed) for name in sorted(keys)}
         self.round: CoordinatorRound | None = None
-        self.log: list[tuple[str, Any]] = []  # what a coordinator must persist: replayed after its crash
+        self.log: list[Message | None] = []  # what a coordinator must persist, None for the end of a phase
 
     def new_participant(self, name: str, seed: int) -> SimulatedParticipant:
         trainer = OneHotTrainer(self.plan.plan, name)
         nothing = np.zeros(self.plan.plan.recipe.entries, dtype=np.float32)
         return SimulatedParticipant(
-            party=Participant(self.plan, name, self.keys[name]),
+            participant=Participant(self.plan, name, self.keys[name]),
             journal=MemoryJournal(self.plan.hash),
             source=SeededSource(f"{seed}/{name}"),
             train=lambda number: trainer.train(number, nothing, lambda done, total: None),
@@ -260,87 +248,85 @@ class Federation:
     ) -> RoundResult:
         offer = self.offer(number, attempt)
         self.round, self.log = CoordinatorRound(self.plan, offer, excluded=excluded), []
-        on_the_way: list[tuple[float, int, str, Any]] = []
+        on_the_way: list[Posted] = []
         while self.round.phase is not Phase.RESULT:
-            self.collect(offer, due, on_the_way)
+            self.collect(due, on_the_way)
             if crash_coordinator:
                 self.round = self.replayed(offer, excluded)
             self.round.close()
-            self.log.append(("close", None))
+            self.log.append(None)
         result = self.round.result
         self.completed.append(result.certificate)
         self.transcript = result.certificate.transcript(self.transcript)
-        for one in self.participants.values():
-            if one.present:
-                one.hear(result.certificate)
+        for participant in self.participants.values():
+            if participant.present:
+                participant.hear(result.certificate)
         return result
 
-    def collect(self, offer: AttemptOffer, due: dict[tuple[str, Phase], FaultKind], on_the_way: list[Any]) -> None:
+    def collect(self, due: dict[tuple[str, Phase], FaultKind], on_the_way: list[Posted]) -> None:
+        """Let everybody answer in this phase, each with the fault that is due, and deliver what arrives in time."""
         assert self.round is not None
         phase, deadline = self.round.phase, self.clock.seconds + PHASE_SECONDS
         names = sorted(self.round.expected())
         self.shuffle.shuffle(names)
         for name in names:
-            one = self.participants[name]
-            if not one.present:
+            participant = self.participants[name]
+            if not participant.present:
                 continue
-            told = offer if phase is Phase.ADVERTISE_KEYS else self.round.outbox(name)
-            answers = one.hear(told)
-            self._post(one, answers, due.get((name, phase)), on_the_way)
+            self._post(participant, participant.hear(self.round.outbox(name)), due.get((name, phase)), on_the_way)
         while on_the_way and on_the_way[0][0] <= deadline:
             arrival, _, name, message = heapq.heappop(on_the_way)
             self.clock.seconds = max(self.clock.seconds, arrival)
             self.deliver(message)
         self.clock.seconds = deadline
 
-    def _post(self, one: SimulatedParticipant, answers: Sequence[Any], kind: FaultKind | None, way: list[Any]) -> None:
-        name, delay = one.party.me, self.shuffle.uniform(0.1, 5.0)
+    def _post(
+        self,
+        participant: SimulatedParticipant,
+        answers: Sequence[Message],
+        kind: FaultKind | None,
+        on_the_way: list[Posted],
+    ) -> None:
+        delay = self.shuffle.uniform(0.1, 5.0)
         if kind is FaultKind.LOST:
-            one.present, answers = False, []
+            participant.present, answers = False, []
         if kind is FaultKind.CRASH_BEFORE_SEND:
-            one.crash_and_restart()
-            answers = [] if not isinstance(one.state, Masked) else self._resent(one, answers)
+            participant.crash_and_restart()
+            answers = [self._resent(participant, each) for each in answers if isinstance(participant.state, Masked)]
         for message in answers:
             for copy in range(2 if kind is FaultKind.TWICE else 1):
                 late = LATE_SECONDS if kind is FaultKind.LATE else 0.0
                 arrival = self.clock.seconds + delay + late + copy
-                heapq.heappush(way, (arrival, self.shuffle.getrandbits(60), name, message))
+                heapq.heappush(on_the_way, (arrival, self.shuffle.getrandbits(60), participant.name, message))
         if kind is FaultKind.CRASH_AFTER_SEND:
-            one.crash_and_restart()
+            participant.crash_and_restart()
 
-    def _resent(self, one: SimulatedParticipant, answers: Sequence[Any]) -> Sequence[Any]:
+    @staticmethod
+    def _resent(participant: SimulatedParticipant, answer: Message) -> Message:
         """A restarted participant sends the journalled receipt and bytes again, never new ones."""
-        masked = one.journal.memory.masked
-        assert masked is not None
-        again = [(masked.receipt, one.journal.blobs["masked"])]
-        return again if answers and isinstance(answers[0], tuple) else answers
+        masked = participant.journal.memory.masked
+        if masked is None or not isinstance(answer, MaskedUpload):
+            return answer
+        return MaskedUpload(masked.receipt, participant.journal.files[masked_name(masked.offer.position)])
 
-    def deliver(self, message: Any) -> None:
+    def deliver(self, message: Message) -> None:
         """Hand a message to the coordinator; one that it refuses changes nothing."""
         assert self.round is not None
         try:
-            accepted = self.hand_over(self.round, message)
+            accepted = self.round.receive(message)
         except PeerError:
             return
         if accepted:
-            self.log.append(("message", message))
-
-    @staticmethod
-    def hand_over(target: CoordinatorRound, message: Any) -> bool:
-        match message:
-            case (Receipt() as receipt, bytes() as masked):
-                return target.accumulate(receipt, masked)
-            case _:
-                return target.receive(message)
+            self.log.append(message)
 
     def replayed(self, offer: AttemptOffer, excluded: frozenset[str]) -> CoordinatorRound:
         """Return what a coordinator that was killed rebuilds from what it had made durable."""
         rebuilt = CoordinatorRound(self.plan, offer, excluded=excluded)
-        for kind, message in self.log:
-            if kind == "close":
+        for message in self.log:
+            if message is None:
                 rebuilt.close()
             else:
-                self.hand_over(rebuilt, message)
+                rebuilt.receive(message)
         return rebuilt
 
     def one_hot(self, survivors: Iterable[str]) -> NDArray[np.int64]:
@@ -351,4 +337,4 @@ class Federation:
         return total
 
 
-__all__ = ["Complained", "Complaint", "Fault", "FaultKind", "Federation", "Phase", "SimulatedParticipant"]
+__all__ = ["Fault", "FaultKind", "Federation", "Phase", "SimulatedParticipant"]

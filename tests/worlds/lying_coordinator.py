@@ -9,13 +9,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from coordinator.protocol.round import CoordinatorRound
-from participant.protocol.memory import RunMemory
+from coordinator.protocol.round import CoordinatorRound, Outgoing
+from participant.protocol.member import Participant
+from participant.protocol.memory import RoundClosed, RunMemory
+from participant.protocol.round import hear
+from participant.protocol.states import Idle, State
+from participant.protocol.transitions import Told
 from privacy.errors import PeerError, Phase
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.messages import (
     Advertisement,
+    AdvertisementSet,
     AttemptOffer,
+    DealtShare,
+    HolderShares,
     Position,
     RoundCertificate,
     SurvivorProposal,
@@ -23,7 +30,8 @@ from privacy.secagg.messages import (
     SurvivorSignature,
     UnmaskRequest,
 )
-from tests.worlds.federation import Fault, Federation
+from tests.worlds.expect import expect
+from tests.worlds.federation import Fault, Federation, SeededSource
 from tests.worlds.plans import signing_key
 
 VICTIM = "bob"
@@ -38,20 +46,20 @@ class Stage:
         self.round = self.federation.round = CoordinatorRound(self.federation.plan, self.offer)
         due = {(fault.participant, fault.phase): fault.kind for fault in faults}
         while self.round.phase is not phase:
-            self.federation.collect(self.offer, due, [])
+            self.federation.collect(due, [])
             self.round.close()
         self.victim = self.federation.participants[VICTIM]
 
     @property
     def told(self) -> Any:
-        """What an honest coordinator would tell the victim now."""
-        return self.offer if self.round.phase is Phase.ADVERTISE_KEYS else self.round.outbox(VICTIM)
+        """What an honest coordinator would tell the victim now: of sets the members, which lies change."""
+        return members_of(self.round.outbox(VICTIM))
 
     def lie(self, told: object) -> PeerError:
         """Tell the victim; return its refusal, which names who lied and when, once it sent and forgot nothing."""
         before = (self.victim.state, list(self.victim.journal.records), self.victim.journal.memory)
         refused = len(self.victim.refusals)
-        sent = self.victim.hear(told)
+        sent = self.victim.hear(as_told(told))
         assert sent == [], "an honest participant answered a lie"
         after = (self.victim.state, self.victim.journal.records, self.victim.journal.memory)
         assert after == before, "a refused message changed the state"
@@ -60,6 +68,27 @@ class Stage:
         assert (refusal.participant, refusal.phase) == ("coordinator", _phase_of(told).name)
         assert refusal.rule
         return refusal
+
+
+def members_of(told: Outgoing | None) -> Any:
+    """Return what a set that is told is made of, or what is told as it is."""
+    match told:
+        case AdvertisementSet(advertisements):
+            return advertisements
+        case HolderShares(shares, ()):
+            return shares
+    return told
+
+
+def as_told(lie: Any) -> Told:
+    """Return a lie as it is told: a set, if it is the members of one."""
+    match lie:
+        case (Advertisement(), *_):
+            return AdvertisementSet(lie)
+        case (DealtShare(), *_):
+            return HolderShares(lie)
+    told: Told = lie
+    return told
 
 
 def _phase_of(told: object) -> Phase:
@@ -281,6 +310,14 @@ def certificate_of(federation: Federation) -> Any:
 
 
 # --- RESULT and history ---
+
+
+def completed(
+    participant: Participant, certificate: RoundCertificate, memory: RunMemory, *, state: State | None = None
+) -> RoundClosed:
+    """Tell a certificate to somebody with this memory, in this state or just restarted; return the record of it."""
+    step = hear(state or Idle(participant), certificate, memory, SeededSource("draws nothing"))
+    return expect(RoundClosed, step.record)
 
 
 def before_the_result(federation: Federation) -> RunMemory:

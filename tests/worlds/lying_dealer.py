@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from participant.protocol.round import Shared
+from participant.protocol.states import Shared
+from participant.protocol.step import Message
+from participant.protocol.transitions import Told
 from privacy.secagg import messages
 from privacy.secagg.messages import ShareBundle
 from tests.worlds.federation import SimulatedParticipant
@@ -61,7 +63,7 @@ def dealing(one: SimulatedParticipant, change: Callable[[ShareBundle], ShareBund
     """Let the offender deal something else in the first attempt."""
     hear = one.hear
 
-    def lying(told: object) -> list[Any]:
+    def lying(told: Told | None) -> list[Message]:
         answers = hear(told)
         if answers and isinstance(answers[0], ShareBundle) and answers[0].position.attempt == 1:
             assert isinstance(one.state, Shared)

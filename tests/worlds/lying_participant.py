@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from coordinator.protocol.round import CoordinatorRound
-from participant.protocol.round import Masked, Shared
+from participant.protocol.states import Masked, Shared
 from privacy.errors import PeerError, Phase
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.messages import Receipt, ReleasedShare, ShareBundle, UnmaskShares
@@ -34,12 +34,10 @@ class Stage:
         self.round = self.federation.round = CoordinatorRound(self.federation.plan, self.offer)
         due = {} if lost is None else {lost: FaultKind.LOST}
         while self.round.phase is not phase:
-            self.federation.collect(self.offer, due, [])
+            self.federation.collect(due, [])
             self.round.close()
         self.answers = {
-            name: self.federation.participants[name].hear(
-                self.offer if phase is Phase.ADVERTISE_KEYS else self.round.outbox(name)
-            )
+            name: self.federation.participants[name].hear(self.round.outbox(name))
             for name in sorted(self.round.expected())
         }
 
@@ -62,11 +60,10 @@ class Stage:
         """Hand over a lie; return the refusal, which names its sender and the phase, once nothing has changed."""
         before = everything(self.round)
         with pytest.raises(PeerError) as refused:
-            Federation.hand_over(self.round, message)
+            self.round.receive(message)
         assert OFFENDER not in self.round.answered()
         assert everything(self.round) == before, "a refused message changed the state"
-        sender = message[0].sender if isinstance(message, tuple) else message.sender
-        assert (refused.value.participant, refused.value.phase) == (sender, self.round.phase.name)
+        assert (refused.value.participant, refused.value.phase) == (message.sender, self.round.phase.name)
         assert refused.value.rule
         return refused.value
 
@@ -74,7 +71,7 @@ class Stage:
         """The others' answers are taken and the phase closes without the offender."""
         for name, answers in self.answers.items():
             if name != OFFENDER:
-                assert Federation.hand_over(self.round, answers[0])
+                assert self.round.receive(answers[0])
         self.round.close()
 
 
@@ -99,6 +96,20 @@ def signed(message: MessageT, context: bytes | None = None) -> MessageT:
     body = lie.signed_bytes(PROTOCOL_VERSION) if context is None else lie.signed_bytes(PROTOCOL_VERSION, context)
     under_signature: MessageT = replace(lie, signature=signing_key(OFFENDER).sign(body))
     return under_signature
+
+
+def rubbish_for(victim: str, bundle: ShareBundle, context: bytes) -> ShareBundle:
+    """Return a bundle in which the offender seals rubbish for one holder, and signs it properly."""
+    index = [leaf.recipient for leaf in bundle.leaves].index(victim)
+    sealed = bytearray(bundle.sealed[index])
+    sealed[20] ^= 1
+    leaf = replace(bundle.leaves[index], ciphertext_hash=hashlib.sha256(sealed).digest())
+    lie = replace(
+        bundle,
+        leaves=(*bundle.leaves[:index], leaf, *bundle.leaves[index + 1 :]),
+        sealed=(*bundle.sealed[:index], bytes(sealed), *bundle.sealed[index + 1 :]),
+    )
+    return signed(lie, context)
 
 
 # --- ADVERTISE_KEYS ---

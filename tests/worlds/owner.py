@@ -25,6 +25,7 @@ from participant.runs.context import DaemonContext
 from participant.runs.evaluator import Measured
 from participant.training.trainer import OneHotTrainer, Progress
 from privacy.plan import Plan
+from privacy.secagg.fixed_point import Buffer
 from privacy.secagg.keys import SigningKey
 from protos.envelope import (
     ContentRef,
@@ -125,7 +126,7 @@ class RecordingLink:
         self.sent.append(submission)
         self.after(kind)
 
-    def upload(self, upload: UploadAnnounced, masked: bytes | memoryview) -> None:
+    def upload(self, upload: UploadAnnounced, masked: Buffer) -> None:
         """Keep an upload."""
         self.before("upload")
         self.uploads.append((upload, bytes(masked)))

@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 
 from coordinator.protocol.round import CoordinatorRound, Outgoing, RoundResult
-from participant.runs.participation import Participation, RoundTask
+from participant.runs.participation import Participation
+from participant.runs.tasks import RoundTask
 from privacy.errors import Phase
 from privacy.ledger_entries import Charge
 from privacy.plan_parts import Mode
 from privacy.secagg.hashes import adapter_hash, genesis_transcript
 from privacy.secagg.messages import (
     Advertisement,
+    AdvertisementSet,
     AttemptOffer,
-    DealtShare,
+    HolderShares,
+    MaskedUpload,
     Position,
     Receipt,
+    RoundCertificate,
     SurvivorProposal,
     UnmaskRequest,
 )
@@ -36,11 +40,12 @@ from protos.envelope import (
     SurvivorsProposed,
     UnmaskRequested,
 )
-from tests.worlds.expect import expect_all
+from tests.worlds.expect import expect
 from tests.worlds.federation import Federation
 from tests.worlds.owner import INITIAL_ADAPTER, Killed, OwnerDirectory, content, give, owned_plan, policy_text, zeros
 from tests.worlds.plans import sign_plan, verified
 
+InRound = AdvertisementSet | HolderShares | SurvivorProposal | UnmaskRequest | RoundCertificate
 ME = "alice"  # whose daemon is the real one
 
 
@@ -114,7 +119,7 @@ class Rehearsal:
 
     def advertisements(self) -> tuple[Advertisement, ...]:
         """Return the keys of the round, which the coordinator now sends to this participant."""
-        return expect_all(Advertisement, self.outbox())
+        return expect(AdvertisementSet, self.outbox()).advertisements
 
     def due_task(self) -> RoundTask | None:
         """Return what the coordinator asks of this participant now, or ``None`` if it waits for nothing from it."""
@@ -124,17 +129,11 @@ class Rehearsal:
         """Return what the coordinator asks of this participant now, which must be something."""
         machine, run_id = self.machine, self.plan.run_id
         assert self.name in machine.expected() - machine.answered(), "the coordinator waits for nothing from it"
-        if machine.phase is Phase.ADVERTISE_KEYS:
-            return AttemptOpened(run_id, machine.offer, content(self.adapter), tuple(self.world.completed))
-        match self.outbox():
-            case SurvivorProposal() as proposal:
-                return SurvivorsProposed(run_id, proposal)
-            case UnmaskRequest() as request:
-                return UnmaskRequested(run_id, request)
-            case advertised if machine.phase is Phase.SHARE_KEYS:
-                return KeysAdvertised(run_id, expect_all(Advertisement, advertised))
-            case dealt:
-                return SharesDealt(run_id, machine.offer.position, expect_all(DealtShare, dealt))
+        told = self.outbox()
+        assert told is not None
+        if isinstance(told, AttemptOffer):
+            return AttemptOpened(run_id, told, content(self.adapter), tuple(self.world.completed))
+        return task_that_says(told, run_id)
 
     def ask_me(self) -> None:
         """Hand the current task over; a daemon that is killed starts again and is asked again."""
@@ -156,7 +155,7 @@ class Rehearsal:
         for submission in self.me.link.take():
             match submission:
                 case Receipt():
-                    self.machine.accumulate(submission, self.me.link.uploads[-1][1])
+                    self.machine.receive(MaskedUpload(submission, self.me.link.uploads[-1][1]))
                 case Abstained():
                     self.machine.abstain(self.name)
                 case PlanApproved() | PlanRefused() | Evaluation():
@@ -167,9 +166,8 @@ class Rehearsal:
     def ask_others(self) -> None:
         """Let the simulated peers answer."""
         for name in sorted(self.machine.expected() - {self.name}):
-            told = self.machine.offer if self.machine.phase is Phase.ADVERTISE_KEYS else self.machine.outbox(name)
-            for answer in self.world.participants[name].hear(told):
-                Federation.hand_over(self.machine, answer)
+            for answer in self.world.participants[name].hear(self.machine.outbox(name)):
+                self.machine.receive(answer)
 
     def phase(self) -> None:
         """Play a phase."""
@@ -202,6 +200,21 @@ class Rehearsal:
     def charges(self) -> list[Charge]:
         """Return what the ledger was charged with."""
         return [record.entry for record in self.me.ledger().rows() if isinstance(record.entry, Charge)]
+
+
+def task_that_says(told: InRound, run_id: str) -> RoundTask:
+    """Return the task in which a coordinator says this to a participant."""
+    match told:
+        case AdvertisementSet(advertisements):
+            return KeysAdvertised(run_id, advertisements)
+        case HolderShares(shares, u2):
+            return SharesDealt(run_id, shares[0].position, shares, u2)
+        case SurvivorProposal():
+            return SurvivorsProposed(run_id, told)
+        case UnmaskRequest():
+            return UnmaskRequested(run_id, told)
+        case RoundCertificate():
+            return RoundCompleted(run_id, told)
 
 
 def genesis(world: Federation) -> bytes:

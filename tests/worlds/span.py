@@ -23,23 +23,31 @@ from typing import Any
 import numpy as np
 
 from coordinator.protocol.bundles import KeptBundle
+from participant.protocol.member import Participant
 from participant.protocol.memory import RunMemory, UpdateEncoded
-from participant.protocol.round import Participant, Ready, advertise
+from participant.protocol.round import hear
+from participant.protocol.states import Advertised, Idle, Masked, Ready, Shared, State
+from participant.protocol.step import Step
+from participant.protocol.transitions import EncodedUpdate, Told
 from privacy.errors import PeerError
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import hashes
 from privacy.secagg.keys import SigningKey
 from privacy.secagg.messages import (
     Advertisement,
+    AdvertisementSet,
     AttemptOffer,
     DealtShare,
-    NeighbourShares,
+    HolderShares,
+    MaskedUpload,
     Position,
     Receipt,
     SurvivorProposal,
     SurvivorSignature,
     UnmaskRequest,
+    UnmaskShares,
 )
+from tests.worlds.expect import expect
 from tests.worlds.federation import SeededSource
 from tests.worlds.plans import make_plan, names, signing_key, verified
 from tests.worlds.span_rows import STREAMS, UPDATE, Row, Sum, learned
@@ -71,13 +79,13 @@ class Upload:
     """An honest participant after its masked upload."""
 
     shown: Shown
-    state: Any
+    state: Masked  # as after a restart: what was signed and released since is in the memory
     receipt: Receipt
     row: Row
 
 
 @dataclass(frozen=True)
-class Told:
+class Proposed:
     """Survivors as one participant is told them, and the signatures over them that the coordinator can make up."""
 
     proposal: SurvivorProposal
@@ -90,12 +98,12 @@ class Attempt:
 
     number: int
     uploads: dict[str, Upload] = field(default_factory=dict)
-    advertised: dict[tuple[Actor, int], Any] = field(default_factory=dict)
-    dealt: dict[tuple[Actor, tuple[Actor, ...], int], Any] = field(default_factory=dict)  # state and bundle
+    advertised: dict[tuple[Actor, int], Advertised] = field(default_factory=dict)
+    dealt: dict[tuple[Actor, tuple[Actor, ...], int], Shared] = field(default_factory=dict)
     openers: dict[bytes, set[Secret]] = field(default_factory=dict)  # of each stream key
     dealers: dict[bytes, Secret] = field(default_factory=dict)  # of each share, by its bytes
     lost: dict[Actor, int] = field(default_factory=dict)  # how many shares of its secrets colluders hold
-    told: dict[tuple[Sequence[str], str], Told] = field(default_factory=dict)  # by S and who is asked
+    proposed: dict[tuple[Sequence[str], str], Proposed] = field(default_factory=dict)  # by S and who is asked
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,8 @@ class LyingCoordinator:
         self.honest, self.colluders = names(n)[: n - f], names(n)[n - f :]
         self.memories = {name: RunMemory.empty(self.plan.hash) for name in self.honest}
         self.attempts: dict[int, Attempt] = {}
-        self._advertised: dict[Any, Any] = {}  # steps that any fork has taken: the same question, the same answer
+        # Steps that any fork has taken: the same question, the same answer.
+        self._advertised: dict[Any, Step[State] | None] = {}
 
     @property
     def everyone(self) -> tuple[str, ...]:
@@ -179,18 +188,21 @@ class LyingCoordinator:
         memory = self.memories.get(actor, RunMemory.empty(self.plan.hash))
         asked = (actor, offer, memory)
         if asked not in self._advertised:
-            party = Participant(self.plan, name_of(actor), self._identity(actor))
-            try:
-                step = advertise(party, offer, memory, self._source(attempt.number, actor, adapter))
-            except PeerError:
-                step = None
-            self._advertised[asked] = step
+            idle = Idle(Participant(self.plan, name_of(actor), self._identity(actor)))
+            self._advertised[asked] = self._hear(idle, offer, memory, attempt.number, actor, adapter)
         step = self._advertised[asked]
         if step is None:
             return
         if actor in self.memories and step.record is not None:
             self.memories[actor] = memory.apply(step.record)
-        attempt.advertised[actor, adapter] = step.state
+        attempt.advertised[actor, adapter] = expect(Advertised, step.state)
+
+    def _hear(self, state: State, told: Told, memory: RunMemory, *what: object) -> Step[State] | None:
+        """Tell somebody something; return its step, which draws what this names, or ``None`` if it refuses."""
+        try:
+            return hear(state, told, memory, self._source(*what))
+        except PeerError:
+            return None
 
     def _advertisements(self, attempt: Attempt, shown: Shown, view: View) -> tuple[Advertisement, ...]:
         found = []
@@ -210,25 +222,25 @@ class LyingCoordinator:
             return
         try:
             u1 = self._advertisements(attempt, shown, view)
-            step = state.on_advertisements(u1, self._source(attempt.number, actor, shown.u1))
-        except (KeyError, PeerError):  # somebody did not advertise; or the view is refused
+        except KeyError:  # somebody did not advertise
             return
-        attempt.dealt[actor, shown.u1, shown.adapter] = (step.state, step.message)
-        holders = step.state.graph.holders(name_of(actor))
-        attempt.lost[actor] = sum(self._controls(one) and name_of(one) in holders for one in shown.u1)
+        memory = self.memories.get(actor, RunMemory.empty(self.plan.hash))
+        step = self._hear(state, AdvertisementSet(u1), memory, attempt.number, actor, shown.u1)
+        if step is None:
+            return
+        shared = attempt.dealt[actor, shown.u1, shown.adapter] = expect(Shared, step.state)
+        holders = shared.graph.holders(name_of(actor))
+        attempt.lost[actor] = sum(self._controls(other) and name_of(other) in holders for other in shown.u1)
 
     def _mask(self, attempt: Attempt, shown: Shown, view: View) -> None:
         if (shown.to, shown.u1, shown.adapter) not in attempt.dealt:
             return
-        state, _ = attempt.dealt[shown.to, shown.u1, shown.adapter]
+        state = attempt.dealt[shown.to, shown.u1, shown.adapter]
         neighbours = set(state.graph.neighbours(shown.to)) & set(shown.u2)
         shares = tuple(self._dealt_by(attempt, shown, view, neighbours))
-        try:
-            ready = state.on_shares(NeighbourShares(shown.u2, shares)).state
-        except PeerError:
-            return
-        if isinstance(ready, Ready):
-            self._upload(attempt, shown, ready)
+        step = self._hear(state, HolderShares(shares, shown.u2), self.memories[shown.to])
+        if step is not None and isinstance(step.state, Ready):
+            self._upload(attempt, shown, step.state)
 
     def _dealt_by(self, attempt: Attempt, shown: Shown, view: View, dealers: Set[str]) -> Iterator[DealtShare]:
         """What each dealer dealt to a participant in this context; or, for want of that, in another one."""
@@ -237,25 +249,28 @@ class LyingCoordinator:
             own = shown if self._controls(actor) else views.get(name_of(actor), shown)
             dealt = attempt.dealt.get((actor.rstrip("~"), own.u1, own.adapter))
             if name_of(actor) in dealers and dealt is not None:
-                kept = KeptBundle.of(dealt[1])
+                kept = KeptBundle.of(dealt.bundle)
                 if shown.to in kept.commitments.recipients:
                     yield kept.dealt_to(shown.to)
 
     def _upload(self, attempt: Attempt, shown: Shown, ready: Ready) -> None:
-        STREAMS.forget()
-        step, _ = ready.mask(np.zeros(self.plan.plan.recipe.entries, dtype=np.int64))
-        assert step.record is not None
         encoded = UpdateEncoded(1, b"\0" * 32, ready.offer.adapter_hash, ready.offer.previous_transcript)
-        self.memories[shown.to] = self.memories[shown.to].apply(encoded).apply(step.record)
+        memory = self.memories[shown.to].apply(encoded)
+        STREAMS.forget()
+        nothing = EncodedUpdate(np.zeros(self.plan.plan.recipe.entries, dtype=np.int64))
+        step = hear(ready, nothing, memory, self._source())
+        assert step.record is not None
+        self.memories[shown.to] = memory.apply(step.record)
         row: Row = {(UPDATE, (shown.to, shown.adapter)): 1}
         for key, sign in STREAMS.terms:
             row["stream", key] = row.get(("stream", key), 0) + sign
             self._note_openers(attempt, shown, key)
-        attempt.uploads[shown.to] = Upload(shown, step.state, step.message, row)  # type: ignore[arg-type]  # a receipt
+        receipt = expect(MaskedUpload, step.message).receipt
+        attempt.uploads[shown.to] = Upload(shown, expect(Masked, step.state), receipt, row)
         seen = {name_of(actor): actor.rstrip("~") for actor in shown.u1}
-        for one in ready.shares:
-            attempt.dealers[one.masking_share] = ("masking", attempt.number, seen[one.dealer])
-            attempt.dealers[one.seed_share] = ("seed", attempt.number, seen[one.dealer])
+        for share in ready.shares:
+            attempt.dealers[share.masking_share] = ("masking", attempt.number, seen[share.dealer])
+            attempt.dealers[share.seed_share] = ("seed", attempt.number, seen[share.dealer])
 
     @staticmethod
     def _note_openers(attempt: Attempt, shown: Shown, key: bytes) -> None:
@@ -267,13 +282,13 @@ class LyingCoordinator:
 
     # --- survivors ---
 
-    def _told(self, number: int, survivors: Sequence[str], asked: str) -> Told:
+    def _proposed(self, number: int, survivors: Sequence[str], asked: str) -> Proposed:
         attempt = self.attempts[number]
-        if (survivors, asked) not in attempt.told:
+        if (survivors, asked) not in attempt.proposed:
             proposal = self._proposal(attempt, survivors, asked)
             made_up = tuple(self._made_up(attempt.uploads[asked], proposal))
-            attempt.told[survivors, asked] = Told(proposal, made_up)
-        return attempt.told[survivors, asked]
+            attempt.proposed[survivors, asked] = Proposed(proposal, made_up)
+        return attempt.proposed[survivors, asked]
 
     def _proposal(self, attempt: Attempt, survivors: Sequence[str], asked: str) -> SurvivorProposal:
         """Return S as receipts: honest ones as signed; colluders' to suit the one asked; of others, forged ones."""
@@ -299,15 +314,16 @@ class LyingCoordinator:
         """Ask an honest participant to sign S; return its signature, or ``None`` if it refuses."""
         if asked not in self.attempts[number].uploads:
             return None
-        state = self.attempts[number].uploads[asked].state
-        try:
-            step = state.on_survivors(self._told(number, survivors, asked).proposal, self.memories[asked])
-        except PeerError:
-            return None
-        if step.record is not None:
+        upload = self.attempts[number].uploads[asked]
+        step = self._committed(upload.state, self._proposed(number, survivors, asked).proposal, asked)
+        return None if step is None else expect(SurvivorSignature, step.message)
+
+    def _committed(self, state: State, told: Told, asked: str) -> Step[State] | None:
+        """Tell an honest participant something, and let its memory know what it has committed itself to."""
+        step = self._hear(state, told, self.memories[asked])
+        if step is not None and step.record is not None:
             self.memories[asked] = self.memories[asked].apply(step.record)
-        signature: SurvivorSignature = step.message
-        return signature
+        return step
 
     def release(
         self, number: int, survivors: Sequence[str], asked: str, signatures: Sequence[SurvivorSignature]
@@ -316,16 +332,14 @@ class LyingCoordinator:
         attempt = self.attempts[number]
         if asked not in attempt.uploads:
             return None
-        told = self._told(number, survivors, asked)
-        request = UnmaskRequest(told.proposal, (*signatures, *signatures, *told.made_up))
-        try:
-            step = attempt.uploads[asked].state.on_unmask(request, self.memories[asked])
-        except PeerError:
+        proposed = self._proposed(number, survivors, asked)
+        request = UnmaskRequest(proposed.proposal, (*signatures, *signatures, *proposed.made_up))
+        step = self._committed(attempt.uploads[asked].state, request, asked)
+        if step is None:
             return None
-        if step.record is not None:
-            self.memories[asked] = self.memories[asked].apply(step.record)
-        released = (*step.message.seed_shares, *step.message.masking_shares)
-        return Release(number, asked, frozenset(attempt.dealers[one.share] for one in released))
+        message = expect(UnmaskShares, step.message)
+        shares = (*message.seed_shares, *message.masking_shares)
+        return Release(number, asked, frozenset(attempt.dealers[released.share] for released in shares))
 
     def _made_up(self, upload: Upload, proposal: SurvivorProposal) -> Iterator[SurvivorSignature]:
         at, round_ctx = proposal.position, upload.state.record.round_ctx

@@ -1,0 +1,86 @@
+"""The price of a round: what this participant adds to a sum is charged, trained, stored and recorded, in this order.
+
+Guarantees: nothing is trained before its charge is on the ledger's disk; nothing is returned, and so nothing masked,
+before its bytes and the record of their hash are durable; a round whose update was recorded is not trained again, and
+each attempt at it masks the same bytes. If they are lost, nothing is masked in this round any more.
+Leaves to others: when a round may be charged at all (``consent``), what training is (``round_training``), masking, and
+erasing the bytes when the round closes.
+Source: docs/protocol.md sections 5.3 and 6.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from participant.protocol.memory import UpdateEncoded, encoded_name
+from participant.runs.journal import Journal
+from privacy.errors import LocalError
+from privacy.secagg.messages import AttemptOffer
+
+Train = Callable[[int], NDArray[np.int64]]  # returns the update of a round
+
+
+class Budget(Protocol):
+    """What a round is charged to."""
+
+    def charge(self, number: int) -> None:
+        """Make a round's charge durable, or raise; a round that was charged before is not charged again."""
+        ...
+
+
+class RoundUpdate:
+    """The encoded updates of one run, each made once.
+
+    Args:
+        journal: of the run.
+        budget: charged before each training.
+        ring_bits: of the plan: an update is stored as wide as the ring, since weights and masks are applied modulo
+            2^bits, so that nothing is lost.
+    """
+
+    def __init__(self, journal: Journal, budget: Budget, *, ring_bits: int) -> None:
+        self._journal = journal
+        self._budget = budget
+        self._format = np.dtype(f"<i{ring_bits // 8}")
+        self._not_stored: tuple[int, NDArray[np.int64]] | None = None
+
+    def encoded(self, offer: AttemptOffer, train: Train) -> NDArray[np.int64]:
+        """Return the encoded update of the round that an attempt is of; it is durable.
+
+        Raises:
+            RefusedError: the budget does not allow the round; nothing is trained.
+            LocalError: ``E-STATE-DAMAGED``, the update of an earlier attempt is lost; ``E-DISK-FULL``, it can be asked
+                for again and is not trained again; or what training raises.
+        """
+        number = offer.position.round
+        known = self._journal.memory.encoded_in(number)
+        if known is not None:
+            return self._stored(known)
+        self._budget.charge(number)
+        update = self._trained(number, train)
+        data = update.astype(self._format).data.cast("B")
+        self._journal.store(encoded_name(number), data)
+        sha256 = hashlib.sha256(data).digest()
+        self._journal.append(UpdateEncoded(number, sha256, offer.adapter_hash, offer.previous_transcript))
+        self._not_stored = None
+        return update
+
+    def forget(self) -> None:
+        """Let go of an update that could not be stored: its round is over."""
+        self._not_stored = None
+
+    def _trained(self, number: int, train: Train) -> NDArray[np.int64]:
+        if self._not_stored is None or self._not_stored[0] != number:
+            self._not_stored = number, train(number)
+        return self._not_stored[1]
+
+    def _stored(self, record: UpdateEncoded) -> NDArray[np.int64]:
+        data = self._journal.load(encoded_name(record.round), record.sha256)
+        if data is None:
+            raise LocalError("E-STATE-DAMAGED", f"the encoded update of round {record.round} is lost: abstaining")
+        return np.frombuffer(data, dtype=self._format).astype(np.int64)
