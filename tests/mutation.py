@@ -238,7 +238,7 @@ def _changes(function: FunctionNode) -> Iterator[tuple[ast.AST, ast.AST]]:
                 yield node, ast.Pass()
             case ast.Call(args=[members, *_], keywords=keywords):
                 bounds = {"least": ast.Constant(0), "within": members}
-                yield from ((one.value, bounds[one.arg]) for one in keywords if one.arg in bounds)
+                yield from ((keyword.value, bounds[keyword.arg]) for keyword in keywords if keyword.arg in bounds)
         for condition in _conditions(node, function):
             yield condition, ast.Constant(True)
             yield from _guard(condition)
@@ -453,8 +453,8 @@ def main() -> int:
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         return int(status)
     print(f"\n{len(runner.survivors)} of {runner.total} mutants survive")
-    for one in runner.survivors:
-        print(f"  {one.name}")
+    for survivor in runner.survivors:
+        print(f"  {survivor.name}")
     if runner.disturbed:
         print("but that test passed at first: files were edited meanwhile, or it is unsteady; run it again")
     return 1 if runner.survivors or runner.disturbed else 0

@@ -17,13 +17,15 @@ CASE = Case.parse("n5_d1000_k4_drop1")  # f = 1, T = 4: four survive
 def test_the_primitives_of_a_participant_are_those_that_the_protocol_asks_for() -> None:
     clients, _ = CountedStage(CASE).count()
     assert len(clients) == 4
-    for one in clients:
-        assert one[floor.VERIFY] == 5 + 4 + 4 + 4  # advertisements, shares, receipts; one quorum, for shares and result
-        assert one[floor.SIGN] == 5  # one per phase
-        assert one[floor.AGREE] == 2 + 2 * 4  # its two keys, and with each peer for masks and for the channel
-        assert one[floor.STREAM_BYTES] == 4 * 1000 * (1 + 4)  # its own mask, and one per peer
-        assert one[floor.ENCODE] == 1000
-        assert one[floor.HASH_BYTES] > 4 * 1000  # the upload, and small things
+    for client in clients:
+        assert (
+            client[floor.VERIFY] == 5 + 4 + 4 + 4
+        )  # advertisements, shares, receipts; one quorum, for shares and result
+        assert client[floor.SIGN] == 5  # one per phase
+        assert client[floor.AGREE] == 2 + 2 * 4  # its two keys, and with each peer for masks and for the channel
+        assert client[floor.STREAM_BYTES] == 4 * 1000 * (1 + 4)  # its own mask, and one per peer
+        assert client[floor.ENCODE] == 1000
+        assert client[floor.HASH_BYTES] > 4 * 1000  # the upload, and small things
 
 
 def test_the_primitives_of_the_coordinator_are_those_that_the_protocol_asks_for() -> None:

@@ -76,7 +76,7 @@ def opened(world: LyingCoordinator, survivors: Set[str]) -> list[frozenset[str]]
 
 
 def same_span(sums: Sequence[Sum], components: Sequence[frozenset[str]]) -> bool:
-    indicators: list[Sum] = [{(name, 0): 1 for name in sorted(one)} for one in components]
+    indicators: list[Sum] = [{(name, 0): 1 for name in sorted(component)} for component in components]
     together = independent([*sums, *indicators])
     return len(sums) == len(indicators) == len(together)
 

@@ -71,9 +71,9 @@ def test_any_schedule_of_faults_gives_the_survivors_exact_sum_or_a_clean_abort(
         return
     assert len(result.survivors) >= plan.min_survivors
     assert (result.total() == federation.one_hot(result.survivors)).all()
-    for one in federation.participants.values():
-        if one.present:
-            assert one.journal.memory.transcript == federation.transcript
+    for participant in federation.participants.values():
+        if participant.present:
+            assert participant.journal.memory.transcript == federation.transcript
 
 
 def test_a_graph_that_plans_accept_gives_the_exact_sum_without_two_of_sixty_and_no_key_stream_serves_twice(
@@ -164,7 +164,7 @@ def test_an_attempt_that_lost_too_many_holders_of_somebody_ends_before_the_commi
     with pytest.raises(RoundAborted, match="fewer than 5 holders of the shares of") as aborted:
         federation.run_attempt(1, 1, frozenset(), lost, crash_coordinator=False)
     assert aborted.value.code == "E-ROUND-TOO-FEW"
-    assert all(not one.journal.memory.signed for one in federation.participants.values())
+    assert all(not participant.journal.memory.signed for participant in federation.participants.values())
 
 
 def test_bundles_of_too_few_holders_end_the_attempt_and_the_next_graph_serves() -> None:
@@ -181,14 +181,17 @@ def test_bundles_of_too_few_holders_end_the_attempt_before_anybody_trains() -> N
     federation = world()
     with pytest.raises(RoundAborted, match="fewer than 5 holders of the shares of"):
         federation.run_attempt(1, 1, frozenset(), lost, crash_coordinator=False)
-    assert all(not one.journal.memory.encoded for one in federation.participants.values())
+    assert all(not participant.journal.memory.encoded for participant in federation.participants.values())
 
 
 def test_a_graph_in_which_somebody_has_too_few_holders_ends_the_attempt_before_anything_is_dealt() -> None:
     federation = world(t=9)
     with pytest.raises(RoundAborted, match="fewer than 9 holders of the shares of"):
         federation.run_round()
-    assert all(one.state is None or not hasattr(one.state, "bundle") for one in federation.participants.values())
+    assert all(
+        participant.state is None or not hasattr(participant.state, "bundle")
+        for participant in federation.participants.values()
+    )
 
 
 def test_both_sides_resume_a_round_on_a_k_regular_graph() -> None:

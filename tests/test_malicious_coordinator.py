@@ -166,7 +166,9 @@ def _signed_receipt(stage: Stage, name: str, **changes: Any) -> SurvivorProposal
             changed, signature=signing_key(name).sign(changed.signed_bytes(PROTOCOL_VERSION, masked.record.round_ctx))
         )
 
-    return replace(told, receipts=tuple(sign(one) if one.sender == name else one for one in told.receipts))
+    return replace(
+        told, receipts=tuple(sign(receipt) if receipt.sender == name else receipt for receipt in told.receipts)
+    )
 
 
 @pytest.mark.parametrize("sentence", SETS_S)
@@ -414,7 +416,7 @@ def test_a_round_completed_in_the_last_attempt_of_the_plan_is_a_history() -> Non
     federation = Federation(5, 1)
     certificate = certificate_of(federation)
     last = resigned(certificate, position=replace(certificate.position, attempt=federation.plan.plan.max_attempts))
-    others = survivor_set(last, *(one for one in last.survivors.members if one[0] != "erin"))
+    others = survivor_set(last, *(member for member in last.survivors.members if member[0] != "erin"))
     nothing = RunMemory.empty(federation.plan.hash)
     record = completed(federation.participants["erin"].participant, resigned(last, survivors=others), nothing)
     assert (record.attempt, record.alarm) == (3, False)
@@ -425,7 +427,7 @@ def test_a_participant_left_out_of_another_attempt_than_its_own_raises_no_alarm(
     federation = Federation(5, 1)
     certificate = certificate_of(federation)
     party = federation.participants[VICTIM].participant
-    others = survivor_set(certificate, *(one for one in certificate.survivors.members if one[0] != VICTIM))
+    others = survivor_set(certificate, *(member for member in certificate.survivors.members if member[0] != VICTIM))
     before = replace(before_the_result(federation), signed=None)
     later = resigned(certificate, survivors=others, position=replace(certificate.position, attempt=2))
     assert not completed(party, later, before).alarm

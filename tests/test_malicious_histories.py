@@ -64,7 +64,7 @@ def test_malicious_sums_that_differ_stop_everybody_in_the_next_round_whomever_it
                 victim = federation.participants[name]
                 assert isinstance(victim.state, Advertised)
                 assert victim.hear(AdvertisementSet(tuple(said[peer] for peer in shown))) == []
-    codes = {error.code for one in federation.participants.values() for error in one.refusals}
+    codes = {error.code for participant in federation.participants.values() for error in participant.refusals}
     assert codes == {"E-ROUND-SET", "E-ROUND-CONTEXT", "E-ROUND-TRANSCRIPT"}
     alice = federation.participants["alice"]
     alice.refusals.clear()
@@ -176,11 +176,11 @@ def uploaded_twice() -> tuple[Federation, CoordinatorRound, CoordinatorRound]:
 def test_malicious_coordinator_cannot_complete_either_of_two_attempts_once_it_asks_across_them() -> None:
     """All signatures and releases of both attempts are asked of everybody, the older attempt's first."""
     federation, first, second = uploaded_twice()
-    for one in federation.participants.values():
-        assert isinstance(one.state, Masked)
-        assert one.state.record.attempt == 2
-        assert one.hear(first.outbox(one.name)) == []
-        assert one.refusals[-1].code == "E-ROUND-CONTEXT"
+    for participant in federation.participants.values():
+        assert isinstance(participant.state, Masked)
+        assert participant.state.record.attempt == 2
+        assert participant.hear(first.outbox(participant.name)) == []
+        assert participant.refusals[-1].code == "E-ROUND-CONTEXT"
     for name in EVERYBODY:
         for answer in federation.participants[name].hear(second.outbox(name)):
             assert second.receive(answer)
@@ -188,10 +188,10 @@ def test_malicious_coordinator_cannot_complete_either_of_two_attempts_once_it_as
     request = second.outbox("alice")
     assert isinstance(request, UnmaskRequest)
     across = replace(request, proposal=expect(SurvivorProposal, first.outbox("alice")))
-    for one in federation.participants.values():
-        assert one.hear(across) == []
-        assert one.refusals[-1].code == "E-ROUND-CONTEXT"
-        assert one.hear(request)
+    for participant in federation.participants.values():
+        assert participant.hear(across) == []
+        assert participant.refusals[-1].code == "E-ROUND-CONTEXT"
+        assert participant.hear(request)
 
 
 def test_malicious_attempts_told_to_whoever_still_holds_the_older_one_stay_closed() -> None:
@@ -207,8 +207,8 @@ def test_malicious_attempts_told_to_whoever_still_holds_the_older_one_stay_close
 
 def test_a_retry_encodes_nothing_anew_and_its_upload_is_another() -> None:
     federation, first, second = uploaded_twice()
-    for one in federation.participants.values():
-        kinds = [type(each).__name__ for each in one.journal.records]
+    for participant in federation.participants.values():
+        kinds = [type(each).__name__ for each in participant.journal.records]
         assert kinds == ["AttemptAdvertised", "UpdateEncoded", "UpdateMasked", "AttemptAdvertised", "UpdateMasked"]
     for name in EVERYBODY:
         proposals = [expect(SurvivorProposal, attempt.outbox(name)) for attempt in (first, second)]

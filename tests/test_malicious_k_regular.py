@@ -85,7 +85,7 @@ def _without(told: HolderShares, *names_of: str) -> HolderShares:
 def _from_a_stranger(stage: Stage) -> Any:
     """What somebody who is no neighbour of the victim dealt to a neighbour of its own."""
     dealt: Any = stage.round.outbox(stage.graph.neighbours(stage.stranger)[0])
-    return next(one for one in dealt.shares if one.dealer == stage.stranger)
+    return next(share for share in dealt.shares if share.dealer == stage.stranger)
 
 
 def _tree_over_all(stage: Stage) -> Any:
@@ -100,7 +100,7 @@ def _tree_over_all(stage: Stage) -> Any:
 SHARES: dict[str, tuple[Callable[[Stage], Any], str, str]] = {
     "a share of somebody who is no neighbour": (
         lambda s: replace(
-            s.told, shares=tuple(sorted((*s.told.shares, _from_a_stranger(s)), key=lambda one: one.dealer))
+            s.told, shares=tuple(sorted((*s.told.shares, _from_a_stranger(s)), key=lambda share: share.dealer))
         ),
         "E-ROUND-SET",
         "this participant's neighbours in U2",
@@ -193,7 +193,9 @@ def test_isolating_somebody_by_declaring_its_neighbours_dropped_reveals_nothing_
     signatures = tuple(expect(SurvivorSignature, everyone[name].hear(proposal)[0]) for name in survivors)
     request = UnmaskRequest(proposal, signatures)
     released = [expect(UnmaskShares, everyone[name].hear(request)[0]) for name in survivors]
-    about = [one for told in released for one in (*told.seed_shares, *told.masking_shares) if one.owner == stage.name]
+    about = [
+        share for told in released for share in (*told.seed_shares, *told.masking_shares) if share.owner == stage.name
+    ]
     assert len(about) == 1, "its own share of its own seed, where five rebuild it"
     for name in around:  # they hold the others
         assert everyone[name].hear(request) == []

@@ -84,7 +84,7 @@ class Liar:
         return self.random.random() >= self.lying * share
 
     def _subset(self, members: Sequence[str], *, with_: str = "", share: float = 1.0) -> tuple[str, ...]:
-        return tuple(sorted(one for one in members if one == with_ or self._honestly(share)))
+        return tuple(sorted(member for member in members if member == with_ or self._honestly(share)))
 
     def _ask(self, number: int) -> None:
         """Propose a few sets, all in one order of asking: signatures of most, then releases of most."""

@@ -43,9 +43,9 @@ def assert_exact_or_clean(federation: Federation, faults: list[Fault], *, crash:
     assert len(result.survivors) >= plan.min_survivors
     assert (result.total() == federation.one_hot(result.survivors)).all()
     assert set(result.survivors) | set(result.dropouts) == set(federation.participants)
-    for one in federation.participants.values():
-        memory = one.journal.memory
-        if one.present:
+    for participant in federation.participants.values():
+        memory = participant.journal.memory
+        if participant.present:
             assert memory.transcript == federation.transcript
 
 
@@ -90,15 +90,15 @@ def test_three_with_one_colluder_tolerate_no_dropout_and_abort(phase: Phase) -> 
     federation = Federation(3, 1)
     with pytest.raises(RoundAborted, match="2 of the 3 needed"):
         federation.run_round([Fault("bob", phase, FaultKind.LOST)])
-    assert all(not one.journal.memory.released for one in federation.participants.values())
+    assert all(not participant.journal.memory.released for participant in federation.participants.values())
 
 
 @pytest.mark.parametrize("suite", [1, 2])
 def test_a_retry_masks_the_byte_identical_encoded_update_under_other_masks(suite: int) -> None:
     federation = Federation(5, 1, suite=suite)
     trained: list[int] = []
-    for one in federation.participants.values():
-        one.train = _counting(one.train, trained)
+    for participant in federation.participants.values():
+        participant.train = _counting(participant.train, trained)
     late = [Fault(name, Phase.COLLECT_MASKED, FaultKind.LATE) for name in ("alice", "bob")]
     result = federation.run_round(late)
     assert result.certificate.position.attempt == 2

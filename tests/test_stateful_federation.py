@@ -227,25 +227,25 @@ class FaultyFederation(RuleBasedStateMachine):
     @invariant()
     def nobody_commits_twice_in_a_round(self) -> None:
         """One survivor set is signed, one released along."""
-        for one in self.federation.participants.values():
+        for participant in self.federation.participants.values():
             for kind in (SurvivorsSigned, SharesReleased):
-                records = [record for record in one.journal.records if isinstance(record, kind)]
+                records = [record for record in participant.journal.records if isinstance(record, kind)]
                 assert len({record.round for record in records}) == len(records)
-            masked = [record for record in one.journal.records if isinstance(record, UpdateMasked)]
+            masked = [record for record in participant.journal.records if isinstance(record, UpdateMasked)]
             assert len({(record.round, record.attempt) for record in masked}) == len(masked)
 
     @invariant()
     def all_know_one_history(self) -> None:
         """Whoever knows a round knows the same transcript as everybody."""
-        for one in self.federation.participants.values():
-            memory = one.journal.memory
+        for participant in self.federation.participants.values():
+            memory = participant.journal.memory
             assert memory.transcript == self.transcripts[memory.completed]
 
     @invariant()
     def nobody_fails_but_by_a_typed_refusal(self) -> None:
         """Refusals name the coordinator or a peer; nothing else was raised on the way."""
-        for one in self.federation.participants.values():
-            assert all(isinstance(refusal, PeerError) for refusal in one.refusals)
+        for participant in self.federation.participants.values():
+            assert all(isinstance(refusal, PeerError) for refusal in participant.refusals)
 
     def teardown(self) -> None:
         """Once faults end, the next rounds complete if enough are left whose journals were never copied back."""

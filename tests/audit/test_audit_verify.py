@@ -254,7 +254,7 @@ def test_a_participant_that_abstained_charges_fewer_rounds_than_were_started() -
 def test_the_three_epsilons_are_ordered_by_trust() -> None:
     claim = coordinator_report()[0].privacy
     assert isinstance(claim, Claim)
-    figures = [float(one.epsilon) for one in (claim.outsiders, claim.charged, claim.all_others)]
+    figures = [float(outsider.epsilon) for outsider in (claim.outsiders, claim.charged, claim.all_others)]
     assert figures == sorted(figures)
     assert figures[0] < figures[2]
     assert float(claim.group_of_two) > float(claim.charged.epsilon) > float(claim.round_epsilon)

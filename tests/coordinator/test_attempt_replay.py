@@ -76,7 +76,10 @@ def test_an_attempt_is_given_up_and_another_one_completes_if(sentence: str, tmp_
         await world.settle()
 
     asyncio.run(scenario())
-    assert [(one.state, one.code) for one in world.attempts()] == [("aborted", "E-STATE-DAMAGED"), ("completed", "")]
+    assert [(attempt.state, attempt.code) for attempt in world.attempts()] == [
+        ("aborted", "E-STATE-DAMAGED"),
+        ("completed", ""),
+    ]
 
 
 def test_an_attempt_that_replays_goes_on(tmp_path: Path) -> None:
@@ -89,7 +92,7 @@ def test_an_attempt_that_replays_goes_on(tmp_path: Path) -> None:
         await world.settle()
 
     asyncio.run(scenario())
-    assert [(one.state, one.code) for one in world.attempts()] == [("completed", "")]
+    assert [(attempt.state, attempt.code) for attempt in world.attempts()] == [("completed", "")]
 
 
 @pytest.mark.parametrize(("cores", "threads"), [({0}, 1), ({1, 3}, 2), (set(range(64)), 4)])

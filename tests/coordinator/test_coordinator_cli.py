@@ -229,7 +229,7 @@ def test_a_doctor_whose_database_is_damaged_says_so_in_a_line_and_still_writes_i
     bundle = tmp_path / "bundle.zip"
     checks = {one["name"]: one for one in said(capsys, "doctor", "--bundle", str(bundle), code=2)["checks"]}
     assert checks["database"]["detail"].startswith("E-STATE-DAMAGED: the database: ")
-    assert all("\n" not in one["detail"] for one in checks.values())
+    assert all("\n" not in check["detail"] for check in checks.values())
     assert zipfile.ZipFile(bundle).read("runs.json") == b"[]"
     assert failed(capsys, "doctor", "--bundle", str(bundle), code=2) == "E-EXISTS"
 
@@ -300,14 +300,14 @@ def test_a_finished_run_is_listed_shown_watched_and_exported(
     capsys.readouterr()
     assert onlysum.run(["coordinator", "run", "watch", RUN_ID[:6], "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [one["event"] for one in events if one["event"] in ("attempt", "round", "run")] == [
+    assert [event["event"] for event in events if event["event"] in ("attempt", "round", "run")] == [
         "attempt",
         "round",
         "attempt",
         "round",
         "run",
     ]
-    assert [one["phase"] for one in events if one["event"] == "phase"] == [
+    assert [event["phase"] for event in events if event["event"] == "phase"] == [
         "ADVERTISE_KEYS",
         "SHARE_KEYS",
         "COLLECT_MASKED",

@@ -140,7 +140,7 @@ def hello(**changes: Any) -> env.Hello:
 
 def test_a_handshake_notes_datasets_and_tells_who_else_is_enrolled(world: World) -> None:
     welcome = asyncio.run(world.runner.handshake("alice", hello()))
-    assert {one.name for one in welcome.members} == {"alice", "bob", "carol", EVALUATOR}
+    assert {member.name for member in welcome.members} == {"alice", "bob", "carol", EVALUATOR}
     assert welcome.federation == "test-federation"
     assert welcome.last_advertisements == ()
     with world.store.read() as connection:

@@ -173,7 +173,7 @@ def test_a_second_invitation_for_a_name_replaces_the_open_first(opened: Store) -
         member_rows.add_token(connection, TOKEN)
         again = TokenRecord("t2", b"z" * 32, "alice", Role.PARTICIPANT, "", NOW, NOW + 1)
         member_rows.add_token(connection, again)
-        assert [one.token_id for one in member_rows.list_tokens(connection)] == ["t2"]
+        assert [token.token_id for token in member_rows.list_tokens(connection)] == ["t2"]
 
 
 # --- members ---

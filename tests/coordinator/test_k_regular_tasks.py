@@ -57,4 +57,4 @@ def test_a_whole_round_on_a_k_regular_graph_passes_over_the_wire() -> None:
                 assert machine.receive(answer)
         machine.close()
     assert (machine.result.total() == world.one_hot(world.participants)).all()
-    assert not [one.refusals for one in world.participants.values() if one.refusals]
+    assert not [participant.refusals for participant in world.participants.values() if participant.refusals]

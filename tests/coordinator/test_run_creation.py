@@ -93,12 +93,12 @@ def made(store: Store, given: Draft, **overrides: Any) -> Plan:
 
 def test_the_roster_is_sorted_with_announced_sizes_and_the_operators_own_participant_marked(store: Store) -> None:
     plan = made(store, draft())
-    assert [(one.id, one.units, one.with_operator) for one in plan.roster] == [
+    assert [(member.id, member.units, member.with_operator) for member in plan.roster] == [
         ("alice", 100, True),
         ("bob", 200, False),
         ("carol", 300, False),
     ]
-    assert [one.id for one in plan.evaluation.evaluators] == ["referee"]
+    assert [evaluator.id for evaluator in plan.evaluation.evaluators] == ["referee"]
     assert (plan.f, plan.quorum, plan.min_survivors) == (1, 3, 3)
 
 
@@ -120,7 +120,7 @@ def test_every_mode_is_calibrated_to_a_plan_that_participants_accept(store: Stor
 
 
 def test_weights_by_size_are_public_integers(store: Store) -> None:
-    assert [one.weight for one in made(store, draft(), weight_rule="units").roster] == [100, 200, 300]
+    assert [member.weight for member in made(store, draft(), weight_rule="units").roster] == [100, 200, 300]
 
 
 @pytest.mark.parametrize(
@@ -258,14 +258,14 @@ def test_a_k_regular_graph_is_recommended_for_the_dropouts_that_are_asked_for(
     assert plan.min_survivors == 145
     assert Plan.from_bytes(plan.to_bytes()) == plan
     assert made(store, draft(), members=many, f=5, graph="k-regular", min_survivors=145).graph == plan.graph
-    (claim,) = [one for one in trust_sentences(plan) if "neighbours" in one]
+    (claim,) = [sentence for sentence in trust_sentences(plan) if "neighbours" in sentence]
     assert "at most 38 neighbours" in claim
     assert "a probability of at most 2^-40" in claim
 
     monkeypatch.setattr(thresholds, "COMPLETE_GRAPH_MAX", 150)
     complete = made(store, draft(), members=many, f=5)
     assert complete.graph.kind == "complete"
-    assert not any("neighbours" in one for one in trust_sentences(complete))
+    assert not any("neighbours" in sentence for sentence in trust_sentences(complete))
     monkeypatch.setattr(thresholds, "COMPLETE_GRAPH_MAX", 149)
     with pytest.raises(LocalError, match="need --graph k-regular") as refused:
         made(store, draft(), members=many, f=5)

@@ -76,7 +76,7 @@ def test_the_evaluator_measures_the_start_and_every_released_adapter(tmp_path: P
     world = settled(World(tmp_path, rounds=3, evaluated=True))
     assert world.measured == [0, 1, 2, 3]
     with world.store.read() as connection:
-        assert [one.correct for one in run_rows.list_evaluations(connection, RUN_ID)] == [7, 7, 7, 7]
+        assert [evaluation.correct for evaluation in run_rows.list_evaluations(connection, RUN_ID)] == [7, 7, 7, 7]
 
 
 def test_an_averaged_iterate_is_released_and_the_raw_one_is_trained_on(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_an_approval_that_is_taken_back_ends_the_run(tmp_path: Path, rounds_done
     assert "not any more" in world.state().reason
     assert len(world.rounds()) == (rounds_done or 0)
     assert world.answers()["bob"] is False
-    assert all(one.state != "open" for one in world.attempts())
+    assert all(attempt.state != "open" for attempt in world.attempts())
 
 
 def test_a_refusal_is_never_turned_into_an_approval(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_an_abort_by_the_operator_ends_the_run_and_tells_everybody(tmp_path: Pat
     report = verify_report((world.home.run(RUN_ID) / "report.json").read_bytes()).report
     assert len(report.rounds) >= 2  # whatever was started was charged, and is reported
     assert {member.ended for member in world.members.values()} == {"aborted"}
-    assert all(one.state != "open" for one in world.attempts())
+    assert all(attempt.state != "open" for attempt in world.attempts())
 
 
 def test_a_paused_run_opens_no_further_round_until_it_is_resumed(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_who_vanishes_after_a_phase_costs_no_deadline_and_no_attempt(
 
     asyncio.run(scenario())
     assert world.state().state is RunState.COMPLETED
-    assert [one.attempt for one in world.attempts()] == [1]
+    assert [attempt.attempt for attempt in world.attempts()] == [1]
     assert counted(world, 1) == [1, 1 if in_the_sum else 0, 1, 1, 1]
     assert world.rounds()[0].dropouts == (() if in_the_sum else ("bob",))
 
@@ -292,12 +292,12 @@ def test_a_round_that_too_few_can_finish_is_given_up_at_its_deadline_and_tried_a
         await world.settle()
         world.clock.seconds += 61
         await world.settle()
-        assert [one.state for one in world.attempts()] == ["aborted"]
+        assert [attempt.state for attempt in world.attempts()] == ["aborted"]
         world.members["bob"].present = True
         await world.settle()
 
     asyncio.run(scenario())
-    assert [one.state for one in world.attempts()] == ["aborted", "completed"]
+    assert [attempt.state for attempt in world.attempts()] == ["aborted", "completed"]
     assert world.attempts()[0].code == "E-ROUND-DEADLINE"
     assert counted(world, 1) == [1, 1, 1]
 
@@ -391,7 +391,7 @@ def test_a_dealer_of_suite_2_that_a_complaint_names_costs_an_attempt_and_is_left
     dealing(world.members["carol"].simulated, LIES["a tampered KEM ciphertext of a pair secret"])
     settled(world)
     assert world.state().state is RunState.COMPLETED
-    assert [one.code for one in world.attempts()] == ["E-ROUND-SHARE", ""]
+    assert [attempt.code for attempt in world.attempts()] == ["E-ROUND-SHARE", ""]
     assert counted(world, 1) == [1, 1, 0, 1, 1]
 
 
@@ -415,7 +415,7 @@ def test_a_new_daemon_on_the_same_rows_completes_the_run_exactly(tmp_path: Path,
 
     asyncio.run(scenario())
     assert world.state().state is RunState.COMPLETED
-    assert [one.attempt for one in world.attempts()] == [1, 1]
+    assert [attempt.attempt for attempt in world.attempts()] == [1, 1]
     assert counted(world, 1) == counted(world, 2) == [1, 1, 1]
 
 
@@ -474,5 +474,8 @@ def test_an_attempt_whose_uploads_are_lost_is_given_up_and_another_one_completes
         await world.settle()
 
     asyncio.run(scenario())
-    assert [(one.state, one.code) for one in world.attempts()] == [("aborted", "E-STATE-DAMAGED"), ("completed", "")]
+    assert [(attempt.state, attempt.code) for attempt in world.attempts()] == [
+        ("aborted", "E-STATE-DAMAGED"),
+        ("completed", ""),
+    ]
     assert counted(world, 1) == [1, 1, 1]

@@ -83,11 +83,13 @@ class Coordinator:
         """Return round, attempt, state and phase of all attempts."""
         with self.store.read() as connection:
             rows = attempt_rows.list_attempts(connection, run)
-        return [(one.round, one.attempt, one.state, one.phase) for one in rows]
+        return [(row.round, row.attempt, row.state, row.phase) for row in rows]
 
     def reached(self, run: str, number: int, phase: Phase) -> bool:
         """Return whether a run is in a phase of a round, or beyond that round."""
-        return any((one[0], one[3]) == (number, phase.name) or one[0] > number for one in self.attempts(run))
+        return any(
+            (attempt[0], attempt[3]) == (number, phase.name) or attempt[0] > number for attempt in self.attempts(run)
+        )
 
 
 @pytest.fixture
@@ -174,4 +176,4 @@ def test_a_coordinator_killed_once_in_every_phase_completes_the_run_with_the_exa
         mean = (vectors[row.round] - vectors[row.round - 1]) * 2**plan.encoding.scale_exponent * len(counted)
         assert np.rint(mean[:3]).tolist() == [name in counted for name in MEMBERS]
     assert len(rows) == len(PHASES)
-    assert [one[2] for one in coordinator.attempts(run)].count("completed") == len(PHASES)
+    assert [attempt[2] for attempt in coordinator.attempts(run)].count("completed") == len(PHASES)

@@ -57,12 +57,12 @@ def federation(tmp_path: Path, service: Service, recipe: Recipe) -> Iterator[dic
     roles = {**dict.fromkeys(names(5), Role.PARTICIPANT), "referee": Role.EVALUATOR}
     for name, role in roles.items():
         members[name] = enrol(service, tmp_path / name, name, role, recipe)
-    for one in members.values():
-        one.start()
+    for member in members.values():
+        member.start()
     until(lambda: service.live() == frozenset(roles), "everybody polls")
     yield members
-    for one in members.values():
-        one.end()
+    for member in members.values():
+        member.end()
 
 
 def create_run(service: Service, draft_directory: Path) -> Plan:
@@ -145,7 +145,7 @@ def test_three_rounds_over_mutual_tls_with_a_participant_that_is_lost_and_return
         assert [one.entry.population for one in home.ledger.rows() if isinstance(one.entry, Unprotected)] == [
             "patients"
         ]
-        left = {one.name.partition(".")[0] for one in (home.home.runs / plan.run_id).iterdir()}
+        left = {path.name.partition(".")[0] for path in (home.home.runs / plan.run_id).iterdir()}
         assert left == {"journal", "certificate", "report"}
 
     if not killed:
@@ -188,7 +188,7 @@ def test_who_joins_later_or_anew_is_listed_with_its_fingerprint_without_a_restar
 
     def listed() -> dict[str, bytes]:
         seen = read_status(open_home(alice.directory).home)
-        return {one.name: one.identity_key for one in seen.members} if seen else {}
+        return {member.name: member.identity_key for member in seen.members} if seen else {}
 
     def joined(place: str) -> bytes:
         directory = tmp_path / place

@@ -56,14 +56,14 @@ def federation(tmp_path: Path, service: Service, recipe: Recipe) -> Iterator[dic
     members = {
         name: enrol(service, tmp_path / name, name, Role.PARTICIPANT, recipe, policy=ACCEPTS) for name in EVERYBODY
     }
-    for one in members.values():
-        one.start()
+    for member in members.values():
+        member.start()
     until(lambda: service.live() == frozenset(EVERYBODY), "everybody polls")
     yield members
-    for one in members.values():
-        one.stop.set()
-    for one in members.values():
-        one.end()
+    for member in members.values():
+        member.stop.set()
+    for member in members.values():
+        member.end()
 
 
 def create_run(service: Service, directory: Path) -> Plan:
@@ -86,7 +86,7 @@ def messages_of(service: Service, plan: Plan, number: int) -> tuple[RoundCertifi
     row = service.rounds(plan.run_id)[number - 1]
     with service.store.read() as connection:
         events = attempt_rows.list_events(connection, plan.run_id, Position(plan.hash, row.round, row.attempt))
-    sent = [codec.decode_submission(one.body, sender=one.sender) for one in events if one.sender in EVERYBODY]
+    sent = [codec.decode_submission(event.body, sender=event.sender) for event in events if event.sender in EVERYBODY]
     return codec.decode_certificate(row.certificate, sender="coordinator"), sent
 
 
@@ -118,7 +118,7 @@ def test_the_sum_is_exact_without_two_that_are_killed_and_everybody_dealt_to_its
         bundles = {one.sender: one for one in sent if isinstance(one, ShareBundle)}
         assert tuple(sorted(bundles)) == present
         for name, bundle in bundles.items():
-            assert tuple(one.recipient for one in bundle.leaves) == graph.holders(name)
+            assert tuple(leave.recipient for leave in bundle.leaves) == graph.holders(name)
             assert len(bundle.leaves) < len(u1), "not everybody is a neighbour"
         step = adapter_after(service, plan, number) - adapter_after(service, plan, number - 1)
         summed = step * 2**plan.encoding.scale_exponent * len(left)

@@ -152,8 +152,8 @@ def test_a_run_from_its_recipe_to_reports_that_agree_although_one_participant_le
     owners = {name: enrol(service, tmp_path, name, kind, mode=mode, unit=unit) for name in everybody}
     owners[GONE].leaves_in = 2
     try:
-        for one in owners.values():
-            one.start()
+        for owner in owners.values():
+            owner.start()
         until(lambda: service.live() == frozenset(everybody), "everybody polls")
         plan = create(service, tmp_path, recipe_text(kind, mode=mode, **privacy))
         until(lambda: service.state(plan.run_id) not in {"created", "approving", "running"}, "the run ends")
@@ -166,8 +166,8 @@ def test_a_run_from_its_recipe_to_reports_that_agree_although_one_participant_le
         if kind == "text":
             check_dry_run(owners["alice"], plan, capsys)
     finally:
-        for one in owners.values():
-            one.end()
+        for owner in owners.values():
+            owner.end()
 
 
 def check_history(service: Service, plan: Plan) -> None:
@@ -211,7 +211,7 @@ def check_ledger(owner: Owner, plan: Plan) -> None:
     """Each round is charged at the plan's event, or the run is noted once where there is no claim."""
     home = open_home(owner.directory)
     until(lambda: home.review.plans.ended(plan.run_id) is not None, "it hears of the end")
-    entries = [one.entry for one in home.ledger.rows() if isinstance(one.entry, Charge | Unprotected)]
+    entries = [row.entry for row in home.ledger.rows() if isinstance(row.entry, Charge | Unprotected)]
     if plan.privacy.mode == "none":
         assert [type(one) for one in entries] == [Unprotected]
         return
@@ -224,7 +224,7 @@ def check_ledger(owner: Owner, plan: Plan) -> None:
 def check_reports(service: Service, owner: Owner, plan: Plan, capsys: Any) -> None:
     """Operator and owner say the same, and both verify."""
     reports = service.home.run(plan.run_id) / "report.json", owner.directory / "runs" / plan.run_id / "report.json"
-    until(lambda: all(one.exists() for one in reports), "both report")
+    until(lambda: all(report.exists() for report in reports), "both report")
     for report in reports:
         say("audit", "verify", report)
     printed = " ".join(capsys.readouterr().out.split())

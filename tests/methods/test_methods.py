@@ -115,7 +115,7 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(LocalError, match="did you mean ffa-lora") as info:
         methods.get("ffa-lroa")
     assert info.value.code == "E-METHOD-UNKNOWN"
-    with pytest.raises(LocalError, match=f"did you mean ({'|'.join(one.name for one in methods.all_methods())})"):
+    with pytest.raises(LocalError, match=f"did you mean ({'|'.join(method.name for method in methods.all_methods())})"):
         methods.get("lora")  # and not a refused method, though its name is as near
 
 

@@ -160,7 +160,7 @@ def trained_below(model: nn.Module, *names: str) -> nn.Module:
 
 
 def trained_of(model: nn.Module) -> tuple[nn.Parameter, ...]:
-    return tuple(one for one in model.parameters() if one.requires_grad)
+    return tuple(parameter for parameter in model.parameters() if parameter.requires_grad)
 
 
 def losses_of(model: Any, rows: slice) -> Tensor:
@@ -228,7 +228,7 @@ def test_opacus_gives_the_same_rows(case: str) -> None:
     rows = PerExampleGradients(model, trained)(lambda: losses_of(model, slice(None)))
     hooked = copy.deepcopy(model)
     for module in hooked.modules():
-        module.training = any(one.requires_grad for one in module.parameters(recurse=False))
+        module.training = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
     GradSampleHooks(hooked, loss_reduction="sum")
     torch.autograd.backward(losses_of(hooked, slice(None)).sum())
     found: tuple[Any, ...] = trained_of(hooked)
@@ -325,5 +325,5 @@ def test_both_engines_give_the_same_rows_and_the_same_integers_to_a_unit(
     synthetic = synthetic_examples(world.base(), world.task, 8)
     rows, theirs = (engine(world.adapted()).per_example(synthetic) for engine in (FastEngine, OpacusEngine))
     assert np.allclose(rows, theirs, atol=1e-6 * np.abs(theirs).max())
-    integers = [integer_clip(one, sensitivity=2000, clip_norm=1.0) for one in (rows, theirs)]
+    integers = [integer_clip(row, sensitivity=2000, clip_norm=1.0) for row in (rows, theirs)]
     assert np.abs(integers[0] - integers[1]).max() <= 1

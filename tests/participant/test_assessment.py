@@ -150,7 +150,7 @@ def test_a_member_that_is_not_pinned_needs_a_person_and_leaves_the_roster_unveri
     assert not found.roster_verified
     assert not found.broken
     assert not found.by_policy
-    assert [one.name for one in found.rules if one.outcome is Outcome.NEEDS_APPROVAL] == ["roster.known"]
+    assert [rule.name for rule in found.rules if rule.outcome is Outcome.NEEDS_APPROVAL] == ["roster.known"]
 
 
 def test_the_policy_may_accept_an_unverified_roster() -> None:
@@ -171,7 +171,7 @@ def test_users_in_the_data_may_be_overruled_by_policy() -> None:
 def test_a_population_is_at_least_as_large_as_its_dataset() -> None:
     many = replace(ALICE, dataset=replace(DATASET, units=20_000, rows=20_000))
     found = judged(local=many, roster=[
-        {**one.model_dump(), "units": 20_000} for one in make_plan()[0].roster
+        {**member.model_dump(), "units": 20_000} for member in make_plan()[0].roster
     ])  # fmt: skip
     assert [one.name for one in found.broken] == ["population.delta"]
 

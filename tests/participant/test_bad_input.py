@@ -226,7 +226,7 @@ def assert_not_approved(home: Home, capsys: pytest.CaptureFixture[str], run: str
     assert found == code
     assert f"{rule}: " in line
     assert onlysum.run(["participant", "plan", "list", "--pending", "--json"]) == 0
-    assert [one["run"] for one in json.loads(capsys.readouterr().out)] == [run]
+    assert [load["run"] for load in json.loads(capsys.readouterr().out)] == [run]
     assert charges(home) == before
     assert len(before) == 1
 

@@ -124,19 +124,19 @@ def test_the_policy_is_shown_and_checked_with_its_graphs_and_suites(say: Say, ho
     home.policy.write_text(policy_text())
     assert "suites: 1, 2; graphs: complete; k-regular is refused" in say("policy", "show")
     notes = json.loads(say("policy", "check", "--json"))["notes"]
-    assert any("plans on a k-regular graph are refused" in one for one in notes)
-    assert any("plans of suite 1 are approved without a person" in one for one in notes)
+    assert any("plans on a k-regular graph are refused" in note for note in notes)
+    assert any("plans of suite 1 are approved without a person" in note for note in notes)
     home.policy.write_text(policy_text() + floors('graphs = ["complete", "k-regular"]', "suites = [2]"))
     assert "suites: 2; graphs: complete, k-regular" in say("policy", "show")
     notes = json.loads(say("policy", "check", "--json"))["notes"]
-    assert any("k-regular graph are approved without a person" in one for one in notes)
-    assert not any("suite 1" in one for one in notes)
+    assert any("k-regular graph are approved without a person" in note for note in notes)
+    assert not any("suite 1" in note for note in notes)
 
 
 def test_the_rule_that_refuses_a_graph_or_suite_is_explained_and_nobody_approves(say: Say, home: Home) -> None:
     policy = policy_text(roster=PEERS) + floors("suites = [2]")
     run = proposed(home, policy, owned_plan(**STRONG))
-    explained = {one["rule"]: one["outcome"] for one in json.loads(say("policy", "explain", run, "--json"))}
+    explained = {load["rule"]: load["outcome"] for load in json.loads(say("policy", "explain", run, "--json"))}
     assert (explained["floors.graphs"], explained["floors.suites"]) == ("broken", "broken")
     with pytest.raises(OnlysumError) as caught:
         say("plan", "approve", run)

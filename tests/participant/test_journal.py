@@ -117,7 +117,7 @@ DAMAGES: dict[str, Damage] = {
 
 def test_a_journal_whose_hashes_fit_opens(tmp_path: Path) -> None:
     """So that what is refused below with fitting hashes is refused for what it says."""
-    (tmp_path / "journal").write_bytes(b"".join(chained([{"record": record_to_json(one)} for one in records()])))
+    (tmp_path / "journal").write_bytes(b"".join(chained([{"record": record_to_json(record)} for record in records()])))
     assert Journal.open(tmp_path, PLAN).memory == written(tmp_path / "written").memory
 
 

@@ -105,7 +105,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     certificate = rehearsal.finish().certificate
     rehearsal.open(2)
     rehearsal.phase()
-    last = next(one for one in rehearsal.advertisements() if one.sender == ME)
+    last = next(advertisement for advertisement in rehearsal.advertisements() if advertisement.sender == ME)
     rehearsal.phase()
     rehearsal.ask_me()
     return Story(rehearsal, copies, last, certificate, (first, second, request))

@@ -55,8 +55,8 @@ def test_a_ledger_from_before_the_head_that_was_shown_abstains_and_charges_nothi
     shutil.copy(file, file.with_suffix(".copy"))
     begun.round(2)
     shown = begun.me.ledger().head()
-    for one in file.parent.glob("ledger.db*"):
-        one.unlink()
+    for path in file.parent.glob("ledger.db*"):
+        path.unlink()
     file.with_suffix(".copy").rename(file)
     meet(begun, shown)
     before = written(begun)
@@ -84,7 +84,7 @@ def test_the_newest_copy_takes_part_again(begun: Rehearsal) -> None:
     begun.me.link.welcome_head = head
     begun.daemon._compare(begun.me.link.welcome())
     begun.round(2)
-    assert [one.round for one in begun.charges()] == [1, 2]
+    assert [charge.round for charge in begun.charges()] == [1, 2]
 
 
 def test_a_budget_that_another_run_spent_after_the_approval_stops_the_next_round_before_it_trains(

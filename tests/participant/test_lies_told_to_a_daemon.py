@@ -151,9 +151,11 @@ class Bob:
 
     def disk(self) -> dict[str, bytes]:
         """Return every file of bob's directory, and what his ledger holds."""
-        files = (one for one in sorted(self.path.rglob("*")) if one.is_file() and not one.name.startswith("ledger.db"))
+        files = (
+            path for path in sorted(self.path.rglob("*")) if path.is_file() and not path.name.startswith("ledger.db")
+        )
         rows = repr([row.hash for row in self.rehearsal.me.ledger().rows()]).encode()
-        return {str(one.relative_to(self.path)): one.read_bytes() for one in files} | {"ledger": rows}
+        return {str(file.relative_to(self.path)): file.read_bytes() for file in files} | {"ledger": rows}
 
     def refusal(self, told: Any) -> OnlysumError:
         """Tell it; return the refusal after checking that nothing was sent, and nothing on disk has changed."""

@@ -96,8 +96,8 @@ def test_a_row_that_does_not_fit_is_an_empty_example_and_only_its_owner_hears_of
     dataset = write(tmp_path / "odd.jsonl", change)
     with capture_logs() as logs:
         update = one_round(world, dataset=dataset)
-    assert [one["event"] for one in logs] == ["rows that do not fit the plan count as empty"]
-    assert str(PLACE + 1) not in repr([without(one, "run") for one in logs])
+    assert [log["event"] for log in logs] == ["rows that do not fit the plan count as empty"]
+    assert str(PLACE + 1) not in repr([without(log, "run") for log in logs])
     trainer = world.trainer(SeededRandom("secret"), dataset=write(tmp_path / "whole.jsonl"))
     privacy, sums = world.plan.privacy, trainer.sums_of_turn(0)
     whole = trainer.train(1, start(world), silent)

@@ -366,7 +366,7 @@ def test_a_backup_restores_everything_but_updates(
     say("restore", str(archive))
     assert json.loads(say("plan", "list", "--json"))[0]["decision"] == "approved"
     assert "records, chained" in say("ledger", "verify")
-    assert sorted(one.name for one in (elsewhere / "runs" / run).iterdir()) == ["journal"]
+    assert sorted(path.name for path in (elsewhere / "runs" / run).iterdir()) == ["journal"]
     assert refused(lambda: say("restore", str(archive))).code == "E-EXISTS"
 
 
@@ -390,7 +390,7 @@ def test_a_part_of_a_backup_restores_nothing(
 def test_the_doctor_finds_what_is_wrong_and_its_bundle_has_no_key(say: Say, home: Home, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle.zip"
     result = CliRunner().invoke(app, ["doctor", "--bundle", str(bundle), "--json"])
-    checks = {one["name"]: one for one in json.loads(result.output)["checks"]}
+    checks = {load["name"]: load for load in json.loads(result.output)["checks"]}
     assert checks["ledger"]["ok"]
     assert not checks["coordinator"]["ok"]
     assert checks["coordinator"]["detail"].startswith("E-NET-REFUSED")

@@ -51,8 +51,8 @@ def test_three_rounds_are_trained_charged_masked_and_summed_exactly(rehearsal: R
     for number in (1, 2, 3):
         assert ME in exact(rehearsal, rehearsal.round(number))
     assert rehearsal.me.trained == [1, 2, 3]
-    assert [one.round for one in rehearsal.charges()] == [1, 2, 3]
-    assert {one.population for one in rehearsal.charges()} == {"patients"}
+    assert [charge.round for charge in rehearsal.charges()] == [1, 2, 3]
+    assert {charge.population for charge in rehearsal.charges()} == {"patients"}
     give(rehearsal.daemon, RunEnded(rehearsal.plan.run_id, "completed", ""))
     assert rehearsal.blobs() == []
     ended = rehearsal.me.review().plans.ended(rehearsal.plan.run_id)
@@ -223,8 +223,8 @@ def test_a_run_without_privacy_is_noted_once_in_the_ledger(tmp_path: Path) -> No
     made.propose()
     for number in (1, 2):
         exact(made, made.round(number))
-    notes = [one.entry for one in made.me.ledger().rows() if isinstance(one.entry, Unprotected)]
-    assert [one.population for one in notes] == ["patients"]
+    notes = [row.entry for row in made.me.ledger().rows() if isinstance(row.entry, Unprotected)]
+    assert [note.population for note in notes] == ["patients"]
 
 
 # --- disk, network, coordinator ---
@@ -352,7 +352,7 @@ def test_missed_rounds_are_caught_up_and_not_charged(rehearsal: Rehearsal) -> No
         if name != ME:
             rehearsal.world.participants[name].hear(result.certificate)
     assert ME in exact(rehearsal, rehearsal.round(2))
-    assert [one.round for one in rehearsal.charges()] == [2]
+    assert [charge.round for charge in rehearsal.charges()] == [2]
 
 
 def test_training_that_fails_says_nothing_but_that_it_failed(rehearsal: Rehearsal) -> None:
@@ -390,7 +390,7 @@ def test_what_fails_before_a_batch_is_drawn_keeps_its_own_code(rehearsal: Rehear
     (abstained,) = rehearsal.me.link.take()
     assert isinstance(abstained, Abstained)
     assert abstained.code == code
-    assert [(one["code"], one["detail"]) for one in logs if one["event"] == "refused"] == [(code, "before any data")]
+    assert [(log["code"], log["detail"]) for log in logs if log["event"] == "refused"] == [(code, "before any data")]
     assert rehearsal.me.link.uploads == []
 
 
@@ -403,7 +403,7 @@ def test_a_journal_that_was_copied_back_refuses_the_run_for_good(rehearsal: Rehe
     shutil.copytree(run, tmp_path / "backup")
     rehearsal.open(2)
     rehearsal.phase()
-    mine = next(one for one in rehearsal.advertisements() if one.sender == ME)
+    mine = next(advertisement for advertisement in rehearsal.advertisements() if advertisement.sender == ME)
     shutil.rmtree(run)
     shutil.copytree(tmp_path / "backup", run)
     rehearsal.restart()
@@ -424,7 +424,7 @@ def test_a_journal_that_was_copied_back_refuses_the_run_for_good(rehearsal: Rehe
 def test_another_members_advertisement_in_the_handshake_proves_nothing(rehearsal: Rehearsal) -> None:
     rehearsal.open()
     rehearsal.phase()
-    other = next(one for one in rehearsal.advertisements() if one.sender != ME)
+    other = next(advertisement for advertisement in rehearsal.advertisements() if advertisement.sender != ME)
     forged = replace(other, sender=ME)
     rehearsal.restart()
     rehearsal.daemon._compare(
@@ -438,7 +438,7 @@ def test_an_advertisement_of_a_plan_that_is_lost_here_says_nothing_about_other_r
     """Whoever lost that plan's files takes no part in its run; this run goes on."""
     rehearsal.open()
     rehearsal.phase()
-    mine = next(one for one in rehearsal.advertisements() if one.sender == ME)
+    mine = next(advertisement for advertisement in rehearsal.advertisements() if advertisement.sender == ME)
     position = replace(mine.position, plan_hash=b"\7" * 32, round=9)
     lost = replace(mine, offer=replace(mine.offer, position=position))
     lost = replace(lost, signature=signing_key(ME).sign(lost.signed_bytes(PROTOCOL_VERSION)))
@@ -627,9 +627,9 @@ def test_a_dataset_with_users_is_announced_in_users_unless_its_rows_may_be_the_u
         DatasetEntry(name="wards", path="/data/wards.csv", added_at=0, rows=24, users=8, user_column="patient")
     )
     offered = {"digits": 100, "wards": 8}
-    assert {one.name: one.units for one in review.offers()} == offered
+    assert {offer.name: offer.units for offer in review.offers()} == offered
     more = '[dataset.wards]\npopulation = "patients"\nexample_level_despite_users = true\n'
     rehearsal.me.write_policy(policy_text() + more)
-    assert {one.name: one.units for one in review.offers()} == {**offered, "wards": 24}
+    assert {offer.name: offer.units for offer in review.offers()} == {**offered, "wards": 24}
     rehearsal.me.write_policy("nonsense")
-    assert {one.name: one.units for one in review.offers()} == offered
+    assert {offer.name: offer.units for offer in review.offers()} == offered

@@ -163,7 +163,7 @@ def test_a_step_that_fails_leaves_its_noise_and_no_word_of_why(
         update = update_with(fail)
     assert np.array_equal(update, noise_alone)
     assert update.any()
-    assert [(one["code"], one["detail"]) for one in logs] == [
+    assert [(log["code"], log["detail"]) for log in logs] == [
         ("E-TRAINING", "MemoryError")
     ] * world.plan.privacy.local_steps
     assert "patient" not in repr(logs)
@@ -192,7 +192,7 @@ def test_training_takes_the_same_time_whatever_is_in_the_batch(mode: Mode, rate:
     micro_batches = 3 if rate == 1 else 1  # of eight rows each
     period = 1.5 * world.plan.privacy.local_steps * (micro_batches * 0.01 + 0.01)
     assert waits == [pytest.approx(period - 0.01)]
-    assert [one["event"] for one in logs] == ["every round's training takes the same time"]
+    assert [log["event"] for log in logs] == ["every round's training takes the same time"]
 
 
 def test_noise_differs_from_step_to_step_and_from_round_to_round(tmp_path: Path) -> None:

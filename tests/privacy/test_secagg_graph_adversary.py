@@ -53,15 +53,20 @@ def test_an_adversary_that_sees_the_graph_cuts_no_more_often_than_is_bounded(
 ) -> None:
     contexts = 400
     bound = 2 ** failure(Cohort(n, f, dropouts, **ONCE), neighbours=k, share_threshold=2).connectivity
-    found = sum(cut_apart(one, honest_of(one, f), dropouts) for one in graphs(n, k, contexts)) / contexts
+    found = sum(cut_apart(graph, honest_of(graph, f), dropouts) for graph in graphs(n, k, contexts)) / contexts
     deviation = math.sqrt(bound / contexts)
     assert found <= bound + 4 * deviation
     assert found >= bound / 3 - 4 * deviation, "the bound is of the right size"
     # Somebody who is absent from the start is of less use than somebody who is dropped with the graph in view.
-    shrunk = sum(cut_apart(one, honest_of(one, f), dropouts - 1) for one in graphs(n, k, contexts, absent=1)) / contexts
+    shrunk = (
+        sum(cut_apart(graph, honest_of(graph, f), dropouts - 1) for graph in graphs(n, k, contexts, absent=1))
+        / contexts
+    )
     assert shrunk <= found
     fewer = (
-        sum(cut_apart(one, honest_of(one, f - 1), dropouts) for one in graphs(n, k, contexts)) / contexts if f else 0
+        sum(cut_apart(graph, honest_of(graph, f - 1), dropouts) for graph in graphs(n, k, contexts)) / contexts
+        if f
+        else 0
     )
     assert fewer <= found, "colluders that are none only help"
 

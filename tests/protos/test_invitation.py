@@ -160,5 +160,5 @@ def test_a_stored_hash_depends_on_id_and_secret() -> None:
 
 def test_what_an_identity_key_signs_depends_on_every_part() -> None:
     parts: dict[str, Any] = {"federation": "f", "token_id": "t", "name": "n", "tls_key": b"k"}
-    changed = [{**parts, one: b"other" if one == "tls_key" else "other"} for one in parts]
+    changed = [{**parts, part: b"other" if part == "tls_key" else "other"} for part in parts]
     assert len({enrolment_bytes(**each) for each in (parts, *changed)}) == 5

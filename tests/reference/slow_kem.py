@@ -141,8 +141,8 @@ def _pke_keys(d: bytes) -> tuple[bytes, Vector]:
     """K-PKE.KeyGen (algorithm 13): the public key and the transformed secret."""
     seeds = hashlib.sha3_512(d + bytes([K])).digest()
     rho, sigma = seeds[:32], seeds[32:]
-    secret = [transformed(one) for one in _noises(sigma, 0)]
-    errors = [transformed(one) for one in _noises(sigma, K)]
+    secret = [transformed(noise) for noise in _noises(sigma, 0)]
+    errors = [transformed(noise) for noise in _noises(sigma, K)]
     public = [added(inner(row, secret), error) for row, error in zip(_matrix(rho), errors, strict=True)]
     return b"".join(encoded(one, COEFFICIENT_BITS) for one in public) + rho, secret
 
@@ -150,7 +150,7 @@ def _pke_keys(d: bytes) -> tuple[bytes, Vector]:
 def _encrypted(public: bytes, message: bytes, randomness: bytes) -> bytes:
     """K-PKE.Encrypt (algorithm 14)."""
     t, rho = list(_polynomials(public[:-32], COEFFICIENT_BITS)), public[-32:]
-    y = [transformed(one) for one in _noises(randomness, 0)]
+    y = [transformed(noise) for noise in _noises(randomness, 0)]
     columns = list(zip(*_matrix(rho), strict=True))
     u = [
         added(inverted(inner(column, y)), error) for column, error in zip(columns, _noises(randomness, K), strict=True)
@@ -162,7 +162,7 @@ def _encrypted(public: bytes, message: bytes, randomness: bytes) -> bytes:
 def _decrypted(secret: Vector, ciphertext: bytes) -> bytes:
     """K-PKE.Decrypt (algorithm 15)."""
     cut = DU * K * N // 8
-    u = [transformed(decompressed(one, DU)) for one in _polynomials(ciphertext[:cut], DU)]
+    u = [transformed(decompressed(polynomial, DU)) for polynomial in _polynomials(ciphertext[:cut], DU)]
     v = decompressed(decoded(ciphertext[cut:], DV), DV)
     w = [(a - b) % Q for a, b in zip(v, inverted(inner(secret, u)), strict=True)]
     return encoded(compressed(w, 1), 1)

@@ -19,7 +19,7 @@ SHARE = 33
 
 def framed(*fields: bytes) -> bytes:
     """Section 4: each field behind its length."""
-    return b"".join(len(one).to_bytes(4, "big") + one for one in fields)
+    return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
 
 
 def number(value: int) -> bytes:
@@ -48,7 +48,7 @@ def split(secret: bytes, threshold: int, points: Sequence[int], drawn: Drawn) ->
     while len(coefficients) < threshold - 1:
         batch = drawn.take(SHARE * (threshold - 1 - len(coefficients)))
         candidates = [int.from_bytes(batch[at : at + SHARE], "big") % 2**257 for at in range(0, len(batch), SHARE)]
-        coefficients += [one for one in candidates if one < FIELD]
+        coefficients += [candidate for candidate in candidates if candidate < FIELD]
     polynomial = [*coefficients, int.from_bytes(secret, "big")][::-1]  # constant term first
     return {x: (sum(c * x**power for power, c in enumerate(polynomial)) % FIELD).to_bytes(SHARE, "big") for x in points}
 

@@ -54,7 +54,7 @@ class Found:
     @property
     def grave(self) -> list[tuple[str, str, list[str]]]:
         """Serious and critical violations."""
-        return [one for one in self.violations if one[1] in GRAVE]
+        return [violation for violation in self.violations if violation[1] in GRAVE]
 
 
 def chromium() -> str:

@@ -95,8 +95,8 @@ class ScriptedMember:
             case env.PlanProposed():
                 return [env.PlanRefused(task.run_id, plan.hash, "E-POLICY-RULE", "not these rounds")]
             case env.AttemptOpened():
-                for one in task.history:
-                    hear(one)
+                for entry in task.history:
+                    hear(entry)
                 return hear(task.offer)
             case env.KeysAdvertised():
                 return hear(AdvertisementSet(task.advertisements))
@@ -295,7 +295,7 @@ class World:
     def answers(self) -> dict[str, bool]:
         """Return who has approved (true) or refused the plan."""
         with self.store.read() as connection:
-            return {one.member: one.approved for one in run_rows.list_approvals(connection, RUN_ID)}
+            return {approval.member: approval.approved for approval in run_rows.list_approvals(connection, RUN_ID)}
 
     def adapter(self, round_number: int) -> NDArray[np.float32]:
         """Return the global adapter after a round."""

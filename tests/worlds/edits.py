@@ -134,8 +134,12 @@ class Refusal:
     def found_in(self, function: Function) -> dict[ast.AST, ast.AST]:
         """Return the replacement of the condition, if the check stands in this function."""
         guards = [one for one in ast.walk(function.node) if isinstance(one, ast.If)]
-        refusals = [one for one in guards if isinstance(one.body[-1], ast.Raise)]
-        return {one.test: ast.Constant(False) for one in refusals if self.says in "".join(map(ast.unparse, one.body))}
+        refusals = [guard for guard in guards if isinstance(guard.body[-1], ast.Raise)]
+        return {
+            refusal.test: ast.Constant(False)
+            for refusal in refusals
+            if self.says in "".join(map(ast.unparse, refusal.body))
+        }
 
 
 @dataclass(frozen=True)

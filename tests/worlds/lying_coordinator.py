@@ -230,13 +230,13 @@ SETS_2: dict[str, tuple[Callable[[tuple[Any, ...]], tuple[Any, ...]], str]] = {
 
 
 def with_survivors(*kept: str) -> Callable[[SurvivorProposal], SurvivorProposal]:
-    return lambda told: replace(told, receipts=tuple(one for one in told.receipts if one.sender in kept))
+    return lambda told: replace(told, receipts=tuple(receipt for receipt in told.receipts if receipt.sender in kept))
 
 
 def with_receipt(name: str, **changes: Any) -> Callable[[SurvivorProposal], SurvivorProposal]:
     return lambda told: replace(
         told,
-        receipts=tuple(replace(one, **changes) if one.sender == name else one for one in told.receipts),
+        receipts=tuple(replace(receipt, **changes) if receipt.sender == name else receipt for receipt in told.receipts),
     )
 
 
@@ -257,7 +257,7 @@ SETS_S: dict[str, tuple[Callable[[SurvivorProposal], SurvivorProposal], str]] = 
         "E-ROUND-CONTEXT",
     ),
     "all masked with another U2": (
-        lambda told: replace(told, receipts=tuple(replace(one, u2_hash=b"\1" * 32) for one in told.receipts)),
+        lambda told: replace(told, receipts=tuple(replace(receipt, u2_hash=b"\1" * 32) for receipt in told.receipts)),
         "E-ROUND-SET",
     ),
 }
@@ -341,11 +341,11 @@ HISTORIES: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "a certificate with too few signatures": (lambda c: replace(c, signatures=c.signatures[:3]), "E-ROUND-QUORUM"),
     "a certificate with the right names under wrong signatures": (
-        lambda c: replace(c, signatures=tuple(replace(one, signature=bytes(64)) for one in c.signatures)),
+        lambda c: replace(c, signatures=tuple(replace(signature, signature=bytes(64)) for signature in c.signatures)),
         "E-ROUND-QUORUM",
     ),
     "a certificate with the right signatures under wrong names": (
-        lambda c: replace(c, signatures=tuple(replace(one, sender=VICTIM) for one in c.signatures)),
+        lambda c: replace(c, signatures=tuple(replace(signature, sender=VICTIM) for signature in c.signatures)),
         "E-ROUND-QUORUM",
     ),
     "a certificate with another context": (lambda c: replace(c, round_ctx=b"\1" * 32), "E-ROUND-QUORUM"),

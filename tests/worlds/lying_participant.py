@@ -49,11 +49,11 @@ class Stage:
     @property
     def context(self) -> bytes:
         """What everybody signs under, also who has gone silent; nothing yet in ADVERTISE_KEYS."""
-        for one in self.federation.participants.values():
-            if isinstance(one.state, Shared):
-                return one.state.round_ctx
-            if isinstance(one.state, Masked):
-                return one.state.record.round_ctx
+        for participant in self.federation.participants.values():
+            if isinstance(participant.state, Shared):
+                return participant.state.round_ctx
+            if isinstance(participant.state, Masked):
+                return participant.state.record.round_ctx
         return b""
 
     def refusal(self, message: Any) -> PeerError:
@@ -82,7 +82,7 @@ def everything(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.tobytes()
     if is_dataclass(value):
-        return type(value), [everything(getattr(value, one.name)) for one in fields(value)]
+        return type(value), [everything(getattr(value, field.name)) for field in fields(value)]
     if isinstance(value, dict):
         return [(everything(key), everything(one)) for key, one in value.items()]
     if isinstance(value, tuple | list):

@@ -163,7 +163,7 @@ class OwnerDirectory:
         self.write_policy(policy or policy_text())
         self.registry = Registry(self.home)
         base = plan.recipe.base
-        units = next((one.units for one in plan.roster if one.id == name), 100)
+        units = next((member.units for member in plan.roster if member.id == name), 100)
         self.registry.add(ModelEntry(name=base.name, path="/models/tiny", added_at=0, files=base.files))
         self.registry.add(
             DatasetEntry(name="digits", path="/data/digits.csv", added_at=0, rows=units, population="patients")

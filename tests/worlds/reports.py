@@ -44,10 +44,10 @@ def certificate(
 ) -> RoundCertificate:
     ids = [member.id for member in plan.roster if member.id not in missing]
     at, round_ctx = Position(plan.hash, number, attempt), digest("context", number, attempt)
-    survivors = SurvivorSet(digest("u2", number), tuple((one, digest(one, number)) for one in ids))
+    survivors = SurvivorSet(digest("u2", number), tuple((name, digest(name, number)) for name in ids))
     signatures = tuple(
-        SurvivorSignature(at, one, keys[one].sign(survivors.signed_bytes(plan.protocol_version, at, one, round_ctx)))
-        for one in ids[: plan.quorum]
+        SurvivorSignature(at, name, keys[name].sign(survivors.signed_bytes(plan.protocol_version, at, name, round_ctx)))
+        for name in ids[: plan.quorum]
     )
     return RoundCertificate(at, round_ctx, survivors, digest("sum", number), signatures)
 

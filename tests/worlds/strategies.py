@@ -124,19 +124,19 @@ def receipts(sender: SearchStrategy[str]) -> SearchStrategy[said.Receipt]:
 survivor_sets = st.builds(
     said.SurvivorSet,
     u2_hash=hashes,
-    members=some_names.flatmap(lambda ids: st.tuples(*(st.tuples(st.just(one), hashes) for one in ids))),
+    members=some_names.flatmap(lambda ids: st.tuples(*(st.tuples(st.just(name), hashes) for name in ids))),
 )
 proposals = st.builds(
     said.SurvivorProposal,
     position=positions,
-    receipts=some_names.flatmap(lambda ids: st.tuples(*(receipts(st.just(one)) for one in ids))),
+    receipts=some_names.flatmap(lambda ids: st.tuples(*(receipts(st.just(name)) for name in ids))),
 )
 survivor_signatures = st.builds(said.SurvivorSignature, position=positions, sender=names, signature=signatures)
 unmask_requests = st.builds(
     said.UnmaskRequest, proposal=proposals, signatures=st.lists(survivor_signatures, max_size=3).map(tuple)
 )
 released = name_sets.flatmap(
-    lambda ids: st.tuples(*(st.builds(said.ReleasedShare, owner=st.just(one), share=shares) for one in ids))
+    lambda ids: st.tuples(*(st.builds(said.ReleasedShare, owner=st.just(name), share=shares) for name in ids))
 )
 unmask_shares = st.builds(
     said.UnmaskShares,
@@ -227,7 +227,7 @@ hellos = st.builds(
     role=roles,
     ledger_head=heads,
     datasets=name_sets.flatmap(
-        lambda ids: st.tuples(*(st.builds(env.DatasetOffer, name=st.just(one), units=from_one) for one in ids))
+        lambda ids: st.tuples(*(st.builds(env.DatasetOffer, name=st.just(name), units=from_one) for name in ids))
     ),
 )
 welcomes = st.builds(
