@@ -125,15 +125,15 @@ def check_released(parameters: Parameters, state: Unmasking, message: UnmaskShar
         (b"masking", message.masking_shares, dropped, DealerCommitments.masking_share_hash),
     )
     for kind, shares, owners, hash_at in lists:
-        if [one.owner for one in shares] != owners:
+        if [share.owner for share in shares] != owners:
             raise PeerError.by_participant(
                 holder, "E-ROUND-SHARE", phase, "it released shares of others than were asked for"
             )
-        for one in shares:
-            dealt = state.agreeing.commitments[one.owner]
+        for share in shares:
+            dealt = state.agreeing.commitments[share.owner]
             committed = hash_at(dealt, dealt.place(holder))
-            if hashes.share_hash(kind, round_ctx, one.owner, holder, one.share) != committed:
-                rule = f"its share of {one.owner} is not the one that was dealt"
+            if hashes.share_hash(kind, round_ctx, share.owner, holder, share.share) != committed:
+                rule = f"its share of {share.owner} is not the one that was dealt"
                 raise PeerError.by_participant(holder, "E-ROUND-SHARE", phase, rule)
     signed = message.signed_bytes(parameters.protocol_version, round_ctx)
     _check_signature(parameters, phase, holder, message.signature, signed)

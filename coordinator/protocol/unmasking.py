@@ -56,12 +56,12 @@ def rebuild_secrets(
     """
     holders = sorted(released, key=lambda one: one.sender)
     rebuild = _Rebuilding(parameters)
-    seeds = rebuild.secrets((one.sender, one.seed_shares) for one in holders)
+    seeds = rebuild.secrets((holder.sender, holder.seed_shares) for holder in holders)
     for owner, seed in seeds.items():
         if hashes.seed_commitment(round_ctx, owner, seed.reveal()) != commitments[owner].seed_commitment:
             raise _lying_dealer(owner)
     pairwise: dict[tuple[str, str], SecretBytes] = {}
-    for owner, masking_secret in rebuild.secrets((one.sender, one.masking_shares) for one in holders).items():
+    for owner, masking_secret in rebuild.secrets((holder.sender, holder.masking_shares) for holder in holders).items():
         keys_of_owner = masking_keys(parameters.suite, masking_secret)
         if keys_of_owner.public != advertised[owner]:
             raise _lying_dealer(owner)
@@ -84,11 +84,11 @@ class _Rebuilding:
         found: dict[str, tuple[list[int], list[bytes]]] = {}
         for holder, shares in lists:
             point = self._parameters.index(holder) + 1
-            for one in shares:
-                points, values = found.setdefault(one.owner, ([], []))
+            for share in shares:
+                points, values = found.setdefault(share.owner, ([], []))
                 if len(points) < self._parameters.share_threshold:
                     points.append(point)
-                    values.append(one.share)
+                    values.append(share.share)
         return {owner: self._combine(owner, tuple(points), values) for owner, (points, values) in found.items()}
 
     def _combine(self, owner: str, points: tuple[int, ...], shares: Sequence[bytes]) -> SecretBytes:

@@ -43,12 +43,14 @@ class Runs:
     def going_on(self) -> list[str]:
         """Return the runs that are approved and have not ended."""
         plans = self._work.review.plans
-        return [one for one in plans.run_ids() if self._decision(one) is not None and plans.ended(one) is None]
+        return [
+            run_id for run_id in plans.run_ids() if self._decision(run_id) is not None and plans.ended(run_id) is None
+        ]
 
     def refused(self) -> list[str]:
         """Return the runs that are refused, also after an approval, and have not ended."""
         plans = self._work.review.plans
-        decisions = [(one, plans.decision(one)) for one in plans.run_ids() if plans.ended(one) is None]
+        decisions = [(run_id, plans.decision(run_id)) for run_id in plans.run_ids() if plans.ended(run_id) is None]
         return [one for one, decision in decisions if decision is not None and decision.verdict == "refused"]
 
     def leave(self, run_id: str) -> None:
@@ -74,8 +76,10 @@ class Runs:
             return False
         now = datetime.fromtimestamp(self._work.clock.now(), UTC).astimezone().time()
         decisions = [self._decision(run_id) for run_id in self.going_on()]
-        sections = [policy.dataset.get(one.dataset) for one in decisions if one is not None and one.dataset]
-        return bool(sections) and all(one is not None and not one.allows_time(now) for one in sections)
+        sections = [
+            policy.dataset.get(decision.dataset) for decision in decisions if decision is not None and decision.dataset
+        ]
+        return bool(sections) and all(section is not None and not section.allows_time(now) for section in sections)
 
     def part(self, run_id: str) -> Participation:
         """Return this participant's part in a run.

@@ -66,8 +66,8 @@ def _rounds(work: DaemonContext, verified: VerifiedPlan, run: Path) -> list[Roun
         facts.append(RoundFacts(round=number, attempts=certificate.position.attempt, certificate=certificate))
     last = len(facts) + 1
     if any(
-        isinstance(one.entry, Charge) and (one.entry.plan_hash, one.entry.round) == (verified.hash, last)
-        for one in work.ledger.rows()
+        isinstance(row.entry, Charge) and (row.entry.plan_hash, row.entry.round) == (verified.hash, last)
+        for row in work.ledger.rows()
     ):
         facts.append(RoundFacts(round=last, attempts=1, certificate=None))
     return facts

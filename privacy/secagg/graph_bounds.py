@@ -100,7 +100,9 @@ def recommend(n: int, f: int, max_dropouts: int, rounds: int, attempts: int) -> 
     while k < n - 1:
         if _share_threshold(cohort, k) is not None:
             candidates = range(below + 2 if below else k, k + 1, 2)  # what the last step jumped over, and this one
-            return next((one, t) for one in candidates if (t := _share_threshold(cohort, one)) is not None)
+            return next(
+                (candidate, t) for candidate in candidates if (t := _share_threshold(cohort, candidate)) is not None
+            )
         below, k = k, k + 2 * max(1, k // 32)
     raise ValueError(
         f"no k-regular graph over {n} withstands {f} colluders and {max_dropouts} dropouts: tolerate fewer of either"
@@ -290,8 +292,8 @@ def _ln_sum(logarithms: Sequence[float]) -> float:
     largest = max(logarithms, default=NEVER)
     if largest == NEVER:
         return NEVER
-    return largest + math.log(math.fsum(math.exp(one - largest) for one in logarithms))
+    return largest + math.log(math.fsum(math.exp(logarithm - largest) for logarithm in logarithms))
 
 
 def _log2_sum(logarithms: Sequence[float]) -> float:
-    return _ln_sum([one * math.log(2) for one in logarithms]) / math.log(2)
+    return _ln_sum([logarithm * math.log(2) for logarithm in logarithms]) / math.log(2)

@@ -48,7 +48,7 @@ def digest(*fields: bytes) -> bytes:
 
 def set_hash(participants: Sequence[str]) -> bytes:
     """Return H(sorted set) of participant ids."""
-    return digest(LABEL_SET, *(one.encode() for one in sorted(participants)))
+    return digest(LABEL_SET, *(participant.encode() for participant in sorted(participants)))
 
 
 def adapter_hash(data: Buffer) -> bytes:

@@ -117,7 +117,9 @@ class AdvertisementSet:
 
 def round_context(offer: AttemptOffer, advertisements: Iterable[Advertisement]) -> bytes:
     """Return round_ctx = H(label, adv_ctx, sorted (id, H(advertisement body)))."""
-    members = sorted((one.sender, hashlib.sha256(one.body).digest()) for one in advertisements)
+    members = sorted(
+        (advertisement.sender, hashlib.sha256(advertisement.body).digest()) for advertisement in advertisements
+    )
     return digest(
         LABEL_ROUND_CONTEXT, offer.context, *(field for name, body in members for field in (name.encode(), body))
     )
@@ -348,7 +350,9 @@ class SurvivorProposal:
     @cached_property
     def survivors(self) -> SurvivorSet:
         """The set that is signed, taking H(U2) from the first receipt."""
-        return SurvivorSet(self.receipts[0].u2_hash, tuple((one.sender, one.masked_hash) for one in self.receipts))
+        return SurvivorSet(
+            self.receipts[0].u2_hash, tuple((receipt.sender, receipt.masked_hash) for receipt in self.receipts)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,7 +393,7 @@ class UnmaskShares:
     def signed_bytes(self, version: int, round_ctx: bytes) -> bytes:
         """The string that the holder signs: both lists of shares."""
         lists = (
-            framed(*(field for one in shares for field in (one.owner.encode(), one.share)))
+            framed(*(field for share in shares for field in (share.owner.encode(), share.share)))
             for shares in (self.seed_shares, self.masking_shares)
         )
         return _signed(LABEL_UNMASK, version, self.position, self.sender, round_ctx, framed(*lists))
