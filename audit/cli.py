@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, assert_never
 
 import typer
 
-from host.console import say
+from host.console import say, show_view
 from privacy.errors import LocalError, VerificationError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A report's JSON file.")]
+ReportOrLedger = Annotated[Path, typer.Argument(metavar="FILE", help="The JSON file of a report or of a ledger.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Key = Annotated[str, typer.Option("--key", metavar="HEX", help="The key that should have signed it, 64 hex digits.")]
 
@@ -91,12 +92,23 @@ def show(file: File, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def verify(file: File, key: Key = "", as_json: AsJson = False) -> None:
-    """Check a report: signature, plan, every figure, every round.
+def verify(file: ReportOrLedger, key: Key = "", as_json: AsJson = False) -> None:
+    """Check a report: signature, plan, every figure, every round; or a ledger.
+
+    A ledger is what `onlysum participant ledger export` wrote: every signature
+    and the chain of its records are checked.
 
     Example: onlysum audit verify report.json
     """
-    verified = _verified(file, key)
+    from audit import files
+    from audit.ledger_export import is_ledger, verify_ledger
+    from audit.verify import verify_report
+
+    data, expected = files.read(file), _key(key)
+    if is_ledger(data):
+        show_view(verify_ledger(data, expected_key=expected), as_json=as_json)
+        return
+    verified = verify_report(data, expected_key=expected)
     if as_json:
         say(json.dumps(_as_values(verified), indent=2))
         return

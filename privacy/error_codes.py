@@ -448,9 +448,15 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "it was computed wrongly or changed",
         "do not trust it",
     ),
+    "E-REPORT-LEDGER": Explanation(
+        _V,
+        "the exported ledger does not verify",
+        "a byte was changed, a record was added or taken out, or the file was cut",
+        "do not trust it; ask its owner to export the ledger again",
+    ),
     "E-REPORT-KEY": Explanation(
         _V,
-        "the report was signed by another key than expected",
+        "the report or ledger was signed by another key than expected",
         "another daemon made it, or it is not what it says",
         "ask the signer for its fingerprint by telephone and pass it with --key",
     ),

@@ -251,8 +251,13 @@ def export(records: Sequence[Record]) -> bytes:
     return canonical.encode({"ledger_version": 1, "records": rows})
 
 
-def verify_export(data: bytes, *, identity_key: bytes) -> tuple[Record, ...]:
+def verify_export(data: bytes, *, identity_key: bytes | None = None) -> tuple[Record, ...]:
     """Parse and check an exported ledger.
+
+    Args:
+        data: what :func:`export` wrote.
+        identity_key: the owner's Ed25519 key; by default the one that the first record names, and the reader finds out
+            whose it is.
 
     Raises:
         VerificationError: ``E-STATE-DAMAGED``.
@@ -264,8 +269,14 @@ def verify_export(data: bytes, *, identity_key: bytes) -> tuple[Record, ...]:
             raise VerificationError("E-STATE-DAMAGED", "not an exported ledger of version 1")
     if export(records) != data:  # another field, or hexadecimal digits in capitals
         raise VerificationError("E-STATE-DAMAGED", "the exported ledger is not written as a daemon writes it")
-    verify_chain(records, identity_key=identity_key)
+    verify_chain(records, identity_key=_named_key(records) if identity_key is None else identity_key)
     return records
+
+
+def _named_key(records: Sequence[Record]) -> bytes:
+    """Return the key that a ledger says is its owner's; none of a ledger that does not begin."""
+    first = records[0].entry if records else None
+    return first.identity_key if isinstance(first, Genesis) else b""
 
 
 def parse_record(body: bytes, signature: bytes) -> Record:
