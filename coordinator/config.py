@@ -22,9 +22,6 @@ from host.state_format import require_format
 from privacy.plan_parts import Name, Text
 from protos.invitation import is_address
 
-DEFAULT_PORT = 8443
-DEFAULT_ENROLMENT_PORT = 8444
-
 
 def _address(value: str) -> str:
     if not is_address(value):

@@ -1,7 +1,7 @@
 """Base models: hashed before they are loaded, and loaded without running anybody's code.
 
 Guarantees: a file that is not byte for byte the plan's is named and nothing is loaded; a folder with pickled weights is
-refused; remote code is never run and nothing is fetched unless a hub is allowed; weights that a checkpoint lacks are
+refused; remote code is never run and nothing is ever fetched; weights that a checkpoint lacks are
 accepted for the task head alone, because only the head travels with the plan.
 Leaves to others: adapters (``participant.training.adapters``), which models a policy allows
 (``participant.owner.policy``).
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,32 +26,7 @@ if TYPE_CHECKING:
 
 PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5"})
 HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".vocab", ".tiktoken"})
-HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _CHUNK: Final = 2**20
-
-
-def resolve_base(where: str, *, allow_hub: bool = False) -> Path:
-    """Return the local folder of a base model.
-
-    Args:
-        where: a folder, or a model's name on the hub.
-        allow_hub: whether the owner's policy allows fetching it; only files that are hashed are fetched.
-
-    Raises:
-        LocalError: ``E-MODEL-LOAD``, no such folder, or the hub is not allowed or does not have it.
-    """
-    folder = Path(where).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    if not allow_hub or not HUB_NAME.fullmatch(where):
-        raise LocalError("E-MODEL-LOAD", f"{where} is not a folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(where, allow_patterns=[f"*{suffix}" for suffix in sorted(HASHED)]))
-    except (HfHubHTTPError, OSError) as error:
-        raise LocalError("E-MODEL-LOAD", f"{where}: {type(error).__name__}") from None
 
 
 def hash_model(folder: Path) -> tuple[FileHash, ...]:

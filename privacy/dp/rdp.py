@@ -62,11 +62,6 @@ def to_divergence(epsilon: float, order: int, delta: float) -> float:
     return epsilon - math.log1p(-1 / order) + math.log(delta * order) / (order - 1)
 
 
-def least_epsilon(events: Event | Iterable[Event], delta: float, divergence: Divergence = sampled_gaussian) -> float:
-    """Return the best epsilon over :data:`ORDERS`."""
-    return least_of(steps(events).items(), delta, divergence)
-
-
 def least_of(counted: Iterable[tuple[Step, int]], delta: float, divergence: Divergence = sampled_gaussian) -> float:
     """Return the best epsilon over :data:`ORDERS` of steps that happen so often; 0 for none."""
     kept = tuple(counted)

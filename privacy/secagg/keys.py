@@ -101,13 +101,8 @@ def is_safe_identity_key(public: bytes) -> bool:
     return pow((square - 1) * (_D25519 * square + 1), (_P25519 - 1) // 2, _P25519) == 1
 
 
-def same_x25519_key(one: bytes, other: bytes) -> bool:
-    """Compare public keys as X25519 does: the top bit is ignored (RFC 7748 section 5)."""
-    return canonical_x25519(one) == canonical_x25519(other)
-
-
 def canonical_x25519(public: bytes) -> bytes:
-    """Return the key with its top bit cleared and its u-coordinate reduced, so that equal keys are equal bytes."""
+    """Return the key as X25519 reads it (RFC 7748 section 5): top bit cleared, reduced; equal keys are equal bytes."""
     u = int.from_bytes(public[:31] + bytes([public[31] & _TOP_BIT]), "little") % _P25519
     return u.to_bytes(KEY_BYTES, "little")
 

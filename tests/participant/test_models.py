@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from participant.training.models import architecture, hash_model, resolve_base, verify_base
+from participant.training.models import architecture, hash_model, verify_base
 from privacy.draft import BaseReference
 from privacy.errors import LocalError
 
@@ -70,13 +70,6 @@ def test_a_folder_without_configuration_or_weights_is_no_base(name: str, folder:
     with pytest.raises(LocalError) as info:
         hash_model(folder)
     assert info.value.code == "E-MODEL-LOAD"
-
-
-def test_a_hub_is_never_asked_unless_it_is_allowed(tmp_path: Path) -> None:
-    with pytest.raises(LocalError, match="is not a folder") as info:
-        resolve_base("google/vit-base-patch16-224")
-    assert info.value.code == "E-MODEL-LOAD"
-    assert resolve_base(str(tmp_path)) == tmp_path.resolve()
 
 
 def test_a_file_is_no_base(tmp_path: Path) -> None:
