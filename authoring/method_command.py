@@ -44,24 +44,25 @@ def show(
     method: Annotated[str, typer.Argument(help="A method's name, e.g. ffa-lora.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say what a method trains, sums and leaves at home.
+    """Show what a method trains, sums and leaves at home.
 
     Example: onlysum method show ffa-lora
     """
-    found = methods.get(method)
+    shown = methods.get(method)
     if as_json:
-        typer.echo(json.dumps(_as_values(found), indent=2))
+        typer.echo(json.dumps(_as_values(shown), indent=2))
         return
-    for label, value in _rows(found):
+    for label, value in described(shown):
         typer.echo(f"{label:<12}{value}")
 
 
-def _rows(method: Method) -> list[tuple[str, str]]:
+def described(method: Method) -> list[tuple[str, str]]:
+    """Return what there is to know of a method, as (label, words)."""
     rows = [
         ("method", f"{method.title} ({method.category})"),
         ("source", method.source),
         ("PEFT type", method.peft_type),
-        ("[adapter]", ", ".join(_options(method))),
+        ("[adapter]", ", ".join(option_keys(method))),
         ("trains", "; ".join(f"{name} ({', '.join(sorted(chosen))})" for name, chosen in method.streams.items())),
         ("turns", _turns(method)),
         ("frozen", ", ".join(method.with_role(Role.FROZEN)) or "nothing of the adapter"),
@@ -74,7 +75,7 @@ def _rows(method: Method) -> list[tuple[str, str]]:
     return [*rows, ("note", method.notes)] if method.notes else rows
 
 
-def _options(method: Method) -> list[str]:
+def option_keys(method: Method) -> list[str]:
     """Return the keys that a recipe's ``[adapter]`` has for a method; those in brackets may be left out."""
     fields = method.options.model_fields.items()
     return [name if field.is_required() else f"[{name}]" for name, field in fields if name != "peft_type"]
@@ -95,7 +96,7 @@ def _as_values(method: Method) -> dict[str, object]:
         "category": method.category,
         "source": method.source,
         "peft_type": method.peft_type,
-        "options": _options(method),
+        "options": option_keys(method),
         "streams": {name: sorted(selectors) for name, selectors in method.streams.items()},
         "roles": {selector.value: role.value for selector, role in sorted(method.roles.items())},
         "turns": [sorted(turn) for turn in method.turns],

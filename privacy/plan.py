@@ -83,7 +83,7 @@ class Plan(PlanModel):
 
     @property
     def n(self) -> int:
-        """Size of the roster, which is the cohort of every round in protocol version 1."""
+        """Size of the roster, which is the cohort of every round in protocol version 2."""
         return len(self.roster)
 
     @property

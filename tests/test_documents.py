@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import methods
 import onlysum
+from docs import build_methods
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
@@ -59,6 +61,15 @@ def test_every_link_in_the_documents_leads_to_a_file() -> None:
         if "://" not in target and not (document.parent / target).exists()
     ]
     assert not broken
+
+
+def test_the_page_of_methods_shows_them_as_they_are() -> None:
+    text = build_methods.TEXT.read_text()
+    assert build_methods.rebuilt(text) == text, "run `python -m docs.build_methods`"
+    for method in methods.all_methods():
+        assert f"(`{method.name}`)" in text
+        assert f"### {method.name}\n" in text
+    assert all(f"- `{name}`:" in text for name in methods.REFUSED)
 
 
 def test_the_readme_of_the_tests_names_every_world_and_every_marker() -> None:

@@ -34,7 +34,7 @@ from protos.envelope import Enrolment, Role
 from protos.invitation import TOKEN_ID_BYTES, TOKEN_SECRET_BYTES, Invitation, enrolment_bytes
 
 AUTHORITY_DAYS: Final = 3653  # ten years: members pin the authority, so it outlives their certificates
-CERTIFICATE_DAYS: Final = 1826  # five years: version 1 has no renewal call, and a revocation counts at once
+CERTIFICATE_DAYS: Final = 1826  # five years: there is no renewal call yet, and a revocation counts at once
 SKEW: Final = dt.timedelta(hours=1)  # members' clocks may be behind
 SERIAL_BYTES: Final = 16
 MAX_COMMON_NAME: Final = 64  # RFC 5280, appendix A.1
