@@ -31,6 +31,7 @@ from privacy.claims import (
     two_units_sentence,
     unnoised_runs_sentence,
 )
+from privacy.notice import HEADING, notice_rows
 from privacy.report_model import Claim, LedgerPart, Report, RoundEntry
 
 _T = TypeVar("_T")
@@ -138,6 +139,8 @@ def make_page(verified: VerifiedReport) -> Page:
             *(_ledger(report, report.ledger) if report.ledger else ()),
             *_measurements(report),
             *_roster(report),
+            Heading(HEADING, 2),
+            _table(("question", "answer"), notice_rows(plan)),
             *_hashes(report),
             Heading("Where NIST SP 800-226 is answered", 2),
             _table(("topic", "section of this page"), NIST_ROWS),

@@ -10,6 +10,7 @@ from typing import Final
 
 from audit import wording
 from privacy.claims import NO_PRIVACY, not_protected, unnoised_runs_sentence
+from privacy.notice import HEADING, notice_sentences
 from privacy.report_model import Claim, Report
 
 COLUMNS: Final = 80
@@ -36,6 +37,7 @@ def rendered(report: Report) -> str:
         _section("What is not protected", not_protected(report.plan)),
         _section("The figures", _figures(report)),
         _section("With whom", tuple(f"{name}: {value}" for name, value in wording.mask_rows(report))),
+        _section(HEADING, notice_sentences(report.plan)),
         _section("Rounds", (wording.rounds_summary(report),)),
     ]
     if report.ledger is not None:

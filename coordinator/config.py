@@ -69,6 +69,7 @@ class Settings(Section):
 
     federation: Name
     operator: Annotated[Text, Field(min_length=1)]
+    contact: Text = ""
     also_a_participant: tuple[Name, ...] = ()
     participants: Listener
     enrolment: Listener
@@ -135,6 +136,7 @@ def settings_template(
 
 federation = "{federation}"
 operator = {_quoted(operator)}
+# contact = ""  # whom owners call about this coordinator: every plan names it
 
 # Participants whose organisation also runs this coordinator: every plan counts them in f.
 also_a_participant = [{names}]

@@ -19,6 +19,8 @@ from coordinator.views.proposal import Proposal
 from docs import build_claims
 from participant.owner.plan_page import draft_lines
 from privacy import claims
+from privacy.draft import Notice
+from privacy.notice import NOT_STATED, notice_sentences
 from privacy.plan import Plan
 from privacy.plan_parts import Mode
 from privacy.report import build_report, sign_report
@@ -126,6 +128,24 @@ def test_what_graph_and_suite_leave_open_is_said_by(consumer: str) -> None:
             assert sentence in shown
         if plan.suite == 2 and consumer != "the threat model":
             assert "Harvest now" not in shown
+
+
+NOTICED = ("the plan page", "the report on a page", "the report on a terminal", "the model card")
+
+
+@pytest.mark.parametrize("consumer", NOTICED)
+def test_whom_to_ask_and_what_becomes_of_the_data_is_shown_by(consumer: str) -> None:
+    plan = a_plan("none")
+    notice = Notice(responsible="Institute A", contact="+1 555 0100", data="wards of 2025", retention="a year")
+    stated = plan.model_copy(
+        update={"operator_contact": "+1 555 0199", "recipe": plan.recipe.model_copy(update={"notice": notice})}
+    )
+    shown, silent = (flat(CONSUMERS[consumer](shown_plan)) for shown_plan in (stated, plan))
+    for words in ("Institute A", "+1 555 0100", "+1 555 0199", "wards of 2025", "a year"):
+        assert words in shown
+        assert words not in silent
+    assert silent.count(NOT_STATED) == len(notice_sentences(plan))
+    assert NOT_STATED not in shown
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -96,6 +96,7 @@ def make_plan(store: Store, settings: Settings, draft: Draft, request: RunReques
             suite=request.suite or draft.suite,
             federation=settings.federation,
             operator=settings.operator,
+            operator_contact=settings.contact,
             run_id=random.token_bytes(RUN_ID_BYTES).hex(),
             created_at=request.created_at,
             expires_at=request.expires_at,

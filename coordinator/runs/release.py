@@ -35,6 +35,7 @@ from privacy.claims import (
 )
 from privacy.errors import OnlysumError
 from privacy.evaluation import SignedEvaluation
+from privacy.notice import HEADING, notice_sentences
 from privacy.plan import Plan, VerifiedPlan
 from privacy.secagg.keys import SigningKey
 from protos import codec
@@ -152,6 +153,7 @@ def model_card(plan: Plan, measured: tuple[run_rows.EvaluationRecord, ...]) -> s
     figures = figures or "None was reported.\n"
     purpose = "\n".join(f"> {line}" for line in recipe.purpose.split("\n"))  # no line of it can pass for a heading
     privacy = "\n".join(f"- {sentence}" for sentence in privacy_sentences(plan))
+    notice = "\n".join(f"- {sentence}" for sentence in notice_sentences(plan))
     return f"""\
 ---
 library_name: peft
@@ -175,6 +177,10 @@ Mode `{plan.privacy.mode}`; the signed report has the figures of what was execut
 ## Evaluation on public data
 
 {figures}
+## {HEADING}
+
+{notice}
+
 ## Use
 
 ```python

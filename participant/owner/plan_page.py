@@ -36,6 +36,7 @@ from privacy.claims import (
     two_units_sentence,
 )
 from privacy.dp.events import format_epsilon_up
+from privacy.notice import HEADING, notice_sentences
 from privacy.plan import Plan, VerifiedPlan
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def plan_page(judged: Judged, me: str, decision: Decision | None) -> Page:
             ("What happens here", tuple(_here(judged))),
             ("What leaves this machine", (departing_sentence(plan),)),
             ("With whom", tuple(_whom(judged, me))),
+            (HEADING, notice_sentences(plan)),
             ("What it costs", tuple(_cost(judged))),
             ("Whom you trust", trust_sentences(plan)),
             ("What is not protected", limits(plan)),
@@ -121,6 +123,7 @@ def draft_lines(plan: Plan) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Return the part of the page that needs no owner: what a plan is, for whoever reads the file."""
     return (
         ("What leaves each machine", (departing_sentence(plan),)),
+        (HEADING, notice_sentences(plan)),
         ("What it costs", tuple(_run_alone(plan))),
         ("Whom participants trust", trust_sentences(plan)),
         ("What is not protected", limits(plan)),

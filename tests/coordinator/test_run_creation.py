@@ -36,6 +36,7 @@ ENTRIES = 40
 SETTINGS = Settings(
     federation="clinics",
     operator="The Institute",
+    contact="sum@example.org",
     also_a_participant=("alice",),
     participants=Listener(address="127.0.0.1:1"),
     enrolment=Listener(address="127.0.0.1:2"),
@@ -89,6 +90,10 @@ def made(store: Store, given: Draft, **overrides: Any) -> Plan:
     }
     asked = replace(REQUEST, tolerance=Requested(**tolerance), **overrides)
     return make_plan(store, SETTINGS, given, asked, random=SeededSource("run"))
+
+
+def test_a_plan_names_whom_owners_call_about_the_coordinator(store: Store) -> None:
+    assert made(store, draft()).operator_contact == "sum@example.org"
 
 
 def test_the_roster_is_sorted_with_announced_sizes_and_the_operators_own_participant_marked(store: Store) -> None:
