@@ -70,6 +70,11 @@ class Trained:
         return train
 
 
+def test_every_method_is_trained_in_each_of_its_modes() -> None:
+    trained = {(recipe.get("method"), recipe["mode"]) for _, _, recipe in CASES.values()}
+    assert {(method.name, mode) for method in methods.all_methods() for mode in method.modes} <= trained
+
+
 @pytest.mark.parametrize(("kind", "units", "recipe"), CASES.values(), ids=CASES.keys())
 def test_the_sum_is_exactly_that_of_the_survivors_updates(
     kind: str, units: int, recipe: dict[str, Any], tmp_path: Path
