@@ -68,8 +68,8 @@ def report(
     from audit.verify import verify_report
     from host import durable
 
-    found = files.of_run(config, run, source.value if source else None)
-    data = files.read(found)
+    path = files.of_run(config, run, source.value if source else None)
+    data = files.read(path)
     verified = verify_report(data)
     durable.write_new(output, data)
     say(f"wrote {output}: {_headline(verified)}")
@@ -115,31 +115,35 @@ def verify(file: ReportOrLedger, key: Key = "", as_json: AsJson = False) -> None
     from audit import text
 
     for check in verified.checks:
-        say(text.aligned(f"ok  {check.name}", check.found))
+        say(text.aligned(f"ok  {check.name}", check.outcome))
     say(f"verified: {_headline(verified)}")
     say(_whose_key(verified))
 
 
 @app.command()
 def compare(first: File, second: File, as_json: AsJson = False) -> None:
-    """Verify two reports and say whether both can be true.
+    """Verify two reports and check whether both can be true.
 
     Example: onlysum audit compare alice.json bob.json
     """
     from audit import compare as comparing
 
-    found = comparing.compare(_verified(first).report, _verified(second).report)
+    comparison = comparing.compare(_verified(first).report, _verified(second).report)
     if as_json:
-        values = {"same_plan": found.same_plan, "contradictions": found.contradictions, "rows": found.rows}
+        values = {
+            "same_plan": comparison.same_plan,
+            "contradictions": comparison.contradictions,
+            "rows": comparison.rows,
+        }
         say(json.dumps(values, indent=2))
     else:
-        for name, one, other in found.rows:
-            say(f"{'  ' if one == other else '* '}{name:<20}{one:<28} {other}".rstrip())
-    if found.contradictions:
-        raise VerificationError("E-REPORT-TRANSCRIPT", "; ".join(found.contradictions))
+        for name, left, right in comparison.rows:
+            say(f"{'  ' if left == right else '* '}{name:<20}{left:<28} {right}".rstrip())
+    if comparison.contradictions:
+        raise VerificationError("E-REPORT-TRANSCRIPT", "; ".join(comparison.contradictions))
     if not as_json:
-        say("both can be true: " + ("one plan, one history" if found.same_plan else "they are of different runs"))
-        if found.same_plan and any(one != other for _, one, other in found.rows):
+        say("both can be true: " + ("one plan, one history" if comparison.same_plan else "they are of different runs"))
+        if comparison.same_plan and any(left != right for _, left, right in comparison.rows):
             say("* differs: each maker speaks for the fingerprints that it compared, for the")
             say("  rounds that it was charged for, and for what it had seen by then.")
 
@@ -238,5 +242,5 @@ def _as_values(verified: VerifiedReport) -> dict[str, object]:
         "verified": True,
         "key": verified.key.hex(),
         "key_was_expected": verified.key_was_expected,
-        "checks": {check.name: check.found for check in verified.checks},
+        "checks": {check.name: check.outcome for check in verified.checks},
     }

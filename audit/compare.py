@@ -25,39 +25,39 @@ class Comparison:
     rows: tuple[tuple[str, str, str], ...]  # what, in the first, in the second
 
 
-def compare(one: Report, other: Report) -> Comparison:
+def compare(first: Report, second: Report) -> Comparison:
     """Compare two verified reports."""
-    same_plan = one.plan_sha256 == other.plan_sha256
-    found: list[str] = []
-    if not same_plan and one.plan.run_id == other.plan.run_id:
-        found.append("one run id, two plans")
+    same_plan = first.plan_sha256 == second.plan_sha256
+    contradictions: list[str] = []
+    if not same_plan and first.plan.run_id == second.plan.run_id:
+        contradictions.append("one run id, two plans")
     if same_plan:
-        found += _split_rounds(one, other)
-    first, second = _facts(one), _facts(other)
-    return Comparison(same_plan, tuple(found), tuple((name, first[name], second[name]) for name in first))
+        contradictions += _split_rounds(first, second)
+    left, right = _facts(first), _facts(second)
+    return Comparison(same_plan, tuple(contradictions), tuple((name, left[name], right[name]) for name in left))
 
 
-def _split_rounds(one: Report, other: Report) -> list[str]:
-    found = []
-    for mine, theirs in ((one, other), (other, one)):
-        found += [
+def _split_rounds(first: Report, second: Report) -> list[str]:
+    contradictions = []
+    for mine, theirs in ((first, second), (second, first)):
+        contradictions += [
             f"round {number}: the coordinator leaves out what a participant holds proof of"
             for number in _hidden(mine, theirs)
         ]
         if _should_cover(mine, theirs) and len(mine.rounds) < _charged(theirs):
-            found.append(
+            contradictions.append(
                 f"the coordinator started {len(mine.rounds)} rounds, a participant was charged for {_charged(theirs)}"
             )
-    for first, second in zip(one.rounds, other.rounds, strict=False):
-        if first.certificate is None or second.certificate is None:
+    for left, right in zip(first.rounds, second.rounds, strict=False):
+        if left.certificate is None or right.certificate is None:
             continue
         known = [
             (entry.attempt, entry.round_ctx, entry.u2_sha256, entry.survivors, entry.sum_sha256)
-            for entry in (first.certificate, second.certificate)
+            for entry in (left.certificate, right.certificate)
         ]
         if known[0] != known[1]:
-            found.append(f"round {first.round}: two different sums or survivor sets were signed")
-    return found
+            contradictions.append(f"round {left.round}: two different sums or survivor sets were signed")
+    return contradictions
 
 
 def _hidden(coordinator: Report, participant: Report) -> list[int]:

@@ -47,15 +47,17 @@ def of_run(home: Path | None, run: str, place: Place | None) -> Path:
     if home is None:
         raise LocalError("E-CONFIG-MISSING", "no directory was named: pass --config DIR or set ONLYSUM_HOME")
     wanted = (place,) if place else ("coordinator", "participant")
-    if not any((home / f"{one}.toml").is_file() for one in wanted):
-        raise LocalError("E-CONFIG-MISSING", f"{home} holds no {' or '.join(f'{one}.toml' for one in wanted)}")
+    if not any((home / f"{kind}.toml").is_file() for kind in wanted):
+        raise LocalError("E-CONFIG-MISSING", f"{home} holds no {' or '.join(f'{kind}.toml' for kind in wanted)}")
     runs = home / "runs"
-    names = sorted(one.name for one in runs.iterdir() if one.name.startswith(run)) if runs.is_dir() and run else []
+    names = (
+        sorted(folder.name for folder in runs.iterdir() if folder.name.startswith(run)) if runs.is_dir() and run else []
+    )
     if not names:
         raise LocalError("E-NOT-FOUND", f"there is no run {run} in {home}")
     if len(names) > 1:
         raise LocalError("E-USAGE", f"{len(names)} runs begin with {run}: {', '.join(names[:5])}")
-    found = runs / names[0] / REPORT_FILE
-    if not found.is_file():
+    report = runs / names[0] / REPORT_FILE
+    if not report.is_file():
         raise LocalError("E-NOT-FOUND", f"run {names[0]} has no report yet: it is made when the run ends")
-    return found
+    return report

@@ -56,32 +56,36 @@ def check_evaluations(report: Report) -> str:
 def to_certificate(plan: Plan, entry: RoundEntry, stated: Certificate) -> RoundCertificate:
     """Return the protocol's own value of a certificate in a report."""
     at = Position(plan.hash, entry.round, stated.attempt)
-    members = tuple((one.id, bytes.fromhex(one.sha256)) for one in stated.survivors)
+    members = tuple((survivor.id, bytes.fromhex(survivor.sha256)) for survivor in stated.survivors)
     return RoundCertificate(
         position=at,
         round_ctx=bytes.fromhex(stated.round_ctx),
         survivors=SurvivorSet(bytes.fromhex(stated.u2_sha256), members),
         sum_hash=bytes.fromhex(stated.sum_sha256),
-        signatures=tuple(SurvivorSignature(at, one.id, bytes.fromhex(one.signature)) for one in stated.signatures),
+        signatures=tuple(
+            SurvivorSignature(at, signed.id, bytes.fromhex(signed.signature)) for signed in stated.signatures
+        ),
     )
 
 
 def _check_certificate(plan: Plan, entry: RoundEntry, certificate: RoundCertificate) -> None:
     survivors, at = certificate.survivors, certificate.position
     keys = {member.id: bytes.fromhex(member.identity_key) for member in plan.roster}
-    ids, signers = list(survivors.ids), [one.sender for one in certificate.signatures]
+    ids, signers = list(survivors.ids), [signature.sender for signature in certificate.signatures]
     _require(ids == sorted(set(ids)) and set(ids) <= keys.keys(), entry, "its survivors are not on the roster")
     _require(
         len(ids) >= plan.min_survivors, entry, f"{len(ids)} survivors are fewer than the plan's {plan.min_survivors}"
     )
-    _require(list(entry.dropouts) == [one for one in keys if one not in ids], entry, "its dropouts are not the others")
+    _require(
+        list(entry.dropouts) == [name for name in keys if name not in ids], entry, "its dropouts are not the others"
+    )
     _require(at.attempt <= entry.attempts, entry, "it completed in an attempt that was not made")
     distinct = len(set(signers)) == len(signers) and set(signers) <= set(ids)
     _require(distinct and len(signers) >= plan.quorum, entry, "its signatures are no quorum of the survivors")
-    for one in certificate.signatures:
-        message = survivors.signed_bytes(plan.protocol_version, at, one.sender, certificate.round_ctx)
-        valid = verify(keys[one.sender], one.signature, message)
-        _require(valid, entry, f"the signature of {one.sender} does not verify")
+    for signature in certificate.signatures:
+        message = survivors.signed_bytes(plan.protocol_version, at, signature.sender, certificate.round_ctx)
+        valid = verify(keys[signature.sender], signature.signature, message)
+        _require(valid, entry, f"the signature of {signature.sender} does not verify")
 
 
 def _signed_evaluation(report: Report, entry: EvaluationEntry) -> SignedEvaluation:

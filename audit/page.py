@@ -250,7 +250,7 @@ def _plain_words(verified: VerifiedReport, claim: Claim | None) -> Iterator[Bloc
             _code(fingerprint(verified.key)),
         )
     )
-    yield Bullets(tuple(_text(f"{check.name}: {check.found}") for check in verified.checks))
+    yield Bullets(tuple(_text(f"{check.name}: {check.outcome}") for check in verified.checks))
 
 
 def _figures(report: Report, claim: Claim) -> Iterator[Block]:
@@ -278,7 +278,7 @@ def _figures(report: Report, claim: Claim) -> Iterator[Block]:
 
 
 def _spend(claim: Claim) -> Iterator[Block]:
-    points = [(0.0, 0.0), *((float(one.rounds), float(one.epsilon)) for one in claim.curve)]
+    points = [(0.0, 0.0), *((float(point.rounds), float(point.epsilon)) for point in claim.curve)]
     curve = _thinned(claim.curve)
     yield Heading("Spend by round", 2)
     yield Figure(
@@ -304,11 +304,11 @@ def _execution(report: Report) -> Iterator[Block]:
 
 
 def _rounds(report: Report) -> Iterator[Block]:
-    absences = Counter(name for one in report.rounds for name in one.dropouts).most_common(5)
+    absences = Counter(name for entry in report.rounds for name in entry.dropouts).most_common(5)
     missing = ", ".join(f"{name} ({count})" for name, count in absences)
     yield Heading("Rounds and dropouts", 2)
     yield Paragraph(_text(wording.rounds_summary(report), f" Missing most often: {missing}." if missing else ""))
-    notable = [one for one in report.rounds if one.dropouts or one.attempts > 1 or one.certificate is None]
+    notable = [entry for entry in report.rounds if entry.dropouts or entry.attempts > 1 or entry.certificate is None]
     stretches = _alike(notable)
     if stretches:
         shown = [
@@ -323,20 +323,20 @@ def _rounds(report: Report) -> Iterator[Block]:
 def _alike(entries: Sequence[RoundEntry]) -> list[tuple[int, int, tuple[str, ...]]]:
     """Return the stretches of rounds that went the same way: first, last, and how."""
     stretches: list[tuple[int, int, tuple[str, ...]]] = []
-    for one in entries:
-        facts = _round_facts(one)
-        if stretches and stretches[-1][1:] == (one.round - 1, facts):
-            stretches[-1] = (stretches[-1][0], one.round, facts)
+    for entry in entries:
+        facts = _round_facts(entry)
+        if stretches and stretches[-1][1:] == (entry.round - 1, facts):
+            stretches[-1] = (stretches[-1][0], entry.round, facts)
         else:
-            stretches.append((one.round, one.round, facts))
+            stretches.append((entry.round, entry.round, facts))
     return stretches
 
 
-def _round_facts(one: RoundEntry) -> tuple[str, ...]:
-    more = len(one.dropouts) - MOST_ROWS
-    names = ", ".join(one.dropouts[:MOST_ROWS]) or "nobody"
-    outcome = "completed" if one.certificate else "not completed"
-    return str(one.attempts), outcome, f"{names} and {more} more" if more > 0 else names
+def _round_facts(entry: RoundEntry) -> tuple[str, ...]:
+    more = len(entry.dropouts) - MOST_ROWS
+    names = ", ".join(entry.dropouts[:MOST_ROWS]) or "nobody"
+    outcome = "completed" if entry.certificate else "not completed"
+    return str(entry.attempts), outcome, f"{names} and {more} more" if more > 0 else names
 
 
 def _ledger(report: Report, part: LedgerPart) -> Iterator[Block]:
@@ -378,13 +378,13 @@ def _measurements(report: Report) -> Iterator[Block]:
     yield Heading("Measurements on public data", 2)
     rows = [
         (
-            str(one.round),
-            str(one.correct),
-            str(one.examples),
-            f"{100 * one.correct / one.examples:.1f}%",
-            one.evaluator,
+            str(entry.round),
+            str(entry.correct),
+            str(entry.examples),
+            f"{100 * entry.correct / entry.examples:.1f}%",
+            entry.evaluator,
         )
-        for one in shown
+        for entry in shown
     ]
     yield _table(("after round", "correct", "of", "share", "evaluator"), rows)
     if len(report.evaluations) > len(shown):
@@ -399,11 +399,11 @@ def _roster(report: Report) -> Iterator[Block]:
     yield _table((), wording.mask_rows(report))
     rows = [
         (
-            one.id + (" (runs the coordinator too)" if one.with_operator else ""),
-            str(one.units),
-            _text(_code(fingerprint(bytes.fromhex(one.identity_key)))),
+            member.id + (" (runs the coordinator too)" if member.with_operator else ""),
+            str(member.units),
+            _text(_code(fingerprint(bytes.fromhex(member.identity_key)))),
         )
-        for one in plan.roster[:MOST_ROWS]
+        for member in plan.roster[:MOST_ROWS]
     ]
     yield _table(("participant", "units", "identity fingerprint"), rows)
     yield from _more(plan.n - MOST_ROWS, "more")
@@ -418,7 +418,7 @@ def _hashes(report: Report) -> Iterator[Block]:
         ("operator's key", _text(f"{plan.operator} ", _code(report.operator_key))),
         ("base model", _text(f"{recipe.base.name} ", _code(recipe.base.hash))),
         ("method", _text(f"{recipe.adapter.method}, initial adapter ", _code(recipe.adapter.initial_hash))),
-        ("software", _text(", ".join(f"{one.name} {one.version}" for one in report.software))),
+        ("software", _text(", ".join(f"{library.name} {library.version}" for library in report.software))),
         ("signed by", _text(f"{maker.role} {maker.name} ", _code(maker.identity_key))),
     )
     yield _table((), rows)

@@ -161,7 +161,7 @@ def _accounting(plan: Plan) -> Entry:
 
 def _implementation(report: Report, claim: Claim) -> Entry:
     rows = "\n".join(f"- {name}: {value}" for name, value in wording.method_rows(report.plan))
-    software = ", ".join(f"{one.name} {one.version}" for one in report.software)
+    software = ", ".join(f"{library.name} {library.version}" for library in report.software)
     earlier = "The coordinator's report does not list earlier runs; each owner's ledger does."
     if report.ledger:
         earlier = (

@@ -45,9 +45,9 @@ def rendered(report: Report) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def aligned(name: str, found: str) -> str:
+def aligned(name: str, words: str) -> str:
     """Return a name and a text beside it, wrapped."""
-    return textwrap.fill(f"{name:<16}{found}", COLUMNS, subsequent_indent=" " * 16)
+    return textwrap.fill(f"{name:<16}{words}", COLUMNS, subsequent_indent=" " * 16)
 
 
 def _section(title: str, lines: tuple[str, ...]) -> str:

@@ -40,7 +40,7 @@ class Check:
     """A check that passed, in words for the reader."""
 
     name: str
-    found: str
+    outcome: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +180,8 @@ def _compare(stated: Json, computed: Json, where: str) -> None:
             for name in stated:
                 _compare(stated[name], computed[name], f"{where}.{name}")
         case list(), list() if len(stated) == len(computed):
-            for place, (one, other) in enumerate(zip(stated, computed, strict=True)):
-                _compare(one, other, f"{where}.{place}")
+            for place, (left, right) in enumerate(zip(stated, computed, strict=True)):
+                _compare(left, right, f"{where}.{place}")
         case str(), str() if where.rpartition(".")[2] in _COMPUTED and _close(float(stated), float(computed)):
             return
         case _ if stated == computed:

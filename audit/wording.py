@@ -76,9 +76,9 @@ def short(epsilon: str) -> str:
 
 def rounds_summary(report: Report) -> str:
     """Return how the rounds went, in one sentence."""
-    completed = sum(one.certificate is not None for one in report.rounds)
-    retried = sum(one.attempts > 1 for one in report.rounds)
-    short_of = sum(bool(one.dropouts) for one in report.rounds)
+    completed = sum(entry.certificate is not None for entry in report.rounds)
+    retried = sum(entry.attempts > 1 for entry in report.rounds)
+    short_of = sum(bool(entry.dropouts) for entry in report.rounds)
     return (
         f"{completed} of {report.plan.recipe.rounds} planned rounds completed, {len(report.rounds)} started;"
         f" {retried or 'none'} needed more than one attempt, and in {short_of or 'none'} somebody dropped out."

@@ -53,7 +53,7 @@ def test_the_reader_is_told_how_many_runs_the_ledger_knows(runs: slice, words: s
     assert facts.ledger is not None
     spent = replace(facts.ledger.spent, runs=facts.ledger.spent.runs[runs])
     report = build_report(replace(facts, ledger=replace(facts.ledger, spent=spent)))
-    checks = {check.name: check.found for check in verify_report(sign_report(report, keys["alice"])).checks}
+    checks = {check.name: check.outcome for check in verify_report(sign_report(report, keys["alice"])).checks}
     assert words in checks["ledger"]
 
 
