@@ -55,10 +55,10 @@ def _no_float(text: str) -> NoReturn:
 
 
 def _no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    value = dict(pairs)
+    if len(value) != len(pairs):
         raise ValueError("an object repeats a key")
-    return found
+    return value
 
 
 def decode(data: bytes) -> Json:

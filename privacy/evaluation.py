@@ -48,7 +48,7 @@ class SignedEvaluation:
 
     def verifies(self, plan: Plan) -> bool:
         """Return whether one of the plan's evaluators signed this for this very plan, with counts that make sense."""
-        keys = [one.identity_key for one in plan.evaluation.evaluators if one.id == self.evaluator]
+        keys = [evaluator.identity_key for evaluator in plan.evaluation.evaluators if evaluator.id == self.evaluator]
         return (
             self.plan_hash == plan.hash
             and 0 <= self.correct <= self.examples

@@ -168,7 +168,7 @@ def require_budget(spent: Spent, charge: Charge, *, budget: LifetimeBudget, max_
     if rounds > max_rounds:
         raise RefusedError("E-POLICY-BUDGET", f"run {charge.run_id} was charged for all of its {max_rounds} rounds")
     if rdp.composed(after.events, budget.order) > budget.divergence:
-        now, then = (format_epsilon_up(one.lifetime_epsilon(budget), 3) for one in (spent, after))
+        now, then = (format_epsilon_up(spend.lifetime_epsilon(budget), 3) for spend in (spent, after))
         detail = f"{charge.population} has spent epsilon {now} of {budget.epsilon:g}; this round makes {then}"
         raise RefusedError("E-POLICY-BUDGET", detail)
     return after
@@ -220,13 +220,13 @@ def spent_by_population(records: Iterable[Record], *, before: Mapping[str, Spent
     Raises:
         VerificationError: ``E-STATE-DAMAGED``, charges of one population are kept in different units.
     """
-    found = dict(before or {})
+    spent = dict(before or {})
     for record in records:
         entry = record.entry
         if isinstance(entry, Charge | Unprotected):
-            earlier = found.get(entry.population) or nothing_spent(entry.population)
-            found[entry.population] = _added(earlier, entry)
-    return found
+            earlier = spent.get(entry.population) or nothing_spent(entry.population)
+            spent[entry.population] = _added(earlier, entry)
+    return spent
 
 
 def _added(before: Spent, entry: Charge | Unprotected) -> Spent:

@@ -96,7 +96,9 @@ class Plan(PlanModel):
         return Parameters(
             protocol_version=self.protocol_version,
             suite=self.suite,
-            roster=tuple(RosterMember(one.id, bytes.fromhex(one.identity_key), one.weight) for one in self.roster),
+            roster=tuple(
+                RosterMember(member.id, bytes.fromhex(member.identity_key), member.weight) for member in self.roster
+            ),
             share_threshold=self.share_threshold,
             quorum=self.quorum,
             min_survivors=self.min_survivors,
@@ -166,12 +168,12 @@ class Plan(PlanModel):
         if ids != sorted(set(ids)):
             raise ValueError("the roster must be sorted and name nobody twice")
         everyone: tuple[Member | Evaluator, ...] = (*self.roster, *self.evaluation.evaluators)
-        if len({one.identity_key for one in everyone}) != len(everyone):
+        if len({member.identity_key for member in everyone}) != len(everyone):
             raise ValueError("two members have the same identity key")
-        for one in everyone:
-            if not keys.is_safe_identity_key(bytes.fromhex(one.identity_key)):
-                raise ValueError(f"the identity key of {one.id} is of small order or no point")
-        if {one.id for one in self.evaluation.evaluators} & set(ids):
+        for member in everyone:
+            if not keys.is_safe_identity_key(bytes.fromhex(member.identity_key)):
+                raise ValueError(f"the identity key of {member.id} is of small order or no point")
+        if {member.id for member in self.evaluation.evaluators} & set(ids):
             raise ValueError("an evaluator is not a participant")
         if self.f < sum(member.with_operator for member in self.roster):
             raise ValueError("f must count every participant whose organisation also runs the coordinator")

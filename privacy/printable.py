@@ -30,8 +30,8 @@ def first_unprintable(text: str, *, line_breaks: bool = False) -> str | None:
     """Return the first character that may not be shown, as its code point (``U+202E``), or ``None``."""
     if text.isascii() and text.isprintable():
         return None
-    found = next((character for character in text if not _shown(character, line_breaks)), None)
-    return None if found is None else f"U+{ord(found):04X}"
+    unprintable = next((character for character in text if not _shown(character, line_breaks)), None)
+    return None if unprintable is None else f"U+{ord(unprintable):04X}"
 
 
 def printable(text: str, *, line_breaks: bool = False) -> str:

@@ -116,9 +116,11 @@ def build_report(facts: ReportFacts) -> Report:
         randomness=facts.randomness,
         simulation=facts.simulation,
         privacy=claim(plan, charged_rounds=_charged_rounds(facts)),
-        rounds=tuple(_round_entry(plan, one) for one in facts.rounds),
+        rounds=tuple(_round_entry(plan, entry) for entry in facts.rounds),
         transcript_sha256=_transcript(plan, facts.rounds).hex(),
-        evaluations=tuple(_evaluation_entry(one) for one in sorted(facts.evaluations, key=_evaluation_order)),
+        evaluations=tuple(
+            _evaluation_entry(evaluation) for evaluation in sorted(facts.evaluations, key=_evaluation_order)
+        ),
         ledger=None if facts.ledger is None else ledger_part(facts.ledger),
         not_protected=not_protected(plan),
     )
@@ -231,7 +233,9 @@ def _round_entry(plan: Plan, facts: RoundFacts) -> RoundEntry:
     return RoundEntry(
         round=facts.round,
         attempts=facts.attempts,
-        dropouts=() if certificate is None else tuple(one.id for one in plan.roster if one.id not in survivors),
+        dropouts=()
+        if certificate is None
+        else tuple(member.id for member in plan.roster if member.id not in survivors),
         certificate=None if certificate is None else _certificate(certificate),
     )
 
@@ -244,30 +248,31 @@ def _certificate(certificate: RoundCertificate) -> Certificate:
         survivors=tuple(UploadDigest(id=name, sha256=digest.hex()) for name, digest in certificate.survivors.members),
         sum_sha256=certificate.sum_hash.hex(),
         signatures=tuple(
-            SurvivorSignatureEntry(id=one.sender, signature=one.signature.hex()) for one in certificate.signatures
+            SurvivorSignatureEntry(id=signature.sender, signature=signature.signature.hex())
+            for signature in certificate.signatures
         ),
     )
 
 
 def _transcript(plan: Plan, rounds: Sequence[RoundFacts]) -> bytes:
     transcript = genesis_transcript(plan.hash)
-    for one in rounds:
-        if one.certificate is not None:
-            transcript = one.certificate.transcript(transcript)
+    for entry in rounds:
+        if entry.certificate is not None:
+            transcript = entry.certificate.transcript(transcript)
     return transcript
 
 
-def _evaluation_order(one: SignedEvaluation) -> tuple[int, str]:
-    return (one.round, one.evaluator)
+def _evaluation_order(evaluation: SignedEvaluation) -> tuple[int, str]:
+    return (evaluation.round, evaluation.evaluator)
 
 
-def _evaluation_entry(one: SignedEvaluation) -> EvaluationEntry:
+def _evaluation_entry(evaluation: SignedEvaluation) -> EvaluationEntry:
     return EvaluationEntry(
-        evaluator=one.evaluator,
-        round=one.round,
-        adapter_sha256=one.adapter_sha256.hex(),
-        data_sha256=one.data_sha256.hex(),
-        correct=one.correct,
-        examples=one.examples,
-        signature=one.signature.hex(),
+        evaluator=evaluation.evaluator,
+        round=evaluation.round,
+        adapter_sha256=evaluation.adapter_sha256.hex(),
+        data_sha256=evaluation.data_sha256.hex(),
+        correct=evaluation.correct,
+        examples=evaluation.examples,
+        signature=evaluation.signature.hex(),
     )

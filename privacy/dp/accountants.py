@@ -197,9 +197,9 @@ def _beyond(counted: Counted, delta: float) -> float | None:
     return None if bound is None else bound + LEMMA_SLACK
 
 
-def _total(counted: Counted, delta: float, one: Callable[[Step], pld.PrivacyLossDistribution]) -> float:
+def _total(counted: Counted, delta: float, distribution: Callable[[Step], pld.PrivacyLossDistribution]) -> float:
     tail = delta * resolution.TAIL_SHARE
-    parts = [one(step).self_compose(count, tail_mass_truncation=tail) for step, count in counted]
+    parts = [distribution(step).self_compose(count, tail_mass_truncation=tail) for step, count in counted]
     total = reduce(lambda done, part: done.compose(part, tail_mass_truncation=tail), parts)
     return float(total.get_epsilon_for_delta(delta - resolution.rounding(counted))) + LEMMA_SLACK
 

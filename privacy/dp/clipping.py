@@ -73,8 +73,8 @@ def _folded(squares: NDArray[np.float64]) -> NDArray[np.float64]:
         kept = (width + 1) // 2
         squares[:, : width - kept] += squares[:, kept:width]
         width = kept
-    found: NDArray[np.float64] = squares[:, 0]
-    return found
+    sums: NDArray[np.float64] = squares[:, 0]
+    return sums
 
 
 def _within(rows: NDArray[np.int64], sensitivity: int) -> NDArray[np.bool_]:

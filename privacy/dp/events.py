@@ -66,11 +66,11 @@ Step = tuple[float, float]  # sampling rate (1 without sampling) and noise multi
 
 def steps(events: Event | Iterable[Event]) -> Counter[Step]:
     """Return how often each elementary step happens in some events; equal steps add up."""
-    found: Counter[Step] = Counter()
+    counted: Counter[Step] = Counter()
     for event in (events,) if isinstance(events, Gaussian | PoissonSampled | Composed) else events:
         step, count = _step(event)
-        found[step] += count
-    return found
+        counted[step] += count
+    return counted
 
 
 def _step(event: Event) -> tuple[Step, int]:

@@ -66,8 +66,8 @@ def _discrete_laplace(count: int, exponent: int, random: RandomSource) -> _Integ
     size = low[near] + (high[near] << exponent)
     negative = _words(size.size, 1, random) == 1
     single_zero = ~(negative & (size == 0))  # minus zero would count zero twice
-    found: _Integers = np.where(negative, -size, size)[single_zero]
-    return found
+    sampled: _Integers = np.where(negative, -size, size)[single_zero]
+    return sampled
 
 
 def _bernoulli_exp(numerators: _Integers, bits: int, random: RandomSource) -> _Flags:

@@ -28,10 +28,10 @@ SIGN_BIT: Final = 63  # of a candidate's first word, whose lowest bits are its r
 def _compiled(function: _Function) -> _Function:
     jit: Any = njit
     try:
-        found: _Function = jit(cache=True)(function)
+        compiled: _Function = jit(cache=True)(function)
     except RuntimeError:  # there is no folder to keep machine code in
-        found = jit(function)
-    return found
+        compiled = jit(function)
+    return compiled
 
 
 @_compiled

@@ -96,11 +96,11 @@ def noise_deviation(squares: float, *, draws: int, variance: float) -> float:
     return (squares / (draws * variance) - 1) / math.sqrt(2 / draws)
 
 
-def count_deviation(found: int, *, trials: int, rate: float) -> float:
+def count_deviation(count: int, *, trials: int, rate: float) -> float:
     """Return by how many standard deviations a count differs from independent trials at a rate."""
     if rate == 1:
-        return 0.0 if found == trials else math.inf
-    return (found - trials * rate) / math.sqrt(trials * rate * (1 - rate))
+        return 0.0 if count == trials else math.inf
+    return (count - trials * rate) / math.sqrt(trials * rate * (1 - rate))
 
 
 def spread_deviation(counts: Iterable[tuple[int, int]], *, rate: float) -> float:
@@ -114,8 +114,8 @@ def spread_deviation(counts: Iterable[tuple[int, int]], *, rate: float) -> float
         rate: of each trial.
     """
     excess = variance = 0.0
-    for found, trials in counts:
+    for count, trials in counts:
         if expected := trials * rate * (1 - rate):
-            excess += (found - trials * rate) ** 2 / expected - 1
+            excess += (count - trials * rate) ** 2 / expected - 1
             variance += 2 + (1 - 6 * rate * (1 - rate)) / expected  # of the square, by the fourth moment
     return excess / math.sqrt(variance) if variance else 0.0
