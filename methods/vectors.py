@@ -37,12 +37,12 @@ def _of_streams(recipe: Recipe, streams: Sequence[str]) -> tuple[Tensor, ...]:
 
 def places(recipe: Recipe, turn: Turn) -> NDArray[np.int64]:
     """Return where in the state the entries lie that train in a turn, shape (entries of the turn,)."""
-    start, found = 0, [np.empty(0, dtype=np.int64)]
+    start, ranges = 0, [np.empty(0, dtype=np.int64)]
     for stream in recipe.state:
         if stream.name in turn.trains:
-            found.append(np.arange(start, start + stream.length))
+            ranges.append(np.arange(start, start + stream.length))
         start += stream.length
-    return np.concatenate(found)
+    return np.concatenate(ranges)
 
 
 def split(recipe: Recipe, vector: Vector) -> dict[str, Vector]:
