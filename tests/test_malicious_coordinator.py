@@ -426,12 +426,12 @@ def test_a_participant_left_out_of_another_attempt_than_its_own_raises_no_alarm(
     """It uploaded to attempt 1, which was given up: being absent from attempt 2's survivors is no surprise."""
     federation = Federation(5, 1)
     certificate = certificate_of(federation)
-    party = federation.participants[VICTIM].participant
+    victim = federation.participants[VICTIM].participant
     others = survivor_set(certificate, *(member for member in certificate.survivors.members if member[0] != VICTIM))
     before = replace(before_the_result(federation), signed=None)
     later = resigned(certificate, survivors=others, position=replace(certificate.position, attempt=2))
-    assert not completed(party, later, before).alarm
-    assert completed(party, resigned(certificate, survivors=others), before).alarm
+    assert not completed(victim, later, before).alarm
+    assert completed(victim, resigned(certificate, survivors=others), before).alarm
 
 
 def test_malicious_split_view_of_the_sum_splits_the_history_for_ever() -> None:
