@@ -175,7 +175,7 @@ def encode_hello(value: env.Hello) -> bytes:
         member=value.member,
         role=_ROLE_NUMBERS[value.role],
         ledger_head=_write_head(value.ledger_head),
-        datasets=[pb.DatasetOffer(name=one.name, units=one.units) for one in value.datasets],
+        datasets=[pb.DatasetOffer(name=dataset.name, units=dataset.units) for dataset in value.datasets],
     )
     return write(message, most=MAX_UNARY_BYTES)
 
@@ -188,7 +188,7 @@ def decode_hello(data: bytes, *, sender: str) -> env.Hello:
 
 def _read_hello(message: pb.Hello) -> env.Hello:
     datasets = each(message.datasets, "datasets", _read_dataset)
-    ascending((one.name for one in datasets), "datasets")
+    ascending((dataset.name for dataset in datasets), "datasets")
     return env.Hello(
         protocol_version=message.protocol_version,
         software_version=text(message.software_version, "software_version", most=MAX_VERSION_TEXT),
@@ -220,10 +220,10 @@ def encode_welcome(value: env.Welcome) -> bytes:
         software_version=value.software_version,
         federation=value.federation,
         ledger_head=_write_head(value.ledger_head),
-        last_advertisements=[rounds.write_advertisement(one) for one in value.last_advertisements],
+        last_advertisements=[rounds.write_advertisement(advertisement) for advertisement in value.last_advertisements],
         members=[
-            pb.MemberEntry(name=one.name, role=_ROLE_NUMBERS[one.role], identity_key=one.identity_key)
-            for one in value.members
+            pb.MemberEntry(name=member.name, role=_ROLE_NUMBERS[member.role], identity_key=member.identity_key)
+            for member in value.members
         ],
     )
     return write(message, most=MAX_UNARY_BYTES)

@@ -170,6 +170,6 @@ def some(items: Sequence[object], field: str) -> None:
 
 def ascending(keys: Iterable[str | bytes], field: str) -> None:
     """Refuse a list that is not sorted or names something twice."""
-    found = list(keys)
-    if found != sorted(set(found)):
+    given = list(keys)
+    if given != sorted(set(given)):
         raise Malformed(f"{field} is not sorted, or names something twice")

@@ -260,7 +260,7 @@ def read_receipt(message: pb.Receipt) -> Receipt:
 
 def write_survivors(value: SurvivorSet) -> pb.SurvivorSet:
     """Return the message of S."""
-    members = [pb.Survivor(participant=one, masked_hash=masked) for one, masked in value.members]
+    members = [pb.Survivor(participant=member, masked_hash=masked) for member, masked in value.members]
     return pb.SurvivorSet(u2_hash=value.u2_hash, members=members)
 
 
@@ -279,7 +279,7 @@ def _read_survivor(message: pb.Survivor) -> tuple[str, bytes]:
 def write_proposal(value: SurvivorProposal) -> pb.SurvivorProposal:
     """Return the message of a proposal."""
     return pb.SurvivorProposal(
-        position=write_position(value.position), receipts=[write_receipt(one) for one in value.receipts]
+        position=write_position(value.position), receipts=[write_receipt(receipt) for receipt in value.receipts]
     )
 
 
@@ -287,7 +287,7 @@ def read_proposal(message: pb.SurvivorProposal) -> SurvivorProposal:
     """Return a proposal: receipts sorted by sender, at least one."""
     receipts = each(message.receipts, "receipts", read_receipt)
     some(receipts, "receipts")
-    ascending((one.sender for one in receipts), "receipts")
+    ascending((receipt.sender for receipt in receipts), "receipts")
     return SurvivorProposal(position=part(message, "position", read_position), receipts=receipts)
 
 
@@ -308,7 +308,8 @@ def read_survivor_signature(message: pb.SurvivorSignature) -> SurvivorSignature:
 def write_unmask_request(value: UnmaskRequest) -> pb.UnmaskRequest:
     """Return the message of a request for shares."""
     return pb.UnmaskRequest(
-        proposal=write_proposal(value.proposal), signatures=[write_survivor_signature(one) for one in value.signatures]
+        proposal=write_proposal(value.proposal),
+        signatures=[write_survivor_signature(signature) for signature in value.signatures],
     )
 
 
@@ -325,8 +326,10 @@ def write_unmask_shares(value: UnmaskShares) -> pb.UnmaskShares:
     return pb.UnmaskShares(
         position=write_position(value.position),
         sender=value.sender,
-        seed_shares=[pb.ReleasedShare(owner=one.owner, share=one.share) for one in value.seed_shares],
-        masking_shares=[pb.ReleasedShare(owner=one.owner, share=one.share) for one in value.masking_shares],
+        seed_shares=[pb.ReleasedShare(owner=released.owner, share=released.share) for released in value.seed_shares],
+        masking_shares=[
+            pb.ReleasedShare(owner=released.owner, share=released.share) for released in value.masking_shares
+        ],
         signature=value.signature,
     )
 
@@ -335,8 +338,8 @@ def read_unmask_shares(message: pb.UnmaskShares) -> UnmaskShares:
     """Return released shares: each list sorted by owner."""
     seeds = each(message.seed_shares, "seed_shares", _read_released)
     masking = each(message.masking_shares, "masking_shares", _read_released)
-    ascending((one.owner for one in seeds), "seed_shares")
-    ascending((one.owner for one in masking), "masking_shares")
+    ascending((released.owner for released in seeds), "seed_shares")
+    ascending((released.owner for released in masking), "masking_shares")
     return UnmaskShares(
         position=part(message, "position", read_position),
         sender=name(message.sender, "sender"),
@@ -360,7 +363,7 @@ def write_certificate(value: RoundCertificate) -> pb.RoundCertificate:
         round_ctx=value.round_ctx,
         survivors=write_survivors(value.survivors),
         sum_hash=value.sum_hash,
-        signatures=[write_survivor_signature(one) for one in value.signatures],
+        signatures=[write_survivor_signature(signature) for signature in value.signatures],
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, assert_never
 
-from privacy.secagg import messages as said
+from privacy.secagg import messages
 from privacy.secagg.hashes import HASH_BYTES
 from privacy.secagg.keys import SIGNATURE_BYTES
 from protos import codec_round as rounds
@@ -52,7 +52,7 @@ def _write_task(task: env.Task) -> pb.NumberedTask:
         case env.AttemptOpened():
             return pb.NumberedTask(attempt_opened=_write_opened(task))
         case env.KeysAdvertised():
-            known = [rounds.write_advertisement(one) for one in task.advertisements]
+            known = [rounds.write_advertisement(advertisement) for advertisement in task.advertisements]
             return pb.NumberedTask(keys_advertised=pb.KeysAdvertised(run_id=task.run_id, advertisements=known))
         case env.SharesDealt():
             return pb.NumberedTask(shares_dealt=_write_shares(task))
@@ -149,7 +149,7 @@ def _write_opened(task: env.AttemptOpened) -> pb.AttemptOpened:
         run_id=task.run_id,
         offer=rounds.write_offer(task.offer),
         adapter=write_ref(task.adapter),
-        history=[rounds.write_certificate(one) for one in task.history],
+        history=[rounds.write_certificate(certificate) for certificate in task.history],
     )
 
 
@@ -172,7 +172,7 @@ def _write_shares(task: env.SharesDealt) -> pb.SharesDealt:
     return pb.SharesDealt(
         run_id=task.run_id,
         position=rounds.write_position(task.position),
-        shares=[rounds.write_dealt(one) for one in task.shares],
+        shares=[rounds.write_dealt(share) for share in task.shares],
         u2=task.u2,
     )
 
@@ -183,7 +183,7 @@ def _read_shares(message: pb.SharesDealt) -> env.SharesDealt:
         run_id=run_id(message.run_id),
         position=part(message, "position", rounds.read_position),
         shares=each(message.shares, "shares", rounds.read_dealt),
-        u2=each(message.u2, "u2", lambda one: name(one, "name")),
+        u2=each(message.u2, "u2", lambda member: name(member, "name")),
     )
 
 
@@ -239,17 +239,17 @@ def write_submission(value: env.Submission) -> pb.Submission:
                 run_id=value.run_id, plan_hash=value.plan_hash, code=value.code, because=value.because
             )
             return pb.Submission(plan_refused=refused)
-        case said.Advertisement():
+        case messages.Advertisement():
             return pb.Submission(advertisement=rounds.write_advertisement(value))
-        case said.ShareBundle():
+        case messages.ShareBundle():
             return pb.Submission(share_bundle=rounds.write_bundle(value))
-        case said.Complaint():
+        case messages.Complaint():
             return pb.Submission(complaint=rounds.write_complaint(value))
-        case said.Receipt():
+        case messages.Receipt():
             return pb.Submission(receipt=rounds.write_receipt(value))
-        case said.SurvivorSignature():
+        case messages.SurvivorSignature():
             return pb.Submission(survivor_signature=rounds.write_survivor_signature(value))
-        case said.UnmaskShares():
+        case messages.UnmaskShares():
             return pb.Submission(unmask_shares=rounds.write_unmask_shares(value))
         case env.Abstained():
             position = rounds.write_position(value.position)

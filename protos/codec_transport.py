@@ -62,8 +62,8 @@ def encode_upload_part(value: env.UploadAnnounced | env.Chunk) -> bytes:
 def decode_upload_part(data: bytes, *, sender: str) -> env.UploadAnnounced | env.Chunk:
     """Return one message of an upload stream, or raise ``E-WIRE-CHUNK`` or ``E-WIRE-MALFORMED``."""
     most = env.MAX_CHUNK_BYTES + 2 * _FRAME_BYTES
-    found = read(pb.UploadPart, data, _read_upload_part, sender=sender, most=most)
-    return _checked(found, sender) if isinstance(found, pb.Chunk) else found
+    part = read(pb.UploadPart, data, _read_upload_part, sender=sender, most=most)
+    return _checked(part, sender) if isinstance(part, pb.Chunk) else part
 
 
 def _read_upload_part(message: pb.UploadPart) -> env.UploadAnnounced | pb.Chunk:
@@ -126,7 +126,7 @@ def decode_poll(data: bytes, *, sender: str) -> env.PollRequest:
 
 
 def _read_poll(message: pb.PollRequest) -> env.PollRequest:
-    seen = each(message.seen, "seen", lambda one: exact(one, tasks.TASK_ID_BYTES, "id"), most=MAX_SEEN)
+    seen = each(message.seen, "seen", lambda task: exact(task, tasks.TASK_ID_BYTES, "id"), most=MAX_SEEN)
     ascending(seen, "seen")
     return env.PollRequest(
         seen=frozenset(seen), wait_seconds=count(message.wait_ms, "wait_ms", most=MAX_WAIT_MS) / 1000

@@ -32,9 +32,9 @@ def generate(root: Path, output: Path) -> None:
     Raises:
         RuntimeError: another line of grpcio-tools is installed, or protoc refused a source.
     """
-    found = version("grpcio-tools")
-    if not found.startswith(GENERATOR_LINE + "."):
-        raise RuntimeError(f"grpcio-tools {found} is installed; the generated files come from {GENERATOR_LINE}")
+    installed = version("grpcio-tools")
+    if not installed.startswith(GENERATOR_LINE + "."):
+        raise RuntimeError(f"grpcio-tools {installed} is installed; the generated files come from {GENERATOR_LINE}")
     environment = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{root}", f"--python_out={output}"]
     finished = subprocess.run(  # noqa: S603  # fixed arguments; the plug-in is the one beside this interpreter

@@ -51,8 +51,8 @@ class Invitation:
 
 def is_address(value: str) -> bool:
     """Return whether a text is ``host:port``, with an IPv6 host in brackets."""
-    found = _ADDRESS.fullmatch(value)
-    return found is not None and 1 <= int(found[2]) <= 65_535
+    parts = _ADDRESS.fullmatch(value)
+    return parts is not None and 1 <= int(parts[2]) <= 65_535
 
 
 def _address(value: str) -> str:
@@ -107,22 +107,22 @@ def decode_invitation(line: str) -> Invitation:
     try:
         document = _document("".join(line.split()))
         canonical.decode(document)
-        found = _Line.model_validate_json(document)
-        authority = base64.b64decode(found.authority, validate=True)
+        fields = _Line.model_validate_json(document)
+        authority = base64.b64decode(fields.authority, validate=True)
     except (ValidationError, ValueError):
         # no detail of what the line holds: it is secret
         raise LocalError("E-TOKEN-INVALID", "the line is no invitation, or was cut or changed in copying") from None
     return Invitation(
-        federation=found.federation,
-        name=found.name,
-        role=Role(found.role),
-        token_id=found.token_id,
-        secret=SecretBytes(bytes.fromhex(found.secret)),
-        enrolment_addresses=found.enrolment_addresses,
-        addresses=found.addresses,
+        federation=fields.federation,
+        name=fields.name,
+        role=Role(fields.role),
+        token_id=fields.token_id,
+        secret=SecretBytes(bytes.fromhex(fields.secret)),
+        enrolment_addresses=fields.enrolment_addresses,
+        addresses=fields.addresses,
         authority=authority,
-        operator_key=bytes.fromhex(found.operator_key),
-        expires_at=found.expires_at,
+        operator_key=bytes.fromhex(fields.operator_key),
+        expires_at=fields.expires_at,
     )
 
 

@@ -82,7 +82,7 @@ def to_refusal(error: OnlysumError) -> Refusal:
 
 
 def _shown(value: str) -> str:
-    return "".join(one if one.isprintable() else " " for one in value)[:MAX_TEXT]
+    return "".join(character if character.isprintable() else " " for character in value)[:MAX_TEXT]
 
 
 def from_call(error: grpc.RpcError, *, call: str) -> OnlysumError:
@@ -108,7 +108,7 @@ def classify(status: grpc.StatusCode, details: str) -> str:
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         return "E-NET-TIMEOUT"
     if status is grpc.StatusCode.UNAVAILABLE:
-        return next((found for found, pattern in _UNAVAILABLE if pattern.search(details)), "E-NET-LOST")
+        return next((network_code for network_code, pattern in _UNAVAILABLE if pattern.search(details)), "E-NET-LOST")
     return "E-NET-LOST"
 
 
@@ -128,18 +128,18 @@ def _phase(name: str) -> Phase:
 
 
 def _read_detail(detail: pb.ErrorDetail) -> OnlysumError:
-    found, said = code(detail.code), text(detail.text, "text", most=MAX_TEXT)
+    error_code, words = code(detail.code), text(detail.text, "text", most=MAX_TEXT)
     match detail.kind:
         case pb.ErrorDetail.KIND_PEER:
             who = text(detail.participant, "participant", most=MAX_WORD)
-            return PeerError.by_participant(who, found, _phase(detail.phase), said)
+            return PeerError.by_participant(who, error_code, _phase(detail.phase), words)
         case pb.ErrorDetail.KIND_ABORTED:
-            return RoundAborted(found, said)
+            return RoundAborted(error_code, words)
         case pb.ErrorDetail.KIND_REFUSED:
-            return RefusedError(found, said)
+            return RefusedError(error_code, words)
         case pb.ErrorDetail.KIND_VERIFICATION:
-            return VerificationError(found, said)
+            return VerificationError(error_code, words)
         case pb.ErrorDetail.KIND_NETWORK:
-            return NetworkError(found, said)
+            return NetworkError(error_code, words)
         case _:
             raise Malformed("kind is unknown")
