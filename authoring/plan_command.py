@@ -64,19 +64,19 @@ def check(file: File, as_json: AsJson = False) -> None:
 
     Example: onlysum plan check draft
     """
-    found = read(file)
-    kind = "plan" if isinstance(found, Plan) else "draft"
+    document = read(file)
+    kind = "plan" if isinstance(document, Plan) else "draft"
     lines = [f"{file}: a valid {kind}"]
     import methods
 
-    methods.require_sound(found.recipe, found.privacy.mode)
-    if isinstance(found, Plan):
+    methods.require_sound(document.recipe, document.privacy.mode)
+    if isinstance(document, Plan):
         from privacy.dp.accountants import require_claim  # SciPy is slow to import
 
-        require_claim(found)
-        lines.append(f"hash {found.hash.hex()} (the operator's signature is checked by each member's daemon)")
+        require_claim(document)
+        lines.append(f"hash {document.hash.hex()} (the operator's signature is checked by each member's daemon)")
     else:
-        lines += _check_files(file, found)
+        lines += _check_files(file, document)
     show({"file": str(file), "kind": kind, "ok": True}, lines, as_json=as_json)
 
 
@@ -105,23 +105,23 @@ def show_file(
     """
     from participant.owner.plan_page import Page, draft_lines
 
-    found = read(file)
-    recipe = found.recipe
-    sections = [("Recipe", tuple(f"{key}: {value}" for key, value in _facts(found)))]
-    if isinstance(found, Plan):
-        sections += draft_lines(found)
-    named = f"run {found.run_id}, plan hash {found.hash.hex()}" if isinstance(found, Plan) else "a draft"
+    document = read(file)
+    recipe = document.recipe
+    sections = [("Recipe", tuple(f"{key}: {value}" for key, value in _facts(document)))]
+    if isinstance(document, Plan):
+        sections += draft_lines(document)
+    named = f"run {document.run_id}, plan hash {document.hash.hex()}" if isinstance(document, Plan) else "a draft"
     page = Page(recipe.title, named, tuple(sections))
     if html is not None:
         write_new(html, page.html().encode())
-    value: Json = json.loads(found.to_bytes())
+    value: Json = json.loads(document.to_bytes())
     show(value, [f"wrote {html}"] if html else [page.text()], as_json=as_json)
 
 
-def _facts(found: Draft | Plan) -> Iterator[tuple[str, str]]:
+def _facts(document: Draft | Plan) -> Iterator[tuple[str, str]]:
     from privacy.claims import graph_words, suite_words
 
-    recipe, privacy = found.recipe, found.privacy
+    recipe, privacy = document.recipe, document.privacy
     yield "purpose", recipe.purpose
     yield "base", f"{recipe.base.name}, hash {recipe.base.hash}"
     yield "method", f"{recipe.adapter.method}, {options_words(recipe.adapter)}, {recipe.entries:,} entries"
@@ -131,11 +131,11 @@ def _facts(found: Draft | Plan) -> Iterator[tuple[str, str]]:
         yield "privacy", "none: no differential privacy"
     else:
         yield "privacy", f"{privacy.mode}, epsilon {privacy.epsilon} at delta {privacy.delta} per {privacy.unit}"
-    if isinstance(found, Plan):
-        names = ", ".join(one.id for one in found.roster)
-        yield "roster", f"{names}; f {found.f}, min_survivors {found.min_survivors}"
-        yield "graph", graph_words(found)
-    yield "suite", suite_words(found)
+    if isinstance(document, Plan):
+        names = ", ".join(member.id for member in document.roster)
+        yield "roster", f"{names}; f {document.f}, min_survivors {document.min_survivors}"
+        yield "graph", graph_words(document)
+    yield "suite", suite_words(document)
 
 
 @app.command()
@@ -148,10 +148,10 @@ def diff(
 
     Example: onlysum plan diff draft-1 draft-2
     """
-    one, other = (dict(_leaves(json.loads(read(file).to_bytes()), "")) for file in (first, second))
-    changed = [key for key in sorted({*one, *other}) if one.get(key) != other.get(key)]
-    value: Json = {key: [one.get(key), other.get(key)] for key in changed}
-    lines = [line for key in changed for line in (key, f"  - {one.get(key)}", f"  + {other.get(key)}")]
+    before, after = (dict(_leaves(json.loads(read(file).to_bytes()), "")) for file in (first, second))
+    changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    value: Json = {key: [before.get(key), after.get(key)] for key in changed}
+    lines = [line for key in changed for line in (key, f"  - {before.get(key)}", f"  + {after.get(key)}")]
     show(value, lines or ["no difference"], as_json=as_json)
 
 

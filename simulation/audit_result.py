@@ -68,7 +68,7 @@ class Check:
 
     name: str
     passed: bool
-    found: str
+    outcome: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

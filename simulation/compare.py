@@ -125,7 +125,7 @@ def _rounds(
     state, total = OptimizerState.start(start), plan.recipe.rounds
     for number in range(1, total + 1):
         train: dict[str, Train] = {
-            name: partial(one.train, adapter=state.iterate, progress=_silent) for name, one in trainers.items()
+            name: partial(trainer.train, adapter=state.iterate, progress=_silent) for name, trainer in trainers.items()
         }
         result = cohort.run_round(number, state.iterate.tobytes(), train)
         state = step(plan.recipe, state, direction(plan, number, result.total(), result.survivors))
@@ -139,7 +139,7 @@ def figures(cells: Sequence[Cell]) -> dict[str, float]:
     Of each mode ``.base``, ``.accuracy``, ``.epsilon`` and ``.noise``; ``gain.accuracy`` is what distributed noise wins
     over local noise, seed by seed.
     """
-    found: dict[str, float] = {}
+    summary: dict[str, float] = {}
     for mode in MODES:
         ran = [cell for cell in cells if cell.mode == mode]
         for name, values in (
@@ -148,14 +148,16 @@ def figures(cells: Sequence[Cell]) -> dict[str, float]:
             ("epsilon", [cell.epsilon for cell in ran]),
             ("noise", [cell.noise for cell in ran]),
         ):
-            found |= _summary(f"{mode}.{name}", values)
-    return found | _summary("gain.accuracy", list(gains(cells).values()))
+            summary |= _summary(f"{mode}.{name}", values)
+    return summary | _summary("gain.accuracy", list(gains(cells).values()))
 
 
 def gains(cells: Sequence[Cell]) -> dict[int, float]:
     """Return what distributed noise wins over local noise by seed."""
     reached = {(cell.mode, cell.seed): cell.accuracy for cell in cells}
-    return {seed: reached["distributed", seed] - reached["local", seed] for seed in sorted({one.seed for one in cells})}
+    return {
+        seed: reached["distributed", seed] - reached["local", seed] for seed in sorted({cell.seed for cell in cells})
+    }
 
 
 def _summary(name: str, values: Sequence[float]) -> dict[str, float]:

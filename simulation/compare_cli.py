@@ -65,9 +65,9 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="onlysum-compare-") as directory:
         for seed in range(first, first + seeds):
             cells += _run_seed(Path(directory) / str(seed), seed, size)
-    found = figures(cells)
+    summary = figures(cells)
     typer.echo("")
-    for line in _table(found, MODES):
+    for line in _table(summary, MODES):
         typer.echo(line)
     machine = {"cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
     values = {
@@ -77,7 +77,7 @@ def compare(
         "participants": participants,
         "seeds": seeds,
         "gains": {str(seed): round(gain, 4) for seed, gain in gains(cells).items()},
-        "figures": found,
+        "figures": summary,
     }
     typer.echo(json.dumps(values))
 
@@ -109,15 +109,18 @@ def _bar(caption: str) -> Iterator[RoundsDone]:
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-def _table(found: Mapping[str, float], modes: tuple[str, ...]) -> list[str]:
+def _table(summary: Mapping[str, float], modes: tuple[str, ...]) -> list[str]:
     rows = [f"{'noise':<14}{'base':>18}{'accuracy':>18}{'epsilon':>10}{'in the sum':>13}"]
     for mode in modes:
         base, accuracy = (
-            f"{found[f'{mode}.{name}']:.1%} +- {found[f'{mode}.{name}.spread']:.1%}" for name in ("base", "accuracy")
+            f"{summary[f'{mode}.{name}']:.1%} +- {summary[f'{mode}.{name}.spread']:.1%}"
+            for name in ("base", "accuracy")
         )
-        carried = f"{found[f'{mode}.noise']:.2f}"
-        rows.append(f"{mode:<14}{base:>18}{accuracy:>18}{format_epsilon_up(found[f'{mode}.epsilon']):>10}{carried:>13}")
-    gain, spread, error = (100 * found[f"gain.accuracy{part}"] for part in ("", ".spread", ".error"))
+        carried = f"{summary[f'{mode}.noise']:.2f}"
+        rows.append(
+            f"{mode:<14}{base:>18}{accuracy:>18}{format_epsilon_up(summary[f'{mode}.epsilon']):>10}{carried:>13}"
+        )
+    gain, spread, error = (100 * summary[f"gain.accuracy{part}"] for part in ("", ".spread", ".error"))
     rows.append(f"{'gain':<14}{'':>18}{f'{gain:+.1f} +- {spread:.1f}':>18}  points, standard error {error:.1f}")
     return [
         *rows,

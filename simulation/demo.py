@@ -88,7 +88,7 @@ class Story:
         screen, federation = self._screen, self._federation
         self._introduce()
         with screen.step("Train the base; start a coordinator; invite and enrol five participants and an evaluator"):
-            self._processes.together(federation.found, self._make_base)
+            self._processes.together(federation.create_coordinator, self._make_base)
         with screen.step("Each participant adds its data and writes its policy; the daemons start"):
             federation.equip()
         with screen.step("Build the plan, sign it, and have every owner's policy approve it"):

@@ -52,8 +52,8 @@ class Monitor:
             case {"event": "round", "round": number, "survivors": survivors, "dropouts": gone}:
                 self.dropouts += len(gone)
                 without = f", without {', '.join(gone)}" if gone else ""
-                told = number % max(1, self._federation.rounds // LINES) == 0
-                self._rounds.completed(number, f"round {number}: the sum of {survivors}{without}" if told else "")
+                shown = number % max(1, self._federation.rounds // LINES) == 0
+                self._rounds.completed(number, f"round {number}: the sum of {survivors}{without}" if shown else "")
                 self._look_after(number, gone=VICTIM in gone)
             case {"event": "evaluation", "round": number, "accuracy": accuracy}:
                 self._rounds.say(f"the evaluator measured {accuracy:.1%} after round {number}")

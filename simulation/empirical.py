@@ -79,14 +79,14 @@ def audit(
     bench = Workbench(directory, setting, random, with_metrics=fault is Fault.EXACT_METRICS)
     try:
         plan = bench.write_plan()
-        checks.append(Check("plan", passed=True, found="every stream that is summed is clipped and noised"))
+        checks.append(Check("plan", passed=True, outcome="every stream that is summed is clipped and noised"))
         with while_preparing(fault):
             laboratory = bench.prepare(plan)
     except LocalError as refusal:
         if refusal.code not in _CODES_OF:
             raise
         return Verdict(setting=setting, checks=(*checks, Check(_CODES_OF[refusal.code], False, refusal.detail)))
-    checks.append(Check("self-check", passed=True, found=f"passed by all {setting.participants} trainers"))
+    checks.append(Check("self-check", passed=True, outcome=f"passed by all {setting.participants} trainers"))
     return judge(laboratory, observe(laboratory, fault, progress=progress), tuple(checks))
 
 
@@ -119,7 +119,7 @@ def judge(laboratory: Laboratory, seen: Observation, earlier: tuple[Check, ...] 
     claim, delta = accountants.run_epsilon(plan), float(plan.privacy.delta)
     if claim is None:
         raise LocalError("E-BUG", "an audit of a plan without a claim")
-    included = [bool(one) for one in laboratory.included]
+    included = [bool(coin) for coin in laboratory.included]
     guesses = guess(scores(laboratory, seen.total), included, guessed=setting.guessed)
     bound = lower_bound(guesses, delta=delta)
     most = ceiling(canaries=setting.canaries, guessed=guesses.guessed, delta=delta)
@@ -148,7 +148,7 @@ def scores(laboratory: Laboratory, total: NDArray[np.int64]) -> list[float]:
     noise = rounds * setting.participants * 4.0**privacy.noise_exponent
     spread = expected**2 / 4 + rounds * rate * (1 - rate) / 2
     estimate: NDArray[np.float64] = np.linalg.solve(spread * overlaps + noise * np.eye(setting.canaries), seen)
-    return [float(one) for one in estimate]
+    return [float(value) for value in estimate]
 
 
 def _noise(laboratory: Laboratory, seen: Observation) -> Check:
@@ -177,7 +177,7 @@ def _sampler(laboratory: Laboratory, seen: Observation) -> Check:
     sizes, turns = _draws(laboratory, seen)
     drawn, trials = (sum(column) for column in zip(*sizes, strict=True))
     count = count_deviation(drawn, trials=trials, rate=rate)
-    by_batch, by_row = (spread_deviation(one, rate=rate) if rate < 1 else 0.0 for one in (sizes, turns))
+    by_batch, by_row = (spread_deviation(counts, rate=rate) if rate < 1 else 0.0 for counts in (sizes, turns))
     return Check(
         "sampler",
         _within(count, by_batch, by_row),
@@ -197,12 +197,12 @@ def _draws(laboratory: Laboratory, seen: Observation) -> tuple[Counted, Counted]
     for rows, batches in zip(laboratory.rows, seen.batches, strict=True):
         sizes += [(len(batch), rows) for batch in batches]
         often = np.bincount(np.concatenate(batches), minlength=rows)
-        turns += [(int(one), len(batches)) for one in often]
+        turns += [(int(times), len(batches)) for times in often]
     return sizes, turns
 
 
 def _within(*deviations: float) -> bool:
-    return all(abs(one) <= DEVIATIONS for one in deviations)
+    return all(abs(deviation) <= DEVIATIONS for deviation in deviations)
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def _show(verdict: Verdict, plant: Fault | None) -> None:
     if plant:
         typer.echo(f"Planted: {plant.value}, which the check {CAUGHT_BY[plant]} has to catch")
     for check in verdict.checks:
-        typer.echo(aligned(f"{'ok  ' if check.passed else 'FAIL'} {check.name}", check.found))
+        typer.echo(aligned(f"{'ok  ' if check.passed else 'FAIL'} {check.name}", check.outcome))
     if not verdict.failed:
         typer.echo("PASS: nothing contradicts the claim. That does not prove it: whatever had")
         typer.echo(
@@ -93,7 +93,7 @@ def _as_values(verdict: Verdict, plant: Fault | None) -> dict[str, object]:
         "claimed_epsilon": verdict.claim,
         "lower_bound": verdict.bound,
         "ceiling": verdict.ceiling,
-        "checks": [{"name": one.name, "passed": one.passed, "found": one.found} for one in verdict.checks],
+        "checks": [{"name": check.name, "passed": check.passed, "found": check.outcome} for check in verdict.checks],
     }
 
 

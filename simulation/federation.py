@@ -52,7 +52,7 @@ class Federation:
         self.daemons: dict[str, Daemon] = {}
         self.rounds = 0
 
-    def found(self) -> None:
+    def create_coordinator(self) -> None:
         """Make and start the coordinator, invite everybody, and let them join."""
         address, enrolment = (f"127.0.0.1:{port}" for port in free_ports(2))
         made = ["init", str(self._stage.coordinator), "--name", FEDERATION, "--operator", "The demo"]
@@ -107,7 +107,7 @@ class Federation:
         return run
 
     def _all_live(self) -> bool:
-        return sum(bool(one["live"]) for one in self._coordinator("status")["members"]) == len(MEMBERS)
+        return sum(bool(member["live"]) for member in self._coordinator("status")["members"]) == len(MEMBERS)
 
     def events(self, run: str) -> Iterator[dict[str, Any]]:
         """Yield what happens in a run until it ends, as ``run watch --json`` prints it."""
@@ -135,7 +135,10 @@ class Federation:
 
     def accuracies(self, run: str) -> tuple[float, float]:
         """Return the evaluator's signed accuracies of the starting adapter and of the last one."""
-        measured = {one["round"]: one["correct"] / one["examples"] for one in self._show(run)["evaluations"]}
+        measured = {
+            evaluation["round"]: evaluation["correct"] / evaluation["examples"]
+            for evaluation in self._show(run)["evaluations"]
+        }
         if 0 not in measured or self.rounds not in measured:
             raise LocalError("E-DEMO", f"the evaluator measured after rounds {sorted(measured)} only")
         return measured[0], measured[self.rounds]
@@ -144,9 +147,11 @@ class Federation:
         """Return the largest epsilon that an owner's ledger has for the run alone, and its delta."""
         show = [partial(self._member_json, member, "ledger", "show", POPULATION) for member in PARTICIPANTS]
         ledgers = self._processes.together(*show)
-        entries = [one for found in ledgers for one in found["populations"][0]["runs"] if one["run"] == run]
-        noised = [Spent(float(one["epsilon"]), float(one["delta"])) for one in entries if one["epsilon"] is not None]
-        return max(noised, key=lambda one: one.epsilon or 0.0, default=Spent(None, None))
+        entries = [entry for ledger in ledgers for entry in ledger["populations"][0]["runs"] if entry["run"] == run]
+        noised = [
+            Spent(float(entry["epsilon"]), float(entry["delta"])) for entry in entries if entry["epsilon"] is not None
+        ]
+        return max(noised, key=lambda spent: spent.epsilon or 0.0, default=Spent(None, None))
 
     def bytes_sent(self, survivors: int) -> int:
         """Return the size of the masked updates that reached a sum.
@@ -159,8 +164,8 @@ class Federation:
         return int(survivors * entries * plan["encoding"]["ring_bits"] // 8)
 
     def _show(self, run: str) -> dict[str, Any]:
-        found: dict[str, Any] = self._coordinator("run", "show", run)
-        return found
+        shown: dict[str, Any] = self._coordinator("run", "show", run)
+        return shown
 
     def _coordinator(self, *words: str) -> Any:
         return json.loads(

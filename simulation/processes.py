@@ -58,8 +58,8 @@ class Processes:
         self._started: list[subprocess.Popen[str]] = []
         self._closed = False
         self._lock = threading.Lock()
-        here = os.pathsep.join(filter(None, [str(Path(onlysum.__file__).parent), os.environ.get("PYTHONPATH", "")]))
-        self._environment = {**os.environ, **ONE_THREAD, "NO_COLOR": "1", "PYTHONPATH": here}
+        path = os.pathsep.join(filter(None, [str(Path(onlysum.__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        self._environment = {**os.environ, **ONE_THREAD, "NO_COLOR": "1", "PYTHONPATH": path}
         self._environment.pop("ONLYSUM_HOME", None)
 
     def __enter__(self) -> Self:
@@ -107,8 +107,8 @@ class Processes:
         with (self._logs / "commands.log").open("a") as file:  # an invitation is printed: only failures are kept
             file.write(f"$ onlysum {' '.join(words)}\n{printed if failed else ''}{complained}exit code {code}\n\n")
         if failed:
-            said = (complained or printed).strip()
-            raise LocalError("E-DEMO", f"`onlysum {' '.join(words[:3])}` ended with exit code {code}: {said}")
+            output = (complained or printed).strip()
+            raise LocalError("E-DEMO", f"`onlysum {' '.join(words[:3])}` ended with exit code {code}: {output}")
         return printed
 
     def follow(self, *words: str) -> Iterator[str]:
@@ -126,7 +126,7 @@ class Processes:
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             waiting = [pool.submit(job) for job in jobs]
             try:
-                return [one.result() for one in waiting]
+                return [future.result() for future in waiting]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 self.__exit__(None, None, None)  # whatever still runs in another thread ends now

@@ -236,9 +236,9 @@ def free_ports(count: int) -> list[int]:
     """Return ports of the loopback interface that nobody listens on, all different."""
     with_sockets = [socket.socket() for _ in range(count)]
     try:
-        for one in with_sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in with_sockets]
+        for listener in with_sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in with_sockets]
     finally:
-        for one in with_sockets:
-            one.close()
+        for listener in with_sockets:
+            listener.close()

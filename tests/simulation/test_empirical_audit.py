@@ -74,7 +74,7 @@ def test_a_doubled_sampling_rate_is_seen_by_the_count_alone(laboratory: Laborato
 def test_noise_that_comes_again_in_every_round_is_seen_when_rounds_are_added_up(laboratory: Laboratory) -> None:
     verdict = judge(laboratory, observe(laboratory, Fault.REPEATED_NOISE))
     assert names(verdict) == ["noise"]
-    freshness = float(verdict.failed[0].found.split("one round's (")[1].split()[0])
+    freshness = float(verdict.failed[0].outcome.split("one round's (")[1].split()[0])
     assert freshness == pytest.approx((SMALL.rounds - 1) * (PROBES / 2) ** 0.5, rel=0.3)
 
 
@@ -84,7 +84,7 @@ def test_batches_of_one_size_are_seen_although_their_count_is_right(tmp_path: Pa
     assert names(judge(laboratory, observe(laboratory))) == []
     verdict = judge(laboratory, observe(laboratory, Fault.FIXED_BATCHES))
     assert names(verdict) == ["sampler"]
-    count, by_batch, _by_row = (float(one) for one in re.findall(r"[+-][0-9]+\.[0-9]", verdict.failed[0].found))
+    count, by_batch, _by_row = (float(one) for one in re.findall(r"[+-][0-9]+\.[0-9]", verdict.failed[0].outcome))
     assert abs(count) <= DEVIATIONS
     assert by_batch < -DEVIATIONS
 
@@ -105,21 +105,21 @@ def test_one_of_ten_noises_missing_is_seen_by_the_probes_alone(tmp_path: Path) -
     laboratory = bench.prepare(bench.write_plan())
     verdict = judge(laboratory, observe(laboratory, Fault.MISSING_SHARE))
     assert names(verdict) == ["noise"]
-    deviations = float(verdict.failed[0].found.split("(")[1].split()[0])
+    deviations = float(verdict.failed[0].outcome.split("(")[1].split()[0])
     assert deviations == pytest.approx(-11.3, abs=3)
 
 
 def test_a_batch_clipped_as_one_is_refused_by_the_self_check(tmp_path: Path) -> None:
     verdict = audit(SMALL, tmp_path, SeededRandom(6), fault=Fault.BATCH_AS_ONE)
     assert names(verdict) == ["self-check"]
-    assert "differs from its own gradient" in verdict.failed[0].found
+    assert "differs from its own gradient" in verdict.failed[0].outcome
     assert verdict.bound is None
 
 
 def test_a_plan_that_sums_metrics_without_noise_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     verdict = audit(SMALL, tmp_path, SeededRandom(7), fault=Fault.EXACT_METRICS)
     assert [check.name for check in verdict.checks] == names(verdict) == ["plan"]
-    assert "metrics" in verdict.failed[0].found
+    assert "metrics" in verdict.failed[0].outcome
 
 
 def test_every_fault_has_a_check() -> None:
