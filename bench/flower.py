@@ -98,17 +98,17 @@ def measure(flower: Flower, name: str) -> tuple[dict[str, float], list[list[str]
     rows = []
     for side in SIDES:
         ours, theirs, bottom = least[f"{side}.ours"], least[f"{side}.flower"], floor.milliseconds(side)
-        found = {
+        measured = {
             f"{side}_ratio": round(theirs / ours, 2),
             f"{side}_ms": round(ours, 2),
             f"flower_{side}_ms": round(theirs, 2),
             f"{side}_ceiling_ratio": round(theirs / bottom, 2),
         } | floor.figures(side)
-        figures |= {f"{case}.{key}": value for key, value in found.items()}
+        figures |= {f"{case}.{key}": value for key, value in measured.items()}
         times = [f"{ours:.1f}", f"{theirs:.1f}", f"{theirs / ours:.1f}", f"{bottom:.1f}", f"{theirs / bottom:.1f}"]
         rows.append([case, side, *times, str(MARKS.get((case, side), ""))])
     sent = (least["bytes.ours"], least["bytes.flower"])
-    rows.append([case, "bytes/entry", *(f"{one:.3f}" for one in sent), f"{sent[1] / sent[0]:.1f}", "", "", ""])
+    rows.append([case, "bytes/entry", *(f"{count:.3f}" for count in sent), f"{sent[1] / sent[0]:.1f}", "", "", ""])
     return figures, rows
 
 

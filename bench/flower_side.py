@@ -84,7 +84,7 @@ class Clients:
         before = time.process_time()
         reply = secaggplus_mod(sent, self.contexts[nid], train)
         self.seconds[nid] += time.process_time() - before - trained
-        self.uploaded[nid] += sum(_size(one) for one in reply.content.config_records[RECORD_KEY_CONFIGS].values())
+        self.uploaded[nid] += sum(_size(record) for record in reply.content.config_records[RECORD_KEY_CONFIGS].values())
         return reply
 
     def _update(self, nid: int) -> Any:
@@ -97,7 +97,7 @@ class Clients:
 def _size(value: Any) -> int:
     """Return the bytes of a record's value, without any framing."""
     if isinstance(value, list):
-        return sum(_size(one) for one in value)
+        return sum(_size(part) for part in value)
     return len(value) if isinstance(value, bytes) else 8
 
 
