@@ -27,7 +27,7 @@ help: ## List the targets
 setup: $(STAMP) ## Make .venv with everything that is needed to run, test and develop
 
 $(STAMP):
-	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not there; try: make setup PYTHON=python3"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) was not found; try: make setup PYTHON=python3"; exit 1; }
 	@echo "Setting up .venv: about 2.5 GB on disk and 1 to 10 minutes, most of it PyTorch and its libraries"
 	@echo "(on Linux with a CUDA build of PyTorch up to 7 GB; see README for the smaller CPU build)."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

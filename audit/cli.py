@@ -32,7 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Key = Annotated[str, typer.Option("--key", metavar="HEX", help="The key that should have signed it, 64 hex digits.")]
 
 
-class Place(StrEnum):
+class Maker(StrEnum):
     """Whose directory a report is taken from."""
 
     COORDINATOR = "coordinator"
@@ -55,7 +55,7 @@ SUFFIXES: Final = {Format.HTML: ".html", Format.PDF: ".pdf", Format.REGISTRY: ".
 def report(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or its beginning.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where to write the report.")],
-    source: Annotated[Place | None, typer.Option("--from", help="Whose report to take.")] = None,
+    source: Annotated[Maker | None, typer.Option("--from", help="Whose report to take.")] = None,
     config: Annotated[
         Path | None, typer.Option("--config", envvar="ONLYSUM_HOME", metavar="DIR", help="The daemon's directory.")
     ] = None,

@@ -13,7 +13,7 @@ from privacy.errors import LocalError, VerificationError
 
 MOST_BYTES: Final = 2**28  # 256 MiB: 4096 participants over some hundred rounds
 REPORT_FILE: Final = "report.json"
-Place = Literal["coordinator", "participant"]
+Maker = Literal["coordinator", "participant"]
 
 
 def read(path: Path) -> bytes:
@@ -33,7 +33,7 @@ def read(path: Path) -> bytes:
         raise LocalError("E-PERMISSIONS", f"{path} cannot be read") from None
 
 
-def of_run(home: Path | None, run: str, place: Place | None) -> Path:
+def of_run(home: Path | None, run: str, place: Maker | None) -> Path:
     """Return the report file of a run in a daemon's directory.
 
     Args:

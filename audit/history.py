@@ -18,7 +18,7 @@ from privacy.secagg.messages import Position, RoundCertificate, SurvivorSet, Sur
 
 
 def check_rounds(report: Report) -> str:
-    """Check every certificate and the chain of transcripts, and say what was found.
+    """Check every certificate and the chain of transcripts, and return what was found.
 
     Raises:
         VerificationError: ``E-REPORT-TRANSCRIPT``, naming the round and the rule.
@@ -41,7 +41,7 @@ def check_rounds(report: Report) -> str:
 
 
 def check_evaluations(report: Report) -> str:
-    """Check every measurement's signature, and say what was found.
+    """Check every measurement's signature, and return what was found.
 
     Raises:
         VerificationError: ``E-REPORT-EVALUATION``.

@@ -187,7 +187,7 @@ def chart() -> str:
 
 
 def main() -> int:
-    """Write the files, or with ``--check`` say whether they are current."""
+    """Write the files, or with ``--check`` return whether they are current."""
     text, picture = rebuilt(TEXT.read_text()), chart()
     if "--check" in sys.argv:
         return int((TEXT.read_text(), CHART.read_text()) != (text, picture))

@@ -152,7 +152,7 @@ def rebuilt(text: str) -> str:
 
 
 def main() -> int:
-    """Write the file, or with ``--check`` say whether it is current."""
+    """Write the file, or with ``--check`` return whether it is current."""
     current = TEXT.read_text()
     fresh = rebuilt(current)
     if "--check" in sys.argv:

@@ -115,10 +115,10 @@ class Story:
     def _watch(self, run: str) -> int:
         """Follow the run to its end, and return how many participant-rounds are missing from the sums."""
         with self._screen.rounds(self._federation.rounds) as rounds:
-            witness = Monitor(self._federation, rounds)
+            monitor = Monitor(self._federation, rounds)
             for happened in self._federation.events(run):
-                witness.take(happened)
-        return witness.dropouts
+                monitor.take(happened)
+        return monitor.dropouts
 
     def _conclude(self, run: str, dropouts: int) -> None:
         from simulation.base import recheck

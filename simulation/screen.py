@@ -84,7 +84,7 @@ class Rounds:
         self._task = task
 
     def phase(self, text: str) -> None:
-        """Say what happens in the open round, on the bar alone."""
+        """Show what happens in the open round, on the bar alone."""
         self._bar.update(self._task, description=text)
 
     def completed(self, number: int, text: str) -> None:

@@ -36,7 +36,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, problem: BaseException) -> None:
     monkeypatch.setattr(onlysum, "_load", load)
 
 
-def test_help_names_every_place_and_imports_no_room() -> None:
+def test_help_names_every_group_and_imports_no_package() -> None:
     program = (
         "import onlysum, sys; code = onlysum.run(['--help']); "
         "print([m for m in sys.modules if m.split('.')[0] in "

@@ -78,7 +78,7 @@ def _folded(squares: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _within(rows: NDArray[np.int64], sensitivity: int) -> NDArray[np.bool_]:
-    """Say of each row whether its squared norm is at most D^2; exact, as rounding leaves it below 2^63."""
+    """Return for each row whether its squared norm is at most D^2; exact, as rounding leaves it below 2^63."""
     squared: NDArray[np.int64] = np.einsum("ij,ij->i", rows, rows)
     return squared <= np.int64(sensitivity) ** 2
 
