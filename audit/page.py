@@ -148,29 +148,6 @@ def make_page(verified: VerifiedReport) -> Page:
     )
 
 
-def text_of(page: Page) -> Iterator[str]:
-    """Yield every text of a page in reading order, for tests and for searching."""
-    yield from (page.origin, page.title, page.purpose, page.key_figure)
-    yield from map(_joined, page.summary)
-    for block in page.blocks:
-        match block:
-            case Heading(text, _):
-                yield text
-            case Paragraph(spans, _):
-                yield _joined(spans)
-            case Bullets(items):
-                yield from map(_joined, items)
-            case Table(heads, rows):
-                yield from heads
-                yield from (_joined(cell) for row in rows for cell in row)
-            case Figure():
-                yield block.caption
-
-
-def _joined(text: Text) -> str:
-    return "".join(span.text for span in text)
-
-
 def _text(*parts: str | Span) -> Text:
     return tuple(Span(part) if isinstance(part, str) else part for part in parts if part)
 

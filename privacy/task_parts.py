@@ -138,6 +138,8 @@ def require_classification(task: Task) -> Classification:
     Raises:
         LocalError: ``E-TASK-UNSUPPORTED``.
     """
+    if isinstance(task, TextClassification) and task.pooling != "model":
+        raise LocalError("E-TASK-UNSUPPORTED", f"pooling is {task.pooling}; texts are pooled as the model does it")
     if isinstance(task, ImageClassification | TextClassification):
         return task
     raise LocalError("E-TASK-UNSUPPORTED", f"the task is {task.kind}; image- and text-classification are trained")

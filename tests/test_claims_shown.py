@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from audit import registry
-from audit.page import make_page, text_of
+from audit.page import make_page
 from audit.text import rendered
 from audit.verify import VerifiedReport, verify_report
 from coordinator.runs.release import model_card
@@ -25,7 +25,7 @@ from privacy.plan import Plan
 from privacy.plan_parts import Mode
 from privacy.report import build_report, sign_report
 from tests.worlds.plans import OPERATOR, STRONG
-from tests.worlds.reports import coordinator_facts, participant_facts, reported_plan
+from tests.worlds.reports import coordinator_facts, participant_facts, reported_plan, text_of
 
 ROOT = Path(__file__).parent.parent
 MODES: tuple[Mode, ...] = ("none", "local", "distributed", "distributed-participant")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from coordinator.daemon.status import read_status
 from coordinator.database import member_rows, run_rows
 from coordinator.opened import OpenHome
-from host.rendering import Json, table
+from host.rendering import Json, moment, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class ServiceStatus:
     federation: str
     address: str
     pid: int | None  # None: the daemon does not run
+    since: int | None  # when it was started
     members: tuple[Presence, ...]
     invited: tuple[str, ...]
     runs: tuple[OpenRun, ...]
@@ -53,6 +54,7 @@ class ServiceStatus:
             "federation": self.federation,
             "running": self.running,
             "pid": self.pid,
+            "since": self.since,
             "address": self.address,
             "members": [{"name": member.name, "role": member.role, "live": member.live} for member in self.members],
             "invited": list(self.invited),
@@ -61,7 +63,9 @@ class ServiceStatus:
 
     def to_lines(self) -> list[str]:
         """Return it for people."""
-        state = f"running (pid {self.pid})" if self.running else "not running; start it: onlysum coordinator start"
+        state = "not running; start it: onlysum coordinator start"
+        if self.running:
+            state = f"running (pid {self.pid}) since {moment(self.since)} UTC"
         rows = [(member.name, member.role, "yes" if member.live else "no") for member in self.members]
         lines = [f"federation {self.federation}, {self.address}: {state}", *table(("MEMBER", "ROLE", "LIVE"), rows)]
         if self.invited:
@@ -81,6 +85,7 @@ def service_status(opened: OpenHome, now: int) -> ServiceStatus:
         federation=opened.settings.federation,
         address=opened.settings.participants.address,
         pid=daemon.pid if daemon else None,
+        since=daemon.started_at if daemon else None,
         members=tuple(Presence(member.name, member.role.value, member.name in live) for member in members),
         invited=tuple(token.name for token in tokens if token.expires_at > now),
         runs=tuple(OpenRun(run.run_id, run.state.value, run.paused) for run in runs),

@@ -49,6 +49,7 @@ class ParticipantStatus:
     name: str
     federation: str
     running: bool
+    since: int | None  # when the daemon was started, if it is running
     connected: bool
     paused: bool
     code: str  # of the last problem of the daemon
@@ -72,6 +73,7 @@ class ParticipantStatus:
             "name": self.name,
             "federation": self.federation,
             "running": self.running,
+            "since": self.since,
             "connected": self.connected,
             "paused": self.paused,
             "code": self.code,
@@ -92,7 +94,7 @@ class ParticipantStatus:
         """Return it for people."""
         state = "running" if self.running else "not running; start it: onlysum participant start"
         if self.running:
-            state += ", connected" if self.connected else ", NOT connected"
+            state += f"{', connected' if self.connected else ', NOT connected'}, since {moment(self.since)} UTC"
         lines = [f"{self.name} in {self.federation}: {state}{', paused' if self.paused else ''}"]
         if self.running and self.code:
             lines.append(f"  {self.code}: {self.detail}")
@@ -112,6 +114,7 @@ def participant_status(opened: OpenHome) -> ParticipantStatus:
         name=opened.owner.name,
         federation=opened.owner.federation,
         running=running,
+        since=daemon.since if daemon and running else None,
         connected=daemon is not None and daemon.connected,
         paused=opened.home.pause_mark.exists(),
         code=daemon.code if daemon else "",

@@ -11,7 +11,7 @@ import pytest
 
 from audit import wording
 from audit.html import render
-from audit.page import MOST_ROWS, make_page, text_of
+from audit.page import MOST_ROWS, make_page
 from audit.plots import HEIGHT, WIDTH, line_plot
 from audit.text import rendered
 from audit.verify import VerifiedReport, verify_report
@@ -26,6 +26,7 @@ from tests.worlds.reports import (
     participant_facts,
     participant_report,
     reported_plan,
+    text_of,
 )
 
 MODES: tuple[Mode, ...] = ("distributed", "local", "distributed-participant", "none")

@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 import pytest
 
 from audit import pdf
-from audit.page import make_page, text_of
+from audit.page import make_page
 from audit.verify import VerifiedReport, verify_report
 from privacy.plan_parts import Mode
-from tests.worlds.reports import coordinator_report, participant_report
+from tests.worlds.reports import coordinator_report, participant_report, text_of
 
 MODES: tuple[Mode, ...] = ("distributed", "local", "distributed-participant", "none")
 

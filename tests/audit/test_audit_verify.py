@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audit import schema
-from audit.page import make_page, text_of
+from audit.page import make_page
 from audit.text import rendered
 from audit.verify import parse_report, verify_report
 from privacy import canonical
@@ -33,6 +33,7 @@ from tests.worlds.reports import (
     participant_report,
     reported_plan,
     resigned,
+    text_of,
 )
 
 MODES: tuple[Mode, ...] = ("distributed", "local", "distributed-participant", "none")

@@ -20,6 +20,7 @@ import onlysum
 from coordinator.config import settings_template
 from coordinator.database import attempt_rows
 from coordinator.database.tables import runs
+from host.state_format import write_format
 from privacy.errors import LocalError
 from privacy.secagg.messages import Position
 from protos.invitation import decode_invitation
@@ -51,6 +52,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         enrolment="127.0.0.1:2",
     )
     (tmp_path / "coordinator.toml").write_text(text)
+    write_format(tmp_path)
     monkeypatch.setenv("ONLYSUM_HOME", str(tmp_path))
     return world
 

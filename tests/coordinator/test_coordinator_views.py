@@ -30,7 +30,8 @@ from coordinator.views.overview import overview
 from coordinator.views.proposal import Proposal
 from coordinator.views.runs import run_list
 from coordinator.views.status import service_status
-from host.rendering import View
+from host.rendering import View, moment
+from host.state_format import write_format
 from protos.envelope import Role
 from tests.worlds.coordinator import EVALUATOR, RUN_ID, World
 
@@ -46,6 +47,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "coordinator.toml").write_text(
         settings_template(federation="clinics", operator="I", also=[], participants="h:1", enrolment="h:2")
     )
+    write_format(tmp_path)
     write_status(world.home, DaemonStatus(os.getpid(), NOW, "h:1", "h:2", live=("alice",)))
     with world.store.begin() as connection:
         token = TokenRecord("t" * 32, b"s" * 32, "dora", Role.PARTICIPANT, "", NOW, 10**10)
@@ -89,7 +91,7 @@ def test_a_view_cannot_be_changed_and_does_not_print(
 
 
 KEYS: dict[str, set[str]] = {
-    "status": {"federation", "running", "pid", "address", "members", "invited", "runs"},
+    "status": {"federation", "running", "pid", "since", "address", "members", "invited", "runs"},
     "member list": {
         "name", "role", "active", "live", "identity_fingerprint", "software_version", "labels", "enrolled_at",
         "revoked_at",
@@ -114,6 +116,7 @@ def test_the_status_says_who_is_connected_and_who_has_not_joined_yet(directory: 
         status = service_status(opened, NOW)
         assert service_status(opened, 10**11).invited == ()
     assert (status.running, status.pid, status.invited, status.runs) == (True, os.getpid(), ("dora",), ())
+    assert status.to_lines()[0].endswith(f": running (pid {os.getpid()}) since {moment(NOW)} UTC")
     live = {member.name: member.live for member in status.members}
     assert live["alice"]
     assert not live[EVALUATOR]

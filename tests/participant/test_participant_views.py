@@ -95,7 +95,8 @@ def test_a_view_cannot_be_changed_and_does_not_print(
 
 KEYS: dict[str, set[str]] = {
     "status": {
-        "name", "federation", "running", "connected", "paused", "code", "waiting", "runs", "plans", "ledger_sequence",
+        "name", "federation", "running", "since", "connected", "paused", "code", "waiting", "runs", "plans",
+        "ledger_sequence",
     },
     "plan list": {"run", "title", "mode", "decision", "ended", "expires"},
     "ledger show": {"populations", "sequence", "head"},
@@ -119,14 +120,15 @@ def test_the_status_names_the_last_problem_of_a_daemon_that_is_not_connected(hom
     status = participant_status(open_home(home.directory))
     assert (status.running, status.connected, status.pending) == (True, False, (PLAN.run_id,))
     assert status.to_lines()[:2] == [
-        "alice in test-federation: running, NOT connected",
+        "alice in test-federation: running, NOT connected, since 1970-01-01 00:00 UTC",
         "  E-NET-DNS: sum.example.org",
     ]
 
 
 def test_a_status_left_by_a_daemon_that_was_killed_is_not_running(home: Home) -> None:
     write_daemon_status(home, pid=2**22 + 1)  # more than the kernel gives out
-    assert not participant_status(open_home(home.directory)).running
+    status = participant_status(open_home(home.directory))
+    assert (status.running, status.since) == (False, None)
 
 
 def test_a_decided_plan_comes_after_the_pending_ones_and_says_until_when(home: Home) -> None:

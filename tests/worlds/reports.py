@@ -1,15 +1,16 @@
-"""A small signed report of every kind: what the tests of the audit package start from."""
+"""A small signed report of every kind: what the tests of the audit package start from, and what its page says."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from audit.page import Bullets, Figure, Heading, Page, Paragraph, Table, Text
 from audit.verify import verify_report
 from privacy import canonical
 from privacy.canonical import Json
@@ -138,3 +139,26 @@ def resigned(data: bytes, change: Callable[[dict[str, Any]], object], key: Signi
     report = Report.model_validate_json(canonical.encode(document["body"]))
     document["signature"] = key.sign(signed_report_bytes(report)).hex()
     return canonical.encode(document)
+
+
+def text_of(page: Page) -> Iterator[str]:
+    """Yield every text of a page in reading order."""
+    yield from (page.origin, page.title, page.purpose, page.key_figure)
+    yield from map(_joined, page.summary)
+    for block in page.blocks:
+        match block:
+            case Heading(text, _):
+                yield text
+            case Paragraph(spans, _):
+                yield _joined(spans)
+            case Bullets(items):
+                yield from map(_joined, items)
+            case Table(heads, rows):
+                yield from heads
+                yield from (_joined(cell) for row in rows for cell in row)
+            case Figure():
+                yield block.caption
+
+
+def _joined(text: Text) -> str:
+    return "".join(span.text for span in text)
