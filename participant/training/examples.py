@@ -111,7 +111,8 @@ def synthetic_examples(base: Base, task: Classification, count: int) -> Examples
     ids = random.integers(base.tokenizer_size, size=(count, task.max_length))
     lengths = np.linspace(task.max_length, 1, count).astype(np.int64)
     mask = (np.arange(task.max_length) < lengths[:, None]).astype(np.int64)
-    return Examples({TOKENS: torch.from_numpy(ids * mask), TOKEN_MASK: torch.from_numpy(mask)}, labels)
+    tokens = np.where(mask == 1, ids, base.pad)
+    return Examples({TOKENS: torch.from_numpy(tokens), TOKEN_MASK: torch.from_numpy(mask)}, labels)
 
 
 def _blank(values: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:

@@ -34,6 +34,7 @@ from protos.envelope import Role
 from tests.worlds.enrolled import authority, enrol, equip, propose
 from tests.worlds.expect import expect
 from tests.worlds.owner import owned_plan
+from tests.worlds.torch_world import image_base
 
 MADE = authority()
 Say = Callable[..., str]
@@ -167,10 +168,7 @@ def test_a_dataset_that_has_changed_is_found_out_and_can_be_removed(say: Say, tm
 
 
 def test_a_model_is_hashed_and_one_with_a_pickle_is_refused(say: Say, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
+    folder = image_base(tmp_path / "model")
     added = json.loads(say("model", "add", "tiny", str(folder), "--json"))
     assert [one["name"] for one in added["files"]] == ["config.json", "model.safetensors"]
     assert json.loads(say("model", "list", "--json"))[0]["hash"] == added["hash"]
