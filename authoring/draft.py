@@ -30,7 +30,7 @@ from participant.training.adapters.adapted import config_json, named_tensors, wr
 from participant.training.base_checks import check_forward, check_length
 from participant.training.cells import name_text
 from participant.training.examples import synthetic_examples
-from participant.training.models import TRIAL_ROWS, architecture, hash_model, load_base
+from participant.training.models import TRIAL_ROWS, architecture, hash_model, label_names, load_base
 from participant.training.targets import check_targets
 from privacy.adapter_parts import Adapter, Tensor
 from privacy.draft import (
@@ -88,6 +88,7 @@ def build_draft(recipe: Path, out: Path, *, warn: Callable[[str], None] = lambda
         base = BaseReference(name=wanted.base.name, architecture=architecture(folder), files=hash_model(folder))
         task = fitting(_TASKS[wanted.task.kind], "task", wanted.task.model_dump())
         method.require_task(task)
+        require_order(folder, task.labels)
         for difference in compare_preprocessing(folder, wanted.task):
             warn(difference)
         adapter = make_adapter(method, wanted.adapter, folder, base, task)
@@ -150,6 +151,17 @@ def require_distinct(labels: Sequence[str]) -> None:
         if name in names[:place]:
             detail = f"{labels[names.index(name)]} and {labels[place]} are one label where data are read"
             raise LocalError("E-CONFIG-INVALID", f"task.labels: {detail}")
+
+
+def require_order(folder: Path, labels: Sequence[str]) -> None:
+    """Refuse the base's own labels in another order: its head would start with the wrong names.
+
+    Raises:
+        LocalError: ``E-CONFIG-INVALID``.
+    """
+    own = label_names(folder)
+    if sorted(own) == sorted(labels) and list(labels) != own:
+        raise LocalError("E-CONFIG-INVALID", f"task.labels: the base has them in the order {', '.join(own)}")
 
 
 Fitting = TypeVar("Fitting", bound=PlanModel)

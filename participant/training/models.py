@@ -60,6 +60,14 @@ def architecture(folder: Path) -> str:
     return str(found[0]) if isinstance(found, list) and found else ""
 
 
+def label_names(folder: Path) -> list[str]:
+    """Return the labels that ``config.json`` names, in the order of the base's answers."""
+    names = _config(folder).get("id2label")
+    if not isinstance(names, dict) or not all(str(number).isdecimal() for number in names):
+        return []
+    return [str(names[number]) for number in sorted(names, key=int)]
+
+
 def verify_base(folder: Path, expected: BaseReference) -> None:
     """Compare a folder with the plan's hashes.
 
