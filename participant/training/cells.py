@@ -67,15 +67,22 @@ def name_text(value: object) -> str | None:
     return None
 
 
-def require_columns(row: Mapping[str, Any], columns: Sequence[str], where: str) -> None:
-    """Refuse a row that lacks a column, naming those that it has.
+def require_columns(row: Mapping[str, Any], columns: Sequence[str], where: str, *, listed: bool = True) -> None:
+    """Refuse a row that lacks a column.
+
+    Args:
+        row: by column.
+        columns: those that it must have.
+        where: the words that name it.
+        listed: whether those that it has are named: for its owner's eyes, as a file without a header names data.
 
     Raises:
         LocalError: ``E-DATA-PARSE``.
     """
     for column in columns:
         if column not in row:
-            raise LocalError("E-DATA-PARSE", f"{where}: no column {column}; there are {', '.join(sorted(row))}")
+            others = f"; there are {', '.join(sorted(row))}" if listed else ""
+            raise LocalError("E-DATA-PARSE", f"{where}: no column {column}{others}")
 
 
 def cell(row: Mapping[str, Any], column: str, where: str) -> Any:

@@ -167,7 +167,7 @@ def read_table(path: Path, columns: Columns, *, strict: bool = True) -> Table:
     users: list[str] = []
     for where, row in read_rows(path, wanted):
         if strict or not labels:
-            require_columns(row, (columns.input, columns.label), where)
+            require_columns(row, (columns.input, columns.label), where, listed=strict)
         try:
             value, label = cell(row, columns.input, where), label_of(row, columns.label, where)
         except LocalError:

@@ -268,3 +268,11 @@ def test_values_that_python_cannot_hold_matter_in_columns_that_are_used_alone(tm
     assert list(read_table(path, Columns("text", "label")).inputs) == ["a", "b"]
     assert refusal(path, label_column="until") == "x.parquet row 1: column until holds a value that cannot be read"
     assert list(read_table(path, Columns("text", "until"), strict=False).labels) == [None, None]
+
+
+def test_a_file_without_a_header_names_its_first_row_to_its_owner_alone(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.csv", "Mrs Smith,1\nMr Jones,0\n")
+    assert refusal(path, label_column="label") == "x.csv row 1: no column label; there are 1, Mrs Smith"
+    with pytest.raises(LocalError) as info:
+        read_table(path, Columns("text", "label"), strict=False)
+    assert info.value.detail == "x.csv row 1: no column text"
