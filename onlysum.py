@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import io
 import json
 import os
 import sys
@@ -169,6 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     # What gRPC core would print on standard error reaches users as typed errors; it reads this when it is imported.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 still gets every message
     words = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(run(words))
 
@@ -256,11 +260,20 @@ def _print_usage(problem: TyperException, *, as_json: bool) -> None:
 
 
 def _write_traceback(problem: Exception) -> Path:
-    """Keep the traceback in a file that only this user can read; the screen gets its path."""
+    """Keep the traceback in a file that only this user can read; the screen gets its path.
+
+    Types and places alone: the words of an exception may quote a row of the data, and such files get sent.
+    """
     handle, name = tempfile.mkstemp(prefix="onlysum-bug-", suffix=".txt")
-    with os.fdopen(handle, "w") as file:
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"onlysum {__version__}, Python {sys.version}\n")
-        file.writelines(traceback.format_exception(problem))
+        raised: BaseException | None = problem
+        seen: list[BaseException] = []
+        while raised is not None and raised not in seen:
+            seen.append(raised)
+            file.write(f"\n{type(raised).__module__}.{type(raised).__qualname__}, raised at\n")
+            file.writelines(traceback.format_tb(raised.__traceback__))
+            raised = raised.__cause__ or raised.__context__
     return Path(name)
 
 

@@ -9,7 +9,8 @@ may say (``authoring.recipe``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,11 +22,16 @@ from pydantic import ValidationError
 from safetensors.numpy import save
 
 import methods
+from authoring.preprocessing import compare_preprocessing
 from authoring.recipe import AdapterSection, RecipeFile, read_recipe
 from host import durable
 from methods.method import Method
 from participant.training.adapters.adapted import config_json, named_tensors, wrap
-from participant.training.models import architecture, hash_model, load_base
+from participant.training.base_checks import check_forward, check_length
+from participant.training.cells import name_text
+from participant.training.examples import synthetic_examples
+from participant.training.models import TRIAL_ROWS, architecture, hash_model, label_names, load_base
+from participant.training.targets import check_targets
 from privacy.adapter_parts import Adapter, Tensor
 from privacy.draft import (
     BaseReference,
@@ -60,8 +66,13 @@ class InitialAdapter:
     config: str  # adapter_config.json
 
 
-def build_draft(recipe: Path, out: Path) -> Draft:
+def build_draft(recipe: Path, out: Path, *, warn: Callable[[str], None] = lambda _: None) -> Draft:
     """Read a recipe and write a draft directory: ``draft.json``, the initial adapter and PEFT's configuration.
+
+    Args:
+        recipe: ``recipe.toml``.
+        out: the directory to make.
+        warn: is given what of the base's own preprocessing the recipe does not follow.
 
     Raises:
         LocalError: ``E-CONFIG-*``, ``E-EXISTS``, ``E-METHOD-*`` or ``E-MODEL-*``.
@@ -71,11 +82,15 @@ def build_draft(recipe: Path, out: Path) -> Draft:
     wanted = read_recipe(recipe)
     method = methods.get(wanted.method)
     method.require_mode(wanted.privacy.mode)
-    folder = (recipe.parent / Path(wanted.base.path).expanduser()).resolve()
+    require_distinct(wanted.task.labels)
+    folder = (recipe.parent / os.path.expanduser(wanted.base.path)).resolve()  # noqa: PTH111  see ``resolve_base``
     try:
         base = BaseReference(name=wanted.base.name, architecture=architecture(folder), files=hash_model(folder))
         task = fitting(_TASKS[wanted.task.kind], "task", wanted.task.model_dump())
         method.require_task(task)
+        require_order(folder, task.labels)
+        for difference in compare_preprocessing(folder, wanted.task):
+            warn(difference)
         adapter = make_adapter(method, wanted.adapter, folder, base, task)
         draft = _draft(wanted, method, base, task, adapter.description)
     except ValidationError as error:
@@ -106,15 +121,47 @@ def make_adapter(
         tensors=(Tensor(key="sketch", shape=(1,), stream="frozen"),),
     )
     loaded = load_base(folder, base, task, head_modules=section.head_modules, seed=section.seed)
+    targets = {
+        "target_modules": section.target_modules or (),
+        "feedforward_modules": section.feedforward_modules or (),
+    }
+    check_targets(loaded.model, targets, section.head_modules)
+    if isinstance(task, TextClassification):
+        check_length(base.name, loaded.model, task.max_length, section.tokens or 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(section.seed)
         model = wrap(loaded.model, sketch)
     values = {key: _array(tensor) for key, tensor in sorted(named_tensors(model, sketch).items())}
     _check_heads(section.head_modules, values)
+    check_forward(base.name, model, synthetic_examples(loaded, task, TRIAL_ROWS).inputs, len(task.labels))
     data = save(values)
     manifest = method.manifest({key: value.shape for key, value in values.items()}, sketch)
     description = sketch.model_copy(update={"initial_hash": hashlib.sha256(data).hexdigest(), "tensors": manifest})
     return InitialAdapter(description, data, config_json(model, base.name))
+
+
+def require_distinct(labels: Sequence[str]) -> None:
+    """Refuse labels that data could not tell apart: ``1`` and ``1.0``, or two forms of one letter.
+
+    Raises:
+        LocalError: ``E-CONFIG-INVALID``.
+    """
+    names = [name_text(label) for label in labels]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            detail = f"{labels[names.index(name)]} and {labels[place]} are one label where data are read"
+            raise LocalError("E-CONFIG-INVALID", f"task.labels: {detail}")
+
+
+def require_order(folder: Path, labels: Sequence[str]) -> None:
+    """Refuse the base's own labels in another order: its head would start with the wrong names.
+
+    Raises:
+        LocalError: ``E-CONFIG-INVALID``.
+    """
+    own = label_names(folder)
+    if sorted(own) == sorted(labels) and list(labels) != own:
+        raise LocalError("E-CONFIG-INVALID", f"task.labels: the base has them in the order {', '.join(own)}")
 
 
 Fitting = TypeVar("Fitting", bound=PlanModel)

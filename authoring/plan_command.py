@@ -46,13 +46,20 @@ def build(
     require_torch()
     from authoring.draft import build_draft
 
-    draft = build_draft(recipe, out)
+    warnings: list[str] = []
+    draft = build_draft(recipe, out, warn=warnings.append)
     lines = [
         f"Wrote {out}/: draft.json, initial_adapter.safetensors, adapter_config.json",
         f"  {draft.recipe.title}: {draft.recipe.entries:,} entries, {draft.recipe.rounds} rounds, {draft.privacy.mode}",
         f"Next, at the coordinator: onlysum coordinator run create {out} --members A,B,C",
     ]
-    value: Json = {"draft": str(out), "entries": draft.recipe.entries, "base_hash": draft.recipe.base.hash}
+    lines += [f"warning: {warning}" for warning in warnings]
+    value: Json = {
+        "draft": str(out),
+        "entries": draft.recipe.entries,
+        "base_hash": draft.recipe.base.hash,
+        "warnings": list(warnings),
+    }
     show(value, lines, as_json=as_json)
 
 

@@ -97,6 +97,9 @@ def _decimal(value: Any) -> Any:
     return f"{Decimal(repr(value)):f}"
 
 
+LEAST_EPSILON: Final = Decimal("0.001")
+MOST_EPSILON: Final = Decimal(1000)
+
 # Units that a mode may have; the first is meant where a recipe names none.
 UNITS: Final[dict[Mode, tuple[Unit, ...]]] = {
     "local": ("example", "user"),
@@ -256,6 +259,9 @@ def _check(recipe: RecipeFile, file: str) -> None:
         and Decimal(recipe.task.image_scale) == 0,
         "privacy.epsilon: a noised mode needs epsilon and delta": noised
         and not (Decimal(recipe.privacy.epsilon) > 0 and 0 < Decimal(recipe.privacy.delta) < 1),
+        f"privacy.epsilon: it must be {LEAST_EPSILON} to {MOST_EPSILON}; more protects nobody": (
+            noised and not LEAST_EPSILON <= Decimal(recipe.privacy.epsilon) <= MOST_EPSILON
+        ),
         "privacy.epsilon: mode none has no differential privacy, so no epsilon and no delta": not noised
         and (recipe.privacy.epsilon, recipe.privacy.delta) != ("0", "0"),
         "evaluation.data: it must be public data, not the owners' own": recipe.evaluation.data == recipe.task.data,
@@ -267,11 +273,29 @@ def _check(recipe: RecipeFile, file: str) -> None:
         ),
         "privacy.max_rows_per_user: it belongs to the user unit, and only to it": (recipe.privacy.unit == "user")
         != (recipe.privacy.max_rows_per_user > 0),
+        **_rate_problems(recipe),
         **_optimizer_problems(recipe.optimizer),
     }
     for problem, found in problems.items():
         if found:
             raise LocalError("E-CONFIG-INVALID", f"{file}: {problem}")
+
+
+def _rate_problems(recipe: RecipeFile) -> dict[str, bool]:
+    """Return the learning rates of which rounds are charged for and nothing is learnt."""
+    rates = {
+        f"{section}.{name}": rate
+        for section, part in (("training", recipe.training), ("optimizer", recipe.optimizer))
+        for name, rate in {
+            "learning_rate": part.learning_rate,
+            "head_learning_rate": part.head_learning_rate,
+            **{f"stream_rates.{stream}": rate for stream, rate in part.stream_rates.items()},
+        }.items()
+    }
+    return {
+        f"{key}: a rate of 0 trains nothing and is charged for": rate is not None and Decimal(rate) == 0
+        for key, rate in rates.items()
+    }
 
 
 def _optimizer_problems(optimizer: OptimizerSection) -> dict[str, bool]:

@@ -29,6 +29,13 @@ def _address(value: str) -> str:
     return value
 
 
+def _dialled(value: str) -> str:
+    host = _address(value).rpartition(":")[0].strip("[]")
+    if _is_local(host) and host != "localhost" and ipaddress.ip_address(host).is_unspecified:
+        raise ValueError(f"members cannot dial {host}; address is the name that they dial, listen may be {host}")
+    return value
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
 
@@ -36,7 +43,7 @@ Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
 class Listener(Section):
     """Where members dial (``address``) and where this machine listens (``listen``, the address unless it differs)."""
 
-    address: Address
+    address: Annotated[str, AfterValidator(_dialled)]
     listen: Address | None = None
 
     @property

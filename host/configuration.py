@@ -27,7 +27,7 @@ def read_text(path: Path) -> str:
         LocalError: ``E-CONFIG-MISSING`` or ``E-CONFIG-INVALID``.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # editors on Windows put a byte-order mark first
     except FileNotFoundError:
         raise LocalError("E-CONFIG-MISSING", f"there is no {path}") from None
     except UnicodeDecodeError:

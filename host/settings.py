@@ -18,6 +18,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from privacy.errors import LocalError
+from privacy.patterns import in_words
 from privacy.printable import first_unprintable, printable
 
 
@@ -67,7 +68,7 @@ def _refusal(error: ValidationError, model: type[Section], text: str, file: str)
     path = tuple(str(part) for part in first["loc"])
     where = _where(path, text, file)
     if not unknown:
-        return LocalError("E-CONFIG-INVALID", f"{where}: {first['msg'].removeprefix('Value error, ')}")
+        return LocalError("E-CONFIG-INVALID", f"{where}: {in_words(first).removeprefix('Value error, ')}")
     near = difflib.get_close_matches(path[-1], _known_keys(model, path[:-1]), n=1, cutoff=0.5)
     return LocalError("E-CONFIG-UNKNOWN-KEY", where + (f"; did you mean {near[0]}?" if near else ""))
 

@@ -18,6 +18,7 @@ from host.settings import Section
 from host.state_format import require_format
 from participant.home import Home
 from participant.training.trainer import EngineName, Precision
+from privacy import patterns
 from privacy.plan_parts import Name
 
 DEFAULT_LEDGER = "ledger.db"  # relative to the participant's directory
@@ -27,11 +28,11 @@ class Settings(Section):
     """The keys of participant.toml."""
 
     name: Name
-    device: Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
+    device: Annotated[str, StringConstraints(pattern=patterns.DEVICE)] = "auto"
     engine: EngineName = "fast"
     precision: Precision = "float32"
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # of training and masks; one where participants share a machine
-    proxy: Annotated[str, StringConstraints(pattern=r"^(https?://[^\s/]+)?$")] = ""  # of the CONNECT kind
+    proxy: Annotated[str, StringConstraints(pattern=patterns.PROXY)] = ""  # of the CONNECT kind
     notify: tuple[str, ...] = ()  # program and arguments, run without a shell when a plan waits
     ledger: str = DEFAULT_LEDGER  # put it where backups are newest: an older copy makes the participant abstain
     log: Log = Log()

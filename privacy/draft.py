@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from privacy import canonical
+from privacy import canonical, patterns
 from privacy.adapter_parts import OUTSIDE_STREAMS, Adapter, Differences, Role, Schedule, StateStream, Turn, Upload
 from privacy.errors import LocalError
 from privacy.plan_parts import (
@@ -36,7 +36,7 @@ MAX_ENTRIES = 2**31  # entries of a vector: 8 GiB at 32 bits, beyond any adapter
 class FileHash(PlanModel):
     """A file of the base model and its SHA-256."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    name: Annotated[str, StringConstraints(pattern=patterns.FILE_NAME)]
     sha256: Hex256
 
 

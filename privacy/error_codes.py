@@ -37,7 +37,12 @@ _U, _R, _P, _N, _V, _B = Fault.USAGE, Fault.REFUSED, Fault.PEER, Fault.NETWORK, 
 
 REGISTRY: Final[dict[str, Explanation]] = {
     # this machine
-    "E-BUG": Explanation(_B, "onlysum met a state that should not exist", "a bug", "send the printed report to us"),
+    "E-BUG": Explanation(
+        _B,
+        "onlysum met a state that should not exist",
+        "a bug",
+        "tell us code, version and command; a traceback file lists places in the code and no values",
+    ),
     "E-MASK-STREAM": Explanation(
         _B,
         "this machine computes a wrong mask stream",

@@ -14,16 +14,16 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from privacy import canonical
+from privacy import canonical, patterns
 from privacy.printable import first_unprintable, printable
 
 MIN_NOISE_EXPONENT = 3  # sigma_i >= 8: the lemma's error is below 1e-65 (docs/privacy-accounting.md)
 MAX_NOISE_EXPONENT = 25  # the sampler's gamma stays within int64
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-Hex128 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-Hex256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-DecimalString = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?$")]
+Name = Annotated[str, StringConstraints(pattern=patterns.NAME)]
+Hex128 = Annotated[str, StringConstraints(pattern=patterns.HEX_128)]
+Hex256 = Annotated[str, StringConstraints(pattern=patterns.HEX_256)]
+DecimalString = Annotated[str, StringConstraints(pattern=patterns.DECIMAL)]
 
 
 def _one_line(text: str) -> str:
@@ -73,7 +73,7 @@ def first_problem(error: ValidationError, whole: str) -> tuple[str, str, BrokenR
     if first["type"] == "union_tag_invalid":  # its own words would repeat the tag
         return where, f"{context['discriminator']} must be one of {context['expected_tags']}", None
     broken = context.get("error")
-    return where, str(broken or first["msg"]), broken if isinstance(broken, ValueError) else None
+    return where, str(broken or patterns.in_words(first)), broken if isinstance(broken, ValueError) else None
 
 
 class PlanModel(BaseModel):

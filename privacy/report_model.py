@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, PlainValidator, StringConstraints, WithJsonSchema
 
+from privacy import patterns
 from privacy.dp import events
 from privacy.plan import Plan
 from privacy.plan_parts import Count, DecimalString, Hex128, Hex256, Name, PlanModel, Positive, Text
 
-Hex512 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{128}$")]
+Hex512 = Annotated[str, StringConstraints(pattern=patterns.HEX_512)]
 
 
 def _read_event(value: Any) -> events.Event:

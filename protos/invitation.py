@@ -16,7 +16,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
-from privacy import canonical
+from privacy import canonical, patterns
 from privacy.errors import LocalError
 from privacy.plan_parts import Count, Hex128, Hex256, Name, PlanModel
 from privacy.secagg.keys import framed
@@ -74,7 +74,7 @@ class _Line(PlanModel):
     secret: Hex256
     enrolment_addresses: _Addresses
     addresses: _Addresses
-    authority: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{1,8192}={0,2}$")]
+    authority: Annotated[str, StringConstraints(pattern=patterns.BASE64)]
     operator_key: Hex256
     expires_at: Count
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -146,6 +147,33 @@ def test_an_unexpected_exception_is_a_bug_whose_traceback_goes_to_a_file(
     assert "ZeroDivisionError" in written.read_text()
     assert written.stat().st_mode & 0o077 == 0
     written.unlink()
+
+
+def test_a_traceback_file_holds_places_and_types_and_no_words_of_an_exception(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = ValueError("Mrs Smith, born 1951")
+    problem.__cause__ = KeyError("Mr Jones")
+    problem.add_note("row: Mrs Smith")
+    failing(monkeypatch, problem)
+    _, _, err = run("audit", capsys)
+    written = Path(err.split("the traceback is in ")[1].splitlines()[0])
+    text = written.read_text()
+    written.unlink()
+    assert "ValueError" in text
+    assert "KeyError" in text
+    assert "onlysum.py" in text
+    assert "Smith" not in text + err
+    assert "Jones" not in text + err
+    assert "send" not in err
+
+
+def test_a_terminal_of_another_encoding_gets_every_message() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    words = [sys.executable, "-m", "onlysum", "explain", "E-\u0142\u00f3d\u017a"]
+    done = subprocess.run(words, capture_output=True, env=environment, check=False)
+    assert (done.returncode, b"E-BUG" in done.stderr) == (2, False)
+    assert b"E-NOT-FOUND" in done.stderr
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

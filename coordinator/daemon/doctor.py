@@ -16,7 +16,7 @@ from coordinator.config import Settings, load_settings
 from coordinator.daemon.status import read_status
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database import store as stores
-from coordinator.enrolment.authority import expires_at, load_authority
+from coordinator.enrolment.authority import covers, expires_at, load_authority
 from coordinator.home import Home
 from host import checkup
 from host.checkup import Check, CheckFailed, Examination, check, check_disk, versions_check
@@ -44,6 +44,7 @@ def _checks(home: Home, now: int) -> tuple[Check, ...]:
     if checks[0].ok:
         settings = load_settings(home)
         checks += [
+            check("names", lambda: _names(home, settings)),
             check("database", lambda: _database(home, settings)),
             check("security log", lambda: _security_log(home, settings)),
             check("ports", lambda: _ports(home, settings)),
@@ -64,6 +65,14 @@ def _keys(home: Home, now: int) -> str:
     if until - now < RENEW_SECONDS:
         raise CheckFailed(f"a certificate expires at {moment(until)} UTC")
     return f"private, certificates hold until {moment(until)} UTC"
+
+
+def _names(home: Home, settings: Settings) -> str:
+    certificate = load_authority(home.authority).server_certificate
+    hosts = {listener.host for listener in (settings.participants, settings.enrolment)}
+    if strange := sorted(host for host in hosts if not covers(certificate, host)):
+        raise CheckFailed(f"the server certificate does not name {', '.join(strange)}: whoever dials that is refused")
+    return f"the server certificate names {', '.join(sorted(hosts))}"
 
 
 def _database(home: Home, settings: Settings) -> str:

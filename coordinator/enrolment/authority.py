@@ -166,6 +166,12 @@ def expires_at(certificate: bytes) -> float:
     return x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
 
 
+def covers(certificate: bytes, host: str) -> bool:
+    """Return whether a server certificate (PEM) names a host, so that members who dial it accept the connection."""
+    names = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return _host(host) in names.value
+
+
 def invite(
     authority: Authority,
     *,

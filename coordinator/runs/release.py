@@ -17,6 +17,7 @@ from safetensors.numpy import save
 import methods
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.store import Store
+from coordinator.runs.adapter_use import TASK_FILE, task_json, use_lines
 from coordinator.runs.global_adapter import VECTOR_TYPE, RunFiles, read_initial
 from host import durable
 from privacy.adapter_parts import options_words
@@ -66,6 +67,7 @@ def export_adapter(plan: Plan, files: RunFiles, measured: tuple[run_rows.Evaluat
     files.exported.mkdir(exist_ok=True)
     durable.write(files.exported / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
     durable.write(files.exported / "adapter_config.json", files.adapter_config.read_bytes())
+    durable.write(files.exported / TASK_FILE, task_json(plan))
     durable.write(files.exported / "README.md", model_card(plan, measured).encode())
 
 
@@ -183,9 +185,8 @@ Mode `{plan.privacy.mode}`; the signed report has the figures of what was execut
 
 ## Use
 
-```python
-from peft import PeftModel
+`{TASK_FILE}` has the labels in the order of the answers, and the preprocessing.
 
-model = PeftModel.from_pretrained(base_model, "adapter")
-```
+```python
+{use_lines(plan)}```
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 from host.rendering import Json
 from privacy.claims import NO_PRIVACY, graph_words, suite_words, trust_sentences
@@ -33,6 +34,7 @@ class Proposal:
             "sensitivity": plan.privacy.sensitivity,
             "ring_bits": plan.encoding.ring_bits,
             "trust": list(trust_sentences(plan)),
+            "warnings": list(self._warnings()),
         }
 
     def to_lines(self) -> list[str]:
@@ -48,8 +50,18 @@ class Proposal:
             f"  graph     {graph_words(plan)}",
             f"  suite     {suite_words(plan)}",
             *[f"  - {sentence}" for sentence in trust_sentences(plan)],
+            *[f"  warning: {warning}" for warning in self._warnings()],
             f"Waits for the approval of all {plan.n}. Next: onlysum coordinator run watch {plan.run_id[:8]}",
         ]
+
+    def _warnings(self) -> tuple[str, ...]:
+        """Return what lets members pay for steps in which most of their batches are empty."""
+        rate = Decimal(self.plan.privacy.sampling_rate)
+        small = [member.id for member in self.plan.roster if rate * member.units < 1]
+        if not small:
+            return ()
+        batch = f"privacy.sampling_rate {self.plan.privacy.sampling_rate} gives an expected batch below one"
+        return (f"{batch} for {', '.join(small)}: most of their steps are noise alone",)
 
     def _noise(self) -> str:
         privacy = self.plan.privacy

@@ -63,6 +63,9 @@ def add_dataset(
     )
     Registry(participant.home).add(entry)
     lines = [f"{name}: {entry.rows} rows" + (f", {entry.users} users" if entry.users else "") + ", registered."]
+    lines.append(f"columns: {', '.join(entry.columns)}")
+    if entry.labels:
+        lines.append(f"labels:  {', '.join(entry.labels)}")
     policy = load_policy(participant.home)
     if participant.identity.role is Role.EVALUATOR:
         lines.append("Adapters are measured on it when a plan names it.")

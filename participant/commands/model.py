@@ -1,6 +1,6 @@
 """``onlysum participant model``: the base models that this participant has.
 
-Guarantees: a model is hashed to its last file before it is registered.
+Guarantees: a model is hashed to its last file, and has run on synthetic rows, before it is registered.
 Leaves to others: hashing (``participant.training.models``), which plans may use it (``participant.owner.policy``).
 """
 
@@ -24,18 +24,21 @@ def add_model(
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hash a base model's files and register it; pickles are refused.
+    """Hash a base model's files, run it on synthetic rows and register it.
+
+    Pickles are refused.
 
     Example: onlysum participant model add minilm /models/minilm
     """
     from host.system import SystemClock
     from participant.owner.registry import ModelEntry, Registry, check_name
-    from participant.training.models import hash_model
+    from participant.training.models import hash_model, try_base
     from participant.views.models import ModelView
 
     check_name(name)
     participant = opened(config)
     files = hash_model(path)
+    try_base(path, name)
     entry = ModelEntry(name=name, path=str(path.resolve()), added_at=int(SystemClock().now()), files=files)
     Registry(participant.home).add(entry)
     lines = [f"{name}: {len(files)} files, registered.", f"hash {entry.hash}", "Allow it in policy.toml under bases."]

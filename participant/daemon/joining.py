@@ -7,6 +7,7 @@ Leaves to others: the network (``channel``), what files say (``config``, ``polic
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from host import durable
@@ -27,6 +28,7 @@ from participant.link.identity import (
 )
 from participant.owner.ledger import Ledger
 from participant.owner.policy import policy_template
+from privacy import patterns
 from privacy.errors import LocalError
 from privacy.interfaces import Clock, RandomSource
 from protos.invitation import decode_invitation
@@ -43,10 +45,12 @@ def join(line: str, directory: Path, *, clock: Clock, random: RandomSource, prox
         proxy: an HTTPS CONNECT proxy on the way to the coordinator, or empty.
 
     Raises:
-        LocalError: ``E-TOKEN-INVALID``, or ``E-EXISTS``: the directory belongs to a member already.
+        LocalError: ``E-TOKEN-INVALID``, ``E-USAGE``: a proxy of another kind, or ``E-EXISTS``: the directory belongs to
+            a member already.
         PeerError: ``E-TOKEN-*``, ``E-VERSION``.
         NetworkError: the coordinator cannot be reached; running the command again goes on.
     """
+    _check_proxy(proxy)
     invitation = decode_invitation(line)
     home = Home(directory)
     if (home.identity / MEMBERSHIP).exists():
@@ -69,6 +73,11 @@ def join(line: str, directory: Path, *, clock: Clock, random: RandomSource, prox
         Ledger.create(ledger, owner=identity.name, key=identity.signing, at=int(clock.now())).close()
     save_identity(home.identity, identity)  # last: with the membership the directory is whole
     return identity
+
+
+def _check_proxy(proxy: str) -> None:
+    if not re.fullmatch(patterns.PROXY, proxy):
+        raise LocalError("E-USAGE", f"--proxy: {patterns.WORDS[patterns.PROXY]}")
 
 
 def _settings(name: str, proxy: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -227,11 +228,19 @@ def _seen_by_policy(dataset: DatasetEntry | None) -> LocalDataset | None:
 
 
 def _person(who: str | None, approvers: Sequence[str]) -> str:
-    person = who or getpass.getuser()
+    person = who or _login()
     if approvers and person not in approvers:
         listed = ", ".join(approvers)
         raise RefusedError("E-POLICY-RULE", f"approval.approvers: {person} is not among {listed}; use --as NAME")
     return person
+
+
+def _login() -> str:
+    """Return who runs this command; in a container a user id often has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return f"uid-{os.getuid()}"
 
 
 def notify(command: Sequence[str], run_id: str) -> str | None:

@@ -19,6 +19,7 @@ from participant.home import Home
 from privacy import canonical
 from privacy.draft import FileHash
 from privacy.errors import LocalError
+from privacy.patterns import NAME_RULE
 from privacy.plan_parts import Count, Name, Positive
 from protos.envelope import DatasetOffer
 
@@ -133,12 +134,12 @@ def check_name(name: str) -> None:
     try:
         Entry(name=name, path="/", added_at=0)
     except ValidationError:
-        rule = "a name has 1 to 63 of a-z, 0-9, dot, dash and underscore and begins with a letter or digit"
-        raise LocalError("E-USAGE", f"{name!r} is no name: {rule}") from None
+        raise LocalError("E-USAGE", f"{name!r} is no name: {NAME_RULE}") from None
 
 
 def _all(directory: Path, kind: type[EntryT]) -> tuple[EntryT, ...]:
-    return tuple(_read(path, kind) for path in sorted(directory.glob("*.json")))
+    entries = (_read(path, kind) for path in directory.glob("*.json"))
+    return tuple(sorted(entries, key=lambda entry: entry.name))  # by name: file names sort otherwise (a-b.json, a.json)
 
 
 def _read(path: Path, kind: type[EntryT]) -> EntryT:

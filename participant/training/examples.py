@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from participant.training.data import Columns, Table, pixels, read_table
+from participant.training.cells import name_text
+from participant.training.data import Columns, Table, read_table
 from participant.training.models import Base
+from participant.training.pictures import pixels
 from privacy.errors import LocalError
 from privacy.task_parts import Classification, ImageClassification
 
@@ -109,7 +111,8 @@ def synthetic_examples(base: Base, task: Classification, count: int) -> Examples
     ids = random.integers(base.tokenizer_size, size=(count, task.max_length))
     lengths = np.linspace(task.max_length, 1, count).astype(np.int64)
     mask = (np.arange(task.max_length) < lengths[:, None]).astype(np.int64)
-    return Examples({TOKENS: torch.from_numpy(ids * mask), TOKEN_MASK: torch.from_numpy(mask)}, labels)
+    tokens = np.where(mask == 1, ids, base.pad)
+    return Examples({TOKENS: torch.from_numpy(tokens), TOKEN_MASK: torch.from_numpy(mask)}, labels)
 
 
 def _blank(values: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
@@ -127,22 +130,23 @@ class _Reading:
 
     def rows(self, read: Callable[[int, str], Value], *, otherwise: Value) -> list[Value]:
         """Return what each row is read as, or something else where that fails."""
-        found = []
-        for row in range(len(self._table.labels)):
+        values = []
+        for row, where in enumerate(self._table.places):
             try:
-                found.append(read(row, f"{self._table.source} row {row + 1}"))
+                values.append(read(row, where))
             except Exception:  # whatever a row brings about: nothing about it may show
                 if self._strict:
                     raise
                 self.unusable.add(row)
-                found.append(otherwise)
-        return found
+                values.append(otherwise)
+        return values
 
 
 def _class(label: str | None, task: Classification, where: str) -> int:
-    if label not in task.labels:
+    names = [name_text(name) for name in task.labels]  # both sides alike: composed, and no 1.0 beside 1
+    if label is None or label not in names:
         raise LocalError("E-DATA-MISMATCH", f"{where}: its label is not among the plan's")
-    return task.labels.index(label)
+    return names.index(label)
 
 
 def _user_numbers(table: Table) -> NDArray[np.int64] | None:

@@ -17,15 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from participant.training.base_files import check_files
 from privacy.draft import BaseReference, FileHash
 from privacy.errors import LocalError
-from privacy.task_parts import Classification, ImageClassification
+from privacy.task_parts import Classification, ImageClassification, TextClassification
 
 if TYPE_CHECKING:
     import transformers
 
 PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5"})
 HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".vocab", ".tiktoken"})
+TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+TRIAL_LENGTH: Final = 8  # tokens of the rows on which a base is tried
+TRIAL_ROWS: Final = 2
 _CHUNK: Final = 2**20
 
 
@@ -40,7 +44,8 @@ def hash_model(folder: Path) -> tuple[FileHash, ...]:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     for path in files:
         if path.suffix.lower() in PICKLES:
-            raise LocalError("E-MODEL-PICKLE", path.name)
+            what = f"{path.name}: the Trainer's settings, which no model needs; delete it"
+            raise LocalError("E-MODEL-PICKLE", what if path.name == "training_args.bin" else path.name)
     kept = [path for path in files if path.suffix.lower() in HASHED]
     if not any(path.suffix.lower() == ".safetensors" for path in kept):
         raise LocalError("E-MODEL-LOAD", f"{folder} has no .safetensors file")
@@ -53,6 +58,14 @@ def architecture(folder: Path) -> str:
     """Return the class that ``config.json`` names, or an empty string."""
     found = _config(folder).get("architectures")
     return str(found[0]) if isinstance(found, list) and found else ""
+
+
+def label_names(folder: Path) -> list[str]:
+    """Return the labels that ``config.json`` names, in the order of the base's answers."""
+    names = _config(folder).get("id2label")
+    if not isinstance(names, dict) or not all(str(number).isdecimal() for number in names):
+        return []
+    return [str(names[number]) for number in sorted(names, key=int)]
 
 
 def verify_base(folder: Path, expected: BaseReference) -> None:
@@ -79,6 +92,11 @@ class Base:
     channels: int  # 0 for text
 
     @property
+    def pad(self) -> int:
+        """Id of the padding token; 0 for images."""
+        return 0 if self.tokenizer is None else int(self.tokenizer.pad_token_id)
+
+    @property
     def tokenizer_size(self) -> int:
         """Number of token ids that both tokenizer and model know."""
         return 0 if self.tokenizer is None else min(len(self.tokenizer), int(self.model.config.vocab_size))
@@ -102,8 +120,38 @@ def load_base(
         LocalError: ``E-MODEL-HASH``, ``E-MODEL-PICKLE`` or ``E-MODEL-LOAD``.
     """
     verify_base(folder, expected)
+    base, report = _loaded(folder, expected.name, task, seed)
+    _refuse_gaps(expected.name, report, head_modules)
+    return base
+
+
+def try_base(folder: Path, name: str) -> None:
+    """Load a base as some task would, and run it forward: what no plan could use is refused before it is registered.
+
+    Raises:
+        LocalError: ``E-MODEL-PICKLE`` or ``E-MODEL-LOAD``.
+    """
+    from participant.training.base_checks import check_forward
+    from participant.training.examples import synthetic_examples
+
+    check_files(folder)
+    texts = any((folder / file).is_file() for file in TOKENIZER_FILES)
+    task: Classification = (
+        TextClassification(data="synthetic", labels=("0", "1"), max_length=TRIAL_LENGTH)
+        if texts
+        else ImageClassification(data="synthetic", labels=("0", "1"))
+    )
+    base, _ = _loaded(folder, name, task, seed=0)
+    check_forward(name, base.model, synthetic_examples(base, task, TRIAL_ROWS).inputs, len(task.labels))
+
+
+def _loaded(folder: Path, name: str, task: Classification, seed: int) -> tuple[Base, dict[str, Any]]:
+    """Return a base, checked, and transformers' report of what its checkpoint lacks."""
+    check_files(folder)
     import torch
     import transformers
+
+    from participant.training.base_checks import check_base
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # A missing head is expected, and every other gap is refused below: no need for transformers' own warning.
@@ -125,15 +173,17 @@ def load_base(
                 **_labels(task),
             )
         tokenizer = None if images else transformers.AutoTokenizer.from_pretrained(str(folder), **options)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise LocalError("E-MODEL-LOAD", f"{expected.name}: {type(error).__name__}: {error}") from None
+    except Exception as error:  # noqa: BLE001  no list of what loaders raise is complete; a base is nobody's data
+        words = (str(error).splitlines() or [""])[0]
+        raise LocalError("E-MODEL-LOAD", f"{name}: {type(error).__name__}: {words}") from None
     if tokenizer is not None and tokenizer.pad_token is None:
-        raise LocalError("E-MODEL-LOAD", f"{expected.name}: the tokenizer has no padding token")
-    _refuse_gaps(expected.name, report, head_modules)
+        raise LocalError("E-MODEL-LOAD", f"{name}: the tokenizer has no padding token")
     model.requires_grad_(False)
     height, width = _image_size(model.config) if images else (0, 0)
     channels = int(getattr(model.config, "num_channels", 3)) if images else 0
-    return Base(model.eval(), tokenizer, (height, width), channels)
+    base = Base(model.eval(), tokenizer, (height, width), channels)
+    check_base(name, base)
+    return base, report
 
 
 def _labels(task: Classification) -> dict[str, Any]:

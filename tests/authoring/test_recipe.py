@@ -64,6 +64,19 @@ SLIPS: dict[str, tuple[tuple[str, str], str, str]] = {
     ),
     "a title of two lines": (('"Digits"', '"Dig\\nits"'), "E-CONFIG-INVALID", r"title: .*U\+000A"),
     "a label that clears the screen": (('"0", ', '"\\u001b[2J", '), "E-CONFIG-INVALID", r"task\.labels\.0: .*U\+001B"),
+    "a learning rate of 0": (("= 0.1", "= 0"), "E-CONFIG-INVALID", "learning_rate: a rate of 0 trains nothing"),
+    "an optimizer that stands still": (
+        ("[evaluation]", "[optimizer]\nhead_learning_rate = 0.0\n[evaluation]"), "E-CONFIG-INVALID",
+        r"optimizer\.head_learning_rate: a rate of 0",
+    ),
+    "a stream that stands still": (
+        ("[evaluation]", "[training.stream_rates]\nadapter = 0\n[evaluation]"), "E-CONFIG-INVALID",
+        r"training\.stream_rates\.adapter: a rate of 0",
+    ),
+    "a tiny epsilon": (("epsilon = 8", "epsilon = 1e-9"), "E-CONFIG-INVALID", r"privacy\.epsilon: it must be 0\.001"),
+    "an epsilon that protects nobody": (("epsilon = 8", "epsilon = 1e9"), "E-CONFIG-INVALID", "more protects nobody"),
+    "an infinite epsilon": (("epsilon = 8", "epsilon = inf"), "E-CONFIG-INVALID", "epsilon: it must be a finite"),
+    "a rate that is no number": (("= 0.1", "= nan"), "E-CONFIG-INVALID", "learning_rate: it must be a finite number"),
     "one label": (('"0", ', ""), "E-CONFIG-INVALID", "task.labels"),
 }  # fmt: skip
 

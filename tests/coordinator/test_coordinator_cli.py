@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -219,6 +220,16 @@ def test_doctor_finds_what_is_wrong_and_its_bundle_holds_no_key(
     assert checks["keys"]["ok"] is False
     assert "chmod" in checks["keys"]["detail"]
     assert checks["database"]["ok"] is True
+
+
+def test_doctor_finds_that_a_renamed_coordinator_shows_a_certificate_of_its_old_name(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = home / "coordinator.toml"
+    file.write_text(re.sub(r'(?m)^address = ".*:', 'address = "new.example.org:', file.read_text()))
+    checks = {check["name"]: check for check in said(capsys, "doctor", code=2)["checks"]}
+    assert checks["names"]["ok"] is False
+    assert "does not name new.example.org" in checks["names"]["detail"]
 
 
 def test_a_doctor_whose_database_is_damaged_says_so_in_a_line_and_still_writes_its_bundle(

@@ -95,6 +95,14 @@ def test_a_dns_name_is_dialled_and_all_interfaces_are_bound(address: str, bind: 
     assert parse_settings(GOOD.replace("sum.example.org:8443", address)).participants.bind == bind
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0:8443", "[::]:8443"])
+def test_an_address_that_nobody_can_dial_is_for_listening_alone(address: str) -> None:
+    with pytest.raises(LocalError, match="members cannot dial"):
+        parse_settings(GOOD.replace("sum.example.org:8443", address))
+    text = GOOD.replace("# listen =", "listen =").replace("0.0.0.0:8443", address)
+    assert parse_settings(text).participants.bind == address
+
+
 def test_listen_overrides_where_to_bind() -> None:
     text = GOOD.replace("# listen =", "listen =").replace("0.0.0.0:8443", "10.0.0.1:1")
     assert parse_settings(text).participants.bind == "10.0.0.1:1"

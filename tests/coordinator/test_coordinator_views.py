@@ -155,6 +155,7 @@ def test_a_proposal_says_to_people_what_it_says_to_programs(directory: Path) -> 
     with open_home(directory) as opened:
         plan = overview(opened, RUN_ID).plan
     proposal = Proposal(plan)
+    assert "warning" not in "\n".join(proposal.to_lines())
     document: Any = proposal.to_json()
     assert document["run"] == plan.run_id
     assert document["plan_sha256"] == plan.hash.hex()

@@ -56,6 +56,7 @@ OUT_OF_RANGE = {
     "a precision that would reach what trains": 'precision = "float16"',
     "a device that nobody has": 'device = "tpu"',
     "no thread at all": "threads = 0",
+    "a proxy that is dialled with TLS, which gRPC would go past": 'proxy = "https://proxy.example:3128"',
 }
 
 
@@ -65,6 +66,26 @@ def test_a_setting_out_of_its_range_is_refused_with_its_line(line: str) -> None:
         parse(f'name = "alice"\n{line}\n', Settings, file="participant.toml")
     assert refused.value.code == "E-CONFIG-INVALID"
     assert "line 2" in refused.value.detail
+
+
+def test_a_byte_order_mark_is_no_part_of_a_setting(tmp_path: Path) -> None:
+    (tmp_path / "participant.toml").write_bytes(b"\xef\xbb\xbf" + settings_template("alice").encode())
+    assert load_settings(Home(tmp_path)) == Settings(name="alice")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('name = "Alice"', "a name has 1 to 63 of a-z"),
+        ('name = "alice"\ndevice = "tpu"', "it must be auto, cpu, mps, cuda or cuda:NUMBER"),
+        ('name = "alice"\nproxy = "proxy:3128"', "it must be http://HOST:PORT"),
+    ],
+)
+def test_what_a_setting_must_be_is_told_in_words(line: str, words: str) -> None:
+    with pytest.raises(LocalError) as refused:
+        parse(f"{line}\n", Settings, file="participant.toml")
+    assert words in refused.value.detail
+    assert "^" not in refused.value.detail
 
 
 POPULATION = """
@@ -93,7 +114,7 @@ BAD_POLICY = {
         POPULATION + '[dataset.wards]\npopulation = "patients"\nhours = "25:00-07:00"\n', "E-CONFIG-INVALID", "", "hour"
     ),
     "a fingerprint that is too short": (
-        '[coordinator.roster]\nbob = "abcd"\n', "E-CONFIG-INVALID", "line 2", "pattern"
+        '[coordinator.roster]\nbob = "abcd"\n', "E-CONFIG-INVALID", "line 2", "it must be 32 to 64 characters"
     ),
     "no TOML at all": ("floors = [}\n", "E-CONFIG-INVALID", "line 1", ""),
 }  # fmt: skip

@@ -34,6 +34,7 @@ from protos.envelope import Role
 from tests.worlds.enrolled import authority, enrol, equip, propose
 from tests.worlds.expect import expect
 from tests.worlds.owner import owned_plan
+from tests.worlds.torch_world import image_base
 
 MADE = authority()
 Say = Callable[..., str]
@@ -88,8 +89,8 @@ def arrays(**named: NDArray[Any]) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.csv", b'text,label\n"open,b\n', "a.csv line 1: not CSV: quotes do not pair up, or a cell is too long"),
-        ("a.csv", b"\xff\xfe\x00", "a.csv line 0: not UTF-8 text"),
+        ("a.csv", b'text,label\n"open,b\n', "a.csv line 2: not CSV: quotes do not pair up, or a cell is too long"),
+        ("a.csv", b"\xff\xfe\x00", "a.csv line 1: not UTF-8 text"),
         ("a.parquet", b"PAR1 and nothing more", "a.parquet: cut or damaged (ArrowInvalid)"),
         ("a.npz", b"PK\x03\x04 and nothing more", "a.npz: not an npz of plain arrays, cut or damaged"),
         ("a.npz", plain_array(), "a.npz: not an npz of plain arrays, cut or damaged"),
@@ -109,6 +110,7 @@ def test_an_evaluator_is_not_told_to_write_a_policy(say: Say, tmp_path: Path, mo
     said = say("dataset", "add", "public", rows(tmp_path / "public.csv", "input,label\n1,a\n2,b\n"))
     assert said.splitlines() == [
         "public: 2 rows, registered.",
+        "columns: input, label",
         "Adapters are measured on it when a plan names it.",
     ]
 
@@ -125,6 +127,12 @@ def test_a_dataset_is_parsed_counted_and_registered_and_the_policy_is_still_empt
     assert '[dataset.wards]\npopulation = "patients"' in said
     (listed,) = json.loads(say("dataset", "list", "--json"))
     assert (listed["name"], listed["units"], listed["population"]) == ("wards", 2, "patients")
+
+
+def test_what_was_found_in_a_dataset_is_shown_when_it_is_added(say: Say, tmp_path: Path) -> None:
+    data = rows(tmp_path / "wards.csv", "text,label\nfine,positive \ncold,negative\n")
+    said = say("dataset", "add", "wards", data, "--label", "label").splitlines()
+    assert said[1:3] == ["columns: label, text", "labels:  negative, positive"]
 
 
 def test_a_bad_row_is_refused_with_its_number(say: Say, tmp_path: Path) -> None:
@@ -160,10 +168,7 @@ def test_a_dataset_that_has_changed_is_found_out_and_can_be_removed(say: Say, tm
 
 
 def test_a_model_is_hashed_and_one_with_a_pickle_is_refused(say: Say, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
+    folder = image_base(tmp_path / "model")
     added = json.loads(say("model", "add", "tiny", str(folder), "--json"))
     assert [one["name"] for one in added["files"]] == ["config.json", "model.safetensors"]
     assert json.loads(say("model", "list", "--json"))[0]["hash"] == added["hash"]

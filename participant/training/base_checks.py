@@ -1,0 +1,96 @@
+"""Whether a loaded base runs: forward, on synthetic rows, with every id that its tokenizer can give.
+
+Guarantees: what would fail at each owner fails where a plan is built or a base is registered, naming the cause.
+Leaves to others: files (``base_files``), gradients and sensitivity (``selfcheck``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from privacy.errors import LocalError
+
+if TYPE_CHECKING:
+    from participant.training.models import Base
+
+
+def check_base(name: str, base: Base) -> None:
+    """Refuse a base whose examples would depend on each other, or whose tokenizer gives what it cannot read.
+
+    Raises:
+        LocalError: ``E-MODEL-LOAD``.
+    """
+    for path, module in base.model.named_modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            raise _refusal(name, f"{path} normalises over the batch (BatchNorm); take a base without it")
+    if base.tokenizer is not None:
+        _check_tokenizer(name, base.tokenizer, base.model)
+
+
+def _check_tokenizer(name: str, tokenizer: Any, model: Any) -> None:
+    ids = {int(number) for number in tokenizer.get_vocab().values()}
+    if not ids - set(tokenizer.all_special_ids):
+        raise _refusal(name, "its tokenizer knows no words: a file of its vocabulary is missing")
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    if max(ids) >= rows:
+        token = tokenizer.convert_ids_to_tokens(max(ids))
+        detail = f"the tokenizer gives {token} id {max(ids)}, the embedding has {rows} rows; resize it and save both"
+        raise _refusal(name, detail)
+    pad, expected = tokenizer.pad_token_id, getattr(model.config.get_text_config(), "pad_token_id", None)
+    if expected is not None and pad != expected:
+        raise _refusal(name, f"the tokenizer pads with id {pad}, pad_token_id in config.json is {expected}")
+
+
+def check_length(name: str, model: Any, length: int, prompt: int = 0) -> None:
+    """Refuse a length beyond the positions that a base has.
+
+    Args:
+        name: of the base.
+        model: the base.
+        length: of a text in tokens.
+        prompt: tokens that an adapter puts in front of it.
+
+    Raises:
+        LocalError: ``E-CONFIG-INVALID``.
+    """
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0 or getattr(config, "position_biased_input", True) is False:
+        return  # positions relative to each other have no end
+    if length + prompt > positions:
+        added = f" and adapter.tokens {prompt}" if prompt else ""
+        raise LocalError("E-CONFIG-INVALID", f"task.max_length {length}{added}: {name} has {positions} positions")
+
+
+def check_forward(name: str, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], labels: int) -> None:
+    """Run a model on synthetic inputs.
+
+    Raises:
+        LocalError: ``E-MODEL-LOAD``, with the library's own words: the rows are nobody's.
+    """
+    shape = next(iter(inputs.values())).shape
+    try:
+        with torch.no_grad():
+            answers: torch.Tensor = model(**inputs).logits
+    except Exception as error:  # noqa: BLE001  whatever a model raises
+        hint = _hint(model, error)
+        words = (str(error).splitlines() or [""])[0]
+        detail = f"it does not run on synthetic rows of shape {tuple(shape)}: {type(error).__name__}: {words}{hint}"
+        raise _refusal(name, detail) from None
+    if tuple(answers.shape) != (shape[0], labels) or not bool(torch.isfinite(answers).all()):
+        raise _refusal(name, f"its answers to synthetic rows are no {labels} numbers per row")
+
+
+def _hint(model: Any, error: Exception) -> str:
+    if "pad" in str(error).lower() and getattr(model.config, "pad_token_id", None) is None:
+        return "; set pad_token_id in config.json to the tokenizer's"
+    if isinstance(error, IndexError):
+        return "; the length is beyond its positions, some of which may be reserved"
+    return ""
+
+
+def _refusal(name: str, detail: str) -> LocalError:
+    return LocalError("E-MODEL-LOAD", f"{name}: {detail}")

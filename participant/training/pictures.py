@@ -1,0 +1,87 @@
+"""Pictures become pixels: as a person sees them, with the values that the file holds.
+
+Guarantees: a photo is turned as its camera says; deep grey (16 bits, floats) keeps its values and is never clipped; a
+picture too large to decode is refused before it is decoded.
+Leaves to others: size and normalisation (``examples``).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from participant.training.cells import third_party
+from privacy.errors import LocalError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS: Final = 2**26  # of an encoded picture; a small file can claim any size
+GREY: Final = frozenset({"1", "L"})
+LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R 601
+
+
+def is_encoded(value: object) -> bool:
+    """Return whether an image is a file's bytes, which only decoding proves to be one."""
+    return isinstance(value, bytes) or (isinstance(value, dict) and isinstance(value.get("bytes"), bytes))
+
+
+def pixels(value: Any, channels: int, where: str) -> NDArray[np.float32]:
+    """Return an image as float32 of shape (height, width, channels), pixel values as they are.
+
+    Grey is repeated for three channels; colour becomes grey (ITU-R 601 luma) for one.
+
+    Raises:
+        LocalError: ``E-DATA-PARSE``, it is no image, or too large a one.
+    """
+    with third_party(where, what="not an image"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's and NumPy's: what they warn of is refused here, or below
+        array = np.asarray(_decoded(value, where), dtype=np.float32)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in {1, 3, 4} or not array.size or not np.isfinite(array).all():
+        raise LocalError("E-DATA-PARSE", f"{where}: an image has shape (height, width) or (height, width, channels)")
+    array = array[:, :, :3] if array.shape[2] == 4 else array
+    if array.shape[2] == channels:
+        return array
+    if channels == 1:
+        return array @ np.array(LUMA, dtype=np.float32)[:, None]
+    return np.repeat(array, channels, axis=2)
+
+
+def _decoded(value: Any, where: str) -> Any:
+    if isinstance(value, dict):  # how Hugging Face datasets keep an image: its file's bytes
+        value = value.get("bytes")
+    if isinstance(value, bytes):
+        return _opened(value, where)
+    if isinstance(value, str):
+        return json.loads(value)
+    return value
+
+
+def _opened(data: bytes, where: str) -> NDArray[Any]:
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large(where)
+            return _array(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError:  # Pillow's own limit is higher
+        raise _too_large(where) from None
+
+
+def _array(image: Image.Image) -> NDArray[Any]:
+    """Return the pixels; ``convert`` would clip everything above 255 of an image of deep grey to white."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.asarray(image)
+    return np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
+
+
+def _too_large(where: str) -> LocalError:
+    return LocalError("E-DATA-PARSE", f"{where}: an image of more than {MAX_PIXELS:,} pixels; make it smaller")

@@ -1,0 +1,54 @@
+"""A released adapter is loaded by the lines of its own card, and answers with the plan's names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from authoring.draft import build_draft
+from coordinator.runs.adapter_use import TASK_FILE, task_json
+from coordinator.runs.release import model_card
+from privacy.errors import LocalError
+from tests.worlds.torch_world import IMAGE_SIDE, image_base, plan_of, recipe_text, text_base
+
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore::FutureWarning")]
+
+FIVE = ("none", "mild", "gr\u00f6\u00dfer", "severe", "unknown")  # the tests' bases have three labels
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_the_lines_of_a_card_load_the_adapter_and_give_the_plan_s_names(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (image_base if kind == "image" else text_base)(tmp_path / f"tiny-{kind}")
+    text = recipe_text(kind).replace('path = "base"', f'path = "tiny-{kind}"')
+    (tmp_path / "recipe.toml").write_text(text.replace('["a", "b", "c"]', json.dumps(FIVE)))
+    draft = build_draft(tmp_path / "recipe.toml", tmp_path / "draft")
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    tensors = load_file(tmp_path / "draft" / "initial_adapter.safetensors")
+    bias = "base_model.model.classifier.bias"
+    tensors[bias] = np.array([0, 0, 1000, 0, 0], dtype=np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_config.json").write_bytes((tmp_path / "draft" / "adapter_config.json").read_bytes())
+    plan = plan_of(draft)
+    (folder / TASK_FILE).write_bytes(task_json(plan))
+    Image.fromarray(np.zeros((IMAGE_SIDE, 3 * IMAGE_SIDE), dtype=np.uint8)).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    lines = model_card(plan, ()).split("```python\n")[1].split("```")[0]
+    capsys.readouterr()
+    exec(lines, {})
+    assert capsys.readouterr().out.splitlines()[-1] == repr([FIVE[2]])
+    assert json.loads((folder / TASK_FILE).read_bytes())["labels"] == list(FIVE)
+
+
+def test_the_base_s_own_labels_in_another_order_are_refused_with_its_order(tmp_path: Path) -> None:
+    image_base(tmp_path / "base")
+    (tmp_path / "recipe.toml").write_text(recipe_text().replace('["a", "b", "c"]', '["c", "a", "b"]'))
+    with pytest.raises(LocalError, match=r"task\.labels: the base has them in the order a, b, c"):
+        build_draft(tmp_path / "recipe.toml", tmp_path / "draft")

@@ -1,0 +1,278 @@
+"""Data that a parser would take for something else without a word: taken as it is meant, or refused by file and row."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import ipc, parquet
+
+from participant.training.data import Columns, hash_dataset, inspect_dataset, read_table
+from participant.training.pictures import MAX_PIXELS, pixels
+from privacy.errors import LocalError
+
+PICTURES = Columns("image", "label")
+COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
+
+
+def refusal(path: Path, **columns: str) -> str:
+    with pytest.raises(LocalError) as info:
+        inspect_dataset(path, **columns)
+    assert info.value.code in {"E-DATA-PARSE", "E-DATA-USER"}
+    return info.value.detail
+
+
+def saved(path: Path, numbers: list[int | None], names: list[str]) -> Path:
+    """Write what ``datasets.Dataset.save_to_disk`` writes: a stream, its state and its features."""
+    path.mkdir(parents=True)
+    table = pa.table(
+        {"text": [f"text {place}" for place in range(len(numbers))], "label": pa.array(numbers, pa.int64())}
+    )
+    with pa.OSFile(str(path / "data.arrow"), "wb") as sink, ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    (path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
+    features = {"text": {"_type": "Value"}, "label": {"_type": "ClassLabel", "names": names}}
+    (path / "dataset_info.json").write_text(json.dumps({"features": features}))
+    return path
+
+
+@pytest.mark.parametrize("number", [-1, 2])
+@pytest.mark.parametrize("columns", [{}, {"label_column": "label"}])
+def test_a_class_number_that_is_no_class_is_refused_with_its_row(
+    number: int, columns: dict[str, str], tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "reviews", [0, 1, number], ["bad", "good"])
+    assert refusal(path, **columns).startswith("reviews row 3: column label holds a class number outside 0 to 1")
+    assert list(read_table(path, Columns("text", "label"), strict=False).labels) == ["bad", "good", None]
+
+
+def test_a_folder_of_splits_is_refused_with_the_split_to_give(tmp_path: Path) -> None:
+    for split in ("test", "train"):
+        saved(tmp_path / "reviews" / split, [0], ["bad", "good"])
+    (tmp_path / "reviews" / "dataset_dict.json").write_text("{}")
+    assert refusal(tmp_path / "reviews") == "reviews holds splits; give one split: reviews/train"
+    assert inspect_dataset(tmp_path / "reviews" / "train").rows == 1
+
+
+def test_a_selection_of_rows_is_not_taken_for_all_of_them(tmp_path: Path) -> None:
+    path = saved(tmp_path / "reviews", [0, 1], ["bad", "good"])
+    state = {"_data_files": [{"filename": "data.arrow"}], "_indices_data_files": [{"filename": "chosen.arrow"}]}
+    (path / "state.json").write_text(json.dumps(state))
+    assert "its rows are a selection" in refusal(path)
+
+
+def png(image: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="PNG", **options)
+    return file.getvalue()
+
+
+def folder(path: Path, **files: bytes) -> Path:
+    """Write a folder of images; ``cat__one`` becomes ``cat/one.png``."""
+    for name, data in files.items():
+        file = path.joinpath(*name.split("__")).with_suffix(".png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    return path
+
+
+PLAIN = png(Image.new("L", (4, 3), 7))
+
+
+def test_a_folder_of_image_splits_is_refused_with_the_split_to_give(tmp_path: Path) -> None:
+    pets = folder(tmp_path / "pets", train__cat__one=PLAIN, test__cat__one=PLAIN)
+    assert refusal(pets) == "pets holds splits; give one split: pets/train"
+    assert inspect_dataset(pets / "train", label_column="label").labels == ("cat",)
+
+
+def test_images_that_have_no_place_are_refused_by_name(tmp_path: Path) -> None:
+    assert "pets/cat/more: a folder of images within a label's" in refusal(
+        folder(tmp_path / "pets", cat__one=PLAIN, cat__more__two=PLAIN)
+    )
+    assert "beside/one.png: an image beside the folders" in refusal(
+        folder(tmp_path / "beside", one=PLAIN, cat__two=PLAIN)
+    )
+
+
+def test_hidden_files_are_neither_rows_nor_labels_nor_changes(tmp_path: Path) -> None:
+    pets = folder(tmp_path / "pets", cat__one=PLAIN)
+    before = hash_dataset(pets)
+    (pets / "cat" / "._one.png").write_bytes(b"what a file manager left")
+    folder(pets, **{".ipynb_checkpoints__one": PLAIN})
+    facts = inspect_dataset(pets, label_column="label")
+    assert (facts.rows, facts.labels, facts.sha256) == (1, ("cat",), before)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_deep_grey_keeps_its_values(mode: str) -> None:
+    ramp = np.linspace(0, 65535, 16).reshape(4, 4)
+    kinds = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+    image = Image.fromarray(ramp.astype(kinds[mode]))
+    assert image.mode == mode
+    file = io.BytesIO()
+    image.save(file, format="TIFF")
+    assert np.array_equal(pixels(file.getvalue(), 1, "row 1")[:, :, 0], ramp.astype(kinds[mode]).astype(np.float32))
+
+
+def test_a_photo_is_turned_as_it_is_seen() -> None:
+    image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # seen after a turn to the right
+    assert np.array_equal(pixels(png(image, exif=exif), 1, "row 1")[:, :, 0], np.rot90(np.asarray(image), -1))
+
+
+def huge_png(side: int) -> bytes:
+    """Return a picture of a few kilobytes that claims to be ``side`` pixels wide and high."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [9_000, 14_000, 60_000])
+def test_a_picture_too_large_to_decode_is_refused_by_name_with_the_limit(side: int, tmp_path: Path) -> None:
+    pets = folder(tmp_path / "pets", cat__scan=huge_png(side))
+    assert refusal(pets) == f"pets/cat/scan.png: an image of more than {MAX_PIXELS:,} pixels; make it smaller"
+
+
+@pytest.mark.parametrize("data", [PLAIN[:40], b"<html>not found</html>"])
+def test_a_damaged_picture_is_refused_by_name_when_it_is_added(data: bytes, tmp_path: Path) -> None:
+    assert refusal(folder(tmp_path / "pets", cat__cut=data)) == "pets/cat/cut.png: not an image"
+
+
+def test_a_file_name_that_is_no_utf_8_can_be_shown(tmp_path: Path) -> None:
+    pets = folder(tmp_path / "pets", cat__one=PLAIN)
+    (pets / "cat" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    assert refusal(pets).encode().isascii()
+
+
+# Two ways to write the same names, and the names that are meant.
+SAME: dict[str, tuple[list[Any], list[str]]] = {
+    "whole numbers as floats": ([17.0, 3.0], ["17", "3"]),
+    "whole numbers": ([17, 3], ["17", "3"]),
+    "text of floats": (["17.0", "3.00"], ["17", "3"]),
+    "spaces": (["17 ", "\u00a03"], ["17", "3"]),
+    "composed letters": ([COMPOSED, "a"], [COMPOSED, "a"]),
+    "decomposed letters": ([DECOMPOSED, "a"], [COMPOSED, "a"]),
+    "leading zeros, which are part of a name": (["007", "7"], ["007", "7"]),
+    "fractions in text": (["1.50", "2.5"], ["1.50", "2.5"]),
+}
+
+
+def as_csv(path: Path, values: list[Any]) -> Path:
+    path.with_suffix(".csv").write_text("text,label,person\n" + "".join(f"x,{value},{value}\n" for value in values))
+    return path.with_suffix(".csv")
+
+
+def as_jsonl(path: Path, values: list[Any]) -> Path:
+    lines = [json.dumps({"text": "x", "label": value, "person": value}) for value in values]
+    path.with_suffix(".jsonl").write_text("\n".join(lines))
+    return path.with_suffix(".jsonl")
+
+
+def as_parquet(path: Path, values: list[Any]) -> Path:
+    parquet.write_table(pa.table({"text": ["x"] * len(values), "label": values, "person": values}), path)
+    return path.rename(path.with_suffix(".parquet"))
+
+
+def as_npz(path: Path, values: list[Any]) -> Path:
+    np.savez(path, text=np.array(["x"] * len(values)), label=np.array(values), person=np.array(values))
+    return path.with_suffix(".npz")
+
+
+WRITERS: list[Callable[[Path, list[Any]], Path]] = [as_csv, as_jsonl, as_parquet, as_npz]
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+@pytest.mark.parametrize("sentence", SAME)
+def test_a_name_is_the_same_in_every_format_written_with(
+    sentence: str, write: Callable[[Path, list[Any]], Path], tmp_path: Path
+) -> None:
+    values, names = SAME[sentence]
+    table = read_table(write(tmp_path / "rows", values), Columns("text", "label", "person"))
+    assert list(table.labels) == names
+    assert list(table.users or ()) == names
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan"), 2.0**53, True])
+def test_what_is_no_name_is_refused_as_label_and_as_user(value: object, tmp_path: Path) -> None:
+    path = as_parquet(tmp_path / "rows", [value])
+    assert "column label is neither text nor an integer" in refusal(path, label_column="label")
+    assert "column person is empty, missing, or neither" in refusal(path, user_column="person")
+
+
+def test_a_column_s_name_may_be_composed_or_not(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"text,{DECOMPOSED}\nfine,1\n")
+    assert inspect_dataset(tmp_path / "x.csv", label_column=COMPOSED).labels == ("1",)
+    assert list(read_table(tmp_path / "x.csv", Columns("text", DECOMPOSED)).labels) == ["1"]
+
+
+TWICE: dict[str, Callable[[Path], Path]] = {
+    "csv": lambda path: written(path / "x.csv", "text,label,label\nfine,1,0\n"),
+    "csv with a space": lambda path: written(path / "x.csv", "text,label,label \nfine,1,0\n"),
+    "jsonl": lambda path: written(path / "x.jsonl", '{"text": "fine", "label": 1, "label": 0}\n'),
+    "parquet": lambda path: twice(path / "x.parquet"),
+}
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def twice(path: Path) -> Path:
+    parquet.write_table(
+        pa.Table.from_arrays([pa.array(["fine"]), pa.array([1]), pa.array([0])], ["text", *["label"] * 2]), path
+    )
+    return path
+
+
+@pytest.mark.parametrize("kind", TWICE)
+def test_a_column_that_is_there_twice_is_refused_in(kind: str, tmp_path: Path) -> None:
+    assert "column label is there twice" in refusal(TWICE[kind](tmp_path))
+
+
+def test_keys_within_a_cell_are_no_columns(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.jsonl", '{"image": {"bytes": null, "path": "a"}, "label": [{"b": 1}]}\n')
+    assert inspect_dataset(path).columns == ("image", "label")
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_another_separator_is_named(separator: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "x.csv", f"\ufefftext{separator}label\nfine{separator}1\n")
+    assert repr(separator) in refusal(path)
+
+
+def odd_times(path: Path) -> Path:
+    seen = pa.array([1_700_000_000_000_000_001, None], pa.timestamp("ns"))
+    until = pa.array([2932897, 1], pa.date32())  # 10000-01-01, which Python cannot hold
+    parquet.write_table(pa.table({"text": ["a", "b"], "label": ["x", "y"], "seen": seen, "until": until}), path)
+    return path
+
+
+def test_values_that_python_cannot_hold_matter_in_columns_that_are_used_alone(tmp_path: Path) -> None:
+    path = odd_times(tmp_path / "x.parquet")
+    assert inspect_dataset(path).columns == ("label", "seen", "text", "until")
+    assert list(read_table(path, Columns("text", "label")).inputs) == ["a", "b"]
+    assert refusal(path, label_column="until") == "x.parquet row 1: column until holds a value that cannot be read"
+    assert list(read_table(path, Columns("text", "until"), strict=False).labels) == [None, None]
+
+
+def test_a_file_without_a_header_names_its_first_row_to_its_owner_alone(tmp_path: Path) -> None:
+    path = written(tmp_path / "x.csv", "Mrs Smith,1\nMr Jones,0\n")
+    assert refusal(path, label_column="label") == "x.csv row 1: no column label; there are 1, Mrs Smith"
+    with pytest.raises(LocalError) as info:
+        read_table(path, Columns("text", "label"), strict=False)
+    assert info.value.detail == "x.csv row 1: no column text"
