@@ -318,6 +318,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
     "E-LEDGER-UNIT": Explanation(
         _R, "the population's budget is kept in another unit of privacy", "units cannot be added", "use the same unit"
     ),
+    "E-LEDGER-POPULATION": Explanation(
+        _R,
+        "the run was charged to another population before",
+        "a population was renamed in policy.toml in the middle of a run, or the dataset was given another one",
+        "name the first population again: a run is charged to one population from its first round to its last",
+    ),
     # base model, data, training
     "E-MODEL-HASH": Explanation(
         _U,
@@ -342,6 +348,18 @@ REGISTRY: Final[dict[str, Explanation]] = {
     ),
     "E-DATA-MISMATCH": Explanation(
         _U, "the dataset does not fit the plan's task", "columns, labels or sizes differ", "add a dataset that fits"
+    ),
+    "E-DATA-CHANGED": Explanation(
+        _U,
+        "the dataset is not what was registered",
+        "its files were changed after `dataset add`",
+        "`onlysum participant dataset test NAME`; then remove it and add it again, or restore the files",
+    ),
+    "E-DATA-POPULATION": Explanation(
+        _U,
+        "the same data is registered under another population",
+        "one budget protects its people, and a second population would give them a second one",
+        "give --population as it was given before; --another-population registers it all the same",
     ),
     "E-DATA-USER": Explanation(
         _U, "a row has no user id", "user-level privacy needs one for every row", "correct the named row"

@@ -99,6 +99,11 @@ class Spent:
     unit: str
     relation: str
     runs: tuple[RunSpend, ...]
+    order: int | None = None  # of the lifetime filter, as the first charge that names one has it
+
+    def fixed(self, budget: LifetimeBudget) -> LifetimeBudget:
+        """Return a budget at the order of the first charge: a filter is valid at one order alone."""
+        return budget if self.order is None else replace(budget, order=self.order)
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -114,6 +119,7 @@ class Spent:
         """Return the spend by the budget's own measure; 0 before the first charge."""
         if not self.events:
             return 0.0
+        budget = self.fixed(budget)
         return rdp.to_epsilon(rdp.composed(self.events, budget.order), budget.order, budget.delta)
 
     def with_charge(self, charge: Charge) -> Spent:
@@ -129,13 +135,14 @@ class Spent:
         runs = list(self.runs)
         for place, run in enumerate(runs):
             if run.plan_hash == charge.plan_hash:
-                if run.event != charge.event:
+                if (run.event, run.run_id, run.delta) != (charge.event, charge.run_id, charge.delta):
                     raise RefusedError("E-LEDGER-UNIT", f"run {run.run_id} was charged as another event before")
                 runs[place] = replace(run, rounds=run.rounds + 1)
                 break
         else:
             runs.append(RunSpend(charge.run_id, charge.plan_hash, charge.event, 1, charge.delta))
-        return replace(self, unit=charge.unit, relation=charge.relation, runs=tuple(runs))
+        order = self.order or charge.order
+        return replace(self, unit=charge.unit, relation=charge.relation, runs=tuple(runs), order=order)
 
     def with_unprotected(self, entry: Unprotected) -> Spent:
         """Return the spend after a run without differential privacy was noted."""
@@ -145,6 +152,29 @@ class Spent:
 def nothing_spent(population: str) -> Spent:
     """Return the spend of a population that was never charged."""
     return Spent(population, "", "", ())
+
+
+def population_of_run(records: Iterable[Record], plan_hash: bytes) -> str | None:
+    """Return the population that the first record about a run names; None before anything was charged or noted."""
+    return next(iter(populations_of_run(records, plan_hash)), None)
+
+
+def populations_of_run(records: Iterable[Record], plan_hash: bytes) -> tuple[str, ...]:
+    """Return every population that a run was charged to or noted for, in order; more than one is a split run."""
+    entries = (record.entry for record in records if isinstance(record.entry, Charge | Unprotected))
+    return tuple(dict.fromkeys(entry.population for entry in entries if entry.plan_hash == plan_hash))
+
+
+def require_population(records: Iterable[Record], entry: Charge | Unprotected) -> None:
+    """Refuse to charge a run to another population than its first record names.
+
+    Raises:
+        RefusedError: ``E-LEDGER-POPULATION``.
+    """
+    pinned = population_of_run(records, entry.plan_hash)
+    if pinned is not None and pinned != entry.population:
+        detail = f"run {entry.run_id} belongs to population {pinned}, not to {entry.population}"
+        raise RefusedError("E-LEDGER-POPULATION", detail)
 
 
 def require_budget(spent: Spent, charge: Charge, *, budget: LifetimeBudget, max_rounds: int) -> Spent:
@@ -163,7 +193,7 @@ def require_budget(spent: Spent, charge: Charge, *, budget: LifetimeBudget, max_
     if budget.unit != charge.unit:
         detail = f"the budget of {charge.population} is per {budget.unit}, the plan's claim per {charge.unit}"
         raise RefusedError("E-LEDGER-UNIT", detail)
-    after = spent.with_charge(charge)
+    after, budget = spent.with_charge(charge), spent.fixed(budget)
     rounds = next(run.rounds for run in after.runs if run.plan_hash == charge.plan_hash)
     if rounds > max_rounds:
         raise RefusedError("E-POLICY-BUDGET", f"run {charge.run_id} was charged for all of its {max_rounds} rounds")

@@ -104,13 +104,13 @@ def test_whatever_is_dropped_only_whole_components_with_enough_neighbours_are_re
 
 
 def isolated() -> tuple[LyingCoordinator, str, tuple[str, ...]]:
-    """Return a world, somebody of whom all neighbours are honest and can be left out of S, and that S."""
+    """Return a world, somebody of whom all neighbours are honest, uploaded, and can be left out of S, and that S."""
     for seed in range(20):
         world = weak(12, 1, 4, 4, 7, seed=seed)
         for name in world.attempts[1].uploads:
             around = set(graph_of(world).neighbours(name))
             there = {*world.attempts[1].uploads, *world.colluders} - around
-            if len(around) == 4 and around <= set(world.honest) and len(there) >= 7:
+            if len(around) == 4 and around <= world.attempts[1].uploads.keys() and len(there) >= 7:
                 return world, name, tuple(sorted(there))
     raise AssertionError("no such graph")
 

@@ -13,7 +13,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from threading import RLock
@@ -127,18 +127,21 @@ class Ledger:
         A round that was charged before is not charged again, whatever its attempt.
 
         Raises:
-            RefusedError: ``E-POLICY-BUDGET`` or ``E-LEDGER-UNIT``; nothing was written.
+            RefusedError: ``E-POLICY-BUDGET``, ``E-LEDGER-UNIT`` or ``E-LEDGER-POPULATION``; nothing was written.
             LocalError: ``E-DISK-FULL``; nothing was written.
         """
         with self._transaction():
             before = self._charged(charge.plan_hash, charge.round)
             if before is not None:
-                if before.entry != charge:
+                if before.entry != replace(charge, order=getattr(before.entry, "order", None)):
                     detail = f"round {charge.round} of run {charge.run_id} was charged as something else"
                     raise RefusedError("E-LEDGER-UNIT", detail)
                 return Charged(before, new=False)
-            ledger.require_budget(self.spent(charge.population), charge, budget=budget, max_rounds=max_rounds)
-            return Charged(self._append(charge, at=at), new=True)
+            ledger.require_population(self._records, charge)
+            spent = self.spent(charge.population)
+            ledger.require_budget(spent, charge, budget=budget, max_rounds=max_rounds)
+            ordered = replace(charge, order=spent.fixed(budget).order)  # the first charge fixes the order for good
+            return Charged(self._append(ordered, at=at), new=True)
 
     def note_policy(self, change: PolicyChange, *, at: int) -> Record:
         """Write down that the policy changed, unless its last noted hash is the same."""
@@ -151,11 +154,16 @@ class Ledger:
             return self._append(change, at=at)
 
     def note_unprotected(self, note: Unprotected, *, at: int) -> Record:
-        """Write down, once per run, that a run without differential privacy uses a population."""
+        """Write down, once per run, that a run without differential privacy uses a population.
+
+        Raises:
+            RefusedError: ``E-LEDGER-POPULATION``; nothing was written.
+        """
         with self._transaction():
             for record in self._records:
                 if record.entry == note:
                     return record
+            ledger.require_population(self._records, note)
             return self._append(note, at=at)
 
     def head(self) -> LedgerHead:
@@ -185,6 +193,10 @@ class Ledger:
         with self._reading():
             self._refresh()
             return self._spent.get(population) or ledger.nothing_spent(population)
+
+    def populations_of_run(self, plan_hash: bytes) -> tuple[str, ...]:
+        """Return the populations that a run was charged to or noted for; none before its first charge."""
+        return ledger.populations_of_run(self.rows(), plan_hash)
 
     def populations(self) -> tuple[str, ...]:
         """Return the names of all populations with a record."""

@@ -14,7 +14,7 @@ from typing import Literal
 
 import methods
 from host.fingerprints import matches
-from participant.owner.policy import Policy, Population
+from participant.owner.policy import DatasetPolicy, Policy, Population
 from privacy.adapter_parts import LoraOptions
 from privacy.claims import suite_words
 from privacy.dp.events import format_epsilon_up
@@ -51,6 +51,8 @@ class Cost:
     all_others: float
     lifetime_before: float
     lifetime_after: float
+    order: int = 0  # of the lifetime filter; 0: not counted
+    order_is_fixed: bool = False  # by the population's first charge
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class LocalContext:
     dataset: LocalDataset | None
     base_registered: bool
     cost: Cost | None  # None in mode none, or if no population is named
+    charged_to: tuple[str, ...] = ()  # the populations that the ledger has for this run; more than one is a split run
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +259,15 @@ def _dataset(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
     if dataset.population is not None:
         same = dataset.population == allowed.population
         yield _rule("dataset.population", same, f"added for {dataset.population}, policy says {allowed.population}")
+    yield from _population_of_run(allowed, at)
+
+
+def _population_of_run(allowed: DatasetPolicy, at: LocalContext) -> Iterator[Rule]:
+    """A run keeps the population of its first charge, whatever the policy is made to call it later."""
+    if at.charged_to:
+        same = at.charged_to == (allowed.population,)
+        says = f"this run is charged to {', '.join(at.charged_to)}, policy says {allowed.population}"
+        yield _rule("population.of-run", same, says)
 
 
 def _method(plan: Plan, methods: object) -> Rule:
@@ -296,6 +308,10 @@ def _budget(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
     delta = float(privacy.delta)
     yield _rule("population.per-run-delta", delta <= budget.per_run_delta, f"{delta:g} <= {budget.per_run_delta:g}")
     yield from _deltas(plan, budget, at)
+    if cost.order_is_fixed:
+        same = budget.order in {None, cost.order}
+        says = f"the first charge fixed order {cost.order} of {name}'s lifetime filter"
+        yield _rule("population.order", same, says if same else f"{says}, the policy says {budget.order}")
     yield _rule(
         "population.lifetime-epsilon",
         cost.lifetime_after <= budget.lifetime_epsilon,

@@ -19,6 +19,7 @@ from privacy.claims.masks import (
     sum_sentence,
 )
 from privacy.claims.noise import (
+    BUDGET_REACH,
     CHARGING,
     EARLIER_RUNS,
     NO_NOISE,
@@ -29,10 +30,12 @@ from privacy.claims.noise import (
     epsilon_sentence,
     epsilons_sentence,
     exchanged_sentence,
+    figure_sentences,
     lifetime_sentence,
     limit_sentences,
     noise_sentences,
     relation_sentence,
+    run_in_lifetime_sentence,
     two_units_sentence,
     unnoised_runs_sentence,
 )
@@ -49,6 +52,7 @@ from privacy.claims.trust import (
 )
 
 __all__ = [
+    "BUDGET_REACH",
     "CHARGING",
     "COMMON",
     "EARLIER_RUNS",
@@ -66,6 +70,7 @@ __all__ = [
     "epsilon_sentence",
     "epsilons_sentence",
     "exchanged_sentence",
+    "figure_sentences",
     "graph_sentences",
     "graph_words",
     "lifetime_sentence",
@@ -76,6 +81,7 @@ __all__ = [
     "numbers_sentence",
     "relation_sentence",
     "reliance_sentences",
+    "run_in_lifetime_sentence",
     "suite_sentences",
     "suite_words",
     "sum_sentence",
