@@ -93,10 +93,11 @@ def show(file: File, as_json: AsJson = False) -> None:
 
 @app.command()
 def verify(file: ReportOrLedger, key: Key = "", as_json: AsJson = False) -> None:
-    """Check a report: signature, plan, every figure, every round; or a ledger.
+    """Check a report or an exported ledger.
 
-    A ledger is what `onlysum participant ledger export` wrote: every signature
-    and the chain of its records are checked.
+    Of a report the signature, the plan, every figure and every round; of a
+    ledger, as `onlysum participant ledger export` writes it, every signature
+    and the chain of its records.
 
     Example: onlysum audit verify report.json
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import onlysum
-from audit.ledger_export import is_ledger, verify_ledger
+from audit.ledger_export import LAST_SECOND, is_ledger, verify_ledger
 from privacy import canonical, ledger
 from privacy.errors import VerificationError
 from privacy.ledger import Record
@@ -132,6 +132,11 @@ def test_a_ledger_that_does_not_hold_together_is_refused(data: bytes) -> None:
     with pytest.raises(VerificationError) as info:
         verify_ledger(data)
     assert info.value.code == "E-REPORT-LEDGER"
+
+
+@pytest.mark.parametrize("at", [0, LAST_SECOND])
+def test_the_first_and_the_last_second_that_a_date_can_show_are_shown(at: int) -> None:
+    assert verify_ledger(ledger.export(chain(GENESIS, at=at))).first.at == at
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"\xff", b'{"ledger_version": 1}'])
