@@ -20,7 +20,7 @@ from participant.training.adapters.sums import EMPTY_SLOT, Clip, GradientSums
 from participant.training.data import Columns
 from participant.training.examples import load_examples
 from participant.training.noise_keys import NoiseKeys
-from participant.training.selfcheck import SelfCheck
+from participant.training.selfcheck import TurnCheck
 from participant.training.timing import FixedDuration
 from participant.training.torch_trainer import TorchTrainer
 from privacy.dp.clipping import clip_radius, integer_clip
@@ -157,7 +157,7 @@ def test_a_step_that_fails_leaves_its_noise_and_no_word_of_why(
     def fail(*_: object, **__: object) -> np.ndarray:
         raise MemoryError("while patient 17 was read")
 
-    monkeypatch.setattr(SelfCheck, "_sensitivity", lambda *_: None)  # the one check that sums
+    monkeypatch.setattr(TurnCheck, "_sensitivity", lambda *_: None)  # the one check that sums
     noise_alone = update_with(lambda *_, **__: np.zeros(world.plan.recipe.entries, dtype=np.int64))
     with capture_logs() as logs:
         update = update_with(fail)
