@@ -27,11 +27,12 @@ from authoring.recipe import AdapterSection, RecipeFile, read_recipe
 from host import durable
 from methods.method import Method
 from participant.training.adapters.adapted import config_json, named_tensors, wrap
-from participant.training.base_checks import check_forward, check_length
-from participant.training.cells import name_text
+from participant.training.bases.checks import check_forward, check_length
+from participant.training.bases.targets import check_targets
 from participant.training.examples import synthetic_examples
-from participant.training.models import TRIAL_ROWS, architecture, hash_model, label_names, load_base
-from participant.training.targets import check_targets
+from participant.training.models import architecture, hash_model, label_names, load_base
+from participant.training.rows.cells import name_text
+from participant.training.trial import TRIAL_ROWS
 from privacy.adapter_parts import Adapter, Tensor
 from privacy.draft import (
     BaseReference,

@@ -43,7 +43,7 @@ def add_dataset(
     from host.system import SystemClock
     from participant.owner.inspection import inspect
     from participant.owner.policy import dataset_section, load_policy
-    from participant.owner.registry import DatasetEntry, Registry, check_name
+    from participant.owner.registry import DatasetEntry, Registry, absolute, check_name
     from participant.views.datasets import DatasetView
     from protos.envelope import Role
 
@@ -51,10 +51,11 @@ def add_dataset(
     participant = opened(config)
     if population is not None:
         check_name(population)
+    location = absolute(path)
     facts = inspect(path, input_column=input_column, label_column=label_column, user_column=user)
     entry = DatasetEntry(
         name=name,
-        path=str(path.resolve()),
+        path=location,
         added_at=int(SystemClock().now()),
         input_column=input_column,
         label_column=label_column,

@@ -31,15 +31,17 @@ def add_model(
     Example: onlysum participant model add minilm /models/minilm
     """
     from host.system import SystemClock
-    from participant.owner.registry import ModelEntry, Registry, check_name
-    from participant.training.models import hash_model, try_base
+    from participant.owner.registry import ModelEntry, Registry, absolute, check_name
+    from participant.training.models import hash_model
+    from participant.training.trial import try_base
     from participant.views.models import ModelView
 
     check_name(name)
     participant = opened(config)
+    location = absolute(path)
     files = hash_model(path)
     try_base(path, name)
-    entry = ModelEntry(name=name, path=str(path.resolve()), added_at=int(SystemClock().now()), files=files)
+    entry = ModelEntry(name=name, path=location, added_at=int(SystemClock().now()), files=files)
     Registry(participant.home).add(entry)
     lines = [f"{name}: {len(files)} files, registered.", f"hash {entry.hash}", "Allow it in policy.toml under bases."]
     show(ModelView(entry).to_json(), lines, as_json=as_json)

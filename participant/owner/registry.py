@@ -146,6 +146,21 @@ class Registry:
         return directory / f"{entry.name}.json"
 
 
+def absolute(path: Path) -> str:
+    """Return a path as it is registered.
+
+    Raises:
+        LocalError: ``E-USAGE``: a name in it is not UTF-8, so that no file of ours could hold it.
+    """
+    text = str(path.resolve())
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        shown = text.encode(errors="backslashreplace").decode()
+        raise LocalError("E-USAGE", f"{shown} is not UTF-8; rename it") from None
+    return text
+
+
 def check_name(name: str) -> None:
     """Refuse a name that cannot travel in a handshake.
 

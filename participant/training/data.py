@@ -2,7 +2,7 @@
 
 Guarantees: nothing in a file is run (no pickles); every refusal names the file and the row, never what is in it; with
 a user column every row has a user. Reading needs no torch.
-Leaves to others: parsing (``formats``, ``cells``, ``pictures``), tensors (``participant.training.examples``), which
+Leaves to others: parsing (``rows``), tensors (``participant.training.examples``), which
 dataset serves which plan (``participant.config``).
 
 Formats, by what the path is:
@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from participant.training.cells import Unreadable, cell, composed, label_of, require_columns, user_of
-from participant.training.formats import format_of, read_rows
-from participant.training.pictures import is_encoded, pixels
+from participant.training.rows.cells import Unreadable, cell, composed, label_of, require_columns, user_of
+from participant.training.rows.formats import format_of, read_rows
+from participant.training.rows.pictures import is_encoded, pixels
 from privacy.errors import LocalError
 from privacy.task_parts import Classification
 
@@ -191,7 +191,7 @@ def hash_dataset(path: Path) -> str:
     for file in files:
         parts = file.relative_to(path).parts
         if any(part.startswith(".") for part in parts):
-            continue  # no part of the dataset: see ``formats.visible``
+            continue  # no part of the dataset: see ``rows.formats.visible``
         name = os.fsencode("/".join(parts))
         inner = hashlib.sha256()
         with file.open("rb") as opened:

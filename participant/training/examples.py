@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from participant.training.cells import name_text
 from participant.training.data import Columns, Table, read_table
 from participant.training.models import Base
-from participant.training.pictures import pixels
+from participant.training.rows.cells import name_text
+from participant.training.rows.pictures import pixels
 from privacy.errors import LocalError
 from privacy.task_parts import Classification, ImageClassification
 

@@ -17,19 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from participant.training.base_files import check_files
+from participant.training.bases.files import check_files
 from privacy.draft import BaseReference, FileHash
 from privacy.errors import LocalError
-from privacy.task_parts import Classification, ImageClassification, TextClassification
+from privacy.task_parts import Classification, ImageClassification
 
 if TYPE_CHECKING:
     import transformers
 
 PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5"})
 HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".vocab", ".tiktoken"})
-TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
-TRIAL_LENGTH: Final = 8  # tokens of the rows on which a base is tried
-TRIAL_ROWS: Final = 2
 _CHUNK: Final = 2**20
 
 
@@ -120,38 +117,22 @@ def load_base(
         LocalError: ``E-MODEL-HASH``, ``E-MODEL-PICKLE`` or ``E-MODEL-LOAD``.
     """
     verify_base(folder, expected)
-    base, report = _loaded(folder, expected.name, task, seed)
+    base, report = load_checked(folder, expected.name, task, seed=seed)
     _refuse_gaps(expected.name, report, head_modules)
     return base
 
 
-def try_base(folder: Path, name: str) -> None:
-    """Load a base as some task would, and run it forward: what no plan could use is refused before it is registered.
+def load_checked(folder: Path, name: str, task: Classification, *, seed: int) -> tuple[Base, dict[str, Any]]:
+    """Return a base, checked, and transformers' report of what its checkpoint lacks.
 
     Raises:
-        LocalError: ``E-MODEL-PICKLE`` or ``E-MODEL-LOAD``.
+        LocalError: ``E-MODEL-LOAD``.
     """
-    from participant.training.base_checks import check_forward
-    from participant.training.examples import synthetic_examples
-
-    check_files(folder)
-    texts = any((folder / file).is_file() for file in TOKENIZER_FILES)
-    task: Classification = (
-        TextClassification(data="synthetic", labels=("0", "1"), max_length=TRIAL_LENGTH)
-        if texts
-        else ImageClassification(data="synthetic", labels=("0", "1"))
-    )
-    base, _ = _loaded(folder, name, task, seed=0)
-    check_forward(name, base.model, synthetic_examples(base, task, TRIAL_ROWS).inputs, len(task.labels))
-
-
-def _loaded(folder: Path, name: str, task: Classification, seed: int) -> tuple[Base, dict[str, Any]]:
-    """Return a base, checked, and transformers' report of what its checkpoint lacks."""
     check_files(folder)
     import torch
     import transformers
 
-    from participant.training.base_checks import check_base
+    from participant.training.bases.checks import check_base
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # A missing head is expected, and every other gap is refused below: no need for transformers' own warning.

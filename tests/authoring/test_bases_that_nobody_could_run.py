@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from authoring.draft import build_draft
-from participant.training.models import try_base
+from participant.training.trial import try_base
 from privacy.errors import LocalError
 from tests.worlds.torch_world import IMAGE_SIDE, LABELS, image_base, recipe_text, text_base
 

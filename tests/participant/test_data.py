@@ -15,7 +15,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from participant.training.data import Columns, hash_dataset, inspect_dataset, read_table
-from participant.training.pictures import pixels
+from participant.training.rows.pictures import pixels
 from privacy.errors import LocalError
 
 TEXTS = ["pain, at night", 'says "calm"', "fine"]

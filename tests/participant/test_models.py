@@ -64,6 +64,14 @@ def test_a_pickle_beside_the_weights_is_refused(name: str, folder: Path) -> None
     assert info.value.code == "E-MODEL-PICKLE"
 
 
+def test_the_trainer_s_own_settings_are_refused_with_what_to_do(folder: Path) -> None:
+    (folder / "training_args.bin").write_bytes(b"")
+    with pytest.raises(
+        LocalError, match=r"training_args\.bin: the Trainer's settings, which no model needs; delete it"
+    ):
+        hash_model(folder)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_folder_without_configuration_or_weights_is_no_base(name: str, folder: Path) -> None:
     (folder / name).unlink()

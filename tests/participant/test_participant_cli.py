@@ -144,6 +144,14 @@ def test_a_bad_row_is_refused_with_its_number(say: Say, tmp_path: Path) -> None:
     assert json.loads(say("dataset", "list", "--json")) == []
 
 
+def test_a_file_whose_name_is_not_utf_8_is_refused_in_characters_that_can_be_shown(say: Say, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.csv")
+    path.write_text("text,label\nfine,0\n")
+    error = refused(lambda: say("dataset", "add", "wards", str(path)))
+    assert error.code == "E-USAGE"
+    assert error.detail.endswith(r"caf\udce9.csv is not UTF-8; rename it")
+
+
 def test_a_name_that_cannot_travel_is_refused(say: Say, tmp_path: Path) -> None:
     data = rows(tmp_path / "wards.csv", "text,label\nfine,0\n")
     assert refused(lambda: say("dataset", "add", "Wards of A", data)).code == "E-USAGE"

@@ -18,7 +18,7 @@ from PIL import Image
 from pyarrow import ipc, parquet
 
 from participant.training.data import Columns, hash_dataset, inspect_dataset, read_table
-from participant.training.pictures import MAX_PIXELS, pixels
+from participant.training.rows.pictures import MAX_PIXELS, pixels
 from privacy.errors import LocalError
 
 PICTURES = Columns("image", "label")

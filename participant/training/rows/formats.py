@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from participant.training.cells import Unreadable, composed, third_party
+from participant.training.rows.cells import Unreadable, composed, third_party
 from privacy.errors import LocalError
 
 if TYPE_CHECKING:

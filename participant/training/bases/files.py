@@ -2,7 +2,7 @@
 
 Guarantees: a damaged file, a pointer in place of a file, quantized weights, an adapter of the folder's own and a
 tokenizer that not every machine can build are refused by the name of the file. Needs no torch.
-Leaves to others: hashes (``models``), whether the model runs (``base_checks``).
+Leaves to others: hashes (``models``), whether the model runs (``checks``).
 Source: the safetensors format, https://github.com/huggingface/safetensors, "Format".
 """
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from participant.training.cells import third_party
+from participant.training.rows.cells import third_party
 from privacy.errors import LocalError
 
 if TYPE_CHECKING:

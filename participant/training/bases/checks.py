@@ -1,7 +1,7 @@
 """Whether a loaded base runs: forward, on synthetic rows, with every id that its tokenizer can give.
 
 Guarantees: what would fail at each owner fails where a plan is built or a base is registered, naming the cause.
-Leaves to others: files (``base_files``), gradients and sensitivity (``selfcheck``).
+Leaves to others: files (``files``), gradients and sensitivity (``selfcheck``).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Rows of datasets: formats, cells and pictures."""

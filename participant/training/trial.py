@@ -1,0 +1,36 @@
+"""A base on trial: loaded as some task would load it, and run forward on synthetic rows before it is registered.
+
+Leaves to others: the checks (``bases``), a recipe's own trial (``authoring.draft``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from participant.training.bases.checks import check_forward
+from participant.training.bases.files import check_files
+from participant.training.examples import synthetic_examples
+from participant.training.models import load_checked
+from privacy.task_parts import Classification, ImageClassification, TextClassification
+
+TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+TRIAL_LENGTH: Final = 8  # tokens of the rows on which a base is tried
+TRIAL_ROWS: Final = 2
+
+
+def try_base(folder: Path, name: str) -> None:
+    """Load a base as some task would, and run it forward: what no plan could use is refused before it is registered.
+
+    Raises:
+        LocalError: ``E-MODEL-PICKLE`` or ``E-MODEL-LOAD``.
+    """
+    check_files(folder)
+    texts = any((folder / file).is_file() for file in TOKENIZER_FILES)
+    task: Classification = (
+        TextClassification(data="synthetic", labels=("0", "1"), max_length=TRIAL_LENGTH)
+        if texts
+        else ImageClassification(data="synthetic", labels=("0", "1"))
+    )
+    base, _ = load_checked(folder, name, task, seed=0)
+    check_forward(name, base.model, synthetic_examples(base, task, TRIAL_ROWS).inputs, len(task.labels))
