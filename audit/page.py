@@ -17,6 +17,7 @@ from typing import Final, Literal, TypeVar
 
 from audit import wording
 from audit.plots import Plot, line_plot
+from audit.statements import maker_statements
 from audit.verify import VerifiedReport
 from host.fingerprints import fingerprint
 from privacy.claims import (
@@ -211,6 +212,8 @@ def _plain_words(verified: VerifiedReport, claim: Claim | None) -> Iterator[Bloc
     yield Bullets(tuple(map(_text, wording.what_we_rely_on(report))))
     yield Heading("What is not protected", 3)
     yield Bullets(tuple(map(_text, not_protected(report.plan))))
+    yield Heading(wording.MAKERS_STATEMENT, 3)
+    yield Bullets(tuple(map(_text, maker_statements(report))))
     yield Heading("Check it yourself", 3)
     yield Paragraph(
         _text(

@@ -9,6 +9,7 @@ import textwrap
 from typing import Final
 
 from audit import wording
+from audit.statements import maker_statements
 from privacy.claims import NO_PRIVACY, not_protected, unnoised_runs_sentence
 from privacy.notice import HEADING, notice_sentences
 from privacy.report_model import Claim, Report
@@ -35,6 +36,7 @@ def rendered(report: Report) -> str:
         _section("What limits what the sum reveals", wording.what_limits_the_sum(report)),
         _section("What we rely on", wording.what_we_rely_on(report)),
         _section("What is not protected", not_protected(report.plan)),
+        _section(wording.MAKERS_STATEMENT, maker_statements(report)),
         _section("The figures", _figures(report)),
         _section("With whom", tuple(f"{name}: {value}" for name, value in wording.mask_rows(report))),
         _section(HEADING, notice_sentences(report.plan)),

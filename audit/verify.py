@@ -121,6 +121,10 @@ def _check_privacy(report: Report) -> str:
     charged = stated.charged_rounds if isinstance(stated, Claim) else 0
     if charged != _charged_rounds(report) or charged > report.plan.recipe.rounds:
         raise VerificationError("E-REPORT-RECOMPUTE", "the charged rounds are not those of the rounds or the ledger")
+    trained = _rounds_with_maker(report)
+    if isinstance(stated, Claim) and charged < trained:
+        detail = f"its maker is among the survivors of {trained} rounds and was charged for {charged}"
+        raise VerificationError("E-REPORT-RECOMPUTE", detail)
     computed = _recomputed(lambda: claim(report.plan, charged_rounds=charged))
     _compare(stated.model_dump(mode="json"), computed.model_dump(mode="json"), "privacy")
     if not isinstance(computed, Claim):
@@ -139,17 +143,46 @@ def _charged_rounds(report: Report) -> int:
     return sum(run.rounds for run in report.ledger.runs if run.plan_sha256 == report.plan_sha256)
 
 
+def _rounds_with_maker(report: Report) -> int:
+    """Return in how many certified rounds the report's maker, if a participant, is among the survivors."""
+    if report.made_by.role != "participant":
+        return 0
+    certificates = (entry.certificate for entry in report.rounds if entry.certificate is not None)
+    return sum(any(one.id == report.made_by.name for one in stated.survivors) for stated in certificates)
+
+
 def _check_ledger(report: Report) -> str:
     part = report.ledger
     if part is None:
+        if _rounds_with_maker(report):
+            raise VerificationError("E-REPORT-RECOMPUTE", "a participant that took part has a ledger, and left it out")
         return "no ledger is in the report: every round that started counts as charged"
-    own = {run.event for run in part.runs if run.plan_sha256 == report.plan_sha256}
-    if not own <= {round_event(report.plan)}:
-        raise VerificationError("E-REPORT-RECOMPUTE", "the ledger charged this run as another event than the plan's")
+    _check_own_run(report, part)
     computed = _recomputed(lambda: ledger_part(_ledger_facts(part)))
     _compare(part.model_dump(mode="json"), computed.model_dump(mode="json"), "ledger")
     runs = "1 run" if len(part.runs) == 1 else f"{len(part.runs)} runs"
     return f"the spend of {runs} on population {part.population} follows from their events"
+
+
+def _check_own_run(report: Report, part: LedgerPart) -> None:
+    """Compare the ledger's row of the report's own run, and the unit of the budget, with the plan."""
+    plan = report.plan
+    own = [run for run in part.runs if report.plan_sha256 == run.plan_sha256 or plan.run_id == run.run_id]
+    if len(own) > 1:
+        raise VerificationError("E-REPORT-RECOMPUTE", "the ledger has two rows for this run")
+    if not own and _rounds_with_maker(report):
+        raise VerificationError("E-REPORT-RECOMPUTE", "the ledger does not know a run that its owner took part in")
+    for run in own:
+        if run.event != round_event(plan):
+            rule = "the ledger charged this run as another event than the plan's"
+            raise VerificationError("E-REPORT-RECOMPUTE", rule)
+        delta = plan.privacy.delta if plan.privacy.noised else "0"
+        if (run.run_id, run.plan_sha256, run.delta) != (plan.run_id, report.plan_sha256, delta):
+            rule = "the ledger has this run under another id, plan or delta than the plan's"
+            raise VerificationError("E-REPORT-RECOMPUTE", rule)
+    if plan.privacy.noised and part.budget is not None and part.budget.unit != plan.privacy.unit:
+        detail = f"the budget is per {part.budget.unit}, the plan's claim per {plan.privacy.unit}"
+        raise VerificationError("E-REPORT-RECOMPUTE", detail)
 
 
 def _ledger_facts(part: LedgerPart) -> LedgerFacts:

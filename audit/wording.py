@@ -8,6 +8,8 @@ Source: docs/privacy-accounting.md section 9.
 
 from __future__ import annotations
 
+from typing import Final
+
 from privacy.claims import (
     NO_NOISE,
     NO_PRIVACY,
@@ -26,6 +28,8 @@ from privacy.dp import rdp
 from privacy.dp.events import format_epsilon_up
 from privacy.plan import Plan
 from privacy.report_model import Claim, LedgerPart, Report
+
+MAKERS_STATEMENT: Final = "The maker's statement, which nobody else can check"
 
 
 def what_this_does(report: Report) -> str:

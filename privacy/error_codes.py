@@ -318,6 +318,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
     "E-LEDGER-UNIT": Explanation(
         _R, "the population's budget is kept in another unit of privacy", "units cannot be added", "use the same unit"
     ),
+    "E-LEDGER-POPULATION": Explanation(
+        _R,
+        "the run was charged to another population before",
+        "a population was renamed in policy.toml in the middle of a run, or the dataset was given another one",
+        "name the first population again: a run is charged to one population from its first round to its last",
+    ),
     # base model, data, training
     "E-MODEL-HASH": Explanation(
         _U,

@@ -129,7 +129,7 @@ class Spent:
         runs = list(self.runs)
         for place, run in enumerate(runs):
             if run.plan_hash == charge.plan_hash:
-                if run.event != charge.event:
+                if (run.event, run.run_id, run.delta) != (charge.event, charge.run_id, charge.delta):
                     raise RefusedError("E-LEDGER-UNIT", f"run {run.run_id} was charged as another event before")
                 runs[place] = replace(run, rounds=run.rounds + 1)
                 break
@@ -145,6 +145,29 @@ class Spent:
 def nothing_spent(population: str) -> Spent:
     """Return the spend of a population that was never charged."""
     return Spent(population, "", "", ())
+
+
+def population_of_run(records: Iterable[Record], plan_hash: bytes) -> str | None:
+    """Return the population that the first record about a run names; None before anything was charged or noted."""
+    return next(iter(populations_of_run(records, plan_hash)), None)
+
+
+def populations_of_run(records: Iterable[Record], plan_hash: bytes) -> tuple[str, ...]:
+    """Return every population that a run was charged to or noted for, in order; more than one is a split run."""
+    entries = (record.entry for record in records if isinstance(record.entry, Charge | Unprotected))
+    return tuple(dict.fromkeys(entry.population for entry in entries if entry.plan_hash == plan_hash))
+
+
+def require_population(records: Iterable[Record], entry: Charge | Unprotected) -> None:
+    """Refuse to charge a run to another population than its first record names.
+
+    Raises:
+        RefusedError: ``E-LEDGER-POPULATION``.
+    """
+    pinned = population_of_run(records, entry.plan_hash)
+    if pinned is not None and pinned != entry.population:
+        detail = f"run {entry.run_id} belongs to population {pinned}, not to {entry.population}"
+        raise RefusedError("E-LEDGER-POPULATION", detail)
 
 
 def require_budget(spent: Spent, charge: Charge, *, budget: LifetimeBudget, max_rounds: int) -> Spent:

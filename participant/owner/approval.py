@@ -112,6 +112,7 @@ class PlanReview:
             dataset=_seen_by_policy(dataset),
             base_registered=model is not None,
             cost=cost,
+            charged_to=self._ledger.populations_of_run(verified.hash),
         )
         return Judged(verified, assess(plan, policy, local), cost, population, policy, dataset, model)
 

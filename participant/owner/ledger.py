@@ -127,7 +127,7 @@ class Ledger:
         A round that was charged before is not charged again, whatever its attempt.
 
         Raises:
-            RefusedError: ``E-POLICY-BUDGET`` or ``E-LEDGER-UNIT``; nothing was written.
+            RefusedError: ``E-POLICY-BUDGET``, ``E-LEDGER-UNIT`` or ``E-LEDGER-POPULATION``; nothing was written.
             LocalError: ``E-DISK-FULL``; nothing was written.
         """
         with self._transaction():
@@ -137,6 +137,7 @@ class Ledger:
                     detail = f"round {charge.round} of run {charge.run_id} was charged as something else"
                     raise RefusedError("E-LEDGER-UNIT", detail)
                 return Charged(before, new=False)
+            ledger.require_population(self._records, charge)
             ledger.require_budget(self.spent(charge.population), charge, budget=budget, max_rounds=max_rounds)
             return Charged(self._append(charge, at=at), new=True)
 
@@ -151,11 +152,16 @@ class Ledger:
             return self._append(change, at=at)
 
     def note_unprotected(self, note: Unprotected, *, at: int) -> Record:
-        """Write down, once per run, that a run without differential privacy uses a population."""
+        """Write down, once per run, that a run without differential privacy uses a population.
+
+        Raises:
+            RefusedError: ``E-LEDGER-POPULATION``; nothing was written.
+        """
         with self._transaction():
             for record in self._records:
                 if record.entry == note:
                     return record
+            ledger.require_population(self._records, note)
             return self._append(note, at=at)
 
     def head(self) -> LedgerHead:
@@ -185,6 +191,10 @@ class Ledger:
         with self._reading():
             self._refresh()
             return self._spent.get(population) or ledger.nothing_spent(population)
+
+    def populations_of_run(self, plan_hash: bytes) -> tuple[str, ...]:
+        """Return the populations that a run was charged to or noted for; none before its first charge."""
+        return ledger.populations_of_run(self.rows(), plan_hash)
 
     def populations(self) -> tuple[str, ...]:
         """Return the names of all populations with a record."""

@@ -14,7 +14,7 @@ from typing import Literal
 
 import methods
 from host.fingerprints import matches
-from participant.owner.policy import Policy, Population
+from participant.owner.policy import DatasetPolicy, Policy, Population
 from privacy.adapter_parts import LoraOptions
 from privacy.claims import suite_words
 from privacy.dp.events import format_epsilon_up
@@ -76,6 +76,7 @@ class LocalContext:
     dataset: LocalDataset | None
     base_registered: bool
     cost: Cost | None  # None in mode none, or if no population is named
+    charged_to: tuple[str, ...] = ()  # the populations that the ledger has for this run; more than one is a split run
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +257,15 @@ def _dataset(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
     if dataset.population is not None:
         same = dataset.population == allowed.population
         yield _rule("dataset.population", same, f"added for {dataset.population}, policy says {allowed.population}")
+    yield from _population_of_run(allowed, at)
+
+
+def _population_of_run(allowed: DatasetPolicy, at: LocalContext) -> Iterator[Rule]:
+    """A run keeps the population of its first charge, whatever the policy is made to call it later."""
+    if at.charged_to:
+        same = at.charged_to == (allowed.population,)
+        says = f"this run is charged to {', '.join(at.charged_to)}, policy says {allowed.population}"
+        yield _rule("population.of-run", same, says)
 
 
 def _method(plan: Plan, methods: object) -> Rule:

@@ -54,7 +54,8 @@ class Consent:
         """Charge a round at its planned event; without differential privacy, note that once.
 
         Raises:
-            RefusedError: ``E-POLICY-BUDGET``, ``E-LEDGER-UNIT`` or ``E-POLICY-RULE``; nothing is trained.
+            RefusedError: ``E-POLICY-BUDGET``, ``E-LEDGER-UNIT``, ``E-LEDGER-POPULATION`` or ``E-POLICY-RULE``;
+                nothing is trained.
             LocalError: ``E-DISK-FULL``.
         """
         plan, now = self._verified.plan, int(self._work.clock.now())

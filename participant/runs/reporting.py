@@ -17,6 +17,7 @@ from participant.owner.cost import lifetime_budget
 from participant.owner.plan_store import Decision
 from participant.owner.rules import is_verified_roster
 from participant.runs.context import DaemonContext
+from privacy.errors import RefusedError
 from privacy.ledger_entries import Charge
 from privacy.plan import VerifiedPlan
 from privacy.report import LedgerFacts, ReportFacts, RoundFacts, build_report, sign_report
@@ -51,7 +52,7 @@ def make_report(work: DaemonContext, verified: VerifiedPlan, decision: Decision,
         software={**{name: version(name) for name in LIBRARIES}, "python": platform.python_version()},
         roster_verified=is_verified_roster(verified.plan, work.review.policy(), owner.name),
         rounds=_rounds(work, verified, run),
-        ledger=_ledger(work, decision),
+        ledger=_ledger(work, verified, decision),
     )
     return sign_report(build_report(facts), owner.identity)
 
@@ -73,15 +74,25 @@ def _rounds(work: DaemonContext, verified: VerifiedPlan, run: Path) -> list[Roun
     return facts
 
 
-def _ledger(work: DaemonContext, decision: Decision) -> LedgerFacts | None:
-    policy = work.review.policy()
+def _ledger(work: DaemonContext, verified: VerifiedPlan, decision: Decision) -> LedgerFacts | None:
+    """Return the ledger's part: of the population that the run was charged to, whatever the policy calls it now.
+
+    Raises:
+        RefusedError: ``E-LEDGER-POPULATION``, an older program charged the run to several populations.
+    """
+    policy, charged_to = work.review.policy(), work.ledger.populations_of_run(verified.hash)
+    if len(charged_to) > 1:
+        detail = f"run {verified.plan.run_id} was charged to {', '.join(charged_to)}: no report can add that up"
+        raise RefusedError("E-LEDGER-POPULATION", detail)
     section = policy.dataset.get(decision.dataset) if decision.dataset else None
-    if section is None:
+    named = charged_to or ((section.population,) if section else ())
+    if not named:
         return None
-    head = work.ledger.head()
+    population, spent, head = policy.population.get(named[0]), work.ledger.spent(named[0]), work.ledger.head()
+    counted = population is not None and spent.unit in {"", population.unit}  # of another unit since: no budget of it
     return LedgerFacts(
         sequence=head.sequence,
         head=head.hash,
-        spent=work.ledger.spent(section.population),
-        budget=lifetime_budget(policy.population[section.population]),
+        spent=spent,
+        budget=lifetime_budget(population) if population is not None and counted else None,
     )

@@ -100,7 +100,7 @@ def test_rounds_that_went_the_same_way_share_a_row_and_the_lifetime_figure_is_ex
         RoundFacts(round=i, attempts=1, certificate=certificate(plan, keys, i, missing=missing.get(i, ())))
         for i in range(1, 7)
     ]
-    report = build_report(replace(participant_facts(plan, keys), rounds=rounds))
+    report = build_report(replace(participant_facts(plan, keys, charged=6), rounds=rounds))
     text = " ".join(text_of(make_page(verify_report(sign_report(report, keys["alice"])))))
     assert "2 to 4 1 completed carol 6 1 completed bob" in text
     assert "none needed more than one attempt, and in 4 somebody dropped out" in text

@@ -110,6 +110,27 @@ def test_a_retry_that_names_another_population_is_refused(ledger: Ledger) -> Non
     assert code_of(lambda: charge(ledger, population="customers")) == "E-LEDGER-UNIT"
 
 
+def test_a_run_is_charged_to_one_population_from_its_first_round_to_its_last(ledger: Ledger) -> None:
+    charge(ledger)
+    assert code_of(lambda: charge(ledger, 2, population="customers")) == "E-LEDGER-POPULATION"
+    assert ledger.spent("customers").runs == ()
+    assert ledger.populations_of_run(CHARGE.plan_hash) == ("patients",)
+
+
+def test_a_run_without_noise_is_noted_for_one_population(ledger: Ledger) -> None:
+    note = Unprotected(run_id="00" * 16, plan_hash=b"n" * 32, population="patients")
+    ledger.note_unprotected(note, at=AT)
+    assert code_of(lambda: ledger.note_unprotected(replace(note, population="customers"), at=AT)) == (
+        "E-LEDGER-POPULATION"
+    )
+
+
+@pytest.mark.parametrize("changes", [{"run_id": "11" * 16}, {"delta": "0.001"}])
+def test_rounds_of_one_run_have_one_id_and_one_delta(ledger: Ledger, changes: dict[str, Any]) -> None:
+    charge(ledger)
+    assert code_of(lambda: charge(ledger, 2, **changes)) == "E-LEDGER-UNIT"
+
+
 @pytest.mark.parametrize("changes", [{"unit": "user"}, {"relation": "replace-one"}])
 def test_another_unit_or_relation_is_not_added_to_a_population(ledger: Ledger, changes: dict[str, Any]) -> None:
     charge(ledger)

@@ -17,7 +17,7 @@ from audit.verify import verify_report
 from participant.owner.plan_store import Decision
 from participant.owner.registry import DatasetEntry
 from participant.protocol.round import Masked
-from privacy.errors import LocalError, NetworkError, PeerError, Phase
+from privacy.errors import LocalError, NetworkError, PeerError, Phase, RefusedError
 from privacy.ledger_entries import Unprotected
 from privacy.plan import PROTOCOL_VERSION
 from privacy.report_model import Claim
@@ -61,6 +61,29 @@ def test_three_rounds_are_trained_charged_masked_and_summed_exactly(rehearsal: R
     report = verify_report((rehearsal.me.home.runs / rehearsal.plan.run_id / "report.json").read_bytes()).report
     assert [one.certificate and len(one.certificate.survivors) for one in report.rounds] == [5, 5, 5]
     assert (report.made_by.name, expect(Claim, report.privacy).charged_rounds, report.roster) == (ME, 3, "verified")
+
+
+def test_a_population_renamed_in_the_middle_of_a_run_charges_nothing_and_the_report_counts_every_round(
+    rehearsal: Rehearsal,
+) -> None:
+    rehearsal.round(1)
+    registry, policy = rehearsal.me.registry, policy_text()
+    entry = registry.dataset("digits")
+    registry.remove(entry)
+    registry.add(entry.model_copy(update={"population": None}))
+    rehearsal.me.write_policy(policy.replace("patients", "customers"))
+    rehearsal.open(2)
+    rehearsal.ask_me()
+    assert rehearsal.me.trained == [1]
+    assert [one.population for one in rehearsal.charges()] == ["patients"]
+    with pytest.raises(RefusedError, match=r"population\.of-run: this run is charged to patients"):
+        rehearsal.part._consent.require()
+    give(rehearsal.daemon, RunEnded(rehearsal.plan.run_id, "ended-early", ""))
+    report = verify_report((rehearsal.me.home.runs / rehearsal.plan.run_id / "report.json").read_bytes()).report
+    assert isinstance(report.privacy, Claim)
+    assert report.privacy.charged_rounds == 1
+    assert report.ledger is not None
+    assert report.ledger.population == "patients"
 
 
 def test_a_report_calls_the_roster_verified_only_if_every_peer_is_pinned_when_it_is_made(rehearsal: Rehearsal) -> None:

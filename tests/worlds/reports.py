@@ -86,19 +86,21 @@ def coordinator_facts(plan: Plan, keys: dict[str, SigningKey]) -> ReportFacts:
     )
 
 
-def participant_facts(plan: Plan, keys: dict[str, SigningKey]) -> ReportFacts:
+def participant_facts(plan: Plan, keys: dict[str, SigningKey], *, charged: int = 3) -> ReportFacts:
     event = round_event(plan)
     earlier = RunSpend("11" * 16, b"e" * 32, PoissonSampled(0.1, Gaussian(2.0)), 40, "0.00001")
     bare = RunSpend("22" * 16, b"n" * 32, None, 0, "0")
-    own = () if event is None else (RunSpend(plan.run_id, plan.hash, event, 3, plan.privacy.delta),)
-    spent = Spent("patients", plan.privacy.unit, plan.privacy.relation, (earlier, bare, *own))
+    budget = replace(BUDGET, unit=plan.privacy.unit) if plan.privacy.noised else BUDGET
+    rounds, delta = (0, "0") if event is None else (charged, plan.privacy.delta)
+    own = RunSpend(plan.run_id, plan.hash, event, rounds, delta)
+    spent = Spent("patients", plan.privacy.unit, plan.privacy.relation, (earlier, bare, own))
     return replace(
         coordinator_facts(plan, keys),
         role="participant",
         name="alice",
         identity_key=keys["alice"].public,
         roster_verified=True,
-        ledger=LedgerFacts(sequence=45, head=digest("head"), spent=spent, budget=BUDGET),
+        ledger=LedgerFacts(sequence=45, head=digest("head"), spent=spent, budget=budget),
     )
 
 
