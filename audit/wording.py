@@ -29,7 +29,7 @@ from privacy.dp.events import format_epsilon_up
 from privacy.plan import Plan
 from privacy.report_model import Claim, LedgerPart, Report
 
-MAKERS_STATEMENT: Final = "The maker's statement, which nobody else can check"
+MAKERS_STATEMENT: Final = "The maker's statement, confirmed by no check"
 
 
 def what_this_does(report: Report) -> str:

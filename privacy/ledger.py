@@ -99,6 +99,11 @@ class Spent:
     unit: str
     relation: str
     runs: tuple[RunSpend, ...]
+    order: int | None = None  # of the lifetime filter, as the first charge that names one has it
+
+    def fixed(self, budget: LifetimeBudget) -> LifetimeBudget:
+        """Return a budget at the order of the first charge: a filter is valid at one order alone."""
+        return budget if self.order is None else replace(budget, order=self.order)
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -114,6 +119,7 @@ class Spent:
         """Return the spend by the budget's own measure; 0 before the first charge."""
         if not self.events:
             return 0.0
+        budget = self.fixed(budget)
         return rdp.to_epsilon(rdp.composed(self.events, budget.order), budget.order, budget.delta)
 
     def with_charge(self, charge: Charge) -> Spent:
@@ -135,7 +141,8 @@ class Spent:
                 break
         else:
             runs.append(RunSpend(charge.run_id, charge.plan_hash, charge.event, 1, charge.delta))
-        return replace(self, unit=charge.unit, relation=charge.relation, runs=tuple(runs))
+        order = self.order or charge.order
+        return replace(self, unit=charge.unit, relation=charge.relation, runs=tuple(runs), order=order)
 
     def with_unprotected(self, entry: Unprotected) -> Spent:
         """Return the spend after a run without differential privacy was noted."""
@@ -186,7 +193,7 @@ def require_budget(spent: Spent, charge: Charge, *, budget: LifetimeBudget, max_
     if budget.unit != charge.unit:
         detail = f"the budget of {charge.population} is per {budget.unit}, the plan's claim per {charge.unit}"
         raise RefusedError("E-LEDGER-UNIT", detail)
-    after = spent.with_charge(charge)
+    after, budget = spent.with_charge(charge), spent.fixed(budget)
     rounds = next(run.rounds for run in after.runs if run.plan_hash == charge.plan_hash)
     if rounds > max_rounds:
         raise RefusedError("E-POLICY-BUDGET", f"run {charge.run_id} was charged for all of its {max_rounds} rounds")

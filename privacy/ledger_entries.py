@@ -44,6 +44,7 @@ class Charge:
     relation: str
     event: Event
     delta: str  # the plan's, for the figure of this run alone
+    order: int | None = None  # of the population's lifetime filter; None in records of older programs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ def entry_to_json(entry: Entry) -> Json:
                 "relation": entry.relation,
                 "event": to_json(entry.event),
                 "delta": entry.delta,
+                **({} if entry.order is None else {"order": entry.order}),
             }
         case Unprotected():
             return {
@@ -109,6 +111,12 @@ def entry_from_json(value: Mapping[str, Json]) -> Entry:
             raise ValueError("an unknown kind of entry")
 
 
+def _order(value: Json) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 2:
+        raise ValueError("the order of a filter is an integer of at least 2")
+    return value
+
+
 def _charge(value: Mapping[str, Json]) -> Charge:
     match value:
         case {
@@ -120,7 +128,7 @@ def _charge(value: Mapping[str, Json]) -> Charge:
             "relation": str(relation),
             "event": event,
             "delta": str(delta),
-        } if len(value) == 9:
+        } if len(value) == 9 + ("order" in value):
             return Charge(
                 run_id=run,
                 plan_hash=bytes.fromhex(plan),
@@ -130,6 +138,7 @@ def _charge(value: Mapping[str, Json]) -> Charge:
                 relation=relation,
                 event=from_json(event),
                 delta=delta,
+                order=_order(value["order"]) if "order" in value else None,
             )
         case _:
             raise ValueError("a charge has unknown or missing fields")

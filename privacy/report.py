@@ -183,7 +183,8 @@ def claim(plan: Plan, *, charged_rounds: int) -> Claim | NoClaim:
 
 def ledger_part(facts: LedgerFacts) -> LedgerPart:
     """Return the ledger's part of a report."""
-    budget, spent = facts.budget, facts.spent
+    spent = facts.spent
+    budget = None if facts.budget is None else spent.fixed(facts.budget)
     return LedgerPart(
         sequence=facts.sequence,
         head_sha256=facts.head.hex(),

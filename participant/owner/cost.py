@@ -19,7 +19,10 @@ from privacy.plan import VerifiedPlan
 
 
 def lifetime_budget(population: Population) -> LifetimeBudget:
-    """Return the ledger's filter for a population; its order is the policy's, or the one that buys most."""
+    """Return the ledger's filter for a population; its order is the policy's, or the one that buys most.
+
+    What the first charge fixed comes before both (``Spent.fixed``).
+    """
     epsilon, delta = population.lifetime_epsilon, population.lifetime_delta
     order = population.order or rdp.filter_order(epsilon, delta)
     return LifetimeBudget(unit=population.unit, epsilon=epsilon, delta=delta, order=order)
@@ -36,6 +39,13 @@ def best_order(verified: VerifiedPlan, population: Population) -> tuple[int, flo
     )
 
 
+def divergence_of(verified: VerifiedPlan, order: int) -> float:
+    """Return what all rounds of a noised plan add to a lifetime filter of an order, without its part for delta."""
+    event = round_event(verified.plan)
+    assert event is not None  # the caller asks about a plan with noise
+    return rdp.composed(Composed(event, verified.plan.recipe.rounds), order)
+
+
 def left_of(allowed: float, used: float) -> str:
     """Return what is left of a budget for reading, rounded down."""
     return f"{max(0.0, math.floor((allowed - used) * 100 + 1e-9) / 100):.2f}"
@@ -49,7 +59,7 @@ def cost_of(verified: VerifiedPlan, population: Population, spent: Spent) -> Cos
     trusted, event = trust_epsilons(plan), round_event(plan)
     if trusted is None or event is None:
         return None
-    budget = lifetime_budget(population)
+    budget = spent.fixed(lifetime_budget(population))
     charged = sum(run.rounds for run in spent.runs if run.plan_hash == verified.hash)
     ahead = plan.recipe.rounds - charged
     events = (*spent.events, Composed(event, ahead)) if ahead > 0 else spent.events
@@ -60,4 +70,6 @@ def cost_of(verified: VerifiedPlan, population: Population, spent: Spent) -> Cos
         all_others=trusted.all_others,
         lifetime_before=spent.lifetime_epsilon(budget),
         lifetime_after=after,
+        order=budget.order,
+        order_is_fixed=spent.order is not None,
     )

@@ -13,7 +13,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from threading import RLock
@@ -133,13 +133,15 @@ class Ledger:
         with self._transaction():
             before = self._charged(charge.plan_hash, charge.round)
             if before is not None:
-                if before.entry != charge:
+                if before.entry != replace(charge, order=getattr(before.entry, "order", None)):
                     detail = f"round {charge.round} of run {charge.run_id} was charged as something else"
                     raise RefusedError("E-LEDGER-UNIT", detail)
                 return Charged(before, new=False)
             ledger.require_population(self._records, charge)
-            ledger.require_budget(self.spent(charge.population), charge, budget=budget, max_rounds=max_rounds)
-            return Charged(self._append(charge, at=at), new=True)
+            spent = self.spent(charge.population)
+            ledger.require_budget(spent, charge, budget=budget, max_rounds=max_rounds)
+            ordered = replace(charge, order=spent.fixed(budget).order)  # the first charge fixes the order for good
+            return Charged(self._append(ordered, at=at), new=True)
 
     def note_policy(self, change: PolicyChange, *, at: int) -> Record:
         """Write down that the policy changed, unless its last noted hash is the same."""

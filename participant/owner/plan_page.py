@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from participant.owner.approval import Judged
-from participant.owner.cost import best_order, left_of, lifetime_budget
+from participant.owner.cost import best_order, divergence_of, left_of, lifetime_budget
 from participant.owner.plan_store import Decision
 from participant.owner.policy import Population
 from participant.owner.rules import Cost, Outcome, Rule, mismatched_pins, unpinned_members
@@ -31,6 +31,7 @@ from privacy.claims import (
     graph_words,
     lifetime_sentence,
     limits,
+    run_in_lifetime_sentence,
     suite_words,
     trust_sentences,
     two_units_sentence,
@@ -202,15 +203,29 @@ def _lifetime(verified: VerifiedPlan, cost: Cost, population: Population) -> Ite
         f"{population.lifetime_epsilon:g} spent before, {format_epsilon_up(cost.lifetime_after)} afterwards, "
         f"{left_of(population.lifetime_epsilon, cost.lifetime_after)} left."
     )
-    budget = lifetime_budget(population)
+    budget = replace(lifetime_budget(population), order=cost.order)
     yield lifetime_sentence(order=budget.order, fixed=budget.fixed)
+    yield _why_this_order(cost, population)
+    alone = divergence_of(verified, cost.order)
+    yield run_in_lifetime_sentence(cost.charged, delta=verified.plan.privacy.delta, order=cost.order, divergence=alone)
     order, after = best_order(verified, population)
-    if cost.lifetime_before == 0 and after < (1 - WORTH_ANOTHER_ORDER) * cost.lifetime_after:
+    if (
+        cost.lifetime_before == 0
+        and not cost.order_is_fixed
+        and after < (1 - WORTH_ANOTHER_ORDER) * cost.lifetime_after
+    ):
         yield (
             f"With order = {order} in the policy this run would count {format_epsilon_up(after)}. "
             "Choose an order before the "
             "first charge and by the runs that you expect, not by results that you have seen."
         )
+
+
+def _why_this_order(cost: Cost, population: Population) -> str:
+    if cost.order_is_fixed:
+        return f"Order {cost.order} was fixed in the ledger by the first charge; a larger budget does not change it."
+    chosen = "the policy names it" if population.order else "at it this budget allows most Gaussian releases"
+    return f"Order {cost.order}, because {chosen}. The first charge fixes it in the ledger for good."
 
 
 def _run_alone(plan: Plan) -> Iterator[str]:

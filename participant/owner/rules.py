@@ -51,6 +51,8 @@ class Cost:
     all_others: float
     lifetime_before: float
     lifetime_after: float
+    order: int = 0  # of the lifetime filter; 0: not counted
+    order_is_fixed: bool = False  # by the population's first charge
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +308,10 @@ def _budget(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
     delta = float(privacy.delta)
     yield _rule("population.per-run-delta", delta <= budget.per_run_delta, f"{delta:g} <= {budget.per_run_delta:g}")
     yield from _deltas(plan, budget, at)
+    if cost.order_is_fixed:
+        same = budget.order in {None, cost.order}
+        says = f"the first charge fixed order {cost.order} of {name}'s lifetime filter"
+        yield _rule("population.order", same, says if same else f"{says}, the policy says {budget.order}")
     yield _rule(
         "population.lifetime-epsilon",
         cost.lifetime_after <= budget.lifetime_epsilon,

@@ -135,7 +135,7 @@ def ledger_view(opened: OpenHome, population: str | None = None) -> LedgerView:
 def _population_spend(spent: Spent, policy: Policy) -> PopulationSpend:
     section, lifetime = policy.population.get(spent.population), None
     if section is not None:
-        budget = lifetime_budget(section)
+        budget = spent.fixed(lifetime_budget(section))
         lifetime = LifetimeSpend(budget, spent.lifetime_epsilon(budget))
     return PopulationSpend(spent.population, spent.unit, tuple(_run_charge(run) for run in spent.runs), lifetime)
 

@@ -33,6 +33,7 @@ from privacy.claims.noise import (
     limit_sentences,
     noise_sentences,
     relation_sentence,
+    run_in_lifetime_sentence,
     two_units_sentence,
     unnoised_runs_sentence,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "numbers_sentence",
     "relation_sentence",
     "reliance_sentences",
+    "run_in_lifetime_sentence",
     "suite_sentences",
     "suite_words",
     "sum_sentence",

@@ -125,6 +125,22 @@ def lifetime_sentence(*, order: int, fixed: float) -> str:
     )
 
 
+def run_in_lifetime_sentence(epsilon: float, *, delta: str, order: int, divergence: float) -> str:
+    """Return why a run counts otherwise in a lifetime than alone.
+
+    Args:
+        epsilon: of the run alone.
+        delta: of the run.
+        order: of the Renyi filter.
+        divergence: of the run at that order.
+    """
+    return (
+        f"Alone, at delta {delta}, this run is epsilon {format_epsilon_up(epsilon)}, by an accountant that follows its "
+        f"whole privacy loss. In the lifetime it counts {format_epsilon_up(divergence)}, its Renyi divergence at order "
+        f"{order}, beside the part for delta: one order must serve every run, so it suits some runs less than others."
+    )
+
+
 def unnoised_runs_sentence(count: int) -> str:
     """Return what a ledger's figures leave out."""
     return f"{count} of these runs had no differential privacy: no figure here covers what they released."

@@ -119,6 +119,16 @@ BROKEN = {
     "more than a lifetime allows": (
         "population.lifetime-epsilon", {"local": replace(ALICE, cost=replace(COST, lifetime_after=40.1))}
     ),
+    "another order than the first charge fixed": (
+        "population.order",
+        {
+            "text": policy_text().replace("lifetime_delta", "order = 5\nlifetime_delta"),
+            "local": replace(ALICE, cost=replace(COST, order=4, order_is_fixed=True)),
+        },
+    ),
+    "a run that is charged to another population": (
+        "population.of-run", {"local": replace(ALICE, charged_to=("customers",))}
+    ),
 }  # fmt: skip
 
 
@@ -210,6 +220,17 @@ def test_rounds_that_are_charged_already_are_not_counted_twice() -> None:
     assert fresh is not None
     assert later is not None
     assert later.lifetime_after == pytest.approx(fresh.lifetime_after)
+
+
+def test_a_raised_budget_counts_at_the_order_of_the_first_charge() -> None:
+    plan = verified(make_plan(mode="distributed")[0])
+    run = RunSpend("ff" * 16, b"\1" * 32, round_event(plan.plan), 3, "0.00001")
+    spent = Spent("patients", "example", "zero-out", (run,), order=3)
+    for budget in ("lifetime_epsilon = 40", "lifetime_epsilon = 4000"):
+        text = policy_text().replace("lifetime_epsilon = 40", budget)
+        cost = cost_of(plan, parse_policy(text).population["patients"], spent)
+        assert cost is not None
+        assert (cost.order, cost.order_is_fixed) == (3, True)
 
 
 def test_a_run_without_privacy_costs_nothing_that_a_number_could_tell() -> None:

@@ -204,6 +204,9 @@ def test_the_screen_says_why_a_lifetime_counts_more_than_a_run_and_which_order_w
     said = " ".join(say("plan", "show", run).split())
     assert "Renyi filter of order 2, which holds even where later runs are chosen" in said
     assert "12.43 of it is for delta, paid once with the first charge" in said
+    assert "Order 2, because at it this budget allows most Gaussian releases." in said
+    assert "The first charge fixes it in the ledger for good." in said
+    assert re.search(r"In the lifetime it counts \d+\.\d\d, its Renyi divergence at order 2, beside the part", said)
     found = re.search(r"With order = (\d+) in the policy this run would count (\d+\.\d\d)\. Choose an order", said)
     assert found is not None
     order, counted = found.groups()
@@ -211,6 +214,7 @@ def test_the_screen_says_why_a_lifetime_counts_more_than_a_run_and_which_order_w
     home.policy.write_text(home.policy.read_text().replace(budget, f"{budget}\norder = {order}"))
     said = " ".join(say("plan", "show", run).split())
     assert f"Renyi filter of order {order}" in said
+    assert f"Order {order}, because the policy names it." in said
     assert f"{counted} afterwards" in said
     assert "in the policy this run would count" not in said
 

@@ -323,3 +323,18 @@ def test_an_export_verifies_and_every_change_of_it_does_not(ledger: Ledger) -> N
         changed[position] ^= 1
         with pytest.raises(VerificationError):
             pure.verify_export(bytes(changed), identity_key=KEY.public)
+
+
+def test_the_first_charge_fixes_the_order_and_a_raised_budget_does_not_move_it(ledger: Ledger, path: Path) -> None:
+    charge(ledger)
+    ledger.close()
+    again = reopen(path)
+    raised = replace(BUDGET, epsilon=80.0, order=2)
+    asked = replace(CHARGE, round=2)
+    again.charge(asked, budget=raised, max_rounds=100, at=AT)
+    assert again.spent("patients").order == BUDGET.order
+    assert again.spent("patients").fixed(raised) == replace(raised, order=BUDGET.order)
+    assert again.spent("patients").lifetime_epsilon(raised) == again.spent("patients").lifetime_epsilon(BUDGET)
+    assert [getattr(record.entry, "order", None) for record in again.rows()[1:]] == [BUDGET.order, BUDGET.order]
+    assert not again.charge(asked, budget=raised, max_rounds=100, at=AT).new
+    again.close()
