@@ -203,6 +203,11 @@ class Draft(PlanModel):
     suite: Literal[1, 2] = 1
     max_attempts: Positive = 3
 
+    @model_validator(mode="after")
+    def _countable(self) -> Self:
+        self.privacy.require_countable(self.recipe.rounds)
+        return self
+
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Parse and check a draft.

@@ -349,6 +349,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
     "E-DATA-MISMATCH": Explanation(
         _U, "the dataset does not fit the plan's task", "columns, labels or sizes differ", "add a dataset that fits"
     ),
+    "E-DATA-CHANGED": Explanation(
+        _U,
+        "the dataset is not what was registered",
+        "its files were changed after `dataset add`",
+        "`onlysum participant dataset test NAME`; then remove it and add it again, or restore the files",
+    ),
     "E-DATA-USER": Explanation(
         _U, "a row has no user id", "user-level privacy needs one for every row", "correct the named row"
     ),

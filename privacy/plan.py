@@ -25,6 +25,8 @@ from privacy import canonical
 from privacy.draft import Recipe
 from privacy.errors import PlanError
 from privacy.plan_parts import (
+    MAX_MULTIPLIER,
+    MIN_MULTIPLIER,
     BrokenRuleError,
     Count,
     Encoding,
@@ -228,6 +230,10 @@ class Plan(PlanModel):
         privacy = self.privacy
         if not privacy.noised:
             return self
+        privacy.require_countable(self.recipe.rounds)
+        if not MIN_MULTIPLIER <= privacy.noise_multiplier <= MAX_MULTIPLIER:
+            rule = f"the noise multiplier must be from {MIN_MULTIPLIER:g} to {MAX_MULTIPLIER:,.0f}"
+            raise BrokenRuleError("E-PLAN-NOISE", rule)
         entries, bound = self.recipe.entries, privacy.sensitivity
         if bound * bound <= entries / 12 + 4 * bound:
             rule = f"sensitivity D={bound} is too small for d={entries}: D^2 must exceed d/12 + 4D"

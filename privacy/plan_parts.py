@@ -20,6 +20,12 @@ from privacy.printable import first_unprintable, printable
 MIN_NOISE_EXPONENT = 3  # sigma_i >= 8: the lemma's error is below 1e-65 (docs/privacy-accounting.md)
 MAX_NOISE_EXPONENT = 25  # the sampler's gamma stays within int64
 
+# Within these bounds every accountant gives a finite figure in seconds; beyond them no run makes sense.
+MIN_SAMPLING_RATE = Decimal("0.000001")
+MIN_DELTA, MAX_DELTA = Decimal("1e-15"), Decimal("0.1")
+MIN_MULTIPLIER, MAX_MULTIPLIER = 0.01, 1e4  # of noise: epsilons of a step from about 10 000 down to 1e-4
+MAX_STEPS = 1_000_000  # noised steps of a run: rounds times local steps
+
 Name = Annotated[str, StringConstraints(pattern=patterns.NAME)]
 Hex128 = Annotated[str, StringConstraints(pattern=patterns.HEX_128)]
 Hex256 = Annotated[str, StringConstraints(pattern=patterns.HEX_256)]
@@ -207,7 +213,20 @@ class PrivacySpec(PlanModel):
             raise ValueError("mode distributed takes one step per round")
         if not (0 < Decimal(self.epsilon) and 0 < Decimal(self.delta) < 1 and Decimal(self.clip_norm) > 0):
             raise ValueError("epsilon, delta and clip_norm must be positive, delta below 1")
+        if Decimal(self.sampling_rate) < MIN_SAMPLING_RATE:
+            raise ValueError(f"sampling_rate must be at least {MIN_SAMPLING_RATE:f} in a noised mode")
+        if not MIN_DELTA <= Decimal(self.delta) <= MAX_DELTA:
+            raise ValueError(f"delta must be from {MIN_DELTA:e} to {MAX_DELTA}")
         return self
+
+    def require_countable(self, rounds: int) -> None:
+        """Refuse more noised steps than accountants add up.
+
+        Raises:
+            ValueError: there are more than :data:`MAX_STEPS`.
+        """
+        if self.noised and rounds * self.local_steps > MAX_STEPS:
+            raise ValueError(f"rounds times local_steps must be at most {MAX_STEPS:,} in a noised mode")
 
 
 class Privacy(PrivacySpec):

@@ -31,7 +31,7 @@ from participant.training.adapters.device import find_device, require_precision
 from participant.training.adapters.prefix import shortened
 from participant.training.adapters.sums import Clip, GradientSums, joined
 from participant.training.adapters.turns import TurnEngines
-from participant.training.data import Columns
+from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples, synthetic_examples
 from participant.training.models import Base, load_base
 from participant.training.noise_keys import NoiseKeys
@@ -77,6 +77,7 @@ class Materials:
         threads: of torch; one where participants share a machine.
         engine: computes gradients; ``fast`` gives way to ``opacus`` where it does not know a layer.
         precision: of the frozen base.
+        sha256: of the dataset as it was registered; empty: not compared.
         strict: whether a row that the plan cannot use is refused; only for the owner's own eyes.
     """
 
@@ -90,6 +91,7 @@ class Materials:
     threads: int = 1
     engine: EngineName = "fast"
     precision: Precision = "float32"
+    sha256: str = ""
     strict: bool = False
 
 
@@ -179,6 +181,7 @@ class TorchTrainer:
         )
         self._fixed_slots = check.run()
         compile_now()  # before a round's clock runs
+        _require_unchanged(given)
         examples = load_examples(given.dataset, given.columns, task, loaded, strict=given.strict).to(device)
         if examples.unusable.size:
             _log.warning("rows that do not fit the plan count as empty", run=self._plan.run_id, next=ASK_A_DRY_RUN)
@@ -346,6 +349,17 @@ class TorchTrainer:
         """Return what one integer step of a clipped gradient stands for: C / r."""
         privacy = self._plan.privacy
         return float(privacy.clip_norm) / clip_radius(privacy.sensitivity, turn.entries)
+
+
+def _require_unchanged(given: Materials) -> None:
+    """Refuse a dataset whose bytes are not those that its owner registered, before anything is charged.
+
+    Raises:
+        LocalError: ``E-DATA-CHANGED``.
+    """
+    if given.sha256 and hash_dataset(given.dataset) != given.sha256:
+        detail = f"{given.dataset.name} is not what was registered with `dataset add`"
+        raise LocalError("E-DATA-CHANGED", detail)
 
 
 def learning_rates(recipe: Recipe, turn: Turn) -> Wide:

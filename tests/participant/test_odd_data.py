@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from methods.vectors import joined
 from participant.training.adapters.adapted import read_initial
-from participant.training.data import Columns
+from participant.training.data import Columns, hash_dataset
 from participant.training.examples import load_examples
 from participant.training.torch_trainer import TorchTrainer
 from privacy.dp.fast_noise import discrete_gaussian
@@ -175,3 +175,13 @@ def test_the_first_row_says_which_columns_a_dataset_has(tmp_path: Path) -> None:
             strict=False,
         )
     assert info.value.code == "E-DATA-PARSE"
+
+
+def test_data_that_changed_since_it_was_registered_is_refused_before_anything_is_charged(tmp_path: Path) -> None:
+    world = make_world(tmp_path, "text", mode="distributed")
+    registered = hash_dataset(world.dataset)
+    world.trainer(sha256=registered).prepare()
+    with world.dataset.open("ab") as file:
+        file.write(b"\n")
+    with pytest.raises(LocalError, match=r"E-DATA-CHANGED: .* is not what was registered"):
+        world.trainer(sha256=registered).prepare()

@@ -8,6 +8,8 @@ import pytest
 
 from privacy.errors import PlanError
 from privacy.plan_parts import MAX_NOISE_EXPONENT, MIN_NOISE_EXPONENT, Encoding, Graph, Mode, PlanModel, Privacy
+from privacy.report import claim
+from privacy.report_model import Claim
 from tests.worlds.plans import STRONG, make_plan
 
 
@@ -48,6 +50,35 @@ def test_on_a_k_regular_graph_delta_is_not_below_what_its_masks_may_fail_with(de
     assert code_of(**STRONG, mode="none") == "", "without noise there is no delta"
 
 
+@pytest.mark.parametrize(
+    ("plan", "code"),
+    [
+        ({"recipe": {"rounds": 1_000_000}}, ""),
+        ({"recipe": {"rounds": 1_000_001}}, "E-PLAN-RULE"),
+        ({"privacy": {"noise_exponent": 20, "sensitivity": 182}, "encoding": {"ring_bits": 64}}, ""),
+        ({"privacy": {"noise_exponent": 20, "sensitivity": 181}, "encoding": {"ring_bits": 64}}, "E-PLAN-NOISE"),
+        ({"privacy": {"noise_exponent": 3, "sensitivity": 1386}}, "E-PLAN-NOISE"),
+    ],
+)
+def test_a_noised_plan_is_one_that_accountants_can_count(plan: dict[str, Any], code: str) -> None:
+    """With three honest noises z' = sqrt(3 * 4^20 - 9)/D is just below 10 000 at D = 182, and 1/100 at D = 1386."""
+    assert code_of(mode="distributed", **plan) == code
+
+
+@pytest.mark.parametrize("rate", ["0.000001", "1"])
+@pytest.mark.parametrize("delta", ["0.000000000000001", "0.1"])
+@pytest.mark.parametrize("mechanism", [(20, 182), (3, 1300)])
+def test_a_report_can_be_made_of_the_oddest_plan_that_is_allowed(
+    rate: str, delta: str, mechanism: tuple[int, int]
+) -> None:
+    odd = {"sampling_rate": rate, "delta": delta, "noise_exponent": mechanism[0], "sensitivity": mechanism[1]}
+    plan, _ = make_plan(mode="distributed", privacy=odd, recipe={"rounds": 1_000_000}, encoding={"ring_bits": 64})
+    for charged in (0, 1, plan.recipe.rounds):
+        figures = claim(plan, charged_rounds=charged)
+        assert isinstance(figures, Claim)
+        assert float(figures.charged.epsilon) <= float(figures.checks.rdp) + 1e-3
+
+
 # --- parts of plans by themselves: (fields, words of the refusal; none if it is allowed) ---
 
 EVEN, LANES = "even number of neighbours of at least 2", "packed lanes are 8 to 32 bits wide"
@@ -80,6 +111,13 @@ PRIVACY: list[tuple[Mode, dict[str, Any], str]] = [
     ("distributed", {"sampling_rate": "1"}, ""),
     ("distributed", {"sampling_rate": "0"}, RATE),
     ("distributed", {"sampling_rate": "1.0001"}, RATE),
+    ("distributed", {"sampling_rate": "0.000001"}, ""),
+    ("distributed", {"sampling_rate": "0.000000999"}, "sampling_rate must be at least 0.000001"),
+    ("none", {"sampling_rate": "0.000000999"}, ""),
+    ("distributed", {"delta": "0.1"}, ""),
+    ("distributed", {"delta": "0.11"}, "delta must be from 1e-15 to 0.1"),
+    ("distributed", {"delta": "0.000000000000001"}, ""),
+    ("distributed", {"delta": "0.0000000000000009"}, "delta must be from 1e-15 to 0.1"),
     ("distributed", {"epsilon": "0"}, TARGET),
     ("distributed", {"delta": "0"}, TARGET),
     ("distributed", {"delta": "1"}, TARGET),
