@@ -355,6 +355,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "its files were changed after `dataset add`",
         "`onlysum participant dataset test NAME`; then remove it and add it again, or restore the files",
     ),
+    "E-DATA-POPULATION": Explanation(
+        _U,
+        "the same data is registered under another population",
+        "one budget protects its people, and a second population would give them a second one",
+        "give --population as it was given before; --another-population registers it all the same",
+    ),
     "E-DATA-USER": Explanation(
         _U, "a row has no user id", "user-level privacy needs one for every row", "correct the named row"
     ),

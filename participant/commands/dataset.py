@@ -28,10 +28,15 @@ def add_dataset(
     population: Annotated[str | None, typer.Option("--population", help="Whose budget it spends.")] = None,
     input_column: Annotated[str | None, typer.Option("--input", metavar="COLUMN", help="Default: the plan's.")] = None,
     label_column: Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Default: the plan's.")] = None,
+    another_population: Annotated[
+        bool, typer.Option("--another-population", help="Register data again whose people have another budget too.")
+    ] = False,
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
     """Parse a whole dataset and register it.
+
+    Data that is registered already, under another population or none, is refused: its people have one budget.
 
     Example: onlysum participant dataset add wards wards.csv --user patient --population patients
     """
@@ -61,12 +66,14 @@ def add_dataset(
         labels=facts.labels,
         sha256=facts.sha256,
     )
-    Registry(participant.home).add(entry)
+    policy, registry = load_policy(participant.home), Registry(participant.home)
+    if participant.identity.role is not Role.EVALUATOR and not another_population:
+        registry.require_one_population(entry, {key: value.population for key, value in policy.dataset.items()})
+    registry.add(entry)
     lines = [f"{name}: {entry.rows} rows" + (f", {entry.users} users" if entry.users else "") + ", registered."]
     lines.append(f"columns: {', '.join(entry.columns)}")
     if entry.labels:
         lines.append(f"labels:  {', '.join(entry.labels)}")
-    policy = load_policy(participant.home)
     if participant.identity.role is Role.EVALUATOR:
         lines.append("Adapters are measured on it when a plan names it.")
     elif name not in policy.dataset:

@@ -20,6 +20,7 @@ from participant.owner.plan_store import Decision
 from participant.owner.policy import Population
 from participant.owner.rules import Cost, Outcome, Rule, mismatched_pins, unpinned_members
 from privacy.claims import (
+    BUDGET_REACH,
     CHARGING,
     INVENTED,
     NO_NOISE,
@@ -204,6 +205,7 @@ def _lifetime(verified: VerifiedPlan, cost: Cost, population: Population) -> Ite
         f"{left_of(population.lifetime_epsilon, cost.lifetime_after)} left."
     )
     budget = replace(lifetime_budget(population), order=cost.order)
+    yield BUDGET_REACH
     yield lifetime_sentence(order=budget.order, fixed=budget.fixed)
     yield _why_this_order(cost, population)
     alone = divergence_of(verified, cost.order)

@@ -8,7 +8,7 @@ Leaves to others: parsing (``data``), hashing (``models``), what may be done wit
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -103,6 +103,27 @@ class Registry:
             DatasetOffer(dataset.name, dataset.rows if dataset.name in as_rows else dataset.units)
             for dataset in self.datasets()
         )
+
+    def require_one_population(self, entry: DatasetEntry, populations: Mapping[str, str]) -> None:
+        """Refuse data that is registered under another population, or whose population is not known to be the same.
+
+        Args:
+            entry: what is to be added; equal data is found by the bytes of its files alone.
+            populations: by name of dataset, of the policy, where a registration names none.
+
+        Raises:
+            LocalError: ``E-DATA-POPULATION``.
+        """
+
+        def named(dataset: DatasetEntry) -> str | None:
+            return dataset.population or populations.get(dataset.name)
+
+        for known in self.datasets():
+            equal = entry.sha256 and known.sha256 == entry.sha256 and known.name != entry.name
+            if equal and (named(known) is None or named(known) != named(entry)):
+                whose = f"population {named(known)}" if named(known) else "no population"
+                detail = f"the same data is registered as {known.name} under {whose}"
+                raise LocalError("E-DATA-POPULATION", detail)
 
     def add(self, entry: DatasetEntry | ModelEntry) -> None:
         """Write an entry down.

@@ -19,6 +19,7 @@ from privacy.claims.masks import (
     sum_sentence,
 )
 from privacy.claims.noise import (
+    BUDGET_REACH,
     CHARGING,
     EARLIER_RUNS,
     NO_NOISE,
@@ -50,6 +51,7 @@ from privacy.claims.trust import (
 )
 
 __all__ = [
+    "BUDGET_REACH",
     "CHARGING",
     "COMMON",
     "EARLIER_RUNS",

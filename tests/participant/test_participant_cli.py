@@ -26,7 +26,7 @@ from authoring.plan_command import app as plan_app
 from participant.commands.participant import app
 from participant.home import Home
 from participant.owner.plan_store import PlanStore
-from privacy.claims import departing_sentence, not_protected, trust_sentences
+from privacy.claims import BUDGET_REACH, departing_sentence, not_protected, trust_sentences
 from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError, OnlysumError, RefusedError
 from privacy.plan_parts import Mode
@@ -148,6 +148,18 @@ def test_a_name_that_cannot_travel_is_refused(say: Say, tmp_path: Path) -> None:
     assert refused(lambda: say("dataset", "add", "Wards of A", data)).code == "E-USAGE"
 
 
+def test_the_same_data_has_one_population_unless_its_owner_says_otherwise(say: Say, tmp_path: Path) -> None:
+    text = "input,label\n1,a\n2,b\n"
+    first, copy = rows(tmp_path / "first.csv", text), rows(tmp_path / "copy.csv", text)
+    say("dataset", "add", "wards", first, "--population", "patients")
+    for population in (("--population", "customers"), ()):
+        error = refused(lambda more=population: say("dataset", "add", "again", copy, *more))
+        assert error.code == "E-DATA-POPULATION"
+        assert "registered as wards under population patients" in error.detail
+    say("dataset", "add", "again", copy, "--population", "patients")
+    say("dataset", "add", "others", copy, "--population", "customers", "--another-population")
+
+
 def test_a_registered_name_is_not_taken_twice(say: Say, tmp_path: Path) -> None:
     data = rows(tmp_path / "wards.csv", "text,label\nfine,0\n")
     say("dataset", "add", "wards", data)
@@ -206,6 +218,7 @@ def test_the_screen_says_why_a_lifetime_counts_more_than_a_run_and_which_order_w
     assert "12.43 of it is for delta, paid once with the first charge" in said
     assert "Order 2, because at it this budget allows most Gaussian releases." in said
     assert "The first charge fixes it in the ledger for good." in said
+    assert BUDGET_REACH in said
     assert re.search(r"In the lifetime it counts \d+\.\d\d, its Renyi divergence at order 2, beside the part", said)
     found = re.search(r"With order = (\d+) in the policy this run would count (\d+\.\d\d)\. Choose an order", said)
     assert found is not None
