@@ -29,8 +29,8 @@ NO_NOISE: Final = (
 CHARGING: Final = "A round is charged when it starts, completed or not; nothing is refunded."
 EARLIER_RUNS: Final = "Trying several settings is spending too: every run on the same data adds to what is spent."
 BUDGET_REACH: Final = (
-    "A budget counts what this directory charges. Another directory, as the coordinator of another federation asks for, "
-    "has an identity, a ledger and budgets of its own: what the same data spends there, nothing adds up."
+    "A budget counts what this directory charges. Another directory, as the coordinator of another federation asks "
+    "for, has an identity, a ledger and budgets of its own: what the same data spends there, nothing adds up."
 )
 SIMULATION: Final = "Simulation, not private: seeds that reproduce its noise or sampling exist."
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,9 @@ def test_the_same_data_has_one_population_unless_its_owner_says_otherwise(say: S
     text = "input,label\n1,a\n2,b\n"
     first, copy = rows(tmp_path / "first.csv", text), rows(tmp_path / "copy.csv", text)
     say("dataset", "add", "wards", first, "--population", "patients")
-    for population in (("--population", "customers"), ()):
-        error = refused(lambda more=population: say("dataset", "add", "again", copy, *more))
+    for population in (["--population", "customers"], []):
+        again = ["dataset", "add", "again", copy, *population]
+        error = refused(partial(say, *again))
         assert error.code == "E-DATA-POPULATION"
         assert "registered as wards under population patients" in error.detail
     say("dataset", "add", "again", copy, "--population", "patients")

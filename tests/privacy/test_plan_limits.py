@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from privacy.canonical import Json
 from privacy.errors import PlanError
 from privacy.plan_parts import MAX_NOISE_EXPONENT, MIN_NOISE_EXPONENT, Encoding, Graph, Mode, PlanModel, Privacy
 from privacy.report import claim
@@ -71,7 +72,7 @@ def test_a_noised_plan_is_one_that_accountants_can_count(plan: dict[str, Any], c
 def test_a_report_can_be_made_of_the_oddest_plan_that_is_allowed(
     rate: str, delta: str, mechanism: tuple[int, int]
 ) -> None:
-    odd = {"sampling_rate": rate, "delta": delta, "noise_exponent": mechanism[0], "sensitivity": mechanism[1]}
+    odd: Json = {"sampling_rate": rate, "delta": delta, "noise_exponent": mechanism[0], "sensitivity": mechanism[1]}
     plan, _ = make_plan(mode="distributed", privacy=odd, recipe={"rounds": 1_000_000}, encoding={"ring_bits": 64})
     for charged in (0, 1, plan.recipe.rounds):
         figures = claim(plan, charged_rounds=charged)
