@@ -17,6 +17,7 @@ from privacy.claims import (
     adversaries,
     departing_sentence,
     difference_sentence,
+    figure_sentences,
     graph_words,
     lifetime_sentence,
     limit_sentences,
@@ -47,10 +48,28 @@ def what_limits_the_sum(report: Report) -> tuple[str, ...]:
     if not isinstance(stated, Claim):
         return (f"Nothing. {NO_NOISE}",)
     if stated.charged_rounds == 0:
-        return ("No round has started, so nothing was released and nothing was charged.",)
+        return (_nothing_charged(report),)
     epsilon = float(stated.charged.epsilon)
     meaning = " ".join(limit_sentences(epsilon, delta=stated.delta, unit=stated.unit))
-    return meaning, difference_sentence(plan)
+    return *_whose_rows(report, stated), meaning, difference_sentence(plan), *figure_sentences(plan)
+
+
+def _nothing_charged(report: Report) -> str:
+    completed = sum(entry.certificate is not None for entry in report.rounds)
+    if not completed:
+        return "No round has started, so nothing was released and nothing was charged."
+    return (
+        f"No row of {report.made_by.name} was used, and nothing was charged: it was in none of the {completed} "
+        "completed rounds. Their sums are of other participants' rows, of which this report has no figure."
+    )
+
+
+def _whose_rows(report: Report, stated: Claim) -> tuple[str, ...]:
+    """Return whose rows a participant's figures are about: its own, in the rounds that it was charged for."""
+    if report.made_by.role != "participant":
+        return ()
+    rounds = "1 round" if stated.charged_rounds == 1 else f"{stated.charged_rounds} rounds"
+    return (f"What follows is about the rows of {report.made_by.name}, which was charged for {rounds}.",)
 
 
 def what_we_rely_on(report: Report) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing import Final
 from privacy.claims import (
     NO_NOISE,
     difference_sentence,
+    figure_sentences,
     graph_sentences,
     limits,
     noise_sentences,
@@ -46,6 +47,7 @@ def blocks() -> dict[str, tuple[str, ...]]:
         "suite-1": suite_sentences(noised),
         "k-regular": graph_sentences(make_plan(**STRONG)[0]),
         "limits": limits(noised),
+        "figures": figure_sentences(noised),
     }
 
 

@@ -29,6 +29,7 @@ from privacy.claims import (
     epsilon_sentence,
     epsilons_sentence,
     exchanged_sentence,
+    figure_sentences,
     graph_words,
     lifetime_sentence,
     limits,
@@ -194,6 +195,7 @@ def _cost(judged: Judged) -> Iterator[str]:
     )
     yield _trusted(cost, plan)
     yield from _groups(plan)
+    yield from figure_sentences(plan)
     yield from _lifetime(judged.verified, cost, population)
 
 

@@ -16,6 +16,11 @@ from privacy.plan import Plan
 
 LARGE_EPSILON: Final = 9.0  # beyond it an even guess can become practically certain
 
+# If (epsilon, delta) holds, the loss exceeds epsilon + t with a probability of at most delta/(1 - e^-t), for
+# delta >= E[(1 - e^(epsilon - loss))_+]. It is not delta at t = 0: that would promise too much.
+EXCEPTION: Final = 10  # 1/(1 - e^-t): how many times delta the probability of the exception is
+SURER: Final = -math.log1p(-1 / EXCEPTION)  # t
+
 UNIT_WORDS: Final = {
     "example": "one example (one row of a dataset)",
     "user": "one person, with all of that person's rows at one participant",
@@ -31,6 +36,16 @@ EARLIER_RUNS: Final = "Trying several settings is spending too: every run on the
 BUDGET_REACH: Final = (
     "A budget counts what this directory charges. Another directory, as the coordinator of another federation asks "
     "for, has an identity, a ledger and budgets of its own: what the same data spends there, nothing adds up."
+)
+ARITHMETIC: Final = (
+    "Arithmetic: clipped gradients, noise and sums are exact integers, so that rounding adds nothing to the loss. "
+    "Before the clip gradients are floating-point numbers; a self-check compares their bits on synthetic rows in other "
+    "company. Epsilons are computed in double precision, and rounded up."
+)
+TIMING: Final = (
+    "Timing: a round's training takes whole periods of a length rehearsed on synthetic rows, and no upload leaves "
+    "before the plan allows it. A machine that is slower in a round than in the rehearsal can show how much it computed; "
+    "its power and its load are not hidden from who can watch them."
 )
 SIMULATION: Final = "Simulation, not private: seeds that reproduce its noise or sampling exist."
 
@@ -55,8 +70,8 @@ def limit_sentences(epsilon: float, *, delta: str, unit: str) -> tuple[str, str]
         return figure, "A figure this large promises little by itself: smaller epsilon means less can be learned."
     meaning = (
         "In other words, whoever is unsure (50%) whether a given unit was used, and then sees everything that the "
-        f"coordinator saw, cannot become more than {certainty(epsilon)} sure, except with a probability of about 1 in "
-        f"{round(1 / float(delta)):,}. Smaller epsilon means less can be learned."
+        f"coordinator saw, cannot become more than {certainty(epsilon + SURER)} sure, except with a probability of at "
+        f"most 1 in {round(1 / (EXCEPTION * float(delta))):,}. Smaller epsilon means less can be learned."
     )
     return figure, meaning
 
@@ -143,6 +158,35 @@ def run_in_lifetime_sentence(epsilon: float, *, delta: str, order: int, divergen
         f"whole privacy loss. In the lifetime it counts {format_epsilon_up(divergence)}, its Renyi divergence at order "
         f"{order}, beside the part for delta: one order must serve every run, so it suits some runs less than others."
     )
+
+
+def figure_sentences(plan: Plan) -> tuple[str, ...]:
+    """Return what an epsilon does not say of itself: why this delta, several rows, arithmetic, time."""
+    privacy = plan.privacy
+    if not privacy.noised:
+        return ()
+    people = math.floor(1 / (10 * float(privacy.delta)) * (1 + 1e-9))
+    why = (
+        f"Why delta {privacy.delta}: a mechanism that publishes one of N people whole has a delta of 1/N. An owner's "
+        f"program therefore takes at most a tenth of that; this delta suits populations of up to {people:,}."
+    )
+    return (
+        why,
+        *several_rows_sentences(privacy.unit),
+        ARITHMETIC,
+        TIMING,
+    )
+
+
+def several_rows_sentences(unit: str) -> tuple[str, ...]:
+    """Return what holds for a person with three rows or more, where rows are the units of privacy."""
+    if unit != "example":
+        return ()
+    sentence = (
+        "The figure is per row: a person with two rows has less protection, one with three or more less still, and for "
+        "those no figure is given. Where people have several rows, the unit should be the user."
+    )
+    return (sentence,)
 
 
 def unnoised_runs_sentence(count: int) -> str:

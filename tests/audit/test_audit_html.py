@@ -259,3 +259,20 @@ def test_suite_graph_and_roster_are_named_with_what_they_leave_open(
         assert word not in page
         assert word not in terminal
     assert "roster unverified" in read(render(verify_report(coordinator_report("none", **plan)[1]))).text
+
+
+def test_a_participant_that_missed_every_round_is_not_told_that_nothing_was_released() -> None:
+    plan, keys = reported_plan()
+    facts = participant_facts(plan, keys)
+    assert facts.ledger is not None
+    spent = replace(facts.ledger.spent, runs=facts.ledger.spent.runs[:-1])
+    rounds = (RoundFacts(round=1, attempts=1, certificate=certificate(plan, keys, 1, missing=("alice",))),)
+    report = build_report(replace(facts, rounds=rounds, ledger=replace(facts.ledger, spent=spent)))
+    text = " ".join(text_of(make_page(verify_report(sign_report(report, keys["alice"])))))
+    assert "No row of alice was used, and nothing was charged: it was in none of the 1 completed rounds." in text
+    assert "nothing was released" not in text
+
+
+def test_a_participants_figures_are_said_to_be_about_its_own_rows() -> None:
+    text = " ".join(text_of(make_page(verify_report(participant_report()[1]))))
+    assert "What follows is about the rows of alice, which was charged for 3 rounds." in text

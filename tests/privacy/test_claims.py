@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from privacy.claims import (
     difference_sentence,
     epsilon_sentence,
     epsilons_sentence,
+    figure_sentences,
     graph_sentences,
     graph_words,
     limit_sentences,
@@ -26,7 +29,7 @@ from privacy.claims import (
     trust_sentences,
     two_units_sentence,
 )
-from privacy.claims.noise import certainty
+from privacy.claims.noise import EXCEPTION, SURER, certainty
 from privacy.plan import Plan
 from privacy.plan_parts import Mode
 from tests.worlds.plans import STRONG, make_plan
@@ -166,7 +169,38 @@ def test_epsilons_are_rounded_up_wherever_they_are_said() -> None:
 @pytest.mark.parametrize(("epsilon", "shown"), [(0, "50%"), (1, "73.2%"), (2, "88.1%"), (8, "99.97%"), (9, "99.99%")])
 def test_a_guess_cannot_become_surer_than_epsilon_allows(epsilon: float, shown: str) -> None:
     assert certainty(epsilon) == shown
-    assert f"more than {shown} sure" in " ".join(limit_sentences(epsilon, delta="0.00001", unit="user"))
+
+
+@pytest.mark.parametrize(("epsilon", "shown"), [(0, "52.7%"), (1, "75.2%"), (2, "89.2%"), (8, "99.97%"), (9, "99.99%")])
+def test_how_sure_a_guess_becomes_is_said_with_the_exception_that_delta_proves(epsilon: float, shown: str) -> None:
+    said = " ".join(limit_sentences(epsilon, delta="0.00001", unit="user"))
+    assert f"more than {shown} sure, except with a probability of at most 1 in 10,000." in said
+
+
+@pytest.mark.parametrize("multiplier", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 4.0, 9.0])
+def test_the_loss_of_a_gaussian_exceeds_what_is_said_less_often_than_is_said_and_epsilon_more_often_than_delta(
+    multiplier: float, epsilon: float
+) -> None:
+    """The loss of a shift of 1 is normal with mean 1/2z^2 and deviation 1/z."""
+    normal = NormalDist(1 / (2 * multiplier**2), 1 / multiplier)
+    other = NormalDist(-1 / (2 * multiplier**2), 1 / multiplier)
+    beyond = 1 - normal.cdf(epsilon)
+    delta = beyond - math.exp(epsilon) * (1 - other.cdf(epsilon))
+    if delta < 1e-9:
+        pytest.skip("the difference of two tails is all rounding there")
+    assert 1 - normal.cdf(epsilon + SURER) <= EXCEPTION * delta
+    assert beyond > delta
+
+
+def test_an_epsilon_says_why_its_delta_and_what_several_rows_arithmetic_and_time_leave() -> None:
+    said = figure_sentences(_plan(SMALL, "distributed"))
+    assert [sentence.split(":")[0].split(" 0")[0] for sentence in said] == [
+        "Why delta", "The figure is per row", "Arithmetic", "Timing",
+    ]  # fmt: skip
+    assert "populations of up to 10,000." in said[0]
+    assert figure_sentences(_plan(SMALL, "none")) == ()
+    assert not any("per row" in sentence for sentence in figure_sentences(_plan(SMALL, "distributed-participant")))
 
 
 def test_a_participant_is_not_said_to_be_at_two_participants() -> None:
