@@ -67,7 +67,8 @@ precision = "float32"      # of the frozen base; "bfloat16" is faster on a GPU, 
 
 # proxy = "http://proxy.example:3128"   # HTTPS CONNECT proxy on the way to the coordinator
 
-# Run when a plan waits for approval, without a shell. The run's id is added as the last argument.
+# Run when a plan waits for approval, or a run ended in which training failed (ONLYSUM_MESSAGE says so), without a
+# shell. The run's id is added as the last argument.
 # notify = ["/usr/local/bin/tell-data-owner", "--subject", "onlysum"]
 
 # Where spent budget is recorded. Move it with care: an older copy makes the participant abstain.

@@ -23,6 +23,7 @@ from participant.opened import open_home
 from participant.owner.policy import load_policy
 from participant.runs.context import DaemonContext, ShowProgress, TrainingJob
 from participant.runs.evaluator import Measure, Measured
+from participant.runs.training_record import record_failure
 from participant.training.noise_keys import NoiseKeys
 from participant.training.progress import silent
 from participant.training.timing import FixedDuration
@@ -67,6 +68,7 @@ def assemble(
             torch_trainer,
             keys=NoiseKeys(opened.home.noise_keys, SystemRandom()),
             pace=FixedDuration(SystemClock().monotonic, stop.wait),
+            runs=opened.home.runs,
         ),
         show_progress=show_progress,
     )
@@ -74,7 +76,12 @@ def assemble(
 
 
 def torch_trainer(
-    job: TrainingJob, *, keys: NoiseKeys | None = None, pace: FixedDuration | None = None, strict: bool = False
+    job: TrainingJob,
+    *,
+    keys: NoiseKeys | None = None,
+    pace: FixedDuration | None = None,
+    runs: Path | None = None,
+    strict: bool = False,
 ) -> Trainer:
     """Return the torch trainer of a run.
 
@@ -82,6 +89,7 @@ def torch_trainer(
         job: what is trained with what.
         keys: opens each round's stream of coins and noise; not needed where nothing is trained.
         pace: hides how long a round's training takes; likewise.
+        runs: where failures of training are written down, in the run's directory; None: nowhere.
         strict: refuse rows that the plan cannot use, for the owner's own eyes.
 
     Raises:
@@ -111,7 +119,9 @@ def torch_trainer(
         sha256="" if strict else dataset.sha256,  # `dry-run` compares by itself, and says so
         strict=strict,
     )
-    return TorchTrainer(materials, SystemRandom(), keys, pace)
+    if runs is None:
+        return TorchTrainer(materials, SystemRandom(), keys, pace)
+    return TorchTrainer(materials, SystemRandom(), keys, pace, partial(record_failure, runs / plan.run_id))
 
 
 class TorchMeasure:

@@ -244,8 +244,13 @@ def _login() -> str:
         return f"uid-{os.getuid()}"
 
 
-def notify(command: Sequence[str], run_id: str) -> str | None:
+def notify(command: Sequence[str], run_id: str, *, message: str = "") -> str | None:
     """Run the owner's notify command without a shell, the run's id as its last argument.
+
+    Args:
+        command: program and arguments.
+        run_id: of the run that the owner should look at.
+        message: what happened, if not that a plan waits; the command finds it in ``ONLYSUM_MESSAGE``.
 
     Returns:
         What went wrong, or ``None``; a broken notify command never stops the daemon.
@@ -254,7 +259,12 @@ def notify(command: Sequence[str], run_id: str) -> str | None:
         return None
     try:
         done = subprocess.run(  # noqa: S603  # the owner's own command, from participant.toml, without a shell
-            [*command, run_id], timeout=NOTIFY_SECONDS, check=False, stdin=subprocess.DEVNULL, capture_output=True
+            [*command, run_id],
+            timeout=NOTIFY_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env={**os.environ, "ONLYSUM_MESSAGE": message},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return type(error).__name__

@@ -96,6 +96,8 @@ class DatasetPolicy(Section):
     methods: Annotated[Mapping[Name, MethodBounds], BeforeValidator(_named_methods)] = {}
     min_units: Annotated[int, Field(ge=1)] = 1
     max_rounds: Annotated[int, Field(ge=1)] = 1000
+    # So many rounds whose training failed and a person must look: a stop that depends on data, and others see it.
+    max_failed_rounds: Annotated[int, Field(ge=1)] | None = None
     hours: Annotated[str, StringConstraints(pattern=r"^\d\d:\d\d-\d\d:\d\d$")] | None = None
     example_level_despite_users: bool = False
 
@@ -196,6 +198,7 @@ max_epsilon_if_all_collude = {DEFAULT_EPSILON_IF_ALL_COLLUDE:g}  # and cap the l
 # bases = ["HASH"]              # of base models: `onlysum participant model list`
 # min_units = 100
 # max_rounds = 200
+# max_failed_rounds = 5         # so many rounds whose training failed end your part; others see that it ended
 # hours = "19:00-07:00"         # local time in which training is allowed; absent: always
 # [dataset.wards.methods]       # or methods = ["ffa-lora"] above, without bounds
 # ffa-lora = {{ max_rank = 16 }}

@@ -12,6 +12,7 @@ from datetime import datetime
 from participant.owner.cost import lifetime_budget
 from participant.owner.policy import DatasetPolicy, Policy
 from participant.runs.context import DaemonContext, TrainingJob
+from participant.runs.training_record import read_record
 from privacy.dp.events import round_event
 from privacy.errors import RefusedError
 from privacy.ledger_entries import Charge, Unprotected
@@ -31,7 +32,8 @@ class Consent:
 
         Raises:
             RefusedError: ``E-PLAN-EXPIRED``, ``E-POLICY-REFUSED`` (the approval was taken back), ``E-POLICY-WAITING``
-                (paused), ``E-POLICY-RULE`` or ``E-POLICY-BUDGET``.
+                (paused, or training failed in
+                ``max_failed_rounds`` rounds), ``E-POLICY-RULE`` or ``E-POLICY-BUDGET``.
         """
         plan, now = self._verified.plan, self._work.clock.now()
         if now >= plan.expires_at:
@@ -47,6 +49,10 @@ class Consent:
                 raise refusal
             self._judged = policy
         section = self._section(policy)
+        record = read_record(self._work.home.runs / plan.run_id)
+        if section.max_failed_rounds is not None and len(record.failed) >= section.max_failed_rounds:
+            detail = f"{record.summary(plan.recipe.rounds)}; to go on, raise dataset.max_failed_rounds in policy.toml"
+            raise RefusedError("E-POLICY-WAITING", detail)
         if not section.allows_time(datetime.fromtimestamp(now).astimezone().time()):
             raise RefusedError("E-POLICY-RULE", f"dataset.hours: training is allowed {section.hours}")
 

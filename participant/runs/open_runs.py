@@ -13,10 +13,12 @@ import structlog
 
 from host import durable
 from participant.home import erase_updates
+from participant.owner.approval import notify
 from participant.owner.plan_store import Decision, Ended
 from participant.owner.policy import load_policy
 from participant.runs.context import DaemonContext, TrainingJob
 from participant.runs.participation import Participation
+from participant.runs.training_record import read_record
 from privacy.errors import LocalError, OnlysumError, RefusedError
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import keys
@@ -157,6 +159,19 @@ class Runs:
             self._report(run_id, decision)
         plans.end(run_id, Ended(state=task.state, code=task.code, at=int(self._work.clock.now())))
         _log.info("run ended", run=run_id, state=task.state, code=task.code)
+        self._tell_of_failures(run_id)
+
+    def _tell_of_failures(self, run_id: str) -> None:
+        """Tell the owner, and nobody else, in how many rounds training failed."""
+        rounds = self._work.review.plans.get(run_id).plan.recipe.rounds
+        try:
+            failed = read_record(self._work.home.runs / run_id).summary(rounds)
+        except OnlysumError as error:
+            failed = f"{error.code}: {error.detail}"
+        if failed:
+            _log.warning(failed, run=run_id)
+            if trouble := notify(self._work.settings.notify, run_id, message=failed):
+                _log.warning("the notify command failed", kind=trouble)
 
     def _report(self, run_id: str, decision: Decision) -> None:
         """Write this participant's own report; a run ends without it rather than not at all."""

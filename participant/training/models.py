@@ -161,7 +161,8 @@ def load_checked(folder: Path, name: str, task: Classification, *, seed: int) ->
         raise LocalError("E-MODEL-LOAD", f"{name}: the tokenizer has no padding token")
     model.requires_grad_(False)
     height, width = _image_size(model.config) if images else (0, 0)
-    channels = int(getattr(model.config, "num_channels", 3)) if images else 0
+    tower = getattr(model.config, "vision_config", model.config)  # of CLIP and SigLIP, beside the text's
+    channels = int(getattr(tower, "num_channels", 3)) if images else 0
     base = Base(model.eval(), tokenizer, (height, width), channels)
     check_base(name, base)
     return base, report
@@ -182,7 +183,7 @@ def _refuse_gaps(name: str, report: dict[str, Any], head_modules: Sequence[str])
 
 
 def _image_size(config: Any) -> tuple[int, int]:
-    size = getattr(config, "image_size", None)
+    size = getattr(config, "image_size", None) or getattr(getattr(config, "vision_config", None), "image_size", None)
     if isinstance(size, int):
         return size, size
     if isinstance(size, list | tuple) and len(size) == 2:

@@ -35,7 +35,7 @@ from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples, synthetic_examples
 from participant.training.models import Base, load_base
 from participant.training.noise_keys import NoiseKeys
-from participant.training.selfcheck import SelfCheck
+from participant.training.selfcheck import SLOT_ROWS, SelfCheck
 from participant.training.timing import FixedDuration, max_micro_batches
 from participant.training.trainer import EngineName, Precision, Progress
 from privacy.adapter_parts import Turn
@@ -118,6 +118,8 @@ class TorchTrainer:
         random: secret coins and noise; a seeded source makes a simulation that is not private.
         keys: opens a stream for each round, from which secret coins and noise are drawn instead.
         pace: makes every round of a noised mode take the same time; a simulation needs none.
+        on_failure: told the round and the class of the error where a step fails and noise leaves without it; for the
+            owner's eyes, and within the round's fixed time.
     """
 
     def __init__(
@@ -126,12 +128,15 @@ class TorchTrainer:
         random: RandomSource,
         keys: NoiseKeys | None = None,
         pace: FixedDuration | None = None,
+        on_failure: Callable[[int, str], None] | None = None,
     ) -> None:
         self._materials = materials
         self._plan = materials.plan
         self._random = random
         self._keys = keys
         self._pace = pace if materials.plan.privacy.noised else None
+        self._on_failure = on_failure
+        self._round = 0
         self._paced: Callable[[], AbstractContextManager[None]] = nullcontext
         self._engines: TurnEngines | None = None
         self._examples: Examples | None = None
@@ -178,6 +183,7 @@ class TorchTrainer:
             synthetic=synthetic,
             initial=initial,
             clean_base=lambda: base().model,
+            slot_rows=synthetic_examples(loaded, task, max(size, SLOT_ROWS)).to(device),
         )
         self._fixed_slots = check.run()
         compile_now()  # before a round's clock runs
@@ -207,6 +213,7 @@ class TorchTrainer:
         """
         if self._keys is not None:
             self._random = self._keys.open_stream()
+        self._round = round_number
         with self._paced():
             return self._update(round_number, adapter, progress)
 
@@ -285,6 +292,8 @@ class TorchTrainer:
             if not self._plan.privacy.noised:
                 raise
             failure = LocalError("E-TRAINING", type(error).__name__)  # its words may be the data's
+            if self._on_failure is not None:
+                self._on_failure(self._round, type(error).__name__)
             next_step = failure.explanation.next_step
             _log.error(
                 "training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step

@@ -7,6 +7,7 @@ from typing import Final
 
 from host.rendering import Json, moment, table
 from participant.opened import OpenHome
+from participant.runs.training_record import read_record
 
 SHOWN_ID: Final = 8  # characters of a run's id
 
@@ -21,6 +22,7 @@ class PlanRow:
     decision: str  # approved, refused or waits
     ended: str | None  # how, if it has
     expires_at: int
+    training: str = ""  # in how many rounds training failed
 
     def to_json(self) -> Json:
         """Return it for programs."""
@@ -31,6 +33,7 @@ class PlanRow:
             "decision": self.decision,
             "ended": self.ended,
             "expires": moment(self.expires_at),
+            "training": self.training,
         }
 
 
@@ -49,7 +52,8 @@ class PlanList:
         rows = [
             (plan.run_id[:SHOWN_ID], plan.title, plan.mode, plan.decision, plan.ended or "-") for plan in self.plans
         ]
-        return table(("RUN", "TITLE", "MODE", "DECISION", "ENDED"), rows)
+        failed = [f"{plan.run_id[:SHOWN_ID]}: {plan.training}" for plan in self.plans if plan.training]
+        return [*table(("RUN", "TITLE", "MODE", "DECISION", "ENDED"), rows), *failed]
 
 
 def plan_list(opened: OpenHome, *, pending: bool = False) -> PlanList:
@@ -67,6 +71,7 @@ def plan_list(opened: OpenHome, *, pending: bool = False) -> PlanList:
                 decision=decision.verdict if decision else "waits",
                 ended=ended.state if ended else None,
                 expires_at=plan.expires_at,
+                training=read_record(opened.home.runs / run_id).summary(plan.recipe.rounds),
             )
         )
     return PlanList(tuple(rows))

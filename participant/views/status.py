@@ -13,6 +13,7 @@ from participant.daemon.status import read_status
 from participant.opened import OpenHome
 from participant.owner.policy import load_policy
 from participant.owner.rules import is_verified_roster
+from participant.runs.training_record import read_record
 from privacy.claims import graph_words, suite_words
 from privacy.errors import OnlysumError
 from privacy.plan import Plan
@@ -27,6 +28,7 @@ class OpenPlan:
     plan: Plan
     pending: bool  # it waits for the owner's decision
     roster: str  # verified or unverified
+    training: str = ""  # in how many rounds training failed
 
     @property
     def run_id(self) -> str:
@@ -39,7 +41,8 @@ class OpenPlan:
         expiry = moment(self.plan.expires_at)
         state = f"waits for you: plan show {short}" if self.pending else f"takes part in run {short} until {expiry} UTC"
         masks = f"suite {suite_words(self.plan)}; graph {graph_words(self.plan)}"
-        return [state, f"  roster: {self.roster}; {masks}"]
+        failed = [f"  {self.training}: see the log, and plan dry-run {short}"] if self.training else []
+        return [state, f"  roster: {self.roster}; {masks}", *failed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class ParticipantStatus:
                     "roster": open_plan.roster,
                     "suite": open_plan.plan.suite,
                     "graph": open_plan.plan.graph.kind,
+                    "training": open_plan.training,
                 }
                 for open_plan in self.plans
             },
@@ -129,4 +133,5 @@ def _open_plan(opened: OpenHome, plan: Plan, *, pending: bool) -> OpenPlan:
         verified = is_verified_roster(plan, load_policy(opened.home), opened.owner.name)
     except OnlysumError:  # a policy that does not parse pins nobody
         verified = False
-    return OpenPlan(plan, pending, "verified" if verified else "unverified")
+    failed = read_record(opened.home.runs / plan.run_id).summary(plan.recipe.rounds)
+    return OpenPlan(plan, pending, "verified" if verified else "unverified", failed)

@@ -44,8 +44,7 @@ ARITHMETIC: Final = (
 )
 TIMING: Final = (
     "Timing: a round's training takes whole periods of a length rehearsed on synthetic rows, and no upload leaves "
-    "before the plan allows it. A machine that is slower in a round than in the rehearsal can show how much it "
-    "computed; "
+    "before the plan allows it. A machine that is slower in a round than in the rehearsal can show how much it did; "
     "its power and its load are not hidden from who can watch them."
 )
 SIMULATION: Final = "Simulation, not private: seeds that reproduce its noise or sampling exist."

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from participant.training.models import architecture, hash_model, verify_base
+from participant.training.models import _image_size, architecture, hash_model, verify_base
 from privacy.draft import BaseReference
 from privacy.errors import LocalError
 
@@ -83,3 +84,10 @@ def test_a_folder_without_configuration_or_weights_is_no_base(name: str, folder:
 def test_a_file_is_no_base(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="is not a folder"):
         hash_model(tmp_path / "nothing")
+
+
+def test_the_size_of_an_image_tower_is_that_of_its_vision_configuration() -> None:
+    tower = SimpleNamespace(vision_config=SimpleNamespace(image_size=224))
+    assert _image_size(tower) == (224, 224)
+    with pytest.raises(LocalError, match="names no image_size"):
+        _image_size(SimpleNamespace(vision_config=SimpleNamespace()))

@@ -19,6 +19,7 @@ from participant.home import Home
 from participant.opened import OpenHome, open_home
 from participant.owner.cost import lifetime_budget
 from participant.owner.policy import load_policy
+from participant.runs.training_record import record_failure
 from participant.views.datasets import dataset_list, dataset_view
 from participant.views.ledger import ledger_view
 from participant.views.members import PinState, member_list, own_fingerprints
@@ -98,7 +99,7 @@ KEYS: dict[str, set[str]] = {
         "name", "federation", "running", "since", "connected", "paused", "code", "waiting", "runs", "plans",
         "ledger_sequence",
     },
-    "plan list": {"run", "title", "mode", "decision", "ended", "expires"},
+    "plan list": {"run", "title", "mode", "decision", "ended", "expires", "training"},
     "ledger show": {"populations", "sequence", "head"},
     "member list": {"name", "role", "identity", "state"},
     "member fingerprint": {"name", "identity", "authority"},
@@ -194,3 +195,15 @@ def test_before_any_daemon_has_run_nobody_is_listed(home: Home) -> None:
 def test_the_hash_of_a_datasets_files_is_not_shown(home: Home) -> None:
     view = dataset_view(open_home(home.directory), "digits")
     assert "sha256" not in json.dumps(view.to_json())
+
+
+def test_status_and_plan_list_say_in_how_many_rounds_training_failed(home: Home) -> None:
+    opened = open_home(home.directory)
+    assert not any("training failed" in line for line in (*participant_status(opened).to_lines(),))
+    run = home.runs / PLAN.run_id
+    run.mkdir(exist_ok=True)
+    record_failure(run, 2, "RuntimeError")
+    said = f"training failed in 1 of {PLAN.recipe.rounds} rounds (RuntimeError)"
+    for view in (participant_status(opened), plan_list(opened)):
+        assert any(said in line for line in view.to_lines())
+        assert said in json.dumps(view.to_json())

@@ -17,6 +17,7 @@ from audit.verify import verify_report
 from participant.owner.plan_store import Decision
 from participant.owner.registry import DatasetEntry
 from participant.protocol.round import Masked
+from participant.runs.training_record import read_record, record_failure
 from privacy.errors import LocalError, NetworkError, PeerError, Phase, RefusedError
 from privacy.ledger_entries import Unprotected
 from privacy.plan import PROTOCOL_VERSION
@@ -656,3 +657,45 @@ def test_a_dataset_with_users_is_announced_in_users_unless_its_rows_may_be_the_u
     assert {offer.name: offer.units for offer in review.offers()} == {**offered, "wards": 24}
     rehearsal.me.write_policy("nonsense")
     assert {offer.name: offer.units for offer in review.offers()} == offered
+
+
+def test_the_owner_and_nobody_else_learns_in_how_many_rounds_training_failed(
+    rehearsal: Rehearsal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rehearsal.round(1)
+    run, told = rehearsal.me.home.runs / rehearsal.plan.run_id, tmp_path / "told"
+    record_failure(run, 1, "OutOfMemoryError")
+    record_failure(run, 1, "ValueError")
+    record_failure(run, 2, "OutOfMemoryError")
+    said = f"training failed in 2 of {rehearsal.plan.recipe.rounds} rounds (OutOfMemoryError)"
+    assert read_record(run).summary(rehearsal.plan.recipe.rounds) == said
+    command = ("/bin/sh", "-c", f'printf "%s" "$ONLYSUM_MESSAGE" > {told}')
+    rehearsal.me.settings = rehearsal.me.settings.model_copy(update={"notify": command})
+    rehearsal.restart()
+    give(rehearsal.daemon, RunEnded(rehearsal.plan.run_id, "completed", ""))
+    assert told.read_text() == said
+    assert said in capsys.readouterr().out
+    assert b"training failed" not in (run / "report.json").read_bytes()
+    assert b"OutOfMemoryError" not in (run / "report.json").read_bytes()
+
+
+def test_a_policy_may_ask_a_person_after_so_many_rounds_whose_training_failed(tmp_path: Path) -> None:
+    made = Rehearsal(tmp_path / ME, policy=policy_text(wards="max_failed_rounds = 2"))
+    made.propose()
+    run = made.me.home.runs / made.plan.run_id
+    made.round(1)
+    record_failure(run, 1, "RuntimeError")
+    made.part._consent.require()
+    record_failure(run, 2, "RuntimeError")
+    with pytest.raises(RefusedError, match="E-POLICY-WAITING: training failed in 2 of"):
+        made.part._consent.require()
+    made.me.write_policy(policy_text(wards="max_failed_rounds = 3"))
+    made.part._consent.require()
+
+
+def test_a_record_of_failures_that_is_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_text("{")
+    with pytest.raises(LocalError, match="E-STATE-DAMAGED"):
+        read_record(tmp_path)
+    record_failure(tmp_path, 1, "RuntimeError")  # is logged, and raises nothing
+    assert (tmp_path / "training.json").read_text() == "{"

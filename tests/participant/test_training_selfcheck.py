@@ -18,7 +18,7 @@ from participant.training.adapters.gradients import GradientEngine, Losses, exam
 from participant.training.adapters.reference import OpacusEngine
 from participant.training.adapters.sums import GradientSums, joined
 from participant.training.examples import Examples, synthetic_examples
-from participant.training.selfcheck import SelfCheck
+from participant.training.selfcheck import SLOT_ROWS, SelfCheck, TurnCheck
 from participant.training.trainer import Precision
 from privacy.errors import LocalError
 from tests.worlds.torch_world import OneEngine, World, make_world
@@ -134,6 +134,25 @@ class Spreading(torch.nn.Module):
         return hidden + 0 * hidden.sum()
 
 
+class SparseMoeBlock(torch.nn.Module):
+    """Has the name of a block that routes to experts, and does nothing that a few rows would show."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden
+
+
+RARE = 1  # no row that fills a whole micro-batch is one of these
+
+
+class RarelySlotted(torch.nn.Module):
+    """As Slotted, but for few rows alone: not for those that fill a whole micro-batch in the first test."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        slots = torch.arange(len(hidden), dtype=torch.float32) * 1e-6
+        rare = (hidden[:, 1, 0] * 1000).floor() % 7 == RARE
+        return hidden * (1 + slots * rare)[:, None, None]
+
+
 class Slotted(torch.nn.Module):
     """Multiplies by a number that depends on the slot, in its last bits alone."""
 
@@ -156,8 +175,12 @@ def rescale(adapted: AdaptedModel, factor: float) -> None:
 
 
 PLANTED: dict[str, tuple[Callable[[AdaptedModel], None], str]] = {
+    "a layer that routes to experts": (
+        lambda adapted: append(adapted, SparseMoeBlock()),
+        "modules: .*routes to experts .SparseMoeBlock.",
+    ),
     "a layer that normalises over the batch": (
-        lambda adapted: append(adapted, torch.nn.BatchNorm1d(5, affine=False)),
+        lambda adapted: append(adapted, torch.nn.BatchNorm1d(5, affine=False, track_running_stats=False).eval()),
         "modules: .*normalises over the batch",
     ),
     "dropout on whatever mode": (
@@ -264,6 +287,36 @@ def test_bits_that_differ_from_slot_to_slot_give_each_row_a_home(world: World) -
     adapted = world.adapted()
     append(adapted, Slotted())
     assert self_check(world, FastEngine(adapted)).run() is True
+
+
+def test_bits_that_differ_from_slot_to_slot_for_few_rows_alone_are_found_among_many(world: World) -> None:
+    adapted = world.adapted()
+    append(adapted, RarelySlotted())
+    engine, task = FastEngine(adapted), world.task
+    turn = TurnCheck(
+        world.plan.recipe,
+        world.plan.recipe.turns[0],
+        world.plan.privacy,
+        engine,
+        synthetic_examples(world.base(), task, world.plan.recipe.training.micro_batch),
+        synthetic_examples(world.base(), task, SLOT_ROWS),
+    )
+    assert turn._same_in_every_slot()
+    assert not turn._rows_same_in_every_slot()
+    assert replace(self_check(world, engine), slot_rows=turn.slot_rows).run() is True
+
+
+def test_a_batch_norm_that_would_keep_statistics_of_batches_is_refused(world: World) -> None:
+    adapted = world.adapted()
+    append(adapted, torch.nn.BatchNorm1d(5, affine=False))  # in training mode, as it is made
+    with pytest.raises(LocalError, match=r"modules: .*normalises over the batch"):
+        check(world, adapted)
+
+
+def test_normalisation_by_frozen_statistics_couples_nobody_and_is_accepted(world: World) -> None:
+    adapted = world.adapted()
+    append(adapted, torch.nn.BatchNorm1d(5, affine=False).eval())
+    self_check(world, FastEngine(adapted))._modules()
 
 
 def test_the_tiny_models_need_no_home_slots(world: World) -> None:

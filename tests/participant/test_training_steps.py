@@ -169,6 +169,21 @@ def test_a_step_that_fails_leaves_its_noise_and_no_word_of_why(
     assert "patient" not in repr(logs)
 
 
+def test_the_trainer_tells_its_owner_the_round_and_the_class_of_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, told = make_world(tmp_path, mode="distributed", sampling_rate=1), list[tuple[int, str]]()
+    trainer = TorchTrainer(
+        world.materials(), SeededRandom("secret"), on_failure=lambda number, cause: told.append((number, cause))
+    )
+    trainer.prepare()
+    trainer.train(2, start(world), silent)
+    assert told == []
+    monkeypatch.setattr(GradientSums, "clipped", lambda *_, **__: 1 / 0)
+    trainer.train(3, start(world), silent)
+    assert told == [(3, "ZeroDivisionError")]
+
+
 def test_without_noise_a_step_that_fails_ends_the_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world(tmp_path, mode="none")
     trainer = world.trainer()

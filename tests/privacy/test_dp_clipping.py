@@ -105,3 +105,12 @@ def test_clamping_never_moves_two_sums_further_apart() -> None:
     second = first + random.integers(-50, 50, 100)
     assert np.linalg.norm(clamp(first, 300) - clamp(second, 300)) <= np.linalg.norm(first - second)
     assert np.abs(clamp(first, 300)).max() == 300
+
+
+def test_a_clipped_row_leaves_a_slack_of_one_below_the_sensitivity() -> None:
+    """A row and a change of norm 1 in other rows move the sum by at most D: the triangle inequality."""
+    sensitivity, gradients = 5_000, np.random.default_rng(7).normal(size=(200, 20_000)).astype(np.float32)
+    rows = integer_clip(gradients, sensitivity=sensitivity, clip_norm=0.01)
+    lengths = np.sqrt((rows.astype(np.float64) ** 2).sum(axis=1))
+    assert (lengths + 1 <= sensitivity).all()
+    assert (lengths > sensitivity - 4).all()
