@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from audit.page import make_page, text_of
+from audit.page import make_page
 from audit.statements import is_statement, maker_statements
 from audit.text import rendered
 from audit.verify import verify_report
@@ -24,6 +24,7 @@ from tests.worlds.reports import (
     participant_report,
     reported_plan,
     resigned,
+    text_of,
 )
 
 Path = tuple[str | int, ...]
