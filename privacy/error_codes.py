@@ -390,8 +390,8 @@ REGISTRY: Final[dict[str, Explanation]] = {
     "E-ROUND-SHARE": Explanation(
         _P,
         "a share does not open or does not match its hash",
-        "a lying dealer or holder, who is named",
-        "the round is tried again without it",
+        "a lying dealer or holder, who is named; or a false complaint, which nothing tells from a true one",
+        "the round is tried again without it, and after a complaint without either side",
     ),
     "E-ROUND-UPLOAD": Explanation(
         _P, "an upload does not match its receipt", "length or hash differ", "the sender is refused"

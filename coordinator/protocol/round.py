@@ -75,7 +75,7 @@ class CoordinatorRound:
         Args:
             plan: the run's plan.
             offer: what the roster was offered.
-            excluded: dealers that earlier attempts' complaints named; they are left out of this one.
+            excluded: whom complaints in earlier attempts of the round are by or about; they are left out of this one.
         """
         self.parameters = plan.plan.parameters()
         self.layout = plan.plan.layout(offer.position.round)
@@ -84,6 +84,11 @@ class CoordinatorRound:
         self.complaints: dict[str, str] = {}  # who complained -> about which dealer
         self._abstained: set[str] = set(excluded)
         self._state: State = Advertising(frozenset(member.id for member in self.parameters.roster) - excluded)
+
+    @property
+    def disputed(self) -> frozenset[str]:
+        """Who complained in this attempt and about whom: no evidence decides between them (section 5.3)."""
+        return frozenset({*self.complaints, *self.complaints.values()})
 
     @property
     def phase(self) -> Phase:
@@ -126,7 +131,18 @@ class CoordinatorRound:
             return (
                 f"{missing} of the {self.parameters.share_threshold} shares of {owner} are missing in {self.phase.name}"
             )
-        return f"{len(self.answered())} of the {self._needed()} needed answered in {self.phase.name}"
+        answered = f"{len(self.answered())} of the {self._needed()} needed answered in {self.phase.name}"
+        return "; ".join([answered, *self._disputes()])
+
+    def _disputes(self) -> list[str]:
+        """Return who is or will be left out for complaints, and why, as an aborted attempt says it."""
+        left_out = "both are left out of the next attempts at this round"
+        disputes = [
+            f"{sender} complains about the shares of {dealer}: {left_out}"
+            for sender, dealer in sorted(self.complaints.items())
+        ]
+        earlier = [f"left out after complaints: {', '.join(sorted(self.excluded))}"] if self.excluded else []
+        return disputes + earlier
 
     def settled(self) -> bool:
         """Return whether waiting on brings nothing: all have answered, or a quorum of signatures or shares is there."""
@@ -192,9 +208,13 @@ class CoordinatorRound:
 
     def _on_complaint(self, message: Complaint) -> bool:
         state = self._state
-        if not isinstance(state, Collecting):
+        if not isinstance(state, Collecting) or self.complaints.get(message.sender) == message.dealer:
             return False
         check_complaint(self.parameters, state, message)
+        if message.sender in self.complaints:
+            raise PeerError.by_participant(
+                message.sender, "E-ROUND-PHASE", self.phase, "it already complained about somebody else in this attempt"
+            )
         self.complaints[message.sender] = message.dealer
         self._abstained.add(message.sender)
         return True
@@ -310,7 +330,7 @@ class CoordinatorRound:
         """
         accused = sorted(set(self.complaints.values()) & set(state.received))
         if self.parameters.suite == HYBRID and accused:
-            raise RoundAborted("E-ROUND-SHARE", f"a complaint names {accused[0]}: it is left out of the next attempt")
+            raise RoundAborted("E-ROUND-SHARE", "; ".join(self._disputes()))
 
     def _propose(self, state: Collecting) -> Agreeing:
         receipts = tuple(state.received[name] for name in sorted(state.received))

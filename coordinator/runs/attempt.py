@@ -83,7 +83,7 @@ class Attempt:
             if at.order not in known:
                 attempt_rows.open_attempt(connection, run_id, at, int(clock.now()))
             events = attempt_rows.list_events(connection, run_id, at)
-            excluded = _accused(connection, run_id, at)
+            excluded = _disputed(connection, run_id, at)
         machine = CoordinatorRound(plan, offer, excluded=excluded)
         attempt = cls(store, spool, machine, run_id=run_id, clock=clock, durations=durations)
         attempt._replay(events)
@@ -113,8 +113,7 @@ class Attempt:
         Raises:
             PeerError: it breaks a rule; nothing has changed.
         """
-        repeated = isinstance(message, Complaint) and self.machine.complaints.get(message.sender) == message.dealer
-        if repeated or not self.machine.receive(message):
+        if not self.machine.receive(message):
             return False
         with self._store.begin() as connection:
             self._journal(connection, message, message.sender)
@@ -246,15 +245,15 @@ class Attempt:
                 self.machine.receive(message)
 
 
-def _accused(connection: Connection, run_id: str, at: Position) -> frozenset[str]:
-    """Return the dealers that complaints in earlier attempts at this round named."""
-    dealers: set[str] = set()
+def _disputed(connection: Connection, run_id: str, at: Position) -> frozenset[str]:
+    """Return whom complaints in earlier attempts at this round are by or about."""
+    members: set[str] = set()
     for earlier in range(1, at.attempt):
         for event in attempt_rows.list_events(connection, run_id, Position(at.plan_hash, at.round, earlier)):
             if event.kind == COMPLAINED:
                 complaint = codec.decode_submission(event.body, sender=event.sender)
-                dealers |= {complaint.dealer} if isinstance(complaint, Complaint) else set()
-    return frozenset(dealers)
+                members |= {event.sender, complaint.dealer} if isinstance(complaint, Complaint) else set()
+    return frozenset(members)
 
 
 def _closing(phase: Phase, answered: Collection[str]) -> bytes:

@@ -15,7 +15,7 @@ from privacy.errors import PeerError, Phase
 from privacy.evaluation import SignedEvaluation
 from privacy.plan import signed_approval_bytes
 from privacy.secagg import keys
-from privacy.secagg.messages import Advertisement, Position, Receipt
+from privacy.secagg.messages import Advertisement, Complaint, Position, Receipt
 from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Submission
 
 
@@ -113,6 +113,8 @@ class Submissions:
             return
         if isinstance(message, Advertisement):
             self._run.known_round[member] = max(self._run.known_round[member], message.position.round - 1)
+        if isinstance(message, Complaint):
+            self._run.log.warning("complaint", member=member, dealer=message.dealer, attempt=message.position.attempt)
         self._taken(member, "message-accepted", kind=type(message).__name__)
 
     async def _receipt(self, member: str, receipt: Receipt) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,21 @@ from safetensors.numpy import load_file
 
 from audit.verify import verify_report
 from coordinator.config import Durations
-from coordinator.database import member_rows, run_rows
+from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database.run_rows import RunState
-from participant.protocol.states import Idle
+from participant.protocol.states import Idle, Masked
 from privacy.claims import difference_sentence
+from privacy.errors import PeerError
 from privacy.plan import signed_approval_bytes
-from privacy.secagg.messages import Advertisement, MaskedUpload, ShareBundle, SurvivorSignature, UnmaskShares
+from privacy.secagg.messages import (
+    Advertisement,
+    Complaint,
+    MaskedUpload,
+    Position,
+    ShareBundle,
+    SurvivorSignature,
+    UnmaskShares,
+)
 from protos.envelope import PlanApproved, PlanRefused
 from tests.worlds.coordinator import EVALUATOR, RUN_ID, Send, World
 from tests.worlds.lying_dealer import LIES, dealing
@@ -387,12 +398,56 @@ def test_an_evaluator_that_is_there_is_waited_for_but_not_for_ever(tmp_path: Pat
 def test_a_dealer_of_suite_2_that_a_complaint_names_costs_an_attempt_and_is_left_out_of_the_next(
     tmp_path: Path,
 ) -> None:
-    world = World(tmp_path, n=5, f=1, rounds=1, suite=2)
+    world = World(tmp_path, n=7, f=1, rounds=1, suite=2, min_survivors=5)
     dealing(world.members["carol"].simulated, LIES["a tampered KEM ciphertext of a pair secret"])
     settled(world)
     assert world.state().state is RunState.COMPLETED
     assert [attempt.code for attempt in world.attempts()] == ["E-ROUND-SHARE", ""]
-    assert counted(world, 1) == [1, 1, 0, 1, 1]
+    assert world.attempts()[0].reason.startswith("dave complains about the shares of carol: both are left out")
+    assert counted(world, 1) == [1, 1, 0, 0, 1, 1, 1]
+
+
+def complaints_by(world: World, accuser: str, accused: list[str], *, times: int = 1) -> None:
+    """Let a member complain, honestly signed, about others in place of uploading."""
+    member, send = world.members[accuser], world.members[accuser].send
+
+    async def complaining(message: object) -> None:
+        if not isinstance(message, MaskedUpload):
+            await send(message)
+            return
+        state = member.simulated.state
+        assert isinstance(state, Masked)
+        for dealer in accused * times:
+            complaint = Complaint(message.position, accuser, dealer, "bad shares")
+            signed = complaint.signed_bytes(world.plan.protocol_version, state.record.round_ctx)
+            with suppress(PeerError):
+                await world.runner.submit(accuser, replace(complaint, signature=world.keys[accuser].sign(signed)))
+
+    member.send = complaining  # a lie on order
+
+
+def rows_of(world: World, kind: type[object]) -> list[tuple[int, str]]:
+    """Return attempt and sender of each committed message of a kind in the first round."""
+    with world.store.read() as connection:
+        return [
+            (number, event.sender)
+            for number in (1, 2, 3)
+            for event in attempt_rows.list_events(connection, RUN_ID, Position(world.plan.hash, 1, number))
+            if event.kind == kind.__name__
+        ]
+
+
+def test_malicious_complaints_about_everybody_count_once_and_leave_out_the_accuser_and_one_accused(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, n=7, f=1, rounds=1, suite=2, min_survivors=5)
+    complaints_by(world, "alice", ["bob", "carol", "dave", "erin", "frank", "grace"], times=20)
+    settled(world)
+    assert world.state().state is RunState.COMPLETED
+    assert rows_of(world, Complaint) == [(1, "alice")]
+    reason = "alice complains about the shares of bob: both are left out of the next attempts at this round"
+    assert [attempt.reason for attempt in world.attempts()] == [reason, ""]
+    assert counted(world, 1) == [0, 0, 1, 1, 1, 1, 1]
 
 
 # --- the coordinator is killed and started again ---
