@@ -15,12 +15,11 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from coordinator.config import Durations
 from coordinator.database import attempt_rows
 from coordinator.database.attempt_rows import COORDINATOR, EventRecord
 from coordinator.database.store import Store
 from coordinator.protocol.round import CoordinatorRound, Message
-from coordinator.runs.liveness import PhaseTimer
+from coordinator.runs.liveness import PhaseTimer, PhaseTimers
 from coordinator.runs.uploads import Upload, UploadStore
 from privacy import canonical
 from privacy.errors import LocalError, PeerError, Phase
@@ -51,15 +50,14 @@ class Attempt:
         *,
         run_id: str,
         clock: Clock,
-        durations: Durations,
+        timers: PhaseTimers,
     ) -> None:
         self._run_id = run_id
         self._store = store
         self._spool = spool
         self._clock = clock
-        self._durations = durations
+        self._timers = timers
         self.machine = machine
-        self.timer = PhaseTimer(clock, durations, machine.phase)
 
     @classmethod
     def open(
@@ -70,9 +68,9 @@ class Attempt:
         offer: AttemptOffer,
         *,
         clock: Clock,
-        durations: Durations,
+        timers: PhaseTimers,
     ) -> Attempt:
-        """Open an attempt, or open it again from its events; the phase it is in then starts anew.
+        """Open an attempt, or open it again from its events; its phase goes on if ``timers`` knows when it started.
 
         Raises:
             ReplayError: ``E-STATE-DAMAGED``.
@@ -85,10 +83,15 @@ class Attempt:
             events = attempt_rows.list_events(connection, run_id, at)
             excluded = _disputed(connection, run_id, at)
         machine = CoordinatorRound(plan, offer, excluded=excluded)
-        attempt = cls(store, spool, machine, run_id=run_id, clock=clock, durations=durations)
+        attempt = cls(store, spool, machine, run_id=run_id, clock=clock, timers=timers)
         attempt._replay(events)
-        attempt.timer = PhaseTimer(clock, durations, machine.phase)
+        _ = attempt.timer  # starts now, if it has not started yet
         return attempt
+
+    @property
+    def timer(self) -> PhaseTimer:
+        """The timer of the phase that the attempt is in."""
+        return self._timers.timer(self.position, self.machine.phase)
 
     @property
     def position(self) -> Position:
@@ -203,7 +206,7 @@ class Attempt:
             return
         with self._store.begin() as connection:
             self.journal_close(connection, phase, answered)
-        self.timer = PhaseTimer(self._clock, self._durations, self.machine.phase)
+        _ = self.timer  # the next phase's starts now
 
     def journal_close(self, connection: Connection, phase: Phase, answered: Collection[str]) -> None:
         """Write the close of a phase into a transaction."""

@@ -106,7 +106,6 @@ class Lifecycle:
 
     async def _open(self, at: Position) -> None:
         run, context, again = self._run, self._run.context, self._run.open_position is not None
-        durations = context.settings.durations
         try:
             run.attempt = await run.work(
                 Attempt.open,
@@ -115,7 +114,7 @@ class Lifecycle:
                 run.plan,
                 run.offer(at),
                 clock=context.clock,
-                durations=durations,
+                timers=run.timers,
             )
         except ReplayError as error:
             self._abort_attempt(at, RoundAborted(error.code, error.detail))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from coordinator.config import Durations
 from privacy.errors import Phase
 from privacy.interfaces import Clock
+from privacy.secagg.messages import Position
 
 MAX_EXTENSION = 4  # uploads that trickle extend a phase to at most this multiple of its duration
 
@@ -94,6 +95,24 @@ class PhaseTimer:
     def expired(self) -> bool:
         """Whether the deadline has passed."""
         return self.clock.monotonic() >= self.deadline
+
+
+class PhaseTimers:
+    """The timers of one attempt's phases; they outlast the attempt in memory: opening it again gains no time."""
+
+    def __init__(self, clock: Clock, durations: Durations) -> None:
+        self._clock = clock
+        self._durations = durations
+        self._attempt: Position | None = None
+        self._timers: dict[Phase, PhaseTimer] = {}
+
+    def timer(self, attempt: Position, phase: Phase) -> PhaseTimer:
+        """Return the timer of a phase, which starts when it is first asked for; those of other attempts are dropped."""
+        if attempt != self._attempt:
+            self._attempt, self._timers = attempt, {}
+        if phase not in self._timers:
+            self._timers[phase] = PhaseTimer(self._clock, self._durations, phase)
+        return self._timers[phase]
 
 
 def patience(phase: Phase, durations: Durations) -> float:
