@@ -202,6 +202,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "a bug or a full disk there",
         "the operator finds it in the coordinator's log; the daemon retries",
     ),
+    "E-NET-BUSY": Explanation(
+        _N,
+        "the coordinator takes no more calls of this member for now",
+        "a member has a share of the coordinator's connections, memory and handshakes",
+        "the daemon retries; if it goes on, look for a second daemon with the same identity",
+    ),
     "E-VERSION": Explanation(
         _P,
         "the two sides speak different protocol versions",

@@ -58,6 +58,7 @@ class Attempt:
         self._clock = clock
         self._timers = timers
         self.machine = machine
+        self._announced: dict[str, bytes] = {}  # member -> hash of the one upload that may come from it
 
     @classmethod
     def open(
@@ -131,12 +132,29 @@ class Attempt:
             self._journal(connection, message, member)
         return True
 
-    def announced(self, member: str, sha256: bytes, length: int) -> Upload:
-        """Return the place of an upload that may come now.
+    def announce(self, member: str, sha256: bytes, length: int) -> Upload:
+        """Return the place of an upload that may come now; any other of the member may not come any more.
 
         Raises:
             PeerError: ``E-WIRE-UNEXPECTED`` or ``E-ROUND-UPLOAD``: not now, not from this member, or of a wrong length.
         """
+        upload = self._expected_upload(member, sha256, length)
+        self._announced[member] = sha256
+        return upload
+
+    def announced(self, member: str, sha256: bytes) -> Upload:
+        """Return the place of the upload that the member announced last; a chunk announces it if nothing else did.
+
+        Raises:
+            PeerError: as :meth:`announce`, or ``E-WIRE-CHUNK``: it has announced another one.
+        """
+        if self._announced.setdefault(member, sha256) != sha256:
+            raise PeerError.by_participant(
+                member, "E-WIRE-CHUNK", self.machine.phase, "a chunk belongs to the upload that was announced last"
+            )
+        return self._expected_upload(member, sha256, self.length)
+
+    def _expected_upload(self, member: str, sha256: bytes, length: int) -> Upload:
         if self.machine.phase is not Phase.COLLECT_MASKED or member not in self.machine.expected():
             raise PeerError.by_participant(
                 member, "E-WIRE-UNEXPECTED", self.machine.phase, "no upload of this member is expected now"

@@ -167,6 +167,7 @@ class Lifecycle:
                 connection, run.run_id, at, "aborted", now=now, code=aborted.code, reason=aborted.reason
             )
         run.attempt = None
+        run.context.spool.clear_round(run.run_id, at.round)  # no upload to it counts any more
         run.reload_and_notify(
             "attempt-aborted", round=at.round, attempt=at.attempt, code=aborted.code, reason=aborted.reason
         )

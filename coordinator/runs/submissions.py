@@ -140,7 +140,7 @@ class Submissions:
         """
         async with self._run.lock:
             attempt = self._collecting(member, position)
-            upload = attempt.announced(member, sha256, length)
+            upload = attempt.announce(member, sha256, length)
             if member in attempt.machine.answered():
                 return length
             return await in_thread(self._run.context.spool.offset, upload)
@@ -153,7 +153,7 @@ class Submissions:
         """
         async with self._run.lock:
             attempt = self._collecting(member, position)
-            upload = attempt.announced(member, sha256, attempt.length)
+            upload = attempt.announced(member, sha256)
             if member in attempt.machine.answered():
                 return attempt.length
             return await to_the_end(self._append(attempt, upload, offset, data))
