@@ -128,11 +128,13 @@ class CoordinatorRound:
     def _shortfall(self) -> str:
         if isinstance(self._state, Unmasking):
             owner, missing = max(self._state.lacking.items(), key=lambda item: item[1])
-            return (
-                f"{missing} of the {self.parameters.share_threshold} shares of {owner} are missing in {self.phase.name}"
-            )
-        answered = f"{len(self.answered())} of the {self._needed()} needed answered in {self.phase.name}"
-        return "; ".join([answered, *self._disputes()])
+            needed = self.parameters.share_threshold
+            shortfall = f"{missing} of the {needed} shares of {owner} are missing in {self.phase.name}"
+        else:
+            shortfall = f"{len(self.answered())} of the {self._needed()} needed answered in {self.phase.name}"
+        missing_members = sorted(self.awaited())
+        awaited = [f"no answer from {', '.join(missing_members)}"] if missing_members else []
+        return "; ".join([shortfall, *awaited, *self._disputes()])
 
     def _disputes(self) -> list[str]:
         """Return who is or will be left out for complaints, and why, as an aborted attempt says it."""

@@ -129,6 +129,8 @@ class Lifecycle:
     async def _close(self, attempt: Attempt) -> None:
         run, at = self._run, attempt.position
         phase, answered = attempt.machine.phase, attempt.machine.answered()
+        if attempt.timer.overdue and (slow := attempt.machine.awaited()):
+            run.log.warning("slow-members", round=at.round, attempt=at.attempt, phase=phase.name, members=sorted(slow))
         try:
             await run.work(attempt.close)
         except RoundAborted as aborted:

@@ -160,7 +160,7 @@ class Submissions:
 
     async def _append(self, attempt: Attempt, upload: Upload, offset: int, data: bytes) -> int:
         after = await in_thread(self._run.context.spool.append, upload, offset, data)
-        attempt.timer.bytes_moved()
+        attempt.timer.bytes_moved(upload.member, after, upload.length)
         return after
 
     def _collecting(self, member: str, position: Position) -> Attempt:

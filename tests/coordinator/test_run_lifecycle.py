@@ -16,6 +16,8 @@ from audit.verify import verify_report
 from coordinator.config import Durations
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database.run_rows import RunState
+from coordinator.opened import OpenHome
+from coordinator.views.overview import overview
 from participant.protocol.states import Idle, Masked
 from privacy.claims import difference_sentence
 from privacy.errors import PeerError
@@ -311,6 +313,23 @@ def test_a_round_that_too_few_can_finish_is_given_up_at_its_deadline_and_tried_a
     assert [attempt.state for attempt in world.attempts()] == ["aborted", "completed"]
     assert world.attempts()[0].code == "E-ROUND-DEADLINE"
     assert counted(world, 1) == [1, 1, 1]
+
+
+def test_who_did_not_answer_is_named_in_the_reason_of_an_aborted_attempt_and_shown(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, rounds=1, durations=Durations(phase_seconds=60))
+    gone_after(world, "bob", Advertisement)
+
+    async def scenario() -> None:
+        await world.settle()
+        world.clock.seconds += 61
+        await world.settle()
+
+    asyncio.run(scenario())
+    reason = "2 of the 3 needed answered in SHARE_KEYS; no answer from bob"
+    assert world.attempts()[0].reason == reason
+    opened = OpenHome(world.home, world.settings, world.store)
+    shown = overview(opened, RUN_ID)
+    assert f"  round 1, attempt 1 was aborted: E-ROUND-DEADLINE {reason}" in shown.to_lines()
 
 
 def test_no_attempt_is_spent_while_too_few_are_there(tmp_path: Path) -> None:
