@@ -424,6 +424,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "slow or lost participants",
         "the round is tried again; raise the durations if links are slow",
     ),
+    "E-ROUND-SUM": Explanation(
+        _P,
+        "the sum is larger than updates of this plan can sum to",
+        "a participant uploaded something else than an update; masks hide which one",
+        "the run ends here, with the adapter of the round before; ask the owners what their daemons did",
+    ),
     "E-RUN-FAILED": Explanation(
         _P,
         "the run ended before its last round",

@@ -40,9 +40,10 @@ from coordinator.protocol.phases import (
 from coordinator.protocol.transitions import check_following
 from coordinator.protocol.unmasking import rebuild_secrets, remove_masks
 from privacy.errors import PeerError, Phase, RoundAborted
-from privacy.plan import VerifiedPlan
+from privacy.plan import VerifiedPlan, largest_sum
 from privacy.secagg import hashes, messages
 from privacy.secagg.graph import masking_graph
+from privacy.secagg.layout import Words
 from privacy.secagg.messages import (
     Advertisement,
     AdvertisementSet,
@@ -79,6 +80,7 @@ class CoordinatorRound:
         """
         self.parameters = plan.plan.parameters()
         self.layout = plan.plan.layout(offer.position.round)
+        self.largest_sum = largest_sum(plan.plan)
         self.offer = offer
         self.excluded = excluded
         self.complaints: dict[str, str] = {}  # who complained -> about which dealer
@@ -352,6 +354,7 @@ class CoordinatorRound:
         secrets = rebuild_secrets(self.parameters, graph, round_ctx, released, state.agreeing.commitments, advertised)
         words = state.agreeing.total.copy()  # if this fails the sum is still there
         remove_masks(self.layout, words, round_ctx, secrets, threads=threads)
+        self._check_sum(words)
         certificate = RoundCertificate(
             position=self.offer.position,
             round_ctx=round_ctx,
@@ -361,6 +364,18 @@ class CoordinatorRound:
         )
         dropouts = tuple(member.id for member in self.parameters.roster if member.id not in state.expected)
         return RoundResult(self.layout, words, certificate, survivors.ids, dropouts)
+
+    def _check_sum(self, words: Words) -> None:
+        """End the round if no updates within the plan's clamp have this sum: somebody uploaded something else.
+
+        Who it was, nobody can see. Honest noise is beyond the bound in no coordinate of a whole run, but with a
+        probability of at most 2^-40 (section 7).
+        """
+        total = self.layout.decode(words)
+        beyond = int(np.count_nonzero((total > self.largest_sum) | (total < -self.largest_sum)))
+        if beyond:
+            rule = f"{beyond} of the {total.size} coordinates of the sum are beyond what the plan's updates can sum to"
+            raise RoundAborted("E-ROUND-SUM", f"{rule}: a participant uploaded something else than an update")
 
     # --- what each participant should be told ---
 
