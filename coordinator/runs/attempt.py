@@ -25,13 +25,22 @@ from privacy import canonical
 from privacy.errors import LocalError, PeerError, Phase
 from privacy.interfaces import Clock
 from privacy.plan import VerifiedPlan
-from privacy.secagg.messages import Advertisement, AttemptOffer, Complaint, MaskedUpload, Position, Receipt
+from privacy.secagg.messages import (
+    Advertisement,
+    AttemptOffer,
+    Complaint,
+    MaskedUpload,
+    Position,
+    Receipt,
+    SurvivorSignature,
+)
 from protos import codec
 from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Submission
 
 CLOSED: Final = "close"  # kind of the event that ends a phase; its body names the phase and who had answered
 ADVERTISED: Final = Advertisement.__name__
 COMPLAINED: Final = Complaint.__name__
+SIGNED: Final = SurvivorSignature.__name__
 MOST_THREADS: Final = 4  # that remove masks; other runs want to go on
 
 
@@ -269,12 +278,22 @@ class Attempt:
 def _disputed(connection: Connection, run_id: str, at: Position) -> frozenset[str]:
     """Return whom complaints in earlier attempts at this round are by or about."""
     members: set[str] = set()
-    for earlier in range(1, at.attempt):
-        for event in attempt_rows.list_events(connection, run_id, Position(at.plan_hash, at.round, earlier)):
-            if event.kind == COMPLAINED:
-                complaint = codec.decode_submission(event.body, sender=event.sender)
-                members |= {event.sender, complaint.dealer} if isinstance(complaint, Complaint) else set()
+    for event in attempt_rows.list_round_events(connection, run_id, at.round, kind=COMPLAINED):
+        complaint = codec.decode_submission(event.body, sender=event.sender)
+        if isinstance(complaint, Complaint) and complaint.position.attempt < at.attempt:
+            members |= {event.sender, complaint.dealer}
     return frozenset(members)
+
+
+def bound_members(store: Store, run_id: str, last: Position) -> frozenset[str]:
+    """Return who can take part in no attempt at a round after its last one.
+
+    They are in a dispute, or have signed a survivor set: that is the commit point, and they sign no other.
+    """
+    following = Position(last.plan_hash, last.round, last.attempt + 1)
+    with store.read() as connection:
+        signatures = attempt_rows.list_round_events(connection, run_id, last.round, kind=SIGNED)
+        return _disputed(connection, run_id, following) | {event.sender for event in signatures}
 
 
 def _closing(phase: Phase, answered: Collection[str]) -> bytes:

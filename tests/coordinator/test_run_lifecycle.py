@@ -469,6 +469,64 @@ def test_malicious_complaints_about_everybody_count_once_and_leave_out_the_accus
     assert counted(world, 1) == [0, 0, 1, 1, 1, 1, 1]
 
 
+def test_malicious_complaints_that_leave_too_few_end_the_run_at_once_with_both_names(tmp_path: Path) -> None:
+    world = World(tmp_path, n=5, f=1, rounds=1, suite=2)
+    complaints_by(world, "alice", ["bob"])
+    settled(world)
+    state = world.state()
+    assert (state.state, state.code) == (RunState.ABORTED, "E-ROUND-SHARE")
+    assert [attempt.attempt for attempt in world.attempts()] == [1]
+    assert "alice complains about the shares of bob" in state.reason
+    assert "only 3 of 5 participants" in state.reason
+
+
+@pytest.mark.parametrize("silent", [SurvivorSignature, UnmaskShares])
+def test_a_round_that_failed_after_its_commit_point_is_not_tried_again_and_its_cause_is_kept(
+    tmp_path: Path, silent: type[object]
+) -> None:
+    world = World(tmp_path, n=3, f=1, rounds=1, durations=Durations(update_seconds=60))
+    member = world.members["bob"]
+
+    async def mute(message: object) -> None:
+        if not isinstance(message, silent):
+            await member.deliver(message)
+
+    member.send = mute
+
+    async def scenario() -> None:
+        await world.settle()
+        world.clock.seconds += 61
+        await world.settle()
+
+    asyncio.run(scenario())
+    state = world.state()
+    assert (state.state, state.code) == (RunState.ABORTED, "E-ROUND-DEADLINE")
+    assert [attempt.attempt for attempt in world.attempts()] == [1]
+    assert state.reason.startswith("round 1, attempt 1: ")
+    assert "no answer from bob" in state.reason
+
+
+def test_malicious_garbage_upload_ends_the_round_with_that_reason_and_no_adapter(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, f=1, rounds=1)
+    simulated = world.members["bob"].simulated
+    honest = simulated.train
+    simulated.train = lambda number: honest(number) + 2**29
+    settled(world)
+    state = world.state()
+    assert (state.state, state.code) == (RunState.ABORTED, "E-ROUND-SUM")
+    assert "12 of the 12 coordinates of the sum" in state.reason
+    assert world.rounds() == ()
+
+
+def test_a_sum_at_the_plans_bound_completes_the_round(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, f=1, rounds=1)
+    at_the_clamp = np.full(world.plan.recipe.entries, -world.plan.encoding.clamp, dtype=np.int64)
+    for member in world.members.values():
+        member.simulated.train = lambda _number: at_the_clamp
+    settled(world)
+    assert world.state().state is RunState.COMPLETED
+
+
 # --- the coordinator is killed and started again ---
 
 
