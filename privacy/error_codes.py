@@ -202,6 +202,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "a bug or a full disk there",
         "the operator finds it in the coordinator's log; the daemon retries",
     ),
+    "E-NET-BUSY": Explanation(
+        _N,
+        "the coordinator takes no more calls of this member for now",
+        "a member has a share of the coordinator's connections, memory and handshakes",
+        "the daemon retries; if it goes on, look for a second daemon with the same identity",
+    ),
     "E-VERSION": Explanation(
         _P,
         "the two sides speak different protocol versions",
@@ -408,8 +414,8 @@ REGISTRY: Final[dict[str, Explanation]] = {
     "E-ROUND-SHARE": Explanation(
         _P,
         "a share does not open or does not match its hash",
-        "a lying dealer or holder, who is named",
-        "the round is tried again without it",
+        "a lying dealer or holder, who is named; or a false complaint, which nothing tells from a true one",
+        "the round is tried again without it, and after a complaint without either side",
     ),
     "E-ROUND-UPLOAD": Explanation(
         _P, "an upload does not match its receipt", "length or hash differ", "the sender is refused"
@@ -435,6 +441,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "a phase ended before enough participants answered",
         "slow or lost participants",
         "the round is tried again; raise the durations if links are slow",
+    ),
+    "E-ROUND-SUM": Explanation(
+        _P,
+        "the sum is larger than updates of this plan can sum to",
+        "a participant uploaded something else than an update; masks hide which one",
+        "the run ends here, with the adapter of the round before; ask the owners what their daemons did",
     ),
     "E-RUN-FAILED": Explanation(
         _P,

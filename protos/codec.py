@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
 from privacy.errors import LocalError, PeerError, Phase
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.hashes import HASH_BYTES
@@ -32,6 +30,7 @@ from protos.codec_fields import (
     count,
     each,
     exact,
+    leading_number,
     name,
     parse,
     part,
@@ -115,13 +114,13 @@ def encode_enrolment(value: env.Enrolment) -> bytes:
 
 def decode_enrolment(data: bytes, *, sender: str) -> env.Enrolment:
     """Return a newcomer's request, or raise ``E-VERSION`` or ``E-WIRE-MALFORMED``."""
-    _check_version(pb.EnrolmentRequest, data, sender)
+    _check_version(data, sender)
     return read(pb.EnrolmentRequest, data, _read_enrolment, sender=sender, most=MAX_UNARY_BYTES)
 
 
 def _read_enrolment(message: pb.EnrolmentRequest) -> env.Enrolment:
     return env.Enrolment(
-        protocol_version=message.protocol_version,
+        protocol_version=_version(message.protocol_version),
         token_id=run_id(message.token_id, "token_id"),
         token_secret=SecretBytes(exact(message.token_secret, TOKEN_SECRET_BYTES, "token_secret")),
         name=name(message.name, "name"),
@@ -182,7 +181,7 @@ def encode_hello(value: env.Hello) -> bytes:
 
 def decode_hello(data: bytes, *, sender: str) -> env.Hello:
     """Return a daemon's first words, or raise ``E-VERSION`` or ``E-WIRE-MALFORMED``."""
-    _check_version(pb.Hello, data, sender)
+    _check_version(data, sender)
     return read(pb.Hello, data, _read_hello, sender=sender, most=MAX_UNARY_BYTES)
 
 
@@ -190,7 +189,7 @@ def _read_hello(message: pb.Hello) -> env.Hello:
     datasets = each(message.datasets, "datasets", _read_dataset)
     ascending((dataset.name for dataset in datasets), "datasets")
     return env.Hello(
-        protocol_version=message.protocol_version,
+        protocol_version=_version(message.protocol_version),
         software_version=text(message.software_version, "software_version", most=MAX_VERSION_TEXT),
         member=name(message.member, "member"),
         role=_role(message.role),
@@ -231,13 +230,13 @@ def encode_welcome(value: env.Welcome) -> bytes:
 
 def decode_welcome(data: bytes) -> env.Welcome:
     """Return the coordinator's answer to a handshake, or raise ``E-VERSION`` or ``E-WIRE-MALFORMED``."""
-    _check_version(pb.Welcome, data, COORDINATOR)
+    _check_version(data, COORDINATOR)
     return read(pb.Welcome, data, _read_welcome, sender=COORDINATOR, most=MAX_UNARY_BYTES)
 
 
 def _read_welcome(message: pb.Welcome) -> env.Welcome:
     return env.Welcome(
-        protocol_version=message.protocol_version,
+        protocol_version=_version(message.protocol_version),
         software_version=text(message.software_version, "software_version", most=MAX_VERSION_TEXT),
         federation=name(message.federation, "federation"),
         ledger_head=part(message, "ledger_head", _read_head),
@@ -254,12 +253,21 @@ def _read_member(message: pb.MemberEntry) -> env.MemberEntry:
     )
 
 
-def _check_version(kind: type[pb.Hello | pb.Welcome | pb.EnrolmentRequest], data: bytes, sender: str) -> None:
-    """Raise ``E-VERSION`` if bytes announce another version of the protocol, whatever else is in them."""
+def _check_version(data: bytes, sender: str) -> None:
+    """Raise ``E-VERSION`` if bytes announce another version of the protocol, whatever else is in them.
+
+    The version is field 1, and so first: nothing else is parsed before it is known.
+    """
     try:
-        version = kind.FromString(data[:MAX_UNARY_BYTES]).protocol_version
-    except DecodeError:
+        version = leading_number(data)
+    except Malformed:
         return  # the strict reader says what is wrong
     if version != PROTOCOL_VERSION:
         rule = f"{sender} speaks protocol version {version}, the other side version {PROTOCOL_VERSION}"
         raise PeerError.by_participant(sender, "E-VERSION", Phase.HANDSHAKE, rule)
+
+
+def _version(number: int) -> int:
+    if number != PROTOCOL_VERSION:
+        raise Malformed("protocol_version is missing")
+    return number

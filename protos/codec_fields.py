@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final, TypeVar
+from functools import cache
+from typing import Final, TypeVar, cast
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, EncodeError, Message
 
 from privacy.canonical import MAX_INTEGER
@@ -22,6 +24,11 @@ from privacy.printable import first_unprintable
 COORDINATOR: Final = "coordinator"  # who is to blame for what comes from there
 MAX_TEXT: Final = 4000  # characters, as plan_parts.Text
 MAX_LIST: Final = MAX_ROSTER  # members of any set; lists that are not sets name their own bound
+MAX_HISTORY: Final = 2**16  # rounds
+LIST_LIMITS: Final = {"onlysum.federation.v1.AttemptOpened.history": MAX_HISTORY}  # of those that may be longer
+_LENGTH_DELIMITED: Final = 2
+_FIELD_1: Final = b"\x08"  # the key of a number in field 1
+_NOT_CANONICAL: Final = "has an unknown or repeated field, or is not in canonical form"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")  # plan_parts.Name
 _RUN_ID: Final = re.compile(r"[0-9a-f]{32}")  # plan_parts.Hex128
 _CODE: Final = re.compile(r"E-[A-Z0-9]+(-[A-Z0-9]+){0,5}")
@@ -60,16 +67,80 @@ def parse(kind: type[M], data: bytes, most: int) -> M:
     if len(data) > most:
         raise Malformed(f"has {len(data)} bytes, at most {most} are allowed")
     message = kind()
-    try:
-        message.ParseFromString(data)
-    except (DecodeError, RecursionError):
-        raise Malformed("is no such message") from None
+    check_counts(cast("Descriptor", message.DESCRIPTOR), memoryview(data))
+    _parsed(message, data)
     # Unknown fields survive parsing and would be written out again, so they are dropped before the comparison, which
     # also catches fields given twice, defaults written out, and long forms of numbers.
     message.DiscardUnknownFields()
     if message.SerializeToString(deterministic=True) != data:
-        raise Malformed("has an unknown or repeated field, or is not in canonical form")
+        raise Malformed(_NOT_CANONICAL)
     return message
+
+
+def _parsed(message: Message, data: bytes) -> None:
+    try:
+        message.ParseFromString(data)
+    except (DecodeError, RecursionError):
+        raise Malformed("is no such message") from None
+
+
+def check_counts(kind: Descriptor, data: memoryview) -> None:
+    """Refuse a message with more items in a list than any list may have, before any of them is made an object.
+
+    An empty item has two bytes, and becomes an object of a hundred. Bytes that are no message are left to the parser.
+    """
+    fields, seen, offset = kind.fields_by_number, dict[int, int](), 0
+    while offset < len(data):
+        key, offset = _varint(data, offset)
+        number, wire_type = key >> 3, key & 7
+        seen[number] = items = seen.get(number, 0) + 1
+        field = fields.get(number)
+        if field is None or (items > 1 and not field.is_repeated):
+            raise Malformed(_NOT_CANONICAL)
+        if items > (most := LIST_LIMITS.get(field.full_name, MAX_LIST)):
+            raise Malformed(f"{field.name} has {items} items, at most {most} are allowed")
+        start, offset = _skip(data, offset, wire_type)
+        if wire_type == _LENGTH_DELIMITED and field.message_type is not None and _has_lists(field.message_type):
+            check_counts(field.message_type, data[start:offset])
+
+
+def leading_number(data: bytes) -> int:
+    """Return the number in field 1, if that comes first, or 0; raises :class:`Malformed`."""
+    if data[:1] != _FIELD_1:
+        return 0
+    return _varint(memoryview(data), 1)[0]
+
+
+def _skip(data: memoryview, offset: int, wire_type: int) -> tuple[int, int]:
+    """Return where a field's content begins and ends."""
+    match wire_type:
+        case 0:
+            return offset, _varint(data, offset)[1]
+        case 2:
+            length, start = _varint(data, offset)
+            return start, start + length
+        case _:
+            raise Malformed("is no such message")  # no field of ours has another type
+
+
+def _varint(data: memoryview, offset: int) -> tuple[int, int]:
+    """Return a number and where what follows it begins."""
+    value = shift = 0
+    while offset < len(data) and shift < 64:
+        byte = data[offset]
+        value, shift, offset = value | (byte & 0x7F) << shift, shift + 7, offset + 1
+        if byte < 0x80:
+            return value, offset
+    raise Malformed("is no such message")
+
+
+@cache
+def _has_lists(kind: Descriptor) -> bool:
+    """Return whether a message has a list, or has a message that has one."""
+    return any(
+        field.is_repeated or (field.message_type is not None and _has_lists(field.message_type))
+        for field in kind.fields
+    )
 
 
 def write(message: Message, *, most: int) -> bytes:

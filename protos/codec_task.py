@@ -15,6 +15,7 @@ from protos import codec_round as rounds
 from protos import envelope as env
 from protos import federation_pb2 as pb
 from protos.codec_fields import (
+    MAX_HISTORY,
     Malformed,
     ascending,
     bounded,
@@ -30,7 +31,6 @@ from protos.codec_fields import (
 )
 
 MAX_PLAN_BYTES: Final = 2**24  # thousands of tensors and members are about 1 MiB
-MAX_HISTORY: Final = 2**16  # rounds
 TASK_ID_BYTES: Final = 16
 RUN_STATES: Final = frozenset({"completed", "aborted", "refused"})
 

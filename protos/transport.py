@@ -25,6 +25,8 @@ MAX_MESSAGE_BYTES: Final = 2 * MAX_CHUNK_BYTES  # a chunk or a message that trav
 MAX_POLL_SECONDS: Final = 20.0  # longest that a poll is held: below the idle limits of usual firewalls and proxies
 KEEPALIVE_SECONDS: Final = 10  # of silence, after which either side asks whether the other is there
 KEEPALIVE_TIMEOUT_SECONDS: Final = 10  # without an answer, after which the connection is given up
+HANDSHAKE_SECONDS: Final = 20  # that a connection may take to begin TLS and HTTP/2
+MAX_STREAMS: Final = 64  # calls on a connection at a time; a daemon has a few
 
 FEDERATION: Final = pb.DESCRIPTOR.services_by_name["Federation"]
 ENROLMENT: Final = pb.DESCRIPTOR.services_by_name["Enrolment"]
@@ -40,6 +42,8 @@ _BOTH: Final[Options] = (
 SERVER_OPTIONS: Final[Options] = (
     *_BOTH,
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 500),  # twice what a peer will use
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
     ("grpc.so_reuseport", 0),  # a second coordinator on the same port fails instead of taking every other call
 )
 CLIENT_OPTIONS: Final[Options] = (

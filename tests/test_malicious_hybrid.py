@@ -209,7 +209,7 @@ def test_malicious_lengths_that_dealer_and_coordinator_agreed_on_are_refused(sen
 def test_malicious_hybrid_dealer_is_named_before_the_commit_point_and_left_out_of_the_next_attempt(
     sentence: str,
 ) -> None:
-    federation = Federation(5, 1, seed=2, suite=2)
+    federation = Federation(7, 1, seed=2, suite=2, min_survivors=5)
     dealing(federation.participants[OFFENDER], LIES[sentence])
     result = federation.run_round()
     dave = federation.participants["dave"]

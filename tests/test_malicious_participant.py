@@ -78,7 +78,7 @@ def test_malicious_dealer_is_named_by_a_complaint_and_left_out_of_the_next_attem
     with pytest.raises(RoundAborted):
         federation.run_round()
     assert federation.round is not None
-    assert federation.round.excluded == {OFFENDER}
+    assert federation.round.excluded == {OFFENDER, "bob"}, "nothing decides between the two"
 
 
 def complaint(stage: Stage, dealer: str) -> Complaint:
@@ -110,6 +110,32 @@ def test_malicious_complaint_in_another_name_is_refused() -> None:
     stage = Stage(Phase.COLLECT_MASKED)
     assert stage.refusal(replace(complaint(stage, "alice"), dealer="bob")).code == "E-ROUND-SIGNATURE"
     assert not stage.round.complaints
+
+
+def test_malicious_second_complaint_about_somebody_else_is_refused() -> None:
+    stage = Stage(Phase.COLLECT_MASKED)
+    assert stage.round.receive(complaint(stage, "alice"))
+    with pytest.raises(PeerError, match="already complained about somebody else"):
+        stage.round.receive(complaint(stage, "bob"))
+    assert stage.round.complaints == {OFFENDER: "alice"}
+
+
+def test_a_complaint_that_is_repeated_in_other_words_changes_nothing() -> None:
+    stage = Stage(Phase.COLLECT_MASKED)
+    assert stage.round.receive(complaint(stage, "alice"))
+    repeated = signed(Complaint(stage.offer.position, OFFENDER, "alice", "worse shares"), stage.context)
+    assert not stage.round.receive(repeated)
+
+
+def test_who_complains_and_about_whom_is_named_when_too_few_are_left() -> None:
+    stage = Stage(Phase.COLLECT_MASKED)
+    assert stage.round.receive(complaint(stage, "alice"))
+    with pytest.raises(RoundAborted, match=f"{OFFENDER} complains about the shares of alice: both are left out"):
+        stage.round.close()
+    again = CoordinatorRound(stage.federation.plan, stage.offer, excluded=stage.round.disputed)
+    assert again.expected() == {"bob", "dave", "erin"}
+    with pytest.raises(RoundAborted, match=f"left out after complaints: alice, {OFFENDER}"):
+        again.close()
 
 
 def test_malicious_upload_after_a_complaint_is_refused() -> None:

@@ -112,7 +112,7 @@ class FaultyFederation(RuleBasedStateMachine):
             self._complete()
 
     def _give_up(self) -> None:
-        self.excluded |= frozenset(self._round.complaints.values())
+        self.excluded |= self._round.disputed
         self.offer = None
 
     def _complete(self) -> None:

@@ -39,6 +39,10 @@ class Backend(Protocol):
         """
         ...
 
+    def submission_limit(self, member: str) -> int:
+        """Return how many bytes a submission of this member may have, from the rosters of its runs."""
+        ...
+
     async def submit(self, member: str, submission: Submission) -> None:
         """Take a message; it is durable when this returns. Repeating the same message is not an error."""
         ...

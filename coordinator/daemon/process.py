@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -41,6 +43,7 @@ def start(home: Home, settings: Settings, authority: Authority, ready: Callable[
     Raises:
         LocalError: ``E-RUNNING``, ``E-PORT``, ``E-STATE-DAMAGED`` or ``E-MASK-STREAM``.
     """
+    _raise_descriptor_limit()
     masks.choose(SystemClock())  # a library whose key streams are wrong is refused at the start, not in a round
     with only_daemon(home.directory, "coordinator"), logging_to(settings.log, home.directory, tracebacks=True):
         store = Store.open(settings.database_url(home))
@@ -49,6 +52,13 @@ def start(home: Home, settings: Settings, authority: Authority, ready: Callable[
         finally:
             store.close()
             home.status_file.unlink(missing_ok=True)
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many open connections as the system lets this process have; the usual soft limit is 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems refuse an unlimited number: then what there is must do
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(

@@ -19,6 +19,7 @@ from typing import Final
 import structlog
 
 from coordinator.config import Settings
+from coordinator.daemon.quotas import HandshakeRate
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database.member_rows import MemberRecord, TokenRecord
 from coordinator.database.store import Store
@@ -57,6 +58,8 @@ from protos.invitation import token_hash
 TICK_SECONDS: Final = 0.25  # how often rows are looked at that commands may have written
 TROUBLE_SECONDS: Final = 2.0  # before a run that met a local error, such as a full disk, is tried again
 ENDED_SECONDS: Final = 7 * 86_400  # for so long members are told that a run has ended
+SUBMISSION_BYTES: Final = 2**16  # of a submission that has no lists: a text of 4000 characters has at most 16 KiB
+MEMBER_BYTES: Final = 3 * 2**10  # that a submission has more per member of a roster: in suite 2 a leaf and its boxes
 READ_BYTES: Final = MAX_CHUNK_BYTES // 2
 
 
@@ -88,6 +91,7 @@ class Runner:
         self._authority = authority
         self._random = random
         self._log = structlog.get_logger("coordinator")
+        self._handshakes = HandshakeRate(clock)
         self._change = asyncio.Event()
         self._members: dict[str, MemberRecord] = {}
         self._runs: dict[str, Run] = {}
@@ -211,6 +215,7 @@ class Runner:
 
     async def handshake(self, member: str, hello: Hello) -> Welcome:
         """Match versions, note what the member announces, tell it what was last seen of it."""
+        self._handshakes.spend(member)
         _check_version(member, hello.protocol_version)
         known = self._active(member)
         if hello.member != member or hello.role is not known.role:
@@ -275,6 +280,10 @@ class Runner:
         return sorted(runs, key=lambda run: (run.record.created_at, run.run_id))
 
     # --- what members send ---
+
+    def submission_limit(self, member: str) -> int:
+        """Return how many bytes a submission of this member may have: the bundle for its largest roster, and a text."""
+        return SUBMISSION_BYTES + MEMBER_BYTES * max((len(run.roster) for run in self._of(member)), default=0)
 
     async def submit(self, member: str, submission: Submission) -> None:
         """Take a message; it is durable when this returns. Repeating the same message is not an error."""

@@ -23,6 +23,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from coordinator.daemon.backend import Backend
+from coordinator.daemon.quotas import CallQuota
 from privacy.errors import LocalError, OnlysumError, PeerError, Phase
 from privacy.secret import SecretBytes
 from protos import codec, transport
@@ -39,11 +40,13 @@ NEWCOMER_OPTIONS: Final = (
     ("grpc.max_connection_age_grace_ms", 10_000),
 )
 STOP_SECONDS: Final = 1.0  # that calls in flight are given when the service stops
+DECODED_AT_ONCE: Final = 2**16  # bytes of a submission that the event loop itself may decode
 KEPT_CHUNKS: Final = 16  # of content, encoded, at most 1 MiB each: members of a round download the same
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = Any  # bytes of a unary call, an iterator over bytes of a streamed one
 Method = Callable[[Request, Context], Awaitable[bytes | None]]
+MemberMethod = Callable[[str, Request, Context], Awaitable[bytes | None]]
 
 _log = structlog.get_logger("onlysum.service")
 
@@ -182,6 +185,13 @@ def _check_submission(member: str, submission: Submission) -> None:
             _check_sender(member, submission.sender)
 
 
+async def _decoded_submission(data: bytes, member: str) -> Submission:
+    """Decode a submission; a large one in a thread, since meanwhile others want to be heard."""
+    if len(data) <= DECODED_AT_ONCE:
+        return codec.decode_submission(data, sender=member)
+    return await asyncio.to_thread(codec.decode_submission, data, sender=member)
+
+
 def _unexpected(member: str, rule: str) -> PeerError:
     return PeerError.by_participant(member, "E-WIRE-CHUNK", Phase.WIRE, rule)
 
@@ -202,15 +212,26 @@ class FederationService:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._quota = CallQuota()
         self._chunks: dict[tuple[bytes, int, int], bytes] = {}
         self.methods: Final[Mapping[str, Method]] = {
             "Handshake": self._handshake,
-            "Poll": self._poll,
-            "Submit": self._submit,
-            "UploadOffset": self._upload_offset,
-            "Upload": self._upload,
-            "Download": self._download,
+            "Poll": self._limited("Poll", self._poll),
+            "Submit": self._limited("Submit", self._submit),
+            "UploadOffset": self._limited("UploadOffset", self._upload_offset),
+            "Upload": self._limited("Upload", self._upload),
+            "Download": self._limited("Download", self._download),
         }
+
+    def _limited(self, call: str, behaviour: MemberMethod) -> Method:
+        """Return a call that is admitted, and counted among its member's calls of this kind."""
+
+        async def limited(request: Request, context: Context) -> bytes | None:
+            member = await self._admitted(context)
+            with self._quota.call(member, call):
+                return await behaviour(member, request, context)
+
+        return limited
 
     async def _admitted(self, context: Context) -> str:
         """Return the caller's name if its certificate counts."""
@@ -226,8 +247,7 @@ class FederationService:
         _check_sender(member, hello.member)
         return codec.encode_welcome(await self._backend.handshake(member, hello))
 
-    async def _poll(self, request: Request, context: Context) -> None:
-        member = await self._admitted(context)
+    async def _poll(self, member: str, request: Request, context: Context) -> None:
         poll = wire.decode_poll(request, sender=member)
         wait = min(poll.wait_seconds, transport.MAX_POLL_SECONDS)
         task = await self._backend.next_task(member, poll.seen, wait)
@@ -235,25 +255,25 @@ class FederationService:
             for chunk in transport.pieces(codec.encode_task(task)):
                 await context.write(wire.encode_chunk(chunk))
 
-    async def _submit(self, request: Request, context: Context) -> bytes:
-        member = await self._admitted(context)
-        message = transport.Assembly(sender=member, most=codec.MAX_SUBMISSION_BYTES)
-        async for data in request:
-            message.add(wire.decode_chunk(data, sender=member))
-        submission = codec.decode_submission(message.whole(), sender=member)
+    async def _submit(self, member: str, request: Request, context: Context) -> bytes:
+        most = min(codec.MAX_SUBMISSION_BYTES, self._backend.submission_limit(member))
+        message = transport.Assembly(sender=member, most=most)
+        with self._quota.buffer(member, most) as buffered:
+            async for data in request:
+                buffered.add(len(data))
+                message.add(wire.decode_chunk(data, sender=member))
+            submission = await _decoded_submission(message.whole(), member)
         _check_submission(member, submission)
         await self._backend.submit(member, submission)
         return wire.encode_accepted()
 
-    async def _upload_offset(self, request: Request, context: Context) -> bytes:
-        member = await self._admitted(context)
+    async def _upload_offset(self, member: str, request: Request, context: Context) -> bytes:
         return wire.encode_offset(await self._announce(member, wire.decode_announcement(request, sender=member)))
 
     async def _announce(self, member: str, upload: UploadAnnounced) -> int:
         return await self._backend.upload_offset(member, upload.run_id, upload.position, upload.sha256, upload.length)
 
-    async def _upload(self, request: Request, context: Context) -> bytes:
-        member = await self._admitted(context)
+    async def _upload(self, member: str, request: Request, context: Context) -> bytes:
         parts = _upload_parts(request, member)
         upload = await anext(parts, None)
         if not isinstance(upload, UploadAnnounced):
@@ -270,8 +290,7 @@ class FederationService:
             )
         return wire.encode_offset(offset)
 
-    async def _download(self, request: Request, context: Context) -> None:
-        member = await self._admitted(context)
+    async def _download(self, member: str, request: Request, context: Context) -> None:
         wanted = wire.decode_content_request(request, sender=member)
         offset = wanted.offset
         content = self._backend.read_content(member, wanted.sha256, offset)

@@ -106,6 +106,13 @@ def list_events(connection: Connection, run_id: str, at: Position) -> tuple[Even
     return tuple(EventRecord(r.id, r.kind, r.sender, bytes(r.body), r.at) for r in connection.execute(query))
 
 
+def list_round_events(connection: Connection, run_id: str, round_number: int, *, kind: str) -> tuple[EventRecord, ...]:
+    """Return the events of a kind in all attempts at a round, in the order in which they were committed."""
+    here = (events.c.run_id == run_id, events.c.round == round_number, events.c.kind == kind)
+    query = sa.select(events).where(*here).order_by(events.c.id)
+    return tuple(EventRecord(r.id, r.kind, r.sender, bytes(r.body), r.at) for r in connection.execute(query))
+
+
 def closings_after(
     connection: Connection, run_id: str, after: int, *, kind: str
 ) -> tuple[tuple[int, int, EventRecord], ...]:

@@ -40,9 +40,10 @@ from coordinator.protocol.phases import (
 from coordinator.protocol.transitions import check_following
 from coordinator.protocol.unmasking import rebuild_secrets, remove_masks
 from privacy.errors import PeerError, Phase, RoundAborted
-from privacy.plan import VerifiedPlan
+from privacy.plan import VerifiedPlan, largest_sum
 from privacy.secagg import hashes, messages
 from privacy.secagg.graph import masking_graph
+from privacy.secagg.layout import Words
 from privacy.secagg.messages import (
     Advertisement,
     AdvertisementSet,
@@ -75,15 +76,21 @@ class CoordinatorRound:
         Args:
             plan: the run's plan.
             offer: what the roster was offered.
-            excluded: dealers that earlier attempts' complaints named; they are left out of this one.
+            excluded: whom complaints in earlier attempts of the round are by or about; they are left out of this one.
         """
         self.parameters = plan.plan.parameters()
         self.layout = plan.plan.layout(offer.position.round)
+        self.largest_sum = largest_sum(plan.plan)
         self.offer = offer
         self.excluded = excluded
         self.complaints: dict[str, str] = {}  # who complained -> about which dealer
         self._abstained: set[str] = set(excluded)
         self._state: State = Advertising(frozenset(member.id for member in self.parameters.roster) - excluded)
+
+    @property
+    def disputed(self) -> frozenset[str]:
+        """Who complained in this attempt and about whom: no evidence decides between them (section 5.3)."""
+        return frozenset({*self.complaints, *self.complaints.values()})
 
     @property
     def phase(self) -> Phase:
@@ -123,10 +130,23 @@ class CoordinatorRound:
     def _shortfall(self) -> str:
         if isinstance(self._state, Unmasking):
             owner, missing = max(self._state.lacking.items(), key=lambda item: item[1])
-            return (
-                f"{missing} of the {self.parameters.share_threshold} shares of {owner} are missing in {self.phase.name}"
-            )
-        return f"{len(self.answered())} of the {self._needed()} needed answered in {self.phase.name}"
+            needed = self.parameters.share_threshold
+            shortfall = f"{missing} of the {needed} shares of {owner} are missing in {self.phase.name}"
+        else:
+            shortfall = f"{len(self.answered())} of the {self._needed()} needed answered in {self.phase.name}"
+        missing_members = sorted(self.awaited())
+        awaited = [f"no answer from {', '.join(missing_members)}"] if missing_members else []
+        return "; ".join([shortfall, *awaited, *self._disputes()])
+
+    def _disputes(self) -> list[str]:
+        """Return who is or will be left out for complaints, and why, as an aborted attempt says it."""
+        left_out = "both are left out of the next attempts at this round"
+        disputes = [
+            f"{sender} complains about the shares of {dealer}: {left_out}"
+            for sender, dealer in sorted(self.complaints.items())
+        ]
+        earlier = [f"left out after complaints: {', '.join(sorted(self.excluded))}"] if self.excluded else []
+        return disputes + earlier
 
     def settled(self) -> bool:
         """Return whether waiting on brings nothing: all have answered, or a quorum of signatures or shares is there."""
@@ -192,9 +212,13 @@ class CoordinatorRound:
 
     def _on_complaint(self, message: Complaint) -> bool:
         state = self._state
-        if not isinstance(state, Collecting):
+        if not isinstance(state, Collecting) or self.complaints.get(message.sender) == message.dealer:
             return False
         check_complaint(self.parameters, state, message)
+        if message.sender in self.complaints:
+            raise PeerError.by_participant(
+                message.sender, "E-ROUND-PHASE", self.phase, "it already complained about somebody else in this attempt"
+            )
         self.complaints[message.sender] = message.dealer
         self._abstained.add(message.sender)
         return True
@@ -310,7 +334,7 @@ class CoordinatorRound:
         """
         accused = sorted(set(self.complaints.values()) & set(state.received))
         if self.parameters.suite == HYBRID and accused:
-            raise RoundAborted("E-ROUND-SHARE", f"a complaint names {accused[0]}: it is left out of the next attempt")
+            raise RoundAborted("E-ROUND-SHARE", "; ".join(self._disputes()))
 
     def _propose(self, state: Collecting) -> Agreeing:
         receipts = tuple(state.received[name] for name in sorted(state.received))
@@ -330,6 +354,7 @@ class CoordinatorRound:
         secrets = rebuild_secrets(self.parameters, graph, round_ctx, released, state.agreeing.commitments, advertised)
         words = state.agreeing.total.copy()  # if this fails the sum is still there
         remove_masks(self.layout, words, round_ctx, secrets, threads=threads)
+        self._check_sum(words)
         certificate = RoundCertificate(
             position=self.offer.position,
             round_ctx=round_ctx,
@@ -339,6 +364,18 @@ class CoordinatorRound:
         )
         dropouts = tuple(member.id for member in self.parameters.roster if member.id not in state.expected)
         return RoundResult(self.layout, words, certificate, survivors.ids, dropouts)
+
+    def _check_sum(self, words: Words) -> None:
+        """End the round if no updates within the plan's clamp have this sum: somebody uploaded something else.
+
+        Who it was, nobody can see. Honest noise is beyond the bound in no coordinate of a whole run, but with a
+        probability of at most 2^-40 (section 7).
+        """
+        total = self.layout.decode(words)
+        beyond = int(np.count_nonzero((total > self.largest_sum) | (total < -self.largest_sum)))
+        if beyond:
+            rule = f"{beyond} of the {total.size} coordinates of the sum are beyond what the plan's updates can sum to"
+            raise RoundAborted("E-ROUND-SUM", f"{rule}: a participant uploaded something else than an update")
 
     # --- what each participant should be told ---
 

@@ -15,24 +15,32 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from coordinator.config import Durations
 from coordinator.database import attempt_rows
 from coordinator.database.attempt_rows import COORDINATOR, EventRecord
 from coordinator.database.store import Store
 from coordinator.protocol.round import CoordinatorRound, Message
-from coordinator.runs.liveness import PhaseTimer
+from coordinator.runs.liveness import PhaseTimer, PhaseTimers
 from coordinator.runs.uploads import Upload, UploadStore
 from privacy import canonical
 from privacy.errors import LocalError, PeerError, Phase
 from privacy.interfaces import Clock
 from privacy.plan import VerifiedPlan
-from privacy.secagg.messages import Advertisement, AttemptOffer, Complaint, MaskedUpload, Position, Receipt
+from privacy.secagg.messages import (
+    Advertisement,
+    AttemptOffer,
+    Complaint,
+    MaskedUpload,
+    Position,
+    Receipt,
+    SurvivorSignature,
+)
 from protos import codec
 from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Submission
 
 CLOSED: Final = "close"  # kind of the event that ends a phase; its body names the phase and who had answered
 ADVERTISED: Final = Advertisement.__name__
 COMPLAINED: Final = Complaint.__name__
+SIGNED: Final = SurvivorSignature.__name__
 MOST_THREADS: Final = 4  # that remove masks; other runs want to go on
 
 
@@ -51,15 +59,15 @@ class Attempt:
         *,
         run_id: str,
         clock: Clock,
-        durations: Durations,
+        timers: PhaseTimers,
     ) -> None:
         self._run_id = run_id
         self._store = store
         self._spool = spool
         self._clock = clock
-        self._durations = durations
+        self._timers = timers
         self.machine = machine
-        self.timer = PhaseTimer(clock, durations, machine.phase)
+        self._announced: dict[str, bytes] = {}  # member -> hash of the one upload that may come from it
 
     @classmethod
     def open(
@@ -70,9 +78,9 @@ class Attempt:
         offer: AttemptOffer,
         *,
         clock: Clock,
-        durations: Durations,
+        timers: PhaseTimers,
     ) -> Attempt:
-        """Open an attempt, or open it again from its events; the phase it is in then starts anew.
+        """Open an attempt, or open it again from its events; its phase goes on if ``timers`` knows when it started.
 
         Raises:
             ReplayError: ``E-STATE-DAMAGED``.
@@ -83,12 +91,17 @@ class Attempt:
             if at.order not in known:
                 attempt_rows.open_attempt(connection, run_id, at, int(clock.now()))
             events = attempt_rows.list_events(connection, run_id, at)
-            excluded = _accused(connection, run_id, at)
+            excluded = _disputed(connection, run_id, at)
         machine = CoordinatorRound(plan, offer, excluded=excluded)
-        attempt = cls(store, spool, machine, run_id=run_id, clock=clock, durations=durations)
+        attempt = cls(store, spool, machine, run_id=run_id, clock=clock, timers=timers)
         attempt._replay(events)
-        attempt.timer = PhaseTimer(clock, durations, machine.phase)
+        _ = attempt.timer  # starts now, if it has not started yet
         return attempt
+
+    @property
+    def timer(self) -> PhaseTimer:
+        """The timer of the phase that the attempt is in."""
+        return self._timers.timer(self.position, self.machine.phase)
 
     @property
     def position(self) -> Position:
@@ -113,8 +126,7 @@ class Attempt:
         Raises:
             PeerError: it breaks a rule; nothing has changed.
         """
-        repeated = isinstance(message, Complaint) and self.machine.complaints.get(message.sender) == message.dealer
-        if repeated or not self.machine.receive(message):
+        if not self.machine.receive(message):
             return False
         with self._store.begin() as connection:
             self._journal(connection, message, message.sender)
@@ -129,12 +141,29 @@ class Attempt:
             self._journal(connection, message, member)
         return True
 
-    def announced(self, member: str, sha256: bytes, length: int) -> Upload:
-        """Return the place of an upload that may come now.
+    def announce(self, member: str, sha256: bytes, length: int) -> Upload:
+        """Return the place of an upload that may come now; any other of the member may not come any more.
 
         Raises:
             PeerError: ``E-WIRE-UNEXPECTED`` or ``E-ROUND-UPLOAD``: not now, not from this member, or of a wrong length.
         """
+        upload = self._expected_upload(member, sha256, length)
+        self._announced[member] = sha256
+        return upload
+
+    def announced(self, member: str, sha256: bytes) -> Upload:
+        """Return the place of the upload that the member announced last; a chunk announces it if nothing else did.
+
+        Raises:
+            PeerError: as :meth:`announce`, or ``E-WIRE-CHUNK``: it has announced another one.
+        """
+        if self._announced.setdefault(member, sha256) != sha256:
+            raise PeerError.by_participant(
+                member, "E-WIRE-CHUNK", self.machine.phase, "a chunk belongs to the upload that was announced last"
+            )
+        return self._expected_upload(member, sha256, self.length)
+
+    def _expected_upload(self, member: str, sha256: bytes, length: int) -> Upload:
         if self.machine.phase is not Phase.COLLECT_MASKED or member not in self.machine.expected():
             raise PeerError.by_participant(
                 member, "E-WIRE-UNEXPECTED", self.machine.phase, "no upload of this member is expected now"
@@ -204,7 +233,7 @@ class Attempt:
             return
         with self._store.begin() as connection:
             self.journal_close(connection, phase, answered)
-        self.timer = PhaseTimer(self._clock, self._durations, self.machine.phase)
+        _ = self.timer  # the next phase's starts now
 
     def journal_close(self, connection: Connection, phase: Phase, answered: Collection[str]) -> None:
         """Write the close of a phase into a transaction."""
@@ -246,15 +275,25 @@ class Attempt:
                 self.machine.receive(message)
 
 
-def _accused(connection: Connection, run_id: str, at: Position) -> frozenset[str]:
-    """Return the dealers that complaints in earlier attempts at this round named."""
-    dealers: set[str] = set()
-    for earlier in range(1, at.attempt):
-        for event in attempt_rows.list_events(connection, run_id, Position(at.plan_hash, at.round, earlier)):
-            if event.kind == COMPLAINED:
-                complaint = codec.decode_submission(event.body, sender=event.sender)
-                dealers |= {complaint.dealer} if isinstance(complaint, Complaint) else set()
-    return frozenset(dealers)
+def _disputed(connection: Connection, run_id: str, at: Position) -> frozenset[str]:
+    """Return whom complaints in earlier attempts at this round are by or about."""
+    members: set[str] = set()
+    for event in attempt_rows.list_round_events(connection, run_id, at.round, kind=COMPLAINED):
+        complaint = codec.decode_submission(event.body, sender=event.sender)
+        if isinstance(complaint, Complaint) and complaint.position.attempt < at.attempt:
+            members |= {event.sender, complaint.dealer}
+    return frozenset(members)
+
+
+def bound_members(store: Store, run_id: str, last: Position) -> frozenset[str]:
+    """Return who can take part in no attempt at a round after its last one.
+
+    They are in a dispute, or have signed a survivor set: that is the commit point, and they sign no other.
+    """
+    following = Position(last.plan_hash, last.round, last.attempt + 1)
+    with store.read() as connection:
+        signatures = attempt_rows.list_round_events(connection, run_id, last.round, kind=SIGNED)
+        return _disputed(connection, run_id, following) | {event.sender for event in signatures}
 
 
 def _closing(phase: Phase, answered: Collection[str]) -> bytes:

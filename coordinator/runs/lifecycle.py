@@ -11,7 +11,7 @@ from __future__ import annotations
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database.run_rows import RunState
 from coordinator.runs import completion, release
-from coordinator.runs.attempt import Attempt, ReplayError
+from coordinator.runs.attempt import Attempt, ReplayError, bound_members
 from coordinator.runs.run import Run
 from privacy.errors import Phase, RoundAborted
 from privacy.secagg.messages import Position
@@ -23,6 +23,8 @@ class Lifecycle:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._gathered = False
+        self._judged: tuple[int, int] | None = None  # the aborted attempt after which those who may go on were counted
+        self._free = 0
         self._quorum_since: float | None = None
         self._finishing_since: float | None = None
 
@@ -72,12 +74,29 @@ class Lifecycle:
             await self._finish()
         elif run.open_position is not None:
             await self._open(run.open_position)
+        elif run.tried and (hopeless := self._hopeless()):
+            await self._end(RunState.ABORTED, run.tried[-1].code, hopeless)
         elif len(run.tried) >= run.rules.max_attempts:
             last = run.tried[-1]
             reason = f"round {last.round} was not completed in {last.attempt} attempts; the last: {last.reason}"
             await self._end(RunState.ABORTED, "E-RUN-FAILED", reason)
         elif not run.record.paused and self._enough_live():
             await self._open(Position(run.plan.hash, len(run.rounds) + 1, len(run.tried) + 1))
+
+    def _hopeless(self) -> str:
+        """Return why the round cannot be tried again though attempts are left: too few may still take part; or nothing.
+
+        The cause is that of the first attempt after which this is so, and no other attempt hides it.
+        """
+        run, last = self._run, self._run.tried[-1]
+        if self._judged != (last.round, last.attempt):
+            self._judged = last.round, last.attempt
+            at = Position(run.plan.hash, last.round, last.attempt)
+            self._free = len(run.roster - bound_members(run.context.store, run.run_id, at))
+        if self._free >= run.rules.min_survivors:
+            return ""
+        free = f"only {self._free} of {len(run.roster)} participants have signed no survivors and are in no dispute"
+        return f"round {last.round}, attempt {last.attempt}: {last.reason}; it cannot be tried again: {free}"
 
     async def _await_approvals(self) -> None:
         run = self._run
@@ -106,7 +125,6 @@ class Lifecycle:
 
     async def _open(self, at: Position) -> None:
         run, context, again = self._run, self._run.context, self._run.open_position is not None
-        durations = context.settings.durations
         try:
             run.attempt = await run.work(
                 Attempt.open,
@@ -115,7 +133,7 @@ class Lifecycle:
                 run.plan,
                 run.offer(at),
                 clock=context.clock,
-                durations=durations,
+                timers=run.timers,
             )
         except ReplayError as error:
             self._abort_attempt(at, RoundAborted(error.code, error.detail))
@@ -130,6 +148,8 @@ class Lifecycle:
     async def _close(self, attempt: Attempt) -> None:
         run, at = self._run, attempt.position
         phase, answered = attempt.machine.phase, attempt.machine.answered()
+        if attempt.timer.overdue and (slow := attempt.machine.awaited()):
+            run.log.warning("slow-members", round=at.round, attempt=at.attempt, phase=phase.name, members=sorted(slow))
         try:
             await run.work(attempt.close)
         except RoundAborted as aborted:
@@ -168,6 +188,7 @@ class Lifecycle:
                 connection, run.run_id, at, "aborted", now=now, code=aborted.code, reason=aborted.reason
             )
         run.attempt = None
+        run.context.spool.clear_round(run.run_id, at.round)  # no upload to it counts any more
         run.reload_and_notify(
             "attempt-aborted", round=at.round, attempt=at.attempt, code=aborted.code, reason=aborted.reason
         )

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from coordinator.config import Durations
 from privacy.errors import Phase
 from privacy.interfaces import Clock
+from privacy.secagg.messages import Position
 
-MAX_EXTENSION = 4  # uploads that trickle extend a phase to at most this multiple of its duration
+MAX_EXTENSION = 4  # uploads that still come extend a phase to at most this multiple of its duration
 
 
 class Liveness:
@@ -65,6 +66,23 @@ class Liveness:
 
 
 @dataclass(slots=True)
+class UploadPace:
+    """How far a member's upload has come in a phase, in the clock's monotonic seconds."""
+
+    begun: float
+    moved: float
+    share: float  # of its bytes, 0 to 1
+
+    def open_until(self, end: float, stall: float) -> float:
+        """Return until when it is worth waiting: while it moves, at a rate that brings all of it by the end.
+
+        The first ``stall`` seconds are free; after them the share that has come must keep up with the time to the end.
+        Whoever sends a byte now and then gains these seconds and no more.
+        """
+        return min(self.moved + stall, self.begun + stall + self.share * max(0.0, end - self.begun - stall))
+
+
+@dataclass(slots=True)
 class PhaseTimer:
     """The deadline of the current phase of an attempt, in the clock's monotonic seconds."""
 
@@ -72,28 +90,52 @@ class PhaseTimer:
     durations: Durations
     phase: Phase
     started: float = field(init=False)
-    moved: float = field(init=False)
+    uploads: dict[str, UploadPace] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.started = self.moved = self.clock.monotonic()
+        self.started = self.clock.monotonic()
 
-    def bytes_moved(self) -> None:
-        """Note that a chunk of an upload arrived."""
-        self.moved = self.clock.monotonic()
+    def bytes_moved(self, member: str, done: int, length: int) -> None:
+        """Note that a chunk of a member's upload arrived, and how much of all of it has come."""
+        now = self.clock.monotonic()
+        begun = self.uploads[member].begun if member in self.uploads else now
+        self.uploads[member] = UploadPace(begun, now, done / length)
 
     @property
     def deadline(self) -> float:
         """When the phase closes or aborts at the latest, as far as is known now."""
         allowed = patience(self.phase, self.durations)
-        if self.moved == self.started:
-            return self.started + allowed
-        extended = max(self.started + allowed, self.moved + self.durations.stall_seconds)
-        return min(extended, self.started + MAX_EXTENSION * allowed)
+        end = self.started + MAX_EXTENSION * allowed
+        waits = (pace.open_until(end, self.durations.stall_seconds) for pace in self.uploads.values())
+        return min(end, max([self.started + allowed, *waits]))
 
     @property
     def expired(self) -> bool:
         """Whether the deadline has passed."""
         return self.clock.monotonic() >= self.deadline
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the phase has taken longer than it does without an upload that is still coming."""
+        return self.clock.monotonic() >= self.started + patience(self.phase, self.durations)
+
+
+class PhaseTimers:
+    """The timers of one attempt's phases; they outlast the attempt in memory: opening it again gains no time."""
+
+    def __init__(self, clock: Clock, durations: Durations) -> None:
+        self._clock = clock
+        self._durations = durations
+        self._attempt: Position | None = None
+        self._timers: dict[Phase, PhaseTimer] = {}
+
+    def timer(self, attempt: Position, phase: Phase) -> PhaseTimer:
+        """Return the timer of a phase, which starts when it is first asked for; those of other attempts are dropped."""
+        if attempt != self._attempt:
+            self._attempt, self._timers = attempt, {}
+        if phase not in self._timers:
+            self._timers[phase] = PhaseTimer(self._clock, self._durations, phase)
+        return self._timers[phase]
 
 
 def patience(phase: Phase, durations: Durations) -> float:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import structlog
 
@@ -25,7 +25,7 @@ from coordinator.database.store import Store
 from coordinator.home import Home
 from coordinator.runs.attempt import ADVERTISED, Attempt
 from coordinator.runs.global_adapter import RunFiles
-from coordinator.runs.liveness import Liveness
+from coordinator.runs.liveness import Liveness, PhaseTimers
 from coordinator.runs.tasks import RunView, evaluator_tasks, roster_tasks
 from coordinator.runs.uploads import UploadStore
 from privacy.interfaces import Clock
@@ -59,14 +59,28 @@ class RunContext:
         return int(self.clock.now())
 
 
+async def to_the_end(work: Coroutine[Any, Any, R]) -> R:
+    """Do all of something that changes state: a caller that is cancelled waits for its end.
+
+    A member can cancel its own calls at any moment, and must not thereby choose where the coordinator stops.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # looked at: nobody is left who could be told
+        raise cancelled
+    return task.result()
+
+
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Run a function in a thread; a caller that is cancelled waits for its end, because a thread cannot be stopped."""
-    thread = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        await asyncio.wait([thread])
-        raise
+    return await to_the_end(asyncio.to_thread(function, *args, **kwargs))
 
 
 class Run:
@@ -81,6 +95,7 @@ class Run:
         self.lock = asyncio.Lock()
         self.wakeup = asyncio.Event()
         self.attempt: Attempt | None = None
+        self.timers = PhaseTimers(context.clock, context.settings.durations)
         self.roster = frozenset(member.id for member in self.plan.plan.roster)
         self.evaluators = frozenset(evaluator.id for evaluator in self.rules.evaluation.evaluators)
         keys = [(one.id, one.identity_key) for one in self.rules.roster]

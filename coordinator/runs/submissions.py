@@ -10,12 +10,13 @@ from __future__ import annotations
 from coordinator.database import run_rows
 from coordinator.protocol.round import Message
 from coordinator.runs.attempt import Attempt
-from coordinator.runs.run import Run, in_thread
+from coordinator.runs.run import Run, in_thread, to_the_end
+from coordinator.runs.uploads import Upload
 from privacy.errors import PeerError, Phase
 from privacy.evaluation import SignedEvaluation
 from privacy.plan import signed_approval_bytes
 from privacy.secagg import keys
-from privacy.secagg.messages import Advertisement, Position, Receipt
+from privacy.secagg.messages import Advertisement, Complaint, Position, Receipt
 from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Submission
 
 
@@ -31,15 +32,18 @@ class Submissions:
         Raises:
             PeerError: it breaks a rule; nothing has changed.
         """
+        async with self._run.lock:
+            await to_the_end(self._take(member, submission))
+
+    async def _take(self, member: str, submission: Submission) -> None:
         run = self._run
-        async with run.lock:
-            try:
-                await self._submit(member, submission)
-            except PeerError:
-                raise
-            except BaseException:
-                run.attempt = None  # memory may be ahead of the journal
-                raise
+        try:
+            await self._submit(member, submission)
+        except PeerError:
+            raise
+        except BaseException:
+            run.attempt = None  # memory may be ahead of the journal
+            raise
         run.wakeup.set()
 
     async def _submit(self, member: str, submission: Submission) -> None:
@@ -113,6 +117,8 @@ class Submissions:
             return
         if isinstance(message, Advertisement):
             self._run.known_round[member] = max(self._run.known_round[member], message.position.round - 1)
+        if isinstance(message, Complaint):
+            self._run.log.warning("complaint", member=member, dealer=message.dealer, attempt=message.position.attempt)
         self._taken(member, "message-accepted", kind=type(message).__name__)
 
     async def _receipt(self, member: str, receipt: Receipt) -> None:
@@ -134,7 +140,7 @@ class Submissions:
         """
         async with self._run.lock:
             attempt = self._collecting(member, position)
-            upload = attempt.announced(member, sha256, length)
+            upload = attempt.announce(member, sha256, length)
             if member in attempt.machine.answered():
                 return length
             return await in_thread(self._run.context.spool.offset, upload)
@@ -147,12 +153,15 @@ class Submissions:
         """
         async with self._run.lock:
             attempt = self._collecting(member, position)
-            upload = attempt.announced(member, sha256, attempt.length)
+            upload = attempt.announced(member, sha256)
             if member in attempt.machine.answered():
                 return attempt.length
-            after = await in_thread(self._run.context.spool.append, upload, offset, data)
-            attempt.timer.bytes_moved()
-            return after
+            return await to_the_end(self._append(attempt, upload, offset, data))
+
+    async def _append(self, attempt: Attempt, upload: Upload, offset: int, data: bytes) -> int:
+        after = await in_thread(self._run.context.spool.append, upload, offset, data)
+        attempt.timer.bytes_moved(upload.member, after, upload.length)
+        return after
 
     def _collecting(self, member: str, position: Position) -> Attempt:
         attempt = self._attempt(member, position)

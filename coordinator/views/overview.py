@@ -103,6 +103,17 @@ class Overview:
                 }
                 for completed in self.rounds
             ],
+            "aborted": [
+                {
+                    "round": attempt.round,
+                    "attempt": attempt.attempt,
+                    "phase": attempt.phase,
+                    "code": attempt.code,
+                    "reason": attempt.reason,
+                }
+                for attempt in self.attempts
+                if attempt.state == "aborted"
+            ],
             "phase": None
             if phase is None
             else {
@@ -130,6 +141,11 @@ class Overview:
             dropouts = f", without {', '.join(completed.dropouts)}" if completed.dropouts else ""
             tries = f", attempt {completed.attempt}" if completed.attempt > 1 else ""
             lines.append(f"  round {completed.round}: {completed.survivors} participants{dropouts}{tries}")
+        aborted = [attempt for attempt in self.attempts if attempt.state == "aborted"]
+        lines += [
+            f"  round {attempt.round}, attempt {attempt.attempt} was aborted: {attempt.code} {attempt.reason}"
+            for attempt in aborted[-SHOWN_ROUNDS:]
+        ]
         lines += [f"  {measured(evaluation)}" for evaluation in self.evaluations[-SHOWN_ROUNDS:]]
         return lines
 

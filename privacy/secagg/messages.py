@@ -269,7 +269,7 @@ class HolderShares:
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """A holder says that a dealer's bundle is bad; the dealer is left out of the next attempt."""
+    """A holder says that a dealer's bundle is bad; both are left out of the next attempts at the round."""
 
     position: Position
     sender: str

@@ -66,21 +66,54 @@ def test_bytes_that_move_extend_the_deadline_and_a_stall_ends_it() -> None:
     clock = VirtualClock()
     timer = PhaseTimer(clock, DURATIONS, Phase.COLLECT_MASKED)
     clock.seconds += 95
-    timer.bytes_moved()
+    timer.bytes_moved("alice", 50, 100)
     clock.seconds += 29
     assert not timer.expired
     clock.seconds += 1
     assert timer.expired
 
 
-def test_an_upload_that_trickles_cannot_hold_a_phase_for_ever() -> None:
+def test_an_upload_that_keeps_moving_cannot_hold_a_phase_for_ever() -> None:
     clock = VirtualClock()
     timer = PhaseTimer(clock, DURATIONS, Phase.COLLECT_MASKED)
     while not timer.expired:
         clock.seconds += 10
-        timer.bytes_moved()
+        timer.bytes_moved("alice", 100, 100)
         assert clock.seconds <= 400
     assert clock.seconds == 400
+
+
+def test_malicious_trickle_of_bytes_gains_no_more_than_a_stall_may_take() -> None:
+    clock = VirtualClock()
+    timer = PhaseTimer(clock, DURATIONS, Phase.COLLECT_MASKED)
+    clock.seconds += 90
+    sent = 0
+    while not timer.expired:
+        sent += 1
+        timer.bytes_moved("mallory", sent, 10**6)
+        clock.seconds += 2
+    assert clock.seconds == 122, "30 seconds from its first byte, and the last step"
+
+
+def test_malicious_upload_that_stops_half_way_and_trickles_holds_a_phase_half_as_long_as_it_may_take() -> None:
+    clock = VirtualClock()
+    timer = PhaseTimer(clock, DURATIONS, Phase.COLLECT_MASKED)
+    timer.bytes_moved("mallory", 50, 100)
+    while not timer.expired:
+        clock.seconds += 1
+        timer.bytes_moved("mallory", 50, 100)
+    assert clock.seconds == 30 + (400 - 30) / 2
+
+
+def test_a_slow_upload_that_can_be_there_by_the_extended_deadline_is_waited_for() -> None:
+    clock = VirtualClock()
+    timer = PhaseTimer(clock, DURATIONS, Phase.COLLECT_MASKED)
+    clock.seconds += 80
+    for percent in range(1, 101):
+        clock.seconds += 3
+        timer.bytes_moved("alice", percent, 100)
+        assert not timer.expired
+    assert clock.seconds == 380
 
 
 @pytest.mark.parametrize("phase", list(Phase))

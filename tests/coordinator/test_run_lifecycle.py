@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,23 @@ from safetensors.numpy import load_file
 
 from audit.verify import verify_report
 from coordinator.config import Durations
-from coordinator.database import member_rows, run_rows
+from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database.run_rows import RunState
-from participant.protocol.states import Idle
+from coordinator.opened import OpenHome
+from coordinator.views.overview import overview
+from participant.protocol.states import Idle, Masked
 from privacy.claims import difference_sentence
+from privacy.errors import PeerError
 from privacy.plan import signed_approval_bytes
-from privacy.secagg.messages import Advertisement, MaskedUpload, ShareBundle, SurvivorSignature, UnmaskShares
+from privacy.secagg.messages import (
+    Advertisement,
+    Complaint,
+    MaskedUpload,
+    Position,
+    ShareBundle,
+    SurvivorSignature,
+    UnmaskShares,
+)
 from protos.envelope import PlanApproved, PlanRefused
 from tests.worlds.coordinator import EVALUATOR, RUN_ID, Send, World
 from tests.worlds.lying_dealer import LIES, dealing
@@ -302,6 +315,23 @@ def test_a_round_that_too_few_can_finish_is_given_up_at_its_deadline_and_tried_a
     assert counted(world, 1) == [1, 1, 1]
 
 
+def test_who_did_not_answer_is_named_in_the_reason_of_an_aborted_attempt_and_shown(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, rounds=1, durations=Durations(phase_seconds=60))
+    gone_after(world, "bob", Advertisement)
+
+    async def scenario() -> None:
+        await world.settle()
+        world.clock.seconds += 61
+        await world.settle()
+
+    asyncio.run(scenario())
+    reason = "2 of the 3 needed answered in SHARE_KEYS; no answer from bob"
+    assert world.attempts()[0].reason == reason
+    opened = OpenHome(world.home, world.settings, world.store)
+    shown = overview(opened, RUN_ID)
+    assert f"  round 1, attempt 1 was aborted: E-ROUND-DEADLINE {reason}" in shown.to_lines()
+
+
 def test_no_attempt_is_spent_while_too_few_are_there(tmp_path: Path) -> None:
     world = World(tmp_path, n=3, rounds=2)
 
@@ -387,12 +417,114 @@ def test_an_evaluator_that_is_there_is_waited_for_but_not_for_ever(tmp_path: Pat
 def test_a_dealer_of_suite_2_that_a_complaint_names_costs_an_attempt_and_is_left_out_of_the_next(
     tmp_path: Path,
 ) -> None:
-    world = World(tmp_path, n=5, f=1, rounds=1, suite=2)
+    world = World(tmp_path, n=7, f=1, rounds=1, suite=2, min_survivors=5)
     dealing(world.members["carol"].simulated, LIES["a tampered KEM ciphertext of a pair secret"])
     settled(world)
     assert world.state().state is RunState.COMPLETED
     assert [attempt.code for attempt in world.attempts()] == ["E-ROUND-SHARE", ""]
-    assert counted(world, 1) == [1, 1, 0, 1, 1]
+    assert world.attempts()[0].reason.startswith("dave complains about the shares of carol: both are left out")
+    assert counted(world, 1) == [1, 1, 0, 0, 1, 1, 1]
+
+
+def complaints_by(world: World, accuser: str, accused: list[str], *, times: int = 1) -> None:
+    """Let a member complain, honestly signed, about others in place of uploading."""
+    member, send = world.members[accuser], world.members[accuser].send
+
+    async def complaining(message: object) -> None:
+        if not isinstance(message, MaskedUpload):
+            await send(message)
+            return
+        state = member.simulated.state
+        assert isinstance(state, Masked)
+        for dealer in accused * times:
+            complaint = Complaint(message.position, accuser, dealer, "bad shares")
+            signed = complaint.signed_bytes(world.plan.protocol_version, state.record.round_ctx)
+            with suppress(PeerError):
+                await world.runner.submit(accuser, replace(complaint, signature=world.keys[accuser].sign(signed)))
+
+    member.send = complaining  # a lie on order
+
+
+def rows_of(world: World, kind: type[object]) -> list[tuple[int, str]]:
+    """Return attempt and sender of each committed message of a kind in the first round."""
+    with world.store.read() as connection:
+        return [
+            (number, event.sender)
+            for number in (1, 2, 3)
+            for event in attempt_rows.list_events(connection, RUN_ID, Position(world.plan.hash, 1, number))
+            if event.kind == kind.__name__
+        ]
+
+
+def test_malicious_complaints_about_everybody_count_once_and_leave_out_the_accuser_and_one_accused(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, n=7, f=1, rounds=1, suite=2, min_survivors=5)
+    complaints_by(world, "alice", ["bob", "carol", "dave", "erin", "frank", "grace"], times=20)
+    settled(world)
+    assert world.state().state is RunState.COMPLETED
+    assert rows_of(world, Complaint) == [(1, "alice")]
+    reason = "alice complains about the shares of bob: both are left out of the next attempts at this round"
+    assert [attempt.reason for attempt in world.attempts()] == [reason, ""]
+    assert counted(world, 1) == [0, 0, 1, 1, 1, 1, 1]
+
+
+def test_malicious_complaints_that_leave_too_few_end_the_run_at_once_with_both_names(tmp_path: Path) -> None:
+    world = World(tmp_path, n=5, f=1, rounds=1, suite=2)
+    complaints_by(world, "alice", ["bob"])
+    settled(world)
+    state = world.state()
+    assert (state.state, state.code) == (RunState.ABORTED, "E-ROUND-SHARE")
+    assert [attempt.attempt for attempt in world.attempts()] == [1]
+    assert "alice complains about the shares of bob" in state.reason
+    assert "only 3 of 5 participants" in state.reason
+
+
+@pytest.mark.parametrize("silent", [SurvivorSignature, UnmaskShares])
+def test_a_round_that_failed_after_its_commit_point_is_not_tried_again_and_its_cause_is_kept(
+    tmp_path: Path, silent: type[object]
+) -> None:
+    world = World(tmp_path, n=3, f=1, rounds=1, durations=Durations(update_seconds=60))
+    member = world.members["bob"]
+
+    async def mute(message: object) -> None:
+        if not isinstance(message, silent):
+            await member.deliver(message)
+
+    member.send = mute
+
+    async def scenario() -> None:
+        await world.settle()
+        world.clock.seconds += 61
+        await world.settle()
+
+    asyncio.run(scenario())
+    state = world.state()
+    assert (state.state, state.code) == (RunState.ABORTED, "E-ROUND-DEADLINE")
+    assert [attempt.attempt for attempt in world.attempts()] == [1]
+    assert state.reason.startswith("round 1, attempt 1: ")
+    assert "no answer from bob" in state.reason
+
+
+def test_malicious_garbage_upload_ends_the_round_with_that_reason_and_no_adapter(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, f=1, rounds=1)
+    simulated = world.members["bob"].simulated
+    honest = simulated.train
+    simulated.train = lambda number: honest(number) + 2**29
+    settled(world)
+    state = world.state()
+    assert (state.state, state.code) == (RunState.ABORTED, "E-ROUND-SUM")
+    assert "12 of the 12 coordinates of the sum" in state.reason
+    assert world.rounds() == ()
+
+
+def test_a_sum_at_the_plans_bound_completes_the_round(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, f=1, rounds=1)
+    at_the_clamp = np.full(world.plan.recipe.entries, -world.plan.encoding.clamp, dtype=np.int64)
+    for member in world.members.values():
+        member.simulated.train = lambda _number: at_the_clamp
+    settled(world)
+    assert world.state().state is RunState.COMPLETED
 
 
 # --- the coordinator is killed and started again ---

@@ -154,6 +154,21 @@ def test_x25519_keys_that_differ_in_the_ignored_bit_or_by_the_prime_are_the_same
     assert keys.canonical_x25519(again) == public
 
 
+def test_a_key_moved_by_the_point_of_order_2_agrees_on_the_same_secret_and_gives_other_masks() -> None:
+    """It is another key, so that looking for copies does not find it; the names in each derivation keep masks apart."""
+    alice, bob = (AgreementKey(SecretBytes(bytes([number]) * 32)) for number in (1, 2))
+    prime = 2**255 - 19
+    moved = pow(int.from_bytes(bob.public, "little"), -1, prime).to_bytes(32, "little")
+    assert keys.canonical_x25519(moved) != keys.canonical_x25519(bob.public)
+    agreed, copied = alice.agree(bob.public), alice.agree(moved)
+    assert agreed.reveal() == copied.reveal()
+
+    def mask_key(pair: tuple[str, str]) -> bytes:
+        return keys.pairwise_stream_key(agreed, round_ctx=b"c" * 32, pair=pair, stream="update").reveal()
+
+    assert mask_key(("alice", "bob")) != mask_key(("alice", "mallory"))
+
+
 def test_the_masking_key_follows_from_the_masking_secret_alone() -> None:
     assert AgreementKey.for_masking(SECRET).public == AgreementKey.for_masking(SecretBytes(bytes(range(32)))).public
     assert AgreementKey.for_masking(SECRET).public != AgreementKey(SECRET).public

@@ -15,7 +15,7 @@ from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import messages as said
 from privacy.secagg import shamir
 from privacy.secret import SecretBytes
-from protos import codec
+from protos import codec, codec_fields
 from protos import codec_transport as wire
 from protos import envelope as env
 from protos import federation_pb2 as pb
@@ -405,3 +405,26 @@ def test_the_largest_chunk_passes() -> None:
     largest = env.Chunk(2**33, bytes(env.MAX_CHUNK_BYTES))
     assert wire.decode_chunk(wire.encode_chunk(largest), sender="alice") == largest
     assert wire.decode_upload_part(wire.encode_upload_part(largest), sender="alice") == largest
+
+
+def test_malicious_empty_items_are_counted_before_any_of_them_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four million empty leaves have 8 MB, and would become objects of half a gigabyte."""
+    parsed: list[int] = []
+    monkeypatch.setattr(codec_fields, "_parsed", lambda message, data: parsed.append(len(data)))
+    leaves = b"\x1a\x00" * (2**22 - 4)
+    length, key = len(leaves), b"\x22"
+    while length > 0x7F:
+        key, length = key + bytes([0x80 | length & 0x7F]), length >> 7
+    body = key + bytes([length]) + leaves
+    with pytest.raises(PeerError, match="leaves has 4097 items, at most 4096 are allowed"):
+        codec.decode_submission(body, sender="mallory")
+    assert not parsed
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x08", b"\x08\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\x0d\0\0\0\0", b"\x22\xff\x7f", b"\xff\xff"],
+)
+def test_bytes_that_are_no_message_are_refused_by_whichever_reader_meets_them(data: bytes) -> None:
+    with pytest.raises(PeerError, match="E-WIRE-MALFORMED"):
+        codec.decode_submission(data, sender="mallory")

@@ -234,7 +234,7 @@ class Federation:
             except RoundAborted as error:
                 failure = error
                 assert self.round is not None
-                excluded |= frozenset(self.round.complaints.values())
+                excluded |= self.round.disputed
         assert failure is not None
         raise failure
 
