@@ -43,6 +43,8 @@ from protos.codec_fields import (
 MAX_UNARY_BYTES: Final = 2**20  # of a message that travels whole: a member list of 4096 has 450 KiB
 MAX_SUBMISSION_BYTES: Final = 2**23  # a bundle for a roster of 4096 has 1 MiB
 MAX_TASK_BYTES: Final = 2**28  # the history of hundreds of rounds of a large cohort
+PLAIN_TASK_BYTES: Final = tasks.MAX_PLAN_BYTES + 2**16  # of a task without history; 4096 advertisements have 11 MiB
+HISTORY_MEMBER_BYTES: Final = 384  # of a member of a roster in a certificate: a survivor and a signature
 MAX_CERTIFICATE_BYTES: Final = 2**16  # requests and certificates have less than 2 KiB
 MAX_VERSION_TEXT: Final = 100  # characters of a software version
 TOKEN_SECRET_BYTES: Final = 32
@@ -64,6 +66,11 @@ def encode_task(value: env.NumberedTask) -> bytes:
 def decode_task(data: bytes) -> env.NumberedTask:
     """Return a task with its id; the coordinator is to blame for what is wrong with it."""
     return read(pb.NumberedTask, data, tasks.read_task, sender=COORDINATOR, most=MAX_TASK_BYTES)
+
+
+def task_limit(*, members: int, rounds: int) -> int:
+    """Return how many bytes a task of a run may have: the longest history that a roster of this size can have."""
+    return min(MAX_TASK_BYTES, PLAIN_TASK_BYTES + rounds * (members + 1) * HISTORY_MEMBER_BYTES)
 
 
 def encode_submission(value: env.Submission) -> bytes:

@@ -26,6 +26,7 @@ MAX_TEXT: Final = 4000  # characters, as plan_parts.Text
 MAX_LIST: Final = MAX_ROSTER  # members of any set; lists that are not sets name their own bound
 MAX_HISTORY: Final = 2**16  # rounds
 LIST_LIMITS: Final = {"onlysum.federation.v1.AttemptOpened.history": MAX_HISTORY}  # of those that may be longer
+LEAST_ITEM_BYTES: Final = 32  # that an item of a long list has on average: all have a hash, a key, a share or more
 _LENGTH_DELIMITED: Final = 2
 _FIELD_1: Final = b"\x08"  # the key of a number in field 1
 _NOT_CANONICAL: Final = "has an unknown or repeated field, or is not in canonical form"
@@ -84,12 +85,13 @@ def _parsed(message: Message, data: bytes) -> None:
         raise Malformed("is no such message") from None
 
 
-def check_counts(kind: Descriptor, data: memoryview) -> None:
+def check_counts(kind: Descriptor, data: memoryview) -> int:
     """Refuse a message with more items in a list than any list may have, before any of them is made an object.
 
-    An empty item has two bytes, and becomes an object of a hundred. Bytes that are no message are left to the parser.
+    An empty item has two bytes, and becomes an object of a hundred; so all lists together, nested ones too, must also
+    have items of some length on average. Return how many items there are.
     """
-    fields, seen, offset = kind.fields_by_number, dict[int, int](), 0
+    fields, seen, offset, items_in_all = kind.fields_by_number, dict[int, int](), 0, 0
     while offset < len(data):
         key, offset = _varint(data, offset)
         number, wire_type = key >> 3, key & 7
@@ -100,8 +102,14 @@ def check_counts(kind: Descriptor, data: memoryview) -> None:
         if items > (most := LIST_LIMITS.get(field.full_name, MAX_LIST)):
             raise Malformed(f"{field.name} has {items} items, at most {most} are allowed")
         start, offset = _skip(data, offset, wire_type)
-        if wire_type == _LENGTH_DELIMITED and field.message_type is not None and _has_lists(field.message_type):
-            check_counts(field.message_type, data[start:offset])
+        if wire_type != _LENGTH_DELIMITED or field.message_type is None:
+            continue
+        items_in_all += 1
+        if _has_lists(field.message_type):
+            items_in_all += check_counts(field.message_type, data[start:offset])
+    if items_in_all > MAX_LIST + len(data) // LEAST_ITEM_BYTES:
+        raise Malformed(f"has {items_in_all} items in {len(data)} bytes")
+    return items_in_all
 
 
 def leading_number(data: bytes) -> int:

@@ -21,6 +21,7 @@ from participant.link.delivery import Backoff, Link, OutageLog, Stopping, TaskQu
 from participant.runs.context import DaemonContext
 from privacy.errors import NetworkError, OnlysumError
 from privacy.plan import PROTOCOL_VERSION
+from protos import codec
 from protos.envelope import DatasetOffer, Hello, Role
 
 POLL_SECONDS: Final = 10.0  # of one long poll; a changed registry is announced after at most one
@@ -81,14 +82,20 @@ class Poller(threading.Thread):
         self._status.connected()
         self._status.note_members(welcome.members)
         self._inbox.put(welcome)
-        old = time.monotonic() + LISTING_SECONDS
+        old, most = time.monotonic() + LISTING_SECONDS, self._task_limit()
         while not self._stop_event.is_set() and self._work.review.offers() == offers and time.monotonic() < old:
             if self._resting():
                 self._stop_event.wait(RESTING_SECONDS)
                 continue
-            task = self._link.poll(self._inbox.seen(), POLL_SECONDS)
+            task = self._link.poll(self._inbox.seen(), POLL_SECONDS, most)
             if task is not None:
                 self._inbox.put(task)
+
+    def _task_limit(self) -> int:
+        """Return how many bytes a task may have, from the plans that were approved here."""
+        plans = [verified.plan for verified in self._work.review.plans.going_on()]
+        limits = [codec.task_limit(members=plan.n, rounds=plan.recipe.rounds) for plan in plans]
+        return max(limits, default=codec.PLAIN_TASK_BYTES)
 
     def _failed(self, error: OnlysumError) -> None:
         if self._stop_event.is_set():

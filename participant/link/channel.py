@@ -220,10 +220,18 @@ class Channel:
         """Say the first words; ``E-VERSION`` names both versions if they differ."""
         return codec.decode_welcome(self._call("Handshake", codec.encode_hello(hello)))
 
-    def poll(self, seen: Collection[bytes], wait_seconds: float) -> NumberedTask | None:
-        """Return the oldest current task whose id is not in ``seen``, waiting up to 20 s for one; else ``None``."""
+    def poll(
+        self, seen: Collection[bytes], wait_seconds: float, most: int = codec.PLAIN_TASK_BYTES
+    ) -> NumberedTask | None:
+        """Return the oldest current task whose id is not in ``seen``, waiting up to 20 s for one; else ``None``.
+
+        Args:
+            seen: ids of tasks.
+            wait_seconds: how long to wait.
+            most: bytes that a task may have; what is longer is refused before it is kept.
+        """
         request = wire.encode_poll(PollRequest(frozenset(seen), min(wait_seconds, transport.MAX_POLL_SECONDS)))
-        message = transport.Assembly(sender=COORDINATOR, most=codec.MAX_TASK_BYTES)
+        message = transport.Assembly(sender=COORDINATOR, most=most)
         with contextlib.closing(self._chunks("Poll", request, seconds=CALL_SECONDS)) as chunks:
             for chunk in chunks:
                 message.add(chunk)

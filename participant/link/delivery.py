@@ -51,7 +51,7 @@ class Link(Protocol):
         """Say who this is and learn what was last seen of it."""
         ...
 
-    def poll(self, seen: frozenset[bytes], wait_seconds: float) -> NumberedTask | None:
+    def poll(self, seen: frozenset[bytes], wait_seconds: float, most: int = ...) -> NumberedTask | None:
         """Return a current task that is not among the seen ones, waiting for one up to the given time."""
         ...
 

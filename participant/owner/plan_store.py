@@ -8,6 +8,7 @@ Leaves to others: who may decide and by which rules (``approval``).
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -123,6 +124,16 @@ class PlanStore:
         """Return the run ids of all kept plans, oldest first."""
         kept = (path.parent for path in self._home.plans.glob("*/plan.json") if _RUN_ID.match(path.parent.name))
         return tuple(path.name for path in sorted(kept, key=lambda one: ((one / "plan.json").stat().st_mtime, one)))
+
+    def going_on(self) -> tuple[VerifiedPlan, ...]:
+        """Return the plans of the runs that were approved here and have not ended, damaged ones aside."""
+        plans = []
+        for run_id in self.run_ids():
+            with suppress(VerificationError, LocalError):  # whoever takes part in the run meets it, and says so
+                decision = self.decision(run_id)
+                if decision is not None and decision.verdict == "approved" and self.ended(run_id) is None:
+                    plans.append(self.get(run_id))
+        return tuple(plans)
 
     def directory(self, run_id: str) -> Path:
         """Return where a run's plan lies."""

@@ -7,6 +7,7 @@ Leaves to others: the rules (``approval``), taking part (``runs``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -16,13 +17,25 @@ from participant.owner.approval import notify, role_in
 from participant.owner.plan_store import Decision
 from participant.runs.context import DaemonContext
 from participant.runs.open_runs import Runs
+from privacy.adapter_parts import Tensor
 from privacy.errors import OnlysumError, PeerError, Phase
 from protos.envelope import PlanApproved, PlanProposed, PlanRefused, Role
 
 RECONSIDER_SECONDS: Final = 5.0  # how often a waiting plan is judged again: its owner may be editing the policy
 WAITING: Final = "onlysum participant plan show RUN, then plan approve RUN or plan refuse RUN"
 
+FLOAT_BYTES: Final = 4
+HEADER_BYTES: Final = 2**16  # of a safetensors file: its length, free metadata
+TENSOR_HEADER_BYTES: Final = 256  # of a tensor in that header, beside its key: type, shape and offsets
+MAX_INITIAL_BYTES: Final = 2**32  # that a plan may bring to this machine before anybody has approved it
+
 _log = structlog.get_logger("onlysum.participant")
+
+
+def largest_initial(tensors: Sequence[Tensor]) -> int:
+    """Return how many bytes the safetensors file of a manifest's tensors has at most."""
+    header = sum(TENSOR_HEADER_BYTES + 12 * len(tensor.key) for tensor in tensors)  # 12: of a character in JSON
+    return HEADER_BYTES + header + FLOAT_BYTES * sum(tensor.entries for tensor in tensors)
 
 
 class PlanDecisions:
@@ -73,13 +86,17 @@ class PlanDecisions:
 
     def _fetch_initial_adapter(self, task: PlanProposed) -> None:
         plans = self._work.review.plans
-        path, expected = plans.initial_adapter(task.run_id), plans.get(task.run_id).plan.recipe.adapter.initial_hash
+        path, adapter = plans.initial_adapter(task.run_id), plans.get(task.run_id).plan.recipe.adapter
         if path.exists():
             return
-        if task.initial_adapter.sha256.hex() != expected:
+        if task.initial_adapter.sha256.hex() != adapter.initial_hash:
             raise PeerError.by_coordinator(
                 "E-PLAN-RULE", Phase.PLAN, "the initial adapter that is offered is not the plan's"
             )
+        length, most = task.initial_adapter.length, min(largest_initial(adapter.tensors), MAX_INITIAL_BYTES)
+        if length > most:  # said before a byte of it is kept; nobody has approved the plan yet
+            rule = f"the initial adapter is announced as {length} bytes, at most {most} are taken for this plan"
+            raise PeerError.by_coordinator("E-PLAN-RULE", Phase.PLAN, rule)
         durable.write(path, self._work.sender.download(task.initial_adapter))
 
     def reconsider(self) -> None:

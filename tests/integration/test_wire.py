@@ -140,6 +140,16 @@ def test_a_task_that_was_seen_is_not_given_again(service: Loopback, channel: Cha
     assert channel.poll([ended(1).id], 5) == ended(2)
 
 
+def test_malicious_task_that_is_larger_than_the_plans_allow_is_refused_before_it_is_kept(
+    service: Loopback, channel: Channel
+) -> None:
+    plan = PlanProposed(RUN, os.urandom(10_000), b"s" * 64, ContentRef(b"h" * 32, 1))
+    service.give(NumberedTask(b"t" * 16, plan))
+    assert channel.poll([], 5, 20_000) is not None
+    error = refused(lambda: channel.poll([], 5, 9_999))
+    assert (error.code, "more than 9999 bytes" in error.detail) == ("E-WIRE-CHUNK", True)
+
+
 def test_a_poll_ends_at_the_coordinator_when_the_connection_breaks(service: Loopback, alice: Identity) -> None:
     channel = Channel(alice)
     with ThreadPoolExecutor() as threads:

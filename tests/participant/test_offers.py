@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from participant.owner.plan_store import Ended
 from participant.runs import journal as journal_module
+from participant.runs.plan_decisions import largest_initial
 from participant.training.trainer import Progress
 from privacy.errors import LocalError, OnlysumError, PeerError, Phase
-from protos.envelope import Abstained, AttemptOpened, KeysAdvertised, SharesDealt
+from protos.envelope import Abstained, AttemptOpened, ContentRef, KeysAdvertised, PlanProposed, SharesDealt
 from tests.worlds.expect import expect
-from tests.worlds.owner import content, give
+from tests.worlds.owner import INITIAL_ADAPTER, content, give
+from tests.worlds.plans import sign_plan
 from tests.worlds.rehearsal import ME, Rehearsal, exact
 
 
@@ -106,6 +109,31 @@ def test_an_initial_adapter_that_was_changed_on_disk_is_not_compared_with(rehear
     error = offered(rehearsal, 1)
     assert isinstance(error, LocalError)
     assert error.code == "E-ADAPTER-HASH"
+
+
+def test_malicious_initial_adapter_larger_than_the_plans_tensors_is_refused_before_it_is_downloaded(
+    tmp_path: Path,
+) -> None:
+    made = Rehearsal(tmp_path / ME)
+    plan = made.plan
+    limit = largest_initial(plan.recipe.adapter.tensors)
+    assert len(INITIAL_ADAPTER) <= limit < len(INITIAL_ADAPTER) + 2**18
+    downloads: list[str] = []
+    made.me.link.before = downloads.append
+    large = ContentRef(content(INITIAL_ADAPTER).sha256, limit + 1)
+    proposed = PlanProposed(plan.run_id, plan.to_bytes(), sign_plan(plan), large)
+    give(made.daemon, proposed)
+    assert downloads == []
+    assert not made.daemon._work.review.plans.initial_adapter(plan.run_id).exists()
+    give(made.daemon, replace(proposed, initial_adapter=content(INITIAL_ADAPTER)))
+    assert made.daemon._work.review.plans.initial_adapter(plan.run_id).exists()
+
+
+def test_the_bound_on_tasks_follows_from_the_plans_that_were_approved_and_have_not_ended(rehearsal: Rehearsal) -> None:
+    plans = rehearsal.daemon._work.review.plans
+    assert [verified.plan for verified in plans.going_on()] == [rehearsal.plan]
+    plans.end(rehearsal.plan.run_id, Ended(state="aborted", code="E-RUN-FAILED", at=1))
+    assert plans.going_on() == ()
 
 
 def test_malicious_initial_adapter_that_is_no_adapter_is_refused(rehearsal: Rehearsal) -> None:

@@ -412,10 +412,7 @@ def test_malicious_empty_items_are_counted_before_any_of_them_is_parsed(monkeypa
     parsed: list[int] = []
     monkeypatch.setattr(codec_fields, "_parsed", lambda message, data: parsed.append(len(data)))
     leaves = b"\x1a\x00" * (2**22 - 4)
-    length, key = len(leaves), b"\x22"
-    while length > 0x7F:
-        key, length = key + bytes([0x80 | length & 0x7F]), length >> 7
-    body = key + bytes([length]) + leaves
+    body = b"\x22" + _length(leaves) + leaves
     with pytest.raises(PeerError, match="leaves has 4097 items, at most 4096 are allowed"):
         codec.decode_submission(body, sender="mallory")
     assert not parsed
@@ -428,3 +425,31 @@ def test_malicious_empty_items_are_counted_before_any_of_them_is_parsed(monkeypa
 def test_bytes_that_are_no_message_are_refused_by_whichever_reader_meets_them(data: bytes) -> None:
     with pytest.raises(PeerError, match="E-WIRE-MALFORMED"):
         codec.decode_submission(data, sender="mallory")
+
+
+def test_malicious_lists_of_short_items_are_refused_also_where_each_list_is_short_enough() -> None:
+    """A history of certificates with four thousand empty survivors each."""
+    survivors = b"\x12\x00" * 4000
+    survivor_set = b"\x1a" + _length(survivors) + survivors
+    certificates = (b"\x22" + _length(survivor_set) + survivor_set) * 3
+    task = b"\x0a\x10" + b"t" * 16 + b"\x1a" + _length(certificates) + certificates
+    with pytest.raises(PeerError, match="12006 items in"):
+        codec.decode_task(task)
+
+
+def _length(data: bytes) -> bytes:
+    """Return the length of some bytes as protobuf writes it."""
+    length, written = len(data), b""
+    while length > 0x7F:
+        written, length = written + bytes([0x80 | length & 0x7F]), length >> 7
+    return written + bytes([length])
+
+
+def test_the_longest_history_of_a_roster_fits_into_its_bound() -> None:
+    names = [f"{number:04}" + "n" * 59 for number in range(50)]
+    at = said.Position(b"p" * 32, 2**40, 2**40)
+    survivors = said.SurvivorSet(b"u" * 32, tuple((name, b"h" * 32) for name in names))
+    signatures = tuple(said.SurvivorSignature(at, name, b"s" * 64) for name in names)
+    certificate = said.RoundCertificate(at, b"r" * 32, survivors, b"s" * 32, signatures)
+    grows = codec.task_limit(members=50, rounds=3) - codec.PLAIN_TASK_BYTES
+    assert 3 * (len(codec.encode_certificate(certificate)) + 8) <= grows

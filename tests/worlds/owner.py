@@ -115,7 +115,7 @@ class RecordingLink:
         """Return what a handshake is answered with."""
         return Welcome(1, "0", "test-federation", self.welcome_head, (), ())
 
-    def poll(self, seen: frozenset[bytes], wait_seconds: float) -> NumberedTask | None:
+    def poll(self, seen: frozenset[bytes], wait_seconds: float, most: int = 0) -> NumberedTask | None:
         """Nothing to do."""
         return None
 
