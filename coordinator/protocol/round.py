@@ -371,10 +371,10 @@ class CoordinatorRound:
         Who it was, nobody can see. Honest noise is beyond the bound in no coordinate of a whole run, but with a
         probability of at most 2^-40 (section 7).
         """
-        total = self.layout.decode(words)
-        beyond = int(np.count_nonzero((total > self.largest_sum) | (total < -self.largest_sum)))
+        beyond = self.layout.count_beyond(words, self.largest_sum)
         if beyond:
-            rule = f"{beyond} of the {total.size} coordinates of the sum are beyond what the plan's updates can sum to"
+            entries = self.layout.entries
+            rule = f"{beyond} of the {entries} coordinates of the sum are beyond what the plan's updates can sum to"
             raise RoundAborted("E-ROUND-SUM", f"{rule}: a participant uploaded something else than an update")
 
     # --- what each participant should be told ---

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from privacy.secagg.fixed_point import Ring
 from privacy.secagg.masks import MaskTerm, apply_masks
 
 Words = NDArray[Any]  # uint32 or uint64, by the ring
+COUNTED_WORDS: Final = 2**14  # that are decoded at a time where a sum is only looked at: they stay in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,17 @@ class Layout:
         for span in self.spans():
             total[span.entries] = self.ring.decode(words[span.words], span.entries.stop - span.entries.start)
         return total
+
+    def count_beyond(self, words: Words, bound: float) -> int:
+        """Return how many integers of an unmasked sum have a larger absolute value; without decoding all at once."""
+        beyond = 0
+        for span in self.spans():
+            stream, length = words[span.words], span.entries.stop - span.entries.start
+            for start in range(0, stream.size, COUNTED_WORDS):
+                block = stream[start : start + COUNTED_WORDS]
+                entries = self.ring.decode(block, min(block.size * self.ring.lanes, length - start * self.ring.lanes))
+                beyond += int(np.count_nonzero((entries > bound) | (entries < -bound)))
+        return beyond
 
     def mask(self, words: Words, terms: Callable[[str], list[MaskTerm]], *, threads: int = 1) -> None:
         """Add mask streams to ring words in place: ``terms`` gives the keys and signs of a stream by its name."""

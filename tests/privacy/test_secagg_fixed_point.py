@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.secagg.fixed_point import Ring, fixed, unfixed
+from privacy.secagg.layout import COUNTED_WORDS, Layout
 from tests.worlds.plans import make_plan
 
 RINGS = [Ring(bits=32), Ring(bits=64), *(Ring(bits=64, lane_bits=lane) for lane in (8, 10, 13, 16, 21, 25, 31, 32))]
@@ -201,3 +202,13 @@ def test_a_weighted_mean_survives_the_ring_up_to_rounding(weights: list[int], se
         ring.add_into(total, ring.encode(weight * fixed(update, scale_exponent=scale, clamp=2**20)))
     mean = unfixed(ring.decode(total, 17), scale_exponent=scale, divisor=sum(weights))
     assert np.abs(mean - np.average(updates, axis=0, weights=weights)).max() <= 2.0 ** -(scale + 1)
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_integers_beyond_a_bound_are_counted_in_every_stream_and_block(ring: Ring) -> None:
+    length = COUNTED_WORDS * ring.lanes + 5
+    layout = Layout(ring, (("first", length), ("second", 7)))
+    update = np.zeros(layout.entries, dtype=np.int64)
+    update[[0, length - 1]], update[[1, length, -1]] = 100, -101
+    words = layout.encode(update, 1)
+    assert [layout.count_beyond(words, bound) for bound in (99, 100, 101)] == [5, 3, 0]
