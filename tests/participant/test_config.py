@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from host.settings import parse
+from host.state_format import write_format
 from participant.config import Settings, load_settings, settings_template
 from participant.home import Home
 from participant.owner.policy import parse_policy, policy_template
@@ -69,6 +70,7 @@ def test_a_setting_out_of_its_range_is_refused_with_its_line(line: str) -> None:
 
 
 def test_a_byte_order_mark_is_no_part_of_a_setting(tmp_path: Path) -> None:
+    write_format(tmp_path)
     (tmp_path / "participant.toml").write_bytes(b"\xef\xbb\xbf" + settings_template("alice").encode())
     assert load_settings(Home(tmp_path)) == Settings(name="alice")
 
