@@ -77,6 +77,7 @@ TESTS: Final = (
     "tests/audit/test_audit_ledger.py",
     "tests/audit/test_audit_limits.py",
     "tests/audit/test_audit_verify.py",
+    "tests/audit/test_maker_statements.py",
     "tests/participant/test_participant_ledger.py",
     "tests/privacy/test_ledger_chain.py",
     "tests/privacy/test_plan.py",

@@ -101,7 +101,7 @@ def check_upload(
     phase, sender = Phase.COLLECT_MASKED, receipt.sender
     if receipt.u2_hash != state.u2_hash:
         raise PeerError.by_participant(sender, "E-ROUND-SET", phase, "it masked with another U2")
-    if not receipt.length == state.layout.bytes == len(masked):
+    if receipt.length != state.layout.bytes or receipt.length != len(masked):
         raise PeerError.by_participant(sender, "E-ROUND-UPLOAD", phase, "the upload has a wrong length")
     signed = receipt.signed_bytes(parameters.protocol_version, state.members.round_ctx)
     _check_signature(parameters, phase, sender, receipt.signature, signed)
