@@ -110,7 +110,12 @@ def owned(*runs: RunSpend, **changes: Any) -> bytes:
         ({"run_id": "33" * 16}, "another id, plan or delta than the plan's"),
         ({"delta": "0.001"}, "another id, plan or delta than the plan's"),
     ],
-    ids=["the run under another population", "a part of it under another population", "another id", "another delta"],
+    ids=[
+        "the run under another population",
+        "a part of it under another population",
+        "another id",
+        "another delta",
+    ],
 )
 def test_no_report_charges_less_than_the_rounds_that_its_maker_took_part_in(
     changes: dict[str, Any], words: str
@@ -149,3 +154,35 @@ def test_without_noise_too_the_ledger_knows_the_run_that_its_owner_took_part_in(
     data = sign_report(build_report(replace(facts, ledger=replace(facts.ledger, spent=spent))), keys["alice"])
     with pytest.raises(VerificationError, match="does not know a run that its owner took part in"):
         verify_report(data)
+
+
+def absent(*runs: RunSpend) -> bytes:
+    """Return the report of a participant that took part in no round, with these rows beside those of other runs."""
+    plan, keys = reported_plan()
+    facts = participant_facts(plan, keys)
+    assert facts.ledger is not None
+    rounds = tuple(replace(entry, certificate=None) for entry in facts.rounds)
+    spent = replace(facts.ledger.spent, runs=(*facts.ledger.spent.runs[:-1], *runs))
+    facts = replace(facts, rounds=rounds, evaluations=(), ledger=replace(facts.ledger, spent=spent))
+    return sign_report(build_report(facts), keys["alice"])
+
+
+def test_a_participant_that_took_part_in_no_round_needs_no_row_for_the_run() -> None:
+    assert verify_report(absent()).report.made_by.name == "alice"
+
+
+def test_a_row_of_the_runs_id_under_another_plan_is_refused() -> None:
+    ledger = participant_facts(*reported_plan()).ledger
+    assert ledger is not None
+    other = replace(ledger.spent.runs[-1], plan_hash=b"p" * 32)
+    with pytest.raises(VerificationError, match="another id, plan or delta than the plan's"):
+        verify_report(absent(other))
+
+
+def test_a_coordinator_whose_operator_has_the_name_of_a_participant_needs_no_ledger() -> None:
+    assert verify_report(coordinator_report(operator="alice")[1]).report.made_by.name == "alice"
+
+
+def test_a_plan_without_noise_may_name_a_delta_that_no_ledger_charges() -> None:
+    report, data = participant_report("none", privacy={"delta": "0.1"})
+    assert verify_report(data).report == report
