@@ -37,7 +37,7 @@ $(STAMP):
 	@touch $@
 
 test: setup ## Run the tests (5 to 12 minutes on 2 cores)
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not docs" --session-timeout=720
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not docs" --session-timeout=900
 
 docs-test: setup ## Run the commands of the README as they stand there (2 minutes)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m docs
