@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from participant.home import Home
 from participant.owner.plan_store import Decision, Ended, PlanStore
 from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
+from privacy.plan import signed_plan_bytes
+from privacy.secagg.keys import SigningKey
 from tests.worlds.plans import OPERATOR, make_plan, sign_plan, signing_key
 
 ONE, TWO, OTHER = "aa" * 16, "ab" * 16, "cd" * 16
@@ -50,6 +53,24 @@ def test_the_same_plan_again_changes_nothing_and_another_one_is_refused(plans: P
         "plan",
     )
     assert (plans.directory(ONE) / "plan.json").read_bytes() == kept
+
+
+BAD_PLANS: dict[str, tuple[Callable[[bytes], bytes], SigningKey, str]] = {
+    "another signature than the operator's": (lambda data: data, signing_key("mallory"), "E-PLAN-SIGNATURE"),
+    "no plan at all": (lambda data: data[:-1], OPERATOR, "E-PLAN-MALFORMED"),
+    "a broken rule": (lambda data: data.replace(b'"quorum":4', b'"quorum":3'), OPERATOR, "E-PLAN-RULE"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "key", "code"), BAD_PLANS.values(), ids=BAD_PLANS.keys())
+def test_a_proposed_plan_that_is_none_is_the_coordinators_fault_and_not_kept(
+    spoil: Callable[[bytes], bytes], key: SigningKey, code: str, plans: PlanStore
+) -> None:
+    data = spoil(make_plan(run_id="ee" * 16)[0].to_bytes())
+    with pytest.raises(PeerError) as refused:
+        plans.put(data, key.sign(signed_plan_bytes(data)))
+    assert (refused.value.code, refused.value.participant, refused.value.phase) == (code, "coordinator", "plan")
+    assert set(plans.run_ids()) == {ONE, TWO, OTHER}
 
 
 def test_a_plan_that_was_changed_on_disk_is_not_taken_from_there(plans: PlanStore) -> None:
