@@ -170,6 +170,18 @@ def test_a_chain_that_mixes_units_is_damaged_however_well_signed() -> None:
     assert caught.value.code == "E-STATE-DAMAGED"
 
 
+def test_the_order_of_the_first_charge_stays_whatever_later_ones_say() -> None:
+    first = ledger.nothing_spent("patients").with_charge(charge(1, order=8))
+    assert first.with_charge(charge(2, order=2)).order == 8
+
+
+def test_an_export_is_checked_with_the_key_that_is_asked_for_and_not_with_the_one_that_it_names() -> None:
+    data = ledger.export(RECORDS)
+    assert ledger.verify_export(data) == tuple(RECORDS)
+    with pytest.raises(VerificationError):
+        ledger.verify_export(data, identity_key=signing_key("mallory").public)
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"ledger_version":2,"records":[]}', b"\xff"])
 def test_an_export_that_is_none_is_damaged(data: bytes) -> None:
     with pytest.raises(VerificationError):
