@@ -65,6 +65,8 @@ TESTS: Final = (
     "tests/coordinator/test_coordinator_round.py",
     "tests/coordinator/test_attempt_replay.py",
     "tests/coordinator/test_coordinator_runner.py",
+    "tests/coordinator/test_quotas.py",
+    "tests/coordinator/test_run_lifecycle.py",
     "tests/test_malicious_histories.py",
     "tests/participant/test_journal.py",
     "tests/participant/test_journal_copied_back.py",
@@ -101,6 +103,8 @@ CALLED: Final = "_a_function_was_called"  # what functions call while it is look
 
 _GAP, _TOLERANCE = "abs(stated - computed)", "absolute + relative * computed"
 _SPEND, _WORTH = "rdp.composed(after.events, budget.order)", "budget.divergence"
+_BOUNDS: Final = "MIN_MULTIPLIER <= privacy.noise_multiplier <= MAX_MULTIPLIER"
+_NO_MULTIPLIER: Final = "a square root over an integer: none lies exactly on a bound that a plan can reach"
 _OPENED: Final = "both are there since the attempt was opened: said for the type checker"
 
 # Mutants that no test can tell from the original: (function, change) -> reason.
@@ -120,6 +124,8 @@ EQUIVALENT: Final[dict[tuple[str, str], str]] = {
     ),
     ("_accumulate", "receipt.length == 0  ->  False"): "no empty upload is ever announced, so none lies there",
     ("from_bytes", "'plan'  ->  False"): "a word of the refusal",
+    ("_mechanism", f"{_BOUNDS}  ->  {_BOUNDS.replace('<=', '<', 1)}"): _NO_MULTIPLIER,
+    ("_mechanism", f"{_BOUNDS}  ->  {'<'.join(_BOUNDS.rsplit('<=', 1))}"): _NO_MULTIPLIER,
     (
         "verify_ledger",
         "not isinstance(genesis, Genesis)  ->  False",

@@ -164,3 +164,10 @@ def test_lanes_fit_into_words(fields: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(("mode", "fields", "words"), PRIVACY)
 def test_a_mechanism_is_what_its_mode_takes(mode: Mode, fields: dict[str, Any], words: str) -> None:
     check_part(Privacy, {**make_plan(mode=mode)[0].privacy.model_dump(), **fields}, words)
+
+
+def test_only_steps_with_noise_are_counted_and_so_bounded() -> None:
+    plan, _ = make_plan(mode="none", recipe={"rounds": 10_000_000})
+    plan.privacy.require_countable(plan.recipe.rounds)
+    with pytest.raises(ValueError, match="at most 1,000,000 in a noised mode"):
+        make_plan(mode="local")[0].privacy.require_countable(plan.recipe.rounds)
