@@ -101,6 +101,11 @@ def certificate_file(run: Path, number: int) -> Path:
     return run / f"certificate.{number}"
 
 
+def adapter_file(run: Path, number: int) -> Path:
+    """Return where the adapter after a round, with all that the optimizer remembers, lies in a run's directory."""
+    return run / f"adapter.{number}"
+
+
 def erase_updates(run: Path) -> None:
     """Remove the encoded and masked updates and the shares of others; nothing else there has a dash in its name."""
     for path in run.glob("*-*"):

@@ -442,6 +442,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "slow or lost participants",
         "the round is tried again; raise the durations if links are slow",
     ),
+    "E-ROUND-STEP": Explanation(
+        _P,
+        "a round is offered from an adapter that the sums of the rounds before do not lead to",
+        "the coordinator runs another program or changed the adapter, or it did not send the sums",
+        "nothing is sent in this round; report it to the other owners, and ask the operator for both versions",
+    ),
     "E-ROUND-SUM": Explanation(
         _P,
         "the sum is larger than updates of this plan can sum to",

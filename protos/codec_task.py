@@ -148,7 +148,7 @@ def _write_opened(task: env.AttemptOpened) -> pb.AttemptOpened:
     return pb.AttemptOpened(
         run_id=task.run_id,
         offer=rounds.write_offer(task.offer),
-        adapter=write_ref(task.adapter),
+        sums=[write_ref(content) for content in task.sums],
         history=[rounds.write_certificate(certificate) for certificate in task.history],
     )
 
@@ -157,7 +157,7 @@ def _read_opened(message: pb.AttemptOpened) -> env.AttemptOpened:
     return env.AttemptOpened(
         run_id=run_id(message.run_id),
         offer=part(message, "offer", rounds.read_offer),
-        adapter=part(message, "adapter", read_ref),
+        sums=each(message.sums, "sums", read_ref, most=MAX_HISTORY),
         history=each(message.history, "history", rounds.read_certificate, most=MAX_HISTORY),
     )
 

@@ -140,11 +140,11 @@ class PlanProposed:
 
 @dataclass(frozen=True, slots=True)
 class AttemptOpened:
-    """An attempt is open: download the adapter, verify the history, advertise."""
+    """An attempt is open: verify the history, step from its sums, compare with the offered adapter, advertise."""
 
     run_id: str
     offer: AttemptOffer
-    adapter: ContentRef  # the global adapter's float32 little-endian entries
+    sums: tuple[ContentRef, ...]  # ring words of the sums of the history's rounds
     history: tuple[RoundCertificate, ...]  # of all completed rounds that this member has not been shown to know
 
 

@@ -549,13 +549,13 @@ class AttemptOpened(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     OFFER_FIELD_NUMBER: _builtins.int
-    ADAPTER_FIELD_NUMBER: _builtins.int
+    SUMS_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     @_builtins.property
     def offer(self) -> _round_pb2.AttemptOffer: ...
     @_builtins.property
-    def adapter(self) -> Global___ContentRef: ...
+    def sums(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentRef]: ...
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[_round_pb2.RoundCertificate]: ...
     def __init__(
@@ -563,12 +563,12 @@ class AttemptOpened(_message.Message):
         *,
         run_id: _builtins.str = ...,
         offer: _round_pb2.AttemptOffer | None = ...,
-        adapter: Global___ContentRef | None = ...,
+        sums: _abc.Iterable[Global___ContentRef] | None = ...,
         history: _abc.Iterable[_round_pb2.RoundCertificate] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "offer", b"offer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["offer", b"offer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "history", b"history", "offer", b"offer", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "offer", b"offer", "run_id", b"run_id", "sums", b"sums"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

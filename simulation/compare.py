@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from authoring.draft import INITIAL_FILE, build_draft
-from coordinator.runs.global_adapter import direction
-from methods.optimizer import OptimizerState, step
+from methods.global_adapter import next_state
+from methods.optimizer import OptimizerState
 from participant.training.data import task_columns
 from participant.training.evaluation import AdapterEvaluator
 from participant.training.torch_trainer import Materials, TorchTrainer
@@ -128,7 +128,7 @@ def _rounds(
             name: partial(trainer.train, adapter=state.iterate, progress=_silent) for name, trainer in trainers.items()
         }
         result = cohort.run_round(number, state.iterate.tobytes(), train)
-        state = step(plan.recipe, state, direction(plan, number, result.total(), result.survivors))
+        state = next_state(plan, state, result.total(), result.survivors)
         progress(number, total)
     return state.average
 

@@ -76,6 +76,7 @@ TESTS: Final = (
     "tests/participant/test_plan_store.py",
     "tests/participant/test_round_update.py",
     "tests/participant/test_runs.py",
+    "tests/participant/test_steps_verified.py",
     "tests/audit/test_audit_ledger.py",
     "tests/audit/test_audit_limits.py",
     "tests/audit/test_audit_verify.py",

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import methods
-from coordinator.runs.global_adapter import direction
-from methods.optimizer import OptimizerState, step
+from methods.global_adapter import next_state
+from methods.optimizer import OptimizerState
 from methods.vectors import joined, places
 from participant.training.adapters.adapted import read_initial
 from privacy.draft import Draft
@@ -89,7 +89,7 @@ def test_the_sum_is_exactly_that_of_the_survivors_updates(
         total = result.total()
         assert np.array_equal(total, sum(run.updates[name, number] for name in result.survivors))
         before = run.state
-        run.state = step(run.plan.recipe, before, direction(run.plan, number, total, result.survivors))
+        run.state = next_state(run.plan, before, total, result.survivors)
         assert np.isfinite(run.state.iterate).all()
         moved = np.flatnonzero(run.state.iterate != before.iterate)
         trained = places(run.plan.recipe, run.plan.recipe.turn(number))

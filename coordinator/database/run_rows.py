@@ -79,7 +79,8 @@ class RoundRecord:
     survivors: int
     dropouts: tuple[str, ...]
     adapter_hash: bytes
-    iterate_sha256: bytes
+    sum_sha256: bytes
+    sum_length: int
     released_sha256: bytes
     length: int
     completed_at: int
@@ -221,7 +222,8 @@ def add_round(connection: Connection, run_id: str, done: RoundRecord) -> None:
             survivors=done.survivors,
             dropouts=",".join(done.dropouts),
             adapter_hash=done.adapter_hash,
-            iterate_sha256=done.iterate_sha256,
+            sum_sha256=done.sum_sha256,
+            sum_length=done.sum_length,
             released_sha256=done.released_sha256,
             length=done.length,
             completed_at=done.completed_at,
@@ -286,7 +288,8 @@ def _round(row: sa.Row[tuple[object, ...]]) -> RoundRecord:
         survivors=row.survivors,
         dropouts=tuple(name for name in row.dropouts.split(",") if name),
         adapter_hash=bytes(row.adapter_hash),
-        iterate_sha256=bytes(row.iterate_sha256),
+        sum_sha256=bytes(row.sum_sha256),
+        sum_length=row.sum_length,
         released_sha256=bytes(row.released_sha256),
         length=row.length,
         completed_at=row.completed_at,

@@ -140,9 +140,10 @@ rounds = sa.Table(
     sa.Column("survivors", sa.Integer, nullable=False),
     sa.Column("dropouts", sa.Text, nullable=False),  # names, comma-separated
     sa.Column("adapter_hash", sa.LargeBinary(32), nullable=False),  # of the iterate that the next round starts from
-    sa.Column("iterate_sha256", sa.LargeBinary(32), nullable=False),
+    sa.Column("sum_sha256", sa.LargeBinary(32), nullable=False),  # of the sum's ring words
+    sa.Column("sum_length", sa.BigInteger, nullable=False),  # in bytes
     sa.Column("released_sha256", sa.LargeBinary(32), nullable=False),  # what is evaluated and exported
-    sa.Column("length", sa.BigInteger, nullable=False),  # bytes of either
+    sa.Column("length", sa.BigInteger, nullable=False),  # bytes of an adapter
     sa.Column("completed_at", sa.BigInteger, nullable=False),
 )
 

@@ -10,15 +10,15 @@ import hashlib
 
 from coordinator.database.run_rows import RoundRecord
 from coordinator.protocol.round import RoundResult
-from coordinator.runs.global_adapter import RunFiles, direction
-from methods.optimizer import step
+from coordinator.runs.global_adapter import RunFiles
+from methods.global_adapter import next_state
 from privacy.plan import Plan
 from privacy.secagg.hashes import adapter_hash
 from protos import codec
 
 
 def complete_round(plan: Plan, files: RunFiles, result: RoundResult, *, previous: bytes, now: int) -> RoundRecord:
-    """Decode the sum, take the optimizer's step, make the new adapter durable, and return the round's row.
+    """Decode the sum, take the optimizer's step, make sum and adapter durable, and return the round's row.
 
     Args:
         plan: the run's.
@@ -29,8 +29,10 @@ def complete_round(plan: Plan, files: RunFiles, result: RoundResult, *, previous
     """
     certificate = result.certificate
     at = certificate.position
-    move = direction(plan, at.round, result.total(), result.survivors)
-    iterate, released = files.write_state(step(plan.recipe, files.read_state(at.round - 1), move))
+    words = result.words.data.cast("B")
+    files.write_sum(at.round, words)
+    state = next_state(plan, files.read_state(at.round - 1), result.total(), result.survivors)
+    iterate, released = files.write_state(state)
     return RoundRecord(
         round=at.round,
         attempt=at.attempt,
@@ -39,7 +41,8 @@ def complete_round(plan: Plan, files: RunFiles, result: RoundResult, *, previous
         survivors=len(result.survivors),
         dropouts=result.dropouts,
         adapter_hash=adapter_hash(iterate),
-        iterate_sha256=hashlib.sha256(iterate).digest(),
+        sum_sha256=hashlib.sha256(words).digest(),
+        sum_length=len(words),
         released_sha256=hashlib.sha256(released).digest(),
         length=len(iterate),
         completed_at=now,

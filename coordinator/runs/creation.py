@@ -22,9 +22,10 @@ from coordinator.database.member_rows import MemberRecord
 from coordinator.database.run_rows import RunRecord, RunState
 from coordinator.database.store import Store
 from coordinator.home import Home
-from coordinator.runs.global_adapter import RunFiles, read_initial
+from coordinator.runs.global_adapter import RunFiles
 from coordinator.runs.thresholds import Requested, choose
 from host import durable
+from methods.global_adapter import read_initial
 from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError, PlanError
 from privacy.interfaces import RandomSource

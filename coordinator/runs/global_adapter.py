@@ -1,85 +1,23 @@
-"""The global adapter: from the initial tensors to the vector that travels, and from a sum to the next vector.
+"""The files of a run: the adapter from round to round, the sums that lead there, and what is released.
 
-Guarantees: the vector is what the plan's manifest and state say, flat float32 little-endian; the step from a sum to
-the next state is a function of plan, state, sum and survivors alone; files of a run are whole or absent.
-Leaves to others: the optimizer's arithmetic (``methods.optimizer``), which tensor is where in the vector and
-PEFT's keys (``methods``), the release (``coordinator.runs.completion``).
+Guarantees: files of a run are whole or absent; a state that was written comes back bit for bit.
+Leaves to others: what a sum makes of a state (``methods.global_adapter``), the release (``coordinator.runs.release``).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from host import durable
-from methods.optimizer import OptimizerState, Wide
+from methods.global_adapter import VECTOR_TYPE, iterate_bytes, read_initial, state_from_bytes, state_to_bytes
+from methods.optimizer import OptimizerState
 from methods.vectors import joined
-from privacy.dp.clipping import clip_radius
-from privacy.draft import Recipe
 from privacy.errors import LocalError
 from privacy.plan import Plan
-from privacy.secagg.fixed_point import unfixed
-
-VECTOR_TYPE: Final = np.dtype("<f4")  # of the vector, on disk and on the wire
-
-
-def read_initial(data: bytes, recipe: Recipe) -> dict[str, NDArray[Any]]:
-    """Parse the initial adapter and check it against the plan.
-
-    Raises:
-        LocalError: ``E-PLAN-RULE`` when hash, keys, shapes or types are not the manifest's.
-    """
-    if hashlib.sha256(data).hexdigest() != recipe.adapter.initial_hash:
-        raise LocalError("E-PLAN-RULE", "the initial adapter is not the one that the plan names")
-    try:
-        tensors = load_tensors(data)
-    except SafetensorError as error:
-        raise LocalError("E-PLAN-RULE", f"the initial adapter does not parse: {error}") from error
-    expected = {tensor.key: tuple(tensor.shape) for tensor in recipe.adapter.tensors}
-    if expected != {key: value.shape for key, value in tensors.items()}:
-        raise LocalError("E-PLAN-RULE", "the initial adapter's tensors are not the manifest's")
-    if wrong := sorted(key for key, value in tensors.items() if value.dtype != np.float32):
-        raise LocalError("E-PLAN-RULE", f"tensor {wrong[0]} of the initial adapter is not float32")
-    return tensors
-
-
-# --- from a sum to the next state ---
-
-
-def direction(plan: Plan, round_number: int, total: NDArray[np.int64], survivors: Sequence[str]) -> Wide:
-    """Return what the optimizer steps along: the mean difference, or minus the mean noisy gradient.
-
-    Args:
-        plan: its constants are the only normalisers; a realised batch is none.
-        round_number: whose sum it is, from 1.
-        total: the sum's integers, shape (entries of the round's turn,).
-        survivors: whose updates are in it.
-    """
-    members = [plan.member(name) for name in survivors]
-    if plan.privacy.mode == "distributed":
-        expected = float(plan.privacy.sampling_rate) * sum(member.units for member in members)
-        return -total.astype(np.float64) * (unit(plan, round_number) / expected)
-    weights = sum(member.weight for member in members)
-    if plan.privacy.mode == "distributed-participant":
-        return total.astype(np.float64) * (unit(plan, round_number) / weights)
-    return unfixed(total, scale_exponent=plan.encoding.scale_exponent, divisor=weights)
-
-
-def unit(plan: Plan, round_number: int) -> float:
-    """Return what one integer step of a round's clipped vector stands for: C / r."""
-    return float(plan.privacy.clip_norm) / clip_radius(plan.privacy.sensitivity, plan.recipe.turn(round_number).entries)
-
-
-# --- a run's files ---
+from privacy.secagg.fixed_point import Buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,30 +46,34 @@ class RunFiles:
         """The signed audit report."""
         return self.directory / "report.json"
 
+    def sum(self, round_number: int) -> Path:
+        """The ring words of a round's sum: what participants download, and step from themselves."""
+        return self.directory / f"sum-{round_number}.words"
+
     def iterate(self, round_number: int) -> Path:
         """The vector that the round after this one starts from."""
         return self.directory / f"global-{round_number}.f32"
 
     def released(self, round_number: int) -> Path:
         """The vector that is evaluated and exported after a round: the average of iterates, if the plan has one."""
-        averaged = self.directory / f"released-{round_number}.f32"
+        averaged = self._average(round_number)
         return averaged if averaged.exists() else self.iterate(round_number)
 
     def write_start(self, plan: Plan) -> None:
         """Write the vector that round 1 starts from."""
         vector = joined(plan.recipe, read_initial(self.initial.read_bytes(), plan.recipe))
-        durable.write(self.iterate(0), vector.astype(VECTOR_TYPE).tobytes())
+        durable.write(self.iterate(0), iterate_bytes(vector))
+
+    def write_sum(self, round_number: int, words: Buffer) -> None:
+        """Make a sum durable; it stays while the run goes on, for members that come back after rounds."""
+        durable.write(self.sum(round_number), words)
 
     def write_state(self, state: OptimizerState) -> tuple[bytes, bytes]:
         """Make a round's state durable, and return the bytes of its iterate and of what is released."""
-        iterate, released = state.iterate.tobytes(), state.average.tobytes()
-        tensors = {"momentum": state.momentum, "second": state.second}
-        kept = {name: vector for name, vector in tensors.items() if vector.any()}  # a moment of zeros is left out
+        iterate, released = iterate_bytes(state.iterate), iterate_bytes(state.average)
+        durable.write(self._moments(state.round), state_to_bytes(state, with_iterate=False))
         if released != iterate:
-            kept["average"] = state.average
-        durable.write(self._state(state.round), save_tensors(kept))
-        if released != iterate:
-            durable.write(self.directory / f"released-{state.round}.f32", released)
+            durable.write(self._average(state.round), released)
         durable.write(self.iterate(state.round), iterate)
         return iterate, released
 
@@ -142,29 +84,30 @@ class RunFiles:
             LocalError: ``E-STATE-DAMAGED``.
         """
         try:
-            iterate = np.frombuffer(self.iterate(round_number).read_bytes(), dtype=VECTOR_TYPE)
+            iterate = self.iterate(round_number).read_bytes()
             if round_number == 0:
-                return OptimizerState.start(iterate)
-            kept = load_tensors(self._state(round_number).read_bytes())
-        except (OSError, SafetensorError) as error:
+                return OptimizerState.start(np.frombuffer(iterate, dtype=VECTOR_TYPE))
+            moments = self._moments(round_number).read_bytes()
+        except OSError as error:
             raise LocalError("E-STATE-DAMAGED", f"the adapter after round {round_number} does not load") from error
-        zeros = np.zeros_like(iterate)
-        return OptimizerState(
-            round=round_number,
-            iterate=iterate,
-            average=kept.get("average", iterate),
-            momentum=kept.get("momentum", zeros),
-            second=kept.get("second", zeros),
-        )
+        return state_from_bytes(round_number, moments, iterate=iterate)
 
     def forget(self, round_number: int, *, keep_released: bool) -> None:
         """Drop what no later round needs of a round."""
-        self._state(round_number).unlink(missing_ok=True)
+        self._moments(round_number).unlink(missing_ok=True)
         if keep_released and self.released(round_number) == self.iterate(round_number):
             return
         self.iterate(round_number).unlink(missing_ok=True)
         if not keep_released:
-            (self.directory / f"released-{round_number}.f32").unlink(missing_ok=True)
+            self._average(round_number).unlink(missing_ok=True)
 
-    def _state(self, round_number: int) -> Path:
+    def forget_sums(self) -> None:
+        """Drop all sums: the run has ended, and nobody steps from them any more."""
+        for path in self.directory.glob("sum-*.words"):
+            path.unlink(missing_ok=True)
+
+    def _moments(self, round_number: int) -> Path:
         return self.directory / f"state-{round_number}.safetensors"
+
+    def _average(self, round_number: int) -> Path:
+        return self.directory / f"released-{round_number}.f32"

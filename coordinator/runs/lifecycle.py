@@ -178,8 +178,8 @@ class Lifecycle:
             attempt_rows.end_attempt(connection, run.run_id, at, "completed", now=context.now())
         run.attempt = None
         context.spool.clear_round(run.run_id, at.round)
-        if at.round > 2:  # the round before may still be on its way to a slow member; the start is always needed
-            run.files.forget(at.round - 2, keep_released=run.released(at.round - 2) is not None)
+        if at.round > 1:  # the start is always needed
+            run.files.forget(at.round - 1, keep_released=run.released(at.round - 1) is not None)
 
     def _abort_attempt(self, at: Position, aborted: RoundAborted) -> None:
         run, now = self._run, self._run.context.now()
@@ -217,4 +217,5 @@ class Lifecycle:
             run_rows.set_run_state(connection, run.run_id, state, now=context.now(), code=code, reason=reason)
         run.attempt = None
         context.spool.clear_run(run.run_id)
+        run.files.forget_sums()
         run.reload_and_notify("run-ended", state=state.value, code=code, reason=reason)

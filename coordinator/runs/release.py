@@ -18,8 +18,9 @@ import methods
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.store import Store
 from coordinator.runs.adapter_use import TASK_FILE, task_json, use_lines
-from coordinator.runs.global_adapter import VECTOR_TYPE, RunFiles, read_initial
+from coordinator.runs.global_adapter import RunFiles
 from host import durable
+from methods.global_adapter import VECTOR_TYPE, read_initial
 from privacy.adapter_parts import options_words
 from privacy.claims import (
     COMMON,

@@ -241,20 +241,17 @@ class Run:
             code=self.record.code,
             certificates=self._certificates,
             machine=self.attempt.machine if self.attempt else None,
-            adapter=self._adapter(),
+            sums=tuple(ContentRef(done.sum_sha256, done.sum_length) for done in self.rounds),
             aborted=(Position(self.plan.hash, failed.round, failed.attempt), failed.code) if failed else None,
         )
-
-    def _adapter(self) -> ContentRef:
-        last = self.rounds[-1] if self.rounds else None
-        return ContentRef(last.iterate_sha256, last.length) if last else self._start
 
     def content(self, sha256: bytes) -> Path | None:
         """Return the file of some content that the members of this run may read."""
         if sha256 == self._initial.sha256:
             return self.files.initial
-        if sha256 == self._adapter().sha256:
-            return self.files.iterate(len(self.rounds))
+        for done in reversed(self.rounds):
+            if sha256 == done.sum_sha256:
+                return self.files.sum(done.round)
         for number in range(len(self.rounds), -1, -1):
             released = self.released(number)
             if released is not None and released.sha256 == sha256:

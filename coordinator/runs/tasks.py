@@ -56,7 +56,7 @@ class RunView:
     code: str
     certificates: tuple[RoundCertificate, ...]  # of all completed rounds
     machine: CoordinatorRound | None  # the open attempt
-    adapter: ContentRef  # that the current round starts from
+    sums: tuple[ContentRef, ...]  # of all completed rounds
     aborted: tuple[Position, str] | None  # the last attempt and its code, if it failed and nothing came after
 
 
@@ -96,7 +96,7 @@ def _attempt_task(view: RunView, machine: CoordinatorRound, member: str, knows: 
         case None | RoundCertificate():
             return
         case AttemptOffer() as offer:
-            yield numbered(AttemptOpened(run_id, offer, view.adapter, view.certificates[knows:]), *at.fields)
+            yield numbered(AttemptOpened(run_id, offer, view.sums[knows:], view.certificates[knows:]), *at.fields)
         case AdvertisementSet(advertisements):
             yield numbered(KeysAdvertised(run_id, advertisements), *at.fields)
         case HolderShares(shares, u2):

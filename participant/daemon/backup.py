@@ -41,7 +41,7 @@ def write_backup(home: Home, file: Path) -> int:
                 if (home.directory / name).exists():
                     archive.add(home.directory / name, name)
             for path in sorted(home.runs.glob("*/*")):
-                if path.name == "journal" or path.name.startswith(("certificate.", "report.")):
+                if path.name == "journal" or path.name.startswith(("certificate.", "report.", "adapter.")):
                     archive.add(path, str(path.relative_to(home.directory)))
             archive.add(ledger, DEFAULT_LEDGER)
     return file.stat().st_size

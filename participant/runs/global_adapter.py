@@ -1,75 +1,116 @@
-"""The global adapter that a round starts from: downloaded, compared, and parsed from one buffer.
+"""The global adapter that a round starts from: each participant computes it from the sums itself.
 
-Guarantees: what is returned is what the offer names; in the first round it is what the owner approved with the plan.
+Guarantees: what is returned follows from the adapter that the owner approved with the plan and from the sums of all
+rounds, whose hashes are in the transcript that all participants agree on; an offer of any other adapter is refused, so
+that a coordinator cannot choose the model. A state is on disk before its round is advertised.
 Leaves to others: what the offer must follow from (``participant.protocol.checks``), repeating downloads (``delivery``).
-Source: docs/protocol.md section 5.1.
+Whether an announced sum is what was masked, nobody can see who does not hold all updates (docs/threat-model.md).
+Source: docs/protocol.md sections 5.1 and 5.8.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
+from host import durable
+from methods.global_adapter import iterate_bytes, next_state, read_initial, state_from_bytes, state_to_bytes
+from methods.optimizer import OptimizerState
 from methods.vectors import joined
+from participant.home import adapter_file, certificate_file
 from participant.link.delivery import Sender
-from privacy.errors import LocalError, PeerError, Phase
-from privacy.plan import Plan
-from privacy.secagg.hashes import adapter_hash
-from privacy.secagg.messages import AttemptOffer
+from privacy.errors import LocalError, OnlysumError, PeerError, Phase
+from privacy.plan import Plan, largest_sum
+from privacy.secagg import hashes
+from privacy.secagg.messages import AttemptOffer, RoundCertificate
+from protos import codec
 from protos.envelope import ContentRef
 
-ADAPTER_FORMAT: Final = np.dtype("<f4")
 
-
-def fetch_adapter(
-    plan: Plan, initial: Path, *, sender: Sender, offer: AttemptOffer, content: ContentRef
-) -> NDArray[np.float32]:
-    """Download, hash and parse the global adapter from one buffer.
+class GlobalAdapter:
+    """The adapter of one run, from round to round.
 
     Args:
         plan: of the run.
         initial: the file of the initial adapter that was approved with it.
+        directory: of the run; certificates of completed rounds lie there.
         sender: downloads.
-        offer: names the adapter by its hash.
-        content: where the coordinator says that it lies.
-
-    Raises:
-        PeerError: it is not the adapter that the offer names, or not where the plan says that the first round starts.
-        LocalError: ``E-ADAPTER-HASH``.
     """
-    position, entries = offer.position, plan.recipe.state_entries
-    if content.length != entries * ADAPTER_FORMAT.itemsize:
-        raise PeerError.by_coordinator(
-            "E-ROUND-CONTEXT",
-            Phase.ADVERTISE_KEYS,
-            f"the adapter is announced as {content.length} bytes for {entries} entries",
-        )
-    data = sender.download(content, of=(plan.run_id, position))
-    if adapter_hash(data) != offer.adapter_hash:
-        raise PeerError.by_coordinator(
-            "E-ROUND-CONTEXT", Phase.ADVERTISE_KEYS, "the adapter is not the one that the offer names"
-        )
-    if position.round == 1 and data != _initial(plan, initial):
-        raise PeerError.by_coordinator(
-            "E-ROUND-CONTEXT", Phase.ADVERTISE_KEYS, "the first round does not start from the plan's initial adapter"
-        )
-    return np.frombuffer(data, dtype=ADAPTER_FORMAT).astype(np.float32)
+
+    def __init__(self, plan: Plan, initial: Path, directory: Path, sender: Sender) -> None:
+        self._plan = plan
+        self._initial = initial
+        self._directory = directory
+        self._sender = sender
+
+    def start_of(self, offer: AttemptOffer, sums: Sequence[ContentRef]) -> NDArray[np.float32]:
+        """Return what an offered round starts from, shape (state entries,).
+
+        Args:
+            offer: its history is verified already.
+            sums: of the last completed rounds, as many as the coordinator thinks that this participant lacks.
+
+        Raises:
+            PeerError: ``E-ROUND-STEP``, the offered adapter is another, or a sum is missing, too long or too large;
+                ``E-ROUND-CONTEXT``, a sum is not the one of the transcript; ``E-PLAN-RULE``, no initial adapter.
+            LocalError: ``E-ADAPTER-HASH``, ``E-STATE-DAMAGED`` or ``E-DISK-FULL``.
+        """
+        state, before = self._stored(), offer.position.round - 1
+        for number in range(state.round + 1, before + 1):
+            missing = before - number + 1
+            if missing > len(sums):
+                raise _refusal("E-ROUND-STEP", f"the sum of round {number} did not come with the offer")
+            state = self._advance(state, sums[len(sums) - missing], offer)
+        if hashes.adapter_hash(iterate_bytes(state.iterate)) != offer.adapter_hash:
+            rule = f"round {before + 1} is offered from another adapter than the one that the plan's sums lead to"
+            raise _refusal("E-ROUND-STEP", rule)
+        return state.iterate
+
+    def _advance(self, state: OptimizerState, content: ContentRef, offer: AttemptOffer) -> OptimizerState:
+        """Download a round's sum, step from it, and make that durable."""
+        number = state.round + 1
+        layout, certificate = self._plan.layout(number), self._certificate(number)
+        if content.length != layout.bytes:
+            raise _refusal("E-ROUND-STEP", f"the sum of round {number} is announced as {content.length} bytes")
+        data = self._sender.download(content, of=(self._plan.run_id, offer.position))
+        if hashes.sum_hash(data) != certificate.sum_hash:
+            raise _refusal("E-ROUND-CONTEXT", f"the sum of round {number} is not the one of its certificate")
+        words = np.frombuffer(data, dtype=layout.ring.dtype)
+        if layout.count_beyond(words, largest_sum(self._plan)):
+            raise _refusal("E-ROUND-STEP", f"the sum of round {number} is larger than updates of this plan can sum to")
+        after = next_state(self._plan, state, layout.decode(words), certificate.survivors.ids)
+        durable.write(adapter_file(self._directory, number), state_to_bytes(after, with_iterate=True))
+        adapter_file(self._directory, state.round).unlink(missing_ok=True)
+        return after
+
+    def _stored(self) -> OptimizerState:
+        """Return the last state on disk; before round 1 it is the plan's initial adapter."""
+        rounds = [int(path.suffix[1:]) for path in self._directory.glob("adapter.*") if path.suffix[1:].isdigit()]
+        if not rounds:
+            return OptimizerState.start(self._approved())
+        number = max(rounds)
+        return state_from_bytes(number, adapter_file(self._directory, number).read_bytes())
+
+    def _approved(self) -> NDArray[np.float32]:
+        """Return the vector of the plan's initial adapter, whose hash the owner approved."""
+        recipe, data = self._plan.recipe, self._initial.read_bytes()
+        if hashlib.sha256(data).hexdigest() != recipe.adapter.initial_hash:
+            raise LocalError("E-ADAPTER-HASH", f"{self._initial} is not the plan's initial adapter any more")
+        try:
+            return joined(recipe, read_initial(data, recipe))
+        except LocalError as error:  # the operator signed it
+            raise _refusal(error.code, error.detail) from None
+
+    def _certificate(self, number: int) -> RoundCertificate:
+        try:
+            return codec.decode_certificate(certificate_file(self._directory, number).read_bytes(), sender="")
+        except (OSError, OnlysumError) as error:
+            raise LocalError("E-STATE-DAMAGED", f"the certificate of round {number} does not load") from error
 
 
-def _initial(plan: Plan, path: Path) -> bytes:
-    """Return the vector of the plan's initial adapter, whose hash the owner approved."""
-    recipe, data = plan.recipe, path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != recipe.adapter.initial_hash:
-        raise LocalError("E-ADAPTER-HASH", f"{path} is not the plan's initial adapter any more")
-    try:
-        return joined(recipe, load(data)).astype(ADAPTER_FORMAT).tobytes()
-    except SafetensorError:
-        raise PeerError.by_coordinator(
-            "E-PLAN-RULE", Phase.ADVERTISE_KEYS, "the initial adapter is not what the plan's manifest describes"
-        ) from None
+def _refusal(code: str, rule: str) -> PeerError:
+    return PeerError.by_coordinator(code, Phase.ADVERTISE_KEYS, rule)

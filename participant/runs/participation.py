@@ -21,7 +21,7 @@ from participant.protocol.step import Message, Step
 from participant.protocol.transitions import Abort, EncodedUpdate, Told
 from participant.runs.consent import Consent
 from participant.runs.context import DaemonContext, TrainingJob
-from participant.runs.global_adapter import fetch_adapter
+from participant.runs.global_adapter import GlobalAdapter
 from participant.runs.journal import Journal
 from participant.runs.round_training import RoundTraining
 from participant.runs.round_update import RoundUpdate
@@ -69,6 +69,8 @@ class Participation:
         self._opened_at: float | None = None
         self._consent = Consent(work, job)
         self._training = RoundTraining(work, job)
+        directory = work.home.runs / self._run_id
+        self._adapter = GlobalAdapter(self._plan, job.initial_adapter, directory, work.sender)
         self._update = RoundUpdate(self._journal, self._consent, ring_bits=self._plan.encoding.ring_bits)
         self._log = _log.bind(run=self._run_id)
 
@@ -140,10 +142,8 @@ class Participation:
             self._on_completed(certificate)
         self._consent.require()
         self.prepare()
-        adapter = fetch_adapter(
-            self._plan, self._job.initial_adapter, sender=self._work.sender, offer=offer, content=task.adapter
-        )
         step = self._hear(offer)
+        adapter = self._adapter.start_of(offer, task.sums)
         self._keep(step)  # if this fails, the attempt before goes on as it was
         self._training.start_from(adapter)
         self._send(step.message)

@@ -53,8 +53,9 @@ def difference_sentence(plan: Plan) -> str:
             f"epsilons allow{'' if unit == 'participant' else common}."
         )
     dropped = (
-        " The coordinator has such a pair if it starts two rounds from the same adapter and declares the participant "
-        "dropped out of one."
+        " Participants compute each round's start from the sums themselves, so the coordinator cannot start two rounds "
+        "from the same adapter; but it can announce a false sum, which nobody can tell from a true one, and so start "
+        "nearly from the same, and declare the participant dropped out of one."
     )
     return (
         "There is no noise, so two sums can tell one update: where a participant is in one sum and not in the other, "

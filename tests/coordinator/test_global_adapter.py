@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from coordinator.runs.global_adapter import RunFiles, direction, read_initial
+from coordinator.runs.global_adapter import RunFiles
+from methods.global_adapter import direction, read_initial
 from methods.optimizer import OptimizerState
 from privacy.dp.clipping import clip_radius, integer_clip
 from privacy.errors import LocalError

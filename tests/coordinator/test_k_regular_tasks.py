@@ -28,7 +28,7 @@ def told(world: Federation, machine: CoordinatorRound, member: str) -> Told:
         code="",
         certificates=(),
         machine=machine,
-        adapter=NOTHING,
+        sums=(),
         aborted=None,
     )
     (task,) = roster_tasks(view, member, answered_plan=True, knows=0)

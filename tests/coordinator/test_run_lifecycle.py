@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +19,13 @@ from coordinator.config import Durations
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database.run_rows import RunState
 from coordinator.opened import OpenHome
+from coordinator.runs.global_adapter import RunFiles
 from coordinator.views.overview import overview
 from participant.protocol.states import Idle, Masked
 from privacy.claims import difference_sentence
 from privacy.errors import PeerError
 from privacy.plan import signed_approval_bytes
+from privacy.secagg.hashes import adapter_hash
 from privacy.secagg.messages import (
     Advertisement,
     Complaint,
@@ -92,7 +96,10 @@ def test_the_evaluator_measures_the_start_and_every_released_adapter(tmp_path: P
         assert [evaluation.correct for evaluation in run_rows.list_evaluations(connection, RUN_ID)] == [7, 7, 7, 7]
 
 
-def test_an_averaged_iterate_is_released_and_the_raw_one_is_trained_on(tmp_path: Path) -> None:
+def test_an_averaged_iterate_is_released_and_the_raw_one_is_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunFiles, "forget", lambda *_, **__: None)
     world = settled(World(tmp_path, rounds=2, recipe={"optimizer": {"average": "0.9"}}))
     directory = world.home.run(RUN_ID)
     released = np.frombuffer((directory / "released-2.f32").read_bytes(), dtype="<f4")
@@ -101,7 +108,8 @@ def test_an_averaged_iterate_is_released_and_the_raw_one_is_trained_on(tmp_path:
     assert released == pytest.approx(2 / 11 * first + 9 / 11 * raw[1], rel=1e-5)
     exported = load_file(directory / "adapter" / "adapter_model.safetensors")
     assert exported["base_model.model.classifier.weight"].tolist() == released[-3:].tolist()
-    assert world.rounds()[1].iterate_sha256 != world.rounds()[1].released_sha256
+    assert hashlib.sha256(released.tobytes()).digest() == world.rounds()[1].released_sha256
+    assert adapter_hash(raw[1].tobytes()) == world.rounds()[1].adapter_hash
 
 
 def test_weights_of_the_plan_enter_the_mean(tmp_path: Path) -> None:
@@ -124,10 +132,25 @@ def test_of_past_rounds_only_the_adapters_that_are_measured_are_kept(tmp_path: P
     world = settled(World(tmp_path, rounds=6, evaluation={"every": 2}))
     kept = {path.name for path in world.home.run(RUN_ID).glob("*-*")}
     assert kept == {
-        "state-5.safetensors",
         "state-6.safetensors",
-        *(f"global-{number}.f32" for number in (0, 2, 4, 5, 6)),
+        *(f"global-{number}.f32" for number in (0, 2, 4, 6)),
     }
+
+
+def test_sums_are_there_for_whoever_comes_back_and_go_when_the_run_ends(tmp_path: Path) -> None:
+    world = World(tmp_path, rounds=3)
+    there: list[int] = []
+    for member in world.members.values():
+        send = member.send
+
+        async def noting(message: Any, send: Send = send) -> None:
+            there.append(len(list(world.home.run(RUN_ID).glob("sum-*"))))
+            await send(message)
+
+        member.send = noting
+    settled(world)
+    assert sorted(set(there)) == [0, 1, 2]
+    assert list(world.home.run(RUN_ID).glob("sum-*")) == []
 
 
 # --- somebody says no, or the operator does ---

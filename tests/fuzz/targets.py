@@ -101,7 +101,7 @@ def task_seeds() -> list[bytes]:
     result = federation.run_round()
     at = result.certificate.position
     tasks: list[env.Task] = [
-        env.AttemptOpened(RUN, federation.offer(2, 1), env.ContentRef(bytes(32), 4), (result.certificate,)),
+        env.AttemptOpened(RUN, federation.offer(2, 1), (env.ContentRef(bytes(32), 4),), (result.certificate,)),
         env.RoundCompleted(RUN, result.certificate),
         env.AttemptAborted(RUN, at, "E-ROUND-TOO-FEW"),
         env.RunEnded(RUN, "completed", ""),

@@ -19,7 +19,7 @@ from protos.envelope import (
     UnmaskRequested,
 )
 from tests.worlds import lying_coordinator as lies
-from tests.worlds.owner import content, give
+from tests.worlds.owner import give
 from tests.worlds.rehearsal import Rehearsal, exact
 
 CATALOGUE: dict[Phase, Mapping[str, tuple[Callable[[Any], Any], str]]] = {
@@ -138,7 +138,7 @@ class Bob:
         run_id, at = self.rehearsal.plan.run_id, self.rehearsal.machine.offer.position
         match self.phase:
             case Phase.ADVERTISE_KEYS:
-                return AttemptOpened(run_id, told, content(self.rehearsal.adapter), ())
+                return AttemptOpened(run_id, told, (), ())
             case Phase.SHARE_KEYS:
                 return KeysAdvertised(run_id, told)
             case Phase.COLLECT_MASKED:
@@ -233,6 +233,6 @@ def test_malicious_history_that_a_quorum_signed_is_refused_by_a_daemon_and_may_e
     assert added.count(b"\n") == 1
     assert b"RunRefused" in added
     bob.rehearsal.restart()
-    give(bob.rehearsal.daemon, AttemptOpened(bob.rehearsal.plan.run_id, bob.rehearsal.offer(1, 2), content(b""), ()))
+    give(bob.rehearsal.daemon, AttemptOpened(bob.rehearsal.plan.run_id, bob.rehearsal.offer(1, 2), (), ()))
     (answer,) = bob.rehearsal.me.link.take()
     assert type(answer).__name__ == "Abstained"

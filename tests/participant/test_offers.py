@@ -9,20 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from participant.owner.plan_store import Ended
 from participant.runs import journal as journal_module
 from participant.runs.plan_decisions import largest_initial
-from participant.training.trainer import Progress
 from privacy.errors import LocalError, OnlysumError, PeerError, Phase
 from protos.envelope import Abstained, AttemptOpened, ContentRef, KeysAdvertised, PlanProposed, SharesDealt
 from tests.worlds.expect import expect
 from tests.worlds.owner import INITIAL_ADAPTER, content, give
 from tests.worlds.plans import sign_plan
-from tests.worlds.rehearsal import ME, Rehearsal, exact
+from tests.worlds.rehearsal import ME, Rehearsal
 
 
 @pytest.fixture
@@ -32,27 +29,8 @@ def rehearsal(tmp_path: Path) -> Rehearsal:
     return made
 
 
-def note_adapters(rehearsal: Rehearsal, seen: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the daemon's trainer note the entries of the adapter that it starts from."""
-    trainer = rehearsal.part._training._trainer
-    assert trainer is not None, "the run was not prepared"
-    train = trainer.train
-
-    def noting(number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
-        seen.extend(adapter)
-        return train(number, adapter, progress)
-
-    monkeypatch.setattr(trainer, "train", noting)
-
-
-def serve(rehearsal: Rehearsal, data: bytes) -> None:
-    """Let the coordinator go on with another global adapter."""
-    rehearsal.adapter = data
-    rehearsal.me.link.contents[content(data).sha256] = data
-
-
 def offered(rehearsal: Rehearsal, number: int, **changes: Any) -> OnlysumError:
-    """Return the refusal of an offer of the adapter that is served, with the offer or its content changed."""
+    """Return the refusal of an honest offer of which something was changed."""
     rehearsal.open(number)
     task = expect(AttemptOpened, rehearsal.task())
     with pytest.raises(OnlysumError) as refused:
@@ -69,38 +47,6 @@ def refused_as_context(error: OnlysumError, words: str) -> None:
 
 
 # --- the global adapter ---
-
-
-@pytest.mark.parametrize("entries", [0, 11, 13])
-def test_malicious_adapter_with_more_or_fewer_entries_is_refused_before_it_is_downloaded(
-    rehearsal: Rehearsal, entries: int
-) -> None:
-    rehearsal.round(1)
-    serve(rehearsal, bytes(4 * entries))
-    downloads: list[str] = []
-    rehearsal.me.link.before = downloads.append
-    refused_as_context(offered(rehearsal, 2), f"announced as {4 * entries} bytes for 12 entries")
-    assert downloads == []
-
-
-def test_malicious_adapter_that_is_not_the_one_of_the_offer_is_refused_in_later_rounds_too(
-    rehearsal: Rehearsal,
-) -> None:
-    rehearsal.round(1)
-    other = np.full(12, 7, dtype="<f4").tobytes()
-    rehearsal.me.link.contents[content(other).sha256] = other
-    refused_as_context(offered(rehearsal, 2, adapter=content(other)), "not the one that the offer names")
-
-
-def test_later_rounds_start_from_whatever_adapter_the_offer_names(
-    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[float] = []
-    rehearsal.round(1)
-    serve(rehearsal, np.full(12, 7, dtype="<f4").tobytes())
-    note_adapters(rehearsal, seen, monkeypatch)
-    assert ME in exact(rehearsal, rehearsal.round(2))
-    assert seen == [7.0] * 12
 
 
 def test_an_initial_adapter_that_was_changed_on_disk_is_not_compared_with(rehearsal: Rehearsal) -> None:
@@ -143,23 +89,20 @@ def test_malicious_initial_adapter_that_is_no_adapter_is_refused(rehearsal: Rehe
     recipe = rehearsal.plan.recipe
     adapter = recipe.adapter.model_copy(update={"initial_hash": hashlib.sha256(noise).hexdigest()})
     plan = rehearsal.plan.model_copy(update={"recipe": recipe.model_copy(update={"adapter": adapter})})
-    part._participant = replace(part._participant, plan=replace(part._participant.plan, plan=plan))
+    part._adapter._plan = plan
     error = offered(rehearsal, 1)
     assert isinstance(error, PeerError)
     assert (error.code, error.participant) == ("E-PLAN-RULE", "coordinator")
 
 
-def test_a_full_disk_when_a_retry_is_opened_leaves_the_attempt_before_its_own_adapter(
+def test_a_full_disk_when_a_retry_is_opened_leaves_the_attempt_before_as_it_was(
     rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A coordinator may offer another adapter to a retry of a round in which nothing is encoded yet."""
     rehearsal.round(1)
     rehearsal.open(2)
     rehearsal.phase()
     rehearsal.phase()
-    shares = rehearsal.task()
-    first, other = rehearsal.machine, np.full(12, 7, dtype="<f4").tobytes()
-    serve(rehearsal, other)
+    shares, first = rehearsal.task(), rehearsal.machine
     rehearsal.open(2, 2)
 
     def full(path: Path, data: bytes) -> None:
@@ -169,13 +112,9 @@ def test_a_full_disk_when_a_retry_is_opened_leaves_the_attempt_before_its_own_ad
     with pytest.raises(LocalError, match="E-DISK-FULL"):
         rehearsal.part.handle(rehearsal.task())
     monkeypatch.undo()
-    seen: list[float] = []
-    part = rehearsal.part
-    note_adapters(rehearsal, seen, monkeypatch)
-    part.handle(shares)
-    assert seen == [0.0] * 12
+    rehearsal.part.handle(shares)
     rehearsal.machine = first
-    assert part.highest == (2, 1)
+    assert rehearsal.part.highest == (2, 1)
 
 
 # --- what is sent again, and what is not said ---
@@ -213,7 +152,7 @@ def test_who_has_uploaded_does_not_say_that_it_takes_no_part_in_that_attempt_but
     give(rehearsal.daemon, keys)
     assert rehearsal.me.link.take() == [], "its upload is out: nobody must be told that there is none"
     offer = replace(rehearsal.offer(1, 2), previous_transcript=b"\1" * 32)
-    give(rehearsal.daemon, AttemptOpened(rehearsal.plan.run_id, offer, content(rehearsal.adapter), ()))
+    give(rehearsal.daemon, AttemptOpened(rehearsal.plan.run_id, offer, (), ()))
     (answer,) = rehearsal.me.link.take()
     assert isinstance(answer, Abstained)
     assert (answer.position.attempt, answer.code) == (2, "E-ROUND-TRANSCRIPT")

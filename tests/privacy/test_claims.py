@@ -110,7 +110,7 @@ def test_without_noise_nothing_promises_that_one_update_is_hidden(arguments: dic
 def test_without_noise_both_ways_to_one_update_are_named() -> None:
     sentence = difference_sentence(_plan(SMALL))
     assert "their difference is its update" in sentence
-    assert "starts two rounds from the same adapter and declares the participant dropped out of one" in sentence
+    assert "cannot start two rounds from the same adapter; but it can announce a false sum" in sentence
     assert "Two honest runs whose rosters differ by one member are such a pair, without any lie" in sentence
 
 

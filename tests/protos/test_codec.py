@@ -254,7 +254,7 @@ PROPOSED = env.SurvivorsProposed(RUN, PROPOSAL)
 KEYS = env.KeysAdvertised(RUN, (ADVERTISEMENT,))
 COMPLETED = env.RoundCompleted(RUN, CERTIFICATE)
 ENDED = env.RunEnded(RUN, "completed", "")
-OPENED = env.AttemptOpened(RUN, OFFER, env.ContentRef(b"a" * 32, 4), (CERTIFICATE,))
+OPENED = env.AttemptOpened(RUN, OFFER, (env.ContentRef(b"a" * 32, 4),), (CERTIFICATE,))
 
 BAD_TASKS: dict[str, tuple[env.Task, Callable[[Any], object], str]] = {
     "its id is short": (ENDED, put("id", b"i" * 15), "id has 15 bytes"),

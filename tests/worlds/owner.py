@@ -232,8 +232,3 @@ def give(runner: Runner, task: Task) -> None:
     taken = runner._inbox.get(0)
     assert taken is numbered
     runner._take(numbered)
-
-
-def zeros(plan: Plan) -> bytes:
-    """Return a global adapter of zeros."""
-    return np.zeros(plan.recipe.entries, dtype="<f4").tobytes()

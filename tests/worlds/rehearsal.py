@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from coordinator.protocol.round import CoordinatorRound, Outgoing, RoundResult
+from methods.global_adapter import iterate_bytes, next_state
+from methods.optimizer import OptimizerState
 from participant.runs.participation import Participation
 from participant.runs.tasks import RoundTask
 from privacy.errors import Phase
@@ -29,6 +31,7 @@ from privacy.secagg.messages import (
 from protos.envelope import (
     Abstained,
     AttemptOpened,
+    ContentRef,
     Evaluation,
     KeysAdvertised,
     PlanApproved,
@@ -42,7 +45,7 @@ from protos.envelope import (
 )
 from tests.worlds.expect import expect
 from tests.worlds.federation import Federation
-from tests.worlds.owner import INITIAL_ADAPTER, Killed, OwnerDirectory, content, give, owned_plan, policy_text, zeros
+from tests.worlds.owner import INITIAL_ADAPTER, Killed, OwnerDirectory, content, give, owned_plan, policy_text
 from tests.worlds.plans import sign_plan, verified
 
 InRound = AdvertisementSet | HolderShares | SurvivorProposal | UnmaskRequest | RoundCertificate
@@ -70,11 +73,21 @@ class Rehearsal:
             self.world.participants[member] = self.world.new_participant(member, 0)
         others = [member for member in self.world.participants if member != name]
         self.me = OwnerDirectory(path, name=name, plan=self.plan, policy=policy or policy_text(roster=others))
-        self.adapter = zeros(self.plan)
-        for data in (self.adapter, INITIAL_ADAPTER):
-            self.me.link.contents[content(data).sha256] = data
+        self.state = OptimizerState.start(np.zeros(self.plan.recipe.state_entries, dtype=np.float32))
+        self.sums: list[ContentRef] = []
+        self.serve(INITIAL_ADAPTER)
         self.daemon = self.me.daemon()
         self._machine: CoordinatorRound | None = None
+
+    @property
+    def adapter(self) -> bytes:
+        """What the next round starts from, as it is hashed."""
+        return iterate_bytes(self.state.iterate)
+
+    def serve(self, data: bytes) -> ContentRef:
+        """Let the coordinator have some content; return its reference."""
+        self.me.link.contents[content(data).sha256] = data
+        return content(data)
 
     @property
     def machine(self) -> CoordinatorRound:
@@ -132,7 +145,7 @@ class Rehearsal:
         told = self.outbox()
         assert told is not None
         if isinstance(told, AttemptOffer):
-            return AttemptOpened(run_id, told, content(self.adapter), tuple(self.world.completed))
+            return AttemptOpened(run_id, told, tuple(self.sums), tuple(self.world.completed))
         return task_that_says(told, run_id)
 
     def ask_me(self) -> None:
@@ -185,13 +198,19 @@ class Rehearsal:
     def finish(self) -> RoundResult:
         """Hand the certificate to everybody and return the result."""
         result = self.machine.result
+        self.certify(result)
+        give(self.daemon, RoundCompleted(self.plan.run_id, result.certificate))
+        return result
+
+    def certify(self, result: RoundResult) -> None:
+        """Let a round be over for the coordinator and the simulated peers, who hear its certificate."""
         self.world.completed.append(result.certificate)
         self.world.transcript = result.certificate.transcript(self.world.transcript)
+        self.sums.append(self.serve(result.words.tobytes()))
+        self.state = next_state(self.plan, self.state, result.total(), result.survivors)
         for name in self.world.participants:
             if name != self.name:
                 self.world.participants[name].hear(result.certificate)
-        give(self.daemon, RoundCompleted(self.plan.run_id, result.certificate))
-        return result
 
     def blobs(self) -> list[str]:
         """Return the names of the files of updates."""

@@ -1,0 +1,126 @@
+"""The global adapter from round to round: what it starts as, and what each sum makes of it.
+
+Guarantees: the next state is a function of plan, state, sum and survivors alone, and the same to the bit wherever it is
+computed: each entry goes through additions, multiplications, divisions and square roots of float64, which IEEE 754
+rounds correctly, in an order that is written here and in ``methods.optimizer``. So participants compute it from the
+sum themselves, and an iterate that a coordinator chose is refused.
+Leaves to others: the optimizer's arithmetic (``methods.optimizer``), what is where (``methods.vectors``), files.
+Source: docs/protocol.md section 5.8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from methods.optimizer import OptimizerState, Wide, step
+from methods.vectors import Vector
+from privacy.dp.clipping import clip_radius
+from privacy.draft import Recipe
+from privacy.errors import LocalError
+from privacy.plan import Plan
+from privacy.secagg.fixed_point import unfixed
+
+VECTOR_TYPE: Final = np.dtype("<f4")  # of the vector, on disk and where it is hashed
+
+
+def read_initial(data: bytes, recipe: Recipe) -> dict[str, NDArray[Any]]:
+    """Parse the initial adapter and check it against the plan.
+
+    Raises:
+        LocalError: ``E-PLAN-RULE`` when hash, keys, shapes or types are not the manifest's.
+    """
+    if hashlib.sha256(data).hexdigest() != recipe.adapter.initial_hash:
+        raise LocalError("E-PLAN-RULE", "the initial adapter is not the one that the plan names")
+    try:
+        tensors = load_tensors(data)
+    except SafetensorError as error:
+        raise LocalError("E-PLAN-RULE", f"the initial adapter does not parse: {error}") from error
+    expected = {tensor.key: tuple(tensor.shape) for tensor in recipe.adapter.tensors}
+    if expected != {key: value.shape for key, value in tensors.items()}:
+        raise LocalError("E-PLAN-RULE", "the initial adapter's tensors are not the manifest's")
+    if wrong := sorted(key for key, value in tensors.items() if value.dtype != np.float32):
+        raise LocalError("E-PLAN-RULE", f"tensor {wrong[0]} of the initial adapter is not float32")
+    return tensors
+
+
+def next_state(plan: Plan, state: OptimizerState, total: NDArray[np.int64], survivors: Sequence[str]) -> OptimizerState:
+    """Return the state after one more round.
+
+    Args:
+        plan: names optimizer, streams and turns; its constants are the only normalisers.
+        state: after the round before.
+        total: the sum's integers, shape (entries of the round's turn,).
+        survivors: whose updates are in it.
+    """
+    return step(plan.recipe, state, direction(plan, state.round + 1, total, survivors))
+
+
+def direction(plan: Plan, round_number: int, total: NDArray[np.int64], survivors: Sequence[str]) -> Wide:
+    """Return what the optimizer steps along: the mean difference, or minus the mean noisy gradient.
+
+    Args:
+        plan: its constants are the only normalisers; a realised batch is none.
+        round_number: whose sum it is, from 1.
+        total: the sum's integers, shape (entries of the round's turn,).
+        survivors: whose updates are in it.
+    """
+    members = [plan.member(name) for name in survivors]
+    if plan.privacy.mode == "distributed":
+        expected = float(plan.privacy.sampling_rate) * sum(member.units for member in members)
+        return -total.astype(np.float64) * (unit(plan, round_number) / expected)
+    weights = sum(member.weight for member in members)
+    if plan.privacy.mode == "distributed-participant":
+        return total.astype(np.float64) * (unit(plan, round_number) / weights)
+    return unfixed(total, scale_exponent=plan.encoding.scale_exponent, divisor=weights)
+
+
+def unit(plan: Plan, round_number: int) -> float:
+    """Return what one integer step of a round's clipped vector stands for: C / r."""
+    return float(plan.privacy.clip_norm) / clip_radius(plan.privacy.sensitivity, plan.recipe.turn(round_number).entries)
+
+
+# --- on disk ---
+
+
+def iterate_bytes(iterate: Vector) -> bytes:
+    """Return the vector as it is hashed: float32, little-endian."""
+    return iterate.astype(VECTOR_TYPE, copy=False).tobytes()
+
+
+def state_to_bytes(state: OptimizerState, *, with_iterate: bool) -> bytes:
+    """Return a state's vectors, with its iterate or without; what is zero, or equal to the iterate, takes no room."""
+    kept = {name: vector for name in ("momentum", "second") if (vector := getattr(state, name)).any()}
+    if not np.array_equal(state.average, state.iterate):
+        kept["average"] = state.average
+    if with_iterate:
+        kept["iterate"] = state.iterate
+    return save_tensors(kept)
+
+
+def state_from_bytes(round_number: int, data: bytes, *, iterate: bytes | None = None) -> OptimizerState:
+    """Return the state after a round from :func:`state_to_bytes`, and :func:`iterate_bytes` where it lies apart.
+
+    Raises:
+        LocalError: ``E-STATE-DAMAGED``.
+    """
+    try:
+        kept = load_tensors(data)
+        vector = kept["iterate"] if iterate is None else np.frombuffer(iterate, dtype=VECTOR_TYPE)
+    except (KeyError, ValueError, SafetensorError) as error:
+        raise LocalError("E-STATE-DAMAGED", f"the adapter after round {round_number} does not load") from error
+    zeros = np.zeros_like(vector)
+    return OptimizerState(
+        round=round_number,
+        iterate=vector,
+        average=kept.get("average", vector),
+        momentum=kept.get("momentum", zeros),
+        second=kept.get("second", zeros),
+    )

@@ -1,0 +1,240 @@
+"""Each participant steps from the sums itself: a coordinator that offers any other adapter is refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from methods.global_adapter import iterate_bytes
+from participant.home import adapter_file, certificate_file
+from participant.training.trainer import Progress
+from privacy.errors import LocalError, OnlysumError, PeerError
+from privacy.plan import largest_sum
+from privacy.plan_parts import Mode
+from privacy.secagg.hashes import adapter_hash, sum_hash
+from protos import codec
+from protos.envelope import AttemptOpened, ContentRef, RoundCompleted
+from tests.worlds.expect import expect
+from tests.worlds.owner import content, give
+from tests.worlds.rehearsal import ME, Rehearsal, exact
+
+MODES: list[Mode] = ["none", "distributed"]
+
+
+@pytest.fixture
+def rehearsal(tmp_path: Path) -> Rehearsal:
+    made = Rehearsal(tmp_path / ME)
+    made.propose()
+    return made
+
+
+def run_directory(rehearsal: Rehearsal) -> Path:
+    return rehearsal.me.home.runs / rehearsal.plan.run_id
+
+
+def downloads(rehearsal: Rehearsal) -> list[str]:
+    """Let the link note what the daemon asks of it from now on."""
+    asked: list[str] = []
+    rehearsal.me.link.before = asked.append
+    return asked
+
+
+def offered(rehearsal: Rehearsal, number: int, attempt: int = 1) -> AttemptOpened:
+    """Open an attempt; return the honest task."""
+    rehearsal.open(number, attempt)
+    return expect(AttemptOpened, rehearsal.task())
+
+
+def refusal(rehearsal: Rehearsal, task: AttemptOpened) -> OnlysumError:
+    """Hand a task over; return its refusal after checking that nothing was advertised."""
+    before = rehearsal.part.highest
+    with pytest.raises(OnlysumError) as refused:
+        rehearsal.part.handle(task)
+    assert rehearsal.me.link.take() == []
+    assert rehearsal.part.highest == before
+    return refused.value
+
+
+def blames_the_coordinator(error: OnlysumError, code: str, words: str) -> None:
+    assert isinstance(error, PeerError)
+    assert (error.code, error.participant, error.phase) == (code, "coordinator", "ADVERTISE_KEYS")
+    assert words in error.rule
+
+
+def starts(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Let the daemon's trainer note each adapter that it starts from."""
+    rehearsal.part.prepare()
+    trainer = rehearsal.part._training._trainer
+    assert trainer is not None
+    seen: list[bytes] = []
+    train = trainer.train
+
+    def noting(number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
+        seen.append(iterate_bytes(adapter))
+        return train(number, adapter, progress)
+
+    monkeypatch.setattr(trainer, "train", noting)
+    return seen
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_round_starts_from_what_the_sums_before_it_lead_to(
+    mode: Mode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsal = Rehearsal(tmp_path / ME, mode=mode)
+    rehearsal.propose()
+    seen = starts(rehearsal, monkeypatch)
+    expected = []
+    for number in (1, 2, 3):
+        expected.append(rehearsal.adapter)
+        assert ME in exact(rehearsal, rehearsal.round(number))
+    assert seen == expected
+    assert len(set(seen)) == 3, "each round moves the adapter"
+
+
+def test_the_first_round_downloads_nothing_and_a_later_one_the_sum_alone(rehearsal: Rehearsal) -> None:
+    asked = downloads(rehearsal)
+    rehearsal.round(1)
+    assert [what for what in asked if "download" in what] == []
+    rehearsal.round(2)
+    assert len([what for what in asked if "download" in what]) == 1
+
+
+# --- a coordinator that lies ---
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_malicious_second_start_from_the_adapter_of_the_round_before_is_refused(mode: Mode, tmp_path: Path) -> None:
+    """Two sums from one start, of which one lacks a participant, would differ by its update."""
+    rehearsal = Rehearsal(tmp_path / ME, mode=mode)
+    rehearsal.propose()
+    start = adapter_hash(rehearsal.adapter)
+    rehearsal.round(1)
+    task = offered(rehearsal, 2)
+    again = replace(task, offer=replace(task.offer, adapter_hash=start))
+    blames_the_coordinator(refusal(rehearsal, again), "E-ROUND-STEP", "round 2 is offered from another adapter")
+    rehearsal.part.handle(task)
+    assert rehearsal.part.highest == (2, 1)
+
+
+def test_malicious_first_round_from_another_adapter_than_the_plans_is_refused(rehearsal: Rehearsal) -> None:
+    task = offered(rehearsal, 1)
+    other = adapter_hash(np.ones(12, dtype="<f4").tobytes())
+    changed = replace(task, offer=replace(task.offer, adapter_hash=other))
+    blames_the_coordinator(refusal(rehearsal, changed), "E-ROUND-STEP", "round 1 is offered from another adapter")
+
+
+def test_malicious_retry_from_another_adapter_is_refused(rehearsal: Rehearsal) -> None:
+    rehearsal.open(1)
+    rehearsal.phase()
+    task = offered(rehearsal, 1, 2)
+    other = adapter_hash(np.ones(12, dtype="<f4").tobytes())
+    changed = replace(task, offer=replace(task.offer, adapter_hash=other))
+    blames_the_coordinator(refusal(rehearsal, changed), "E-ROUND-STEP", "another adapter")
+
+
+def test_malicious_sum_that_is_not_the_certificates_is_refused(rehearsal: Rehearsal) -> None:
+    rehearsal.round(1)
+    task = offered(rehearsal, 2)
+    other = rehearsal.serve(bytes(task.sums[0].length))
+    blames_the_coordinator(
+        refusal(rehearsal, replace(task, sums=(other,))), "E-ROUND-CONTEXT", "not the one of its certificate"
+    )
+
+
+@pytest.mark.parametrize("length", [4, 44, 52])
+def test_malicious_sum_of_another_length_is_refused_before_it_is_downloaded(rehearsal: Rehearsal, length: int) -> None:
+    rehearsal.round(1)
+    task, asked = offered(rehearsal, 2), downloads(rehearsal)
+    changed = replace(task, sums=(replace(task.sums[0], length=length),))
+    blames_the_coordinator(refusal(rehearsal, changed), "E-ROUND-STEP", f"announced as {length} bytes")
+    assert asked == []
+
+
+def test_malicious_offer_without_the_sums_is_refused(rehearsal: Rehearsal) -> None:
+    rehearsal.round(1)
+    task = offered(rehearsal, 2)
+    blames_the_coordinator(
+        refusal(rehearsal, replace(task, sums=())), "E-ROUND-STEP", "the sum of round 1 did not come"
+    )
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_malicious_sum_beyond_what_updates_can_sum_to_is_refused_though_its_hash_is_announced(
+    rehearsal: Rehearsal, sign: int
+) -> None:
+    """No signature is over the sum, so a coordinator can announce one; the transcript then binds it to that."""
+    rehearsal.open(1)
+    while rehearsal.machine.phase.name != "RESULT":
+        rehearsal.phase()
+    beyond = np.zeros(12, dtype="<i4")
+    beyond[3] = sign * (int(largest_sum(rehearsal.plan)) + 1)
+    lie = replace(rehearsal.machine.result.certificate, sum_hash=sum_hash(beyond.tobytes()))
+    give(rehearsal.daemon, RoundCompleted(rehearsal.plan.run_id, lie))
+    rehearsal.world.completed.append(lie)
+    rehearsal.world.transcript = lie.transcript(rehearsal.world.transcript)
+    rehearsal.sums.append(rehearsal.serve(beyond.tobytes()))
+    blames_the_coordinator(refusal(rehearsal, offered(rehearsal, 2)), "E-ROUND-STEP", "larger than updates of this")
+
+
+# --- absence, restarts, disks ---
+
+
+def test_who_missed_rounds_steps_through_their_sums(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = starts(rehearsal, monkeypatch)
+    for number in (1, 2):
+        rehearsal.open(number)
+        while rehearsal.machine.phase.name != "RESULT":
+            rehearsal.ask_others()
+            rehearsal.machine.close()
+        result = rehearsal.machine.result
+        rehearsal.certify(result)
+    expected = rehearsal.adapter
+    assert ME in exact(rehearsal, rehearsal.round(3))
+    assert seen == [expected]
+
+
+def test_a_restart_goes_on_from_the_state_on_disk(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsal.round(1)
+    rehearsal.round(2)
+    rehearsal.restart()
+    asked, seen, expected = downloads(rehearsal), starts(rehearsal, monkeypatch), rehearsal.adapter
+    rehearsal.round(3)
+    assert seen == [expected]
+    assert len([what for what in asked if "download" in what]) == 1
+    kept = sorted(path.name for path in run_directory(rehearsal).glob("adapter.*"))
+    assert kept == ["adapter.2"], "of the states before, none is left"
+
+
+@pytest.mark.parametrize("name", ["adapter", "certificate"])
+def test_a_damaged_file_is_named_and_nothing_is_advertised(rehearsal: Rehearsal, name: str) -> None:
+    rehearsal.round(1)
+    rehearsal.round(2)
+    directory = run_directory(rehearsal)
+    (adapter_file(directory, 1) if name == "adapter" else certificate_file(directory, 2)).write_bytes(b"no such thing")
+    error = refusal(rehearsal, offered(rehearsal, 3))
+    assert isinstance(error, LocalError)
+    assert error.code == "E-STATE-DAMAGED"
+
+
+def test_a_lost_state_is_computed_anew_if_the_coordinator_brings_all_sums(rehearsal: Rehearsal) -> None:
+    rehearsal.round(1)
+    rehearsal.round(2)
+    adapter_file(run_directory(rehearsal), 1).unlink()
+    task = offered(rehearsal, 3)
+    part_of_it = replace(task, sums=task.sums[1:])
+    blames_the_coordinator(refusal(rehearsal, part_of_it), "E-ROUND-STEP", "the sum of round 1 did not come")
+    rehearsal.part.handle(task)
+    assert rehearsal.part.highest == (3, 1)
+
+
+def test_sums_travel_over_the_wire_in_the_order_of_their_rounds(rehearsal: Rehearsal) -> None:
+    rehearsal.round(1)
+    task = replace(offered(rehearsal, 2), sums=(ContentRef(b"a" * 32, 48), content(bytes(48))))
+    from coordinator.runs.tasks import numbered
+
+    assert codec.decode_task(codec.encode_task(numbered(task))).task == task
