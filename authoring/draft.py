@@ -27,6 +27,7 @@ from authoring.recipe import AdapterSection, RecipeFile, read_recipe
 from host import durable
 from methods.method import Method
 from participant.training.adapters.adapted import config_json, named_tensors, wrap
+from participant.training.adapters.kinds import start
 from participant.training.bases.checks import check_forward, check_length
 from participant.training.bases.targets import check_targets
 from participant.training.examples import synthetic_examples
@@ -132,13 +133,15 @@ def make_adapter(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(section.seed)
         model = wrap(loaded.model, sketch)
+    start(model, sketch)
     values = {key: _array(tensor) for key, tensor in sorted(named_tensors(model, sketch).items())}
     _check_heads(section.head_modules, values)
     check_forward(base.name, model, synthetic_examples(loaded, task, TRIAL_ROWS).inputs, len(task.labels))
     data = save(values)
     manifest = method.manifest({key: value.shape for key, value in values.items()}, sketch)
+    method.require_tensors(manifest)
     description = sketch.model_copy(update={"initial_hash": hashlib.sha256(data).hexdigest(), "tensors": manifest})
-    return InitialAdapter(description, data, config_json(model, base.name))
+    return InitialAdapter(description, data, config_json(model, description, base.name))
 
 
 def require_distinct(labels: Sequence[str]) -> None:

@@ -27,12 +27,14 @@ The format; where a line has a value in its comment, that is the default and the
     max_length = 128             # for text, in place of the three: tokens
 
     [adapter]                    # what the method's PEFT type has: onlysum method show METHOD
-    rank = 4                     # LORA
-    alpha = 16                   # LORA
-    target_modules = ["q_proj", "v_proj"]    # LORA, IA3
-    layers = []                  # all; LORA
+    rank = 4                     # LORA, LORA_CORE, VERA, LOKR, LOHA
+    alpha = 16                   # LORA, LORA_CORE, LOKR, LOHA
+    target_modules = ["q_proj", "v_proj"]    # of all but prompts, BIAS and HEAD; norms of LN_TUNING, any of WHOLE
+    layers = []                  # all; LORA, LORA_CORE
+    block_size = 8               # OFT
     feedforward_modules = []     # IA3: target modules whose inputs are scaled, not their outputs
-    tokens = 20                  # PROMPT_TUNING
+    tokens = 20                  # PROMPT_TUNING, PREFIX_TUNING, P_TUNING
+    hidden_size = 128            # P_TUNING
     head_modules = ["classifier"]    # []: modules trained whole
     seed = 0
 
@@ -142,6 +144,8 @@ class AdapterSection(Section):
     layers: tuple[Count, ...] | None = None
     feedforward_modules: Texts | None = None
     tokens: Positive | None = None
+    hidden_size: Positive | None = None
+    block_size: Positive | None = None
     head_modules: Texts = ()
     seed: Count = 0
 

@@ -9,33 +9,56 @@ from __future__ import annotations
 import difflib
 from typing import Final
 
+from methods.bitfit import BITFIT
+from methods.dora import DORA
+from methods.fed_sb import FED_SB
+from methods.federa import FEDERA
 from methods.fedit import FEDIT
 from methods.ffa_lora import FFA_LORA
+from methods.head import HEAD_ONLY
 from methods.ia3 import IA3
+from methods.layers import LAYERS
+from methods.ln_tuning import LN_TUNING
+from methods.loha import LOHA
+from methods.lokr import LOKR
 from methods.method import Method
+from methods.oft import OFT
+from methods.p_tuning import P_TUNING
+from methods.prefix import PREFIX
 from methods.prompt import PROMPT
+from methods.refused import REFUSED
 from methods.rolora import ROLORA
+from methods.rslora import RSLORA
+from methods.vera import VERA
 from privacy.draft import Recipe
 from privacy.errors import LocalError
 from privacy.plan_parts import Mode
 
-_METHODS: Final[dict[str, Method]] = {method.name: method for method in (FEDIT, FFA_LORA, IA3, PROMPT, ROLORA)}
+__all__ = ["REFUSED", "all_methods", "get", "require_sound"]
 
-# Methods that secure aggregation cannot serve, by the names under which users will look for them.
-REFUSED: Final[dict[str, str]] = {
-    "flora": (
-        "FLoRA stacks everybody's factors side by side, and the stack shows each adapter by itself; "
-        "what it computes, the mean of the products, is what FlexLoRA and FedEx-LoRA reach from sums"
-    ),
-    "eva": "EVA initialises the adapter from activations on private data, which would leave without noise",
-    "corda": "CorDA initialises the adapter from private data, which would leave without noise",
-    "lora-ga": "LoRA-GA initialises the adapter from private gradients, which would leave without noise",
-    "top-k": "each participant's own largest entries lie at other places, so a sum of them is none; masks are common",
-    "clustering": "grouping participants by the similarity of their updates needs every single update",
-    "krum": "Krum picks the update that lies closest to the others, so it needs every single update",
-    "median": "a coordinate-wise median or trimmed mean needs every single update; a sum has none",
-    "pfedpg": "pFedPG learns a prompt generator from each participant's own prompt, so it needs every single update",
-    "pfpt": "PFPT matches the prompts of single participants to each other, so it needs every single update",
+_METHODS: Final[dict[str, Method]] = {
+    method.name: method
+    for method in (
+        BITFIT,
+        DORA,
+        FED_SB,
+        FEDERA,
+        FEDIT,
+        FFA_LORA,
+        HEAD_ONLY,
+        IA3,
+        LAYERS,
+        LN_TUNING,
+        LOHA,
+        LOKR,
+        OFT,
+        P_TUNING,
+        PREFIX,
+        PROMPT,
+        ROLORA,
+        RSLORA,
+        VERA,
+    )
 }
 
 
@@ -64,7 +87,7 @@ def get(name: str) -> Method:
     """
     if method := _METHODS.get(name.lower()):
         return method
-    if reason := REFUSED.get(name.lower()):
-        raise LocalError("E-METHOD-REFUSED", f"{name}: {reason}")
+    if refused := REFUSED.get(name.lower()):
+        raise LocalError("E-METHOD-REFUSED", f"{name}: {refused.reason}")
     near = difflib.get_close_matches(name.lower(), _METHODS, n=1, cutoff=0.5)
     raise LocalError("E-METHOD-UNKNOWN", name + (f"; did you mean {near[0]}?" if near else ""))

@@ -10,7 +10,7 @@ Source: docs/methods.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from methods.selectors import Selector, select
 from methods.vectors import Vector, split
+from privacy.adapter_options import OPTIONS, PeftOptions
 from privacy.adapter_parts import (
-    OPTIONS,
     Adapter,
-    AdapterOptions,
     Differences,
     Role,
     Schedule,
@@ -42,7 +41,19 @@ EVERY_ROUND: Final = Schedule()  # the same turn
 DIFFERENCES: Final = Differences()
 
 Category = Literal["additive", "selective", "reparameterised"]
+# Where the factors of a LoRA start: where PEFT lets them; at the largest singular vectors of the base's weights; or
+# there, and their product is taken out of the base, so that its answers stay the same.
+Start = Literal["peft", "principal", "principal, out of the base"]
+Published = dict[str, Vector]  # tensors of an adapter by key
 ALL_MODES: Final[tuple[Mode, ...]] = get_args(Mode)
+
+
+def _as_it_is(_adapter: Adapter, tensors: Published, _initial: Mapping[str, NDArray[Any]]) -> Published:
+    return tensors
+
+
+def _no_others(_adapter: Adapter) -> Mapping[str, Any]:
+    return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +66,19 @@ class Method:
         category: of parameter-efficient fine-tuning.
         source: where it was published.
         peft_type: PEFT's type that realises it; its options are what a recipe's ``[adapter]`` must have.
+        settings: options of PEFT that the method fixes.
+        start: where factors start; public in every case.
         roles: what becomes of the tensors of each selector.
         streams: shared and derived selectors by stream, in the order of the vector.
         turns: the streams that train in each kind of round; one turn with every shared stream if empty.
         schedule: which round takes which turn.
         upload: the form in which an update goes up.
         summed: the vector that the coordinator learns the sum of, in words.
+        size: its entries for a module of d outputs and k inputs, the head's not counted, in words.
         afterwards: what the coordinator does with the sum.
+        publish: makes of every tensor what is exported in PEFT's format; given the adapter, its tensors by key, and
+            those of the initial adapter.
+        published_options: options of PEFT that are others for what is exported.
         refused: modes that are not sound for it, each with the reason.
         texts_only: whether only models of texts can be adapted by it.
         notes: what a user should know before choosing it.
@@ -72,13 +89,18 @@ class Method:
     category: Category
     source: str
     peft_type: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    start: Start = "peft"
     roles: Mapping[Selector, Role]
     streams: Mapping[str, frozenset[Selector]]
     turns: tuple[frozenset[str], ...] = ()
     schedule: Schedule = EVERY_ROUND
     upload: Upload = DIFFERENCES
     summed: str
+    size: str
     afterwards: str
+    publish: Callable[[Adapter, Published, Mapping[str, NDArray[Any]]], Published] = _as_it_is
+    published_options: Callable[[Adapter], Mapping[str, Any]] = _no_others
     refused: Mapping[Mode, str] = field(default_factory=dict)
     texts_only: bool = False
     notes: str = ""
@@ -89,7 +111,7 @@ class Method:
         return tuple(mode for mode in ALL_MODES if mode not in self.refused)
 
     @property
-    def options(self) -> type[AdapterOptions]:
+    def options(self) -> type[PeftOptions]:
         """The options of its PEFT type."""
         return OPTIONS[self.peft_type]
 
@@ -137,6 +159,20 @@ class Method:
         order = {name: place for place, name in enumerate((*self.streams, Role.PERSONAL.value, Role.FROZEN.value))}
         tensors = [Tensor(key=key, shape=shape, stream=self.stream_of(key, adapter)) for key, shape in shapes.items()]
         return tuple(sorted(tensors, key=lambda tensor: (order[tensor.stream], tensor.key)))
+
+    def require_tensors(self, manifest: tuple[Tensor, ...]) -> None:
+        """Refuse a base or a recipe with nothing that the method could train.
+
+        Raises:
+            LocalError: ``E-CONFIG-INVALID``.
+        """
+        wanted = [stream for stream in self.streams if stream != HEAD_STREAM] or [HEAD_STREAM]
+        present = {tensor.stream for tensor in manifest}
+        for stream in wanted:
+            if stream not in present:
+                chosen = ", ".join(sorted(self.streams[stream]))
+                hint = "name head_modules" if stream == HEAD_STREAM else "take another base or method"
+                raise LocalError("E-CONFIG-INVALID", f"{self.title} finds nothing to train ({chosen}); {hint}")
 
     def state(self, manifest: tuple[Tensor, ...]) -> tuple[StateStream, ...]:
         """Return the streams that a manifest has tensors of, with their lengths, in the order of the vector."""
@@ -195,19 +231,19 @@ class Method:
         Args:
             recipe: names tensors and streams.
             vector: the global adapter, shape (state entries,).
-            initial: tensors of the initial adapter; only the frozen ones are taken.
+            initial: tensors of the initial adapter; frozen ones stay as they are there.
 
         Raises:
             LocalError: ``E-PLAN-RULE``, a frozen tensor is missing or of another shape.
         """
-        exported = split(recipe, vector)
+        tensors = split(recipe, vector)
         for tensor in recipe.adapter.tensors:
             if tensor.stream in {Role.FROZEN, Role.PERSONAL}:
                 value = initial.get(tensor.key)
                 if value is None or value.shape != tensor.shape:
                     raise LocalError("E-PLAN-RULE", f"the initial adapter lacks {tensor.key} of shape {tensor.shape}")
-                exported[tensor.key] = value.astype(np.float32)
-        return exported
+                tensors[tensor.key] = value.astype(np.float32)
+        return self.publish(recipe.adapter, tensors, initial)
 
 
 HEAD: Final[Mapping[str, frozenset[Selector]]] = {HEAD_STREAM: frozenset({Selector.HEAD})}  # of every method's streams

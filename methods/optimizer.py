@@ -2,8 +2,8 @@
 
 Guarantees: post-processing of the sum alone, deterministic, with all state in :class:`OptimizerState`, so that a
 restart continues bit for bit. Leaves to others: decoding the sum and its sign (``coordinator.runs.global_adapter``).
-Source: Reddi et al., Adaptive Federated Optimization (ICLR 2021), Algorithm 2, for ``adam`` and ``yogi``; the weight of
-the average of iterates is min(e, (r+1)/(r+10)).
+Source: Reddi et al., Adaptive Federated Optimization (ICLR 2021), Algorithm 2, for ``adam`` and ``yogi``; the weight
+of the average of iterates is min(e, (r+1)/(r+10)).
 """
 
 from __future__ import annotations

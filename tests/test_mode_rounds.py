@@ -13,6 +13,7 @@ from coordinator.runs.global_adapter import direction
 from methods.optimizer import OptimizerState, step
 from methods.vectors import joined, places
 from participant.training.adapters.adapted import read_initial
+from participant.training.selfcheck import SelfCheck
 from privacy.draft import Draft
 from privacy.errors import Phase
 from privacy.plan import Plan
@@ -43,6 +44,20 @@ FAULTS = (
     [Fault("bob", Phase.COLLECT_MASKED, FaultKind.CRASH_AFTER_SEND), Fault("carol", Phase.UNMASK, FaultKind.TWICE)],
     [Fault("dave", Phase.COLLECT_MASKED, FaultKind.LOST)],
 )
+
+
+@pytest.fixture(autouse=True)
+def one_self_check_for_all_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All members check the same model with the same synthetic rows: once is enough."""
+    outcomes: list[bool] = []
+    run = SelfCheck.run
+
+    def remembered(check: SelfCheck) -> bool:
+        if not outcomes:
+            outcomes.append(run(check))
+        return outcomes[0]
+
+    monkeypatch.setattr(SelfCheck, "run", remembered)
 
 
 class Trained:

@@ -127,7 +127,7 @@ class SelfCheck:
             warnings.simplefilter("ignore")  # PEFT's advice on names and formats does not concern this throw-away copy
             folder = Path(directory)
             save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder / ADAPTER_FILE)
-            (folder / CONFIG_FILE).write_text(config_json(adapted.model, self.recipe.base.name))
+            (folder / CONFIG_FILE).write_text(config_json(adapted.model, self.recipe.adapter, self.recipe.base.name))
             clean = PeftModel.from_pretrained(self.clean_base().to(adapted.device), directory).eval()
         with torch.no_grad():
             answers, reloaded = replace(adapted, precision="float32").logits(inputs), clean(**inputs).logits

@@ -97,13 +97,27 @@ def adapter_text(method: str, kind: str, layers: tuple[int, ...] = ()) -> str:
     """Return the keys of ``[adapter]`` that belong to the PEFT type of a method, for a tiny model of a kind."""
     targets = ["q_proj", "v_proj"] if kind == "image" else ["query", "value"]
     match methods.get(method).peft_type:
-        case "LORA":
+        case "LORA" | "LORA_CORE":
             given = {"rank": 2, "alpha": 8, "target_modules": targets, "layers": list(layers)}
+        case "LOKR" | "LOHA":
+            given = {"rank": 2, "alpha": 8, "target_modules": targets}
+        case "VERA":
+            given = {"rank": 4, "target_modules": targets}
+        case "OFT":
+            given = {"block_size": 4, "target_modules": targets}
+        case "LN_TUNING":
+            given = {"target_modules": ["layernorm_before"] if kind == "image" else ["output.LayerNorm"]}
+        case "WHOLE":
+            given = {"target_modules": ["layers.1.mlp"] if kind == "image" else ["layer.1.intermediate"]}
+        case "BIAS" | "HEAD":
+            given = {}
         case "IA3":
             dense = ["fc2"] if kind == "image" else ["output.dense"]
             given = {"target_modules": targets, "feedforward_modules": dense}
-        case "PROMPT_TUNING":
+        case "PROMPT_TUNING" | "PREFIX_TUNING":
             given = {"tokens": 3}
+        case "P_TUNING":
+            given = {"tokens": 3, "hidden_size": 8}
         case unknown:
             raise ValueError(f"the tests have no recipe of {unknown}")
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in given.items())
