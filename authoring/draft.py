@@ -95,6 +95,7 @@ def build_draft(recipe: Path, out: Path, *, warn: Callable[[str], None] = lambda
             warn(difference)
         adapter = make_adapter(method, wanted.adapter, folder, base, task)
         draft = _draft(wanted, method, base, task, adapter.description)
+        methods.require_sound(draft.recipe, draft.privacy.mode)
     except ValidationError as error:
         where, expected, _ = first_problem(error, "recipe")
         raise LocalError("E-CONFIG-INVALID", f"{recipe.name}: {where}: {expected}") from None
@@ -210,6 +211,7 @@ def _check_heads(head_modules: Sequence[str], tensors: Mapping[str, Any]) -> Non
 
 def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Classification, adapter: Adapter) -> Draft:
     rate, state = wanted.training.learning_rate, method.state(adapter.tensors)
+    upload = method.upload_of(state, float(wanted.training.mask) if wanted.training.mask else None)
     recipe = Recipe(
         title=wanted.title,
         purpose=wanted.purpose,
@@ -217,9 +219,9 @@ def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Classi
         adapter=adapter,
         notice=Notice(**wanted.notice.model_dump()),
         state=state,
-        turns=method.turns_of(state),
+        turns=method.turns_of(state, upload),
         schedule=method.schedule,
-        upload=method.upload,
+        upload=upload,
         task=task,
         optimizer=Optimizer(
             **{**wanted.optimizer.model_dump(), "stream_rates": _stream_rates(wanted.optimizer.stream_rates)}
@@ -229,6 +231,7 @@ def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Classi
             head_learning_rate=wanted.training.head_learning_rate or rate,
             stream_rates=_stream_rates(wanted.training.stream_rates),
             micro_batch=wanted.training.micro_batch,
+            proximal=wanted.training.proximal,
         ),
         rounds=wanted.rounds,
     )

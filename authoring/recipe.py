@@ -55,6 +55,8 @@ The format; where a line has a value in its comment, that is the default and the
     head_learning_rate = 2       # learning_rate
     stream_rates = {}            # of single streams, e.g. {a = 0.5}: onlysum method show METHOD
     micro_batch = 64             # 64
+    mask = 0.25                  # random-mask: share of the adapter's entries that train in a round
+    proximal = 0.1               # 0; fedprox: weight of the pull back to where the round started
 
     [optimizer]                  # all of it may be left out
     name = "mean"                # mean, sgd, adam, yogi
@@ -177,6 +179,8 @@ class TrainingSection(Section):
     head_learning_rate: Number | None = None
     stream_rates: dict[Name, Number] = Field(default_factory=dict)
     micro_batch: Positive = 64
+    mask: Number | None = None
+    proximal: Number = "0"
 
 
 class OptimizerSection(Section):
@@ -277,6 +281,9 @@ def _check(recipe: RecipeFile, file: str) -> None:
         ),
         "privacy.max_rows_per_user: it belongs to the user unit, and only to it": (recipe.privacy.unit == "user")
         != (recipe.privacy.max_rows_per_user > 0),
+        "training.proximal: times the learning rate it must be at most 1, or steps leap over the start": (
+            Decimal(recipe.training.proximal) * Decimal(recipe.training.learning_rate) > 1
+        ),
         **_rate_problems(recipe),
         **_optimizer_problems(recipe.optimizer),
     }

@@ -14,18 +14,23 @@ from methods.dora import DORA
 from methods.fed_sb import FED_SB
 from methods.federa import FEDERA
 from methods.fedit import FEDIT
+from methods.fedprox import FEDPROX
+from methods.fedsvd import FEDSVD
 from methods.ffa_lora import FFA_LORA
 from methods.head import HEAD_ONLY
 from methods.ia3 import IA3
+from methods.la_lora import LA_LORA
 from methods.layers import LAYERS
 from methods.ln_tuning import LN_TUNING
 from methods.loha import LOHA
 from methods.lokr import LOKR
 from methods.method import Method
 from methods.oft import OFT
+from methods.optimizer import OptimizerState, Wide, step
 from methods.p_tuning import P_TUNING
 from methods.prefix import PREFIX
 from methods.prompt import PROMPT
+from methods.random_mask import RANDOM_MASK
 from methods.refused import REFUSED
 from methods.rolora import ROLORA
 from methods.rslora import RSLORA
@@ -34,7 +39,7 @@ from privacy.draft import Recipe
 from privacy.errors import LocalError
 from privacy.plan_parts import Mode
 
-__all__ = ["REFUSED", "all_methods", "get", "require_sound"]
+__all__ = ["REFUSED", "advance", "all_methods", "get", "require_sound"]
 
 _METHODS: Final[dict[str, Method]] = {
     method.name: method
@@ -44,9 +49,12 @@ _METHODS: Final[dict[str, Method]] = {
         FED_SB,
         FEDERA,
         FEDIT,
+        FEDPROX,
+        FEDSVD,
         FFA_LORA,
         HEAD_ONLY,
         IA3,
+        LA_LORA,
         LAYERS,
         LN_TUNING,
         LOHA,
@@ -55,6 +63,7 @@ _METHODS: Final[dict[str, Method]] = {
         P_TUNING,
         PREFIX,
         PROMPT,
+        RANDOM_MASK,
         ROLORA,
         RSLORA,
         VERA,
@@ -77,6 +86,17 @@ def require_sound(recipe: Recipe, mode: Mode) -> None:
     method.require_mode(mode)
     method.require_task(recipe.task)
     method.require_layout(recipe)
+
+
+def advance(recipe: Recipe, state: OptimizerState, direction: Wide) -> OptimizerState:
+    """Return the state after one more round: the optimizer's step, and what the method makes of it.
+
+    Args:
+        recipe: of the plan.
+        state: of the previous round.
+        direction: see :func:`methods.optimizer.step`.
+    """
+    return get(recipe.adapter.method).after_step(recipe, step(recipe, state, direction))
 
 
 def get(name: str) -> Method:

@@ -17,12 +17,14 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from methods.optimizer import OptimizerState
 from methods.selectors import Selector, select
-from methods.vectors import Vector, split
+from methods.vectors import Vector, split, trained_tensors
 from privacy.adapter_options import OPTIONS, PeftOptions
 from privacy.adapter_parts import (
     Adapter,
     Differences,
+    Gather,
     Role,
     Schedule,
     StateStream,
@@ -38,18 +40,23 @@ from privacy.task_parts import ImageClassification, Task
 
 ADAPTER_STREAM: Final = "adapter"
 EVERY_ROUND: Final = Schedule()  # the same turn
-DIFFERENCES: Final = Differences()
+_DIFFERENCES: Final = Differences()
 
 Category = Literal["additive", "selective", "reparameterised"]
-# Where the factors of a LoRA start: where PEFT lets them; at the largest singular vectors of the base's weights; or
-# there, and their product is taken out of the base, so that its answers stay the same.
-Start = Literal["peft", "principal", "principal, out of the base"]
+# Where the factors of a LoRA start: where PEFT lets them; there, but with orthonormal rows of A; at the largest
+# singular vectors of the base's weights; or at these, and their product is taken out of the base.
+Start = Literal["peft", "orthonormal", "principal", "principal, out of the base"]
+UploadKind = Literal["differences", "gather"]
 Published = dict[str, Vector]  # tensors of an adapter by key
 ALL_MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
 
 def _as_it_is(_adapter: Adapter, tensors: Published, _initial: Mapping[str, NDArray[Any]]) -> Published:
     return tensors
+
+
+def _no_change(_recipe: Recipe, state: OptimizerState) -> OptimizerState:
+    return state
 
 
 def _no_others(_adapter: Adapter) -> Mapping[str, Any]:
@@ -72,10 +79,14 @@ class Method:
         streams: shared and derived selectors by stream, in the order of the vector.
         turns: the streams that train in each kind of round; one turn with every shared stream if empty.
         schedule: which round takes which turn.
-        upload: the form in which an update goes up.
+        upload: the form in which an update goes up: all that trained, or what a common mask chose.
+        alternates: what trains in each local step, over and over; all of the turn in every step if empty.
+        proximal: whether local steps are drawn back to the round's start.
         summed: the vector that the coordinator learns the sum of, in words.
         size: its entries for a module of d outputs and k inputs, the head's not counted, in words.
         afterwards: what the coordinator does with the sum.
+        after_step: what the coordinator makes of a state after the optimizer's step; given the recipe.
+        moves_basis: whether that changes what an entry means, so that no history of single entries can be kept.
         publish: makes of every tensor what is exported in PEFT's format; given the adapter, its tensors by key, and
             those of the initial adapter.
         published_options: options of PEFT that are others for what is exported.
@@ -95,10 +106,14 @@ class Method:
     streams: Mapping[str, frozenset[Selector]]
     turns: tuple[frozenset[str], ...] = ()
     schedule: Schedule = EVERY_ROUND
-    upload: Upload = DIFFERENCES
+    upload: UploadKind = "differences"
+    alternates: tuple[frozenset[Selector], ...] = ()
+    proximal: bool = False
     summed: str
     size: str
     afterwards: str
+    after_step: Callable[[Recipe, OptimizerState], OptimizerState] = _no_change
+    moves_basis: bool = False
     publish: Callable[[Adapter, Published, Mapping[str, NDArray[Any]]], Published] = _as_it_is
     published_options: Callable[[Adapter], Mapping[str, Any]] = _no_others
     refused: Mapping[Mode, str] = field(default_factory=dict)
@@ -137,6 +152,24 @@ class Method:
         """
         if self.texts_only and isinstance(task, ImageClassification):
             raise LocalError("E-METHOD-REFUSED", f"{self.title} needs a model of texts; the task is {task.kind}")
+
+    def in_step(self, recipe: Recipe, turn: Turn, step: int) -> NDArray[np.int64] | None:
+        """Return which of a turn's entries train in a local step; ``None``: all of them.
+
+        Args:
+            recipe: names the tensors.
+            turn: of the round.
+            step: counted through the run, from 0.
+        """
+        if not self.alternates:
+            return None
+        chosen, adapter, tensors = (
+            self.alternates[step % len(self.alternates)],
+            recipe.adapter,
+            trained_tensors(recipe, turn),
+        )
+        active = [select(tensor.key, adapter.options, adapter.head_modules) in chosen for tensor in tensors]
+        return np.flatnonzero(np.repeat(active, [tensor.entries for tensor in tensors]))
 
     # --- what a recipe must say ---
 
@@ -184,7 +217,26 @@ class Method:
                 streams.append(StateStream(name=name, length=length, role=Role.DERIVED if derived else Role.SHARED))
         return tuple(streams)
 
-    def turns_of(self, state: tuple[StateStream, ...]) -> tuple[Turn, ...]:
+    def upload_of(self, state: tuple[StateStream, ...], mask: float | None) -> Upload:
+        """Return the form in which updates go up.
+
+        Args:
+            state: the streams that travel down.
+            mask: share of the adapter's entries that train in a round, for a method with a mask.
+
+        Raises:
+            LocalError: ``E-CONFIG-INVALID``: a mask without use, or none.
+        """
+        if self.upload == "differences":
+            if mask is not None:
+                raise LocalError("E-CONFIG-INVALID", f"training.mask: {self.title} has none")
+            return Differences()
+        if mask is None or not 0 < mask < 1:
+            raise LocalError("E-CONFIG-INVALID", f"training.mask: {self.title} needs a share above 0 and below 1")
+        length = next(stream.length for stream in state if stream.name == ADAPTER_STREAM)
+        return Gather(entries=max(1, round(mask * length)))
+
+    def turns_of(self, state: tuple[StateStream, ...], upload: Upload = _DIFFERENCES) -> tuple[Turn, ...]:
         """Return what trains and what is summed in each kind of round."""
         shared = [stream for stream in state if stream.role is Role.SHARED]
         personal = (Role.PERSONAL.value,) if self.with_role(Role.PERSONAL) else ()
@@ -194,7 +246,7 @@ class Method:
             turns.append(
                 Turn(
                     trains=(*(stream.name for stream in trained), *personal),
-                    sums=tuple(Stream(name=stream.name, length=stream.length) for stream in trained),
+                    sums=tuple(Stream(name=stream.name, length=_summed(stream, upload)) for stream in trained),
                 )
             )
         return tuple(turns)
@@ -220,10 +272,21 @@ class Method:
         if recipe.state != state:
             given, names = (", ".join(stream.name for stream in streams) for streams in (recipe.state, state))
             raise LocalError("E-PLAN-STREAM", f"the plan's state is {given}; that of {self.title} is {names}, in order")
-        if (recipe.turns, recipe.schedule) != (self.turns_of(state), self.schedule):
+        if (recipe.turns, recipe.schedule) != (self.turns_of(state, recipe.upload), self.schedule):
             raise LocalError("E-PLAN-STREAM", f"the plan's turns are not those of {self.title}: what trains when")
-        if (recipe.upload, recipe.counts) != (self.upload, "all"):
-            raise LocalError("E-PLAN-STREAM", f"updates of {self.title} go up as {self.upload.kind}, from everybody")
+        if (recipe.upload.kind, recipe.counts) != (self.upload, "all"):
+            raise LocalError("E-PLAN-STREAM", f"updates of {self.title} go up as {self.upload}, from everybody")
+        self._require_steps(recipe)
+
+    def _require_steps(self, recipe: Recipe) -> None:
+        """Refuse steps, at participants or at the coordinator, that are not the method's."""
+        if self.proximal != (float(recipe.training.proximal) > 0):
+            rule = "needs training.proximal" if self.proximal else "has no training.proximal; method fedprox has"
+            raise LocalError("E-METHOD-REFUSED", f"{self.title} {rule}")
+        optimizer = recipe.optimizer
+        if self.moves_basis and (optimizer.name in {"adam", "yogi"} or float(optimizer.average) > 0):
+            rule = "changes the basis of its factors each round, so a history of single entries mixes two of them"
+            raise LocalError("E-METHOD-REFUSED", f"{self.title} {rule}; take optimizer mean or sgd without an average")
 
     def export(self, recipe: Recipe, vector: Vector, initial: Mapping[str, NDArray[Any]]) -> dict[str, Vector]:
         """Return every tensor of the adapter under its key in PEFT's format.
@@ -244,6 +307,13 @@ class Method:
                     raise LocalError("E-PLAN-RULE", f"the initial adapter lacks {tensor.key} of shape {tensor.shape}")
                 tensors[tensor.key] = value.astype(np.float32)
         return self.publish(recipe.adapter, tensors, initial)
+
+
+def _summed(stream: StateStream, upload: Upload) -> int:
+    """Return how many entries of a trained stream go up."""
+    if isinstance(upload, Gather) and stream.name == ADAPTER_STREAM:
+        return min(upload.entries, stream.length)
+    return stream.length
 
 
 HEAD: Final[Mapping[str, frozenset[Selector]]] = {HEAD_STREAM: frozenset({Selector.HEAD})}  # of every method's streams

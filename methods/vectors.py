@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.adapter_parts import Tensor, Turn
+from privacy.adapter_parts import StateStream, Tensor, Turn
 from privacy.draft import Recipe
 from privacy.errors import LocalError
 
@@ -26,9 +26,14 @@ def state_tensors(recipe: Recipe) -> tuple[Tensor, ...]:
     return _of_streams(recipe, [stream.name for stream in recipe.state])
 
 
+def trained_streams(recipe: Recipe, turn: Turn) -> tuple[StateStream, ...]:
+    """Return the streams of the state that train in a turn, in the order of the vector."""
+    return tuple(stream for stream in recipe.state if stream.name in turn.trains)
+
+
 def trained_tensors(recipe: Recipe, turn: Turn) -> tuple[Tensor, ...]:
-    """Return the tensors that train in a turn and are shared, in the order of the vector that is summed."""
-    return _of_streams(recipe, [stream.name for stream in recipe.state if stream.name in turn.trains])
+    """Return the tensors that train in a turn and are shared, in the order of the vector."""
+    return _of_streams(recipe, [stream.name for stream in trained_streams(recipe, turn)])
 
 
 def _of_streams(recipe: Recipe, streams: Sequence[str]) -> tuple[Tensor, ...]:

@@ -20,9 +20,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+import methods
 from authoring.draft import INITIAL_FILE, build_draft
 from coordinator.runs.global_adapter import direction
-from methods.optimizer import OptimizerState, step
+from methods.optimizer import OptimizerState
 from participant.training.data import task_columns
 from participant.training.evaluation import AdapterEvaluator
 from participant.training.torch_trainer import Materials, TorchTrainer
@@ -128,7 +129,7 @@ def _rounds(
             name: partial(trainer.train, adapter=state.iterate, progress=_silent) for name, trainer in trainers.items()
         }
         result = cohort.run_round(number, state.iterate.tobytes(), train)
-        state = step(plan.recipe, state, direction(plan, number, result.total(), result.survivors))
+        state = methods.advance(plan.recipe, state, direction(plan, number, result.total(), result.survivors))
         progress(number, total)
     return state.average
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 
+import methods
 from coordinator.database.run_rows import RoundRecord
 from coordinator.protocol.round import RoundResult
 from coordinator.runs.global_adapter import RunFiles, direction
-from methods.optimizer import step
 from privacy.plan import Plan
 from privacy.secagg.hashes import adapter_hash
 from protos import codec
@@ -30,7 +30,7 @@ def complete_round(plan: Plan, files: RunFiles, result: RoundResult, *, previous
     certificate = result.certificate
     at = certificate.position
     move = direction(plan, at.round, result.total(), result.survivors)
-    iterate, released = files.write_state(step(plan.recipe, files.read_state(at.round - 1), move))
+    iterate, released = files.write_state(methods.advance(plan.recipe, files.read_state(at.round - 1), move))
     return RoundRecord(
         round=at.round,
         attempt=at.attempt,

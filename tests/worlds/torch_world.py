@@ -42,6 +42,7 @@ IMAGE_SIDE = 8
 LABELS = ("a", "b", "c")
 WORDS = ("pain", "fever", "cough", "rash", "calm", "fine", "well", "good")
 ROWS = 24
+TRAINING = {"fedprox": "proximal = 0.5", "random-mask": "mask = 0.5"}  # what methods need there
 
 
 def image_base(folder: Path) -> Path:
@@ -168,6 +169,7 @@ seed = 7
 learning_rate = 0.5
 head_learning_rate = 0.25
 micro_batch = 8
+{TRAINING.get(method, "")}
 
 [evaluation]
 data = "public"

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 import methods
 from methods.selectors import PROMPT_KEY, PROMPT_NETWORK
-from participant.training.adapters.principal import lora_layers, start_from_base, take_out_of_base
+from participant.training.adapters.principal import lora_layers, start_from_base, start_orthonormal, take_out_of_base
 from privacy.adapter_options import (
     CoreOptions,
     Ia3Options,
@@ -87,9 +87,15 @@ def wrapped(model: nn.Module, adapter: Adapter) -> PeftModel:
 
 def start(model: PeftModel, adapter: Adapter) -> None:
     """Set fresh factors to where the method starts, if that is not where PEFT lets them."""
-    origin = methods.get(adapter.method).start
-    if origin != "peft":
-        start_from_base(model, with_values=origin == "principal, out of the base")
+    match methods.get(adapter.method).start:
+        case "peft":
+            pass
+        case "orthonormal":
+            start_orthonormal(model)
+        case "principal":
+            start_from_base(model, with_values=False)
+        case "principal, out of the base":
+            start_from_base(model, with_values=True)
 
 
 def settle(model: PeftModel, adapter: Adapter) -> None:

@@ -37,6 +37,14 @@ def start_from_base(model: nn.Module, *, with_values: bool) -> None:
             writing.copy_(left[:, :rank] * roots)
 
 
+def start_orthonormal(model: nn.Module) -> None:
+    """Turn the rows of every factor A, random as they are, into orthonormal ones."""
+    for layer in lora_layers(model):
+        reading = layer.lora_A[ADAPTER].weight
+        with torch.no_grad():
+            reading.copy_(torch.linalg.qr(reading.T.double())[0].T)
+
+
 def take_out_of_base(model: nn.Module) -> None:
     """Subtract from every adapted weight what its adapter adds: the model's answers are the bare base's."""
     for layer in lora_layers(model):

@@ -1,0 +1,227 @@
+"""What methods do beside summing: public masks, factors that alternate, and the coordinator's own mathematics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import methods
+from methods.coin import gathered
+from methods.fedsvd import singular_factors
+from methods.optimizer import OptimizerState
+from methods.vectors import joined, places, split
+from privacy import canonical
+from privacy.adapter_parts import Adapter, Differences, Gather, Role, StateStream
+from privacy.draft import Recipe
+from privacy.errors import LocalError
+from tests.worlds.plans import plan_document
+
+A, B = "base_model.model.layer.q_proj.lora_A.weight", "base_model.model.layer.q_proj.lora_B.weight"
+HEAD = "base_model.model.classifier.weight"
+SHAPES = {A: (2, 8), B: (6, 2), HEAD: (3, 6)}
+
+
+def recipe_of(name: str, *, mask: float | None = None, **changes: Any) -> Recipe:
+    """A recipe of a method whose adapter is one small LoRA with a head."""
+    method = methods.get(name)
+    document: Any = plan_document()["recipe"]
+    adapter = document["adapter"] | {
+        "method": name,
+        "options": {"peft_type": "LORA", "rank": 2, "alpha": "4", "target_modules": ["q_proj"], "layers": []},
+        "tensors": [{"key": "any", "shape": [1], "stream": "frozen", "part": "adapter"}],
+    }
+    manifest = method.manifest(SHAPES, Adapter.model_validate_json(canonical.encode(adapter)))
+    state = method.state(manifest)
+    upload = method.upload_of(state, mask)
+    adapter["tensors"] = [tensor.model_dump(mode="json") for tensor in manifest]
+    document |= {
+        "adapter": adapter,
+        "state": [stream.model_dump(mode="json") for stream in state],
+        "turns": [turn.model_dump(mode="json") for turn in method.turns_of(state, upload)],
+        "schedule": method.schedule.model_dump(mode="json"),
+        "upload": upload.model_dump(mode="json"),
+    }
+    document |= changes
+    return Recipe.model_validate_json(canonical.encode(document))
+
+
+# --- a common mask ---
+
+
+def test_the_coin_chooses_as_many_entries_as_the_plan_says_others_each_round_and_the_whole_head() -> None:
+    recipe = recipe_of("random-mask", mask=0.5)
+    methods.require_sound(recipe, "local")
+    assert recipe.turns[0].entries == 14 + 18
+    rounds = [gathered(recipe, number) for number in range(1, 6)]
+    for chosen in rounds:
+        assert chosen.size == len(set(chosen)) == recipe.turns[0].entries
+        assert (np.diff(chosen) > 0).all()
+        assert set(range(28, 46)) <= set(chosen)
+    assert len({chosen.tobytes() for chosen in rounds}) == len(rounds)
+    assert np.array_equal(gathered(recipe, 3), rounds[2]), "whoever computes it finds the same"
+
+
+def test_every_entry_is_chosen_about_as_often_as_any_other() -> None:
+    recipe = recipe_of("random-mask", mask=0.25)
+    counts = np.zeros(28)
+    for number in range(1, 401):
+        counts[gathered(recipe, number)[:7]] += 1
+    assert np.abs(counts - 100).max() < 5 * np.sqrt(400 * 0.25 * 0.75)
+
+
+def test_another_plan_has_another_mask() -> None:
+    recipe = recipe_of("random-mask", mask=0.5)
+    assert not np.array_equal(gathered(recipe, 1), gathered(recipe.model_copy(update={"title": "Other"}), 1))
+
+
+def test_without_a_mask_all_that_trains_goes_up() -> None:
+    recipe = recipe_of("fedit")
+    assert np.array_equal(gathered(recipe, 1), np.arange(46))
+    odd, even = (gathered(recipe_of("rolora"), number) for number in (1, 2))
+    assert (odd.size, even.size) == (12 + 18, 16 + 18)
+
+
+def test_a_step_moves_what_the_coin_chose_and_nothing_else() -> None:
+    recipe = recipe_of("random-mask", mask=0.5)
+    start = OptimizerState.start(np.zeros(46, dtype=np.float32))
+    after = methods.advance(recipe, start, np.ones(recipe.turns[0].entries))
+    moved = places(recipe, recipe.turns[0])[gathered(recipe, 1)]
+    assert np.array_equal(np.flatnonzero(after.iterate), moved)
+
+
+MASKS: dict[str, tuple[str, float | None]] = {
+    "a mask for a method without one": ("fedit", 0.5),
+    "no mask for a method that needs one": ("random-mask", None),
+    "a mask of everything": ("random-mask", 1.0),
+    "a mask of nothing": ("random-mask", 0.0),
+}
+
+
+@pytest.mark.parametrize("sentence", MASKS)
+def test_a_recipe_is_refused_for(sentence: str) -> None:
+    name, mask = MASKS[sentence]
+    state = (StateStream(name="adapter", length=28),)
+    with pytest.raises(LocalError, match=r"training\.mask") as info:
+        methods.get(name).upload_of(state, mask)
+    assert info.value.code == "E-CONFIG-INVALID"
+    assert methods.get("random-mask").upload_of(state, 0.5) == Gather(entries=14)
+    assert methods.get("fedit").upload_of(state, None) == Differences()
+
+
+def test_a_plan_whose_turns_do_not_fit_its_mask_is_refused() -> None:
+    recipe = recipe_of("random-mask", mask=0.5)
+    for upload in (Gather(entries=13), Differences()):
+        with pytest.raises(LocalError) as info:
+            methods.require_sound(recipe.model_copy(update={"upload": upload}), "none")
+        assert info.value.code == "E-PLAN-STREAM"
+
+
+# --- factors that take turns within a round ---
+
+
+def test_la_lora_trains_one_factor_in_each_local_step_and_the_head_in_all() -> None:
+    recipe, method = recipe_of("la-lora"), methods.get("la-lora")
+    spans = dict(zip((tensor.key for tensor in recipe.adapter.tensors), ((0, 16), (16, 28), (28, 46)), strict=True))
+    for step, factor in enumerate((B, A, B)):
+        chosen = method.in_step(recipe, recipe.turns[0], step)
+        expected = [*range(*spans[factor]), *range(28, 46)]
+        assert chosen is not None
+        assert chosen.tolist() == sorted(expected)
+    assert methods.get("fedit").in_step(recipe, recipe.turns[0], 0) is None
+
+
+# --- FedSVD ---
+
+
+def random_state(recipe: Recipe) -> OptimizerState:
+    random = np.random.default_rng(3)
+    vector, momentum = (random.normal(size=recipe.state_entries).astype(np.float32) for _ in range(2))
+    return replace(OptimizerState.start(vector), momentum=momentum, round=1)
+
+
+def test_fedsvd_keeps_the_product_and_makes_the_rows_of_a_orthonormal() -> None:
+    recipe = recipe_of("fedsvd")
+    methods.require_sound(recipe, "distributed")
+    assert [(stream.name, stream.role) for stream in recipe.state] == [
+        ("a", Role.DERIVED),
+        ("b", Role.SHARED),
+        ("head", Role.SHARED),
+    ]
+    assert recipe.turns[0].entries == 12 + 18, "A does not go up"
+    before = random_state(recipe)
+    after = methods.get("fedsvd").after_step(recipe, before)
+    old, new = split(recipe, before.iterate), split(recipe, after.iterate)
+    assert np.allclose(new[B] @ new[A], old[B] @ old[A], atol=1e-5)
+    assert np.allclose(new[A] @ new[A].T, np.eye(2), atol=1e-6)
+    assert np.array_equal(new[HEAD], old[HEAD])
+    assert np.array_equal(after.iterate, after.average)
+
+
+def test_fedsvd_turns_the_momentum_with_the_factor() -> None:
+    recipe = recipe_of("fedsvd")
+    before = random_state(recipe)
+    tensors = split(recipe, before.iterate)
+    before = replace(before, momentum=joined(recipe, {**tensors, B: tensors[B], A: 0 * tensors[A]}))
+    after = methods.get("fedsvd").after_step(recipe, before)
+    momentum, factor = split(recipe, after.momentum)[B], split(recipe, after.iterate)[B]
+    assert np.allclose(momentum, factor, atol=1e-5), "a momentum that is B itself is B itself afterwards"
+
+
+FACTORS = {
+    "wide": (2, 8, 6),
+    "a product of zero": (2, 8, 6),
+    "a rank above the inputs": (4, 3, 6),
+    "rank one": (1, 5, 4),
+}
+
+
+@pytest.mark.parametrize("sentence", FACTORS)
+def test_singular_factors_have_the_product_and_the_shapes_of_what_they_came_from(sentence: str) -> None:
+    rank, inputs, outputs = FACTORS[sentence]
+    random = np.random.default_rng(1)
+    reads, writes = random.normal(size=(rank, inputs)), random.normal(size=(outputs, rank))
+    writes = 0 * writes if "zero" in sentence else writes
+    new_reads, new_writes = singular_factors(reads, writes)
+    assert (new_reads.shape, new_writes.shape) == (reads.shape, writes.shape)
+    assert np.allclose(new_writes @ new_reads, writes @ reads)
+    lengths = np.linalg.norm(new_writes, axis=0)
+    assert (np.diff(lengths) <= 1e-12).all(), "the largest singular value comes first"
+
+
+REFUSED_STEPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "second moments in a basis that moves": ("fedsvd", {"optimizer": {"name": "adam"}}),
+    "an average of iterates in a basis that moves": ("fedsvd", {"optimizer": {"average": "0.5"}}),
+    "FedProx without its term": ("fedprox", {}),
+    "a proximal term beside another method": ("fedit", {"training": {"proximal": "0.1"}}),
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED_STEPS)
+def test_a_plan_is_refused_for(sentence: str) -> None:
+    name, changes = REFUSED_STEPS[sentence]
+    recipe = recipe_of(name)
+    for part, fields in changes.items():
+        recipe = recipe.model_copy(update={part: getattr(recipe, part).model_copy(update=fields)})
+    with pytest.raises(LocalError) as info:
+        methods.require_sound(recipe, "none")
+    assert info.value.code == "E-METHOD-REFUSED"
+
+
+def test_fedprox_with_its_term_is_sound_and_a_plan_without_one_has_no_word_of_it() -> None:
+    recipe = recipe_of("fedprox")
+    assert b"proximal" not in canonical.encode(recipe.model_dump(mode="json"))
+    pulled = recipe.model_copy(update={"training": recipe.training.model_copy(update={"proximal": "0.1"})})
+    methods.require_sound(pulled, "local")
+    encoded = canonical.encode(pulled.model_dump(mode="json"))
+    assert b'"proximal":"0.1"' in encoded
+    assert Recipe.model_validate_json(encoded) == pulled
+
+
+@pytest.mark.parametrize("name", ["fedprox", "la-lora"])
+def test_what_one_step_cannot_do_is_refused_in_mode_distributed_and_names_what_can(name: str) -> None:
+    with pytest.raises(LocalError, match=r"a round is one step.*method (fedit|rolora)") as info:
+        methods.get(name).require_mode("distributed")
+    assert info.value.code == "E-METHOD-REFUSED"
