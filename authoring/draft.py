@@ -219,7 +219,7 @@ def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Classi
         adapter=adapter,
         notice=Notice(**wanted.notice.model_dump()),
         state=state,
-        turns=method.turns_of(state, upload),
+        turns=method.turns_of(state, upload, adapter.tensors),
         schedule=method.schedule,
         upload=upload,
         task=task,

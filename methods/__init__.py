@@ -17,6 +17,7 @@ from methods.fedit import FEDIT
 from methods.fedprox import FEDPROX
 from methods.fedsvd import FEDSVD
 from methods.ffa_lora import FFA_LORA
+from methods.flexlora import FLEXLORA
 from methods.head import HEAD_ONLY
 from methods.ia3 import IA3
 from methods.la_lora import LA_LORA
@@ -26,7 +27,7 @@ from methods.loha import LOHA
 from methods.lokr import LOKR
 from methods.method import Method
 from methods.oft import OFT
-from methods.optimizer import OptimizerState, Wide, step
+from methods.optimizer import OptimizerState, Wide
 from methods.p_tuning import P_TUNING
 from methods.prefix import PREFIX
 from methods.prompt import PROMPT
@@ -52,6 +53,7 @@ _METHODS: Final[dict[str, Method]] = {
         FEDPROX,
         FEDSVD,
         FFA_LORA,
+        FLEXLORA,
         HEAD_ONLY,
         IA3,
         LA_LORA,
@@ -89,14 +91,14 @@ def require_sound(recipe: Recipe, mode: Mode) -> None:
 
 
 def advance(recipe: Recipe, state: OptimizerState, direction: Wide) -> OptimizerState:
-    """Return the state after one more round: the optimizer's step, and what the method makes of it.
+    """Return the state after one more round, by the step of the recipe's method.
 
     Args:
         recipe: of the plan.
         state: of the previous round.
         direction: see :func:`methods.optimizer.step`.
     """
-    return get(recipe.adapter.method).after_step(recipe, step(recipe, state, direction))
+    return get(recipe.adapter.method).advance(recipe, state, direction)
 
 
 def get(name: str) -> Method:

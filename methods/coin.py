@@ -30,9 +30,11 @@ def gathered(recipe: Recipe, round_number: int) -> NDArray[np.int64]:
         round_number: from 1.
 
     Returns:
-        Places among the entries that train in the round's turn, shape (entries of the turn's sums,).
+        Places among the entries that train in the round's turn.
     """
     turn, start, chosen = recipe.turn(round_number), 0, []
+    if recipe.upload.kind != "gather":
+        return np.arange(sum(stream.length for stream in trained_streams(recipe, turn)))
     counts = {stream.name: stream.length for stream in turn.sums}
     for stream in trained_streams(recipe, turn):
         count = counts[stream.name]

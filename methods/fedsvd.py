@@ -15,13 +15,17 @@ from typing import Final
 import numpy as np
 
 from methods.method import HEAD, Method
-from methods.optimizer import OptimizerState, Wide
+from methods.optimizer import OptimizerState, Wide, step
+from methods.products import READS, WRITES
 from methods.selectors import Selector, select
 from methods.vectors import joined, split
 from privacy.adapter_parts import Role
 from privacy.draft import Recipe
 
-READS, WRITES = ".lora_A.weight", ".lora_B.weight"
+
+def advance(recipe: Recipe, state: OptimizerState, direction: Wide) -> OptimizerState:
+    """Return the state after the optimizer's step on B, turned."""
+    return turned(recipe, step(recipe, state, direction))
 
 
 def turned(recipe: Recipe, state: OptimizerState) -> OptimizerState:
@@ -69,7 +73,7 @@ FEDSVD: Final = Method(
     size="r d",
     afterwards="the mean of B, which is exact because A is common; then A becomes the right singular vectors of B A, "
     "and B what keeps the product",
-    after_step=turned,
+    advance=advance,
     moves_basis=True,
     notes="Both factors travel down every round, B alone goes up. Optimizers mean and sgd, without an average.",
 )

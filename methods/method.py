@@ -17,7 +17,8 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.optimizer import OptimizerState
+from methods.optimizer import OptimizerState, Wide, step
+from methods.products import product_entries
 from methods.selectors import Selector, select
 from methods.vectors import Vector, split, trained_tensors
 from privacy.adapter_options import OPTIONS, PeftOptions
@@ -25,6 +26,7 @@ from privacy.adapter_parts import (
     Adapter,
     Differences,
     Gather,
+    Products,
     Role,
     Schedule,
     StateStream,
@@ -46,17 +48,13 @@ Category = Literal["additive", "selective", "reparameterised"]
 # Where the factors of a LoRA start: where PEFT lets them; there, but with orthonormal rows of A; at the largest
 # singular vectors of the base's weights; or at these, and their product is taken out of the base.
 Start = Literal["peft", "orthonormal", "principal", "principal, out of the base"]
-UploadKind = Literal["differences", "gather"]
+UploadKind = Literal["differences", "gather", "products"]
 Published = dict[str, Vector]  # tensors of an adapter by key
 ALL_MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
 
 def _as_it_is(_adapter: Adapter, tensors: Published, _initial: Mapping[str, NDArray[Any]]) -> Published:
     return tensors
-
-
-def _no_change(_recipe: Recipe, state: OptimizerState) -> OptimizerState:
-    return state
 
 
 def _no_others(_adapter: Adapter) -> Mapping[str, Any]:
@@ -85,8 +83,9 @@ class Method:
         summed: the vector that the coordinator learns the sum of, in words.
         size: its entries for a module of d outputs and k inputs, the head's not counted, in words.
         afterwards: what the coordinator does with the sum.
-        after_step: what the coordinator makes of a state after the optimizer's step; given the recipe.
+        advance: the coordinator's step: the state after a round, from recipe, state and direction.
         moves_basis: whether that changes what an entry means, so that no history of single entries can be kept.
+        plain_mean: whether it takes the mean as it is, so that no other optimizer fits.
         publish: makes of every tensor what is exported in PEFT's format; given the adapter, its tensors by key, and
             those of the initial adapter.
         published_options: options of PEFT that are others for what is exported.
@@ -112,8 +111,9 @@ class Method:
     summed: str
     size: str
     afterwards: str
-    after_step: Callable[[Recipe, OptimizerState], OptimizerState] = _no_change
+    advance: Callable[[Recipe, OptimizerState, Wide], OptimizerState] = step
     moves_basis: bool = False
+    plain_mean: bool = False
     publish: Callable[[Adapter, Published, Mapping[str, NDArray[Any]]], Published] = _as_it_is
     published_options: Callable[[Adapter], Mapping[str, Any]] = _no_others
     refused: Mapping[Mode, str] = field(default_factory=dict)
@@ -227,17 +227,25 @@ class Method:
         Raises:
             LocalError: ``E-CONFIG-INVALID``: a mask without use, or none.
         """
-        if self.upload == "differences":
+        if self.upload != "gather":
             if mask is not None:
                 raise LocalError("E-CONFIG-INVALID", f"training.mask: {self.title} has none")
-            return Differences()
+            return Products() if self.upload == "products" else Differences()
         if mask is None or not 0 < mask < 1:
             raise LocalError("E-CONFIG-INVALID", f"training.mask: {self.title} needs a share above 0 and below 1")
         length = next(stream.length for stream in state if stream.name == ADAPTER_STREAM)
         return Gather(entries=max(1, round(mask * length)))
 
-    def turns_of(self, state: tuple[StateStream, ...], upload: Upload = _DIFFERENCES) -> tuple[Turn, ...]:
-        """Return what trains and what is summed in each kind of round."""
+    def turns_of(
+        self, state: tuple[StateStream, ...], upload: Upload = _DIFFERENCES, tensors: tuple[Tensor, ...] = ()
+    ) -> tuple[Turn, ...]:
+        """Return what trains and what is summed in each kind of round.
+
+        Args:
+            state: the streams that travel down.
+            upload: the form in which updates go up.
+            tensors: the manifest, of which products are made.
+        """
         shared = [stream for stream in state if stream.role is Role.SHARED]
         personal = (Role.PERSONAL.value,) if self.with_role(Role.PERSONAL) else ()
         turns = []
@@ -246,7 +254,7 @@ class Method:
             turns.append(
                 Turn(
                     trains=(*(stream.name for stream in trained), *personal),
-                    sums=tuple(Stream(name=stream.name, length=_summed(stream, upload)) for stream in trained),
+                    sums=tuple(Stream(name=stream.name, length=_summed(stream, upload, tensors)) for stream in trained),
                 )
             )
         return tuple(turns)
@@ -272,7 +280,7 @@ class Method:
         if recipe.state != state:
             given, names = (", ".join(stream.name for stream in streams) for streams in (recipe.state, state))
             raise LocalError("E-PLAN-STREAM", f"the plan's state is {given}; that of {self.title} is {names}, in order")
-        if (recipe.turns, recipe.schedule) != (self.turns_of(state, recipe.upload), self.schedule):
+        if (recipe.turns, recipe.schedule) != (self.turns_of(state, recipe.upload, adapter.tensors), self.schedule):
             raise LocalError("E-PLAN-STREAM", f"the plan's turns are not those of {self.title}: what trains when")
         if (recipe.upload.kind, recipe.counts) != (self.upload, "all"):
             raise LocalError("E-PLAN-STREAM", f"updates of {self.title} go up as {self.upload}, from everybody")
@@ -284,6 +292,8 @@ class Method:
             rule = "needs training.proximal" if self.proximal else "has no training.proximal; method fedprox has"
             raise LocalError("E-METHOD-REFUSED", f"{self.title} {rule}")
         optimizer = recipe.optimizer
+        if self.plain_mean and optimizer.name != "mean":
+            raise LocalError("E-METHOD-REFUSED", f"{self.title} takes the mean as it is; take optimizer mean")
         if self.moves_basis and (optimizer.name in {"adam", "yogi"} or float(optimizer.average) > 0):
             rule = "changes the basis of its factors each round, so a history of single entries mixes two of them"
             raise LocalError("E-METHOD-REFUSED", f"{self.title} {rule}; take optimizer mean or sgd without an average")
@@ -309,10 +319,13 @@ class Method:
         return self.publish(recipe.adapter, tensors, initial)
 
 
-def _summed(stream: StateStream, upload: Upload) -> int:
-    """Return how many entries of a trained stream go up."""
-    if isinstance(upload, Gather) and stream.name == ADAPTER_STREAM:
-        return min(upload.entries, stream.length)
+def _summed(stream: StateStream, upload: Upload, tensors: tuple[Tensor, ...]) -> int:
+    """Return how many entries go up for a trained stream."""
+    if stream.name == ADAPTER_STREAM:
+        if isinstance(upload, Gather):
+            return min(upload.entries, stream.length)
+        if isinstance(upload, Products):
+            return product_entries(tensors)
     return stream.length
 
 

@@ -9,7 +9,7 @@ Source: docs/methods.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from privacy.draft import Recipe
 from privacy.errors import LocalError
 
 Vector = NDArray[np.float32]
+Floats = TypeVar("Floats", np.float32, np.float64)
 
 
 def state_tensors(recipe: Recipe) -> tuple[Tensor, ...]:
@@ -50,7 +51,7 @@ def places(recipe: Recipe, turn: Turn) -> NDArray[np.int64]:
     return np.concatenate(ranges)
 
 
-def split(recipe: Recipe, vector: Vector) -> dict[str, Vector]:
+def split(recipe: Recipe, vector: NDArray[Floats]) -> dict[str, NDArray[Floats]]:
     """Return the tensors of a state by key.
 
     Raises:

@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 import methods
+from methods import products
 from methods.coin import gathered
 from methods.vectors import places, trained_streams
 from participant.training.adapters.adapted import AdaptedModel, read_initial
@@ -105,7 +106,7 @@ class RoundWork:
         number: of the round.
         turn: of the round.
         places: in the state, of the entries that train in the turn.
-        columns: which of these go up, shape (entries of the turn's sums,).
+        columns: which of these move; all, or what a mask or a step lets.
         sums: sums of their gradients over the owner's data.
     """
 
@@ -281,18 +282,20 @@ class TorchTrainer:
             gradient = gradient + proximal * (position - adapter)[where]  # reads no data
             position[where] -= rates[part.columns] * gradient
             progress(step + 1, privacy.local_steps)
+        if recipe.upload.kind == "products":
+            return products.differences(recipe, adapter.astype(np.float64), position)
         return (position - adapter)[work.places[work.columns]]
 
     def _noisy_sum(self, work: RoundWork, adapter: Vector, progress: Progress) -> Integers:
         """One step's clipped gradient sum with this participant's share of the noise."""
-        noise = self._noise(work.columns.size)
+        noise = self._noise(work.turn.entries)
         total = clamp(self._sum_at(work, adapter, self._clipped), self._plan.encoding.clamp)
         progress(1, 1)
         return total + noise
 
     def _noisy_difference(self, work: RoundWork, adapter: Vector, progress: Progress) -> Integers:
         """The whole difference clipped as one unit, with this participant's share of the noise."""
-        noise = self._noise(work.columns.size)
+        noise = self._noise(work.turn.entries)
         difference = self._local_steps(work, adapter, progress)
         row = integer_clip(difference[None], **self._clip)[0]
         return clamp(row, self._plan.encoding.clamp) + noise

@@ -10,8 +10,9 @@ import pytest
 
 import methods
 from methods.coin import gathered
-from methods.fedsvd import singular_factors
+from methods.fedsvd import singular_factors, turned
 from methods.optimizer import OptimizerState
+from methods.products import best_factors, differences
 from methods.vectors import joined, places, split
 from privacy import canonical
 from privacy.adapter_parts import Adapter, Differences, Gather, Role, StateStream
@@ -40,7 +41,7 @@ def recipe_of(name: str, *, mask: float | None = None, **changes: Any) -> Recipe
     document |= {
         "adapter": adapter,
         "state": [stream.model_dump(mode="json") for stream in state],
-        "turns": [turn.model_dump(mode="json") for turn in method.turns_of(state, upload)],
+        "turns": [turn.model_dump(mode="json") for turn in method.turns_of(state, upload, manifest)],
         "schedule": method.schedule.model_dump(mode="json"),
         "upload": upload.model_dump(mode="json"),
     }
@@ -152,7 +153,7 @@ def test_fedsvd_keeps_the_product_and_makes_the_rows_of_a_orthonormal() -> None:
     ]
     assert recipe.turns[0].entries == 12 + 18, "A does not go up"
     before = random_state(recipe)
-    after = methods.get("fedsvd").after_step(recipe, before)
+    after = turned(recipe, before)
     old, new = split(recipe, before.iterate), split(recipe, after.iterate)
     assert np.allclose(new[B] @ new[A], old[B] @ old[A], atol=1e-5)
     assert np.allclose(new[A] @ new[A].T, np.eye(2), atol=1e-6)
@@ -165,7 +166,7 @@ def test_fedsvd_turns_the_momentum_with_the_factor() -> None:
     before = random_state(recipe)
     tensors = split(recipe, before.iterate)
     before = replace(before, momentum=joined(recipe, {**tensors, B: tensors[B], A: 0 * tensors[A]}))
-    after = methods.get("fedsvd").after_step(recipe, before)
+    after = turned(recipe, before)
     momentum, factor = split(recipe, after.momentum)[B], split(recipe, after.iterate)[B]
     assert np.allclose(momentum, factor, atol=1e-5), "a momentum that is B itself is B itself afterwards"
 
@@ -191,9 +192,41 @@ def test_singular_factors_have_the_product_and_the_shapes_of_what_they_came_from
     assert (np.diff(lengths) <= 1e-12).all(), "the largest singular value comes first"
 
 
+# --- products ---
+
+
+def test_flexlora_sums_the_products_and_takes_their_exact_mean_apart() -> None:
+    recipe = recipe_of("flexlora")
+    methods.require_sound(recipe, "local")
+    assert recipe.turns[0].entries == 6 * 8 + 18
+    random = np.random.default_rng(4)
+    start, one, other = (random.normal(size=recipe.state_entries) for _ in range(3))
+    start[16:28] = 0  # B, as in round 1
+    for end in (one, other):  # of rank one each, so that the plan's rank of two holds their mean
+        end[8:16] = 0
+    mean = (differences(recipe, start, one) + differences(recipe, start, other)) / 2
+    after = methods.advance(recipe, OptimizerState.start(start.astype(np.float32)), mean)
+    products = [split(recipe, vector)[B] @ split(recipe, vector)[A] for vector in (one, other)]
+    found = split(recipe, after.iterate)
+    assert np.allclose(found[B] @ found[A], (products[0] + products[1]) / 2, atol=1e-6)
+    assert np.allclose(found[A] @ found[A].T, np.eye(2), atol=1e-6)
+    assert np.allclose(after.iterate[28:], (one[28:] + other[28:]) / 2, atol=1e-6)
+    assert after.round == 1
+
+
+def test_factors_of_a_rank_are_the_best_that_the_rank_can_hold() -> None:
+    product = np.random.default_rng(5).normal(size=(6, 8))
+    values = np.linalg.svd(product, compute_uv=False)
+    for rank in (1, 3, 6, 7):
+        reads, writes = best_factors(product, rank)
+        assert (reads.shape, writes.shape) == ((rank, 8), (6, rank))
+        assert np.isclose(np.linalg.norm(product - writes @ reads), np.linalg.norm(values[rank:]))
+
+
 REFUSED_STEPS: dict[str, tuple[str, dict[str, Any]]] = {
     "second moments in a basis that moves": ("fedsvd", {"optimizer": {"name": "adam"}}),
     "an average of iterates in a basis that moves": ("fedsvd", {"optimizer": {"average": "0.5"}}),
+    "an optimizer beside a product's exact mean": ("flexlora", {"optimizer": {"name": "sgd"}}),
     "FedProx without its term": ("fedprox", {}),
     "a proximal term beside another method": ("fedit", {"training": {"proximal": "0.1"}}),
 }
