@@ -27,8 +27,9 @@ The format; where a line has a value in its comment, that is the default and the
     max_length = 128             # for text, in place of the three: tokens
 
     [adapter]                    # what the method's PEFT type has: onlysum method show METHOD
-    rank = 4                     # LORA, LORA_CORE, VERA, LOKR, LOHA
-    alpha = 16                   # LORA, LORA_CORE, LOKR, LOHA
+    rank = 4                     # LORA, LORA_CORE, ADALORA, VERA, LOKR, LOHA
+    target_rank = 2              # ADALORA: mean rank of a layer at the end
+    alpha = 16                   # LORA, LORA_CORE, ADALORA, LOKR, LOHA
     target_modules = ["q_proj", "v_proj"]    # of all but prompts, BIAS and HEAD; norms of LN_TUNING, any of WHOLE
     layers = []                  # all; LORA, LORA_CORE
     block_size = 8               # OFT
@@ -141,6 +142,7 @@ class AdapterSection(Section):
     """``[adapter]``: its size and place; which of them a method needs, its PEFT type says."""
 
     rank: Positive | None = None
+    target_rank: Positive | None = None
     alpha: Number | None = None
     target_modules: Texts | None = None
     layers: tuple[Count, ...] | None = None

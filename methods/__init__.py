@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from typing import Final
 
+from methods.adalora import ADALORA
 from methods.bitfit import BITFIT
 from methods.dora import DORA
 from methods.fed_sb import FED_SB
@@ -45,6 +46,7 @@ __all__ = ["REFUSED", "advance", "all_methods", "get", "require_sound"]
 _METHODS: Final[dict[str, Method]] = {
     method.name: method
     for method in (
+        ADALORA,
         BITFIT,
         DORA,
         FED_SB,

@@ -23,6 +23,7 @@ class Selector(StrEnum):
     LORA_A = "lora-a"  # the factor that reads the input, shape (rank, inputs)
     LORA_B = "lora-b"  # the factor that writes the output, shape (outputs, rank); zero at first
     CORE = "core"  # between two factors of LoRA, shape (rank, rank); zero at first
+    DIAGONAL = "diagonal"  # between two factors of AdaLoRA, shape (rank, 1); zero at first
     MAGNITUDE = "magnitude"  # DoRA's lengths of the weights of each output; those of the base at first
     SCALE = "scale"  # factors of activations: IA3's, one for each channel, and VeRA's two vectors
     PROJECTION = "projection"  # VeRA's random matrices, common to all layers
@@ -51,6 +52,7 @@ _ENDINGS: Final[dict[str, dict[str, Selector]]] = {
         ".lora_B.out.weight": Selector.LORA_B,
         ".lora_B.core.weight": Selector.CORE,
     },
+    "ADALORA": {".lora_A": Selector.LORA_A, ".lora_B": Selector.LORA_B, ".lora_E": Selector.DIAGONAL},
     "VERA": {
         ".vera_lambda_b": Selector.SCALE,
         ".vera_lambda_d": Selector.SCALE,

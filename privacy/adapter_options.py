@@ -9,9 +9,9 @@ Source: ``docs/protocol.md`` section 2, ``docs/methods.md``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from privacy.plan_parts import Count, DecimalString, PlanModel, Positive, Text
 
@@ -57,6 +57,27 @@ class CoreOptions(PeftOptions):
     def words(self) -> str:
         """Type and size in a few words."""
         return f"LoRA of rank {self.rank}, alpha {self.alpha}, of which the core trains"
+
+
+class AdaLoraOptions(PeftOptions):
+    """Low-rank factors around a diagonal, of which the coordinator keeps the largest entries."""
+
+    peft_type: Literal["ADALORA"] = "ADALORA"
+    rank: Positive
+    target_rank: Positive  # mean rank of a layer at the end
+    alpha: DecimalString
+    target_modules: Targets
+
+    @property
+    def words(self) -> str:
+        """Type and size in a few words."""
+        return f"AdaLoRA of rank {self.rank}, in the end {self.target_rank}, alpha {self.alpha}"
+
+    @model_validator(mode="after")
+    def _shrinks(self) -> Self:
+        if self.target_rank > self.rank:
+            raise ValueError("target_rank must be at most rank")
+        return self
 
 
 class VeraOptions(PeftOptions):
@@ -215,6 +236,7 @@ class HeadOptions(PeftOptions):
 AdapterOptions = Annotated[
     LoraOptions
     | CoreOptions
+    | AdaLoraOptions
     | VeraOptions
     | LokrOptions
     | LohaOptions

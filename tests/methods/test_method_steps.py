@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import methods
+from methods.adalora import budget, pulled
 from methods.coin import gathered
 from methods.fedsvd import singular_factors, turned
 from methods.optimizer import OptimizerState
@@ -22,19 +23,22 @@ from tests.worlds.plans import plan_document
 
 A, B = "base_model.model.layer.q_proj.lora_A.weight", "base_model.model.layer.q_proj.lora_B.weight"
 HEAD = "base_model.model.classifier.weight"
-SHAPES = {A: (2, 8), B: (6, 2), HEAD: (3, 6)}
+SHAPES: dict[str, tuple[int, ...]] = {A: (2, 8), B: (6, 2), HEAD: (3, 6)}
+LORA = {"peft_type": "LORA", "rank": 2, "alpha": "4", "target_modules": ["q_proj"], "layers": []}
 
 
-def recipe_of(name: str, *, mask: float | None = None, **changes: Any) -> Recipe:
-    """A recipe of a method whose adapter is one small LoRA with a head."""
+def recipe_of(
+    name: str, *, mask: float | None = None, shapes: dict[str, tuple[int, ...]] = SHAPES, **changes: Any
+) -> Recipe:
+    """A recipe of a method whose adapter is one small LoRA with a head, or of other shapes."""
     method = methods.get(name)
     document: Any = plan_document()["recipe"]
     adapter = document["adapter"] | {
         "method": name,
-        "options": {"peft_type": "LORA", "rank": 2, "alpha": "4", "target_modules": ["q_proj"], "layers": []},
+        "options": changes.pop("options", LORA),
         "tensors": [{"key": "any", "shape": [1], "stream": "frozen", "part": "adapter"}],
     }
-    manifest = method.manifest(SHAPES, Adapter.model_validate_json(canonical.encode(adapter)))
+    manifest = method.manifest(shapes, Adapter.model_validate_json(canonical.encode(adapter)))
     state = method.state(manifest)
     upload = method.upload_of(state, mask)
     adapter["tensors"] = [tensor.model_dump(mode="json") for tensor in manifest]
@@ -221,6 +225,46 @@ def test_factors_of_a_rank_are_the_best_that_the_rank_can_hold() -> None:
         reads, writes = best_factors(product, rank)
         assert (reads.shape, writes.shape) == ((rank, 8), (6, rank))
         assert np.isclose(np.linalg.norm(product - writes @ reads), np.linalg.norm(values[rank:]))
+
+
+# --- AdaLoRA ---
+
+P, Q, E = "model.q.lora_A", "model.q.lora_B", "model.q.lora_E"
+OTHER = {key.replace("q", "v"): shape for key, shape in {P: (3, 8), Q: (6, 3), E: (3, 1)}.items()}
+
+
+def adaptive(rounds: int) -> Recipe:
+    options = {"peft_type": "ADALORA", "rank": 3, "target_rank": 1, "alpha": "4", "target_modules": ["q", "v"]}
+    return recipe_of("adalora", shapes={P: (3, 8), Q: (6, 3), E: (3, 1), **OTHER}, options=options, rounds=rounds)
+
+
+def test_the_budget_of_adalora_falls_from_the_first_rank_to_the_target_and_stays_there() -> None:
+    recipe = adaptive(rounds=10)
+    budgets = [budget(recipe, number) for number in range(11)]
+    assert (budgets[0], budgets[7], budgets[10]) == (3, 1, 1)
+    assert budgets == sorted(budgets, reverse=True)
+
+
+def test_adalora_keeps_the_largest_diagonal_entries_of_all_layers_together() -> None:
+    recipe = adaptive(rounds=1)
+    methods.require_sound(recipe, "local")
+    values = {E: [[4.0], [-5.0], [1.0]], E.replace("q", "v"): [[2.0], [0.5], [3.0]]}
+    random = np.random.default_rng(6)
+    tensors = {tensor.key: random.normal(size=tensor.shape) for tensor in recipe.adapter.tensors}
+    tensors |= {key: np.array(value) for key, value in values.items()}
+    start = OptimizerState.start(joined(recipe, tensors))
+    after = methods.advance(recipe, start, np.zeros(recipe.entries))
+    found = split(recipe, after.iterate)
+    assert found[E].reshape(-1).tolist() == [4.0, -5.0, 0.0]
+    assert not found[E.replace("q", "v")].any()
+    assert np.array_equal(after.iterate, after.average)
+
+
+def test_adalora_pulls_factors_towards_orthonormal_rows_however_large_noise_made_them() -> None:
+    rows = np.random.default_rng(7).normal(size=(3, 8)) * 100
+    for _ in range(300):
+        rows = pulled(rows)
+    assert np.allclose(rows @ rows.T, np.eye(3), atol=1e-3)
 
 
 REFUSED_STEPS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -102,6 +102,8 @@ def adapter_text(method: str, kind: str, layers: tuple[int, ...] = ()) -> str:
             given = {"rank": 2, "alpha": 8, "target_modules": targets, "layers": list(layers)}
         case "LOKR" | "LOHA":
             given = {"rank": 2, "alpha": 8, "target_modules": targets}
+        case "ADALORA":
+            given = {"rank": 3, "target_rank": 2, "alpha": 8, "target_modules": targets}
         case "VERA":
             given = {"rank": 4, "target_modules": targets}
         case "OFT":

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from peft import (
+    AdaLoraConfig,
     IA3Config,
     LNTuningConfig,
     LoHaConfig,
@@ -35,6 +36,7 @@ import methods
 from methods.selectors import PROMPT_KEY, PROMPT_NETWORK
 from participant.training.adapters.principal import lora_layers, start_from_base, start_orthonormal, take_out_of_base
 from privacy.adapter_options import (
+    AdaLoraOptions,
     CoreOptions,
     Ia3Options,
     LohaOptions,
@@ -168,6 +170,14 @@ def _put_cores(model: PeftModel) -> None:
         layer.lora_B[PEFT_NAME] = cored
 
 
+def _adalora(adapter: Adapter) -> PeftConfig:
+    options = _options(adapter, AdaLoraOptions)
+    sized = _sized(adapter, options)
+    first = sized.pop("r")
+    # PEFT's own schedule is never asked: the coordinator has the budget.
+    return AdaLoraConfig(**sized, init_r=first, target_r=options.target_rank, lora_dropout=0.0, total_step=1)
+
+
 def _vera(adapter: Adapter) -> PeftConfig:
     options = _options(adapter, VeraOptions)
     return VeraConfig(r=options.rank, **_placed(adapter, options), vera_dropout=0.0, save_projection=True)
@@ -274,6 +284,7 @@ def _options(adapter: Adapter, kind: type[Any]) -> Any:
 _KINDS: Final[dict[str, AdapterKind]] = {
     "LORA": AdapterKind(_lora, _lora_key),
     "LORA_CORE": AdapterKind(_core, _within_layers("lora_A", "lora_B"), _put_cores),
+    "ADALORA": AdapterKind(_adalora, _within_layers("lora_A", "lora_B", "lora_E")),
     "VERA": AdapterKind(_vera, _vera_key, buffers=True),
     "LOKR": AdapterKind(
         _lokr, _within_layers("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
