@@ -27,6 +27,7 @@ from authoring.recipe import AdapterSection, RecipeFile, read_recipe
 from host import durable
 from methods.method import Method
 from participant.training.adapters.adapted import config_json, named_tensors, wrap
+from participant.training.adapters.kinds import start
 from participant.training.bases.checks import check_forward, check_length
 from participant.training.bases.targets import check_targets
 from participant.training.examples import synthetic_examples
@@ -94,6 +95,7 @@ def build_draft(recipe: Path, out: Path, *, warn: Callable[[str], None] = lambda
             warn(difference)
         adapter = make_adapter(method, wanted.adapter, folder, base, task)
         draft = _draft(wanted, method, base, task, adapter.description)
+        methods.require_sound(draft.recipe, draft.privacy.mode)
     except ValidationError as error:
         where, expected, _ = first_problem(error, "recipe")
         raise LocalError("E-CONFIG-INVALID", f"{recipe.name}: {where}: {expected}") from None
@@ -132,13 +134,15 @@ def make_adapter(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(section.seed)
         model = wrap(loaded.model, sketch)
+    start(model, sketch)
     values = {key: _array(tensor) for key, tensor in sorted(named_tensors(model, sketch).items())}
     _check_heads(section.head_modules, values)
     check_forward(base.name, model, synthetic_examples(loaded, task, TRIAL_ROWS).inputs, len(task.labels))
     data = save(values)
     manifest = method.manifest({key: value.shape for key, value in values.items()}, sketch)
+    method.require_tensors(manifest)
     description = sketch.model_copy(update={"initial_hash": hashlib.sha256(data).hexdigest(), "tensors": manifest})
-    return InitialAdapter(description, data, config_json(model, base.name))
+    return InitialAdapter(description, data, config_json(model, description, base.name))
 
 
 def require_distinct(labels: Sequence[str]) -> None:
@@ -207,6 +211,7 @@ def _check_heads(head_modules: Sequence[str], tensors: Mapping[str, Any]) -> Non
 
 def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Classification, adapter: Adapter) -> Draft:
     rate, state = wanted.training.learning_rate, method.state(adapter.tensors)
+    upload = method.upload_of(state, float(wanted.training.mask) if wanted.training.mask else None)
     recipe = Recipe(
         title=wanted.title,
         purpose=wanted.purpose,
@@ -214,9 +219,9 @@ def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Classi
         adapter=adapter,
         notice=Notice(**wanted.notice.model_dump()),
         state=state,
-        turns=method.turns_of(state),
+        turns=method.turns_of(state, upload, adapter.tensors),
         schedule=method.schedule,
-        upload=method.upload,
+        upload=upload,
         task=task,
         optimizer=Optimizer(
             **{**wanted.optimizer.model_dump(), "stream_rates": _stream_rates(wanted.optimizer.stream_rates)}
@@ -226,6 +231,7 @@ def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Classi
             head_learning_rate=wanted.training.head_learning_rate or rate,
             stream_rates=_stream_rates(wanted.training.stream_rates),
             micro_batch=wanted.training.micro_batch,
+            proximal=wanted.training.proximal,
         ),
         rounds=wanted.rounds,
     )

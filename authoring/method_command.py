@@ -6,12 +6,13 @@ Guarantees: needs no torch. Leaves to others: everything about a single run (``o
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 import methods
-from methods.method import Method
+from methods.method import ALL_MODES, Method
+from methods.refused import RefusedMethod
 from privacy.adapter_parts import Role
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="List fine-tuning methods and what each one sums.",
 )
+_INDENT: Final = 20
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -31,12 +33,16 @@ def list_methods(as_json: AsJson = False) -> None:
     """
     if as_json:
         known = [_as_values(method) for method in methods.all_methods()]
-        typer.echo(json.dumps({"methods": known, "refused": methods.REFUSED}, indent=2))
+        typer.echo(json.dumps([*known, *map(_refused_values, methods.REFUSED.values())], indent=2))
         return
     for method in methods.all_methods():
-        typer.echo(f"{method.name:<12}{', '.join(method.modes)}")
-        typer.echo(f"{'':<12}sums {method.summed}")
-    typer.echo("\nRefused, because they need individual updates: " + ", ".join(sorted(methods.REFUSED)))
+        typer.echo(f"{method.name:<{_INDENT}}{', '.join(method.modes)}")
+        typer.echo(f"{'':<{_INDENT}}sums {method.summed}: {method.size}")
+        for mode, reason in method.refused.items():
+            typer.echo(f"{'':<{_INDENT}}not {mode}: {reason}")
+    typer.echo("\nRefused, because they need individual updates, or private data before any noise:")
+    for refused in methods.REFUSED.values():
+        typer.echo(f"{refused.name:<{_INDENT}}{refused.reason}")
 
 
 @app.command()
@@ -48,11 +54,12 @@ def show(
 
     Example: onlysum method show ffa-lora
     """
-    shown = methods.get(method)
+    refused = methods.REFUSED.get(method.lower())
     if as_json:
-        typer.echo(json.dumps(_as_values(shown), indent=2))
+        values = _refused_values(refused) if refused else _as_values(methods.get(method))
+        typer.echo(json.dumps(values, indent=2))
         return
-    for label, value in described(shown):
+    for label, value in described_refusal(refused) if refused else described(methods.get(method)):
         typer.echo(f"{label:<12}{value}")
 
 
@@ -68,11 +75,22 @@ def described(method: Method) -> list[tuple[str, str]]:
         ("frozen", ", ".join(method.with_role(Role.FROZEN)) or "nothing of the adapter"),
         ("personal", ", ".join(method.with_role(Role.PERSONAL)) or "nothing"),
         ("sums", method.summed),
+        ("size", f"{method.size}; the head is not counted"),
         ("afterwards", method.afterwards),
         ("modes", ", ".join(method.modes)),
         *((f"not {mode}", reason) for mode, reason in method.refused.items()),
     ]
     return [*rows, ("note", method.notes)] if method.notes else rows
+
+
+def described_refusal(refused: RefusedMethod) -> list[tuple[str, str]]:
+    """Return what there is to know of a method that cannot be had, as (label, words)."""
+    return [
+        ("method", f"{refused.title} ({refused.category})"),
+        ("source", refused.source),
+        ("modes", "none"),
+        ("refused", refused.reason),
+    ]
 
 
 def option_keys(method: Method) -> list[str]:
@@ -91,7 +109,6 @@ def _turns(method: Method) -> str:
 def _as_values(method: Method) -> dict[str, object]:
     return {
         "id": method.name,
-        "name": method.name,
         "title": method.title,
         "category": method.category,
         "source": method.source,
@@ -101,8 +118,21 @@ def _as_values(method: Method) -> dict[str, object]:
         "roles": {selector.value: role.value for selector, role in sorted(method.roles.items())},
         "turns": [sorted(turn) for turn in method.turns],
         "summed": method.summed,
+        "size": method.size,
         "afterwards": method.afterwards,
         "modes": list(method.modes),
         "refused": dict(method.refused),
         "notes": method.notes,
+    }
+
+
+def _refused_values(refused: RefusedMethod) -> dict[str, object]:
+    return {
+        "id": refused.name,
+        "title": refused.title,
+        "category": refused.category,
+        "source": refused.source,
+        "size": None,
+        "modes": [],
+        "refused": dict.fromkeys(ALL_MODES, refused.reason),
     }

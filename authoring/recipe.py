@@ -27,12 +27,15 @@ The format; where a line has a value in its comment, that is the default and the
     max_length = 128             # for text, in place of the three: tokens
 
     [adapter]                    # what the method's PEFT type has: onlysum method show METHOD
-    rank = 4                     # LORA
-    alpha = 16                   # LORA
-    target_modules = ["q_proj", "v_proj"]    # LORA, IA3
-    layers = []                  # all; LORA
+    rank = 4                     # LORA, LORA_CORE, ADALORA, VERA, LOKR, LOHA
+    target_rank = 2              # ADALORA: mean rank of a layer at the end
+    alpha = 16                   # LORA, LORA_CORE, ADALORA, LOKR, LOHA
+    target_modules = ["q_proj", "v_proj"]    # of all but prompts, BIAS and HEAD; norms of LN_TUNING, any of WHOLE
+    layers = []                  # all; LORA, LORA_CORE
+    block_size = 8               # OFT
     feedforward_modules = []     # IA3: target modules whose inputs are scaled, not their outputs
-    tokens = 20                  # PROMPT_TUNING
+    tokens = 20                  # PROMPT_TUNING, PREFIX_TUNING, P_TUNING
+    hidden_size = 128            # P_TUNING
     head_modules = ["classifier"]    # []: modules trained whole
     seed = 0
 
@@ -53,6 +56,8 @@ The format; where a line has a value in its comment, that is the default and the
     head_learning_rate = 2       # learning_rate
     stream_rates = {}            # of single streams, e.g. {a = 0.5}: onlysum method show METHOD
     micro_batch = 64             # 64
+    mask = 0.25                  # random-mask: share of the adapter's entries that train in a round
+    proximal = 0.1               # 0; fedprox: weight of the pull back to where the round started
 
     [optimizer]                  # all of it may be left out
     name = "mean"                # mean, sgd, adam, yogi
@@ -137,11 +142,14 @@ class AdapterSection(Section):
     """``[adapter]``: its size and place; which of them a method needs, its PEFT type says."""
 
     rank: Positive | None = None
+    target_rank: Positive | None = None
     alpha: Number | None = None
     target_modules: Texts | None = None
     layers: tuple[Count, ...] | None = None
     feedforward_modules: Texts | None = None
     tokens: Positive | None = None
+    hidden_size: Positive | None = None
+    block_size: Positive | None = None
     head_modules: Texts = ()
     seed: Count = 0
 
@@ -173,6 +181,8 @@ class TrainingSection(Section):
     head_learning_rate: Number | None = None
     stream_rates: dict[Name, Number] = Field(default_factory=dict)
     micro_batch: Positive = 64
+    mask: Number | None = None
+    proximal: Number = "0"
 
 
 class OptimizerSection(Section):
@@ -273,6 +283,9 @@ def _check(recipe: RecipeFile, file: str) -> None:
         ),
         "privacy.max_rows_per_user: it belongs to the user unit, and only to it": (recipe.privacy.unit == "user")
         != (recipe.privacy.max_rows_per_user > 0),
+        "training.proximal: times the learning rate it must be at most 1, or steps leap over the start": (
+            Decimal(recipe.training.proximal) * Decimal(recipe.training.learning_rate) > 1
+        ),
         **_rate_problems(recipe),
         **_optimizer_problems(recipe.optimizer),
     }

@@ -10,7 +10,8 @@ import hashlib
 import math
 from typing import Final
 
-from privacy.adapter_parts import Adapter, LoraOptions, StateStream, Stream, Tensor, Turn
+from privacy.adapter_options import LoraOptions
+from privacy.adapter_parts import Adapter, StateStream, Stream, Tensor, Turn
 from privacy.draft import BaseReference, FileHash, Optimizer, Recipe, Training
 from privacy.plan import Plan, VerifiedPlan, default_survivors, signed_plan_bytes, threshold
 from privacy.plan_parts import Encoding, Evaluation, Graph, Member, Privacy

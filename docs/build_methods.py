@@ -15,10 +15,17 @@ import methods
 from authoring.method_command import described, option_keys
 from docs import generated_parts
 from methods.method import ALL_MODES, Method
-from privacy.adapter_parts import Role
 
 TEXT: Final = Path(__file__).with_name("methods.md")
-HEADS: Final = ("method", "PEFT type", "`[adapter]`, in brackets what may be left out", "frozen", "sums", "modes")
+HEADS: Final = (
+    "method",
+    "category",
+    "PEFT type",
+    "`[adapter]`, in brackets what may be left out",
+    "sums",
+    "size",
+    "modes",
+)
 
 
 def table() -> Iterator[str]:
@@ -32,10 +39,11 @@ def table() -> Iterator[str]:
 def _cells(method: Method) -> tuple[str, ...]:
     return (
         f"{method.title} (`{method.name}`)",
+        method.category,
         f"`{method.peft_type}`",
         ", ".join(f"`{key}`" for key in option_keys(method)),
-        ", ".join(f"`{selector}`" for selector in method.with_role(Role.FROZEN)) or "-",
         method.summed,
+        method.size,
         "all" if method.modes == ALL_MODES else ", ".join(f"`{mode}`" for mode in method.modes),
     )
 
@@ -52,8 +60,8 @@ def each() -> Iterator[str]:
 
 def refused() -> Iterator[str]:
     """Yield the methods that no sum can serve, each with the reason."""
-    for name, reason in methods.REFUSED.items():
-        yield f"- `{name}`: {reason}."
+    for method in methods.REFUSED.values():
+        yield f"- `{method.name}`: {method.title} ({method.source}). {method.reason}."
 
 
 def rebuilt(text: str) -> str:

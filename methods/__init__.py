@@ -9,33 +9,69 @@ from __future__ import annotations
 import difflib
 from typing import Final
 
+from methods.adalora import ADALORA
+from methods.bitfit import BITFIT
+from methods.dora import DORA
+from methods.fed_sb import FED_SB
+from methods.federa import FEDERA
 from methods.fedit import FEDIT
+from methods.fedprox import FEDPROX
+from methods.fedsvd import FEDSVD
 from methods.ffa_lora import FFA_LORA
+from methods.flexlora import FLEXLORA
+from methods.head import HEAD_ONLY
 from methods.ia3 import IA3
+from methods.la_lora import LA_LORA
+from methods.layers import LAYERS
+from methods.ln_tuning import LN_TUNING
+from methods.loha import LOHA
+from methods.lokr import LOKR
 from methods.method import Method
+from methods.oft import OFT
+from methods.optimizer import OptimizerState, Wide
+from methods.p_tuning import P_TUNING
+from methods.prefix import PREFIX
 from methods.prompt import PROMPT
+from methods.random_mask import RANDOM_MASK
+from methods.refused import REFUSED
 from methods.rolora import ROLORA
+from methods.rslora import RSLORA
+from methods.vera import VERA
 from privacy.draft import Recipe
 from privacy.errors import LocalError
 from privacy.plan_parts import Mode
 
-_METHODS: Final[dict[str, Method]] = {method.name: method for method in (FEDIT, FFA_LORA, IA3, PROMPT, ROLORA)}
+__all__ = ["REFUSED", "advance", "all_methods", "get", "require_sound"]
 
-# Methods that secure aggregation cannot serve, by the names under which users will look for them.
-REFUSED: Final[dict[str, str]] = {
-    "flora": (
-        "FLoRA stacks everybody's factors side by side, and the stack shows each adapter by itself; "
-        "what it computes, the mean of the products, is what FlexLoRA and FedEx-LoRA reach from sums"
-    ),
-    "eva": "EVA initialises the adapter from activations on private data, which would leave without noise",
-    "corda": "CorDA initialises the adapter from private data, which would leave without noise",
-    "lora-ga": "LoRA-GA initialises the adapter from private gradients, which would leave without noise",
-    "top-k": "each participant's own largest entries lie at other places, so a sum of them is none; masks are common",
-    "clustering": "grouping participants by the similarity of their updates needs every single update",
-    "krum": "Krum picks the update that lies closest to the others, so it needs every single update",
-    "median": "a coordinate-wise median or trimmed mean needs every single update; a sum has none",
-    "pfedpg": "pFedPG learns a prompt generator from each participant's own prompt, so it needs every single update",
-    "pfpt": "PFPT matches the prompts of single participants to each other, so it needs every single update",
+_METHODS: Final[dict[str, Method]] = {
+    method.name: method
+    for method in (
+        ADALORA,
+        BITFIT,
+        DORA,
+        FED_SB,
+        FEDERA,
+        FEDIT,
+        FEDPROX,
+        FEDSVD,
+        FFA_LORA,
+        FLEXLORA,
+        HEAD_ONLY,
+        IA3,
+        LA_LORA,
+        LAYERS,
+        LN_TUNING,
+        LOHA,
+        LOKR,
+        OFT,
+        P_TUNING,
+        PREFIX,
+        PROMPT,
+        RANDOM_MASK,
+        ROLORA,
+        RSLORA,
+        VERA,
+    )
 }
 
 
@@ -56,6 +92,17 @@ def require_sound(recipe: Recipe, mode: Mode) -> None:
     method.require_layout(recipe)
 
 
+def advance(recipe: Recipe, state: OptimizerState, direction: Wide) -> OptimizerState:
+    """Return the state after one more round, by the step of the recipe's method.
+
+    Args:
+        recipe: of the plan.
+        state: of the previous round.
+        direction: see :func:`methods.optimizer.step`.
+    """
+    return get(recipe.adapter.method).advance(recipe, state, direction)
+
+
 def get(name: str) -> Method:
     """Return a method by its name.
 
@@ -64,7 +111,7 @@ def get(name: str) -> Method:
     """
     if method := _METHODS.get(name.lower()):
         return method
-    if reason := REFUSED.get(name.lower()):
-        raise LocalError("E-METHOD-REFUSED", f"{name}: {reason}")
+    if refused := REFUSED.get(name.lower()):
+        raise LocalError("E-METHOD-REFUSED", f"{name}: {refused.reason}")
     near = difflib.get_close_matches(name.lower(), _METHODS, n=1, cutoff=0.5)
     raise LocalError("E-METHOD-UNKNOWN", name + (f"; did you mean {near[0]}?" if near else ""))

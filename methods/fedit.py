@@ -2,7 +2,8 @@
 
 Guarantees: in mode ``distributed`` the step is exact, because gradients of the factors add up; in the others the mean
 of the factors is not the factor of the mean product, a bias that grows as participants differ.
-Source: Zhang et al., "Towards Building the Federated GPT: Federated Instruction Tuning", ICASSP 2024, arXiv:2305.05644.
+Source: Zhang et al., "Towards Building the Federated GPT: Federated Instruction Tuning", ICASSP 2024,
+arXiv:2305.05644.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ FEDIT: Final = Method(
     roles={Selector.LORA_A: Role.SHARED, Selector.LORA_B: Role.SHARED, Selector.HEAD: Role.SHARED},
     streams={ADAPTER_STREAM: frozenset({Selector.LORA_A, Selector.LORA_B}), **HEAD},
     summed="both LoRA factors, and the head",
+    size="r (d + k)",
     afterwards="the mean of each factor (mode distributed: the optimizer steps on the summed gradient)",
     notes="The mean of products is not the product of means: biased in every mode but distributed.",
 )

@@ -22,6 +22,7 @@ FFA_LORA: Final = Method(
     roles={Selector.LORA_A: Role.FROZEN, Selector.LORA_B: Role.SHARED, Selector.HEAD: Role.SHARED},
     streams={ADAPTER_STREAM: frozenset({Selector.LORA_B}), **HEAD},
     summed="the LoRA factor B, and the head",
+    size="r d",
     afterwards="the mean of B, which is exact because A is common",
     notes="A comes from the plan's seed and never changes.",
 )

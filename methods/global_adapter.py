@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from methods.optimizer import OptimizerState, Wide, step
+import methods
+from methods.optimizer import OptimizerState, Wide
 from methods.vectors import Vector
 from privacy.dp.clipping import clip_radius
 from privacy.draft import Recipe
@@ -60,7 +61,7 @@ def next_state(plan: Plan, state: OptimizerState, total: NDArray[np.int64], surv
         total: the sum's integers, shape (entries of the round's turn,).
         survivors: whose updates are in it.
     """
-    return step(plan.recipe, state, direction(plan, state.round + 1, total, survivors))
+    return methods.advance(plan.recipe, state, direction(plan, state.round + 1, total, survivors))
 
 
 def direction(plan: Plan, round_number: int, total: NDArray[np.int64], survivors: Sequence[str]) -> Wide:

@@ -23,6 +23,7 @@ IA3: Final = Method(
     roles={Selector.SCALE: Role.SHARED, Selector.HEAD: Role.SHARED},
     streams={ADAPTER_STREAM: frozenset({Selector.SCALE}), **HEAD},
     summed="the factors of activations, and the head",
+    size="d, or k for a feed-forward module",
     afterwards="the mean of each factor, which is exact for what is linear in it",
     notes="Tiny: one number for each channel of a target module. Its learning rate is larger than that of LoRA.",
 )

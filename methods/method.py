@@ -10,20 +10,23 @@ Source: docs/methods.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from methods.optimizer import OptimizerState, Wide, step
+from methods.products import product_entries
 from methods.selectors import Selector, select
-from methods.vectors import Vector, split
+from methods.vectors import Vector, split, trained_tensors
+from privacy.adapter_options import OPTIONS, PeftOptions
 from privacy.adapter_parts import (
-    OPTIONS,
     Adapter,
-    AdapterOptions,
     Differences,
+    Gather,
+    Products,
     Role,
     Schedule,
     StateStream,
@@ -39,10 +42,23 @@ from privacy.task_parts import ImageClassification, Task
 
 ADAPTER_STREAM: Final = "adapter"
 EVERY_ROUND: Final = Schedule()  # the same turn
-DIFFERENCES: Final = Differences()
+_DIFFERENCES: Final = Differences()
 
 Category = Literal["additive", "selective", "reparameterised"]
+# Where the factors of a LoRA start: where PEFT lets them; there, but with orthonormal rows of A; at the largest
+# singular vectors of the base's weights; or at these, and their product is taken out of the base.
+Start = Literal["peft", "orthonormal", "principal", "principal, out of the base"]
+UploadKind = Literal["differences", "gather", "products"]
+Published = dict[str, Vector]  # tensors of an adapter by key
 ALL_MODES: Final[tuple[Mode, ...]] = get_args(Mode)
+
+
+def _as_it_is(_adapter: Adapter, tensors: Published, _initial: Mapping[str, NDArray[Any]]) -> Published:
+    return tensors
+
+
+def _no_others(_adapter: Adapter) -> Mapping[str, Any]:
+    return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +71,24 @@ class Method:
         category: of parameter-efficient fine-tuning.
         source: where it was published.
         peft_type: PEFT's type that realises it; its options are what a recipe's ``[adapter]`` must have.
+        settings: options of PEFT that the method fixes.
+        start: where factors start; public in every case.
         roles: what becomes of the tensors of each selector.
         streams: shared and derived selectors by stream, in the order of the vector.
         turns: the streams that train in each kind of round; one turn with every shared stream if empty.
         schedule: which round takes which turn.
-        upload: the form in which an update goes up.
+        upload: the form in which an update goes up: all that trained, or what a common mask chose.
+        alternates: what trains in each local step, over and over; all of the turn in every step if empty.
+        proximal: whether local steps are drawn back to the round's start.
         summed: the vector that the coordinator learns the sum of, in words.
+        size: its entries for a module of d outputs and k inputs, the head's not counted, in words.
         afterwards: what the coordinator does with the sum.
+        advance: the coordinator's step: the state after a round, from recipe, state and direction.
+        moves_basis: whether that changes what an entry means, so that no history of single entries can be kept.
+        plain_mean: whether it takes the mean as it is, so that no other optimizer fits.
+        publish: makes of every tensor what is exported in PEFT's format; given the adapter, its tensors by key, and
+            those of the initial adapter.
+        published_options: options of PEFT that are others for what is exported.
         refused: modes that are not sound for it, each with the reason.
         texts_only: whether only models of texts can be adapted by it.
         notes: what a user should know before choosing it.
@@ -72,13 +99,23 @@ class Method:
     category: Category
     source: str
     peft_type: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    start: Start = "peft"
     roles: Mapping[Selector, Role]
     streams: Mapping[str, frozenset[Selector]]
     turns: tuple[frozenset[str], ...] = ()
     schedule: Schedule = EVERY_ROUND
-    upload: Upload = DIFFERENCES
+    upload: UploadKind = "differences"
+    alternates: tuple[frozenset[Selector], ...] = ()
+    proximal: bool = False
     summed: str
+    size: str
     afterwards: str
+    advance: Callable[[Recipe, OptimizerState, Wide], OptimizerState] = step
+    moves_basis: bool = False
+    plain_mean: bool = False
+    publish: Callable[[Adapter, Published, Mapping[str, NDArray[Any]]], Published] = _as_it_is
+    published_options: Callable[[Adapter], Mapping[str, Any]] = _no_others
     refused: Mapping[Mode, str] = field(default_factory=dict)
     texts_only: bool = False
     notes: str = ""
@@ -89,7 +126,7 @@ class Method:
         return tuple(mode for mode in ALL_MODES if mode not in self.refused)
 
     @property
-    def options(self) -> type[AdapterOptions]:
+    def options(self) -> type[PeftOptions]:
         """The options of its PEFT type."""
         return OPTIONS[self.peft_type]
 
@@ -116,6 +153,24 @@ class Method:
         if self.texts_only and isinstance(task, ImageClassification):
             raise LocalError("E-METHOD-REFUSED", f"{self.title} needs a model of texts; the task is {task.kind}")
 
+    def in_step(self, recipe: Recipe, turn: Turn, step: int) -> NDArray[np.int64] | None:
+        """Return which of a turn's entries train in a local step; ``None``: all of them.
+
+        Args:
+            recipe: names the tensors.
+            turn: of the round.
+            step: counted through the run, from 0.
+        """
+        if not self.alternates:
+            return None
+        chosen, adapter, tensors = (
+            self.alternates[step % len(self.alternates)],
+            recipe.adapter,
+            trained_tensors(recipe, turn),
+        )
+        active = [select(tensor.key, adapter.options, adapter.head_modules) in chosen for tensor in tensors]
+        return np.flatnonzero(np.repeat(active, [tensor.entries for tensor in tensors]))
+
     # --- what a recipe must say ---
 
     def stream_of(self, key: str, adapter: Adapter) -> str:
@@ -138,6 +193,20 @@ class Method:
         tensors = [Tensor(key=key, shape=shape, stream=self.stream_of(key, adapter)) for key, shape in shapes.items()]
         return tuple(sorted(tensors, key=lambda tensor: (order[tensor.stream], tensor.key)))
 
+    def require_tensors(self, manifest: tuple[Tensor, ...]) -> None:
+        """Refuse a base or a recipe with nothing that the method could train.
+
+        Raises:
+            LocalError: ``E-CONFIG-INVALID``.
+        """
+        wanted = [stream for stream in self.streams if stream != HEAD_STREAM] or [HEAD_STREAM]
+        present = {tensor.stream for tensor in manifest}
+        for stream in wanted:
+            if stream not in present:
+                chosen = ", ".join(sorted(self.streams[stream]))
+                hint = "name head_modules" if stream == HEAD_STREAM else "take another base or method"
+                raise LocalError("E-CONFIG-INVALID", f"{self.title} finds nothing to train ({chosen}); {hint}")
+
     def state(self, manifest: tuple[Tensor, ...]) -> tuple[StateStream, ...]:
         """Return the streams that a manifest has tensors of, with their lengths, in the order of the vector."""
         streams = []
@@ -148,8 +217,35 @@ class Method:
                 streams.append(StateStream(name=name, length=length, role=Role.DERIVED if derived else Role.SHARED))
         return tuple(streams)
 
-    def turns_of(self, state: tuple[StateStream, ...]) -> tuple[Turn, ...]:
-        """Return what trains and what is summed in each kind of round."""
+    def upload_of(self, state: tuple[StateStream, ...], mask: float | None) -> Upload:
+        """Return the form in which updates go up.
+
+        Args:
+            state: the streams that travel down.
+            mask: share of the adapter's entries that train in a round, for a method with a mask.
+
+        Raises:
+            LocalError: ``E-CONFIG-INVALID``: a mask without use, or none.
+        """
+        if self.upload != "gather":
+            if mask is not None:
+                raise LocalError("E-CONFIG-INVALID", f"training.mask: {self.title} has none")
+            return Products() if self.upload == "products" else Differences()
+        if mask is None or not 0 < mask < 1:
+            raise LocalError("E-CONFIG-INVALID", f"training.mask: {self.title} needs a share above 0 and below 1")
+        length = next(stream.length for stream in state if stream.name == ADAPTER_STREAM)
+        return Gather(entries=max(1, round(mask * length)))
+
+    def turns_of(
+        self, state: tuple[StateStream, ...], upload: Upload = _DIFFERENCES, tensors: tuple[Tensor, ...] = ()
+    ) -> tuple[Turn, ...]:
+        """Return what trains and what is summed in each kind of round.
+
+        Args:
+            state: the streams that travel down.
+            upload: the form in which updates go up.
+            tensors: the manifest, of which products are made.
+        """
         shared = [stream for stream in state if stream.role is Role.SHARED]
         personal = (Role.PERSONAL.value,) if self.with_role(Role.PERSONAL) else ()
         turns = []
@@ -158,7 +254,7 @@ class Method:
             turns.append(
                 Turn(
                     trains=(*(stream.name for stream in trained), *personal),
-                    sums=tuple(Stream(name=stream.name, length=stream.length) for stream in trained),
+                    sums=tuple(Stream(name=stream.name, length=_summed(stream, upload, tensors)) for stream in trained),
                 )
             )
         return tuple(turns)
@@ -184,10 +280,23 @@ class Method:
         if recipe.state != state:
             given, names = (", ".join(stream.name for stream in streams) for streams in (recipe.state, state))
             raise LocalError("E-PLAN-STREAM", f"the plan's state is {given}; that of {self.title} is {names}, in order")
-        if (recipe.turns, recipe.schedule) != (self.turns_of(state), self.schedule):
+        if (recipe.turns, recipe.schedule) != (self.turns_of(state, recipe.upload, adapter.tensors), self.schedule):
             raise LocalError("E-PLAN-STREAM", f"the plan's turns are not those of {self.title}: what trains when")
-        if (recipe.upload, recipe.counts) != (self.upload, "all"):
-            raise LocalError("E-PLAN-STREAM", f"updates of {self.title} go up as {self.upload.kind}, from everybody")
+        if (recipe.upload.kind, recipe.counts) != (self.upload, "all"):
+            raise LocalError("E-PLAN-STREAM", f"updates of {self.title} go up as {self.upload}, from everybody")
+        self._require_steps(recipe)
+
+    def _require_steps(self, recipe: Recipe) -> None:
+        """Refuse steps, at participants or at the coordinator, that are not the method's."""
+        if self.proximal != (float(recipe.training.proximal) > 0):
+            rule = "needs training.proximal" if self.proximal else "has no training.proximal; method fedprox has"
+            raise LocalError("E-METHOD-REFUSED", f"{self.title} {rule}")
+        optimizer = recipe.optimizer
+        if self.plain_mean and optimizer.name != "mean":
+            raise LocalError("E-METHOD-REFUSED", f"{self.title} takes the mean as it is; take optimizer mean")
+        if self.moves_basis and (optimizer.name in {"adam", "yogi"} or float(optimizer.average) > 0):
+            rule = "changes the basis of its factors each round, so a history of single entries mixes two of them"
+            raise LocalError("E-METHOD-REFUSED", f"{self.title} {rule}; take optimizer mean or sgd without an average")
 
     def export(self, recipe: Recipe, vector: Vector, initial: Mapping[str, NDArray[Any]]) -> dict[str, Vector]:
         """Return every tensor of the adapter under its key in PEFT's format.
@@ -195,19 +304,29 @@ class Method:
         Args:
             recipe: names tensors and streams.
             vector: the global adapter, shape (state entries,).
-            initial: tensors of the initial adapter; only the frozen ones are taken.
+            initial: tensors of the initial adapter; frozen ones stay as they are there.
 
         Raises:
             LocalError: ``E-PLAN-RULE``, a frozen tensor is missing or of another shape.
         """
-        exported = split(recipe, vector)
+        tensors = split(recipe, vector)
         for tensor in recipe.adapter.tensors:
             if tensor.stream in {Role.FROZEN, Role.PERSONAL}:
                 value = initial.get(tensor.key)
                 if value is None or value.shape != tensor.shape:
                     raise LocalError("E-PLAN-RULE", f"the initial adapter lacks {tensor.key} of shape {tensor.shape}")
-                exported[tensor.key] = value.astype(np.float32)
-        return exported
+                tensors[tensor.key] = value.astype(np.float32)
+        return self.publish(recipe.adapter, tensors, initial)
+
+
+def _summed(stream: StateStream, upload: Upload, tensors: tuple[Tensor, ...]) -> int:
+    """Return how many entries go up for a trained stream."""
+    if stream.name == ADAPTER_STREAM:
+        if isinstance(upload, Gather):
+            return min(upload.entries, stream.length)
+        if isinstance(upload, Products):
+            return product_entries(tensors)
+    return stream.length
 
 
 HEAD: Final[Mapping[str, frozenset[Selector]]] = {HEAD_STREAM: frozenset({Selector.HEAD})}  # of every method's streams

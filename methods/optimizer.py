@@ -2,8 +2,8 @@
 
 Guarantees: post-processing of the sum alone, deterministic, with all state in :class:`OptimizerState`, so that a
 restart continues bit for bit. Leaves to others: decoding the sum and its sign (``coordinator.runs.global_adapter``).
-Source: Reddi et al., Adaptive Federated Optimization (ICLR 2021), Algorithm 2, for ``adam`` and ``yogi``; the weight of
-the average of iterates is min(e, (r+1)/(r+10)).
+Source: Reddi et al., Adaptive Federated Optimization (ICLR 2021), Algorithm 2, for ``adam`` and ``yogi``; the weight
+of the average of iterates is min(e, (r+1)/(r+10)).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.vectors import Vector, places
+from methods.coin import gathered
+from methods.vectors import Vector, places, trained_streams
 from privacy.adapter_parts import Turn
 from privacy.draft import Optimizer, Recipe, rate_of
 
@@ -46,9 +47,10 @@ class OptimizerState:
 
 
 def learning_rates(recipe: Recipe, turn: Turn) -> Wide:
-    """Return the learning rate of every entry of a turn."""
-    rates = [rate_of(recipe.optimizer, stream.name) for stream in turn.sums]
-    return np.repeat(np.array(rates), [stream.length for stream in turn.sums])
+    """Return the learning rate of every entry that trains in a turn."""
+    streams = trained_streams(recipe, turn)
+    rates = [rate_of(recipe.optimizer, stream.name) for stream in streams]
+    return np.repeat(np.array(rates), [stream.length for stream in streams])
 
 
 def step(recipe: Recipe, state: OptimizerState, direction: Wide) -> OptimizerState:
@@ -61,13 +63,14 @@ def step(recipe: Recipe, state: OptimizerState, direction: Wide) -> OptimizerSta
             round's turn,).
     """
     optimizer, turn = recipe.optimizer, recipe.turn(state.round + 1)
-    trained = places(recipe, turn)
+    summed = gathered(recipe, state.round + 1)
+    trained = places(recipe, turn)[summed]
     momentum, second = state.momentum.astype(np.float64), state.second.astype(np.float64)
     if state.round == 0 and optimizer.name in {"adam", "yogi"}:
         second[:] = float(optimizer.epsilon) ** 2  # Algorithm 2 starts at v_{-1} >= tau^2
     momentum[trained], second[trained], move = _moments(optimizer, momentum[trained], second[trained], direction)
     iterate = state.iterate.astype(np.float64)
-    iterate[trained] += learning_rates(recipe, turn) * move
+    iterate[trained] += learning_rates(recipe, turn)[summed] * move
     average = _average(optimizer, state, iterate)
     return OptimizerState(
         round=state.round + 1,

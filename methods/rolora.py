@@ -26,6 +26,7 @@ ROLORA: Final = Method(
     turns=(frozenset({"b", HEAD_STREAM}), frozenset({"a", HEAD_STREAM})),
     schedule=Schedule(cycle=(0, 1)),
     summed="one LoRA factor, B in odd rounds and A in even ones, and the head",
+    size="r d in odd rounds, r k in even ones",
     afterwards="the mean of that factor, which is exact because the other is common; the other stays as it is",
     notes="Both factors travel down every round; at least two rounds are needed for both to train.",
 )

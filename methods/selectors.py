@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
-from privacy.adapter_parts import AdapterOptions
+from privacy.adapter_options import AdapterOptions, WholeOptions
 from privacy.errors import LocalError
 
 
@@ -22,16 +22,54 @@ class Selector(StrEnum):
 
     LORA_A = "lora-a"  # the factor that reads the input, shape (rank, inputs)
     LORA_B = "lora-b"  # the factor that writes the output, shape (outputs, rank); zero at first
-    SCALE = "scale"  # IA3's factors of activations, one for each channel; one at first
-    PROMPT = "prompt"  # the learned vectors before the embedded tokens, shape (tokens, width)
+    CORE = "core"  # between two factors of LoRA, shape (rank, rank); zero at first
+    DIAGONAL = "diagonal"  # between two factors of AdaLoRA, shape (rank, 1); zero at first
+    MAGNITUDE = "magnitude"  # DoRA's lengths of the weights of each output; those of the base at first
+    SCALE = "scale"  # factors of activations: IA3's, one for each channel, and VeRA's two vectors
+    PROJECTION = "projection"  # VeRA's random matrices, common to all layers
+    FACTOR = "factor"  # of a Kronecker (LoKr) or an entrywise product (LoHa)
+    ROTATION = "rotation"  # OFT's skew-symmetric matrices; zero at first
+    NORM = "norm"  # scale and shift of a normalisation; those of the base at first
+    PROMPT = "prompt"  # learned vectors before a text: embedded tokens, or keys and values of each layer
+    ENCODER = "encoder"  # the network that makes a prompt out of learned vectors
+    BIAS = "bias"  # the base's own
+    WHOLE = "whole"  # modules of the base that ``target_modules`` names
     HEAD = "head"  # the modules that PEFT saves whole: ``modules_to_save``
 
 
+# Keys of prompts in PEFT's file, and of the network that makes one, which PEFT does not write.
+PROMPT_KEY: Final = "prompt_embeddings"
+PROMPT_NETWORK: Final = "prompt_encoder."
+
+_LORA: Final = {".lora_A.weight": Selector.LORA_A, ".lora_B.weight": Selector.LORA_B}
+_NETWORK: Final = [f"{PROMPT_NETWORK}mlp_head.{layer}.{name}" for layer in (0, 2, 4) for name in ("weight", "bias")]
+
 # The end of a key in PEFT's file, by PEFT type.
 _ENDINGS: Final[dict[str, dict[str, Selector]]] = {
-    "LORA": {".lora_A.weight": Selector.LORA_A, ".lora_B.weight": Selector.LORA_B},
+    "LORA": {**_LORA, ".lora_magnitude_vector": Selector.MAGNITUDE},
+    "LORA_CORE": {
+        ".lora_A.weight": Selector.LORA_A,
+        ".lora_B.out.weight": Selector.LORA_B,
+        ".lora_B.core.weight": Selector.CORE,
+    },
+    "ADALORA": {".lora_A": Selector.LORA_A, ".lora_B": Selector.LORA_B, ".lora_E": Selector.DIAGONAL},
+    "VERA": {
+        ".vera_lambda_b": Selector.SCALE,
+        ".vera_lambda_d": Selector.SCALE,
+        "base_model.vera_A": Selector.PROJECTION,
+        "base_model.vera_B": Selector.PROJECTION,
+    },
+    "LOKR": {f".lokr_{name}": Selector.FACTOR for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")},
+    "LOHA": {f".hada_{name}": Selector.FACTOR for name in ("w1_a", "w1_b", "w2_a", "w2_b")},
+    "OFT": {".oft_R.weight": Selector.ROTATION},
     "IA3": {".ia3_l": Selector.SCALE},
-    "PROMPT_TUNING": {"prompt_embeddings": Selector.PROMPT},
+    "LN_TUNING": {f".ln_tuning_layers.{name}": Selector.NORM for name in ("weight", "bias")},
+    "PROMPT_TUNING": {PROMPT_KEY: Selector.PROMPT},
+    "PREFIX_TUNING": {PROMPT_KEY: Selector.PROMPT},
+    "P_TUNING": {f"{PROMPT_NETWORK}embedding.weight": Selector.PROMPT, **dict.fromkeys(_NETWORK, Selector.ENCODER)},
+    "BIAS": {".bias": Selector.BIAS},
+    "WHOLE": {"": Selector.WHOLE},  # within its target modules
+    "HEAD": {},
 }
 
 
@@ -46,17 +84,21 @@ def select(key: str, options: AdapterOptions, head_modules: Sequence[str]) -> Se
     Raises:
         LocalError: ``E-METHOD-REFUSED``, no selector claims it.
     """
-    parts = key.split(".")
-    if any(
-        module.split(".") == parts[at : at + module.count(".") + 1]
-        for module in head_modules
-        for at in range(len(parts))
-    ):
+    if _within(key, head_modules):
         return Selector.HEAD
-    for ending, selector in _ENDINGS[options.peft_type].items():
-        if key.endswith(ending):
-            return selector
+    if not isinstance(options, WholeOptions) or _within(key, options.target_modules):
+        for ending, selector in _ENDINGS[options.peft_type].items():
+            if key.endswith(ending):
+                return selector
     named = ", ".join(head_modules) or "none"
     raise LocalError(
         "E-METHOD-REFUSED", f"no selector of {options.peft_type} claims {key}, and it is of no head module ({named})"
+    )
+
+
+def _within(key: str, modules: Sequence[str]) -> bool:
+    """Return whether a tensor lies in one of the modules."""
+    parts = key.split(".")
+    return any(
+        module.split(".") == parts[at : at + module.count(".") + 1] for module in modules for at in range(len(parts))
     )

@@ -9,16 +9,17 @@ Source: docs/methods.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.adapter_parts import Tensor, Turn
+from privacy.adapter_parts import StateStream, Tensor, Turn
 from privacy.draft import Recipe
 from privacy.errors import LocalError
 
 Vector = NDArray[np.float32]
+Floats = TypeVar("Floats", np.float32, np.float64)
 
 
 def state_tensors(recipe: Recipe) -> tuple[Tensor, ...]:
@@ -26,9 +27,14 @@ def state_tensors(recipe: Recipe) -> tuple[Tensor, ...]:
     return _of_streams(recipe, [stream.name for stream in recipe.state])
 
 
+def trained_streams(recipe: Recipe, turn: Turn) -> tuple[StateStream, ...]:
+    """Return the streams of the state that train in a turn, in the order of the vector."""
+    return tuple(stream for stream in recipe.state if stream.name in turn.trains)
+
+
 def trained_tensors(recipe: Recipe, turn: Turn) -> tuple[Tensor, ...]:
-    """Return the tensors that train in a turn and are shared, in the order of the vector that is summed."""
-    return _of_streams(recipe, [stream.name for stream in recipe.state if stream.name in turn.trains])
+    """Return the tensors that train in a turn and are shared, in the order of the vector."""
+    return _of_streams(recipe, [stream.name for stream in trained_streams(recipe, turn)])
 
 
 def _of_streams(recipe: Recipe, streams: Sequence[str]) -> tuple[Tensor, ...]:
@@ -45,7 +51,7 @@ def places(recipe: Recipe, turn: Turn) -> NDArray[np.int64]:
     return np.concatenate(ranges)
 
 
-def split(recipe: Recipe, vector: Vector) -> dict[str, Vector]:
+def split(recipe: Recipe, vector: NDArray[Floats]) -> dict[str, NDArray[Floats]]:
     """Return the tensors of a state by key.
 
     Raises:

@@ -1,9 +1,8 @@
-"""The adapter of a plan: its PEFT type with that type's options, its tensors, and what travels, trains and is summed.
+"""The adapter of a plan: its tensors, and what travels, trains and is summed.
 
-Guarantees: options belong to one PEFT type, so that a rank stands only where there is one; a part has the types and
-bounds of its fields.
-Leaves to others: rules between parts (``privacy.draft``), which method says so (``methods``), realising a PEFT type in
-torch (``participant.training.adapters.kinds``).
+Guarantees: a part has the types and bounds of its fields.
+Leaves to others: the options of each PEFT type (``adapter_options``), rules between parts (``privacy.draft``), which
+method says so (``methods``).
 Source: ``docs/protocol.md`` section 2, ``docs/methods.md``.
 """
 
@@ -11,14 +10,14 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Annotated, Final, Literal, assert_never
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints
 
+from privacy.adapter_options import AdapterOptions, Modules
 from privacy.plan_parts import Count, DecimalString, Hex256, Name, PlanModel, Positive, Text
 
 TensorKey = Annotated[Text, StringConstraints(min_length=1, max_length=300)]
-Modules = Annotated[tuple[Text, ...], Field(max_length=1000)]
 
 
 class Role(StrEnum):
@@ -32,42 +31,6 @@ class Role(StrEnum):
 
 # Where tensors lie that are in no stream: the words of a manifest.
 OUTSIDE_STREAMS: Final = frozenset({Role.FROZEN, Role.PERSONAL})
-
-
-# --- PEFT types, each with the options that it has ---
-
-
-class LoraOptions(PlanModel):
-    """Low-rank factors beside linear layers."""
-
-    peft_type: Literal["LORA"] = "LORA"
-    rank: Positive
-    alpha: DecimalString
-    target_modules: Annotated[Modules, Field(min_length=1)]
-    layers: tuple[Count, ...] = ()  # which layers are adapted; empty: all
-
-
-class Ia3Options(PlanModel):
-    """Learned factors of activations: of the outputs of a module, or of the inputs of a feed-forward one."""
-
-    peft_type: Literal["IA3"] = "IA3"
-    target_modules: Annotated[Modules, Field(min_length=1)]
-    feedforward_modules: Modules = ()
-
-
-class PromptOptions(PlanModel):
-    """Learned vectors before the embedded tokens of a text."""
-
-    peft_type: Literal["PROMPT_TUNING"] = "PROMPT_TUNING"
-    tokens: Annotated[int, Field(ge=1, le=10_000)]
-
-
-AdapterOptions = Annotated[LoraOptions | Ia3Options | PromptOptions, Field(discriminator="peft_type")]
-OPTIONS: Final[dict[str, type[LoraOptions | Ia3Options | PromptOptions]]] = {
-    "LORA": LoraOptions,
-    "IA3": Ia3Options,
-    "PROMPT_TUNING": PromptOptions,
-}
 
 
 class Tensor(PlanModel):
@@ -98,18 +61,15 @@ class Adapter(PlanModel):
     initial_hash: Hex256  # SHA-256 of the initial adapter's safetensors file
     tensors: Annotated[tuple[Tensor, ...], Field(min_length=1)]
 
+    @property
+    def rank(self) -> int:
+        """Of its factors; 0 where its PEFT type has none."""
+        return int(getattr(self.options, "rank", 0))
+
 
 def options_words(adapter: Adapter) -> str:
     """Return an adapter's PEFT type and size in a few words."""
-    match adapter.options:
-        case LoraOptions(rank=rank, alpha=alpha):
-            return f"LoRA of rank {rank}, alpha {alpha}"
-        case Ia3Options(target_modules=modules):
-            return f"IA3 of {', '.join(modules)}"
-        case PromptOptions(tokens=tokens):
-            return f"a prompt of {tokens} tokens"
-        case _ as never:
-            assert_never(never)
+    return adapter.options.words
 
 
 # --- what travels down, what trains, what is summed ---

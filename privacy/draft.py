@@ -87,6 +87,8 @@ class Training(PlanModel):
     head_learning_rate: DecimalString
     stream_rates: tuple[StreamRate, ...] = ()  # in place of the two, for the streams that it names
     micro_batch: Positive = 64
+    # Weight of the pull back to the round's start; left out of a plan's bytes where there is none.
+    proximal: Annotated[DecimalString, Field(exclude_if=lambda weight: weight == "0")] = "0"
 
 
 class Notice(PlanModel):

@@ -11,7 +11,7 @@ import pytest
 import methods
 from methods import selectors
 from methods.method import Method
-from privacy.adapter_parts import OPTIONS, AdapterOptions
+from privacy.adapter_options import OPTIONS, AdapterOptions
 from privacy.errors import OnlysumError
 
 ROOT = Path(__file__).parent.parent

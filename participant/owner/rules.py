@@ -15,7 +15,6 @@ from typing import Literal
 import methods
 from host.fingerprints import matches
 from participant.owner.policy import DatasetPolicy, Policy, Population
-from privacy.adapter_parts import LoraOptions
 from privacy.claims import suite_words
 from privacy.dp.events import format_epsilon_up
 from privacy.errors import LocalError, RefusedError
@@ -275,9 +274,8 @@ def _method(plan: Plan, methods: object) -> Rule:
     bounds = methods.get(adapter.method) if isinstance(methods, dict) else None
     if bounds is None:
         return Rule("dataset.methods", Outcome.BROKEN, f"method {adapter.method} is not allowed for this dataset")
-    rank = adapter.options.rank if isinstance(adapter.options, LoraOptions) else 0
-    if bounds.max_rank is not None and rank > bounds.max_rank:
-        return Rule("dataset.methods", Outcome.BROKEN, f"rank {rank} is above {bounds.max_rank}")
+    if bounds.max_rank is not None and adapter.rank > bounds.max_rank:
+        return Rule("dataset.methods", Outcome.BROKEN, f"rank {adapter.rank} is above {bounds.max_rank}")
     if bounds.max_entries is not None and plan.recipe.entries > bounds.max_entries:
         return Rule("dataset.methods", Outcome.BROKEN, f"{plan.recipe.entries} entries > {bounds.max_entries}")
     return Rule("dataset.methods", Outcome.MET, f"method {adapter.method} is allowed")

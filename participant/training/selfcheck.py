@@ -25,13 +25,13 @@ from peft import PeftModel
 from safetensors.numpy import save_file
 
 import methods
-from methods.vectors import places, trained_tensors
+from methods.vectors import places, trained_streams, trained_tensors
 from participant.training.adapters.adapted import ADAPTER_FILE, CONFIG_FILE, AdaptedModel, config_json
 from participant.training.adapters.gradients import GradientEngine
 from participant.training.adapters.sums import EMPTY_SLOT, Clip, GradientSums, joined
 from participant.training.adapters.turns import TurnEngines
 from participant.training.examples import IMAGES, Examples
-from privacy.adapter_parts import Stream, Tensor, Turn
+from privacy.adapter_parts import StateStream, Tensor, Turn
 from privacy.draft import Recipe
 from privacy.errors import LocalError
 from privacy.plan_parts import Privacy
@@ -127,7 +127,7 @@ class SelfCheck:
             warnings.simplefilter("ignore")  # PEFT's advice on names and formats does not concern this throw-away copy
             folder = Path(directory)
             save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, folder / ADAPTER_FILE)
-            (folder / CONFIG_FILE).write_text(config_json(adapted.model, self.recipe.base.name))
+            (folder / CONFIG_FILE).write_text(config_json(adapted.model, self.recipe.adapter, self.recipe.base.name))
             clean = PeftModel.from_pretrained(self.clean_base().to(adapted.device), directory).eval()
         with torch.no_grad():
             answers, reloaded = replace(adapted, precision="float32").logits(inputs), clean(**inputs).logits
@@ -279,7 +279,7 @@ class TurnCheck:
             length = np.linalg.norm(gradient[span])
             if not np.isfinite(length) or (every_tensor and length == 0):
                 _fail("non-zero update", f"a step does not move {tensor.key} of stream {tensor.stream}")
-        for stream, span in _spans(self.turn.sums):
+        for stream, span in _spans(trained_streams(self.recipe, self.turn)):
             length = np.linalg.norm(gradient[span])
             if not length > 0:
                 _fail("non-zero update", f"a step does not move stream {stream.name}")
@@ -295,7 +295,7 @@ class TurnCheck:
         return self.engine.per_example(self.synthetic.take(slots))
 
 
-def _spans(parts: Iterable[Tensor] | Iterable[Stream]) -> Iterator[tuple[Any, slice]]:
+def _spans(parts: Iterable[Tensor] | Iterable[StateStream]) -> Iterator[tuple[Any, slice]]:
     """Yield each part of a vector with its place."""
     start = 0
     for part in parts:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, assert_never
@@ -25,7 +25,9 @@ import torch
 from numpy.typing import NDArray
 
 import methods
-from methods.vectors import places
+from methods import products
+from methods.coin import gathered
+from methods.vectors import places, trained_streams
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.device import find_device, require_precision
 from participant.training.adapters.prefix import shortened
@@ -100,14 +102,30 @@ class RoundWork:
     """What trains in a round.
 
     Attributes:
+        recipe: of the plan.
+        number: of the round.
         turn: of the round.
-        places: of its entries in the state, shape (entries of the turn,).
-        sums: sums of its gradients over the owner's data.
+        places: in the state, of the entries that train in the turn.
+        columns: which of these move; all, or what a mask or a step lets.
+        sums: sums of their gradients over the owner's data.
     """
 
+    recipe: Recipe
+    number: int
     turn: Turn
     places: Integers
+    columns: Integers
     sums: GradientSums
+
+    def in_step(self, step: int) -> RoundWork:
+        """Return what trains in a local step, counted through the run from 0: all of it, or what has its turn."""
+        columns = methods.get(self.recipe.adapter.method).in_step(self.recipe, self.turn, step)
+        return self if columns is None else self.of_columns(columns)
+
+    def of_columns(self, columns: Integers) -> RoundWork:
+        """Return the same round with some of the entries that train."""
+        some = columns.size < self.places.size
+        return replace(self, columns=columns, sums=replace(self.sums, columns=columns if some else None))
 
 
 class TorchTrainer:
@@ -233,12 +251,11 @@ class TorchTrainer:
 
     def _work(self, round_number: int) -> RoundWork:
         """Enter a round's turn and return what trains in it."""
-        number = self._plan.recipe.schedule.turn(round_number)
-        return RoundWork(
-            turn=self._plan.recipe.turns[number],
-            places=places(self._plan.recipe, self._plan.recipe.turns[number]),
-            sums=self.sums_of_turn(number),
-        )
+        recipe, columns = self._plan.recipe, gathered(self._plan.recipe, round_number)
+        number = recipe.schedule.turn(round_number)
+        turn, sums = recipe.turns[number], self.sums_of_turn(number)
+        work = RoundWork(recipe, round_number, turn, places(recipe, turn), columns, sums)
+        return work.of_columns(columns)
 
     def sums_of_turn(self, turn: int) -> GradientSums:
         """Enter a turn, by its number in the plan, and return sums of its gradients over the owner's data."""
@@ -248,31 +265,37 @@ class TorchTrainer:
         return GradientSums(self._engines.enter(turn), self._examples, size, self._fixed_slots)
 
     def _local_steps(self, work: RoundWork, adapter: Vector, progress: Progress) -> Wide:
-        """Take the plan's local steps and return how far they led, shape (entries of the turn,)."""
-        privacy = self._plan.privacy
-        rates = learning_rates(self._plan.recipe, work.turn)
+        """Take the plan's local steps and return how far they led, shape (entries of the turn's sums,)."""
+        privacy, recipe = self._plan.privacy, self._plan.recipe
+        rates, proximal = learning_rates(recipe, work.turn), float(recipe.training.proximal)
         expected = float(privacy.sampling_rate) * self._counted
         position: Wide = adapter.astype(np.float64)
         for step in range(privacy.local_steps):
-            noise = self._noise(work.turn) if privacy.mode == "local" else None
-            if noise is None:
-                position[work.places] -= rates * self._sum_at(work, position, self._plain) / expected
+            part = work.in_step((work.number - 1) * privacy.local_steps + step)
+            where = part.places[part.columns]
+            if privacy.mode == "local":
+                noise = self._noise(part.columns.size)
+                total = self._sum_at(part, position, self._clipped) + noise
+                gradient = total * (self._unit(part.columns.size) / expected)
             else:
-                total = self._sum_at(work, position, self._clipped) + noise
-                position[work.places] -= rates * total * (self._unit(work.turn) / expected)
+                gradient = self._sum_at(part, position, self._plain) / expected
+            gradient = gradient + proximal * (position - adapter)[where]  # reads no data
+            position[where] -= rates[part.columns] * gradient
             progress(step + 1, privacy.local_steps)
-        return (position - adapter)[work.places]
+        if recipe.upload.kind == "products":
+            return products.differences(recipe, adapter.astype(np.float64), position)
+        return (position - adapter)[work.places[work.columns]]
 
     def _noisy_sum(self, work: RoundWork, adapter: Vector, progress: Progress) -> Integers:
         """One step's clipped gradient sum with this participant's share of the noise."""
-        noise = self._noise(work.turn)
+        noise = self._noise(work.turn.entries)
         total = clamp(self._sum_at(work, adapter, self._clipped), self._plan.encoding.clamp)
         progress(1, 1)
         return total + noise
 
     def _noisy_difference(self, work: RoundWork, adapter: Vector, progress: Progress) -> Integers:
         """The whole difference clipped as one unit, with this participant's share of the noise."""
-        noise = self._noise(work.turn)
+        noise = self._noise(work.turn.entries)
         difference = self._local_steps(work, adapter, progress)
         row = integer_clip(difference[None], **self._clip)[0]
         return clamp(row, self._plan.encoding.clamp) + noise
@@ -298,7 +321,7 @@ class TorchTrainer:
             _log.error(
                 "training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step
             )
-            return np.zeros(work.turn.entries, dtype=np.int64)
+            return np.zeros(work.columns.size, dtype=np.int64)
 
     def _longest(self, pace: FixedDuration) -> float:
         """Return how many seconds a round's training takes at most: of the largest batches, on synthetic rows."""
@@ -308,11 +331,11 @@ class TorchTrainer:
         privacy, sums, turn = self._plan.privacy, self.sums_of_turn(number), self._plan.recipe.turns[number]
         count = max_micro_batches(privacy, units=len(self._units), size=sums.micro_batch, fixed_slots=sums.fixed_slots)
         micro_batch = pace.median_seconds(lambda: sums.time_micro_batch(**self._clip), times=REHEARSALS)
-        noise = pace.median_seconds(lambda: self._noise(turn), times=REHEARSALS)
+        noise = pace.median_seconds(lambda: self._noise(turn.entries), times=REHEARSALS)
         return SPARE_TIME * privacy.local_steps * (count * micro_batch + noise)
 
-    def _noise(self, turn: Turn) -> Integers:
-        return discrete_gaussian(turn.entries, self._plan.privacy.noise_exponent, self._random)
+    def _noise(self, entries: int) -> Integers:
+        return discrete_gaussian(entries, self._plan.privacy.noise_exponent, self._random)
 
     def _batch(self) -> list[Integers]:
         """Return the rows of each unit of privacy in a Poisson sample."""
@@ -354,10 +377,10 @@ class TorchTrainer:
     def _clip(self) -> Clip:
         return Clip(sensitivity=self._plan.privacy.sensitivity, clip_norm=float(self._plan.privacy.clip_norm))
 
-    def _unit(self, turn: Turn) -> float:
-        """Return what one integer step of a clipped gradient stands for: C / r."""
+    def _unit(self, entries: int) -> float:
+        """Return what one integer step of a clipped gradient of so many entries stands for: C / r."""
         privacy = self._plan.privacy
-        return float(privacy.clip_norm) / clip_radius(privacy.sensitivity, turn.entries)
+        return float(privacy.clip_norm) / clip_radius(privacy.sensitivity, entries)
 
 
 def _require_unchanged(given: Materials) -> None:
@@ -372,6 +395,7 @@ def _require_unchanged(given: Materials) -> None:
 
 
 def learning_rates(recipe: Recipe, turn: Turn) -> Wide:
-    """Return the local learning rate of every entry of a turn, shape (entries of the turn,)."""
-    rates = [rate_of(recipe.training, stream.name) for stream in turn.sums]
-    return np.repeat(np.array(rates), [stream.length for stream in turn.sums])
+    """Return the local learning rate of every entry that trains in a turn."""
+    streams = trained_streams(recipe, turn)
+    rates = [rate_of(recipe.training, stream.name) for stream in streams]
+    return np.repeat(np.array(rates), [stream.length for stream in streams])

@@ -11,11 +11,27 @@ from typer.testing import CliRunner
 
 import methods
 from authoring.method_command import app
-from methods.method import Method
+from methods.fed_sb import multiplied_out
+from methods.federa import difference, of_twice_the_rank
+from methods.method import ALL_MODES, Method
+from methods.p_tuning import network_output
 from methods.selectors import Selector, select
 from methods.vectors import joined, split
 from privacy import canonical
-from privacy.adapter_parts import Adapter, AdapterOptions, Ia3Options, LoraOptions, PromptOptions, Role, Tensor
+from privacy.adapter_options import (
+    AdapterOptions,
+    BiasOptions,
+    CoreOptions,
+    HeadOptions,
+    Ia3Options,
+    LoraOptions,
+    OftOptions,
+    PromptEncoderOptions,
+    PromptOptions,
+    VeraOptions,
+    WholeOptions,
+)
+from privacy.adapter_parts import Adapter, Role, Tensor
 from privacy.draft import Recipe
 from privacy.errors import LocalError
 from tests.worlds.plans import make_plan, plan_document
@@ -62,6 +78,118 @@ def test_ia3_trains_its_scales_and_prompt_tuning_its_prompt() -> None:
     ia3, tuned = Ia3Options(target_modules=("q_proj",)), PromptOptions(tokens=4)
     assert methods.get("ia3").stream_of(scale, adapter(ia3)) == "adapter"
     assert methods.get("prompt").stream_of(prompt, adapter(tuned)) == "adapter"
+
+
+TARGETS = ("q_proj",)
+PLACED: dict[str, tuple[str, AdapterOptions, str, str]] = {
+    "the magnitudes of DoRA train": (
+        "dora",
+        LoraOptions(rank=2, alpha="4", target_modules=TARGETS),
+        "base_model.model.layer.q_proj.lora_magnitude_vector",
+        "adapter",
+    ),
+    "the vectors of VeRA train": (
+        "vera",
+        VeraOptions(rank=2, target_modules=TARGETS),
+        "base_model.model.layer.q_proj.vera_lambda_b",
+        "adapter",
+    ),
+    "the projections of VeRA are frozen": (
+        "vera",
+        VeraOptions(rank=2, target_modules=TARGETS),
+        "base_model.vera_A",
+        "frozen",
+    ),
+    "the core of Fed-SB trains": (
+        "fed-sb",
+        CoreOptions(rank=2, alpha="4", target_modules=TARGETS),
+        "base_model.model.layer.q_proj.lora_B.core.weight",
+        "adapter",
+    ),
+    "the factors of Fed-SB are frozen": (
+        "fed-sb",
+        CoreOptions(rank=2, alpha="4", target_modules=TARGETS),
+        "base_model.model.layer.q_proj.lora_B.out.weight",
+        "frozen",
+    ),
+    "the rotations of OFT train": (
+        "oft",
+        OftOptions(block_size=2, target_modules=TARGETS),
+        "base_model.model.layer.q_proj.oft_R.weight",
+        "adapter",
+    ),
+    "biases train in BitFit": ("bitfit", BiasOptions(), "base_model.model.layer.norm.bias", "adapter"),
+    "the bias of the head stays with the head": ("bitfit", BiasOptions(), BIAS, "head"),
+    "a module that is named trains whole": (
+        "layers",
+        WholeOptions(target_modules=("layer.1",)),
+        "base_model.model.layer.1.gate",
+        "adapter",
+    ),
+    "the network of p-tuning trains": (
+        "p-tuning",
+        PromptEncoderOptions(tokens=2, hidden_size=2),
+        "prompt_encoder.mlp_head.2.bias",
+        "adapter",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "options", "key", "stream"), PLACED.values(), ids=PLACED.keys())
+def test_what_becomes_of_a_tensor(name: str, options: AdapterOptions, key: str, stream: str) -> None:
+    assert methods.get(name).stream_of(key, adapter(options)) == stream
+
+
+def test_a_tensor_of_another_method_is_refused_by_name() -> None:
+    with pytest.raises(LocalError, match=r"FedIT has no tensor like .*lora_magnitude_vector"):
+        methods.get("fedit").stream_of("base_model.model.q.lora_magnitude_vector", adapter())
+
+
+def test_a_base_or_a_recipe_with_nothing_to_train_is_refused() -> None:
+    bitfit, head = methods.get("bitfit"), methods.get("head")
+    without_bias, headless = adapter(BiasOptions()), adapter(HeadOptions(), head=())
+    with pytest.raises(LocalError, match=r"BitFit finds nothing to train \(bias\); take another base") as info:
+        bitfit.require_tensors(bitfit.manifest({BIAS: (3,)}, without_bias))
+    assert info.value.code == "E-CONFIG-INVALID"
+    with pytest.raises(LocalError, match="name head_modules"):
+        head.require_tensors(head.manifest({}, headless))
+    head.require_tensors(head.manifest({WEIGHT: (3, 6)}, adapter(HeadOptions())))
+
+
+def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {key: random.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+
+
+def test_federa_publishes_the_difference_from_its_start_as_a_lora_of_twice_the_rank() -> None:
+    tensors, initial = random_tensors(SHAPES, 1), random_tensors(SHAPES, 2)
+    published = difference(adapter(), tensors, initial)
+    assert np.allclose(published[B] @ published[A], tensors[B] @ tensors[A] - initial[B] @ initial[A], atol=1e-5)
+    assert np.array_equal(published[WEIGHT], tensors[WEIGHT])
+    assert of_twice_the_rank(adapter()) == {"r": 4, "lora_alpha": 8.0}
+
+
+def test_fed_sb_publishes_a_plain_lora() -> None:
+    out, core = B.replace("B.", "B.out."), B.replace("B.", "B.core.")
+    tensors = random_tensors({A: (2, 8), core: (2, 2), out: (6, 2), BIAS: (3,)}, 1)
+    published = multiplied_out(adapter(), tensors, {})
+    assert published.keys() == {A, B, BIAS}
+    assert np.array_equal(published[B], tensors[out] @ tensors[core])
+
+
+def test_p_tuning_publishes_the_prompt_that_its_network_makes() -> None:
+    shapes = {"embedding.weight": (2, 4), BIAS: (3,)}
+    for layer, width, given in ((0, 3, 4), (2, 3, 3), (4, 4, 3)):
+        shapes |= {f"mlp_head.{layer}.weight": (width, given), f"mlp_head.{layer}.bias": (width,)}
+    tensors = {key if key == BIAS else f"prompt_encoder.{key}": one for key, one in random_tensors(shapes, 1).items()}
+    published = network_output(adapter(), tensors, {})
+    assert published.keys() == {"prompt_embeddings", BIAS}
+    hidden = tensors["prompt_encoder.embedding.weight"]
+    for layer in (0, 2):
+        weight, bias = (tensors[f"prompt_encoder.mlp_head.{layer}.{name}"] for name in ("weight", "bias"))
+        hidden = np.maximum(hidden @ weight.T + bias, 0)
+    last = hidden @ tensors["prompt_encoder.mlp_head.4.weight"].T + tensors["prompt_encoder.mlp_head.4.bias"]
+    assert np.allclose(published["prompt_embeddings"], last)
 
 
 @pytest.mark.parametrize(("name", "length"), [("fedit", 28), ("ffa-lora", 12)])
@@ -130,6 +258,13 @@ NOBODYS: dict[str, tuple[AdapterOptions, tuple[str, ...], str]] = {
     "a head where the plan names none": (LORA, (), "base_model.model.classifier.weight"),
     "a module whose name begins like the head's": (LORA, ("classifier",), "base_model.model.classifier2.weight"),
     "losses": (LORA, ("classifier",), "loss"),
+    "losses beside biases": (BiasOptions(), ("classifier",), "loss"),
+    "a module beside those that train whole": (
+        WholeOptions(target_modules=("layer.1",)),
+        ("classifier",),
+        "base_model.model.layer.2.dense.weight",
+    ),
+    "anything beside the head alone": (HeadOptions(), ("classifier",), "base_model.model.layer.2.dense.weight"),
 }
 
 
@@ -211,9 +346,25 @@ def test_the_command_lists_methods_and_refusals() -> None:
     shown = CliRunner().invoke(app, ["list"])
     assert shown.exit_code == 0
     assert "ffa-lora" in shown.output
-    assert "krum" in shown.output
+    assert methods.REFUSED["krum"].reason in shown.output
     listed = json.loads(CliRunner().invoke(app, ["list", "--json"]).output)
-    assert {entry["name"] for entry in listed["methods"]} == {"fedit", "ffa-lora", "ia3", "prompt", "rolora"}
+    known = [method.name for method in methods.all_methods()]
+    assert [entry["id"] for entry in listed] == [*known, *methods.REFUSED]
+    assert len(listed) >= 35
+    for entry in listed:
+        assert {"id", "category", "size", "modes", "refused"} <= entry.keys()
+        assert {*entry["modes"], *entry["refused"]} == set(ALL_MODES), "a mode is had, or refused with the reason"
+        assert bool(entry["size"]) == bool(entry["modes"])
+
+
+def test_a_method_that_is_refused_by_name_is_shown_with_its_reason_and_without_a_mode() -> None:
+    shown = CliRunner().invoke(app, ["show", "FLoRA"])
+    assert shown.exit_code == 0
+    assert "2409.05976" in shown.output
+    assert methods.REFUSED["flora"].reason in shown.output
+    values = json.loads(CliRunner().invoke(app, ["show", "flora", "--json"]).output)
+    assert values["modes"] == []
+    assert values["refused"]["none"] == methods.REFUSED["flora"].reason
 
 
 def test_the_command_shows_what_a_method_sums() -> None:

@@ -42,6 +42,7 @@ IMAGE_SIDE = 8
 LABELS = ("a", "b", "c")
 WORDS = ("pain", "fever", "cough", "rash", "calm", "fine", "well", "good")
 ROWS = 24
+TRAINING = {"fedprox": "proximal = 0.5", "random-mask": "mask = 0.5"}  # what methods need there
 
 
 def image_base(folder: Path) -> Path:
@@ -97,13 +98,29 @@ def adapter_text(method: str, kind: str, layers: tuple[int, ...] = ()) -> str:
     """Return the keys of ``[adapter]`` that belong to the PEFT type of a method, for a tiny model of a kind."""
     targets = ["q_proj", "v_proj"] if kind == "image" else ["query", "value"]
     match methods.get(method).peft_type:
-        case "LORA":
+        case "LORA" | "LORA_CORE":
             given = {"rank": 2, "alpha": 8, "target_modules": targets, "layers": list(layers)}
+        case "LOKR" | "LOHA":
+            given = {"rank": 2, "alpha": 8, "target_modules": targets}
+        case "ADALORA":
+            given = {"rank": 3, "target_rank": 2, "alpha": 8, "target_modules": targets}
+        case "VERA":
+            given = {"rank": 4, "target_modules": targets}
+        case "OFT":
+            given = {"block_size": 4, "target_modules": targets}
+        case "LN_TUNING":
+            given = {"target_modules": ["layernorm_before"] if kind == "image" else ["output.LayerNorm"]}
+        case "WHOLE":
+            given = {"target_modules": ["layers.1.mlp"] if kind == "image" else ["layer.1.intermediate"]}
+        case "BIAS" | "HEAD":
+            given = {}
         case "IA3":
             dense = ["fc2"] if kind == "image" else ["output.dense"]
             given = {"target_modules": targets, "feedforward_modules": dense}
-        case "PROMPT_TUNING":
+        case "PROMPT_TUNING" | "PREFIX_TUNING":
             given = {"tokens": 3}
+        case "P_TUNING":
+            given = {"tokens": 3, "hidden_size": 8}
         case unknown:
             raise ValueError(f"the tests have no recipe of {unknown}")
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in given.items())
@@ -154,6 +171,7 @@ seed = 7
 learning_rate = 0.5
 head_learning_rate = 0.25
 micro_batch = 8
+{TRAINING.get(method, "")}
 
 [evaluation]
 data = "public"

@@ -22,12 +22,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
+import methods
 from methods.vectors import joined, split, state_tensors, trained_tensors
-from participant.training.adapters.kinds import PEFT_NAME, configuration, file_key
+from participant.training.adapters.kinds import PEFT_NAME, candidates, file_key, settle, wrapped
 from participant.training.trainer import Precision
 from privacy.adapter_parts import Adapter, Turn
 from privacy.draft import Recipe
@@ -39,10 +40,11 @@ CONFIG_FILE: Final = "adapter_config.json"
 Tensors = Mapping[str, NDArray[Any]]
 
 
-def config_json(model: PeftModel, base_name: str) -> str:
-    """Return ``adapter_config.json`` for a wrapped model: the same bytes on every machine, and no local path."""
+def config_json(model: PeftModel, adapter: Adapter, base_name: str) -> str:
+    """Return ``adapter_config.json`` of what a model publishes: the same bytes on every machine, and no local path."""
     values = model.peft_config[PEFT_NAME].to_dict()
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
+    values.update(methods.get(adapter.method).published_options(adapter))
     values.update(base_model_name_or_path=base_name, inference_mode=True)
     return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
@@ -56,15 +58,15 @@ def wrap(model: torch.nn.Module, adapter: Adapter) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a name that it deprecates
-            return get_peft_model(model, configuration(adapter)).eval()
+            return wrapped(model, adapter).eval()
     except ValueError as error:
         raise LocalError("E-CONFIG-INVALID", f"adapter: {str(error).splitlines()[0]}") from None
 
 
-def named_tensors(model: PeftModel, adapter: Adapter) -> dict[str, torch.nn.Parameter]:
-    """Return the adapter's parameters under their keys in PEFT's file format."""
-    keys = ((file_key(adapter, name), parameter) for name, parameter in model.named_parameters())
-    return {key: parameter for key, parameter in keys if key is not None}
+def named_tensors(model: PeftModel, adapter: Adapter) -> dict[str, torch.Tensor]:
+    """Return the adapter's tensors under their keys in PEFT's file format; some that are frozen are no parameters."""
+    keys = ((file_key(adapter, name), tensor) for name, tensor in candidates(model, adapter))
+    return {key: tensor for key, tensor in keys if key is not None}
 
 
 def read_initial(path: Path, adapter: Adapter) -> dict[str, NDArray[Any]]:
@@ -119,17 +121,19 @@ class AdaptedModel:
                 are not the manifest's.
         """
         model = wrap(base.to(device), recipe.adapter)
-        parameters = named_tensors(model, recipe.adapter)
+        tensors = named_tensors(model, recipe.adapter)
         expected = {tensor.key: tensor for tensor in recipe.adapter.tensors}
-        if parameters.keys() != expected.keys():
-            odd = min(parameters.keys() ^ expected.keys())
+        if tensors.keys() != expected.keys():
+            odd = min(tensors.keys() ^ expected.keys())
             raise LocalError("E-PLAN-RULE", f"the adapter's tensors are not the manifest's: {odd}")
         for key, tensor in expected.items():
             value = initial.get(key)
-            if value is None or not value.shape == tensor.shape == tuple(parameters[key].shape):
+            if value is None or not value.shape == tensor.shape == tuple(tensors[key].shape):
                 raise LocalError("E-PLAN-RULE", f"{key} is not of shape {tensor.shape}")
-            parameters[key].data.copy_(torch.from_numpy(value.astype(np.float32)))
-        state = tuple(parameters[tensor.key] for tensor in state_tensors(recipe))
+            tensors[key].data.copy_(torch.from_numpy(value.astype(np.float32)))
+        settle(model, recipe.adapter)
+        parameters = {id(parameter): parameter for parameter in model.parameters()}
+        state = tuple(parameters[id(tensors[tensor.key])] for tensor in state_tensors(recipe))
         if precision != "float32":
             for module in _owners(model, state):
                 _keep_wide(module, device)

@@ -7,17 +7,55 @@ Source: PEFT 0.21 ``utils/save_and_load.py`` for the keys of files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from peft import IA3Config, LoraConfig, PeftConfig, PromptTuningConfig, PromptTuningInit, TaskType
+from peft import (
+    AdaLoraConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    OFTConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    PromptTuningInit,
+    TaskType,
+    VeraConfig,
+    get_peft_model,
+)
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import Tensor, nn
 
-from privacy.adapter_parts import Adapter, Ia3Options, LoraOptions, PromptOptions
+import methods
+from methods.selectors import PROMPT_KEY, PROMPT_NETWORK
+from participant.training.adapters.principal import lora_layers, start_from_base, start_orthonormal, take_out_of_base
+from privacy.adapter_options import (
+    AdaLoraOptions,
+    CoreOptions,
+    Ia3Options,
+    LohaOptions,
+    LokrOptions,
+    LoraOptions,
+    NormOptions,
+    OftOptions,
+    PrefixOptions,
+    PromptEncoderOptions,
+    PromptOptions,
+    VeraOptions,
+    WholeOptions,
+)
+from privacy.adapter_parts import Adapter
 from privacy.errors import LocalError
 
 PEFT_NAME: Final = "default"  # how PEFT names the one adapter within the model
 SAVED_WHOLE: Final = "modules_to_save"
+REPLACED: Final = "original_module"  # stays beside a module that is saved whole, and is never run
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +64,60 @@ class AdapterKind:
 
     Attributes:
         config: returns PEFT's configuration of a plan's adapter.
-        key: returns the key in PEFT's file of a parameter that is no head, by its name in the model; or ``None``.
+        key: returns the key in PEFT's file of a tensor that is no head, by its name in the model; or ``None``.
+        change: puts into a wrapped model what PEFT has no configuration for.
+        buffers: whether some of its tensors are no parameters, because they never train.
     """
 
     config: Callable[[Adapter], PeftConfig]
     key: Callable[[str], str | None]
+    change: Callable[[PeftModel], None] = lambda _: None
+    buffers: bool = False
 
 
-def configuration(adapter: Adapter) -> PeftConfig:
-    """Return PEFT's configuration of a plan's adapter."""
-    return _KINDS[adapter.options.peft_type].config(adapter)
+def wrapped(model: nn.Module, adapter: Adapter) -> PeftModel:
+    """Put a plan's adapter around a base, as PEFT makes it.
+
+    Raises:
+        ValueError: PEFT's, the base has no such modules.
+    """
+    kind = _KINDS[adapter.options.peft_type]
+    found: PeftModel = get_peft_model(model, kind.config(adapter))
+    kind.change(found)
+    return found
+
+
+def start(model: PeftModel, adapter: Adapter) -> None:
+    """Set fresh factors to where the method starts, if that is not where PEFT lets them."""
+    match methods.get(adapter.method).start:
+        case "peft":
+            pass
+        case "orthonormal":
+            start_orthonormal(model)
+        case "principal":
+            start_from_base(model, with_values=False)
+        case "principal, out of the base":
+            start_from_base(model, with_values=True)
+
+
+def settle(model: PeftModel, adapter: Adapter) -> None:
+    """Take out of the base what an initial adapter, now loaded, adds to it, if the method says so."""
+    if methods.get(adapter.method).start == "principal, out of the base":
+        take_out_of_base(model)
+
+
+def candidates(model: PeftModel, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a model, by their names in it, of which some are the adapter's."""
+    yield from model.named_parameters()
+    if _KINDS[adapter.options.peft_type].buffers:
+        yield from model.named_buffers()
 
 
 def file_key(adapter: Adapter, parameter: str) -> str | None:
-    """Return the key in PEFT's file of a parameter, by its name in the model; ``None``: it is not the adapter's."""
+    """Return the key in PEFT's file of a tensor, by its name in the model; ``None``: it is not the adapter's."""
     parts = parameter.split(".")
+    if REPLACED in parts:
+        return None
     if SAVED_WHOLE in parts and PEFT_NAME in parts:
         return ".".join(part for part in parts if part not in {PEFT_NAME, SAVED_WHOLE})
     return _KINDS[adapter.options.peft_type].key(parameter)
@@ -60,16 +137,97 @@ def _within_layers(*names: str) -> Callable[[str], str | None]:
 
 def _lora(adapter: Adapter) -> PeftConfig:
     options = _options(adapter, LoraOptions)
-    alpha = float(options.alpha)
     return LoraConfig(
-        r=options.rank,
-        lora_alpha=int(alpha) if alpha.is_integer() else alpha,  # type: ignore[arg-type]  # it only divides
+        **_sized(adapter, options),
         lora_dropout=0.0,
-        target_modules=list(options.target_modules),
-        modules_to_save=list(adapter.head_modules) or None,
         layers_to_transform=list(options.layers) or None,
         bias="none",
+        **methods.get(adapter.method).settings,
     )
+
+
+def _lora_key(name: str) -> str | None:
+    key = _within_layers("lora_A", "lora_B", "lora_magnitude_vector")(name)
+    magnitude = ".lora_magnitude_vector"  # PEFT's files have it without the name of its tensor
+    return key.removesuffix(".weight") if key and key.endswith(f"{magnitude}.weight") else key
+
+
+def _core(adapter: Adapter) -> PeftConfig:
+    options = _options(adapter, CoreOptions)
+    layers = list(options.layers) or None
+    return LoraConfig(**_sized(adapter, options), lora_dropout=0.0, layers_to_transform=layers, bias="none")
+
+
+def _put_cores(model: PeftModel) -> None:
+    """Put a core, zero at first, between the factors of every LoRA."""
+    for layer in lora_layers(model):
+        rank, place = layer.r[PEFT_NAME], layer.lora_A[PEFT_NAME].weight
+        core = nn.Linear(rank, rank, bias=False, device=place.device, dtype=place.dtype)
+        nn.init.zeros_(core.weight)
+        cored = nn.Sequential()
+        cored.add_module("core", core)
+        cored.add_module("out", layer.lora_B[PEFT_NAME])
+        layer.lora_B[PEFT_NAME] = cored
+
+
+def _adalora(adapter: Adapter) -> PeftConfig:
+    options = _options(adapter, AdaLoraOptions)
+    sized = _sized(adapter, options)
+    first = sized.pop("r")
+    # PEFT's own schedule is never asked: the coordinator has the budget.
+    return AdaLoraConfig(**sized, init_r=first, target_r=options.target_rank, lora_dropout=0.0, total_step=1)
+
+
+def _vera(adapter: Adapter) -> PeftConfig:
+    options = _options(adapter, VeraOptions)
+    return VeraConfig(r=options.rank, **_placed(adapter, options), vera_dropout=0.0, save_projection=True)
+
+
+def _vera_key(name: str) -> str | None:
+    for projection in ("vera_A", "vera_B"):  # of all layers
+        if name.endswith(f".{projection}.{PEFT_NAME}"):
+            return f"base_model.{projection}"
+    return _within_layers("vera_lambda_b", "vera_lambda_d")(name)
+
+
+def _lokr(adapter: Adapter) -> PeftConfig:
+    return LoKrConfig(**_sized(adapter, _options(adapter, LokrOptions), "alpha"))
+
+
+def _loha(adapter: Adapter) -> PeftConfig:
+    return LoHaConfig(**_sized(adapter, _options(adapter, LohaOptions), "alpha"))
+
+
+def _oft(adapter: Adapter) -> PeftConfig:
+    options = _options(adapter, OftOptions)
+    return OFTConfig(r=0, oft_block_size=options.block_size, **_placed(adapter, options))
+
+
+def _norms(adapter: Adapter) -> PeftConfig:
+    return LNTuningConfig(**_placed(adapter, _options(adapter, NormOptions)))
+
+
+def _sized(adapter: Adapter, options: Any, alpha_name: str = "lora_alpha") -> dict[str, Any]:
+    """Return PEFT's arguments of types with a rank and a scale."""
+    alpha = float(options.alpha)
+    alpha = int(alpha) if alpha.is_integer() else alpha  # PEFT's files have an integer where it is one
+    return {"r": options.rank, alpha_name: alpha, **_placed(adapter, options)}
+
+
+def _placed(adapter: Adapter, options: Any) -> dict[str, Any]:
+    """Return PEFT's arguments of types that lie beside modules."""
+    return {"target_modules": list(options.target_modules), SAVED_WHOLE: list(adapter.head_modules) or None}
+
+
+def _in_place(bias: Any = "none") -> Callable[[Adapter], PeftConfig]:
+    """Return PEFT's configuration of what lies beside no module: a LoRA without targets."""
+
+    def config(adapter: Adapter) -> PeftConfig:
+        whole = adapter.options.target_modules if isinstance(adapter.options, WholeOptions) else ()
+        saved = [*adapter.head_modules, *whole] or None
+        return LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=saved, lora_dropout=0.0, bias=bias)
+
+    return config
 
 
 def _ia3(adapter: Adapter) -> PeftConfig:
@@ -82,16 +240,39 @@ def _ia3(adapter: Adapter) -> PeftConfig:
 
 
 def _prompt(adapter: Adapter) -> PeftConfig:
-    options = _options(adapter, PromptOptions)
+    tokens = _options(adapter, PromptOptions).tokens
     return PromptTuningConfig(
-        task_type=TaskType.SEQ_CLS,
-        num_virtual_tokens=options.tokens,
-        prompt_tuning_init=PromptTuningInit.RANDOM,
+        task_type=TaskType.SEQ_CLS, num_virtual_tokens=tokens, prompt_tuning_init=PromptTuningInit.RANDOM
     )
 
 
-def _prompt_key(parameter: str) -> str | None:
-    return "prompt_embeddings" if parameter == f"prompt_encoder.{PEFT_NAME}.embedding.weight" else None
+def _prefix(adapter: Adapter) -> PeftConfig:
+    tokens = _options(adapter, PrefixOptions).tokens
+    return PrefixTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=tokens)
+
+
+def _prompt_network(adapter: Adapter) -> PeftConfig:
+    options = _options(adapter, PromptEncoderOptions)
+    return PromptEncoderConfig(
+        task_type=TaskType.SEQ_CLS, num_virtual_tokens=options.tokens, encoder_hidden_size=options.hidden_size
+    )
+
+
+def _prompt_key(name: str) -> str | None:
+    return PROMPT_KEY if name == f"{PROMPT_NETWORK}{PEFT_NAME}.embedding.weight" else None
+
+
+def _network_key(name: str) -> str | None:
+    start, _, rest = name.partition(f"{PEFT_NAME}.")
+    return f"{PROMPT_NETWORK}{rest}" if start == PROMPT_NETWORK else None
+
+
+def _bias_key(name: str) -> str | None:
+    return name if name.endswith(".bias") else None
+
+
+def _no_key(_name: str) -> str | None:
+    return None
 
 
 def _options(adapter: Adapter, kind: type[Any]) -> Any:
@@ -101,7 +282,21 @@ def _options(adapter: Adapter, kind: type[Any]) -> Any:
 
 
 _KINDS: Final[dict[str, AdapterKind]] = {
-    "LORA": AdapterKind(_lora, _within_layers("lora_A", "lora_B")),
+    "LORA": AdapterKind(_lora, _lora_key),
+    "LORA_CORE": AdapterKind(_core, _within_layers("lora_A", "lora_B"), _put_cores),
+    "ADALORA": AdapterKind(_adalora, _within_layers("lora_A", "lora_B", "lora_E")),
+    "VERA": AdapterKind(_vera, _vera_key, buffers=True),
+    "LOKR": AdapterKind(
+        _lokr, _within_layers("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
+    ),
+    "LOHA": AdapterKind(_loha, _within_layers("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")),
+    "OFT": AdapterKind(_oft, _within_layers("oft_R")),
     "IA3": AdapterKind(_ia3, _within_layers("ia3_l")),
+    "LN_TUNING": AdapterKind(_norms, _within_layers("ln_tuning_layers")),
     "PROMPT_TUNING": AdapterKind(_prompt, _prompt_key),
+    "PREFIX_TUNING": AdapterKind(_prefix, _prompt_key),
+    "P_TUNING": AdapterKind(_prompt_network, _network_key),
+    "BIAS": AdapterKind(_in_place("all"), _bias_key),
+    "WHOLE": AdapterKind(_in_place(), _no_key),
+    "HEAD": AdapterKind(_in_place(), _no_key),
 }

@@ -45,23 +45,26 @@ class GradientSums:
         micro_batch: examples a forward pass, from the plan.
         home_slots: whether each row has a fixed slot in its micro-batch (row modulo micro-batch): needed where the
             bits of an example's gradient differ from slot to slot.
+        columns: which entries of a gradient are looked at, the same of every example; ``None``: all.
     """
 
     engine: GradientEngine
     examples: Examples
     micro_batch: int
     fixed_slots: bool = False
+    columns: NDArray[np.int64] | None = None
 
     @property
     def entries(self) -> int:
         """Length of the vector."""
-        return self.engine.adapted.entries
+        return self.engine.adapted.entries if self.columns is None else self.columns.size
 
     def plain(self, rows: Rows) -> NDArray[np.float64]:
         """Return the summed gradient of these rows, shape (entries,): no clip, no privacy."""
         total = np.zeros(self.entries)
         for slots in self._micro_batches(rows):
-            total += self.engine.summed(self.examples.take(slots), slots != EMPTY_SLOT)
+            summed = self.engine.summed(self.examples.take(slots), slots != EMPTY_SLOT)
+            total += summed if self.columns is None else summed[self.columns]
         return total
 
     def clipped(self, rows: Rows, **clip: Unpack[Clip]) -> NDArray[np.int64]:
@@ -98,6 +101,8 @@ class GradientSums:
         """Return one gradient per row for the slots that hold an example."""
         counted = np.flatnonzero(slots != EMPTY_SLOT)
         found = self.engine.rows(self.examples.take(slots))
+        if self.columns is not None:
+            found = found[:, torch.from_numpy(self.columns).to(found.device)]
         if found.device.type == "mps":  # has no float64
             found = found.cpu()
         return found if counted.size == slots.size else found[torch.from_numpy(counted).to(found.device)]

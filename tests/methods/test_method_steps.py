@@ -1,0 +1,304 @@
+"""What methods do beside summing: public masks, factors that alternate, and the coordinator's own mathematics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import methods
+from methods.adalora import budget, pulled
+from methods.coin import gathered
+from methods.fedsvd import singular_factors, turned
+from methods.optimizer import OptimizerState
+from methods.products import best_factors, differences
+from methods.vectors import joined, places, split
+from privacy import canonical
+from privacy.adapter_parts import Adapter, Differences, Gather, Role, StateStream
+from privacy.draft import Recipe
+from privacy.errors import LocalError
+from tests.worlds.plans import plan_document
+
+A, B = "base_model.model.layer.q_proj.lora_A.weight", "base_model.model.layer.q_proj.lora_B.weight"
+HEAD = "base_model.model.classifier.weight"
+SHAPES: dict[str, tuple[int, ...]] = {A: (2, 8), B: (6, 2), HEAD: (3, 6)}
+LORA = {"peft_type": "LORA", "rank": 2, "alpha": "4", "target_modules": ["q_proj"], "layers": []}
+
+
+def recipe_of(
+    name: str, *, mask: float | None = None, shapes: dict[str, tuple[int, ...]] = SHAPES, **changes: Any
+) -> Recipe:
+    """A recipe of a method whose adapter is one small LoRA with a head, or of other shapes."""
+    method = methods.get(name)
+    document: Any = plan_document()["recipe"]
+    adapter = document["adapter"] | {
+        "method": name,
+        "options": changes.pop("options", LORA),
+        "tensors": [{"key": "any", "shape": [1], "stream": "frozen", "part": "adapter"}],
+    }
+    manifest = method.manifest(shapes, Adapter.model_validate_json(canonical.encode(adapter)))
+    state = method.state(manifest)
+    upload = method.upload_of(state, mask)
+    adapter["tensors"] = [tensor.model_dump(mode="json") for tensor in manifest]
+    document |= {
+        "adapter": adapter,
+        "state": [stream.model_dump(mode="json") for stream in state],
+        "turns": [turn.model_dump(mode="json") for turn in method.turns_of(state, upload, manifest)],
+        "schedule": method.schedule.model_dump(mode="json"),
+        "upload": upload.model_dump(mode="json"),
+    }
+    document |= changes
+    return Recipe.model_validate_json(canonical.encode(document))
+
+
+# --- a common mask ---
+
+
+def test_the_coin_chooses_as_many_entries_as_the_plan_says_others_each_round_and_the_whole_head() -> None:
+    recipe = recipe_of("random-mask", mask=0.5)
+    methods.require_sound(recipe, "local")
+    assert recipe.turns[0].entries == 14 + 18
+    rounds = [gathered(recipe, number) for number in range(1, 6)]
+    for chosen in rounds:
+        assert chosen.size == len(set(chosen)) == recipe.turns[0].entries
+        assert (np.diff(chosen) > 0).all()
+        assert set(range(28, 46)) <= set(chosen)
+    assert len({chosen.tobytes() for chosen in rounds}) == len(rounds)
+    assert np.array_equal(gathered(recipe, 3), rounds[2]), "whoever computes it finds the same"
+
+
+def test_every_entry_is_chosen_about_as_often_as_any_other() -> None:
+    recipe = recipe_of("random-mask", mask=0.25)
+    counts = np.zeros(28)
+    for number in range(1, 401):
+        counts[gathered(recipe, number)[:7]] += 1
+    assert np.abs(counts - 100).max() < 5 * np.sqrt(400 * 0.25 * 0.75)
+
+
+def test_another_plan_has_another_mask() -> None:
+    recipe = recipe_of("random-mask", mask=0.5)
+    assert not np.array_equal(gathered(recipe, 1), gathered(recipe.model_copy(update={"title": "Other"}), 1))
+
+
+def test_without_a_mask_all_that_trains_goes_up() -> None:
+    recipe = recipe_of("fedit")
+    assert np.array_equal(gathered(recipe, 1), np.arange(46))
+    odd, even = (gathered(recipe_of("rolora"), number) for number in (1, 2))
+    assert (odd.size, even.size) == (12 + 18, 16 + 18)
+
+
+def test_a_step_moves_what_the_coin_chose_and_nothing_else() -> None:
+    recipe = recipe_of("random-mask", mask=0.5)
+    start = OptimizerState.start(np.zeros(46, dtype=np.float32))
+    after = methods.advance(recipe, start, np.ones(recipe.turns[0].entries))
+    moved = places(recipe, recipe.turns[0])[gathered(recipe, 1)]
+    assert np.array_equal(np.flatnonzero(after.iterate), moved)
+
+
+MASKS: dict[str, tuple[str, float | None]] = {
+    "a mask for a method without one": ("fedit", 0.5),
+    "no mask for a method that needs one": ("random-mask", None),
+    "a mask of everything": ("random-mask", 1.0),
+    "a mask of nothing": ("random-mask", 0.0),
+}
+
+
+@pytest.mark.parametrize("sentence", MASKS)
+def test_a_recipe_is_refused_for(sentence: str) -> None:
+    name, mask = MASKS[sentence]
+    state = (StateStream(name="adapter", length=28),)
+    with pytest.raises(LocalError, match=r"training\.mask") as info:
+        methods.get(name).upload_of(state, mask)
+    assert info.value.code == "E-CONFIG-INVALID"
+    assert methods.get("random-mask").upload_of(state, 0.5) == Gather(entries=14)
+    assert methods.get("fedit").upload_of(state, None) == Differences()
+
+
+def test_a_plan_whose_turns_do_not_fit_its_mask_is_refused() -> None:
+    recipe = recipe_of("random-mask", mask=0.5)
+    for upload in (Gather(entries=13), Differences()):
+        with pytest.raises(LocalError) as info:
+            methods.require_sound(recipe.model_copy(update={"upload": upload}), "none")
+        assert info.value.code == "E-PLAN-STREAM"
+
+
+# --- factors that take turns within a round ---
+
+
+def test_la_lora_trains_one_factor_in_each_local_step_and_the_head_in_all() -> None:
+    recipe, method = recipe_of("la-lora"), methods.get("la-lora")
+    spans = dict(zip((tensor.key for tensor in recipe.adapter.tensors), ((0, 16), (16, 28), (28, 46)), strict=True))
+    for step, factor in enumerate((B, A, B)):
+        chosen = method.in_step(recipe, recipe.turns[0], step)
+        expected = [*range(*spans[factor]), *range(28, 46)]
+        assert chosen is not None
+        assert chosen.tolist() == sorted(expected)
+    assert methods.get("fedit").in_step(recipe, recipe.turns[0], 0) is None
+
+
+# --- FedSVD ---
+
+
+def random_state(recipe: Recipe) -> OptimizerState:
+    random = np.random.default_rng(3)
+    vector, momentum = (random.normal(size=recipe.state_entries).astype(np.float32) for _ in range(2))
+    return replace(OptimizerState.start(vector), momentum=momentum, round=1)
+
+
+def test_fedsvd_keeps_the_product_and_makes_the_rows_of_a_orthonormal() -> None:
+    recipe = recipe_of("fedsvd")
+    methods.require_sound(recipe, "distributed")
+    assert [(stream.name, stream.role) for stream in recipe.state] == [
+        ("a", Role.DERIVED),
+        ("b", Role.SHARED),
+        ("head", Role.SHARED),
+    ]
+    assert recipe.turns[0].entries == 12 + 18, "A does not go up"
+    before = random_state(recipe)
+    after = turned(recipe, before)
+    old, new = split(recipe, before.iterate), split(recipe, after.iterate)
+    assert np.allclose(new[B] @ new[A], old[B] @ old[A], atol=1e-5)
+    assert np.allclose(new[A] @ new[A].T, np.eye(2), atol=1e-6)
+    assert np.array_equal(new[HEAD], old[HEAD])
+    assert np.array_equal(after.iterate, after.average)
+
+
+def test_fedsvd_turns_the_momentum_with_the_factor() -> None:
+    recipe = recipe_of("fedsvd")
+    before = random_state(recipe)
+    tensors = split(recipe, before.iterate)
+    before = replace(before, momentum=joined(recipe, {**tensors, B: tensors[B], A: 0 * tensors[A]}))
+    after = turned(recipe, before)
+    momentum, factor = split(recipe, after.momentum)[B], split(recipe, after.iterate)[B]
+    assert np.allclose(momentum, factor, atol=1e-5), "a momentum that is B itself is B itself afterwards"
+
+
+FACTORS = {
+    "wide": (2, 8, 6),
+    "a product of zero": (2, 8, 6),
+    "a rank above the inputs": (4, 3, 6),
+    "rank one": (1, 5, 4),
+}
+
+
+@pytest.mark.parametrize("sentence", FACTORS)
+def test_singular_factors_have_the_product_and_the_shapes_of_what_they_came_from(sentence: str) -> None:
+    rank, inputs, outputs = FACTORS[sentence]
+    random = np.random.default_rng(1)
+    reads, writes = random.normal(size=(rank, inputs)), random.normal(size=(outputs, rank))
+    writes = 0 * writes if "zero" in sentence else writes
+    new_reads, new_writes = singular_factors(reads, writes)
+    assert (new_reads.shape, new_writes.shape) == (reads.shape, writes.shape)
+    assert np.allclose(new_writes @ new_reads, writes @ reads)
+    lengths = np.linalg.norm(new_writes, axis=0)
+    assert (np.diff(lengths) <= 1e-12).all(), "the largest singular value comes first"
+
+
+# --- products ---
+
+
+def test_flexlora_sums_the_products_and_takes_their_exact_mean_apart() -> None:
+    recipe = recipe_of("flexlora")
+    methods.require_sound(recipe, "local")
+    assert recipe.turns[0].entries == 6 * 8 + 18
+    random = np.random.default_rng(4)
+    start, one, other = (random.normal(size=recipe.state_entries) for _ in range(3))
+    start[16:28] = 0  # B, as in round 1
+    for end in (one, other):  # of rank one each, so that the plan's rank of two holds their mean
+        end[8:16] = 0
+    mean = (differences(recipe, start, one) + differences(recipe, start, other)) / 2
+    after = methods.advance(recipe, OptimizerState.start(start.astype(np.float32)), mean)
+    products = [split(recipe, vector)[B] @ split(recipe, vector)[A] for vector in (one, other)]
+    found = split(recipe, after.iterate)
+    assert np.allclose(found[B] @ found[A], (products[0] + products[1]) / 2, atol=1e-6)
+    assert np.allclose(found[A] @ found[A].T, np.eye(2), atol=1e-6)
+    assert np.allclose(after.iterate[28:], (one[28:] + other[28:]) / 2, atol=1e-6)
+    assert after.round == 1
+
+
+def test_factors_of_a_rank_are_the_best_that_the_rank_can_hold() -> None:
+    product = np.random.default_rng(5).normal(size=(6, 8))
+    values = np.linalg.svd(product, compute_uv=False)
+    for rank in (1, 3, 6, 7):
+        reads, writes = best_factors(product, rank)
+        assert (reads.shape, writes.shape) == ((rank, 8), (6, rank))
+        assert np.isclose(np.linalg.norm(product - writes @ reads), np.linalg.norm(values[rank:]))
+
+
+# --- AdaLoRA ---
+
+P, Q, E = "model.q.lora_A", "model.q.lora_B", "model.q.lora_E"
+OTHER = {key.replace("q", "v"): shape for key, shape in {P: (3, 8), Q: (6, 3), E: (3, 1)}.items()}
+
+
+def adaptive(rounds: int) -> Recipe:
+    options = {"peft_type": "ADALORA", "rank": 3, "target_rank": 1, "alpha": "4", "target_modules": ["q", "v"]}
+    return recipe_of("adalora", shapes={P: (3, 8), Q: (6, 3), E: (3, 1), **OTHER}, options=options, rounds=rounds)
+
+
+def test_the_budget_of_adalora_falls_from_the_first_rank_to_the_target_and_stays_there() -> None:
+    recipe = adaptive(rounds=10)
+    budgets = [budget(recipe, number) for number in range(11)]
+    assert (budgets[0], budgets[7], budgets[10]) == (3, 1, 1)
+    assert budgets == sorted(budgets, reverse=True)
+
+
+def test_adalora_keeps_the_largest_diagonal_entries_of_all_layers_together() -> None:
+    recipe = adaptive(rounds=1)
+    methods.require_sound(recipe, "local")
+    values = {E: [[4.0], [-5.0], [1.0]], E.replace("q", "v"): [[2.0], [0.5], [3.0]]}
+    random = np.random.default_rng(6)
+    tensors = {tensor.key: random.normal(size=tensor.shape) for tensor in recipe.adapter.tensors}
+    tensors |= {key: np.array(value) for key, value in values.items()}
+    start = OptimizerState.start(joined(recipe, tensors))
+    after = methods.advance(recipe, start, np.zeros(recipe.entries))
+    found = split(recipe, after.iterate)
+    assert found[E].reshape(-1).tolist() == [4.0, -5.0, 0.0]
+    assert not found[E.replace("q", "v")].any()
+    assert np.array_equal(after.iterate, after.average)
+
+
+def test_adalora_pulls_factors_towards_orthonormal_rows_however_large_noise_made_them() -> None:
+    rows = np.random.default_rng(7).normal(size=(3, 8)) * 100
+    for _ in range(300):
+        rows = pulled(rows)
+    assert np.allclose(rows @ rows.T, np.eye(3), atol=1e-3)
+
+
+REFUSED_STEPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "second moments in a basis that moves": ("fedsvd", {"optimizer": {"name": "adam"}}),
+    "an average of iterates in a basis that moves": ("fedsvd", {"optimizer": {"average": "0.5"}}),
+    "an optimizer beside a product's exact mean": ("flexlora", {"optimizer": {"name": "sgd"}}),
+    "FedProx without its term": ("fedprox", {}),
+    "a proximal term beside another method": ("fedit", {"training": {"proximal": "0.1"}}),
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED_STEPS)
+def test_a_plan_is_refused_for(sentence: str) -> None:
+    name, changes = REFUSED_STEPS[sentence]
+    recipe = recipe_of(name)
+    for part, fields in changes.items():
+        recipe = recipe.model_copy(update={part: getattr(recipe, part).model_copy(update=fields)})
+    with pytest.raises(LocalError) as info:
+        methods.require_sound(recipe, "none")
+    assert info.value.code == "E-METHOD-REFUSED"
+
+
+def test_fedprox_with_its_term_is_sound_and_a_plan_without_one_has_no_word_of_it() -> None:
+    recipe = recipe_of("fedprox")
+    assert b"proximal" not in canonical.encode(recipe.model_dump(mode="json"))
+    pulled = recipe.model_copy(update={"training": recipe.training.model_copy(update={"proximal": "0.1"})})
+    methods.require_sound(pulled, "local")
+    encoded = canonical.encode(pulled.model_dump(mode="json"))
+    assert b'"proximal":"0.1"' in encoded
+    assert Recipe.model_validate_json(encoded) == pulled
+
+
+@pytest.mark.parametrize("name", ["fedprox", "la-lora"])
+def test_what_one_step_cannot_do_is_refused_in_mode_distributed_and_names_what_can(name: str) -> None:
+    with pytest.raises(LocalError, match=r"a round is one step.*method (fedit|rolora)") as info:
+        methods.get(name).require_mode("distributed")
+    assert info.value.code == "E-METHOD-REFUSED"
