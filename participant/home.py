@@ -106,6 +106,12 @@ def adapter_file(run: Path, number: int) -> Path:
     return run / f"adapter.{number}"
 
 
+def erase_adapters(run: Path) -> None:
+    """Remove what rounds started from: the run has ended."""
+    for path in run.glob("adapter.*"):
+        path.unlink(missing_ok=True)
+
+
 def erase_updates(run: Path) -> None:
     """Remove the encoded and masked updates and the shares of others; nothing else there has a dash in its name."""
     for path in run.glob("*-*"):

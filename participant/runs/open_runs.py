@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import structlog
 
 from host import durable
-from participant.home import erase_updates
+from participant.home import erase_adapters, erase_updates
 from participant.owner.approval import notify
 from participant.owner.plan_store import Decision, Ended
 from participant.owner.policy import load_policy
@@ -156,6 +156,7 @@ class Runs:
             if (part := self._parts.pop(run_id, None)) is not None:
                 part.close()
             erase_updates(self._work.home.runs / run_id)
+            erase_adapters(self._work.home.runs / run_id)
             self._report(run_id, decision)
         plans.end(run_id, Ended(state=task.state, code=task.code, at=int(self._work.clock.now())))
         _log.info("run ended", run=run_id, state=task.state, code=task.code)

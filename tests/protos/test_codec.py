@@ -305,7 +305,7 @@ BAD_TASKS: dict[str, tuple[env.Task, Callable[[Any], object], str]] = {
         lambda m: m.round_completed.certificate.survivors.ClearField("members"),
         "members is empty",
     ),
-    "its adapter is empty": (OPENED, put("attempt_opened.adapter.length", 0), "adapter.length is 0"),
+    "a sum of it is empty": (OPENED, put("attempt_opened.sums.0.length", 0), "sums[0].length is 0"),
     "its history is damaged": (
         OPENED,
         put("attempt_opened.history.0.sum_hash", b""),

@@ -168,7 +168,7 @@ tasks = st.one_of(
         env.AttemptOpened,
         run_id=run_ids,
         offer=offers,
-        adapter=content_refs,
+        sums=st.lists(content_refs, max_size=2).map(tuple),
         history=st.lists(certificates, max_size=2).map(tuple),
     ),
     st.builds(
