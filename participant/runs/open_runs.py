@@ -7,6 +7,7 @@ Leaves to others: the part itself (``participation``), decisions (``decisions``)
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import structlog
@@ -44,16 +45,22 @@ class Runs:
 
     def going_on(self) -> list[str]:
         """Return the runs that are approved and have not ended."""
-        plans = self._work.review.plans
-        return [
-            run_id for run_id in plans.run_ids() if self._decision(run_id) is not None and plans.ended(run_id) is None
-        ]
+        return [run_id for run_id in self._work.review.plans.run_ids() if self._verdict(run_id) == "approved"]
 
     def refused(self) -> list[str]:
         """Return the runs that are refused, also after an approval, and have not ended."""
+        return [run_id for run_id in self._work.review.plans.run_ids() if self._verdict(run_id) == "refused"]
+
+    def _verdict(self, run_id: str) -> str:
+        """Return what was decided about a run that has not ended; nothing where that cannot be read.
+
+        Whoever takes part in such a run meets the error, and says so; other runs are not kept from going on.
+        """
         plans = self._work.review.plans
-        decisions = [(run_id, plans.decision(run_id)) for run_id in plans.run_ids() if plans.ended(run_id) is None]
-        return [one for one, decision in decisions if decision is not None and decision.verdict == "refused"]
+        with suppress(OnlysumError):
+            decision = plans.decision(run_id)
+            return decision.verdict if decision is not None and plans.ended(run_id) is None else ""
+        return ""
 
     def leave(self, run_id: str) -> None:
         """Take no further part in a run, because its owner does not want it any more."""
@@ -91,13 +98,12 @@ class Runs:
         """
         if self._rolled_back is not None:
             raise self._rolled_back
-        if run_id not in self._parts:
-            job = self.job(run_id)
-            if job.verified.hash in self._lost_plans:
-                Participation(self._work, job).refuse_for_good("E-LEDGER-ROLLBACK")  # so that a restart knows
-                raise RefusedError("E-LEDGER-ROLLBACK", f"the journal of run {run_id} is older than what was signed")
-            self._parts[run_id] = Participation(self._work, job)
-        return self._parts[run_id]
+        part = self._parts.get(run_id) or Participation(self._work, self.job(run_id))
+        if part.plan_hash in self._lost_plans:
+            self._parts.pop(run_id, None)
+            part.refuse_for_good("E-LEDGER-ROLLBACK")  # so that a restart knows
+            raise RefusedError("E-LEDGER-ROLLBACK", f"the journal of run {run_id} is older than what was signed")
+        return self._parts.setdefault(run_id, part)
 
     def present(self, run_id: str) -> Participation | None:
         """Return a part that was begun in this process."""
@@ -197,7 +203,16 @@ class Runs:
             _log.error("abstaining from every run", code=error.code, detail=error.detail)
             return
         for advertisement in welcome.last_advertisements:
-            self._compare(advertisement)
+            try:
+                self._compare(advertisement)
+            except Exception as error:  # noqa: BLE001  # each run by itself, whatever keeps another from being read
+                self._keep_out(advertisement.position.plan_hash, error)
+
+    def _keep_out(self, plan_hash: bytes, error: Exception) -> None:
+        """Take no part in a run that cannot be compared: it counts as rolled back, and no other run does."""
+        self._lost_plans.add(plan_hash)
+        detail = str(error) if isinstance(error, OnlysumError) else type(error).__name__
+        _log.error("a run cannot be compared", plan=plan_hash.hex(), code="E-LEDGER-ROLLBACK", detail=detail)
 
     def _compare(self, last: Advertisement) -> None:
         owner, at = self._work.owner, last.position
@@ -207,15 +222,23 @@ class Runs:
                 "an advertisement that the coordinator returned is not this member's", code="E-ROUND-SIGNATURE"
             )
             return
-        known = [one for one in self.going_on() if self._work.review.plans.get(one).hash == at.plan_hash]
-        if not known:
+        run_id = self._with_hash(at.plan_hash)
+        if run_id is None:
             self._lost_plans.add(at.plan_hash)
             return
-        part = self.part(known[0])
+        part = self.part(run_id)
         if at.order > part.highest:
             part.refuse_for_good("E-LEDGER-ROLLBACK")
             detail = f"round {at.round}, attempt {at.attempt} was signed, the journal ends at {part.highest}"
-            _log.error("the run is refused for good", run=known[0], code="E-LEDGER-ROLLBACK", detail=detail)
+            _log.error("the run is refused for good", run=run_id, code="E-LEDGER-ROLLBACK", detail=detail)
+
+    def _with_hash(self, plan_hash: bytes) -> str | None:
+        """Return the run of a plan that goes on here; plans that cannot be read are none."""
+        for run_id in self.going_on():
+            with suppress(OnlysumError):
+                if self._work.review.plans.get(run_id).hash == plan_hash:
+                    return run_id
+        return None
 
     def _decision(self, run_id: str) -> Decision | None:
         decision = self._work.review.plans.decision(run_id)

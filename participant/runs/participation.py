@@ -77,6 +77,11 @@ class Participation:
         return self._participant.plan.plan
 
     @property
+    def plan_hash(self) -> bytes:
+        """The plan, by its hash."""
+        return self._participant.plan.hash
+
+    @property
     def highest(self) -> tuple[int, int]:
         """The last (round, attempt) that was advertised."""
         return self._journal.memory.highest

@@ -120,6 +120,50 @@ def test_what_was_signed_for_another_plan_keeps_nobody_out_of_this_one(rehearsal
     assert runs.part(rehearsal.plan.run_id).highest == (0, 0)
 
 
+UNREADABLE = {
+    "its journal is damaged": "runs/{run_id}/journal",
+    "its plan was changed": "plans/{run_id}/plan.json",
+    "its decision does not parse": "plans/{run_id}/decision.json",
+    "nobody knows how it ended": "plans/{run_id}/ended.json",
+}
+
+
+@pytest.mark.parametrize("file", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_a_run_that_cannot_be_opened_switches_the_comparison_of_no_other_run_off(
+    rehearsal: Rehearsal, file: str
+) -> None:
+    plans, other = rehearsal.me.review().plans, owned_plan(run_id="ff" * 16)
+    plans.put(other.to_bytes(), sign_plan(other))
+    before = plans.decision(rehearsal.plan.run_id)
+    assert before is not None
+    plans.decide(other.run_id, before.model_copy(update={"plan_hash": other.hash.hex()}))
+    broken = rehearsal.me.home.directory / file.format(run_id=other.run_id)
+    broken.parent.mkdir(exist_ok=True)
+    broken.write_bytes(b"neither this nor that\n")
+    runs = runs_of(rehearsal)
+    last = tuple(signed_elsewhere(rehearsal, plan_hash) for plan_hash in (other.hash, rehearsal.world.plan.hash))
+    runs.prepare_all()
+    assert not runs.is_idle()
+    runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, bytes(32)), last, ()))
+    with pytest.raises(OnlysumError):
+        runs.part(other.run_id)
+    with pytest.raises(PeerError, match="E-LEDGER-ROLLBACK"):
+        rehearsal.open()
+        runs.part(rehearsal.plan.run_id).handle(rehearsal.task())
+
+
+def test_a_run_that_could_not_be_compared_stays_out_when_it_can_be_read_again(rehearsal: Rehearsal) -> None:
+    runs = runs_of(rehearsal)
+    (model,) = rehearsal.me.home.models.iterdir()
+    kept = model.read_bytes()
+    model.unlink()
+    last = signed_elsewhere(rehearsal, rehearsal.world.plan.hash)
+    runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, bytes(32)), (last,), ()))
+    model.write_bytes(kept)
+    with pytest.raises(RefusedError, match="E-LEDGER-ROLLBACK"):
+        runs.part(rehearsal.plan.run_id)
+
+
 # --- resting, and being ready ---
 
 
