@@ -147,8 +147,8 @@ def test_a_run_that_cannot_be_opened_switches_the_comparison_of_no_other_run_off
     runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, bytes(32)), last, ()))
     with pytest.raises(OnlysumError):
         runs.part(other.run_id)
+    rehearsal.open()
     with pytest.raises(PeerError, match="E-LEDGER-ROLLBACK"):
-        rehearsal.open()
         runs.part(rehearsal.plan.run_id).handle(rehearsal.task())
 
 
