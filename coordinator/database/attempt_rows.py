@@ -132,6 +132,22 @@ def last_event_of(connection: Connection, run_id: str, sender: str, kind: str) -
     return None if row is None else EventRecord(row.id, row.kind, row.sender, bytes(row.body), row.at)
 
 
+def replace_event(
+    connection: Connection, run_id: str, at: Position, *, kind: str, sender: str, body: bytes, now: int
+) -> None:
+    """Append an event of which a run keeps each sender's last alone, whatever the attempt."""
+    here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind == kind)
+    connection.execute(sa.delete(events).where(*here))
+    add_event(connection, run_id, at, kind=kind, sender=sender, body=body, now=now)
+
+
+def last_events_of(connection: Connection, sender: str, kind: str, *, most: int) -> tuple[EventRecord, ...]:
+    """Return a member's events of a kind in all runs, the newest ones, oldest first."""
+    query = sa.select(events).where(events.c.sender == sender, events.c.kind == kind)
+    rows = connection.execute(query.order_by(events.c.id.desc()).limit(most)).all()
+    return tuple(EventRecord(row.id, row.kind, row.sender, bytes(row.body), row.at) for row in reversed(rows))
+
+
 def last_advertised_round(connection: Connection, run_id: str, sender: str, kind: str) -> int:
     """Return the highest round in which a member has an event of a kind; 0 if none."""
     here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind == kind)

@@ -35,12 +35,13 @@ from privacy.secagg.messages import (
     SurvivorSignature,
 )
 from protos import codec
-from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Submission
+from protos.envelope import Abstained, Evaluation, HeadsShown, PlanApproved, PlanRefused, Submission
 
 CLOSED: Final = "close"  # kind of the event that ends a phase; its body names the phase and who had answered
 ADVERTISED: Final = Advertisement.__name__
 COMPLAINED: Final = Complaint.__name__
 SIGNED: Final = SurvivorSignature.__name__
+HEADS: Final = HeadsShown.__name__  # kind of the event that keeps what a member showed last in a run
 MOST_THREADS: Final = 4  # that remove masks; other runs want to go on
 
 
@@ -266,6 +267,8 @@ class Attempt:
         match codec.decode_submission(event.body, sender=event.sender):
             case Abstained():
                 self.machine.abstain(event.sender)
+            case HeadsShown():
+                return  # of no round: kept for its sender
             case Receipt() as receipt:
                 upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
                 self._accumulate(upload, receipt)

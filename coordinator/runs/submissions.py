@@ -7,17 +7,19 @@ Leaves to others: the rules of a round (``coordinator.protocol.round``), what fo
 
 from __future__ import annotations
 
-from coordinator.database import run_rows
+from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.protocol.round import Message
-from coordinator.runs.attempt import Attempt
+from coordinator.runs.attempt import HEADS, Attempt
 from coordinator.runs.run import Run, in_thread, to_the_end
 from coordinator.runs.uploads import Upload
 from privacy.errors import PeerError, Phase
 from privacy.evaluation import SignedEvaluation
+from privacy.heads import JournalHead
 from privacy.plan import signed_approval_bytes
 from privacy.secagg import keys
 from privacy.secagg.messages import Advertisement, Complaint, Position, Receipt
-from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Submission
+from protos import codec
+from protos.envelope import Abstained, Evaluation, HeadsShown, PlanApproved, PlanRefused, Submission
 
 
 class Submissions:
@@ -52,6 +54,8 @@ class Submissions:
                 self._answer(member, submission)
             case Evaluation():
                 self._measured(member, submission)
+            case HeadsShown():
+                self._heads(member, submission)
             case Receipt():
                 await self._receipt(member, submission)
             case Abstained():
@@ -130,6 +134,35 @@ class Submissions:
         self._run.forget_told(member)
         self._run.log.debug(event, member=member, **details)
 
+    # --- how far a member has come ---
+
+    def _heads(self, member: str, shown: HeadsShown) -> None:
+        """Keep a member's heads; older ones, or those of another branch, than it has shown before are refused.
+
+        Raises:
+            PeerError: ``E-LEDGER-ROLLBACK``, ``E-ROUND-SIGNATURE``, or as :meth:`_attempt`.
+        """
+        run = self._run
+        self._attempt(member, shown.position)
+        if not keys.verify(run.identities[member], shown.signature, shown.signed_bytes(run.rules.protocol_version)):
+            raise _not_kept(member, "E-ROUND-SIGNATURE", "the heads are not signed by its identity key")
+        with run.context.store.begin() as connection:
+            last = attempt_rows.last_event_of(connection, run.run_id, member, HEADS)
+            before = None if last is None else codec.decode_submission(last.body, sender=member)
+            if shown == before:
+                return
+            if isinstance(before, HeadsShown) and _is_older(shown.journal, before.journal):
+                rule = f"its journal ends at record {shown.journal.length}, it showed {before.journal.length}"
+                raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
+            known = member_rows.keep_head(connection, member, shown.ledger, run.context.now())
+            if known.place != shown.ledger.place:
+                rule = f"its ledger ends at record {shown.ledger.sequence}, it showed {known.sequence}"
+                raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
+            body = codec.encode_submission(shown)
+            attempt_rows.replace_event(
+                connection, run.run_id, shown.position, kind=HEADS, sender=member, body=body, now=run.context.now()
+            )
+
     # --- uploads ---
 
     async def upload_offset(self, member: str, position: Position, sha256: bytes, length: int) -> int:
@@ -196,3 +229,11 @@ class Submissions:
             fresh = run_rows.add_evaluation(connection, member, one, run.context.now())
         if fresh:
             run.reload_and_notify("evaluated", member=member, round=one.round)
+
+
+def _is_older(shown: JournalHead, before: JournalHead) -> bool:
+    return shown.length < before.length or (shown.length == before.length and shown.hash != before.hash)
+
+
+def _not_kept(member: str, code: str, rule: str) -> PeerError:
+    return PeerError.by_participant(member, code, Phase.ADVERTISE_KEYS, rule)

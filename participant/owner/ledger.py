@@ -23,7 +23,7 @@ from privacy import ledger
 from privacy.errors import LocalError, OnlysumError, RefusedError, VerificationError
 from privacy.ledger import LifetimeBudget, Record, Spent
 from privacy.ledger_entries import Charge, Entry, Genesis, PolicyChange, Unprotected
-from privacy.secagg.keys import SigningKey
+from privacy.secagg.keys import SigningKey, verify
 from protos.envelope import LedgerHead
 
 BUSY_MS: Final = 10_000  # how long to wait for another process (a command beside the daemon)
@@ -167,10 +167,15 @@ class Ledger:
             return self._append(note, at=at)
 
     def head(self) -> LedgerHead:
-        """Return the sequence and hash of the last record: what travels in the handshake."""
+        """Return the number and hash of the last record, signed: what the coordinator remembers."""
         with self._reading():
             self._refresh()
-            return LedgerHead(self._records[-1].sequence, self._records[-1].hash)
+            head = LedgerHead(self._records[-1].sequence, self._records[-1].hash)
+        return replace(head, signature=self._key.sign(head.signed_bytes))
+
+    def has_signed(self, head: LedgerHead) -> bool:
+        """Return whether this ledger's key signed a head; what anybody else says of this ledger proves nothing."""
+        return verify(self._key.public, head.signature, head.signed_bytes)
 
     def require_at_least(self, expected: LedgerHead) -> None:
         """Compare with a head that others have seen; sequence 0 means that none was.

@@ -7,6 +7,7 @@ Leaves to others: the part itself (``participation``), decisions (``decisions``)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -17,14 +18,15 @@ from participant.home import erase_updates
 from participant.owner.approval import notify
 from participant.owner.plan_store import Decision, Ended
 from participant.owner.policy import load_policy
+from participant.protocol.memory import RunRefused
 from participant.runs.context import DaemonContext, TrainingJob
+from participant.runs.journal import Journal
 from participant.runs.participation import Participation
 from participant.runs.training_record import read_record
 from privacy.errors import LocalError, OnlysumError, RefusedError
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import keys
-from privacy.secagg.messages import Advertisement
-from protos.envelope import Role, RunEnded, Welcome
+from protos.envelope import HeadsShown, LedgerHead, Role, RunEnded, Welcome
 
 _log = structlog.get_logger("onlysum.participant")
 
@@ -42,6 +44,7 @@ class Runs:
         self._parts: dict[str, Participation] = {}
         self._rolled_back: OnlysumError | None = None
         self._lost_plans: set[bytes] = set()
+        self._hashes: dict[str, bytes] = {}  # of plans, by run
 
     def going_on(self) -> list[str]:
         """Return the runs that are approved and have not ended."""
@@ -194,50 +197,73 @@ class Runs:
             _log.error("no report", run=run_id, code=error.code, detail=error.detail)
 
     def compare(self, welcome: Welcome) -> None:
-        """Compare what the coordinator last saw of this member with ledger and journals here; older ones abstain."""
+        """Compare what the coordinator last saw of this member with ledger and journals here; older ones abstain.
+
+        Only what this member signed counts: a coordinator that makes things up ends nothing.
+        """
+        owner, shown = self._work.owner, list[HeadsShown]()
+        for heads in welcome.last_heads:
+            signed = keys.verify(owner.identity.public, heads.signature, heads.signed_bytes(PROTOCOL_VERSION))
+            if signed and heads.sender == owner.name:
+                shown.append(heads)
+            else:
+                _log.warning("heads that the coordinator returned are not this member's", code="E-ROUND-SIGNATURE")
+        self._compare_ledger(welcome.ledger_head, shown)
+        for heads in shown:
+            try:
+                self._compare(heads)
+            except Exception as error:  # noqa: BLE001  # each run by itself, whatever keeps another from being read
+                self._lost_plans.add(heads.position.plan_hash)
+                detail = str(error) if isinstance(error, OnlysumError) else type(error).__name__
+                plan = heads.position.plan_hash.hex()
+                _log.error("a run cannot be compared", plan=plan, code="E-LEDGER-ROLLBACK", detail=detail)
+
+    def _compare_ledger(self, head: LedgerHead, shown: Sequence[HeadsShown]) -> None:
+        """Abstain from every run if this ledger lacks a record that was shown, until a handshake finds none lacking."""
+        ledger, seen = self._work.ledger, [heads.ledger for heads in shown]
+        if head.sequence and ledger.has_signed(head):
+            seen.append(head)
+        elif head.sequence:
+            _log.warning("the head that the coordinator returned is not this ledger's", code="E-ROUND-SIGNATURE")
+        self._rolled_back = None
         try:
-            self._work.ledger.require_at_least(welcome.ledger_head)
-            self._rolled_back = None
+            for each in seen:
+                ledger.require_at_least(each)
         except OnlysumError as error:
             self._rolled_back = error
             _log.error("abstaining from every run", code=error.code, detail=error.detail)
-            return
-        for advertisement in welcome.last_advertisements:
-            try:
-                self._compare(advertisement)
-            except Exception as error:  # noqa: BLE001  # each run by itself, whatever keeps another from being read
-                self._keep_out(advertisement.position.plan_hash, error)
 
-    def _keep_out(self, plan_hash: bytes, error: Exception) -> None:
-        """Take no part in a run that cannot be compared: it counts as rolled back, and no other run does."""
-        self._lost_plans.add(plan_hash)
-        detail = str(error) if isinstance(error, OnlysumError) else type(error).__name__
-        _log.error("a run cannot be compared", plan=plan_hash.hex(), code="E-LEDGER-ROLLBACK", detail=detail)
-
-    def _compare(self, last: Advertisement) -> None:
-        owner, at = self._work.owner, last.position
-        signed = keys.verify(owner.identity.public, last.signature, last.signed_bytes(PROTOCOL_VERSION))
-        if not signed or last.sender != owner.name:
-            _log.warning(
-                "an advertisement that the coordinator returned is not this member's", code="E-ROUND-SIGNATURE"
-            )
-            return
-        run_id = self._with_hash(at.plan_hash)
+    def _compare(self, shown: HeadsShown) -> None:
+        """Refuse a run for good if its journal lacks what was shown of it, also if its plan comes only later."""
+        plan_hash, plans = shown.position.plan_hash, self._work.review.plans
+        run_id = self._with_hash(plan_hash)
         if run_id is None:
-            self._lost_plans.add(at.plan_hash)
+            self._lost_plans.add(plan_hash)
             return
-        part = self.part(run_id)
-        if at.order > part.highest:
+        if plans.ended(run_id) is not None:
+            return
+        part = self._parts.get(run_id)
+        journal = part or Journal.open(self._work.home.runs / run_id, plan_hash)
+        if journal.contains(shown.journal):
+            return
+        self._lost_plans.add(plan_hash)
+        if part is not None:
             part.refuse_for_good("E-LEDGER-ROLLBACK")
-            detail = f"round {at.round}, attempt {at.attempt} was signed, the journal ends at {part.highest}"
-            _log.error("the run is refused for good", run=run_id, code="E-LEDGER-ROLLBACK", detail=detail)
+        elif isinstance(journal, Journal) and not journal.memory.refused:
+            journal.append(RunRefused("E-LEDGER-ROLLBACK"))
+        at = shown.position
+        detail = f"round {at.round}, attempt {at.attempt}: record {shown.journal.length} of the journal was shown"
+        _log.error("the run is refused for good", run=run_id, code="E-LEDGER-ROLLBACK", detail=detail)
 
     def _with_hash(self, plan_hash: bytes) -> str | None:
-        """Return the run of a plan that goes on here; plans that cannot be read are none."""
-        for run_id in self.going_on():
-            with suppress(OnlysumError):
-                if self._work.review.plans.get(run_id).hash == plan_hash:
-                    return run_id
+        """Return the run whose plan has a hash; plans that cannot be read are none."""
+        plans = self._work.review.plans
+        for run_id in plans.run_ids():
+            if run_id not in self._hashes:
+                with suppress(OnlysumError):
+                    self._hashes[run_id] = plans.get(run_id).hash
+            if self._hashes.get(run_id) == plan_hash:
+                return run_id
         return None
 
     def _decision(self, run_id: str) -> Decision | None:

@@ -9,7 +9,13 @@ Source: docs/protocol.md sections 5 and 6.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from host import durable
 from participant.home import certificate_file, erase_updates
@@ -27,14 +33,18 @@ from participant.runs.round_training import RoundTraining
 from participant.runs.round_update import RoundUpdate
 from participant.runs.tasks import RoundTask, position_of
 from privacy.errors import LocalError, PeerError
+from privacy.heads import HeadsShown, JournalHead, Moment
 from privacy.plan import Plan
 from privacy.secagg.messages import (
+    Advertisement,
     AdvertisementSet,
     Complaint,
     HolderShares,
     MaskedUpload,
     Position,
     RoundCertificate,
+    SurvivorSignature,
+    UnmaskShares,
 )
 from protos import codec
 from protos.envelope import (
@@ -47,6 +57,14 @@ from protos.envelope import (
     UnmaskRequested,
     UploadAnnounced,
 )
+
+# Messages of which the journal has a record. Keys stand for shares and complaints too: after a restart none is made
+# again in an attempt whose keys were sent.
+RECORDED: Final[Mapping[type[Message], Moment]] = {
+    Advertisement: Moment.ADVERTISE,
+    SurvivorSignature: Moment.SIGN,
+    UnmaskShares: Moment.RELEASE,
+}
 
 _log = structlog.get_logger("onlysum.participant")
 
@@ -85,6 +103,10 @@ class Participation:
     def highest(self) -> tuple[int, int]:
         """The last (round, attempt) that was advertised."""
         return self._journal.memory.highest
+
+    def contains(self, head: JournalHead) -> bool:
+        """Return whether the journal goes at least as far as a head of it."""
+        return self._journal.contains(head)
 
     @property
     def round_in_progress(self) -> bool:
@@ -175,7 +197,12 @@ class Participation:
 
     def _mask(self, ready: Ready) -> None:
         """Mask this round's update, make that durable, and send it."""
-        entries = self._update.encoded(ready.offer, self._training.train)
+
+        def train(number: int) -> NDArray[np.int64]:
+            self._show(Moment.TRAIN, ready.position)  # the charge is known elsewhere before anything follows from it
+            return self._training.train(number)
+
+        entries = self._update.encoded(ready.offer, train)
         self._work.sender.still_wanted(self._run_id, ready.position)
         update = EncodedUpdate(entries, threads=self._work.settings.threads)
         step = hear(ready, update, self._journal.memory, self._work.random)
@@ -250,9 +277,20 @@ class Participation:
             case None:
                 return
             case MaskedUpload():
+                self._show(Moment.UPLOAD, message.position)
                 self._upload(message)
             case _:
+                if (moment := RECORDED.get(type(message))) is not None:
+                    self._show(moment, message.position)
                 self._work.sender.submit(message, of=(self._run_id, message.position))
+
+    def _show(self, moment: Moment, at: Position) -> None:
+        """Let the coordinator keep how far journal and ledger have come: only then may what they record leave."""
+        me = self._participant
+        unsigned = HeadsShown(at, me.me, moment, self._journal.head, self._work.ledger.head())
+        signed = unsigned.signed_bytes(me.parameters.protocol_version)
+        shown = replace(unsigned, signature=me.identity.sign(signed))
+        self._work.sender.submit(shown, of=(self._run_id, at))
 
     def _upload(self, upload: MaskedUpload) -> None:
         """Send a masked update, not before the plan's least time since the attempt was opened, then its receipt."""

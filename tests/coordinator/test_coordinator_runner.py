@@ -21,6 +21,7 @@ from coordinator.database.member_rows import TokenRecord
 from host import credentials
 from participant.protocol.round import Advertised
 from privacy.errors import PeerError
+from privacy.heads import JournalHead, Moment
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.messages import MaskedUpload, Position, Receipt
 from privacy.secret import SecretBytes
@@ -142,7 +143,7 @@ def test_a_handshake_notes_datasets_and_tells_who_else_is_enrolled(world: World)
     welcome = asyncio.run(world.runner.handshake("alice", hello()))
     assert {member.name for member in welcome.members} == {"alice", "bob", "carol", EVALUATOR}
     assert welcome.federation == "test-federation"
-    assert welcome.last_advertisements == ()
+    assert welcome.last_heads == ()
     with world.store.read() as connection:
         assert member_rows.announced(connection, "alice") == (env.DatasetOffer("digits", 100),)
 
@@ -173,14 +174,72 @@ def test_an_older_ledger_head_is_told_the_newest_that_was_seen(world: World) -> 
     asyncio.run(scenario())
 
 
-def test_the_handshake_returns_a_members_own_last_advertisement(world: World) -> None:
-    async def scenario() -> env.Welcome:
+def heads(world: World, sequence: int, length: int, **changes: Any) -> env.HeadsShown:
+    """Return heads that alice signs in the run's first attempt."""
+    ledger = env.LedgerHead(sequence, bytes([sequence]) * 32)
+    ledger = replace(ledger, signature=signing_key("alice").sign(ledger.signed_bytes))
+    journal = JournalHead(length, bytes([length]) * 32)
+    at = Position(world.plan.hash, 1, 1)
+    unsigned = replace(env.HeadsShown(at, "alice", Moment.TRAIN, journal, ledger), **changes)
+    return replace(unsigned, signature=signing_key("alice").sign(unsigned.signed_bytes(PROTOCOL_VERSION)))
+
+
+def test_the_handshake_returns_what_a_member_showed_last_in_each_run_also_after_a_restart(world: World) -> None:
+    async def scenario() -> None:
         while not world.attempts() or world.attempts()[-1].phase != "SHARE_KEYS":
             await world.turn()
+        for shown in (heads(world, 5, 1), heads(world, 6, 3), heads(world, 6, 3)):
+            await world.runner.submit("alice", shown)
+        for runner in (world.runner, world.daemon()):
+            welcome = await runner.handshake("alice", hello(ledger_head=env.LedgerHead(2, b"2" * 32)))
+            assert welcome.last_heads == (heads(world, 6, 3),)
+            assert welcome.ledger_head == heads(world, 6, 3).ledger
+            assert (await runner.handshake("bob", hello(member="bob"))).last_heads == ()
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert len(world.rounds()) == 2, "what a member shows is no message of a round"
+
+
+OLDER: dict[str, tuple[dict[str, Any], str]] = {
+    "an older ledger": ({"sequence": 5, "length": 4}, "its ledger ends at record 5, it showed 6"),
+    "an older journal": ({"sequence": 7, "length": 2}, "its journal ends at record 2, it showed 3"),
+    "a ledger of another branch": (
+        {"sequence": 6, "length": 4, "ledger": env.LedgerHead(6, b"x" * 32, bytes(64))},
+        "its ledger ends at record 6, it showed 6",
+    ),
+    "a journal of another branch": (
+        {"sequence": 6, "length": 3, "journal": JournalHead(3, b"x" * 32)},
+        "its journal ends at record 3, it showed 3",
+    ),
+    "another member's name": ({"sequence": 9, "length": 9, "sender": "bob"}, "not signed by its identity key"),
+    "another plan": (
+        {"sequence": 9, "length": 9, "position": Position(b"p" * 32, 1, 1)},
+        "no run of this member has this plan",
+    ),
+    "an attempt that was never opened": ({"sequence": 9, "length": 9, "attempt": 3}, "no such attempt was opened"),
+}
+
+
+@pytest.mark.parametrize(("changes", "rule"), OLDER.values(), ids=OLDER.keys())
+def test_malicious_heads_are_refused_and_what_was_shown_before_stands(
+    world: World, changes: dict[str, Any], rule: str
+) -> None:
+    if "attempt" in changes:
+        position = Position(world.plan.hash, 1, changes["attempt"])
+        changes = {**{key: value for key, value in changes.items() if key != "attempt"}, "position": position}
+
+    async def scenario() -> env.Welcome:
+        while not world.attempts():
+            await world.turn()
+        await world.runner.submit("alice", heads(world, 6, 3))
+        with pytest.raises(PeerError, match=rule):
+            await world.runner.submit("bob" if "sender" in changes else "alice", heads(world, **changes))
         return await world.runner.handshake("alice", hello())
 
-    (advertisement,) = asyncio.run(scenario()).last_advertisements
-    assert (advertisement.sender, advertisement.position.order) == ("alice", (1, 1))
+    welcome = asyncio.run(scenario())
+    assert welcome.last_heads == (heads(world, 6, 3),)
+    assert welcome.ledger_head == heads(world, 6, 3).ledger
 
 
 def test_a_revoked_member_is_refused_everywhere(world: World) -> None:

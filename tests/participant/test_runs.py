@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from participant.runs.open_runs import NotApproved, Runs
 from privacy.errors import LocalError, OnlysumError, PeerError, RefusedError
+from privacy.heads import HeadsShown, JournalHead, Moment
 from privacy.plan import PROTOCOL_VERSION
-from privacy.secagg.messages import Advertisement, AttemptOffer, Position
+from privacy.secagg.messages import Position
 from protos.envelope import LedgerHead, Role, Welcome
 from tests.worlds.owner import owned_plan, policy_text
 from tests.worlds.plans import sign_plan, signing_key
@@ -85,13 +87,11 @@ def test_a_base_model_that_is_not_registered_any_more_is_named(rehearsal: Rehear
 # --- what was signed before ---
 
 
-def signed_elsewhere(rehearsal: Rehearsal, plan_hash: bytes) -> Advertisement:
-    """An advertisement of this member for a plan."""
-    offer = AttemptOffer(Position(plan_hash, 1, 1), b"\1" * 32, b"\2" * 32)
-    unsigned = Advertisement(offer, ME, b"\3" * 32, b"\4" * 32, b"\5" * 16)
-    return Advertisement(
-        offer, ME, b"\3" * 32, b"\4" * 32, b"\5" * 16, signing_key(ME).sign(unsigned.signed_bytes(PROTOCOL_VERSION))
-    )
+def signed_elsewhere(rehearsal: Rehearsal, plan_hash: bytes) -> HeadsShown:
+    """Heads that this member has shown of a plan's run, of a journal that is not here."""
+    ledger = rehearsal.me.ledger().head()
+    unsigned = HeadsShown(Position(plan_hash, 1, 1), ME, Moment.UPLOAD, JournalHead(3, b"\1" * 32), ledger)
+    return replace(unsigned, signature=signing_key(ME).sign(unsigned.signed_bytes(PROTOCOL_VERSION)))
 
 
 def test_a_plan_that_is_approved_again_after_it_was_lost_with_what_was_signed_for_it_stays_out(
@@ -152,7 +152,7 @@ def test_a_run_that_cannot_be_opened_switches_the_comparison_of_no_other_run_off
         runs.part(rehearsal.plan.run_id).handle(rehearsal.task())
 
 
-def test_a_run_that_could_not_be_compared_stays_out_when_it_can_be_read_again(rehearsal: Rehearsal) -> None:
+def test_a_run_is_compared_also_where_its_model_is_missing(rehearsal: Rehearsal) -> None:
     runs = runs_of(rehearsal)
     (model,) = rehearsal.me.home.models.iterdir()
     kept = model.read_bytes()

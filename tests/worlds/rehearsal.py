@@ -30,6 +30,7 @@ from protos.envelope import (
     Abstained,
     AttemptOpened,
     Evaluation,
+    HeadsShown,
     KeysAdvertised,
     PlanApproved,
     PlanProposed,
@@ -158,7 +159,7 @@ class Rehearsal:
                     self.machine.receive(MaskedUpload(submission, self.me.link.uploads[-1][1]))
                 case Abstained():
                     self.machine.abstain(self.name)
-                case PlanApproved() | PlanRefused() | Evaluation():
+                case PlanApproved() | PlanRefused() | Evaluation() | HeadsShown():
                     raise AssertionError(f"no answer to a task of a round: {submission}")
                 case message if message.position == self.machine.offer.position:
                     self.machine.receive(message)
