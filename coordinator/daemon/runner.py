@@ -325,6 +325,10 @@ class Runner:
         """Yield the rest of some content that this member may read, in chunks of at most 1 MiB."""
         self._active(member)
         path = next((path for run in self._of(member) if (path := run.content(sha256)) is not None), None)
+        if path is None and (plan := self._plan(member, sha256)):
+            for start in range(offset, len(plan), READ_BYTES):
+                yield plan[start : start + READ_BYTES]
+            return
         if path is None or not path.exists():
             raise PeerError.by_participant(
                 member, "E-WIRE-UNEXPECTED", Phase.DOWNLOAD, "there is no such content for this member"
@@ -333,6 +337,11 @@ class Runner:
             file.seek(offset)
             while data := file.read(READ_BYTES):
                 yield data
+
+    def _plan(self, member: str, plan_hash: bytes) -> bytes | None:
+        """Return the plan of a run that a member took part in: whoever lost it asks for it by its hash."""
+        with self._desk.store.read() as connection:
+            return run_rows.plan_with_hash(connection, plan_hash, member=member)
 
 
 def _check_version(who: str, spoken: int) -> None:

@@ -7,7 +7,6 @@ Leaves to others: the part itself (``participation``), decisions (``decisions``)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -22,10 +21,9 @@ from participant.protocol.memory import RunRefused
 from participant.runs.context import DaemonContext, TrainingJob
 from participant.runs.journal import Journal
 from participant.runs.participation import Participation
+from participant.runs.rollback import lost_head, own_heads
 from participant.runs.training_record import read_record
 from privacy.errors import LocalError, OnlysumError, RefusedError
-from privacy.plan import PROTOCOL_VERSION
-from privacy.secagg import keys
 from protos.envelope import HeadsShown, LedgerHead, Role, RunEnded, Welcome
 
 _log = structlog.get_logger("onlysum.participant")
@@ -42,7 +40,7 @@ class Runs:
         self._work = work
         self._role = role
         self._parts: dict[str, Participation] = {}
-        self._rolled_back: OnlysumError | None = None
+        self.rolled_back: RefusedError | None = None  # why this participant takes part in no run
         self._lost_plans: set[bytes] = set()
         self._hashes: dict[str, bytes] = {}  # of plans, by run
 
@@ -99,8 +97,8 @@ class Runs:
         Raises:
             OnlysumError: the owner has not approved it, something it needs is missing, or state was rolled back.
         """
-        if self._rolled_back is not None:
-            raise self._rolled_back
+        if self.rolled_back is not None:
+            raise self.rolled_back
         part = self._parts.get(run_id) or Participation(self._work, self.job(run_id))
         if part.plan_hash in self._lost_plans:
             self._parts.pop(run_id, None)
@@ -197,18 +195,9 @@ class Runs:
             _log.error("no report", run=run_id, code=error.code, detail=error.detail)
 
     def compare(self, welcome: Welcome) -> None:
-        """Compare what the coordinator last saw of this member with ledger and journals here; older ones abstain.
-
-        Only what this member signed counts: a coordinator that makes things up ends nothing.
-        """
-        owner, shown = self._work.owner, list[HeadsShown]()
-        for heads in welcome.last_heads:
-            signed = keys.verify(owner.identity.public, heads.signature, heads.signed_bytes(PROTOCOL_VERSION))
-            if signed and heads.sender == owner.name:
-                shown.append(heads)
-            else:
-                _log.warning("heads that the coordinator returned are not this member's", code="E-ROUND-SIGNATURE")
-        self._compare_ledger(welcome.ledger_head, shown)
+        """Compare what this member has shown of ledger and journals with those here; older ones abstain."""
+        shown = own_heads(self._work.owner, welcome)
+        self._compare_ledger(lost_head(self._work.ledger, welcome, shown))
         for heads in shown:
             try:
                 self._compare(heads)
@@ -218,20 +207,14 @@ class Runs:
                 plan = heads.position.plan_hash.hex()
                 _log.error("a run cannot be compared", plan=plan, code="E-LEDGER-ROLLBACK", detail=detail)
 
-    def _compare_ledger(self, head: LedgerHead, shown: Sequence[HeadsShown]) -> None:
-        """Abstain from every run if this ledger lacks a record that was shown, until a handshake finds none lacking."""
-        ledger, seen = self._work.ledger, [heads.ledger for heads in shown]
-        if head.sequence and ledger.has_signed(head):
-            seen.append(head)
-        elif head.sequence:
-            _log.warning("the head that the coordinator returned is not this ledger's", code="E-ROUND-SIGNATURE")
-        self._rolled_back = None
-        try:
-            for each in seen:
-                ledger.require_at_least(each)
-        except OnlysumError as error:
-            self._rolled_back = error
-            _log.error("abstaining from every run", code=error.code, detail=error.detail)
+    def _compare_ledger(self, lost: LedgerHead | None) -> None:
+        """Abstain from every run while the ledger lacks a record that was shown."""
+        self.rolled_back = None
+        if lost is not None:
+            detail = f"record {lost.sequence} of the ledger was shown and is missing here"
+            self.rolled_back = RefusedError("E-LEDGER-ROLLBACK", detail)
+            next_step = self.rolled_back.explanation.next_step
+            _log.error("abstaining from every run", code="E-LEDGER-ROLLBACK", detail=detail, next=next_step)
 
     def _compare(self, shown: HeadsShown) -> None:
         """Refuse a run for good if its journal lacks what was shown of it, also if its plan comes only later."""

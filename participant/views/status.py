@@ -59,6 +59,7 @@ class ParticipantStatus:
     detail: str
     plans: tuple[OpenPlan, ...]  # pending ones first
     ledger_sequence: int
+    abstains: str = ""  # why it takes part in no run
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -80,6 +81,7 @@ class ParticipantStatus:
             "connected": self.connected,
             "paused": self.paused,
             "code": self.code,
+            "abstains": self.abstains,
             "waiting": list(self.pending),
             "runs": list(self.decided),
             "plans": {
@@ -100,6 +102,10 @@ class ParticipantStatus:
         if self.running:
             state += f"{', connected' if self.connected else ', NOT connected'}, since {moment(self.since)} UTC"
         lines = [f"{self.name} in {self.federation}: {state}{', paused' if self.paused else ''}"]
+        if self.running and self.abstains:
+            lines.append("  takes part in NO run: records of its ledger or journals are missing")
+            lines.append(f"  {self.abstains}")
+            lines.append("  next: stop the daemon, then onlysum participant ledger reanchor")
         if self.running and self.code:
             lines.append(f"  {self.code}: {self.detail}")
         return lines + [line for open_plan in self.plans for line in open_plan.to_lines()]
@@ -125,6 +131,7 @@ def participant_status(opened: OpenHome) -> ParticipantStatus:
         detail=daemon.detail if daemon else "",
         plans=tuple(sorted(open_plans, key=lambda open_plan: not open_plan.pending)),
         ledger_sequence=opened.ledger.head().sequence,
+        abstains=daemon.abstains if daemon else "",
     )
 
 

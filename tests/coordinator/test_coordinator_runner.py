@@ -201,6 +201,25 @@ def test_the_handshake_returns_what_a_member_showed_last_in_each_run_also_after_
     assert len(world.rounds()) == 2, "what a member shows is no message of a round"
 
 
+def test_a_member_that_lost_a_plan_is_given_it_by_its_hash_also_long_after_the_run_and_nobody_else_is(
+    world: World,
+) -> None:
+    async def plan_of(runner: Runner, member: str, plan_hash: bytes, offset: int = 0) -> bytes:
+        return b"".join([data async for data in runner.read_content(member, plan_hash, offset)])
+
+    async def scenario() -> None:
+        await world.settle()
+        world.clock.seconds += 365 * 86_400
+        forgetful, plan = world.daemon(), world.plan
+        assert await plan_of(forgetful, "alice", plan.hash) == plan.to_bytes()
+        assert await plan_of(forgetful, "alice", plan.hash, 100) == plan.to_bytes()[100:]
+        for member, plan_hash in (("alice", b"p" * 32), (EVALUATOR, plan.hash)):
+            with pytest.raises(PeerError, match="no such content"):
+                await plan_of(forgetful, member, plan_hash)
+
+    asyncio.run(scenario())
+
+
 OLDER: dict[str, tuple[dict[str, Any], str]] = {
     "an older ledger": ({"sequence": 5, "length": 4}, "its ledger ends at record 5, it showed 6"),
     "an older journal": ({"sequence": 7, "length": 2}, "its journal ends at record 2, it showed 3"),
