@@ -66,10 +66,11 @@ class HeadsShown:
     moment: Moment
     journal: JournalHead
     ledger: LedgerHead
+    about: bytes = b""  # hash of the keys, or of the masked update, that these heads go with; else empty
     signature: bytes = b""
 
     def signed_bytes(self, version: int) -> bytes:
         """The string that the sender's identity key signs."""
         where = framed(LABEL_HEADS, number(version), *self.position.fields, self.sender.encode())
         what = number(self.moment.value), number(self.journal.length), self.journal.hash
-        return where + framed(*what, number(self.ledger.sequence), self.ledger.hash)
+        return where + framed(*what, number(self.ledger.sequence), self.ledger.hash, self.about)

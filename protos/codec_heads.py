@@ -37,6 +37,7 @@ def write_heads(value: HeadsShown) -> pb.HeadsShown:
         journal=pb.JournalHead(length=value.journal.length, hash=value.journal.hash),
         ledger=write_ledger_head(value.ledger),
         signature=value.signature,
+        about=value.about,
     )
 
 
@@ -52,6 +53,7 @@ def read_heads(message: pb.HeadsShown) -> HeadsShown:
         moment=Moment(message.moment),
         journal=part(message, "journal", _read_journal_head),
         ledger=ledger,
+        about=exact(message.about, (0, HASH_BYTES), "about"),
         signature=exact(message.signature, SIGNATURE_BYTES, "signature"),
     )
 

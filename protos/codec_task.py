@@ -6,7 +6,7 @@ Leaves to others: the messages inside them (``codec_round``), bytes and blame (`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, assert_never
 
 from privacy.secagg import messages
@@ -40,6 +40,14 @@ RUN_STATES: Final = frozenset({"completed", "aborted", "refused"})
 # --- tasks ---
 
 
+def _write_heads(values: Sequence[env.HeadsShown]) -> list[pb.HeadsShown]:
+    return [heads.write_heads(shown) for shown in values]
+
+
+def _read_heads(messages: Sequence[pb.HeadsShown]) -> tuple[env.HeadsShown, ...]:
+    return each(messages, "heads", heads.read_heads)
+
+
 def write_task(value: env.NumberedTask) -> pb.NumberedTask:
     """Return the message of a task with its id."""
     message = _write_task(value.task)
@@ -55,12 +63,20 @@ def _write_task(task: env.Task) -> pb.NumberedTask:
             return pb.NumberedTask(attempt_opened=_write_opened(task))
         case env.KeysAdvertised():
             known = [rounds.write_advertisement(advertisement) for advertisement in task.advertisements]
-            return pb.NumberedTask(keys_advertised=pb.KeysAdvertised(run_id=task.run_id, advertisements=known))
+            return pb.NumberedTask(
+                keys_advertised=pb.KeysAdvertised(
+                    run_id=task.run_id, advertisements=known, heads=_write_heads(task.heads)
+                )
+            )
         case env.SharesDealt():
             return pb.NumberedTask(shares_dealt=_write_shares(task))
         case env.SurvivorsProposed():
             proposal = rounds.write_proposal(task.proposal)
-            return pb.NumberedTask(survivors_proposed=pb.SurvivorsProposed(run_id=task.run_id, proposal=proposal))
+            return pb.NumberedTask(
+                survivors_proposed=pb.SurvivorsProposed(
+                    run_id=task.run_id, proposal=proposal, heads=_write_heads(task.heads)
+                )
+            )
         case env.UnmaskRequested():
             request = rounds.write_unmask_request(task.request)
             return pb.NumberedTask(unmask_requested=pb.UnmaskRequested(run_id=task.run_id, request=request))
@@ -167,7 +183,7 @@ def _read_opened(message: pb.AttemptOpened) -> env.AttemptOpened:
 def _read_keys(message: pb.KeysAdvertised) -> env.KeysAdvertised:
     known = each(message.advertisements, "advertisements", rounds.read_advertisement)
     some(known, "advertisements")
-    return env.KeysAdvertised(run_id=run_id(message.run_id), advertisements=known)
+    return env.KeysAdvertised(run_id(message.run_id), known, _read_heads(message.heads))
 
 
 def _write_shares(task: env.SharesDealt) -> pb.SharesDealt:
@@ -191,7 +207,7 @@ def _read_shares(message: pb.SharesDealt) -> env.SharesDealt:
 
 def _read_survivors(message: pb.SurvivorsProposed) -> env.SurvivorsProposed:
     proposal = part(message, "proposal", rounds.read_proposal)
-    return env.SurvivorsProposed(run_id=run_id(message.run_id), proposal=proposal)
+    return env.SurvivorsProposed(run_id(message.run_id), proposal, _read_heads(message.heads))
 
 
 def _read_unmask(message: pb.UnmaskRequested) -> env.UnmaskRequested:

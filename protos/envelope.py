@@ -147,10 +147,11 @@ class AttemptOpened:
 
 @dataclass(frozen=True, slots=True)
 class KeysAdvertised:
-    """U1."""
+    """U1, and how far the ledgers of its members have come."""
 
     run_id: str
     advertisements: tuple[Advertisement, ...]
+    heads: tuple[HeadsShown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +166,11 @@ class SharesDealt:
 
 @dataclass(frozen=True, slots=True)
 class SurvivorsProposed:
-    """S, to be signed."""
+    """S, to be signed, and how far the ledgers of its members have come."""
 
     run_id: str
     proposal: SurvivorProposal
+    heads: tuple[HeadsShown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

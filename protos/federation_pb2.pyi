@@ -425,10 +425,13 @@ class HeadsShown(_message.Message):
     JOURNAL_FIELD_NUMBER: _builtins.int
     LEDGER_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
+    ABOUT_FIELD_NUMBER: _builtins.int
     sender: _builtins.str
     moment: Global___Moment.ValueType
     """what the sender is about to do"""
     signature: _builtins.bytes
+    about: _builtins.bytes
+    """hash of the advertisement's body, or of the masked update; empty at other moments"""
     @_builtins.property
     def position(self) -> _round_pb2.Position: ...
     @_builtins.property
@@ -444,10 +447,11 @@ class HeadsShown(_message.Message):
         journal: Global___JournalHead | None = ...,
         ledger: Global___LedgerHead | None = ...,
         signature: _builtins.bytes = ...,
+        about: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["journal", b"journal", "ledger", b"ledger", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["journal", b"journal", "ledger", b"ledger", "moment", b"moment", "position", b"position", "sender", b"sender", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "journal", b"journal", "ledger", b"ledger", "moment", b"moment", "position", b"position", "sender", b"sender", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -669,18 +673,24 @@ class KeysAdvertised(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     ADVERTISEMENTS_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     @_builtins.property
     def advertisements(self) -> _containers.RepeatedCompositeFieldContainer[_round_pb2.Advertisement]: ...
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadsShown]:
+        """of the same members"""
+
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         advertisements: _abc.Iterable[_round_pb2.Advertisement] | None = ...,
+        heads: _abc.Iterable[Global___HeadsShown] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advertisements", b"advertisements", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advertisements", b"advertisements", "heads", b"heads", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -725,18 +735,24 @@ class SurvivorsProposed(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     PROPOSAL_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     @_builtins.property
     def proposal(self) -> _round_pb2.SurvivorProposal: ...
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadsShown]:
+        """of its members"""
+
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         proposal: _round_pb2.SurvivorProposal | None = ...,
+        heads: _abc.Iterable[Global___HeadsShown] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["proposal", b"proposal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["proposal", b"proposal", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "proposal", b"proposal", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

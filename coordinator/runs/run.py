@@ -241,6 +241,7 @@ class Run:
             code=self.record.code,
             certificates=self._certificates,
             machine=self.attempt.machine if self.attempt else None,
+            heads=self.attempt.heads if self.attempt else {},
             adapter=self._adapter(),
             aborted=(Position(self.plan.hash, failed.round, failed.attempt), failed.code) if failed else None,
         )

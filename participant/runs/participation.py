@@ -9,7 +9,8 @@ Source: docs/protocol.md sections 5 and 6.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from host import durable
 from participant.home import certificate_file, erase_updates
+from participant.owner.peer_heads import PeerHeads
 from participant.protocol.member import Participant
 from participant.protocol.memory import RoundClosed, RunRefused, masked_name, shares_from_bytes, shares_name
 from participant.protocol.round import hear
@@ -87,6 +89,7 @@ class Participation:
         self._opened_at: float | None = None
         self._consent = Consent(work, job)
         self._training = RoundTraining(work, job)
+        self._peer_heads = PeerHeads(work.home.peer_heads)
         self._update = RoundUpdate(self._journal, self._consent, ring_bits=self._plan.encoding.ring_bits)
         self._log = _log.bind(run=self._run_id)
 
@@ -142,7 +145,7 @@ class Participation:
             case SharesDealt():
                 self._on_shares(task)
             case SurvivorsProposed():
-                self._follow(self._hear(task.proposal, of=position_of(task)))
+                self._on_survivors(task)
             case UnmaskRequested():
                 self._follow(self._hear(task.request, of=position_of(task)))
             case RoundCompleted():
@@ -180,7 +183,21 @@ class Participation:
         if isinstance(self._state, Shared) and self._state.position == position:
             self._send(self._state.bundle)
         else:
-            self._follow(self._hear(AdvertisementSet(task.advertisements), of=position))
+            step = self._hear(AdvertisementSet(task.advertisements), of=position)
+            about = {keys.sender: hashlib.sha256(keys.body).digest() for keys in task.advertisements}
+            self._admit(task.heads, position, Moment.ADVERTISE, about)
+            self._follow(step)
+
+    def _on_survivors(self, task: SurvivorsProposed) -> None:
+        position, receipts = position_of(task), task.proposal.receipts
+        step = self._hear(task.proposal, of=position)
+        about = {receipt.sender: receipt.masked_hash for receipt in receipts}
+        self._admit(task.heads, position, Moment.UPLOAD, about)
+        self._follow(step)
+
+    def _admit(self, heads: Sequence[HeadsShown], at: Position, moment: Moment, about: Mapping[str, bytes]) -> None:
+        """Go on with members alone whose ledgers are as new as was ever seen here, and keep how new they are."""
+        self._peer_heads.admit(self._plan, heads, at=at, moment=moment, about=about)
 
     def _on_shares(self, task: SharesDealt) -> None:
         if isinstance(self._state, Masked) and self._state.position == task.position:
@@ -277,17 +294,18 @@ class Participation:
             case None:
                 return
             case MaskedUpload():
-                self._show(Moment.UPLOAD, message.position)
+                self._show(Moment.UPLOAD, message.position, message.receipt.masked_hash)
                 self._upload(message)
             case _:
                 if (moment := RECORDED.get(type(message))) is not None:
-                    self._show(moment, message.position)
+                    about = hashlib.sha256(message.body).digest() if isinstance(message, Advertisement) else b""
+                    self._show(moment, message.position, about)
                 self._work.sender.submit(message, of=(self._run_id, message.position))
 
-    def _show(self, moment: Moment, at: Position) -> None:
+    def _show(self, moment: Moment, at: Position, about: bytes = b"") -> None:
         """Let the coordinator keep how far journal and ledger have come: only then may what they record leave."""
         me = self._participant
-        unsigned = HeadsShown(at, me.me, moment, self._journal.head, self._work.ledger.head())
+        unsigned = HeadsShown(at, me.me, moment, self._journal.head, self._work.ledger.head(), about)
         signed = unsigned.signed_bytes(me.parameters.protocol_version)
         shown = replace(unsigned, signature=me.identity.sign(signed))
         self._work.sender.submit(shown, of=(self._run_id, at))

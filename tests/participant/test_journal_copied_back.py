@@ -27,7 +27,7 @@ from protos.envelope import (
 from tests.worlds.expect import expect
 from tests.worlds.owner import give
 from tests.worlds.plans import signing_key
-from tests.worlds.rehearsal import ME, Rehearsal
+from tests.worlds.rehearsal import ME, Rehearsal, heads_with
 
 
 @dataclass
@@ -157,8 +157,8 @@ def test_malicious_coordinator_gets_nothing_from_a_refused_run_though_its_upload
         before = story.memory
         assert not story.part.round_in_progress
         for task in (
-            SurvivorsProposed(run_id, first),
-            SurvivorsProposed(run_id, second),
+            SurvivorsProposed(run_id, first, heads_with(first.receipts)),
+            SurvivorsProposed(run_id, second, heads_with(second.receipts)),
             UnmaskRequested(run_id, request),
         ):
             with pytest.raises(OnlysumError):

@@ -156,6 +156,22 @@ certificates = st.builds(
     signatures=st.lists(survivor_signatures, max_size=3).map(tuple),
 )
 
+heads = st.builds(
+    env.LedgerHead,
+    sequence=from_zero,
+    hash=st.one_of(hashes, st.just(b"")),
+    signature=st.one_of(signatures, st.just(b"")),
+)
+heads_shown = st.builds(
+    env.HeadsShown,
+    position=positions,
+    sender=names,
+    moment=st.sampled_from(list(Moment)),
+    journal=st.builds(JournalHead, length=from_zero, hash=hashes),
+    ledger=st.builds(env.LedgerHead, sequence=from_zero, hash=hashes, signature=signatures),
+    about=st.one_of(hashes, st.just(b"")),
+    signature=signatures,
+)
 content_refs = st.builds(env.ContentRef, sha256=hashes, length=lengths)
 tasks = st.one_of(
     st.builds(
@@ -173,7 +189,10 @@ tasks = st.one_of(
         history=st.lists(certificates, max_size=2).map(tuple),
     ),
     st.builds(
-        env.KeysAdvertised, run_id=run_ids, advertisements=st.lists(advertisements, min_size=1, max_size=3).map(tuple)
+        env.KeysAdvertised,
+        run_id=run_ids,
+        advertisements=st.lists(advertisements, min_size=1, max_size=3).map(tuple),
+        heads=st.lists(heads_shown, max_size=2).map(tuple),
     ),
     st.builds(
         env.SharesDealt,
@@ -182,7 +201,12 @@ tasks = st.one_of(
         shares=st.lists(dealt_shares, max_size=3).map(tuple),
         u2=name_sets.map(tuple),
     ),
-    st.builds(env.SurvivorsProposed, run_id=run_ids, proposal=proposals),
+    st.builds(
+        env.SurvivorsProposed,
+        run_id=run_ids,
+        proposal=proposals,
+        heads=st.lists(heads_shown, max_size=2).map(tuple),
+    ),
     st.builds(env.UnmaskRequested, run_id=run_ids, request=unmask_requests),
     st.builds(env.RoundCompleted, run_id=run_ids, certificate=certificates),
     st.builds(env.AttemptAborted, run_id=run_ids, position=positions, code=codes),
@@ -204,21 +228,6 @@ evaluations = from_one.flatmap(
         data_sha256=hashes,
         signature=signatures,
     )
-)
-heads = st.builds(
-    env.LedgerHead,
-    sequence=from_zero,
-    hash=st.one_of(hashes, st.just(b"")),
-    signature=st.one_of(signatures, st.just(b"")),
-)
-heads_shown = st.builds(
-    env.HeadsShown,
-    position=positions,
-    sender=names,
-    moment=st.sampled_from(list(Moment)),
-    journal=st.builds(JournalHead, length=from_zero, hash=hashes),
-    ledger=st.builds(env.LedgerHead, sequence=from_zero, hash=hashes, signature=signatures),
-    signature=signatures,
 )
 submissions = st.one_of(
     heads_shown,
