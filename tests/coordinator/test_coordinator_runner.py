@@ -23,7 +23,7 @@ from participant.protocol.round import Advertised
 from privacy.errors import PeerError
 from privacy.heads import JournalHead, Moment
 from privacy.plan import PROTOCOL_VERSION
-from privacy.secagg.messages import MaskedUpload, Position, Receipt
+from privacy.secagg.messages import Advertisement, MaskedUpload, Position, Receipt
 from privacy.secret import SecretBytes
 from protos import envelope as env
 from protos.invitation import enrolment_bytes, token_hash
@@ -218,6 +218,67 @@ def test_a_member_that_lost_a_plan_is_given_it_by_its_hash_also_long_after_the_r
                 await plan_of(forgetful, member, plan_hash)
 
     asyncio.run(scenario())
+
+
+def test_malicious_messages_without_their_heads_or_with_others_are_not_taken(world: World) -> None:
+    """Peers are shown both or neither: no member can spoil the set of the others."""
+    alice, refusals = world.members["alice"], list[str]()
+
+    async def without(message: Any) -> None:
+        attempt = world.runner._runs[RUN_ID].attempt
+        assert attempt is not None
+        moment = Moment.ADVERTISE if isinstance(message, Advertisement) else Moment.UPLOAD
+        if isinstance(message, Advertisement | MaskedUpload):
+            shown = attempt.heads.pop((alice.name, moment))
+            refusals.append(await refusal(alice.deliver(message)))
+            attempt.heads[alice.name, moment] = replace(shown, about=bytes(32))
+            refusals.append(await refusal(alice.deliver(message)))
+            attempt.heads[alice.name, moment] = shown
+            other = replace(shown, about=bytes(32))
+            other = replace(other, signature=signing_key("alice").sign(other.signed_bytes(PROTOCOL_VERSION)))
+            refusals.append(await refusal(world.runner.submit("alice", other)))
+        await alice.deliver(message)
+
+    async def scenario() -> None:
+        alice.send = without
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert len(world.rounds()) == 2
+    assert set(refusals) == {"E-WIRE-UNEXPECTED", "E-ROUND-CONTEXT"}
+    assert refusals[2::3] == ["E-ROUND-CONTEXT"] * 4
+
+
+async def refusal(call: Awaitable[object]) -> str:
+    """Return the code with which a call is refused."""
+    with pytest.raises(PeerError) as refused:
+        await call
+    return refused.value.code
+
+
+def test_sets_come_with_the_heads_of_their_members_also_after_a_restart(world: World) -> None:
+    told: list[tuple[list[str], list[str]]] = []
+
+    async def scenario() -> None:
+        for _ in range(60):
+            await world.turn()
+            world.runner = world.daemon()
+            await world.runner.tick()
+            attempt = world.runner._runs[RUN_ID].attempt if RUN_ID in world.runner._runs else None
+            for name in world.members if attempt else ():
+                for numbered in world.runner._runs[RUN_ID].tasks(name):
+                    match numbered.task:
+                        case env.KeysAdvertised() as keys:
+                            members = [one.sender for one in keys.advertisements]
+                        case env.SurvivorsProposed() as survivors:
+                            members = [receipt.sender for receipt in survivors.proposal.receipts]
+                        case _:
+                            continue
+                    told.append((members, [shown.sender for shown in numbered.task.heads]))
+
+    asyncio.run(scenario())
+    assert told
+    assert all(members == shown for members, shown in told)
 
 
 OLDER: dict[str, tuple[dict[str, Any], str]] = {
