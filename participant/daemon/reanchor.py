@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from host import configuration
 from host.rendering import Json
 from participant.home import erase_updates
 from participant.opened import OpenHome
@@ -25,7 +26,7 @@ from participant.runs.rollback import lost_head, own_heads
 from privacy.dp.events import round_event
 from privacy.errors import LocalError, OnlysumError, PlanError
 from privacy.heads import HeadsShown, LedgerHead, Moment
-from privacy.ledger_entries import Charge, Reanchored, Unprotected
+from privacy.ledger_entries import Charge, PolicyChange, Reanchored, Unprotected
 from privacy.plan import Plan
 from protos.envelope import Welcome
 
@@ -127,10 +128,17 @@ def find_loss(
     charged = tuple((run, run.rounds(_named(named or {}, run.plan.run_id))) for run in runs)
     records = max(1, lost.sequence - opened.ledger.head().sequence)
     rounds = sum(len(_charges(run, numbers)) for run, numbers in charged)
-    unexplained = 0 if policy_only else max(0, records - rounds)
+    unexplained = 0 if policy_only else max(0, records - rounds - _policy_rows(opened))
     everybody = tuple(sorted({*policy.population, *opened.ledger.populations()}))
     exhausted = everybody if unnamed or unexplained else _ambiguous(opened, charged)
     return Loss(lost, records, charged, unnamed, unexplained, exhausted)
+
+
+def _policy_rows(opened: OpenHome) -> int:
+    """Return how many missing records the policy as it is now explains: one, if the ledger does not have it."""
+    noted = [record.entry for record in opened.ledger.rows() if isinstance(record.entry, PolicyChange)]
+    now = hashlib.sha256(configuration.read_text(opened.home.policy).encode()).digest()
+    return 0 if noted and noted[-1].policy_sha256 == now else 1
 
 
 def _named(named: Mapping[str, int], run_id: str) -> int | None:

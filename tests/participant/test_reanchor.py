@@ -220,6 +220,16 @@ def test_records_that_no_run_explains_exhaust_the_budget_unless_a_person_says_wh
     assert set_back.loss(welcome, policy_only=True).exhausted == ()
 
 
+def test_the_policy_as_it_is_now_explains_one_missing_record_if_the_ledger_does_not_have_it(set_back: SetBack) -> None:
+    far = signed(LedgerHead(set_back.lost.sequence + set_back.plan.recipe.rounds - 2 + 1, b"f" * 32))
+    welcome = set_back.welcome(set_back.shown, head=far)
+    assert set_back.loss(welcome).unexplained == 1
+    set_back.home.policy.write_text(
+        set_back.home.policy.read_text() + "# changed, and noted in a record that is lost\n"
+    )
+    assert set_back.loss(welcome).exhausted == ()
+
+
 def test_a_run_in_another_unit_than_its_population_is_kept_in_exhausts_it(set_back: SetBack) -> None:
     ledger = set_back.open().ledger
     budget = lifetime_budget(load_policy(set_back.home).population["patients"])
