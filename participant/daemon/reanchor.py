@@ -22,10 +22,11 @@ from participant.opened import OpenHome
 from participant.owner.policy import Policy
 from participant.protocol.memory import RunRefused
 from participant.runs.journal import Journal
-from participant.runs.rollback import lost_head, own_heads
+from participant.runs.rollback import holds, lost_head, own_heads
 from privacy.dp.events import round_event
-from privacy.errors import LocalError, OnlysumError, PlanError
+from privacy.errors import LocalError, NetworkError, OnlysumError, RefusedError, VerificationError
 from privacy.heads import HeadsShown, LedgerHead, Moment
+from privacy.ledger import nothing_spent
 from privacy.ledger_entries import Charge, PolicyChange, Reanchored, Unprotected
 from privacy.plan import Plan
 from protos.envelope import Welcome
@@ -64,6 +65,7 @@ class Loss:
     lost: LedgerHead
     records: int  # that are missing at least
     runs: tuple[tuple[OpenRun, tuple[int, ...]], ...]  # with the rounds to charge
+    charges: tuple[Charge | Unprotected, ...]
     unnamed_runs: int  # runs of which this member showed heads, and whose plan nobody has
     unexplained: int  # missing records beyond all rounds to charge
     exhausted: tuple[str, ...]  # populations whose whole budget is charged
@@ -127,11 +129,12 @@ def find_loss(
     runs, unnamed = _open_runs(opened, policy, shown, fetch)
     charged = tuple((run, run.rounds(_named(named or {}, run.plan.run_id))) for run in runs)
     records = max(1, lost.sequence - opened.ledger.head().sequence)
-    rounds = sum(len(_charges(run, numbers)) for run, numbers in charged)
+    charges, uncertain = _charges(opened, charged)
+    rounds = sum(len(_entries(run, numbers, "")) for run, numbers in charged)
     unexplained = 0 if policy_only else max(0, records - rounds - _policy_rows(opened))
-    everybody = tuple(sorted({*policy.population, *opened.ledger.populations()}))
-    exhausted = everybody if unnamed or unexplained else _ambiguous(opened, charged)
-    return Loss(lost, records, charged, unnamed, unexplained, exhausted)
+    everybody = {*policy.population, *opened.ledger.populations()}
+    exhausted = tuple(sorted(everybody if unnamed or unexplained else uncertain))
+    return Loss(lost, records, charged, charges, unnamed, unexplained, exhausted)
 
 
 def _policy_rows(opened: OpenHome) -> int:
@@ -152,12 +155,13 @@ def _open_runs(
     """Return the runs that may have gone on since, and of how many more nobody has the plan."""
     kept, runs, unnamed = _plans_here(opened), list[OpenRun](), 0
     last = {heads.position.plan_hash: _last_charged(heads) for heads in shown}
+    whole = {heads.position.plan_hash for heads in shown if holds(opened.ledger, heads.ledger)}
     approved = [plan_hash for plan_hash, plan in kept.items() if _is_approved(opened, plan.run_id)]
     for plan_hash in dict.fromkeys([*last, *approved]):
         plan = kept.get(plan_hash) or _fetched(plan_hash, fetch)
         if plan is None:
             unnamed += 1
-        elif not _has_ended(opened, plan.run_id):
+        elif not _has_ended(opened, plan.run_id) or (plan_hash in last and plan_hash not in whole):
             runs.append(_open_run(opened, policy, plan, plan_hash, last.get(plan_hash, 0)))
     return runs, unnamed
 
@@ -195,7 +199,9 @@ def _fetched(plan_hash: bytes, fetch: FetchPlan) -> Plan | None:
     try:
         data = fetch(plan_hash)
         return Plan.from_bytes(data) if hashlib.sha256(data).digest() == plan_hash else None
-    except (OnlysumError, PlanError):
+    except NetworkError:
+        raise  # no answer is not the answer that nobody has it
+    except OnlysumError:
         return None
 
 
@@ -218,19 +224,6 @@ def _candidates(opened: OpenHome, policy: Policy, plan: Plan) -> tuple[str, ...]
     return (section.population,) if section is not None else tuple(sorted(policy.population))
 
 
-def _ambiguous(opened: OpenHome, charged: Sequence[tuple[OpenRun, tuple[int, ...]]]) -> tuple[str, ...]:
-    """Return the populations of runs that cannot be charged to one of them: of several, or in another unit."""
-    names = {name for run, rounds in charged if rounds and not _fits(opened, run) for name in run.populations}
-    return tuple(sorted(names))
-
-
-def _fits(opened: OpenHome, run: OpenRun) -> bool:
-    if len(run.populations) != 1:
-        return False
-    spent, privacy = opened.ledger.spent(run.populations[0]), run.plan.privacy
-    return not privacy.noised or spent.unit in {"", privacy.unit}
-
-
 def reanchor(opened: OpenHome, loss: Loss, *, who: str, at: int) -> None:
     """Close the runs, then write the re-anchoring and its charges.
 
@@ -243,20 +236,42 @@ def reanchor(opened: OpenHome, loss: Loss, *, who: str, at: int) -> None:
     Raises:
         LocalError: ``E-DISK-FULL``; nothing or only closed runs are written, and it can be done again.
     """
-    charges = [charge for run, rounds in loss.runs if _fits(opened, run) for charge in _charges(run, rounds)]
     for run, _ in loss.runs:
         directory = opened.home.runs / run.plan.run_id
-        journal = Journal.open(directory, run.plan_hash)
-        if not journal.memory.refused:
-            journal.append(RunRefused("E-LEDGER-ROLLBACK"))
+        with suppress(VerificationError):  # damaged: nobody takes part by it
+            journal = Journal.open(directory, run.plan_hash)
+            if not journal.memory.refused:
+                journal.append(RunRefused("E-LEDGER-ROLLBACK"))
         erase_updates(directory)
     lost = Reanchored(lost_sequence=loss.lost.sequence, lost_hash=loss.lost.hash, who=who, exhausted=loss.exhausted)
-    opened.ledger.reanchor(lost, charges, at=at)
+    opened.ledger.reanchor(lost, loss.charges, at=at)
 
 
-def _charges(run: OpenRun, rounds: Sequence[int]) -> list[Charge | Unprotected]:
-    plan, population = run.plan, next(iter(run.populations), "")
-    event = round_event(plan)
+def _charges(
+    opened: OpenHome, charged: Sequence[tuple[OpenRun, tuple[int, ...]]]
+) -> tuple[tuple[Charge | Unprotected, ...], set[str]]:
+    """Return what is charged, and the populations of runs that cannot be: of several, or kept in another unit."""
+    charges, uncertain = list[Charge | Unprotected](), set[str]()
+    spent = {name: opened.ledger.spent(name) for name in opened.ledger.populations()}
+    for run, rounds in charged:
+        if rounds and len(run.populations) != 1:
+            uncertain.update(run.populations)
+            continue
+        name = next(iter(run.populations), "")
+        try:
+            after = spent.get(name) or nothing_spent(name)
+            for charge in (entries := _entries(run, rounds, name)):
+                after = after.with_charge(charge) if isinstance(charge, Charge) else after
+        except RefusedError:
+            uncertain.add(name)
+            continue
+        spent[name] = after
+        charges += entries
+    return tuple(charges), uncertain
+
+
+def _entries(run: OpenRun, rounds: Sequence[int], population: str) -> list[Charge | Unprotected]:
+    plan, event = run.plan, round_event(run.plan)
     if event is None:
         return [Unprotected(run_id=plan.run_id, plan_hash=run.plan_hash, population=population)] if rounds else []
     return [

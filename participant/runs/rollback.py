@@ -48,11 +48,12 @@ def lost_head(ledger: Ledger, welcome: Welcome, shown: Iterable[HeadsShown]) -> 
         heads.append(highest)
     elif highest.sequence:
         _log.warning("the head that the coordinator returned is not this ledger's", code="E-ROUND-SIGNATURE")
-    missing = [head for head in heads if not _holds(ledger, head)]
+    missing = [head for head in heads if not holds(ledger, head)]
     return max(missing, key=lambda head: head.sequence, default=None)
 
 
-def _holds(ledger: Ledger, head: LedgerHead) -> bool:
+def holds(ledger: Ledger, head: LedgerHead) -> bool:
+    """Return whether a ledger has the record of a head, or accounts for its loss."""
     with suppress(RefusedError):
         ledger.require_at_least(head)
         return True

@@ -16,13 +16,14 @@ from participant.home import Home
 from participant.opened import OpenHome, open_home
 from participant.owner.cost import cost_of, lifetime_budget
 from participant.owner.ledger import Ledger
+from participant.owner.plan_store import Ended
 from participant.owner.policy import load_policy
 from participant.runs.journal import Journal
 from participant.runs.rollback import lost_head, own_heads
 from participant.views.ledger import ledger_view
 from participant.views.status import participant_status
 from privacy.dp.events import round_event
-from privacy.errors import LocalError, OnlysumError, PeerError, Phase, RefusedError, VerificationError
+from privacy.errors import LocalError, NetworkError, OnlysumError, PeerError, Phase, RefusedError, VerificationError
 from privacy.heads import HeadsShown, JournalHead, LedgerHead, Moment
 from privacy.ledger import verify_chain, verify_export
 from privacy.ledger_entries import Charge, PolicyChange, Reanchored
@@ -224,9 +225,7 @@ def test_the_policy_as_it_is_now_explains_one_missing_record_if_the_ledger_does_
     far = signed(LedgerHead(set_back.lost.sequence + set_back.plan.recipe.rounds - 2 + 1, b"f" * 32))
     welcome = set_back.welcome(set_back.shown, head=far)
     assert set_back.loss(welcome).unexplained == 1
-    set_back.home.policy.write_text(
-        set_back.home.policy.read_text() + "# changed, and noted in a record that is lost\n"
-    )
+    set_back.home.policy.write_text(set_back.home.policy.read_text() + "# noted in a record that is lost\n")
     assert set_back.loss(welcome).exhausted == ()
 
 
@@ -294,6 +293,30 @@ def test_a_loss_that_cannot_be_written_whole_leaves_the_ledger_as_it_was(set_bac
     with pytest.raises(RefusedError, match="E-LEDGER-UNIT"):
         opened.ledger.reanchor(lost, twice, at=NOW)
     assert opened.ledger.rows() == before
+
+
+def test_no_answer_is_not_taken_for_the_answer_that_nobody_has_the_plan(set_back: SetBack) -> None:
+    def silent(plan_hash: bytes) -> bytes:
+        raise NetworkError("E-NET-LOST", "the connection was closed")
+
+    without_plan(set_back.home, set_back.plan)
+    with pytest.raises(NetworkError):
+        set_back.loss(fetch=silent)
+
+
+def test_a_run_that_ended_here_is_charged_again_only_if_its_last_head_is_missing(set_back: SetBack) -> None:
+    opened = set_back.open()
+    opened.review.plans.end(set_back.plan.run_id, Ended(state="completed", code="", at=NOW))
+    assert len(set_back.loss().runs) == 1, "it ended between the copy of the ledger and that of the plans"
+    here = heads(set_back.plan.hash, 2, opened.ledger.head())
+    assert set_back.loss(set_back.welcome(here, head=set_back.lost)).runs == ()
+
+
+def test_a_journal_that_is_damaged_keeps_nobody_from_going_on(set_back: SetBack) -> None:
+    journal = set_back.home.runs / set_back.plan.run_id / "journal"
+    journal.parent.mkdir()
+    journal.write_bytes(b"neither this nor that\n")
+    assert set_back.go_on(set_back.loss()).ledger.verify()
 
 
 # --- the command ---
