@@ -20,7 +20,6 @@ from host.rendering import Json
 from participant.home import erase_updates
 from participant.opened import OpenHome
 from participant.owner.policy import Policy
-from participant.protocol.memory import RunRefused
 from participant.runs.journal import Journal
 from participant.runs.rollback import holds, lost_head, own_heads
 from privacy.dp.events import round_event
@@ -239,9 +238,7 @@ def reanchor(opened: OpenHome, loss: Loss, *, who: str, at: int) -> None:
     for run, _ in loss.runs:
         directory = opened.home.runs / run.plan.run_id
         with suppress(VerificationError):  # damaged: nobody takes part by it
-            journal = Journal.open(directory, run.plan_hash)
-            if not journal.memory.refused:
-                journal.append(RunRefused("E-LEDGER-ROLLBACK"))
+            Journal.open(directory, run.plan_hash).refuse("E-LEDGER-ROLLBACK")
         erase_updates(directory)
     lost = Reanchored(lost_sequence=loss.lost.sequence, lost_hash=loss.lost.hash, who=who, exhausted=loss.exhausted)
     opened.ledger.reanchor(lost, loss.charges, at=at)

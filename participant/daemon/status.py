@@ -29,6 +29,7 @@ class DaemonStatus:
     detail: str
     members: tuple[MemberEntry, ...]  # as the coordinator listed them last
     abstains: str = ""  # why it takes part in no run, though it is connected
+    closed: tuple[str, ...] = ()  # runs in which it takes no part, since its journals of them were set back
 
 
 class StatusFile:
@@ -44,6 +45,7 @@ class StatusFile:
             "code": "",
             "detail": "",
             "abstains": "",
+            "closed": [],
             "members": _members_before(home),
         }
         write_status_file(self._path, self._fields)
@@ -56,9 +58,9 @@ class StatusFile:
         """Calls fail."""
         self._update(connected=False, code=error.code, detail=error.detail)
 
-    def abstaining(self, error: OnlysumError | None) -> None:
-        """It takes part in no run for this reason, or does so again."""
-        self._update(abstains="" if error is None else str(error))
+    def abstaining(self, error: OnlysumError | None, closed: Sequence[str] = ()) -> None:
+        """It takes part in no run for this reason, or does so again; in these runs it does not in any case."""
+        self._update(abstains="" if error is None else str(error), closed=[*closed])
 
     def note_members(self, members: Sequence[MemberEntry]) -> None:
         """Remember who is enrolled, for `member list`."""
@@ -89,6 +91,7 @@ def read_status(home: Home) -> DaemonStatus | None:
             code=str(fields["code"]),
             detail=str(fields["detail"]),
             abstains=str(fields.get("abstains", "")),
+            closed=tuple(str(run_id) for run_id in fields.get("closed", ())),
             members=tuple(MemberEntry(name, Role(role), bytes.fromhex(key)) for name, role, key in fields["members"]),
         )
     except (KeyError, ValueError, TypeError):

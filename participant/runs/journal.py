@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from host import durable
-from participant.protocol.memory import Record, RunMemory, record_from_json, record_to_json
+from participant.protocol.memory import Record, RunMemory, RunRefused, record_from_json, record_to_json
 from privacy import canonical
 from privacy.errors import VerificationError
 from privacy.heads import JournalHead
@@ -103,6 +103,11 @@ class Journal:
     def contains(self, head: JournalHead) -> bool:
         """Return whether the record of a head, and so all before it, are in this journal."""
         return head.length < len(self._heads) and self._heads[head.length] == head.hash
+
+    def refuse(self, code: str) -> None:
+        """Refuse the run for good, also after a restart; the first reason stands."""
+        if not self.memory.refused:
+            self.append(RunRefused(code))
 
     def store(self, name: str, data: Buffer) -> Path:
         """Write a blob durably (0600) under a name and return its path."""

@@ -17,7 +17,6 @@ from participant.home import erase_updates
 from participant.owner.approval import notify
 from participant.owner.plan_store import Decision, Ended
 from participant.owner.policy import load_policy
-from participant.protocol.memory import RunRefused
 from participant.runs.context import DaemonContext, TrainingJob
 from participant.runs.journal import Journal
 from participant.runs.participation import Participation
@@ -62,6 +61,10 @@ class Runs:
             decision = plans.decision(run_id)
             return decision.verdict if decision is not None and plans.ended(run_id) is None else ""
         return ""
+
+    def closed(self) -> list[str]:
+        """Return the runs in which no part is taken because what was shown of them is missing here."""
+        return [run_id for run_id in self.going_on() if self._hashes.get(run_id) in self._lost_plans]
 
     def leave(self, run_id: str) -> None:
         """Take no further part in a run, because its owner does not want it any more."""
@@ -226,14 +229,14 @@ class Runs:
         if plans.ended(run_id) is not None:
             return
         part = self._parts.get(run_id)
-        journal = part or Journal.open(self._work.home.runs / run_id, plan_hash)
+        journal = Journal.open(self._work.home.runs / run_id, plan_hash) if part is None else part.journal
         if journal.contains(shown.journal):
             return
         self._lost_plans.add(plan_hash)
-        if part is not None:
+        if part is None:
+            journal.refuse("E-LEDGER-ROLLBACK")
+        else:
             part.refuse_for_good("E-LEDGER-ROLLBACK")
-        elif isinstance(journal, Journal) and not journal.memory.refused:
-            journal.append(RunRefused("E-LEDGER-ROLLBACK"))
         at = shown.position
         detail = f"round {at.round}, attempt {at.attempt}: record {shown.journal.length} of the journal was shown"
         _log.error("the run is refused for good", run=run_id, code="E-LEDGER-ROLLBACK", detail=detail)

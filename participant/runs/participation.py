@@ -22,7 +22,7 @@ from host import durable
 from participant.home import certificate_file, erase_updates
 from participant.owner.peer_heads import PeerHeads
 from participant.protocol.member import Participant
-from participant.protocol.memory import RoundClosed, RunRefused, masked_name, shares_from_bytes, shares_name
+from participant.protocol.memory import RoundClosed, masked_name, shares_from_bytes, shares_name
 from participant.protocol.round import hear
 from participant.protocol.states import Advertised, Idle, Masked, Ready, Shared, State
 from participant.protocol.step import Message, Step
@@ -35,7 +35,7 @@ from participant.runs.round_training import RoundTraining
 from participant.runs.round_update import RoundUpdate
 from participant.runs.tasks import RoundTask, position_of
 from privacy.errors import LocalError, PeerError
-from privacy.heads import HeadsShown, JournalHead, Moment
+from privacy.heads import HeadsShown, Moment
 from privacy.plan import Plan
 from privacy.secagg.messages import (
     Advertisement,
@@ -107,9 +107,10 @@ class Participation:
         """The last (round, attempt) that was advertised."""
         return self._journal.memory.highest
 
-    def contains(self, head: JournalHead) -> bool:
-        """Return whether the journal goes at least as far as a head of it."""
-        return self._journal.contains(head)
+    @property
+    def journal(self) -> Journal:
+        """What was promised in this run."""
+        return self._journal
 
     @property
     def round_in_progress(self) -> bool:
@@ -122,8 +123,7 @@ class Participation:
 
     def refuse_for_good(self, code: str) -> None:
         """Take no part in this run any more, also after a restart."""
-        if not self._journal.memory.refused:
-            self._journal.append(RunRefused(code))
+        self._journal.refuse(code)
         self._state = Idle(self._participant)
 
     def may_abstain(self, position: Position) -> bool:

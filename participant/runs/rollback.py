@@ -44,7 +44,7 @@ def lost_head(ledger: Ledger, welcome: Welcome, shown: Iterable[HeadsShown]) -> 
         shown: this member's own heads, as :func:`own_heads` returns them.
     """
     heads, highest = [heads.ledger for heads in shown], welcome.ledger_head
-    if highest.sequence and ledger.has_signed(highest):
+    if ledger.has_signed(highest):
         heads.append(highest)
     elif highest.sequence:
         _log.warning("the head that the coordinator returned is not this ledger's", code="E-ROUND-SIGNATURE")

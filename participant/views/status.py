@@ -29,6 +29,7 @@ class OpenPlan:
     pending: bool  # it waits for the owner's decision
     roster: str  # verified or unverified
     training: str = ""  # in how many rounds training failed
+    closed: bool = False  # its journal was set back: no part is taken
 
     @property
     def run_id(self) -> str:
@@ -40,6 +41,8 @@ class OpenPlan:
         short = self.run_id[:SHOWN_ID]
         expiry = moment(self.plan.expires_at)
         state = f"waits for you: plan show {short}" if self.pending else f"takes part in run {short} until {expiry} UTC"
+        if self.closed:
+            state = f"takes NO part in run {short}: its journal here is older than what was shown (E-LEDGER-ROLLBACK)"
         masks = f"suite {suite_words(self.plan)}; graph {graph_words(self.plan)}"
         failed = [f"  {self.training}: see the log, and plan dry-run {short}"] if self.training else []
         return [state, f"  roster: {self.roster}; {masks}", *failed]
@@ -90,6 +93,7 @@ class ParticipantStatus:
                     "suite": open_plan.plan.suite,
                     "graph": open_plan.plan.graph.kind,
                     "training": open_plan.training,
+                    "closed": open_plan.closed,
                 }
                 for open_plan in self.plans
             },
@@ -116,7 +120,12 @@ def participant_status(opened: OpenHome) -> ParticipantStatus:
     daemon, plans = read_status(opened.home), opened.review.plans
     running = daemon is not None and daemon.running
     open_plans = [
-        _open_plan(opened, plans.get(run_id).plan, pending=plans.decision(run_id) is None)
+        _open_plan(
+            opened,
+            plans.get(run_id).plan,
+            pending=plans.decision(run_id) is None,
+            closed=daemon is not None and run_id in daemon.closed,
+        )
         for run_id in plans.run_ids()
         if plans.ended(run_id) is None
     ]
@@ -135,10 +144,10 @@ def participant_status(opened: OpenHome) -> ParticipantStatus:
     )
 
 
-def _open_plan(opened: OpenHome, plan: Plan, *, pending: bool) -> OpenPlan:
+def _open_plan(opened: OpenHome, plan: Plan, *, pending: bool, closed: bool) -> OpenPlan:
     try:
         verified = is_verified_roster(plan, load_policy(opened.home), opened.owner.name)
     except OnlysumError:  # a policy that does not parse pins nobody
         verified = False
     failed = read_record(opened.home.runs / plan.run_id).summary(plan.recipe.rounds)
-    return OpenPlan(plan, pending, "verified" if verified else "unverified", failed)
+    return OpenPlan(plan, pending, "verified" if verified else "unverified", failed, closed)

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from participant.owner.peer_heads import PeerHeads
-from privacy.errors import LocalError
+from privacy.errors import LocalError, PeerError
 from privacy.heads import HeadsShown, LedgerHead, Moment
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.messages import Position, SurvivorProposal, SurvivorSignature
@@ -112,6 +112,17 @@ def test_malicious_set_without_the_heads_of_its_members_is_refused(rehearsal: Re
         (abstained,) = rehearsal.me.link.take()
         assert isinstance(abstained, Abstained)
         assert abstained.code == "E-ROUND-SET"
+
+
+def test_malicious_heads_of_whoever_is_not_on_the_roster_are_refused(rehearsal: Rehearsal) -> None:
+    rehearsal.open()
+    rehearsal.phase()
+    (bob, *_) = [shown for shown in heads_with(rehearsal.advertisements()) if shown.sender == "bob"]
+    stranger = signed(replace(bob, sender="mallory"))
+    with pytest.raises(PeerError, match="each member of the set shows"):
+        PeerHeads(rehearsal.me.home.peer_heads).admit(
+            rehearsal.plan, [stranger], at=bob.position, moment=Moment.ADVERTISE, about={"mallory": bob.about}
+        )
 
 
 def proposed(rehearsal: Rehearsal) -> SurvivorProposal:

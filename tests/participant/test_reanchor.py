@@ -371,5 +371,9 @@ def test_status_does_not_say_that_all_is_well_where_every_run_is_refused(set_bac
     text = "\n".join(shown.to_lines())
     assert "takes part in NO run" in text
     assert "ledger reanchor" in text
+    status.abstaining(None, [set_back.plan.run_id])
+    assert f"takes NO part in run {set_back.plan.run_id[:8]}" in "\n".join(
+        participant_status(set_back.open()).to_lines()
+    )
     status.abstaining(None)
     assert "NO run" not in "\n".join(participant_status(set_back.open()).to_lines())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from participant.runs.open_runs import NotApproved, Runs
 from privacy.errors import LocalError, OnlysumError, PeerError, RefusedError
@@ -118,6 +119,16 @@ def test_what_was_signed_for_another_plan_keeps_nobody_out_of_this_one(rehearsal
     last = signed_elsewhere(rehearsal, b"\7" * 32)
     runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, bytes(32)), (last,), ()))
     assert runs.part(rehearsal.plan.run_id).highest == (0, 0)
+
+
+def test_runs_that_are_closed_are_named_for_their_owner(rehearsal: Rehearsal) -> None:
+    runs = runs_of(rehearsal)
+    assert runs.closed() == []
+    last = signed_elsewhere(rehearsal, rehearsal.world.plan.hash)
+    with capture_logs() as logs:
+        runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, b""), (last,), ()))
+    assert runs.closed() == [rehearsal.plan.run_id]
+    assert [log["code"] for log in logs] == ["E-LEDGER-ROLLBACK"], "a coordinator that saw no ledger is no liar"
 
 
 UNREADABLE = {
