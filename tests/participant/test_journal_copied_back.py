@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from participant.protocol.memory import Record, RunMemory
+from participant.runs.journal import Journal
 from participant.runs.participation import Participation
 from privacy.errors import OnlysumError, PeerError
 from privacy.heads import HeadsShown, Moment
@@ -58,7 +59,7 @@ class Story:
     @property
     def memory(self) -> RunMemory:
         """What the daemon's journal says."""
-        return self.part._journal.memory
+        return Journal.open(self.directory, self.rehearsal.world.plan.hash).memory
 
     def go_back(self, copy: Path) -> None:
         """Put a copy in place, and start a daemon on it."""

@@ -437,7 +437,7 @@ def test_a_journal_that_was_copied_back_refuses_the_run_for_good(rehearsal: Rehe
     give(rehearsal.daemon, rehearsal.task())
     (abstained,) = rehearsal.me.link.take()
     assert isinstance(abstained, Abstained)
-    assert abstained.code == "E-ROUND-TRANSCRIPT"
+    assert abstained.code == "E-LEDGER-ROLLBACK"
     rehearsal.restart()  # also after a restart, without a handshake that says so
     give(rehearsal.daemon, rehearsal.task())
     (abstained,) = rehearsal.me.link.take()

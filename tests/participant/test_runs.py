@@ -159,7 +159,7 @@ def test_a_run_that_cannot_be_opened_switches_the_comparison_of_no_other_run_off
     with pytest.raises(OnlysumError):
         runs.part(other.run_id)
     rehearsal.open()
-    with pytest.raises(PeerError, match="E-LEDGER-ROLLBACK"):
+    with pytest.raises(RefusedError, match="E-LEDGER-ROLLBACK"):
         runs.part(rehearsal.plan.run_id).handle(rehearsal.task())
 
 
