@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 from coordinator.database.run_rows import RunState
@@ -57,9 +57,9 @@ class RunView:
     code: str
     certificates: tuple[RoundCertificate, ...]  # of all completed rounds
     machine: CoordinatorRound | None  # the open attempt
-    heads: Mapping[tuple[str, Moment], HeadsShown]  # that members showed in the open attempt
     adapter: ContentRef  # that the current round starts from
     aborted: tuple[Position, str] | None  # the last attempt and its code, if it failed and nothing came after
+    heads: Mapping[tuple[str, Moment], HeadsShown] = field(default_factory=dict)  # shown in the open attempt
 
 
 def roster_tasks(view: RunView, member: str, *, answered_plan: bool, knows: int) -> Iterator[NumberedTask]:
