@@ -75,6 +75,11 @@ class Home:
         return self.directory / "noise-keys"
 
     @property
+    def peer_heads(self) -> Path:
+        """The newest heads of peers' ledgers that were seen here."""
+        return self.directory / "peer-heads.json"
+
+    @property
     def status_file(self) -> Path:
         """What the running daemon says about itself."""
         return self.directory / STATUS_NAME

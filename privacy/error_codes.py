@@ -319,7 +319,7 @@ REGISTRY: Final[dict[str, Explanation]] = {
         _R,
         "the ledger or journal is older than what others have seen",
         "a backup was restored or a disk rolled back",
-        "restore the newest copy; the participant abstains until then",
+        "restore the newest copy, or charge what is missing: `onlysum participant ledger reanchor`",
     ),
     "E-LEDGER-UNIT": Explanation(
         _R, "the population's budget is kept in another unit of privacy", "units cannot be added", "use the same unit"

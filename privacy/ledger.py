@@ -20,7 +20,15 @@ from privacy.canonical import Json
 from privacy.dp import rdp
 from privacy.dp.events import Composed, Event, format_epsilon_up
 from privacy.errors import RefusedError, VerificationError
-from privacy.ledger_entries import Charge, Entry, Genesis, Unprotected, entry_from_json, entry_to_json
+from privacy.ledger_entries import (
+    Charge,
+    Entry,
+    Genesis,
+    Reanchored,
+    Unprotected,
+    entry_from_json,
+    entry_to_json,
+)
 from privacy.secagg.keys import SigningKey, framed, verify
 
 LABEL_RECORD: Final = b"onlysum/1/ledger-record"
@@ -100,6 +108,7 @@ class Spent:
     relation: str
     runs: tuple[RunSpend, ...]
     order: int | None = None  # of the lifetime filter, as the first charge that names one has it
+    exhausted: bool = False  # charges were lost that nobody can name: the whole budget counts as spent
 
     def fixed(self, budget: LifetimeBudget) -> LifetimeBudget:
         """Return a budget at the order of the first charge: a filter is valid at one order alone."""
@@ -117,10 +126,11 @@ class Spent:
 
     def lifetime_epsilon(self, budget: LifetimeBudget) -> float:
         """Return the spend by the budget's own measure; 0 before the first charge."""
+        least = budget.epsilon if self.exhausted else 0.0
         if not self.events:
-            return 0.0
+            return least
         budget = self.fixed(budget)
-        return rdp.to_epsilon(rdp.composed(self.events, budget.order), budget.order, budget.delta)
+        return max(least, rdp.to_epsilon(rdp.composed(self.events, budget.order), budget.order, budget.delta))
 
     def with_charge(self, charge: Charge) -> Spent:
         """Return the spend after another charge.
@@ -197,6 +207,9 @@ def require_budget(spent: Spent, charge: Charge, *, budget: LifetimeBudget, max_
     rounds = next(run.rounds for run in after.runs if run.plan_hash == charge.plan_hash)
     if rounds > max_rounds:
         raise RefusedError("E-POLICY-BUDGET", f"run {charge.run_id} was charged for all of its {max_rounds} rounds")
+    if spent.exhausted:
+        detail = f"the whole budget of {charge.population} counts as spent since records of the ledger were lost"
+        raise RefusedError("E-POLICY-BUDGET", detail)
     if rdp.composed(after.events, budget.order) > budget.divergence:
         now, then = (format_epsilon_up(spend.lifetime_epsilon(budget), 3) for spend in (spent, after))
         detail = f"{charge.population} has spent epsilon {now} of {budget.epsilon:g}; this round makes {then}"
@@ -206,9 +219,26 @@ def require_budget(spent: Spent, charge: Charge, *, budget: LifetimeBudget, max_
 
 def append(last: Record | None, entry: Entry, *, at: int, key: SigningKey) -> Record:
     """Return the signed record that follows ``last`` (None: the first)."""
-    sequence, previous = (FIRST_SEQUENCE, NOTHING_BEFORE) if last is None else (last.sequence + 1, last.hash)
-    record = Record(sequence, previous, at, entry)
+    record = Record(*_place_after(last, entry), at, entry)
     return replace(record, signature=key.sign(signed_bytes(record.hash)))
+
+
+def _place_after(last: Record | None, entry: Entry) -> tuple[int, bytes]:
+    """Return the number of the record that an entry makes, and the hash of the one before."""
+    if last is None:
+        return FIRST_SEQUENCE, NOTHING_BEFORE
+    above = max(last.sequence, entry.lost_sequence) if isinstance(entry, Reanchored) else last.sequence
+    return above + 1, last.hash
+
+
+def follows(last: Record | None, record: Record) -> bool:
+    """Return whether a record stands where it must after another (None: at the beginning)."""
+    return (record.sequence, record.previous) == _place_after(last, record.entry)
+
+
+def accounts_for(records: Iterable[Record], sequence: int) -> bool:
+    """Return whether a record of this number that is missing here was lost, and charged again at its worst."""
+    return any(isinstance(record.entry, Reanchored) and sequence <= record.entry.lost_sequence for record in records)
 
 
 def signed_bytes(record_hash: bytes) -> bytes:
@@ -229,13 +259,13 @@ def verify_chain(records: Sequence[Record], *, identity_key: bytes, every_signat
     """
     if not records:
         raise VerificationError("E-STATE-DAMAGED", "the ledger has no records, not even its first")
-    previous, sequence = NOTHING_BEFORE, FIRST_SEQUENCE
-    for record in records:
-        if (record.sequence, record.previous) != (sequence, previous):
-            raise VerificationError("E-STATE-DAMAGED", f"ledger record {sequence} does not follow from the one before")
-        previous, sequence = record.hash, sequence + 1
+    last: Record | None = None
+    for place, record in enumerate(records, start=1):
+        if not follows(last, record):
+            raise VerificationError("E-STATE-DAMAGED", f"ledger record {place} does not follow from the one before")
+        last = record
         signed = every_signature or record is records[-1]
-        if signed and not verify(identity_key, record.signature, signed_bytes(previous)):
+        if signed and not verify(identity_key, record.signature, signed_bytes(record.hash)):
             raise VerificationError("E-STATE-DAMAGED", f"ledger record {record.sequence} is not signed by its owner")
     first = records[0].entry
     if not isinstance(first, Genesis) or first.identity_key != identity_key:
@@ -256,6 +286,9 @@ def spent_by_population(records: Iterable[Record], *, before: Mapping[str, Spent
         if isinstance(entry, Charge | Unprotected):
             earlier = spent.get(entry.population) or nothing_spent(entry.population)
             spent[entry.population] = _added(earlier, entry)
+        if isinstance(entry, Reanchored):
+            for name in entry.exhausted:
+                spent[name] = replace(spent.get(name) or nothing_spent(name), exhausted=True)
     return spent
 
 

@@ -1,4 +1,4 @@
-"""What a ledger can say: whose it is, that a policy changed, that a round was charged, that a run made no claim.
+"""What a ledger can say: its owner, changes of policy, rounds charged, runs without a claim, records that were lost.
 
 Guarantees: an entry has one JSON form and an unknown one is refused; entries hold events, unit and relation, never
 epsilons, data or sizes of batches.
@@ -56,7 +56,21 @@ class Unprotected:
     population: str
 
 
-Entry = Genesis | PolicyChange | Charge | Unprotected
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reanchored:
+    """Records that others have seen are lost: what they charged is charged again, at its worst, by the records after.
+
+    The ledger goes on above the number of the lost head, so that no head of the lost records is ever taken for one of
+    these.
+    """
+
+    lost_sequence: int  # of the newest record that was shown and is missing here
+    lost_hash: bytes
+    who: str  # confirmed it
+    exhausted: tuple[str, ...] = ()  # populations whose whole budget counts as spent, since nobody knows by what
+
+
+Entry = Genesis | PolicyChange | Charge | Unprotected | Reanchored
 
 
 def entry_to_json(entry: Entry) -> Json:
@@ -86,6 +100,14 @@ def entry_to_json(entry: Entry) -> Json:
                 "plan_hash": entry.plan_hash.hex(),
                 "population": entry.population,
             }
+        case Reanchored():
+            return {
+                "kind": "reanchored",
+                "lost_sequence": entry.lost_sequence,
+                "lost_hash": entry.lost_hash.hex(),
+                "who": entry.who,
+                "exhausted": [*entry.exhausted],
+            }
         case _:
             assert_never(entry)
 
@@ -107,8 +129,24 @@ def entry_from_json(value: Mapping[str, Json]) -> Entry:
             return Unprotected(run_id=run, plan_hash=bytes.fromhex(plan), population=population)
         case {"kind": "charge"}:
             return _charge(value)
+        case {"kind": "reanchored"}:
+            return _reanchored(value)
         case _:
             raise ValueError("an unknown kind of entry")
+
+
+def _reanchored(value: Mapping[str, Json]) -> Reanchored:
+    match value:
+        case {
+            "lost_sequence": int(sequence),
+            "lost_hash": str(lost),
+            "who": str(who),
+            "exhausted": [*names],
+        } if len(value) == 5 and sequence >= 1:
+            exhausted = tuple(name for name in names if isinstance(name, str))
+            if list(exhausted) == names and not isinstance(sequence, bool):
+                return Reanchored(lost_sequence=sequence, lost_hash=bytes.fromhex(lost), who=who, exhausted=exhausted)
+    raise ValueError("a re-anchoring has unknown or missing fields")
 
 
 def _order(value: Json) -> int:

@@ -13,10 +13,10 @@ from typing import Final
 
 from privacy.errors import LocalError, PeerError, Phase
 from privacy.plan import PROTOCOL_VERSION
-from privacy.secagg.hashes import HASH_BYTES
 from privacy.secagg.keys import KEY_BYTES, SIGNATURE_BYTES
 from privacy.secagg.messages import RoundCertificate
 from privacy.secret import SecretBytes
+from protos import codec_heads as heads
 from protos import codec_round as rounds
 from protos import codec_task as tasks
 from protos import envelope as env
@@ -46,6 +46,7 @@ MAX_TASK_BYTES: Final = 2**28  # the history of hundreds of rounds of a large co
 PLAIN_TASK_BYTES: Final = tasks.MAX_PLAN_BYTES + 2**16  # of a task without history; 4096 advertisements have 11 MiB
 HISTORY_MEMBER_BYTES: Final = 384  # of a member of a roster in a certificate: a survivor and a signature
 MAX_CERTIFICATE_BYTES: Final = 2**16  # requests and certificates have less than 2 KiB
+MAX_LAST_HEADS: Final = 1024  # runs of a member, the newest; of 400 bytes each, beside a member list
 MAX_VERSION_TEXT: Final = 100  # characters of a software version
 TOKEN_SECRET_BYTES: Final = 32
 _ROLES: Final = {
@@ -180,7 +181,7 @@ def encode_hello(value: env.Hello) -> bytes:
         software_version=value.software_version,
         member=value.member,
         role=_ROLE_NUMBERS[value.role],
-        ledger_head=_write_head(value.ledger_head),
+        ledger_head=heads.write_ledger_head(value.ledger_head),
         datasets=[pb.DatasetOffer(name=dataset.name, units=dataset.units) for dataset in value.datasets],
     )
     return write(message, most=MAX_UNARY_BYTES)
@@ -200,7 +201,7 @@ def _read_hello(message: pb.Hello) -> env.Hello:
         software_version=text(message.software_version, "software_version", most=MAX_VERSION_TEXT),
         member=name(message.member, "member"),
         role=_role(message.role),
-        ledger_head=part(message, "ledger_head", _read_head),
+        ledger_head=part(message, "ledger_head", heads.read_ledger_head),
         datasets=datasets,
     )
 
@@ -209,24 +210,14 @@ def _read_dataset(message: pb.DatasetOffer) -> env.DatasetOffer:
     return env.DatasetOffer(name=name(message.name, "name"), units=count(message.units, "units", least=1))
 
 
-def _write_head(value: env.LedgerHead) -> pb.LedgerHead:
-    return pb.LedgerHead(sequence=value.sequence, hash=value.hash)
-
-
-def _read_head(message: pb.LedgerHead) -> env.LedgerHead:
-    return env.LedgerHead(
-        sequence=count(message.sequence, "sequence"), hash=exact(message.hash, (0, HASH_BYTES), "hash")
-    )
-
-
 def encode_welcome(value: env.Welcome) -> bytes:
     """Return the bytes of the coordinator's answer to a handshake."""
     message = pb.Welcome(
         protocol_version=value.protocol_version,
         software_version=value.software_version,
         federation=value.federation,
-        ledger_head=_write_head(value.ledger_head),
-        last_advertisements=[rounds.write_advertisement(advertisement) for advertisement in value.last_advertisements],
+        ledger_head=heads.write_ledger_head(value.ledger_head),
+        last_heads=[heads.write_heads(shown) for shown in value.last_heads],
         members=[
             pb.MemberEntry(name=member.name, role=_ROLE_NUMBERS[member.role], identity_key=member.identity_key)
             for member in value.members
@@ -246,8 +237,8 @@ def _read_welcome(message: pb.Welcome) -> env.Welcome:
         protocol_version=_version(message.protocol_version),
         software_version=text(message.software_version, "software_version", most=MAX_VERSION_TEXT),
         federation=name(message.federation, "federation"),
-        ledger_head=part(message, "ledger_head", _read_head),
-        last_advertisements=each(message.last_advertisements, "last_advertisements", rounds.read_advertisement),
+        ledger_head=part(message, "ledger_head", heads.read_ledger_head),
+        last_heads=each(message.last_heads, "last_heads", heads.read_heads, most=MAX_LAST_HEADS),
         members=each(message.members, "members", _read_member),
     )
 

@@ -6,11 +6,13 @@ Leaves to others: the messages inside them (``codec_round``), bytes and blame (`
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, assert_never
 
 from privacy.secagg import messages
 from privacy.secagg.hashes import HASH_BYTES
 from privacy.secagg.keys import SIGNATURE_BYTES
+from protos import codec_heads as heads
 from protos import codec_round as rounds
 from protos import envelope as env
 from protos import federation_pb2 as pb
@@ -38,6 +40,14 @@ RUN_STATES: Final = frozenset({"completed", "aborted", "refused"})
 # --- tasks ---
 
 
+def _write_heads(values: Sequence[env.HeadsShown]) -> list[pb.HeadsShown]:
+    return [heads.write_heads(shown) for shown in values]
+
+
+def _read_heads(messages: Sequence[pb.HeadsShown]) -> tuple[env.HeadsShown, ...]:
+    return each(messages, "heads", heads.read_heads)
+
+
 def write_task(value: env.NumberedTask) -> pb.NumberedTask:
     """Return the message of a task with its id."""
     message = _write_task(value.task)
@@ -53,12 +63,20 @@ def _write_task(task: env.Task) -> pb.NumberedTask:
             return pb.NumberedTask(attempt_opened=_write_opened(task))
         case env.KeysAdvertised():
             known = [rounds.write_advertisement(advertisement) for advertisement in task.advertisements]
-            return pb.NumberedTask(keys_advertised=pb.KeysAdvertised(run_id=task.run_id, advertisements=known))
+            return pb.NumberedTask(
+                keys_advertised=pb.KeysAdvertised(
+                    run_id=task.run_id, advertisements=known, heads=_write_heads(task.heads)
+                )
+            )
         case env.SharesDealt():
             return pb.NumberedTask(shares_dealt=_write_shares(task))
         case env.SurvivorsProposed():
             proposal = rounds.write_proposal(task.proposal)
-            return pb.NumberedTask(survivors_proposed=pb.SurvivorsProposed(run_id=task.run_id, proposal=proposal))
+            return pb.NumberedTask(
+                survivors_proposed=pb.SurvivorsProposed(
+                    run_id=task.run_id, proposal=proposal, heads=_write_heads(task.heads)
+                )
+            )
         case env.UnmaskRequested():
             request = rounds.write_unmask_request(task.request)
             return pb.NumberedTask(unmask_requested=pb.UnmaskRequested(run_id=task.run_id, request=request))
@@ -165,7 +183,7 @@ def _read_opened(message: pb.AttemptOpened) -> env.AttemptOpened:
 def _read_keys(message: pb.KeysAdvertised) -> env.KeysAdvertised:
     known = each(message.advertisements, "advertisements", rounds.read_advertisement)
     some(known, "advertisements")
-    return env.KeysAdvertised(run_id=run_id(message.run_id), advertisements=known)
+    return env.KeysAdvertised(run_id(message.run_id), known, _read_heads(message.heads))
 
 
 def _write_shares(task: env.SharesDealt) -> pb.SharesDealt:
@@ -189,7 +207,7 @@ def _read_shares(message: pb.SharesDealt) -> env.SharesDealt:
 
 def _read_survivors(message: pb.SurvivorsProposed) -> env.SurvivorsProposed:
     proposal = part(message, "proposal", rounds.read_proposal)
-    return env.SurvivorsProposed(run_id=run_id(message.run_id), proposal=proposal)
+    return env.SurvivorsProposed(run_id(message.run_id), proposal, _read_heads(message.heads))
 
 
 def _read_unmask(message: pb.UnmaskRequested) -> env.UnmaskRequested:
@@ -256,37 +274,18 @@ def write_submission(value: env.Submission) -> pb.Submission:
             return pb.Submission(abstained=pb.Abstained(run_id=value.run_id, position=position, code=value.code))
         case env.Evaluation():
             return pb.Submission(evaluation=_write_evaluation(value))
+        case env.HeadsShown():
+            return pb.Submission(heads_shown=heads.write_heads(value))
         case _:
             assert_never(value)
 
 
 def read_submission(message: pb.Submission) -> env.Submission:
     """Return a submission."""
-    match message.WhichOneof("submission"):
-        case "plan_approved":
-            return part(message, "plan_approved", _read_approved)
-        case "plan_refused":
-            return part(message, "plan_refused", _read_refused)
-        case "advertisement":
-            return part(message, "advertisement", rounds.read_advertisement)
-        case "share_bundle":
-            return part(message, "share_bundle", rounds.read_bundle)
-        case "complaint":
-            return part(message, "complaint", rounds.read_complaint)
-        case "receipt":
-            return part(message, "receipt", rounds.read_receipt)
-        case "survivor_signature":
-            return part(message, "survivor_signature", rounds.read_survivor_signature)
-        case "unmask_shares":
-            return part(message, "unmask_shares", rounds.read_unmask_shares)
-        case "abstained":
-            return part(message, "abstained", _read_abstained)
-        case "evaluation":
-            return part(message, "evaluation", _read_evaluation)
-        case None:
-            raise Malformed("submission is missing")
-        case other:
-            assert_never(other)
+    kind = message.WhichOneof("submission")
+    if kind is None:
+        raise Malformed("submission is missing")
+    return part(message, kind, _SUBMISSION_READERS[kind])
 
 
 def _read_approved(message: pb.PlanApproved) -> env.PlanApproved:
@@ -336,3 +335,18 @@ def _read_evaluation(message: pb.Evaluation) -> env.Evaluation:
         data_sha256=exact(message.data_sha256, HASH_BYTES, "data_sha256"),
         signature=exact(message.signature, SIGNATURE_BYTES, "signature"),
     )
+
+
+_SUBMISSION_READERS: Final[Mapping[str, Callable[[Any], env.Submission]]] = {
+    "plan_approved": _read_approved,
+    "plan_refused": _read_refused,
+    "advertisement": rounds.read_advertisement,
+    "share_bundle": rounds.read_bundle,
+    "complaint": rounds.read_complaint,
+    "receipt": rounds.read_receipt,
+    "survivor_signature": rounds.read_survivor_signature,
+    "unmask_shares": rounds.read_unmask_shares,
+    "abstained": _read_abstained,
+    "evaluation": _read_evaluation,
+    "heads_shown": heads.read_heads,
+}

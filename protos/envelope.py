@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from privacy import heads
 from privacy.secagg.messages import (
     Advertisement,
     AttemptOffer,
@@ -76,12 +77,8 @@ class DatasetOffer:
     units: int
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerHead:
-    """Where a member's ledger stands: the coordinator remembers the highest, so that a rollback shows."""
-
-    sequence: int
-    hash: bytes
+LedgerHead = heads.LedgerHead  # the coordinator remembers the highest, so that a rollback shows
+HeadsShown = heads.HeadsShown
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,7 @@ class Welcome:
     software_version: str
     federation: str
     ledger_head: LedgerHead  # the highest that this member has shown; sequence 0 if none
-    last_advertisements: tuple[Advertisement, ...]  # this member's last of each unfinished run, signed by itself
+    last_heads: tuple[HeadsShown, ...]  # that this member showed last in each of its runs, signed by itself
     members: tuple[MemberEntry, ...]
 
 
@@ -150,10 +147,11 @@ class AttemptOpened:
 
 @dataclass(frozen=True, slots=True)
 class KeysAdvertised:
-    """U1."""
+    """U1, and how far the ledgers of its members have come."""
 
     run_id: str
     advertisements: tuple[Advertisement, ...]
+    heads: tuple[HeadsShown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +166,11 @@ class SharesDealt:
 
 @dataclass(frozen=True, slots=True)
 class SurvivorsProposed:
-    """S, to be signed."""
+    """S, to be signed, and how far the ledgers of its members have come."""
 
     run_id: str
     proposal: SurvivorProposal
+    heads: tuple[HeadsShown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +294,7 @@ Submission = (
     | UnmaskShares
     | Abstained
     | Evaluation
+    | HeadsShown
 )
 
 

@@ -43,6 +43,29 @@ ROLE_PARTICIPANT: Role.ValueType  # 1
 ROLE_EVALUATOR: Role.ValueType  # 2
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _Moment:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MomentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Moment.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MOMENT_UNSPECIFIED: _Moment.ValueType  # 0
+    MOMENT_ADVERTISE: _Moment.ValueType  # 1
+    MOMENT_TRAIN: _Moment.ValueType  # 2
+    MOMENT_UPLOAD: _Moment.ValueType  # 3
+    MOMENT_SIGN: _Moment.ValueType  # 4
+    MOMENT_RELEASE: _Moment.ValueType  # 5
+
+class Moment(_Moment, metaclass=_MomentEnumTypeWrapper): ...
+
+MOMENT_UNSPECIFIED: Moment.ValueType  # 0
+MOMENT_ADVERTISE: Moment.ValueType  # 1
+MOMENT_TRAIN: Moment.ValueType  # 2
+MOMENT_UPLOAD: Moment.ValueType  # 3
+MOMENT_SIGN: Moment.ValueType  # 4
+MOMENT_RELEASE: Moment.ValueType  # 5
+Global___Moment: _TypeAlias = Moment  # noqa: Y015
+
 @_typing.final
 class Chunk(_message.Message):
     """--- transport ---"""
@@ -347,22 +370,92 @@ class LedgerHead(_message.Message):
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """0: nothing yet"""
     hash: _builtins.bytes
+    signature: _builtins.bytes
+    """of the ledger's key over both"""
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         hash: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "sequence", b"sequence", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LedgerHead: _TypeAlias = LedgerHead  # noqa: Y015
+
+@_typing.final
+class JournalHead(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LENGTH_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
+    length: _builtins.int
+    """records of the run's journal"""
+    hash: _builtins.bytes
+    """of all of them"""
+    def __init__(
+        self,
+        *,
+        length: _builtins.int = ...,
+        hash: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "length", b"length"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalHead: _TypeAlias = JournalHead  # noqa: Y015
+
+@_typing.final
+class HeadsShown(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    SENDER_FIELD_NUMBER: _builtins.int
+    MOMENT_FIELD_NUMBER: _builtins.int
+    JOURNAL_FIELD_NUMBER: _builtins.int
+    LEDGER_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    ABOUT_FIELD_NUMBER: _builtins.int
+    sender: _builtins.str
+    moment: Global___Moment.ValueType
+    """what the sender is about to do"""
+    signature: _builtins.bytes
+    about: _builtins.bytes
+    """hash of the advertisement's body, or of the masked update; empty at other moments"""
+    @_builtins.property
+    def position(self) -> _round_pb2.Position: ...
+    @_builtins.property
+    def journal(self) -> Global___JournalHead: ...
+    @_builtins.property
+    def ledger(self) -> Global___LedgerHead: ...
+    def __init__(
+        self,
+        *,
+        position: _round_pb2.Position | None = ...,
+        sender: _builtins.str = ...,
+        moment: Global___Moment.ValueType = ...,
+        journal: Global___JournalHead | None = ...,
+        ledger: Global___LedgerHead | None = ...,
+        signature: _builtins.bytes = ...,
+        about: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["journal", b"journal", "ledger", b"ledger", "position", b"position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "journal", b"journal", "ledger", b"ledger", "moment", b"moment", "position", b"position", "sender", b"sender", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeadsShown: _TypeAlias = HeadsShown  # noqa: Y015
 
 @_typing.final
 class DatasetOffer(_message.Message):
@@ -461,7 +554,7 @@ class Welcome(_message.Message):
     SOFTWARE_VERSION_FIELD_NUMBER: _builtins.int
     FEDERATION_FIELD_NUMBER: _builtins.int
     LEDGER_HEAD_FIELD_NUMBER: _builtins.int
-    LAST_ADVERTISEMENTS_FIELD_NUMBER: _builtins.int
+    LAST_HEADS_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     software_version: _builtins.str
@@ -469,7 +562,7 @@ class Welcome(_message.Message):
     @_builtins.property
     def ledger_head(self) -> Global___LedgerHead: ...
     @_builtins.property
-    def last_advertisements(self) -> _containers.RepeatedCompositeFieldContainer[_round_pb2.Advertisement]: ...
+    def last_heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadsShown]: ...
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberEntry]: ...
     def __init__(
@@ -479,12 +572,12 @@ class Welcome(_message.Message):
         software_version: _builtins.str = ...,
         federation: _builtins.str = ...,
         ledger_head: Global___LedgerHead | None = ...,
-        last_advertisements: _abc.Iterable[_round_pb2.Advertisement] | None = ...,
+        last_heads: _abc.Iterable[Global___HeadsShown] | None = ...,
         members: _abc.Iterable[Global___MemberEntry] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ledger_head", b"ledger_head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["federation", b"federation", "last_advertisements", b"last_advertisements", "ledger_head", b"ledger_head", "members", b"members", "protocol_version", b"protocol_version", "software_version", b"software_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["federation", b"federation", "last_heads", b"last_heads", "ledger_head", b"ledger_head", "members", b"members", "protocol_version", b"protocol_version", "software_version", b"software_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -580,18 +673,24 @@ class KeysAdvertised(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     ADVERTISEMENTS_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     @_builtins.property
     def advertisements(self) -> _containers.RepeatedCompositeFieldContainer[_round_pb2.Advertisement]: ...
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadsShown]:
+        """of the same members"""
+
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         advertisements: _abc.Iterable[_round_pb2.Advertisement] | None = ...,
+        heads: _abc.Iterable[Global___HeadsShown] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advertisements", b"advertisements", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advertisements", b"advertisements", "heads", b"heads", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -636,18 +735,24 @@ class SurvivorsProposed(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     PROPOSAL_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     @_builtins.property
     def proposal(self) -> _round_pb2.SurvivorProposal: ...
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadsShown]:
+        """of its members"""
+
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         proposal: _round_pb2.SurvivorProposal | None = ...,
+        heads: _abc.Iterable[Global___HeadsShown] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["proposal", b"proposal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["proposal", b"proposal", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "proposal", b"proposal", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -976,6 +1081,7 @@ class Submission(_message.Message):
     UNMASK_SHARES_FIELD_NUMBER: _builtins.int
     ABSTAINED_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
+    HEADS_SHOWN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def plan_approved(self) -> Global___PlanApproved: ...
     @_builtins.property
@@ -996,6 +1102,8 @@ class Submission(_message.Message):
     def abstained(self) -> Global___Abstained: ...
     @_builtins.property
     def evaluation(self) -> Global___Evaluation: ...
+    @_builtins.property
+    def heads_shown(self) -> Global___HeadsShown: ...
     def __init__(
         self,
         *,
@@ -1009,12 +1117,13 @@ class Submission(_message.Message):
         unmask_shares: _round_pb2.UnmaskShares | None = ...,
         abstained: Global___Abstained | None = ...,
         evaluation: Global___Evaluation | None = ...,
+        heads_shown: Global___HeadsShown | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "heads_shown", b"heads_shown", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "heads_shown", b"heads_shown", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_submission: _TypeAlias = _typing.Literal["plan_approved", "plan_refused", "advertisement", "share_bundle", "complaint", "receipt", "survivor_signature", "unmask_shares", "abstained", "evaluation"]  # noqa: Y015
+    _WhichOneofReturnType_submission: _TypeAlias = _typing.Literal["plan_approved", "plan_refused", "advertisement", "share_bundle", "complaint", "receipt", "survivor_signature", "unmask_shares", "abstained", "evaluation", "heads_shown"]  # noqa: Y015
     _WhichOneofArgType_submission: _TypeAlias = _typing.Literal["submission", b"submission"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_submission) -> _WhichOneofReturnType_submission | None: ...
 

@@ -26,7 +26,7 @@ from coordinator.database.store import Store
 from coordinator.enrolment import authority as authorities
 from coordinator.enrolment.authority import Authority
 from coordinator.home import Home
-from coordinator.runs.attempt import ADVERTISED
+from coordinator.runs.attempt import HEADS
 from coordinator.runs.lifecycle import Lifecycle
 from coordinator.runs.liveness import Liveness
 from coordinator.runs.run import Run, RunContext
@@ -37,13 +37,14 @@ from privacy.errors import OnlysumError, PeerError, Phase
 from privacy.interfaces import Clock, RandomSource
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.keys import framed
-from privacy.secagg.messages import Advertisement, Position
+from privacy.secagg.messages import Position
 from protos import codec
 from protos.envelope import (
     MAX_CHUNK_BYTES,
     Abstained,
     Enrolment,
     Evaluation,
+    HeadsShown,
     Hello,
     MemberEntry,
     Membership,
@@ -225,16 +226,15 @@ class Runner:
         with self._desk.store.begin() as connection:
             head = member_rows.see_head(connection, member, hello.ledger_head, self._desk.now())
             member_rows.announce(connection, member, version=hello.software_version, offers=hello.datasets)
-            going_on = [run for run in self._of(member) if not run.record.state.ended]
-            last = [attempt_rows.last_event_of(connection, run.run_id, member, ADVERTISED) for run in going_on]
-        decoded = (codec.decode_submission(one.body, sender=member) for one in last if one is not None)
+            last = attempt_rows.last_events_of(connection, member, HEADS.values(), most=codec.MAX_LAST_HEADS)
+        shown = (codec.decode_submission(event.body, sender=member) for event in last)
         self._log.info("handshake", member=member, version=hello.software_version)
         return Welcome(
             protocol_version=PROTOCOL_VERSION,
             software_version=version("onlysum"),
             federation=self._desk.settings.federation,
             ledger_head=head,
-            last_advertisements=tuple(one for one in decoded if isinstance(one, Advertisement)),
+            last_heads=tuple(heads for heads in shown if isinstance(heads, HeadsShown)),
             members=tuple(MemberEntry(m.name, m.role, m.identity_key) for m in self._members.values() if m.active),
         )
 
@@ -325,6 +325,10 @@ class Runner:
         """Yield the rest of some content that this member may read, in chunks of at most 1 MiB."""
         self._active(member)
         path = next((path for run in self._of(member) if (path := run.content(sha256)) is not None), None)
+        if path is None and (plan := self._plan(member, sha256)):
+            for start in range(offset, len(plan), READ_BYTES):
+                yield plan[start : start + READ_BYTES]
+            return
         if path is None or not path.exists():
             raise PeerError.by_participant(
                 member, "E-WIRE-UNEXPECTED", Phase.DOWNLOAD, "there is no such content for this member"
@@ -333,6 +337,11 @@ class Runner:
             file.seek(offset)
             while data := file.read(READ_BYTES):
                 yield data
+
+    def _plan(self, member: str, plan_hash: bytes) -> bytes | None:
+        """Return the plan of a run that a member took part in: whoever lost it asks for it by its hash."""
+        with self._desk.store.read() as connection:
+            return run_rows.plan_with_hash(connection, plan_hash, member=member)
 
 
 def _check_version(who: str, spoken: int) -> None:

@@ -7,6 +7,7 @@ participant's update. Leaves to others: what the events mean (``coordinator.runs
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -125,11 +126,31 @@ def closings_after(
     )
 
 
-def last_event_of(connection: Connection, run_id: str, sender: str, kind: str) -> EventRecord | None:
-    """Return a member's last event of a kind in a run, whatever the attempt."""
-    here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind == kind)
+def last_event_of(connection: Connection, run_id: str, sender: str, kinds: Collection[str]) -> EventRecord | None:
+    """Return a member's last event of some kinds in a run, whatever the attempt."""
+    here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind.in_(kinds))
     row = connection.execute(sa.select(events).where(*here).order_by(events.c.id.desc()).limit(1)).one_or_none()
     return None if row is None else EventRecord(row.id, row.kind, row.sender, bytes(row.body), row.at)
+
+
+def replace_event(
+    connection: Connection, run_id: str, at: Position, *, kind: str, sender: str, body: bytes, now: int
+) -> None:
+    """Append an event of which a run keeps each sender's last alone, whatever the attempt."""
+    here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind == kind)
+    connection.execute(sa.delete(events).where(*here))
+    add_event(connection, run_id, at, kind=kind, sender=sender, body=body, now=now)
+
+
+def last_events_of(
+    connection: Connection, sender: str, kinds: Collection[str], *, most: int
+) -> tuple[EventRecord, ...]:
+    """Return a member's last event of some kinds in each run, of the newest runs, oldest first."""
+    here = (events.c.sender == sender, events.c.kind.in_(kinds))
+    newest = sa.select(sa.func.max(events.c.id)).where(*here).group_by(events.c.run_id)
+    query = sa.select(events).where(events.c.id.in_(newest)).order_by(events.c.id.desc()).limit(most)
+    rows = connection.execute(query).all()
+    return tuple(EventRecord(row.id, row.kind, row.sender, bytes(row.body), row.at) for row in reversed(rows))
 
 
 def last_advertised_round(connection: Connection, run_id: str, sender: str, kind: str) -> int:

@@ -229,19 +229,26 @@ def see_head(connection: Connection, name: str, head: LedgerHead, now: int) -> L
 
     A member that shows an older head, or another one at the same place, learns of it from the answer and abstains.
     """
-    row = connection.execute(sa.select(heads).where(heads.c.member == name)).one_or_none()
-    known = LedgerHead(sequence=row.sequence, hash=bytes(row.hash)) if row is not None else NO_HEAD
-    if head.sequence > known.sequence:
-        values = {"sequence": head.sequence, "hash": head.hash, "at": now}
-        if row is None:
-            connection.execute(sa.insert(heads).values(member=name, **values))
-        else:
-            connection.execute(sa.update(heads).where(heads.c.member == name).values(**values))
-        return head
-    if head != known and known.sequence > 0:
+    known = keep_head(connection, name, head, now)
+    if head.place != known.place:
         detail = f"showed head {head.sequence}, last seen {known.sequence}"
         log_security(connection, now, "ledger-rollback", name, detail)
     return known
+
+
+def keep_head(connection: Connection, name: str, head: LedgerHead, now: int) -> LedgerHead:
+    """Return the highest ledger head that a member has shown before or now, and remember it."""
+    row = connection.execute(sa.select(heads).where(heads.c.member == name)).one_or_none()
+    known = LedgerHead(row.sequence, bytes(row.hash), bytes(row.signature)) if row is not None else NO_HEAD
+    unsigned = head.place == known.place and not known.signature
+    if head.sequence <= known.sequence and not unsigned:
+        return known
+    values = {"sequence": head.sequence, "hash": head.hash, "signature": head.signature, "at": now}
+    if row is None:
+        connection.execute(sa.insert(heads).values(member=name, **values))
+    else:
+        connection.execute(sa.update(heads).where(heads.c.member == name).values(**values))
+    return head
 
 
 def _member(row: sa.Row[tuple[object, ...]]) -> MemberRecord:

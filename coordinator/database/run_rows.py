@@ -6,6 +6,7 @@ Leaves to others: attempts (``coordinator.database.attempt_rows``), the bytes in
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from coordinator.database.member_rows import log_security
-from coordinator.database.tables import approvals, evaluations, rounds, runs
+from coordinator.database.tables import approvals, evaluations, events, rounds, runs
 from privacy.errors import OnlysumError
 from privacy.plan import Plan
 from protos.envelope import Evaluation, PlanApproved, PlanRefused
@@ -143,6 +144,13 @@ def find_run(connection: Connection, name: str) -> RunRecord:
     if len(found) != 1:
         raise OnlysumError("E-NOT-FOUND", f"{len(found)} runs begin with {name!r}" if found else f"no run {name!r}")
     return found[0]
+
+
+def plan_with_hash(connection: Connection, plan_hash: bytes, *, member: str) -> bytes | None:
+    """Return a plan by its hash, also of a run that ended long ago, if this member has sent anything in its rounds."""
+    sent = sa.select(events.c.run_id).where(events.c.sender == member)
+    plans = connection.execute(sa.select(runs.c.plan).where(runs.c.run_id.in_(sent))).scalars()
+    return next((bytes(plan) for plan in plans if hashlib.sha256(plan).digest() == plan_hash), None)
 
 
 def set_run_state(

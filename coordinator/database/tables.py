@@ -61,6 +61,7 @@ heads = sa.Table(
     sa.Column("sequence", sa.BigInteger, nullable=False),
     sa.Column("hash", sa.LargeBinary, nullable=False),
     sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False, server_default=sa.text("''")),  # of the ledger's key
 )
 
 runs = sa.Table(
@@ -116,6 +117,7 @@ events = sa.Table(
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Column("at", sa.BigInteger, nullable=False),
     sa.Index("ix_events_attempt", "run_id", "round", "attempt"),
+    sa.Index("ix_events_sender", "sender", "kind"),
 )
 
 uploads = sa.Table(

@@ -23,6 +23,7 @@ from coordinator.runs.liveness import PhaseTimer, PhaseTimers
 from coordinator.runs.uploads import Upload, UploadStore
 from privacy import canonical
 from privacy.errors import LocalError, PeerError, Phase
+from privacy.heads import Moment
 from privacy.interfaces import Clock
 from privacy.plan import VerifiedPlan
 from privacy.secagg.messages import (
@@ -35,12 +36,14 @@ from privacy.secagg.messages import (
     SurvivorSignature,
 )
 from protos import codec
-from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Submission
+from protos.envelope import Abstained, Evaluation, HeadsShown, PlanApproved, PlanRefused, Submission
 
 CLOSED: Final = "close"  # kind of the event that ends a phase; its body names the phase and who had answered
 ADVERTISED: Final = Advertisement.__name__
 COMPLAINED: Final = Complaint.__name__
 SIGNED: Final = SurvivorSignature.__name__
+# Kinds of the events that keep what a member showed last in a run, by moment.
+HEADS: Final = {moment: f"{HeadsShown.__name__}-{moment.name}" for moment in Moment}
 MOST_THREADS: Final = 4  # that remove masks; other runs want to go on
 
 
@@ -67,6 +70,7 @@ class Attempt:
         self._clock = clock
         self._timers = timers
         self.machine = machine
+        self.heads: dict[tuple[str, Moment], HeadsShown] = {}  # that members showed in this attempt
         self._announced: dict[str, bytes] = {}  # member -> hash of the one upload that may come from it
 
     @classmethod
@@ -119,6 +123,17 @@ class Attempt:
         return self.machine.layout.bytes
 
     # --- messages in ---
+
+    def require_heads(self, member: str, moment: Moment, about: bytes) -> None:
+        """Take a message only with heads that were shown for it: the others are shown both, or neither.
+
+        Raises:
+            PeerError: ``E-WIRE-UNEXPECTED``.
+        """
+        shown = self.heads.get((member, moment))
+        if shown is None or shown.about != about:
+            rule = "it shows the heads of its journal and ledger for this message first"
+            raise PeerError.by_participant(member, "E-WIRE-UNEXPECTED", self.machine.phase, rule)
 
     def receive(self, message: Message) -> bool:
         """Take a message; return whether it changed anything.
@@ -266,6 +281,8 @@ class Attempt:
         match codec.decode_submission(event.body, sender=event.sender):
             case Abstained():
                 self.machine.abstain(event.sender)
+            case HeadsShown() as shown:
+                self.heads[shown.sender, shown.moment] = shown
             case Receipt() as receipt:
                 upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
                 self._accumulate(upload, receipt)

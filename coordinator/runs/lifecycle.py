@@ -8,6 +8,8 @@ Leaves to others: the protocol (``coordinator.protocol.round``), the numbers of 
 
 from __future__ import annotations
 
+from typing import Final
+
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database.run_rows import RunState
 from coordinator.runs import completion, release
@@ -15,6 +17,8 @@ from coordinator.runs.attempt import Attempt, ReplayError, bound_members
 from coordinator.runs.run import Run
 from privacy.errors import Phase, RoundAborted
 from privacy.secagg.messages import Position
+
+SHOWN_MEMBERS: Final = 50  # that a next step names
 
 
 class Lifecycle:
@@ -100,11 +104,17 @@ class Lifecycle:
 
     async def _await_approvals(self) -> None:
         run = self._run
-        for name in sorted(run.roster):
-            answer = run.answers.get(name)
-            if answer is not None and not answer.approved:
-                await self._end(RunState.REFUSED, answer.code, f"{name}: {answer.because}")
-                return
+        refusals = [answer for name in sorted(run.roster) if (answer := run.answers.get(name)) and not answer.approved]
+        if refusals:
+            names = [answer.member for answer in refusals]
+            others = ",".join(sorted(run.roster.difference(names))[:SHOWN_MEMBERS])
+            said = "; ".join(f"{answer.member}: {answer.because}" for answer in refusals)
+            next_step = f"to go on without {', '.join(names)}: onlysum coordinator run create DRAFT --members {others}"
+            run.log.warning(
+                "plan-refused-by", members=names, codes=[answer.code for answer in refusals], next=next_step
+            )
+            await self._end(RunState.REFUSED, refusals[0].code, f"{said}; {next_step}")
+            return
         if run.roster <= run.answers.keys():
             with run.context.store.begin() as connection:
                 run_rows.set_run_state(connection, run.run_id, RunState.RUNNING, now=run.context.now())

@@ -242,6 +242,7 @@ class Run:
             certificates=self._certificates,
             machine=self.attempt.machine if self.attempt else None,
             sums=tuple(ContentRef(done.sum_sha256, done.sum_length) for done in self.rounds),
+            heads=self.attempt.heads if self.attempt else {},
             aborted=(Position(self.plan.hash, failed.round, failed.attempt), failed.code) if failed else None,
         )
 

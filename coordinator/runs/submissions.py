@@ -7,17 +7,21 @@ Leaves to others: the rules of a round (``coordinator.protocol.round``), what fo
 
 from __future__ import annotations
 
-from coordinator.database import run_rows
+import hashlib
+
+from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.protocol.round import Message
-from coordinator.runs.attempt import Attempt
+from coordinator.runs.attempt import HEADS, Attempt
 from coordinator.runs.run import Run, in_thread, to_the_end
 from coordinator.runs.uploads import Upload
 from privacy.errors import PeerError, Phase
 from privacy.evaluation import SignedEvaluation
+from privacy.heads import JournalHead, Moment
 from privacy.plan import signed_approval_bytes
 from privacy.secagg import keys
 from privacy.secagg.messages import Advertisement, Complaint, Position, Receipt
-from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Submission
+from protos import codec
+from protos.envelope import Abstained, Evaluation, HeadsShown, PlanApproved, PlanRefused, Submission
 
 
 class Submissions:
@@ -52,6 +56,8 @@ class Submissions:
                 self._answer(member, submission)
             case Evaluation():
                 self._measured(member, submission)
+            case HeadsShown():
+                self._heads(member, submission)
             case Receipt():
                 await self._receipt(member, submission)
             case Abstained():
@@ -113,7 +119,11 @@ class Submissions:
 
     def _message(self, member: str, message: Message) -> None:
         attempt = self._attempt(member, message.position)
-        if attempt is None or not attempt.receive(message):
+        if attempt is None:
+            return
+        if isinstance(message, Advertisement):
+            attempt.require_heads(member, Moment.ADVERTISE, hashlib.sha256(message.body).digest())
+        if not attempt.receive(message):
             return
         if isinstance(message, Advertisement):
             self._run.known_round[member] = max(self._run.known_round[member], message.position.round - 1)
@@ -123,12 +133,55 @@ class Submissions:
 
     async def _receipt(self, member: str, receipt: Receipt) -> None:
         attempt = self._attempt(member, receipt.position)
-        if attempt is not None and await self._run.work(attempt.accumulate, receipt):
+        if attempt is None:
+            return
+        attempt.require_heads(member, Moment.UPLOAD, receipt.masked_hash)
+        if await self._run.work(attempt.accumulate, receipt):
             self._taken(member, "upload-counted", length=receipt.length)
 
     def _taken(self, member: str, event: str, **details: str | int) -> None:
         self._run.forget_told(member)
         self._run.log.debug(event, member=member, **details)
+
+    # --- how far a member has come ---
+
+    def _heads(self, member: str, shown: HeadsShown) -> None:
+        """Keep a member's heads; older ones, or those of another branch, than it has shown before are refused.
+
+        Raises:
+            PeerError: ``E-LEDGER-ROLLBACK``, ``E-ROUND-SIGNATURE``, or as :meth:`_attempt`.
+        """
+        run = self._run
+        attempt = self._attempt(member, shown.position)
+        if not keys.verify(run.identities[member], shown.signature, shown.signed_bytes(run.rules.protocol_version)):
+            raise _not_kept(member, "E-ROUND-SIGNATURE", "the heads are not signed by its identity key")
+        with run.context.store.begin() as connection:
+            last = attempt_rows.last_event_of(connection, run.run_id, member, HEADS.values())
+            before = None if last is None else codec.decode_submission(last.body, sender=member)
+            if shown == before:
+                return
+            if isinstance(before, HeadsShown) and _is_older(shown.journal, before.journal):
+                rule = f"its journal ends at record {shown.journal.length}, it showed {before.journal.length}"
+                raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
+            earlier = attempt and attempt.heads.get((member, shown.moment))
+            if earlier and earlier.about != shown.about:
+                raise _not_kept(member, "E-ROUND-CONTEXT", "it has shown its heads for another message here")
+            known = member_rows.keep_head(connection, member, shown.ledger, run.context.now())
+            if known.place != shown.ledger.place:
+                rule = f"its ledger ends at record {shown.ledger.sequence}, it showed {known.sequence}"
+                raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
+            body = codec.encode_submission(shown)
+            attempt_rows.replace_event(
+                connection,
+                run.run_id,
+                shown.position,
+                kind=HEADS[shown.moment],
+                sender=member,
+                body=body,
+                now=run.context.now(),
+            )
+        if attempt is not None:
+            attempt.heads[member, shown.moment] = shown
 
     # --- uploads ---
 
@@ -196,3 +249,11 @@ class Submissions:
             fresh = run_rows.add_evaluation(connection, member, one, run.context.now())
         if fresh:
             run.reload_and_notify("evaluated", member=member, round=one.round)
+
+
+def _is_older(shown: JournalHead, before: JournalHead) -> bool:
+    return shown.length < before.length or (shown.length == before.length and shown.hash != before.hash)
+
+
+def _not_kept(member: str, code: str, rule: str) -> PeerError:
+    return PeerError.by_participant(member, code, Phase.ADVERTISE_KEYS, rule)

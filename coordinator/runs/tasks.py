@@ -7,12 +7,13 @@ before the task exists. Leaves to others: what the state is (``coordinator.runs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 from coordinator.database.run_rows import RunState
 from coordinator.protocol.round import CoordinatorRound
+from privacy.heads import HeadsShown, Moment
 from privacy.plan import Plan
 from privacy.secagg.keys import framed, number
 from privacy.secagg.messages import (
@@ -58,6 +59,7 @@ class RunView:
     machine: CoordinatorRound | None  # the open attempt
     sums: tuple[ContentRef, ...]  # of all completed rounds
     aborted: tuple[Position, str] | None  # the last attempt and its code, if it failed and nothing came after
+    heads: Mapping[tuple[str, Moment], HeadsShown] = field(default_factory=dict)  # shown in the open attempt
 
 
 def roster_tasks(view: RunView, member: str, *, answered_plan: bool, knows: int) -> Iterator[NumberedTask]:
@@ -98,15 +100,22 @@ def _attempt_task(view: RunView, machine: CoordinatorRound, member: str, knows: 
         case AttemptOffer() as offer:
             yield numbered(AttemptOpened(run_id, offer, view.sums[knows:], view.certificates[knows:]), *at.fields)
         case AdvertisementSet(advertisements):
-            yield numbered(KeysAdvertised(run_id, advertisements), *at.fields)
+            heads = _heads(view, Moment.ADVERTISE, (keys.sender for keys in advertisements))
+            yield numbered(KeysAdvertised(run_id, advertisements, heads), *at.fields)
         case HolderShares(shares, u2):
             yield numbered(SharesDealt(run_id, at, shares, u2), *at.fields)
         case SurvivorProposal() as proposal:
-            yield numbered(SurvivorsProposed(run_id, proposal), *at.fields)
+            heads = _heads(view, Moment.UPLOAD, (receipt.sender for receipt in proposal.receipts))
+            yield numbered(SurvivorsProposed(run_id, proposal, heads), *at.fields)
         case UnmaskRequest() as request:
             yield numbered(UnmaskRequested(run_id, request), *at.fields)
         case _ as never:
             assert_never(never)
+
+
+def _heads(view: RunView, moment: Moment, members: Iterable[str]) -> tuple[HeadsShown, ...]:
+    """Return what the members of a set have shown; no message of theirs was taken without it."""
+    return tuple(view.heads[member, moment] for member in members if (member, moment) in view.heads)
 
 
 def evaluator_tasks(

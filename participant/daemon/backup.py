@@ -20,7 +20,7 @@ from participant.config import DEFAULT_LEDGER, load_settings
 from participant.home import CONFIG_NAME, Home
 from privacy.errors import LocalError
 
-ENTRIES: Final = (CONFIG_NAME, FORMAT_NAME, "policy.toml", "identity", "datasets", "models", "plans")
+ENTRIES: Final = (CONFIG_NAME, FORMAT_NAME, "policy.toml", "identity", "datasets", "models", "plans", "peer-heads.json")
 
 
 def write_backup(home: Home, file: Path) -> int:

@@ -19,6 +19,8 @@ from participant.home import Home
 from participant.link.channel import Channel
 from participant.opened import OpenHome, open_home
 from participant.owner.policy import load_policy
+from participant.runs.rollback import lost_head, own_heads
+from privacy.errors import RefusedError
 from privacy.plan import PROTOCOL_VERSION
 from protos.envelope import Hello
 
@@ -74,18 +76,25 @@ def _registered(opened: OpenHome) -> str:
 
 def _coordinator(opened: OpenHome) -> str:
     identity, settings = opened.identity, opened.settings
-    hello = Hello(
+    hello = first_words(opened)
+    with Channel(identity, proxy=settings.proxy) as channel:
+        welcome = channel.handshake(hello)
+    if (lost := lost_head(opened.ledger, welcome, own_heads(opened.owner, welcome))) is not None:
+        detail = f"record {lost.sequence} of the ledger was shown and is missing here"
+        raise RefusedError("E-LEDGER-ROLLBACK", f"{detail}; next: onlysum participant ledger reanchor")
+    return f"{identity.addresses[0]} answers, {len(welcome.members)} members"
+
+
+def first_words(opened: OpenHome) -> Hello:
+    """Return what a command says at a handshake, as the daemon would."""
+    return Hello(
         protocol_version=PROTOCOL_VERSION,
         software_version=version("onlysum"),
-        member=identity.name,
-        role=identity.role,
+        member=opened.identity.name,
+        role=opened.identity.role,
         ledger_head=opened.ledger.head(),
         datasets=opened.review.offers(),
     )
-    with Channel(identity, proxy=settings.proxy) as channel:
-        welcome = channel.handshake(hello)
-    opened.ledger.require_at_least(welcome.ledger_head)
-    return f"{identity.addresses[0]} answers, {len(welcome.members)} members"
 
 
 def _daemon(home: Home) -> str:

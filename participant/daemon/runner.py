@@ -101,6 +101,7 @@ class Runner:
     def _compare(self, welcome: Welcome) -> None:
         try:
             self._runs.compare(welcome)
+            self._status.abstaining(self._runs.rolled_back, self._runs.closed())
         except OnlysumError as error:
             _log.error("refused", code=error.code, detail=error.detail, next=error.explanation.next_step)
 

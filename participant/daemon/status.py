@@ -28,6 +28,8 @@ class DaemonStatus:
     code: str  # of the last problem, empty when connected
     detail: str
     members: tuple[MemberEntry, ...]  # as the coordinator listed them last
+    abstains: str = ""  # why it takes part in no run, though it is connected
+    closed: tuple[str, ...] = ()  # runs in which it takes no part, since its journals of them were set back
 
 
 class StatusFile:
@@ -42,6 +44,8 @@ class StatusFile:
             "connected": False,
             "code": "",
             "detail": "",
+            "abstains": "",
+            "closed": [],
             "members": _members_before(home),
         }
         write_status_file(self._path, self._fields)
@@ -53,6 +57,10 @@ class StatusFile:
     def trouble(self, error: OnlysumError) -> None:
         """Calls fail."""
         self._update(connected=False, code=error.code, detail=error.detail)
+
+    def abstaining(self, error: OnlysumError | None, closed: Sequence[str] = ()) -> None:
+        """It takes part in no run for this reason, or does so again; in these runs it does not in any case."""
+        self._update(abstains="" if error is None else str(error), closed=[*closed])
 
     def note_members(self, members: Sequence[MemberEntry]) -> None:
         """Remember who is enrolled, for `member list`."""
@@ -82,6 +90,8 @@ def read_status(home: Home) -> DaemonStatus | None:
             since=int(fields["since"]),
             code=str(fields["code"]),
             detail=str(fields["detail"]),
+            abstains=str(fields.get("abstains", "")),
+            closed=tuple(str(run_id) for run_id in fields.get("closed", ())),
             members=tuple(MemberEntry(name, Role(role), bytes.fromhex(key)) for name, role, key in fields["members"]),
         )
     except (KeyError, ValueError, TypeError):

@@ -28,6 +28,7 @@ from privacy.secagg.fixed_point import Buffer
 from protos import codec, transport
 from protos import codec_transport as wire
 from protos.codec_fields import COORDINATOR
+from protos.codec_task import MAX_PLAN_BYTES
 from protos.envelope import (
     Chunk,
     ContentRef,
@@ -303,6 +304,22 @@ class Channel:
         if hashlib.sha256(content).digest() != ref.sha256:
             raise _wrong("the downloaded content does not have its hash")
         return content
+
+    def download_plan(self, plan_hash: bytes) -> bytes:
+        """Return the plan of a run that this member took part in, by its hash.
+
+        Raises:
+            PeerError: ``E-WIRE-CHUNK``, it has another hash or is too long.
+        """
+        message = transport.Assembly(sender=COORDINATOR, most=MAX_PLAN_BYTES)
+        request = wire.encode_content_request(ContentRequest(plan_hash, 0))
+        with contextlib.closing(self._chunks("Download", request, seconds=CALL_SECONDS)) as chunks:
+            for chunk in chunks:
+                message.add(chunk)
+        plan = message.whole()
+        if hashlib.sha256(plan).digest() != plan_hash:
+            raise _wrong("the plan does not have its hash")
+        return plan
 
     def _receive(self, ref: ContentRef, file: BinaryIO, progress: Progress) -> None:
         """Append the rest of some content to a file that holds its beginning."""

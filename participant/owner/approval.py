@@ -129,10 +129,10 @@ class PlanReview:
             RefusedError: a rule of the policy refuses it, or ``who`` is not among the approvers.
         """
         judged = self.judge(self.plans.get(run_id), dataset_name)
-        approver = _person(who, judged.policy.approval.approvers)
+        person = approver(who, judged.policy.approval.approvers)
         if refusal := judged.assessment.refusal():
             raise refusal
-        return self._write_approval(run_id, judged, who=approver, by_hand=True)
+        return self._write_approval(run_id, judged, who=person, by_hand=True)
 
     def decide_by_policy(self, run_id: str) -> Decision:
         """Decide without a person, where the policy says so: approve if every rule is met, refuse if one is broken.
@@ -178,7 +178,7 @@ class PlanReview:
         """
         if (character := first_unprintable(because)) is not None:
             raise LocalError("E-USAGE", f"--because: has a character that cannot be shown, {character}")
-        person = _person(who, self.policy().approval.approvers)
+        person = approver(who, self.policy().approval.approvers)
         return self._write_refusal(run_id, who=person, by_hand=True, code="E-POLICY-REFUSED", because=because)
 
     def _write_refusal(self, run_id: str, *, who: str, by_hand: bool, code: str, because: str) -> Decision:
@@ -228,7 +228,12 @@ def _seen_by_policy(dataset: DatasetEntry | None) -> LocalDataset | None:
     return LocalDataset(dataset.name, dataset.units, dataset.rows, dataset.user_column, dataset.population)
 
 
-def _person(who: str | None, approvers: Sequence[str]) -> str:
+def approver(who: str | None, approvers: Sequence[str]) -> str:
+    """Return who decides: the named person, or who runs this command.
+
+    Raises:
+        RefusedError: ``E-POLICY-RULE``, the policy names approvers and this person is none.
+    """
     person = who or _login()
     if approvers and person not in approvers:
         listed = ", ".join(approvers)

@@ -64,6 +64,8 @@ def cost_of(verified: VerifiedPlan, population: Population, spent: Spent) -> Cos
     ahead = plan.recipe.rounds - charged
     events = (*spent.events, Composed(event, ahead)) if ahead > 0 else spent.events
     after = rdp.to_epsilon(rdp.composed(events, budget.order), budget.order, budget.delta)
+    if spent.exhausted:
+        after += budget.epsilon  # the whole budget is spent, and this comes on top
     return Cost(
         outsiders=trusted.outsiders,
         charged=trusted.charged,

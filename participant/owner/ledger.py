@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -22,8 +23,8 @@ from typing import Final
 from privacy import ledger
 from privacy.errors import LocalError, OnlysumError, RefusedError, VerificationError
 from privacy.ledger import LifetimeBudget, Record, Spent
-from privacy.ledger_entries import Charge, Entry, Genesis, PolicyChange, Unprotected
-from privacy.secagg.keys import SigningKey
+from privacy.ledger_entries import Charge, Entry, Genesis, PolicyChange, Reanchored, Unprotected
+from privacy.secagg.keys import SigningKey, verify
 from protos.envelope import LedgerHead
 
 BUSY_MS: Final = 10_000  # how long to wait for another process (a command beside the daemon)
@@ -166,11 +167,33 @@ class Ledger:
             ledger.require_population(self._records, note)
             return self._append(note, at=at)
 
+    def reanchor(self, lost: Reanchored, charges: Sequence[Charge | Unprotected], *, at: int) -> None:
+        """Go on above records that are lost, and charge what they may have charged: all of it, or nothing, is written.
+
+        Raises:
+            RefusedError: ``E-LEDGER-UNIT``, a charge cannot be added to its population's.
+            LocalError: ``E-DISK-FULL``.
+        """
+        with self._transaction():
+            spent = ledger.spent_by_population([], before=self._spent)
+            for charge in charges:
+                if isinstance(charge, Charge):
+                    earlier = spent.get(charge.population) or ledger.nothing_spent(charge.population)
+                    spent[charge.population] = earlier.with_charge(charge)
+            last = self._append(lost, at=at)
+            for charge in charges:
+                last = self._append(charge, at=at, last=last)
+
     def head(self) -> LedgerHead:
-        """Return the sequence and hash of the last record: what travels in the handshake."""
+        """Return the number and hash of the last record, signed: what the coordinator remembers."""
         with self._reading():
             self._refresh()
-            return LedgerHead(self._records[-1].sequence, self._records[-1].hash)
+            head = LedgerHead(self._records[-1].sequence, self._records[-1].hash)
+        return replace(head, signature=self._key.sign(head.signed_bytes))
+
+    def has_signed(self, head: LedgerHead) -> bool:
+        """Return whether this ledger's key signed a head; what anybody else says of this ledger proves nothing."""
+        return verify(self._key.public, head.signature, head.signed_bytes)
 
     def require_at_least(self, expected: LedgerHead) -> None:
         """Compare with a head that others have seen; sequence 0 means that none was.
@@ -181,10 +204,12 @@ class Ledger:
         if expected.sequence == 0:
             return
         rows = self.rows()
-        if len(rows) < expected.sequence:
-            detail = f"the ledger ends at record {len(rows)}, but record {expected.sequence} was shown before"
+        if ledger.accounts_for(rows, expected.sequence):
+            return
+        if rows[-1].sequence < expected.sequence:
+            detail = f"the ledger ends at record {rows[-1].sequence}, but record {expected.sequence} was shown before"
             raise RefusedError("E-LEDGER-ROLLBACK", detail)
-        if rows[expected.sequence - 1].hash != expected.hash:
+        if _numbered(rows, expected.sequence).hash != expected.hash:
             detail = f"record {expected.sequence} of the ledger is not the one that was shown before"
             raise RefusedError("E-LEDGER-ROLLBACK", detail)
 
@@ -233,10 +258,11 @@ class Ledger:
         row = self._database.execute(
             "SELECT sequence FROM records WHERE plan_hash = ? AND round = ?", (plan_hash, number)
         ).fetchone()
-        return None if row is None else self._records[row[0] - 1]
+        return None if row is None else _numbered(self._records, row[0])
 
-    def _append(self, entry: Entry, *, at: int) -> Record:
-        last = self._records[-1] if self._records else None
+    def _append(self, entry: Entry, *, at: int, last: Record | None = None) -> Record:
+        if last is None and self._records:
+            last = self._records[-1]
         record = ledger.append(last, entry, at=at, key=self._key)
         columns = (record.sequence, record.hash, record.body, record.signature, *_place(entry))
         self._database.execute(_INSERT, columns)
@@ -244,7 +270,7 @@ class Ledger:
 
     def _refresh(self) -> None:
         """Read the records that this object has not seen: its own last one, or another process's."""
-        seen = len(self._records)
+        seen = self._records[-1].sequence if self._records else 0
         rows = self._database.execute(
             "SELECT sequence, hash, body, signature, plan_hash, round FROM records"
             " WHERE sequence > ? ORDER BY sequence",
@@ -252,7 +278,7 @@ class Ledger:
         ).fetchall()
         fresh = [_checked(*row) for row in rows]
         for before, after in pairwise([*self._records[-1:], *fresh]):
-            if (after.sequence, after.previous) != (before.sequence + 1, before.hash):
+            if not ledger.follows(before, after):
                 raise VerificationError("E-STATE-DAMAGED", f"ledger record {after.sequence} does not follow")
         if fresh:
             self._spent |= ledger.spent_by_population(fresh, before=self._spent)
@@ -277,6 +303,11 @@ class Ledger:
     def _reading(self) -> Iterator[None]:
         with self._lock, _translated():
             yield
+
+
+def _numbered(records: Sequence[Record], sequence: int) -> Record:
+    """Return the record of a number that is there; numbers leap where records were lost."""
+    return records[bisect_left(records, sequence, key=lambda record: record.sequence)]
 
 
 def _place(entry: Entry) -> tuple[bytes | None, int | None]:

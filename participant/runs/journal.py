@@ -4,7 +4,7 @@ Guarantees: :meth:`Journal.append` returns after file and directory are durable;
 records so far, from the plan hash on, so a changed, missing or foreign record is noticed, the last one too; a last line
 that a crash cut off was never acted on and is dropped. Blobs (encoded and masked updates, shares held for others) are
 written 0600, fsynced, and checked against their hash when read.
-Leaves to others: what the records mean (``phase``), rollback of the whole file (``runner``, at the handshake).
+Leaves to others: what the records mean (``memory``), rollback of the whole file (``rollback``, at the handshake).
 Source: docs/protocol.md section 6.
 """
 
@@ -16,9 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from host import durable
-from participant.protocol.memory import Record, RunMemory, record_from_json, record_to_json
+from participant.protocol.memory import Record, RunMemory, RunRefused, record_from_json, record_to_json
 from privacy import canonical
 from privacy.errors import VerificationError
+from privacy.heads import JournalHead
 from privacy.secagg.fixed_point import Buffer
 
 _CHAIN_LABEL = b"onlysum/1/journal"
@@ -29,7 +30,7 @@ class Journal:
 
     def __init__(self, directory: Path, memory: RunMemory, head: bytes) -> None:
         self._directory = directory
-        self._head = head
+        self._heads = [head]  # of no record, of the first, and so on
         self.memory = memory
 
     @classmethod
@@ -61,8 +62,8 @@ class Journal:
         try:
             match canonical.decode(line):
                 case {"chain": str() as chain, "record": record, **others} if not others:
-                    self._head = _chained(self._head, record)
-                    if chain != self._head.hex():
+                    self._heads.append(_chained(self._heads[-1], record))
+                    if chain != self._heads[-1].hex():
                         raise damaged
                     self.memory = self.memory.apply(record_from_json(record))
                 case _:
@@ -77,7 +78,7 @@ class Journal:
             LocalError: ``E-DISK-FULL``; the record is not there and nothing may be sent on its strength.
         """
         value = record_to_json(record)
-        head = _chained(self._head, value)
+        head = _chained(self._heads[-1], value)
         line = canonical.encode({"chain": head.hex(), "record": value})
         path = self._directory / "journal"
         with durable.disk_errors(path):
@@ -91,8 +92,22 @@ class Journal:
                 raise
             if fresh:
                 durable.sync_directory(self._directory)
-        self._head = head
+        self._heads.append(head)
         self.memory = self.memory.apply(record)
+
+    @property
+    def head(self) -> JournalHead:
+        """How far it has come."""
+        return JournalHead(len(self._heads) - 1, self._heads[-1])
+
+    def contains(self, head: JournalHead) -> bool:
+        """Return whether the record of a head, and so all before it, are in this journal."""
+        return head.length < len(self._heads) and self._heads[head.length] == head.hash
+
+    def refuse(self, code: str) -> None:
+        """Refuse the run for good, also after a restart; the first reason stands."""
+        if not self.memory.refused:
+            self.append(RunRefused(code))
 
     def store(self, name: str, data: Buffer) -> Path:
         """Write a blob durably (0600) under a name and return its path."""

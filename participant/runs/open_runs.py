@@ -7,6 +7,7 @@ Leaves to others: the part itself (``participation``), decisions (``decisions``)
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import structlog
@@ -17,13 +18,12 @@ from participant.owner.approval import notify
 from participant.owner.plan_store import Decision, Ended
 from participant.owner.policy import load_policy
 from participant.runs.context import DaemonContext, TrainingJob
+from participant.runs.journal import Journal
 from participant.runs.participation import Participation
+from participant.runs.rollback import lost_head, own_heads
 from participant.runs.training_record import read_record
 from privacy.errors import LocalError, OnlysumError, RefusedError
-from privacy.plan import PROTOCOL_VERSION
-from privacy.secagg import keys
-from privacy.secagg.messages import Advertisement
-from protos.envelope import Role, RunEnded, Welcome
+from protos.envelope import HeadsShown, LedgerHead, Role, RunEnded, Welcome
 
 _log = structlog.get_logger("onlysum.participant")
 
@@ -39,21 +39,32 @@ class Runs:
         self._work = work
         self._role = role
         self._parts: dict[str, Participation] = {}
-        self._rolled_back: OnlysumError | None = None
+        self.rolled_back: RefusedError | None = None  # why this participant takes part in no run
         self._lost_plans: set[bytes] = set()
+        self._hashes: dict[str, bytes] = {}  # of plans, by run
 
     def going_on(self) -> list[str]:
         """Return the runs that are approved and have not ended."""
-        plans = self._work.review.plans
-        return [
-            run_id for run_id in plans.run_ids() if self._decision(run_id) is not None and plans.ended(run_id) is None
-        ]
+        return [run_id for run_id in self._work.review.plans.run_ids() if self._verdict(run_id) == "approved"]
 
     def refused(self) -> list[str]:
         """Return the runs that are refused, also after an approval, and have not ended."""
+        return [run_id for run_id in self._work.review.plans.run_ids() if self._verdict(run_id) == "refused"]
+
+    def _verdict(self, run_id: str) -> str:
+        """Return what was decided about a run that has not ended; nothing where that cannot be read.
+
+        Whoever takes part in such a run meets the error, and says so; other runs are not kept from going on.
+        """
         plans = self._work.review.plans
-        decisions = [(run_id, plans.decision(run_id)) for run_id in plans.run_ids() if plans.ended(run_id) is None]
-        return [one for one, decision in decisions if decision is not None and decision.verdict == "refused"]
+        with suppress(OnlysumError):
+            decision = plans.decision(run_id)
+            return decision.verdict if decision is not None and plans.ended(run_id) is None else ""
+        return ""
+
+    def closed(self) -> list[str]:
+        """Return the runs in which no part is taken because what was shown of them is missing here."""
+        return [run_id for run_id in self.going_on() if self._hashes.get(run_id) in self._lost_plans]
 
     def leave(self, run_id: str) -> None:
         """Take no further part in a run, because its owner does not want it any more."""
@@ -89,15 +100,14 @@ class Runs:
         Raises:
             OnlysumError: the owner has not approved it, something it needs is missing, or state was rolled back.
         """
-        if self._rolled_back is not None:
-            raise self._rolled_back
-        if run_id not in self._parts:
-            job = self.job(run_id)
-            if job.verified.hash in self._lost_plans:
-                Participation(self._work, job).refuse_for_good("E-LEDGER-ROLLBACK")  # so that a restart knows
-                raise RefusedError("E-LEDGER-ROLLBACK", f"the journal of run {run_id} is older than what was signed")
-            self._parts[run_id] = Participation(self._work, job)
-        return self._parts[run_id]
+        if self.rolled_back is not None:
+            raise self.rolled_back
+        part = self._parts.get(run_id) or Participation(self._work, self.job(run_id))
+        if part.plan_hash in self._lost_plans:
+            self._parts.pop(run_id, None)
+            part.refuse_for_good("E-LEDGER-ROLLBACK")  # so that a restart knows
+            raise RefusedError("E-LEDGER-ROLLBACK", f"the journal of run {run_id} is older than what was signed")
+        return self._parts.setdefault(run_id, part)
 
     def present(self, run_id: str) -> Participation | None:
         """Return a part that was begun in this process."""
@@ -189,34 +199,59 @@ class Runs:
             _log.error("no report", run=run_id, code=error.code, detail=error.detail)
 
     def compare(self, welcome: Welcome) -> None:
-        """Compare what the coordinator last saw of this member with ledger and journals here; older ones abstain."""
-        try:
-            self._work.ledger.require_at_least(welcome.ledger_head)
-            self._rolled_back = None
-        except OnlysumError as error:
-            self._rolled_back = error
-            _log.error("abstaining from every run", code=error.code, detail=error.detail)
-            return
-        for advertisement in welcome.last_advertisements:
-            self._compare(advertisement)
+        """Compare what this member has shown of ledger and journals with those here; older ones abstain."""
+        shown = own_heads(self._work.owner, welcome)
+        self._compare_ledger(lost_head(self._work.ledger, welcome, shown))
+        for heads in shown:
+            try:
+                self._compare(heads)
+            except Exception as error:  # noqa: BLE001  # each run by itself, whatever keeps another from being read
+                self._lost_plans.add(heads.position.plan_hash)
+                detail = str(error) if isinstance(error, OnlysumError) else type(error).__name__
+                plan = heads.position.plan_hash.hex()
+                _log.error("a run cannot be compared", plan=plan, code="E-LEDGER-ROLLBACK", detail=detail)
 
-    def _compare(self, last: Advertisement) -> None:
-        owner, at = self._work.owner, last.position
-        signed = keys.verify(owner.identity.public, last.signature, last.signed_bytes(PROTOCOL_VERSION))
-        if not signed or last.sender != owner.name:
-            _log.warning(
-                "an advertisement that the coordinator returned is not this member's", code="E-ROUND-SIGNATURE"
-            )
+    def _compare_ledger(self, lost: LedgerHead | None) -> None:
+        """Abstain from every run while the ledger lacks a record that was shown."""
+        self.rolled_back = None
+        if lost is not None:
+            detail = f"record {lost.sequence} of the ledger was shown and is missing here"
+            self.rolled_back = RefusedError("E-LEDGER-ROLLBACK", detail)
+            next_step = self.rolled_back.explanation.next_step
+            _log.error("abstaining from every run", code="E-LEDGER-ROLLBACK", detail=detail, next=next_step)
+
+    def _compare(self, shown: HeadsShown) -> None:
+        """Refuse a run for good if its journal lacks what was shown of it, also if its plan comes only later."""
+        plan_hash, plans = shown.position.plan_hash, self._work.review.plans
+        run_id = self._with_hash(plan_hash)
+        if run_id is None:
+            self._lost_plans.add(plan_hash)
             return
-        known = [one for one in self.going_on() if self._work.review.plans.get(one).hash == at.plan_hash]
-        if not known:
-            self._lost_plans.add(at.plan_hash)
+        if plans.ended(run_id) is not None:
             return
-        part = self.part(known[0])
-        if at.order > part.highest:
+        part = self._parts.get(run_id)
+        journal = Journal.open(self._work.home.runs / run_id, plan_hash) if part is None else part.journal
+        if journal.contains(shown.journal):
+            return
+        self._lost_plans.add(plan_hash)
+        if part is None:
+            journal.refuse("E-LEDGER-ROLLBACK")
+        else:
             part.refuse_for_good("E-LEDGER-ROLLBACK")
-            detail = f"round {at.round}, attempt {at.attempt} was signed, the journal ends at {part.highest}"
-            _log.error("the run is refused for good", run=known[0], code="E-LEDGER-ROLLBACK", detail=detail)
+        at = shown.position
+        detail = f"round {at.round}, attempt {at.attempt}: record {shown.journal.length} of the journal was shown"
+        _log.error("the run is refused for good", run=run_id, code="E-LEDGER-ROLLBACK", detail=detail)
+
+    def _with_hash(self, plan_hash: bytes) -> str | None:
+        """Return the run whose plan has a hash; plans that cannot be read are none."""
+        plans = self._work.review.plans
+        for run_id in plans.run_ids():
+            if run_id not in self._hashes:
+                with suppress(OnlysumError):
+                    self._hashes[run_id] = plans.get(run_id).hash
+            if self._hashes.get(run_id) == plan_hash:
+                return run_id
+        return None
 
     def _decision(self, run_id: str) -> Decision | None:
         decision = self._work.review.plans.decision(run_id)

@@ -9,12 +9,20 @@ Source: docs/protocol.md sections 5 and 6.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from host import durable
 from participant.home import certificate_file, erase_updates
+from participant.owner.peer_heads import PeerHeads
 from participant.protocol.member import Participant
-from participant.protocol.memory import RoundClosed, RunRefused, masked_name, shares_from_bytes, shares_name
+from participant.protocol.memory import RoundClosed, masked_name, shares_from_bytes, shares_name
 from participant.protocol.round import hear
 from participant.protocol.states import Advertised, Idle, Masked, Ready, Shared, State
 from participant.protocol.step import Message, Step
@@ -27,14 +35,18 @@ from participant.runs.round_training import RoundTraining
 from participant.runs.round_update import RoundUpdate
 from participant.runs.tasks import RoundTask, position_of
 from privacy.errors import LocalError, PeerError
+from privacy.heads import HeadsShown, Moment
 from privacy.plan import Plan
 from privacy.secagg.messages import (
+    Advertisement,
     AdvertisementSet,
     Complaint,
     HolderShares,
     MaskedUpload,
     Position,
     RoundCertificate,
+    SurvivorSignature,
+    UnmaskShares,
 )
 from protos import codec
 from protos.envelope import (
@@ -47,6 +59,14 @@ from protos.envelope import (
     UnmaskRequested,
     UploadAnnounced,
 )
+
+# Messages of which the journal has a record. Keys stand for shares and complaints too: after a restart none is made
+# again in an attempt whose keys were sent.
+RECORDED: Final[Mapping[type[Message], Moment]] = {
+    Advertisement: Moment.ADVERTISE,
+    SurvivorSignature: Moment.SIGN,
+    UnmaskShares: Moment.RELEASE,
+}
 
 _log = structlog.get_logger("onlysum.participant")
 
@@ -71,6 +91,7 @@ class Participation:
         self._training = RoundTraining(work, job)
         directory = work.home.runs / self._run_id
         self._adapter = GlobalAdapter(self._plan, job.initial_adapter, directory, work.sender)
+        self._peer_heads = PeerHeads(work.home.peer_heads)
         self._update = RoundUpdate(self._journal, self._consent, ring_bits=self._plan.encoding.ring_bits)
         self._log = _log.bind(run=self._run_id)
 
@@ -79,9 +100,19 @@ class Participation:
         return self._participant.plan.plan
 
     @property
+    def plan_hash(self) -> bytes:
+        """The plan, by its hash."""
+        return self._participant.plan.hash
+
+    @property
     def highest(self) -> tuple[int, int]:
         """The last (round, attempt) that was advertised."""
         return self._journal.memory.highest
+
+    @property
+    def journal(self) -> Journal:
+        """What was promised in this run."""
+        return self._journal
 
     @property
     def round_in_progress(self) -> bool:
@@ -94,8 +125,7 @@ class Participation:
 
     def refuse_for_good(self, code: str) -> None:
         """Take no part in this run any more, also after a restart."""
-        if not self._journal.memory.refused:
-            self._journal.append(RunRefused(code))
+        self._journal.refuse(code)
         self._state = Idle(self._participant)
 
     def may_abstain(self, position: Position) -> bool:
@@ -117,7 +147,7 @@ class Participation:
             case SharesDealt():
                 self._on_shares(task)
             case SurvivorsProposed():
-                self._follow(self._hear(task.proposal, of=position_of(task)))
+                self._on_survivors(task)
             case UnmaskRequested():
                 self._follow(self._hear(task.request, of=position_of(task)))
             case RoundCompleted():
@@ -153,7 +183,21 @@ class Participation:
         if isinstance(self._state, Shared) and self._state.position == position:
             self._send(self._state.bundle)
         else:
-            self._follow(self._hear(AdvertisementSet(task.advertisements), of=position))
+            step = self._hear(AdvertisementSet(task.advertisements), of=position)
+            about = {keys.sender: hashlib.sha256(keys.body).digest() for keys in task.advertisements}
+            self._admit(task.heads, position, Moment.ADVERTISE, about)
+            self._follow(step)
+
+    def _on_survivors(self, task: SurvivorsProposed) -> None:
+        position, receipts = position_of(task), task.proposal.receipts
+        step = self._hear(task.proposal, of=position)
+        about = {receipt.sender: receipt.masked_hash for receipt in receipts}
+        self._admit(task.heads, position, Moment.UPLOAD, about)
+        self._follow(step)
+
+    def _admit(self, heads: Sequence[HeadsShown], at: Position, moment: Moment, about: Mapping[str, bytes]) -> None:
+        """Go on with members alone whose ledgers are as new as was ever seen here, and keep how new they are."""
+        self._peer_heads.admit(self._plan, heads, at=at, moment=moment, about=about)
 
     def _on_shares(self, task: SharesDealt) -> None:
         if isinstance(self._state, Masked) and self._state.position == task.position:
@@ -170,7 +214,12 @@ class Participation:
 
     def _mask(self, ready: Ready) -> None:
         """Mask this round's update, make that durable, and send it."""
-        entries = self._update.encoded(ready.offer, self._training.train)
+
+        def train(number: int) -> NDArray[np.int64]:
+            self._show(Moment.TRAIN, ready.position)  # the charge is known elsewhere before anything follows from it
+            return self._training.train(number)
+
+        entries = self._update.encoded(ready.offer, train)
         self._work.sender.still_wanted(self._run_id, ready.position)
         update = EncodedUpdate(entries, threads=self._work.settings.threads)
         step = hear(ready, update, self._journal.memory, self._work.random)
@@ -245,9 +294,21 @@ class Participation:
             case None:
                 return
             case MaskedUpload():
+                self._show(Moment.UPLOAD, message.position, message.receipt.masked_hash)
                 self._upload(message)
             case _:
+                if (moment := RECORDED.get(type(message))) is not None:
+                    about = hashlib.sha256(message.body).digest() if isinstance(message, Advertisement) else b""
+                    self._show(moment, message.position, about)
                 self._work.sender.submit(message, of=(self._run_id, message.position))
+
+    def _show(self, moment: Moment, at: Position, about: bytes = b"") -> None:
+        """Let the coordinator keep how far journal and ledger have come: only then may what they record leave."""
+        me = self._participant
+        unsigned = HeadsShown(at, me.me, moment, self._journal.head, self._work.ledger.head(), about)
+        signed = unsigned.signed_bytes(me.parameters.protocol_version)
+        shown = replace(unsigned, signature=me.identity.sign(signed))
+        self._work.sender.submit(shown, of=(self._run_id, at))
 
     def _upload(self, upload: MaskedUpload) -> None:
         """Send a masked update, not before the plan's least time since the attempt was opened, then its receipt."""

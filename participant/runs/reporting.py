@@ -89,7 +89,8 @@ def _ledger(work: DaemonContext, verified: VerifiedPlan, decision: Decision) -> 
     if not named:
         return None
     population, spent, head = policy.population.get(named[0]), work.ledger.spent(named[0]), work.ledger.head()
-    counted = population is not None and spent.unit in {"", population.unit}  # of another unit since: no budget of it
+    # Of another unit since, or with charges that nobody can name: no figure of a budget.
+    counted = population is not None and spent.unit in {"", population.unit} and not spent.exhausted
     return LedgerFacts(
         sequence=head.sequence,
         head=head.hash,

@@ -29,6 +29,7 @@ class OpenPlan:
     pending: bool  # it waits for the owner's decision
     roster: str  # verified or unverified
     training: str = ""  # in how many rounds training failed
+    closed: bool = False  # its journal was set back: no part is taken
 
     @property
     def run_id(self) -> str:
@@ -40,6 +41,8 @@ class OpenPlan:
         short = self.run_id[:SHOWN_ID]
         expiry = moment(self.plan.expires_at)
         state = f"waits for you: plan show {short}" if self.pending else f"takes part in run {short} until {expiry} UTC"
+        if self.closed:
+            state = f"takes NO part in run {short}: its journal here is older than what was shown (E-LEDGER-ROLLBACK)"
         masks = f"suite {suite_words(self.plan)}; graph {graph_words(self.plan)}"
         failed = [f"  {self.training}: see the log, and plan dry-run {short}"] if self.training else []
         return [state, f"  roster: {self.roster}; {masks}", *failed]
@@ -59,6 +62,7 @@ class ParticipantStatus:
     detail: str
     plans: tuple[OpenPlan, ...]  # pending ones first
     ledger_sequence: int
+    abstains: str = ""  # why it takes part in no run
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -80,6 +84,7 @@ class ParticipantStatus:
             "connected": self.connected,
             "paused": self.paused,
             "code": self.code,
+            "abstains": self.abstains,
             "waiting": list(self.pending),
             "runs": list(self.decided),
             "plans": {
@@ -88,6 +93,7 @@ class ParticipantStatus:
                     "suite": open_plan.plan.suite,
                     "graph": open_plan.plan.graph.kind,
                     "training": open_plan.training,
+                    "closed": open_plan.closed,
                 }
                 for open_plan in self.plans
             },
@@ -100,6 +106,10 @@ class ParticipantStatus:
         if self.running:
             state += f"{', connected' if self.connected else ', NOT connected'}, since {moment(self.since)} UTC"
         lines = [f"{self.name} in {self.federation}: {state}{', paused' if self.paused else ''}"]
+        if self.running and self.abstains:
+            lines.append("  takes part in NO run: records of its ledger or journals are missing")
+            lines.append(f"  {self.abstains}")
+            lines.append("  next: stop the daemon, then onlysum participant ledger reanchor")
         if self.running and self.code:
             lines.append(f"  {self.code}: {self.detail}")
         return lines + [line for open_plan in self.plans for line in open_plan.to_lines()]
@@ -110,7 +120,12 @@ def participant_status(opened: OpenHome) -> ParticipantStatus:
     daemon, plans = read_status(opened.home), opened.review.plans
     running = daemon is not None and daemon.running
     open_plans = [
-        _open_plan(opened, plans.get(run_id).plan, pending=plans.decision(run_id) is None)
+        _open_plan(
+            opened,
+            plans.get(run_id).plan,
+            pending=plans.decision(run_id) is None,
+            closed=daemon is not None and run_id in daemon.closed,
+        )
         for run_id in plans.run_ids()
         if plans.ended(run_id) is None
     ]
@@ -125,13 +140,14 @@ def participant_status(opened: OpenHome) -> ParticipantStatus:
         detail=daemon.detail if daemon else "",
         plans=tuple(sorted(open_plans, key=lambda open_plan: not open_plan.pending)),
         ledger_sequence=opened.ledger.head().sequence,
+        abstains=daemon.abstains if daemon else "",
     )
 
 
-def _open_plan(opened: OpenHome, plan: Plan, *, pending: bool) -> OpenPlan:
+def _open_plan(opened: OpenHome, plan: Plan, *, pending: bool, closed: bool) -> OpenPlan:
     try:
         verified = is_verified_roster(plan, load_policy(opened.home), opened.owner.name)
     except OnlysumError:  # a policy that does not parse pins nobody
         verified = False
     failed = read_record(opened.home.runs / plan.run_id).summary(plan.recipe.rounds)
-    return OpenPlan(plan, pending, "verified" if verified else "unverified", failed)
+    return OpenPlan(plan, pending, "verified" if verified else "unverified", failed, closed)

@@ -21,8 +21,9 @@ from coordinator.database.member_rows import TokenRecord
 from host import credentials
 from participant.protocol.round import Advertised
 from privacy.errors import PeerError
+from privacy.heads import JournalHead, Moment
 from privacy.plan import PROTOCOL_VERSION
-from privacy.secagg.messages import MaskedUpload, Position, Receipt
+from privacy.secagg.messages import Advertisement, MaskedUpload, Position, Receipt
 from privacy.secret import SecretBytes
 from protos import envelope as env
 from protos.invitation import enrolment_bytes, token_hash
@@ -142,7 +143,7 @@ def test_a_handshake_notes_datasets_and_tells_who_else_is_enrolled(world: World)
     welcome = asyncio.run(world.runner.handshake("alice", hello()))
     assert {member.name for member in welcome.members} == {"alice", "bob", "carol", EVALUATOR}
     assert welcome.federation == "test-federation"
-    assert welcome.last_advertisements == ()
+    assert welcome.last_heads == ()
     with world.store.read() as connection:
         assert member_rows.announced(connection, "alice") == (env.DatasetOffer("digits", 100),)
 
@@ -173,14 +174,159 @@ def test_an_older_ledger_head_is_told_the_newest_that_was_seen(world: World) -> 
     asyncio.run(scenario())
 
 
-def test_the_handshake_returns_a_members_own_last_advertisement(world: World) -> None:
-    async def scenario() -> env.Welcome:
+def heads(world: World, sequence: int, length: int, **changes: Any) -> env.HeadsShown:
+    """Return heads that alice signs in the run's first attempt."""
+    ledger = env.LedgerHead(sequence, bytes([sequence]) * 32)
+    ledger = replace(ledger, signature=signing_key("alice").sign(ledger.signed_bytes))
+    journal = JournalHead(length, bytes([length]) * 32)
+    at = Position(world.plan.hash, 1, 1)
+    unsigned = replace(env.HeadsShown(at, "alice", Moment.TRAIN, journal, ledger), **changes)
+    return replace(unsigned, signature=signing_key("alice").sign(unsigned.signed_bytes(PROTOCOL_VERSION)))
+
+
+def test_the_handshake_returns_what_a_member_showed_last_in_each_run_also_after_a_restart(world: World) -> None:
+    async def scenario() -> None:
         while not world.attempts() or world.attempts()[-1].phase != "SHARE_KEYS":
             await world.turn()
+        for shown in (heads(world, 5, 2), heads(world, 6, 3), heads(world, 6, 3)):
+            await world.runner.submit("alice", shown)
+        for runner in (world.runner, world.daemon()):
+            welcome = await runner.handshake("alice", hello(ledger_head=env.LedgerHead(2, b"2" * 32)))
+            assert welcome.last_heads == (heads(world, 6, 3),)
+            assert welcome.ledger_head == heads(world, 6, 3).ledger
+            others = (await runner.handshake("bob", hello(member="bob"))).last_heads
+            assert [shown.sender for shown in others] == ["bob"]
+        world.members["alice"].shown = 6
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert len(world.rounds()) == 2, "what a member shows is no message of a round"
+
+
+def test_a_member_that_lost_a_plan_is_given_it_by_its_hash_also_long_after_the_run_and_nobody_else_is(
+    world: World,
+) -> None:
+    async def plan_of(runner: Runner, member: str, plan_hash: bytes, offset: int = 0) -> bytes:
+        return b"".join([data async for data in runner.read_content(member, plan_hash, offset)])
+
+    async def scenario() -> None:
+        await world.settle()
+        world.clock.seconds += 365 * 86_400
+        forgetful, plan = world.daemon(), world.plan
+        assert await plan_of(forgetful, "alice", plan.hash) == plan.to_bytes()
+        assert await plan_of(forgetful, "alice", plan.hash, 100) == plan.to_bytes()[100:]
+        for member, plan_hash in (("alice", b"p" * 32), (EVALUATOR, plan.hash)):
+            with pytest.raises(PeerError, match="no such content"):
+                await plan_of(forgetful, member, plan_hash)
+
+    asyncio.run(scenario())
+
+
+def test_malicious_messages_without_their_heads_or_with_others_are_not_taken(world: World) -> None:
+    """Peers are shown both or neither: no member can spoil the set of the others."""
+    alice, refusals = world.members["alice"], list[str]()
+
+    async def without(message: Any) -> None:
+        if isinstance(message, Advertisement | MaskedUpload):
+            attempt = world.runner._runs[RUN_ID].attempt
+            assert attempt is not None
+            moment = Moment.ADVERTISE if isinstance(message, Advertisement) else Moment.UPLOAD
+            shown = attempt.heads.pop((alice.name, moment))
+            refusals.append(await refusal(alice.deliver(message)))
+            attempt.heads[alice.name, moment] = replace(shown, about=bytes(32))
+            refusals.append(await refusal(alice.deliver(message)))
+            attempt.heads[alice.name, moment] = shown
+            other = replace(shown, about=bytes(32))
+            other = replace(other, signature=signing_key("alice").sign(other.signed_bytes(PROTOCOL_VERSION)))
+            refusals.append(await refusal(world.runner.submit("alice", other)))
+        await alice.deliver(message)
+
+    async def scenario() -> None:
+        alice.send = without
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert len(world.rounds()) == 2
+    assert set(refusals) == {"E-WIRE-UNEXPECTED", "E-ROUND-CONTEXT"}
+    assert refusals[2::3] == ["E-ROUND-CONTEXT"] * 4
+
+
+async def refusal(call: Awaitable[object]) -> str:
+    """Return the code with which a call is refused."""
+    with pytest.raises(PeerError) as refused:
+        await call
+    return refused.value.code
+
+
+def test_sets_come_with_the_heads_of_their_members_also_after_a_restart(world: World) -> None:
+    told: list[tuple[list[str], list[str]]] = []
+
+    async def until(phase: str) -> None:
+        while True:
+            await world.runner.tick()
+            if world.attempts() and world.attempts()[-1].phase == phase:
+                return
+            for member in world.members.values():
+                await member.step()
+
+    async def scenario() -> None:
+        for phase in ("SHARE_KEYS", "AGREE_SURVIVORS"):
+            await until(phase)
+            again = world.daemon()
+            await again.tick()
+            for name in world.members:
+                for numbered in again._runs[RUN_ID].tasks(name):
+                    match numbered.task:
+                        case env.KeysAdvertised(_, advertisements, heads):
+                            told.append(([keys.sender for keys in advertisements], [shown.sender for shown in heads]))
+                        case env.SurvivorsProposed(_, proposal, heads):
+                            members = [receipt.sender for receipt in proposal.receipts]
+                            told.append((members, [shown.sender for shown in heads]))
+
+    asyncio.run(scenario())
+    everybody = sorted(world.members)
+    assert told == [(everybody, everybody)] * 2 * len(everybody)
+
+
+OLDER: dict[str, tuple[dict[str, Any], str]] = {
+    "an older ledger": ({"sequence": 5, "length": 4}, "its ledger ends at record 5, it showed 6"),
+    "an older journal": ({"sequence": 7, "length": 2}, "its journal ends at record 2, it showed 3"),
+    "a ledger of another branch": (
+        {"sequence": 6, "length": 4, "ledger": env.LedgerHead(6, b"x" * 32, bytes(64))},
+        "its ledger ends at record 6, it showed 6",
+    ),
+    "a journal of another branch": (
+        {"sequence": 6, "length": 3, "journal": JournalHead(3, b"x" * 32)},
+        "its journal ends at record 3, it showed 3",
+    ),
+    "another member's name": ({"sequence": 9, "length": 9, "sender": "bob"}, "not signed by its identity key"),
+    "another plan": (
+        {"sequence": 9, "length": 9, "position": Position(b"p" * 32, 1, 1)},
+        "no run of this member has this plan",
+    ),
+    "an attempt that was never opened": ({"sequence": 9, "length": 9, "attempt": 3}, "no such attempt was opened"),
+}
+
+
+@pytest.mark.parametrize(("changes", "rule"), OLDER.values(), ids=OLDER.keys())
+def test_malicious_heads_are_refused_and_what_was_shown_before_stands(
+    world: World, changes: dict[str, Any], rule: str
+) -> None:
+    if "attempt" in changes:
+        position = Position(world.plan.hash, 1, changes["attempt"])
+        changes = {**{key: value for key, value in changes.items() if key != "attempt"}, "position": position}
+
+    async def scenario() -> env.Welcome:
+        while not world.attempts():
+            await world.turn()
+        await world.runner.submit("alice", heads(world, 6, 3))
+        with pytest.raises(PeerError, match=rule):
+            await world.runner.submit("bob" if "sender" in changes else "alice", heads(world, **changes))
         return await world.runner.handshake("alice", hello())
 
-    (advertisement,) = asyncio.run(scenario()).last_advertisements
-    assert (advertisement.sender, advertisement.position.order) == ("alice", (1, 1))
+    welcome = asyncio.run(scenario())
+    assert welcome.last_heads == (heads(world, 6, 3),)
+    assert welcome.ledger_head == heads(world, 6, 3).ledger
 
 
 def test_a_revoked_member_is_refused_everywhere(world: World) -> None:

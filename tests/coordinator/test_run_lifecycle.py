@@ -156,12 +156,14 @@ def test_sums_are_there_for_whoever_comes_back_and_go_when_the_run_ends(tmp_path
 # --- somebody says no, or the operator does ---
 
 
-def test_one_refusal_ends_the_run_as_refused_and_shows_the_rule(tmp_path: Path) -> None:
+def test_one_refusal_ends_the_run_as_refused_and_shows_who_the_rule_and_how_to_go_on(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.members["bob"].approves = False
     settled(world)
     state = world.state()
-    assert (state.state, state.code, state.reason) == (RunState.REFUSED, "E-POLICY-RULE", "bob: not these rounds")
+    assert (state.state, state.code) == (RunState.REFUSED, "E-POLICY-RULE")
+    next_step = "onlysum coordinator run create DRAFT --members alice,carol"
+    assert state.reason == f"bob: not these rounds; to go on without bob: {next_step}"
     assert world.attempts() == ()
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from participant.protocol.memory import Record, RunMemory
+from participant.runs.journal import Journal
 from participant.runs.participation import Participation
 from privacy.errors import OnlysumError, PeerError
+from privacy.heads import HeadsShown, Moment
 from privacy.plan import PROTOCOL_VERSION
-from privacy.secagg.messages import Advertisement, RoundCertificate, SurvivorProposal, UnmaskRequest
+from privacy.secagg.messages import RoundCertificate, SurvivorProposal, UnmaskRequest
 from protos.envelope import (
     Abstained,
     AttemptAborted,
@@ -25,7 +27,8 @@ from protos.envelope import (
 )
 from tests.worlds.expect import expect
 from tests.worlds.owner import give
-from tests.worlds.rehearsal import ME, Rehearsal
+from tests.worlds.plans import signing_key
+from tests.worlds.rehearsal import ME, Rehearsal, heads_with
 
 
 @dataclass
@@ -34,9 +37,14 @@ class Story:
 
     rehearsal: Rehearsal
     copies: list[tuple[Path, RunMemory]]  # of the run's directory after each record of its journal
-    last: Advertisement  # of this participant, as an honest coordinator has seen it
+    shown: list[HeadsShown]  # by this participant; an honest coordinator has the last
     certificate: RoundCertificate  # of round 1
     asked: tuple[SurvivorProposal, SurvivorProposal, UnmaskRequest]  # in round 1: of attempt 1, and twice of attempt 2
+
+    @property
+    def last(self) -> HeadsShown:
+        """What an honest coordinator returns."""
+        return self.shown[-1]
 
     @property
     def directory(self) -> Path:
@@ -51,7 +59,7 @@ class Story:
     @property
     def memory(self) -> RunMemory:
         """What the daemon's journal says."""
-        return self.part._journal.memory
+        return Journal.open(self.directory, self.rehearsal.world.plan.hash).memory
 
     def go_back(self, copy: Path) -> None:
         """Put a copy in place, and start a daemon on it."""
@@ -60,7 +68,7 @@ class Story:
         self.rehearsal.restart()
         self.rehearsal.me.link.take()
 
-    def shake_hands(self, *seen: Advertisement) -> None:
+    def shake_hands(self, *seen: HeadsShown) -> None:
         """Let a coordinator say what it has last seen of this participant."""
         self.rehearsal.daemon._compare(
             Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, bytes(32)), seen, ())
@@ -105,16 +113,15 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     certificate = rehearsal.finish().certificate
     rehearsal.open(2)
     rehearsal.phase()
-    last = next(advertisement for advertisement in rehearsal.advertisements() if advertisement.sender == ME)
     rehearsal.phase()
     rehearsal.ask_me()
-    return Story(rehearsal, copies, last, certificate, (first, second, request))
+    return Story(rehearsal, copies, [*rehearsal.me.link.heads], certificate, (first, second, request))
 
 
-def test_a_journal_copied_back_to_any_earlier_attempt_ends_the_run_at_the_handshake(story: Story) -> None:
-    older = [(copy, memory) for copy, memory in story.copies if memory.highest < story.last.position.order]
-    assert len(older) == 8, "round 1: two offers, an update, two uploads, a signature, a release, a result"
-    for copy, memory in older:
+def test_a_journal_copied_back_to_any_earlier_record_ends_the_run_at_the_handshake(story: Story) -> None:
+    """Also within an attempt: after its keys, its update, its upload, its signature or its release."""
+    assert len(story.copies) == 11, "round 1: two offers, an update, two uploads, a signature, a release, a result"
+    for copy, memory in story.copies[:-1]:
         story.go_back(copy)
         assert story.memory == memory
         story.shake_hands(story.last)
@@ -151,8 +158,8 @@ def test_malicious_coordinator_gets_nothing_from_a_refused_run_though_its_upload
         before = story.memory
         assert not story.part.round_in_progress
         for task in (
-            SurvivorsProposed(run_id, first),
-            SurvivorsProposed(run_id, second),
+            SurvivorsProposed(run_id, first, heads_with(first.receipts)),
+            SurvivorsProposed(run_id, second, heads_with(second.receipts)),
             UnmaskRequested(run_id, request),
         ):
             with pytest.raises(OnlysumError):
@@ -161,14 +168,43 @@ def test_malicious_coordinator_gets_nothing_from_a_refused_run_though_its_upload
         assert story.memory == before
 
 
-def test_a_journal_copied_back_within_its_last_attempt_goes_on_only_with_an_upload(story: Story) -> None:
-    same = [(copy, memory) for copy, memory in story.copies if memory.highest == story.last.position.order]
-    assert [memory.masked_in(2) is not None for _, memory in same] == [False, False, True]
-    for copy, memory in same:
+def test_the_newest_journal_goes_on_with_its_upload(story: Story) -> None:
+    copy, memory = story.copies[-1]
+    story.go_back(copy)
+    story.shake_hands(story.last)
+    assert story.memory == memory
+    assert story.part.round_in_progress
+
+
+def test_malicious_heads_that_this_participant_did_not_sign_end_nothing(story: Story) -> None:
+    """A coordinator may return what others signed, what was changed, or garbage: nothing of it is believed."""
+    copy, memory = story.copies[-1]
+    longer = replace(story.last, journal=replace(story.last.journal, length=99))
+    named = replace(longer, sender="bob")
+    theirs = replace(named, signature=signing_key("bob").sign(named.signed_bytes(PROTOCOL_VERSION)))
+    mine = replace(named, signature=signing_key(ME).sign(named.signed_bytes(PROTOCOL_VERSION)))
+    for shown in (longer, replace(longer, signature=bytes(64)), theirs, mine):
         story.go_back(copy)
-        story.shake_hands(story.last)
-        assert story.memory == memory, "as far as anybody can tell, nothing newer was signed"
-        assert story.part.round_in_progress == (memory.masked_in(2) is not None), "its keys are gone, or were dropped"
+        story.shake_hands(shown)
+        assert story.memory == memory
+
+
+def test_heads_of_another_branch_end_the_run(story: Story) -> None:
+    """As long as the journal, with another record: a copy of the directory went on elsewhere."""
+    copy, _ = story.copies[-1]
+    other = replace(story.last, journal=replace(story.last.journal, hash=bytes(32)))
+    story.go_back(copy)
+    story.shake_hands(replace(other, signature=signing_key(ME).sign(other.signed_bytes(PROTOCOL_VERSION))))
+    assert story.memory.refused == "E-LEDGER-ROLLBACK"
+
+
+def test_each_step_is_announced_before_it_and_a_retry_trains_nothing_anew(story: Story) -> None:
+    def moments(*attempt: int) -> list[Moment]:
+        return [shown.moment for shown in story.shown if shown.position.order == attempt]
+
+    assert moments(1, 1) == [Moment.ADVERTISE, Moment.TRAIN, Moment.UPLOAD]
+    assert moments(1, 2) == [Moment.ADVERTISE, Moment.UPLOAD, Moment.SIGN, Moment.RELEASE]
+    assert moments(2, 1) == [Moment.ADVERTISE, Moment.TRAIN, Moment.UPLOAD]
 
 
 def test_malicious_coordinator_that_hides_what_it_saw_is_found_out_by_the_rounds_certificate(story: Story) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from privacy.dp.events import round_event
+from privacy.errors import PeerError, Phase
 from privacy.ledger import LifetimeBudget
 from privacy.ledger_entries import Charge
 from privacy.secagg.messages import Advertisement, ShareBundle
 from protos.envelope import Abstained, LedgerHead, PlanRefused, Submission
 from tests.worlds.owner import give, owned_plan, policy_text
-from tests.worlds.plans import CREATED_AT
+from tests.worlds.plans import CREATED_AT, signing_key
 from tests.worlds.rehearsal import ME, Rehearsal
 
 ROOMY = LifetimeBudget("example", 1000.0, 1e-6, 2)
@@ -34,6 +36,12 @@ def meet(made: Rehearsal, head: LedgerHead) -> None:
     made.restart()
     made.me.link.welcome_head = head
     made.daemon._compare(made.me.link.welcome())
+
+
+def signed(sequence: int) -> LedgerHead:
+    """Return a head that this member has signed, of a record that its ledger does not have."""
+    head = LedgerHead(sequence, bytes(32))
+    return replace(head, signature=signing_key(ME).sign(head.signed_bytes))
 
 
 def asked(made: Rehearsal, number: int) -> list[Submission]:
@@ -69,7 +77,7 @@ def test_a_ledger_from_before_the_head_that_was_shown_abstains_and_charges_nothi
 
 def test_a_ledger_of_another_branch_abstains(begun: Rehearsal) -> None:
     head = begun.me.ledger().head()
-    meet(begun, LedgerHead(head.sequence, bytes(32)))
+    meet(begun, signed(head.sequence))
     before = written(begun)
     (abstained,) = asked(begun, 2)
     assert isinstance(abstained, Abstained)
@@ -77,9 +85,52 @@ def test_a_ledger_of_another_branch_abstains(begun: Rehearsal) -> None:
     assert written(begun) == before
 
 
+def test_a_charge_is_shown_before_it_trains_and_a_ledger_set_back_to_before_it_abstains(begun: Rehearsal) -> None:
+    """A backup, one round, a restore: no handshake lies between, and nobody has seen the charge in one."""
+    file = begun.me.home.directory / "ledger.db"
+    ledger = begun.me.ledger()
+    ledger._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    ledger.close()
+    shutil.copy(file, file.with_suffix(".copy"))
+    known: list[LedgerHead] = []
+    begun.me.on_training = lambda number: known.append(begun.me.link.heads[-1].ledger)
+    begun.round(2)
+    assert known == [begun.me.ledger().head()], "the coordinator has it before training begins"
+    for path in file.parent.glob("ledger.db*"):
+        path.unlink()
+    file.with_suffix(".copy").rename(file)
+    begun.restart()
+    welcome = replace(begun.me.link.welcome(), last_heads=(begun.me.link.heads[-1],))
+    begun.daemon._compare(welcome)
+    (abstained,) = asked(begun, 3)
+    assert isinstance(abstained, Abstained)
+    assert abstained.code == "E-LEDGER-ROLLBACK"
+    assert begun.me.trained == [1, 2]
+
+
+def test_a_charge_that_the_coordinator_does_not_take_trains_nothing(begun: Rehearsal) -> None:
+    """It has seen a newer ledger of this member: this one was set back, or a copy of it went on elsewhere."""
+
+    def refuse(what: str) -> None:
+        if what == "HeadsShown" and len(begun.me.ledger().rows()) > rows:
+            raise PeerError.by_participant(ME, "E-LEDGER-ROLLBACK", Phase.ADVERTISE_KEYS, "its ledger is older")
+
+    rows = len(begun.me.ledger().rows())
+    begun.me.link.before = refuse
+    begun.open(2)
+    begun.phase()
+    begun.phase()
+    give(begun.daemon, begun.task())
+    (abstained,) = begun.me.link.take()
+    assert isinstance(abstained, Abstained)
+    assert abstained.code == "E-LEDGER-ROLLBACK"
+    assert begun.me.trained == [1]
+    assert [charge.round for charge in begun.charges()] == [1, 2]
+
+
 def test_the_newest_copy_takes_part_again(begun: Rehearsal) -> None:
     head = begun.me.ledger().head()
-    meet(begun, LedgerHead(head.sequence + 1, bytes(32)))
+    meet(begun, signed(head.sequence + 1))
     assert isinstance(asked(begun, 2)[0], Abstained)
     begun.me.link.welcome_head = head
     begun.daemon._compare(begun.me.link.welcome())

@@ -20,7 +20,7 @@ from protos.envelope import (
 )
 from tests.worlds import lying_coordinator as lies
 from tests.worlds.owner import give
-from tests.worlds.rehearsal import Rehearsal, exact
+from tests.worlds.rehearsal import Rehearsal, exact, heads_with
 
 CATALOGUE: dict[Phase, Mapping[str, tuple[Callable[[Any], Any], str]]] = {
     Phase.ADVERTISE_KEYS: lies.OFFERS,
@@ -140,11 +140,11 @@ class Bob:
             case Phase.ADVERTISE_KEYS:
                 return AttemptOpened(run_id, told, (), ())
             case Phase.SHARE_KEYS:
-                return KeysAdvertised(run_id, told)
+                return KeysAdvertised(run_id, told, heads_with(told))
             case Phase.COLLECT_MASKED:
                 return SharesDealt(run_id, at, told)
             case Phase.AGREE_SURVIVORS:
-                return SurvivorsProposed(run_id, told)
+                return SurvivorsProposed(run_id, told, heads_with(told.receipts))
             case Phase.UNMASK:
                 return UnmaskRequested(run_id, told)
         return RoundCompleted(run_id, told)

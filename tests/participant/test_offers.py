@@ -19,7 +19,7 @@ from protos.envelope import Abstained, AttemptOpened, ContentRef, KeysAdvertised
 from tests.worlds.expect import expect
 from tests.worlds.owner import INITIAL_ADAPTER, content, give
 from tests.worlds.plans import sign_plan
-from tests.worlds.rehearsal import ME, Rehearsal
+from tests.worlds.rehearsal import ME, Rehearsal, heads_with
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_who_has_uploaded_does_not_say_that_it_takes_no_part_in_that_attempt_but
 ) -> None:
     rehearsal.open()
     rehearsal.phase()
-    keys = KeysAdvertised(rehearsal.plan.run_id, rehearsal.advertisements())
+    keys = KeysAdvertised(rehearsal.plan.run_id, rehearsal.advertisements(), heads_with(rehearsal.advertisements()))
     rehearsal.phase()
     rehearsal.ask_me()
     give(rehearsal.daemon, keys)
@@ -193,7 +193,7 @@ def test_tasks_of_phases_that_are_over_or_to_come_are_not_answered(rehearsal: Re
     """Keys after a restart, shares before keys, shares of another attempt: each is of an attempt that is not here."""
     rehearsal.open()
     rehearsal.phase()
-    keys = KeysAdvertised(rehearsal.plan.run_id, rehearsal.advertisements())
+    keys = KeysAdvertised(rehearsal.plan.run_id, rehearsal.advertisements(), heads_with(rehearsal.advertisements()))
     early = SharesDealt(rehearsal.plan.run_id, rehearsal.machine.offer.position, ())
     elsewhere = replace(early, position=replace(early.position, attempt=2))
     for task in (early, elsewhere):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from participant.runs.open_runs import NotApproved, Runs
 from privacy.errors import LocalError, OnlysumError, PeerError, RefusedError
+from privacy.heads import HeadsShown, JournalHead, Moment
 from privacy.plan import PROTOCOL_VERSION
-from privacy.secagg.messages import Advertisement, AttemptOffer, Position
+from privacy.secagg.messages import Position
 from protos.envelope import LedgerHead, Role, Welcome
 from tests.worlds.owner import owned_plan, policy_text
 from tests.worlds.plans import sign_plan, signing_key
@@ -85,13 +88,11 @@ def test_a_base_model_that_is_not_registered_any_more_is_named(rehearsal: Rehear
 # --- what was signed before ---
 
 
-def signed_elsewhere(rehearsal: Rehearsal, plan_hash: bytes) -> Advertisement:
-    """An advertisement of this member for a plan."""
-    offer = AttemptOffer(Position(plan_hash, 1, 1), b"\1" * 32, b"\2" * 32)
-    unsigned = Advertisement(offer, ME, b"\3" * 32, b"\4" * 32, b"\5" * 16)
-    return Advertisement(
-        offer, ME, b"\3" * 32, b"\4" * 32, b"\5" * 16, signing_key(ME).sign(unsigned.signed_bytes(PROTOCOL_VERSION))
-    )
+def signed_elsewhere(rehearsal: Rehearsal, plan_hash: bytes) -> HeadsShown:
+    """Heads that this member has shown of a plan's run, of a journal that is not here."""
+    ledger = rehearsal.me.ledger().head()
+    unsigned = HeadsShown(Position(plan_hash, 1, 1), ME, Moment.UPLOAD, JournalHead(3, b"\1" * 32), ledger)
+    return replace(unsigned, signature=signing_key(ME).sign(unsigned.signed_bytes(PROTOCOL_VERSION)))
 
 
 def test_a_plan_that_is_approved_again_after_it_was_lost_with_what_was_signed_for_it_stays_out(
@@ -118,6 +119,60 @@ def test_what_was_signed_for_another_plan_keeps_nobody_out_of_this_one(rehearsal
     last = signed_elsewhere(rehearsal, b"\7" * 32)
     runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, bytes(32)), (last,), ()))
     assert runs.part(rehearsal.plan.run_id).highest == (0, 0)
+
+
+def test_runs_that_are_closed_are_named_for_their_owner(rehearsal: Rehearsal) -> None:
+    runs = runs_of(rehearsal)
+    assert runs.closed() == []
+    last = signed_elsewhere(rehearsal, rehearsal.world.plan.hash)
+    with capture_logs() as logs:
+        runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, b""), (last,), ()))
+    assert runs.closed() == [rehearsal.plan.run_id]
+    assert [log["code"] for log in logs] == ["E-LEDGER-ROLLBACK"], "a coordinator that saw no ledger is no liar"
+
+
+UNREADABLE = {
+    "its journal is damaged": "runs/{run_id}/journal",
+    "its plan was changed": "plans/{run_id}/plan.json",
+    "its decision does not parse": "plans/{run_id}/decision.json",
+    "nobody knows how it ended": "plans/{run_id}/ended.json",
+}
+
+
+@pytest.mark.parametrize("file", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_a_run_that_cannot_be_opened_switches_the_comparison_of_no_other_run_off(
+    rehearsal: Rehearsal, file: str
+) -> None:
+    plans, other = rehearsal.me.review().plans, owned_plan(run_id="ff" * 16)
+    plans.put(other.to_bytes(), sign_plan(other))
+    before = plans.decision(rehearsal.plan.run_id)
+    assert before is not None
+    plans.decide(other.run_id, before.model_copy(update={"plan_hash": other.hash.hex()}))
+    broken = rehearsal.me.home.directory / file.format(run_id=other.run_id)
+    broken.parent.mkdir(exist_ok=True)
+    broken.write_bytes(b"neither this nor that\n")
+    runs = runs_of(rehearsal)
+    last = tuple(signed_elsewhere(rehearsal, plan_hash) for plan_hash in (other.hash, rehearsal.world.plan.hash))
+    runs.prepare_all()
+    assert not runs.is_idle()
+    runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, bytes(32)), last, ()))
+    with pytest.raises(OnlysumError):
+        runs.part(other.run_id)
+    rehearsal.open()
+    with pytest.raises(RefusedError, match="E-LEDGER-ROLLBACK"):
+        runs.part(rehearsal.plan.run_id).handle(rehearsal.task())
+
+
+def test_a_run_is_compared_also_where_its_model_is_missing(rehearsal: Rehearsal) -> None:
+    runs = runs_of(rehearsal)
+    (model,) = rehearsal.me.home.models.iterdir()
+    kept = model.read_bytes()
+    model.unlink()
+    last = signed_elsewhere(rehearsal, rehearsal.world.plan.hash)
+    runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, bytes(32)), (last,), ()))
+    model.write_bytes(kept)
+    with pytest.raises(RefusedError, match="E-LEDGER-ROLLBACK"):
+        runs.part(rehearsal.plan.run_id)
 
 
 # --- resting, and being ready ---

@@ -29,9 +29,10 @@ from participant.protocol.member import Participant
 from participant.training.trainer import OneHotTrainer
 from privacy.errors import PeerError
 from privacy.evaluation import SignedEvaluation
+from privacy.heads import JournalHead, Moment
 from privacy.plan import Plan, VerifiedPlan, signed_approval_bytes
 from privacy.secagg.keys import SigningKey
-from privacy.secagg.messages import AdvertisementSet, HolderShares, MaskedUpload, Receipt
+from privacy.secagg.messages import Advertisement, AdvertisementSet, HolderShares, MaskedUpload, Receipt
 from protos import envelope as env
 from tests.worlds.federation import MemoryJournal, SeededSource, SimulatedParticipant, VirtualClock
 from tests.worlds.plans import CREATED_AT, make_plan, sign_plan, signing_key
@@ -64,6 +65,7 @@ class ScriptedMember:
     present: bool = True
     approves: bool = True
     ended: str = ""
+    shown: int = 0  # records of its ledger
     send: Send = field(init=False)  # how an answer leaves; a test may put a fault here
 
     def __post_init__(self) -> None:
@@ -83,8 +85,25 @@ class ScriptedMember:
             return False
         self.seen.add(task.id)
         for message in self._answers(task.task):
+            await self.show_heads(message)
             await self.send(message)
         return True
+
+    async def show_heads(self, message: Any) -> None:
+        """Show how far its journal and ledger have come, before its keys and before its upload."""
+        match message:
+            case Advertisement():
+                moment, about = Moment.ADVERTISE, hashlib.sha256(message.body).digest()
+            case MaskedUpload():
+                moment, about = Moment.UPLOAD, message.receipt.masked_hash
+            case _:
+                return
+        self.shown += 1
+        number = hashlib.sha256(str(self.shown).encode()).digest()
+        journal, ledger = JournalHead(self.shown, number), env.LedgerHead(self.shown, number, bytes(64))
+        unsigned = env.HeadsShown(message.position, self.name, moment, journal, ledger, about)
+        signed = unsigned.signed_bytes(self.world.plan.protocol_version)
+        await self.world.runner.submit(self.name, replace(unsigned, signature=self.world.keys[self.name].sign(signed)))
 
     def _answers(self, task: env.Task) -> list[Any]:
         hear, plan = self.simulated.hear, self.world.plan

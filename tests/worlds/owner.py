@@ -29,6 +29,7 @@ from privacy.secagg.fixed_point import Buffer
 from privacy.secagg.keys import SigningKey
 from protos.envelope import (
     ContentRef,
+    HeadsShown,
     Hello,
     LedgerHead,
     NumberedTask,
@@ -103,6 +104,7 @@ class RecordingLink:
     contents: dict[bytes, bytes] = field(default_factory=dict)
     sent: list[Submission] = field(default_factory=list)
     uploads: list[tuple[UploadAnnounced, bytes]] = field(default_factory=list)
+    heads: list[HeadsShown] = field(default_factory=list)  # apart from the messages that they announce
     before: Callable[[str], None] = lambda what: None
     after: Callable[[str], None] = lambda what: None
     welcome_head: LedgerHead = NO_HEAD
@@ -123,7 +125,10 @@ class RecordingLink:
         """Keep a message."""
         kind = type(submission).__name__
         self.before(kind)
-        self.sent.append(submission)
+        if isinstance(submission, HeadsShown):
+            self.heads.append(submission)
+        else:
+            self.sent.append(submission)
         self.after(kind)
 
     def upload(self, upload: UploadAnnounced, masked: Buffer) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,9 @@ from methods.optimizer import OptimizerState
 from participant.runs.participation import Participation
 from participant.runs.tasks import RoundTask
 from privacy.errors import Phase
+from privacy.heads import JournalHead, LedgerHead, Moment
 from privacy.ledger_entries import Charge
+from privacy.plan import PROTOCOL_VERSION
 from privacy.plan_parts import Mode
 from privacy.secagg.hashes import adapter_hash, genesis_transcript
 from privacy.secagg.messages import (
@@ -33,6 +38,7 @@ from protos.envelope import (
     AttemptOpened,
     ContentRef,
     Evaluation,
+    HeadsShown,
     KeysAdvertised,
     PlanApproved,
     PlanProposed,
@@ -46,7 +52,7 @@ from protos.envelope import (
 from tests.worlds.expect import expect
 from tests.worlds.federation import Federation
 from tests.worlds.owner import INITIAL_ADAPTER, Killed, OwnerDirectory, content, give, owned_plan, policy_text
-from tests.worlds.plans import sign_plan, verified
+from tests.worlds.plans import sign_plan, signing_key, verified
 
 InRound = AdvertisementSet | HolderShares | SurvivorProposal | UnmaskRequest | RoundCertificate
 ME = "alice"  # whose daemon is the real one
@@ -171,7 +177,7 @@ class Rehearsal:
                     self.machine.receive(MaskedUpload(submission, self.me.link.uploads[-1][1]))
                 case Abstained():
                     self.machine.abstain(self.name)
-                case PlanApproved() | PlanRefused() | Evaluation():
+                case PlanApproved() | PlanRefused() | Evaluation() | HeadsShown():
                     raise AssertionError(f"no answer to a task of a round: {submission}")
                 case message if message.position == self.machine.offer.position:
                     self.machine.receive(message)
@@ -225,15 +231,29 @@ def task_that_says(told: InRound, run_id: str) -> RoundTask:
     """Return the task in which a coordinator says this to a participant."""
     match told:
         case AdvertisementSet(advertisements):
-            return KeysAdvertised(run_id, advertisements)
+            return KeysAdvertised(run_id, advertisements, heads_with(advertisements))
         case HolderShares(shares, u2):
             return SharesDealt(run_id, shares[0].position, shares, u2)
         case SurvivorProposal():
-            return SurvivorsProposed(run_id, told)
+            return SurvivorsProposed(run_id, told, heads_with(told.receipts))
         case UnmaskRequest():
             return UnmaskRequested(run_id, told)
         case RoundCertificate():
             return RoundCompleted(run_id, told)
+
+
+def heads_with(messages: Iterable[Advertisement | Receipt], *, sequence: int = 1) -> tuple[HeadsShown, ...]:
+    """Return what the senders of keys, or of receipts, show with them: ledgers with so many records."""
+    ledger, shown = LedgerHead(sequence, bytes([sequence]) * 32), []
+    for message in messages:
+        if isinstance(message, Advertisement):
+            moment, about = Moment.ADVERTISE, hashlib.sha256(message.body).digest()
+        else:
+            moment, about = Moment.UPLOAD, message.masked_hash
+        unsigned = HeadsShown(message.position, message.sender, moment, JournalHead(1, bytes(32)), ledger, about)
+        signature = signing_key(message.sender).sign(unsigned.signed_bytes(PROTOCOL_VERSION))
+        shown.append(replace(unsigned, signature=signature))
+    return tuple(shown)
 
 
 def genesis(world: Federation) -> bytes:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from privacy.canonical import MAX_INTEGER
+from privacy.heads import JournalHead, Moment
 from privacy.plan import PROTOCOL_VERSION
 from privacy.printable import JOINERS, is_printable
 from privacy.secagg import messages as said
@@ -155,6 +156,22 @@ certificates = st.builds(
     signatures=st.lists(survivor_signatures, max_size=3).map(tuple),
 )
 
+heads = st.builds(
+    env.LedgerHead,
+    sequence=from_zero,
+    hash=st.one_of(hashes, st.just(b"")),
+    signature=st.one_of(signatures, st.just(b"")),
+)
+heads_shown = st.builds(
+    env.HeadsShown,
+    position=positions,
+    sender=names,
+    moment=st.sampled_from(list(Moment)),
+    journal=st.builds(JournalHead, length=from_zero, hash=hashes),
+    ledger=st.builds(env.LedgerHead, sequence=from_zero, hash=hashes, signature=signatures),
+    about=st.one_of(hashes, st.just(b"")),
+    signature=signatures,
+)
 content_refs = st.builds(env.ContentRef, sha256=hashes, length=lengths)
 tasks = st.one_of(
     st.builds(
@@ -172,7 +189,10 @@ tasks = st.one_of(
         history=st.lists(certificates, max_size=2).map(tuple),
     ),
     st.builds(
-        env.KeysAdvertised, run_id=run_ids, advertisements=st.lists(advertisements, min_size=1, max_size=3).map(tuple)
+        env.KeysAdvertised,
+        run_id=run_ids,
+        advertisements=st.lists(advertisements, min_size=1, max_size=3).map(tuple),
+        heads=st.lists(heads_shown, max_size=2).map(tuple),
     ),
     st.builds(
         env.SharesDealt,
@@ -181,7 +201,12 @@ tasks = st.one_of(
         shares=st.lists(dealt_shares, max_size=3).map(tuple),
         u2=name_sets.map(tuple),
     ),
-    st.builds(env.SurvivorsProposed, run_id=run_ids, proposal=proposals),
+    st.builds(
+        env.SurvivorsProposed,
+        run_id=run_ids,
+        proposal=proposals,
+        heads=st.lists(heads_shown, max_size=2).map(tuple),
+    ),
     st.builds(env.UnmaskRequested, run_id=run_ids, request=unmask_requests),
     st.builds(env.RoundCompleted, run_id=run_ids, certificate=certificates),
     st.builds(env.AttemptAborted, run_id=run_ids, position=positions, code=codes),
@@ -205,6 +230,7 @@ evaluations = from_one.flatmap(
     )
 )
 submissions = st.one_of(
+    heads_shown,
     st.builds(env.PlanApproved, run_id=run_ids, plan_hash=hashes, signature=signatures),
     st.builds(env.PlanRefused, run_id=run_ids, plan_hash=hashes, code=codes, because=texts),
     advertisements,
@@ -218,7 +244,6 @@ submissions = st.one_of(
 )
 
 roles = st.sampled_from(list(env.Role))
-heads = st.builds(env.LedgerHead, sequence=from_zero, hash=st.one_of(hashes, st.just(b"")))
 hellos = st.builds(
     env.Hello,
     protocol_version=st.just(PROTOCOL_VERSION),
@@ -236,7 +261,7 @@ welcomes = st.builds(
     software_version=st.just("0.1.0"),
     federation=names,
     ledger_head=heads,
-    last_advertisements=st.lists(advertisements, max_size=2).map(tuple),
+    last_heads=st.lists(heads_shown, max_size=2).map(tuple),
     members=st.lists(st.builds(env.MemberEntry, name=names, role=roles, identity_key=hashes), max_size=3).map(tuple),
 )
 enrolments = st.builds(
