@@ -2,7 +2,8 @@
 
 Guarantees: the file is replaced whole; nothing is decided from it, so a disk that refuses it stops no daemon, and
 losing it loses nothing; a file that does not parse counts as none.
-Leaves to others: the fields (``coordinator.daemon.status``, ``participant.daemon.status``).
+Leaves to others: the fields (``coordinator.daemon.status``, ``participant.daemon.status``), and whether the daemon
+still runs, which no file can tell (``host.locks``).
 """
 
 from __future__ import annotations
@@ -36,16 +37,3 @@ def read_status_file(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return fields if isinstance(fields, dict) else None
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether a process of this machine has this id, whoever owns it."""
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -46,6 +46,7 @@ def start(home: Home, settings: Settings, authority: Authority, ready: Callable[
     _raise_descriptor_limit()
     masks.choose(SystemClock())  # a library whose key streams are wrong is refused at the start, not in a round
     with only_daemon(home.directory, "coordinator"), logging_to(settings.log, home.directory, tracebacks=True):
+        home.status_file.unlink(missing_ok=True)  # of a daemon that was killed
         store = Store.open(settings.database_url(home))
         try:
             asyncio.run(_serve(home, settings, authority, store, ready))

@@ -1,6 +1,6 @@
 """What the running coordinator says about itself: its process, where it listens, and which members are connected.
 
-Leaves to others: the file (``host.status_file``), one daemon per directory (``host.locks``).
+Leaves to others: the file (``host.status_file``), one daemon per directory, and whether it runs (``host.locks``).
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from coordinator.home import Home
-from host.status_file import is_alive, read_status_file, write_status_file
+from host.locks import daemon_runs
+from host.status_file import read_status_file, write_status_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,10 @@ def write_status(home: Home, status: DaemonStatus) -> None:
 def read_status(home: Home) -> DaemonStatus | None:
     """Return the running daemon's status, or ``None`` if none runs."""
     fields = read_status_file(home.status_file)
-    if fields is None:
+    if fields is None or not daemon_runs(home.directory):
         return None
     try:
-        status = DaemonStatus(**{**fields, "live": tuple(fields["live"])})
-        return status if is_alive(status.pid) else None
+        return DaemonStatus(**{**fields, "live": tuple(fields["live"])})
     except (KeyError, TypeError):
         return None
 

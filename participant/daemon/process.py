@@ -14,8 +14,10 @@ from pathlib import Path
 from host.locks import only_daemon
 from host.logs import logging_to
 from host.service_manager import READY, STOPPING, StopSignals, notify
+from host.system import SystemClock
 from participant.config import load_settings
 from participant.daemon.assembly import assemble
+from participant.daemon.status import StatusFile
 from participant.home import Home
 from participant.training.progress import bars, silent
 from privacy.errors import LocalError
@@ -35,6 +37,7 @@ def start(directory: Path) -> None:
     settings = load_settings(home)
     stop = threading.Event()
     with only_daemon(directory, "participant"), logging_to(settings.log, directory, tracebacks=False):
+        StatusFile(home, SystemClock())  # what a daemon that was killed said holds no more
         runner = assemble(directory, stop, show_progress=bars if sys.stderr.isatty() else silent)
         StopSignals(stop.set).install()
         notify(READY)
