@@ -73,6 +73,8 @@ def check(name: str, run: Callable[[], str]) -> Check:
         return Check(name, ok=False, detail=f"{error}; next: {error.explanation.next_step}")
     except OSError as error:
         return Check(name, ok=False, detail=f"{type(error).__name__}: {error.strerror}")
+    except Exception as error:  # noqa: BLE001  # a broken library, or a bug, of which the other checks know nothing
+        return Check(name, ok=False, detail=f"failed: {type(error).__name__}")
 
 
 def check_disk(directory: Path, needed_for: str) -> Check:

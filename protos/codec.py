@@ -48,6 +48,7 @@ HISTORY_MEMBER_BYTES: Final = 384  # of a member of a roster in a certificate: a
 MAX_CERTIFICATE_BYTES: Final = 2**16  # requests and certificates have less than 2 KiB
 MAX_VERSION_TEXT: Final = 100  # characters of a software version
 TOKEN_SECRET_BYTES: Final = 32
+MAX_CLOCK: Final = 253_402_300_799  # seconds since the Unix epoch at the end of the year 9999
 _ROLES: Final = {
     pb.ROLE_PARTICIPANT: env.Role.PARTICIPANT,
     pb.ROLE_EVALUATOR: env.Role.EVALUATOR,
@@ -231,6 +232,7 @@ def encode_welcome(value: env.Welcome) -> bytes:
             pb.MemberEntry(name=member.name, role=_ROLE_NUMBERS[member.role], identity_key=member.identity_key)
             for member in value.members
         ],
+        clock=value.clock,
     )
     return write(message, most=MAX_UNARY_BYTES)
 
@@ -249,6 +251,7 @@ def _read_welcome(message: pb.Welcome) -> env.Welcome:
         ledger_head=part(message, "ledger_head", _read_head),
         last_advertisements=each(message.last_advertisements, "last_advertisements", rounds.read_advertisement),
         members=each(message.members, "members", _read_member),
+        clock=count(message.clock, "clock", most=MAX_CLOCK),
     )
 
 

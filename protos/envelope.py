@@ -115,6 +115,7 @@ class Welcome:
     ledger_head: LedgerHead  # the highest that this member has shown; sequence 0 if none
     last_advertisements: tuple[Advertisement, ...]  # this member's last of each unfinished run, signed by itself
     members: tuple[MemberEntry, ...]
+    clock: int = 0  # the coordinator's, in seconds since the Unix epoch; 0: it did not say
 
 
 # --- tasks: what the coordinator asks of a member ---

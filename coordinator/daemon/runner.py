@@ -236,6 +236,7 @@ class Runner:
             ledger_head=head,
             last_advertisements=tuple(one for one in decoded if isinstance(one, Advertisement)),
             members=tuple(MemberEntry(m.name, m.role, m.identity_key) for m in self._members.values() if m.active),
+            clock=self._desk.now(),
         )
 
     async def admit(self, member: str, certificate: bytes) -> None:

@@ -25,7 +25,7 @@ class DaemonStatus:
     running: bool
     connected: bool
     since: int
-    code: str  # of the last problem, empty when connected
+    code: str  # of the last problem, empty when connected and the clocks agree
     detail: str
     members: tuple[MemberEntry, ...]  # as the coordinator listed them last
 
@@ -45,9 +45,9 @@ class StatusFile:
         }
         write_status_file(self._path, self._fields)
 
-    def connected(self) -> None:
-        """The coordinator answers."""
-        self._update(connected=True, code="", detail="")
+    def connected(self, clocks: OnlysumError | None = None) -> None:
+        """The coordinator answers; its clock may be another than this machine's."""
+        self._update(connected=True, code=clocks.code if clocks else "", detail=clocks.detail if clocks else "")
 
     def trouble(self, error: OnlysumError) -> None:
         """Calls fail."""

@@ -3,7 +3,8 @@
 Guarantees: every failure is an ``OnlysumError``: what the coordinator refused as it was raised there, what the network
 did as a ``NetworkError`` that names its class. Nothing is tried again unless the caller asks, and then a bounded number
 of times. Content is given back only if it has the hash that was asked for.
-Leaves to others: when to call (``runner``), what is true of the answers (``round``), why TLS failed (``diagnosis``).
+Leaves to others: when to call (``runner``), what is true of the answers (``round``), why TLS failed
+(``tls_diagnosis``) or a proxy did not open the way (``proxy``).
 Source: docs/wire.md.
 """
 
@@ -22,6 +23,7 @@ import stamina
 from google.protobuf.descriptor import MethodDescriptor
 
 from participant.link.identity import Identity, authority_pem
+from participant.link.proxy import explain_proxy
 from participant.link.tls_diagnosis import Expected, explain_tls
 from privacy.errors import LocalError, NetworkError, PeerError, Phase
 from privacy.secagg.fixed_point import Buffer
@@ -50,6 +52,9 @@ CALL_SECONDS: Final = 120.0
 FIRST_WAIT_SECONDS: Final = 0.25
 LONGEST_WAIT_SECONDS: Final = 10.0
 JITTER_SECONDS: Final = 0.5
+
+# Classes of failures whose cause is looked for once more, on the way to the coordinator or in its certificate.
+_CONNECTING: Final = frozenset({"E-NET-DNS", "E-NET-REFUSED", "E-NET-TLS", "E-NET-TIMEOUT", "E-NET-LOST"})
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 V = TypeVar("V")
@@ -143,9 +148,16 @@ class _Connection:
             return
         if isinstance(raised, NetworkError) and raised.code not in {"E-NET-FAILED", "E-NET-TIMEOUT"}:
             self._give_up(channel)
-        if raised.code == "E-NET-TLS":
-            raised = explain_tls(address, self._expected) or raised
-        raise raised from None
+        raise (self._explanation(raised.code, address) or raised) from None
+
+    def _explanation(self, code: str, address: str) -> NetworkError | None:
+        """Return what is behind a failure of the network that gRPC names by its class alone, if that can be seen."""
+        if self._closed or code not in _CONNECTING:
+            return None
+        explained = explain_tls(address, self._expected) if code == "E-NET-TLS" else None
+        if explained is None and self._expected.proxy:
+            explained = explain_proxy(address, self._expected.proxy)
+        return explained
 
     def _current(self) -> tuple[grpc.Channel, str]:
         with self._lock:

@@ -196,9 +196,13 @@ class Loopback:
         )
 
 
-def new_authority(seed: str = "authority", *, hosts: tuple[str, ...] = (HOST, "localhost")) -> Authority:
+def new_authority(
+    seed: str = "authority", *, hosts: tuple[str, ...] = (HOST, "localhost"), now: float | None = None
+) -> Authority:
     """Make an authority whose server certificate serves loopback."""
-    return ca.create_authority(federation=FEDERATION, hosts=hosts, random=SeededRandom(seed), now=time.time())
+    return ca.create_authority(
+        federation=FEDERATION, hosts=hosts, random=SeededRandom(seed), now=time.time() if now is None else now
+    )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from privacy.secagg import shamir
 from privacy.secagg.suites import PUBLIC_KEY_BYTES
 from privacy.secret import SecretBytes
 from protos import envelope as env
+from protos.codec import MAX_CLOCK
 
 NAMES = ("alice", "bob", "carol", "dave", "x", "0", "a.b-c_d", "z" * 63)
 
@@ -238,6 +239,7 @@ welcomes = st.builds(
     ledger_head=heads,
     last_advertisements=st.lists(advertisements, max_size=2).map(tuple),
     members=st.lists(st.builds(env.MemberEntry, name=names, role=roles, identity_key=hashes), max_size=3).map(tuple),
+    clock=st.integers(0, MAX_CLOCK),
 )
 enrolments = st.builds(
     env.Enrolment,
