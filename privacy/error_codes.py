@@ -226,6 +226,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "a member has a share of the coordinator's connections, memory and handshakes",
         "the daemon retries; if it goes on, look for a second daemon with the same identity",
     ),
+    "E-NET-TWICE": Explanation(
+        _N,
+        "two daemons with one identity are connected",
+        "a participant's directory was copied, and both copies run: they would spend the budget twice",
+        "stop one of them, on whichever machine it runs; a minute and a half later the other goes on by itself",
+    ),
     "E-VERSION": Explanation(
         _P,
         "the two sides speak different protocol versions",

@@ -100,7 +100,7 @@ async def _serve(
 
 async def _keep_status(home: Home, status: DaemonStatus, runner: Runner) -> None:
     while True:
-        current = replace(status, live=tuple(sorted(runner.liveness.all_live())))
+        current = replace(status, live=tuple(sorted(runner.liveness.all_live())), troubles=runner.troubles())
         if current != status:
             status = current
             write_status(home, status)

@@ -92,8 +92,12 @@ async def serve(backend: Backend, *, credentials: Credentials, address: str, enr
     newcomers = grpc.aio.server(options=NEWCOMER_OPTIONS)
     healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack its asyncio half
     health_pb2_grpc.add_HealthServicer_to_server(healthy, members)
-    members.add_generic_rpc_handlers((_handlers(transport.FEDERATION, FederationService(backend).methods),))
-    newcomers.add_generic_rpc_handlers((_handlers(transport.ENROLMENT, EnrolmentService(backend).methods),))
+    members.add_generic_rpc_handlers(
+        (_handlers(transport.FEDERATION, FederationService(backend).methods, backend.failed),)
+    )
+    newcomers.add_generic_rpc_handlers(
+        (_handlers(transport.ENROLMENT, EnrolmentService(backend).methods, backend.failed),)
+    )
     mutual = grpc.ssl_server_credentials(pair, root_certificates=credentials.authority, require_client_auth=True)
     bound = _bind(members, address, mutual)
     enrolment_bound = _bind(newcomers, enrolment_address, grpc.ssl_server_credentials(pair))
@@ -112,14 +116,18 @@ def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredent
         raise LocalError("E-PORT", address) from error
 
 
-def _handlers(service: ServiceDescriptor, methods: Mapping[str, Method]) -> grpc.GenericRpcHandler[Any, Any]:
+def _handlers(
+    service: ServiceDescriptor, methods: Mapping[str, Method], failed: Callable[[Exception], None]
+) -> grpc.GenericRpcHandler[Any, Any]:
     """Return handlers for every call of a service, as its descriptor has them; requests stay bytes for the codec."""
-    found = {method.name: _handler(method, methods[method.name]) for method in service.methods}
+    found = {method.name: _handler(method, methods[method.name], failed) for method in service.methods}
     return grpc.method_handlers_generic_handler(service.full_name, found)
 
 
-def _handler(method: MethodDescriptor, behaviour: Method) -> grpc.RpcMethodHandler[Any, Any]:
-    guarded = _guarded(method.name, behaviour)
+def _handler(
+    method: MethodDescriptor, behaviour: Method, failed: Callable[[Exception], None]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    guarded = _guarded(method.name, behaviour, failed)
     match (method.client_streaming, method.server_streaming):
         case (False, False):
             return grpc.unary_unary_rpc_method_handler(guarded)
@@ -129,7 +137,7 @@ def _handler(method: MethodDescriptor, behaviour: Method) -> grpc.RpcMethodHandl
             return grpc.stream_unary_rpc_method_handler(guarded)
 
 
-def _guarded(call: str, behaviour: Method) -> Method:
+def _guarded(call: str, behaviour: Method, failed: Callable[[Exception], None]) -> Method:
     """Answer typed errors as typed refusals; anything else is this side's bug, and only its log has it."""
 
     async def guarded(request: Request, context: Context) -> bytes | None:
@@ -138,12 +146,14 @@ def _guarded(call: str, behaviour: Method) -> Method:
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except LocalError as error:
+            failed(error)
             _log.error("call failed", call=call, code=error.code, trace=traceback.format_exc())
             raised: OnlysumError = error
         except OnlysumError as error:
             _log.info("call refused", call=call, code=error.code, detail=error.detail, peer=context.peer())
             raised = error
-        except Exception:  # noqa: BLE001  # logged whole; the caller learns only that something failed
+        except Exception as error:  # noqa: BLE001  # logged whole; the caller learns only that something failed
+            failed(error)
             _log.error("call failed", call=call, trace=traceback.format_exc())  # text: no renderer adds locals to it
             raised = LocalError("E-BUG", f"{call} failed")
         refusal = to_refusal(raised)
@@ -165,6 +175,23 @@ def member_of(verified: Mapping[str, Iterable[bytes]]) -> str:
     except Malformed:
         pass
     raise _mismatch("certificate-holder", "a member's certificate has its name as the one alternative name")
+
+
+def session_of(metadata: Iterable[tuple[str, str | bytes]], member: str) -> bytes:
+    """Return the session that a call's metadata names; empty if it names none.
+
+    Raises:
+        PeerError: ``E-WIRE-MALFORMED``, it names several, or one of another length.
+    """
+    sessions = [value for key, value in metadata if key == transport.SESSION_KEY]
+    match sessions:
+        case []:
+            return b""
+        case [bytes(session)] if len(session) == transport.SESSION_BYTES:
+            return session
+        case _:
+            rule = f"a call names one session of {transport.SESSION_BYTES} bytes"
+            raise PeerError.by_participant(member, "E-WIRE-MALFORMED", Phase.WIRE, rule)
 
 
 def _mismatch(who: str, rule: str) -> PeerError:
@@ -238,7 +265,8 @@ class FederationService:
         verified = context.auth_context()
         member = member_of(verified)
         shown = next(iter(verified["x509_pem_cert"]))
-        await self._backend.admit(member, ssl.PEM_cert_to_DER_cert(shown.decode()))
+        session = session_of(context.invocation_metadata() or (), member)
+        await self._backend.admit(member, ssl.PEM_cert_to_DER_cert(shown.decode()), session)
         return member
 
     async def _handshake(self, request: Request, context: Context) -> bytes:

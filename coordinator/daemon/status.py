@@ -1,4 +1,4 @@
-"""What the running coordinator says about itself: its process, where it listens, and which members are connected.
+"""What the running coordinator says about itself: its process, its addresses, who is connected, and what is wrong.
 
 Leaves to others: the file (``host.status_file``), one daemon per directory, and whether it runs (``host.locks``).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from coordinator.daemon.troubles import Trouble
 from coordinator.home import Home
 from host.locks import daemon_runs
 from host.status_file import read_status_file, write_status_file
@@ -21,6 +22,7 @@ class DaemonStatus:
     address: str
     enrolment_address: str
     live: tuple[str, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
 
 
 def write_status(home: Home, status: DaemonStatus) -> None:
@@ -34,8 +36,9 @@ def read_status(home: Home) -> DaemonStatus | None:
     if fields is None or not daemon_runs(home.directory):
         return None
     try:
-        return DaemonStatus(**{**fields, "live": tuple(fields["live"])})
-    except (KeyError, TypeError):
+        troubles = tuple(Trouble(str(code), str(detail)) for code, detail in fields["troubles"])
+        return DaemonStatus(**{**fields, "live": tuple(fields["live"]), "troubles": troubles})
+    except (KeyError, TypeError, ValueError):
         return None
 
 

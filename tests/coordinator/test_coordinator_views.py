@@ -93,7 +93,7 @@ def test_a_view_cannot_be_changed_and_does_not_print(
 
 
 KEYS: dict[str, set[str]] = {
-    "status": {"federation", "running", "pid", "since", "address", "members", "invited", "runs"},
+    "status": {"federation", "running", "pid", "since", "address", "members", "invited", "runs", "troubles"},
     "member list": {
         "name", "role", "active", "live", "identity_fingerprint", "software_version", "labels", "enrolled_at",
         "revoked_at",
@@ -102,6 +102,7 @@ KEYS: dict[str, set[str]] = {
     f"run show {RUN_ID[:6]}": {
         "run", "title", "state", "code", "reason", "paused", "created_at", "ended_at", "undecided", "suite", "graph",
         "roster", "rounds", "completed", "aborted", "phase", "evaluations", "daemon_running",
+        "troubles",
     },
 }  # fmt: skip
 

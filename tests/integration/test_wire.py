@@ -426,6 +426,22 @@ def test_a_certificate_that_a_newer_one_replaced_is_refused_in_every_call(
     assert not service.backend.uploads
 
 
+def test_a_daemon_names_its_session_in_every_call_and_a_command_none(service: Loopback, alice: Identity) -> None:
+    with Channel(alice, session=b"s" * 16) as daemon, Channel(alice) as command:
+        daemon.handshake(hello())
+        daemon.poll([], 0)
+        daemon.submit(PlanApproved(RUN, b"p" * 32, b"s" * 64))
+        command.handshake(hello())
+    assert service.backend.sessions == [b"s" * 16] * 3 + [b""]
+
+
+@pytest.mark.parametrize("session", [b"s", b"s" * 15, b"s" * 17])
+def test_malicious_session_of_another_length_is_refused(service: Loopback, alice: Identity, session: bytes) -> None:
+    with Channel(alice, session=session) as channel:
+        assert refused(lambda: channel.handshake(hello())).code == "E-WIRE-MALFORMED"
+    assert service.backend.sessions == []
+
+
 def test_a_caller_without_a_certificate_is_refused(service: Loopback, alice: Identity) -> None:
     credentials = grpc.ssl_channel_credentials(alice.authority)
     with grpc.secure_channel(alice.addresses[0], credentials) as raw:
