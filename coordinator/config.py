@@ -23,7 +23,6 @@ from host.state_format import require_format
 from privacy.plan_parts import Name, Text
 from protos.invitation import is_address
 
-
 _NUMBERS = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)(?:\.(?:0[xX][0-9a-fA-F]*|[0-9]+))*\.?")  # what inet_aton reads
 _EVERYBODY = ipaddress.IPv4Address("255.255.255.255")
 
