@@ -26,7 +26,7 @@ WORDS: Final = {
     HEX_256: "it must be 64 characters of 0-9 and a-f",
     DECIMAL: "it must be a finite number, not negative, with at most 18 digits before and after the point",
     DEVICE: "it must be auto, cpu, mps, cuda or cuda:NUMBER",
-    PROXY: "it must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT; what goes through the proxy is encrypted to the"
+    PROXY: "it must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT; what goes through it is encrypted to the"
     " coordinator all the same",
     r"^[0-9a-f]{32,64}$": "it must be 32 to 64 characters of 0-9 and a-f",
     r"^\d\d:\d\d-\d\d:\d\d$": "it must be two times of day, such as 22:00-06:00",

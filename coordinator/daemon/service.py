@@ -14,7 +14,7 @@ import ssl
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 import grpc.aio
@@ -40,12 +40,13 @@ NEWCOMER_OPTIONS: Final = (
     ("grpc.max_connection_age_grace_ms", 10_000),
 )
 STOP_SECONDS: Final = 1.0  # that calls in flight are given when the service stops
-DECODED_AT_ONCE: Final = 2**16  # bytes of a submission that the event loop itself may decode
+DECODED_AT_ONCE: Final = 2**14  # bytes of a message that the event loop itself may decode: 30 ms of datasets
 KEPT_CHUNKS: Final = 16  # of content, encoded, at most 1 MiB each: members of a round download the same
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = Any  # bytes of a unary call, an iterator over bytes of a streamed one
 Method = Callable[[Request, Context], Awaitable[bytes | None]]
+V = TypeVar("V")
 MemberMethod = Callable[[str, Request, Context], Awaitable[bytes | None]]
 
 _log = structlog.get_logger("onlysum.service")
@@ -212,11 +213,11 @@ def _check_submission(member: str, submission: Submission) -> None:
             _check_sender(member, submission.sender)
 
 
-async def _decoded_submission(data: bytes, member: str) -> Submission:
-    """Decode a submission; a large one in a thread, since meanwhile others want to be heard."""
+async def _decoded(decode: Callable[..., V], data: bytes, member: str) -> V:
+    """Decode a message; a large one in a thread, since meanwhile others want to be heard."""
     if len(data) <= DECODED_AT_ONCE:
-        return codec.decode_submission(data, sender=member)
-    return await asyncio.to_thread(codec.decode_submission, data, sender=member)
+        return decode(data, sender=member)
+    return await asyncio.to_thread(decode, data, sender=member)
 
 
 def _unexpected(member: str, rule: str) -> PeerError:
@@ -242,7 +243,7 @@ class FederationService:
         self._quota = CallQuota()
         self._chunks: dict[tuple[bytes, int, int], bytes] = {}
         self.methods: Final[Mapping[str, Method]] = {
-            "Handshake": self._handshake,
+            "Handshake": self._limited("Handshake", self._handshake),
             "Poll": self._limited("Poll", self._poll),
             "Submit": self._limited("Submit", self._submit),
             "UploadOffset": self._limited("UploadOffset", self._upload_offset),
@@ -269,14 +270,13 @@ class FederationService:
         await self._backend.admit(member, ssl.PEM_cert_to_DER_cert(shown.decode()), session)
         return member
 
-    async def _handshake(self, request: Request, context: Context) -> bytes:
-        member = await self._admitted(context)
-        hello = codec.decode_hello(request, sender=member)
+    async def _handshake(self, member: str, request: Request, context: Context) -> bytes:
+        hello = await _decoded(codec.decode_hello, request, member)
         _check_sender(member, hello.member)
         return codec.encode_welcome(await self._backend.handshake(member, hello))
 
     async def _poll(self, member: str, request: Request, context: Context) -> None:
-        poll = wire.decode_poll(request, sender=member)
+        poll = await _decoded(wire.decode_poll, request, member)
         wait = min(poll.wait_seconds, transport.MAX_POLL_SECONDS)
         task = await self._backend.next_task(member, poll.seen, wait)
         if task is not None:
@@ -290,7 +290,7 @@ class FederationService:
             async for data in request:
                 buffered.add(len(data))
                 message.add(wire.decode_chunk(data, sender=member))
-            submission = await _decoded_submission(message.whole(), member)
+            submission = await _decoded(codec.decode_submission, message.whole(), member)
         _check_submission(member, submission)
         await self._backend.submit(member, submission)
         return wire.encode_accepted()
