@@ -8,6 +8,7 @@ Leaves to others: paths inside the directory (``home``); the rules of a run, whi
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Self
@@ -22,6 +23,9 @@ from host.state_format import require_format
 from privacy.plan_parts import Name, Text
 from protos.invitation import is_address
 
+_NUMBERS = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)(?:\.(?:0[xX][0-9a-fA-F]*|[0-9]+))*\.?")  # what inet_aton reads
+_EVERYBODY = ipaddress.IPv4Address("255.255.255.255")
+
 
 def _address(value: str) -> str:
     if not is_address(value):
@@ -31,9 +35,20 @@ def _address(value: str) -> str:
 
 def _dialled(value: str) -> str:
     host = _address(value).rpartition(":")[0].strip("[]")
-    if _is_local(host) and host != "localhost" and ipaddress.ip_address(host).is_unspecified:
-        raise ValueError(f"members cannot dial {host}; address is the name that they dial, listen may be {host}")
+    if not _can_be_dialled(host):
+        raise ValueError(f"members cannot dial {host}; address is the name that they dial, listen may be 0.0.0.0")
     return value
+
+
+def _can_be_dialled(host: str) -> bool:
+    """Return whether a host is somebody: 0.0.0.0 in any of its forms is not, and no name is all numbers."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return _NUMBERS.fullmatch(host) is None
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    return not (address.is_unspecified or address.is_multicast or address == _EVERYBODY)
 
 
 Address = Annotated[str, AfterValidator(_address)]

@@ -22,6 +22,7 @@ from host.rendering import Json
 from privacy.errors import LocalError, OnlysumError
 
 FREE_BYTES: Final = 2**30  # less free space than this is reported
+FULL_BYTES: Final = 2**20  # with less than this nothing works
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ def check(name: str, run: Callable[[], str]) -> Check:
         return Check(name, ok=False, detail=f"{error}; next: {error.explanation.next_step}")
     except OSError as error:
         return Check(name, ok=False, detail=f"{type(error).__name__}: {error.strerror}")
+    except Exception as error:  # noqa: BLE001  # a broken library, or a bug, of which the other checks know nothing
+        return Check(name, ok=False, detail=f"failed: {type(error).__name__}")
 
 
 def check_disk(directory: Path, needed_for: str) -> Check:
@@ -90,6 +93,15 @@ def check_disk(directory: Path, needed_for: str) -> Check:
         return f"{free // 2**30} GiB free"
 
     return check("disk", free_space)
+
+
+def full_disk(directory: Path) -> LocalError | None:
+    """Return ``E-DISK-FULL`` if the disk that holds a directory has no space left; nothing is written to find out."""
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError:
+        return None
+    return LocalError("E-DISK-FULL", f"{directory} has {free // 2**10} KiB free") if free < FULL_BYTES else None
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """One daemon per directory.
 
 Guarantees: while the block runs no other process of this machine enters it for the same directory; the operating system
-releases the lock however the process ends.
+releases the lock however the process ends, so that the lock, and no process id, tells whether a daemon runs.
 Leaves to others: what the directory holds. File systems without ``flock`` are not supported.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from host.durable import FILE_MODE
 from privacy.errors import LocalError
 
 LOCK_NAME: Final = "daemon.lock"
+TRIES: Final = 20  # whoever only looks holds the lock for a moment
+PAUSE_SECONDS: Final = 0.02
 
 
 @contextmanager
@@ -33,10 +36,32 @@ def only_daemon(directory: Path, kind: str) -> Iterator[None]:
     """
     descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, FILE_MODE)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LocalError("E-RUNNING", f"a {kind} in {directory}") from None
+        tries = TRIES
+        while not _lock(descriptor, fcntl.LOCK_EX):
+            tries -= 1
+            if not tries:
+                raise LocalError("E-RUNNING", f"a {kind} in {directory}")
+            time.sleep(PAUSE_SECONDS)
         yield
     finally:
         os.close(descriptor)
+
+
+def daemon_runs(directory: Path) -> bool:
+    """Return whether a daemon holds the directory's lock now."""
+    try:
+        descriptor = os.open(directory / LOCK_NAME, os.O_RDONLY)
+    except OSError:
+        return False  # none has started here, or it is another user's
+    try:
+        return not _lock(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -115,6 +115,18 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "another command, or another program that reads it, has held it for long",
         "stop the other program and retry; the daemon retries by itself",
     ),
+    "E-CERTIFICATE": Explanation(
+        _U,
+        "this machine's own certificate is not valid now, so nothing was started",
+        "it has expired, or this machine's clock is wrong",
+        "set the clock right; a member whose certificate has expired joins again with a new invitation",
+    ),
+    "E-CLOCK": Explanation(
+        _U,
+        "this machine's clock and the coordinator's differ",
+        "one of them is wrong: plans, invitations and certificates would end too early or too late",
+        "compare both with the time, and set the wrong one right",
+    ),
     "E-EXISTS": Explanation(
         _U,
         "already exists",
@@ -186,11 +198,17 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "it is not running, or a firewall is in between",
         "check `onlysum coordinator status`; the daemon keeps trying",
     ),
+    "E-NET-PROXY": Explanation(
+        _N,
+        "the proxy does not open the way to the coordinator",
+        "it is not running, wants another login, or does not allow the address; the coordinator was not asked",
+        "correct `proxy` in participant.toml, or ask IT; the daemon keeps trying",
+    ),
     "E-NET-TLS": Explanation(
         _N,
         "TLS failed",
-        "the certificate is not from the pinned authority, has expired, or a proxy intercepts TLS",
-        "check the fingerprint with the operator; ask IT to exempt the address from interception",
+        "a certificate is not from the pinned authority or not valid now, a clock is wrong, or a proxy intercepts TLS",
+        "check this machine's clock, then the fingerprint with the operator; ask IT to exempt the address",
     ),
     "E-NET-TIMEOUT": Explanation(
         _N, "the coordinator answered too late", "a slow or broken link", "the daemon retries"
@@ -207,6 +225,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "the coordinator takes no more calls of this member for now",
         "a member has a share of the coordinator's connections, memory and handshakes",
         "the daemon retries; if it goes on, look for a second daemon with the same identity",
+    ),
+    "E-NET-TWICE": Explanation(
+        _N,
+        "two daemons with one identity are connected",
+        "a participant's directory was copied, and both copies run: they would spend the budget twice",
+        "stop one of them, on whichever machine it runs; a minute and a half later the other goes on by itself",
     ),
     "E-VERSION": Explanation(
         _P,

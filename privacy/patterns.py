@@ -13,7 +13,8 @@ HEX_128: Final = r"^[0-9a-f]{32}$"
 HEX_256: Final = r"^[0-9a-f]{64}$"
 DECIMAL: Final = r"^(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?$"
 DEVICE: Final = r"^(auto|cpu|mps|cuda(:[0-9]+)?)$"
-PROXY: Final = r"^(http://[^\s/]+)?$"
+_PORT: Final = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+PROXY: Final = rf"^(http://([^\s/?#@]+@)?([^\s/?#@:\[\]]+|\[[0-9a-fA-F:.]+\]):{_PORT})?$"
 
 BASE64: Final = r"^[A-Za-z0-9+/]{1,8192}={0,2}$"
 HEX_512: Final = r"^[0-9a-f]{128}$"
@@ -25,7 +26,8 @@ WORDS: Final = {
     HEX_256: "it must be 64 characters of 0-9 and a-f",
     DECIMAL: "it must be a finite number, not negative, with at most 18 digits before and after the point",
     DEVICE: "it must be auto, cpu, mps, cuda or cuda:NUMBER",
-    PROXY: "it must be http://HOST:PORT; the connection through the proxy is encrypted to the coordinator all the same",
+    PROXY: "it must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT; what goes through it is encrypted to the"
+    " coordinator all the same",
     r"^[0-9a-f]{32,64}$": "it must be 32 to 64 characters of 0-9 and a-f",
     r"^\d\d:\d\d-\d\d:\d\d$": "it must be two times of day, such as 22:00-06:00",
     BASE64: "it must be base64",

@@ -49,6 +49,7 @@ MAX_CERTIFICATE_BYTES: Final = 2**16  # requests and certificates have less than
 MAX_LAST_HEADS: Final = 1024  # runs of a member, the newest; of 400 bytes each, beside a member list
 MAX_VERSION_TEXT: Final = 100  # characters of a software version
 TOKEN_SECRET_BYTES: Final = 32
+MAX_CLOCK: Final = 253_402_300_799  # seconds since the Unix epoch at the end of the year 9999
 _ROLES: Final = {
     pb.ROLE_PARTICIPANT: env.Role.PARTICIPANT,
     pb.ROLE_EVALUATOR: env.Role.EVALUATOR,
@@ -222,6 +223,7 @@ def encode_welcome(value: env.Welcome) -> bytes:
             pb.MemberEntry(name=member.name, role=_ROLE_NUMBERS[member.role], identity_key=member.identity_key)
             for member in value.members
         ],
+        clock=value.clock,
     )
     return write(message, most=MAX_UNARY_BYTES)
 
@@ -240,6 +242,7 @@ def _read_welcome(message: pb.Welcome) -> env.Welcome:
         ledger_head=part(message, "ledger_head", heads.read_ledger_head),
         last_heads=each(message.last_heads, "last_heads", heads.read_heads, most=MAX_LAST_HEADS),
         members=each(message.members, "members", _read_member),
+        clock=count(message.clock, "clock", most=MAX_CLOCK),
     )
 
 

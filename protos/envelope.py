@@ -112,6 +112,7 @@ class Welcome:
     ledger_head: LedgerHead  # the highest that this member has shown; sequence 0 if none
     last_heads: tuple[HeadsShown, ...]  # that this member showed last in each of its runs, signed by itself
     members: tuple[MemberEntry, ...]
+    clock: int = 0  # the coordinator's, in seconds since the Unix epoch; 0: it did not say
 
 
 # --- tasks: what the coordinator asks of a member ---

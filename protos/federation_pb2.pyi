@@ -556,9 +556,12 @@ class Welcome(_message.Message):
     LEDGER_HEAD_FIELD_NUMBER: _builtins.int
     LAST_HEADS_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    CLOCK_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     software_version: _builtins.str
     federation: _builtins.str
+    clock: _builtins.int
+    """the coordinator's, in seconds since the Unix epoch"""
     @_builtins.property
     def ledger_head(self) -> Global___LedgerHead: ...
     @_builtins.property
@@ -574,10 +577,11 @@ class Welcome(_message.Message):
         ledger_head: Global___LedgerHead | None = ...,
         last_heads: _abc.Iterable[Global___HeadsShown] | None = ...,
         members: _abc.Iterable[Global___MemberEntry] | None = ...,
+        clock: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ledger_head", b"ledger_head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["federation", b"federation", "last_heads", b"last_heads", "ledger_head", b"ledger_head", "members", b"members", "protocol_version", b"protocol_version", "software_version", b"software_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "federation", b"federation", "last_heads", b"last_heads", "ledger_head", b"ledger_head", "members", b"members", "protocol_version", b"protocol_version", "software_version", b"software_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

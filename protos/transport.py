@@ -26,6 +26,8 @@ MAX_POLL_SECONDS: Final = 20.0  # longest that a poll is held: below the idle li
 KEEPALIVE_SECONDS: Final = 10  # of silence, after which either side asks whether the other is there
 KEEPALIVE_TIMEOUT_SECONDS: Final = 10  # without an answer, after which the connection is given up
 HANDSHAKE_SECONDS: Final = 20  # that a connection may take to begin TLS and HTTP/2
+SESSION_KEY: Final = "onlysum-session-bin"  # metadata of a member's calls: which of its starts a daemon calls from
+SESSION_BYTES: Final = 16
 MAX_STREAMS: Final = 64  # calls on a connection at a time; a daemon has a few
 
 FEDERATION: Final = pb.DESCRIPTOR.services_by_name["Federation"]

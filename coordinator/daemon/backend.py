@@ -20,11 +20,16 @@ class Backend(Protocol):
         """Spend a token and issue a certificate."""
         ...
 
-    async def admit(self, member: str, certificate: bytes) -> None:
+    async def admit(self, member: str, certificate: bytes, session: bytes) -> None:
         """Refuse a member that is unknown or revoked, or whose certificate (DER) is not the one that it now holds.
 
         Asked before each of a member's calls: whoever enrols again under its name puts the old certificate out of use.
+        So is a member of whose daemon two run, each with a session of its own (empty: a command that only asks).
         """
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Take note of an error of the coordinator itself that ended a call."""
         ...
 
     async def handshake(self, member: str, hello: Hello) -> Welcome:

@@ -16,13 +16,14 @@ from coordinator.config import Settings, load_settings
 from coordinator.daemon.status import read_status
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database import store as stores
-from coordinator.enrolment.authority import covers, expires_at, load_authority
+from coordinator.enrolment.authority import covers, load_authority
 from coordinator.home import Home
 from host import checkup
+from host.certificates import RENEW_SECONDS, expires_at, invalid_now, require_valid
 from host.checkup import Check, CheckFailed, Examination, check, check_disk, versions_check
 from host.rendering import Json, moment
 
-RENEW_SECONDS: Final = 60 * 86_400  # a certificate that expires within this time is reported
+RENEWS: Final = " the next `onlysum coordinator start` renews it"
 PACKAGES: Final = ("onlysum", "grpcio", "cryptography", "SQLAlchemy", "alembic", "pydantic", "numpy", "safetensors")
 
 
@@ -61,9 +62,12 @@ def _configuration(home: Home) -> str:
 
 def _keys(home: Home, now: int) -> str:
     authority = load_authority(home.authority)
-    until = int(min(expires_at(authority.ca_certificate), expires_at(authority.server_certificate)))
+    require_valid(authority.ca_certificate, "the authority's certificate", now)
+    if reason := invalid_now(authority.server_certificate, now):
+        raise CheckFailed(f"the server certificate {reason};{RENEWS}")
+    until = min(expires_at(authority.ca_certificate), expires_at(authority.server_certificate))
     if until - now < RENEW_SECONDS:
-        raise CheckFailed(f"a certificate expires at {moment(until)} UTC")
+        raise CheckFailed(f"a certificate expires at {moment(until)} UTC;{RENEWS}, if it is the server's")
     return f"private, certificates hold until {moment(until)} UTC"
 
 
@@ -71,7 +75,9 @@ def _names(home: Home, settings: Settings) -> str:
     certificate = load_authority(home.authority).server_certificate
     hosts = {listener.host for listener in (settings.participants, settings.enrolment)}
     if strange := sorted(host for host in hosts if not covers(certificate, host)):
-        raise CheckFailed(f"the server certificate does not name {', '.join(strange)}: whoever dials that is refused")
+        raise CheckFailed(
+            f"the server certificate does not name {', '.join(strange)}: whoever dials that is refused;{RENEWS}"
+        )
     return f"the server certificate names {', '.join(sorted(hosts))}"
 
 

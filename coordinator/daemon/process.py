@@ -21,6 +21,7 @@ from coordinator.daemon.service import Credentials, serve
 from coordinator.daemon.status import DaemonStatus, write_status
 from coordinator.database.store import Store
 from coordinator.enrolment.authority import Authority
+from coordinator.enrolment.renewal import with_valid_server
 from coordinator.home import Home
 from host.locks import only_daemon
 from host.logs import logging_to
@@ -41,11 +42,13 @@ def start(home: Home, settings: Settings, authority: Authority, ready: Callable[
         ready: called once when both listeners are up.
 
     Raises:
-        LocalError: ``E-RUNNING``, ``E-PORT``, ``E-STATE-DAMAGED`` or ``E-MASK-STREAM``.
+        LocalError: ``E-RUNNING``, ``E-CERTIFICATE``, ``E-PORT``, ``E-STATE-DAMAGED`` or ``E-MASK-STREAM``.
     """
     _raise_descriptor_limit()
     masks.choose(SystemClock())  # a library whose key streams are wrong is refused at the start, not in a round
     with only_daemon(home.directory, "coordinator"), logging_to(settings.log, home.directory, tracebacks=True):
+        home.status_file.unlink(missing_ok=True)  # of a daemon that was killed
+        authority = with_valid_server(home, settings, authority, SystemRandom(), SystemClock().now())
         store = Store.open(settings.database_url(home))
         try:
             asyncio.run(_serve(home, settings, authority, store, ready))
@@ -97,7 +100,7 @@ async def _serve(
 
 async def _keep_status(home: Home, status: DaemonStatus, runner: Runner) -> None:
     while True:
-        current = replace(status, live=tuple(sorted(runner.liveness.all_live())))
+        current = replace(status, live=tuple(sorted(runner.liveness.all_live())), troubles=runner.troubles())
         if current != status:
             status = current
             write_status(home, status)

@@ -20,6 +20,8 @@ import structlog
 
 from coordinator.config import Settings
 from coordinator.daemon.quotas import HandshakeRate
+from coordinator.daemon.sessions import Sessions
+from coordinator.daemon.troubles import Trouble, Troubles
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database.member_rows import MemberRecord, TokenRecord
 from coordinator.database.store import Store
@@ -33,7 +35,7 @@ from coordinator.runs.run import Run, RunContext
 from coordinator.runs.submissions import Submissions
 from coordinator.runs.uploads import UploadStore
 from host import credentials
-from privacy.errors import OnlysumError, PeerError, Phase
+from privacy.errors import NetworkError, OnlysumError, PeerError, Phase
 from privacy.interfaces import Clock, RandomSource
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.keys import framed
@@ -61,6 +63,7 @@ TROUBLE_SECONDS: Final = 2.0  # before a run that met a local error, such as a f
 ENDED_SECONDS: Final = 7 * 86_400  # for so long members are told that a run has ended
 SUBMISSION_BYTES: Final = 2**16  # of a submission that has no lists: a text of 4000 characters has at most 16 KiB
 MEMBER_BYTES: Final = 3 * 2**10  # that a submission has more per member of a roster: in suite 2 a leaf and its boxes
+TWICE: Final = "two daemons with its identity are connected; neither is served until one has been stopped"
 READ_BYTES: Final = MAX_CHUNK_BYTES // 2
 
 
@@ -93,6 +96,8 @@ class Runner:
         self._random = random
         self._log = structlog.get_logger("coordinator")
         self._handshakes = HandshakeRate(clock)
+        self._sessions = Sessions(clock)
+        self._troubles = Troubles(clock)
         self._change = asyncio.Event()
         self._members: dict[str, MemberRecord] = {}
         self._runs: dict[str, Run] = {}
@@ -150,6 +155,7 @@ class Runner:
             try:
                 await life.advance()
             except Exception as error:  # noqa: BLE001  # a full disk, a damaged file: logged, and tried again
+                self._troubles.note(error)
                 self._log.exception("run-in-trouble", run=run.run_id, error=str(error))
                 await asyncio.sleep(TROUBLE_SECONDS)
             with suppress(TimeoutError):
@@ -236,14 +242,33 @@ class Runner:
             ledger_head=head,
             last_heads=tuple(heads for heads in shown if isinstance(heads, HeadsShown)),
             members=tuple(MemberEntry(m.name, m.role, m.identity_key) for m in self._members.values() if m.active),
+            clock=self._desk.now(),
         )
 
-    async def admit(self, member: str, certificate: bytes) -> None:
-        """Refuse a member that is unknown or revoked, or whose certificate (DER) is not the one that it now holds."""
+    async def admit(self, member: str, certificate: bytes, session: bytes) -> None:
+        """Refuse a member that is unknown, revoked or there twice, or whose certificate (DER) is not its newest."""
         if ssl.PEM_cert_to_DER_cert(self._active(member).certificate.decode()) != certificate:
             raise PeerError.by_participant(
                 member, "E-MEMBER-REVOKED", Phase.HANDSHAKE, "the member enrolled again with another certificate"
             )
+
+        was_twice = self._sessions.twice(member)
+        if session:
+            self._sessions.hear(member, session)
+        if self._sessions.twice(member):
+            if not was_twice:
+                with self._desk.store.begin() as connection:
+                    member_rows.log_security(connection, self._desk.now(), "identity-twice", member, "")
+            raise NetworkError("E-NET-TWICE", f"{member}: {TWICE}")
+
+    def failed(self, error: Exception) -> None:
+        """Take note of an error of this machine that ended a call."""
+        self._troubles.note(error)
+
+    def troubles(self) -> tuple[Trouble, ...]:
+        """Return what the operator should know of: what went wrong here lately, and who is there twice."""
+        twice = (Trouble("E-NET-TWICE", f"{member}: {TWICE}") for member in self._sessions.all_twice())
+        return (*self._troubles.recent(), *twice)
 
     def _active(self, member: str) -> MemberRecord:
         known = self._members.get(member)

@@ -14,7 +14,7 @@ import ssl
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 import grpc.aio
@@ -40,12 +40,13 @@ NEWCOMER_OPTIONS: Final = (
     ("grpc.max_connection_age_grace_ms", 10_000),
 )
 STOP_SECONDS: Final = 1.0  # that calls in flight are given when the service stops
-DECODED_AT_ONCE: Final = 2**16  # bytes of a submission that the event loop itself may decode
+DECODED_AT_ONCE: Final = 2**14  # bytes of a message that the event loop itself may decode: 30 ms of datasets
 KEPT_CHUNKS: Final = 16  # of content, encoded, at most 1 MiB each: members of a round download the same
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = Any  # bytes of a unary call, an iterator over bytes of a streamed one
 Method = Callable[[Request, Context], Awaitable[bytes | None]]
+V = TypeVar("V")
 MemberMethod = Callable[[str, Request, Context], Awaitable[bytes | None]]
 
 _log = structlog.get_logger("onlysum.service")
@@ -92,8 +93,12 @@ async def serve(backend: Backend, *, credentials: Credentials, address: str, enr
     newcomers = grpc.aio.server(options=NEWCOMER_OPTIONS)
     healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack its asyncio half
     health_pb2_grpc.add_HealthServicer_to_server(healthy, members)
-    members.add_generic_rpc_handlers((_handlers(transport.FEDERATION, FederationService(backend).methods),))
-    newcomers.add_generic_rpc_handlers((_handlers(transport.ENROLMENT, EnrolmentService(backend).methods),))
+    members.add_generic_rpc_handlers(
+        (_handlers(transport.FEDERATION, FederationService(backend).methods, backend.failed),)
+    )
+    newcomers.add_generic_rpc_handlers(
+        (_handlers(transport.ENROLMENT, EnrolmentService(backend).methods, backend.failed),)
+    )
     mutual = grpc.ssl_server_credentials(pair, root_certificates=credentials.authority, require_client_auth=True)
     bound = _bind(members, address, mutual)
     enrolment_bound = _bind(newcomers, enrolment_address, grpc.ssl_server_credentials(pair))
@@ -112,14 +117,18 @@ def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredent
         raise LocalError("E-PORT", address) from error
 
 
-def _handlers(service: ServiceDescriptor, methods: Mapping[str, Method]) -> grpc.GenericRpcHandler[Any, Any]:
+def _handlers(
+    service: ServiceDescriptor, methods: Mapping[str, Method], failed: Callable[[Exception], None]
+) -> grpc.GenericRpcHandler[Any, Any]:
     """Return handlers for every call of a service, as its descriptor has them; requests stay bytes for the codec."""
-    found = {method.name: _handler(method, methods[method.name]) for method in service.methods}
+    found = {method.name: _handler(method, methods[method.name], failed) for method in service.methods}
     return grpc.method_handlers_generic_handler(service.full_name, found)
 
 
-def _handler(method: MethodDescriptor, behaviour: Method) -> grpc.RpcMethodHandler[Any, Any]:
-    guarded = _guarded(method.name, behaviour)
+def _handler(
+    method: MethodDescriptor, behaviour: Method, failed: Callable[[Exception], None]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    guarded = _guarded(method.name, behaviour, failed)
     match (method.client_streaming, method.server_streaming):
         case (False, False):
             return grpc.unary_unary_rpc_method_handler(guarded)
@@ -129,7 +138,7 @@ def _handler(method: MethodDescriptor, behaviour: Method) -> grpc.RpcMethodHandl
             return grpc.stream_unary_rpc_method_handler(guarded)
 
 
-def _guarded(call: str, behaviour: Method) -> Method:
+def _guarded(call: str, behaviour: Method, failed: Callable[[Exception], None]) -> Method:
     """Answer typed errors as typed refusals; anything else is this side's bug, and only its log has it."""
 
     async def guarded(request: Request, context: Context) -> bytes | None:
@@ -138,12 +147,14 @@ def _guarded(call: str, behaviour: Method) -> Method:
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except LocalError as error:
+            failed(error)
             _log.error("call failed", call=call, code=error.code, trace=traceback.format_exc())
             raised: OnlysumError = error
         except OnlysumError as error:
             _log.info("call refused", call=call, code=error.code, detail=error.detail, peer=context.peer())
             raised = error
-        except Exception:  # noqa: BLE001  # logged whole; the caller learns only that something failed
+        except Exception as error:  # noqa: BLE001  # logged whole; the caller learns only that something failed
+            failed(error)
             _log.error("call failed", call=call, trace=traceback.format_exc())  # text: no renderer adds locals to it
             raised = LocalError("E-BUG", f"{call} failed")
         refusal = to_refusal(raised)
@@ -167,6 +178,23 @@ def member_of(verified: Mapping[str, Iterable[bytes]]) -> str:
     raise _mismatch("certificate-holder", "a member's certificate has its name as the one alternative name")
 
 
+def session_of(metadata: Iterable[tuple[str, str | bytes]], member: str) -> bytes:
+    """Return the session that a call's metadata names; empty if it names none.
+
+    Raises:
+        PeerError: ``E-WIRE-MALFORMED``, it names several, or one of another length.
+    """
+    sessions = [value for key, value in metadata if key == transport.SESSION_KEY]
+    match sessions:
+        case []:
+            return b""
+        case [bytes(session)] if len(session) == transport.SESSION_BYTES:
+            return session
+        case _:
+            rule = f"a call names one session of {transport.SESSION_BYTES} bytes"
+            raise PeerError.by_participant(member, "E-WIRE-MALFORMED", Phase.WIRE, rule)
+
+
 def _mismatch(who: str, rule: str) -> PeerError:
     return PeerError.by_participant(who, "E-IDENTITY-MISMATCH", Phase.WIRE, rule)
 
@@ -185,11 +213,11 @@ def _check_submission(member: str, submission: Submission) -> None:
             _check_sender(member, submission.sender)
 
 
-async def _decoded_submission(data: bytes, member: str) -> Submission:
-    """Decode a submission; a large one in a thread, since meanwhile others want to be heard."""
+async def _decoded(decode: Callable[..., V], data: bytes, member: str) -> V:
+    """Decode a message; a large one in a thread, since meanwhile others want to be heard."""
     if len(data) <= DECODED_AT_ONCE:
-        return codec.decode_submission(data, sender=member)
-    return await asyncio.to_thread(codec.decode_submission, data, sender=member)
+        return decode(data, sender=member)
+    return await asyncio.to_thread(decode, data, sender=member)
 
 
 def _unexpected(member: str, rule: str) -> PeerError:
@@ -215,7 +243,7 @@ class FederationService:
         self._quota = CallQuota()
         self._chunks: dict[tuple[bytes, int, int], bytes] = {}
         self.methods: Final[Mapping[str, Method]] = {
-            "Handshake": self._handshake,
+            "Handshake": self._limited("Handshake", self._handshake),
             "Poll": self._limited("Poll", self._poll),
             "Submit": self._limited("Submit", self._submit),
             "UploadOffset": self._limited("UploadOffset", self._upload_offset),
@@ -238,17 +266,17 @@ class FederationService:
         verified = context.auth_context()
         member = member_of(verified)
         shown = next(iter(verified["x509_pem_cert"]))
-        await self._backend.admit(member, ssl.PEM_cert_to_DER_cert(shown.decode()))
+        session = session_of(context.invocation_metadata() or (), member)
+        await self._backend.admit(member, ssl.PEM_cert_to_DER_cert(shown.decode()), session)
         return member
 
-    async def _handshake(self, request: Request, context: Context) -> bytes:
-        member = await self._admitted(context)
-        hello = codec.decode_hello(request, sender=member)
+    async def _handshake(self, member: str, request: Request, context: Context) -> bytes:
+        hello = await _decoded(codec.decode_hello, request, member)
         _check_sender(member, hello.member)
         return codec.encode_welcome(await self._backend.handshake(member, hello))
 
     async def _poll(self, member: str, request: Request, context: Context) -> None:
-        poll = wire.decode_poll(request, sender=member)
+        poll = await _decoded(wire.decode_poll, request, member)
         wait = min(poll.wait_seconds, transport.MAX_POLL_SECONDS)
         task = await self._backend.next_task(member, poll.seen, wait)
         if task is not None:
@@ -262,7 +290,7 @@ class FederationService:
             async for data in request:
                 buffered.add(len(data))
                 message.add(wire.decode_chunk(data, sender=member))
-            submission = await _decoded_submission(message.whole(), member)
+            submission = await _decoded(codec.decode_submission, message.whole(), member)
         _check_submission(member, submission)
         await self._backend.submit(member, submission)
         return wire.encode_accepted()

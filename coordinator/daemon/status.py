@@ -1,14 +1,16 @@
-"""What the running coordinator says about itself: its process, where it listens, and which members are connected.
+"""What the running coordinator says about itself: its process, its addresses, who is connected, and what is wrong.
 
-Leaves to others: the file (``host.status_file``), one daemon per directory (``host.locks``).
+Leaves to others: the file (``host.status_file``), one daemon per directory, and whether it runs (``host.locks``).
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from coordinator.daemon.troubles import Trouble
 from coordinator.home import Home
-from host.status_file import is_alive, read_status_file, write_status_file
+from host.locks import daemon_runs
+from host.status_file import read_status_file, write_status_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class DaemonStatus:
     address: str
     enrolment_address: str
     live: tuple[str, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
 
 
 def write_status(home: Home, status: DaemonStatus) -> None:
@@ -30,12 +33,12 @@ def write_status(home: Home, status: DaemonStatus) -> None:
 def read_status(home: Home) -> DaemonStatus | None:
     """Return the running daemon's status, or ``None`` if none runs."""
     fields = read_status_file(home.status_file)
-    if fields is None:
+    if fields is None or not daemon_runs(home.directory):
         return None
     try:
-        status = DaemonStatus(**{**fields, "live": tuple(fields["live"])})
-        return status if is_alive(status.pid) else None
-    except (KeyError, TypeError):
+        troubles = tuple(Trouble(str(code), str(detail)) for code, detail in fields["troubles"])
+        return DaemonStatus(**{**fields, "live": tuple(fields["live"]), "troubles": troubles})
+    except (KeyError, TypeError, ValueError):
         return None
 
 

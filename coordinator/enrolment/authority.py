@@ -161,11 +161,6 @@ def load_authority(directory: Path) -> Authority:
     return authority
 
 
-def expires_at(certificate: bytes) -> float:
-    """Return when a certificate (PEM) expires, in seconds since the Unix epoch."""
-    return x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
-
-
 def covers(certificate: bytes, host: str) -> bool:
     """Return whether a server certificate (PEM) names a host, so that members who dial it accept the connection."""
     names = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName)

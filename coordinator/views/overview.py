@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coordinator.daemon.status import read_status
+from coordinator.daemon.troubles import Trouble
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.attempt_rows import AttemptRecord, EventRecord
 from coordinator.database.run_rows import ApprovalRecord, EvaluationRecord, RoundRecord, RunRecord, RunState
 from coordinator.opened import OpenHome
 from coordinator.runs.attempt import CLOSED
+from coordinator.views.troubles import current_troubles, trouble_lines, troubles_json
 from host.rendering import Json, moment
 from privacy import canonical
 from privacy.claims import graph_words, suite_words
@@ -52,6 +54,7 @@ class Overview:
     uploaded: Mapping[int, int]  # bytes of masked updates by round, all attempts together
     phase: OpenPhase | None
     live: tuple[str, ...] | None  # None: the daemon does not run
+    troubles: tuple[Trouble, ...]  # what keeps the coordinator itself from working
 
     @property
     def undecided(self) -> tuple[str, ...]:
@@ -125,6 +128,7 @@ class Overview:
             },
             "evaluations": self.evaluation_values(),
             "daemon_running": self.live is not None,
+            "troubles": troubles_json(self.troubles),
         }
 
     def to_lines(self) -> list[str]:
@@ -136,6 +140,8 @@ class Overview:
             lines.append(f"{run.code} {run.reason}".strip())
         lines += [f"created {moment(run.created_at)} UTC, to be over by {moment(plan.expires_at)} UTC"]
         lines.append(f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: unverified, owners compare it")
+        if not run.state.ended:
+            lines += trouble_lines(self.troubles)
         lines += self._next()
         for completed in self.rounds[-SHOWN_ROUNDS:]:
             dropouts = f", without {', '.join(completed.dropouts)}" if completed.dropouts else ""
@@ -201,6 +207,7 @@ def overview(opened: OpenHome, name: str) -> Overview:
             uploaded=attempt_rows.uploaded_bytes(connection, run.run_id),
             phase=phase,
             live=status.live if status else None,
+            troubles=current_troubles(opened, status),
         )
 
 

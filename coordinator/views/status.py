@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coordinator.daemon.status import read_status
+from coordinator.daemon.troubles import Trouble
 from coordinator.database import member_rows, run_rows
 from coordinator.opened import OpenHome
+from coordinator.views.troubles import current_troubles, trouble_lines, troubles_json
 from host.rendering import Json, moment, table
 
 
@@ -42,6 +44,7 @@ class ServiceStatus:
     members: tuple[Presence, ...]
     invited: tuple[str, ...]
     runs: tuple[OpenRun, ...]
+    troubles: tuple[Trouble, ...]  # what keeps it from working
 
     @property
     def running(self) -> bool:
@@ -59,6 +62,7 @@ class ServiceStatus:
             "members": [{"name": member.name, "role": member.role, "live": member.live} for member in self.members],
             "invited": list(self.invited),
             "runs": [{"run": run.run_id, "state": run.state, "paused": run.paused} for run in self.runs],
+            "troubles": troubles_json(self.troubles),
         }
 
     def to_lines(self) -> list[str]:
@@ -67,7 +71,8 @@ class ServiceStatus:
         if self.running:
             state = f"running (pid {self.pid}) since {moment(self.since)} UTC"
         rows = [(member.name, member.role, "yes" if member.live else "no") for member in self.members]
-        lines = [f"federation {self.federation}, {self.address}: {state}", *table(("MEMBER", "ROLE", "LIVE"), rows)]
+        lines = [f"federation {self.federation}, {self.address}: {state}", *trouble_lines(self.troubles)]
+        lines += table(("MEMBER", "ROLE", "LIVE"), rows)
         if self.invited:
             lines.append(f"invited, not yet joined: {', '.join(self.invited)}")
         return lines + [f"run {run.run_id} {run.state}{' (paused)' if run.paused else ''}" for run in self.runs]
@@ -89,4 +94,5 @@ def service_status(opened: OpenHome, now: int) -> ServiceStatus:
         members=tuple(Presence(member.name, member.role.value, member.name in live) for member in members),
         invited=tuple(token.name for token in tokens if token.expires_at > now),
         runs=tuple(OpenRun(run.run_id, run.state.value, run.paused) for run in runs),
+        troubles=current_troubles(opened, daemon),
     )

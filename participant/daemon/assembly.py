@@ -31,6 +31,7 @@ from participant.training.trainer import Trainer
 from privacy.errors import LocalError
 from privacy.secagg import masks
 from privacy.task_parts import require_classification
+from protos.transport import SESSION_BYTES
 
 
 def assemble(
@@ -53,7 +54,8 @@ def assemble(
     opened = open_home(directory)
     load_policy(opened.home)  # a policy that does not parse is refused at the start, not in a round
     masks.choose(SystemClock())  # and so is a library whose key streams are wrong
-    link, queue = Channel(opened.identity, proxy=opened.settings.proxy), TaskQueue()
+    session = SystemRandom().token_bytes(SESSION_BYTES)
+    link, queue = Channel(opened.identity, proxy=opened.settings.proxy, session=session), TaskQueue()
     work = DaemonContext(
         home=opened.home,
         settings=opened.settings,

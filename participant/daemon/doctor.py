@@ -7,16 +7,21 @@ ledger. Leaves to others: the checks' own rules (``home``, ``policy``, ``ledger`
 from __future__ import annotations
 
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from host import checkup
+from host.certificates import RENEW_SECONDS, compare_clocks, expires_at, require_valid
 from host.checkup import Check, CheckFailed, Examination, check, check_disk, versions_check
-from host.rendering import Json
+from host.credentials import read_public
+from host.rendering import Json, moment
+from host.system import SystemClock
 from participant.config import load_settings
 from participant.daemon.status import read_status
 from participant.home import Home
 from participant.link.channel import Channel
+from participant.link.identity import TLS_CERTIFICATE
 from participant.opened import OpenHome, open_home
 from participant.owner.policy import load_policy
 from participant.runs.rollback import lost_head, own_heads
@@ -34,18 +39,20 @@ def examine(directory: Path, bundle: Path | None = None) -> Examination:
         LocalError: ``E-EXISTS``, of the bundle.
     """
     home = Home(directory)
-    checks = _checks(home)
+    checks = _checks(home, SystemClock().now())
     if bundle is not None:
         write_bundle(bundle, home, checks)
     return Examination(checks, bundle)
 
 
-def _checks(home: Home) -> tuple[Check, ...]:
+def _checks(home: Home, now: float) -> tuple[Check, ...]:
     checks = [check("directory", lambda: _directory(home)), check("configuration", lambda: _configuration(home))]
     readable = all(outcome.ok for outcome in checks)
     checks.append(check("policy", lambda: f"{len(load_policy(home).dataset)} datasets may be used"))
     checks.append(check_disk(home.directory, "updates and journal"))
     if readable:
+        checks.append(check("certificate", lambda: _certificate(home, now)))
+        checks.append(check("device", lambda: _device(home)))
         checks.append(check("ledger", lambda: f"{open_home(home.directory).ledger.verify()} records verify"))
         checks.append(check("datasets and models", lambda: _registered(open_home(home.directory))))
         checks.append(check("coordinator", lambda: _coordinator(open_home(home.directory))))
@@ -65,6 +72,27 @@ def _configuration(home: Home) -> str:
     return f"name {settings.name}, {computing}, proxy {'set' if settings.proxy else 'none'}"
 
 
+def _certificate(home: Home, now: float) -> str:
+    certificate = read_public(home.identity / TLS_CERTIFICATE)
+    require_valid(certificate, "this participant's certificate", now)
+    until = expires_at(certificate)
+    if until - now < RENEW_SECONDS:
+        raise CheckFailed(f"expires at {moment(until)} UTC; ask the operator for a new invitation")
+    return f"valid until {moment(until)} UTC"
+
+
+def _device(home: Home) -> str:
+    """Say where this machine would train; an evaluator on the base install has no torch, and says so."""
+    if find_spec("torch") is None:
+        return "torch is not installed: training needs onlysum[participant]"
+    from participant.training.adapters.device import find_device, require_precision
+
+    settings = load_settings(home)
+    device = find_device(settings.device)
+    require_precision(device, settings.precision)
+    return f"{device}, precision {settings.precision}"
+
+
 def _registered(opened: OpenHome) -> str:
     registry = opened.review.registry
     datasets, models = registry.datasets(), registry.models()
@@ -79,6 +107,8 @@ def _coordinator(opened: OpenHome) -> str:
     hello = first_words(opened)
     with Channel(identity, proxy=settings.proxy) as channel:
         welcome = channel.handshake(hello)
+    if clocks := compare_clocks(SystemClock().now(), welcome.clock):
+        raise clocks
     if (lost := lost_head(opened.ledger, welcome, own_heads(opened.owner, welcome))) is not None:
         detail = f"record {lost.sequence} of the ledger was shown and is missing here"
         raise RefusedError("E-LEDGER-ROLLBACK", f"{detail}; next: onlysum participant ledger reanchor")
@@ -100,7 +130,7 @@ def first_words(opened: OpenHome) -> Hello:
 def _daemon(home: Home) -> str:
     status = read_status(home)
     if status is None or not status.running:
-        raise CheckFailed("not running; start it: onlysum participant start")
+        return "not running; when the rest is in order: onlysum participant start"
     if not status.connected:
         raise CheckFailed(f"running, not connected: {status.code} {status.detail}")
     return "running and connected"

@@ -16,13 +16,14 @@ from typing import Final
 
 import structlog
 
+from host.certificates import compare_clocks
 from participant.daemon.status import StatusFile
 from participant.link.delivery import Backoff, Link, OutageLog, Stopping, TaskQueue
 from participant.runs.context import DaemonContext
-from privacy.errors import NetworkError, OnlysumError
+from privacy.errors import LocalError, NetworkError, OnlysumError
 from privacy.plan import PROTOCOL_VERSION
 from protos import codec
-from protos.envelope import DatasetOffer, Hello, Role
+from protos.envelope import DatasetOffer, Hello, Role, Welcome
 
 POLL_SECONDS: Final = 10.0  # of one long poll; a changed registry is announced after at most one
 LISTING_SECONDS: Final = 600.0  # a handshake lists who is enrolled, of thousands 0.4 MB: seldom, but not only at start
@@ -56,6 +57,7 @@ class Poller(threading.Thread):
         self._backoff = Backoff(stop)
         self._trouble = OutageLog()
         self._was_connected = False
+        self._clocks_differ = False
 
     def run(self) -> None:
         """Poll, and after any failure wait a little and begin with a handshake again."""
@@ -79,7 +81,7 @@ class Poller(threading.Thread):
             self._was_connected = True
         self._trouble.over()
         self._backoff.reset()
-        self._status.connected()
+        self._status.connected(self._clocks(welcome))
         self._status.note_members(welcome.members)
         self._inbox.put(welcome)
         old, most = time.monotonic() + LISTING_SECONDS, self._task_limit()
@@ -90,6 +92,13 @@ class Poller(threading.Thread):
             task = self._link.poll(self._inbox.seen(), POLL_SECONDS, most)
             if task is not None:
                 self._inbox.put(task)
+
+    def _clocks(self, welcome: Welcome) -> LocalError | None:
+        clocks = compare_clocks(self._work.clock.now(), welcome.clock)
+        if clocks is not None and not self._clocks_differ:
+            _log.warning("clocks differ", code=clocks.code, detail=clocks.detail, next=clocks.explanation.next_step)
+        self._clocks_differ = clocks is not None
+        return clocks
 
     def _task_limit(self) -> int:
         """Return how many bytes a task may have, from the plans that were approved here."""

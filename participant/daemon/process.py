@@ -11,12 +11,17 @@ import sys
 import threading
 from pathlib import Path
 
+from host.certificates import require_valid
+from host.credentials import read_public
 from host.locks import only_daemon
 from host.logs import logging_to
 from host.service_manager import READY, STOPPING, StopSignals, notify
+from host.system import SystemClock
 from participant.config import load_settings
 from participant.daemon.assembly import assemble
+from participant.daemon.status import StatusFile
 from participant.home import Home
+from participant.link.identity import TLS_CERTIFICATE
 from participant.training.progress import bars, silent
 from privacy.errors import LocalError
 
@@ -25,7 +30,7 @@ def start(directory: Path) -> None:
     """Run the daemon until it is told to stop.
 
     Raises:
-        LocalError: ``E-RUNNING``, ``E-CONFIG-*`` or ``E-PERMISSIONS``.
+        LocalError: ``E-RUNNING``, ``E-CERTIFICATE``, ``E-CONFIG-*`` or ``E-PERMISSIONS``.
         VerificationError: ``E-STATE-DAMAGED``.
     """
     home = Home(directory)
@@ -33,8 +38,10 @@ def start(directory: Path) -> None:
     if home.left_mark.exists():
         raise LocalError("E-USAGE", f"this participant has left its federation; remove {home.left_mark} to return")
     settings = load_settings(home)
+    require_valid(read_public(home.identity / TLS_CERTIFICATE), "this participant's certificate", SystemClock().now())
     stop = threading.Event()
     with only_daemon(directory, "participant"), logging_to(settings.log, directory, tracebacks=False):
+        StatusFile(home, SystemClock())  # what a daemon that was killed said holds no more
         runner = assemble(directory, stop, show_progress=bars if sys.stderr.isatty() else silent)
         StopSignals(stop.set).install()
         notify(READY)

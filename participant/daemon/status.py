@@ -1,17 +1,17 @@
 """What the running participant says about itself: whether it is connected, its last problem, and who is enrolled.
 
-Leaves to others: the file (``host.status_file``), one daemon per directory (``host.locks``).
+Leaves to others: the file (``host.status_file``), one daemon per directory, and whether it runs (``host.locks``).
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from host.status_file import is_alive, read_status_file, write_status_file
+from host.locks import daemon_runs
+from host.status_file import read_status_file, write_status_file
 from participant.home import Home
 from privacy.errors import OnlysumError
 from privacy.interfaces import Clock
@@ -25,7 +25,7 @@ class DaemonStatus:
     running: bool
     connected: bool
     since: int
-    code: str  # of the last problem, empty when connected
+    code: str  # of the last problem, empty when connected and the clocks agree
     detail: str
     members: tuple[MemberEntry, ...]  # as the coordinator listed them last
     abstains: str = ""  # why it takes part in no run, though it is connected
@@ -39,7 +39,6 @@ class StatusFile:
         self._path = home.status_file
         self._lock = threading.Lock()
         self._fields: dict[str, Any] = {
-            "pid": os.getpid(),
             "since": int(clock.now()),
             "connected": False,
             "code": "",
@@ -50,9 +49,9 @@ class StatusFile:
         }
         write_status_file(self._path, self._fields)
 
-    def connected(self) -> None:
-        """The coordinator answers."""
-        self._update(connected=True, code="", detail="")
+    def connected(self, clocks: OnlysumError | None = None) -> None:
+        """The coordinator answers; its clock may be another than this machine's."""
+        self._update(connected=True, code=clocks.code if clocks else "", detail=clocks.detail if clocks else "")
 
     def trouble(self, error: OnlysumError) -> None:
         """Calls fail."""
@@ -68,7 +67,7 @@ class StatusFile:
 
     def stopped(self) -> None:
         """The daemon ends; who was enrolled stays on file."""
-        self._update(pid=0, connected=False)
+        self._update(connected=False)
 
     def _update(self, **changes: Any) -> None:
         with self._lock:
@@ -85,7 +84,7 @@ def read_status(home: Home) -> DaemonStatus | None:
         return None
     try:
         return DaemonStatus(
-            running=is_alive(int(fields["pid"])),
+            running=daemon_runs(home.directory),
             connected=bool(fields["connected"]),
             since=int(fields["since"]),
             code=str(fields["code"]),

@@ -3,7 +3,8 @@
 Guarantees: every failure is an ``OnlysumError``: what the coordinator refused as it was raised there, what the network
 did as a ``NetworkError`` that names its class. Nothing is tried again unless the caller asks, and then a bounded number
 of times. Content is given back only if it has the hash that was asked for.
-Leaves to others: when to call (``runner``), what is true of the answers (``round``), why TLS failed (``diagnosis``).
+Leaves to others: when to call (``runner``), what is true of the answers (``round``), why TLS failed
+(``tls_diagnosis``) or a proxy did not open the way (``proxy``).
 Source: docs/wire.md.
 """
 
@@ -22,6 +23,7 @@ import stamina
 from google.protobuf.descriptor import MethodDescriptor
 
 from participant.link.identity import Identity, authority_pem
+from participant.link.proxy import explain_proxy
 from participant.link.tls_diagnosis import Expected, explain_tls
 from privacy.errors import LocalError, NetworkError, PeerError, Phase
 from privacy.secagg.fixed_point import Buffer
@@ -51,6 +53,9 @@ CALL_SECONDS: Final = 120.0
 FIRST_WAIT_SECONDS: Final = 0.25
 LONGEST_WAIT_SECONDS: Final = 10.0
 JITTER_SECONDS: Final = 0.5
+
+# Classes of failures whose cause is looked for once more, on the way to the coordinator or in its certificate.
+_CONNECTING: Final = frozenset({"E-NET-DNS", "E-NET-REFUSED", "E-NET-TLS", "E-NET-TIMEOUT", "E-NET-LOST"})
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 V = TypeVar("V")
@@ -86,11 +91,18 @@ def _may_pass(error: Exception) -> bool:
 class _Connection:
     """One gRPC channel at a time; after it failed, the next address is dialled."""
 
-    def __init__(self, addresses: tuple[str, ...], credentials: grpc.ChannelCredentials, expected: Expected) -> None:
+    def __init__(
+        self,
+        addresses: tuple[str, ...],
+        credentials: grpc.ChannelCredentials,
+        expected: Expected,
+        session: bytes = b"",
+    ) -> None:
         # The environment's proxy is never used: connecting anywhere but where it is told would be hard to diagnose.
         proxy = expected.proxy
         through: tuple[str, str | int] = ("grpc.http_proxy", proxy) if proxy else ("grpc.enable_http_proxy", 0)
         self._expected = expected
+        self._metadata = ((transport.SESSION_KEY, session),) if session else ()
         self._addresses = addresses
         self._credentials = credentials
         self._options = (*transport.CLIENT_OPTIONS, through)
@@ -103,10 +115,11 @@ class _Connection:
         """Make a call with one answer."""
         with self._open(method) as channel:
             answer: bytes
+            path, metadata = transport.path(method), self._metadata
             if isinstance(request, bytes):
-                answer = channel.unary_unary(transport.path(method), bytes, bytes)(request, timeout=seconds)
+                answer = channel.unary_unary(path, bytes, bytes)(request, timeout=seconds, metadata=metadata)
             else:
-                answer = channel.stream_unary(transport.path(method), bytes, bytes)(request, timeout=seconds)
+                answer = channel.stream_unary(path, bytes, bytes)(request, timeout=seconds, metadata=metadata)
             return answer
 
     def stream(
@@ -114,7 +127,8 @@ class _Connection:
     ) -> Generator[bytes, None, None]:
         """Make a call with many answers; leaving the iterator early cancels it."""
         with self._open(method) as channel:
-            answers = channel.unary_stream(transport.path(method), bytes, bytes)(request, timeout=seconds)
+            call = channel.unary_stream(transport.path(method), bytes, bytes)
+            answers = call(request, timeout=seconds, metadata=self._metadata)
             try:
                 yield from answers
             finally:
@@ -144,9 +158,16 @@ class _Connection:
             return
         if isinstance(raised, NetworkError) and raised.code not in {"E-NET-FAILED", "E-NET-TIMEOUT"}:
             self._give_up(channel)
-        if raised.code == "E-NET-TLS":
-            raised = explain_tls(address, self._expected) or raised
-        raise raised from None
+        raise (self._explanation(raised.code, address) or raised) from None
+
+    def _explanation(self, code: str, address: str) -> NetworkError | None:
+        """Return what is behind a failure of the network that gRPC names by its class alone, if that can be seen."""
+        if self._closed or code not in _CONNECTING:
+            return None
+        explained = explain_tls(address, self._expected) if code == "E-NET-TLS" else None
+        if explained is None and self._expected.proxy:
+            explained = explain_proxy(address, self._expected.proxy)
+        return explained
 
     def _current(self) -> tuple[grpc.Channel, str]:
         with self._lock:
@@ -196,16 +217,18 @@ class Channel:
     Args:
         identity: keys, certificate, authority and addresses.
         proxy: ``http://[user:password@]host:port`` of an HTTPS CONNECT proxy, or empty.
+        session: 16 bytes that a daemon draws when it starts, so that two of one identity are noticed; empty for a
+            command that asks beside it.
     """
 
-    def __init__(self, identity: Identity, *, proxy: str = "") -> None:
+    def __init__(self, identity: Identity, *, proxy: str = "", session: bytes = b"") -> None:
         credentials = grpc.ssl_channel_credentials(
             root_certificates=identity.authority,
             private_key=identity.keys.tls.reveal(),
             certificate_chain=identity.certificate,
         )
         expected = Expected(authority=identity.authority, certificate=identity.certificate, proxy=proxy)
-        self._connection = _Connection(identity.addresses, credentials, expected)
+        self._connection = _Connection(identity.addresses, credentials, expected, session)
 
     def __enter__(self) -> Self:
         return self

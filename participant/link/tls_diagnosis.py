@@ -1,29 +1,29 @@
 """Why TLS failed: gRPC says only that it did, an owner needs to know whom to ask.
 
 Guarantees: looks at the certificates that are really shown, sends nothing of the participant's, and ends within
-seconds; what it finds is a ``NetworkError(E-NET-TLS)`` in words, or nothing.
-Leaves to others: when to look (``channel``, ``doctor``).
+seconds; what it finds is a ``NetworkError`` in words, or nothing. Where this machine's clock decides, its time is said.
+Leaves to others: when to look (``channel``), the way there (``proxy``).
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import socket
 import ssl
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from host.certificates import expires_at, invalid_now
+from host.rendering import moment
+from participant.link.proxy import dialled
 from privacy.errors import NetworkError
+from privacy.printable import printable
 
-PROBE_SECONDS: Final = 5.0  # for each step
-MAX_PROXY_ANSWER: Final = 8192  # bytes of a proxy's headers
-_EXPIRED: Final = 10  # X509_V_ERR_CERT_HAS_EXPIRED
+MAX_ISSUER: Final = 200  # characters that are shown of a name that a stranger chose
+_CLOCK: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _NAMES: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
 
@@ -49,7 +49,7 @@ def explain_tls(address: str, expected: Expected) -> NetworkError | None:
     host = address.rpartition(":")[0].strip("[]")
     try:
         with (
-            _connected(address, expected.proxy) as raw,
+            dialled(address, expected.proxy) as raw,
             _context(expected.authority).wrap_socket(raw, server_hostname=host),
         ):
             return _own_certificate(expected)
@@ -57,6 +57,8 @@ def explain_tls(address: str, expected: Expected) -> NetworkError | None:
         return _tls(_shown_certificate(address, host, expected, error))
     except (ssl.SSLError, ConnectionResetError, EOFError):
         return _tls("the connection was closed in the TLS handshake: a firewall or proxy may not let TLS through")
+    except NetworkError as error:
+        return error
     except OSError:
         return None
 
@@ -75,59 +77,42 @@ def _own_certificate(expected: Expected) -> NetworkError | None:
     """The coordinator's certificate was in order, so it is this participant's that was refused."""
     if expected.certificate is None:
         return None
+    if reason := invalid_now(expected.certificate, time.time()):
+        return _tls(f"this participant's certificate {reason}")
     own = x509.load_pem_x509_certificate(expected.certificate)
-    if own.not_valid_after_utc.timestamp() < time.time():
-        return _tls(f"this participant's certificate expired on {own.not_valid_after_utc:%Y-%m-%d}; enrol again")
     if own.issuer != x509.load_pem_x509_certificate(expected.authority).subject:
         return _tls("this participant's certificate is by another authority than the one it pinned")
-    return _tls("the coordinator's certificate is in order; it refused this participant's")
+    until = f"which is valid until {moment(expires_at(expected.certificate))} UTC"
+    return _tls(f"the coordinator refused this participant's certificate, {until}: its own clock may be wrong")
 
 
 def _shown_certificate(address: str, host: str, expected: Expected, error: ssl.SSLCertVerificationError) -> str:
-    if error.verify_code == _EXPIRED:
-        return f"the coordinator's certificate has expired, or this machine's clock ({time.ctime()}) is wrong"
+    shown: x509.Certificate | None = None
+    with contextlib.suppress(OSError, ValueError, NetworkError):
+        shown = _shown(address, host, expected.proxy)
+    if error.verify_code in _CLOCK:
+        return _by_the_clock(shown, expected)
     if error.verify_code in _NAMES:
         return f"the coordinator's certificate is not for {host}; the operator adds the name, or it is another machine"
-    issuer = "somebody else"
-    with contextlib.suppress(OSError, ValueError):
-        issuer = _issuer(address, host, expected.proxy)
+    issuer = "somebody else" if shown is None else printable(shown.issuer.rfc4514_string())[:MAX_ISSUER]
     return (
         f"{address} shows a certificate issued by {issuer}, not by the pinned authority: TLS is intercepted on the way,"
         " or another coordinator answers"
     )
 
 
-def _issuer(address: str, host: str, proxy: str) -> str:
+def _by_the_clock(shown: x509.Certificate | None, expected: Expected) -> str:
+    leaf = b"" if shown is None else shown.public_bytes(Encoding.PEM)
+    for whose, pem in (("the coordinator's certificate", leaf), ("the pinned authority", expected.authority)):
+        if pem and (reason := invalid_now(pem, time.time())):
+            return f"{whose} {reason}"
+    return f"a certificate is not valid now, and this machine's clock says {moment(int(time.time()))} UTC"
+
+
+def _shown(address: str, host: str, proxy: str) -> x509.Certificate:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # only looks at whose certificate it is; nothing is sent over this
-    with _connected(address, proxy) as raw, context.wrap_socket(raw, server_hostname=host) as shown:
+    with dialled(address, proxy) as raw, context.wrap_socket(raw, server_hostname=host) as shown:
         der = shown.getpeercert(binary_form=True) or b""
-    name = x509.load_der_x509_certificate(der).issuer.rfc4514_string()
-    return "".join(one for one in name if one.isprintable())[:200]
-
-
-@contextlib.contextmanager
-def _connected(address: str, proxy: str) -> Iterator[socket.socket]:
-    """Give a connection to the address, through the proxy if there is one."""
-    parts = urlsplit(proxy or f"//{address}")
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=PROBE_SECONDS) as raw:
-        if proxy:
-            raw.sendall(_connect_request(address, parts.username, parts.password))
-            answer = b""
-            while not answer.endswith(b"\r\n\r\n"):
-                byte = raw.recv(1)  # not one byte of what follows the headers may be taken
-                if not byte or len(answer) > MAX_PROXY_ANSWER:
-                    raise OSError("the proxy did not answer")
-                answer += byte
-            if answer.split(b" ", 2)[1:2] != [b"200"]:
-                raise OSError("the proxy refused")
-        yield raw
-
-
-def _connect_request(address: str, user: str | None, password: str | None) -> bytes:
-    lines = [f"CONNECT {address} HTTP/1.1", f"Host: {address}"]
-    if user is not None:
-        login = f"{unquote(user)}:{unquote(password or '')}".encode()
-        lines.append(f"Proxy-Authorization: Basic {base64.b64encode(login).decode()}")
-    return "\r\n".join([*lines, "", ""]).encode()
+    return x509.load_der_x509_certificate(der)

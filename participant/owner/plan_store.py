@@ -62,6 +62,17 @@ class PlanStore:
         self._home = home
         self.operator_key = operator_key
 
+    def verify(self, data: bytes, signature: bytes) -> VerifiedPlan:
+        """Return a proposed plan, of which nothing is kept yet.
+
+        Raises:
+            PeerError: ``E-PLAN-SIGNATURE``, ``E-PLAN-MALFORMED`` or ``E-PLAN-RULE``.
+        """
+        try:
+            return VerifiedPlan.verify(data, signature, self.operator_key)
+        except PlanError as error:
+            raise PeerError.by_coordinator(error.code, Phase.PLAN, error.rule) from None
+
     def put(self, data: bytes, signature: bytes) -> VerifiedPlan:
         """Verify a proposed plan and keep it; the same plan again changes nothing.
 
@@ -69,10 +80,7 @@ class PlanStore:
             PeerError: ``E-PLAN-SIGNATURE``, ``E-PLAN-MALFORMED``, ``E-PLAN-RULE`` or ``E-PLAN-CHANGED``.
             LocalError: ``E-DISK-FULL``.
         """
-        try:
-            verified = VerifiedPlan.verify(data, signature, self.operator_key)
-        except PlanError as error:
-            raise PeerError.by_coordinator(error.code, Phase.PLAN, error.rule) from None
+        verified = self.verify(data, signature)
         directory = self.directory(verified.plan.run_id)
         kept = directory / "plan.json"
         if kept.exists():
@@ -125,6 +133,10 @@ class PlanStore:
         kept = (path.parent for path in self._home.plans.glob("*/plan.json") if _RUN_ID.match(path.parent.name))
         return tuple(path.name for path in sorted(kept, key=lambda one: ((one / "plan.json").stat().st_mtime, one)))
 
+    def open_runs(self) -> tuple[str, ...]:
+        """Return the run ids of all kept plans whose runs have not ended, as far as is known here."""
+        return tuple(run_id for run_id in self.run_ids() if not (self.directory(run_id) / "ended.json").exists())
+
     def going_on(self) -> tuple[VerifiedPlan, ...]:
         """Return the plans of the runs that were approved here and have not ended, damaged ones aside."""
         plans = []
@@ -144,6 +156,11 @@ class PlanStore:
     def initial_adapter(self, run_id: str) -> Path:
         """Return where the initial adapter of a run lies once it was downloaded and hashed."""
         return self.directory(run_id) / INITIAL_ADAPTER
+
+    def initial_bytes(self, run_id: str) -> int:
+        """Return how many bytes the initial adapter of a run has here."""
+        path = self.initial_adapter(run_id)
+        return path.stat().st_size if path.exists() else 0
 
     def decision(self, run_id: str) -> Decision | None:
         """Return what was decided, or ``None`` while the plan waits."""

@@ -14,6 +14,7 @@ from typing import Literal
 
 import methods
 from host.fingerprints import matches
+from host.rendering import moment
 from participant.owner.policy import DatasetPolicy, Policy, Population
 from privacy.claims import suite_words
 from privacy.dp.events import format_epsilon_up
@@ -148,15 +149,18 @@ def unpinned_members(plan: Plan, policy: Policy, me: str) -> tuple[str, ...]:
     return tuple(member.id for member in plan.roster if member.id != me and member.id not in policy.coordinator.roster)
 
 
+def expired(plan: Plan, now: float) -> str:
+    """Return that a plan has expired, with the clock that says so: it may be the clock that is wrong."""
+    return f"the plan expired at {moment(plan.expires_at)} UTC; this machine's clock says {moment(int(now))} UTC"
+
+
 def _rule(name: str, met: bool, says: str) -> Rule:
     return Rule(name, Outcome.MET if met else Outcome.BROKEN, says)
 
 
 def _place(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
     yield _rule("plan.federation", plan.federation == at.federation, f"the plan is of federation {plan.federation}")
-    yield _rule(
-        "plan.expiry", at.now < plan.expires_at, "the plan has expired" if at.now >= plan.expires_at else "open"
-    )
+    yield _rule("plan.expiry", at.now < plan.expires_at, "open" if at.now < plan.expires_at else expired(plan, at.now))
     pinned = policy.coordinator.ca_fingerprint
     yield _rule(
         "coordinator.fingerprint",

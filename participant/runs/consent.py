@@ -11,6 +11,7 @@ from datetime import datetime
 
 from participant.owner.cost import lifetime_budget
 from participant.owner.policy import DatasetPolicy, Policy
+from participant.owner.rules import expired
 from participant.runs.context import DaemonContext, TrainingJob
 from participant.runs.training_record import read_record
 from privacy.dp.events import round_event
@@ -37,7 +38,7 @@ class Consent:
         """
         plan, now = self._verified.plan, self._work.clock.now()
         if now >= plan.expires_at:
-            raise RefusedError("E-PLAN-EXPIRED", f"the plan of run {plan.run_id} has expired")
+            raise RefusedError("E-PLAN-EXPIRED", f"run {plan.run_id}: {expired(plan, now)}")
         decision = self._work.review.plans.decision(plan.run_id)
         if decision is None or decision.verdict == "refused":
             raise RefusedError("E-POLICY-REFUSED", f"the owner has taken back the approval of run {plan.run_id}")

@@ -27,7 +27,8 @@ WAITING: Final = "onlysum participant plan show RUN, then plan approve RUN or pl
 FLOAT_BYTES: Final = 4
 HEADER_BYTES: Final = 2**16  # of a safetensors file: its length, free metadata
 TENSOR_HEADER_BYTES: Final = 256  # of a tensor in that header, beside its key: type, shape and offsets
-MAX_INITIAL_BYTES: Final = 2**32  # that a plan may bring to this machine before anybody has approved it
+MAX_INITIAL_BYTES: Final = 2**32  # that all plans of open runs together may bring to this machine, approved or not
+MAX_OPEN_RUNS: Final = 32  # whose plans are kept here at a time
 
 _log = structlog.get_logger("onlysum.participant")
 
@@ -56,18 +57,27 @@ class PlanDecisions:
             PeerError: ``E-PLAN-*``; the plan is not kept.
         """
         review, name = self._work.review, self._work.owner.name
-        verified = review.plans.put(task.plan, task.signature)
+        verified = review.plans.verify(task.plan, task.signature)
         run_id = verified.plan.run_id
         if run_id != task.run_id or role_in(verified.plan, name) != self._role.value:
             raise PeerError.by_coordinator(
                 "E-PLAN-RULE", Phase.PLAN, f"the plan does not name {name} as {self._role.value}"
             )
+        self._require_room(run_id)
+        review.plans.put(task.plan, task.signature)
         self._fetch_initial_adapter(task)
         if review.plans.decision(run_id) is None and not self._decided(run_id):
             if trouble := notify(self._work.settings.notify, run_id):
                 _log.warning("the notify command failed", kind=trouble)
             return
         self._answer(run_id)
+
+    def _require_room(self, run_id: str) -> None:
+        """Refuse a plan beyond those that a machine keeps at a time: plans are signed by who could send any number."""
+        open_runs = self._work.review.plans.open_runs()
+        if run_id not in open_runs and len(open_runs) >= MAX_OPEN_RUNS:
+            rule = f"it proposes one more plan while {len(open_runs)} runs are open here; ask it to end some"
+            raise PeerError.by_coordinator("E-PLAN-RULE", Phase.PLAN, rule)
 
     def _decided(self, run_id: str) -> bool:
         """Decide without a person if the policy says so; otherwise the plan waits."""
@@ -93,7 +103,8 @@ class PlanDecisions:
             raise PeerError.by_coordinator(
                 "E-PLAN-RULE", Phase.PLAN, "the initial adapter that is offered is not the plan's"
             )
-        length, most = task.initial_adapter.length, min(largest_initial(adapter.tensors), MAX_INITIAL_BYTES)
+        left = MAX_INITIAL_BYTES - sum(plans.initial_bytes(run_id) for run_id in plans.open_runs())
+        length, most = task.initial_adapter.length, min(largest_initial(adapter.tensors), left)
         if length > most:  # said before a byte of it is kept; nobody has approved the plan yet
             rule = f"the initial adapter is announced as {length} bytes, at most {most} are taken for this plan"
             raise PeerError.by_coordinator("E-PLAN-RULE", Phase.PLAN, rule)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,7 @@ from privacy.errors import LocalError
 from privacy.task_parts import Classification
 
 _CHUNK: Final = 2**20
+LEFT_BEHIND: Final = frozenset({"Thumbs.db", "desktop.ini"})  # by file managers of Windows, which hide them
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def inspect_dataset(
     for where, row in read_rows(path, wanted):
         rows += 1
         columns = columns or tuple(sorted(row))
-        _check_input(row, input_column, where)
+        _check_input(row, input_column, {label_column, user_column}, where)
         if label_column is not None:
             labels.add(label_of(row, label_column, where))
         else:
@@ -124,13 +125,13 @@ def inspect_dataset(
     return DatasetFacts(format_of(path), rows, len(users), columns, tuple(sorted(labels)), hash_dataset(path))
 
 
-def _check_input(row: Mapping[str, Any], column: str | None, where: str) -> None:
-    """Refuse a row without its input, and an encoded image that does not decode, whatever column holds it."""
+def _check_input(row: Mapping[str, Any], column: str | None, others: Collection[str | None], where: str) -> None:
+    """Refuse a row without its input, and an encoded image that does not decode, whatever column may be the input."""
     if column is not None:
         cell(row, column, where)
-    for name in row if column is None else (column,):
+    for name in row.keys() - others if column is None else (column,):
         if is_encoded(row[name]):
-            pixels(row[name], 3, where)
+            pixels(row[name], 3, where if name == "image" else f"{where}: column {name}")
 
 
 def _check_classes(row: Mapping[str, Any], where: str) -> None:
@@ -190,7 +191,7 @@ def hash_dataset(path: Path) -> str:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     for file in files:
         parts = file.relative_to(path).parts
-        if any(part.startswith(".") for part in parts):
+        if any(part.startswith(".") for part in parts) or (path.is_dir() and file.name in LEFT_BEHIND):
             continue  # no part of the dataset: see ``rows.formats.visible``
         name = os.fsencode("/".join(parts))
         inner = hashlib.sha256()

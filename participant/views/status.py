@@ -134,7 +134,7 @@ def participant_status(opened: OpenHome) -> ParticipantStatus:
         federation=opened.owner.federation,
         running=running,
         since=daemon.since if daemon and running else None,
-        connected=daemon is not None and daemon.connected,
+        connected=daemon is not None and running and daemon.connected,
         paused=opened.home.pause_mark.exists(),
         code=daemon.code if daemon else "",
         detail=daemon.detail if daemon else "",

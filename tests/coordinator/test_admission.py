@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.daemon.sessions import MAX_SESSIONS, SILENT_SECONDS, Sessions
 from coordinator.database import member_rows
 from coordinator.database.member_rows import TokenRecord
 from coordinator.enrolment import authority as ca
 from participant.link import identity
-from privacy.errors import PeerError
+from privacy.errors import NetworkError, PeerError
 from protos.envelope import Role
 from protos.invitation import token_hash
 from tests.worlds.coordinator import World
@@ -57,12 +58,12 @@ def enrolled(world: World, seed: str) -> bytes:
 
 def refused(world: World, name: str, certificate: bytes) -> str:
     with pytest.raises(PeerError) as caught:
-        asyncio.run(world.runner.admit(name, certificate))
+        asyncio.run(world.runner.admit(name, certificate, b""))
     return caught.value.code
 
 
 def test_a_member_is_admitted_with_its_certificate(world: World) -> None:
-    asyncio.run(world.runner.admit(NAME, enrolled(world, "first")))
+    asyncio.run(world.runner.admit(NAME, enrolled(world, "first"), b""))
 
 
 def test_a_stranger_is_not_admitted(world: World) -> None:
@@ -77,4 +78,53 @@ def test_a_revoked_certificate_stays_out_when_the_member_enrols_again(world: Wor
     assert refused(world, NAME, old) == "E-MEMBER-REVOKED"
     new = enrolled(world, "second")
     assert refused(world, NAME, old) == "E-MEMBER-REVOKED"
-    asyncio.run(world.runner.admit(NAME, new))
+    asyncio.run(world.runner.admit(NAME, new, b""))
+
+
+def twice(world: World, certificate: bytes, session: bytes) -> bool:
+    """Call once in a session, and return whether the call was refused because two daemons run."""
+    try:
+        asyncio.run(world.runner.admit(NAME, certificate, session))
+    except NetworkError as error:
+        return error.code == "E-NET-TWICE"
+    return False
+
+
+OLD, NEW = b"o" * 16, b"n" * 16
+
+
+def test_a_daemon_that_was_started_again_is_served_at_once(world: World) -> None:
+    certificate = enrolled(world, "first")
+    for session in (OLD, OLD, NEW, NEW, NEW):
+        assert not twice(world, certificate, session)
+        world.clock.seconds += 1
+    assert world.runner.troubles() == ()
+
+
+def test_of_two_copies_of_a_directory_neither_is_served_until_one_falls_silent(world: World) -> None:
+    certificate = enrolled(world, "first")
+    assert not twice(world, certificate, OLD)
+    world.clock.seconds += 1
+    assert not twice(world, certificate, NEW)
+    world.clock.seconds += 1
+    for session in (OLD, NEW, b"", OLD, NEW):
+        assert twice(world, certificate, session)
+        assert [trouble.code for trouble in world.runner.troubles()] == ["E-NET-TWICE"]
+        world.clock.seconds += 20
+    with world.store.read() as connection:
+        assert [row.kind for row in member_rows.security_log(connection)].count("identity-twice") == 1
+    world.clock.seconds += SILENT_SECONDS
+    assert not twice(world, certificate, NEW)
+    assert world.runner.troubles() == ()
+
+
+def test_malicious_member_with_ever_new_sessions_is_remembered_by_a_few(world: World) -> None:
+    sessions = Sessions(world.clock)
+    for number in range(1000):
+        sessions.hear(NAME, number.to_bytes(16))
+        world.clock.seconds += 0.01
+    assert len(sessions._recent(NAME)) == MAX_SESSIONS
+    assert not sessions.twice(NAME)
+    sessions.hear("another", OLD)
+    sessions.hear(NAME, (999 - MAX_SESSIONS // 2).to_bytes(16))
+    assert sessions.all_twice() == (NAME,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from coordinator.config import parse_settings, settings_template
 from coordinator.enrolment import authority as ca
 from coordinator.enrolment.authority import Authority
+from coordinator.enrolment.renewal import with_valid_server
+from coordinator.home import Home
 from host import credentials
+from host.certificates import expires_at, invalid_now
 from participant.link import identity
 from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
 from protos.envelope import Enrolment, Role
@@ -130,7 +135,7 @@ def test_the_servers_certificate_is_renewed_for_the_same_key(authority: Authorit
     before = x509.load_pem_x509_certificate(authority.server_certificate)
     after = x509.load_pem_x509_certificate(pem)
     assert after.public_key() == before.public_key()
-    assert ca.expires_at(pem) > ca.expires_at(authority.server_certificate)
+    assert expires_at(pem) > expires_at(authority.server_certificate)
 
 
 def test_a_long_federation_name_still_makes_an_authority() -> None:
@@ -225,3 +230,41 @@ def test_a_key_of_another_curve_is_refused(request_of_alice: Enrolment) -> None:
     )
     error = refused("E-WIRE-MALFORMED", replace(request_of_alice, certificate_request=request))
     assert "P-256" in error.detail
+
+
+DAY = 86_400
+RENEWED: dict[str, tuple[Callable[[float], float], str, bool]] = {
+    "it holds and names the hosts": (lambda now: now, "old.example", False),
+    "it has expired": (lambda now: now - 1827 * DAY, "old.example", True),
+    "it expires in a month": (lambda now: now - 1796 * DAY, "old.example", True),
+    "it begins tomorrow": (lambda now: now + DAY, "old.example", True),
+    "the coordinator was renamed": (lambda now: now, "new.example", True),
+}
+
+
+@pytest.mark.parametrize("sentence", RENEWED)
+def test_a_start_renews_the_server_certificate_and_only_where_members_would_not_accept_it(
+    tmp_path: Path, sentence: str
+) -> None:
+    made_at, host, renewed = RENEWED[sentence]
+    now = time.time()
+    authority = new_authority(hosts=("old.example",), now=now - 2000 * DAY)
+    old = ca.renew_server(authority, hosts=["old.example"], random=SeededRandom("old"), now=made_at(now))
+    authority = replace(authority, server_certificate=old)
+    home = Home(tmp_path)
+    ca.save_authority(home.authority, authority)
+    text = settings_template(federation="f", operator="o", also=[], participants=f"{host}:1", enrolment=f"{host}:2")
+    begun = with_valid_server(home, parse_settings(text), authority, SeededRandom("new"), now)
+    assert (begun.server_certificate != old) is renewed
+    assert ca.load_authority(home.authority).server_certificate == begun.server_certificate
+    assert ca.covers(begun.server_certificate, host)
+    assert invalid_now(begun.server_certificate, now) == ""
+    assert begun.ca_certificate == authority.ca_certificate
+
+
+@pytest.mark.parametrize("apart", [-DAY, 3654 * DAY], ids=["the clock is behind", "the authority has expired"])
+def test_a_coordinator_whose_authority_is_not_valid_now_does_not_start(tmp_path: Path, apart: int) -> None:
+    authority = new_authority(hosts=("h",))
+    text = settings_template(federation="f", operator="o", also=[], participants="h:1", enrolment="h:2")
+    with pytest.raises(LocalError, match=r"E-CERTIFICATE: the authority's certificate .*this machine's clock says"):
+        with_valid_server(Home(tmp_path), parse_settings(text), authority, SeededRandom("new"), time.time() + apart)

@@ -95,6 +95,14 @@ def test_a_dns_name_is_dialled_and_all_interfaces_are_bound(address: str, bind: 
     assert parse_settings(GOOD.replace("sum.example.org:8443", address)).participants.bind == bind
 
 
+@pytest.mark.parametrize(
+    "host", ["0", "0x0", "00.0.0.0", "0.0.0.0.", "127.1", "[::0]", "[::ffff:0.0.0.0]", "224.0.0.1", "255.255.255.255"]
+)
+def test_no_form_of_nobodys_or_everybodys_address_is_announced(host: str) -> None:
+    with pytest.raises(LocalError, match="members cannot dial"):
+        parse_settings(GOOD.replace("sum.example.org:8443", f"{host}:8443"))
+
+
 @pytest.mark.parametrize("address", ["0.0.0.0:8443", "[::]:8443"])
 def test_an_address_that_nobody_can_dial_is_for_listening_alone(address: str) -> None:
     with pytest.raises(LocalError, match="members cannot dial"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import onlysum
 from coordinator.commands.choices import GraphKind, MemberRole, Suite, Weights
 from coordinator.commands.coordinator import app
 from coordinator.config import settings_template
-from coordinator.daemon.status import DaemonStatus, write_status
+from coordinator.daemon.status import DaemonStatus, live_members, read_status, write_status
 from coordinator.database import member_rows
 from coordinator.database.member_rows import TokenRecord
 from coordinator.enrolment.authority import save_authority
@@ -30,6 +30,7 @@ from coordinator.views.overview import overview
 from coordinator.views.proposal import Proposal
 from coordinator.views.runs import run_list
 from coordinator.views.status import service_status
+from host.locks import only_daemon
 from host.rendering import View, moment
 from host.state_format import write_format
 from protos.envelope import Role
@@ -39,7 +40,7 @@ NOW = 10**6
 
 
 @pytest.fixture
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A coordinator with a completed run, a running daemon, and an invitation that nobody has used."""
     world = World(tmp_path, rounds=2, evaluated=True)
     asyncio.run(world.settle())
@@ -53,7 +54,8 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         token = TokenRecord("t" * 32, b"s" * 32, "dora", Role.PARTICIPANT, "", NOW, 10**10)
         member_rows.add_token(connection, token)
     monkeypatch.setenv("ONLYSUM_HOME", str(tmp_path))
-    return tmp_path
+    with only_daemon(tmp_path, "coordinator"):
+        yield tmp_path
 
 
 VIEWS: dict[str, Callable[[OpenHome], View]] = {
@@ -91,7 +93,7 @@ def test_a_view_cannot_be_changed_and_does_not_print(
 
 
 KEYS: dict[str, set[str]] = {
-    "status": {"federation", "running", "pid", "since", "address", "members", "invited", "runs"},
+    "status": {"federation", "running", "pid", "since", "address", "members", "invited", "runs", "troubles"},
     "member list": {
         "name", "role", "active", "live", "identity_fingerprint", "software_version", "labels", "enrolled_at",
         "revoked_at",
@@ -100,6 +102,7 @@ KEYS: dict[str, set[str]] = {
     f"run show {RUN_ID[:6]}": {
         "run", "title", "state", "code", "reason", "paused", "created_at", "ended_at", "undecided", "suite", "graph",
         "roster", "rounds", "completed", "aborted", "phase", "evaluations", "daemon_running",
+        "troubles",
     },
 }  # fmt: skip
 
@@ -130,6 +133,17 @@ def test_without_a_daemon_nobody_is_connected_and_the_status_says_how_to_start_i
     assert not status.running
     assert status.to_lines()[0].endswith("not running; start it: onlysum coordinator start")
     assert {member.state for member in members.members} == {"away"}
+
+
+def test_a_status_left_by_a_daemon_that_was_killed_is_not_running_though_its_process_id_is_in_use(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path)
+    write_status(home, DaemonStatus(os.getpid(), NOW, "h:1", "h:2", live=("alice",)))
+    assert read_status(home) is None
+    assert live_members(home) == ()
+    with only_daemon(tmp_path, "coordinator"):
+        assert live_members(home) == ("alice",)
 
 
 def test_a_member_that_was_revoked_is_listed_as_such(directory: Path) -> None:

@@ -23,6 +23,7 @@ def refuse(error: Exception) -> str:
         (CheckFailed("a certificate expires"), "a certificate expires"),
         (LocalError("E-PORT", "h:1"), "E-PORT: h:1; next: stop that program, or change the address"),
         (PermissionError(13, "Permission denied"), "PermissionError: Permission denied"),
+        (ImportError("libcudart of /home/anna"), "failed: ImportError"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )

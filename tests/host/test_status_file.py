@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from host.status_file import is_alive, read_status_file, write_status_file
+from host.status_file import read_status_file, write_status_file
 
 
 def test_a_status_is_read_as_it_was_written_and_belongs_to_its_owner(tmp_path: Path) -> None:
@@ -20,6 +18,22 @@ def test_a_status_is_read_as_it_was_written_and_belongs_to_its_owner(tmp_path: P
         write_status_file(path, {"pid": pid, "live": ["a"]})
     assert read_status_file(path) == {"pid": 2, "live": ["a"]}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["daemon.json"]
+
+
+def test_a_full_disk_is_told_in_the_blocks_that_the_file_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "daemon.json"
+    write_status_file(path, {"live": ["a", "b"]})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    for said in ({"code": "E-DISK-FULL", "live": ["a"]}, {"code": ""}):
+        write_status_file(path, said)
+        assert read_status_file(path) == said
+    write_status_file(path, {"live": ["a"] * 10_000})  # more than the file has blocks for
+    assert read_status_file(path) == {"code": ""}
     assert [file.name for file in tmp_path.iterdir()] == ["daemon.json"]
 
 
@@ -33,14 +47,3 @@ def test_a_disk_that_refuses_the_status_stops_nothing(tmp_path: Path) -> None:
     path = tmp_path / "gone" / "daemon.json"
     write_status_file(path, {"pid": 1})
     assert not path.exists()
-
-
-def test_a_process_is_alive_until_it_ends_whoever_owns_it() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        assert is_alive(process.pid)
-        process.kill()
-    assert not is_alive(process.pid)
-    assert is_alive(os.getpid())
-    assert is_alive(1)  # often another user's
-    assert not is_alive(0)
-    assert not is_alive(2**80)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 import onlysum
+from coordinator.daemon import sessions
 from coordinator.database import member_rows
 from coordinator.database.run_rows import RoundRecord
 from coordinator.runs import creation
@@ -22,6 +24,7 @@ from coordinator.runs.thresholds import Requested
 from host.system import SystemRandom
 from participant.daemon import poller
 from participant.daemon.status import read_status
+from participant.link import delivery
 from participant.opened import OpenHome, open_home
 from participant.owner.plan_store import Decision
 from privacy.draft import Recipe
@@ -178,6 +181,30 @@ def test_the_reports_of_coordinator_and_participants_of_one_run_tell_one_history
 def last_adapter(service: Service, plan: Plan) -> NDArray[np.float32]:
     files = RunFiles(service.home.run(plan.run_id))
     return np.frombuffer(files.iterate(plan.recipe.rounds).read_bytes(), dtype="<f4")
+
+
+def test_of_two_copies_of_a_home_neither_goes_on_until_one_is_stopped_and_both_sides_say_so(
+    tmp_path: Path, service: Service, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(sessions, "SILENT_SECONDS", 2.0)
+    monkeypatch.setattr(delivery, "LONGEST_PAUSE_SECONDS", 0.5)
+
+    def code(member: Member) -> str:
+        seen = read_status(open_home(member.directory).home)
+        return seen.code if seen else ""
+
+    alice = enrol(service, tmp_path / "alice", "alice", Role.PARTICIPANT, recipe)
+    shutil.copytree(tmp_path / "alice", tmp_path / "copy")
+    copy = Member(tmp_path / "copy")
+    alice.start()
+    copy.start()
+    until(lambda: code(alice) == code(copy) == "E-NET-TWICE", "both are told")
+    assert [trouble.code for trouble in service.runner.troubles()] == ["E-NET-TWICE"]
+    copy.end()
+    until(lambda: not code(alice) and "alice" in service.live(), "the one that is left goes on by itself")
+    assert service.runner.troubles() == ()
+    alice.end()
 
 
 def test_who_joins_later_or_anew_is_listed_with_its_fingerprint_without_a_restart(

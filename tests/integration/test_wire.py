@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import socket
 import ssl
 import threading
@@ -405,7 +406,7 @@ def test_an_expired_certificate_is_refused_and_named(service: Loopback) -> None:
     with Channel(eve) as channel:
         error = refused(lambda: channel.handshake(hello("eve")))
     assert error.code == "E-NET-TLS"
-    assert "certificate expired on" in error.detail
+    assert "certificate expired at" in error.detail
 
 
 @pytest.mark.parametrize("call", ["handshake", "poll", "submit", "upload", "download"])
@@ -425,6 +426,22 @@ def test_a_certificate_that_a_newer_one_replaced_is_refused_in_every_call(
     assert not service.backend.uploads
 
 
+def test_a_daemon_names_its_session_in_every_call_and_a_command_none(service: Loopback, alice: Identity) -> None:
+    with Channel(alice, session=b"s" * 16) as daemon, Channel(alice) as command:
+        daemon.handshake(hello())
+        daemon.poll([], 0)
+        daemon.submit(PlanApproved(RUN, b"p" * 32, b"s" * 64))
+        command.handshake(hello())
+    assert service.backend.sessions == [b"s" * 16] * 3 + [b""]
+
+
+@pytest.mark.parametrize("session", [b"s", b"s" * 15, b"s" * 17])
+def test_malicious_session_of_another_length_is_refused(service: Loopback, alice: Identity, session: bytes) -> None:
+    with Channel(alice, session=session) as channel:
+        assert refused(lambda: channel.handshake(hello())).code == "E-WIRE-MALFORMED"
+    assert service.backend.sessions == []
+
+
 def test_a_caller_without_a_certificate_is_refused(service: Loopback, alice: Identity) -> None:
     credentials = grpc.ssl_channel_credentials(alice.authority)
     with grpc.secure_channel(alice.addresses[0], credentials) as raw:
@@ -440,6 +457,26 @@ def test_intercepted_tls_is_named_with_its_issuer(authority: Authority) -> None:
         error = refused(lambda: channel.handshake(hello()))
     assert error.code == "E-NET-TLS"
     assert "TLS is intercepted" in error.detail
+
+
+@pytest.mark.parametrize(
+    ("apart", "words"),
+    [
+        (86_400, "the coordinator's certificate is valid from .* UTC on, and .*clock says .* UTC: the clock is behind"),
+        (
+            -FIVE_YEARS,
+            "the coordinator's certificate expired at .*clock says .* it must be renewed, or the clock is ahead",
+        ),
+    ],
+    ids=["behind", "ahead"],
+)
+def test_a_clock_that_is_wrong_is_told_with_both_times_and_not_as_interception(apart: int, words: str) -> None:
+    begun = new_authority(now=time.time() + apart)
+    with coordinator(begun) as service, Channel(service.member("alice")) as channel:
+        error = refused(lambda: channel.handshake(hello()))
+    assert error.code == "E-NET-TLS"
+    assert re.search(words, error.detail)
+    assert "intercepted" not in error.detail
 
 
 def test_a_member_cannot_stand_in_for_the_coordinator(service: Loopback, authority: Authority) -> None:
@@ -520,7 +557,17 @@ def test_calls_go_through_a_proxy_if_one_is_configured_and_only_then(
         assert proxy.targets == [alice.addresses[0]]
         eve = service.member("eve", now=time.time() - FIVE_YEARS)
         with Channel(eve, proxy=f"http://{proxy.address}") as channel:
-            assert "certificate expired on" in refused(lambda: channel.handshake(hello("eve"))).detail
+            assert "certificate expired at" in refused(lambda: channel.handshake(hello("eve"))).detail
+
+
+def test_a_dead_proxy_is_told_as_such_and_not_as_a_silent_coordinator(service: Loopback, alice: Identity) -> None:
+    dead = f"{HOST}:{free_port()}"
+    with Channel(alice, proxy=f"http://anna:secret@{dead}") as channel:
+        error = refused(lambda: channel.handshake(hello()))
+    assert (error.code, error.detail) == ("E-NET-PROXY", f"the proxy {dead}: it does not answer: Connection refused")
+    invitation = service.invitation("nora")
+    request = identity.enrolment_request(invitation, identity.new_keys(SeededRandom("nora")))
+    assert refused(lambda: enrol(invitation, request, proxy=f"http://{dead}")).code == "E-NET-PROXY"
 
 
 def test_an_address_in_use_is_refused(service: Loopback, authority: Authority) -> None:

@@ -69,6 +69,30 @@ def test_a_setting_out_of_its_range_is_refused_with_its_line(line: str) -> None:
     assert "line 2" in refused.value.detail
 
 
+PROXIES = {
+    "a port that gRPC and we would guess differently": ("http://proxy.example", False),
+    "a port beyond the last": ("http://proxy.example:65536", False),
+    "no host": ("http://:3128", False),
+    "a path": ("http://proxy.example:3128/x", False),
+    "an at sign within a password, which is written %40": ("http://anna:p@ss@proxy.example:3128", False),
+    "two ports": ("http://proxy.example:3128:3128", False),
+    "a login": ("http://anna:p%40ss@proxy.example:3128", True),
+    "an IPv6 address": ("http://[::1]:65535", True),
+    "none": ("", True),
+}
+
+
+@pytest.mark.parametrize("sentence", PROXIES)
+def test_a_proxy_is_one_that_can_be_dialled(sentence: str) -> None:
+    proxy, taken = PROXIES[sentence]
+    text = f'name = "alice"\nproxy = "{proxy}"\n'
+    if taken:
+        assert parse(text, Settings, file="participant.toml").proxy == proxy
+        return
+    with pytest.raises(LocalError, match="line 2: proxy: it must be http://HOST:PORT"):
+        parse(text, Settings, file="participant.toml")
+
+
 def test_a_byte_order_mark_is_no_part_of_a_setting(tmp_path: Path) -> None:
     write_format(tmp_path)
     (tmp_path / "participant.toml").write_bytes(b"\xef\xbb\xbf" + settings_template("alice").encode())

@@ -13,6 +13,7 @@ import pytest
 
 from participant.owner.plan_store import Ended
 from participant.runs import journal as journal_module
+from participant.runs import plan_decisions
 from participant.runs.plan_decisions import largest_initial
 from privacy.errors import LocalError, OnlysumError, PeerError, Phase
 from protos.envelope import Abstained, AttemptOpened, ContentRef, KeysAdvertised, PlanProposed, SharesDealt
@@ -73,6 +74,44 @@ def test_malicious_initial_adapter_larger_than_the_plans_tensors_is_refused_befo
     assert not made.daemon._work.review.plans.initial_adapter(plan.run_id).exists()
     give(made.daemon, replace(proposed, initial_adapter=content(INITIAL_ADAPTER)))
     assert made.daemon._work.review.plans.initial_adapter(plan.run_id).exists()
+
+
+def test_malicious_flood_of_plans_is_refused_before_they_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_decisions, "MAX_OPEN_RUNS", 2)
+    made = Rehearsal(tmp_path / ME)
+    plans = made.daemon._work.review.plans
+
+    def propose(number: int) -> None:
+        plan = made.plan.model_copy(update={"run_id": f"{number:032x}"})
+        give(made.daemon, PlanProposed(plan.run_id, plan.to_bytes(), sign_plan(plan), content(INITIAL_ADAPTER)))
+
+    for number in (1, 2, 3, 4):
+        propose(number)
+    assert [int(run_id, 16) for run_id in plans.run_ids()] == [1, 2]
+    propose(2)  # one that is known is no further one
+    plans.end(f"{1:032x}", Ended(state="refused", code="E-POLICY-REFUSED", at=1))
+    propose(3)
+    assert [int(run_id, 16) for run_id in plans.open_runs()] == [2, 3]
+
+
+def test_malicious_initial_adapters_have_a_bound_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_decisions, "MAX_INITIAL_BYTES", 2 * len(INITIAL_ADAPTER) - 1)
+    made = Rehearsal(tmp_path / ME)
+    for number in (1, 2):
+        plan = made.plan.model_copy(update={"run_id": f"{number:032x}"})
+        give(made.daemon, PlanProposed(plan.run_id, plan.to_bytes(), sign_plan(plan), content(INITIAL_ADAPTER)))
+    plans = made.daemon._work.review.plans
+    assert [plans.initial_bytes(f"{number:032x}") for number in (1, 2)] == [len(INITIAL_ADAPTER), 0]
+
+
+def test_malicious_plan_that_does_not_name_its_receiver_is_not_kept(tmp_path: Path) -> None:
+    made = Rehearsal(tmp_path / ME)
+    plan = made.plan
+    strange = PlanProposed("ab" * 16, plan.to_bytes(), sign_plan(plan), content(INITIAL_ADAPTER))
+    give(made.daemon, strange)
+    assert made.daemon._work.review.plans.run_ids() == ()
 
 
 def test_the_bound_on_tasks_follows_from_the_plans_that_were_approved_and_have_not_ended(rehearsal: Rehearsal) -> None:

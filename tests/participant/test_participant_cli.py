@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,6 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from numpy.typing import NDArray
 from typer import Typer
 from typer.core import TyperGroup
@@ -24,8 +29,11 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from authoring.plan_command import app as plan_app
+from coordinator.enrolment import authority as ca
+from host import credentials
 from participant.commands.participant import app
 from participant.home import Home
+from participant.link import identity
 from participant.owner.plan_store import PlanStore
 from privacy.claims import BUDGET_REACH, departing_sentence, not_protected, trust_sentences
 from privacy.draft import Draft, PrivacyTarget
@@ -35,6 +43,7 @@ from protos.envelope import Role
 from tests.worlds.enrolled import authority, enrol, equip, propose
 from tests.worlds.expect import expect
 from tests.worlds.owner import owned_plan
+from tests.worlds.seeded import SeededRandom
 from tests.worlds.torch_world import image_base
 
 MADE = authority()
@@ -426,7 +435,11 @@ def test_the_doctor_finds_what_is_wrong_and_its_bundle_has_no_key(say: Say, home
     assert checks["ledger"]["ok"]
     assert not checks["coordinator"]["ok"]
     assert checks["coordinator"]["detail"].startswith("E-NET-REFUSED")
-    assert not checks["daemon"]["ok"]
+    assert checks["daemon"] == {
+        "name": "daemon",
+        "ok": True,
+        "detail": "not running; when the rest is in order: onlysum participant start",
+    }
     assert sorted(zipfile.ZipFile(bundle).namelist()) == [
         "checks.json",
         "command.txt",
@@ -435,6 +448,50 @@ def test_the_doctor_finds_what_is_wrong_and_its_bundle_has_no_key(say: Say, home
         "policy.toml",
         "versions.json",
     ]
+
+
+def with_certificate_of(home: Home, now: float) -> None:
+    """Give alice's TLS key a certificate made at another time."""
+    keys = identity.load_keys(home.identity)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "alice")])
+    key = credentials.load_tls_key(keys.tls)
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, SHA256())
+    certificate = ca.issue_member(
+        MADE, request=request.public_bytes(Encoding.DER), name="alice", random=SeededRandom("then"), now=now
+    )
+    credentials.write_private(home.identity / identity.TLS_CERTIFICATE, certificate)
+
+
+@pytest.mark.parametrize(
+    ("days", "starts", "words"),
+    [
+        (-1827, False, "expired at .* the clock is ahead"),
+        (2, False, "is valid from .* behind"),
+        (-1796, True, "expires"),
+    ],
+    ids=["expired", "not begun", "expires in a month"],
+)
+def test_an_own_certificate_that_nobody_accepts_is_said_before_anything_is_started(
+    say: Say, home: Home, days: int, starts: bool, words: str
+) -> None:
+    with_certificate_of(home, time.time() + days * 86_400)
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    check = next(check for check in json.loads(result.output)["checks"] if check["name"] == "certificate")
+    assert check["ok"] is False
+    assert re.search(words, check["detail"])
+    if not starts:
+        error = refused(lambda: say("start"))
+        assert error.code == "E-CERTIFICATE"
+        assert re.search(words, error.detail)
+
+
+def test_a_device_that_is_not_there_does_not_pass_the_doctor(say: Say, home: Home) -> None:
+    home.config.write_text(home.config.read_text().replace('device = "auto"', 'device = "cuda:63"'))
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    check = next(check for check in json.loads(result.output)["checks"] if check["name"] == "device")
+    assert check["ok"] is False
+    assert check["detail"].startswith("E-DEVICE: cuda:63; there are ")
+    assert result.exit_code == 2
 
 
 def test_a_second_daemon_on_a_directory_is_refused(say: Say, home: Home) -> None:

@@ -109,6 +109,7 @@ def test_hidden_files_are_neither_rows_nor_labels_nor_changes(tmp_path: Path) ->
     before = hash_dataset(pets)
     (pets / "cat" / "._one.png").write_bytes(b"what a file manager left")
     folder(pets, **{".ipynb_checkpoints__one": PLAIN})
+    (pets / "cat" / "Thumbs.db").write_bytes(b"what another one left")
     facts = inspect_dataset(pets, label_column="label")
     assert (facts.rows, facts.labels, facts.sha256) == (1, ("cat",), before)
 
@@ -163,6 +164,10 @@ SAME: dict[str, tuple[list[Any], list[str]]] = {
     "whole numbers as floats": ([17.0, 3.0], ["17", "3"]),
     "whole numbers": ([17, 3], ["17", "3"]),
     "text of floats": (["17.0", "3.00"], ["17", "3"]),
+    "text of floats without a fraction": (["17.", "-3."], ["17", "-3"]),
+    "a plus sign": (["+17", "3"], ["17", "3"]),
+    "large numbers as R writes them": (["1e+05", "1.5e+06"], ["100000", "1500000"]),
+    "text that only looks like a number": (["1e5", "1.5e+00"], ["1e5", "1.5e+00"]),
     "spaces": (["17 ", "\u00a03"], ["17", "3"]),
     "composed letters": ([COMPOSED, "a"], [COMPOSED, "a"]),
     "decomposed letters": ([DECOMPOSED, "a"], [COMPOSED, "a"]),
@@ -213,6 +218,31 @@ def test_what_is_no_name_is_refused_as_label_and_as_user(value: object, tmp_path
     assert "column person is empty, missing, or neither" in refusal(path, user_column="person")
 
 
+UNSEEN = {
+    "a zero-width space": "\u200b",
+    "a soft hyphen": "\u00ad",
+    "a mark of direction": "\u202e",
+    "half a pair": "\ud800",
+}
+
+
+@pytest.mark.parametrize("sentence", UNSEEN)
+def test_a_character_that_cannot_be_seen_makes_no_second_label_or_person(sentence: str, tmp_path: Path) -> None:
+    character = UNSEEN[sentence]
+    path = as_jsonl(tmp_path / "rows", ["anna", f"an{character}na"])
+    for role in ("label", "person"):
+        says = refusal(path, **{"label_column" if role == "label" else "user_column": role})
+        assert says == f"rows.jsonl row 2: column {role} holds a character that cannot be seen, U+{ord(character):04X}"
+    assert inspect_dataset(path, label_column="text").rows == 2
+    named = written(tmp_path / "x.jsonl", json.dumps({f"te{character}xt": "fine", "label": "1"}))
+    assert f"the name of column 1 has a character that cannot be seen, U+{ord(character):04X}" in refusal(named)
+
+
+def test_scripts_that_need_joiners_are_names(tmp_path: Path) -> None:
+    joined = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"  # Persian, with a zero-width non-joiner
+    assert inspect_dataset(as_jsonl(tmp_path / "rows", [joined]), label_column="label").labels == (joined,)
+
+
 def test_a_column_s_name_may_be_composed_or_not(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(f"text,{DECOMPOSED}\nfine,1\n")
     assert inspect_dataset(tmp_path / "x.csv", label_column=COMPOSED).labels == ("1",)
@@ -253,6 +283,33 @@ def test_keys_within_a_cell_are_no_columns(tmp_path: Path) -> None:
 def test_another_separator_is_named(separator: str, tmp_path: Path) -> None:
     path = written(tmp_path / "x.csv", f"\ufefftext{separator}label\nfine{separator}1\n")
     assert repr(separator) in refusal(path)
+
+
+@pytest.mark.parametrize("header", ["id;text;note, long;label", "id;text,label", "text label", "text:label"])
+def test_a_header_of_another_separator_is_no_single_column(header: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "x.csv", f"{header}\n{header}\n")
+    assert "columns are separated by commas" in refusal(path)
+
+
+def test_a_picture_of_a_kind_that_is_not_read_is_refused_by_name_and_not_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "cat"
+    folder.mkdir(parents=True)
+    (folder / "1.png").write_bytes(PLAIN)
+    (folder / "notes.txt").write_text("no picture")
+    assert inspect_dataset(tmp_path / "photos").rows == 1
+    (folder / "2.HEIC").write_bytes(b"ftypheic")
+    assert refusal(tmp_path / "photos").startswith("photos/cat/2.HEIC: pictures of this kind are not read")
+
+
+def test_bytes_that_are_no_picture_are_refused_with_their_column_unless_another_is_the_input(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pa.table({"text": ["a"], "label": [b"x"], "hash": [b"y"]}), path)
+    assert refusal(path).startswith("x.parquet row 1: column ")
+    assert (
+        refusal(path, input_column="text", label_column="label")
+        == "x.parquet row 1: column label is neither text nor an integer"
+    )
+    assert inspect_dataset(path, input_column="text", label_column="text").rows == 1
 
 
 def odd_times(path: Path) -> Path:

@@ -41,6 +41,8 @@ class FakeBackend:
     content: dict[bytes, bytes] = field(default_factory=dict)
     replaced: set[bytes] = field(default_factory=set)  # certificates (DER) that no longer count
     polling: list[str] = field(default_factory=list)
+    sessions: list[bytes] = field(default_factory=list)  # that calls named
+    failures: list[Exception] = field(default_factory=list)
     refusal: OnlysumError | Exception | None = None
     content_cut: int = 0  # bytes after which the next download fails inside
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -72,10 +74,15 @@ class FakeBackend:
         )
         return Membership(FEDERATION, request.name, invitation.role, issued, self.authority.ca_certificate)
 
-    async def admit(self, member: str, certificate: bytes) -> None:
+    async def admit(self, member: str, certificate: bytes, session: bytes) -> None:
         """Refuse a certificate that was put out of use."""
+        self.sessions.append(session)
         if certificate in self.replaced:
             raise PeerError("E-MEMBER-REVOKED", participant=member, phase=Phase.HANDSHAKE, rule="enrolled again since")
+
+    def failed(self, error: Exception) -> None:
+        """Keep it."""
+        self.failures.append(error)
 
     async def handshake(self, member: str, hello: Hello) -> Welcome:
         """Return an empty welcome."""
@@ -196,9 +203,13 @@ class Loopback:
         )
 
 
-def new_authority(seed: str = "authority", *, hosts: tuple[str, ...] = (HOST, "localhost")) -> Authority:
+def new_authority(
+    seed: str = "authority", *, hosts: tuple[str, ...] = (HOST, "localhost"), now: float | None = None
+) -> Authority:
     """Make an authority whose server certificate serves loopback."""
-    return ca.create_authority(federation=FEDERATION, hosts=hosts, random=SeededRandom(seed), now=time.time())
+    return ca.create_authority(
+        federation=FEDERATION, hosts=hosts, random=SeededRandom(seed), now=time.time() if now is None else now
+    )
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from privacy.secagg import shamir
 from privacy.secagg.suites import PUBLIC_KEY_BYTES
 from privacy.secret import SecretBytes
 from protos import envelope as env
+from protos.codec import MAX_CLOCK
 
 NAMES = ("alice", "bob", "carol", "dave", "x", "0", "a.b-c_d", "z" * 63)
 
@@ -263,6 +264,7 @@ welcomes = st.builds(
     ledger_head=heads,
     last_heads=st.lists(heads_shown, max_size=2).map(tuple),
     members=st.lists(st.builds(env.MemberEntry, name=names, role=roles, identity_key=hashes), max_size=3).map(tuple),
+    clock=st.integers(0, MAX_CLOCK),
 )
 enrolments = st.builds(
     env.Enrolment,

@@ -1,7 +1,8 @@
 """Cells of a dataset: what counts as a label or a user, and when two of them are the same.
 
-Guarantees: the same label or user is the same text in every format: whole numbers lose ``.0``, Unicode is in its
-composed form (NFC), spaces around it are gone; what a format cannot give as a value is refused where it is used.
+Guarantees: the same label or user is the same text in every format: whole numbers lose ``.0`` and exponents, Unicode is
+in its composed form (NFC), spaces around it are gone; a character that cannot be seen is refused, since with it two
+that look the same would be two; what a format cannot give as a value is refused where it is used.
 Leaves to others: where cells come from (``formats``), pictures (``pictures``).
 """
 
@@ -18,8 +19,10 @@ from typing import Any, Final
 import numpy as np
 
 from privacy.errors import LocalError, OnlysumError
+from privacy.printable import first_unprintable
 
-WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]*)\.0+")
+# A whole number as tables hold it: 17.0 where another row of the column was empty, 1e+05 as R writes 100000.
+WHOLE: Final = re.compile(r"[+-]?(?:0|[1-9][0-9]*)\.0*|\+[1-9][0-9]*|-?[1-9](?:\.[0-9]+)?[eE]\+[0-9]{2}")
 EXACT: Final = 2**53  # from here on a 64-bit float no longer tells one whole number from the next
 
 
@@ -57,7 +60,8 @@ def name_text(value: object) -> str | None:
         return None
     if isinstance(value, str):
         text = composed(value)
-        return (str(int(text.partition(".")[0])) if WHOLE.fullmatch(text) else text) or None
+        whole = Decimal(text) if WHOLE.fullmatch(text) else None
+        return (text if whole is None or whole != whole.to_integral_value() else str(int(whole))) or None
     if isinstance(value, int | np.integer):
         return str(int(value))
     if isinstance(value, float | np.floating) and float(value).is_integer() and abs(float(value)) < EXACT:
@@ -100,6 +104,13 @@ def cell(row: Mapping[str, Any], column: str, where: str) -> Any:
     return value
 
 
+def _seen(text: str, code: str, where: str, column: str) -> str:
+    """Return a label or user all of which can be seen."""
+    if character := first_unprintable(text):
+        raise LocalError(code, f"{where}: column {column} holds a character that cannot be seen, {character}")
+    return text
+
+
 def label_of(row: Mapping[str, Any], column: str, where: str) -> str:
     """Return a row's label.
 
@@ -109,7 +120,7 @@ def label_of(row: Mapping[str, Any], column: str, where: str) -> str:
     text = name_text(cell(row, column, where))
     if text is None:
         raise LocalError("E-DATA-PARSE", f"{where}: column {column} is neither text nor an integer")
-    return text
+    return _seen(text, "E-DATA-PARSE", where, column)
 
 
 def user_of(row: Mapping[str, Any], column: str, where: str) -> str:
@@ -121,4 +132,4 @@ def user_of(row: Mapping[str, Any], column: str, where: str) -> str:
     text = name_text(row.get(column))
     if text is None:
         raise LocalError("E-DATA-USER", f"{where}: column {column} is empty, missing, or neither text nor an integer")
-    return text
+    return _seen(text, "E-DATA-USER", where, column)

@@ -19,11 +19,14 @@ import numpy as np
 
 from participant.training.rows.cells import Unreadable, composed, third_party
 from privacy.errors import LocalError
+from privacy.printable import first_unprintable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+# Pictures that are not read: left out in a word, half of a folder would be missing in silence.
+OTHER_IMAGES: Final = frozenset({".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".dcm", ".nef", ".cr2", ".dng"})
 CSV_FIELD_BYTES: Final = 2**24
 OTHER_SEPARATORS: Final = (";", "\t", "|")
 
@@ -79,8 +82,12 @@ def visible(paths: Iterable[Path]) -> list[Path]:
 
 
 def _columns(names: Iterable[str], file: str) -> list[str]:
-    """Return the names of columns as they are compared; one that stands twice is refused."""
+    """Return the names of columns as they are compared; one that stands twice, or cannot be seen whole, is refused."""
     columns = [composed(name) for name in names]
+    for number, name in enumerate(columns, start=1):
+        if character := first_unprintable(name):
+            detail = f"the name of column {number} has a character that cannot be seen, {character}"
+            raise LocalError("E-DATA-PARSE", f"{file}: {detail}")
     twice = sorted(name for name, count in Counter(columns).items() if count > 1)
     if twice:
         raise LocalError("E-DATA-PARSE", f"{file}: column {twice[0]} is there twice")
@@ -121,11 +128,12 @@ def _undecodable_line(path: Path) -> int:
 
 
 def _csv_columns(header: list[str], file: str) -> list[str]:
+    for separator in OTHER_SEPARATORS:
+        if header and sum(name.count(separator) for name in header) >= max(1, len(header) - 1):
+            detail = f"names of columns hold {separator!r}; columns are separated by commas"
+            raise LocalError("E-DATA-PARSE", f"{file}: {detail}")
     if len(header) == 1:
-        for separator in OTHER_SEPARATORS:
-            if separator in header[0]:
-                detail = f"one column whose name holds {separator!r}; columns are separated by commas"
-                raise LocalError("E-DATA-PARSE", f"{file}: {detail}")
+        raise LocalError("E-DATA-PARSE", f"{file}: one column alone; columns are separated by commas")
     return _columns(header, file)
 
 
@@ -282,6 +290,8 @@ def _images(path: Path, label: Path) -> Rows:
         if file.is_dir() and _has_images(file):
             detail = "a folder of images within a label's; each label has one folder, directly below the dataset's"
             raise LocalError("E-DATA-PARSE", f"{_shown(file, path)}: {detail}")
+        if file.suffix.lower() in OTHER_IMAGES:
+            raise LocalError("E-DATA-PARSE", f"{_shown(file, path)}: pictures of this kind are not read; make it a PNG")
         if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
             yield _shown(file, path), {"image": file.read_bytes(), "label": _label(label, path)}
 
@@ -306,7 +316,7 @@ def _refuse_splits(path: Path) -> None:
         if len(splits) < sum(_has_images(folder) or folder in splits for folder in folders):
             return  # labels among them: the nested folder is named when it is reached
     if splits:
-        train = next((split for split in splits if split.name == "train"), splits[0])
+        train = next((split for split in splits if split.name.lower() == "train"), splits[0])
         raise LocalError("E-DATA-PARSE", f"{path.name} holds splits; give one split: {_shown(train, path)}")
 
 
