@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import methods
+from host.console import echo, say
 from methods.method import Method
 from privacy.adapter_parts import Role
 
@@ -31,12 +32,11 @@ def list_methods(as_json: AsJson = False) -> None:
     """
     if as_json:
         known = [_as_values(method) for method in methods.all_methods()]
-        typer.echo(json.dumps({"methods": known, "refused": methods.REFUSED}, indent=2))
+        echo(json.dumps({"methods": known, "refused": methods.REFUSED}, indent=2))
         return
     for method in methods.all_methods():
-        typer.echo(f"{method.name:<12}{', '.join(method.modes)}")
-        typer.echo(f"{'':<12}sums {method.summed}")
-    typer.echo("\nRefused, because they need individual updates: " + ", ".join(sorted(methods.REFUSED)))
+        say(f"{method.name:<12}{', '.join(method.modes)}", f"{'':<12}sums {method.summed}")
+    say("", "Refused, because they need individual updates: " + ", ".join(sorted(methods.REFUSED)))
 
 
 @app.command()
@@ -50,10 +50,10 @@ def show(
     """
     shown = methods.get(method)
     if as_json:
-        typer.echo(json.dumps(_as_values(shown), indent=2))
+        echo(json.dumps(_as_values(shown), indent=2))
         return
     for label, value in described(shown):
-        typer.echo(f"{label:<12}{value}")
+        say(f"{label:<12}{value}")
 
 
 def described(method: Method) -> list[tuple[str, str]]:

@@ -13,13 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from host.console import notes_config
 from privacy.errors import LocalError
 
 if TYPE_CHECKING:
     from coordinator.opened import OpenHome
 
 Directory = Annotated[
-    Path | None, typer.Option("--config", metavar="DIR", envvar="ONLYSUM_HOME", help="The coordinator's directory.")
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="DIR",
+        envvar="ONLYSUM_HOME",
+        help="The coordinator's directory.",
+        callback=notes_config("coordinator"),
+    ),
 ]
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 

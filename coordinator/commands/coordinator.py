@@ -7,6 +7,7 @@ Leaves to others: runs (``coordinator.commands.run``), members (``coordinator.co
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ from coordinator.commands import member, run
 from coordinator.commands.choices import MemberRole
 from coordinator.commands.console import Directory, directory, now, opened, seconds
 from host.console import AsJson, show, show_view
-from host.rendering import Json, moment
+from host.rendering import Json, moment, timestamp
 from privacy.errors import LocalError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def init(
         f"  authority  {made.fingerprint}",
         f"  operator   {fingerprint(made.operator.public)}",
         "Keep authority/ safe: whoever has operator.key can sign plans.",
-        f"Next: onlysum coordinator start --config {target}",
+        f"Next: onlysum coordinator start --config {shlex.quote(str(target))}",
     ]
     show(value, lines, as_json=as_json)
 
@@ -155,7 +156,13 @@ def invite(
             unused = [token for token in member_rows.list_tokens(connection) if token.used_at is None]
         replaced = any(token.name == name and token.expires_at > now() for token in unused)
         line = make_invitation(coordinator, name=name, role=Role(role), labels=label or [], now=now(), until=until)
-    value: Json = {"name": name, "role": role.value, "token": line, "expires_at": until, "replaced": replaced}
+    value: Json = {
+        "name": name,
+        "role": role.value,
+        "token": line,
+        "expires_at": timestamp(until),
+        "replaced": replaced,
+    }
     lines = [
         line,
         "",
@@ -238,9 +245,9 @@ def restore(
     from coordinator.daemon.backup import read_backup
 
     target = directory(config)
-    given_up = read_backup(file, target, now())
+    given_up, given = read_backup(file, target, now()), shlex.quote(str(target))
     lines = [
         f"Restored {target}/. {given_up} open attempts were given up: participants may have passed them.",
-        f"Next: onlysum coordinator doctor --config {target}, then start",
+        f"Next: `onlysum coordinator doctor --config {given}`, then `onlysum coordinator start --config {given}`",
     ]
     show({"directory": str(target), "attempts_given_up": given_up}, lines, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Final
 
 from coordinator.database import run_rows
 from coordinator.opened import OpenHome
-from host.rendering import Json, moment, table
+from host.rendering import Json, Line, moment, table, timestamp
 
 SHOWN_ID: Final = 12  # characters of a run's id
 SHOWN_TITLE: Final = 40
@@ -36,7 +36,7 @@ class RunRow:
             "rounds_completed": self.rounds_completed,
             "rounds": self.rounds,
             "code": self.code,
-            "created_at": self.created_at,
+            "created_at": timestamp(self.created_at),
         }
 
 
@@ -50,7 +50,7 @@ class RunList:
         """Return it for programs."""
         return [run.to_json() for run in self.runs]
 
-    def to_lines(self) -> list[str]:
+    def to_lines(self) -> list[Line]:
         """Return it for people."""
         if not self.runs:
             return ["No runs yet. Next: onlysum coordinator run create DRAFT --members A,B,C"]

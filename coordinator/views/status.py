@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from coordinator.daemon.status import read_status
 from coordinator.database import member_rows, run_rows
 from coordinator.opened import OpenHome
-from host.rendering import Json, moment, table
+from host.rendering import Json, Line, moment, table, timestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,16 @@ class ServiceStatus:
             "federation": self.federation,
             "running": self.running,
             "pid": self.pid,
-            "since": self.since,
+            "since": timestamp(self.since),
             "address": self.address,
             "members": [{"name": member.name, "role": member.role, "live": member.live} for member in self.members],
             "invited": list(self.invited),
             "runs": [{"run": run.run_id, "state": run.state, "paused": run.paused} for run in self.runs],
         }
 
-    def to_lines(self) -> list[str]:
+    def to_lines(self) -> list[Line]:
         """Return it for people."""
-        state = "not running; start it: onlysum coordinator start"
+        state = "not running; start it: `onlysum coordinator start`"
         if self.running:
             state = f"running (pid {self.pid}) since {moment(self.since)} UTC"
         rows = [(member.name, member.role, "yes" if member.live else "no") for member in self.members]

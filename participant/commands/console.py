@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from host.console import notes_config
+
 if TYPE_CHECKING:
     from participant.opened import OpenHome
 
 Directory = Annotated[
-    Path | None, typer.Option("--config", metavar="DIR", envvar="ONLYSUM_HOME", help="The participant's directory.")
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="DIR",
+        envvar="ONLYSUM_HOME",
+        help="The participant's directory.",
+        callback=notes_config("participant"),
+    ),
 ]
 RunName = Annotated[str, typer.Argument(metavar="PLAN", help="The run's id, or its beginning.")]
 LocalName = Annotated[str, typer.Argument(metavar="NAME", help="Local name: a-z, 0-9, dot, dash, underscore.")]

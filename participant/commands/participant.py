@@ -75,7 +75,8 @@ def join(
         f"  the authority  {authority}",
         f"  the operator   {fingerprint(identity.operator_key)}",
         "Compare them with the operator by telephone.",
-        "Next: dataset add, model add, edit policy.toml (it allows nothing yet), then start.",
+        "Next: `onlysum participant dataset add NAME PATH` and `onlysum participant model add NAME PATH`,",
+        "edit policy.toml (it allows nothing yet), then `onlysum participant start`.",
     ]
     show(value, lines, as_json=as_json)
 
@@ -111,7 +112,9 @@ def pause(config: Directory = None, as_json: AsJson = False) -> None:
     Example: onlysum participant pause
     """
     opened(config).home.pause_mark.touch()
-    show({"paused": True}, ["Paused: no further attempt is joined. Go on with `resume`."], as_json=as_json)
+    show(
+        {"paused": True}, ["Paused: no further attempt is joined. Go on: `onlysum participant resume`"], as_json=as_json
+    )
 
 
 @app.command()
@@ -206,6 +209,6 @@ def restore(
     lines = [
         f"Restored {home}.",
         "If rounds were charged or signed since the backup, the participant abstains: it never spends twice unseen.",
-        f"Next: onlysum participant doctor --config {home}, then start",
+        "Next: `onlysum participant doctor`, then `onlysum participant start`",
     ]
     show({"directory": str(home)}, lines, as_json=as_json)

@@ -78,7 +78,7 @@ def show_plan(
     }
     if html is not None:
         durable.write_new(html, page.html().encode())
-    show(value, [f"wrote {html}"] if html else [page.text()], as_json=as_json)
+    show(value, [f"wrote {html}"] if html else page.lines(), as_json=as_json)
 
 
 @app.command("dry-run")

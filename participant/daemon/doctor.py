@@ -91,7 +91,7 @@ def _coordinator(opened: OpenHome) -> str:
 def _daemon(home: Home) -> str:
     status = read_status(home)
     if status is None or not status.running:
-        raise CheckFailed("not running; start it: onlysum participant start")
+        raise CheckFailed("not running; start it: `onlysum participant start`")
     if not status.connected:
         raise CheckFailed(f"running, not connected: {status.code} {status.detail}")
     return "running and connected"

@@ -1,14 +1,13 @@
 """A plan on one screen: what an owner needs to know before saying yes.
 
 Guarantees: plain words first; every figure is computed here from the plan's integers and the owner's own ledger; mode
-``none`` says "no differential privacy" where an epsilon would stand; the same page as text (80 columns) and as HTML.
+``none`` says "no differential privacy" where an epsilon would stand; the same page as lines and as HTML.
 Leaves to others: the rules (``rules``), what it costs (``cost``), sentences that state a guarantee or its absence
 (``privacy.claims``).
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -45,7 +44,6 @@ from privacy.plan import Plan, VerifiedPlan
 if TYPE_CHECKING:
     from privacy.dp.accountants import TrustEpsilons
 
-WIDTH = 80
 WORTH_ANOTHER_ORDER = 0.05  # share of the lifetime figure that another order must save to be mentioned
 _SIGNS = {Outcome.MET: "met", Outcome.NEEDS_APPROVAL: "person", Outcome.BROKEN: "BROKEN"}
 
@@ -61,16 +59,12 @@ class Page:
     summary: str = ""  # under the figure
     warns: bool = False
 
-    def text(self) -> str:
-        """Return the page for a terminal."""
-        lines = [*textwrap.wrap(self.title, WIDTH), *textwrap.wrap(self.origin, WIDTH), ""]
+    def lines(self) -> list[str]:
+        """Return the page for a terminal, a line per sentence; printing breaks them."""
+        lines = [self.title, self.origin, ""]
         for heading, sentences in self.sections:
-            lines.append(heading.upper())
-            for sentence in sentences:
-                lines += textwrap.wrap(
-                    sentence, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-                )
-        return "\n".join(lines)
+            lines += [heading.upper(), *(f"  {sentence}" for sentence in sentences)]
+        return lines
 
     def html(self) -> str:
         """Return one self-contained page in the layout of reports: no script, no request to anywhere."""
@@ -171,8 +165,8 @@ def _whom(judged: Judged, me: str) -> Iterator[str]:
         )
     elif notes:
         yield (
-            "roster: unverified. Compare the fingerprints of who is not pinned by telephone (`member list`) and write "
-            f"them into policy.toml. {INVENTED}"
+            "roster: unverified. Compare the fingerprints of who is not pinned by telephone "
+            f"(`onlysum participant member list`) and write them into policy.toml. {INVENTED}"
         )
     else:
         yield "roster: verified."
@@ -266,5 +260,6 @@ def _decided(judged: Judged, decision: Decision | None) -> str:
         when = datetime.fromtimestamp(decision.at, UTC)
         return f"{decision.verdict} by {decision.who} ({decision.by}) on {when:%Y-%m-%d %H:%M} UTC. {decision.because}"
     if judged.assessment.broken:
-        return f"The policy refuses it. To tell the operator: plan refuse {short} --because TEXT"
-    return f"It waits. To decide: plan approve {short}, or plan refuse {short} --because TEXT"
+        return f"The policy refuses it. To tell the operator: onlysum participant plan refuse {short} --because TEXT"
+    approve, refuse = (f"`onlysum participant plan {verb} {short}" for verb in ("approve", "refuse"))
+    return f"It waits. To decide: {approve}`, or {refuse} --because TEXT`"

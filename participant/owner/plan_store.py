@@ -117,7 +117,9 @@ class PlanStore:
         found = [run_id for run_id in self.run_ids() if run_id.startswith(start)]
         if len(found) != 1:
             says = "several plans" if found else "no plan"
-            raise LocalError("E-NOT-FOUND", f"{says} of a run that begins with {start!r}; see `plan list`")
+            raise LocalError(
+                "E-NOT-FOUND", f"{says} of a run that begins with {start!r}; see `onlysum participant plan list`"
+            )
         return found[0]
 
     def run_ids(self) -> tuple[str, ...]:

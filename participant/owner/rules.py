@@ -239,7 +239,11 @@ def _dataset(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
     yield _rule("dataset.modes", mode in allowed.modes, f"mode {mode}; allowed: {_listed(allowed.modes)}")
     base_ok = any(recipe.base.hash.startswith(base) for base in allowed.bases)
     yield _rule("dataset.bases", base_ok, f"base {recipe.base.name} has hash {recipe.base.hash[:16]}...")
-    yield _rule("model.registered", at.base_registered, f"base {recipe.base.name} must be added with `model add`")
+    yield _rule(
+        "model.registered",
+        at.base_registered,
+        f"base {recipe.base.name} must be added: `onlysum participant model add`",
+    )
     yield _method(plan, allowed.methods)
     yield _rule(
         "dataset.rounds", recipe.rounds <= allowed.max_rounds, f"{recipe.rounds} rounds <= {allowed.max_rounds}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from host.rendering import Json, moment, table
+from host.rendering import Json, Line, table, timestamp
 from participant.opened import OpenHome
 from participant.runs.training_record import read_record
 
@@ -32,7 +32,7 @@ class PlanRow:
             "mode": self.mode,
             "decision": self.decision,
             "ended": self.ended,
-            "expires": moment(self.expires_at),
+            "expires_at": timestamp(self.expires_at),
             "training": self.training,
         }
 
@@ -47,7 +47,7 @@ class PlanList:
         """Return it for programs."""
         return [plan.to_json() for plan in self.plans]
 
-    def to_lines(self) -> list[str]:
+    def to_lines(self) -> list[Line]:
         """Return it for people."""
         rows = [
             (plan.run_id[:SHOWN_ID], plan.title, plan.mode, plan.decision, plan.ended or "-") for plan in self.plans

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from host.rendering import Json, moment
+from host.rendering import Json, moment, timestamp
 from participant.daemon.status import read_status
 from participant.opened import OpenHome
 from participant.owner.policy import load_policy
@@ -39,9 +39,15 @@ class OpenPlan:
         """Return it for people."""
         short = self.run_id[:SHOWN_ID]
         expiry = moment(self.plan.expires_at)
-        state = f"waits for you: plan show {short}" if self.pending else f"takes part in run {short} until {expiry} UTC"
+        state = (
+            f"waits for you: `onlysum participant plan show {short}`"
+            if self.pending
+            else f"takes part in run {short} until {expiry} UTC"
+        )
         masks = f"suite {suite_words(self.plan)}; graph {graph_words(self.plan)}"
-        failed = [f"  {self.training}: see the log, and plan dry-run {short}"] if self.training else []
+        failed = (
+            [f"  {self.training}: see the log, and `onlysum participant plan dry-run {short}`"] if self.training else []
+        )
         return [state, f"  roster: {self.roster}; {masks}", *failed]
 
 
@@ -76,7 +82,7 @@ class ParticipantStatus:
             "name": self.name,
             "federation": self.federation,
             "running": self.running,
-            "since": self.since,
+            "since": timestamp(self.since),
             "connected": self.connected,
             "paused": self.paused,
             "code": self.code,
@@ -96,7 +102,7 @@ class ParticipantStatus:
 
     def to_lines(self) -> list[str]:
         """Return it for people."""
-        state = "running" if self.running else "not running; start it: onlysum participant start"
+        state = "running" if self.running else "not running; start it: `onlysum participant start`"
         if self.running:
             state += f"{', connected' if self.connected else ', NOT connected'}, since {moment(self.since)} UTC"
         lines = [f"{self.name} in {self.federation}: {state}{', paused' if self.paused else ''}"]

@@ -201,6 +201,7 @@ def test_a_model_is_hashed_and_one_with_a_pickle_is_refused(say: Say, tmp_path: 
 # --- plans ---
 
 
+@pytest.mark.usefixtures("eighty_columns")
 def test_the_screen_says_what_an_owner_needs_to_know(say: Say, home: Home) -> None:
     run = proposed(home)
     said = say("plan", "show", run[:8])
