@@ -19,7 +19,6 @@ import sys
 import tempfile
 import traceback
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -217,13 +216,12 @@ def _leave(problem: Exception, *, as_json: bool) -> int:
 
     if isinstance(problem, ModuleNotFoundError) and problem.name in EXTRA_PACKAGES:
         problem = LocalError("E-EXTRA-MISSING", f"{problem.name} is not installed")
-    if isinstance(problem, OSError):
-        from host.durable import NO_SPACE, disk_error
-
-        if problem.filename is not None or problem.errno in NO_SPACE:
-            problem = disk_error(problem, problem.filename or "writing")
     if not isinstance(problem, OnlysumError):
-        problem = LocalError("E-BUG", f"{type(problem).__name__}; the traceback is in {_write_traceback(problem)}")
+        from host.durable import disk_error_behind
+
+        problem = disk_error_behind(problem) or problem
+    if not isinstance(problem, OnlysumError):
+        problem = LocalError("E-BUG", f"{type(problem).__name__}; {_write_traceback(problem)}")
     _print_error(problem, as_json=as_json)
     return int(problem.explanation.fault)
 
@@ -259,12 +257,15 @@ def _print_usage(problem: TyperException, *, as_json: bool) -> None:
     say(f"  next: {help_line}", to_error=True)
 
 
-def _write_traceback(problem: Exception) -> Path:
-    """Keep the traceback in a file that only this user can read; the screen gets its path.
+def _write_traceback(problem: Exception) -> str:
+    """Keep the traceback in a file that only this user can read, and say where it is.
 
     Types and places alone: the words of an exception may quote a row of the data, and such files get sent.
     """
-    handle, name = tempfile.mkstemp(prefix="onlysum-bug-", suffix=".txt")
+    try:
+        handle, name = tempfile.mkstemp(prefix="onlysum-bug-", suffix=".txt")
+    except OSError:
+        return "no traceback could be written"
     with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"onlysum {__version__}, Python {sys.version}\n")
         raised: BaseException | None = problem
@@ -274,7 +275,7 @@ def _write_traceback(problem: Exception) -> Path:
             file.write(f"\n{type(raised).__module__}.{type(raised).__qualname__}, raised at\n")
             file.writelines(traceback.format_tb(raised.__traceback__))
             raised = raised.__cause__ or raised.__context__
-    return Path(name)
+    return f"the traceback is in {name}"
 
 
 def _silence(descriptor: int) -> None:

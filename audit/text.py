@@ -26,7 +26,7 @@ def headline(report: Report) -> str:
 def rendered(report: Report) -> str:
     """Return the report's plain words, figures and rounds."""
     parts = [
-        headline(report),
+        "\n".join(line for line in (headline(report), wording.total_spend(report)) if line),
         _section("What this does", (wording.what_this_does(report),)),
         _section("What limits what the sum reveals", wording.what_limits_the_sum(report)),
         _section("What we rely on", wording.what_we_rely_on(report)),

@@ -18,6 +18,7 @@ from coordinator.commands.choices import MemberRole
 from coordinator.commands.console import Directory, directory, now, opened, seconds
 from host.console import AsJson, show, show_view
 from host.rendering import Json, moment, timestamp
+from privacy.error_codes import Fault
 from privacy.errors import LocalError
 
 if TYPE_CHECKING:
@@ -125,12 +126,17 @@ def _compact(value: Json) -> str:
 def status(config: Directory = None, as_json: AsJson = False) -> None:
     """Show the service's state, connected members and open runs.
 
+    The exit code is 0 if the service runs, 3 if not: a person has to start it.
+
     Example: onlysum coordinator status
     """
     from coordinator.views.status import service_status
 
     with opened(config) as coordinator:
-        show_view(service_status(coordinator, now()), as_json=as_json)
+        current = service_status(coordinator, now())
+    show_view(current, as_json=as_json)
+    if not current.running:
+        raise typer.Exit(Fault.REFUSED)
 
 
 @app.command()

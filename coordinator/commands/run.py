@@ -106,17 +106,17 @@ def show_run(run: RunName, config: Directory = None, as_json: AsJson = False) ->
 
 @app.command()
 def watch(run: RunName, config: Directory = None, as_json: AsJson = False) -> None:
-    """Follow a run phase by phase until it ends.
+    """Follow a run round by round until it ends.
 
-    The exit code is 0 if it completed, 4 if not.
+    The exit code is 0 if it completed or its operator ended it, 4 if not.
 
     Example: onlysum coordinator run watch 0a1b
     """
     from coordinator.commands.run_watch import follow
 
     with opened(config) as coordinator:
-        completed = follow(coordinator, run, as_json=as_json)
-    if not completed:
+        as_wanted = follow(coordinator, run, as_json=as_json)
+    if not as_wanted:
         raise typer.Exit(4)
 
 

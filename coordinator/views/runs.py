@@ -24,6 +24,7 @@ class RunRow:
     rounds_completed: int
     rounds: int
     code: str  # of why it ended, empty if it did not or completed
+    reason: str
     created_at: int
 
     def to_json(self) -> Json:
@@ -36,6 +37,7 @@ class RunRow:
             "rounds_completed": self.rounds_completed,
             "rounds": self.rounds,
             "code": self.code,
+            "reason": self.reason,
             "created_at": timestamp(self.created_at),
         }
 
@@ -64,7 +66,8 @@ class RunList:
             )
             for run in self.runs
         ]
-        return table(("RUN", "STATE", "ROUNDS", "CREATED (UTC)", "TITLE"), rows)
+        ended = [f"{run.run_id[:SHOWN_ID]}: {run.code} {run.reason}".rstrip() for run in self.runs if run.code]
+        return [*table(("RUN", "STATE", "ROUNDS", "CREATED (UTC)", "TITLE"), rows), *ended]
 
 
 def run_list(opened: OpenHome) -> RunList:
@@ -82,6 +85,7 @@ def run_list(opened: OpenHome) -> RunList:
                     rounds_completed=len(run_rows.list_rounds(connection, run.run_id)),
                     rounds=recipe.rounds,
                     code=run.code,
+                    reason=run.reason,
                     created_at=run.created_at,
                 )
             )

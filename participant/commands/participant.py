@@ -15,6 +15,7 @@ import typer
 from host.console import AsJson, show, show_view
 from participant.commands import dataset, ledger, member, model, plan, policy
 from participant.commands.console import Directory, directory, opened
+from privacy.error_codes import Fault
 from privacy.errors import LocalError
 
 if TYPE_CHECKING:
@@ -96,11 +97,16 @@ def start(config: Directory = None) -> None:
 def status(config: Directory = None, as_json: AsJson = False) -> None:
     """Show the daemon's state, its connection and the pending plans.
 
+    The exit code is 0 if the daemon runs, 3 if not: a person has to start it.
+
     Example: onlysum participant status
     """
     from participant.views.status import participant_status
 
-    show_view(participant_status(opened(config)), as_json=as_json)
+    current = participant_status(opened(config))
+    show_view(current, as_json=as_json)
+    if not current.running:
+        raise typer.Exit(Fault.REFUSED)
 
 
 @app.command()

@@ -64,7 +64,8 @@ def show_plan(
     participant = opened(config)
     run_id = participant.review.plans.find(run)
     judged = participant.review.judge_run(run_id, dataset)
-    page = plan_page(judged, participant.owner.name, participant.review.plans.decision(run_id))
+    plans = participant.review.plans
+    page = plan_page(judged, participant.owner.name, plans.decision(run_id), plans.ended(run_id))
     value: Json = {
         "run": run_id,
         "plan_hash": judged.verified.hash.hex(),
@@ -143,18 +144,31 @@ def _training_job(participant: OpenHome, run_id: str, judged: Judged) -> Trainin
 
 @app.command("approve")
 def approve(
-    run: RunName, who: Person = "", dataset: Dataset = None, config: Directory = None, as_json: AsJson = False
+    run: RunName,
+    *,
+    who: Person = "",
+    dataset: Dataset = None,
+    overrule: Annotated[
+        list[str] | None,
+        typer.Option("--overrule", metavar="RULE", help="A broken rule that the policy lets you overrule; repeatable."),
+    ] = None,
+    because: Annotated[str, typer.Option("--because", metavar="TEXT", help="Why; kept, and told to nobody.")] = "",
+    config: Directory = None,
+    as_json: AsJson = False,
 ) -> None:
     """Approve a plan.
 
-    The daemon runs the self-check and tells the coordinator.
+    The daemon runs the self-check and tells the coordinator. What a rule of
+    the policy refuses, only the persons in approval.may_overrule can approve,
+    with --overrule, --as and --because.
 
     Example: onlysum participant plan approve 3f2a --as "Anna Meier"
     """
     review = opened(config).review
     run_id = review.plans.find(run)
-    decision = review.approve(run_id, who=who or None, dataset_name=dataset)
+    decision = review.approve(run_id, who=who or None, dataset_name=dataset, overruling=overrule or (), because=because)
     lines = [f"approved by {decision.who} with dataset {decision.dataset}; plan hash {decision.plan_hash}"]
+    lines += [f"overruled: {rule.rule}: {rule.says}" for rule in decision.overruled]
     show({"run": run_id, **decision.model_dump(mode="json")}, lines, as_json=as_json)
 
 

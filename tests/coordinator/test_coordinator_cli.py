@@ -19,7 +19,7 @@ import pytest
 
 import onlysum
 from coordinator.config import settings_template
-from coordinator.database import attempt_rows
+from coordinator.database import attempt_rows, run_rows
 from coordinator.database.tables import runs
 from host.state_format import write_format
 from privacy.errors import LocalError
@@ -163,7 +163,7 @@ def test_an_invitation_names_the_federation_and_its_addresses(home: Path, capsys
     line = said(capsys, "invite", "hospital-a", "--label", "city=ulm", "--expires", "2d")["token"]
     invitation = decode_invitation(line)
     assert (invitation.federation, invitation.name, invitation.role.value) == ("clinics", "hospital-a", "participant")
-    status = said(capsys, "status")
+    status = said(capsys, "status", code=3)
     assert status["invited"] == ["hospital-a"]
     assert status["running"] is False
     assert invitation.addresses == (status["address"],)
@@ -344,6 +344,40 @@ def test_watching_a_run_that_was_refused_ends_with_exit_code_four(
     assert "run refused: E-POLICY-RULE bob: no" in capsys.readouterr().out
 
 
+def test_an_operator_who_ended_a_run_is_told_so_and_watching_it_is_no_failure(
+    finished: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with finished.store.begin() as connection:
+        words = {"state": "aborted", "code": "E-RUN-ENDED", "reason": "the operator ended the run"}
+        connection.execute(runs.update().values(**words))
+    capsys.readouterr()
+    assert onlysum.run(["coordinator", "run", "watch", RUN_ID[:6]]) == 0
+    assert "run aborted: E-RUN-ENDED the operator ended the run" in capsys.readouterr().out
+    assert onlysum.run(["coordinator", "run", "list"]) == 0
+    assert f"{RUN_ID[:12]}: E-RUN-ENDED the operator ended the run" in capsys.readouterr().out
+    assert said(capsys, "run", "list")[0]["reason"] == "the operator ended the run"
+
+
+def test_watching_prints_one_line_a_round_with_its_time(finished: World, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert onlysum.run(["coordinator", "run", "watch", RUN_ID[:6]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC  ", line) for line in lines)
+    rounds = [line for line in lines if " UTC  round " in line]
+    with finished.store.read() as connection:
+        planned = run_rows.find_run(connection, RUN_ID).parsed().recipe.rounds
+    assert [f"round {number} of {planned}: the sum of " in line for number, line in enumerate(rounds, 1)] == (
+        [True] * planned
+    )
+    assert "run completed" in lines[-1]
+
+
+def test_times_for_programs_are_dates(finished: World, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = said(capsys, "run", "show", RUN_ID[:6])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", shown["created_at"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", shown["completed"][0]["completed_at"])
+
+
 def test_a_refusal_of_an_older_participant_cannot_rewrite_the_operators_terminal(
     finished: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -373,4 +407,4 @@ def test_start_says_when_it_is_ready_and_ends_cleanly_on_sigterm(
             assert daemon.wait(10) == 0
         finally:
             daemon.kill()
-    assert said(capsys, "status")["running"] is False
+    assert said(capsys, "status", code=3)["running"] is False
