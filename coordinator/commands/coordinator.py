@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.commands import member, run
+from coordinator.commands import member, run, security
 from coordinator.commands.choices import MemberRole
 from coordinator.commands.console import Directory, directory, now, opened, seconds
 from host.console import AsJson, show, show_view
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(member.app, name="member")
 app.add_typer(run.app, name="run")
+app.add_typer(security.app, name="security")
 
 
 @app.command()

@@ -20,6 +20,7 @@ import structlog
 
 from coordinator.config import Settings
 from coordinator.daemon.quotas import HandshakeRate
+from coordinator.daemon.refusals import RefusalLog, noting_refusals
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database.member_rows import MemberRecord, TokenRecord
 from coordinator.database.store import Store
@@ -92,6 +93,7 @@ class Runner:
         self._random = random
         self._log = structlog.get_logger("coordinator")
         self._handshakes = HandshakeRate(clock)
+        self.refusals = RefusalLog(store, clock)
         self._change = asyncio.Event()
         self._members: dict[str, MemberRecord] = {}
         self._runs: dict[str, Run] = {}
@@ -160,6 +162,7 @@ class Runner:
 
     # --- joining ---
 
+    @noting_refusals("enrolment-refused", lambda request: str(request.name))
     async def enrol(self, request: Enrolment) -> Membership:
         """Spend a token and issue a certificate, in one transaction."""
         settings, now = self._desk.settings, self._desk.now()
@@ -213,6 +216,7 @@ class Runner:
             revoked_at=None,
         )
 
+    @noting_refusals("handshake-refused")
     async def handshake(self, member: str, hello: Hello) -> Welcome:
         """Match versions, note what the member announces, tell it what was last seen of it."""
         self._handshakes.spend(member)
@@ -238,6 +242,7 @@ class Runner:
             members=tuple(MemberEntry(m.name, m.role, m.identity_key) for m in self._members.values() if m.active),
         )
 
+    @noting_refusals("connection-refused")
     async def admit(self, member: str, certificate: bytes) -> None:
         """Refuse a member that is unknown or revoked, or whose certificate (DER) is not the one that it now holds."""
         if ssl.PEM_cert_to_DER_cert(self._active(member).certificate.decode()) != certificate:

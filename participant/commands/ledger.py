@@ -12,14 +12,16 @@ from typing import Annotated
 import typer
 
 from host.console import AsJson, show, show_view
-from participant.commands.console import Directory, opened
+from participant.commands.console import Directory, complete_populations, opened
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Show, verify and export what is spent.")
 
 
 @app.command("show")
 def show_ledger(
-    population: Annotated[str | None, typer.Argument(help="One population; by default all.")] = None,
+    population: Annotated[
+        str | None, typer.Argument(help="One population; by default all.", autocompletion=complete_populations)
+    ] = None,
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:

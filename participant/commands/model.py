@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from host.console import AsJson, show, show_view
-from participant.commands.console import Directory, LocalName, opened
+from participant.commands.console import Directory, LocalName, ModelName, opened
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Register and list base models.")
 
@@ -59,7 +59,7 @@ def list_models(config: Directory = None, as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-def show_model(name: LocalName, config: Directory = None, as_json: AsJson = False) -> None:
+def show_model(name: ModelName, config: Directory = None, as_json: AsJson = False) -> None:
     """Show a base model's files and their hashes.
 
     Example: onlysum participant model show minilm

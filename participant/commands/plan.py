@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from host.console import AsJson, show, show_view
-from participant.commands.console import Directory, RunName, opened
+from participant.commands.console import DatasetOption, Directory, RunName, opened
 
 if TYPE_CHECKING:
     from host.rendering import Json
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="See, approve and refuse plans.")
 Person = Annotated[str, typer.Option("--as", metavar="NAME", help="Who decides; by default the user who is logged in.")]
-
-Dataset = Annotated[
-    str | None, typer.Option("--dataset", metavar="NAME", help="Use this dataset; default: the plan's name for it.")
-]
 
 
 @app.command("list")
@@ -48,7 +44,7 @@ def list_plans(
 def show_plan(
     run: RunName,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the page as HTML.")] = None,
-    dataset: Dataset = None,
+    dataset: DatasetOption = None,
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
@@ -83,7 +79,7 @@ def show_plan(
 
 
 @app.command("dry-run")
-def dry_run(run: RunName, dataset: Dataset = None, config: Directory = None, as_json: AsJson = False) -> None:
+def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = None, as_json: AsJson = False) -> None:
     """Load base and data and run the self-check.
 
     Nothing is sent and nothing charged.
@@ -147,7 +143,7 @@ def approve(
     run: RunName,
     *,
     who: Person = "",
-    dataset: Dataset = None,
+    dataset: DatasetOption = None,
     overrule: Annotated[
         list[str] | None,
         typer.Option("--overrule", metavar="RULE", help="A broken rule that the policy lets you overrule; repeatable."),

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -408,3 +409,31 @@ def test_start_says_when_it_is_ready_and_ends_cleanly_on_sigterm(
         finally:
             daemon.kill()
     assert said(capsys, "status", code=3)["running"] is False
+
+
+def test_tab_completes_runs_and_members_also_in_a_list(
+    finished: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, name in (
+        (f"run show {RUN_ID[:3]}", RUN_ID),
+        ("member show ali", "alice"),
+        ("run create draft --members bob,ali", "bob,alice"),
+    ):
+        monkeypatch.setenv("_ONLYSUM_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", f"onlysum coordinator {words}")
+        monkeypatch.setenv("COMP_CWORD", str(1 + len(words.split())))
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            onlysum.run([])
+        assert capsys.readouterr().out.split() == [name]
+
+
+def test_the_security_log_shows_who_was_invited_and_finds_a_row_that_was_changed(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "invite", "hospital-a")
+    shown = said(capsys, "security", "show")
+    assert [(row["kind"], row["subject"]) for row in shown["rows"]] == [("invited", "hospital-a")]
+    with sqlite3.connect(home / "coordinator.db") as database:
+        database.execute("UPDATE security SET subject = 'hospital-b'")
+    assert failed(capsys, "security", "show", code=6) == "E-STATE-DAMAGED"
