@@ -123,15 +123,20 @@ def new_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_new(path: Path, data: bytes) -> None:
+def write_new(path: Path, data: bytes, *, mode: int = EXPORTED_MODE) -> None:
     """Write a file for a user, who chose its name: it must not exist yet, and follows the umask.
+
+    Args:
+        path: of the file.
+        data: what it holds.
+        mode: its rights, less the umask; :data:`FILE_MODE` for what nobody else may read.
 
     Raises:
         LocalError: ``E-EXISTS``; ``E-NOT-FOUND``, its directory is missing; ``E-PERMISSIONS``, ``E-DISK-FULL`` or
             ``E-DISK-FAILED``.
     """
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, EXPORTED_MODE)
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
     except FileExistsError:
         raise LocalError("E-EXISTS", str(path)) from None
     except (FileNotFoundError, NotADirectoryError):

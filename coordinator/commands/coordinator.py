@@ -146,6 +146,9 @@ def invite(
     role: Annotated[MemberRole, typer.Option("--role", help="What the newcomer will be.")] = MemberRole.PARTICIPANT,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="Kept with the member.")] = None,
     expires: Annotated[str, typer.Option("--expires", help="How long the invitation is valid.")] = "7d",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the line to a new file, 0600.")
+    ] = None,
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
@@ -155,6 +158,7 @@ def invite(
     """
     from coordinator.database import member_rows
     from coordinator.enrolment.invitations import make_invitation
+    from host import durable
     from protos.envelope import Role
 
     with opened(config) as coordinator:
@@ -163,6 +167,8 @@ def invite(
             unused = [token for token in member_rows.list_tokens(connection) if token.used_at is None]
         replaced = any(token.name == name and token.expires_at > now() for token in unused)
         line = make_invitation(coordinator, name=name, role=Role(role), labels=label or [], now=now(), until=until)
+    if out is not None:
+        durable.write_new(out, f"{line}\n".encode(), mode=durable.FILE_MODE)
     value: Json = {
         "name": name,
         "role": role.value,
@@ -170,12 +176,12 @@ def invite(
         "expires_at": timestamp(until),
         "replaced": replaced,
     }
+    what = "this line" if out is None else f"the line in {out}"
     lines = [
-        line,
-        "",
-        f"Send this line to {name} over a private channel; it expires at {moment(until)} UTC.",
+        *([line, ""] if out is None else []),
+        f"Send {what} to {name} over a private channel; it expires at {moment(until)} UTC.",
         *(["Its previous invitation is now void."] if replaced else []),
-        "There: onlysum participant join TOKEN",
+        "There, with the line on standard input: onlysum participant join -",
     ]
     show(value, lines, as_json=as_json)
 

@@ -90,20 +90,29 @@ def _shown_certificate(address: str, host: str, expected: Expected, error: ssl.S
         return f"the coordinator's certificate is not for {host}; the operator adds the name, or it is another machine"
     issuer = "somebody else"
     with contextlib.suppress(OSError, ValueError):
-        issuer = _issuer(address, host, expected.proxy)
+        issuer = _issuer(address, expected.proxy)
     return (
         f"{address} shows a certificate issued by {issuer}, not by the pinned authority: TLS is intercepted on the way,"
         " or another coordinator answers"
     )
 
 
-def _issuer(address: str, host: str, proxy: str) -> str:
+def shown_certificate(address: str, proxy: str) -> bytes:
+    """Return the certificate (DER) that an address shows, whoever's it is; nothing is sent over this connection.
+
+    Raises:
+        OSError: nobody answers, or not in TLS.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # only looks at whose certificate it is; nothing is sent over this
+    context.verify_mode = ssl.CERT_NONE  # only looks at it: what it says counts if something else vouches for it
+    host = address.rpartition(":")[0].strip("[]")
     with _connected(address, proxy) as raw, context.wrap_socket(raw, server_hostname=host) as shown:
-        der = shown.getpeercert(binary_form=True) or b""
-    name = x509.load_der_x509_certificate(der).issuer.rfc4514_string()
+        return shown.getpeercert(binary_form=True) or b""
+
+
+def _issuer(address: str, proxy: str) -> str:
+    name = x509.load_der_x509_certificate(shown_certificate(address, proxy)).issuer.rfc4514_string()
     return "".join(one for one in name if one.isprintable())[:200]
 
 

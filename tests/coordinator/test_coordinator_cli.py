@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 import tarfile
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 import onlysum
 from coordinator.config import settings_template
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.tables import runs
+from coordinator.enrolment.authority import introduction_of, load_authority
 from host.state_format import write_format
 from privacy.errors import LocalError
 from privacy.secagg.messages import Position
@@ -160,10 +163,23 @@ def test_a_port_that_is_taken_is_named_without_a_word_of_grpc(home: Path) -> Non
     assert len(done.stderr.splitlines()) == 3
 
 
+def test_a_file_that_holds_an_invitation_is_its_owners_alone(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "hospital-a.token"
+    line = said(capsys, "invite", "hospital-a", "--out", str(file))["token"]
+    assert file.read_text() == f"{line}\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert len(line) < 300
+    assert failed(capsys, "invite", "hospital-b", "--out", str(file), code=2) == "E-EXISTS"
+
+
 def test_an_invitation_names_the_federation_and_its_addresses(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = said(capsys, "invite", "hospital-a", "--label", "city=ulm", "--expires", "2d")["token"]
     invitation = decode_invitation(line)
-    assert (invitation.federation, invitation.name, invitation.role.value) == ("clinics", "hospital-a", "participant")
+    assert (invitation.name, invitation.role.value) == ("hospital-a", "participant")
+    shown = introduction_of(x509.load_pem_x509_certificate(load_authority(home / "authority").server_certificate))
+    assert invitation.completed(shown).federation == "clinics"
     status = said(capsys, "status", code=3)
     assert status["invited"] == ["hospital-a"]
     assert status["running"] is False
