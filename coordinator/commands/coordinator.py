@@ -143,6 +143,7 @@ def status(config: Directory = None, as_json: AsJson = False) -> None:
 @app.command()
 def invite(
     name: Annotated[str, typer.Argument(help="Name that the newcomer will have.")],
+    *,
     role: Annotated[MemberRole, typer.Option("--role", help="What the newcomer will be.")] = MemberRole.PARTICIPANT,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="Kept with the member.")] = None,
     expires: Annotated[str, typer.Option("--expires", help="How long the invitation is valid.")] = "7d",
