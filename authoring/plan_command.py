@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from host.console import AsJson, show
+from host.console import AsJson, show, working
 from host.durable import write_new
 from host.rendering import Json
 from privacy.adapter_parts import options_words
@@ -48,7 +48,8 @@ def build(
     from authoring.draft import build_draft
 
     warnings: list[str] = []
-    draft = build_draft(recipe, out, warn=warnings.append)
+    with working("hashing the base, making the adapter and trying both"):
+        draft = build_draft(recipe, out, warn=warnings.append)
     lines = [
         f"Wrote {out}/: draft.json, initial_adapter.safetensors, adapter_config.json",
         f"  {draft.recipe.title}: {draft.recipe.entries:,} entries, {draft.recipe.rounds} rounds, {draft.privacy.mode}",

@@ -10,10 +10,13 @@ Leaves to others: what is shown (``host.rendering``).
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Final
@@ -24,6 +27,8 @@ from host.rendering import Json, Line, Table, View, wrapped
 from privacy.printable import printable
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+Progress = Callable[[int, int], object]  # how much is done, of how much
 
 COLUMNS: Final = 80  # where neither a terminal nor COLUMNS says how wide
 NARROWEST: Final = 20
@@ -91,6 +96,31 @@ def say(*lines: Line, to_error: bool = False) -> None:
 def echo(text: str, *, to_error: bool = False) -> None:
     """Print a text that must not be broken: JSON, a token, an event of a log."""
     typer.echo(printable(text, line_breaks=True), err=to_error)
+
+
+@contextmanager
+def working(what: str) -> Iterator[Progress]:
+    """Show what takes long while the block runs: on a terminal, on standard error, and gone afterwards.
+
+    Yields:
+        A callback that takes how much is done of how much; a bar appears with its first call.
+    """
+    if not sys.stderr.isatty():
+        yield _nothing
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    plain = Console(stderr=True, no_color="NO_COLOR" in os.environ)
+    shown = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Bars(*shown, console=plain, transient=True) as bars:
+        task = bars.add_task(printable(what), total=None)
+        yield lambda done, whole: bars.update(task, completed=done, total=whole)
+
+
+def _nothing(done: int, whole: int) -> None:
+    """Show nothing."""
 
 
 def show_view(view: View, *, as_json: bool) -> None:

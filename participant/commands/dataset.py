@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from host.console import AsJson, show, show_view
+from host.console import AsJson, show, show_view, working
 from participant.commands.console import DatasetName, Directory, LocalName, complete_populations, opened
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Register, list and test datasets.")
@@ -55,7 +55,8 @@ def add_dataset(
     if population is not None:
         check_name(population)
     location = absolute(path)
-    facts = inspect(path, input_column=input_column, label_column=label_column, user_column=user)
+    with working(f"reading {path} to its last row"):
+        facts = inspect(path, input_column=input_column, label_column=label_column, user_column=user)
     entry = DatasetEntry(
         name=name,
         path=location,
@@ -119,7 +120,8 @@ def check_dataset(name: DatasetName, config: Directory = None, as_json: AsJson =
     from participant.owner.inspection import is_unchanged
 
     entry = opened(config).review.registry.dataset(name)
-    same = is_unchanged(entry)
+    with working(f"reading {entry.path} to its last row"):
+        same = is_unchanged(entry)
     says = "as it was registered" if same else "of the registered size, but its bytes have changed"
     show({"name": name, "unchanged": same}, [f"{name}: {entry.rows} rows, {says}."], as_json=as_json)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from host.console import AsJson, show, show_view
+from host.console import AsJson, show, show_view, working
 from participant.commands import dataset, ledger, member, model, plan, policy
 from participant.commands.console import Directory, directory, opened
 from privacy.error_codes import Fault
@@ -59,7 +59,8 @@ def join(
 
     line = sys.stdin.read() if token == "-" else token  # noqa: S105  # a dash is no secret
     home = directory(config).resolve()
-    identity = enrol(line, home, clock=SystemClock(), random=SystemRandom(), proxy=proxy)
+    with working("enrolling with the coordinator"):
+        identity = enrol(line, home, clock=SystemClock(), random=SystemRandom(), proxy=proxy)
     authority = fingerprint(identity.authority_der)
     value: Json = {
         "directory": str(home),

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from host.console import AsJson, laid_out, notes_config, say, show, with_config
+from host.console import AsJson, laid_out, notes_config, say, show, with_config, working
 from host.rendering import Table, table, timestamp, wrapped
 
 WIDTHS = (40, 60, 80, 120)
@@ -129,3 +129,18 @@ def test_a_time_for_programs_is_a_date() -> None:
 def test_a_line_of_several_is_broken_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     assert laid_out("a\nb") == ["a", "b"]
+
+
+def test_long_work_is_shown_on_a_terminal_and_nowhere_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with working("hashing") as progress:
+        progress(1, 2)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with working("hashing the files of [red]/m\u202e") as progress:
+        progress(1, 2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "hashing the files of [red]/m" in err
+    assert "\u202e" not in err
