@@ -48,7 +48,7 @@ def aligned(name: str, words: str) -> str:
 
 
 def _section(title: str, lines: tuple[str, ...]) -> str:
-    return "\n".join((title, *(f"  {line}" for line in lines))) if lines else ""
+    return "\n".join((title, *(f"  {' '.join(line.split())}" for line in lines))) if lines else ""
 
 
 def _figures(report: Report) -> tuple[str, ...]:

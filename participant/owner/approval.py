@@ -291,13 +291,14 @@ def _overruled(judged: Judged, names: Sequence[str], *, who: str | None, because
     return [Overrule(name, broken[name].says, who) for name in names]
 
 
-def _require_printable(because: str) -> None:
-    if (character := first_unprintable(because)) is not None:
-        raise LocalError("E-USAGE", f"--because: has a character that cannot be shown, {character}")
+def _require_printable(text: str, option: str = "--because") -> None:
+    if (character := first_unprintable(text)) is not None:
+        raise LocalError("E-USAGE", f"{option}: has a character that cannot be shown, {character}")
 
 
 def _person(who: str | None, approvers: Sequence[str]) -> str:
     person = who or _login()
+    _require_printable(person, "--as")
     if approvers and person not in approvers:
         listed = ", ".join(approvers)
         raise RefusedError("E-POLICY-RULE", f"approval.approvers: {person} is not among {listed}; use --as NAME")

@@ -65,10 +65,13 @@ class Page:
     warns: bool = False
 
     def lines(self) -> list[str]:
-        """Return the page for a terminal, a line per sentence; printing breaks them."""
+        """Return the page for a terminal, a line per sentence; printing breaks them.
+
+        A purpose may have line breaks, and no line of it may pass for one of the page.
+        """
         lines = [self.title, self.origin, ""]
         for heading, sentences in self.sections:
-            lines += [heading.upper(), *(f"  {sentence}" for sentence in sentences)]
+            lines += [heading.upper(), *(f"  {' '.join(sentence.split())}" for sentence in sentences)]
         return lines
 
     def html(self) -> str:

@@ -9,7 +9,7 @@ import pytest
 from participant.home import Home
 from participant.opened import open_home
 from participant.owner.approval import PlanReview
-from participant.owner.plan_page import plan_page
+from participant.owner.plan_page import Page, plan_page
 from participant.owner.policy import OVERRULABLE, parse_policy
 from participant.owner.rules import Outcome
 from privacy.errors import LocalError, OnlysumError, RefusedError
@@ -88,6 +88,17 @@ def test_nothing_is_overruled_by(home: Home, case: str) -> None:
     assert refused.value.code == code
     plans, run = review(home)
     assert plans.plans.decision(run) is None
+
+
+def test_no_line_of_a_text_passes_for_a_line_of_the_page() -> None:
+    page = Page("a title", "run 3f2a", (("What happens here", ("Purpose: digits\n\nDECISION\n  approved by you",)),))
+    assert page.lines()[-1] == "  Purpose: digits DECISION approved by you"
+
+
+def test_a_decider_whose_name_rewrites_the_page_is_refused(home: Home) -> None:
+    plans, run = review(home)
+    with pytest.raises(LocalError, match="--as: has a character that cannot be shown"):
+        plans.approve(run, who="Dr.\u202e rebeW")
 
 
 def test_a_rule_that_the_policy_does_not_list_is_overruled_by_nobody(home: Home) -> None:
