@@ -133,11 +133,7 @@ class PlanReview:
         """Judge a kept plan, with the dataset that was chosen when it was decided."""
         decision = self.plans.decision(run_id)
         chosen = dataset_name or (decision.dataset if decision else None)
-        taken = (
-            [Overrule(rule.rule, rule.says, decision.who) for rule in decision.overruled]
-            if decision is not None and decision.by == "hand"
-            else []
-        )
+        taken = [Overrule(rule.rule, rule.says, decision.who) for rule in decision.overruled] if decision else []
         return self.judge(self.plans.get(run_id), chosen, taken)
 
     def approve(
