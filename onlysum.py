@@ -19,7 +19,6 @@ import sys
 import tempfile
 import traceback
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -29,6 +28,7 @@ from typer.exceptions import TyperException
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from host.rendering import Json
     from privacy.error_codes import Explanation
     from privacy.errors import OnlysumError
 
@@ -144,22 +144,20 @@ def explain(
 
     Example: onlysum explain E-POLICY-BUDGET
     """
+    from host.console import show
     from privacy.error_codes import REGISTRY
 
     if everything or not code:
-        rows = {one: REGISTRY[one] for one in sorted(REGISTRY)}
-        typer.echo(
-            json.dumps({one: _as_values(one, entry) for one, entry in rows.items()}, indent=2)
-            if as_json
-            else "\n".join(f"{one:<24}{entry.what}" for one, entry in rows.items())
-        )
+        rows = {known: REGISTRY[known] for known in sorted(REGISTRY)}
+        lines = [f"{known:<24}{entry.what}" for known, entry in rows.items()]
+        show({known: _as_values(known, entry) for known, entry in rows.items()}, lines, as_json=as_json)
         return
     name = code.upper()
     entry = REGISTRY.get(name) or REGISTRY.get(f"E-{name}")
     if entry is None:
         raise _unknown_code(name, list(REGISTRY))
     name = name if name in REGISTRY else f"E-{name}"
-    typer.echo(json.dumps(_as_values(name, entry)) if as_json else _explained(name, entry))
+    show(_as_values(name, entry), _explained(name, entry), as_json=as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -218,24 +216,24 @@ def _leave(problem: Exception, *, as_json: bool) -> int:
 
     if isinstance(problem, ModuleNotFoundError) and problem.name in EXTRA_PACKAGES:
         problem = LocalError("E-EXTRA-MISSING", f"{problem.name} is not installed")
-    if isinstance(problem, OSError):
-        from host.durable import NO_SPACE, disk_error
-
-        if problem.filename is not None or problem.errno in NO_SPACE:
-            problem = disk_error(problem, problem.filename or "writing")
     if not isinstance(problem, OnlysumError):
-        problem = LocalError("E-BUG", f"{type(problem).__name__}; the traceback is in {_write_traceback(problem)}")
+        from host.durable import disk_error_behind
+
+        problem = disk_error_behind(problem) or problem
+    if not isinstance(problem, OnlysumError):
+        problem = LocalError("E-BUG", f"{type(problem).__name__}; {_write_traceback(problem)}")
     _print_error(problem, as_json=as_json)
     return int(problem.explanation.fault)
 
 
 def _print_error(error: OnlysumError, *, as_json: bool) -> None:
-    from host.console import say
+    from host.console import echo, say, with_config
 
     known = error.explanation
     if as_json:
-        values = {"code": error.code, "detail": error.detail, "why": known.why, "next_step": known.next_step}
-        say(json.dumps({"error": {**values, "exit_code": int(known.fault)}}), to_error=True)
+        next_step = with_config(known.next_step)
+        values = {"code": error.code, "detail": error.detail, "why": known.why, "next_step": next_step}
+        echo(json.dumps({"error": {**values, "exit_code": int(known.fault)}}), to_error=True)
         return
     say(f"{error.code}: {known.what}: {error.detail}", to_error=True)
     say(f"  why: {known.why}", to_error=True)
@@ -243,28 +241,31 @@ def _print_error(error: OnlysumError, *, as_json: bool) -> None:
 
 
 def _print_usage(problem: TyperException, *, as_json: bool) -> None:
-    from host.console import say
+    from host.console import echo, say
 
     context = getattr(problem, "ctx", None)
     message = problem.format_message().rstrip(".")
     if message.startswith("Usage:") or not message:  # a group was called without a command: typer's message is its help
-        say(message or (context.get_help() if context else ""), to_error=True)
+        echo(message or (context.get_help() if context else ""), to_error=True)
         return
     help_line = f"see `{context.command_path if context else 'onlysum'} --help`"
     if as_json:
         values = {"code": "E-USAGE", "detail": message, "next_step": help_line, "exit_code": problem.exit_code}
-        say(json.dumps({"error": values}), to_error=True)
+        echo(json.dumps({"error": values}), to_error=True)
         return
     say(f"E-USAGE: {message}", to_error=True)
     say(f"  next: {help_line}", to_error=True)
 
 
-def _write_traceback(problem: Exception) -> Path:
-    """Keep the traceback in a file that only this user can read; the screen gets its path.
+def _write_traceback(problem: Exception) -> str:
+    """Keep the traceback in a file that only this user can read, and say where it is.
 
     Types and places alone: the words of an exception may quote a row of the data, and such files get sent.
     """
-    handle, name = tempfile.mkstemp(prefix="onlysum-bug-", suffix=".txt")
+    try:
+        handle, name = tempfile.mkstemp(prefix="onlysum-bug-", suffix=".txt")
+    except OSError:
+        return "no traceback could be written"
     with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"onlysum {__version__}, Python {sys.version}\n")
         raised: BaseException | None = problem
@@ -274,7 +275,7 @@ def _write_traceback(problem: Exception) -> Path:
             file.write(f"\n{type(raised).__module__}.{type(raised).__qualname__}, raised at\n")
             file.writelines(traceback.format_tb(raised.__traceback__))
             raised = raised.__cause__ or raised.__context__
-    return Path(name)
+    return f"the traceback is in {name}"
 
 
 def _silence(descriptor: int) -> None:
@@ -290,7 +291,7 @@ def _unknown_code(code: str, codes: list[str]) -> OnlysumError:
     return LocalError("E-NOT-FOUND", f"no error code {code}" + (f"; did you mean {near[0]}?" if near else ""))
 
 
-def _as_values(code: str, entry: Explanation) -> dict[str, str | int]:
+def _as_values(code: str, entry: Explanation) -> dict[str, Json]:
     return {
         "code": code,
         "what": entry.what,
@@ -300,9 +301,9 @@ def _as_values(code: str, entry: Explanation) -> dict[str, str | int]:
     }
 
 
-def _explained(code: str, entry: Explanation) -> str:
-    lines = (f"{code}: {entry.what}", f"  why: {entry.why}", f"  next: {entry.next_step}")
-    return "\n".join((*lines, f"  exit code: {int(entry.fault)}"))
+def _explained(code: str, entry: Explanation) -> list[str]:
+    lines = [f"{code}: {entry.what}", f"  why: {entry.why}", f"  next: {entry.next_step}"]
+    return [*lines, f"  exit code: {int(entry.fault)}"]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Final, assert_never
 
 import typer
 
-from host.console import say, show_view
+from host.console import echo, say, show_view
+from host.rendering import table
 from privacy.errors import LocalError, VerificationError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def show(file: File, as_json: AsJson = False) -> None:
     """
     verified = _verified(file)
     if as_json:
-        say(verified.report.model_dump_json(indent=2))
+        echo(verified.report.model_dump_json(indent=2))
         return
     from audit import text
 
@@ -111,7 +112,7 @@ def verify(file: ReportOrLedger, key: Key = "", as_json: AsJson = False) -> None
         return
     verified = verify_report(data, expected_key=expected)
     if as_json:
-        say(json.dumps(_as_values(verified), indent=2))
+        echo(json.dumps(_as_values(verified), indent=2))
         return
     from audit import text
 
@@ -136,17 +137,19 @@ def compare(first: File, second: File, as_json: AsJson = False) -> None:
             "contradictions": comparison.contradictions,
             "rows": comparison.rows,
         }
-        say(json.dumps(values, indent=2))
+        echo(json.dumps(values, indent=2))
     else:
-        for name, left, right in comparison.rows:
-            say(f"{'  ' if left == right else '* '}{name:<20}{left:<28} {right}".rstrip())
+        rows = [(f"{'' if left == right else '* '}{name}", left, right) for name, left, right in comparison.rows]
+        say(*table(("", "FIRST", "SECOND"), rows))
     if comparison.contradictions:
         raise VerificationError("E-REPORT-TRANSCRIPT", "; ".join(comparison.contradictions))
     if not as_json:
         say("both can be true: " + ("one plan, one history" if comparison.same_plan else "they are of different runs"))
         if comparison.same_plan and any(left != right for _, left, right in comparison.rows):
-            say("* differs: each maker speaks for the fingerprints that it compared, for the")
-            say("  rounds that it was charged for, and for what it had seen by then.")
+            say(
+                "* differs: each maker speaks for the fingerprints that it compared, for the rounds that it was "
+                "charged for, and for what it had seen by then."
+            )
 
 
 @app.command()
@@ -233,8 +236,8 @@ def _whose_key(verified: VerifiedReport) -> str:
         return f"signed by the key that you named, of {maker.role} {maker.name}: {shown}"
     return (
         f"signed by a key that calls itself {maker.role} {maker.name}:\n  {shown}\n"
-        "Compare this fingerprint with its owner by telephone, or pass --key: a signature\n"
-        "alone does not say whose it is."
+        "Compare this fingerprint with its owner by telephone, or pass --key: a signature alone does not say whose it "
+        "is."
     )
 
 

@@ -7,10 +7,14 @@ Source: docs/privacy-accounting.md section 9; Okabe and Ito 2008 (colours); WCAG
 
 from __future__ import annotations
 
+from typing import Final
+
 import jinja2
 
-from audit.page import Page, make_page
+from audit.page import Page, Text, make_page
 from audit.verify import VerifiedReport
+
+LONG_WORD: Final = 20  # characters; a number with its sign, and every word of these pages, is shorter
 
 
 def render(verified: VerifiedReport) -> str:
@@ -25,8 +29,14 @@ def render_page(page: Page) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["kind"] = _kind
+    environment.filters["breaks"] = _breaks
     return environment.get_template("report.html.j2").render(page=page)
 
 
 def _kind(block: object) -> str:
     return type(block).__name__
+
+
+def _breaks(text: Text) -> bool:
+    """Return whether a cell holds a word that a narrow screen must break: a long name, never an ordinary word."""
+    return any(len(word) > LONG_WORD for span in text for word in span.text.split())

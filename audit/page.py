@@ -32,20 +32,13 @@ from privacy.claims import (
     two_units_sentence,
     unnoised_runs_sentence,
 )
-from privacy.notice import HEADING, notice_rows
+from privacy.notice import HEADING, NOT_STATED, notice_rows
+from privacy.plan import Plan
 from privacy.report_model import Claim, LedgerPart, Report, RoundEntry
 
 _T = TypeVar("_T")
 
 MOST_ROWS: Final = 10  # of a table on the page; four printed pages in all
-NIST_ROWS: Final = (
-    ("privacy parameters, unit of privacy", "What limits what the sum reveals; The figures"),
-    ("mechanism, sampling, clipping", "How sampling, clipping and noise were executed"),
-    ("privacy accounting, composition", "Spend by round; The owner's ledger"),
-    ("trust model", "What we rely on; The figures"),
-    ("utility", "Measurements on public data"),
-    ("security, side channels, limits", "What is not protected"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +117,18 @@ def make_page(verified: VerifiedReport) -> Page:
     claim = report.privacy if isinstance(report.privacy, Claim) else None
     made_on = datetime.fromtimestamp(report.made_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
     maker = f"{report.made_by.role} {report.made_by.name}"
+    blocks = (
+        *_plain_words(verified, claim),
+        *(_figures(report, claim) if claim else ()),
+        *_execution(report),
+        *_rounds(report),
+        *(_ledger(report, report.ledger) if report.ledger else ()),
+        *_measurements(report),
+        *_roster(report),
+        Heading(HEADING, 2),
+        _table(("question", "answer"), _notice(plan)),
+        *_hashes(report),
+    )
     return Page(
         title=plan.recipe.title or plan.run_id,
         origin=f"Privacy report, {plan.federation}, made {made_on} by {maker}",
@@ -133,18 +138,12 @@ def make_page(verified: VerifiedReport) -> Page:
         summary=tuple(_summary(report, claim)),
         warns=claim is None or report.simulation,
         blocks=(
-            *_plain_words(verified, claim),
-            *(_figures(report, claim) if claim else ()),
-            *_execution(report),
-            *_rounds(report),
-            *(_ledger(report, report.ledger) if report.ledger else ()),
-            *_measurements(report),
-            *_roster(report),
-            Heading(HEADING, 2),
-            _table(("question", "answer"), notice_rows(plan)),
-            *_hashes(report),
+            *blocks,
             Heading("Where NIST SP 800-226 is answered", 2),
-            _table(("topic", "section of this page"), NIST_ROWS),
+            _table(
+                ("topic", "section of this page"),
+                wording.nist_rows({block.text for block in blocks if isinstance(block, Heading)}),
+            ),
         ),
     )
 
@@ -159,6 +158,11 @@ def _strong(text: str) -> Span:
 
 def _code(text: str) -> Span:
     return Span(text, "code")
+
+
+def _key(public: str) -> Span:
+    """Return a public key in the one form that people compare."""
+    return _code(fingerprint(bytes.fromhex(public)))
 
 
 def _led(sentence: str) -> Text:
@@ -183,6 +187,12 @@ def _thinned(rows: tuple[_T, ...]) -> tuple[_T, ...]:
     return tuple(rows[round(i * (len(rows) - 1) / (MOST_ROWS - 1))] for i in range(MOST_ROWS))
 
 
+def _notice(plan: Plan) -> Iterator[tuple[str, Text]]:
+    """Yield whom to ask; what the plan leaves empty stands out."""
+    for label, words in notice_rows(plan):
+        yield label, _text(_strong(words) if words == NOT_STATED else words)
+
+
 # --- the sections, in the order of the page ---
 
 
@@ -194,6 +204,8 @@ def _summary(report: Report, claim: Claim | None) -> Iterator[Text]:
         )
     else:
         yield _text(NO_NOISE)
+    if total := wording.total_spend(report):
+        yield _led(total)
     if report.simulation:
         yield _led(SIMULATION)
     yield _text("Roster: ", _strong(report.roster), f". {wording.rounds_summary(report)}")
@@ -259,7 +271,6 @@ def _figures(report: Report, claim: Claim) -> Iterator[Block]:
 
 def _spend(claim: Claim) -> Iterator[Block]:
     points = [(0.0, 0.0), *((float(point.rounds), float(point.epsilon)) for point in claim.curve)]
-    curve = _thinned(claim.curve)
     yield Heading("Spend by round", 2)
     yield Figure(
         plot=line_plot(points),
@@ -268,13 +279,8 @@ def _spend(claim: Claim) -> Iterator[Block]:
         x_title="charged rounds",
         y_title="epsilon",
     )
-    yield _table(
-        (),
-        (
-            ("rounds", *(str(point.rounds) for point in curve)),
-            ("epsilon", *(wording.short(point.epsilon) for point in curve)),
-        ),
-    )
+    rows = [(str(point.rounds), wording.short(point.epsilon)) for point in _thinned(claim.curve)]
+    yield _table(("charged rounds", "epsilon"), rows)
 
 
 def _execution(report: Report) -> Iterator[Block]:
@@ -381,7 +387,7 @@ def _roster(report: Report) -> Iterator[Block]:
         (
             member.id + (" (runs the coordinator too)" if member.with_operator else ""),
             str(member.units),
-            _text(_code(fingerprint(bytes.fromhex(member.identity_key)))),
+            _text(_key(member.identity_key)),
         )
         for member in plan.roster[:MOST_ROWS]
     ]
@@ -395,10 +401,16 @@ def _hashes(report: Report) -> Iterator[Block]:
     rows = (
         ("run", _text(_code(plan.run_id))),
         ("plan (SHA-256)", _text(_code(report.plan_sha256))),
-        ("operator's key", _text(f"{plan.operator} ", _code(report.operator_key))),
+        (
+            "operator's key (fingerprint)",
+            _text(f"{plan.operator} ", _key(report.operator_key)),
+        ),
         ("base model", _text(f"{recipe.base.name} ", _code(recipe.base.hash))),
         ("method", _text(f"{recipe.adapter.method}, initial adapter ", _code(recipe.adapter.initial_hash))),
         ("software", _text(", ".join(f"{library.name} {library.version}" for library in report.software))),
-        ("signed by", _text(f"{maker.role} {maker.name} ", _code(maker.identity_key))),
+        (
+            "signed by (fingerprint)",
+            _text(f"{maker.role} {maker.name} ", _key(maker.identity_key)),
+        ),
     )
     yield _table((), rows)

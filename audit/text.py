@@ -1,20 +1,15 @@
-"""A report for the terminal: the same words as the page, 80 columns.
+"""A report for the terminal: the same words as the page, in lines that printing breaks.
 
 Guarantees: nothing here that the page lacks; mode ``none`` reads "no differential privacy".
 """
 
 from __future__ import annotations
 
-import textwrap
-from typing import Final
-
 from audit import wording
 from audit.statements import maker_statements
 from privacy.claims import NO_PRIVACY, not_protected, unnoised_runs_sentence
 from privacy.notice import HEADING, notice_sentences
 from privacy.report_model import Claim, Report
-
-COLUMNS: Final = 80
 
 
 def headline(report: Report) -> str:
@@ -31,7 +26,7 @@ def headline(report: Report) -> str:
 def rendered(report: Report) -> str:
     """Return the report's plain words, figures and rounds."""
     parts = [
-        headline(report),
+        "\n".join(line for line in (headline(report), wording.total_spend(report)) if line),
         _section("What this does", (wording.what_this_does(report),)),
         _section("What limits what the sum reveals", wording.what_limits_the_sum(report)),
         _section("What we rely on", wording.what_we_rely_on(report)),
@@ -48,16 +43,12 @@ def rendered(report: Report) -> str:
 
 
 def aligned(name: str, words: str) -> str:
-    """Return a name and a text beside it, wrapped."""
-    return textwrap.fill(f"{name:<16}{words}", COLUMNS, subsequent_indent=" " * 16)
+    """Return a name and a text beside it."""
+    return f"{name:<14}  {words}"
 
 
 def _section(title: str, lines: tuple[str, ...]) -> str:
-    wrapped = [
-        textwrap.fill(line, COLUMNS, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
-        for line in lines
-    ]
-    return "\n".join((title, *wrapped)) if lines else ""
+    return "\n".join((title, *(f"  {' '.join(line.split())}" for line in lines))) if lines else ""
 
 
 def _figures(report: Report) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ Source: docs/privacy-accounting.md section 9.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from privacy.claims import (
@@ -31,6 +32,24 @@ from privacy.plan import Plan
 from privacy.report_model import Claim, LedgerPart, Report
 
 MAKERS_STATEMENT: Final = "The maker's statement, confirmed by no check"
+
+
+NIST_TOPICS: Final = (
+    ("privacy parameters, unit of privacy", ("What limits what the sum reveals", "The figures")),
+    ("mechanism, sampling, clipping", ("How sampling, clipping and noise were executed",)),
+    ("privacy accounting, composition", ("Spend by round", "The owner's ledger")),
+    ("trust model", ("What we rely on", "The figures")),
+    ("utility", ("Measurements on public data",)),
+    ("security, side channels, limits", ("What is not protected",)),
+)
+UNANSWERED: Final = "not answered by this report"
+
+
+def nist_rows(sections: Collection[str]) -> list[tuple[str, str]]:
+    """Return where the topics of the guideline are among the sections that this report has, by its mode and maker."""
+    return [
+        (topic, "; ".join(name for name in names if name in sections) or UNANSWERED) for topic, names in NIST_TOPICS
+    ]
 
 
 def what_this_does(report: Report) -> str:
@@ -105,6 +124,18 @@ def rounds_summary(report: Report) -> str:
     return (
         f"{completed} of {report.plan.recipe.rounds} planned rounds completed, {len(report.rounds)} started;"
         f" {retried or 'none'} needed more than one attempt, and in {short_of or 'none'} somebody dropped out."
+    )
+
+
+def total_spend(report: Report) -> str:
+    """Return what all runs of the population have spent together, where the report's maker has a ledger of it."""
+    part = report.ledger
+    if part is None or part.budget is None:
+        return ""
+    runs = "1 run" if len(part.runs) == 1 else f"{len(part.runs)} runs"
+    return (
+        f"Over all runs of {part.population}: epsilon {short(part.lifetime_epsilon)} spent of {part.budget.epsilon} at "
+        f"delta {part.budget.delta}, in {runs} known to this ledger."
     )
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import typer
 
 import methods
+from host.console import echo, say
 from methods.method import ALL_MODES, Method
 from methods.refused import RefusedMethod
 from privacy.adapter_parts import Role
@@ -33,16 +34,16 @@ def list_methods(as_json: AsJson = False) -> None:
     """
     if as_json:
         known = [_as_values(method) for method in methods.all_methods()]
-        typer.echo(json.dumps([*known, *map(_refused_values, methods.REFUSED.values())], indent=2))
+        echo(json.dumps([*known, *map(_refused_values, methods.REFUSED.values())], indent=2))
         return
     for method in methods.all_methods():
-        typer.echo(f"{method.name:<{_INDENT}}{', '.join(method.modes)}")
-        typer.echo(f"{'':<{_INDENT}}sums {method.summed}: {method.size}")
+        say(f"{method.name:<{_INDENT}}{', '.join(method.modes)}")
+        say(f"{'':<{_INDENT}}sums {method.summed}: {method.size}")
         for mode, reason in method.refused.items():
-            typer.echo(f"{'':<{_INDENT}}not {mode}: {reason}")
-    typer.echo("\nRefused, because they need individual updates, or private data before any noise:")
+            say(f"{'':<{_INDENT}}not {mode}: {reason}")
+    say("\nRefused, because they need individual updates, or private data before any noise:")
     for refused in methods.REFUSED.values():
-        typer.echo(f"{refused.name:<{_INDENT}}{refused.reason}")
+        say(f"{refused.name:<{_INDENT}}{refused.reason}")
 
 
 @app.command()
@@ -57,10 +58,10 @@ def show(
     refused = methods.REFUSED.get(method.lower())
     if as_json:
         values = _refused_values(refused) if refused else _as_values(methods.get(method))
-        typer.echo(json.dumps(values, indent=2))
+        echo(json.dumps(values, indent=2))
         return
     for label, value in described_refusal(refused) if refused else described(methods.get(method)):
-        typer.echo(f"{label:<12}{value}")
+        say(f"{label:<12}{value}")
 
 
 def described(method: Method) -> list[tuple[str, str]]:

@@ -8,13 +8,14 @@ Leaves to others: making the draft (``authoring``).
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from host.console import AsJson, show
+from host.console import AsJson, show, working
 from host.durable import write_new
 from host.rendering import Json
 from privacy.adapter_parts import options_words
@@ -47,11 +48,12 @@ def build(
     from authoring.draft import build_draft
 
     warnings: list[str] = []
-    draft = build_draft(recipe, out, warn=warnings.append)
+    with working("hashing the base, making the adapter and trying both"):
+        draft = build_draft(recipe, out, warn=warnings.append)
     lines = [
         f"Wrote {out}/: draft.json, initial_adapter.safetensors, adapter_config.json",
         f"  {draft.recipe.title}: {draft.recipe.entries:,} entries, {draft.recipe.rounds} rounds, {draft.privacy.mode}",
-        f"Next, at the coordinator: onlysum coordinator run create {out} --members A,B,C",
+        f"Next, at the coordinator: onlysum coordinator run create {shlex.quote(str(out))} --members A,B,C",
     ]
     lines += [f"warning: {warning}" for warning in warnings]
     value: Json = {
@@ -122,7 +124,7 @@ def show_file(
     if html is not None:
         write_new(html, page.html().encode())
     value: Json = json.loads(document.to_bytes())
-    show(value, [f"wrote {html}"] if html else [page.text()], as_json=as_json)
+    show(value, [f"wrote {html}"] if html else page.lines(), as_json=as_json)
 
 
 def _facts(document: Draft | Plan) -> Iterator[tuple[str, str]]:

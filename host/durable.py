@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +22,54 @@ from privacy.errors import LocalError
 FILE_MODE: Final = 0o600
 EXPORTED_MODE: Final = 0o644  # less the umask
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OF_THE_DISK: Final = (*NO_SPACE, errno.EROFS, errno.EIO)  # whatever was being done, and where no file is named
+SQLITE_CODES: Final = {
+    sqlite3.SQLITE_FULL: "E-DISK-FULL",
+    sqlite3.SQLITE_IOERR: "E-DISK-FULL",  # what SQLite says when the log beside the database cannot grow
+    sqlite3.SQLITE_BUSY: "E-STATE-BUSY",
+    sqlite3.SQLITE_LOCKED: "E-STATE-BUSY",
+    sqlite3.SQLITE_READONLY: "E-DISK-READONLY",
+    sqlite3.SQLITE_CANTOPEN: "E-DISK-FAILED",
+    sqlite3.SQLITE_PERM: "E-DISK-FAILED",
+}
+_OF_A_LIBRARY: Final = re.compile(r"\(os error (\d{1,3})\)")  # how Rust's libraries name an error of the system
 
 
 def disk_error(error: OSError, path: Path | str) -> LocalError:
-    """Return what an error of the operating system means to a user: ``E-DISK-FULL`` or ``E-DISK-FAILED``."""
-    code = "E-DISK-FULL" if error.errno in NO_SPACE else "E-DISK-FAILED"
-    return LocalError(code, f"{path}: {error.strerror}")
+    """Return what an error of the operating system means to a user: ``E-DISK-FULL``, ``-READONLY`` or ``-FAILED``."""
+    return LocalError(_code(error.errno), f"{path}: {error.strerror}")
+
+
+def _code(number: int | None) -> str:
+    if number in NO_SPACE:
+        return "E-DISK-FULL"
+    return "E-DISK-READONLY" if number == errno.EROFS else "E-DISK-FAILED"
+
+
+def sqlite_code(error: BaseException | None) -> str | None:
+    """Return the code for what SQLite refused, or ``None`` where it is no disk and no lock that did."""
+    number = getattr(error, "sqlite_errorcode", None)
+    return None if number is None else SQLITE_CODES.get(number & 0xFF)
+
+
+def disk_error_behind(problem: BaseException) -> LocalError | None:
+    """Return the refusal of a disk that an exception stands for, or ``None``; libraries wrap them in their own.
+
+    Only what the system says goes into the message, with the file if the error names one: the words of a library's
+    exception may hold data.
+    """
+    seen: list[BaseException] = []
+    cause: BaseException | None = problem
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        if isinstance(cause, OSError) and (cause.filename is not None or cause.errno in OF_THE_DISK):
+            return disk_error(cause, cause.filename or "writing")
+        if isinstance(cause, sqlite3.Error) and (code := sqlite_code(cause)) is not None:
+            return LocalError(code, "a database")
+        if (named := _OF_A_LIBRARY.search(str(cause))) and int(named[1]) in OF_THE_DISK:
+            return disk_error(OSError(int(named[1]), os.strerror(int(named[1]))), "writing")
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 @contextmanager
@@ -41,7 +85,7 @@ def write(path: Path, data: bytes | bytearray | memoryview) -> None:
     """Replace a file: a temporary file in the same directory, fsync, rename, fsync of the directory.
 
     Raises:
-        LocalError: ``E-DISK-FULL`` or ``E-DISK-FAILED``; the old file is untouched.
+        LocalError: ``E-DISK-FULL``, ``E-DISK-READONLY`` or ``E-DISK-FAILED``; the old file is untouched.
     """
     draft = path.with_name(f".{path.name}.new")
     with disk_errors(path):
@@ -79,15 +123,20 @@ def new_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_new(path: Path, data: bytes) -> None:
+def write_new(path: Path, data: bytes, *, mode: int = EXPORTED_MODE) -> None:
     """Write a file for a user, who chose its name: it must not exist yet, and follows the umask.
+
+    Args:
+        path: of the file.
+        data: what it holds.
+        mode: its rights, less the umask; :data:`FILE_MODE` for what nobody else may read.
 
     Raises:
         LocalError: ``E-EXISTS``; ``E-NOT-FOUND``, its directory is missing; ``E-PERMISSIONS``, ``E-DISK-FULL`` or
             ``E-DISK-FAILED``.
     """
     try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, EXPORTED_MODE)
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
     except FileExistsError:
         raise LocalError("E-EXISTS", str(path)) from None
     except (FileNotFoundError, NotADirectoryError):

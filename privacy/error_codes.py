@@ -86,15 +86,21 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "pip install 'onlysum[participant]', or 'onlysum[report]' for PDF and registry exports",
     ),
     "E-DISK-FULL": Explanation(
-        _B,
+        _U,
         "the disk is full",
         "what must survive a crash could not be written, so nothing was sent",
         "free space; the daemon goes on by itself",
     ),
+    "E-DISK-READONLY": Explanation(
+        _U,
+        "the file system or the file is read-only",
+        "it was mounted so, or the system made it so after errors of the disk",
+        "mount it for writing, or name a directory that can be written; nothing was sent that relies on it",
+    ),
     "E-DISK-FAILED": Explanation(
-        _B,
+        _U,
         "a file or directory cannot be read or written",
-        "the operating system refuses: rights, a read-only file system or a broken disk",
+        "the operating system refuses: rights, a path that is not there or a broken disk",
         "check the named path; nothing was sent that relies on it",
     ),
     "E-STATE-DAMAGED": Explanation(
@@ -477,6 +483,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "the sum is larger than updates of this plan can sum to",
         "a participant uploaded something else than an update; masks hide which one",
         "the run ends here, with the adapter of the round before; ask the owners what their daemons did",
+    ),
+    "E-RUN-ENDED": Explanation(
+        _R,
+        "the operator ended the run",
+        "`onlysum coordinator run abort` was called; completed rounds stay as they are, and charged",
+        "ask the operator why; see `onlysum coordinator run show RUN` there",
     ),
     "E-RUN-FAILED": Explanation(
         _P,

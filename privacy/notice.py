@@ -1,6 +1,6 @@
 """Whom people may ask about a run, and what is said of their data: the plan's notice, for whoever shows it.
 
-Guarantees: every entry is there; what a plan leaves empty is shown as not stated, so that nobody takes silence for an
+Guarantees: every entry is there; what a plan leaves empty is shown as missing, so that nobody takes silence for an
 answer.
 Leaves to others: whether the words are true, which nothing can check.
 Source: ``docs/protocol.md`` section 2.
@@ -13,7 +13,7 @@ from typing import Final
 from privacy.plan import Plan
 
 HEADING: Final = "Whom to ask"
-NOT_STATED: Final = "not stated"
+NOT_STATED: Final = "missing: not stated in the plan"
 
 
 def notice_rows(plan: Plan) -> tuple[tuple[str, str], ...]:

@@ -1,7 +1,8 @@
 """The invitation: one copyable line that lets one newcomer enrol once, and what it signs when it does.
 
-Guarantees: a line that was cut or changed is refused before anything is sent; it carries the authority and the
-operator's key, so that nothing is trusted on first use; its secret never shows in a repr.
+Guarantees: a line that was cut or changed is refused before anything is sent; it pins the authority, the operator's key
+and the federation's name by their hash, so that nothing is trusted on first use, and the coordinator shows them to
+whoever dials; its secret never shows in a repr.
 Leaves to others: whether the token is known, unused and in time (the coordinator alone can say).
 """
 
@@ -10,26 +11,35 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import io
 import re
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from privacy import canonical, patterns
 from privacy.errors import LocalError
-from privacy.plan_parts import Count, Hex128, Hex256, Name, PlanModel
+from privacy.plan_parts import Hex256, Name, PlanModel
 from privacy.secagg.keys import framed
 from privacy.secret import SecretBytes
 from protos.envelope import Role
 
 LABEL_ENROLMENT: Final = b"onlysum/1/enrolment"
 LABEL_TOKEN: Final = b"onlysum/1/token-secret"
-PREFIX: Final = "onlysum1-"
+LABEL_INTRODUCTION: Final = b"onlysum/1/introduction"
+PREFIX: Final = "onlysum2-"
+# The extension of the server's certificate in which a newcomer finds what its invitation pins; an arc made from a UUID
+# (X.667), which needs no registry.
+INTRODUCTION_OID: Final = "2.25.47137213582917386012597236416508215"
 CHECKSUM_BYTES: Final = 4  # against copying mistakes, not against forgers
 TOKEN_ID_BYTES: Final = 16
 TOKEN_SECRET_BYTES: Final = 32
-MAX_LINE: Final = 16_384  # characters
+PIN_BYTES: Final = 32
+TIME_BYTES: Final = 6
+MAX_LINE: Final = 4096  # characters: eight addresses of each kind; a usual one has fewer than 300
+MAX_INTRODUCTION: Final = 8192  # bytes
+_ROLES: Final = (Role.PARTICIPANT, Role.EVALUATOR)
 _ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]{1,253}):([0-9]{1,5})")
 
 
@@ -65,65 +75,130 @@ _Addresses = Annotated[tuple[Annotated[str, AfterValidator(_address)], ...], Fie
 
 
 class _Line(PlanModel):
-    """The JSON inside a line; bytes are hex or base64, because the whole is JSON in canonical form."""
+    """What of a line is text."""
 
-    federation: Name
     name: Name
-    role: Literal["participant", "evaluator"]
-    token_id: Hex128
-    secret: Hex256
     enrolment_addresses: _Addresses
     addresses: _Addresses
+
+
+class _Introduction(PlanModel):
+    """What a coordinator shows of itself; bytes are hex or base64, because the whole is JSON in canonical form."""
+
     authority: Annotated[str, StringConstraints(pattern=patterns.BASE64)]
+    federation: Name
     operator_key: Hex256
-    expires_at: Count
+
+
+def introduction(*, federation: str, authority: bytes, operator_key: bytes) -> bytes:
+    """Return what a coordinator shows of itself to whoever dials it, and what every line of its invitations pins.
+
+    Args:
+        federation: its name.
+        authority: DER certificate of its CA.
+        operator_key: Ed25519, signs plans.
+    """
+    fields = {"authority": base64.b64encode(authority).decode(), "federation": federation}
+    return canonical.encode({**fields, "operator_key": operator_key.hex()})
+
+
+@dataclass(frozen=True, slots=True)
+class InvitationLine:
+    """What fits on the line that a newcomer gets; ``pin`` says which coordinator shows the rest."""
+
+    name: str
+    role: Role
+    token_id: str  # 32 hex digits
+    secret: SecretBytes
+    enrolment_addresses: tuple[str, ...]
+    addresses: tuple[str, ...]
+    pin: bytes  # SHA-256 of the introduction
+    expires_at: int  # seconds since the Unix epoch
+
+    def completed(self, shown: bytes) -> Invitation:
+        """Return the whole invitation, with what the coordinator showed of itself.
+
+        Raises:
+            ValueError: it is not what the line pins.
+        """
+        if len(shown) > MAX_INTRODUCTION or _pin(shown) != self.pin:
+            raise ValueError("another coordinator than the one that invited")
+        fields = _Introduction.model_validate_json(shown)
+        return Invitation(
+            federation=fields.federation,
+            name=self.name,
+            role=self.role,
+            token_id=self.token_id,
+            secret=self.secret,
+            enrolment_addresses=self.enrolment_addresses,
+            addresses=self.addresses,
+            authority=base64.b64decode(fields.authority, validate=True),
+            operator_key=bytes.fromhex(fields.operator_key),
+            expires_at=self.expires_at,
+        )
 
 
 def encode_invitation(invitation: Invitation) -> str:
     """Return the line that the operator sends to the newcomer over a private channel."""
-    document = canonical.encode(
-        {
-            "federation": invitation.federation,
-            "name": invitation.name,
-            "role": invitation.role.value,
-            "token_id": invitation.token_id,
-            "secret": invitation.secret.reveal().hex(),
-            "enrolment_addresses": list(invitation.enrolment_addresses),
-            "addresses": list(invitation.addresses),
-            "authority": base64.b64encode(invitation.authority).decode(),
-            "operator_key": invitation.operator_key.hex(),
-            "expires_at": invitation.expires_at,
-        }
+    shown = introduction(
+        federation=invitation.federation, authority=invitation.authority, operator_key=invitation.operator_key
+    )
+    host = invitation.enrolment_addresses[0].rpartition(":")[0]
+    texts = (
+        invitation.name,
+        ",".join(invitation.enrolment_addresses),
+        ",".join(address.removeprefix(host) for address in invitation.addresses),
+    )
+    document = b"".join(
+        (
+            bytes.fromhex(invitation.token_id),
+            invitation.secret.reveal(),
+            _pin(shown),
+            bytes([_ROLES.index(invitation.role)]),
+            invitation.expires_at.to_bytes(TIME_BYTES),
+            "\n".join(texts).encode(),
+        )
     )
     return PREFIX + base64.urlsafe_b64encode(document + _checksum(document)).rstrip(b"=").decode()
 
 
-def decode_invitation(line: str) -> Invitation:
+def decode_invitation(line: str) -> InvitationLine:
     """Parse a line; white space in it, as mail programs add it, is ignored.
 
     Raises:
         LocalError: ``E-TOKEN-INVALID``, it was cut, changed or is no invitation.
     """
     try:
-        document = _document("".join(line.split()))
-        canonical.decode(document)
-        fields = _Line.model_validate_json(document)
-        authority = base64.b64decode(fields.authority, validate=True)
-    except (ValidationError, ValueError):
+        return _read(_document("".join(line.split())))
+    except (ValidationError, ValueError, IndexError):
         # no detail of what the line holds: it is secret
         raise LocalError("E-TOKEN-INVALID", "the line is no invitation, or was cut or changed in copying") from None
-    return Invitation(
-        federation=fields.federation,
+
+
+def _read(document: bytes) -> InvitationLine:
+    source = io.BytesIO(document)
+    token_id, secret, pin = source.read(TOKEN_ID_BYTES), source.read(TOKEN_SECRET_BYTES), source.read(PIN_BYTES)
+    role, expires_at = _ROLES[source.read(1)[0]], int.from_bytes(source.read(TIME_BYTES))
+    name, enrolment, members = source.read().decode("ascii").split("\n")
+    host = enrolment.split(",")[0].rpartition(":")[0]
+    addresses = [host + address if address.startswith(":") else address for address in members.split(",")]
+    fields = _Line.model_validate(
+        {"name": name, "enrolment_addresses": tuple(enrolment.split(",")), "addresses": tuple(addresses)}
+    )
+    return InvitationLine(
         name=fields.name,
-        role=Role(fields.role),
-        token_id=fields.token_id,
-        secret=SecretBytes(bytes.fromhex(fields.secret)),
+        role=role,
+        token_id=token_id.hex(),
+        secret=SecretBytes(secret),
         enrolment_addresses=fields.enrolment_addresses,
         addresses=fields.addresses,
-        authority=authority,
-        operator_key=bytes.fromhex(fields.operator_key),
-        expires_at=fields.expires_at,
+        pin=pin,
+        expires_at=expires_at,
     )
+
+
+def _pin(shown: bytes) -> bytes:
+    return hashlib.sha256(framed(LABEL_INTRODUCTION, shown)).digest()
 
 
 def _document(line: str) -> bytes:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from host.console import say
 from privacy.dp.events import format_epsilon_up
 from privacy.errors import LocalError, VerificationError
 from simulation.audit_result import CAUGHT_BY, Fault, Setting, Verdict
@@ -78,11 +79,12 @@ def _show(verdict: Verdict, plant: Fault | None) -> None:
     if plant:
         typer.echo(f"Planted: {plant.value}, which the check {CAUGHT_BY[plant]} has to catch")
     for check in verdict.checks:
-        typer.echo(aligned(f"{'ok  ' if check.passed else 'FAIL'} {check.name}", check.outcome))
+        say(aligned(f"{'ok  ' if check.passed else 'FAIL'} {check.name}", check.outcome))
     if not verdict.failed:
-        typer.echo("PASS: nothing contradicts the claim. That does not prove it: whatever had")
-        typer.echo(
-            f"happened, this test could not have shown more than epsilon {format_epsilon_up(verdict.ceiling or 0.0)}."
+        most = format_epsilon_up(verdict.ceiling or 0.0)
+        say(
+            "PASS: nothing contradicts the claim. That does not prove it: whatever had happened, this test could not "
+            f"have shown more than epsilon {most}."
         )
 
 

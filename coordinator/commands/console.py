@@ -7,19 +7,30 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from privacy.errors import LocalError
+from host.console import notes_config
+from privacy.errors import LocalError, OnlysumError
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from coordinator.opened import OpenHome
 
 Directory = Annotated[
-    Path | None, typer.Option("--config", metavar="DIR", envvar="ONLYSUM_HOME", help="The coordinator's directory.")
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="DIR",
+        envvar="ONLYSUM_HOME",
+        help="The coordinator's directory.",
+        callback=notes_config("coordinator"),
+    ),
 ]
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
@@ -27,6 +38,31 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 def directory(config: Path | None) -> Path:
     """Return the coordinator's directory: ``--config``, ``ONLYSUM_HOME``, or where the command runs."""
     return Path() if config is None else config
+
+
+def complete_runs(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the runs whose id begins like this."""
+    from coordinator.database import run_rows
+
+    return _known(context, incomplete, lambda connection: [run.run_id for run in run_rows.list_runs(connection)])
+
+
+def complete_members(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the members whose name begins like this; in a list of names, for the last of them."""
+    from coordinator.database import member_rows
+
+    before, comma, last = incomplete.rpartition(",")
+    found = _known(context, last, lambda connection: [known.name for known in member_rows.list_members(connection)])
+    return [f"{before}{comma}{name}" for name in found]
+
+
+def _known(context: typer.Context, incomplete: str, read: Callable[[Connection], list[str]]) -> list[str]:
+    """Return what the database has; whoever presses Tab gets no errors."""
+    try:
+        with opened(context.params.get("config")) as coordinator, coordinator.store.read() as connection:
+            return [name for name in read(connection) if name.startswith(incomplete)]
+    except OnlysumError:
+        return []
 
 
 def opened(config: Path | None) -> AbstractContextManager[OpenHome]:

@@ -7,16 +7,18 @@ Leaves to others: runs (``coordinator.commands.run``), members (``coordinator.co
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.commands import member, run
+from coordinator.commands import member, run, security
 from coordinator.commands.choices import MemberRole
 from coordinator.commands.console import Directory, directory, now, opened, seconds
 from host.console import AsJson, show, show_view
-from host.rendering import Json, moment
+from host.rendering import Json, moment, timestamp
+from privacy.error_codes import Fault
 from privacy.errors import LocalError
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(member.app, name="member")
 app.add_typer(run.app, name="run")
+app.add_typer(security.app, name="security")
 
 
 @app.command()
@@ -82,7 +85,7 @@ def init(
         f"  authority  {made.fingerprint}",
         f"  operator   {fingerprint(made.operator.public)}",
         "Keep authority/ safe: whoever has operator.key can sign plans.",
-        f"Next: onlysum coordinator start --config {target}",
+        f"Next: onlysum coordinator start --config {shlex.quote(str(target))}",
     ]
     show(value, lines, as_json=as_json)
 
@@ -124,20 +127,29 @@ def _compact(value: Json) -> str:
 def status(config: Directory = None, as_json: AsJson = False) -> None:
     """Show the service's state, connected members and open runs.
 
+    The exit code is 0 if the service runs, 3 if not: a person has to start it.
+
     Example: onlysum coordinator status
     """
     from coordinator.views.status import service_status
 
     with opened(config) as coordinator:
-        show_view(service_status(coordinator, now()), as_json=as_json)
+        current = service_status(coordinator, now())
+    show_view(current, as_json=as_json)
+    if not current.running:
+        raise typer.Exit(Fault.REFUSED)
 
 
 @app.command()
 def invite(
     name: Annotated[str, typer.Argument(help="Name that the newcomer will have.")],
+    *,
     role: Annotated[MemberRole, typer.Option("--role", help="What the newcomer will be.")] = MemberRole.PARTICIPANT,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="Kept with the member.")] = None,
     expires: Annotated[str, typer.Option("--expires", help="How long the invitation is valid.")] = "7d",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the line to a new file, 0600.")
+    ] = None,
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
@@ -147,6 +159,7 @@ def invite(
     """
     from coordinator.database import member_rows
     from coordinator.enrolment.invitations import make_invitation
+    from host import durable
     from protos.envelope import Role
 
     with opened(config) as coordinator:
@@ -155,13 +168,21 @@ def invite(
             unused = [token for token in member_rows.list_tokens(connection) if token.used_at is None]
         replaced = any(token.name == name and token.expires_at > now() for token in unused)
         line = make_invitation(coordinator, name=name, role=Role(role), labels=label or [], now=now(), until=until)
-    value: Json = {"name": name, "role": role.value, "token": line, "expires_at": until, "replaced": replaced}
+    if out is not None:
+        durable.write_new(out, f"{line}\n".encode(), mode=durable.FILE_MODE)
+    value: Json = {
+        "name": name,
+        "role": role.value,
+        "token": line,
+        "expires_at": timestamp(until),
+        "replaced": replaced,
+    }
+    what = "this line" if out is None else f"the line in {out}"
     lines = [
-        line,
-        "",
-        f"Send this line to {name} over a private channel; it expires at {moment(until)} UTC.",
+        *([line, ""] if out is None else []),
+        f"Send {what} to {name} over a private channel; it expires at {moment(until)} UTC.",
         *(["Its previous invitation is now void."] if replaced else []),
-        "There: onlysum participant join TOKEN",
+        "There, with the line on standard input: onlysum participant join -",
     ]
     show(value, lines, as_json=as_json)
 
@@ -238,9 +259,9 @@ def restore(
     from coordinator.daemon.backup import read_backup
 
     target = directory(config)
-    given_up = read_backup(file, target, now())
+    given_up, given = read_backup(file, target, now()), shlex.quote(str(target))
     lines = [
         f"Restored {target}/. {given_up} open attempts were given up: participants may have passed them.",
-        f"Next: onlysum coordinator doctor --config {target}, then start",
+        f"Next: `onlysum coordinator doctor --config {given}`, then `onlysum coordinator start --config {given}`",
     ]
     show({"directory": str(target), "attempts_given_up": given_up}, lines, as_json=as_json)

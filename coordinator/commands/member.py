@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from coordinator.commands.console import Directory, now, opened
+from coordinator.commands.console import Directory, complete_members, now, opened
 from host.console import AsJson, show, show_view
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="See and revoke members.")
-MemberName = Annotated[str, typer.Argument(metavar="NAME", help="A member.")]
+MemberName = Annotated[str, typer.Argument(metavar="NAME", help="A member.", autocompletion=complete_members)]
 
 
 @app.command("list")

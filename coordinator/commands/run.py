@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.commands.choices import GraphKind, Suite, Weights
-from coordinator.commands.console import Directory, now, opened, seconds
+from coordinator.commands.console import Directory, complete_members, complete_runs, now, opened, seconds
 from host.console import AsJson, show, show_view
 from privacy.errors import LocalError
 
@@ -24,14 +24,18 @@ if TYPE_CHECKING:
     from host.rendering import Json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Create, watch and end runs.")
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.", autocompletion=complete_runs)
+]
 
 
 @app.command()
 def create(
     draft: Annotated[Path, typer.Argument(metavar="DRAFT", help="The directory that `onlysum plan build` made.")],
     *,
-    members: Annotated[str, typer.Option("--members", help="Names of the roster, comma-separated.")],
+    members: Annotated[
+        str, typer.Option("--members", help="Names of the roster, comma-separated.", autocompletion=complete_members)
+    ],
     f: Annotated[int | None, typer.Option("--f", help="Colluding participants to withstand; default a third.")] = None,
     min_survivors: Annotated[int | None, typer.Option("--min-survivors", help="Least participants in a sum.")] = None,
     weights: Annotated[
@@ -106,17 +110,17 @@ def show_run(run: RunName, config: Directory = None, as_json: AsJson = False) ->
 
 @app.command()
 def watch(run: RunName, config: Directory = None, as_json: AsJson = False) -> None:
-    """Follow a run phase by phase until it ends.
+    """Follow a run round by round until it ends.
 
-    The exit code is 0 if it completed, 4 if not.
+    The exit code is 0 if it completed or its operator ended it, 4 if not.
 
     Example: onlysum coordinator run watch 0a1b
     """
     from coordinator.commands.run_watch import follow
 
     with opened(config) as coordinator:
-        completed = follow(coordinator, run, as_json=as_json)
-    if not completed:
+        as_wanted = follow(coordinator, run, as_json=as_json)
+    if not as_wanted:
         raise typer.Exit(4)
 
 

@@ -1,6 +1,7 @@
 """``run watch``: a run's events, as lines or as a live picture.
 
-Guarantees: one line per event; on a terminal a live picture stands below them; with ``--json`` one object per line.
+Guarantees: one line per round, with its time; on a terminal a live picture stands below them; with ``--json`` one
+object per line and event.
 Leaves to others: what happened (``coordinator.views.watch``).
 """
 
@@ -23,7 +24,8 @@ from coordinator.database import run_rows
 from coordinator.database.run_rows import RunState
 from coordinator.opened import OpenHome
 from coordinator.views.overview import Overview, measured, overview
-from coordinator.views.watch import Watcher
+from coordinator.views.watch import RunEvent, Watcher
+from host.rendering import wrapped
 
 POLL_SECONDS: Final = 0.3
 BAR_WIDTH: Final = 40
@@ -31,7 +33,10 @@ SHOWN_NAMES: Final = 6
 
 
 def follow(opened: OpenHome, name: str, *, as_json: bool) -> bool:
-    """Print what happens in a run until it ends; return whether it completed."""
+    """Print what happens in a run until it ends; return whether that is what its operator wanted.
+
+    A run that completed is, and so is one that its operator ended.
+    """
     with opened.store.read() as connection:
         watcher = Watcher(opened.store, run_rows.find_run(connection, name).run_id)
     console = Console(no_color="NO_COLOR" in os.environ, highlight=False)
@@ -40,25 +45,35 @@ def follow(opened: OpenHome, name: str, *, as_json: bool) -> bool:
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while True:
             for event in watcher.new_events():
-                live.console.print(event.text, markup=False)
+                _print_lines(live.console, event)
             current = overview(opened, watcher.run_id)
             live.update(_picture(current))
             if current.run.state.ended:
                 break
             time.sleep(POLL_SECONDS)
     for event in watcher.new_events():
-        console.print(event.text, markup=False)
-    return watcher.state == RunState.COMPLETED.value
+        _print_lines(console, event)
+    return _as_wanted(watcher)
 
 
 def _follow_plainly(watcher: Watcher, *, as_json: bool) -> bool:
     while True:
         for event in watcher.new_events():
-            typer.echo(json.dumps(event.to_json()) if as_json else event.text)
+            for line in [json.dumps(event.to_json())] if as_json else event.to_lines():
+                typer.echo(line)
         sys.stdout.flush()
         if watcher.state and RunState(watcher.state).ended:
-            return watcher.state == RunState.COMPLETED.value
+            return _as_wanted(watcher)
         time.sleep(POLL_SECONDS)
+
+
+def _print_lines(console: Console, event: RunEvent) -> None:
+    for line in event.to_lines():
+        console.print("\n".join(wrapped(line, console.width)), markup=False)
+
+
+def _as_wanted(watcher: Watcher) -> bool:
+    return watcher.state == RunState.COMPLETED.value or watcher.code == "E-RUN-ENDED"
 
 
 def _picture(current: Overview) -> Group:

@@ -1,7 +1,7 @@
 """``coordinator start``: the process around the runner and the network service.
 
-Guarantees: one daemon per directory; it is ready only when both listeners are; SIGTERM and SIGINT end it cleanly, and
-nothing needs a clean end, since whatever counts is committed.
+Guarantees: one daemon per directory; it is ready only when both listeners are; SIGTERM and SIGINT end it within 3
+seconds, and nothing needs a clean end, since whatever counts is committed.
 Leaves to others: the work (``runner``).
 """
 
@@ -25,7 +25,7 @@ from coordinator.enrolment.renewal import with_valid_server
 from coordinator.home import Home
 from host.locks import only_daemon
 from host.logs import logging_to
-from host.service_manager import READY, STOPPING, StopSignals, notify
+from host.service_manager import GRACE_SECONDS, READY, STOPPING, StopSignals, notify
 from host.system import SystemClock, SystemRandom
 from privacy.secagg import masks
 
@@ -68,7 +68,7 @@ async def _serve(
     home: Home, settings: Settings, authority: Authority, store: Store, ready: Callable[[DaemonStatus], None]
 ) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    StopSignals(lambda: loop.call_soon_threadsafe(stop.set)).install()
+    StopSignals(lambda: loop.call_soon_threadsafe(stop.set), at_most=GRACE_SECONDS).install()
     runner = Runner(store, home, settings, authority, clock=SystemClock(), random=SystemRandom())
     runner.discover()
     listeners = await serve(

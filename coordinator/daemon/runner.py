@@ -20,6 +20,7 @@ import structlog
 
 from coordinator.config import Settings
 from coordinator.daemon.quotas import HandshakeRate
+from coordinator.daemon.refusals import RefusalLog, noting_refusals
 from coordinator.daemon.sessions import Sessions
 from coordinator.daemon.troubles import Trouble, Troubles
 from coordinator.database import attempt_rows, member_rows, run_rows
@@ -98,6 +99,7 @@ class Runner:
         self._handshakes = HandshakeRate(clock)
         self._sessions = Sessions(clock)
         self._troubles = Troubles(clock)
+        self.refusals = RefusalLog(store, clock)
         self._change = asyncio.Event()
         self._members: dict[str, MemberRecord] = {}
         self._runs: dict[str, Run] = {}
@@ -167,6 +169,7 @@ class Runner:
 
     # --- joining ---
 
+    @noting_refusals("enrolment-refused", lambda request: str(request.name))
     async def enrol(self, request: Enrolment) -> Membership:
         """Spend a token and issue a certificate, in one transaction."""
         settings, now = self._desk.settings, self._desk.now()
@@ -220,6 +223,7 @@ class Runner:
             revoked_at=None,
         )
 
+    @noting_refusals("handshake-refused")
     async def handshake(self, member: str, hello: Hello) -> Welcome:
         """Match versions, note what the member announces, tell it what was last seen of it."""
         self._handshakes.spend(member)
@@ -245,6 +249,7 @@ class Runner:
             clock=self._desk.now(),
         )
 
+    @noting_refusals("connection-refused")
     async def admit(self, member: str, certificate: bytes, session: bytes) -> None:
         """Refuse a member that is unknown, revoked or there twice, or whose certificate (DER) is not its newest."""
         if ssl.PEM_cert_to_DER_cert(self._active(member).certificate.decode()) != certificate:

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from host.durable import sqlite_code
 from privacy.errors import LocalError
 
 if TYPE_CHECKING:
@@ -26,15 +27,6 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS: Final = 10  # how long a command waits for the daemon's transaction, and the other way round
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
-_CODES: Final = {
-    sqlite3.SQLITE_FULL: "E-DISK-FULL",
-    sqlite3.SQLITE_IOERR: "E-DISK-FULL",  # what SQLite says when the log beside the database cannot grow
-    sqlite3.SQLITE_BUSY: "E-STATE-BUSY",
-    sqlite3.SQLITE_LOCKED: "E-STATE-BUSY",
-    sqlite3.SQLITE_READONLY: "E-DISK-FAILED",
-    sqlite3.SQLITE_CANTOPEN: "E-DISK-FAILED",
-    sqlite3.SQLITE_PERM: "E-DISK-FAILED",
-}
 HEAD: Final = "0002"  # the newest revision; read first, because importing alembic takes longer than most commands
 
 
@@ -121,8 +113,7 @@ def refusals() -> Iterator[None]:
     try:
         yield
     except sa.exc.DatabaseError as error:
-        number = getattr(error.orig, "sqlite_errorcode", None)
-        code = _CODES.get(number & 0xFF if number is not None else -1, "E-STATE-DAMAGED")
+        code = sqlite_code(error.orig) or "E-STATE-DAMAGED"
         raise LocalError(code, f"the database: {error.orig}") from error
 
 

@@ -31,12 +31,20 @@ from privacy.secagg import keys
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
 from protos.envelope import Enrolment, Role
-from protos.invitation import TOKEN_ID_BYTES, TOKEN_SECRET_BYTES, Invitation, enrolment_bytes
+from protos.invitation import (
+    INTRODUCTION_OID,
+    TOKEN_ID_BYTES,
+    TOKEN_SECRET_BYTES,
+    Invitation,
+    enrolment_bytes,
+    introduction,
+)
 
 AUTHORITY_DAYS: Final = 3653  # ten years: members pin the authority, so it outlives their certificates
 CERTIFICATE_DAYS: Final = 1826  # five years: there is no renewal call yet, and a revocation counts at once
 SKEW: Final = dt.timedelta(hours=1)  # members' clocks may be behind
 SERIAL_BYTES: Final = 16
+INTRODUCTION: Final = x509.ObjectIdentifier(INTRODUCTION_OID)
 MAX_COMMON_NAME: Final = 64  # RFC 5280, appendix A.1
 CA_KEY: Final = "ca.key"
 CA_CERTIFICATE: Final = "ca.crt"
@@ -93,20 +101,40 @@ def create_authority(*, federation: str, hosts: Sequence[str], random: RandomSou
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, SHA256())
     )
-    issuer = _Issuer(ca_key, ca, random, now)
+    issuer, operator_key = _Issuer(ca_key, ca, random, now), SecretBytes(random.token_bytes(keys.KEY_BYTES))
+    shown = introduction(
+        federation=federation,
+        authority=ca.public_bytes(Encoding.DER),
+        operator_key=SigningKey(operator_key).public,
+    )
     return Authority(
         ca_key=credentials.tls_key_pem(ca_key),
         ca_certificate=ca.public_bytes(Encoding.PEM),
         server_key=credentials.tls_key_pem(server_key),
-        server_certificate=issuer.server(server_key.public_key(), hosts),
-        operator_key=SecretBytes(random.token_bytes(keys.KEY_BYTES)),
+        server_certificate=issuer.server(server_key.public_key(), hosts, shown),
+        operator_key=operator_key,
     )
 
 
 def renew_server(authority: Authority, *, hosts: Sequence[str], random: RandomSource, now: float) -> bytes:
     """Return a new server certificate (PEM) for the same key: for other hosts, or before the old one expires."""
     key = credentials.load_tls_key(authority.server_key)
-    return _issuer(authority, random, now).server(key.public_key(), hosts)
+    shown = introduction_of(x509.load_pem_x509_certificate(authority.server_certificate))
+    return _issuer(authority, random, now).server(key.public_key(), hosts, shown)
+
+
+def introduction_of(certificate: x509.Certificate) -> bytes:
+    """Return what a server's certificate shows of its coordinator.
+
+    Raises:
+        VerificationError: ``E-STATE-DAMAGED``, it shows nothing.
+    """
+    try:
+        extension = certificate.extensions.get_extension_for_oid(INTRODUCTION).value
+    except x509.ExtensionNotFound:
+        raise VerificationError("E-STATE-DAMAGED", "the server's certificate does not show its coordinator") from None
+    assert isinstance(extension, x509.UnrecognizedExtension)  # of an identifier that no library knows
+    return extension.value
 
 
 def issue_member(authority: Authority, *, request: bytes, name: str, random: RandomSource, now: float) -> bytes:
@@ -273,9 +301,10 @@ class _Issuer:
     random: RandomSource
     now: float
 
-    def server(self, key: ec.EllipticCurvePublicKey, hosts: Sequence[str]) -> bytes:
-        """Return the coordinator's own certificate."""
-        return self._leaf(key, hosts[0], [_host(host) for host in hosts], ExtendedKeyUsageOID.SERVER_AUTH)
+    def server(self, key: ec.EllipticCurvePublicKey, hosts: Sequence[str], shown: bytes) -> bytes:
+        """Return the coordinator's own certificate, in which it shows who it is."""
+        names = [_host(host) for host in hosts]
+        return self._leaf(key, hosts[0], names, ExtendedKeyUsageOID.SERVER_AUTH, shown=shown)
 
     def member(self, key: ec.EllipticCurvePublicKey, name: str) -> bytes:
         """Return a member's certificate: one alternative name, its own."""
@@ -287,6 +316,8 @@ class _Issuer:
         common_name: str,
         names: Sequence[x509.GeneralName],
         purpose: x509.ObjectIdentifier,
+        *,
+        shown: bytes = b"",
     ) -> bytes:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:MAX_COMMON_NAME])])
         usage = x509.KeyUsage(
@@ -297,6 +328,8 @@ class _Issuer:
         builder = _builder(
             subject, self.certificate.subject, key, random=self.random, now=self.now, days=CERTIFICATE_DAYS
         )
+        if shown:
+            builder = builder.add_extension(x509.UnrecognizedExtension(INTRODUCTION, shown), critical=False)
         signed = (
             builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(usage, critical=True)

@@ -57,7 +57,7 @@ class Lifecycle:
         running = run.record.state is RunState.RUNNING
         back = [answer for answer in run.answers.values() if not answer.approved and answer.member in run.roster]
         if run.record.abort_requested:
-            await self._end(RunState.ABORTED, "E-RUN-FAILED", "the operator ended the run")
+            await self._end(RunState.ABORTED, "E-RUN-ENDED", "the operator ended the run")
         elif gone and not over:
             await self._end(RunState.ABORTED, "E-MEMBER-REVOKED", f"the key of {gone[0]} no longer counts")
         elif back and running and not over:

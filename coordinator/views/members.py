@@ -10,7 +10,7 @@ from coordinator.database import member_rows
 from coordinator.database.member_rows import MemberRecord
 from coordinator.opened import OpenHome
 from host.fingerprints import fingerprint
-from host.rendering import Json, moment, table
+from host.rendering import Json, Line, moment, table, timestamp
 from privacy.errors import LocalError
 from protos.envelope import DatasetOffer
 
@@ -46,8 +46,8 @@ class MemberView:
             "identity_fingerprint": self.identity_fingerprint,
             "software_version": self.software_version,
             "labels": self.labels,
-            "enrolled_at": self.enrolled_at,
-            "revoked_at": self.revoked_at,
+            "enrolled_at": timestamp(self.enrolled_at),
+            "revoked_at": timestamp(self.revoked_at),
         }
 
 
@@ -61,7 +61,7 @@ class MemberList:
         """Return it for programs."""
         return [member.to_json() for member in self.members]
 
-    def to_lines(self) -> list[str]:
+    def to_lines(self) -> list[Line]:
         """Return it for people."""
         if not self.members:
             return ["No members yet. Next: onlysum coordinator invite NAME"]
@@ -86,8 +86,17 @@ class MemberDetails:
 
     def to_lines(self) -> list[str]:
         """Return it for people."""
-        lines = [f"{key.replace('_', ' '):<21}{text}" for key, text in self.member.to_json().items()]
-        return lines + [f"{'dataset':<21}{dataset.name}, {dataset.units} units" for dataset in self.datasets]
+        member = self.member
+        facts = (
+            ("name", f"{member.name} ({member.role}), {member.state}"),
+            ("fingerprint", member.identity_fingerprint),
+            ("software", member.software_version or "-"),
+            ("labels", member.labels or "-"),
+            ("enrolled", f"{moment(member.enrolled_at)} UTC"),
+            *((("revoked", f"{moment(member.revoked_at)} UTC"),) if member.revoked_at is not None else ()),
+            *(("dataset", f"{dataset.name}, {dataset.units} units") for dataset in self.datasets),
+        )
+        return [f"{name:<13}{text}" for name, text in facts]
 
 
 @dataclass(frozen=True, slots=True)

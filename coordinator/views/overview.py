@@ -16,7 +16,7 @@ from coordinator.database.run_rows import ApprovalRecord, EvaluationRecord, Roun
 from coordinator.opened import OpenHome
 from coordinator.runs.attempt import CLOSED
 from coordinator.views.troubles import current_troubles, trouble_lines, troubles_json
-from host.rendering import Json, moment
+from host.rendering import Json, moment, timestamp
 from privacy import canonical
 from privacy.claims import graph_words, suite_words
 from privacy.plan import Plan
@@ -87,8 +87,8 @@ class Overview:
             "code": run.code,
             "reason": run.reason,
             "paused": run.paused,
-            "created_at": run.created_at,
-            "ended_at": run.ended_at,
+            "created_at": timestamp(run.created_at),
+            "ended_at": timestamp(run.ended_at),
             "undecided": list(self.undecided),
             "suite": self.plan.suite,
             "graph": self.plan.graph.model_dump(mode="json"),
@@ -102,7 +102,7 @@ class Overview:
                     "dropouts": list(completed.dropouts),
                     "uploaded_bytes": self.uploaded.get(completed.round, 0),
                     "transcript": completed.transcript.hex(),
-                    "completed_at": completed.completed_at,
+                    "completed_at": timestamp(completed.completed_at),
                 }
                 for completed in self.rounds
             ],

@@ -7,7 +7,7 @@ from typing import Final
 
 from coordinator.database import run_rows
 from coordinator.opened import OpenHome
-from host.rendering import Json, moment, table
+from host.rendering import Json, Line, moment, table, timestamp
 
 SHOWN_ID: Final = 12  # characters of a run's id
 SHOWN_TITLE: Final = 40
@@ -24,6 +24,7 @@ class RunRow:
     rounds_completed: int
     rounds: int
     code: str  # of why it ended, empty if it did not or completed
+    reason: str
     created_at: int
 
     def to_json(self) -> Json:
@@ -36,7 +37,8 @@ class RunRow:
             "rounds_completed": self.rounds_completed,
             "rounds": self.rounds,
             "code": self.code,
-            "created_at": self.created_at,
+            "reason": self.reason,
+            "created_at": timestamp(self.created_at),
         }
 
 
@@ -50,7 +52,7 @@ class RunList:
         """Return it for programs."""
         return [run.to_json() for run in self.runs]
 
-    def to_lines(self) -> list[str]:
+    def to_lines(self) -> list[Line]:
         """Return it for people."""
         if not self.runs:
             return ["No runs yet. Next: onlysum coordinator run create DRAFT --members A,B,C"]
@@ -64,7 +66,8 @@ class RunList:
             )
             for run in self.runs
         ]
-        return table(("RUN", "STATE", "ROUNDS", "CREATED (UTC)", "TITLE"), rows)
+        ended = [f"{run.run_id[:SHOWN_ID]}: {run.code} {run.reason}".rstrip() for run in self.runs if run.code]
+        return [*table(("RUN", "STATE", "ROUNDS", "CREATED (UTC)", "TITLE"), rows), *ended]
 
 
 def run_list(opened: OpenHome) -> RunList:
@@ -82,6 +85,7 @@ def run_list(opened: OpenHome) -> RunList:
                     rounds_completed=len(run_rows.list_rounds(connection, run.run_id)),
                     rounds=recipe.rounds,
                     code=run.code,
+                    reason=run.reason,
                     created_at=run.created_at,
                 )
             )

@@ -12,7 +12,7 @@ from coordinator.daemon.troubles import Trouble
 from coordinator.database import member_rows, run_rows
 from coordinator.opened import OpenHome
 from coordinator.views.troubles import current_troubles, trouble_lines, troubles_json
-from host.rendering import Json, moment, table
+from host.rendering import Json, Line, moment, table, timestamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class ServiceStatus:
             "federation": self.federation,
             "running": self.running,
             "pid": self.pid,
-            "since": self.since,
+            "since": timestamp(self.since),
             "address": self.address,
             "members": [{"name": member.name, "role": member.role, "live": member.live} for member in self.members],
             "invited": list(self.invited),
@@ -65,9 +65,9 @@ class ServiceStatus:
             "troubles": troubles_json(self.troubles),
         }
 
-    def to_lines(self) -> list[str]:
+    def to_lines(self) -> list[Line]:
         """Return it for people."""
-        state = "not running; start it: onlysum coordinator start"
+        state = "not running; start it: `onlysum coordinator start`"
         if self.running:
             state = f"running (pid {self.pid}) since {moment(self.since)} UTC"
         rows = [(member.name, member.role, "yes" if member.live else "no") for member in self.members]

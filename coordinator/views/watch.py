@@ -6,14 +6,15 @@ Leaves to others: showing them (``coordinator.commands.run_watch``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.store import Store
 from coordinator.runs.attempt import CLOSED
 from coordinator.views.overview import measured
-from host.rendering import Json
+from host.rendering import Json, moment, timestamp
 from privacy import canonical
 from privacy.printable import printable
 
@@ -24,14 +25,16 @@ class RunEvent:
 
     text: str
     fields: dict[str, Json]
+    at: int  # seconds since the Unix epoch
+    detail: bool = False  # people see one line per round: phases, attempts and measurements are in it
 
     def to_json(self) -> Json:
         """Return it for programs."""
         return self.fields
 
     def to_lines(self) -> list[str]:
-        """Return it for people."""
-        return [self.text]
+        """Return it for people, with its time."""
+        return [] if self.detail else [f"{moment(self.at)} UTC  {self.text}"]
 
 
 @dataclass(slots=True)
@@ -42,6 +45,7 @@ class Watcher:
     run_id: str
     event: int = 0
     state: str = ""
+    code: str = ""  # of why the run ended
     answers: set[tuple[str, bool]] = field(default_factory=set)
     attempts: dict[tuple[int, int], str] = field(default_factory=dict)
     measured: set[tuple[int, str]] = field(default_factory=set)
@@ -59,35 +63,45 @@ class Watcher:
         self.answers.update((answer.member, answer.approved) for answer in fresh)
         for answer in fresh:
             verb = "approved" if answer.approved else f"refused ({answer.code}): {answer.because}"
-            yield _happened("plan", f"{answer.member} {verb}", member=answer.member, approved=answer.approved)
+            fields: dict[str, Json] = {"member": answer.member, "approved": answer.approved}
+            yield _happened("plan", f"{answer.member} {verb}", fields, at=answer.at)
         if not run.state.ended:
-            yield from self._run(run)
+            yield from self._run(run, evaluations)
         for attempt in attempts:
             number = (attempt.round, attempt.attempt)
             yield from self._attempt(attempt, [closing for closing in closed if closing[:2] == number])
             done = rounds.get(attempt.round)
             if attempt.state == "completed" and done and self._first(attempt, "completed"):
-                without = f", without {', '.join(done.dropouts)}" if done.dropouts else ""
-                text = f"round {done.round} completed: the sum of {done.survivors} participants{without}"
-                yield _happened("round", text, round=done.round, survivors=done.survivors, dropouts=list(done.dropouts))
+                yield self._round(done, run.parsed().recipe.rounds, evaluations)
             if attempt.state == "aborted" and self._first(attempt, "aborted"):
                 text = f"round {attempt.round}, attempt {attempt.attempt} aborted: {attempt.code} {attempt.reason}"
-                yield _happened("abort", text, round=attempt.round, attempt=attempt.attempt, code=attempt.code)
+                fields = {"round": attempt.round, "attempt": attempt.attempt, "code": attempt.code}
+                yield _happened("abort", text, fields, at=attempt.ended_at)
         self.event = max([self.event, *(event.id for _, _, event in closed)])
         for evaluation in evaluations:
             if (evaluation.round, evaluation.evaluator) not in self.measured:
                 self.measured.add((evaluation.round, evaluation.evaluator))
                 accuracy = round(evaluation.correct / max(1, evaluation.examples), 6)
-                yield _happened("evaluation", measured(evaluation), round=evaluation.round, accuracy=accuracy)
-        yield from self._run(run)
+                fields = {"round": evaluation.round, "accuracy": accuracy}
+                yield _happened("evaluation", measured(evaluation), fields, at=evaluation.at, detail=True)
+        yield from self._run(run, evaluations)
 
-    def _run(self, run: run_rows.RunRecord) -> Iterator[RunEvent]:
+    def _round(
+        self, done: run_rows.RoundRecord, planned: int, evaluations: Sequence[run_rows.EvaluationRecord]
+    ) -> RunEvent:
+        without = f", without {', '.join(done.dropouts)}" if done.dropouts else ""
+        known = [measured(evaluation) for evaluation in evaluations if evaluation.round <= done.round][-1:]
+        text = f"round {done.round} of {planned}: the sum of {done.survivors} participants{without}"
+        fields: dict[str, Json] = {"round": done.round, "survivors": done.survivors, "dropouts": list(done.dropouts)}
+        return _happened("round", "; ".join([text, *known]), fields, at=done.completed_at)
+
+    def _run(self, run: run_rows.RunRecord, evaluations: Sequence[run_rows.EvaluationRecord]) -> Iterator[RunEvent]:
         if run.state.value != self.state:
-            self.state = run.state.value
+            self.state, self.code = run.state.value, run.code
             why = f": {run.code} {run.reason}".rstrip() if run.code else ""
-            yield _happened(
-                "run", f"run {run.state.value}{why}", state=run.state.value, code=run.code, reason=run.reason
-            )
+            last = f"; {measured(evaluations[-1])}" if run.state.ended and evaluations else ""
+            fields: dict[str, Json] = {"state": run.state.value, "code": run.code, "reason": run.reason}
+            yield _happened("run", f"run {run.state.value}{why}{last}", fields, at=run.ended_at)
 
     def _attempt(
         self, attempt: attempt_rows.AttemptRecord, closed: list[tuple[int, int, attempt_rows.EventRecord]]
@@ -95,13 +109,15 @@ class Watcher:
         place: dict[str, Json] = {"round": attempt.round, "attempt": attempt.attempt}
         if (attempt.round, attempt.attempt) not in self.attempts:
             self.attempts[attempt.round, attempt.attempt] = "open"
-            yield _happened("attempt", f"round {attempt.round}, attempt {attempt.attempt} opened", **place)
+            text = f"round {attempt.round}, attempt {attempt.attempt} opened"
+            yield _happened("attempt", text, place, at=attempt.opened_at, detail=True)
         for _, _, event in closed:
             body = canonical.decode(event.body)
             if isinstance(body, dict):
                 answered = [str(name) for name in body["answered"]]
                 text = f"round {attempt.round}: {body['phase']} closed, {len(answered)} answered"
-                yield _happened("phase", text, phase=str(body["phase"]), answered=list(answered), **place)
+                fields: dict[str, Json] = {"phase": str(body["phase"]), "answered": list(answered), **place}
+                yield _happened("phase", text, fields, detail=True)
 
     def _first(self, attempt: attempt_rows.AttemptRecord, state: str) -> bool:
         known = self.attempts.get((attempt.round, attempt.attempt)) == state
@@ -109,5 +125,8 @@ class Watcher:
         return not known
 
 
-def _happened(kind: str, text: str, **fields: Json) -> RunEvent:
-    return RunEvent(printable(text), {"event": kind, **fields})
+def _happened(
+    kind: str, text: str, fields: dict[str, Json], *, at: int | None = None, detail: bool = False
+) -> RunEvent:
+    seen = int(time.time()) if at is None else at
+    return RunEvent(printable(text), {"event": kind, "at": timestamp(seen), **fields}, seen, detail)

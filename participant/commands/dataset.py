@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from host.console import AsJson, show, show_view
-from participant.commands.console import Directory, LocalName, opened
+from host.console import AsJson, show, show_view, working
+from participant.commands.console import DatasetName, Directory, LocalName, complete_populations, opened
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Register, list and test datasets.")
 
@@ -25,7 +25,10 @@ def add_dataset(
     user: Annotated[
         str | None, typer.Option("--user", metavar="COLUMN", help="Column that identifies the person in each row.")
     ] = None,
-    population: Annotated[str | None, typer.Option("--population", help="Whose budget it spends.")] = None,
+    population: Annotated[
+        str | None,
+        typer.Option("--population", help="Whose budget it spends.", autocompletion=complete_populations),
+    ] = None,
     input_column: Annotated[str | None, typer.Option("--input", metavar="COLUMN", help="Default: the plan's.")] = None,
     label_column: Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Default: the plan's.")] = None,
     another_population: Annotated[
@@ -52,7 +55,8 @@ def add_dataset(
     if population is not None:
         check_name(population)
     location = absolute(path)
-    facts = inspect(path, input_column=input_column, label_column=label_column, user_column=user)
+    with working(f"reading {path} to its last row"):
+        facts = inspect(path, input_column=input_column, label_column=label_column, user_column=user)
     entry = DatasetEntry(
         name=name,
         path=location,
@@ -97,7 +101,7 @@ def list_datasets(config: Directory = None, as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-def show_dataset(name: LocalName, config: Directory = None, as_json: AsJson = False) -> None:
+def show_dataset(name: DatasetName, config: Directory = None, as_json: AsJson = False) -> None:
     """Show what is known about a dataset.
 
     Example: onlysum participant dataset show wards
@@ -108,7 +112,7 @@ def show_dataset(name: LocalName, config: Directory = None, as_json: AsJson = Fa
 
 
 @app.command("test")
-def check_dataset(name: LocalName, config: Directory = None, as_json: AsJson = False) -> None:
+def check_dataset(name: DatasetName, config: Directory = None, as_json: AsJson = False) -> None:
     """Parse a dataset again and compare it with what was added.
 
     Example: onlysum participant dataset test wards
@@ -116,13 +120,14 @@ def check_dataset(name: LocalName, config: Directory = None, as_json: AsJson = F
     from participant.owner.inspection import is_unchanged
 
     entry = opened(config).review.registry.dataset(name)
-    same = is_unchanged(entry)
+    with working(f"reading {entry.path} to its last row"):
+        same = is_unchanged(entry)
     says = "as it was registered" if same else "of the registered size, but its bytes have changed"
     show({"name": name, "unchanged": same}, [f"{name}: {entry.rows} rows, {says}."], as_json=as_json)
 
 
 @app.command("remove")
-def remove_dataset(name: LocalName, config: Directory = None, as_json: AsJson = False) -> None:
+def remove_dataset(name: DatasetName, config: Directory = None, as_json: AsJson = False) -> None:
     """Forget a dataset. Its files stay.
 
     What was charged to its population stays charged.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from host.console import AsJson, show, show_view
-from participant.commands.console import Directory, directory, opened
+from participant.commands.console import Directory, complete_populations, directory, opened
 from privacy.errors import LocalError
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ app = typer.Typer(
 
 @app.command("show")
 def show_ledger(
-    population: Annotated[str | None, typer.Argument(help="One population; by default all.")] = None,
+    population: Annotated[
+        str | None, typer.Argument(help="One population; by default all.", autocompletion=complete_populations)
+    ] = None,
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from host.console import AsJson, show, show_view
-from participant.commands.console import Directory, LocalName, opened
+from host.console import AsJson, show, show_view, working
+from participant.commands.console import Directory, LocalName, ModelName, opened
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Register and list base models.")
 
@@ -39,8 +39,10 @@ def add_model(
     check_name(name)
     participant = opened(config)
     location = absolute(path)
-    files = hash_model(path)
-    try_base(path, name)
+    with working(f"hashing the files of {path}") as progress:
+        files = hash_model(path, progress)
+    with working("running it on synthetic rows"):
+        try_base(path, name)
     entry = ModelEntry(name=name, path=location, added_at=int(SystemClock().now()), files=files)
     Registry(participant.home).add(entry)
     lines = [f"{name}: {len(files)} files, registered.", f"hash {entry.hash}", "Allow it in policy.toml under bases."]
@@ -59,7 +61,7 @@ def list_models(config: Directory = None, as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-def show_model(name: LocalName, config: Directory = None, as_json: AsJson = False) -> None:
+def show_model(name: ModelName, config: Directory = None, as_json: AsJson = False) -> None:
     """Show a base model's files and their hashes.
 
     Example: onlysum participant model show minilm

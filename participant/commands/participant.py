@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from host.console import AsJson, show, show_view
+from host.console import AsJson, show, show_view, working
 from participant.commands import dataset, ledger, member, model, plan, policy
 from participant.commands.console import Directory, directory, opened
+from privacy.error_codes import Fault
 from privacy.errors import LocalError
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def join(
 
     line = sys.stdin.read() if token == "-" else token  # noqa: S105  # a dash is no secret
     home = directory(config).resolve()
-    identity = enrol(line, home, clock=SystemClock(), random=SystemRandom(), proxy=proxy)
+    with working("enrolling with the coordinator"):
+        identity = enrol(line, home, clock=SystemClock(), random=SystemRandom(), proxy=proxy)
     authority = fingerprint(identity.authority_der)
     value: Json = {
         "directory": str(home),
@@ -75,7 +77,8 @@ def join(
         f"  the authority  {authority}",
         f"  the operator   {fingerprint(identity.operator_key)}",
         "Compare them with the operator by telephone.",
-        "Next: dataset add, model add, edit policy.toml (it allows nothing yet), then start.",
+        "Next: `onlysum participant dataset add NAME PATH` and `onlysum participant model add NAME PATH`,",
+        "edit policy.toml (it allows nothing yet), then `onlysum participant start`.",
     ]
     show(value, lines, as_json=as_json)
 
@@ -95,11 +98,16 @@ def start(config: Directory = None) -> None:
 def status(config: Directory = None, as_json: AsJson = False) -> None:
     """Show the daemon's state, its connection and the pending plans.
 
+    The exit code is 0 if the daemon runs, 3 if not: a person has to start it.
+
     Example: onlysum participant status
     """
     from participant.views.status import participant_status
 
-    show_view(participant_status(opened(config)), as_json=as_json)
+    current = participant_status(opened(config))
+    show_view(current, as_json=as_json)
+    if not current.running:
+        raise typer.Exit(Fault.REFUSED)
 
 
 @app.command()
@@ -111,7 +119,9 @@ def pause(config: Directory = None, as_json: AsJson = False) -> None:
     Example: onlysum participant pause
     """
     opened(config).home.pause_mark.touch()
-    show({"paused": True}, ["Paused: no further attempt is joined. Go on with `resume`."], as_json=as_json)
+    show(
+        {"paused": True}, ["Paused: no further attempt is joined. Go on: `onlysum participant resume`"], as_json=as_json
+    )
 
 
 @app.command()
@@ -206,6 +216,6 @@ def restore(
     lines = [
         f"Restored {home}.",
         "If rounds were charged or signed since the backup, the participant abstains: it never spends twice unseen.",
-        f"Next: onlysum participant doctor --config {home}, then start",
+        "Next: `onlysum participant doctor`, then `onlysum participant start`",
     ]
     show({"directory": str(home)}, lines, as_json=as_json)

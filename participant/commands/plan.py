@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from host.console import AsJson, show, show_view
-from participant.commands.console import Directory, RunName, opened
+from participant.commands.console import DatasetOption, Directory, RunName, opened
 
 if TYPE_CHECKING:
     from host.rendering import Json
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="See, approve and refuse plans.")
 Person = Annotated[str, typer.Option("--as", metavar="NAME", help="Who decides; by default the user who is logged in.")]
-
-Dataset = Annotated[
-    str | None, typer.Option("--dataset", metavar="NAME", help="Use this dataset; default: the plan's name for it.")
-]
 
 
 @app.command("list")
@@ -48,7 +44,7 @@ def list_plans(
 def show_plan(
     run: RunName,
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the page as HTML.")] = None,
-    dataset: Dataset = None,
+    dataset: DatasetOption = None,
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
@@ -64,7 +60,8 @@ def show_plan(
     participant = opened(config)
     run_id = participant.review.plans.find(run)
     judged = participant.review.judge_run(run_id, dataset)
-    page = plan_page(judged, participant.owner.name, participant.review.plans.decision(run_id))
+    plans = participant.review.plans
+    page = plan_page(judged, participant.owner.name, plans.decision(run_id), plans.ended(run_id))
     value: Json = {
         "run": run_id,
         "plan_hash": judged.verified.hash.hex(),
@@ -78,11 +75,11 @@ def show_plan(
     }
     if html is not None:
         durable.write_new(html, page.html().encode())
-    show(value, [f"wrote {html}"] if html else [page.text()], as_json=as_json)
+    show(value, [f"wrote {html}"] if html else page.lines(), as_json=as_json)
 
 
 @app.command("dry-run")
-def dry_run(run: RunName, dataset: Dataset = None, config: Directory = None, as_json: AsJson = False) -> None:
+def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = None, as_json: AsJson = False) -> None:
     """Load base and data and run the self-check.
 
     Nothing is sent and nothing charged.
@@ -143,18 +140,31 @@ def _training_job(participant: OpenHome, run_id: str, judged: Judged) -> Trainin
 
 @app.command("approve")
 def approve(
-    run: RunName, who: Person = "", dataset: Dataset = None, config: Directory = None, as_json: AsJson = False
+    run: RunName,
+    *,
+    who: Person = "",
+    dataset: DatasetOption = None,
+    overrule: Annotated[
+        list[str] | None,
+        typer.Option("--overrule", metavar="RULE", help="A broken rule that the policy lets you overrule; repeatable."),
+    ] = None,
+    because: Annotated[str, typer.Option("--because", metavar="TEXT", help="Why; kept, and told to nobody.")] = "",
+    config: Directory = None,
+    as_json: AsJson = False,
 ) -> None:
     """Approve a plan.
 
-    The daemon runs the self-check and tells the coordinator.
+    The daemon runs the self-check and tells the coordinator. What a rule of
+    the policy refuses, only the persons in approval.may_overrule can approve,
+    with --overrule, --as and --because.
 
     Example: onlysum participant plan approve 3f2a --as "Anna Meier"
     """
     review = opened(config).review
     run_id = review.plans.find(run)
-    decision = review.approve(run_id, who=who or None, dataset_name=dataset)
+    decision = review.approve(run_id, who=who or None, dataset_name=dataset, overruling=overrule or (), because=because)
     lines = [f"approved by {decision.who} with dataset {decision.dataset}; plan hash {decision.plan_hash}"]
+    lines += [f"overruled: {rule.rule}: {rule.says}" for rule in decision.overruled]
     show({"run": run_id, **decision.model_dump(mode="json")}, lines, as_json=as_json)
 
 

@@ -40,6 +40,8 @@ def show_policy(config: Directory = None, as_json: AsJson = False) -> None:
         f"epsilon if all others collude: at most {floors.max_epsilon_if_all_collude:g}",
         f"suites: {', '.join(map(str, floors.suites))}; graphs: {_graphs(policy)}",
     ]
+    for rule, persons in policy.approval.may_overrule.items():
+        lines.append(f"{rule} may be overruled by hand by {', '.join(persons)}")
     for name, population in policy.population.items():
         lifetime = f"({population.lifetime_epsilon:g}, {population.lifetime_delta:g})"
         per_run = f"({population.per_run_epsilon:g}, {population.per_run_delta:g})"

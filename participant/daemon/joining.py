@@ -26,6 +26,7 @@ from participant.link.identity import (
     save_identity,
     save_keys,
 )
+from participant.link.introduction import introduced
 from participant.owner.ledger import Ledger
 from participant.owner.policy import policy_template
 from privacy import patterns
@@ -51,7 +52,7 @@ def join(line: str, directory: Path, *, clock: Clock, random: RandomSource, prox
         NetworkError: the coordinator cannot be reached; running the command again goes on.
     """
     _check_proxy(proxy)
-    invitation = decode_invitation(line)
+    short = decode_invitation(line)
     home = Home(directory)
     if (home.identity / MEMBERSHIP).exists():
         raise LocalError("E-EXISTS", f"{directory} belongs to a member already; choose another --config DIR")
@@ -61,6 +62,7 @@ def join(line: str, directory: Path, *, clock: Clock, random: RandomSource, prox
     else:
         keys = new_keys(random)
         save_keys(home.identity, keys)
+    invitation = introduced(short, proxy=proxy)
     membership = enrol(invitation, enrolment_request(invitation, keys), proxy=proxy)
     identity = accept_membership(invitation, keys, membership)
     write_format(home.directory)

@@ -1,7 +1,7 @@
 """``participant start``: the process around the runner.
 
-Guarantees: one daemon per directory; SIGTERM and SIGINT end it cleanly, and nothing needs a clean end, since whatever
-counts is on disk; log lines hold ids, codes and counts only, and no traceback, which could show data.
+Guarantees: one daemon per directory; SIGTERM and SIGINT end it within 3 seconds, and nothing needs a clean end, since
+whatever counts is on disk; log lines hold ids, codes and counts only, and no traceback, which could show data.
 Leaves to others: the work (``runner``), putting it together (``assembly``).
 """
 
@@ -15,7 +15,7 @@ from host.certificates import require_valid
 from host.credentials import read_public
 from host.locks import only_daemon
 from host.logs import logging_to
-from host.service_manager import READY, STOPPING, StopSignals, notify
+from host.service_manager import GRACE_SECONDS, READY, STOPPING, StopSignals, notify
 from host.system import SystemClock
 from participant.config import load_settings
 from participant.daemon.assembly import assemble
@@ -42,8 +42,8 @@ def start(directory: Path) -> None:
     stop = threading.Event()
     with only_daemon(directory, "participant"), logging_to(settings.log, directory, tracebacks=False):
         StatusFile(home, SystemClock())  # what a daemon that was killed said holds no more
+        StopSignals(stop.set, at_most=GRACE_SECONDS).install()
         runner = assemble(directory, stop, show_progress=bars if sys.stderr.isatty() else silent)
-        StopSignals(stop.set).install()
         notify(READY)
         runner.run()
         notify(STOPPING)

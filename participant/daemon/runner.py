@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from host.durable import disk_error_behind
 from participant.daemon.poller import Poller
 from participant.daemon.status import StatusFile
 from participant.link.delivery import Link, Stopping, Superseded, TaskQueue
@@ -38,7 +39,7 @@ from protos.envelope import (
 
 TICK_SECONDS: Final = 0.5  # how often decisions that commands wrote are looked for
 RETRY_SECONDS: Final = 1.0  # before a task that met a full disk or a starting coordinator is asked for again
-PASSING: Final = frozenset({"E-DISK-FULL", "E-WIRE-UNEXPECTED"})  # what such a task fails with
+PASSING: Final = frozenset({"E-DISK-FULL", "E-DISK-READONLY", "E-WIRE-UNEXPECTED"})  # what such a task fails with
 
 _log = structlog.get_logger("onlysum.participant")
 
@@ -116,15 +117,24 @@ class Runner:
         except Superseded:
             log.info("superseded")
         except OnlysumError as error:
-            log.warning("refused", code=error.code, detail=error.detail, next=error.explanation.next_step)
-            if error.code in PASSING and self._current(task):
-                self._work.sender.pause(RETRY_SECONDS)
-                self._inbox.put_back(numbered)
-            else:
-                self._abstain(task, error)
+            self._refused(numbered, error)
         except Exception as error:  # noqa: BLE001  # a bug must not end the daemon, nor show data in a traceback
+            if (refused := disk_error_behind(error)) is not None:
+                self._refused(numbered, refused)
+                return
             log.error("failed", kind=type(error).__name__)
             self._abstain(task, LocalError("E-BUG", type(error).__name__))
+
+    def _refused(self, numbered: NumberedTask, error: OnlysumError) -> None:
+        """Take up again later what will pass; abstain from the rest."""
+        task = numbered.task
+        log = _log.bind(run=task.run_id, task=type(task).__name__)
+        log.warning("refused", code=error.code, detail=error.detail, next=error.explanation.next_step)
+        if error.code in PASSING and self._current(task):
+            self._work.sender.pause(RETRY_SECONDS)
+            self._inbox.put_back(numbered)
+        else:
+            self._abstain(task, error)
 
     def _dispatch(self, task: Task) -> None:
         match task:

@@ -89,7 +89,7 @@ def _own_certificate(expected: Expected) -> NetworkError | None:
 def _shown_certificate(address: str, host: str, expected: Expected, error: ssl.SSLCertVerificationError) -> str:
     shown: x509.Certificate | None = None
     with contextlib.suppress(OSError, ValueError, NetworkError):
-        shown = _shown(address, host, expected.proxy)
+        shown = x509.load_der_x509_certificate(shown_certificate(address, expected.proxy))
     if error.verify_code in _CLOCK:
         return _by_the_clock(shown, expected)
     if error.verify_code in _NAMES:
@@ -109,10 +109,16 @@ def _by_the_clock(shown: x509.Certificate | None, expected: Expected) -> str:
     return f"a certificate is not valid now, and this machine's clock says {moment(int(time.time()))} UTC"
 
 
-def _shown(address: str, host: str, proxy: str) -> x509.Certificate:
+def shown_certificate(address: str, proxy: str) -> bytes:
+    """Return the certificate (DER) that an address shows, whoever's it is; nothing is sent over this connection.
+
+    Raises:
+        OSError: nobody answers, or not in TLS.
+        NetworkError: ``E-NET-PROXY``.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # only looks at whose certificate it is; nothing is sent over this
+    context.verify_mode = ssl.CERT_NONE  # only looks at it: what it says counts if something else vouches for it
+    host = address.rpartition(":")[0].strip("[]")
     with dialled(address, proxy) as raw, context.wrap_socket(raw, server_hostname=host) as shown:
-        der = shown.getpeercert(binary_form=True) or b""
-    return x509.load_der_x509_certificate(der)
+        return shown.getpeercert(binary_form=True) or b""

@@ -1,6 +1,7 @@
 """How a plan comes to a decision: judged by the policy, then by a person or by the policy itself.
 
-Guarantees: nobody approves a plan that a rule of the policy refuses; an approval records who, when and the hash that
+Guarantees: nobody approves a plan that a rule of the policy refuses, unless the policy lets this person overrule that
+rule, for what it says now and with a reason that is kept; an approval records who, when and the hash that
 was shown, and is signed by the identity key; every change of the policy is a row of the ledger.
 Leaves to others: the rules (``assessment``), what the owner sees (``screen``), telling the coordinator (``runner``).
 """
@@ -18,10 +19,19 @@ from host import configuration
 from participant.home import Home
 from participant.owner.cost import cost_of
 from participant.owner.ledger import Ledger
-from participant.owner.plan_store import Decision, PlanStore
+from participant.owner.plan_store import Decision, OverruledRule, PlanStore
 from participant.owner.policy import Policy, load_policy, parse_policy
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
-from participant.owner.rules import Assessment, Cost, LocalContext, LocalDataset, assess
+from participant.owner.rules import (
+    Assessment,
+    Cost,
+    LocalContext,
+    LocalDataset,
+    Outcome,
+    Overrule,
+    assess,
+    may_overrule,
+)
 from privacy.errors import LocalError, OnlysumError, RefusedError
 from privacy.interfaces import Clock
 from privacy.ledger_entries import PolicyChange
@@ -88,12 +98,15 @@ class PlanReview:
         self._ledger.note_policy(change, at=int(self._clock.now()))
         return policy
 
-    def judge(self, verified: VerifiedPlan, dataset_name: str | None = None) -> Judged:
+    def judge(
+        self, verified: VerifiedPlan, dataset_name: str | None = None, overruled: Sequence[Overrule] = ()
+    ) -> Judged:
         """Compare a plan with the policy, the registry and the ledger.
 
         Args:
             verified: the plan.
             dataset_name: the dataset to use; by default the one that was decided, or the plan's name for it.
+            overruled: the rules that a person has overruled for this plan.
         """
         plan, policy = verified.plan, self.policy()
         dataset = self._dataset(dataset_name or plan.recipe.task.data)
@@ -114,25 +127,46 @@ class PlanReview:
             cost=cost,
             charged_to=self._ledger.populations_of_run(verified.hash),
         )
-        return Judged(verified, assess(plan, policy, local), cost, population, policy, dataset, model)
+        return Judged(verified, assess(plan, policy, local, overruled), cost, population, policy, dataset, model)
 
     def judge_run(self, run_id: str, dataset_name: str | None = None) -> Judged:
         """Judge a kept plan, with the dataset that was chosen when it was decided."""
         decision = self.plans.decision(run_id)
         chosen = dataset_name or (decision.dataset if decision else None)
-        return self.judge(self.plans.get(run_id), chosen)
+        taken = [Overrule(rule.rule, rule.says, decision.who) for rule in decision.overruled] if decision else []
+        return self.judge(self.plans.get(run_id), chosen, taken)
 
-    def approve(self, run_id: str, *, who: str | None = None, dataset_name: str | None = None) -> Decision:
+    def approve(
+        self,
+        run_id: str,
+        *,
+        who: str | None = None,
+        dataset_name: str | None = None,
+        overruling: Sequence[str] = (),
+        because: str = "",
+    ) -> Decision:
         """Approve a plan by hand.
 
+        Args:
+            run_id: of the plan.
+            who: decides; by default whoever is logged in, who cannot overrule anything.
+            dataset_name: by default the plan's name for it.
+            overruling: names of broken rules that ``who`` takes upon itself, where the policy lets it.
+            because: why, kept with the decision; demanded where a rule is overruled.
+
         Raises:
-            RefusedError: a rule of the policy refuses it, or ``who`` is not among the approvers.
+            RefusedError: a rule of the policy refuses it, or ``who`` is not among the approvers, or may not overrule.
+            LocalError: ``E-USAGE``: overruling without a name, a reason or a broken rule.
         """
-        judged = self.judge(self.plans.get(run_id), dataset_name)
+        verified = self.plans.get(run_id)
+        judged = self.judge(verified, dataset_name)
         person = approver(who, judged.policy.approval.approvers)
+        if overruling:
+            taken = _overruled(judged, overruling, who=who, because=because)
+            judged = self.judge(verified, dataset_name, taken)
         if refusal := judged.assessment.refusal():
             raise refusal
-        return self._write_approval(run_id, judged, who=person, by_hand=True)
+        return self._write_approval(run_id, judged, who=person, by_hand=True, because=because)
 
     def decide_by_policy(self, run_id: str) -> Decision:
         """Decide without a person, where the policy says so: approve if every rule is met, refuse if one is broken.
@@ -143,10 +177,13 @@ class PlanReview:
             RefusedError: ``E-POLICY-WAITING``: a person decides; the detail names what is broken so far.
         """
         judged = self.judge(self.plans.get(run_id))
-        refusal = judged.assessment.refusal()
+        refusal, may = judged.assessment.refusal(), judged.policy.approval.may_overrule
         if judged.policy.approval.mode == "by-hand":
             broken = f"; the policy refuses it: {refusal.detail}" if refusal else ""
             raise RefusedError("E-POLICY-WAITING", f"the plan of run {run_id} waits for a person{broken}")
+        if refusal is not None and all(rule.name in may for rule in judged.assessment.broken):
+            detail = f"the plan of run {run_id} waits for who may overrule {refusal.detail}"
+            raise RefusedError("E-POLICY-WAITING", detail)
         if refusal is not None:
             because = "refused by policy: " + ", ".join(rule.name for rule in judged.assessment.broken)
             return self._write_refusal(run_id, who="policy", by_hand=False, code=refusal.code, because=because)
@@ -194,7 +231,7 @@ class PlanReview:
         self.plans.decide(run_id, decision)
         return decision
 
-    def _write_approval(self, run_id: str, judged: Judged, *, who: str, by_hand: bool) -> Decision:
+    def _write_approval(self, run_id: str, judged: Judged, *, who: str, by_hand: bool, because: str = "") -> Decision:
         dataset, model = judged.dataset, judged.model
         if dataset is None or model is None:
             raise LocalError("E-BUG", "a plan without dataset or base model met every rule")
@@ -209,6 +246,12 @@ class PlanReview:
             model=model.name,
             roster_verified=judged.assessment.roster_verified,
             signature=signature.hex(),
+            because=because,
+            overruled=tuple(
+                OverruledRule(rule=rule.name, says=rule.says)
+                for rule in judged.assessment.rules
+                if rule.outcome is Outcome.OVERRULED
+            ),
         )
         self.plans.decide(run_id, decision)
         return decision
@@ -228,6 +271,28 @@ def _seen_by_policy(dataset: DatasetEntry | None) -> LocalDataset | None:
     return LocalDataset(dataset.name, dataset.units, dataset.rows, dataset.user_column, dataset.population)
 
 
+def _overruled(judged: Judged, names: Sequence[str], *, who: str | None, because: str) -> list[Overrule]:
+    """Return what a person takes upon itself: rules that are broken, and that the policy lets this person overrule."""
+    if not who or not because.strip():
+        raise LocalError("E-USAGE", "--overrule needs --as NAME and --because TEXT: it is kept who did it, and why")
+    _require_printable(because)
+    broken = {rule.name: rule for rule in judged.assessment.broken}
+    for name in names:
+        if name not in broken:
+            raise LocalError("E-USAGE", f"--overrule {name}: this rule does not refuse the plan")
+        if not may_overrule(judged.policy, name, who):
+            allowed = ", ".join(judged.policy.approval.may_overrule.get(name, ())) or "nobody"
+            raise RefusedError(
+                "E-POLICY-RULE", f"{name} may be overruled by {allowed} (approval.may_overrule), not {who}"
+            )
+    return [Overrule(name, broken[name].says, who) for name in names]
+
+
+def _require_printable(text: str, option: str = "--because") -> None:
+    if (character := first_unprintable(text)) is not None:
+        raise LocalError("E-USAGE", f"{option}: has a character that cannot be shown, {character}")
+
+
 def approver(who: str | None, approvers: Sequence[str]) -> str:
     """Return who decides: the named person, or who runs this command.
 
@@ -235,6 +300,7 @@ def approver(who: str | None, approvers: Sequence[str]) -> str:
         RefusedError: ``E-POLICY-RULE``, the policy names approvers and this person is none.
     """
     person = who or _login()
+    _require_printable(person, "--as")
     if approvers and person not in approvers:
         listed = ", ".join(approvers)
         raise RefusedError("E-POLICY-RULE", f"approval.approvers: {person} is not among {listed}; use --as NAME")

@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Final
 
+from host.durable import sqlite_code
 from privacy import ledger
 from privacy.errors import LocalError, OnlysumError, RefusedError, VerificationError
 from privacy.ledger import LifetimeBudget, Record, Spent
@@ -40,8 +41,6 @@ _SCHEMA: Final = (
         BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END""",
 )
 _INSERT: Final = "INSERT INTO records (sequence, hash, body, signature, plan_hash, round) VALUES (?, ?, ?, ?, ?, ?)"
-_FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
-_FORBIDDEN: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,12 +346,9 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        code = error.sqlite_errorcode & 0xFF
-        if code in _FULL:
-            raise LocalError("E-DISK-FULL", f"the ledger could not be written: {error}") from None
-        if code in _FORBIDDEN:
-            raise LocalError("E-PERMISSIONS", f"the ledger could not be opened: {error}") from None
-        if code == sqlite3.SQLITE_ERROR:  # its tables are not those of a ledger
+        if (refused := sqlite_code(error)) is not None:
+            raise LocalError(refused, f"the ledger: {error}") from None
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_ERROR:  # its tables are not those of a ledger
             raise VerificationError("E-STATE-DAMAGED", f"the ledger's file is damaged: {error}") from None
         raise LocalError("E-BUG", f"the ledger could not be used: {error}") from error
     except sqlite3.DatabaseError as error:

@@ -1,22 +1,21 @@
 """A plan on one screen: what an owner needs to know before saying yes.
 
 Guarantees: plain words first; every figure is computed here from the plan's integers and the owner's own ledger; mode
-``none`` says "no differential privacy" where an epsilon would stand; the same page as text (80 columns) and as HTML.
+``none`` says "no differential privacy" where an epsilon would stand; the same page as lines and as HTML.
 Leaves to others: the rules (``rules``), what it costs (``cost``), sentences that state a guarantee or its absence
 (``privacy.claims``).
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from host.rendering import moment
 from participant.owner.approval import Judged
 from participant.owner.cost import best_order, divergence_of, left_of, lifetime_budget
-from participant.owner.plan_store import Decision
+from participant.owner.plan_store import Decision, Ended
 from participant.owner.policy import Population
 from participant.owner.rules import Cost, Outcome, Rule, mismatched_pins, unpinned_members
 from privacy.claims import (
@@ -45,9 +44,13 @@ from privacy.plan import Plan, VerifiedPlan
 if TYPE_CHECKING:
     from privacy.dp.accountants import TrustEpsilons
 
-WIDTH = 80
 WORTH_ANOTHER_ORDER = 0.05  # share of the lifetime figure that another order must save to be mentioned
-_SIGNS = {Outcome.MET: "met", Outcome.NEEDS_APPROVAL: "person", Outcome.BROKEN: "BROKEN"}
+_SIGNS = {
+    Outcome.MET: "met",
+    Outcome.NEEDS_APPROVAL: "person",
+    Outcome.BROKEN: "BROKEN",
+    Outcome.OVERRULED: "OVERRULED",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +64,15 @@ class Page:
     summary: str = ""  # under the figure
     warns: bool = False
 
-    def text(self) -> str:
-        """Return the page for a terminal."""
-        lines = [*textwrap.wrap(self.title, WIDTH), *textwrap.wrap(self.origin, WIDTH), ""]
+    def lines(self) -> list[str]:
+        """Return the page for a terminal, a line per sentence; printing breaks them.
+
+        A purpose may have line breaks, and no line of it may pass for one of the page.
+        """
+        lines = [self.title, self.origin, ""]
         for heading, sentences in self.sections:
-            lines.append(heading.upper())
-            for sentence in sentences:
-                lines += textwrap.wrap(
-                    sentence, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
-                )
-        return "\n".join(lines)
+            lines += [heading.upper(), *(f"  {' '.join(sentence.split())}" for sentence in sentences)]
+        return lines
 
     def html(self) -> str:
         """Return one self-contained page in the layout of reports: no script, no request to anywhere."""
@@ -97,8 +99,8 @@ class Page:
         return html.render_page(sheet)
 
 
-def plan_page(judged: Judged, me: str, decision: Decision | None) -> Page:
-    """Return what an owner is shown about a plan."""
+def plan_page(judged: Judged, me: str, decision: Decision | None, ended: Ended | None = None) -> Page:
+    """Return what an owner is shown about a plan, and how its run ended if it has."""
     plan, cost = judged.verified.plan, judged.cost
     return Page(
         plan.recipe.title,
@@ -112,7 +114,7 @@ def plan_page(judged: Judged, me: str, decision: Decision | None) -> Page:
             ("Whom you trust", trust_sentences(plan)),
             ("What is not protected", limits(plan)),
             ("Your policy", tuple(f"[{_SIGNS[rule.outcome]}] {rule.name}: {rule.says}" for rule in _sorted(judged))),
-            ("Decision", (_decided(judged, decision),)),
+            ("Decision", (*_decided(judged, decision), *_ended(ended))),
         ),
         key_figure=f"epsilon {format_epsilon_up(cost.charged)}" if cost else "" if plan.privacy.noised else NO_PRIVACY,
         summary=f"at delta {plan.privacy.delta}, per {plan.privacy.unit}, for all {plan.recipe.rounds} rounds."
@@ -134,7 +136,7 @@ def draft_lines(plan: Plan) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 def _sorted(judged: Judged) -> list[Rule]:
-    order = {Outcome.BROKEN: 0, Outcome.NEEDS_APPROVAL: 1, Outcome.MET: 2}
+    order = {Outcome.BROKEN: 0, Outcome.OVERRULED: 1, Outcome.NEEDS_APPROVAL: 2, Outcome.MET: 3}
     return sorted(judged.assessment.rules, key=lambda rule: order[rule.outcome])
 
 
@@ -171,13 +173,12 @@ def _whom(judged: Judged, me: str) -> Iterator[str]:
         )
     elif notes:
         yield (
-            "roster: unverified. Compare the fingerprints of who is not pinned by telephone (`member list`) and write "
-            f"them into policy.toml. {INVENTED}"
+            "roster: unverified. Compare the fingerprints of who is not pinned by telephone "
+            f"(`onlysum participant member list`) and write them into policy.toml. {INVENTED}"
         )
     else:
         yield "roster: verified."
-    until = datetime.fromtimestamp(plan.expires_at, UTC)
-    yield f"The plan can be approved and run until {until:%Y-%m-%d %H:%M} UTC."
+    yield f"The plan can be approved and run until {moment(plan.expires_at)} UTC."
 
 
 def _cost(judged: Judged) -> Iterator[str]:
@@ -260,11 +261,33 @@ def _groups(plan: Plan) -> Iterator[str]:
     yield exchanged_sentence(unit, epsilon(run, delta, relation="replace-one"))
 
 
-def _decided(judged: Judged, decision: Decision | None) -> str:
+def _ended(ended: Ended | None) -> Iterator[str]:
+    if ended is not None:
+        yield f"The run ended on {moment(ended.at)} UTC, {ended.words}."
+
+
+def _decided(judged: Judged, decision: Decision | None) -> Iterator[str]:
     short = judged.verified.plan.run_id[:8]
     if decision is not None:
-        when = datetime.fromtimestamp(decision.at, UTC)
-        return f"{decision.verdict} by {decision.who} ({decision.by}) on {when:%Y-%m-%d %H:%M} UTC. {decision.because}"
+        when = f"{moment(decision.at)} UTC"
+        yield f"{decision.verdict} by {decision.who} ({decision.by}) on {when}. {decision.because}".rstrip()
+        for rule in decision.overruled:
+            yield f"{decision.who} overruled {rule.rule}: {rule.says}."
+        return
     if judged.assessment.broken:
-        return f"The policy refuses it. To tell the operator: plan refuse {short} --because TEXT"
-    return f"It waits. To decide: plan approve {short}, or plan refuse {short} --because TEXT"
+        yield from _who_may_overrule(judged, short)
+        yield f"The policy refuses it. To tell the operator: onlysum participant plan refuse {short} --because TEXT"
+        return
+    approve, refuse = (f"`onlysum participant plan {verb} {short}" for verb in ("approve", "refuse"))
+    yield f"It waits. To decide: {approve}`, or {refuse} --because TEXT`"
+
+
+def _who_may_overrule(judged: Judged, short: str) -> Iterator[str]:
+    """Say who can approve the plan nevertheless, if for every broken rule somebody can."""
+    broken, may = judged.assessment.broken, judged.policy.approval.may_overrule
+    if not all(rule.name in may for rule in broken):
+        return
+    who = "; ".join(f"{rule.name}: {', '.join(may[rule.name])}" for rule in broken)
+    options = " ".join(f"--overrule {rule.name}" for rule in broken)
+    command = f"`onlysum participant plan approve {short} {options} --as NAME --because TEXT`"
+    yield f"May be overruled by ({who}): {command}"

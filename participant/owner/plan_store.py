@@ -18,6 +18,7 @@ from host import durable
 from host.credentials import DIRECTORY_MODE
 from participant.home import Home
 from privacy import canonical
+from privacy.error_codes import REGISTRY
 from privacy.errors import LocalError, PeerError, Phase, PlanError, VerificationError
 from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Count, Hex256, Name
@@ -25,6 +26,15 @@ from privacy.plan_parts import Count, Hex256, Name
 _RUN_ID = re.compile(r"^[0-9a-f]{32}$")
 INITIAL_ADAPTER = "initial_adapter.safetensors"
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class OverruledRule(BaseModel):
+    """A rule of the policy that the person who decided has overruled, and what it said."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: str
+    says: str
 
 
 class Decision(BaseModel):
@@ -42,7 +52,8 @@ class Decision(BaseModel):
     roster_verified: bool = False
     signature: str = ""  # of the identity key over the approval, in hexadecimal
     code: str = ""  # of a refusal
-    because: str = ""  # what the owner chose to tell the operator
+    because: str = ""  # what the owner chose to tell the operator; of an overruling approval, why (told to nobody)
+    overruled: tuple[OverruledRule, ...] = ()  # by ``who``
 
 
 class Ended(BaseModel):
@@ -53,6 +64,13 @@ class Ended(BaseModel):
     state: str
     code: str
     at: Count
+
+    @property
+    def words(self) -> str:
+        """How and why, for a person."""
+        known = REGISTRY.get(self.code)
+        why = f"{self.code}, {known.what}" if known else self.code
+        return f"{self.state}: {why}" if why else self.state
 
 
 class PlanStore:
@@ -125,7 +143,9 @@ class PlanStore:
         found = [run_id for run_id in self.run_ids() if run_id.startswith(start)]
         if len(found) != 1:
             says = "several plans" if found else "no plan"
-            raise LocalError("E-NOT-FOUND", f"{says} of a run that begins with {start!r}; see `plan list`")
+            raise LocalError(
+                "E-NOT-FOUND", f"{says} of a run that begins with {start!r}; see `onlysum participant plan list`"
+            )
         return found[0]
 
     def run_ids(self) -> tuple[str, ...]:

@@ -38,12 +38,41 @@ Fingerprint = Annotated[
 ]
 
 
+# What an owner may take upon itself. Everything else protects others, keeps count of what is spent, or is what a plan
+# cannot be trained without: a policy that names it is refused.
+OVERRULABLE = frozenset(
+    {
+        "floors.f",
+        "floors.min-survivors",
+        "floors.graphs",
+        "floors.suites",
+        "floors.epsilon-if-all-collude",
+        "dataset.modes",
+        "dataset.bases",
+        "dataset.methods",
+        "dataset.rounds",
+        "dataset.min-units",
+        "population.per-run-epsilon",
+        "population.per-run-delta",
+    }
+)
+
+
 class Approval(Section):
     """Who says yes."""
 
     mode: Literal["by-hand", "by-policy"] = "by-hand"
     approvers: tuple[str, ...] = ()  # names that may approve or refuse by hand; empty: whoever can read the directory
     unverified_roster: bool = False  # approve by policy even if a member's fingerprint is not pinned below
+    # Who may approve a plan by hand although this rule refuses it; the lifetime's budget cannot be overruled.
+    may_overrule: Mapping[str, Annotated[tuple[str, ...], Field(min_length=1)]] = {}
+
+    @model_validator(mode="after")
+    def _overrulable(self) -> Self:
+        if unknown := sorted(self.may_overrule.keys() - OVERRULABLE):
+            possible = ", ".join(sorted(OVERRULABLE))
+            raise ValueError(f"may_overrule: {unknown[0]} cannot be overruled; what can: {possible}")
+        return self
 
 
 class PinnedCoordinator(Section):
@@ -166,6 +195,7 @@ def policy_template(ca_fingerprint: str) -> str:
 mode = "by-hand"                # or "by-policy": approve at once what meets every rule below
 # approvers = ["Anna Meier"]    # who may approve or refuse by hand; absent: whoever can read this directory
 # unverified_roster = true      # by policy even if a member is not pinned below
+# may_overrule = {{ "floors.f" = ["Dr. Weber"] }}  # who may approve by hand, with a reason, what this rule refuses
 
 [coordinator]
 ca_fingerprint = "{ca_fingerprint}"

@@ -8,7 +8,7 @@ Leaves to others: computing what a plan costs and what is left (``cost``), askin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
@@ -28,6 +28,7 @@ class Outcome(Enum):
     MET = "met"
     NEEDS_APPROVAL = "needs a person"
     BROKEN = "broken"
+    OVERRULED = "overruled"  # broken, and a person whom the policy names has taken it upon itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +116,17 @@ class Assessment:
         return RefusedError(code, "; ".join(f"{rule.name}: {rule.says}" for rule in self.broken))
 
 
-def assess(plan: Plan, policy: Policy, local: LocalContext) -> Assessment:
-    """Compare a plan with the policy, rule by rule."""
+@dataclass(frozen=True, slots=True)
+class Overrule:
+    """A broken rule that a person has taken upon itself, as it stood then."""
+
+    rule: str
+    says: str  # what the rule said: another violation of the same rule is not covered
+    who: str
+
+
+def assess(plan: Plan, policy: Policy, local: LocalContext, overruled: Iterable[Overrule] = ()) -> Assessment:
+    """Compare a plan with the policy, rule by rule; what was overruled counts as long as the policy names who did."""
     rules = [
         *_place(plan, policy, local),
         *_sound(plan),
@@ -126,7 +136,19 @@ def assess(plan: Plan, policy: Policy, local: LocalContext) -> Assessment:
         *_budget(plan, policy, local),
         *_approval(policy),
     ]
-    return Assessment(tuple(rules), roster_verified=is_verified_roster(plan, policy, local.me))
+    valid = {(taken.rule, taken.says) for taken in overruled if may_overrule(policy, taken.rule, taken.who)}
+    judged = tuple(
+        replace(rule, outcome=Outcome.OVERRULED)
+        if rule.outcome is Outcome.BROKEN and (rule.name, rule.says) in valid
+        else rule
+        for rule in rules
+    )
+    return Assessment(judged, roster_verified=is_verified_roster(plan, policy, local.me))
+
+
+def may_overrule(policy: Policy, rule: str, who: str) -> bool:
+    """Return whether the policy lets a person approve what a rule refuses."""
+    return who in policy.approval.may_overrule.get(rule, ())
 
 
 def is_verified_roster(plan: Plan, policy: Policy, me: str) -> bool:
@@ -242,7 +264,11 @@ def _dataset(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
     yield _rule("dataset.modes", mode in allowed.modes, f"mode {mode}; allowed: {_listed(allowed.modes)}")
     base_ok = any(recipe.base.hash.startswith(base) for base in allowed.bases)
     yield _rule("dataset.bases", base_ok, f"base {recipe.base.name} has hash {recipe.base.hash[:16]}...")
-    yield _rule("model.registered", at.base_registered, f"base {recipe.base.name} must be added with `model add`")
+    yield _rule(
+        "model.registered",
+        at.base_registered,
+        f"base {recipe.base.name} must be added: `onlysum participant model add`",
+    )
     yield _method(plan, allowed.methods)
     yield _rule(
         "dataset.rounds", recipe.rounds <= allowed.max_rounds, f"{recipe.rounds} rounds <= {allowed.max_rounds}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,8 +30,12 @@ HASHED: Final = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", 
 _CHUNK: Final = 2**20
 
 
-def hash_model(folder: Path) -> tuple[FileHash, ...]:
+def hash_model(folder: Path, progress: Callable[[int, int], object] | None = None) -> tuple[FileHash, ...]:
     """Return name and SHA-256 of every file that loading may read, sorted by name.
+
+    Args:
+        folder: of the model.
+        progress: is told how many bytes are hashed, of how many.
 
     Raises:
         LocalError: ``E-MODEL-PICKLE`` or ``E-MODEL-LOAD`` (no weights, no configuration).
@@ -48,7 +52,13 @@ def hash_model(folder: Path) -> tuple[FileHash, ...]:
         raise LocalError("E-MODEL-LOAD", f"{folder} has no .safetensors file")
     if not (folder / "config.json").is_file():
         raise LocalError("E-MODEL-LOAD", f"{folder} has no config.json")
-    return tuple(FileHash(name=path.name, sha256=_sha256(path)) for path in kept)
+    hashes, done, whole = [], 0, sum(path.stat().st_size for path in kept)
+    for path in kept:
+        hashes.append(FileHash(name=path.name, sha256=_sha256(path)))
+        done += path.stat().st_size
+        if progress is not None:
+            progress(done, whole)
+    return tuple(hashes)
 
 
 def architecture(folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from host.rendering import Json, moment, table
+from host.rendering import Json, Line, table, timestamp
 from participant.opened import OpenHome
 from participant.owner.registry import DatasetEntry
 
@@ -30,7 +30,7 @@ class DatasetView:
             "user": entry.user_column,
             "columns": list(entry.columns),
             "labels": list(entry.labels),
-            "added": moment(entry.added_at),
+            "added_at": timestamp(entry.added_at),
         }
 
     def to_lines(self) -> list[str]:
@@ -48,7 +48,7 @@ class DatasetList:
         """Return it for programs."""
         return [dataset.to_json() for dataset in self.datasets]
 
-    def to_lines(self) -> list[str]:
+    def to_lines(self) -> list[Line]:
         """Return it for people."""
         entries = [dataset.entry for dataset in self.datasets]
         rows = [(entry.name, str(entry.units), entry.population or "-", entry.path) for entry in entries]

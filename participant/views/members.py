@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from host.fingerprints import fingerprint, matches
-from host.rendering import Json, table
+from host.rendering import Json, Line, table
 from participant.daemon.status import read_status
 from participant.opened import OpenHome
 from participant.owner.policy import load_policy
@@ -50,7 +50,7 @@ class MemberList:
         """Return it for programs."""
         return [member.to_json() for member in self.members]
 
-    def to_lines(self) -> list[str]:
+    def to_lines(self) -> list[Line]:
         """Return it for people."""
         rows = [(member.name, member.role, member.fingerprint, member.state.value) for member in self.members]
         lines = table(("MEMBER", "ROLE", "IDENTITY FINGERPRINT", ""), rows)
@@ -73,7 +73,7 @@ class OwnFingerprints:
         """Return it for programs."""
         return {"name": self.name, "identity": self.identity, "authority": self.authority}
 
-    def to_lines(self) -> list[str]:
+    def to_lines(self) -> list[Line]:
         """Return it for people."""
         return table(("WHOSE", "FINGERPRINT"), ((self.name, self.identity), ("authority", self.authority)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from host.rendering import Json, moment
+from host.rendering import Json, timestamp
 from participant.opened import OpenHome
 from participant.owner.registry import ModelEntry
 
@@ -22,7 +22,7 @@ class ModelView:
             "path": self.entry.path,
             "hash": self.entry.hash,
             "files": [{"name": file.name, "sha256": file.sha256} for file in self.entry.files],
-            "added": moment(self.entry.added_at),
+            "added_at": timestamp(self.entry.added_at),
         }
 
     def to_lines(self) -> list[str]:
@@ -44,7 +44,7 @@ class ModelList:
     def to_lines(self) -> list[str]:
         """Return it for people."""
         if not self.models:
-            return ["no base model is registered; see `model add`"]
+            return ["no base model is registered; see `onlysum participant model add --help`"]
         entries = [model.entry for model in self.models]
         return [line for entry in entries for line in (f"{entry.name}  {entry.path}", f"  {entry.hash}")]
 

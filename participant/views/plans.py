@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from host.rendering import Json, moment, table
+from host.rendering import Json, Line, table, timestamp
 from participant.opened import OpenHome
+from participant.owner.plan_store import Decision, Ended
 from participant.runs.training_record import read_record
 
 SHOWN_ID: Final = 8  # characters of a run's id
@@ -23,6 +24,7 @@ class PlanRow:
     ended: str | None  # how, if it has
     expires_at: int
     training: str = ""  # in how many rounds training failed
+    reason: str = ""  # of a refusal, or of an end before the last round
 
     def to_json(self) -> Json:
         """Return it for programs."""
@@ -32,7 +34,8 @@ class PlanRow:
             "mode": self.mode,
             "decision": self.decision,
             "ended": self.ended,
-            "expires": moment(self.expires_at),
+            "reason": self.reason,
+            "expires_at": timestamp(self.expires_at),
             "training": self.training,
         }
 
@@ -47,13 +50,14 @@ class PlanList:
         """Return it for programs."""
         return [plan.to_json() for plan in self.plans]
 
-    def to_lines(self) -> list[str]:
+    def to_lines(self) -> list[Line]:
         """Return it for people."""
         rows = [
             (plan.run_id[:SHOWN_ID], plan.title, plan.mode, plan.decision, plan.ended or "-") for plan in self.plans
         ]
+        why = [f"{plan.run_id[:SHOWN_ID]}: {plan.reason}" for plan in self.plans if plan.reason]
         failed = [f"{plan.run_id[:SHOWN_ID]}: {plan.training}" for plan in self.plans if plan.training]
-        return [*table(("RUN", "TITLE", "MODE", "DECISION", "ENDED"), rows), *failed]
+        return [*table(("RUN", "TITLE", "MODE", "DECISION", "ENDED"), rows), *why, *failed]
 
 
 def plan_list(opened: OpenHome, *, pending: bool = False) -> PlanList:
@@ -71,7 +75,15 @@ def plan_list(opened: OpenHome, *, pending: bool = False) -> PlanList:
                 decision=decision.verdict if decision else "waits",
                 ended=ended.state if ended else None,
                 expires_at=plan.expires_at,
+                reason=_reason(decision, ended),
                 training=read_record(opened.home.runs / run_id).summary(plan.recipe.rounds),
             )
         )
     return PlanList(tuple(rows))
+
+
+def _reason(decision: Decision | None, ended: Ended | None) -> str:
+    """Return why a plan was refused here, or its run ended early."""
+    if decision is not None and decision.verdict == "refused":
+        return f"refused by {decision.who}: {decision.because or decision.code}"
+    return ended.words if ended is not None and ended.code else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from host.rendering import Json, moment
+from host.rendering import Json, moment, timestamp
 from participant.daemon.status import read_status
 from participant.opened import OpenHome
 from participant.owner.policy import load_policy
@@ -44,7 +44,9 @@ class OpenPlan:
         if self.closed:
             state = f"takes NO part in run {short}: its journal here is older than what was shown (E-LEDGER-ROLLBACK)"
         masks = f"suite {suite_words(self.plan)}; graph {graph_words(self.plan)}"
-        failed = [f"  {self.training}: see the log, and plan dry-run {short}"] if self.training else []
+        failed = (
+            [f"  {self.training}: see the log, and `onlysum participant plan dry-run {short}`"] if self.training else []
+        )
         return [state, f"  roster: {self.roster}; {masks}", *failed]
 
 
@@ -80,7 +82,7 @@ class ParticipantStatus:
             "name": self.name,
             "federation": self.federation,
             "running": self.running,
-            "since": self.since,
+            "since": timestamp(self.since),
             "connected": self.connected,
             "paused": self.paused,
             "code": self.code,
@@ -102,7 +104,7 @@ class ParticipantStatus:
 
     def to_lines(self) -> list[str]:
         """Return it for people."""
-        state = "running" if self.running else "not running; start it: onlysum participant start"
+        state = "running" if self.running else "not running; start it: `onlysum participant start`"
         if self.running:
             state += f"{', connected' if self.connected else ', NOT connected'}, since {moment(self.since)} UTC"
         lines = [f"{self.name} in {self.federation}: {state}{', paused' if self.paused else ''}"]

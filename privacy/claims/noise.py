@@ -15,6 +15,8 @@ from privacy.dp.events import format_epsilon_up
 from privacy.plan import Plan
 
 LARGE_EPSILON: Final = 9.0  # beyond it an even guess can become practically certain
+AS_GOOD_AS_CERTAIN: Final = 4.0  # beyond it an even guess can become more than 98% sure
+STRONG_SUSPICION: Final = 1.5  # beyond it, more than 80%
 
 # If (epsilon, delta) holds, the loss exceeds epsilon + t with a probability of at most delta/(1 - e^-t), for
 # delta >= E[(1 - e^(epsilon - loss))_+]. It is not delta at t = 0: that would promise too much.
@@ -56,7 +58,7 @@ def epsilon_sentence(epsilon: float, *, delta: str, unit: str) -> str:
     return f"Differential privacy: epsilon at most {shown} at delta {delta} per {unit}, for this run alone."
 
 
-def limit_sentences(epsilon: float, *, delta: str, unit: str) -> tuple[str, str]:
+def limit_sentences(epsilon: float, *, delta: str, unit: str) -> tuple[str, ...]:
     """Return what an epsilon means for who reads no formulas.
 
     Args:
@@ -73,7 +75,30 @@ def limit_sentences(epsilon: float, *, delta: str, unit: str) -> tuple[str, str]
         f"coordinator saw, cannot become more than {certainty(epsilon + SURER)} sure, except with a probability of at "
         f"most 1 in {round(1 / (EXCEPTION * float(delta))):,}. Smaller epsilon means less can be learned."
     )
-    return figure, meaning
+    return figure, meaning, plain_sentence(epsilon, unit=unit)
+
+
+def plain_sentence(epsilon: float, *, unit: str) -> str:
+    """Return what the certainty that an epsilon allows is worth to a person, without comfort that it does not give.
+
+    Args:
+        epsilon: at most :data:`LARGE_EPSILON`.
+        unit: of privacy, a key of :data:`UNIT_WORDS`.
+    """
+    surest = certainty(epsilon + SURER)
+    whom = "an organisation" if unit == "participant" else "a person"
+    if epsilon > AS_GOOD_AS_CERTAIN:
+        return (
+            f"Said plainly: {surest} is as good as certain. Against somebody who knows all but this one {unit}, the "
+            f"figure alone leaves {whom} next to nothing to hide behind; how much less a weaker attacker learns, it "
+            "does not say."
+        )
+    if epsilon > STRONG_SUSPICION:
+        return (
+            f"Said plainly: {surest} is a strong suspicion, on which somebody may act. What the figure leaves {whom} "
+            "against somebody who knows everything else is doubt, not safety."
+        )
+    return f"Said plainly: at {surest} a real doubt remains, even for who knows all but this one {unit}."
 
 
 def certainty(epsilon: float) -> str:

@@ -29,7 +29,8 @@ MACHINES: Final = (
 INVENTED: Final = "An invented participant would pass for an honest one, and work for the coordinator."
 UNVERIFIED: Final = (
     "The participants are who the roster says: the maker of this report has not compared their fingerprints (roster: "
-    f"unverified). {INVENTED}"
+    f"unverified). {INVENTED} What to do: each owner compares by telephone the identity fingerprints of all others, as "
+    "they stand here under whom the run was with, and writes them into policy.toml; its next reports say verified."
 )
 
 COMMON: Final = "What many records have in common: a pattern that they share can be learned from the result."

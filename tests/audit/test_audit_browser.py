@@ -10,7 +10,7 @@ from audit.html import render
 from audit.verify import verify_report
 from privacy.plan_parts import Mode
 from tests.worlds import browser
-from tests.worlds.reports import large_report, participant_report
+from tests.worlds.reports import large_report, participant_report, report_of_rounds
 
 MODES: tuple[Mode, ...] = ("distributed", "none")
 NARROW = 360  # of a telephone
@@ -38,6 +38,13 @@ def test_axe_core_would_find_a_grave_problem(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_the_page_does_not_scroll_sideways_on_a_telephone(mode: Mode, tmp_path: Path) -> None:
     assert browser.scroll_width(page_of(mode), tmp_path, width=NARROW) <= NARROW
+
+
+@pytest.mark.parametrize("rounds", [3, 100])
+@pytest.mark.parametrize("maker", ["coordinator", "participant"])
+def test_many_rounds_and_long_names_do_not_make_a_telephone_scroll(rounds: int, maker: str, tmp_path: Path) -> None:
+    page = render(verify_report(report_of_rounds(rounds, by_coordinator=maker == "coordinator")))
+    assert browser.scroll_width(page, tmp_path, width=NARROW) <= NARROW
 
 
 def test_a_page_prints_on_at_most_four_pages_however_large_the_run(tmp_path: Path) -> None:

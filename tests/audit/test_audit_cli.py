@@ -48,6 +48,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "alice"
 
 
+@pytest.mark.usefixtures("eighty_columns")
 def test_verify_lists_its_checks_and_asks_to_compare_the_fingerprint(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +101,7 @@ def test_a_missing_file_is_a_usage_error(name: str, tmp_path: Path, capsys: pyte
     assert err.startswith("E-NOT-FOUND")
 
 
+@pytest.mark.usefixtures("eighty_columns")
 def test_show_prints_words_figures_and_the_ledger(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "show", file)
     assert code == 0
@@ -172,6 +174,7 @@ def test_a_run_without_a_claim_is_not_registered(tmp_path: Path, capsys: pytest.
     assert err.startswith("E-REPORT-NO-CLAIM")
 
 
+@pytest.mark.usefixtures("eighty_columns")
 def test_reports_of_one_history_by_two_makers_agree(
     tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -291,6 +294,7 @@ def test_report_needs_a_directory(
 
 
 @pytest.mark.parametrize("command", ["report", "show", "verify", "compare", "export"])
+@pytest.mark.usefixtures("eighty_columns")
 def test_every_command_has_an_example_in_eighty_columns(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, command, "--help")
     assert code == 0

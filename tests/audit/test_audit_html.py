@@ -11,10 +11,13 @@ import pytest
 
 from audit import wording
 from audit.html import render
-from audit.page import MOST_ROWS, make_page
+from audit.page import MOST_ROWS, Heading, Page, Table, make_page
 from audit.plots import HEIGHT, WIDTH, line_plot
 from audit.text import rendered
 from audit.verify import VerifiedReport, verify_report
+from audit.wording import UNANSWERED
+from host.fingerprints import fingerprint
+from privacy.notice import NOT_STATED
 from privacy.plan_parts import Mode
 from privacy.report import RoundFacts, build_report, sign_report
 from tests.worlds.plans import OPERATOR, STRONG
@@ -91,6 +94,42 @@ def test_a_page_is_small_even_for_many_rounds_and_participants() -> None:
     assert len(text.encode()) < 100_000
     assert text.count("<tr>") < 8 * (MOST_ROWS + 3)
     assert "more such rounds, in the report file" in text
+
+
+def sections_of(page: Page) -> list[str]:
+    return [block.text for block in page.blocks if isinstance(block, Heading)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("maker", ["coordinator", "participant"])
+def test_the_guideline_table_names_only_sections_that_the_report_has(mode: Mode, maker: str) -> None:
+    made = make_page(verify_report((coordinator_report if maker == "coordinator" else participant_report)(mode)[1]))
+    tables = [block for block in made.blocks if isinstance(block, Table)]
+    (table,) = [table for table in tables if table.heads[-1:] == ("section of this page",)]
+    named = {name for row in table.rows for name in row[1][0].text.split("; ")} - {UNANSWERED}
+    assert named <= set(sections_of(made))
+    assert ("The owner's ledger" in named) == (maker == "participant" and mode != "none")
+
+
+def test_a_key_stands_in_one_form_wherever_the_page_shows_it() -> None:
+    verified = verify_report(participant_report()[1])
+    text = " ".join(text_of(make_page(verified)))
+    keys = [verified.report.operator_key, *(member.identity_key for member in verified.report.plan.roster)]
+    assert not [key for key in keys if key in text]
+    assert text.count(fingerprint(verified.key)) >= 3  # to compare, on the roster, and as who signed
+
+
+def test_the_spend_of_all_runs_stands_in_the_panel_where_a_ledger_is_known() -> None:
+    shown = {
+        maker: " ".join("".join(span.text for span in text) for text in make_page(verify_report(report)).summary)
+        for maker, report in (("participant", participant_report()[1]), ("coordinator", coordinator_report()[1]))
+    }
+    assert "Over all runs of patients: epsilon " in shown["participant"]
+    assert "Over all runs" not in shown["coordinator"]
+
+
+def test_whom_to_ask_stands_out_where_the_plan_leaves_it_empty() -> None:
+    assert render(verify_report(participant_report()[1])).count(f"<strong>{NOT_STATED}</strong>") == 5
 
 
 def test_rounds_that_went_the_same_way_share_a_row_and_the_lifetime_figure_is_explained() -> None:

@@ -55,6 +55,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
     return code, captured.out, captured.err
 
 
+@pytest.mark.usefixtures("eighty_columns")
 def test_verify_says_whose_ledger_it_is_what_was_charged_to_whom_and_when(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

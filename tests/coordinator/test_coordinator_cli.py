@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import socket
+import sqlite3
+import stat
 import subprocess
 import sys
 import tarfile
@@ -16,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 import onlysum
 from coordinator.config import settings_template
-from coordinator.database import attempt_rows
+from coordinator.database import attempt_rows, run_rows
 from coordinator.database.tables import runs
+from coordinator.enrolment.authority import introduction_of, load_authority
 from host.state_format import write_format
 from privacy.errors import LocalError
 from privacy.secagg.messages import Position
@@ -159,11 +163,24 @@ def test_a_port_that_is_taken_is_named_without_a_word_of_grpc(home: Path) -> Non
     assert len(done.stderr.splitlines()) == 3
 
 
+def test_a_file_that_holds_an_invitation_is_its_owners_alone(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "hospital-a.token"
+    line = said(capsys, "invite", "hospital-a", "--out", str(file))["token"]
+    assert file.read_text() == f"{line}\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert len(line) < 300
+    assert failed(capsys, "invite", "hospital-b", "--out", str(file), code=2) == "E-EXISTS"
+
+
 def test_an_invitation_names_the_federation_and_its_addresses(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = said(capsys, "invite", "hospital-a", "--label", "city=ulm", "--expires", "2d")["token"]
     invitation = decode_invitation(line)
-    assert (invitation.federation, invitation.name, invitation.role.value) == ("clinics", "hospital-a", "participant")
-    status = said(capsys, "status")
+    assert (invitation.name, invitation.role.value) == ("hospital-a", "participant")
+    shown = introduction_of(x509.load_pem_x509_certificate(load_authority(home / "authority").server_certificate))
+    assert invitation.completed(shown).federation == "clinics"
+    status = said(capsys, "status", code=3)
     assert status["invited"] == ["hospital-a"]
     assert status["running"] is False
     assert invitation.addresses == (status["address"],)
@@ -344,6 +361,40 @@ def test_watching_a_run_that_was_refused_ends_with_exit_code_four(
     assert "run refused: E-POLICY-RULE bob: no" in capsys.readouterr().out
 
 
+def test_an_operator_who_ended_a_run_is_told_so_and_watching_it_is_no_failure(
+    finished: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with finished.store.begin() as connection:
+        words = {"state": "aborted", "code": "E-RUN-ENDED", "reason": "the operator ended the run"}
+        connection.execute(runs.update().values(**words))
+    capsys.readouterr()
+    assert onlysum.run(["coordinator", "run", "watch", RUN_ID[:6]]) == 0
+    assert "run aborted: E-RUN-ENDED the operator ended the run" in capsys.readouterr().out
+    assert onlysum.run(["coordinator", "run", "list"]) == 0
+    assert f"{RUN_ID[:12]}: E-RUN-ENDED the operator ended the run" in capsys.readouterr().out
+    assert said(capsys, "run", "list")[0]["reason"] == "the operator ended the run"
+
+
+def test_watching_prints_one_line_a_round_with_its_time(finished: World, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert onlysum.run(["coordinator", "run", "watch", RUN_ID[:6]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC  ", line) for line in lines)
+    rounds = [line for line in lines if " UTC  round " in line]
+    with finished.store.read() as connection:
+        planned = run_rows.find_run(connection, RUN_ID).parsed().recipe.rounds
+    assert [f"round {number} of {planned}: the sum of " in line for number, line in enumerate(rounds, 1)] == (
+        [True] * planned
+    )
+    assert "run completed" in lines[-1]
+
+
+def test_times_for_programs_are_dates(finished: World, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = said(capsys, "run", "show", RUN_ID[:6])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", shown["created_at"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", shown["completed"][0]["completed_at"])
+
+
 def test_a_refusal_of_an_older_participant_cannot_rewrite_the_operators_terminal(
     finished: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -373,4 +424,32 @@ def test_start_says_when_it_is_ready_and_ends_cleanly_on_sigterm(
             assert daemon.wait(10) == 0
         finally:
             daemon.kill()
-    assert said(capsys, "status")["running"] is False
+    assert said(capsys, "status", code=3)["running"] is False
+
+
+def test_tab_completes_runs_and_members_also_in_a_list(
+    finished: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, name in (
+        (f"run show {RUN_ID[:3]}", RUN_ID),
+        ("member show ali", "alice"),
+        ("run create draft --members bob,ali", "bob,alice"),
+    ):
+        monkeypatch.setenv("_ONLYSUM_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", f"onlysum coordinator {words}")
+        monkeypatch.setenv("COMP_CWORD", str(1 + len(words.split())))
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            onlysum.run([])
+        assert capsys.readouterr().out.split() == [name]
+
+
+def test_the_security_log_shows_who_was_invited_and_finds_a_row_that_was_changed(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(capsys, "invite", "hospital-a")
+    shown = said(capsys, "security", "show")
+    assert [(row["kind"], row["subject"]) for row in shown["rows"]] == [("invited", "hospital-a")]
+    with sqlite3.connect(home / "coordinator.db") as database:
+        database.execute("UPDATE security SET subject = 'hospital-b'")
+    assert failed(capsys, "security", "show", code=6) == "E-STATE-DAMAGED"

@@ -108,7 +108,7 @@ def test_a_database_that_another_program_holds_is_busy_not_damaged(
     [
         (sqlite3.SQLITE_FULL, "E-DISK-FULL"),
         (sqlite3.SQLITE_IOERR_WRITE, "E-DISK-FULL"),
-        (sqlite3.SQLITE_READONLY, "E-DISK-FAILED"),
+        (sqlite3.SQLITE_READONLY, "E-DISK-READONLY"),
         (sqlite3.SQLITE_CORRUPT, "E-STATE-DAMAGED"),
     ],
 )

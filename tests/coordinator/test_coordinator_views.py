@@ -30,6 +30,7 @@ from coordinator.views.overview import overview
 from coordinator.views.proposal import Proposal
 from coordinator.views.runs import run_list
 from coordinator.views.status import service_status
+from host.console import laid_out
 from host.locks import only_daemon
 from host.rendering import View, moment
 from host.state_format import write_format
@@ -75,7 +76,8 @@ def test_a_command_prints_one_value_as_lines_and_as_json(
     with open_home(directory) as opened:
         view = VIEWS[command](opened)
     assert onlysum.run(["coordinator", *command.split()]) == 0
-    assert capsys.readouterr().out == "\n".join(view.to_lines()) + "\n"
+    shown = [part for line in view.to_lines() for part in laid_out(line)]
+    assert capsys.readouterr().out == "\n".join(shown) + "\n"
     assert onlysum.run(["coordinator", *command.split(), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == view.to_json()
 
@@ -98,7 +100,7 @@ KEYS: dict[str, set[str]] = {
         "name", "role", "active", "live", "identity_fingerprint", "software_version", "labels", "enrolled_at",
         "revoked_at",
     },
-    "run list": {"run", "title", "state", "paused", "rounds_completed", "rounds", "code", "created_at"},
+    "run list": {"run", "title", "state", "paused", "rounds_completed", "rounds", "code", "reason", "created_at"},
     f"run show {RUN_ID[:6]}": {
         "run", "title", "state", "code", "reason", "paused", "created_at", "ended_at", "undecided", "suite", "graph",
         "roster", "rounds", "completed", "aborted", "phase", "evaluations", "daemon_running",

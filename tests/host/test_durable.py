@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def test_a_file_is_replaced_whole_and_is_its_owners_alone(tmp_path: Path) -> Non
         (errno.EDQUOT, "E-DISK-FULL"),
         (errno.EFBIG, "E-DISK-FULL"),
         (errno.EIO, "E-DISK-FAILED"),
-        (errno.EROFS, "E-DISK-FAILED"),
+        (errno.EROFS, "E-DISK-READONLY"),
     ],
 )
 def test_a_disk_that_refuses_leaves_the_old_file_as_it_was(
@@ -116,3 +117,50 @@ def test_what_the_operating_system_refuses_is_named_and_no_bug(
     shown = capsys.readouterr().err
     assert shown.startswith("E-DISK-FAILED: ")
     assert str(tmp_path / "file") in shown
+
+
+def _sqlite(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("of a table that may hold anything")
+    error.sqlite_errorcode = code
+    return error
+
+
+DISKS: dict[str, tuple[BaseException, str]] = {
+    "a full disk, whatever was being done": (OSError(errno.ENOSPC, "No space left on device"), "E-DISK-FULL"),
+    "a full terminal or pipe that is a file": (OSError(errno.EDQUOT, "Disk quota exceeded"), "E-DISK-FULL"),
+    "a read-only file system": (OSError(errno.EROFS, "Read-only file system", "/srv/x"), "E-DISK-READONLY"),
+    "a broken disk": (OSError(errno.EIO, "Input/output error"), "E-DISK-FAILED"),
+    "a full disk below a database": (_sqlite(sqlite3.SQLITE_FULL), "E-DISK-FULL"),
+    "a read-only database": (_sqlite(sqlite3.SQLITE_READONLY), "E-DISK-READONLY"),
+    "a full disk as a library of Rust tells it": (
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        "E-DISK-FULL",
+    ),
+}
+
+
+@pytest.mark.parametrize("disk", DISKS)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_disk_that_refuses_is_no_bug_of_ours_whoever_says_so(
+    disk: str, wrapped: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem, code = DISKS[disk]
+
+    def fails(**_: object) -> None:
+        if wrapped:
+            raise ValueError("row 7 says: private") from problem
+        raise problem
+
+    monkeypatch.setattr(onlysum.typer.main, "get_command", lambda _: type("Command", (), {"main": fails})())
+    assert onlysum.run(["explain"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"{code}: ")
+    assert "next: " in shown
+    assert "private" not in shown
+    assert "table" not in shown
+
+
+def test_what_no_disk_said_stays_a_bug() -> None:
+    assert durable.disk_error_behind(ValueError("no (os error) at all")) is None
+    assert durable.disk_error_behind(_sqlite(sqlite3.SQLITE_ERROR)) is None
+    assert durable.disk_error_behind(OSError(errno.EINVAL, "Invalid argument")) is None

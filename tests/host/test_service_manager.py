@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,3 +62,31 @@ def test_only_a_person_at_a_terminal_is_told_how_to_stop_at_once(
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     StopSignals(lambda: None)()
     assert capsys.readouterr().err == "Stopping after the current step; press Ctrl-C again to stop now.\n"
+
+
+BUSY = """
+import os, signal, sys, time
+from host.service_manager import StopSignals
+StopSignals(lambda: None, at_most=0.5).install()
+print("busy", flush=True)
+{work}
+"""
+WORK = {
+    "a step that does not look up": "while True: time.sleep(0.01)",
+    "a computation in C that takes long": "import numpy\nx = numpy.ones((3000, 3000))\nwhile True: x = x @ x * 1e-4",
+}
+
+
+@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_daemon_ends_in_time_whatever_it_is_doing(work: str, number: signal.Signals) -> None:
+    script = BUSY.replace("{work}", WORK[work])
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=Path.cwd()) as daemon:
+        try:
+            assert daemon.stdout is not None
+            assert daemon.stdout.readline() == "busy\n"
+            time.sleep(0.3)
+            daemon.send_signal(number)
+            assert daemon.wait(10) == 0
+        finally:
+            daemon.kill()

@@ -28,13 +28,17 @@ from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import onlysum
 from authoring.plan_command import app as plan_app
 from coordinator.enrolment import authority as ca
 from host import credentials
+from host.system import SystemClock
 from participant.commands.participant import app
+from participant.daemon.status import StatusFile
 from participant.home import Home
 from participant.link import identity
-from participant.owner.plan_store import PlanStore
+from participant.opened import open_home
+from participant.owner.plan_store import Ended, PlanStore
 from privacy.claims import BUDGET_REACH, departing_sentence, not_protected, trust_sentences
 from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError, OnlysumError, RefusedError
@@ -210,6 +214,7 @@ def test_a_model_is_hashed_and_one_with_a_pickle_is_refused(say: Say, tmp_path: 
 # --- plans ---
 
 
+@pytest.mark.usefixtures("eighty_columns")
 def test_the_screen_says_what_an_owner_needs_to_know(say: Say, home: Home) -> None:
     run = proposed(home)
     said = say("plan", "show", run[:8])
@@ -375,6 +380,20 @@ def test_the_status_says_what_waits(say: Say, home: Home) -> None:
     state = json.loads(say("status", "--json"))
     assert (state["running"], state["waiting"], state["runs"]) == (False, [run], [])
     assert f"plan show {run[:8]}" in say("status")
+
+
+def test_the_status_of_a_daemon_that_does_not_run_is_no_success(home: Home) -> None:
+    assert onlysum.run(["participant", "status", "--config", str(home.directory)]) == 3
+    StatusFile(home, SystemClock())  # as a daemon's start writes it
+    assert onlysum.run(["participant", "status", "--config", str(home.directory)]) == 0
+
+
+def test_a_run_that_was_ended_says_why_wherever_it_is_listed(say: Say, home: Home) -> None:
+    run = proposed(home)
+    open_home(home.directory).review.plans.end(run, Ended(state="aborted", code="E-RUN-ENDED", at=1_790_000_000))
+    assert f"{run[:8]}: aborted: E-RUN-ENDED, the operator ended the run" in say("plan", "list")
+    assert "The run ended on 2026-09-21 14:13 UTC, aborted: E-RUN-ENDED" in say("plan", "show", run[:8])
+    assert json.loads(say("plan", "list", "--json"))[0]["reason"].startswith("aborted: E-RUN-ENDED")
 
 
 def test_pausing_and_resuming_leave_a_mark_that_the_daemon_reads(say: Say, home: Home) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from privacy.claims import (
     NO_NOISE,
+    UNVERIFIED,
     adversaries,
     collusion_sentence,
     departing_sentence,
@@ -175,6 +176,23 @@ def test_a_guess_cannot_become_surer_than_epsilon_allows(epsilon: float, shown: 
 def test_how_sure_a_guess_becomes_is_said_with_the_exception_that_delta_proves(epsilon: float, shown: str) -> None:
     said = " ".join(limit_sentences(epsilon, delta="0.00001", unit="user"))
     assert f"more than {shown} sure, except with a probability of at most 1 in 10,000." in said
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "words"),
+    [
+        (0.5, "a real doubt remains"),
+        (2.0, "a strong suspicion"),
+        (7.99, "99.97% is as good as certain"),
+        (12.0, "promises little by itself"),
+    ],
+)
+def test_what_an_epsilon_is_worth_to_a_person_is_said_plainly(epsilon: float, words: str) -> None:
+    assert words in " ".join(limit_sentences(epsilon, delta="0.00001", unit="user"))
+
+
+def test_whoever_reads_that_a_roster_is_unverified_reads_what_to_do() -> None:
+    assert "What to do: each owner compares by telephone" in UNVERIFIED
 
 
 @pytest.mark.parametrize("multiplier", [0.5, 1.0, 2.0, 5.0])

@@ -134,6 +134,7 @@ def names(verdict: Verdict) -> list[str]:
 # --- the command ---
 
 
+@pytest.mark.usefixtures("eighty_columns")
 def test_the_help_names_every_fault_in_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = command(capsys, "--help")
     assert code == 0
@@ -154,6 +155,7 @@ def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, 
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.usefixtures("eighty_columns")
 def test_the_command_prints_bound_claim_and_ceiling_and_never_calls_them_a_measurement(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -115,6 +115,21 @@ def participant_report(mode: Mode = "distributed", **overrides: Any) -> tuple[Re
     return report, sign_report(report, keys["alice"])
 
 
+def report_of_rounds(count: int, *, by_coordinator: bool = False) -> bytes:
+    """Return the report of a run of so many rounds, in some of which carol dropped out."""
+    plan, keys = reported_plan(recipe={"rounds": count})
+    facts = coordinator_facts(plan, keys) if by_coordinator else participant_facts(plan, keys, charged=count)
+    rounds = [
+        RoundFacts(
+            round=number,
+            attempts=1,
+            certificate=certificate(plan, keys, number, missing=("carol",) if number % 7 == 3 else ()),
+        )
+        for number in range(1, count + 1)
+    ]
+    return sign_report(build_report(replace(facts, rounds=rounds)), OPERATOR if by_coordinator else keys["alice"])
+
+
 def large_report() -> bytes:
     """Return the coordinator's report of a run of 40 participants and 200 rounds, none of them smooth."""
     plan, keys = reported_plan(n=40, f=4, recipe={"rounds": 200})
