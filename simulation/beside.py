@@ -20,7 +20,7 @@ from typing import Final, Self
 from simulation.processes import ONE_THREAD, Daemon, Processes
 from simulation.stage import PARTICIPANTS, Stage
 
-NICE: Final = 19  # the federation goes first
+NICE: Final = 10  # the federation goes first
 PATIENCE: Final = 45.0  # seconds that the demo waits for it at its end
 _OUTCOME: Final = "outcome.json"
 

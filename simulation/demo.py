@@ -11,7 +11,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -143,13 +143,27 @@ class Story:
             self._screen.say(f"(no upload of {WATCHED} was caught on the coordinator's disk: there is no picture)")
             return
         survivors = tuple(name for name in PARTICIPANTS if name not in monitor.gone[seen.round])
-        bits = seen.plan.encoding.ring_bits
-        halves = panels(seen.masked, seen.total(survivors), member=WATCHED, bits=bits, survivors=len(survivors))
+        halves = panels(
+            seen.masked,
+            seen.total(survivors),
+            member=WATCHED,
+            bits=seen.plan.encoding.ring_bits,
+            survivors=len(survivors),
+            noised=seen.plan.privacy.noised,
+        )
         write_svg(self._stage.picture, halves, title=f"What the coordinator had in round {seen.round}")
         self._screen.say(f"\nWhat the coordinator had in round {seen.round}, counted by size, from its own disk:")
         for line in lines(halves, blocks=self._screen.blocks):
             self._screen.say(f"  {line}")
         self._screen.say("")
+
+    def _local_noise(self, beside: Beside) -> float | None:
+        """Return the accuracy with local noise; it trained beside the rounds and may need a moment more."""
+        with self._screen.step("Measure the same data with local noise, trained beside the rounds in one process"):
+            accuracy = beside.accuracy()
+        if accuracy is None:
+            self._screen.note("it is not ready in time; `onlysum demo-compare --participants 5` measures it by itself")
+        return accuracy
 
     def _conclude(self, run: str, dropouts: int, beside: Beside | None) -> None:
         from simulation.base import recheck
@@ -165,12 +179,7 @@ class Story:
                 partial(federation.verify, changed, accept=VERIFICATION_FAILED),
             )
         screen.say(f"The report verifies. The copy, in which byte {offset} was changed, does not.")
-        with (
-            screen.step("Wait for the same data with local noise, which trained beside the rounds")
-            if beside
-            else nullcontext()
-        ):
-            local = beside.accuracy() if beside else None
+        local = self._local_noise(beside) if beside else None
         before, after = federation.accuracies(run)
         spent, rechecked = federation.spent(run), recheck(stage.out)
         summary = Summary(

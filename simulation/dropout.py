@@ -73,6 +73,9 @@ class Monitor:
                 pass
 
     def _approved(self, member: str) -> None:
+        if member not in PARTICIPANTS:
+            self._rounds.phase(f"{member} approved the plan")
+            return
         self._approvals += 1
         self._rounds.say(f"{member}'s policy approved the plan")
         if self._approvals == len(PARTICIPANTS):

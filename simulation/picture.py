@@ -8,6 +8,7 @@ Leaves to others: where the numbers come from (``simulation.witness``).
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -26,6 +27,7 @@ PANEL: Final = 54 * CELL  # width
 GAP: Final = 48
 MARGIN: Final = 24
 LINE: Final = 20  # pixels a line of text
+LETTERS: Final = 64  # of a line as wide as a panel
 FONT: Final = 'font-family="system-ui, sans-serif" fill="#222"'
 BARS: Final = 90  # pixels of the highest bar
 
@@ -54,7 +56,9 @@ class Panel:
         return [int(count) for count in np.histogram(self.values, COLUMNS, (-self.reach, self.reach))[0]]
 
 
-def panels(masked: Integers, total: Integers, *, member: str, bits: int, survivors: int) -> tuple[Panel, Panel]:
+def panels(
+    masked: Integers, total: Integers, *, member: str, bits: int, survivors: int, noised: bool
+) -> tuple[Panel, Panel]:
     """Return both halves.
 
     Args:
@@ -63,6 +67,7 @@ def panels(masked: Integers, total: Integers, *, member: str, bits: int, survivo
         member: its name.
         bits: of the ring.
         survivors: how many updates are in the sum.
+        noised: whether noise is in them.
     """
     ring, reach = 2 ** (bits - 1), int(np.abs(total).max(initial=1))
     left = Panel(
@@ -76,8 +81,8 @@ def panels(masked: Integers, total: Integers, *, member: str, bits: int, survivo
         values=total,
         reach=reach,
         words=(
-            f"Its range is a {ring // reach:,}th part of the ring: in the sum, and only there, the masks cancel.",
-            "It is the step that the adapter takes, with the noise of everybody in it where the mode has noise.",
+            f"Its range is about 1/{ring // reach:,} of the ring: in the sum, and only there, the masks cancel.",
+            f"It is the step that the adapter takes, {'everybody' if noised else 'nobody'}'s noise in it.",
         ),
     )
     return left, right
@@ -101,7 +106,7 @@ def lines(halves: Sequence[Panel], *, blocks: bool = True) -> Iterator[str]:
 def write_svg(path: Path, halves: Sequence[Panel], *, title: str) -> None:
     """Write the picture as a file that any browser opens."""
     cells = math.ceil(max(half.values.size for half in halves) / (PANEL // CELL)) * CELL
-    height = MARGIN + 7 * LINE + cells + BARS + MARGIN
+    height = MARGIN + 5 * LINE + cells + BARS + LINE * max(len(_wrapped(half)) for half in halves) + MARGIN
     width = 2 * MARGIN + len(halves) * PANEL + (len(halves) - 1) * GAP
     drawn = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {FONT}>',
@@ -124,7 +129,7 @@ def _half(half: Panel, left: int, top: int, cells: int) -> Iterator[str]:
         squares = "".join(_square(int(place), left, top) for place in np.flatnonzero(shades == shade))
         yield f'<path d="{squares}" fill="rgb({level},{level},{level})"/>'
     top += cells + LINE
-    yield _text(left, top, f"black is {-half.reach:,}, white is {half.reach:,}; below, how many values are where")
+    yield _text(left, top, f"from {-half.reach:,} (black) to {half.reach:,} (white)")
     base, highest, wide = top + LINE // 2 + BARS, max(half.counts), PANEL / COLUMNS
     for column, count in enumerate(half.counts):
         tall = BARS * count / highest
@@ -133,8 +138,12 @@ def _half(half: Panel, left: int, top: int, cells: int) -> Iterator[str]:
             ' fill="#3566a8"/>'
         )
     yield f'<line x1="{left}" x2="{left + PANEL}" y1="{base}" y2="{base}" stroke="#222"/>'
-    for number, words in enumerate(half.words, start=1):
-        yield _text(left, base + number * LINE, words)
+    for number, line in enumerate(_wrapped(half), start=1):
+        yield _text(left, base + number * LINE, line)
+
+
+def _wrapped(half: Panel) -> list[str]:
+    return [line for words in half.words for line in textwrap.wrap(words, LETTERS)]
 
 
 def _square(place: int, left: int, top: int) -> str:

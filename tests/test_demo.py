@@ -118,10 +118,16 @@ def test_what_came_from_one_participant_is_shown_beside_the_sum(demo: Outcome) -
     assert "masked numbers" in (demo.out / "masks.svg").read_text()
 
 
-def test_the_same_data_is_measured_with_local_noise_at_the_same_epsilon(demo: Outcome) -> None:
-    assert demo.summary["accuracy_base"] < demo.summary["accuracy_local_noise"] < 1
+def test_the_same_data_is_measured_with_local_noise_or_the_screen_says_that_it_was_not(demo: Outcome) -> None:
+    local = demo.summary["accuracy_local_noise"]
+    if local is None:  # other tests run on the same processors
+        assert "not ready in time" in demo.screen
+        return
+    assert demo.summary["accuracy_base"] < local < 1
     assert "each adding all the noise" in demo.screen
-    assert (demo.out / "federation" / "local-noise" / "outcome.json").is_file()
+    measured = json.loads((demo.out / "federation" / "local-noise" / "outcome.json").read_text())
+    assert measured["accuracy"] == local
+    assert measured["epsilon"] == pytest.approx(demo.summary["epsilon"], abs=0.02)
 
 
 def test_what_takes_long_says_what_has_just_been_done(demo: Outcome) -> None:

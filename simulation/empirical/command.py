@@ -44,11 +44,19 @@ def empirical(
     the code that daemons run. A pass cannot prove a claim: the bound could
     never exceed the printed ceiling.
 
-    Faults to plant: no-noise, missing-share, quiet-data, quiet-peaks,
-    laplace-noise, coarse-noise, repeated-noise, repeated-once, restarted-seed,
-    shared-noise, tiled-noise, bare-momentum, no-clip, tensor-clip,
-    batch-as-one, double-q, fixed-batches, shared-coins, sitting-out,
-    exact-metrics.
+    Faults of the noise: no-noise, missing-share, quiet-data, quiet-peaks.
+
+    Of its shape: laplace-noise, coarse-noise.
+
+    Of its freshness: repeated-noise, repeated-once, restarted-seed.
+
+    Of its independence: shared-noise, tiled-noise, bare-momentum.
+
+    Of the clip: no-clip, tensor-clip, batch-as-one.
+
+    Of the sampler: double-q, fixed-batches, shared-coins, sitting-out.
+
+    Of the plan: exact-metrics.
 
     Exit code 0: nothing contradicts the claim. 6: a check does; so it should
     with --plant. 1: the planted fault was not caught, which is a bug.

@@ -30,7 +30,7 @@ def plan_with(mode: Mode, optimizer: dict[str, str]) -> Plan:
 
 
 def states(plan: Plan, totals: list[NDArray[np.int64]], survivors: tuple[str, ...]) -> list[OptimizerState]:
-    made = [OptimizerState.start(np.random.default_rng(3).normal(size=ENTRIES).astype(np.float32) / 16)]
+    made = [OptimizerState.start(np.random.default_rng(3).normal(scale=1 / 16, size=ENTRIES).astype(np.float32))]
     for number, total in enumerate(totals, start=1):
         made.append(step(plan.recipe, made[-1], direction(plan, number, total, survivors)))
     return made
@@ -103,30 +103,38 @@ def halves() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def test_every_number_is_counted_in_a_bar() -> None:
-    for half in panels(*halves(), member="alice", bits=32, survivors=5):
+    for half in panels(*halves(), member="alice", bits=32, survivors=5, noised=True):
         assert sum(half.counts) == half.values.size == 1674
         assert len(bars(half)) == COLUMNS
 
 
 def test_bars_are_as_high_as_there_are_numbers_and_empty_where_there_are_none() -> None:
     values = np.array([-10] * 8 + [9] * 4)
-    half = panels(values, values, member="alice", bits=32, survivors=5)[1]
+    half = panels(values, values, member="alice", bits=32, survivors=5, noised=True)[1]
     assert bars(half).split() == [BLOCKS[7], BLOCKS[3]]
     assert bars(half, blocks=False).split() == [PLAIN_BLOCKS[7], PLAIN_BLOCKS[3]]
 
 
 def test_the_terminal_says_whose_update_which_sum_and_both_ranges() -> None:
-    shown = "\n".join(lines(panels(*halves(), member="alice", bits=32, survivors=4)))
-    for part in ("from alice: 1674 masked", "-2,147,483,648", "the sum of 4", "th part of the ring"):
+    shown = "\n".join(lines(panels(*halves(), member="alice", bits=32, survivors=4, noised=True)))
+    for part in (
+        "from alice: 1674 masked",
+        "-2,147,483,648",
+        "the sum of 4",
+        "of the ring: in the sum",
+        "everybody's noise in it",
+    ):
         assert part in shown
     assert max(map(len, shown.splitlines())) <= 100
-    plain = "\n".join(lines(panels(*halves(), member="alice", bits=32, survivors=4), blocks=False))
+    plain = "\n".join(lines(panels(*halves(), member="alice", bits=32, survivors=4, noised=True), blocks=False))
     assert plain.isascii()
 
 
 def test_the_file_is_one_svg_with_a_cell_for_every_number_and_nothing_that_loads(tmp_path: Path) -> None:
     path = tmp_path / "masks.svg"
-    write_svg(path, panels(*halves(), member="alice", bits=32, survivors=5), title="What <it> had in round 1")
+    write_svg(
+        path, panels(*halves(), member="alice", bits=32, survivors=5, noised=True), title="What <it> had in round 1"
+    )
     root = ET.fromstring(path.read_text())
     squares = sum(found.get("d", "").count("M") for found in root.iter("{http://www.w3.org/2000/svg}path"))
     assert squares == 2 * 1674

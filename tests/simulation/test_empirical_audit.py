@@ -26,7 +26,7 @@ from tests.worlds.seeded import SeededRandom
 pytestmark = pytest.mark.torch
 
 SMALL = Setting(canaries=120, participants=4, rounds=12, sampling_rate="0.5")
-LONGER = replace(SMALL, rounds=24)  # enough rounds to see what is alike in all of them
+LONGER = replace(SMALL, rounds=24, sampling_rate="0.2")  # enough rounds to see what is alike in all of them
 LOCAL = replace(LONGER, mode=AuditedMode.LOCAL)
 STATISTICS = ["noise", "shape", "freshness", "sampler"]
 CHECKS = ["plan", "self-check", "midway", "canaries", *STATISTICS]
@@ -172,7 +172,7 @@ def made_up(laboratory: Laboratory, healthy: Observation, seed: int) -> Observat
     coins = np.zeros_like(healthy.coins)
     sums = np.zeros_like(healthy.sums)
     for place, rows in enumerate(laboratory.rows):
-        coins[place, :, : len(rows)] = random.random((len(coins[place]), len(rows))) < 0.5
+        coins[place, :, : len(rows)] = random.random((len(coins[place]), len(rows))) < float(LONGER.sampling_rate)
         sums[place] = coins[place, :, : len(rows)].astype(np.int64) @ laboratory.directions[rows]
     noise = np.rint(random.normal(scale=sigma(laboratory), size=sums.shape)).astype(np.int64)
     return Observation(sums=sums, noise=noise, coins=coins)
@@ -240,18 +240,19 @@ def test_noise_that_two_participants_share_in_different_rounds_with_the_sign_tur
     assert "participant-01's in round 5 and participant-03's in round 21" in outcome(verdict, "freshness")
 
 
-def test_one_row_that_gets_through_the_clip_is_named(laboratory: Laboratory, healthy: Observation) -> None:
+def test_one_row_that_gets_far_through_the_clip_is_named(laboratory: Laboratory, healthy: Observation) -> None:
     canary = laboratory.rows[1][3]
     changed = healthy.noise.copy()
-    changed[1] += 3 * healthy.coins[1, :, 3, None] * laboratory.directions[canary]
+    changed[1] += 10 * healthy.coins[1, :, 3, None] * laboratory.directions[canary]
     verdict = judge(laboratory, replace(healthy, noise=changed))
     assert f"some of canary {canary} when it is drawn" in outcome(verdict, "freshness")
 
 
-def test_a_sum_that_is_kept_for_a_later_round_is_seen(laboratory: Laboratory, healthy: Observation) -> None:
+def test_sums_that_are_kept_for_a_later_round_are_seen(laboratory: Laboratory, healthy: Observation) -> None:
     changed = healthy.noise.copy()
-    changed[:, 5:] += healthy.sums[:, :-5] // 2
+    changed[:, 5:] += healthy.sums[:, :-5]
     verdict = judge(laboratory, replace(healthy, noise=changed))
+    assert names(verdict) == ["freshness"]
     assert "sum of 5 rounds earlier" in outcome(verdict, "freshness")
 
 
