@@ -1,7 +1,7 @@
 """Looks at the coordinator's own files while a run goes on: what came from one participant, and the sum of that round.
 
 Guarantees: everything is read from where the coordinator keeps it, and nothing is changed; the sum is what the
-coordinator's optimizer took its step along, in the integers of the ring.
+coordinator's optimizer took its step along, in the integers of the ring, exact where the optimizer has a momentum.
 Leaves to others: drawing it (``simulation.picture``), whose updates are in the sum (``simulation.dropout``).
 """
 
@@ -48,6 +48,8 @@ class Received:
 
     def total(self, survivors: tuple[str, ...]) -> NDArray[np.int64]:
         """Return the sum that the coordinator unmasked in that round, shape (entries,).
+
+        It is worked out from the optimizer's step, ``mean`` or ``sgd``, because the sum itself is not kept.
 
         Args:
             survivors: whose updates are in it.

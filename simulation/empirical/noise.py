@@ -76,7 +76,8 @@ def _cells(sigma: float, edges: Integers) -> NDArray[np.float64]:
     values = np.arange(-math.ceil(12 * sigma), math.ceil(12 * sigma) + 1)
     weights = np.exp(-((values / sigma) ** 2) / 2)
     found = np.bincount(np.searchsorted(edges, values, side="right"), weights, minlength=len(edges) + 1)
-    return found / found.sum()
+    chances: NDArray[np.float64] = found / found.sum()
+    return chances
 
 
 def _between(cell: int) -> str:
@@ -132,4 +133,6 @@ def _follows(noise: NDArray[np.float32], sums: NDArray[np.float32]) -> float:
 
 
 def _over(found: NDArray[Any], lengths: NDArray[Any]) -> NDArray[np.float64]:
-    return np.divide(found, lengths, out=np.zeros(np.broadcast(found, lengths).shape), where=lengths > 0)
+    ratios: NDArray[np.float64] = np.zeros(np.broadcast(found, lengths).shape)
+    np.divide(found, lengths, out=ratios, where=lengths > 0)
+    return ratios

@@ -27,6 +27,7 @@ class Setting:
         canaries: how many, spread evenly over the participants.
         participants: how many add noise.
         rounds: of one step each.
+        halfway: the round before which every trainer checks itself again and is restarted.
         sampling_rate: q.
         epsilon: what the plan claims at ``delta``.
         delta: of the claim.
@@ -36,14 +37,10 @@ class Setting:
     canaries: int = 400
     participants: int = 10
     rounds: int = 100
+    halfway: int = 51
     sampling_rate: str = "0.1"
     epsilon: str = "2"
     delta: str = "0.00001"
-
-    @property
-    def halfway(self) -> int:
-        """The round before which every trainer checks itself again and is restarted."""
-        return self.rounds // 2 + 1
 
     @property
     def guessed(self) -> int:

@@ -93,4 +93,5 @@ def _binomial(trials: int, rate: float, most: int) -> NDArray[np.float64]:
     found = np.array(
         [math.comb(trials, count) * rate**count * (1 - rate) ** (trials - count) for count in range(most + 1)]
     )
-    return np.clip(found, 0.0, 1.0)
+    chances: NDArray[np.float64] = np.clip(found, 0.0, 1.0)
+    return chances
