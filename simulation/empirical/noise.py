@@ -81,8 +81,9 @@ def _cells(sigma: float, edges: Integers) -> NDArray[np.float64]:
 
 
 def _between(cell: int) -> str:
-    low = f"from {STEPS[cell - 1]:g} sigma" if cell else ""
-    return " ".join(filter(None, (low, f"below {STEPS[cell]:g} sigma" if cell < len(STEPS) else "up")))
+    if not cell or cell == len(STEPS):
+        return f"beyond {STEPS[0] if not cell else STEPS[-1]:g} sigma"
+    return f"between {STEPS[cell - 1]:g} and {STEPS[cell]:g} sigma"
 
 
 def dependences(of: Evidence) -> Iterator[Family]:
@@ -91,8 +92,8 @@ def dependences(of: Evidence) -> Iterator[Family]:
     names, noise = of.names, of.noise.reshape(n * rounds, entries)
 
     def releases(a: int, b: int) -> str:
-        first, second = (f"{names[place // rounds]}'s in round {place % rounds + 1}" for place in (a, b))
-        return f"the noises {first} and {second} are alike"
+        first, second = (f"{names[place // rounds]} in round {place % rounds + 1}" for place in (a, b))
+        return f"the noise of {first} is like that of {second}"
 
     yield Family(_alike(noise), releases)
     yield Family(_alike(noise.T), lambda a, b: f"noise in entries {a} and {b} is alike in all rounds")

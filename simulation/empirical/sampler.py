@@ -75,7 +75,7 @@ def _coincidences(coins: Flags, valid: Flags, rate: float, names: Sequence[str])
             yield Family(
                 chance.of_counts([found], due, rate**2),
                 lambda _, lag=lag, found=found, due=due: (
-                    f"{found:.0f} rows of {due} were drawn again {lag} rounds later, {rate**2 * due:.0f} were due"
+                    f"{found:.0f} rows of {due} were drawn again {lag} round(s) later, {rate**2 * due:.0f} were due"
                 ),
             )
 

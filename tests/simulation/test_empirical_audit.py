@@ -252,7 +252,7 @@ def test_noise_that_two_participants_share_in_different_rounds_with_the_sign_tur
 ) -> None:
     verdict = judge(laboratory, altered(healthy, (3, 20), -healthy.noise[1, 4]))
     assert names(verdict) == ["freshness"]
-    assert "participant-01's in round 5 and participant-03's in round 21" in outcome(verdict, "freshness")
+    assert "participant-01 in round 5 is like that of participant-03 in round 21" in outcome(verdict, "freshness")
 
 
 def test_one_row_that_gets_far_through_the_clip_is_named(laboratory: Laboratory, healthy: Observation) -> None:
