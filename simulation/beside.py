@@ -45,6 +45,11 @@ class Beside:
             time.sleep(0.1)
         return float(json.loads(self.outcome.read_bytes())["accuracy"]) if self.outcome.exists() else None
 
+    @property
+    def trouble(self) -> str:
+        """Why there is no figure, in words."""
+        return "is not ready in time" if self.daemon.running else f"failed, see {self.daemon.log.name}"
+
 
 def main(out: Path, base: Path, seed: int) -> None:
     """Run it below ``out`` and leave the outcome there, whole or not at all."""

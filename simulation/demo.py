@@ -162,7 +162,7 @@ class Story:
         with self._screen.step("Measure the same data with local noise, trained beside the rounds in one process"):
             accuracy = beside.accuracy()
         if accuracy is None:
-            self._screen.note("it is not ready in time; `onlysum demo-compare --participants 5` measures it by itself")
+            self._screen.note(f"it {beside.trouble}; `onlysum demo-compare --participants 5` measures it by itself")
         return accuracy
 
     def _conclude(self, run: str, dropouts: int, beside: Beside | None) -> None:

@@ -74,7 +74,7 @@ def panels(
         title=f"What it received from {member}: {masked.size} masked numbers",
         values=masked,
         reach=ring,
-        words=("Every value of the ring is as likely as any other, whatever the update was.",),
+        words=("Without the masks every value is as likely as any other, whatever the update was.",),
     )
     right = Panel(
         title=f"What it unmasked: the sum of {survivors}",
