@@ -61,7 +61,7 @@ GROUPS: Final[dict[str, CommandGroup]] = {
         "Write, show, verify and export privacy reports.",
         # The audit package may not import the simulation, in which canaries train; this module may.
         subcommands={
-            "empirical": CommandGroup("simulation.empirical_cli", "app", "Test the claim.", extra="participant")
+            "empirical": CommandGroup("simulation.empirical.command", "app", "Test the claim.", extra="participant")
         },
     ),
     "demo": CommandGroup(

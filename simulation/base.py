@@ -8,6 +8,7 @@ Leaves to others: adapters (``participant``) and the split (``simulation.digits`
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -57,8 +58,17 @@ def configuration() -> ViTConfig:
     return shape
 
 
-def train(public: Digits, seed: int, steps: int = STEPS) -> ViTForImageClassification:
-    """Train the base on the public slice, augmented, for about six seconds on one core."""
+def train(
+    public: Digits, seed: int, steps: int = STEPS, progress: Callable[[int, int], None] | None = None
+) -> ViTForImageClassification:
+    """Train the base on the public slice, augmented, for about six seconds on one core.
+
+    Args:
+        public: images and labels.
+        seed: of weights, batches and augmentation.
+        steps: how many.
+        progress: told the steps done, of how many, after each.
+    """
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
     model = ViTForImageClassification(configuration())
@@ -66,7 +76,7 @@ def train(public: Digits, seed: int, steps: int = STEPS) -> ViTForImageClassific
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     images, labels = torch.from_numpy(public.images).float() / 255, torch.from_numpy(public.labels)
     model.train()
-    for _ in range(steps):
+    for done in range(1, steps + 1):
         rows = torch.randint(len(labels), (BATCH,), generator=random)
         logits = model(pixel_values=normalise(augment(images[rows], random))).logits
         loss = functional.cross_entropy(logits, labels[rows], label_smoothing=0.05)
@@ -75,6 +85,8 @@ def train(public: Digits, seed: int, steps: int = STEPS) -> ViTForImageClassific
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        if progress is not None:
+            progress(done, steps)
     model.train(mode=False)
     return model
 

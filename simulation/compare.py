@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,24 +37,12 @@ from privacy.task_parts import require_classification
 from simulation import base
 from simulation.binding import bind
 from simulation.cohort import Cohort, Train
+from simulation.seeded import SeededSource
 from simulation.stage import EVALUATOR, FEDERATION, Stage, write_data, write_recipe
 
 MODES: Final[tuple[Mode, ...]] = ("local", "distributed")
 COLLUDING: Final = 1  # f, as in the demo
 SUITE: Final = 1
-
-
-class SeededSource:
-    """Bytes that follow from a seed: SHAKE-256 of seed and counter. For simulations and nothing else."""
-
-    def __init__(self, seed: str) -> None:
-        self._seed = hashlib.sha256(seed.encode()).digest()
-        self._count = 0
-
-    def token_bytes(self, count: int) -> bytes:
-        """Return the next bytes."""
-        self._count += 1
-        return hashlib.shake_256(self._seed + self._count.to_bytes(8, "big")).digest(count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +74,14 @@ def prepare(stage: Stage, seed: int, size: Size) -> tuple[int, ...]:
     stage.clear()
     parts = write_data(stage, seed, _names(size.participants))
     base.save(base.train(parts.public, seed, size.base_steps), stage.base)
+    return tuple(len(part) for part in parts.participants)
+
+
+def copy_base(stage: Stage, trained: Path, seed: int, size: Size) -> tuple[int, ...]:
+    """Split the digits as :func:`prepare` does, and take a base that is there already."""
+    stage.clear()
+    parts = write_data(stage, seed, _names(size.participants))
+    shutil.copytree(trained, stage.base)
     return tuple(len(part) for part in parts.participants)
 
 

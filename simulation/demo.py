@@ -21,13 +21,18 @@ from typing import Annotated, Final
 import typer
 
 from privacy.errors import OnlysumError
+from simulation.beside import Beside
 from simulation.dropout import Monitor
 from simulation.federation import Federation
 from simulation.outcome import Summary, change_one_byte, show, write_held_out
+from simulation.picture import lines, panels, write_svg
 from simulation.processes import ONE_THREAD, Processes
 from simulation.screen import Screen
 from simulation.stage import PARTICIPANTS, Stage, write_data, write_recipe
+from simulation.witness import Witness
 
+WATCHED: Final = PARTICIPANTS[0]  # whose upload is shown
+BASE_NOTES: Final = 2  # lines about the base's training
 SEED: Final = 1  # of the split and the base; keys, masks, batches and noise come from the operating system
 VERIFICATION_FAILED: Final = 6  # exit code of ``audit verify`` for a report that was changed
 
@@ -40,6 +45,9 @@ class Privacy(StrEnum):
     LOCAL = "local"
     DISTRIBUTED = "distributed"
     NONE = "none"
+
+
+_SHARED: Final = Privacy.DISTRIBUTED
 
 
 @app.command()
@@ -74,7 +82,7 @@ class Story:
         self._screen = screen
         self._processes = processes
         self._privacy = privacy
-        self._federation = Federation(stage, processes, privacy.value)
+        self._federation = Federation(stage, processes, privacy.value, screen.note)
         self._suite = suite
 
     def prepare(self) -> None:
@@ -94,8 +102,12 @@ class Story:
         with screen.step("Build the plan, sign it, and have every owner's policy approve it"):
             federation.build()
             run = federation.propose()
-        dropouts = self._watch(run)
-        self._conclude(run, dropouts)
+        beside = Beside.start(self._processes, stage=self._stage, seed=SEED) if self._privacy is _SHARED else None
+        witness = Witness(self._stage.coordinator, run, WATCHED)
+        with witness.looking():
+            monitor = self._watch(run)
+        self._show_masks(witness, monitor)
+        self._conclude(run, monitor.dropouts, beside)
 
     def _introduce(self) -> None:
         self._screen.say(
@@ -108,19 +120,52 @@ class Story:
         from simulation import base
 
         parts = write_data(self._stage, SEED)
-        base.save(base.train(parts.public, SEED), self._stage.base)
+        base.save(base.train(parts.public, SEED, progress=self._base_progress), self._stage.base)
         write_held_out(self._stage.held_out, parts.held_out)
         write_recipe(self._stage, self._privacy.value, self._suite)
 
-    def _watch(self, run: str) -> int:
-        """Follow the run to its end, and return how many participant-rounds are missing from the sums."""
+    def _base_progress(self, done: int, steps: int) -> None:
+        if done % (steps // BASE_NOTES) == 0:
+            self._screen.note(f"the base has trained {done} of {steps} steps on public images")
+
+    def _watch(self, run: str) -> Monitor:
+        """Follow the run to its end, and return what was noted of it."""
         with self._screen.rounds(self._federation.rounds) as rounds:
             monitor = Monitor(self._federation, rounds)
             for happened in self._federation.events(run):
                 monitor.take(happened)
-        return monitor.dropouts
+        return monitor
 
-    def _conclude(self, run: str, dropouts: int) -> None:
+    def _show_masks(self, witness: Witness, monitor: Monitor) -> None:
+        """Show what came from one participant beside the sum of its round, on the screen and as a file."""
+        seen = witness.seen
+        if seen is None or WATCHED in monitor.gone[seen.round]:
+            self._screen.say(f"(no upload of {WATCHED} was caught on the coordinator's disk: there is no picture)")
+            return
+        survivors = tuple(name for name in PARTICIPANTS if name not in monitor.gone[seen.round])
+        halves = panels(
+            seen.masked,
+            seen.total(survivors),
+            member=WATCHED,
+            bits=seen.plan.encoding.ring_bits,
+            survivors=len(survivors),
+            noised=seen.plan.privacy.noised,
+        )
+        write_svg(self._stage.picture, halves, title=f"What the coordinator had in round {seen.round}")
+        self._screen.say(f"\nWhat the coordinator had in round {seen.round}, counted by size, from its own disk:")
+        for line in lines(halves, blocks=self._screen.blocks):
+            self._screen.say(f"  {line}")
+        self._screen.say("")
+
+    def _local_noise(self, beside: Beside) -> float | None:
+        """Return the accuracy with local noise; it trained beside the rounds and may need a moment more."""
+        with self._screen.step("Measure the same data with local noise, trained beside the rounds in one process"):
+            accuracy = beside.accuracy()
+        if accuracy is None:
+            self._screen.note(f"it {beside.trouble}; `onlysum demo-compare --participants 5` measures it by itself")
+        return accuracy
+
+    def _conclude(self, run: str, dropouts: int, beside: Beside | None) -> None:
         from simulation.base import recheck
 
         stage, screen, federation = self._stage, self._screen, self._federation
@@ -134,12 +179,14 @@ class Story:
                 partial(federation.verify, changed, accept=VERIFICATION_FAILED),
             )
         screen.say(f"The report verifies. The copy, in which byte {offset} was changed, does not.")
+        local = self._local_noise(beside) if beside else None
         before, after = federation.accuracies(run)
         spent, rechecked = federation.spent(run), recheck(stage.out)
         summary = Summary(
             mode=self._privacy.value,
             accuracy_base=before,
             accuracy_final=after,
+            accuracy_local_noise=local,
             epsilon=spent.epsilon,
             delta=spent.delta,
             participants=len(PARTICIPANTS),
@@ -151,7 +198,7 @@ class Story:
         summary.write(stage.summary)
         screen.say("")
         show(screen.console, summary, rechecked=rechecked)
-        screen.say(f"\n{stage.out}: adapter/ base/ heldout/ report.html report.json summary.json logs/")
+        screen.say(f"\n{stage.out}: adapter/ base/ heldout/ masks.svg report.html report.json summary.json logs/")
 
 
 @contextmanager

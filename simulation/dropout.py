@@ -13,6 +13,7 @@ from typing import Any, Final
 from privacy.errors import LocalError
 from simulation.federation import Federation
 from simulation.screen import Rounds
+from simulation.stage import PARTICIPANTS
 
 VICTIM: Final = "carol"
 LINES: Final = 20  # about rounds, where there is no bar
@@ -36,7 +37,9 @@ class Monitor:
         self._rounds = rounds
         self._condition = Condition.WELL
         self._from = round(KILL_AT * federation.rounds)
+        self._approvals = 0
         self.dropouts = 0
+        self.gone: dict[int, frozenset[str]] = {}  # who is missing from each round's sum
 
     def take(self, happened: dict[str, Any]) -> None:
         """Take an event as ``run watch --json`` prints it.
@@ -51,6 +54,7 @@ class Monitor:
                     self._kill(number)
             case {"event": "round", "round": number, "survivors": survivors, "dropouts": gone}:
                 self.dropouts += len(gone)
+                self.gone[number] = frozenset(gone)
                 without = f", without {', '.join(gone)}" if gone else ""
                 shown = number % max(1, self._federation.rounds // LINES) == 0
                 self._rounds.completed(number, f"round {number}: the sum of {survivors}{without}" if shown else "")
@@ -60,13 +64,24 @@ class Monitor:
             case {"event": "abort", "round": number, "attempt": attempt, "code": code}:
                 self._rounds.say(f"round {number}, attempt {attempt}: no sum ({code}); it is tried again")
             case {"event": "plan", "member": member, "approved": True}:
-                self._rounds.phase(f"{member} approved the plan")
+                self._approved(member)
             case {"event": "plan", "member": member, "approved": False}:
                 raise LocalError("E-DEMO", f"{member} refused the plan")
             case {"event": "run", "state": "aborted" | "refused" as state, "code": code, "reason": reason}:
                 raise LocalError("E-DEMO", f"the run was {state}: {code} {reason}")
             case _:
                 pass
+
+    def _approved(self, member: str) -> None:
+        if member not in PARTICIPANTS:
+            self._rounds.phase(f"{member} approved the plan")
+            return
+        self._approvals += 1
+        self._rounds.say(f"{member}'s policy approved the plan")
+        if self._approvals == len(PARTICIPANTS):
+            self._rounds.say(
+                "each owner's daemon loads the base and checks itself on synthetic rows, then rounds begin"
+            )
 
     def _kill(self, number: int) -> None:
         if self._condition is Condition.WELL:

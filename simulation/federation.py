@@ -42,10 +42,18 @@ class Spent:
 
 
 class Federation:
-    """A coordinator, five participants and an evaluator, each with a directory and a process of its own."""
+    """A coordinator, five participants and an evaluator, each with a directory and a process of its own.
 
-    def __init__(self, stage: Stage, processes: Processes, mode: Mode) -> None:
+    Args:
+        stage: where everything lies.
+        processes: that run it.
+        mode: of the plan.
+        say: told what has just happened.
+    """
+
+    def __init__(self, stage: Stage, processes: Processes, mode: Mode, say: Callable[[str], None]) -> None:
         self._stage = stage
+        self._say = say
         self._processes = processes
         self._mode: Mode = mode
         self._roster: dict[str, str] = {}  # identity fingerprints by name
@@ -62,6 +70,7 @@ class Federation:
         )
         log = self.daemons["coordinator"].log
         self._wait("a coordinator that listens", lambda: "Ready:" in log.read_text())
+        self._say(f"the coordinator listens on {address}")
         identities = self._processes.together(*(partial(self._enrol, member) for member in MEMBERS))
         self._roster = dict(zip(MEMBERS, identities, strict=True))
 
@@ -70,7 +79,9 @@ class Federation:
         role = "evaluator" if member == EVALUATOR else "participant"
         token = self._coordinator("invite", member, "--role", role)["token"]
         home = ["--json", "--config", str(self._stage.home(member))]
-        return str(json.loads(self._processes.run("participant", "join", "-", *home, given=token))["identity"])
+        identity = str(json.loads(self._processes.run("participant", "join", "-", *home, given=token))["identity"])
+        self._say(f"{member} joined as {role}")
+        return identity
 
     def equip(self) -> None:
         """Register base and data with every member, write the policies, and start the daemons."""
@@ -86,7 +97,9 @@ class Federation:
         """Register a member's data and its copy of the base, and return the base's hash as that member computed it."""
         name, owner = (HELD_OUT, []) if member == EVALUATOR else (DATASET, ["--population", POPULATION])
         self._member(member, "dataset", "add", name, str(self._stage.data(member)), "--input", "image", *owner)
-        return str(self._member_json(member, "model", "add", "digits-vit", str(self._stage.base))["hash"])
+        base_hash = str(self._member_json(member, "model", "add", "digits-vit", str(self._stage.base))["hash"])
+        self._say(f"{member} registered its images and its copy of the base")
+        return base_hash
 
     def start_member(self, member: str) -> None:
         """Start a member's daemon, or start it again."""
@@ -97,10 +110,12 @@ class Federation:
     def build(self) -> None:
         """Turn the recipe into a draft."""
         self._processes.run("plan", "build", str(self._stage.recipe), "-o", str(self._stage.draft))
+        self._say("the recipe became a draft; the daemons load torch and connect")
 
     def propose(self) -> str:
         """Wait until everybody is there, then bind the draft to the roster, sign it, and return the run's id."""
         self._wait("members that poll", self._all_live)
+        self._say(f"all {len(MEMBERS)} members are connected; the operator creates the run")
         members = ["--members", ",".join(PARTICIPANTS)]
         run = str(self._coordinator("run", "create", str(self._stage.draft), *members)["run"])
         self.rounds = int(self._show(run)["rounds"])

@@ -23,13 +23,16 @@ from simulation.digits import Digits
 class Summary:
     """The figures of a run, as ``summary.json`` has them.
 
-    ``epsilon`` is the largest charged over the participants, this run alone, and ``None`` in mode ``none``;
-    ``dropouts`` counts participant-rounds absent from the survivors; ``seconds`` is from the first line to the last.
+    ``accuracy_local_noise`` is that of the same data with local noise at the same epsilon, in a simulation; ``None``
+    where that was not run or not ready. ``epsilon`` is the largest charged over the participants, this run alone, and
+    ``None`` in mode ``none``; ``dropouts`` counts participant-rounds absent from the survivors; ``seconds`` is from the
+    first line to the last.
     """
 
     mode: str
     accuracy_base: float
     accuracy_final: float
+    accuracy_local_noise: float | None
     epsilon: float | None
     delta: float | None
     participants: int
@@ -90,6 +93,7 @@ def _rows(summary: Summary, rechecked: float) -> list[tuple[str, str, str]]:
     return [
         ("accuracy before", f"{summary.accuracy_base:.1%}", "of the base, on images that nobody trained on"),
         ("accuracy after", f"{summary.accuracy_final:.1%}", "with the adapter; the evaluator signed both figures"),
+        *_local_noise(summary),
         ("  rechecked", f"{rechecked:.1%}", "by PEFT and transformers alone, from the files below"),
         *spend,
         ("rounds", str(summary.rounds), f"each the sum of up to {summary.participants} masked updates"),
@@ -97,3 +101,10 @@ def _rows(summary: Summary, rechecked: float) -> list[tuple[str, str, str]]:
         ("sent", f"{summary.bytes_sent / 1e6:.1f} MB", "of masked updates, by all participants together"),
         ("time", f"{summary.seconds:.0f} s", ""),
     ]
+
+
+def _local_noise(summary: Summary) -> list[tuple[str, str, str]]:
+    if summary.accuracy_local_noise is None:
+        return []
+    words = "same data and epsilon, each adding all the noise (simulated once)"
+    return [("  local noise", f"{summary.accuracy_local_noise:.1%}", words)]

@@ -84,11 +84,11 @@ class Processes:
                 process.kill()
                 process.wait()
 
-    def start(self, name: str, *words: str) -> Daemon:
-        """Start a daemon that runs until it is ended; its output is appended to ``NAME.log``."""
+    def start(self, name: str, *words: str, module: str = "onlysum") -> Daemon:
+        """Start a daemon, or another module, that runs until it is ended; its output is appended to ``NAME.log``."""
         log = self._logs / f"{name}.log"
         with log.open("a") as file:
-            return Daemon(name, self._open(words, stdout=file, stderr=file), log)
+            return Daemon(name, self._open(words, stdout=file, stderr=file, module=module), log)
 
     def run(self, *words: str, given: str = "", accept: int = 0) -> str:
         """Run a command to its end and return what it printed.
@@ -133,13 +133,19 @@ class Processes:
                 raise
 
     def _open(
-        self, words: Sequence[str], *, stdout: int | IO[str], stderr: int | IO[str], stdin: int = subprocess.DEVNULL
+        self,
+        words: Sequence[str],
+        *,
+        stdout: int | IO[str],
+        stderr: int | IO[str],
+        stdin: int = subprocess.DEVNULL,
+        module: str = "onlysum",
     ) -> subprocess.Popen[str]:
         with self._lock:
             if self._closed:
                 raise LocalError("E-DEMO", "the demo is ending")
             process = subprocess.Popen(  # noqa: S603  this very program with the demo's own arguments
-                [sys.executable, "-P", "-m", "onlysum", *words],  # -P: nothing in the current directory is imported
+                [sys.executable, "-P", "-m", module, *words],  # -P: nothing in the current directory is imported
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,

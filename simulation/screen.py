@@ -41,9 +41,18 @@ class Screen:
         """Seconds since the first line."""
         return time.monotonic() - self._begin
 
+    @property
+    def blocks(self) -> bool:
+        """Whether the screen has characters beyond ASCII."""
+        return self.console.encoding.lower().startswith("utf")
+
     def say(self, text: str) -> None:
         """Print a line as it is."""
         self.console.print(text, markup=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Print what happened within a step."""
+        self.say(f"[{self.seconds:4.0f} s]   {text}")
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:

@@ -89,6 +89,11 @@ class Stage:
         return self.out / "summary.json"
 
     @property
+    def picture(self) -> Path:
+        """What the coordinator received from one participant, beside the sum."""
+        return self.out / "masks.svg"
+
+    @property
     def federation(self) -> Path:
         """What would lie on seven machines: a directory for the coordinator and for each member."""
         return self.out / "federation"
@@ -107,6 +112,11 @@ class Stage:
     def draft(self) -> Path:
         """What ``plan build`` made of it."""
         return self.federation / "draft"
+
+    @property
+    def local_noise(self) -> Path:
+        """Where the same data trains once more, with local noise."""
+        return self.federation / "local-noise"
 
     def home(self, member: str) -> Path:
         """Return a member's directory."""

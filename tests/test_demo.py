@@ -23,6 +23,7 @@ FILES = (
     "base/model.safetensors",
     "heldout/labels.npy",
     "heldout/pixel_values.npy",
+    "masks.svg",
     "report.html",
     "report.json",
     "summary.json",
@@ -109,6 +110,29 @@ def test_a_report_with_one_changed_byte_does_not_verify(demo: Outcome, tmp_path:
         changed = bytes([*data[:place], data[place] ^ 1, *data[place + 1 :]])
         (tmp_path / "changed.json").write_bytes(changed)
         assert verify(tmp_path / "changed.json").returncode == 6, f"byte {place}"
+
+
+def test_what_came_from_one_participant_is_shown_beside_the_sum(demo: Outcome) -> None:
+    assert "What it received from alice: 1674 masked numbers" in demo.screen
+    assert re.search(r"What it unmasked: the sum of [45]\b", demo.screen)
+    assert "masked numbers" in (demo.out / "masks.svg").read_text()
+
+
+def test_the_same_data_is_measured_with_local_noise_or_the_screen_says_that_it_was_not(demo: Outcome) -> None:
+    local = demo.summary["accuracy_local_noise"]
+    if local is None:  # other tests run on the same processors
+        assert "not ready in time" in demo.screen
+        return
+    assert demo.summary["accuracy_base"] < local < 1
+    assert "each adding all the noise" in demo.screen
+    measured = json.loads((demo.out / "federation" / "local-noise" / "outcome.json").read_text())
+    assert measured["accuracy"] == local
+    assert measured["epsilon"] == pytest.approx(demo.summary["epsilon"], abs=0.02)
+
+
+def test_what_takes_long_says_what_has_just_been_done(demo: Outcome) -> None:
+    for sign in ("coordinator listens", "alice joined", "alice registered", "policy approved", "checks itself"):
+        assert sign in demo.screen
 
 
 def test_the_screen_says_what_the_base_has_not_seen(demo: Outcome) -> None:

@@ -156,6 +156,7 @@ class TorchTrainer:
         self._on_failure = on_failure
         self._round = 0
         self._paced: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._self_check: SelfCheck | None = None
         self._engines: TurnEngines | None = None
         self._examples: Examples | None = None
         self._fixed_slots = False
@@ -194,7 +195,7 @@ class TorchTrainer:
         size = recipe.training.micro_batch
         synthetic = synthetic_examples(loaded, task, size).to(device)
         engines = TurnEngines(adapted, synthetic, given.engine)
-        check = SelfCheck(
+        self._self_check = SelfCheck(
             recipe=recipe,
             privacy=self._plan.privacy,
             engines=engines,
@@ -203,7 +204,7 @@ class TorchTrainer:
             clean_base=lambda: base().model,
             slot_rows=synthetic_examples(loaded, task, max(size, SLOT_ROWS)).to(device),
         )
-        self._fixed_slots = check.run()
+        self._fixed_slots = self._self_check.run()
         compile_now()  # before a round's clock runs
         _require_unchanged(given)
         examples = load_examples(given.dataset, given.columns, task, loaded, strict=given.strict).to(device)
@@ -214,6 +215,16 @@ class TorchTrainer:
             examples = shortened(engines, synthetic, examples)
         self._engines, self._examples = engines, examples
         self._set_pace()
+
+    def check(self) -> None:
+        """Repeat the self-check on the very engines that train, so that what rounds changed in them is seen.
+
+        Raises:
+            LocalError: ``E-SELF-CHECK``.
+        """
+        if self._self_check is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        self._self_check.run()
 
     def _set_pace(self) -> None:
         """See how long a round takes at most, so that every one takes as long."""

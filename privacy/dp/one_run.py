@@ -2,7 +2,7 @@
 
 Guarantees: if a run is (epsilon, delta)-DP, :func:`lower_bound` exceeds epsilon with a probability of at most
 1 - confidence, whatever the attack was, as long as the number of guesses was fixed before the run was looked at.
-Leaves to others: canaries, attack and what is concluded (``simulation.empirical``). It never shows that a run is
+Leaves to others: canaries, attack and what is concluded (``simulation.empirical.audit``). It never shows that a run is
 private: :func:`ceiling` is the largest figure that the test could have given.
 Source: Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run", NeurIPS 2023, Theorem 5.2, appendix D.
 """
@@ -10,7 +10,7 @@ Source: Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run", 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,42 +80,3 @@ def _binomial(trials: int, count: int, chance: float) -> float:
     choose = math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1)
     log = choose + count * math.log(chance) + (trials - count) * math.log1p(-chance)
     return math.exp(log)
-
-
-# --- what else a run lets one count ---
-
-
-def noise_deviation(squares: float, *, draws: int, variance: float) -> float:
-    """Return by how many standard deviations the mean square of noise-only coordinates differs from its variance.
-
-    Args:
-        squares: sum of the squares of all draws.
-        draws: how many there were.
-        variance: that each should have.
-    """
-    return (squares / (draws * variance) - 1) / math.sqrt(2 / draws)
-
-
-def count_deviation(count: int, *, trials: int, rate: float) -> float:
-    """Return by how many standard deviations a count differs from independent trials at a rate."""
-    if rate == 1:
-        return 0.0 if count == trials else math.inf
-    return (count - trials * rate) / math.sqrt(trials * rate * (1 - rate))
-
-
-def spread_deviation(counts: Iterable[tuple[int, int]], *, rate: float) -> float:
-    """Return by how many standard deviations binomial counts spread more, or less, than independent trials at a rate.
-
-    A sampler may draw the right number and still not draw independently: batches of one size spread too little, an
-    example that comes in every round or never too much.
-
-    Args:
-        counts: how many were found, of how many trials; rate is below 1.
-        rate: of each trial.
-    """
-    excess = variance = 0.0
-    for count, trials in counts:
-        if expected := trials * rate * (1 - rate):
-            excess += (count - trials * rate) ** 2 / expected - 1
-            variance += 2 + (1 - 6 * rate * (1 - rate)) / expected  # of the square, by the fourth moment
-    return excess / math.sqrt(variance) if variance else 0.0

@@ -10,12 +10,9 @@ import pytest
 from privacy.dp.one_run import (
     Guesses,
     ceiling,
-    count_deviation,
     guess,
     lower_bound,
-    noise_deviation,
     p_value,
-    spread_deviation,
 )
 
 
@@ -67,32 +64,3 @@ def test_randomised_response_at_epsilon_1_exceeds_its_bound_in_at_most_one_run_o
     bounds = {correct: lower_bound(Guesses(200, 200, correct), delta=0.0) for correct in range(201)}
     above = [bounds[int(random.binomial(200, right))] > 1.0 for _ in range(2000)]
     assert np.mean(above) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 2000)
-
-
-def test_one_of_ten_noises_missing_shows_at_eleven_deviations_on_256_coordinates_in_100_rounds() -> None:
-    draws = 256 * 100
-    assert noise_deviation(0.9 * draws, draws=draws, variance=1.0) == pytest.approx(-11.3, abs=0.05)
-    assert noise_deviation(4.0 * draws, draws=draws, variance=4.0) == 0.0
-
-
-def test_a_doubled_sampling_rate_shows_in_the_count() -> None:
-    assert count_deviation(5000, trials=50_000, rate=0.1) == 0.0
-    assert count_deviation(10_000, trials=50_000, rate=0.1) > 70
-    assert count_deviation(9, trials=9, rate=1.0) == 0.0
-    assert count_deviation(8, trials=9, rate=1.0) == math.inf
-
-
-def test_independent_coins_spread_as_they_should_and_deviate_like_a_standard_normal() -> None:
-    random = np.random.default_rng(11)
-    found = [
-        spread_deviation(((int(one), 20) for one in random.binomial(20, 0.1, size=1000)), rate=0.1) for _ in range(400)
-    ]
-    assert np.mean(found) == pytest.approx(0.0, abs=0.2)
-    assert np.std(found) == pytest.approx(1.0, abs=0.15)
-    assert max(map(abs, found)) < 6
-
-
-def test_batches_of_one_size_spread_too_little_and_a_batch_that_repeats_too_much() -> None:
-    assert spread_deviation([(2, 20)] * 1000, rate=0.1) < -20
-    assert spread_deviation([(100, 100)] * 20 + [(0, 100)] * 180, rate=0.1) > 900
-    assert spread_deviation([], rate=0.1) == 0.0

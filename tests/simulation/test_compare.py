@@ -13,7 +13,8 @@ from privacy.plan_parts import Mode
 from privacy.secagg import messages
 from simulation import compare
 from simulation.cohort import Cohort
-from simulation.compare import Cell, SeededSource, Size, figures, gains
+from simulation.compare import Cell, Size, figures, gains
+from simulation.seeded import SeededSource
 from tests.worlds.plans import make_plan, verified
 
 

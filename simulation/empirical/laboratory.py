@@ -6,8 +6,8 @@ own decides on every canary, from the given source.
 Leaves to others: faults (``faults``), what is concluded (``empirical``).
 
 Why canaries are easy to see: each has a class of its own, so its gradient in the head is nearly orthogonal to all
-others, and the adapter stays where it started. Plain LoRA starts with B = 0, where the gradient of A is exactly zero:
-its entries carry noise and nothing else, which makes them the probes.
+others, and the adapter stays where it started. What a batch adds to a sum is therefore known to the integer, and so is
+the noise: what is left of a release.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from transformers.utils.logging import disable_progress_bar
 
 import methods
 from authoring.draft import INITIAL_FILE, build_draft
-from methods.vectors import state_tensors
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.fast import FastEngine
 from participant.training.adapters.sums import Clip, GradientSums
@@ -41,13 +40,12 @@ from privacy.plan_parts import Member
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
 from privacy.task_parts import require_classification
-from simulation.audit_result import Setting
 from simulation.binding import bind
+from simulation.empirical.result import Setting
 
 IMAGE_SIDE: Final = 8
 WIDTH: Final = 8
 RANK: Final = 8
-PROBES: Final = 256  # entries of LoRA's A: 2 layers of 2 modules, each RANK x WIDTH
 COLLUDING: Final = 1  # f
 CLIP_NORM: Final = "0.01"  # about 1/300 of a canary's gradient: whatever gets through unclipped is huge
 MICRO_BATCH: Final = 8
@@ -67,20 +65,18 @@ class Laboratory:
         plan: synthetic and calibrated.
         trainers: one per participant, prepared.
         included: which canaries are in the data, shape (canaries,).
-        rows: how many of them each trainer has, in the order of the trainers.
+        rows: which canary each row of a trainer's data is, in the order of the trainers.
         start: the global adapter, which every round starts from.
         directions: what each canary adds to a sum, integers, shape (canaries, entries).
-        probes: which entries carry noise alone, shape (entries,).
     """
 
     setting: Setting
     plan: Plan
     trainers: tuple[TorchTrainer, ...]
     included: NDArray[np.bool_]
-    rows: tuple[int, ...]
+    rows: tuple[Integers, ...]
     start: NDArray[np.float32]
     directions: Integers
-    probes: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +121,10 @@ class Workbench:
         coins = np.frombuffer(self.random.token_bytes(setting.canaries), dtype=np.uint8) & 1
         included: NDArray[np.bool_] = coins.astype(np.bool_)
         owners = np.arange(setting.canaries) % setting.participants
+        rows = tuple(np.flatnonzero(included & (owners == place)) for place in range(setting.participants))
         trainers = []
-        for place, member in enumerate(plan.roster):
-            dataset = self._write_rows(member.id, np.flatnonzero(included & (owners == place)))
+        for member, canaries in zip(plan.roster, rows, strict=True):
+            dataset = self._write_rows(member.id, canaries)
             trainers.append(TorchTrainer(self._materials(plan, member.id, dataset), self.random))
             trainers[-1].prepare()
         start, directions = self._directions(plan)
@@ -136,10 +133,9 @@ class Workbench:
             plan=plan,
             trainers=tuple(trainers),
             included=included,
-            rows=tuple(int(np.sum(included & (owners == place))) for place in range(setting.participants)),
+            rows=rows,
             start=start,
             directions=directions,
-            probes=_probes(plan.recipe),
         )
 
     def _directions(self, plan: Plan) -> tuple[NDArray[np.float32], Integers]:
@@ -184,13 +180,6 @@ def _labels(setting: Setting) -> list[str]:
     return [f"canary {number}" for number in range(setting.canaries)]
 
 
-def _probes(recipe: Recipe) -> NDArray[np.bool_]:
-    """Return which entries are LoRA's A."""
-    return np.concatenate(
-        [np.full(tensor.entries, tensor.key.endswith(".lora_A.weight")) for tensor in state_tensors(recipe)]
-    )
-
-
 def _write_base(folder: Path, labels: int) -> None:
     """Write an untrained vision transformer; its weights are small, so that answers start out even."""
     config = ViTConfig(
@@ -230,7 +219,7 @@ alpha = {2 * RANK}
 target_modules = ["q_proj", "v_proj"]
 head_modules = ["classifier"]
 [privacy]
-mode = "distributed"
+mode = "{setting.mode.value}"
 epsilon = {setting.epsilon}
 delta = {setting.delta}
 sampling_rate = {setting.sampling_rate}

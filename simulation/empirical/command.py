@@ -21,7 +21,7 @@ import typer
 from host.console import say
 from privacy.dp.events import format_epsilon_up
 from privacy.errors import LocalError, VerificationError
-from simulation.audit_result import CAUGHT_BY, Fault, Setting, Verdict
+from simulation.empirical.result import CAUGHT_BY, AuditedMode, Fault, Setting, Verdict
 
 if TYPE_CHECKING:
     from participant.training.trainer import Progress
@@ -34,6 +34,9 @@ def empirical(
     plant: Annotated[
         Fault | None, typer.Option("--plant", metavar="FAULT", help="A fault, which has to be caught.")
     ] = None,
+    mode: Annotated[
+        AuditedMode, typer.Option("--mode", help="Whose noise is audited: shares of it, or each one's own.")
+    ] = AuditedMode.DISTRIBUTED,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train on canaries and see if they contradict the claim.
@@ -42,8 +45,19 @@ def empirical(
     the code that daemons run. A pass cannot prove a claim: the bound could
     never exceed the printed ceiling.
 
-    Faults to plant: no-noise, no-clip, missing-share, repeated-noise, double-q,
-    batch-as-one, fixed-batches, exact-metrics.
+    Faults of the noise: no-noise, missing-share, quiet-data, quiet-peaks.
+
+    Of its shape: laplace-noise, coarse-noise.
+
+    Of its freshness: repeated-noise, repeated-once, restarted-seed.
+
+    Of its independence: shared-noise, tiled-noise, bare-momentum.
+
+    Of the clip: no-clip, tensor-clip, batch-as-one.
+
+    Of the sampler: double-q, fixed-batches, shared-coins, sitting-out.
+
+    Of the plan: exact-metrics.
 
     Exit code 0: nothing contradicts the claim. 6: a check does; so it should
     with --plant. 1: the planted fault was not caught, which is a bug.
@@ -53,10 +67,10 @@ def empirical(
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: two threads are slower on tiny layers
     warnings.simplefilter("ignore", FutureWarning)  # of the libraries, about themselves
     from host.system import SystemRandom
-    from simulation.empirical import audit
+    from simulation.empirical.audit import audit
 
     with tempfile.TemporaryDirectory(prefix="onlysum-audit-") as directory, _bar() as progress:
-        verdict = audit(Setting(), Path(directory), SystemRandom(), fault=plant, progress=progress)
+        verdict = audit(Setting(mode=mode), Path(directory), SystemRandom(), fault=plant, progress=progress)
     if as_json:
         typer.echo(json.dumps(_as_values(verdict, plant), indent=2))
     else:
@@ -74,7 +88,7 @@ def _show(verdict: Verdict, plant: Fault | None) -> None:
 
     setting = verdict.setting
     size = f"{setting.participants} participants, {setting.rounds} rounds, {setting.canaries} canaries"
-    typer.echo(f"A synthetic plan: {size}")
+    typer.echo(f"A synthetic plan: {size}, {setting.mode.value} noise")
     typer.echo(f"Claimed: epsilon {setting.epsilon} at delta {setting.delta}")
     if plant:
         typer.echo(f"Planted: {plant.value}, which the check {CAUGHT_BY[plant]} has to catch")
@@ -90,6 +104,7 @@ def _show(verdict: Verdict, plant: Fault | None) -> None:
 
 def _as_values(verdict: Verdict, plant: Fault | None) -> dict[str, object]:
     return {
+        "mode": verdict.setting.mode.value,
         "planted": plant.value if plant else None,
         "passed": not verdict.failed,
         "claimed_epsilon": verdict.claim,

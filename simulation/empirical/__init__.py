@@ -1,0 +1,1 @@
+"""The empirical audit: real training on made-up rows, held against what is claimed of it."""
