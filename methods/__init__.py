@@ -20,6 +20,7 @@ from methods.fedsvd import FEDSVD
 from methods.ffa_lora import FFA_LORA
 from methods.flexlora import FLEXLORA
 from methods.head import HEAD_ONLY
+from methods.hetlora import HETLORA
 from methods.ia3 import IA3
 from methods.la_lora import LA_LORA
 from methods.layers import LAYERS
@@ -57,6 +58,7 @@ _METHODS: Final[dict[str, Method]] = {
         FFA_LORA,
         FLEXLORA,
         HEAD_ONLY,
+        HETLORA,
         IA3,
         LA_LORA,
         LAYERS,

@@ -78,6 +78,7 @@ class Method:
         turns: the streams that train in each kind of round; one turn with every shared stream if empty.
         schedule: which round takes which turn.
         upload: the form in which an update goes up: all that trained, or what a common mask chose.
+        counts: whether everybody contributes to every entry, or as far as its own rank goes.
         alternates: what trains in each local step, over and over; all of the turn in every step if empty.
         proximal: whether local steps are drawn back to the round's start.
         summed: the vector that the coordinator learns the sum of, in words.
@@ -106,6 +107,7 @@ class Method:
     turns: tuple[frozenset[str], ...] = ()
     schedule: Schedule = EVERY_ROUND
     upload: UploadKind = "differences"
+    counts: Literal["all", "rank"] = "all"
     alternates: tuple[frozenset[Selector], ...] = ()
     proximal: bool = False
     summed: str
@@ -282,8 +284,10 @@ class Method:
             raise LocalError("E-PLAN-STREAM", f"the plan's state is {given}; that of {self.title} is {names}, in order")
         if (recipe.turns, recipe.schedule) != (self.turns_of(state, recipe.upload, adapter.tensors), self.schedule):
             raise LocalError("E-PLAN-STREAM", f"the plan's turns are not those of {self.title}: what trains when")
-        if (recipe.upload.kind, recipe.counts) != (self.upload, "all"):
-            raise LocalError("E-PLAN-STREAM", f"updates of {self.title} go up as {self.upload}, from everybody")
+        if (recipe.upload.kind, recipe.counts) != (self.upload, self.counts):
+            raise LocalError(
+                "E-PLAN-STREAM", f"updates of {self.title} go up as {self.upload}, counted by {self.counts}"
+            )
         self._require_steps(recipe)
 
     def _require_steps(self, recipe: Recipe) -> None:
