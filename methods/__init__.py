@@ -16,6 +16,7 @@ from methods.fed_sb import FED_SB
 from methods.federa import FEDERA
 from methods.fedit import FEDIT
 from methods.fedprox import FEDPROX
+from methods.fedrot_lora import FEDROT_LORA
 from methods.fedsvd import FEDSVD
 from methods.ffa_lora import FFA_LORA
 from methods.flexlora import FLEXLORA
@@ -27,6 +28,7 @@ from methods.layers import LAYERS
 from methods.ln_tuning import LN_TUNING
 from methods.loha import LOHA
 from methods.lokr import LOKR
+from methods.lora_fair import LORA_FAIR
 from methods.method import Method
 from methods.oft import OFT
 from methods.optimizer import OptimizerState, Wide
@@ -54,6 +56,7 @@ _METHODS: Final[dict[str, Method]] = {
         FEDERA,
         FEDIT,
         FEDPROX,
+        FEDROT_LORA,
         FEDSVD,
         FFA_LORA,
         FLEXLORA,
@@ -65,6 +68,7 @@ _METHODS: Final[dict[str, Method]] = {
         LN_TUNING,
         LOHA,
         LOKR,
+        LORA_FAIR,
         OFT,
         P_TUNING,
         PREFIX,

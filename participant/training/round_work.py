@@ -77,9 +77,11 @@ class RoundWork:
             start: state before them.
             end: state after them.
         """
+        method, wide = methods.get(self.recipe.adapter.method), start.astype(np.float64)
+        end = method.align(self.recipe, wide, end)
         if self.recipe.upload.kind == "products":
-            return products.differences(self.recipe, start.astype(np.float64), end)
-        return (end - start)[self.places[self.columns]]
+            return products.differences(self.recipe, wide, end, factors_beside=method.factors_beside)
+        return (end - wide)[self.places[self.columns]]
 
     def start(self, adapter: Vector) -> Vector:
         """Return the global adapter as far as this participant trains it: zero beyond its own rank."""

@@ -199,6 +199,42 @@ def test_factors_of_a_rank_are_the_best_that_the_rank_can_hold() -> None:
         assert np.isclose(np.linalg.norm(product - writes @ reads), np.linalg.norm(values[rank:]))
 
 
+def test_lora_fair_corrects_the_mean_of_b_towards_the_exact_mean_of_the_products() -> None:
+    recipe = recipe_of("lora-fair")
+    methods.require_sound(recipe, "local")
+    assert recipe.turns[0].entries == 6 * 8 + 28 + 18
+    random = np.random.default_rng(8)
+    start, one, other = (random.normal(size=recipe.state_entries) for _ in range(3))
+    uploads = [differences(recipe, start, end, factors_beside=True) for end in (one, other)]
+    after = methods.advance(recipe, OptimizerState.start(start.astype(np.float32)), (uploads[0] + uploads[1]) / 2)
+    found, factors = split(recipe, after.iterate), [split(recipe, end) for end in (one, other)]
+    exact = (factors[0][B] @ factors[0][A] + factors[1][B] @ factors[1][A]) / 2
+    mean_a, mean_b = ((factors[0][key] + factors[1][key]) / 2 for key in (A, B))
+    assert np.allclose(found[A], mean_a, atol=1e-6)
+    best = exact @ np.linalg.pinv(mean_a)
+    assert np.linalg.norm(exact - best @ mean_a) <= np.linalg.norm(exact - found[B] @ found[A])
+    assert np.linalg.norm(found[B] - best) < 0.05 * np.linalg.norm(mean_b - best)
+    assert np.allclose(found[HEAD], (factors[0][HEAD] + factors[1][HEAD]) / 2, atol=1e-6)
+
+
+# --- rotations ---
+
+
+def test_a_rotation_keeps_the_product_and_undoes_what_only_turned_the_factors() -> None:
+    recipe, align = recipe_of("fedrot-lora"), methods.get("fedrot-lora").align
+    random = np.random.default_rng(9)
+    start, end = (random.normal(size=recipe.state_entries) for _ in range(2))
+    turned_factors, product = split(recipe, align(recipe, start, end)), split(recipe, end)[B] @ split(recipe, end)[A]
+    assert np.allclose(turned_factors[B] @ turned_factors[A], product)
+    before = split(recipe, start)[A]
+    assert np.linalg.norm(turned_factors[A] - before) < np.linalg.norm(split(recipe, end)[A] - before)
+    rotation = np.array([[0.0, -1.0], [1.0, 0.0]])
+    away = start.copy()
+    split(recipe, away)[A][:] = rotation @ before
+    split(recipe, away)[B][:] = split(recipe, start)[B] @ rotation.T
+    assert np.allclose(align(recipe, start, away), start)
+
+
 # --- AdaLoRA ---
 
 P, Q, E = "model.q.lora_A", "model.q.lora_B", "model.q.lora_E"
