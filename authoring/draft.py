@@ -222,6 +222,7 @@ def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Classi
         turns=method.turns_of(state, upload, adapter.tensors),
         schedule=method.schedule,
         upload=upload,
+        counts=method.counts,
         task=task,
         optimizer=Optimizer(
             **{**wanted.optimizer.model_dump(), "stream_rates": _stream_rates(wanted.optimizer.stream_rates)}

@@ -16,16 +16,19 @@ from methods.fed_sb import FED_SB
 from methods.federa import FEDERA
 from methods.fedit import FEDIT
 from methods.fedprox import FEDPROX
+from methods.fedrot_lora import FEDROT_LORA
 from methods.fedsvd import FEDSVD
 from methods.ffa_lora import FFA_LORA
 from methods.flexlora import FLEXLORA
 from methods.head import HEAD_ONLY
+from methods.hetlora import HETLORA
 from methods.ia3 import IA3
 from methods.la_lora import LA_LORA
 from methods.layers import LAYERS
 from methods.ln_tuning import LN_TUNING
 from methods.loha import LOHA
 from methods.lokr import LOKR
+from methods.lora_fair import LORA_FAIR
 from methods.method import Method
 from methods.oft import OFT
 from methods.optimizer import OptimizerState, Wide
@@ -53,16 +56,19 @@ _METHODS: Final[dict[str, Method]] = {
         FEDERA,
         FEDIT,
         FEDPROX,
+        FEDROT_LORA,
         FEDSVD,
         FFA_LORA,
         FLEXLORA,
         HEAD_ONLY,
+        HETLORA,
         IA3,
         LA_LORA,
         LAYERS,
         LN_TUNING,
         LOHA,
         LOKR,
+        LORA_FAIR,
         OFT,
         P_TUNING,
         PREFIX,

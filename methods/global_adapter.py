@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 import methods
+from methods import ranks
 from methods.optimizer import OptimizerState, Wide
 from methods.vectors import Vector
 from privacy.dp.clipping import clip_radius
@@ -74,13 +75,28 @@ def direction(plan: Plan, round_number: int, total: NDArray[np.int64], survivors
         survivors: whose updates are in it.
     """
     members = [plan.member(name) for name in survivors]
-    if plan.privacy.mode == "distributed":
-        expected = float(plan.privacy.sampling_rate) * sum(member.units for member in members)
-        return -total.astype(np.float64) * (unit(plan, round_number) / expected)
-    weights = sum(member.weight for member in members)
-    if plan.privacy.mode == "distributed-participant":
-        return total.astype(np.float64) * (unit(plan, round_number) / weights)
-    return unfixed(total, scale_exponent=plan.encoding.scale_exponent, divisor=weights)
+    by_units = plan.privacy.mode == "distributed"
+    amounts = [member.units if by_units else member.weight for member in members]
+    if plan.recipe.counts == "rank":
+        turn = plan.recipe.turn(round_number)
+        counts = ranks.counts(plan.recipe, turn, zip(members, amounts, strict=True))
+        everybody = _direction_of(plan, round_number, total, 1)
+        return np.divide(everybody, counts, out=np.zeros_like(everybody), where=counts > 0)
+    return _direction_of(plan, round_number, total, sum(amounts))
+
+
+def _direction_of(plan: Plan, round_number: int, total: NDArray[np.int64], count: int) -> Wide:
+    """Return the direction of a sum that stands for so many weights, or units in mode ``distributed``."""
+    match plan.privacy.mode:
+        case "distributed":
+            expected = float(plan.privacy.sampling_rate) * count
+            return -total.astype(np.float64) * (unit(plan, round_number) / expected)
+        case "distributed-participant":
+            return total.astype(np.float64) * (unit(plan, round_number) / count)
+        case "local" | "none":
+            return unfixed(total, scale_exponent=plan.encoding.scale_exponent, divisor=count)
+        case _ as unknown:
+            assert_never(unknown)
 
 
 def unit(plan: Plan, round_number: int) -> float:

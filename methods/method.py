@@ -57,6 +57,10 @@ def _as_it_is(_adapter: Adapter, tensors: Published, _initial: Mapping[str, NDAr
     return tensors
 
 
+def _as_led(_recipe: Recipe, _start: Wide, end: Wide) -> Wide:
+    return end
+
+
 def _no_others(_adapter: Adapter) -> Mapping[str, Any]:
     return {}
 
@@ -78,11 +82,14 @@ class Method:
         turns: the streams that train in each kind of round; one turn with every shared stream if empty.
         schedule: which round takes which turn.
         upload: the form in which an update goes up: all that trained, or what a common mask chose.
+        counts: whether everybody contributes to every entry, or as far as its own rank goes.
         alternates: what trains in each local step, over and over; all of the turn in every step if empty.
         proximal: whether local steps are drawn back to the round's start.
         summed: the vector that the coordinator learns the sum of, in words.
         size: its entries for a module of d outputs and k inputs, the head's not counted, in words.
         afterwards: what the coordinator does with the sum.
+        align: what a participant makes of where its steps led before it goes up; from recipe, start and end.
+        factors_beside: whether the differences of the factors go up beside their products.
         advance: the coordinator's step: the state after a round, from recipe, state and direction.
         moves_basis: whether that changes what an entry means, so that no history of single entries can be kept.
         plain_mean: whether it takes the mean as it is, so that no other optimizer fits.
@@ -106,11 +113,14 @@ class Method:
     turns: tuple[frozenset[str], ...] = ()
     schedule: Schedule = EVERY_ROUND
     upload: UploadKind = "differences"
+    counts: Literal["all", "rank"] = "all"
     alternates: tuple[frozenset[Selector], ...] = ()
     proximal: bool = False
     summed: str
     size: str
     afterwards: str
+    align: Callable[[Recipe, Wide, Wide], Wide] = _as_led
+    factors_beside: bool = False
     advance: Callable[[Recipe, OptimizerState, Wide], OptimizerState] = step
     moves_basis: bool = False
     plain_mean: bool = False
@@ -254,10 +264,21 @@ class Method:
             turns.append(
                 Turn(
                     trains=(*(stream.name for stream in trained), *personal),
-                    sums=tuple(Stream(name=stream.name, length=_summed(stream, upload, tensors)) for stream in trained),
+                    sums=tuple(
+                        Stream(name=stream.name, length=self._summed(stream, upload, tensors)) for stream in trained
+                    ),
                 )
             )
         return tuple(turns)
+
+    def _summed(self, stream: StateStream, upload: Upload, tensors: tuple[Tensor, ...]) -> int:
+        """Return how many entries go up for a trained stream."""
+        if stream.name == ADAPTER_STREAM:
+            if isinstance(upload, Gather):
+                return min(upload.entries, stream.length)
+            if isinstance(upload, Products):
+                return product_entries(tensors) + (stream.length if self.factors_beside else 0)
+        return stream.length
 
     def require_layout(self, recipe: Recipe) -> None:
         """Refuse a recipe that lets anything else travel, train or be summed than this method does.
@@ -282,8 +303,10 @@ class Method:
             raise LocalError("E-PLAN-STREAM", f"the plan's state is {given}; that of {self.title} is {names}, in order")
         if (recipe.turns, recipe.schedule) != (self.turns_of(state, recipe.upload, adapter.tensors), self.schedule):
             raise LocalError("E-PLAN-STREAM", f"the plan's turns are not those of {self.title}: what trains when")
-        if (recipe.upload.kind, recipe.counts) != (self.upload, "all"):
-            raise LocalError("E-PLAN-STREAM", f"updates of {self.title} go up as {self.upload}, from everybody")
+        if (recipe.upload.kind, recipe.counts) != (self.upload, self.counts):
+            raise LocalError(
+                "E-PLAN-STREAM", f"updates of {self.title} go up as {self.upload}, counted by {self.counts}"
+            )
         self._require_steps(recipe)
 
     def _require_steps(self, recipe: Recipe) -> None:
@@ -317,16 +340,6 @@ class Method:
                     raise LocalError("E-PLAN-RULE", f"the initial adapter lacks {tensor.key} of shape {tensor.shape}")
                 tensors[tensor.key] = value.astype(np.float32)
         return self.publish(recipe.adapter, tensors, initial)
-
-
-def _summed(stream: StateStream, upload: Upload, tensors: tuple[Tensor, ...]) -> int:
-    """Return how many entries go up for a trained stream."""
-    if stream.name == ADAPTER_STREAM:
-        if isinstance(upload, Gather):
-            return min(upload.entries, stream.length)
-        if isinstance(upload, Products):
-            return product_entries(tensors)
-    return stream.length
 
 
 HEAD: Final[Mapping[str, frozenset[Selector]]] = {HEAD_STREAM: frozenset({Selector.HEAD})}  # of every method's streams

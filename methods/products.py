@@ -28,20 +28,29 @@ def product_entries(tensors: Sequence[Tensor]) -> int:
     return sum(shapes[reads][1] * shapes[writes][0] for reads, writes in _modules(shapes))
 
 
-def differences(recipe: Recipe, start: Wide, end: Wide) -> Wide:
+def differences(recipe: Recipe, start: Wide, end: Wide, *, factors_beside: bool = False) -> Wide:
     """Return each module's product at the end minus that at the start, and the head's difference; flat.
 
     Args:
         recipe: names the tensors.
         start: state at the round's start, shape (state entries,).
         end: state after the local steps, of the same shape.
+        factors_beside: whether the factors' differences stand between the two.
     """
     before, after = (split(recipe, state) for state in (start, end))
-    products = [
-        after[writes] @ after[reads] - before[writes] @ before[reads] for reads, writes in _modules(_keys(recipe))
-    ]
-    head = _head(recipe)
-    return np.concatenate([*(product.reshape(-1) for product in products), (end - start)[head]])
+    products = [after[writes] @ after[reads] - before[writes] @ before[reads] for reads, writes in modules(recipe)]
+    rest = (end - start) if factors_beside else (end - start)[_head(recipe)]
+    return np.concatenate([*(product.reshape(-1) for product in products), rest])
+
+
+def taken_apart(recipe: Recipe, direction: Wide) -> dict[str, Wide]:
+    """Return the products' part of a direction by the key of each module's B, shape (outputs, inputs)."""
+    shapes, products, start = {tensor.key: tensor.shape for tensor in recipe.adapter.tensors}, {}, 0
+    for reads, writes in modules(recipe):
+        shape = shapes[writes][0], shapes[reads][1]
+        products[writes] = direction[start : start + shape[0] * shape[1]].reshape(shape)
+        start += products[writes].size
+    return products
 
 
 def advance(recipe: Recipe, state: OptimizerState, direction: Wide) -> OptimizerState:
@@ -53,15 +62,13 @@ def advance(recipe: Recipe, state: OptimizerState, direction: Wide) -> Optimizer
         direction: mean of :func:`differences`.
     """
     tensors = {key: value.astype(np.float64) for key, value in split(recipe, state.iterate).items()}
-    rate, start = float(recipe.optimizer.learning_rate), 0
-    for reads, writes in _modules(_keys(recipe)):
-        shape = len(tensors[writes]), tensors[reads].shape[1]
-        moved = direction[start : start + shape[0] * shape[1]].reshape(shape)
-        product = tensors[writes] @ tensors[reads] + rate * moved
+    rate, moved = float(recipe.optimizer.learning_rate), taken_apart(recipe, direction)
+    for reads, writes in modules(recipe):
+        product = tensors[writes] @ tensors[reads] + rate * moved[writes]
         tensors[reads], tensors[writes] = best_factors(product, len(tensors[reads]))
-        start += moved.size
-    iterate, head = joined(recipe, tensors).astype(np.float64), _head(recipe)
-    iterate[head] += rate_of(recipe.optimizer, HEAD_STREAM) * direction[start:]
+    iterate = joined(recipe, tensors).astype(np.float64)
+    start = product_entries(recipe.adapter.tensors)
+    iterate[_head(recipe)] += rate_of(recipe.optimizer, HEAD_STREAM) * direction[start:]
     vector = iterate.astype(np.float32)
     return replace(state, round=state.round + 1, iterate=vector, average=vector)
 
@@ -85,8 +92,9 @@ def _modules(keys: Iterable[str]) -> Iterator[tuple[str, str]]:
     return ((key, key.removesuffix(READS) + WRITES) for key in keys if key.endswith(READS))
 
 
-def _keys(recipe: Recipe) -> list[str]:
-    return [tensor.key for tensor in recipe.adapter.tensors]
+def modules(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Yield the keys of A and B of each module that a recipe adapts, in the order of the vector."""
+    return _modules(tensor.key for tensor in recipe.adapter.tensors)
 
 
 def _head(recipe: Recipe) -> slice:

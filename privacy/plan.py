@@ -223,6 +223,8 @@ class Plan(PlanModel):
             allowed |= {"rank": not member.options.layers, "layers": member.options.rank == 0}
             if not allowed[self.recipe.counts]:
                 raise ValueError(f"the options of {member.id} are none that this recipe counts by")
+            if member.options.rank > self.recipe.adapter.rank:
+                raise ValueError(f"{member.id} has rank {member.options.rank}, above the adapter's")
         return self
 
     @model_validator(mode="after")

@@ -41,6 +41,9 @@ def create(
     weights: Annotated[
         Weights, typer.Option("--weights", help="Of members in a sum; units: by public dataset size.")
     ] = Weights.EQUAL,
+    ranks: Annotated[
+        str, typer.Option("--ranks", metavar="NAME=RANK,...", help="Of members that train a smaller rank (hetlora).")
+    ] = "",
     graph: Annotated[
         GraphKind, typer.Option("--graph", help="Who masks with whom; k-regular: cheaper, a weaker claim.")
     ] = GraphKind.COMPLETE,
@@ -74,6 +77,7 @@ def create(
                 max_dropouts=max_dropouts,
             ),
             weight_rule=weights.rule,
+            ranks=creation.read_ranks(ranks),
             suite=None if suite is None else suite.number,
             created_at=made_at,
             expires_at=made_at + seconds(expires),

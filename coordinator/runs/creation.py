@@ -7,7 +7,7 @@ Leaves to others: approving it (``participant``), running it (``coordinator.runs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
@@ -30,7 +30,7 @@ from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError, PlanError
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan, VerifiedPlan, signed_plan_bytes, threshold
-from privacy.plan_parts import Evaluation, Evaluator, Graph, Member
+from privacy.plan_parts import Evaluation, Evaluator, Graph, Member, MemberOptions
 from privacy.secagg import graph_bounds
 from privacy.secagg.keys import SigningKey
 from protos.envelope import Role
@@ -49,6 +49,7 @@ class RunRequest:
     members: Sequence[str]
     tolerance: Requested = field(default_factory=Requested)
     weight_rule: WeightRule = "equal"
+    ranks: Mapping[str, int] = field(default_factory=dict)  # of members that train less than the adapter's
     suite: Literal[1, 2] | None = None  # the draft's
     expires_at: int
     created_at: int
@@ -133,16 +134,44 @@ def _roster(store: Store, settings: Settings, draft: Draft, request: RunRequest)
     data = draft.recipe.task.data
     if missing := [name for name in names if data not in offers[name]]:
         raise LocalError("E-RUN-SIZES", f"{', '.join(missing)} announced no dataset {data!r}")
-    return tuple(_member(known[name], offers[name][data], settings, request.weight_rule) for name in names)
+    _require_ranks(draft, names, request.ranks)
+    return tuple(_member(known[name], offers[name][data], settings, request) for name in names)
 
 
-def _member(one: MemberRecord, units: int, settings: Settings, rule: WeightRule) -> Member:
+def read_ranks(text: str) -> dict[str, int]:
+    """Return ranks by member, as the command line has them: ``a=4,b=2``.
+
+    Raises:
+        LocalError: ``E-USAGE``.
+    """
+    ranks = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, rank = part.partition("=")
+        if not rank.isascii() or not rank.isdigit() or name in ranks:
+            raise LocalError("E-USAGE", "--ranks takes members with their ranks, each once: a=4,b=2")
+        ranks[name] = int(rank)
+    return ranks
+
+
+def _require_ranks(draft: Draft, names: Sequence[str], ranks: Mapping[str, int]) -> None:
+    """Refuse ranks that nobody has or that the method does not allow."""
+    if ranks and draft.recipe.counts != "rank":
+        raise LocalError("E-USAGE", f"--ranks: method {draft.recipe.adapter.method} has one rank for everybody")
+    for name, rank in ranks.items():
+        if name not in names:
+            raise LocalError("E-USAGE", f"--ranks: {name} is not among --members")
+        if not 1 <= rank <= draft.recipe.adapter.rank:
+            raise LocalError("E-USAGE", f"--ranks: {name} may have 1 to {draft.recipe.adapter.rank}")
+
+
+def _member(one: MemberRecord, units: int, settings: Settings, request: RunRequest) -> Member:
     return Member(
         id=one.name,
         identity_key=one.identity_key.hex(),
         units=units,
-        weight=units if rule == "units" else 1,
+        weight=units if request.weight_rule == "units" else 1,
         with_operator=one.name in settings.also_a_participant,
+        options=MemberOptions(rank=request.ranks.get(one.name, 0)),
     )
 
 

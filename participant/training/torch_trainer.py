@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, assert_never
@@ -25,9 +25,6 @@ import torch
 from numpy.typing import NDArray
 
 import methods
-from methods import products
-from methods.coin import gathered
-from methods.vectors import places, trained_streams
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.device import find_device, require_precision
 from participant.training.adapters.prefix import shortened
@@ -37,14 +34,13 @@ from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples, synthetic_examples
 from participant.training.models import Base, load_base
 from participant.training.noise_keys import NoiseKeys
+from participant.training.round_work import RoundWork
 from participant.training.selfcheck import SLOT_ROWS, SelfCheck
 from participant.training.timing import FixedDuration, max_micro_batches
 from participant.training.trainer import EngineName, Precision, Progress
-from privacy.adapter_parts import Turn
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
 from privacy.dp.fast_noise import compile_now, discrete_gaussian
 from privacy.dp.sampling import choose, poisson_sample
-from privacy.draft import Recipe, rate_of
 from privacy.errors import LocalError
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan
@@ -95,37 +91,6 @@ class Materials:
     precision: Precision = "float32"
     sha256: str = ""
     strict: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RoundWork:
-    """What trains in a round.
-
-    Attributes:
-        recipe: of the plan.
-        number: of the round.
-        turn: of the round.
-        places: in the state, of the entries that train in the turn.
-        columns: which of these move; all, or what a mask or a step lets.
-        sums: sums of their gradients over the owner's data.
-    """
-
-    recipe: Recipe
-    number: int
-    turn: Turn
-    places: Integers
-    columns: Integers
-    sums: GradientSums
-
-    def in_step(self, step: int) -> RoundWork:
-        """Return what trains in a local step, counted through the run from 0: all of it, or what has its turn."""
-        columns = methods.get(self.recipe.adapter.method).in_step(self.recipe, self.turn, step)
-        return self if columns is None else self.of_columns(columns)
-
-    def of_columns(self, columns: Integers) -> RoundWork:
-        """Return the same round with some of the entries that train."""
-        some = columns.size < self.places.size
-        return replace(self, columns=columns, sums=replace(self.sums, columns=columns if some else None))
 
 
 class TorchTrainer:
@@ -262,11 +227,9 @@ class TorchTrainer:
 
     def _work(self, round_number: int) -> RoundWork:
         """Enter a round's turn and return what trains in it."""
-        recipe, columns = self._plan.recipe, gathered(self._plan.recipe, round_number)
-        number = recipe.schedule.turn(round_number)
-        turn, sums = recipe.turns[number], self.sums_of_turn(number)
-        work = RoundWork(recipe, round_number, turn, places(recipe, turn), columns, sums)
-        return work.of_columns(columns)
+        recipe = self._plan.recipe
+        sums = self.sums_of_turn(recipe.schedule.turn(round_number))
+        return RoundWork.of_round(recipe, round_number, self._plan.member(self._materials.me), sums)
 
     def sums_of_turn(self, turn: int) -> GradientSums:
         """Enter a turn, by its number in the plan, and return sums of its gradients over the owner's data."""
@@ -278,14 +241,15 @@ class TorchTrainer:
     def _local_steps(self, work: RoundWork, adapter: Vector, progress: Progress) -> Wide:
         """Take the plan's local steps and return how far they led, shape (entries of the turn's sums,)."""
         privacy, recipe = self._plan.privacy, self._plan.recipe
-        rates, proximal = learning_rates(recipe, work.turn), float(recipe.training.proximal)
+        rates, proximal = work.learning_rates, float(recipe.training.proximal)
         expected = float(privacy.sampling_rate) * self._counted
+        adapter = work.start(adapter)
         position: Wide = adapter.astype(np.float64)
         for step in range(privacy.local_steps):
             part = work.in_step((work.number - 1) * privacy.local_steps + step)
             where = part.places[part.columns]
             if privacy.mode == "local":
-                noise = self._noise(part.columns.size)
+                noise = self._noise(part.columns.size) * (1 if part.sums.held is None else part.sums.held)
                 total = self._sum_at(part, position, self._clipped) + noise
                 gradient = total * (self._unit(part.columns.size) / expected)
             else:
@@ -293,14 +257,12 @@ class TorchTrainer:
             gradient = gradient + proximal * (position - adapter)[where]  # reads no data
             position[where] -= rates[part.columns] * gradient
             progress(step + 1, privacy.local_steps)
-        if recipe.upload.kind == "products":
-            return products.differences(recipe, adapter.astype(np.float64), position)
-        return (position - adapter)[work.places[work.columns]]
+        return work.uploaded(adapter, position)
 
     def _noisy_sum(self, work: RoundWork, adapter: Vector, progress: Progress) -> Integers:
         """One step's clipped gradient sum with this participant's share of the noise."""
         noise = self._noise(work.turn.entries)
-        total = clamp(self._sum_at(work, adapter, self._clipped), self._plan.encoding.clamp)
+        total = clamp(self._sum_at(work, work.start(adapter), self._clipped), self._plan.encoding.clamp)
         progress(1, 1)
         return total + noise
 
@@ -403,10 +365,3 @@ def _require_unchanged(given: Materials) -> None:
     if given.sha256 and hash_dataset(given.dataset) != given.sha256:
         detail = f"{given.dataset.name} is not what was registered with `dataset add`"
         raise LocalError("E-DATA-CHANGED", detail)
-
-
-def learning_rates(recipe: Recipe, turn: Turn) -> Wide:
-    """Return the local learning rate of every entry that trains in a turn."""
-    streams = trained_streams(recipe, turn)
-    rates = [rate_of(recipe.training, stream.name) for stream in streams]
-    return np.repeat(np.array(rates), [stream.length for stream in streams])

@@ -121,6 +121,75 @@ def test_a_recipe_is_refused_and_nothing_is_written_for(sentence: str, tmp_path:
     assert not (tmp_path / "draft").exists()
 
 
+UNFIT: dict[str, tuple[str, str, str, str]] = {
+    "a linear layer where norms are wanted": ("ln-tuning", '["layernorm_before"]', '["q_proj"]', "is no normalisation"),
+    "blocks that do not divide the inputs": (
+        "oft",
+        "block_size = 4",
+        "block_size = 5",
+        "does not divide the 16 inputs",
+    ),
+    "a rank above the singular vectors": ("federa", "rank = 2", "rank = 17", "has 16 singular vectors"),
+    "a rank above the rows that can be orthonormal": ("fedsvd", "rank = 2", "rank = 17", "has 16 singular vectors"),
+    "a budget that grows": ("adalora", "target_rank = 2", "target_rank = 4", "target_rank must be at most rank"),
+    "a method with nothing to train": ("head", '["classifier"]', "[]", "name head_modules"),
+    "no mask for a method that needs one": ("random-mask", "mask = 0.5", "", "needs a share above 0"),
+    "a mask beside another method": ("fedit", "micro_batch", "mask = 0.5\nmicro_batch", "FedIT has none"),
+    "no pull for FedProx": ("fedprox", "proximal = 0.5", "", "needs training.proximal"),
+    "a pull that leaps over the start": ("fedprox", "proximal = 0.5", "proximal = 3", "must be at most 1"),
+    "an average where the basis moves": (
+        "fedsvd",
+        "[evaluation]",
+        "[optimizer]\naverage = 0.5\n[evaluation]",
+        "mixes two",
+    ),
+    "an option of another type": ("bitfit", "seed = 7", "seed = 7\nrank = 2", "BIAS has no such option"),
+}
+
+
+@pytest.mark.parametrize("sentence", UNFIT)
+def test_a_method_refuses_with_what_to_change(sentence: str, tmp_path: Path) -> None:
+    method, old, new, words = UNFIT[sentence]
+    text = recipe_text(method=method)
+    assert old in text
+    with pytest.raises(LocalError, match=words) as info:
+        draft_of(tmp_path, text.replace(old, new))
+    assert info.value.code in {"E-CONFIG-INVALID", "E-METHOD-REFUSED"}
+    assert not (tmp_path / "draft").exists()
+
+
+@pytest.mark.parametrize("method", ["federa", "fed-sb", "fedsvd"])
+def test_factors_start_where_the_method_says_and_the_same_every_time(method: str, tmp_path: Path) -> None:
+    drafts = [draft_of(tmp_path / name, recipe_text(method=method)) for name in ("one", "two")]
+    assert drafts[0].recipe.adapter.initial_hash == drafts[1].recipe.adapter.initial_hash
+    initial = load_file(tmp_path / "one" / "draft" / "initial_adapter.safetensors")
+    weights = load_file(tmp_path / "one" / "base" / "model.safetensors")
+    for key in (key for key in initial if key.endswith(".lora_A.weight")):
+        reads = initial[key].astype(np.float64)
+        if method != "federa":
+            assert np.allclose(reads @ reads.T, np.eye(2), atol=1e-6)
+            continue
+        name = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        (weight,) = (value for stored, value in weights.items() if same_module(stored, name))
+        left, values, right = np.linalg.svd(weight.astype(np.float64))
+        product = 4 * initial[key.replace("lora_A", "lora_B")].astype(np.float64) @ reads  # alpha over the rank
+        assert np.allclose(product, left[:, :2] * values[:2] @ right[:2], atol=1e-4)
+
+
+def same_module(stored: str, name: str) -> bool:
+    """Whether a checkpoint's key names the weight of a module; older names of ViT's are other ones."""
+    layer, kind = name.split(".")[2], {"q_proj": "query", "v_proj": "value"}[name.rpartition(".")[2]]
+    return stored.endswith(".weight") and f".{layer}." in stored and (kind in stored or stored == f"{name}.weight")
+
+
+def test_federa_starts_from_the_base_s_own_answers(tmp_path: Path) -> None:
+    world = make_world(tmp_path, method="federa")
+    pixels = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        adapted, bare = world.adapted().logits({"pixel_values": pixels}), world.base().model(pixel_values=pixels).logits
+    assert torch.allclose(adapted, bare, atol=1e-5)
+
+
 def test_a_draft_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "draft").mkdir()
     with pytest.raises(LocalError) as info:
@@ -129,11 +198,11 @@ def test_a_draft_is_never_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
-@pytest.mark.parametrize("method", ["ffa-lora", "fedit"])
+@pytest.mark.parametrize("method", ["ffa-lora", "fedit", "federa", "bitfit", "fed-sb"])
 def test_peft_loads_an_exported_adapter_and_gives_the_same_answers(kind: str, method: str, tmp_path: Path) -> None:
     world = make_world(tmp_path, kind, method=method)
     adapted, recipe = world.adapted(), world.plan.recipe
-    vector = np.random.default_rng(3).normal(scale=0.3, size=recipe.entries).astype(np.float32)
+    vector = np.random.default_rng(3).normal(scale=0.3, size=recipe.state_entries).astype(np.float32)
     adapted.load(vector)
     tensors = methods.get(method).export(recipe, vector, read_initial(world.initial, recipe.adapter))
     (tmp_path / "adapter").mkdir()

@@ -13,8 +13,11 @@ from methods.global_adapter import direction, read_initial
 from methods.optimizer import OptimizerState
 from privacy.dp.clipping import clip_radius, integer_clip
 from privacy.errors import LocalError
+from privacy.plan import Plan
+from privacy.plan_parts import MemberOptions, Mode
 from tests.worlds.coordinator import initial_adapter
 from tests.worlds.plans import make_plan
+from tests.worlds.recipes import recipe_of
 
 ENTRIES = 12
 
@@ -44,6 +47,28 @@ def test_a_clipped_upload_of_a_participant_is_averaged_over_the_survivors() -> N
     scale = float(plan.privacy.clip_norm) / clip_radius(plan.privacy.sensitivity, ENTRIES)
     total = np.full(ENTRIES, 8, dtype=np.int64)
     assert direction(plan, 1, total, ["alice", "bob", "carol", "dave"]) == pytest.approx(np.full(ENTRIES, 2 * scale))
+
+
+def of_ranks(mode: Mode) -> Plan:
+    """A plan of four members, the first of whom trains one of two ranks."""
+    recipe = recipe_of("hetlora")
+    plan, _ = make_plan(n=4, mode=mode, entries=recipe.entries)
+    first, *others = plan.roster
+    roster = (first.model_copy(update={"options": MemberOptions(rank=1)}), *others)
+    return plan.model_copy(update={"recipe": recipe, "roster": roster})
+
+
+@pytest.mark.parametrize("mode", ["none", "distributed"])
+def test_where_ranks_differ_each_entry_is_averaged_over_those_who_train_it(mode: Mode) -> None:
+    plan = of_ranks(mode)
+    total, small = np.full(plan.recipe.entries, 6 * 2**16, dtype=np.int64), np.zeros(plan.recipe.entries, dtype=bool)
+    small[8:16] = small[17:28:2] = True  # the second row of A and the second column of B
+    survivors = ["alice", "bob", "carol"]
+    found = direction(plan, 1, total, survivors)
+    everybody = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"counts": "all"})})
+    assert found[~small] == pytest.approx(direction(everybody, 1, total, survivors)[~small])
+    assert found[small] == pytest.approx(direction(everybody, 1, total, survivors[1:])[small])
+    assert not direction(plan, 1, total, ["alice"])[small].any(), "what nobody trains stays as it is"
 
 
 @pytest.mark.parametrize(

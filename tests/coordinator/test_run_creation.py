@@ -17,7 +17,7 @@ from coordinator.database.member_rows import MemberRecord
 from coordinator.database.store import Store
 from coordinator.home import Home
 from coordinator.runs import creation, thresholds
-from coordinator.runs.creation import RunRequest, make_plan, register
+from coordinator.runs.creation import RunRequest, make_plan, read_ranks, register
 from coordinator.runs.global_adapter import RunFiles
 from coordinator.runs.thresholds import Requested, default_f
 from privacy.claims import trust_sentences
@@ -31,6 +31,7 @@ from tests.worlds.coordinator import initial_adapter
 from tests.worlds.federation import SeededSource
 from tests.worlds.plans import CREATED_AT, OPERATOR, signing_key
 from tests.worlds.plans import make_plan as a_plan
+from tests.worlds.recipes import recipe_of
 
 ENTRIES = 40
 SETTINGS = Settings(
@@ -122,6 +123,47 @@ def test_every_mode_is_calibrated_to_a_plan_that_participants_accept(store: Stor
     assert plan.encoding.scale_exponent == (0 if mode == "distributed" else plan.encoding.scale_exponent)
     if mode == "distributed":
         assert plan.privacy.honest_noise == plan.min_survivors - 1
+
+
+def with_ranks() -> Draft:
+    """A draft whose method lets ranks differ; its adapter has rank 2."""
+    given = draft()
+    return given.model_copy(update={"recipe": recipe_of("hetlora").model_copy(update={"rounds": 10})})
+
+
+def test_members_of_smaller_machines_get_the_ranks_that_the_operator_names(store: Store) -> None:
+    plan = made(store, with_ranks(), ranks={"bob": 1})
+    assert [member.options.rank for member in plan.roster] == [0, 1, 0]
+
+
+RANKS: dict[str, tuple[dict[str, int], str]] = {
+    "a rank of nobody on the roster": ({"dave": 1}, "dave is not among --members"),
+    "a rank above the adapter's": ({"bob": 3}, "bob may have 1 to 2"),
+    "a rank of zero": ({"bob": 0}, "bob may have 1 to 2"),
+}
+
+
+@pytest.mark.parametrize("sentence", RANKS)
+def test_a_run_is_refused_for(sentence: str, store: Store) -> None:
+    ranks, words = RANKS[sentence]
+    with pytest.raises(LocalError, match=words) as info:
+        made(store, with_ranks(), ranks=ranks)
+    assert info.value.code == "E-USAGE"
+
+
+def test_ranks_are_refused_where_the_method_has_one_for_everybody(store: Store) -> None:
+    with pytest.raises(LocalError, match="ffa-lora has one rank for everybody") as info:
+        made(store, draft(), ranks={"bob": 1})
+    assert info.value.code == "E-USAGE"
+
+
+def test_ranks_are_read_from_the_command_line_each_member_once() -> None:
+    assert read_ranks("bob=4, carol=2") == {"bob": 4, "carol": 2}
+    assert read_ranks("") == {}
+    for text in ("bob", "bob=", "bob=x", "bob=-1", "bob=1,bob=2", "bob=\u0663"):
+        with pytest.raises(LocalError) as info:
+            read_ranks(text)
+        assert info.value.code == "E-USAGE"
 
 
 def test_weights_by_size_are_public_integers(store: Store) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import methods
+from methods import ranks
 from methods.adalora import budget, pulled
 from methods.coin import gathered
 from methods.fedsvd import singular_factors, turned
@@ -16,42 +17,13 @@ from methods.optimizer import OptimizerState
 from methods.products import best_factors, differences
 from methods.vectors import joined, places, split
 from privacy import canonical
-from privacy.adapter_parts import Adapter, Differences, Gather, Role, StateStream
+from privacy.adapter_parts import Differences, Gather, Role, StateStream
 from privacy.draft import Recipe
 from privacy.errors import LocalError
-from tests.worlds.plans import plan_document
-
-A, B = "base_model.model.layer.q_proj.lora_A.weight", "base_model.model.layer.q_proj.lora_B.weight"
-HEAD = "base_model.model.classifier.weight"
-SHAPES: dict[str, tuple[int, ...]] = {A: (2, 8), B: (6, 2), HEAD: (3, 6)}
-LORA = {"peft_type": "LORA", "rank": 2, "alpha": "4", "target_modules": ["q_proj"], "layers": []}
-
-
-def recipe_of(
-    name: str, *, mask: float | None = None, shapes: dict[str, tuple[int, ...]] = SHAPES, **changes: Any
-) -> Recipe:
-    """A recipe of a method whose adapter is one small LoRA with a head, or of other shapes."""
-    method = methods.get(name)
-    document: Any = plan_document()["recipe"]
-    adapter = document["adapter"] | {
-        "method": name,
-        "options": changes.pop("options", LORA),
-        "tensors": [{"key": "any", "shape": [1], "stream": "frozen", "part": "adapter"}],
-    }
-    manifest = method.manifest(shapes, Adapter.model_validate_json(canonical.encode(adapter)))
-    state = method.state(manifest)
-    upload = method.upload_of(state, mask)
-    adapter["tensors"] = [tensor.model_dump(mode="json") for tensor in manifest]
-    document |= {
-        "adapter": adapter,
-        "state": [stream.model_dump(mode="json") for stream in state],
-        "turns": [turn.model_dump(mode="json") for turn in method.turns_of(state, upload, manifest)],
-        "schedule": method.schedule.model_dump(mode="json"),
-        "upload": upload.model_dump(mode="json"),
-    }
-    document |= changes
-    return Recipe.model_validate_json(canonical.encode(document))
-
+from privacy.plan_parts import Member, MemberOptions
+from tests.worlds.recipes import FACTOR_A as A
+from tests.worlds.recipes import FACTOR_B as B
+from tests.worlds.recipes import HEAD, recipe_of
 
 # --- a common mask ---
 
@@ -227,6 +199,42 @@ def test_factors_of_a_rank_are_the_best_that_the_rank_can_hold() -> None:
         assert np.isclose(np.linalg.norm(product - writes @ reads), np.linalg.norm(values[rank:]))
 
 
+def test_lora_fair_corrects_the_mean_of_b_towards_the_exact_mean_of_the_products() -> None:
+    recipe = recipe_of("lora-fair")
+    methods.require_sound(recipe, "local")
+    assert recipe.turns[0].entries == 6 * 8 + 28 + 18
+    random = np.random.default_rng(8)
+    start, one, other = (random.normal(size=recipe.state_entries) for _ in range(3))
+    uploads = [differences(recipe, start, end, factors_beside=True) for end in (one, other)]
+    after = methods.advance(recipe, OptimizerState.start(start.astype(np.float32)), (uploads[0] + uploads[1]) / 2)
+    found, factors = split(recipe, after.iterate), [split(recipe, end) for end in (one, other)]
+    exact = (factors[0][B] @ factors[0][A] + factors[1][B] @ factors[1][A]) / 2
+    mean_a, mean_b = ((factors[0][key] + factors[1][key]) / 2 for key in (A, B))
+    assert np.allclose(found[A], mean_a, atol=1e-6)
+    best = exact @ np.linalg.pinv(mean_a)
+    assert np.linalg.norm(exact - best @ mean_a) <= np.linalg.norm(exact - found[B] @ found[A])
+    assert np.linalg.norm(found[B] - best) < 0.05 * np.linalg.norm(mean_b - best)
+    assert np.allclose(found[HEAD], (factors[0][HEAD] + factors[1][HEAD]) / 2, atol=1e-6)
+
+
+# --- rotations ---
+
+
+def test_a_rotation_keeps_the_product_and_undoes_what_only_turned_the_factors() -> None:
+    recipe, align = recipe_of("fedrot-lora"), methods.get("fedrot-lora").align
+    random = np.random.default_rng(9)
+    start, end = (random.normal(size=recipe.state_entries) for _ in range(2))
+    turned_factors, product = split(recipe, align(recipe, start, end)), split(recipe, end)[B] @ split(recipe, end)[A]
+    assert np.allclose(turned_factors[B] @ turned_factors[A], product)
+    before = split(recipe, start)[A]
+    assert np.linalg.norm(turned_factors[A] - before) < np.linalg.norm(split(recipe, end)[A] - before)
+    rotation = np.array([[0.0, -1.0], [1.0, 0.0]])
+    away = start.copy()
+    split(recipe, away)[A][:] = rotation @ before
+    split(recipe, away)[B][:] = split(recipe, start)[B] @ rotation.T
+    assert np.allclose(align(recipe, start, away), start)
+
+
 # --- AdaLoRA ---
 
 P, Q, E = "model.q.lora_A", "model.q.lora_B", "model.q.lora_E"
@@ -265,6 +273,34 @@ def test_adalora_pulls_factors_towards_orthonormal_rows_however_large_noise_made
     for _ in range(300):
         rows = pulled(rows)
     assert np.allclose(rows @ rows.T, np.eye(3), atol=1e-3)
+
+
+# --- ranks ---
+
+
+def of_rank(rank: int) -> Member:
+    return Member(id="alice", identity_key="ab" * 32, units=5, options=MemberOptions(rank=rank))
+
+
+def test_a_smaller_rank_trains_the_first_rows_of_a_the_first_columns_of_b_and_the_whole_head() -> None:
+    recipe = recipe_of("hetlora")
+    methods.require_sound(recipe, "distributed")
+    turn = recipe.turns[0]
+    mask = ranks.held(recipe, turn, of_rank(1))
+    assert mask[:16].reshape(2, 8).tolist() == [[True] * 8, [False] * 8]
+    assert mask[16:28].reshape(6, 2).tolist() == [[True, False]] * 6
+    assert mask[28:].all()
+    assert ranks.held(recipe, turn, of_rank(0)).all(), "0 is the adapter's own rank"
+    counts = ranks.counts(recipe, turn, [(of_rank(1), 5), (of_rank(2), 7)])
+    assert set(counts[mask]) == {12}
+    assert set(counts[~mask]) == {7}
+
+
+def test_a_plan_that_counts_in_another_way_than_its_method_is_refused() -> None:
+    for name, counts in (("hetlora", "all"), ("fedit", "rank")):
+        with pytest.raises(LocalError) as info:
+            methods.require_sound(recipe_of(name).model_copy(update={"counts": counts}), "none")
+        assert info.value.code == "E-PLAN-STREAM"
 
 
 REFUSED_STEPS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -33,7 +33,7 @@ from privacy.dp.calibration import calibrate, choose_encoding
 from privacy.draft import Draft
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan, default_survivors, threshold
-from privacy.plan_parts import Evaluation, Graph, Member
+from privacy.plan_parts import Evaluation, Graph, Member, MemberOptions
 from privacy.task_parts import Classification, require_classification
 from tests.worlds.plans import CREATED_AT, EXPIRES_AT, names, signing_key
 from tests.worlds.seeded import SeededRandom
@@ -186,7 +186,11 @@ def plan_of(draft: Draft, *, n: int = 3, f: int = 1, units: int = ROWS) -> Plan:
     encoding = choose_encoding(
         privacy, update_bound=target.update_bound, entries=recipe.entries, rounds=recipe.rounds, weights=[1] * n
     )
-    roster = tuple(Member(id=name, identity_key=signing_key(name).public.hex(), units=units) for name in names(n))
+    smaller = MemberOptions(rank=1) if recipe.counts == "rank" else MemberOptions()  # of the first member
+    roster = tuple(
+        Member(id=name, identity_key=signing_key(name).public.hex(), units=units, options=options)
+        for name, options in zip(names(n), (smaller, *[MemberOptions()] * (n - 1)), strict=True)
+    )
     return Plan(
         federation="test-federation", operator="Test Operator", run_id="00" * 16, created_at=CREATED_AT,
         expires_at=EXPIRES_AT, recipe=recipe, privacy=privacy, encoding=encoding,

@@ -29,6 +29,8 @@ from peft import (
     VeraConfig,
     get_peft_model,
 )
+from peft.tuners.ln_tuning.layer import LNTuningLayer
+from peft.tuners.oft.layer import OFTLayer
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import Tensor, nn
 
@@ -65,7 +67,7 @@ class AdapterKind:
     Attributes:
         config: returns PEFT's configuration of a plan's adapter.
         key: returns the key in PEFT's file of a tensor that is no head, by its name in the model; or ``None``.
-        change: puts into a wrapped model what PEFT has no configuration for.
+        change: puts into a wrapped model what PEFT has no configuration for, and refuses what PEFT made otherwise.
         buffers: whether some of its tensors are no parameters, because they never train.
     """
 
@@ -203,6 +205,21 @@ def _oft(adapter: Adapter) -> PeftConfig:
     return OFTConfig(r=0, oft_block_size=options.block_size, **_placed(adapter, options))
 
 
+def _require_blocks(model: PeftModel) -> None:
+    """Refuse what PEFT would adjust: the plan's block size is the one that everybody has."""
+    size = model.peft_config[PEFT_NAME].oft_block_size
+    for name, layer in model.named_modules():
+        if isinstance(layer, OFTLayer) and layer.oft_block_size[PEFT_NAME] != size:
+            raise ValueError(f"block_size {size} does not divide the {layer.in_features} inputs of {name}")
+
+
+def _require_norms(model: PeftModel) -> None:
+    """Refuse a target that is no normalisation: PEFT would train any module whole."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, LNTuningLayer) and any(tensor.dim() != 1 for tensor in layer.parameters()):
+            raise ValueError(f"{name} is no normalisation; method layers trains modules whole")
+
+
 def _norms(adapter: Adapter) -> PeftConfig:
     return LNTuningConfig(**_placed(adapter, _options(adapter, NormOptions)))
 
@@ -290,9 +307,9 @@ _KINDS: Final[dict[str, AdapterKind]] = {
         _lokr, _within_layers("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
     ),
     "LOHA": AdapterKind(_loha, _within_layers("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")),
-    "OFT": AdapterKind(_oft, _within_layers("oft_R")),
+    "OFT": AdapterKind(_oft, _within_layers("oft_R"), _require_blocks),
     "IA3": AdapterKind(_ia3, _within_layers("ia3_l")),
-    "LN_TUNING": AdapterKind(_norms, _within_layers("ln_tuning_layers")),
+    "LN_TUNING": AdapterKind(_norms, _within_layers("ln_tuning_layers"), _require_norms),
     "PROMPT_TUNING": AdapterKind(_prompt, _prompt_key),
     "PREFIX_TUNING": AdapterKind(_prefix, _prompt_key),
     "P_TUNING": AdapterKind(_prompt_network, _network_key),

@@ -14,6 +14,8 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 
+from privacy.errors import LocalError
+
 ADAPTER = "default"
 
 
@@ -26,6 +28,7 @@ def start_from_base(model: nn.Module, *, with_values: bool) -> None:
             best approximation of its rank; otherwise the factors are orthonormal.
     """
     for layer in lora_layers(model):
+        _require_rank(layer)
         reading, writing = layer.lora_A[ADAPTER].weight, _writing(layer).weight
         weight = layer.get_base_layer().weight.detach().double()
         weight = weight.T if layer.fan_in_fan_out else weight
@@ -40,6 +43,7 @@ def start_from_base(model: nn.Module, *, with_values: bool) -> None:
 def start_orthonormal(model: nn.Module) -> None:
     """Turn the rows of every factor A, random as they are, into orthonormal ones."""
     for layer in lora_layers(model):
+        _require_rank(layer)
         reading = layer.lora_A[ADAPTER].weight
         with torch.no_grad():
             reading.copy_(torch.linalg.qr(reading.T.double())[0].T)
@@ -51,6 +55,13 @@ def take_out_of_base(model: nn.Module) -> None:
         weight = layer.get_base_layer().weight
         with torch.no_grad():
             weight -= layer.get_delta_weight(ADAPTER).to(weight.dtype)
+
+
+def _require_rank(layer: LoraLinear) -> None:
+    """Refuse a rank above the number of singular vectors that a layer has."""
+    most, rank = min(layer.in_features, layer.out_features), layer.lora_A[ADAPTER].weight.shape[0]
+    if rank > most:
+        raise LocalError("E-CONFIG-INVALID", f"adapter.rank {rank}: a target module has {most} singular vectors")
 
 
 def lora_layers(model: nn.Module) -> Iterator[LoraLinear]:

@@ -46,6 +46,7 @@ class GradientSums:
         home_slots: whether each row has a fixed slot in its micro-batch (row modulo micro-batch): needed where the
             bits of an example's gradient differ from slot to slot.
         columns: which entries of a gradient are looked at, the same of every example; ``None``: all.
+        held: which of these entries this participant trains, the others are zero before the clip; ``None``: all.
     """
 
     engine: GradientEngine
@@ -53,6 +54,7 @@ class GradientSums:
     micro_batch: int
     fixed_slots: bool = False
     columns: NDArray[np.int64] | None = None
+    held: NDArray[np.bool_] | None = None
 
     @property
     def entries(self) -> int:
@@ -65,6 +67,8 @@ class GradientSums:
         for slots in self._micro_batches(rows):
             summed = self.engine.summed(self.examples.take(slots), slots != EMPTY_SLOT)
             total += summed if self.columns is None else summed[self.columns]
+        if self.held is not None:
+            total *= self.held
         return total
 
     def clipped(self, rows: Rows, **clip: Unpack[Clip]) -> NDArray[np.int64]:
@@ -103,6 +107,8 @@ class GradientSums:
         found = self.engine.rows(self.examples.take(slots))
         if self.columns is not None:
             found = found[:, torch.from_numpy(self.columns).to(found.device)]
+        if self.held is not None:
+            found = found * torch.from_numpy(self.held).to(found.device)
         if found.device.type == "mps":  # has no float64
             found = found.cpu()
         return found if counted.size == slots.size else found[torch.from_numpy(counted).to(found.device)]
