@@ -64,6 +64,7 @@ class Submissions:
                 attempt = self._attempt(member, submission.position)
                 if attempt is not None and attempt.abstain(member, submission):
                     self._taken(member, "abstained", code=submission.code)
+                    self._run.log.warning("member-abstains", member=member, code=submission.code)
             case _:
                 self._message(member, submission)
 
