@@ -18,7 +18,7 @@ from host.rendering import Json, moment
 from privacy import canonical
 from privacy.errors import VerificationError
 from privacy.ledger import Record, RunSpend, Spent, spent_by_population, verify_export
-from privacy.ledger_entries import Charge, Genesis
+from privacy.ledger_entries import Charge, Genesis, Reanchored
 
 MARK: Final = "ledger_version"  # the key that only exported ledgers have
 LAST_SECOND: Final = 253_402_300_799  # of the year 9999: what a date can show
@@ -35,6 +35,7 @@ class VerifiedLedger:
     last: Record
     charges: int
     populations: tuple[Spent, ...]  # sorted by name
+    lost: tuple[int, ...] = ()  # numbers up to which records were lost, and charged again at their worst
 
     def to_json(self) -> Json:
         """Return it for programs."""
@@ -58,6 +59,7 @@ class VerifiedLedger:
             "first_at": self.first.at,
             "last_at": self.last.at,
             "head": self.last.hash.hex(),
+            "lost": [*self.lost],
             "populations": populations,
         }
 
@@ -68,6 +70,7 @@ class VerifiedLedger:
             f"verified: the ledger of {self.owner}, {self.last.sequence} records, {self.charges} charged rounds",
             f"  {span}",
             *(line for spent in self.populations for line in _population_lines(spent)),
+            *(f"  records up to {number} were lost, and charged again at their worst" for number in self.lost),
             "Every record is signed and follows from the one before. Records missing at the",
             "end would not show: compare the last one with the owner's `ledger show`.",
             f"  record {self.last.sequence}, {self.last.hash.hex()}",
@@ -127,6 +130,7 @@ def verify_ledger(data: bytes, *, expected_key: bytes | None = None) -> Verified
         last=records[-1],
         charges=sum(isinstance(record.entry, Charge) for record in records),
         populations=tuple(spent[name] for name in sorted(spent)),
+        lost=tuple(record.entry.lost_sequence for record in records if isinstance(record.entry, Reanchored)),
     )
 
 
@@ -143,7 +147,7 @@ def _run_values(run: RunSpend) -> Json:
 def _population_lines(spent: Spent) -> list[str]:
     protected = [run for run in spent.runs if run.event is not None]
     rounds = sum(run.rounds for run in protected)
-    lines = []
+    lines = [f"  population {spent.population}: the whole budget counts as spent"] if spent.exhausted else []
     if protected:
         runs = "1 run" if len(protected) == 1 else f"{len(protected)} runs"
         lines.append(f"  population {spent.population}: {rounds} rounds of {runs} charged per {spent.unit}")

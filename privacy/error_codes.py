@@ -351,6 +351,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "a backup was restored or a disk rolled back",
         "restore the newest copy, or charge what is missing: `onlysum participant ledger reanchor`",
     ),
+    "E-LEDGER-PEER": Explanation(
+        _P,
+        "another member's ledger is older than this participant has seen it",
+        "its owner restored a backup, and the coordinator did not notice it or keeps it back",
+        "nothing was sent to it in this attempt; tell the operator and that owner, by another way than this program",
+    ),
     "E-LEDGER-UNIT": Explanation(
         _R, "the population's budget is kept in another unit of privacy", "units cannot be added", "use the same unit"
     ),

@@ -64,6 +64,7 @@ class Submissions:
                 attempt = self._attempt(member, submission.position)
                 if attempt is not None and attempt.abstain(member, submission):
                     self._taken(member, "abstained", code=submission.code)
+                    self._run.log.warning("member-abstains", member=member, code=submission.code)
             case _:
                 self._message(member, submission)
 
@@ -163,7 +164,7 @@ class Submissions:
             if isinstance(before, HeadsShown) and _is_older(shown.journal, before.journal):
                 rule = f"its journal ends at record {shown.journal.length}, it showed {before.journal.length}"
                 raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
-            earlier = attempt and attempt.heads.get((member, shown.moment))
+            earlier = None if attempt is None else attempt.heads.get((member, shown.moment))
             if earlier and earlier.about != shown.about:
                 raise _not_kept(member, "E-ROUND-CONTEXT", "it has shown its heads for another message here")
             known = member_rows.keep_head(connection, member, shown.ledger, run.context.now())

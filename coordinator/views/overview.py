@@ -14,7 +14,7 @@ from coordinator.database import attempt_rows, run_rows
 from coordinator.database.attempt_rows import AttemptRecord, EventRecord
 from coordinator.database.run_rows import ApprovalRecord, EvaluationRecord, RoundRecord, RunRecord, RunState
 from coordinator.opened import OpenHome
-from coordinator.runs.attempt import CLOSED
+from coordinator.runs.attempt import CLOSED, HEADS
 from coordinator.views.troubles import current_troubles, trouble_lines, troubles_json
 from host.rendering import Json, moment, timestamp
 from privacy import canonical
@@ -215,6 +215,8 @@ def open_phase(plan: Plan, attempt: AttemptRecord, events: tuple[EventRecord, ..
     """Return who is expected and who has answered, from an attempt's events."""
     expected, answered = tuple(member.id for member in plan.roster), set[str]()
     for event in events:
+        if event.kind in HEADS.values():  # announces an answer, and is none
+            continue
         if event.kind != CLOSED:
             answered.add(event.sender)
             continue

@@ -43,7 +43,7 @@ class PeerHeads:
 
         Raises:
             PeerError: ``E-ROUND-SET``, ``E-ROUND-CONTEXT`` or ``E-ROUND-SIGNATURE``, the coordinator's fault;
-                ``E-LEDGER-ROLLBACK``, which names the member.
+                ``E-LEDGER-PEER``, which names the member.
             LocalError: ``E-STATE-DAMAGED`` or ``E-DISK-FULL``.
         """
         phase = PHASES[moment]
@@ -66,7 +66,7 @@ class PeerHeads:
             before = known.get(identity)
             if before is not None and _is_older(heads.ledger, before):
                 rule = f"its ledger ends at record {heads.ledger.sequence}, this participant has seen {before.sequence}"
-                raise PeerError.by_participant(heads.sender, "E-LEDGER-ROLLBACK", phase, rule)
+                raise PeerError.by_participant(heads.sender, "E-LEDGER-PEER", phase, rule)
         after = known | {identity: LedgerHead(*heads.ledger.place) for identity, heads in shown.items()}
         if after != known:
             rows: canonical.Json = {key: [head.sequence, head.hash.hex()] for key, head in after.items()}

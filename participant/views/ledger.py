@@ -17,6 +17,7 @@ from privacy.dp.accountants import epsilon
 from privacy.dp.events import Composed, format_epsilon_up
 from privacy.errors import LocalError
 from privacy.ledger import LifetimeBudget, RunSpend, Spent
+from privacy.ledger_entries import Reanchored
 
 SHOWN_ID: Final = 8  # characters of a run's id
 
@@ -104,15 +105,25 @@ class LedgerView:
     populations: tuple[PopulationSpend, ...]
     sequence: int
     head: bytes
+    lost: tuple[Reanchored, ...] = ()
 
     def to_json(self) -> Json:
         """Return it for programs."""
         populations: list[Json] = [population.to_json() for population in self.populations]
-        return {"populations": populations, "sequence": self.sequence, "head": self.head.hex()}
+        lost: list[Json] = [
+            {"lost_sequence": loss.lost_sequence, "who": loss.who, "exhausted": [*loss.exhausted]} for loss in self.lost
+        ]
+        return {"populations": populations, "sequence": self.sequence, "head": self.head.hex(), "reanchored": lost}
 
     def to_lines(self) -> list[str]:
         """Return it for people."""
         lines = [line for population in self.populations for line in population.to_lines()]
+        for loss in self.lost:
+            lines.append(
+                f"records up to {loss.lost_sequence} were lost; charged at their worst, as {loss.who} confirmed"
+            )
+            if loss.exhausted:
+                lines.append(f"  the whole budget counts as spent: {', '.join(loss.exhausted)}")
         return [*lines, f"ledger head: record {self.sequence}, {self.head.hex()}"]
 
 
@@ -129,7 +140,8 @@ def ledger_view(opened: OpenHome, population: str | None = None) -> LedgerView:
     names = sorted(known) if population is None else [population]
     head = opened.ledger.head()
     spends = tuple(_population_spend(opened.ledger.spent(name), policy) for name in names)
-    return LedgerView(spends, head.sequence, head.hash)
+    lost = tuple(record.entry for record in opened.ledger.rows() if isinstance(record.entry, Reanchored))
+    return LedgerView(spends, head.sequence, head.hash, lost)
 
 
 def _population_spend(spent: Spent, policy: Policy) -> PopulationSpend:

@@ -18,7 +18,7 @@ from coordinator.commands.choices import GraphKind, MemberRole, Suite, Weights
 from coordinator.commands.coordinator import app
 from coordinator.config import settings_template
 from coordinator.daemon.status import DaemonStatus, live_members, read_status, write_status
-from coordinator.database import member_rows
+from coordinator.database import attempt_rows, member_rows
 from coordinator.database.member_rows import TokenRecord
 from coordinator.enrolment.authority import save_authority
 from coordinator.home import Home
@@ -26,7 +26,7 @@ from coordinator.opened import OpenHome, open_home
 from coordinator.runs.creation import RunRequest
 from coordinator.runs.thresholds import Requested
 from coordinator.views.members import fingerprints, member_details, member_list
-from coordinator.views.overview import overview
+from coordinator.views.overview import open_phase, overview
 from coordinator.views.proposal import Proposal
 from coordinator.views.runs import run_list
 from coordinator.views.status import service_status
@@ -34,6 +34,7 @@ from host.console import laid_out
 from host.locks import only_daemon
 from host.rendering import View, moment
 from host.state_format import write_format
+from privacy.secagg.messages import Position
 from protos.envelope import Role
 from tests.worlds.coordinator import EVALUATOR, RUN_ID, World
 
@@ -57,6 +58,30 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setenv("ONLYSUM_HOME", str(tmp_path))
     with only_daemon(tmp_path, "coordinator"):
         yield tmp_path
+
+
+def test_who_shows_its_heads_has_not_answered_yet(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    alice = world.members["alice"]
+
+    async def nothing(message: object) -> None:
+        assert message is not None
+
+    async def scenario() -> None:
+        await world.runner.tick()
+        while not world.attempts():
+            for member in world.members.values():
+                await member.step()
+            await world.runner.tick()
+        alice.send = nothing
+        await alice.step()
+
+    asyncio.run(scenario())
+    assert alice.shown == 1
+    with world.store.read() as connection:
+        (attempt,) = attempt_rows.list_attempts(connection, RUN_ID)
+        events = attempt_rows.list_events(connection, RUN_ID, Position(world.plan.hash, 1, 1))
+    assert open_phase(world.plan, attempt, events).answered == ()
 
 
 VIEWS: dict[str, Callable[[OpenHome], View]] = {

@@ -46,7 +46,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 def create_run(service: Service, directory: Path) -> Plan:
     now = int(time.time())
     request = creation.RunRequest(
-        members=names(MEMBERS), tolerance=Requested(f=0), created_at=now, expires_at=now + 3600
+        members=names(MEMBERS), tolerance=Requested(f=1), created_at=now, expires_at=now + 3600
     )
     plan = creation.make_plan(
         service.store, service.settings, creation.read_draft(directory), request, random=SystemRandom()

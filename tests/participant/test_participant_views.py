@@ -99,10 +99,10 @@ def test_a_view_cannot_be_changed_and_does_not_print(
 KEYS: dict[str, set[str]] = {
     "status": {
         "name", "federation", "running", "since", "connected", "paused", "code", "waiting", "runs", "plans",
-        "ledger_sequence",
+        "ledger_sequence", "abstains",
     },
     "plan list": {"run", "title", "mode", "decision", "ended", "expires", "training"},
-    "ledger show": {"populations", "sequence", "head"},
+    "ledger show": {"populations", "sequence", "head", "reanchored"},
     "member list": {"name", "role", "identity", "state"},
     "member fingerprint": {"name", "identity", "authority"},
     "dataset list": {

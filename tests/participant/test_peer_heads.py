@@ -71,7 +71,7 @@ def test_a_peer_whose_ledger_is_older_than_was_seen_in_any_round_is_dealt_no_sha
     with capture_logs() as logs:
         (abstained,) = keys_told(rehearsal, change)
     assert isinstance(abstained, Abstained)
-    assert abstained.code == "E-LEDGER-ROLLBACK"
+    assert abstained.code == "E-LEDGER-PEER"
     assert any("bob" in str(log.get("detail")) for log in logs), "its owner is told whose"
     assert known(rehearsal, "bob") == [1, (bytes([1]) * 32).hex()]
 

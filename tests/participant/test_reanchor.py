@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from audit.ledger_export import verify_ledger
 from participant.commands.participant import app
 from participant.daemon.reanchor import FetchPlan, Loss, find_loss, reanchor
 from participant.daemon.status import StatusFile
@@ -22,11 +23,12 @@ from participant.runs.journal import Journal
 from participant.runs.rollback import lost_head, own_heads
 from participant.views.ledger import ledger_view
 from participant.views.status import participant_status
+from privacy.canonical import Json
 from privacy.dp.events import round_event
 from privacy.errors import LocalError, NetworkError, OnlysumError, PeerError, Phase, RefusedError, VerificationError
 from privacy.heads import HeadsShown, JournalHead, LedgerHead, Moment
 from privacy.ledger import verify_chain, verify_export
-from privacy.ledger_entries import Charge, PolicyChange, Reanchored
+from privacy.ledger_entries import Charge, PolicyChange, Reanchored, entry_from_json, entry_to_json
 from privacy.plan import PROTOCOL_VERSION, Plan, VerifiedPlan
 from privacy.secagg.messages import Position
 from protos.envelope import Welcome
@@ -145,6 +147,10 @@ def test_the_loss_is_charged_at_its_worst_and_the_ledger_goes_on_above_it(set_ba
     assert ledger.head().sequence == set_back.lost.sequence + 1 + total
     assert ledger.verify() == len(ledger.rows())
     assert verify_export(ledger.export()) == ledger.rows()
+    assert f"records up to {set_back.lost.sequence} were lost" in "\n".join(ledger_view(opened).to_lines())
+    verified = verify_ledger(ledger.export())
+    assert (verified.lost, verified.charges) == ((set_back.lost.sequence,), total)
+    assert "charged again at their worst" in "\n".join(verified.to_lines())
     welcome = set_back.welcome(set_back.shown, head=set_back.lost)
     assert lost_head(ledger, welcome, own_heads(opened.owner, welcome)) is None, "what it had seen is accounted for"
 
@@ -317,6 +323,31 @@ def test_a_journal_that_is_damaged_keeps_nobody_from_going_on(set_back: SetBack)
     journal.parent.mkdir()
     journal.write_bytes(b"neither this nor that\n")
     assert set_back.go_on(set_back.loss()).ledger.verify()
+
+
+LOST: dict[str, Json] = {
+    "kind": "reanchored",
+    "lost_sequence": 4,
+    "lost_hash": "00" * 32,
+    "who": "Anna",
+    "exhausted": ["patients"],
+}
+MALFORMED: dict[str, dict[str, Json]] = {
+    "no number": {"lost_sequence": 0},
+    "a truth value as a number": {"lost_sequence": True},
+    "no text": {"who": 7},
+    "populations that are no names": {"exhausted": ["patients", 7]},
+    "a hash that is none": {"lost_hash": "zz"},
+    "another field": {"when": 4},
+}
+
+
+@pytest.mark.parametrize("changes", MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_record_of_a_loss_is_refused_with(changes: dict[str, Json]) -> None:
+    entry = entry_from_json(LOST)
+    assert entry_to_json(entry) == LOST
+    with pytest.raises(ValueError, match=r"unknown|hexadecimal|fields"):
+        entry_from_json({**LOST, **changes})
 
 
 # --- the command ---
