@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -113,7 +114,7 @@ def test_what_the_operating_system_refuses_is_named_and_no_bug(
 ) -> None:
     (tmp_path / "file").touch()
     words = ["--name", "a", "--operator", "A", "--address", "localhost:8443"]
-    assert onlysum.run(["coordinator", "init", str(tmp_path / "file" / "clinic"), *words]) == 1
+    assert onlysum.run(["coordinator", "init", str(tmp_path / "file" / "clinic"), *words]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith("E-DISK-FAILED: ")
     assert str(tmp_path / "file") in shown
@@ -151,7 +152,7 @@ def test_a_disk_that_refuses_is_no_bug_of_ours_whoever_says_so(
             raise ValueError("row 7 says: private") from problem
         raise problem
 
-    monkeypatch.setattr(onlysum.typer.main, "get_command", lambda _: type("Command", (), {"main": fails})())
+    monkeypatch.setattr(onlysum.typer.main, "get_command", lambda _: SimpleNamespace(main=fails))
     assert onlysum.run(["explain"]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith(f"{code}: ")

@@ -11,10 +11,12 @@ from participant.opened import open_home
 from participant.owner.approval import PlanReview
 from participant.owner.plan_page import Page, plan_page
 from participant.owner.policy import OVERRULABLE, parse_policy
-from participant.owner.rules import Outcome
+from participant.owner.rules import Outcome, assess
 from privacy.errors import LocalError, OnlysumError, RefusedError
+from tests.worlds.assessed import ALICE
 from tests.worlds.enrolled import authority, enrol, equip, propose
-from tests.worlds.owner import owned_plan
+from tests.worlds.owner import owned_plan, policy_text
+from tests.worlds.plans import make_plan
 
 NAMED = 'may_overrule = { "floors.f" = ["Dr. Weber"] }'
 WHY = "the two other clinics are ours"
@@ -147,8 +149,7 @@ def test_rules_that_protect_others_or_keep_the_account_cannot_be_named(rule: str
         parse_policy(f'[approval]\nmay_overrule = {{ "{rule}" = ["Dr. Weber"] }}\n')
 
 
-def test_every_rule_that_can_be_overruled_is_a_rule(home: Home) -> None:
-    plans, run = review(home)
-    known = {rule.name for rule in plans.judge_run(run).assessment.rules}
-    assert known >= OVERRULABLE
-    assert all(rule.outcome is not Outcome.OVERRULED for rule in plans.judge_run(run).assessment.rules)
+def test_every_rule_that_can_be_overruled_is_a_rule() -> None:
+    found = assess(make_plan(mode="distributed")[0], parse_policy(policy_text()), ALICE)
+    assert {rule.name for rule in found.rules} >= OVERRULABLE
+    assert all(rule.outcome is not Outcome.OVERRULED for rule in found.rules)
