@@ -226,6 +226,8 @@ class Runner:
             head = member_rows.see_head(connection, member, hello.ledger_head, self._desk.now())
             member_rows.announce(connection, member, version=hello.software_version, offers=hello.datasets)
             going_on = [run for run in self._of(member) if not run.record.state.ended]
+            for run in going_on:
+                run.latecomers.heard_of(member)  # it may be a new process, which knows nothing of what the old hung in
             last = [attempt_rows.last_event_of(connection, run.run_id, member, ADVERTISED) for run in going_on]
         decoded = (codec.decode_submission(one.body, sender=member) for one in last if one is not None)
         self._log.info("handshake", member=member, version=hello.software_version)

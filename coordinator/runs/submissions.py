@@ -37,6 +37,7 @@ class Submissions:
 
     async def _take(self, member: str, submission: Submission) -> None:
         run = self._run
+        run.latecomers.heard_of(member)
         try:
             await self._submit(member, submission)
         except PeerError:
@@ -113,8 +114,10 @@ class Submissions:
 
     def _message(self, member: str, message: Message) -> None:
         attempt = self._attempt(member, message.position)
-        if attempt is None or not attempt.receive(message):
+        phase = None if attempt is None else attempt.machine.phase
+        if attempt is None or phase is None or not attempt.receive(message):
             return
+        self._run.latecomers.was_in_time(member, phase)
         if isinstance(message, Advertisement):
             self._run.known_round[member] = max(self._run.known_round[member], message.position.round - 1)
         if isinstance(message, Complaint):
@@ -124,6 +127,7 @@ class Submissions:
     async def _receipt(self, member: str, receipt: Receipt) -> None:
         attempt = self._attempt(member, receipt.position)
         if attempt is not None and await self._run.work(attempt.accumulate, receipt):
+            self._run.latecomers.was_in_time(member, Phase.COLLECT_MASKED)
             self._taken(member, "upload-counted", length=receipt.length)
 
     def _taken(self, member: str, event: str, **details: str | int) -> None:
@@ -138,6 +142,7 @@ class Submissions:
         Raises:
             PeerError: it is not expected now, or of a wrong length.
         """
+        self._run.latecomers.heard_of(member)
         async with self._run.lock:
             attempt = self._collecting(member, position)
             upload = attempt.announce(member, sha256, length)

@@ -7,7 +7,7 @@ before the task exists. Leaves to others: what the state is (``coordinator.runs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -30,6 +30,7 @@ from protos.envelope import (
     ContentRef,
     EvaluationAsked,
     KeysAdvertised,
+    MemberExcluded,
     NumberedTask,
     PlanProposed,
     RoundCompleted,
@@ -58,6 +59,7 @@ class RunView:
     machine: CoordinatorRound | None  # the open attempt
     adapter: ContentRef  # that the current round starts from
     aborted: tuple[Position, str] | None  # the last attempt and its code, if it failed and nothing came after
+    excluded: Mapping[str, int]  # by the operator -> the event of it
 
 
 def roster_tasks(view: RunView, member: str, *, answered_plan: bool, knows: int) -> Iterator[NumberedTask]:
@@ -81,6 +83,8 @@ def roster_tasks(view: RunView, member: str, *, answered_plan: bool, knows: int)
     if view.aborted is not None:
         at, code = view.aborted
         yield numbered(AttemptAborted(run_id, at, code), *at.fields)
+    if member in view.excluded and not view.state.ended:
+        yield numbered(MemberExcluded(run_id), number(view.excluded[member]))
     if view.machine is not None:
         yield from _attempt_task(view, view.machine, member, knows)
     if view.state.ended:
