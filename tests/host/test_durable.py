@@ -116,3 +116,18 @@ def test_what_the_operating_system_refuses_is_named_and_no_bug(
     shown = capsys.readouterr().err
     assert shown.startswith("E-DISK-FAILED: ")
     assert str(tmp_path / "file") in shown
+
+
+def test_room_is_taken_and_given_back_and_a_disk_without_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    durable.try_room(tmp_path / ".room", 10**5)
+    assert list(tmp_path.iterdir()) == []
+
+    def none_left(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", none_left, raising=False)
+    with pytest.raises(LocalError, match="E-DISK-FULL"):
+        durable.try_room(tmp_path / ".room", 10**5)
+    assert list(tmp_path.iterdir()) == []
