@@ -152,6 +152,25 @@ def write_new(path: Path, data: bytes, *, mode: int = EXPORTED_MODE) -> None:
             raise
 
 
+def try_room(path: Path, size: int) -> None:
+    """Take so many bytes of a disk under a name that nothing else has, and give them back.
+
+    Raises:
+        LocalError: ``E-DISK-FULL`` or ``E-DISK-FAILED``: they are not to be had.
+    """
+    with disk_errors(path):
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+            with os.fdopen(descriptor, "wb") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+                file.write(b"\0")
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def erase(path: Path) -> None:
     """Remove a file, if it is there, and make that durable."""
     if path.exists():

@@ -87,6 +87,8 @@ def _write_task(task: env.Task) -> pb.NumberedTask:
             position = rounds.write_position(task.position)
             aborted = pb.AttemptAborted(run_id=task.run_id, position=position, code=task.code)
             return pb.NumberedTask(attempt_aborted=aborted)
+        case env.MemberExcluded():
+            return pb.NumberedTask(member_excluded=pb.MemberExcluded(run_id=task.run_id))
         case env.EvaluationAsked():
             adapter = write_ref(task.adapter)
             asked = pb.EvaluationAsked(run_id=task.run_id, round=task.round, adapter=adapter)
@@ -104,31 +106,10 @@ def read_task(message: pb.NumberedTask) -> env.NumberedTask:
 
 
 def _read_task(message: pb.NumberedTask) -> env.Task:
-    match message.WhichOneof("task"):
-        case "plan_proposed":
-            return part(message, "plan_proposed", _read_plan)
-        case "attempt_opened":
-            return part(message, "attempt_opened", _read_opened)
-        case "keys_advertised":
-            return part(message, "keys_advertised", _read_keys)
-        case "shares_dealt":
-            return part(message, "shares_dealt", _read_shares)
-        case "survivors_proposed":
-            return part(message, "survivors_proposed", _read_survivors)
-        case "unmask_requested":
-            return part(message, "unmask_requested", _read_unmask)
-        case "round_completed":
-            return part(message, "round_completed", _read_completed)
-        case "attempt_aborted":
-            return part(message, "attempt_aborted", _read_aborted)
-        case "evaluation_asked":
-            return part(message, "evaluation_asked", _read_asked)
-        case "run_ended":
-            return part(message, "run_ended", _read_ended)
-        case None:
-            raise Malformed("task is missing")
-        case other:
-            assert_never(other)
+    kind = message.WhichOneof("task")
+    if kind is None:
+        raise Malformed("task is missing")
+    return part(message, kind, _TASK_READERS[kind])
 
 
 def write_ref(value: env.ContentRef) -> pb.ContentRef:
@@ -225,6 +206,10 @@ def _read_aborted(message: pb.AttemptAborted) -> env.AttemptAborted:
     return env.AttemptAborted(run_id=run_id(message.run_id), position=position, code=code(message.code))
 
 
+def _read_excluded(message: pb.MemberExcluded) -> env.MemberExcluded:
+    return env.MemberExcluded(run_id=run_id(message.run_id))
+
+
 def _read_asked(message: pb.EvaluationAsked) -> env.EvaluationAsked:
     return env.EvaluationAsked(
         run_id=run_id(message.run_id),
@@ -241,6 +226,21 @@ def _read_ended(message: pb.RunEnded) -> env.RunEnded:
     return env.RunEnded(
         run_id=run_id(message.run_id), state=message.state, code=code(message.code) if message.code else ""
     )
+
+
+_TASK_READERS: Final[Mapping[str, Callable[..., env.Task]]] = {
+    "plan_proposed": _read_plan,
+    "attempt_opened": _read_opened,
+    "keys_advertised": _read_keys,
+    "shares_dealt": _read_shares,
+    "survivors_proposed": _read_survivors,
+    "unmask_requested": _read_unmask,
+    "round_completed": _read_completed,
+    "attempt_aborted": _read_aborted,
+    "member_excluded": _read_excluded,
+    "evaluation_asked": _read_asked,
+    "run_ended": _read_ended,
+}
 
 
 # --- submissions ---

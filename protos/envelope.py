@@ -200,6 +200,13 @@ class AttemptAborted:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberExcluded:
+    """The operator leaves this member out of the run's next attempts; an offer says that it is taken back."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationAsked:
     """An evaluator measures an adapter: the starting one is round 0."""
 
@@ -226,6 +233,7 @@ Task = (
     | UnmaskRequested
     | RoundCompleted
     | AttemptAborted
+    | MemberExcluded
     | EvaluationAsked
     | RunEnded
 )

@@ -835,6 +835,25 @@ class AttemptAborted(_message.Message):
 Global___AttemptAborted: _TypeAlias = AttemptAborted  # noqa: Y015
 
 @_typing.final
+class MemberExcluded(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberExcluded: _TypeAlias = MemberExcluded  # noqa: Y015
+
+@_typing.final
 class EvaluationAsked(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -903,6 +922,7 @@ class NumberedTask(_message.Message):
     ATTEMPT_ABORTED_FIELD_NUMBER: _builtins.int
     EVALUATION_ASKED_FIELD_NUMBER: _builtins.int
     RUN_ENDED_FIELD_NUMBER: _builtins.int
+    MEMBER_EXCLUDED_FIELD_NUMBER: _builtins.int
     id: _builtins.bytes
     """16 bytes"""
     @_builtins.property
@@ -925,6 +945,8 @@ class NumberedTask(_message.Message):
     def evaluation_asked(self) -> Global___EvaluationAsked: ...
     @_builtins.property
     def run_ended(self) -> Global___RunEnded: ...
+    @_builtins.property
+    def member_excluded(self) -> Global___MemberExcluded: ...
     def __init__(
         self,
         *,
@@ -939,12 +961,13 @@ class NumberedTask(_message.Message):
         attempt_aborted: Global___AttemptAborted | None = ...,
         evaluation_asked: Global___EvaluationAsked | None = ...,
         run_ended: Global___RunEnded | None = ...,
+        member_excluded: Global___MemberExcluded | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_aborted", b"attempt_aborted", "attempt_opened", b"attempt_opened", "evaluation_asked", b"evaluation_asked", "keys_advertised", b"keys_advertised", "plan_proposed", b"plan_proposed", "round_completed", b"round_completed", "run_ended", b"run_ended", "shares_dealt", b"shares_dealt", "survivors_proposed", b"survivors_proposed", "task", b"task", "unmask_requested", b"unmask_requested"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_aborted", b"attempt_aborted", "attempt_opened", b"attempt_opened", "evaluation_asked", b"evaluation_asked", "keys_advertised", b"keys_advertised", "member_excluded", b"member_excluded", "plan_proposed", b"plan_proposed", "round_completed", b"round_completed", "run_ended", b"run_ended", "shares_dealt", b"shares_dealt", "survivors_proposed", b"survivors_proposed", "task", b"task", "unmask_requested", b"unmask_requested"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_aborted", b"attempt_aborted", "attempt_opened", b"attempt_opened", "evaluation_asked", b"evaluation_asked", "id", b"id", "keys_advertised", b"keys_advertised", "plan_proposed", b"plan_proposed", "round_completed", b"round_completed", "run_ended", b"run_ended", "shares_dealt", b"shares_dealt", "survivors_proposed", b"survivors_proposed", "task", b"task", "unmask_requested", b"unmask_requested"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_aborted", b"attempt_aborted", "attempt_opened", b"attempt_opened", "evaluation_asked", b"evaluation_asked", "id", b"id", "keys_advertised", b"keys_advertised", "member_excluded", b"member_excluded", "plan_proposed", b"plan_proposed", "round_completed", b"round_completed", "run_ended", b"run_ended", "shares_dealt", b"shares_dealt", "survivors_proposed", b"survivors_proposed", "task", b"task", "unmask_requested", b"unmask_requested"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["plan_proposed", "attempt_opened", "keys_advertised", "shares_dealt", "survivors_proposed", "unmask_requested", "round_completed", "attempt_aborted", "evaluation_asked", "run_ended"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["plan_proposed", "attempt_opened", "keys_advertised", "shares_dealt", "survivors_proposed", "unmask_requested", "round_completed", "attempt_aborted", "evaluation_asked", "run_ended", "member_excluded"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_task) -> _WhichOneofReturnType_task | None: ...
 

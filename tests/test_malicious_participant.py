@@ -78,7 +78,7 @@ def test_malicious_dealer_is_named_by_a_complaint_and_left_out_of_the_next_attem
     with pytest.raises(RoundAborted):
         federation.run_round()
     assert federation.round is not None
-    assert federation.round.excluded == {OFFENDER, "bob"}, "nothing decides between the two"
+    assert federation.round.absences.left_out == {OFFENDER, "bob"}, "nothing decides between the two"
 
 
 def complaint(stage: Stage, dealer: str) -> Complaint:
@@ -91,7 +91,7 @@ def test_malicious_complaint_after_the_own_upload_is_refused() -> None:
     assert stage.round.receive(stage.honest)
     with pytest.raises(PeerError, match="E-ROUND-SET"):
         stage.round.receive(complaint(stage, "alice"))
-    assert not stage.round.complaints
+    assert not stage.round.absences.complaints
 
 
 @pytest.mark.parametrize("dealer", ["erin", "zoe"])
@@ -109,7 +109,7 @@ def test_malicious_complaint_by_somebody_who_dealt_nothing_is_refused() -> None:
 def test_malicious_complaint_in_another_name_is_refused() -> None:
     stage = Stage(Phase.COLLECT_MASKED)
     assert stage.refusal(replace(complaint(stage, "alice"), dealer="bob")).code == "E-ROUND-SIGNATURE"
-    assert not stage.round.complaints
+    assert not stage.round.absences.complaints
 
 
 def test_malicious_second_complaint_about_somebody_else_is_refused() -> None:
@@ -117,7 +117,7 @@ def test_malicious_second_complaint_about_somebody_else_is_refused() -> None:
     assert stage.round.receive(complaint(stage, "alice"))
     with pytest.raises(PeerError, match="already complained about somebody else"):
         stage.round.receive(complaint(stage, "bob"))
-    assert stage.round.complaints == {OFFENDER: "alice"}
+    assert stage.round.absences.complaints == {OFFENDER: "alice"}
 
 
 def test_a_complaint_that_is_repeated_in_other_words_changes_nothing() -> None:
@@ -132,7 +132,7 @@ def test_who_complains_and_about_whom_is_named_when_too_few_are_left() -> None:
     assert stage.round.receive(complaint(stage, "alice"))
     with pytest.raises(RoundAborted, match=f"{OFFENDER} complains about the shares of alice: both are left out"):
         stage.round.close()
-    again = CoordinatorRound(stage.federation.plan, stage.offer, excluded=stage.round.disputed)
+    again = CoordinatorRound(stage.federation.plan, stage.offer, disputed=stage.round.disputed)
     assert again.expected() == {"bob", "dave", "erin"}
     with pytest.raises(RoundAborted, match=f"left out after complaints: alice, {OFFENDER}"):
         again.close()
@@ -148,7 +148,7 @@ def test_malicious_upload_after_a_complaint_is_refused() -> None:
 def test_a_complaint_before_or_after_its_phase_changes_nothing(phase: Phase) -> None:
     stage = Stage(phase)
     assert not stage.round.receive(complaint(stage, "alice"))
-    assert not stage.round.complaints
+    assert not stage.round.absences.complaints
 
 
 def test_a_round_with_one_bad_bundle_goes_on_without_the_complainer_when_enough_remain() -> None:

@@ -56,7 +56,7 @@ class FaultyFederation(RuleBasedStateMachine):
         """At the next round."""
         self.attempt += 1
         self.offer = self.federation.offer(len(self.federation.completed) + 1, self.attempt)
-        self.federation.round = CoordinatorRound(self.federation.plan, self.offer, excluded=self.excluded)
+        self.federation.round = CoordinatorRound(self.federation.plan, self.offer, disputed=self.excluded)
         self.federation.log = []
 
     @precondition(lambda self: self.offer is not None)

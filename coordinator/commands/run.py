@@ -188,6 +188,59 @@ def abort(run: RunName, config: Directory = None, as_json: AsJson = False) -> No
 
 
 @app.command()
+def exclude(
+    run: RunName,
+    member: Annotated[str, typer.Argument(metavar="MEMBER", help="A participant on the run's roster.")],
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Leave a participant out of the rest of a run.
+
+    The open attempt no longer waits for it. It is told, keeps up with the rounds, and `run include` takes it back.
+
+    Example: onlysum coordinator run exclude 0a1b carol
+    """
+    _set_excluded(config, run, member, excluded=True, as_json=as_json)
+
+
+@app.command()
+def include(
+    run: RunName,
+    member: Annotated[str, typer.Argument(metavar="MEMBER", help="A participant that was excluded.")],
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a participant back that `run exclude` left out; it counts from the next attempt on.
+
+    Example: onlysum coordinator run include 0a1b carol
+    """
+    _set_excluded(config, run, member, excluded=False, as_json=as_json)
+
+
+def _set_excluded(config: Path | None, run: str, member: str, *, excluded: bool, as_json: bool) -> None:
+    from coordinator.database import member_rows, standing_rows
+
+    with opened(config) as coordinator, coordinator.store.begin() as connection:
+        open_run = _open_run(connection, run)
+        run_id, plan = open_run.run_id, open_run.parsed()
+        roster = [participant.id for participant in plan.roster]
+        out = standing_rows.excluded_members(connection, run_id).keys()
+        if member not in roster:
+            raise LocalError("E-NOT-FOUND", f"{member!r} is not on the roster of run {run_id}: {', '.join(roster)}")
+        left = len(roster) - len(out | {member} if excluded else out - {member})
+        if excluded and left < plan.min_survivors:
+            least = f"the plan asks for at least {plan.min_survivors} participants in a sum"
+            raise LocalError("E-USAGE", f"without {member} {left} of {len(roster)} would be left, and {least}")
+        if excluded != (member in out):
+            standing_rows.set_excluded(connection, run_id, member, excluded=excluded, now=now())
+            kind = "member-excluded" if excluded else "member-included"
+            member_rows.log_security(connection, now(), kind, member, run_id)
+    what = f"Excluded {member} from {run_id}" if excluded else f"Took {member} back into {run_id}"
+    value: Json = {"run": run_id, "member": member, "excluded": excluded, "left": left}
+    show(value, [f"{what}; {left} of {len(roster)} take part."], as_json=as_json)
+
+
+@app.command()
 def export(
     run: RunName,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="A new directory.")],

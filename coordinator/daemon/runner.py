@@ -236,6 +236,9 @@ class Runner:
         with self._desk.store.begin() as connection:
             head = member_rows.see_head(connection, member, hello.ledger_head, self._desk.now())
             member_rows.announce(connection, member, version=hello.software_version, offers=hello.datasets)
+            for run in self._of(member):
+                if not run.record.state.ended:
+                    run.latecomers.heard_of(member)  # it may be a new process, which knows nothing of what hung
             last = attempt_rows.last_events_of(connection, member, HEADS.values(), most=codec.MAX_LAST_HEADS)
         shown = (codec.decode_submission(event.body, sender=member) for event in last)
         self._log.info("handshake", member=member, version=hello.software_version)

@@ -18,6 +18,7 @@ from typing import assert_never
 
 import numpy as np
 
+from coordinator.protocol.absences import Absences
 from coordinator.protocol.bundles import KeptBundle
 from coordinator.protocol.checks import (
     check_advertisement,
@@ -70,27 +71,36 @@ Outgoing = AttemptOffer | AdvertisementSet | HolderShares | SurvivorProposal | U
 class CoordinatorRound:
     """One attempt at a round."""
 
-    def __init__(self, plan: VerifiedPlan, offer: AttemptOffer, *, excluded: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        plan: VerifiedPlan,
+        offer: AttemptOffer,
+        *,
+        disputed: frozenset[str] = frozenset(),
+        excluded: frozenset[str] = frozenset(),
+    ) -> None:
         """Open an attempt.
 
         Args:
             plan: the run's plan.
             offer: what the roster was offered.
-            excluded: whom complaints in earlier attempts of the round are by or about; they are left out of this one.
+            disputed: whom complaints in earlier attempts of the round are by or about; they are left out of this one.
+            excluded: whom the operator leaves out.
         """
         self.parameters = plan.plan.parameters()
         self.layout = plan.plan.layout(offer.position.round)
         self.largest_sum = largest_sum(plan.plan)
         self.offer = offer
-        self.excluded = excluded
-        self.complaints: dict[str, str] = {}  # who complained -> about which dealer
-        self._abstained: set[str] = set(excluded)
-        self._state: State = Advertising(frozenset(member.id for member in self.parameters.roster) - excluded)
+        self.absences = Absences(disputed, excluded)
+        self._state: State = Advertising(
+            frozenset(member.id for member in self.parameters.roster) - self.absences.left_out
+        )
 
     @property
     def disputed(self) -> frozenset[str]:
         """Who complained in this attempt and about whom: no evidence decides between them (section 5.3)."""
-        return frozenset({*self.complaints, *self.complaints.values()})
+        complaints = self.absences.complaints
+        return frozenset({*complaints, *complaints.values()})
 
     @property
     def phase(self) -> Phase:
@@ -116,7 +126,7 @@ class CoordinatorRound:
 
     def awaited(self) -> frozenset[str]:
         """Return who may still answer: expected, not answered, not abstaining."""
-        return self.expected() - self.answered() - self._abstained
+        return self.expected() - self.answered() - self.absences.abstained.keys()
 
     def can_close(self) -> bool:
         """Return whether enough have answered to go on: m for the sets, T signatures, enough shares of everybody."""
@@ -136,17 +146,7 @@ class CoordinatorRound:
             shortfall = f"{len(self.answered())} of the {self._needed()} needed answered in {self.phase.name}"
         missing_members = sorted(self.awaited())
         awaited = [f"no answer from {', '.join(missing_members)}"] if missing_members else []
-        return "; ".join([shortfall, *awaited, *self._disputes()])
-
-    def _disputes(self) -> list[str]:
-        """Return who is or will be left out for complaints, and why, as an aborted attempt says it."""
-        left_out = "both are left out of the next attempts at this round"
-        disputes = [
-            f"{sender} complains about the shares of {dealer}: {left_out}"
-            for sender, dealer in sorted(self.complaints.items())
-        ]
-        earlier = [f"left out after complaints: {', '.join(sorted(self.excluded))}"] if self.excluded else []
-        return disputes + earlier
+        return "; ".join([shortfall, *awaited, *self.absences.reasons()])
 
     def settled(self) -> bool:
         """Return whether waiting on brings nothing: all have answered, or a quorum of signatures or shares is there."""
@@ -154,9 +154,9 @@ class CoordinatorRound:
             return True
         return not isinstance(self._state, RoundResult) and not self.awaited()
 
-    def abstain(self, participant: str) -> None:
+    def abstain(self, participant: str, because: str = "") -> None:
         """Wait no longer for a participant in this attempt."""
-        self._abstained.add(participant)
+        self.absences.abstained[participant] = because
 
     # --- messages in ---
 
@@ -212,15 +212,15 @@ class CoordinatorRound:
 
     def _on_complaint(self, message: Complaint) -> bool:
         state = self._state
-        if not isinstance(state, Collecting) or self.complaints.get(message.sender) == message.dealer:
+        if not isinstance(state, Collecting) or self.absences.complaints.get(message.sender) == message.dealer:
             return False
         check_complaint(self.parameters, state, message)
-        if message.sender in self.complaints:
+        if message.sender in self.absences.complaints:
             raise PeerError.by_participant(
                 message.sender, "E-ROUND-PHASE", self.phase, "it already complained about somebody else in this attempt"
             )
-        self.complaints[message.sender] = message.dealer
-        self._abstained.add(message.sender)
+        self.absences.complaints[message.sender] = message.dealer
+        self.abstain(message.sender)  # what it complains about says why
         return True
 
     def _on_upload(self, message: MaskedUpload) -> bool:
@@ -229,7 +229,7 @@ class CoordinatorRound:
             raise self._early(message.sender)
         if not isinstance(state, Collecting) or self._repeated(state.received, message.sender, receipt):
             return False
-        if message.sender in self.complaints:
+        if message.sender in self.absences.complaints:
             raise PeerError.by_participant(
                 message.sender, "E-ROUND-UPLOAD", self.phase, "it complained and cannot upload as well"
             )
@@ -332,9 +332,9 @@ class CoordinatorRound:
 
         Its mask with a dropout could then not be rebuilt: from the dropout's side that takes what the dealer sealed.
         """
-        accused = sorted(set(self.complaints.values()) & set(state.received))
+        accused = sorted(set(self.absences.complaints.values()) & set(state.received))
         if self.parameters.suite == HYBRID and accused:
-            raise RoundAborted("E-ROUND-SHARE", "; ".join(self._disputes()))
+            raise RoundAborted("E-ROUND-SHARE", "; ".join(self.absences.disputes()))
 
     def _propose(self, state: Collecting) -> Agreeing:
         receipts = tuple(state.received[name] for name in sorted(state.received))

@@ -15,7 +15,7 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from coordinator.database import attempt_rows
+from coordinator.database import attempt_rows, standing_rows
 from coordinator.database.attempt_rows import COORDINATOR, EventRecord
 from coordinator.database.store import Store
 from coordinator.protocol.round import CoordinatorRound, Message
@@ -41,6 +41,7 @@ from protos.envelope import Abstained, Evaluation, HeadsShown, PlanApproved, Pla
 CLOSED: Final = "close"  # kind of the event that ends a phase; its body names the phase and who had answered
 ADVERTISED: Final = Advertisement.__name__
 COMPLAINED: Final = Complaint.__name__
+ABSTAINED: Final = Abstained.__name__
 SIGNED: Final = SurvivorSignature.__name__
 # Kinds of the events that keep what a member showed last in a run, by moment.
 HEADS: Final = {moment: f"{HeadsShown.__name__}-{moment.name}" for moment in Moment}
@@ -95,8 +96,9 @@ class Attempt:
             if at.order not in known:
                 attempt_rows.open_attempt(connection, run_id, at, int(clock.now()))
             events = attempt_rows.list_events(connection, run_id, at)
-            excluded = _disputed(connection, run_id, at)
-        machine = CoordinatorRound(plan, offer, excluded=excluded)
+            disputed = _disputed(connection, run_id, at)
+            excluded = standing_rows.excluded_members(connection, run_id, before=at.order)
+        machine = CoordinatorRound(plan, offer, disputed=disputed, excluded=frozenset(excluded))
         attempt = cls(store, spool, machine, run_id=run_id, clock=clock, timers=timers)
         attempt._replay(events)
         _ = attempt.timer  # starts now, if it has not started yet
@@ -151,7 +153,7 @@ class Attempt:
         """Wait no longer for a member in this attempt."""
         if member not in self.machine.awaited():
             return False
-        self.machine.abstain(member)
+        self.machine.abstain(member, message.code)
         with self._store.begin() as connection:
             self._journal(connection, message, member)
         return True
@@ -229,12 +231,33 @@ class Attempt:
 
     # --- from phase to phase ---
 
-    def due(self, live: frozenset[str]) -> bool:
-        """Return whether the phase should close now: everybody live has answered and enough have, or time is up."""
-        if self.machine.phase is Phase.RESULT:
+    def due(self, live: frozenset[str], latecomers: frozenset[str] = frozenset()) -> bool:
+        """Return whether the phase should close now.
+
+        It should if time is up, or if enough have answered and everybody live has; latecomers are given as long again
+        as the others needed, and no more.
+        """
+        machine, timer = self.machine, self.timer
+        if machine.phase is Phase.RESULT:
             return False
-        waits_for_nobody = self.machine.can_close() and not self.machine.awaited() & live
-        return self.machine.settled() or waits_for_nobody or self.timer.expired
+        if machine.settled() or timer.expired:
+            return True
+        missing = machine.awaited() & live
+        if not machine.can_close() or missing - latecomers:
+            timer.waits_for_others()
+            return False
+        return not missing or timer.waited_for_latecomers()
+
+    def note_late(self, members: Collection[str]) -> None:
+        """Commit that this phase went by without members that were there: what an operator is shown."""
+        phase, now = self.machine.phase.name, int(self._clock.now())
+        with self._store.begin() as connection:
+            standing_rows.add_late(connection, self.run_id, self.position.order, members, phase=phase, now=now)
+
+    def stop_waiting(self, members: Collection[str]) -> None:
+        """Wait no longer for whom the operator excluded since the attempt was opened; answers still count."""
+        for member in self.machine.awaited() & frozenset(members):
+            self.machine.abstain(member, "excluded by the operator")
 
     def close(self) -> None:
         """Close the phase and commit what it fixed; closing UNMASK is left to :meth:`journal_close`.
@@ -273,14 +296,16 @@ class Attempt:
                 raise ReplayError("E-STATE-DAMAGED", detail) from error
 
     def _replay_one(self, event: EventRecord) -> None:
+        if event.kind in standing_rows.KINDS:
+            return
         if event.kind == CLOSED:
             if event.body != _closing(self.machine.phase, self.machine.answered()):
                 raise ValueError("the phase closed with other answers")
             self.machine.close()
             return
         match codec.decode_submission(event.body, sender=event.sender):
-            case Abstained():
-                self.machine.abstain(event.sender)
+            case Abstained() as abstained:
+                self.machine.abstain(event.sender, abstained.code)
             case HeadsShown() as shown:
                 self.heads[shown.sender, shown.moment] = shown
             case Receipt() as receipt:
@@ -305,12 +330,13 @@ def _disputed(connection: Connection, run_id: str, at: Position) -> frozenset[st
 def bound_members(store: Store, run_id: str, last: Position) -> frozenset[str]:
     """Return who can take part in no attempt at a round after its last one.
 
-    They are in a dispute, or have signed a survivor set: that is the commit point, and they sign no other.
+    They are excluded or in a dispute, or have signed a survivor set: that is the commit point, and they sign no other.
     """
     following = Position(last.plan_hash, last.round, last.attempt + 1)
     with store.read() as connection:
         signatures = attempt_rows.list_round_events(connection, run_id, last.round, kind=SIGNED)
-        return _disputed(connection, run_id, following) | {event.sender for event in signatures}
+        excluded = standing_rows.excluded_members(connection, run_id)
+        return _disputed(connection, run_id, following) | excluded.keys() | {event.sender for event in signatures}
 
 
 def _closing(phase: Phase, answered: Collection[str]) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from coordinator.database import attempt_rows, member_rows, run_rows
+from coordinator.database import attempt_rows, member_rows, run_rows, standing_rows
 from coordinator.database.run_rows import RunState
 from coordinator.runs import completion, release
 from coordinator.runs.attempt import Attempt, ReplayError, bound_members
@@ -49,9 +49,12 @@ class Lifecycle:
         run, context = self._run, self._run.context
         with context.store.read() as connection:
             run.record = run_rows.find_run(connection, run.run_id)
+            excluded = standing_rows.excluded_members(connection, run.run_id)
             active = {
                 member.name: member.identity_key for member in member_rows.list_members(connection) if member.active
             }
+        if excluded != run.excluded:
+            run.exclude(excluded)
         gone = [member.id for member in run.rules.roster if active.get(member.id) != bytes.fromhex(member.identity_key)]
         over = len(run.rounds) == run.rules.recipe.rounds
         running = run.record.state is RunState.RUNNING
@@ -72,7 +75,9 @@ class Lifecycle:
         if run.record.state is RunState.CREATED:
             await self._await_approvals()
         elif run.attempt is not None:
-            if run.attempt.due(run.context.liveness.may_answer(run.roster)):
+            run.attempt.stop_waiting(run.excluded)
+            late = run.latecomers.in_phase(run.attempt.machine.phase)
+            if run.attempt.due(run.context.liveness.may_answer(run.roster), late):
                 await self._close(run.attempt)
         elif len(run.rounds) == run.rules.recipe.rounds:
             await self._finish()
@@ -100,6 +105,8 @@ class Lifecycle:
         if self._free >= run.rules.min_survivors:
             return ""
         free = f"only {self._free} of {len(run.roster)} participants have signed no survivors and are in no dispute"
+        if run.excluded:
+            free += f"; excluded by the operator: {', '.join(sorted(run.excluded))}"
         return f"round {last.round}, attempt {last.attempt}: {last.reason}; it cannot be tried again: {free}"
 
     async def _await_approvals(self) -> None:
@@ -121,16 +128,20 @@ class Lifecycle:
             run.reload_and_notify("run-started", participants=len(run.roster))
 
     def _enough_live(self) -> bool:
-        """Return whether enough participants are there; the first time, wait a little for the whole roster."""
+        """Return whether enough participants are there; the first time, wait a little for all of them.
+
+        Who was late and has sent nothing since does not count: attempts that it alone could complete are not spent.
+        """
         run, clock = self._run, self._run.context.clock
-        live = run.context.liveness.all_live() & run.roster
+        wanted = run.roster - run.excluded.keys() - run.latecomers.silent
+        live = run.context.liveness.all_live() & wanted
         if len(live) < run.rules.min_survivors:
             self._quorum_since = None
             return False
         if self._quorum_since is None:
             self._quorum_since = clock.monotonic()
         waited = clock.monotonic() - self._quorum_since
-        self._gathered |= live == run.roster or waited >= run.context.settings.durations.gather_seconds
+        self._gathered |= live == wanted or waited >= run.context.settings.durations.gather_seconds
         return self._gathered
 
     async def _open(self, at: Position) -> None:
@@ -158,8 +169,8 @@ class Lifecycle:
     async def _close(self, attempt: Attempt) -> None:
         run, at = self._run, attempt.position
         phase, answered = attempt.machine.phase, attempt.machine.answered()
-        if attempt.timer.overdue and (slow := attempt.machine.awaited()):
-            run.log.warning("slow-members", round=at.round, attempt=at.attempt, phase=phase.name, members=sorted(slow))
+        if attempt.timer.overdue:
+            self._note_late(attempt, attempt.machine.awaited() & run.context.liveness.all_live())
         try:
             await run.work(attempt.close)
         except RoundAborted as aborted:
@@ -171,6 +182,16 @@ class Lifecycle:
         run.reload_and_notify(
             "phase-closed", round=at.round, attempt=at.attempt, phase=phase.name, answered=len(answered)
         )
+
+    def _note_late(self, attempt: Attempt, late: frozenset[str]) -> None:
+        """Note who let a phase go by though its daemon is connected; others are away, which costs nobody a wait."""
+        if not late:
+            return
+        run, at, phase = self._run, attempt.position, attempt.machine.phase
+        run.log.warning("late-members", round=at.round, attempt=at.attempt, phase=phase.name, members=sorted(late))
+        attempt.note_late(sorted(late))
+        for member in late:
+            run.latecomers.was_late(member, phase)
 
     async def _complete_round(self, attempt: Attempt, answered: frozenset[str]) -> None:
         run, context, at = self._run, self._run.context, attempt.position

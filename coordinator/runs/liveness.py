@@ -1,8 +1,9 @@
-"""Who is there, and when a phase has waited long enough.
+"""Who is there, who is late though it is there, and when a phase has waited long enough.
 
 Guarantees: a member is live while one of its polls is in flight and for ``grace`` seconds after the last one ended,
 however long a poll takes; a daemon that has just started gives everybody time to come back before it counts them lost;
-nothing here reads a clock by itself.
+a member that lets phases pass while it is live costs a run few phases in all, however long the run; nothing here reads
+a clock by itself.
 Leaves to others: what follows from it (``coordinator.runs.run``).
 """
 
@@ -66,6 +67,52 @@ class Liveness:
 
 
 @dataclass(slots=True)
+class _Lateness:
+    """How often a member was late in a phase of some kind, and how often in time it must be to be waited for again."""
+
+    times: int = 0
+    owed: int = 0
+
+
+class Latecomers:
+    """Members of one run whose daemon was connected while a phase went by without their answer.
+
+    After a member's k-th lateness in a phase it has been in time there 2^k times before it is waited for again as if
+    nothing had been: a member that answers now and then costs a phase's patience log2(rounds) times and no more.
+    """
+
+    def __init__(self) -> None:
+        self._late: dict[tuple[str, Phase], _Lateness] = {}
+        self._silent: set[str] = set()
+
+    def was_late(self, member: str, phase: Phase) -> None:
+        """Note that a phase was closed without a member that was there."""
+        lateness = self._late.setdefault((member, phase), _Lateness())
+        lateness.times += 1
+        lateness.owed = 2**lateness.times
+        self._silent.add(member)
+
+    def was_in_time(self, member: str, phase: Phase) -> None:
+        """Note that a member answered in a phase."""
+        lateness = self._late.get((member, phase))
+        if lateness is not None and lateness.owed:
+            lateness.owed -= 1
+
+    def heard_of(self, member: str) -> None:
+        """Note that a member sent anything, too late as it may have been: it is not stuck any more."""
+        self._silent.discard(member)
+
+    @property
+    def silent(self) -> frozenset[str]:
+        """Who was late and has sent nothing since: to be counted as away, whatever its polls say."""
+        return frozenset(self._silent)
+
+    def in_phase(self, phase: Phase) -> frozenset[str]:
+        """Return who is not waited for in a phase beyond what the others need."""
+        return self.silent | {member for (member, of), lateness in self._late.items() if of is phase and lateness.owed}
+
+
+@dataclass(slots=True)
 class UploadPace:
     """How far a member's upload has come in a phase, in the clock's monotonic seconds."""
 
@@ -91,6 +138,7 @@ class PhaseTimer:
     phase: Phase
     started: float = field(init=False)
     uploads: dict[str, UploadPace] = field(init=False, default_factory=dict)
+    others_done: float | None = field(init=False, default=None)  # since when latecomers alone are missing
 
     def __post_init__(self) -> None:
         self.started = self.clock.monotonic()
@@ -118,6 +166,17 @@ class PhaseTimer:
     def overdue(self) -> bool:
         """Whether the phase has taken longer than it does without an upload that is still coming."""
         return self.clock.monotonic() >= self.started + patience(self.phase, self.durations)
+
+    def waits_for_others(self) -> None:
+        """Note that somebody is missing who is no latecomer."""
+        self.others_done = None
+
+    def waited_for_latecomers(self) -> bool:
+        """Return whether those who alone are missing have had as long again as the others needed."""
+        now = self.clock.monotonic()
+        if self.others_done is None:
+            self.others_done = now
+        return now - self.others_done >= max(self.durations.liveness_seconds, self.others_done - self.started)
 
 
 class PhaseTimers:

@@ -18,16 +18,17 @@ from typing import Any, Final, ParamSpec, TypeVar
 import structlog
 
 from coordinator.config import Settings
-from coordinator.database import attempt_rows, run_rows
+from coordinator.database import attempt_rows, run_rows, standing_rows
 from coordinator.database.attempt_rows import AttemptRecord
 from coordinator.database.run_rows import ApprovalRecord, RoundRecord, RunRecord, RunState
 from coordinator.database.store import Store
 from coordinator.home import Home
 from coordinator.runs.attempt import ADVERTISED, Attempt
 from coordinator.runs.global_adapter import RunFiles
-from coordinator.runs.liveness import Liveness, PhaseTimers
+from coordinator.runs.liveness import Latecomers, Liveness, PhaseTimers
 from coordinator.runs.tasks import RunView, evaluator_tasks, roster_tasks
 from coordinator.runs.uploads import UploadStore
+from privacy.errors import Phase
 from privacy.interfaces import Clock
 from privacy.plan import Plan, VerifiedPlan
 from privacy.secagg.hashes import adapter_hash, genesis_transcript
@@ -113,12 +114,16 @@ class Run:
         self.tried: tuple[AttemptRecord, ...] = ()  # attempts at the round that is not completed yet
         self.rounds: tuple[RoundRecord, ...] = ()
         self.measured: set[tuple[int, str]] = set()
+        self.latecomers = Latecomers()
+        self.excluded: dict[str, int] = {}  # by the operator -> the event of it
         self.known_round: dict[str, int] = {}  # participant -> last round that it has been shown to know
         self._certificates: tuple[RoundCertificate, ...] = ()
         with context.store.read() as connection:
             for name in self.roster:
                 advertised = attempt_rows.last_advertised_round(connection, self.run_id, name, ADVERTISED)
                 self.known_round[name] = max(0, advertised - 1)
+            for name, phase in standing_rows.list_late(connection, self.run_id):
+                self.latecomers.was_late(name, Phase[phase])
         self.read()
 
     @property
@@ -150,6 +155,11 @@ class Run:
         decoded = (codec.decode_certificate(one.certificate, sender=COORDINATOR) for one in fresh)
         self._certificates = (*self._certificates, *decoded)
         self._offered_tasks.clear()
+
+    def exclude(self, excluded: dict[str, int]) -> None:
+        """Take note of whom the operator leaves out now."""
+        self.excluded = excluded
+        self.reload_and_notify("members-excluded", members=", ".join(sorted(excluded)))
 
     def reload_and_notify(self, event: str, **details: str | int) -> None:
         """After a committed change: read, log, and wake everybody who waits."""
@@ -244,6 +254,7 @@ class Run:
             sums=tuple(ContentRef(done.sum_sha256, done.sum_length) for done in self.rounds),
             heads=self.attempt.heads if self.attempt else {},
             aborted=(Position(self.plan.hash, failed.round, failed.attempt), failed.code) if failed else None,
+            excluded=self.excluded,
         )
 
     def content(self, sha256: bytes) -> Path | None:

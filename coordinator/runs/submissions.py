@@ -41,6 +41,7 @@ class Submissions:
 
     async def _take(self, member: str, submission: Submission) -> None:
         run = self._run
+        run.latecomers.heard_of(member)
         try:
             await self._submit(member, submission)
         except PeerError:
@@ -120,12 +121,14 @@ class Submissions:
 
     def _message(self, member: str, message: Message) -> None:
         attempt = self._attempt(member, message.position)
-        if attempt is None:
+        phase = None if attempt is None else attempt.machine.phase
+        if attempt is None or phase is None:
             return
         if isinstance(message, Advertisement):
             attempt.require_heads(member, Moment.ADVERTISE, hashlib.sha256(message.body).digest())
         if not attempt.receive(message):
             return
+        self._run.latecomers.was_in_time(member, phase)
         if isinstance(message, Advertisement):
             self._run.known_round[member] = max(self._run.known_round[member], message.position.round - 1)
         if isinstance(message, Complaint):
@@ -138,6 +141,7 @@ class Submissions:
             return
         attempt.require_heads(member, Moment.UPLOAD, receipt.masked_hash)
         if await self._run.work(attempt.accumulate, receipt):
+            self._run.latecomers.was_in_time(member, Phase.COLLECT_MASKED)
             self._taken(member, "upload-counted", length=receipt.length)
 
     def _taken(self, member: str, event: str, **details: str | int) -> None:
@@ -192,6 +196,7 @@ class Submissions:
         Raises:
             PeerError: it is not expected now, or of a wrong length.
         """
+        self._run.latecomers.heard_of(member)
         async with self._run.lock:
             attempt = self._collecting(member, position)
             upload = attempt.announce(member, sha256, length)

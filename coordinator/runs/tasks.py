@@ -31,6 +31,7 @@ from protos.envelope import (
     ContentRef,
     EvaluationAsked,
     KeysAdvertised,
+    MemberExcluded,
     NumberedTask,
     PlanProposed,
     RoundCompleted,
@@ -59,6 +60,7 @@ class RunView:
     machine: CoordinatorRound | None  # the open attempt
     sums: tuple[ContentRef, ...]  # of all completed rounds
     aborted: tuple[Position, str] | None  # the last attempt and its code, if it failed and nothing came after
+    excluded: Mapping[str, int]  # by the operator -> the event of it
     heads: Mapping[tuple[str, Moment], HeadsShown] = field(default_factory=dict)  # shown in the open attempt
 
 
@@ -83,6 +85,8 @@ def roster_tasks(view: RunView, member: str, *, answered_plan: bool, knows: int)
     if view.aborted is not None:
         at, code = view.aborted
         yield numbered(AttemptAborted(run_id, at, code), *at.fields)
+    if member in view.excluded and not view.state.ended:
+        yield numbered(MemberExcluded(run_id), number(view.excluded[member]))
     if view.machine is not None:
         yield from _attempt_task(view, view.machine, member, knows)
     if view.state.ended:

@@ -10,35 +10,19 @@ from dataclasses import dataclass
 
 from coordinator.daemon.status import read_status
 from coordinator.daemon.troubles import Trouble
-from coordinator.database import attempt_rows, run_rows
-from coordinator.database.attempt_rows import AttemptRecord, EventRecord
+from coordinator.database import attempt_rows, run_rows, standing_rows
+from coordinator.database.attempt_rows import AttemptRecord
 from coordinator.database.run_rows import ApprovalRecord, EvaluationRecord, RoundRecord, RunRecord, RunState
+from coordinator.database.standing_rows import Lateness
 from coordinator.opened import OpenHome
-from coordinator.runs.attempt import CLOSED, HEADS
+from coordinator.views.phase import OpenPhase, Waiting, open_phase
 from coordinator.views.troubles import current_troubles, trouble_lines, troubles_json
 from host.rendering import Json, moment, timestamp
-from privacy import canonical
 from privacy.claims import graph_words, suite_words
 from privacy.plan import Plan
 from privacy.secagg.messages import Position
 
 SHOWN_ROUNDS = 10  # of the completed ones, the last
-
-
-@dataclass(frozen=True, slots=True)
-class OpenPhase:
-    """The phase of the open attempt: who is expected in it and who has answered."""
-
-    round: int
-    attempt: int
-    phase: str
-    expected: tuple[str, ...]
-    answered: tuple[str, ...]
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Who has not answered."""
-        return tuple(name for name in self.expected if name not in self.answered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +37,8 @@ class Overview:
     evaluations: tuple[EvaluationRecord, ...]
     uploaded: Mapping[int, int]  # bytes of masked updates by round, all attempts together
     phase: OpenPhase | None
+    late: tuple[Lateness, ...]  # and not heard of since
+    excluded: tuple[str, ...]  # by the operator
     live: tuple[str, ...] | None  # None: the daemon does not run
     troubles: tuple[Trouble, ...]  # what keeps the coordinator itself from working
 
@@ -117,15 +103,9 @@ class Overview:
                 for attempt in self.attempts
                 if attempt.state == "aborted"
             ],
-            "phase": None
-            if phase is None
-            else {
-                "round": phase.round,
-                "attempt": phase.attempt,
-                "phase": phase.phase,
-                "answered": list(phase.answered),
-                "missing": list(phase.missing),
-            },
+            "phase": None if phase is None else phase.to_json(),
+            "late": [{"member": late.member, "phase": late.phase, "since": late.since} for late in self.late],
+            "excluded": list(self.excluded),
             "evaluations": self.evaluation_values(),
             "daemon_running": self.live is not None,
             "troubles": troubles_json(self.troubles),
@@ -165,11 +145,16 @@ class Overview:
         if run.state is RunState.CREATED:
             return [f"waits for the approval of {', '.join(self.undecided)}"]
         away = [member.id for member in self.plan.roster if member.id not in self.live]
-        lines = [f"away: {', '.join(away)}"] if away else []
-        if phase is not None:
-            waits = f"waits for {', '.join(phase.missing)}" if phase.missing else "all have answered"
-            lines.insert(0, f"round {phase.round}, attempt {phase.attempt}, {phase.phase}: {waits}")
-        elif len(self.plan.roster) - len(away) < self.plan.min_survivors:
+        lines = [] if phase is None else phase.to_lines()
+        lines += [f"away: {', '.join(away)}"] if away else []
+        lines += [
+            f"{late.member} is connected, late since {moment(late.since)} UTC ({late.phase}) and has sent nothing since"
+            for late in self.late
+            if late.member not in away
+        ]
+        lines += [f"excluded: {', '.join(self.excluded)}"] if self.excluded else []
+        absent = {*away, *self.excluded, *(late.member for late in self.late)}
+        if phase is None and len(self.plan.roster) - len(absent) < self.plan.min_survivors:
             lines.append(f"a round opens when {self.plan.min_survivors} participants are there")
         return lines
 
@@ -196,7 +181,8 @@ def overview(opened: OpenHome, name: str) -> Overview:
         phase = None
         if last is not None and last.state == "open":
             events = attempt_rows.list_events(connection, run.run_id, Position(plan.hash, last.round, last.attempt))
-            phase = open_phase(plan, last, events)
+            waiting = Waiting(opened.settings.durations, status.started_at if status else None)
+            phase = open_phase(plan, last, events, waiting)
         return Overview(
             run=run,
             plan=plan,
@@ -206,23 +192,8 @@ def overview(opened: OpenHome, name: str) -> Overview:
             evaluations=run_rows.list_evaluations(connection, run.run_id),
             uploaded=attempt_rows.uploaded_bytes(connection, run.run_id),
             phase=phase,
+            late=standing_rows.late_now(connection, run.run_id),
+            excluded=tuple(sorted(standing_rows.excluded_members(connection, run.run_id))),
             live=status.live if status else None,
             troubles=current_troubles(opened, status),
         )
-
-
-def open_phase(plan: Plan, attempt: AttemptRecord, events: tuple[EventRecord, ...]) -> OpenPhase:
-    """Return who is expected and who has answered, from an attempt's events."""
-    expected, answered = tuple(member.id for member in plan.roster), set[str]()
-    for event in events:
-        if event.kind in HEADS.values():  # announces an answer, and is none
-            continue
-        if event.kind != CLOSED:
-            answered.add(event.sender)
-            continue
-        closed = canonical.decode(event.body)
-        if isinstance(closed, dict) and closed["phase"] != "AGREE_SURVIVORS":  # S stays expected after it signed
-            expected = tuple(str(name) for name in closed["answered"])
-        answered = set()
-    in_order = tuple(name for name in expected if name in answered)
-    return OpenPhase(attempt.round, attempt.attempt, attempt.phase, expected, in_order)

@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from host.durable import disk_error_behind
+from participant.daemon.disk_trouble import DiskTrouble
 from participant.daemon.poller import Poller
 from participant.daemon.status import StatusFile
 from participant.link.delivery import Link, Stopping, Superseded, TaskQueue
@@ -28,6 +29,7 @@ from protos.envelope import (
     AttemptOpened,
     EvaluationAsked,
     KeysAdvertised,
+    MemberExcluded,
     NumberedTask,
     PlanProposed,
     Role,
@@ -58,6 +60,7 @@ class Runner:
         self._status = StatusFile(work.home, work.clock)
         self._runs = Runs(work, role)
         self._said = ""  # why plans are not looked at, as last logged
+        self._disk = DiskTrouble(work)
         self._clerk = PlanDecisions(work, role, self._runs)
         self._poller = Poller(
             work,
@@ -65,7 +68,7 @@ class Runner:
             link=link,
             queue=queue,
             status=self._status,
-            is_idle=self._runs.is_idle,
+            is_idle=self._is_idle,
             stop=stop,
         )
 
@@ -90,6 +93,10 @@ class Runner:
                 self._poller.join(timeout=5)
             self._status.stopped()
 
+    def _is_idle(self) -> bool:
+        """Return whether this participant is to count as absent; called from the polling thread."""
+        return self._disk.in_the_way() or self._runs.is_idle()
+
     def _reconsider(self) -> None:
         try:
             self._clerk.reconsider()
@@ -112,6 +119,7 @@ class Runner:
         log = _log.bind(run=task.run_id, task=type(task).__name__)
         try:
             self._dispatch(task)
+            self._disk.over()
         except Stopping:
             raise
         except Superseded:
@@ -130,7 +138,7 @@ class Runner:
         task = numbered.task
         log = _log.bind(run=task.run_id, task=type(task).__name__)
         log.warning("refused", code=error.code, detail=error.detail, next=error.explanation.next_step)
-        if error.code in PASSING and self._current(task):
+        if error.code in PASSING and self._current(task) and not self._disk.lasts(error):
             self._work.sender.pause(RETRY_SECONDS)
             self._inbox.put_back(numbered)
         else:
@@ -145,12 +153,14 @@ class Runner:
             case RunEnded():
                 self._clerk.forget(task.run_id)
                 self._runs.end(task)
+            case MemberExcluded():
+                self._runs.excluded(task)
             case _:
                 self._runs.part(task.run_id).handle(task)
 
     def _current(self, task: Task) -> bool:
         """Return whether asking for a task again makes sense: its attempt has not closed meanwhile."""
-        if isinstance(task, PlanProposed | EvaluationAsked | RunEnded):
+        if isinstance(task, PlanProposed | EvaluationAsked | MemberExcluded | RunEnded):
             return True
         return self._inbox.is_open(task.run_id, position_of(task))
 
@@ -165,3 +175,4 @@ class Runner:
             self._work.sender.submit(Abstained(task.run_id, position, error.code), of=(task.run_id, position))
         except (OnlysumError, Superseded):
             _log.info("abstention not taken", run=task.run_id)
+        self._disk.abstained(error)

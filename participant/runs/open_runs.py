@@ -23,7 +23,7 @@ from participant.runs.participation import Participation
 from participant.runs.rollback import lost_head, own_heads
 from participant.runs.training_record import read_record
 from privacy.errors import LocalError, OnlysumError, RefusedError
-from protos.envelope import HeadsShown, LedgerHead, Role, RunEnded, Welcome
+from protos.envelope import HeadsShown, LedgerHead, MemberExcluded, Role, RunEnded, Welcome
 
 _log = structlog.get_logger("onlysum.participant")
 
@@ -42,6 +42,7 @@ class Runs:
         self.rolled_back: RefusedError | None = None  # why this participant takes part in no run
         self._lost_plans: set[bytes] = set()
         self._hashes: dict[str, bytes] = {}  # of plans, by run
+        self._excluded: set[str] = set()  # runs of which the owner was told: once, as often as the coordinator says it
 
     def going_on(self) -> list[str]:
         """Return the runs that are approved and have not ended."""
@@ -172,6 +173,18 @@ class Runs:
         _log.info("run ended", run=run_id, state=task.state, code=task.code)
         self._tell_of_failures(run_id)
 
+    def excluded(self, task: MemberExcluded) -> None:
+        """Tell the owner that the operator leaves this participant out of the next rounds."""
+        if task.run_id in self._excluded or task.run_id not in self.going_on():
+            return
+        self._excluded.add(task.run_id)
+        self._tell_owner(task.run_id, "the operator leaves this participant out of the next rounds of the run")
+
+    def _tell_owner(self, run_id: str, message: str) -> None:
+        _log.warning(message, run=run_id)
+        if trouble := notify(self._work.settings.notify, run_id, message=message):
+            _log.warning("the notify command failed", kind=trouble)
+
     def _tell_of_failures(self, run_id: str) -> None:
         """Tell the owner, and nobody else, in how many rounds training failed."""
         rounds = self._work.review.plans.get(run_id).plan.recipe.rounds
@@ -180,9 +193,7 @@ class Runs:
         except OnlysumError as error:
             failed = f"{error.code}: {error.detail}"
         if failed:
-            _log.warning(failed, run=run_id)
-            if trouble := notify(self._work.settings.notify, run_id, message=failed):
-                _log.warning("the notify command failed", kind=trouble)
+            self._tell_owner(run_id, failed)
 
     def _report(self, run_id: str, decision: Decision) -> None:
         """Write this participant's own report; a run ends without it rather than not at all."""

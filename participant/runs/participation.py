@@ -50,6 +50,7 @@ from privacy.secagg.messages import (
 )
 from protos import codec
 from protos.envelope import (
+    Abstained,
     AttemptAborted,
     AttemptOpened,
     KeysAdvertised,
@@ -262,6 +263,11 @@ class Participation:
         self._log.info("attempt aborted", round=at.round, attempt=at.attempt, code=task.code)
         if self._position() == at:
             self._follow(self._hear(Abort(at)))
+        self._say_at_work(at)
+
+    def _say_at_work(self, closed: Position) -> None:
+        """Abstain from an attempt that is over: a coordinator that waited for this daemon may take it for stuck."""
+        self._work.sender.submit(Abstained(self._run_id, closed, "E-ROUND-DEADLINE"))
 
     def _close_round(self) -> None:
         erase_updates(self._work.home.runs / self._run_id)

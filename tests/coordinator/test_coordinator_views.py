@@ -128,7 +128,7 @@ KEYS: dict[str, set[str]] = {
     "run list": {"run", "title", "state", "paused", "rounds_completed", "rounds", "code", "reason", "created_at"},
     f"run show {RUN_ID[:6]}": {
         "run", "title", "state", "code", "reason", "paused", "created_at", "ended_at", "undecided", "suite", "graph",
-        "roster", "rounds", "completed", "aborted", "phase", "evaluations", "daemon_running",
+        "roster", "rounds", "completed", "aborted", "phase", "late", "excluded", "evaluations", "daemon_running",
         "troubles",
     },
 }  # fmt: skip

@@ -104,6 +104,7 @@ def task_seeds() -> list[bytes]:
         env.AttemptOpened(RUN, federation.offer(2, 1), (env.ContentRef(bytes(32), 4),), (result.certificate,)),
         env.RoundCompleted(RUN, result.certificate),
         env.AttemptAborted(RUN, at, "E-ROUND-TOO-FEW"),
+        env.MemberExcluded(RUN),
         env.RunEnded(RUN, "completed", ""),
         *_asked(),
     ]

@@ -165,3 +165,18 @@ def test_what_no_disk_said_stays_a_bug() -> None:
     assert durable.disk_error_behind(ValueError("no (os error) at all")) is None
     assert durable.disk_error_behind(_sqlite(sqlite3.SQLITE_ERROR)) is None
     assert durable.disk_error_behind(OSError(errno.EINVAL, "Invalid argument")) is None
+
+
+def test_room_is_taken_and_given_back_and_a_disk_without_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    durable.try_room(tmp_path / ".room", 10**5)
+    assert list(tmp_path.iterdir()) == []
+
+    def none_left(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", none_left, raising=False)
+    with pytest.raises(LocalError, match="E-DISK-FULL"):
+        durable.try_room(tmp_path / ".room", 10**5)
+    assert list(tmp_path.iterdir()) == []

@@ -25,6 +25,7 @@ from protos.envelope import (
     Abstained,
     AttemptAborted,
     LedgerHead,
+    MemberExcluded,
     NumberedTask,
     PlanApproved,
     PlanProposed,
@@ -281,6 +282,68 @@ def test_a_full_disk_sends_nothing_and_goes_on_when_there_is_space_again(
         rehearsal.phase()
     assert ME in exact(rehearsal, rehearsal.finish())
     assert rehearsal.me.trained == [1]  # the update in memory was kept, not drawn again
+
+
+def test_a_disk_that_stays_full_is_told_to_the_coordinator_and_the_participant_is_away_until_there_is_room(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me, full = rehearsal.me, True
+    rehearsal.open()
+    rehearsal.phase()
+    rehearsal.phase()
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(rehearsal.daemon._work.sender, "pause", lambda seconds: None)
+    task = rehearsal.task()
+    for _ in range(10):
+        give(rehearsal.daemon, task)
+        me.clock.seconds += 1
+        assert me.link.sent == []
+        assert not rehearsal.daemon._is_idle()
+    give(rehearsal.daemon, task)
+    (abstained,) = me.link.take()
+    assert isinstance(abstained, Abstained)
+    assert abstained.code == "E-DISK-FULL"
+    assert rehearsal.daemon._is_idle(), "it does not poll, and so counts as away"
+    rehearsal.open(1, 2)
+    give(rehearsal.daemon, rehearsal.task())
+    (abstained,) = me.link.take()
+    assert isinstance(abstained, Abstained), "it does not wait again before it says so in the next attempt"
+    full = False
+    assert not rehearsal.daemon._is_idle()
+    rehearsal.open(1, 3)
+    while rehearsal.machine.phase is not Phase.RESULT:
+        rehearsal.phase()
+    assert ME in exact(rehearsal, rehearsal.finish())
+    assert me.trained == [1], "the update in memory was kept, not drawn again"
+
+
+def test_malicious_refusal_that_names_a_full_disk_does_not_make_a_participant_go_away(rehearsal: Rehearsal) -> None:
+    def refuse(what: str) -> None:
+        if what == "Advertisement":
+            raise PeerError("E-DISK-FAILED", participant=ME, phase=Phase.ADVERTISE_KEYS, rule="no room for you")
+
+    rehearsal.me.link.before = refuse
+    rehearsal.open()
+    give(rehearsal.daemon, rehearsal.task())
+    assert [type(sent) for sent in rehearsal.me.link.take()] == [Abstained]
+    assert not rehearsal.daemon._is_idle()
+
+
+def test_an_owner_is_told_that_the_operator_leaves_its_participant_out(rehearsal: Rehearsal) -> None:
+    with capture_logs() as logs:
+        give(rehearsal.daemon, MemberExcluded(rehearsal.plan.run_id))
+    assert [log["run"] for log in logs if "leaves this participant out" in log["event"]] == [rehearsal.plan.run_id]
+    with capture_logs() as logs:
+        give(rehearsal.daemon, MemberExcluded(rehearsal.plan.run_id))
+        give(rehearsal.daemon, MemberExcluded("f" * 32))
+    assert logs == [], "once is enough, and a run that is not approved here is no business of its owner's"
 
 
 def test_a_message_is_repeated_until_the_network_takes_it(

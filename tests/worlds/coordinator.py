@@ -127,6 +127,8 @@ class ScriptedMember:
                 return hear(task.request)
             case env.RoundCompleted():
                 return hear(task.certificate)
+            case env.AttemptAborted():
+                return [env.Abstained(task.run_id, task.position, "E-ROUND-DEADLINE")]
             case env.RunEnded():
                 self.ended = task.state
         return []

@@ -247,7 +247,7 @@ class Federation:
         crash_coordinator: bool,
     ) -> RoundResult:
         offer = self.offer(number, attempt)
-        self.round, self.log = CoordinatorRound(self.plan, offer, excluded=excluded), []
+        self.round, self.log = CoordinatorRound(self.plan, offer, disputed=excluded), []
         on_the_way: list[Posted] = []
         while self.round.phase is not Phase.RESULT:
             self.collect(due, on_the_way)
@@ -321,7 +321,7 @@ class Federation:
 
     def replayed(self, offer: AttemptOffer, excluded: frozenset[str]) -> CoordinatorRound:
         """Return what a coordinator that was killed rebuilds from what it had made durable."""
-        rebuilt = CoordinatorRound(self.plan, offer, excluded=excluded)
+        rebuilt = CoordinatorRound(self.plan, offer, disputed=excluded)
         for message in self.log:
             if message is None:
                 rebuilt.close()

@@ -211,6 +211,7 @@ tasks = st.one_of(
     st.builds(env.UnmaskRequested, run_id=run_ids, request=unmask_requests),
     st.builds(env.RoundCompleted, run_id=run_ids, certificate=certificates),
     st.builds(env.AttemptAborted, run_id=run_ids, position=positions, code=codes),
+    st.builds(env.MemberExcluded, run_id=run_ids),
     st.builds(env.EvaluationAsked, run_id=run_ids, round=from_zero, adapter=content_refs),
     st.builds(env.RunEnded, run_id=run_ids, state=st.sampled_from(["aborted", "refused"]), code=codes),
     st.builds(env.RunEnded, run_id=run_ids, state=st.just("completed"), code=st.just("")),
