@@ -1,7 +1,7 @@
 """coordinator.toml: what an operator sets for the daemon.
 
 Guarantees: an unknown key is an error that names its line and the key that was probably meant; every duration that a
-user can set is in :class:`Durations`; secrets are never in this file.
+user can set is in :class:`Durations`; no secret has to be in this file (a database's password has other places).
 Leaves to others: paths inside the directory (``home``); the rules of a run, which are in its plan alone.
 """
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
+import sqlalchemy as sa
 from pydantic import AfterValidator, Field, model_validator
 
 from coordinator.home import CONFIG_NAME, Home
@@ -21,6 +22,8 @@ from host.settings import Section
 from host.state_format import require_format
 from privacy.plan_parts import Name, Text
 from protos.invitation import is_address
+
+DRIVERS: Final = ("sqlite", "postgresql", "postgresql+psycopg")
 
 
 def _address(value: str) -> str:
@@ -33,6 +36,17 @@ def _dialled(value: str) -> str:
     host = _address(value).rpartition(":")[0].strip("[]")
     if _is_local(host) and host != "localhost" and ipaddress.ip_address(host).is_unspecified:
         raise ValueError(f"members cannot dial {host}; address is the name that they dial, listen may be {host}")
+    return value
+
+
+def _database(value: str) -> str:
+    form = "a database is sqlite:///FILE or postgresql://USER@HOST/NAME"
+    try:
+        url = sa.make_url(value)
+    except sa.exc.ArgumentError:
+        raise ValueError(form) from None
+    if url.drivername not in DRIVERS or (url.drivername == "sqlite" and not url.database):
+        raise ValueError(form)
     return value
 
 
@@ -80,7 +94,7 @@ class Settings(Section):
     also_a_participant: tuple[Name, ...] = ()
     participants: Listener
     enrolment: Listener
-    database: str = "sqlite:///coordinator.db"
+    database: Annotated[str, AfterValidator(_database)] = "sqlite:///coordinator.db"
     spool: str = "spool"
     durations: Durations = Durations()
     log: Log = Log()
@@ -130,11 +144,19 @@ def _is_local(host: str) -> bool:
 
 
 def settings_template(
-    *, federation: str, operator: str, also: Sequence[str], participants: str, enrolment: str, listen: str | None = None
+    *,
+    federation: str,
+    operator: str,
+    also: Sequence[str],
+    participants: str,
+    enrolment: str,
+    listen: str | None = None,
+    database: str | None = None,
 ) -> str:
     """Return a commented coordinator.toml for ``init``."""
     names = ", ".join(f'"{name}"' for name in also)
     durations = "\n".join(f"# {name} = {field.default:g}" for name, field in Durations.model_fields.items())
+    stored = f"database = {_quoted(database)}" if database else '# database = "sqlite:///coordinator.db"'
     listening = (
         f'listen = "{listen}"' if listen else '# listen = "0.0.0.0:8443"  # where this machine listens, if other'
     )
@@ -148,7 +170,7 @@ operator = {_quoted(operator)}
 # Participants whose organisation also runs this coordinator: every plan counts them in f.
 also_a_participant = [{names}]
 
-# database = "sqlite:///coordinator.db"  # or postgresql+psycopg://user@host/name
+{stored}  # or postgresql://user@host/name
 # spool = "spool"  # uploads wait here until their round ends
 
 [participants]  # gRPC with mutual TLS

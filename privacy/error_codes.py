@@ -83,7 +83,7 @@ REGISTRY: Final[dict[str, Explanation]] = {
         _U,
         "a command needs packages that are not installed",
         "the base install has no torch, and nothing that makes PDF files",
-        "pip install 'onlysum[participant]', or 'onlysum[report]' for PDF and registry exports",
+        "pip install 'onlysum[participant]', 'onlysum[report]' for PDF and registry exports, 'onlysum[postgres]'",
     ),
     "E-DISK-FULL": Explanation(
         _B,
@@ -114,6 +114,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "the database is in use",
         "another command, or another program that reads it, has held it for long",
         "stop the other program and retry; the daemon retries by itself",
+    ),
+    "E-DATABASE-AWAY": Explanation(
+        _N,
+        "the database server does not answer, or lets this user do nothing",
+        "it restarts or is stopped, the network is cut, or URL, role, password or rights are wrong",
+        "start it, or correct what it says; nothing is lost, and a running daemon goes on as soon as it answers",
     ),
     "E-EXISTS": Explanation(
         _U,
@@ -435,6 +441,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
     ),
     "E-ROUND-TOO-FEW": Explanation(
         _P, "too few participants remain", "below min_survivors", "the round is tried again up to max_attempts"
+    ),
+    "E-ROUND-RESTART": Explanation(
+        _P,
+        "an attempt was lost because a participant restarted in it",
+        "before its masked update is on disk, a participant's keys of an attempt are in memory alone",
+        "the round is tried again; such attempts count only towards the plan's max_attempts",
     ),
     "E-ROUND-DEADLINE": Explanation(
         _P,

@@ -1,11 +1,14 @@
-"""What every test needs: nothing global is left behind for the next one."""
+"""What every test needs: nothing global is left behind for the next one; and a database of each kind, for who asks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
+
+from tests.worlds.postgres import Server
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +16,20 @@ def _logs_as_they_were() -> Iterator[None]:
     """Undo a daemon's logging, which would write into a test's closed stream."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """Give a PostgreSQL server that the tests of a process share; each takes a database of its own."""
+    server = Server()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give the URL of a database that is not there yet, or is empty: the test runs once with each kind."""
+    if request.param == "SQLite":
+        return f"sqlite:///{tmp_path}/coordinator.db"
+    server: Server = request.getfixturevalue("postgres")
+    return server.database()
