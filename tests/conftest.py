@@ -27,9 +27,12 @@ def postgres() -> Iterator[Server]:
 
 
 @pytest.fixture(params=["SQLite", "PostgreSQL"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Give the URL of a database that is not there yet, or is empty: the test runs once with each kind."""
     if request.param == "SQLite":
-        return f"sqlite:///{tmp_path}/coordinator.db"
+        yield f"sqlite:///{tmp_path}/coordinator.db"
+        return
     server: Server = request.getfixturevalue("postgres")
-    return server.database()
+    url = server.database()
+    yield url
+    server.drop(url)

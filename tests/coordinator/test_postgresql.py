@@ -209,14 +209,6 @@ def test_names_come_in_the_order_of_their_bytes_whatever_the_locale_of_the_serve
 # --- waited for ---
 
 
-def test_a_run_completes_with_the_exact_sum_on_a_server(tmp_path: Path, postgres: Server) -> None:
-    world = World(tmp_path, rounds=2, evaluated=True, database=postgres.database())
-    asyncio.run(world.settle())
-    assert world.state().state is RunState.COMPLETED
-    assert [(one.round, one.survivors) for one in world.rounds()] == [(1, 3), (2, 3)]
-    assert {one.state for one in world.attempts()} == {"completed"}
-
-
 @pytest.mark.parametrize(
     ("state", "code"),
     [

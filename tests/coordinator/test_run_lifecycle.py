@@ -54,8 +54,8 @@ def counted(world: World, round_number: int) -> list[float]:
 # --- all goes well ---
 
 
-def test_a_run_completes_with_the_exact_sum_of_everybody_in_every_round(tmp_path: Path) -> None:
-    world = settled(World(tmp_path, n=3, rounds=2))
+def test_a_run_completes_with_the_exact_sum_of_everybody_in_every_round(tmp_path: Path, database: str) -> None:
+    world = settled(World(tmp_path, n=3, rounds=2, database=database))
     assert world.state().state is RunState.COMPLETED
     assert [(one.round, one.survivors, one.dropouts) for one in world.rounds()] == [(1, 3, ()), (2, 3, ())]
     assert counted(world, 1) == counted(world, 2) == [1, 1, 1]
@@ -85,8 +85,8 @@ def test_the_report_of_a_completed_run_is_signed_and_verifies(tmp_path: Path) ->
     assert len(outcome.report.evaluations) == 2
 
 
-def test_the_evaluator_measures_the_start_and_every_released_adapter(tmp_path: Path) -> None:
-    world = settled(World(tmp_path, rounds=3, evaluated=True))
+def test_the_evaluator_measures_the_start_and_every_released_adapter(tmp_path: Path, database: str) -> None:
+    world = settled(World(tmp_path, rounds=3, evaluated=True, database=database))
     assert world.measured == [0, 1, 2, 3]
     with world.store.read() as connection:
         assert [evaluation.correct for evaluation in run_rows.list_evaluations(connection, RUN_ID)] == [7, 7, 7, 7]
@@ -133,8 +133,8 @@ def test_of_past_rounds_only_the_adapters_that_are_measured_are_kept(tmp_path: P
 # --- somebody says no, or the operator does ---
 
 
-def test_one_refusal_ends_the_run_as_refused_and_shows_the_rule(tmp_path: Path) -> None:
-    world = World(tmp_path)
+def test_one_refusal_ends_the_run_as_refused_and_shows_the_rule(tmp_path: Path, database: str) -> None:
+    world = World(tmp_path, database=database)
     world.members["bob"].approves = False
     settled(world)
     state = world.state()
@@ -198,8 +198,8 @@ def test_a_plan_that_nobody_answers_expires(tmp_path: Path) -> None:
     assert (world.state().state, world.state().code) == (RunState.ABORTED, "E-PLAN-EXPIRED")
 
 
-def test_an_abort_by_the_operator_ends_the_run_and_tells_everybody(tmp_path: Path) -> None:
-    world = World(tmp_path, rounds=5)
+def test_an_abort_by_the_operator_ends_the_run_and_tells_everybody(tmp_path: Path, database: str) -> None:
+    world = World(tmp_path, rounds=5, database=database)
 
     async def scenario() -> None:
         while len(world.rounds()) < 2:
@@ -297,8 +297,10 @@ def test_who_vanishes_after_a_phase_costs_no_deadline_and_no_attempt(
     assert world.rounds()[0].dropouts == (() if in_the_sum else ("bob",))
 
 
-def test_a_round_that_too_few_can_finish_is_given_up_at_its_deadline_and_tried_again(tmp_path: Path) -> None:
-    world = World(tmp_path, n=3, rounds=1, durations=Durations(phase_seconds=60))
+def test_a_round_that_too_few_can_finish_is_given_up_at_its_deadline_and_tried_again(
+    tmp_path: Path, database: str
+) -> None:
+    world = World(tmp_path, n=3, rounds=1, durations=Durations(phase_seconds=60), database=database)
     gone_after(world, "bob", Advertisement)
 
     async def scenario() -> None:
@@ -381,8 +383,10 @@ def restarts(world: World, name: str, *, times: int) -> None:
     member.send = and_restart  # a fault on order
 
 
-def test_attempts_that_restarts_of_one_member_cost_are_not_counted_where_everybody_is_needed(tmp_path: Path) -> None:
-    world = World(tmp_path, n=3, rounds=2, max_attempts=10)
+def test_attempts_that_restarts_of_one_member_cost_are_not_counted_where_everybody_is_needed(
+    tmp_path: Path, database: str
+) -> None:
+    world = World(tmp_path, n=3, rounds=2, max_attempts=10, database=database)
     restarts(world, "bob", times=5)
     settled(world)
     assert world.state().state is RunState.COMPLETED
@@ -597,8 +601,8 @@ def test_a_sum_at_the_plans_bound_completes_the_round(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 5, 8, 13])
-def test_a_new_daemon_on_the_same_rows_completes_the_run_exactly(tmp_path: Path, every: int) -> None:
-    world = World(tmp_path, n=3, rounds=2, evaluated=True)
+def test_a_new_daemon_on_the_same_rows_completes_the_run_exactly(tmp_path: Path, every: int, database: str) -> None:
+    world = World(tmp_path, n=3, rounds=2, evaluated=True, database=database)
 
     async def scenario() -> None:
         turns = 0

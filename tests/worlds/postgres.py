@@ -62,6 +62,10 @@ class Server:
         self.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}'{locale}")
         return f"{self._url}/{name}"
 
+    def drop(self, url: str) -> None:
+        """Remove a database, whoever is still connected to it."""
+        self.execute(f"DROP DATABASE {sa.make_url(url).database} WITH (FORCE)")
+
     def execute(self, *statements: str) -> None:
         """Execute statements of an administrator's, each by itself."""
         engine = sa.create_engine(f"{self._url}/postgres", isolation_level="AUTOCOMMIT")
