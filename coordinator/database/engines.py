@@ -1,6 +1,6 @@
 """SQLite and PostgreSQL: how each is opened, how a transaction begins, and what its refusals mean.
 
-Guarantees: on either a committed transaction survives a power cut, as far as the server is not told otherwise; writers
+Guarantees: on either, a committed transaction survives a power cut (of a server with fsync, which doctor checks); writers
 take turns from their first statement on, so what a transaction has read is still so when it writes; readers see one
 state and keep nobody waiting; a server that has gone away is told apart from a damaged database.
 Leaves to others: the schema (``coordinator.database.store``), the daemon's patience (``coordinator.daemon.runner``).
@@ -24,7 +24,7 @@ from privacy.errors import LocalError
 
 BUSY_SECONDS: Final = 10  # how long a command waits for the daemon's transaction, and the other way round
 LOST_SECONDS: Final = 20  # after which a connection to a server that does not answer counts as broken
-PASSING: Final = ("E-DATABASE-AWAY", "E-STATE-BUSY", "E-DISK-FULL")
+PASSING: Final = ("E-DATABASE-AWAY", "E-STATE-BUSY", "E-DISK-FULL")  # of these nothing is wrong with the rows
 WRITERS: Final = 0x6F6E6C7973756D  # the advisory lock whose holder writes: "onlysum"
 
 # So that libpq notices when the server's machine is gone: the daemon waits for its answers.

@@ -135,8 +135,6 @@ class Participation:
         if isinstance(self._state, Advertised) and self._state.own.offer == offer:
             self._send(self._state.own)
             return
-        if offer.position.order == self.highest:
-            raise _forfeited(offer.position)
         self._opened_at = self._work.clock.monotonic()
         for certificate in task.history:
             self._on_completed(certificate)
@@ -226,8 +224,10 @@ class Participation:
     def _hear(self, told: Told, *, of: Position | None = None) -> Step[State]:
         """Tell the machine; what belongs to another attempt than the one in progress, or to none, is not told."""
         if of is not None and self._position() != of:
-            if isinstance(self._state, Idle) and of.order == self.highest:
-                raise _forfeited(of)
+            lost = isinstance(self._state, Idle) and of.order == self.highest
+            if lost and not self._journal.memory.refused:
+                detail = f"round {of.round}, attempt {of.attempt} was forfeited by a restart: its keys were in memory"
+                raise LocalError("E-ROUND-RESTART", detail)
             detail = f"round {of.round}, attempt {of.attempt} is not the attempt in progress here"
             raise LocalError("E-ROUND-PHASE", detail)
         return hear(self._state, told, self._journal.memory, self._work.random)
@@ -274,8 +274,3 @@ class Participation:
     def _position(self) -> Position | None:
         """Return the attempt in progress."""
         return None if isinstance(self._state, Idle) else self._state.position
-
-
-def _forfeited(at: Position) -> LocalError:
-    detail = f"round {at.round}, attempt {at.attempt} was forfeited by a restart: its keys were in memory alone"
-    return LocalError("E-ROUND-RESTART", detail)
