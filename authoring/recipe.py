@@ -92,7 +92,7 @@ from authoring.refused_keys import REASONS
 from host import configuration
 from host.settings import Section
 from privacy.errors import LocalError
-from privacy.plan_parts import Count, DecimalString, Mode, Name, Paragraphs, Positive, Text, Unit
+from privacy.plan_parts import ATTEMPTS, Attempts, Count, DecimalString, Mode, Name, Paragraphs, Positive, Text, Unit
 
 
 def _decimal(value: Any) -> Any:
@@ -230,7 +230,7 @@ class RecipeFile(Section):
     optimizer: OptimizerSection = OptimizerSection()
     notice: NoticeSection = NoticeSection()
     suite: Literal[1, 2] = 1
-    max_attempts: Positive = 3
+    max_attempts: Attempts = ATTEMPTS
 
 
 def read_recipe(path: Path) -> RecipeFile:

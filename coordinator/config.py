@@ -1,7 +1,7 @@
 """coordinator.toml: what an operator sets for the daemon.
 
 Guarantees: an unknown key is an error that names its line and the key that was probably meant; every duration that a
-user can set is in :class:`Durations`; secrets are never in this file.
+user can set is in :class:`Durations`; no secret has to be in this file (a database's password has other places).
 Leaves to others: paths inside the directory (``home``); the rules of a run, which are in its plan alone.
 """
 
@@ -11,8 +11,9 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
+import sqlalchemy as sa
 from pydantic import AfterValidator, Field, model_validator
 
 from coordinator.home import CONFIG_NAME, Home
@@ -25,6 +26,7 @@ from protos.invitation import is_address
 
 _NUMBERS = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)(?:\.(?:0[xX][0-9a-fA-F]*|[0-9]+))*\.?")  # what inet_aton reads
 _EVERYBODY = ipaddress.IPv4Address("255.255.255.255")
+DRIVERS: Final = ("sqlite", "postgresql", "postgresql+psycopg")
 
 
 def _address(value: str) -> str:
@@ -49,6 +51,17 @@ def _can_be_dialled(host: str) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         address = address.ipv4_mapped or address
     return not (address.is_unspecified or address.is_multicast or address == _EVERYBODY)
+
+
+def _database(value: str) -> str:
+    form = "a database is sqlite:///FILE or postgresql://USER@HOST/NAME"
+    try:
+        url = sa.make_url(value)
+    except sa.exc.ArgumentError:
+        raise ValueError(form) from None
+    if url.drivername not in DRIVERS or (url.drivername == "sqlite" and not url.database):
+        raise ValueError(form)
+    return value
 
 
 Address = Annotated[str, AfterValidator(_address)]
@@ -95,7 +108,7 @@ class Settings(Section):
     also_a_participant: tuple[Name, ...] = ()
     participants: Listener
     enrolment: Listener
-    database: str = "sqlite:///coordinator.db"
+    database: Annotated[str, AfterValidator(_database)] = "sqlite:///coordinator.db"
     spool: str = "spool"
     durations: Durations = Durations()
     log: Log = Log()
@@ -145,11 +158,19 @@ def _is_local(host: str) -> bool:
 
 
 def settings_template(
-    *, federation: str, operator: str, also: Sequence[str], participants: str, enrolment: str, listen: str | None = None
+    *,
+    federation: str,
+    operator: str,
+    also: Sequence[str],
+    participants: str,
+    enrolment: str,
+    listen: str | None = None,
+    database: str | None = None,
 ) -> str:
     """Return a commented coordinator.toml for ``init``."""
     names = ", ".join(f'"{name}"' for name in also)
     durations = "\n".join(f"# {name} = {field.default:g}" for name, field in Durations.model_fields.items())
+    stored = f"database = {_quoted(database)}" if database else '# database = "sqlite:///coordinator.db"'
     listening = (
         f'listen = "{listen}"' if listen else '# listen = "0.0.0.0:8443"  # where this machine listens, if other'
     )
@@ -163,7 +184,7 @@ operator = {_quoted(operator)}
 # Participants whose organisation also runs this coordinator: every plan counts them in f.
 also_a_participant = [{names}]
 
-# database = "sqlite:///coordinator.db"  # or postgresql+psycopg://user@host/name
+{stored}  # or postgresql://user@host/name
 # spool = "spool"  # uploads wait here until their round ends
 
 [participants]  # gRPC with mutual TLS

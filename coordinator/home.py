@@ -38,6 +38,11 @@ class Home:
         return self.directory / "runs"
 
     @property
+    def unused(self) -> Path:
+        """There from ``init`` until a database is first opened: until then an empty one on a server may be begun."""
+        return self.directory / "unused"
+
+    @property
     def status_file(self) -> Path:
         """What the running daemon says about itself; stale when its process is gone."""
         return self.directory / STATUS_NAME

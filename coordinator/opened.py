@@ -1,6 +1,7 @@
 """A coordinator's directory with its configuration and database open: what commands, views and backups start from.
 
-Leaves to others: the daemon, which opens the same database by itself (``coordinator.daemon.process``).
+Guarantees: an empty database is begun for a coordinator that has never opened one, and for no other.
+Leaves to others: the daemon, which opens the same database for itself (``coordinator.daemon.process``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from coordinator.config import Settings, load_settings
 from coordinator.database.store import Store
 from coordinator.enrolment.authority import Authority, load_authority
 from coordinator.home import Home
+from host import durable
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,27 @@ def open_home(directory: Path) -> Iterator[OpenHome]:
     """Open a directory until the block ends.
 
     Raises:
-        LocalError: ``E-CONFIG-*``.
-        VerificationError: ``E-STATE-DAMAGED``.
+        LocalError: ``E-CONFIG-*``, or as :meth:`Store.open`.
     """
     home = Home(directory)
     settings = load_settings(home)
-    store = Store.open(settings.database_url(home))
+    store = open_store(home, settings)
     try:
         yield OpenHome(home, settings, store)
     finally:
         store.close()
+
+
+def open_store(home: Home, settings: Settings) -> Store:
+    """Open the configured database; the first time after ``init``, an empty one on a server is begun.
+
+    Raises:
+        LocalError: as :meth:`Store.open`.
+    """
+    unused = home.unused.exists()
+    store = Store.open(settings.database_url(home), unused=unused)
+    if unused:
+        with durable.disk_errors(home.unused):
+            home.unused.unlink(missing_ok=True)
+            durable.sync_directory(home.directory)
+    return store

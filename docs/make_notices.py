@@ -14,7 +14,7 @@ from tomllib import loads
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("participant", "report")
+EXTRAS = ("participant", "report", "postgres")
 HOME_KEYS = ("Homepage", "homepage", "Home", "Source", "Repository", "repository", "Source Code")
 LONGEST_NAME = 120  # of a licence; what is longer is the licence's text
 HEADING = """# Third-party notices

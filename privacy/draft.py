@@ -17,6 +17,8 @@ from privacy import canonical, patterns
 from privacy.adapter_parts import OUTSIDE_STREAMS, Adapter, Differences, Role, Schedule, StateStream, Turn, Upload
 from privacy.errors import LocalError
 from privacy.plan_parts import (
+    ATTEMPTS,
+    Attempts,
     DecimalString,
     Hex256,
     Name,
@@ -203,7 +205,7 @@ class Draft(PlanModel):
     evaluation_data: Name
     evaluate_every: Positive = 1
     suite: Literal[1, 2] = 1
-    max_attempts: Positive = 3
+    max_attempts: Attempts = ATTEMPTS
 
     @model_validator(mode="after")
     def _countable(self) -> Self:

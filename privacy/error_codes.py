@@ -83,7 +83,7 @@ REGISTRY: Final[dict[str, Explanation]] = {
         _U,
         "a command needs packages that are not installed",
         "the base install has no torch, and nothing that makes PDF files",
-        "pip install 'onlysum[participant]', or 'onlysum[report]' for PDF and registry exports",
+        "pip install 'onlysum[participant]', 'onlysum[report]' for PDF and registry exports, 'onlysum[postgres]'",
     ),
     "E-DISK-FULL": Explanation(
         _U,
@@ -132,6 +132,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "this machine's clock and the coordinator's differ",
         "one of them is wrong: plans, invitations and certificates would end too early or too late",
         "compare both with the time, and set the wrong one right",
+    ),
+    "E-DATABASE-AWAY": Explanation(
+        _N,
+        "the database server does not answer, or lets this user do nothing",
+        "it restarts or is stopped, the network is cut, or URL, role, password or rights are wrong",
+        "start it, or correct what it says; nothing is lost, and a running daemon goes on as soon as it answers",
     ),
     "E-EXISTS": Explanation(
         _U,
@@ -471,6 +477,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
     ),
     "E-ROUND-TOO-FEW": Explanation(
         _P, "too few participants remain", "below min_survivors", "the round is tried again up to max_attempts"
+    ),
+    "E-ROUND-RESTART": Explanation(
+        _P,
+        "an attempt was lost because a participant restarted in it",
+        "before its masked update is on disk, a participant's keys of an attempt are in memory alone",
+        "the round is tried again; such attempts count only towards the plan's max_attempts",
     ),
     "E-ROUND-DEADLINE": Explanation(
         _P,

@@ -25,8 +25,10 @@ from privacy import canonical
 from privacy.draft import Recipe
 from privacy.errors import PlanError
 from privacy.plan_parts import (
+    ATTEMPTS,
     MAX_MULTIPLIER,
     MIN_MULTIPLIER,
+    Attempts,
     BrokenRuleError,
     Count,
     Encoding,
@@ -81,7 +83,7 @@ class Plan(PlanModel):
     quorum: Positive
     min_survivors: Positive
     graph: Graph
-    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    max_attempts: Attempts = ATTEMPTS
 
     @property
     def n(self) -> int:

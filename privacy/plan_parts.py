@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -51,6 +51,8 @@ Text = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterVal
 Paragraphs = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterValidator(_lines)]
 Count = Annotated[int, Field(ge=0, le=canonical.MAX_INTEGER)]
 Positive = Annotated[int, Field(ge=1, le=canonical.MAX_INTEGER)]
+Attempts = Annotated[int, Field(ge=1, le=100)]  # at a round, whatever ends them; keys and masks are new in each
+ATTEMPTS: Final = 10  # by default: three may fail (coordinator.runs.lifecycle), the others are there for restarts
 
 Mode = Literal["local", "distributed", "distributed-participant", "none"]
 Unit = Literal["example", "user", "participant", "none"]

@@ -45,6 +45,9 @@ def init(
     enrolment_address: Annotated[
         str, typer.Option("--enrolment-address", help="host:port that newcomers dial; by default the next port.")
     ] = "",
+    database: Annotated[
+        str, typer.Option("--database", metavar="URL", help="An empty database on a server; by default a file here.")
+    ] = "",
     also: Annotated[
         list[str] | None,
         typer.Option("--also-participant", help="A participant whose organisation also runs this coordinator."),
@@ -69,7 +72,12 @@ def init(
         if not is_address(given):
             raise LocalError("E-USAGE", f"{option} {given!r} is not host:port with a port from 1 to 65535")
     text = settings_template(
-        federation=name, operator=operator, also=also or [], participants=address, enrolment=enrolment
+        federation=name,
+        operator=operator,
+        also=also or [],
+        participants=address,
+        enrolment=enrolment,
+        database=database or None,
     )
     made = create_coordinator(home, text, now=now(), random=SystemRandom())
     value: Json = {
@@ -81,7 +89,7 @@ def init(
         "enrolment_address": enrolment,
     }
     lines = [
-        f"Made {target}/: coordinator.toml, authority/ (keys, 0600), coordinator.db",
+        f"Made {target}/: coordinator.toml, authority/ (keys, 0600){'' if database else ', coordinator.db'}",
         f"  authority  {made.fingerprint}",
         f"  operator   {fingerprint(made.operator.public)}",
         "Keep authority/ safe: whoever has operator.key can sign plans.",
@@ -213,13 +221,14 @@ def migrate(config: Directory = None, as_json: AsJson = False) -> None:
     Example: onlysum coordinator migrate
     """
     from coordinator.config import load_settings
-    from coordinator.database import store
+    from coordinator.database import engines, store
     from coordinator.home import Home
 
     home = Home(directory(config))
-    engine = store.existing(load_settings(home).database_url(home))
-    before = store.revision(engine)
-    store.upgrade(engine)
+    engine = store.existing(load_settings(home).database_url(home), unused=home.unused.exists())
+    with engines.refusals():
+        before = store.revision(engine)
+        store.upgrade(engine)
     engine.dispose()
     show({"from": before, "to": store.HEAD}, [f"schema {before or 'none'} -> {store.HEAD}"], as_json=as_json)
 

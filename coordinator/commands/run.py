@@ -7,6 +7,7 @@ Leaves to others: what is shown (``coordinator.views``), following a run (``coor
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from coordinator.database.run_rows import RunRecord
+    from coordinator.views.overview import Overview
     from host.rendering import Json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Create, watch and end runs.")
@@ -244,6 +246,10 @@ def _set_excluded(config: Path | None, run: str, member: str, *, excluded: bool,
 def export(
     run: RunName,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="A new directory.")],
+    *,
+    released: Annotated[
+        bool, typer.Option("--released", help="Of a run that ended early: what its completed rounds released.")
+    ] = False,
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
@@ -255,25 +261,58 @@ def export(
     """
     import json
 
-    from coordinator.database.run_rows import RunState
     from coordinator.runs.global_adapter import RunFiles
+    from coordinator.runs.release import write_adapter
     from coordinator.views.overview import overview
     from host import durable
 
     with opened(config) as coordinator:
-        completed = overview(coordinator, run)
-        files = RunFiles(coordinator.home.run(completed.run.run_id))
-    if completed.run.state is not RunState.COMPLETED:
-        raise LocalError("E-USAGE", f"run {completed.run.run_id} is {completed.run.state.value}, not completed")
-    with durable.new_directory(out) as directory:
+        ended = overview(coordinator, run)
+        files = RunFiles(coordinator.home.run(ended.run.run_id))
+    last, rounds = _unfinished_at(ended, released=released), ended.plan.recipe.rounds
+    with durable.new_directory(out) as directory, tempfile.TemporaryDirectory() as scratch:
+        adapter = files.exported if last is None else Path(scratch)
+        if last is not None:
+            write_adapter(adapter, ended.plan, files, ended.evaluations, completed=last)
         (directory / "adapter").mkdir()
-        for file in files.exported.iterdir():
+        for file in adapter.iterdir():
             shutil.copyfile(file, directory / "adapter" / file.name)
         if files.report.exists():
             shutil.copyfile(files.report, directory / "report.json")
-        (directory / "plan.json").write_bytes(completed.run.plan)
-        (directory / "plan.sig").write_bytes(completed.run.signature)
-        (directory / "evaluations.json").write_text(json.dumps(completed.evaluation_values(), indent=2))
+        (directory / "plan.json").write_bytes(ended.run.plan)
+        (directory / "plan.sig").write_bytes(ended.run.signature)
+        (directory / "evaluations.json").write_text(json.dumps(ended.evaluation_values(), indent=2))
     names = sorted(path.name for path in out.iterdir())
-    value: Json = {"run": completed.run.run_id, "directory": str(out), "files": list(names)}
-    show(value, [f"Wrote {out}/: {', '.join(names)}"], as_json=as_json)
+    value: Json = {
+        "run": ended.run.run_id,
+        "directory": str(out),
+        "files": list(names),
+        "state": ended.run.state.value,
+        "rounds_completed": len(ended.rounds),
+        "rounds": rounds,
+    }
+    lines = [f"Wrote {out}/: {', '.join(names)}"]
+    if last is not None:
+        lines += [f"The run did not complete: this is the adapter after round {last} of {rounds}."]
+    show(value, lines, as_json=as_json)
+
+
+def _unfinished_at(ended: Overview, *, released: bool) -> int | None:
+    """Return after which round the adapter is that leaves a run that ended early; ``None``: it completed.
+
+    Raises:
+        LocalError: ``E-USAGE``: the run goes on, has released nothing, or ended early and that was not asked for.
+    """
+    from coordinator.database.run_rows import RunState
+
+    run, completed = ended.run, len(ended.rounds)
+    if run.state is RunState.COMPLETED:
+        return None
+    why = f"run {run.run_id} is {run.state.value}, not completed"
+    if not run.state.ended:
+        raise LocalError("E-USAGE", f"{why}; end it first, or wait")
+    if not completed:
+        raise LocalError("E-USAGE", f"{why}, and has released nothing")
+    if not released:
+        raise LocalError("E-USAGE", f"{why}; --released exports what {completed} of its rounds released")
+    return ended.rounds[-1].round

@@ -2,7 +2,7 @@
 
 Guarantees: the copy of the database is consistent while the daemon writes, and the run files that it refers to are in
 the archive; what is restored never goes on with an attempt that participants may have passed.
-Leaves to others: databases that are not SQLite (their own tools); masked uploads, which a backup never holds.
+Leaves to others: PostgreSQL (pg_dump); masked uploads, which a backup never holds.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-import sqlalchemy as sa
-
 from coordinator.config import load_settings
 from coordinator.database import attempt_rows, member_rows
-from coordinator.database.store import Store, copy_sqlite
+from coordinator.database.store import Store, copy_sqlite, sqlite_path
 from coordinator.home import CONFIG_NAME, Home
 from coordinator.opened import OpenHome
 from host.archives import move_to_configured, new_archive, restored
@@ -30,7 +28,7 @@ def write_backup(opened: OpenHome, file: Path) -> int:
     """Write the archive (0600) and return its size in bytes.
 
     Raises:
-        LocalError: ``E-EXISTS``, or ``E-USAGE`` for a database that is not SQLite.
+        LocalError: ``E-EXISTS``, or ``E-USAGE`` for a database on a server.
     """
     for left in reversed(range(TRIES)):
         try:
@@ -57,10 +55,11 @@ def _write(opened: OpenHome, file: Path) -> None:
 
 
 def _sqlite_path(opened: OpenHome) -> Path:
-    url = sa.make_url(opened.settings.database_url(opened.home))
-    if url.get_backend_name() != "sqlite" or url.database is None:
-        raise LocalError("E-USAGE", "this database is not SQLite: back it up with its own tools, and this directory")
-    return Path(url.database)
+    path = sqlite_path(opened.settings.database_url(opened.home))
+    if path is None:
+        how = "back it up by pg_dump, then copy this directory, which holds the keys and the adapters of runs"
+        raise LocalError("E-USAGE", f"this database is PostgreSQL, on a server of its own: {how}")
+    return path
 
 
 def read_backup(file: Path, directory: Path, now: int) -> int:
@@ -80,9 +79,9 @@ def _take_up(home: Home, now: int) -> int:
     """Make an extracted directory a coordinator again; return how many open attempts were given up."""
     settings = load_settings(home)
     url = settings.database_url(home)
-    database = sa.make_url(url).database
-    if database is not None:
-        move_to_configured(home.directory / DATABASE, Path(database), file=CONFIG_NAME)
+    path = sqlite_path(url)
+    if path is not None:
+        move_to_configured(home.directory / DATABASE, path, file=CONFIG_NAME)
     store = Store.open(url)
     with store.begin() as connection:
         given_up = attempt_rows.abort_open_attempts(connection, now, "restored from a backup")

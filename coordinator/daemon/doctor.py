@@ -10,14 +10,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-import sqlalchemy as sa
+from sqlalchemy.engine import Engine
 
 from coordinator.config import Settings, load_settings
 from coordinator.daemon.status import read_status
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database import store as stores
+from coordinator.database.engines import refusals
 from coordinator.enrolment.authority import covers, load_authority
 from coordinator.home import Home
+from coordinator.opened import open_store
 from host import checkup
 from host.certificates import RENEW_SECONDS, expires_at, invalid_now, require_valid
 from host.checkup import Check, CheckFailed, Examination, check, check_disk, versions_check
@@ -82,23 +84,32 @@ def _names(home: Home, settings: Settings) -> str:
 
 
 def _database(home: Home, settings: Settings) -> str:
-    engine = stores.existing(settings.database_url(home))
+    engine = stores.existing(settings.database_url(home), unused=home.unused.exists())
+    with closing(stores.Store(engine)):
+        return _schema(engine)
+
+
+def _schema(engine: Engine) -> str:
     schema = stores.revision(engine)
+    if not schema:
+        return f"{engine.dialect.name}, empty, as a new coordinator's may be"
     if schema != stores.HEAD:
         raise CheckFailed(
             f"schema {schema or 'none'}, this version needs {stores.HEAD}; run `onlysum coordinator migrate`"
         )
-    if engine.dialect.name == "sqlite":
-        with stores.refusals(), engine.connect() as connection:
-            result = connection.execute(sa.text("PRAGMA integrity_check")).scalar()
-        if result != "ok":
-            raise CheckFailed(f"damaged: {result}; restore a backup")
-    engine.dispose()
-    return f"{engine.dialect.name}, schema {schema}, intact"
+    with refusals(), engine.connect().execution_options(reading=True) as connection:
+        if engine.dialect.name == "sqlite":
+            result = connection.exec_driver_sql("PRAGMA integrity_check").scalar()
+            if result != "ok":
+                raise CheckFailed(f"damaged: {result}; restore a backup")
+            return f"sqlite, schema {schema}, intact"
+        if connection.exec_driver_sql("SHOW fsync").scalar() != "on":
+            raise CheckFailed("the server runs with fsync = off: what is committed there is lost in a power cut")
+        return f"{engine.dialect.name} {connection.exec_driver_sql('SHOW server_version').scalar()}, schema {schema}"
 
 
 def _security_log(home: Home, settings: Settings) -> str:
-    store = stores.Store.open(settings.database_url(home))
+    store = open_store(home, settings)
     with closing(store), store.read() as connection:
         rows = member_rows.security_log(connection)
     member_rows.verify_security_log(rows)
@@ -122,7 +133,7 @@ def _ports(home: Home, settings: Settings) -> str:
 
 
 def _runs(home: Home, settings: Settings) -> str:
-    store = stores.Store.open(settings.database_url(home))
+    store = open_store(home, settings)
     with closing(store), store.read() as connection:
         runs = run_rows.list_runs(connection)
     open_runs = [run.run_id for run in runs if not run.state.ended]
@@ -144,7 +155,7 @@ def write_bundle(file: Path, home: Home, checks: tuple[Check, ...]) -> None:
 
 def _run_states(home: Home) -> list[Json]:
     states: list[Json] = []
-    store = stores.Store.open(load_settings(home).database_url(home))
+    store = open_store(home, load_settings(home))
     with closing(store), store.read() as connection:
         for run in run_rows.list_runs(connection):
             attempts = attempt_rows.list_attempts(connection, run.run_id)

@@ -23,6 +23,7 @@ from coordinator.database.store import Store
 from coordinator.enrolment.authority import Authority
 from coordinator.enrolment.renewal import with_valid_server
 from coordinator.home import Home
+from coordinator.opened import open_store
 from host.locks import only_daemon
 from host.logs import logging_to
 from host.service_manager import GRACE_SECONDS, READY, STOPPING, StopSignals, notify
@@ -42,14 +43,15 @@ def start(home: Home, settings: Settings, authority: Authority, ready: Callable[
         ready: called once when both listeners are up.
 
     Raises:
-        LocalError: ``E-RUNNING``, ``E-CERTIFICATE``, ``E-PORT``, ``E-STATE-DAMAGED`` or ``E-MASK-STREAM``.
+        LocalError: ``E-RUNNING``, ``E-CERTIFICATE``, ``E-PORT``, ``E-STATE-DAMAGED``, ``E-DATABASE-AWAY`` or
+            ``E-MASK-STREAM``.
     """
     _raise_descriptor_limit()
     masks.choose(SystemClock())  # a library whose key streams are wrong is refused at the start, not in a round
     with only_daemon(home.directory, "coordinator"), logging_to(settings.log, home.directory, tracebacks=True):
         home.status_file.unlink(missing_ok=True)  # of a daemon that was killed
         authority = with_valid_server(home, settings, authority, SystemRandom(), SystemClock().now())
-        store = Store.open(settings.database_url(home))
+        store = open_store(home, settings)
         try:
             asyncio.run(_serve(home, settings, authority, store, ready))
         finally:

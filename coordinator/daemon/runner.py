@@ -1,7 +1,8 @@
 """The coordinator at work: answers the network service, and moves every run on.
 
 Guarantees: implements :class:`coordinator.daemon.backend.Backend`; a call that fails has changed nothing; runs that
-commands create, pause or end are noticed within :data:`TICK_SECONDS`; one run's trouble never stops another.
+commands create, pause or end are noticed within :data:`TICK_SECONDS`; one run's trouble never stops another; a database
+that is away or busy, or a full disk, is waited out.
 Leaves to others: runs (``coordinator.runs.lifecycle``, ``coordinator.runs.submissions``), transport
 (``coordinator.daemon.service``).
 """
@@ -24,6 +25,7 @@ from coordinator.daemon.refusals import RefusalLog, noting_refusals
 from coordinator.daemon.sessions import Sessions
 from coordinator.daemon.troubles import Trouble, Troubles
 from coordinator.database import attempt_rows, member_rows, run_rows
+from coordinator.database.engines import passing
 from coordinator.database.member_rows import MemberRecord, TokenRecord
 from coordinator.database.store import Store
 from coordinator.enrolment import authority as authorities
@@ -36,7 +38,7 @@ from coordinator.runs.run import Run, RunContext
 from coordinator.runs.submissions import Submissions
 from coordinator.runs.uploads import UploadStore
 from host import credentials
-from privacy.errors import NetworkError, OnlysumError, PeerError, Phase
+from privacy.errors import LocalError, NetworkError, OnlysumError, PeerError, Phase
 from privacy.interfaces import Clock, RandomSource
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.keys import framed
@@ -113,7 +115,7 @@ class Runner:
         """Move all runs on until cancelled."""
         try:
             while True:
-                self.discover()
+                await self._discover_when_possible()
                 for run_id, life in self._lives.items():
                     if run_id not in self._drivers and not self._runs[run_id].record.state.ended:
                         self._drivers[run_id] = asyncio.create_task(self._drive(self._runs[run_id], life))
@@ -134,6 +136,24 @@ class Runner:
                 run.wakeup.clear()
                 await life.advance()
 
+    async def _discover_when_possible(self) -> None:
+        """Look for changes; a database that cannot be read now is asked again until it can, and said so once."""
+        waited = False
+        while True:
+            try:
+                self.discover()
+            except LocalError as error:
+                if not passing(error):
+                    raise
+                if not waited:
+                    self._log.warning("database-away", code=error.code, error=error.detail)
+                waited = True
+                await asyncio.sleep(TROUBLE_SECONDS)
+            else:
+                if waited:
+                    self._log.info("database-back")
+                return
+
     def discover(self) -> None:
         """Look for members and runs that commands have added or changed."""
         after = self._desk.now() - ENDED_SECONDS
@@ -145,6 +165,8 @@ class Runner:
             try:
                 run = Run(self._desk, record)
             except (OnlysumError, OSError) as error:
+                if passing(error):
+                    raise
                 self._unreadable.add(record.run_id)
                 self._log.error("run-unreadable", run=record.run_id, error=str(error))
                 continue
@@ -158,7 +180,7 @@ class Runner:
                 await life.advance()
             except Exception as error:  # noqa: BLE001  # a full disk, a damaged file: logged, and tried again
                 self._troubles.note(error)
-                self._log.exception("run-in-trouble", run=run.run_id, error=str(error))
+                self._log.error("run-in-trouble", run=run.run_id, error=str(error), exc_info=not passing(error))
                 await asyncio.sleep(TROUBLE_SECONDS)
             with suppress(TimeoutError):
                 await asyncio.wait_for(run.wakeup.wait(), TICK_SECONDS)

@@ -171,8 +171,12 @@ def _token(row: sa.Row[tuple[object, ...]]) -> TokenRecord:
 
 
 def list_members(connection: Connection) -> tuple[MemberRecord, ...]:
-    """Return all members, revoked ones too, by name."""
-    return tuple(_member(row) for row in connection.execute(sa.select(members).order_by(members.c.name)))
+    """Return all members, revoked ones too, by name.
+
+    Here and elsewhere names are put in order by Python: a server's own order is that of its locale.
+    """
+    known = (_member(row) for row in connection.execute(sa.select(members)))
+    return tuple(sorted(known, key=lambda member: member.name))
 
 
 def find_member(connection: Connection, name: str) -> MemberRecord | None:
@@ -220,8 +224,9 @@ def announce(connection: Connection, name: str, *, version: str, offers: Sequenc
 
 def announced(connection: Connection, name: str) -> tuple[DatasetOffer, ...]:
     """Return the datasets that a member announced last, by name."""
-    rows = connection.execute(sa.select(datasets).where(datasets.c.member == name).order_by(datasets.c.name))
-    return tuple(DatasetOffer(name=row.name, units=row.units) for row in rows)
+    rows = connection.execute(sa.select(datasets).where(datasets.c.member == name))
+    offers = (DatasetOffer(name=row.name, units=row.units) for row in rows)
+    return tuple(sorted(offers, key=lambda offer: offer.name))
 
 
 def see_head(connection: Connection, name: str, head: LedgerHead, now: int) -> LedgerHead:

@@ -211,8 +211,9 @@ def add_approval(connection: Connection, member: str, answer: PlanApproved | Pla
 
 def list_approvals(connection: Connection, run_id: str) -> tuple[ApprovalRecord, ...]:
     """Return the answers to a plan, in the order in which they came."""
-    query = sa.select(approvals).where(approvals.c.run_id == run_id).order_by(approvals.c.at, approvals.c.member)
-    return tuple(ApprovalRecord(r.member, r.approved, r.code, r.because, r.at) for r in connection.execute(query))
+    rows = connection.execute(sa.select(approvals).where(approvals.c.run_id == run_id))
+    answers = (ApprovalRecord(r.member, r.approved, r.code, r.because, r.at) for r in rows)
+    return tuple(sorted(answers, key=lambda answer: (answer.at, answer.member)))
 
 
 # --- completed rounds and evaluations ---
@@ -267,12 +268,7 @@ def add_evaluation(connection: Connection, evaluator: str, measured: Evaluation,
 
 def list_evaluations(connection: Connection, run_id: str) -> tuple[EvaluationRecord, ...]:
     """Return a run's measurements by round and evaluator."""
-    query = (
-        sa.select(evaluations)
-        .where(evaluations.c.run_id == run_id)
-        .order_by(evaluations.c.round, evaluations.c.evaluator)
-    )
-    return tuple(
+    measured = (
         EvaluationRecord(
             r.round,
             r.evaluator,
@@ -283,8 +279,9 @@ def list_evaluations(connection: Connection, run_id: str) -> tuple[EvaluationRec
             bytes(r.signature),
             r.at,
         )
-        for r in connection.execute(query)
+        for r in connection.execute(sa.select(evaluations).where(evaluations.c.run_id == run_id))
     )
+    return tuple(sorted(measured, key=lambda one: (one.round, one.evaluator)))
 
 
 def _round(row: sa.Row[tuple[object, ...]]) -> RoundRecord:

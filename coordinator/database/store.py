@@ -1,8 +1,9 @@
 """The coordinator's database: opening it, its schema, transactions and copies.
 
-Guarantees: SQLite runs in WAL mode with synchronous=FULL, so a committed transaction survives a power cut; a store is
-opened only when its schema is the newest, and migrations ship with the package.
-Leaves to others: the tables' contents (``coordinator.database.member_rows``, ``coordinator.database.run_rows``).
+Guarantees: a store is opened only when its schema is the newest, and migrations ship with the package; a database that
+was lost or emptied is never begun anew.
+Leaves to others: durability and the order of transactions (``coordinator.database.engines``), the tables' contents
+(``coordinator.database.member_rows``, ``coordinator.database.run_rows``).
 """
 
 from __future__ import annotations
@@ -14,37 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.pool import ConnectionPoolEntry
 
-from host.durable import sqlite_code
+from coordinator.database.engines import connect, refusals
 from privacy.errors import LocalError
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-BUSY_SECONDS: Final = 10  # how long a command waits for the daemon's transaction, and the other way round
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 HEAD: Final = "0002"  # the newest revision; read first, because importing alembic takes longer than most commands
-
-
-def _full_durability(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
-    with closing(connection.cursor()) as cursor:
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=FULL",
-            "foreign_keys=ON",
-            f"busy_timeout={BUSY_SECONDS * 1000}",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: Connection) -> None:
-    # A transaction that reads before it writes must not find, when it writes, that another one came in between.
-    reading = connection.get_execution_options().get("reading", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 class Store:
@@ -67,16 +47,21 @@ class Store:
         return cls(engine)
 
     @classmethod
-    def open(cls, url: str) -> Store:
+    def open(cls, url: str, *, unused: bool = False) -> Store:
         """Open a coordinator's database, upgrading its schema first.
 
         A missing or emptied one is refused, never begun anew: with it went members, runs, and what tells a
         participant that was rolled back.
 
+        Args:
+            url: of the database.
+            unused: the coordinator is new and has opened no database yet: an empty one on a server is begun.
+
         Raises:
-            LocalError: ``E-STATE-DAMAGED``, ``E-STATE-BUSY``, ``E-DISK-FULL`` or ``E-DISK-FAILED``.
+            LocalError: ``E-STATE-DAMAGED``, ``E-DATABASE-AWAY``, ``E-STATE-BUSY``, ``E-DISK-FULL`` or
+                ``E-DISK-FAILED``.
         """
-        existing(url).dispose()
+        existing(url, unused=unused).dispose()
         return cls.create(url)
 
     @contextmanager
@@ -93,8 +78,11 @@ class Store:
 
     @contextmanager
     def _transaction(self, *, reading: bool) -> Iterator[Connection]:
-        connecting = self._engine.connect().execution_options(reading=reading)
-        with refusals(), connecting as connection, connection.begin():
+        with (
+            refusals(),
+            self._engine.connect().execution_options(reading=reading) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     @property
@@ -107,41 +95,32 @@ class Store:
         self._engine.dispose()
 
 
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Turn a database's refusal into an error that says what to do."""
-    try:
-        yield
-    except sa.exc.DatabaseError as error:
-        code = sqlite_code(error.orig) or "E-STATE-DAMAGED"
-        raise LocalError(code, f"the database: {error.orig}") from error
+def existing(url: str, *, unused: bool = False) -> Engine:
+    """Return an engine for a database that holds a coordinator already; arguments and errors as of :meth:`Store.open`.
 
-
-def connect(url: str) -> Engine:
-    """Return an engine for a database URL with this project's durability settings."""
-    engine = sa.create_engine(url)
-    if engine.dialect.name == "sqlite":
-        engine = sa.create_engine(url, connect_args={"isolation_level": None, "check_same_thread": False})
-        event.listen(engine, "connect", _full_durability)
-        event.listen(engine, "begin", _begin)
-    return engine
-
-
-def existing(url: str) -> Engine:
-    """Return an engine for a database that holds a coordinator already; errors as of :meth:`Store.open`."""
-    path = sa.make_url(url).database if url.startswith("sqlite:") else None
-    if path is not None and not Path(path).exists():
+    An empty one is on a server where ``init`` has left a database of its own beside its keys: that one is refused too,
+    if it is lost.
+    """
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
         raise LocalError("E-STATE-DAMAGED", f"there is no database {path}; it is never begun anew: restore a backup")
     engine = connect(url)
     with refusals():
-        if not revision(engine):
-            raise LocalError("E-STATE-DAMAGED", "the database is empty; it is never begun anew: restore a backup")
+        if not revision(engine) and (path is not None or not unused):
+            detail = "the database is empty; it is never begun anew: restore a backup, or correct its URL"
+            raise LocalError("E-STATE-DAMAGED", detail)
     return engine
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of a SQLite database, or ``None`` for a database on a server."""
+    parsed = sa.make_url(url)
+    return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
 
 def revision(engine: Engine) -> str:
     """Return the schema's revision; empty when there is none yet."""
-    with engine.connect() as connection:
+    with engine.connect().execution_options(reading=True) as connection:
         if not sa.inspect(connection).has_table("alembic_version"):
             return ""
         return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() or ""

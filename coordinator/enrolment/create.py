@@ -41,5 +41,6 @@ def create_coordinator(home: Home, text: str, *, now: int, random: RandomSource)
     made = create_authority(federation=settings.federation, hosts=hosts, random=random, now=now)
     save_authority(home.authority, made)
     write_format(home.directory)
+    durable.write(home.unused, b"")
     durable.write(home.config, text.encode())
     return made

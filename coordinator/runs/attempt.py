@@ -40,11 +40,13 @@ from protos.envelope import Abstained, Evaluation, HeadsShown, PlanApproved, Pla
 
 CLOSED: Final = "close"  # kind of the event that ends a phase; its body names the phase and who had answered
 ADVERTISED: Final = Advertisement.__name__
+ABSTAINED: Final = Abstained.__name__
 COMPLAINED: Final = Complaint.__name__
 ABSTAINED: Final = Abstained.__name__
 SIGNED: Final = SurvivorSignature.__name__
 # Kinds of the events that keep what a member showed last in a run, by moment.
 HEADS: Final = {moment: f"{HeadsShown.__name__}-{moment.name}" for moment in Moment}
+RESTARTED: Final = "E-ROUND-RESTART"  # of an abstention, and of an attempt that such ones ended
 MOST_THREADS: Final = 4  # that remove masks; other runs want to go on
 
 
@@ -337,6 +339,18 @@ def bound_members(store: Store, run_id: str, last: Position) -> frozenset[str]:
         signatures = attempt_rows.list_round_events(connection, run_id, last.round, kind=SIGNED)
         excluded = standing_rows.excluded_members(connection, run_id)
         return _disputed(connection, run_id, following) | excluded.keys() | {event.sender for event in signatures}
+
+
+def restarted_members(store: Store, run_id: str, at: Position) -> frozenset[str]:
+    """Return who has said in an attempt that a restart lost it its place there."""
+    with store.read() as connection:
+        events = attempt_rows.list_round_events(connection, run_id, at.round, kind=ABSTAINED)
+    said = ((event.sender, codec.decode_submission(event.body, sender=event.sender)) for event in events)
+    return frozenset(
+        sender
+        for sender, message in said
+        if isinstance(message, Abstained) and message.position == at and message.code == RESTARTED
+    )
 
 
 def _closing(phase: Phase, answered: Collection[str]) -> bytes:

@@ -13,12 +13,13 @@ from typing import Final
 from coordinator.database import attempt_rows, member_rows, run_rows, standing_rows
 from coordinator.database.run_rows import RunState
 from coordinator.runs import completion, release
-from coordinator.runs.attempt import Attempt, ReplayError, bound_members
+from coordinator.runs.attempt import RESTARTED, Attempt, ReplayError, bound_members, restarted_members
 from coordinator.runs.run import Run
 from privacy.errors import Phase, RoundAborted
 from privacy.secagg.messages import Position
 
 SHOWN_MEMBERS: Final = 50  # that a next step names
+FAILURES: Final = 3  # of a round, after which it is not tried again though the plan may have more attempts
 
 
 class Lifecycle:
@@ -36,12 +37,14 @@ class Lifecycle:
         """Do the next thing that is due: end, start, open, close or complete."""
         run = self._run
         async with run.lock:
-            if run.record.state.ended or await self._must_end():
+            run.catch_up()
+            if run.record.state.ended:
                 return
             try:
-                await self._go_on()
+                if not await self._must_end():
+                    await self._go_on()
             except BaseException:
-                run.attempt = None  # memory may be ahead of the journal: the next call opens it again from there
+                run.distrust_memory()
                 raise
 
     async def _must_end(self) -> bool:
@@ -85,12 +88,21 @@ class Lifecycle:
             await self._open(run.open_position)
         elif run.tried and (hopeless := self._hopeless()):
             await self._end(RunState.ABORTED, run.tried[-1].code, hopeless)
-        elif len(run.tried) >= run.rules.max_attempts:
+        elif self._used_up():
             last = run.tried[-1]
             reason = f"round {last.round} was not completed in {last.attempt} attempts; the last: {last.reason}"
             await self._end(RunState.ABORTED, "E-RUN-FAILED", reason)
         elif not run.record.paused and self._enough_live():
             await self._open(Position(run.plan.hash, len(run.rounds) + 1, len(run.tried) + 1))
+
+    def _used_up(self) -> bool:
+        """Return whether the round is not tried again: it failed too often, or has had all attempts of the plan.
+
+        An attempt that ended because somebody restarted is none of the failures.
+        """
+        tried = self._run.tried
+        failed = sum(attempt.code != RESTARTED for attempt in tried)
+        return failed >= FAILURES or len(tried) >= self._run.rules.max_attempts
 
     def _hopeless(self) -> str:
         """Return why the round cannot be tried again though attempts are left: too few may still take part; or nothing.
@@ -174,8 +186,7 @@ class Lifecycle:
         try:
             await run.work(attempt.close)
         except RoundAborted as aborted:
-            late = attempt.timer.expired and aborted.code == "E-ROUND-TOO-FEW"
-            self._abort_attempt(at, RoundAborted("E-ROUND-DEADLINE", aborted.reason) if late else aborted)
+            self._abort_attempt(at, RoundAborted(self._cause(attempt, aborted), aborted.reason))
             return
         if phase is Phase.UNMASK:
             await self._complete_round(attempt, answered)
@@ -192,6 +203,16 @@ class Lifecycle:
         attempt.note_late(sorted(late))
         for member in late:
             run.latecomers.was_late(member, phase)
+
+    def _cause(self, attempt: Attempt, aborted: RoundAborted) -> str:
+        """Return the code of an attempt that ended early: restarts and slowness are told apart from other failures."""
+        run, machine = self._run, attempt.machine
+        if aborted.code != "E-ROUND-TOO-FEW":
+            return aborted.code
+        missing = machine.expected() - machine.answered()
+        if missing and missing <= restarted_members(run.context.store, run.run_id, attempt.position):
+            return RESTARTED
+        return "E-ROUND-DEADLINE" if attempt.timer.expired else aborted.code
 
     async def _complete_round(self, attempt: Attempt, answered: frozenset[str]) -> None:
         run, context, at = self._run, self._run.context, attempt.position

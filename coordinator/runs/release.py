@@ -1,7 +1,7 @@
 """What leaves a run when it ends: the adapter in PEFT's own format with a model card, and the signed report.
 
-Guarantees: whatever PEFT loads from the exported directory is the released adapter of the last completed round; a
-report that cannot be made never keeps a run from ending.
+Guarantees: whatever PEFT loads from the exported directory is the released adapter of the last completed round, and its
+card says so where the run did not complete; a report that cannot be made never keeps a run from ending.
 Leaves to others: tensors and keys (``methods``), the report's content (``privacy.report``).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -34,8 +35,9 @@ from privacy.claims import (
     relation_sentence,
     suite_sentences,
     sum_sentence,
+    unfinished_sentences,
 )
-from privacy.errors import OnlysumError
+from privacy.errors import LocalError, OnlysumError
 from privacy.evaluation import SignedEvaluation
 from privacy.notice import HEADING, notice_sentences
 from privacy.plan import Plan, VerifiedPlan
@@ -52,7 +54,7 @@ def finish(store: Store, operator: SigningKey, plan: VerifiedPlan, files: RunFil
         rounds = run_rows.list_rounds(connection, plan.plan.run_id)
         measured = run_rows.list_evaluations(connection, plan.plan.run_id)
     if len(rounds) == plan.plan.recipe.rounds:
-        export_adapter(plan.plan, files, measured)
+        write_adapter(files.exported, plan.plan, files, measured)
     try:
         durable.write(files.report, make_report(store, operator, plan, now))
     except OnlysumError as error:
@@ -60,16 +62,38 @@ def finish(store: Store, operator: SigningKey, plan: VerifiedPlan, files: RunFil
     return ""
 
 
-def export_adapter(plan: Plan, files: RunFiles, measured: tuple[run_rows.EvaluationRecord, ...]) -> None:
-    """Write the released adapter of the last round in PEFT's own format, with a model card."""
-    vector = np.frombuffer(files.released(plan.recipe.rounds).read_bytes(), dtype=VECTOR_TYPE)
+def write_adapter(
+    directory: Path,
+    plan: Plan,
+    files: RunFiles,
+    measured: tuple[run_rows.EvaluationRecord, ...],
+    *,
+    completed: int | None = None,
+) -> None:
+    """Write a released adapter in PEFT's own format, with a model card.
+
+    Args:
+        directory: where to, which is made unless it is there.
+        plan: of the run.
+        files: of the run.
+        measured: its measurements on public data.
+        completed: the last round that completed, in a run that ended early; by default the plan's last.
+
+    Raises:
+        LocalError: ``E-STATE-DAMAGED``: the adapter is not there any more.
+    """
+    last = plan.recipe.rounds if completed is None else completed
+    try:
+        vector = np.frombuffer(files.released(last).read_bytes(), dtype=VECTOR_TYPE)
+    except FileNotFoundError as error:
+        raise LocalError("E-STATE-DAMAGED", f"the adapter after round {last} is gone from {files.directory}") from error
     initial = read_initial(files.initial.read_bytes(), plan.recipe)
     tensors = methods.get(plan.recipe.adapter.method).export(plan.recipe, vector, initial)
-    files.exported.mkdir(exist_ok=True)
-    durable.write(files.exported / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
-    durable.write(files.exported / "adapter_config.json", files.adapter_config.read_bytes())
-    durable.write(files.exported / TASK_FILE, task_json(plan))
-    durable.write(files.exported / "README.md", model_card(plan, measured).encode())
+    directory.mkdir(exist_ok=True)
+    durable.write(directory / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+    durable.write(directory / "adapter_config.json", files.adapter_config.read_bytes())
+    durable.write(directory / TASK_FILE, task_json(plan))
+    durable.write(directory / "README.md", model_card(plan, measured, completed=completed).encode())
 
 
 def make_report(store: Store, operator: SigningKey, plan: VerifiedPlan, now: int) -> bytes:
@@ -145,10 +169,12 @@ def privacy_sentences(plan: Plan) -> tuple[str, ...]:
     return (*noise, *masks, *graph_sentences(plan), *suite_sentences(plan))
 
 
-def model_card(plan: Plan, measured: tuple[run_rows.EvaluationRecord, ...]) -> str:
-    """Return the README of an exported adapter."""
+def model_card(plan: Plan, measured: tuple[run_rows.EvaluationRecord, ...], *, completed: int | None = None) -> str:
+    """Return the README of an exported adapter; arguments as of :func:`write_adapter`."""
     recipe = plan.recipe
-    final = [one for one in measured if one.round == recipe.rounds]
+    unfinished = () if completed is None else unfinished_sentences(plan, completed)
+    label = "".join(f"**{sentence}**\n\n" for sentence in unfinished)
+    final = [one for one in measured if one.round == (recipe.rounds if completed is None else completed)]
     figures = "".join(
         f"- {one.correct} of {one.examples} examples of `{plan.evaluation.data}` correct, measured by {one.evaluator}\n"
         for one in final
@@ -164,7 +190,7 @@ library_name: peft
 
 # {recipe.title}
 
-{purpose}
+{label}{purpose}
 
 - base model: `{recipe.base.name}` ({recipe.base.architecture}), files hash `{recipe.base.hash}`
 - method: `{recipe.adapter.method}`, {options_words(recipe.adapter)}, {recipe.state_entries} entries

@@ -103,6 +103,7 @@ class Run:
         keys += [(evaluator.id, evaluator.identity_key) for evaluator in self.rules.evaluation.evaluators]
         self.identities = {name: bytes.fromhex(key) for name, key in keys}
         self._working = False
+        self._behind = False
         self._offered_tasks: dict[str, tuple[NumberedTask, ...]] = {}
         start = self.files.iterate(0).read_bytes()
         self._start = ContentRef(hashlib.sha256(start).digest(), len(start))
@@ -143,18 +144,32 @@ class Run:
     # --- keeping up with the rows ---
 
     def read(self) -> None:
-        """Read the rows again after a change of theirs, and forget what members were told."""
+        """Read the rows again after a change of theirs, and forget what members were told; all of it, or nothing."""
         with self.context.store.read() as connection:
-            self.record = run_rows.find_run(connection, self.run_id)
-            self.answers = {approval.member: approval for approval in run_rows.list_approvals(connection, self.run_id)}
+            record = run_rows.find_run(connection, self.run_id)
+            answers = {approval.member: approval for approval in run_rows.list_approvals(connection, self.run_id)}
             fresh = run_rows.list_rounds(connection, self.run_id, after=len(self.rounds))
-            self.rounds = (*self.rounds, *fresh)
-            self.tried = attempt_rows.list_attempts(connection, self.run_id, after=len(self.rounds))
+            tried = attempt_rows.list_attempts(connection, self.run_id, after=len(self.rounds) + len(fresh))
             measured = run_rows.list_evaluations(connection, self.run_id)
+        decoded = [codec.decode_certificate(one.certificate, sender=COORDINATOR) for one in fresh]
+        self.record, self.answers, self.tried = record, answers, tried
+        self.rounds, self._certificates = (*self.rounds, *fresh), (*self._certificates, *decoded)
         self.measured = {(one.round, one.evaluator) for one in measured}
-        decoded = (codec.decode_certificate(one.certificate, sender=COORDINATOR) for one in fresh)
-        self._certificates = (*self._certificates, *decoded)
         self._offered_tasks.clear()
+        self._behind = False
+
+    def distrust_memory(self) -> None:
+        """After a failure: memory may be ahead of the rows, or behind what was committed before the answer was lost.
+
+        The attempt is opened again from its journal, and :meth:`catch_up` reads the rows before anything else is done.
+        """
+        self.attempt = None
+        self._behind = True
+
+    def catch_up(self) -> None:
+        """Read the rows if memory is not known to agree with them."""
+        if self._behind:
+            self.read()
 
     def exclude(self, excluded: dict[str, int]) -> None:
         """Take note of whom the operator leaves out now."""

@@ -37,6 +37,7 @@ class Submissions:
             PeerError: it breaks a rule; nothing has changed.
         """
         async with self._run.lock:
+            self._run.catch_up()
             await to_the_end(self._take(member, submission))
 
     async def _take(self, member: str, submission: Submission) -> None:
@@ -47,7 +48,7 @@ class Submissions:
         except PeerError:
             raise
         except BaseException:
-            run.attempt = None  # memory may be ahead of the journal
+            run.distrust_memory()
             raise
         run.wakeup.set()
 

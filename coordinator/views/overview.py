@@ -138,8 +138,8 @@ class Overview:
     def _next(self) -> list[str]:
         run, phase = self.run, self.phase
         if run.state.ended:
-            done = run.state is RunState.COMPLETED
-            return [f"Next: onlysum coordinator run export {run.run_id[:8]} -o DIR"] if done else []
+            how = "" if run.state is RunState.COMPLETED else " --released"
+            return [f"Next: onlysum coordinator run export {run.run_id[:8]} -o DIR{how}"] if self.rounds else []
         if self.live is None:
             return ["The daemon does not run. Next: onlysum coordinator start"]
         if run.state is RunState.CREATED:

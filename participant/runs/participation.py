@@ -279,7 +279,11 @@ class Participation:
     def _hear(self, told: Told, *, of: Position | None = None) -> Step[State]:
         """Tell the machine; what belongs to another attempt than the one in progress, or to none, is not told."""
         if of is not None and self._position() != of:
-            detail = f"round {of.round}, attempt {of.attempt} was forfeited by a restart, or never begun here"
+            lost = isinstance(self._state, Idle) and of.order == self.highest
+            if lost and not self._journal.memory.refused:
+                detail = f"round {of.round}, attempt {of.attempt} was forfeited by a restart: its keys were in memory"
+                raise LocalError("E-ROUND-RESTART", detail)
+            detail = f"round {of.round}, attempt {of.attempt} is not the attempt in progress here"
             raise LocalError("E-ROUND-PHASE", detail)
         return hear(self._state, told, self._journal.memory, self._work.random)
 

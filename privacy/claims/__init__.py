@@ -37,6 +37,7 @@ from privacy.claims.noise import (
     relation_sentence,
     run_in_lifetime_sentence,
     two_units_sentence,
+    unfinished_sentences,
     unnoised_runs_sentence,
 )
 from privacy.claims.trust import (
@@ -87,5 +88,6 @@ __all__ = [
     "sum_sentence",
     "trust_sentences",
     "two_units_sentence",
+    "unfinished_sentences",
     "unnoised_runs_sentence",
 ]

@@ -58,6 +58,18 @@ def epsilon_sentence(epsilon: float, *, delta: str, unit: str) -> str:
     return f"Differential privacy: epsilon at most {shown} at delta {delta} per {unit}, for this run alone."
 
 
+def unfinished_sentences(plan: Plan, completed: int) -> tuple[str, ...]:
+    """Return what is said wherever an adapter goes that its run released before it ended early.
+
+    Args:
+        plan: of the run.
+        completed: the rounds whose sum is in the adapter.
+    """
+    ended = f"The run did not complete: this is what {completed} of its {plan.recipe.rounds} rounds released."
+    spent = "Epsilon is that of the whole plan, of which no more was spent than the signed report says."
+    return (ended, spent) if plan.privacy.noised else (ended,)
+
+
 def limit_sentences(epsilon: float, *, delta: str, unit: str) -> tuple[str, ...]:
     """Return what an epsilon means for who reads no formulas.
 

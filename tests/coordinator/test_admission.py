@@ -23,8 +23,8 @@ NAME = "newcomer"
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path, database: str) -> World:
+    return World(tmp_path, database=database)
 
 
 def enrolled(world: World, seed: str) -> bytes:

@@ -14,23 +14,31 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography import x509
+from safetensors.numpy import load_file
 
 import onlysum
+from audit.verify import verify_report
 from coordinator.config import settings_template
 from coordinator.database import attempt_rows, run_rows
+from coordinator.database.run_rows import RunState
 from coordinator.database.tables import runs
 from coordinator.enrolment.authority import introduction_of, load_authority
 from host.state_format import write_format
+from privacy.claims import unfinished_sentences
 from privacy.errors import LocalError
 from privacy.secagg.messages import Position
 from protos.invitation import decode_invitation
 from tests.worlds.coordinator import RUN_ID, World
 from tests.worlds.ports import free_ports
+
+Operated = Callable[..., World]
 
 
 @pytest.fixture
@@ -45,20 +53,31 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def operated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Operated:
+    """Makes a federation in a directory that commands find."""
+
+    def made(**arguments: Any) -> World:
+        world = World(tmp_path, **arguments)
+        text = settings_template(
+            federation="test-federation",
+            operator="Test Operator",
+            also=[],
+            participants="127.0.0.1:1",
+            enrolment="127.0.0.1:2",
+        )
+        (tmp_path / "coordinator.toml").write_text(text)
+        write_format(tmp_path)
+        monkeypatch.setenv("ONLYSUM_HOME", str(tmp_path))
+        return world
+
+    return made
+
+
+@pytest.fixture
+def finished(operated: Operated) -> World:
     """A federation whose run has completed."""
-    world = World(tmp_path, rounds=2, evaluated=True)
+    world = operated(rounds=2, evaluated=True)
     asyncio.run(world.settle())
-    text = settings_template(
-        federation="test-federation",
-        operator="Test Operator",
-        also=[],
-        participants="127.0.0.1:1",
-        enrolment="127.0.0.1:2",
-    )
-    (tmp_path / "coordinator.toml").write_text(text)
-    write_format(tmp_path)
-    monkeypatch.setenv("ONLYSUM_HOME", str(tmp_path))
     return world
 
 
@@ -349,6 +368,65 @@ def test_a_finished_run_is_listed_shown_watched_and_exported(
     assert files == ["adapter", "evaluations.json", "plan.json", "plan.sig", "report.json"]
     assert failed(capsys, "run", "export", RUN_ID[:6], "-o", str(out), code=2) == "E-EXISTS"
     assert failed(capsys, "run", "pause", RUN_ID[:6], code=2) == "E-USAGE"
+
+
+def ended_early(world: World, *, rounds: int) -> None:
+    """Let the operator end the run after so many rounds."""
+
+    async def through() -> None:
+        while len(world.rounds()) < rounds:
+            await world.turn()
+        with world.store.begin() as connection:
+            run_rows.request_abort(connection, RUN_ID)
+        await world.settle()
+
+    asyncio.run(through())
+    assert world.state().state is RunState.ABORTED
+
+
+def test_what_a_run_that_ended_early_has_released_is_exported_on_request_and_labelled(
+    operated: Operated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = operated(rounds=3)
+    ended_early(world, rounds=2)
+    out = tmp_path / "result"
+    assert failed(capsys, "run", "export", RUN_ID[:6], "-o", str(out), code=2) == "E-USAGE"
+    capsys.readouterr()
+    assert onlysum.run(["coordinator", "run", "show", RUN_ID[:6]]) == 0
+    assert f"Next: onlysum coordinator run export {RUN_ID[:8]} -o DIR --released" in capsys.readouterr().out
+    exported = said(capsys, "run", "export", RUN_ID[:6], "-o", str(out), "--released")
+    assert exported["files"] == ["adapter", "evaluations.json", "plan.json", "plan.sig", "report.json"]
+    assert (exported["state"], exported["rounds_completed"], exported["rounds"]) == ("aborted", 2, 3)
+    tensors = load_file(out / "adapter" / "adapter_model.safetensors")
+    trained = [tensors[tensor.key].ravel() for tensor in world.plan.recipe.adapter.tensors[1:]]
+    assert np.concatenate(trained).tolist() == world.adapter(2).tolist()
+    card = (out / "adapter" / "README.md").read_text()
+    assert all(f"**{sentence}**" in card for sentence in unfinished_sentences(world.plan, 2))
+    assert "did not complete: this is what 2 of its 3 rounds released" in card
+    report = verify_report((out / "report.json").read_bytes()).report
+    assert sum(entry.certificate is not None for entry in report.rounds) == 2
+
+
+def test_a_run_that_released_nothing_or_goes_on_is_not_exported(
+    operated: Operated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = operated(rounds=3)
+    words = ("run", "export", RUN_ID[:6], "-o", str(tmp_path / "result"), "--released")
+    assert failed(capsys, *words, code=2) == "E-USAGE"
+    ended_early(world, rounds=0)
+    assert failed(capsys, *words, code=2) == "E-USAGE"
+    assert not (tmp_path / "result").exists()
+
+
+def test_a_released_adapter_that_is_gone_is_said_to_be_and_leaves_no_directory(
+    operated: Operated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = operated(rounds=3)
+    ended_early(world, rounds=2)
+    (world.home.run(RUN_ID) / "global-2.f32").unlink()
+    words = ("run", "export", RUN_ID[:6], "-o", str(tmp_path / "result"), "--released")
+    assert failed(capsys, *words, code=6) == "E-STATE-DAMAGED"
+    assert not (tmp_path / "result").exists()
 
 
 def test_watching_a_run_that_was_refused_ends_with_exit_code_four(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,9 @@ TOKEN = TokenRecord(
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Store:
-    return Store.create(f"sqlite:///{tmp_path}/coordinator.db")
+def opened(database: str) -> Iterator[Store]:
+    with closing(Store.create(database)) as store:
+        yield store
 
 
 def member(name: str = "alice", key: bytes = b"k" * 32) -> MemberRecord:
@@ -70,7 +72,8 @@ def test_migrating_down_and_up_again_leaves_the_same_tables(opened: Store) -> No
     assert set(metadata.tables) < set(sa.inspect(opened.engine).get_table_names())
 
 
-def test_a_committed_transaction_is_on_disk_before_the_commit_returns(opened: Store) -> None:
+def test_a_committed_transaction_is_on_disk_before_the_commit_returns(tmp_path: Path) -> None:
+    opened = Store.create(f"sqlite:///{tmp_path}/coordinator.db")
     with opened.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
@@ -93,7 +96,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 def test_a_database_that_another_program_holds_is_busy_not_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coordinator.database.store.BUSY_SECONDS", 0)
+    monkeypatch.setattr("coordinator.database.engines.BUSY_SECONDS", 0)
     held, waiting = (Store.create(f"sqlite:///{tmp_path}/coordinator.db") for _ in range(2))
     with (
         held.begin(),

@@ -35,7 +35,7 @@ from privacy.secagg.messages import (
     SurvivorSignature,
     UnmaskShares,
 )
-from protos.envelope import PlanApproved, PlanRefused
+from protos.envelope import Abstained, PlanApproved, PlanRefused
 from tests.worlds.coordinator import EVALUATOR, RUN_ID, Send, World
 from tests.worlds.lying_dealer import LIES, dealing
 from tests.worlds.plans import signing_key
@@ -58,8 +58,8 @@ def counted(world: World, round_number: int) -> list[float]:
 # --- all goes well ---
 
 
-def test_a_run_completes_with_the_exact_sum_of_everybody_in_every_round(tmp_path: Path) -> None:
-    world = settled(World(tmp_path, n=3, rounds=2))
+def test_a_run_completes_with_the_exact_sum_of_everybody_in_every_round(tmp_path: Path, database: str) -> None:
+    world = settled(World(tmp_path, n=3, rounds=2, database=database))
     assert world.state().state is RunState.COMPLETED
     assert [(one.round, one.survivors, one.dropouts) for one in world.rounds()] == [(1, 3, ()), (2, 3, ())]
     assert counted(world, 1) == counted(world, 2) == [1, 1, 1]
@@ -89,8 +89,8 @@ def test_the_report_of_a_completed_run_is_signed_and_verifies(tmp_path: Path) ->
     assert len(outcome.report.evaluations) == 2
 
 
-def test_the_evaluator_measures_the_start_and_every_released_adapter(tmp_path: Path) -> None:
-    world = settled(World(tmp_path, rounds=3, evaluated=True))
+def test_the_evaluator_measures_the_start_and_every_released_adapter(tmp_path: Path, database: str) -> None:
+    world = settled(World(tmp_path, rounds=3, evaluated=True, database=database))
     assert world.measured == [0, 1, 2, 3]
     with world.store.read() as connection:
         assert [evaluation.correct for evaluation in run_rows.list_evaluations(connection, RUN_ID)] == [7, 7, 7, 7]
@@ -156,8 +156,10 @@ def test_sums_are_there_for_whoever_comes_back_and_go_when_the_run_ends(tmp_path
 # --- somebody says no, or the operator does ---
 
 
-def test_one_refusal_ends_the_run_as_refused_and_shows_who_the_rule_and_how_to_go_on(tmp_path: Path) -> None:
-    world = World(tmp_path)
+def test_one_refusal_ends_the_run_as_refused_and_shows_who_the_rule_and_how_to_go_on(
+    tmp_path: Path, database: str
+) -> None:
+    world = World(tmp_path, database=database)
     world.members["bob"].approves = False
     settled(world)
     state = world.state()
@@ -223,8 +225,8 @@ def test_a_plan_that_nobody_answers_expires(tmp_path: Path) -> None:
     assert (world.state().state, world.state().code) == (RunState.ABORTED, "E-PLAN-EXPIRED")
 
 
-def test_an_abort_by_the_operator_ends_the_run_and_tells_everybody(tmp_path: Path) -> None:
-    world = World(tmp_path, rounds=5)
+def test_an_abort_by_the_operator_ends_the_run_and_tells_everybody(tmp_path: Path, database: str) -> None:
+    world = World(tmp_path, rounds=5, database=database)
 
     async def scenario() -> None:
         while len(world.rounds()) < 2:
@@ -322,8 +324,10 @@ def test_who_vanishes_after_a_phase_costs_no_deadline_and_no_attempt(
     assert world.rounds()[0].dropouts == (() if in_the_sum else ("bob",))
 
 
-def test_a_round_that_too_few_can_finish_is_given_up_at_its_deadline_and_tried_again(tmp_path: Path) -> None:
-    world = World(tmp_path, n=3, rounds=1, durations=Durations(phase_seconds=60))
+def test_a_round_that_too_few_can_finish_is_given_up_at_its_deadline_and_tried_again(
+    tmp_path: Path, database: str
+) -> None:
+    world = World(tmp_path, n=3, rounds=1, durations=Durations(phase_seconds=60), database=database)
     gone_after(world, "bob", Advertisement)
 
     async def scenario() -> None:
@@ -391,6 +395,74 @@ def test_a_run_ends_within_its_deadlines_when_its_rounds_cannot_complete(tmp_pat
     asyncio.run(scenario())
     assert (world.state().state, world.state().code) == (RunState.ABORTED, "E-RUN-ENDED")
     assert "3 attempts" in world.state().reason
+
+
+def restarts(world: World, name: str, *, times: int) -> None:
+    """Let a member restart after it has advertised, so often: its keys are gone, and it says so."""
+    member, send, left = world.members[name], world.members[name].send, iter(range(times))
+
+    async def and_restart(message: object) -> None:
+        await send(message)
+        if isinstance(message, Advertisement) and next(left, None) is not None:
+            member.simulated.state = Idle(member.simulated.participant)
+            await world.runner.submit(name, Abstained(RUN_ID, message.position, "E-ROUND-RESTART"))
+
+    member.send = and_restart  # a fault on order
+
+
+def test_attempts_that_restarts_of_one_member_cost_are_not_counted_where_everybody_is_needed(
+    tmp_path: Path, database: str
+) -> None:
+    world = World(tmp_path, n=3, rounds=2, max_attempts=10, database=database)
+    restarts(world, "bob", times=5)
+    settled(world)
+    assert world.state().state is RunState.COMPLETED
+    assert [attempt.code for attempt in world.attempts()] == [*["E-ROUND-RESTART"] * 5, "", ""]
+    assert counted(world, 1) == counted(world, 2) == [1, 1, 1]
+
+
+def test_malicious_member_that_restarts_for_ever_uses_up_the_attempts_of_the_plan_and_no_more(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, rounds=1, max_attempts=4)
+    restarts(world, "bob", times=100)
+    settled(world)
+    assert (world.state().state, world.state().code) == (RunState.ABORTED, "E-RUN-FAILED")
+    assert len(world.attempts()) == 4
+
+
+def test_three_failures_end_a_round_whatever_the_plan_has_left_and_restarts_between_excuse_none(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, rounds=1, max_attempts=10, durations=Durations(phase_seconds=60))
+    restarts(world, "bob", times=2)
+
+    async def scenario() -> None:
+        await world.settle()
+        for _ in range(3):
+            gone_after(world, "carol", Advertisement)
+            world.members["carol"].present = True
+            world.members["carol"].simulated.state = Idle(world.members["carol"].simulated.participant)
+            await world.settle()
+            world.clock.seconds += 61
+            await world.settle()
+
+    gone_after(world, "carol", Advertisement)
+    asyncio.run(scenario())
+    codes = [attempt.code for attempt in world.attempts()]
+    assert codes.count("E-ROUND-DEADLINE") == 3
+    assert set(codes) == {"E-ROUND-DEADLINE", "E-ROUND-RESTART"}
+    assert (world.state().state, world.state().code) == (RunState.ABORTED, "E-RUN-FAILED")
+
+
+def test_an_attempt_that_another_member_failed_as_well_is_counted(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3, rounds=1, max_attempts=10, durations=Durations(phase_seconds=60))
+    restarts(world, "bob", times=1)
+    gone_after(world, "carol", Advertisement)
+
+    async def scenario() -> None:
+        await world.settle()
+        world.clock.seconds += 61
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert world.attempts()[0].code == "E-ROUND-DEADLINE"
 
 
 def test_who_missed_rounds_catches_up_and_takes_part_again(tmp_path: Path) -> None:
@@ -556,8 +628,8 @@ def test_a_sum_at_the_plans_bound_completes_the_round(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 5, 8, 13])
-def test_a_new_daemon_on_the_same_rows_completes_the_run_exactly(tmp_path: Path, every: int) -> None:
-    world = World(tmp_path, n=3, rounds=2, evaluated=True)
+def test_a_new_daemon_on_the_same_rows_completes_the_run_exactly(tmp_path: Path, every: int, database: str) -> None:
+    world = World(tmp_path, n=3, rounds=2, evaluated=True, database=database)
 
     async def scenario() -> None:
         turns = 0

@@ -243,7 +243,7 @@ def test_tasks_of_phases_that_are_over_or_to_come_are_not_answered(rehearsal: Re
         rehearsal.part.handle(elsewhere)
     assert rehearsal.machine.phase is Phase.COLLECT_MASKED
     rehearsal.restart()
-    with pytest.raises(LocalError, match="E-ROUND-PHASE"):
+    with pytest.raises(LocalError, match="E-ROUND-RESTART"):
         rehearsal.part.handle(keys)
     assert rehearsal.me.link.take() == []
     assert rehearsal.me.link.uploads == []

@@ -134,7 +134,7 @@ def test_a_restart_before_masking_forfeits_the_attempt_openly(rehearsal: Rehears
     give(rehearsal.daemon, rehearsal.task())
     (abstained,) = rehearsal.me.link.take()
     assert isinstance(abstained, Abstained)
-    assert abstained.code == "E-ROUND-PHASE"
+    assert abstained.code == "E-ROUND-RESTART"
 
 
 def play_until_masked(rehearsal: Rehearsal, number: int = 1, attempt: int = 1) -> None:

@@ -163,6 +163,7 @@ class World:
         entries: int = 12,
         evaluated: bool = False,
         durations: Durations | None = None,
+        database: str = "sqlite:///coordinator.db",
         **overrides: Any,
     ) -> None:
         self.clock = VirtualClock()
@@ -187,6 +188,7 @@ class World:
             participants=Listener(address="127.0.0.1:1"),
             enrolment=Listener(address="127.0.0.1:2"),
             durations=durations or Durations(),
+            database=database,
         )
         made = create_authority(
             federation="test-federation", hosts=["127.0.0.1"], random=SeededSource("authority"), now=self.clock.now()
