@@ -38,6 +38,7 @@ from protos.envelope import (
 
 TICK_SECONDS: Final = 0.5  # how often decisions that commands wrote are looked for
 RETRY_SECONDS: Final = 1.0  # before a task that met a full disk or a starting coordinator is asked for again
+SWEEP_SECONDS: Final = 3600.0  # between sweeps of files of no use: of runs whose end was never told, above all
 PASSING: Final = frozenset({"E-DISK-FULL", "E-WIRE-UNEXPECTED"})  # what such a task fails with
 
 _log = structlog.get_logger("onlysum.participant")
@@ -56,6 +57,7 @@ class Runner:
         self._measure = measure
         self._status = StatusFile(work.home, work.clock)
         self._runs = Runs(work, role)
+        self._swept_at = 0.0
         self._said = ""  # why plans are not looked at, as last logged
         self._clerk = PlanDecisions(work, role, self._runs)
         self._poller = Poller(
@@ -71,10 +73,13 @@ class Runner:
     def run(self) -> None:
         """Work until the stop event is set."""
         try:
+            self._sweep()
             self._runs.prepare_all()
             self._poller.start()
             while not self._stop.is_set():
                 self._reconsider()
+                if self._work.clock.monotonic() - self._swept_at >= SWEEP_SECONDS:
+                    self._sweep()
                 item = self._inbox.get(TICK_SECONDS)
                 if isinstance(item, Welcome):
                     self._compare(item)
@@ -88,6 +93,10 @@ class Runner:
             if self._poller.is_alive():
                 self._poller.join(timeout=5)
             self._status.stopped()
+
+    def _sweep(self) -> None:
+        self._runs.sweep()
+        self._swept_at = self._work.clock.monotonic()
 
     def _reconsider(self) -> None:
         try:

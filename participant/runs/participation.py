@@ -95,6 +95,7 @@ class Participation:
         if not self._journal.memory.refused:
             self._journal.append(RunRefused(code))
         self._state = Idle(self._participant)
+        self._erase_useless()
 
     def may_abstain(self, position: Position) -> bool:
         """Return whether abstaining is safe and of use: nothing masked of this attempt may have left."""
@@ -124,8 +125,9 @@ class Participation:
                 self._on_aborted(task)
 
     def close(self) -> None:
-        """Erase what a run leaves behind: its encoded and masked updates."""
-        self._close_round()
+        """Let go of the run: its journal is not written to any more. Its files are swept by state (``erasure``)."""
+        self._state = Idle(self._participant)
+        self._update.forget()
         self._training.close()
 
     # --- tasks that take more than telling the machine ---
@@ -145,6 +147,7 @@ class Participation:
         )
         step = self._hear(offer)
         self._keep(step)  # if this fails, the attempt before goes on as it was
+        self._erase_useless()  # what the attempt before has stored: it is closed for ever
         self._training.start_from(adapter)
         self._send(step.message)
 
@@ -215,9 +218,13 @@ class Participation:
             self._follow(self._hear(Abort(at)))
 
     def _close_round(self) -> None:
-        erase_updates(self._work.home.runs / self._run_id)
+        self._erase_useless()
         self._state = Idle(self._participant)
         self._update.forget()
+
+    def _erase_useless(self) -> None:
+        """Erase what the journal says is of no use any more; a crash before it is mended by the next sweep."""
+        erase_updates(self._work.home.runs / self._run_id, keep=self._journal.memory.files)
 
     # --- what a step asks of its caller ---
 

@@ -299,6 +299,16 @@ def test_an_approval_may_become_a_refusal_but_not_the_other_way_round(say: Say, 
     assert refused(lambda: say("plan", "approve", run)).code == "E-EXISTS"
 
 
+def test_a_refusal_while_no_daemon_runs_erases_what_the_run_has_left(say: Say, home: Home) -> None:
+    run = proposed(home)
+    say("plan", "approve", run)
+    left = home.runs / run / "encoded-1"
+    left.parent.mkdir()
+    left.write_bytes(b"an update")
+    say("plan", "refuse", run, "--because", "we changed our mind")
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("because", ["no\x1b[2J", "no\nbob approved", "\u202eon"])
 def test_words_that_the_operators_terminal_must_not_get_are_refused_before_anything_is_decided(
     say: Say, home: Home, because: str
