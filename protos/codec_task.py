@@ -6,7 +6,8 @@ Leaves to others: the messages inside them (``codec_round``), bytes and blame (`
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from collections.abc import Callable
+from typing import Any, Final, assert_never
 
 from privacy.secagg import messages
 from privacy.secagg.hashes import HASH_BYTES
@@ -239,6 +240,23 @@ def write_submission(value: env.Submission) -> pb.Submission:
                 run_id=value.run_id, plan_hash=value.plan_hash, code=value.code, because=value.because
             )
             return pb.Submission(plan_refused=refused)
+        case env.Abstained():
+            position = rounds.write_position(value.position)
+            return pb.Submission(abstained=pb.Abstained(run_id=value.run_id, position=position, code=value.code))
+        case env.Evaluation():
+            return pb.Submission(evaluation=_write_evaluation(value))
+        case env.MemberLeft():
+            return pb.Submission(member_left=pb.MemberLeft(signature=value.signature))
+        case env.RoundKnown():
+            certificate = rounds.write_certificate(value.certificate)
+            return pb.Submission(round_known=pb.RoundKnown(run_id=value.run_id, certificate=certificate))
+        case _:
+            return _write_said(value)
+
+
+def _write_said(value: env.RoundMessage) -> pb.Submission:
+    """Return the message of what a participant says in a round."""
+    match value:
         case messages.Advertisement():
             return pb.Submission(advertisement=rounds.write_advertisement(value))
         case messages.ShareBundle():
@@ -251,42 +269,16 @@ def write_submission(value: env.Submission) -> pb.Submission:
             return pb.Submission(survivor_signature=rounds.write_survivor_signature(value))
         case messages.UnmaskShares():
             return pb.Submission(unmask_shares=rounds.write_unmask_shares(value))
-        case env.Abstained():
-            position = rounds.write_position(value.position)
-            return pb.Submission(abstained=pb.Abstained(run_id=value.run_id, position=position, code=value.code))
-        case env.Evaluation():
-            return pb.Submission(evaluation=_write_evaluation(value))
         case _:
             assert_never(value)
 
 
 def read_submission(message: pb.Submission) -> env.Submission:
     """Return a submission."""
-    match message.WhichOneof("submission"):
-        case "plan_approved":
-            return part(message, "plan_approved", _read_approved)
-        case "plan_refused":
-            return part(message, "plan_refused", _read_refused)
-        case "advertisement":
-            return part(message, "advertisement", rounds.read_advertisement)
-        case "share_bundle":
-            return part(message, "share_bundle", rounds.read_bundle)
-        case "complaint":
-            return part(message, "complaint", rounds.read_complaint)
-        case "receipt":
-            return part(message, "receipt", rounds.read_receipt)
-        case "survivor_signature":
-            return part(message, "survivor_signature", rounds.read_survivor_signature)
-        case "unmask_shares":
-            return part(message, "unmask_shares", rounds.read_unmask_shares)
-        case "abstained":
-            return part(message, "abstained", _read_abstained)
-        case "evaluation":
-            return part(message, "evaluation", _read_evaluation)
-        case None:
-            raise Malformed("submission is missing")
-        case other:
-            assert_never(other)
+    kind = message.WhichOneof("submission")
+    if kind is None:
+        raise Malformed("submission is missing")
+    return part(message, kind, _SUBMISSIONS[kind])
 
 
 def _read_approved(message: pb.PlanApproved) -> env.PlanApproved:
@@ -309,6 +301,15 @@ def _read_refused(message: pb.PlanRefused) -> env.PlanRefused:
 def _read_abstained(message: pb.Abstained) -> env.Abstained:
     position = part(message, "position", rounds.read_position)
     return env.Abstained(run_id=run_id(message.run_id), position=position, code=code(message.code))
+
+
+def _read_left(message: pb.MemberLeft) -> env.MemberLeft:
+    return env.MemberLeft(signature=exact(message.signature, SIGNATURE_BYTES, "signature"))
+
+
+def _read_known(message: pb.RoundKnown) -> env.RoundKnown:
+    certificate = part(message, "certificate", rounds.read_certificate)
+    return env.RoundKnown(run_id=run_id(message.run_id), certificate=certificate)
 
 
 def _write_evaluation(value: env.Evaluation) -> pb.Evaluation:
@@ -336,3 +337,19 @@ def _read_evaluation(message: pb.Evaluation) -> env.Evaluation:
         data_sha256=exact(message.data_sha256, HASH_BYTES, "data_sha256"),
         signature=exact(message.signature, SIGNATURE_BYTES, "signature"),
     )
+
+
+_SUBMISSIONS: Final[dict[str, Callable[[Any], env.Submission]]] = {
+    "plan_approved": _read_approved,
+    "plan_refused": _read_refused,
+    "advertisement": rounds.read_advertisement,
+    "share_bundle": rounds.read_bundle,
+    "complaint": rounds.read_complaint,
+    "receipt": rounds.read_receipt,
+    "survivor_signature": rounds.read_survivor_signature,
+    "unmask_shares": rounds.read_unmask_shares,
+    "abstained": _read_abstained,
+    "evaluation": _read_evaluation,
+    "member_left": _read_left,
+    "round_known": _read_known,
+}

@@ -31,7 +31,7 @@ def start(directory: Path) -> None:
     home = Home(directory)
     home.check()
     if home.left_mark.exists():
-        raise LocalError("E-USAGE", f"this participant has left its federation; remove {home.left_mark} to return")
+        raise LocalError("E-USAGE", "this participant has left its federation; join again in a new directory")
     settings = load_settings(home)
     stop = threading.Event()
     with only_daemon(directory, "participant"), logging_to(settings.log, directory, tracebacks=False):

@@ -119,12 +119,14 @@ class Runner:
         log = _log.bind(run=task.run_id, task=type(task).__name__)
         try:
             self._dispatch(task)
+            self._status.note_run(task.run_id, None)
         except Stopping:
             raise
         except Superseded:
             log.info("superseded")
         except OnlysumError as error:
             log.warning("refused", code=error.code, detail=error.detail, next=error.explanation.next_step)
+            self._status.note_run(task.run_id, error)
             if error.code in PASSING and self._current(task):
                 self._work.sender.pause(RETRY_SECONDS)
                 self._inbox.put_back(numbered)

@@ -26,7 +26,7 @@ from participant.runs.journal import Journal
 from participant.runs.round_training import RoundTraining
 from participant.runs.round_update import RoundUpdate
 from participant.runs.tasks import RoundTask, position_of
-from privacy.errors import LocalError, PeerError
+from privacy.errors import LocalError, OnlysumError, PeerError, Phase
 from privacy.plan import Plan
 from privacy.secagg.messages import (
     AdvertisementSet,
@@ -42,6 +42,7 @@ from protos.envelope import (
     AttemptOpened,
     KeysAdvertised,
     RoundCompleted,
+    RoundKnown,
     SharesDealt,
     SurvivorsProposed,
     UnmaskRequested,
@@ -138,6 +139,8 @@ class Participation:
             self._send(self._state.own)
             return
         self._opened_at = self._work.clock.monotonic()
+        if offer.position.round <= self._journal.memory.completed:
+            self._show_completed(offer.position)
         for certificate in task.history:
             self._on_completed(certificate)
         self._consent.require()
@@ -150,6 +153,23 @@ class Participation:
         self._erase_useless()  # what the attempt before has stored: it is closed for ever
         self._training.start_from(adapter)
         self._send(step.message)
+
+    def _show_completed(self, offered: Position) -> None:
+        """Show a coordinator that offers a round again the certificate of a later one: it was set back.
+
+        Raises:
+            PeerError: ``E-COORDINATOR-ROLLBACK``, always.
+        """
+        done, path = self._journal.memory.completed, self._work.home.runs / self._run_id
+        rule = f"it offers round {offered.round} again, but round {done} was completed: it was set back, or lies"
+        try:
+            certificate = codec.decode_certificate(certificate_file(path, done).read_bytes(), sender="coordinator")
+            self._work.sender.submit(
+                RoundKnown(self._run_id, certificate)
+            )  # wanted, though that attempt counts as over
+        except (OnlysumError, OSError) as error:
+            self._log.warning("the coordinator was not shown that it was set back", kind=type(error).__name__)
+        raise PeerError.by_coordinator("E-COORDINATOR-ROLLBACK", Phase.ADVERTISE_KEYS, rule)
 
     def _on_keys(self, task: KeysAdvertised) -> None:
         position = position_of(task)

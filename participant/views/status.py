@@ -5,7 +5,7 @@ Guarantees: read from the participant's directory, so it works whether or not th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from host.rendering import Json, moment
@@ -29,6 +29,7 @@ class OpenPlan:
     pending: bool  # it waits for the owner's decision
     roster: str  # verified or unverified
     training: str = ""  # in how many rounds training failed
+    refused: str = ""  # why the last task of the run was refused, where it was
 
     @property
     def run_id(self) -> str:
@@ -42,7 +43,8 @@ class OpenPlan:
         state = f"waits for you: plan show {short}" if self.pending else f"takes part in run {short} until {expiry} UTC"
         masks = f"suite {suite_words(self.plan)}; graph {graph_words(self.plan)}"
         failed = [f"  {self.training}: see the log, and plan dry-run {short}"] if self.training else []
-        return [state, f"  roster: {self.roster}; {masks}", *failed]
+        refused = [f"  {self.refused}"] if self.refused else []
+        return [state, f"  roster: {self.roster}; {masks}", *failed, *refused]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class ParticipantStatus:
                     "suite": open_plan.plan.suite,
                     "graph": open_plan.plan.graph.kind,
                     "training": open_plan.training,
+                    "refused": open_plan.refused,
                 }
                 for open_plan in self.plans
             },
@@ -109,6 +112,7 @@ def participant_status(opened: OpenHome) -> ParticipantStatus:
     """Read the status."""
     daemon, plans = read_status(opened.home), opened.review.plans
     running = daemon is not None and daemon.running
+    refused = daemon.runs if daemon is not None else {}
     open_plans = [
         _open_plan(opened, plans.get(run_id).plan, pending=plans.decision(run_id) is None)
         for run_id in plans.run_ids()
@@ -123,7 +127,12 @@ def participant_status(opened: OpenHome) -> ParticipantStatus:
         paused=opened.home.pause_mark.exists(),
         code=daemon.code if daemon else "",
         detail=daemon.detail if daemon else "",
-        plans=tuple(sorted(open_plans, key=lambda open_plan: not open_plan.pending)),
+        plans=tuple(
+            sorted(
+                (replace(plan, refused=refused.get(plan.run_id, "")) for plan in open_plans),
+                key=lambda open_plan: not open_plan.pending,
+            )
+        ),
         ledger_sequence=opened.ledger.head().sequence,
     )
 

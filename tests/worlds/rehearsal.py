@@ -31,10 +31,12 @@ from protos.envelope import (
     AttemptOpened,
     Evaluation,
     KeysAdvertised,
+    MemberLeft,
     PlanApproved,
     PlanProposed,
     PlanRefused,
     RoundCompleted,
+    RoundKnown,
     SharesDealt,
     Submission,
     SurvivorsProposed,
@@ -158,7 +160,7 @@ class Rehearsal:
                     self.machine.receive(MaskedUpload(submission, self.me.link.uploads[-1][1]))
                 case Abstained():
                     self.machine.abstain(self.name)
-                case PlanApproved() | PlanRefused() | Evaluation():
+                case PlanApproved() | PlanRefused() | Evaluation() | RoundKnown() | MemberLeft():
                     raise AssertionError(f"no answer to a task of a round: {submission}")
                 case message if message.position == self.machine.offer.position:
                     self.machine.receive(message)
