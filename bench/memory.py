@@ -28,7 +28,15 @@ from privacy.secagg.messages import (
     UnmaskShares,
 )
 from protos import codec
-from protos.envelope import Abstained, Evaluation, PlanApproved, PlanRefused, Submission
+from protos.envelope import (
+    Abstained,
+    Evaluation,
+    MemberLeft,
+    PlanApproved,
+    PlanRefused,
+    RoundKnown,
+    Submission,
+)
 
 MIB: Final = 2**20
 
@@ -67,7 +75,7 @@ class Recording:
                 case Receipt():
                     with self._mapped(sender) as masked:
                         coordinator.receive(MaskedUpload(message, masked))
-                case PlanApproved() | PlanRefused() | Abstained() | Evaluation():
+                case PlanApproved() | PlanRefused() | Abstained() | Evaluation() | RoundKnown() | MemberLeft():
                     raise AssertionError("no message of a round was kept")
                 case _:
                     coordinator.receive(message)

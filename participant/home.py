@@ -6,6 +6,7 @@ Leaves to others: what the files mean, and how they are written (``host.durable`
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -112,12 +113,26 @@ def adapter_file(run: Path, number: int) -> Path:
 
 
 def erase_adapters(run: Path) -> None:
-    """Remove what rounds started from: the run has ended."""
+    """Remove what rounds started from: the run is over."""
     for path in run.glob("adapter.*"):
         path.unlink(missing_ok=True)
 
 
-def erase_updates(run: Path) -> None:
-    """Remove the encoded and masked updates and the shares of others; nothing else there has a dash in its name."""
-    for path in run.glob("*-*"):
-        durable.erase(path)
+def erase_updates(run: Path, *, keep: Collection[str] = ()) -> int:
+    """Remove the encoded and masked updates and the shares of others; nothing else there has a dash in its name.
+
+    Args:
+        run: a run's directory.
+        keep: names of files that are still of use.
+
+    Returns:
+        How many files were removed, drafts that a crash left among them.
+
+    Raises:
+        LocalError: ``E-DISK-FAILED``.
+    """
+    useless = [path for path in run.glob("*-*") if path.name not in keep]
+    with durable.disk_errors(run):
+        for path in useless:
+            durable.erase(path)
+    return len(useless)

@@ -115,6 +115,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "plans, journals and reports changed their form; format 1 is that of 0.1, whose plans this version cannot run",
         "finish its runs and export the ledger with the version that made it; then init or join a new directory",
     ),
+    "E-COORDINATOR-ROLLBACK": Explanation(
+        _P,
+        "the coordinator offers a round again that was completed",
+        "it was restored from a backup, or it lies; participants hold the certificate, and promise nothing twice",
+        "operator: restore a newer backup, or abort the run and create another; owners: nothing was charged or sent",
+    ),
     "E-STATE-BUSY": Explanation(
         _U,
         "the database is in use",
@@ -201,6 +207,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "the member's key was revoked",
         "an operator revoked it",
         "ask the operator; enrol again with a new invitation",
+    ),
+    "E-MEMBER-LEFT": Explanation(
+        _P,
+        "a member has left the federation",
+        "its owner said so, signed by its identity key; runs that need it have ended",
+        "create a run without it, or invite it again",
     ),
     # network
     "E-NET-DNS": Explanation(_N, "the coordinator's name does not resolve", "DNS", "check the address in the token"),

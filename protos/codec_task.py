@@ -257,6 +257,25 @@ def write_submission(value: env.Submission) -> pb.Submission:
                 run_id=value.run_id, plan_hash=value.plan_hash, code=value.code, because=value.because
             )
             return pb.Submission(plan_refused=refused)
+        case env.Abstained():
+            position = rounds.write_position(value.position)
+            return pb.Submission(abstained=pb.Abstained(run_id=value.run_id, position=position, code=value.code))
+        case env.Evaluation():
+            return pb.Submission(evaluation=_write_evaluation(value))
+        case env.MemberLeft():
+            return pb.Submission(member_left=pb.MemberLeft(signature=value.signature))
+        case env.HeadsShown():
+            return pb.Submission(heads_shown=heads.write_heads(value))
+        case env.RoundKnown():
+            certificate = rounds.write_certificate(value.certificate)
+            return pb.Submission(round_known=pb.RoundKnown(run_id=value.run_id, certificate=certificate))
+        case _:
+            return _write_said(value)
+
+
+def _write_said(value: env.RoundMessage) -> pb.Submission:
+    """Return the message of what a participant says in a round."""
+    match value:
         case messages.Advertisement():
             return pb.Submission(advertisement=rounds.write_advertisement(value))
         case messages.ShareBundle():
@@ -269,13 +288,6 @@ def write_submission(value: env.Submission) -> pb.Submission:
             return pb.Submission(survivor_signature=rounds.write_survivor_signature(value))
         case messages.UnmaskShares():
             return pb.Submission(unmask_shares=rounds.write_unmask_shares(value))
-        case env.Abstained():
-            position = rounds.write_position(value.position)
-            return pb.Submission(abstained=pb.Abstained(run_id=value.run_id, position=position, code=value.code))
-        case env.Evaluation():
-            return pb.Submission(evaluation=_write_evaluation(value))
-        case env.HeadsShown():
-            return pb.Submission(heads_shown=heads.write_heads(value))
         case _:
             assert_never(value)
 
@@ -308,6 +320,15 @@ def _read_refused(message: pb.PlanRefused) -> env.PlanRefused:
 def _read_abstained(message: pb.Abstained) -> env.Abstained:
     position = part(message, "position", rounds.read_position)
     return env.Abstained(run_id=run_id(message.run_id), position=position, code=code(message.code))
+
+
+def _read_left(message: pb.MemberLeft) -> env.MemberLeft:
+    return env.MemberLeft(signature=exact(message.signature, SIGNATURE_BYTES, "signature"))
+
+
+def _read_known(message: pb.RoundKnown) -> env.RoundKnown:
+    certificate = part(message, "certificate", rounds.read_certificate)
+    return env.RoundKnown(run_id=run_id(message.run_id), certificate=certificate)
 
 
 def _write_evaluation(value: env.Evaluation) -> pb.Evaluation:
@@ -349,4 +370,6 @@ _SUBMISSION_READERS: Final[Mapping[str, Callable[[Any], env.Submission]]] = {
     "abstained": _read_abstained,
     "evaluation": _read_evaluation,
     "heads_shown": heads.read_heads,
+    "member_left": _read_left,
+    "round_known": _read_known,
 }

@@ -292,19 +292,24 @@ class Evaluation:
     signature: bytes = b""
 
 
-Submission = (
-    PlanApproved
-    | PlanRefused
-    | Advertisement
-    | ShareBundle
-    | Complaint
-    | Receipt
-    | SurvivorSignature
-    | UnmaskShares
-    | Abstained
-    | Evaluation
-    | HeadsShown
-)
+@dataclass(frozen=True, slots=True)
+class MemberLeft:
+    """This member leaves the federation for good; signed by the identity key, which counts no longer from then on."""
+
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RoundKnown:
+    """The certificate of a round that the coordinator offers again, or does not have: it was set back."""
+
+    run_id: str
+    certificate: RoundCertificate
+
+
+RoundMessage = Advertisement | ShareBundle | Complaint | Receipt | SurvivorSignature | UnmaskShares
+RunSubmission = PlanApproved | PlanRefused | RoundMessage | Abstained | Evaluation | RoundKnown | HeadsShown
+Submission = RunSubmission | MemberLeft
 
 
 # --- transport: content in chunks ---

@@ -1095,6 +1095,52 @@ class Evaluation(_message.Message):
 Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
 
 @_typing.final
+class MemberLeft(_message.Message):
+    """Not of a run: the member's key counts no longer from then on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    signature: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemberLeft: _TypeAlias = MemberLeft  # noqa: Y015
+
+@_typing.final
+class RoundKnown(_message.Message):
+    """A round that this coordinator does not have was completed: it was set back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    @_builtins.property
+    def certificate(self) -> _round_pb2.RoundCertificate: ...
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        certificate: _round_pb2.RoundCertificate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundKnown: _TypeAlias = RoundKnown  # noqa: Y015
+
+@_typing.final
 class Submission(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1109,6 +1155,8 @@ class Submission(_message.Message):
     ABSTAINED_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     HEADS_SHOWN_FIELD_NUMBER: _builtins.int
+    MEMBER_LEFT_FIELD_NUMBER: _builtins.int
+    ROUND_KNOWN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def plan_approved(self) -> Global___PlanApproved: ...
     @_builtins.property
@@ -1131,6 +1179,10 @@ class Submission(_message.Message):
     def evaluation(self) -> Global___Evaluation: ...
     @_builtins.property
     def heads_shown(self) -> Global___HeadsShown: ...
+    @_builtins.property
+    def member_left(self) -> Global___MemberLeft: ...
+    @_builtins.property
+    def round_known(self) -> Global___RoundKnown: ...
     def __init__(
         self,
         *,
@@ -1145,12 +1197,14 @@ class Submission(_message.Message):
         abstained: Global___Abstained | None = ...,
         evaluation: Global___Evaluation | None = ...,
         heads_shown: Global___HeadsShown | None = ...,
+        member_left: Global___MemberLeft | None = ...,
+        round_known: Global___RoundKnown | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "heads_shown", b"heads_shown", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "heads_shown", b"heads_shown", "member_left", b"member_left", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "round_known", b"round_known", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "heads_shown", b"heads_shown", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "heads_shown", b"heads_shown", "member_left", b"member_left", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "round_known", b"round_known", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_submission: _TypeAlias = _typing.Literal["plan_approved", "plan_refused", "advertisement", "share_bundle", "complaint", "receipt", "survivor_signature", "unmask_shares", "abstained", "evaluation", "heads_shown"]  # noqa: Y015
+    _WhichOneofReturnType_submission: _TypeAlias = _typing.Literal["plan_approved", "plan_refused", "advertisement", "share_bundle", "complaint", "receipt", "survivor_signature", "unmask_shares", "abstained", "evaluation", "heads_shown", "member_left", "round_known"]  # noqa: Y015
     _WhichOneofArgType_submission: _TypeAlias = _typing.Literal["submission", b"submission"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_submission) -> _WhichOneofReturnType_submission | None: ...
 

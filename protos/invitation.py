@@ -26,6 +26,7 @@ from privacy.secret import SecretBytes
 from protos.envelope import Role
 
 LABEL_ENROLMENT: Final = b"onlysum/1/enrolment"
+LABEL_LEAVING: Final = b"onlysum/1/leaving"
 LABEL_TOKEN: Final = b"onlysum/1/token-secret"
 LABEL_INTRODUCTION: Final = b"onlysum/1/introduction"
 PREFIX: Final = "onlysum2-"
@@ -222,6 +223,16 @@ def _checksum(document: bytes) -> bytes:
 def token_hash(token_id: str, secret: SecretBytes) -> bytes:
     """Return what a coordinator stores of a token: SHA-256, enough for a secret of 256 random bits."""
     return hashlib.sha256(framed(LABEL_TOKEN, token_id.encode(), secret.reveal())).digest()
+
+
+def leaving_bytes(*, federation: str, name: str) -> bytes:
+    """Return the string that an identity key signs when its member leaves; it ends this key's membership and no other.
+
+    Args:
+        federation: name of the federation.
+        name: the member's.
+    """
+    return framed(LABEL_LEAVING, federation.encode(), name.encode())
 
 
 def enrolment_bytes(*, federation: str, token_id: str, name: str, tls_key: bytes) -> bytes:

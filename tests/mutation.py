@@ -31,6 +31,7 @@ ENTRIES: Final = ("participant.protocol.round", "participant.runs.journal", "coo
 PACKAGES: Final = ("participant.", "coordinator.", "privacy.secagg.")
 # What decides beside them whether something is believed; not what these are made of.
 ALSO: Final = (
+    "participant.runs.erasure",
     "participant.runs.participation",
     "participant.runs.global_adapter",
     "participant.runs.round_training",
@@ -69,7 +70,10 @@ TESTS: Final = (
     "tests/coordinator/test_coordinator_runner.py",
     "tests/coordinator/test_quotas.py",
     "tests/coordinator/test_run_lifecycle.py",
+    "tests/coordinator/test_set_back.py",
     "tests/test_malicious_histories.py",
+    "tests/participant/test_coordinator_set_back.py",
+    "tests/participant/test_erasure.py",
     "tests/participant/test_journal.py",
     "tests/participant/test_journal_copied_back.py",
     "tests/participant/test_ledger_set_back.py",

@@ -84,7 +84,7 @@ def _take_up(home: Home, now: int) -> int:
         move_to_configured(home.directory / DATABASE, path, file=CONFIG_NAME)
     store = Store.open(url)
     with store.begin() as connection:
-        given_up = attempt_rows.abort_open_attempts(connection, now, "restored from a backup")
+        given_up = attempt_rows.abort_open_attempts(connection, now, attempt_rows.RESTORED)
         member_rows.log_security(connection, now, "restored", settings.federation, f"{given_up} attempts given up")
     store.close()
     return given_up

@@ -14,6 +14,7 @@ import hashlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Final
 
@@ -41,6 +42,7 @@ from host import credentials
 from privacy.errors import LocalError, NetworkError, OnlysumError, PeerError, Phase
 from privacy.interfaces import Clock, RandomSource
 from privacy.plan import PROTOCOL_VERSION
+from privacy.secagg import keys
 from privacy.secagg.keys import framed
 from privacy.secagg.messages import Position
 from protos import codec
@@ -52,14 +54,17 @@ from protos.envelope import (
     HeadsShown,
     Hello,
     MemberEntry,
+    MemberLeft,
     Membership,
     NumberedTask,
     PlanApproved,
     PlanRefused,
+    RoundKnown,
+    RunSubmission,
     Submission,
     Welcome,
 )
-from protos.invitation import token_hash
+from protos.invitation import leaving_bytes, token_hash
 
 TICK_SECONDS: Final = 0.25  # how often rows are looked at that commands may have written
 TROUBLE_SECONDS: Final = 2.0  # before a run that met a local error, such as a full disk, is tried again
@@ -342,12 +347,34 @@ class Runner:
 
     async def submit(self, member: str, submission: Submission) -> None:
         """Take a message; it is durable when this returns. Repeating the same message is not an error."""
-        self._active(member)
-        await Submissions(self._run_of(member, submission)).submit(member, submission)
+        if isinstance(submission, MemberLeft):
+            await self._leave(self._active(member), submission)
+        else:
+            self._active(member)
+            await Submissions(self._run_of(member, submission)).submit(member, submission)
 
-    def _run_of(self, member: str, submission: Submission) -> Run:
+    async def _leave(self, member: MemberRecord, left: MemberLeft) -> None:
+        """End a membership that its own key ends; runs that need the member end with that reason."""
+        signed = leaving_bytes(federation=self._desk.settings.federation, name=member.name)
+        if not keys.verify(member.identity_key, left.signature, signed):
+            raise PeerError.by_participant(
+                member.name, "E-ROUND-SIGNATURE", Phase.HANDSHAKE, "the leaving is not signed by its identity key"
+            )
+        now, runs = self._desk.now(), [run for run in self._of(member.name) if not run.record.state.ended]
+        with self._desk.store.begin() as connection:
+            for run in runs:
+                answer = PlanRefused(run.run_id, run.plan.hash, "E-MEMBER-LEFT", "it has left the federation")
+                run_rows.add_approval(connection, member.name, answer, now)
+            member_rows.revoke_member(connection, member.name, now, left=True)
+        self._members[member.name] = replace(member, revoked_at=now)
+        self._log.warning("member-left", member=member.name)
+        for run in runs:
+            async with run.lock:
+                run.reload_and_notify("member-left", member=member.name)
+
+    def _run_of(self, member: str, submission: RunSubmission) -> Run:
         match submission:
-            case PlanApproved() | PlanRefused() | Evaluation() | Abstained():
+            case PlanApproved() | PlanRefused() | Evaluation() | Abstained() | RoundKnown():
                 return self._run(member, submission.run_id)
             case _:
                 plan_hash = submission.position.plan_hash

@@ -29,7 +29,17 @@ from privacy.secret import SecretBytes
 from protos import codec, transport
 from protos import codec_transport as wire
 from protos.codec_fields import Malformed, name
-from protos.envelope import Abstained, Chunk, Evaluation, PlanApproved, PlanRefused, Submission, UploadAnnounced
+from protos.envelope import (
+    Abstained,
+    Chunk,
+    Evaluation,
+    MemberLeft,
+    PlanApproved,
+    PlanRefused,
+    RoundKnown,
+    Submission,
+    UploadAnnounced,
+)
 from protos.status import to_refusal
 
 NEWCOMER: Final = "newcomer"  # who is to blame on the enrolment listener, where nobody has a certificate yet
@@ -207,7 +217,7 @@ def _check_sender(member: str, claimed: str) -> None:
 def _check_submission(member: str, submission: Submission) -> None:
     """Compare the sender that a submission names, if it names one: the others are bound to the caller alone."""
     match submission:
-        case PlanApproved() | PlanRefused() | Abstained() | Evaluation():
+        case PlanApproved() | PlanRefused() | Abstained() | Evaluation() | RoundKnown() | MemberLeft():
             return
         case _:
             _check_sender(member, submission.sender)

@@ -73,6 +73,9 @@ def end_attempt(
     connection.execute(_this_attempt(run_id, at).values(state=state, code=code, reason=reason, ended_at=now))
 
 
+RESTORED: Final = "restored from a backup"  # the reason of attempts that a restored coordinator gave up
+
+
 def abort_open_attempts(connection: Connection, now: int, reason: str) -> int:
     """Give up every open attempt, as a restored coordinator must; return how many there were."""
     query = sa.update(attempts).where(attempts.c.state == "open")

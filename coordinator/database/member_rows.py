@@ -199,8 +199,14 @@ def active_member(connection: Connection, name: str) -> MemberRecord:
     return member
 
 
-def revoke_member(connection: Connection, name: str, now: int) -> None:
+def revoke_member(connection: Connection, name: str, now: int, *, left: bool = False) -> None:
     """Revoke a member's key and its unused invitations; the daemon ends the runs that it takes part in.
+
+    Args:
+        connection: of the transaction.
+        name: the member's.
+        now: seconds since the Unix epoch.
+        left: the member itself asked for it.
 
     Raises:
         OnlysumError: ``E-NOT-FOUND``.
@@ -210,7 +216,8 @@ def revoke_member(connection: Connection, name: str, now: int) -> None:
         raise OnlysumError("E-NOT-FOUND", f"no member {name}")
     connection.execute(sa.update(members).where(members.c.name == name).values(revoked_at=now))
     connection.execute(sa.delete(tokens).where(tokens.c.name == name, tokens.c.used_at.is_(None)))
-    log_security(connection, now, "revoked", name, f"identity {hashlib.sha256(member.identity_key).hexdigest()}")
+    fingerprint = hashlib.sha256(member.identity_key).hexdigest()
+    log_security(connection, now, "left" if left else "revoked", name, f"identity {fingerprint}")
 
 
 def announce(connection: Connection, name: str, *, version: str, offers: Sequence[DatasetOffer]) -> None:

@@ -53,6 +53,11 @@ class RunRecord:
     created_at: int
     ended_at: int | None
 
+    @property
+    def held(self) -> bool:
+        """Whether it goes on only when its operator has seen to what ``code`` and ``reason`` say."""
+        return self.paused and bool(self.code) and not self.state.ended
+
     def parsed(self) -> Plan:
         """Return the plan."""
         return Plan.from_bytes(self.plan)
@@ -167,8 +172,16 @@ def set_run_state(
 
 
 def set_paused(connection: Connection, run_id: str, *, paused: bool) -> None:
-    """Ask the daemon to open no further attempt, or to go on."""
-    connection.execute(sa.update(runs).where(runs.c.run_id == run_id).values(paused=paused))
+    """Ask the daemon to open no further attempt, or to go on, also with a run that it holds."""
+    values = {"paused": True} if paused else {"paused": False, "code": "", "reason": ""}
+    connection.execute(sa.update(runs).where(runs.c.run_id == run_id).values(**values))
+
+
+def hold(connection: Connection, run_id: str, *, code: str, reason: str, now: int) -> None:
+    """Open no further attempt of a run that goes on until its operator has seen to the reason."""
+    values = {"paused": True, "code": code, "reason": reason}
+    connection.execute(sa.update(runs).where(runs.c.run_id == run_id).values(**values))
+    log_security(connection, now, "run-held", run_id, f"{code} {reason}")
 
 
 def request_abort(connection: Connection, run_id: str) -> None:

@@ -21,6 +21,7 @@ from privacy.secagg.messages import (
     AttemptOffer,
     Complaint,
     Receipt,
+    RoundCertificate,
     ShareBundle,
     SurvivorSignature,
     UnmaskShares,
@@ -34,6 +35,32 @@ def _check_signature(parameters: Parameters, phase: Phase, sender: str, signatur
         raise PeerError.by_participant(
             sender, "E-ROUND-SIGNATURE", phase, "the message is not signed by its identity key"
         )
+
+
+def check_known_round(parameters: Parameters, certificate: RoundCertificate, *, sender: str) -> None:
+    """A quorum signed the survivors of a round, so an honest participant took part in it (section 6)."""
+    phase, survivors = Phase.RESULT, certificate.survivors
+    at, listed = certificate.position, set(survivors.ids)
+    if (
+        list(survivors.ids) != sorted(listed)
+        or not listed <= set(parameters.ids)
+        or len(listed) < parameters.min_survivors
+    ):
+        raise PeerError.by_participant(sender, "E-ROUND-SET", phase, "the certificate names no possible survivors")
+    valid = {
+        signature.sender
+        for signature in certificate.signatures
+        if signature.position == at
+        and signature.sender in listed
+        and keys.verify(
+            parameters.member(signature.sender).identity_key,
+            signature.signature,
+            survivors.signed_bytes(parameters.protocol_version, at, signature.sender, certificate.round_ctx),
+        )
+    }
+    if len(valid) < parameters.quorum:
+        rule = f"{len(valid)} of the {parameters.quorum} signatures that the plan asks for are valid"
+        raise PeerError.by_participant(sender, "E-ROUND-QUORUM", phase, rule)
 
 
 def check_advertisement(

@@ -36,7 +36,16 @@ from privacy.secagg.messages import (
     SurvivorSignature,
 )
 from protos import codec
-from protos.envelope import Abstained, Evaluation, HeadsShown, PlanApproved, PlanRefused, Submission
+from protos.envelope import (
+    Abstained,
+    Evaluation,
+    HeadsShown,
+    MemberLeft,
+    PlanApproved,
+    PlanRefused,
+    RoundKnown,
+    Submission,
+)
 
 CLOSED: Final = "close"  # kind of the event that ends a phase; its body names the phase and who had answered
 ADVERTISED: Final = Advertisement.__name__
@@ -313,7 +322,7 @@ class Attempt:
             case Receipt() as receipt:
                 upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
                 self._accumulate(upload, receipt)
-            case PlanApproved() | PlanRefused() | Evaluation() as other:
+            case PlanApproved() | PlanRefused() | Evaluation() | RoundKnown() | MemberLeft() as other:
                 raise ValueError(f"{type(other).__name__} is no message of a round")
             case message:
                 self.machine.receive(message)

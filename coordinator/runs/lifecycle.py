@@ -53,6 +53,7 @@ class Lifecycle:
         with context.store.read() as connection:
             run.record = run_rows.find_run(connection, run.run_id)
             excluded = standing_rows.excluded_members(connection, run.run_id)
+            answers = run_rows.list_approvals(connection, run.run_id)
             active = {
                 member.name: member.identity_key for member in member_rows.list_members(connection) if member.active
             }
@@ -61,9 +62,12 @@ class Lifecycle:
         gone = [member.id for member in run.rules.roster if active.get(member.id) != bytes.fromhex(member.identity_key)]
         over = len(run.rounds) == run.rules.recipe.rounds
         running = run.record.state is RunState.RUNNING
-        back = [answer for answer in run.answers.values() if not answer.approved and answer.member in run.roster]
+        back = [answer for answer in answers if not answer.approved and answer.member in run.roster]
+        left = [answer for answer in back if answer.code == "E-MEMBER-LEFT"]
         if run.record.abort_requested:
             await self._end(RunState.ABORTED, "E-RUN-ENDED", "the operator ended the run")
+        elif left and not over:
+            await self._end(RunState.ABORTED, left[0].code, f"{left[0].member} has left the federation")
         elif gone and not over:
             await self._end(RunState.ABORTED, "E-MEMBER-REVOKED", f"the key of {gone[0]} no longer counts")
         elif back and running and not over:
@@ -75,7 +79,10 @@ class Lifecycle:
 
     async def _go_on(self) -> None:
         run = self._run
-        if run.record.state is RunState.CREATED:
+        if run.record.held:
+            if run.open_position is not None:
+                self._abort_attempt(run.open_position, RoundAborted(run.record.code, run.record.reason))
+        elif run.record.state is RunState.CREATED:
             await self._await_approvals()
         elif run.attempt is not None:
             run.attempt.stop_waiting(run.excluded)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 
 from coordinator.database import attempt_rows, member_rows, run_rows
+from coordinator.database.attempt_rows import RESTORED
+from coordinator.protocol.checks import check_known_round
 from coordinator.protocol.round import Message
 from coordinator.runs.attempt import HEADS, Attempt
 from coordinator.runs.run import Run, in_thread, to_the_end
@@ -21,7 +23,7 @@ from privacy.plan import signed_approval_bytes
 from privacy.secagg import keys
 from privacy.secagg.messages import Advertisement, Complaint, Position, Receipt
 from protos import codec
-from protos.envelope import Abstained, Evaluation, HeadsShown, PlanApproved, PlanRefused, Submission
+from protos.envelope import Abstained, Evaluation, HeadsShown, PlanApproved, PlanRefused, RoundKnown, RunSubmission
 
 
 class Submissions:
@@ -30,7 +32,7 @@ class Submissions:
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    async def submit(self, member: str, submission: Submission) -> None:
+    async def submit(self, member: str, submission: RunSubmission) -> None:
         """Take a submission.
 
         Raises:
@@ -40,7 +42,7 @@ class Submissions:
             self._run.catch_up()
             await to_the_end(self._take(member, submission))
 
-    async def _take(self, member: str, submission: Submission) -> None:
+    async def _take(self, member: str, submission: RunSubmission) -> None:
         run = self._run
         run.latecomers.heard_of(member)
         try:
@@ -52,7 +54,7 @@ class Submissions:
             raise
         run.wakeup.set()
 
-    async def _submit(self, member: str, submission: Submission) -> None:
+    async def _submit(self, member: str, submission: RunSubmission) -> None:
         match submission:
             case PlanApproved() | PlanRefused():
                 self._answer(member, submission)
@@ -60,6 +62,8 @@ class Submissions:
                 self._measured(member, submission)
             case HeadsShown():
                 self._heads(member, submission)
+            case RoundKnown():
+                self._known_elsewhere(member, submission)
             case Receipt():
                 await self._receipt(member, submission)
             case Abstained():
@@ -90,6 +94,32 @@ class Submissions:
     def _approves(self, member: str, answer: PlanApproved) -> bool:
         signed = signed_approval_bytes(self._run.plan.hash, member)
         return keys.verify(self._run.identities[member], answer.signature, signed)
+
+    # --- a coordinator that was set back ---
+
+    def _known_elsewhere(self, member: str, known: RoundKnown) -> None:
+        """Hold a run of which a round was completed that is not known here: only an older state can lack it.
+
+        A certificate of an attempt that this coordinator itself closed otherwise proves nothing: whoever was asked for
+        shares holds all that is in one.
+        """
+        run, at = self._run, known.certificate.position
+        ours = {(tried.round, tried.attempt) for tried in run.tried if tried.reason != RESTORED}
+        if at.plan_hash != run.plan.hash or at.round <= len(run.rounds) or at.order in ours:
+            raise PeerError.by_participant(
+                member, "E-ROUND-CONTEXT", Phase.RESULT, "the certificate is of no round that is not known here"
+            )
+        check_known_round(run.rules.parameters(), known.certificate, sender=member)
+        if run.record.state.ended or run.record.held:
+            return
+        reason = (
+            f"round {at.round} was completed, and here is nothing after round {len(run.rounds)}: this coordinator was "
+            f"set back; {member} has the certificate"
+        )
+        with run.context.store.begin() as connection:
+            run_rows.hold(connection, run.run_id, code="E-COORDINATOR-ROLLBACK", reason=reason, now=run.context.now())
+        run.log.error("coordinator-set-back", round=at.round, known=len(run.rounds), member=member)
+        run.reload_and_notify("run-held", code="E-COORDINATOR-ROLLBACK", reason=reason)
 
     # --- a round ---
 

@@ -140,6 +140,9 @@ class Overview:
         if run.state.ended:
             how = "" if run.state is RunState.COMPLETED else " --released"
             return [f"Next: onlysum coordinator run export {run.run_id[:8]} -o DIR{how}"] if self.rounds else []
+        if run.held:
+            restore = "restore a newer backup into a directory of its own and start that"
+            return [f"Next: {restore}, or end the run: onlysum coordinator run abort {run.run_id[:8]}"]
         if self.live is None:
             return ["The daemon does not run. Next: onlysum coordinator start"]
         if run.state is RunState.CREATED:

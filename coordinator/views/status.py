@@ -31,6 +31,14 @@ class OpenRun:
     run_id: str
     state: str
     paused: bool
+    code: str = ""  # of why it is held
+
+    def to_line(self) -> str:
+        """Return it for people."""
+        why = (
+            f" (held: {self.code}, see run show {self.run_id[:8]})" if self.code else " (paused)" if self.paused else ""
+        )
+        return f"run {self.run_id} {self.state}{why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,9 @@ class ServiceStatus:
             "address": self.address,
             "members": [{"name": member.name, "role": member.role, "live": member.live} for member in self.members],
             "invited": list(self.invited),
-            "runs": [{"run": run.run_id, "state": run.state, "paused": run.paused} for run in self.runs],
+            "runs": [
+                {"run": run.run_id, "state": run.state, "paused": run.paused, "code": run.code} for run in self.runs
+            ],
             "troubles": troubles_json(self.troubles),
         }
 
@@ -75,7 +85,7 @@ class ServiceStatus:
         lines += table(("MEMBER", "ROLE", "LIVE"), rows)
         if self.invited:
             lines.append(f"invited, not yet joined: {', '.join(self.invited)}")
-        return lines + [f"run {run.run_id} {run.state}{' (paused)' if run.paused else ''}" for run in self.runs]
+        return lines + [run.to_line() for run in self.runs]
 
 
 def service_status(opened: OpenHome, now: int) -> ServiceStatus:
@@ -93,6 +103,6 @@ def service_status(opened: OpenHome, now: int) -> ServiceStatus:
         since=daemon.started_at if daemon else None,
         members=tuple(Presence(member.name, member.role.value, member.name in live) for member in members),
         invited=tuple(token.name for token in tokens if token.expires_at > now),
-        runs=tuple(OpenRun(run.run_id, run.state.value, run.paused) for run in runs),
+        runs=tuple(OpenRun(run.run_id, run.state.value, run.paused, run.code) for run in runs),
         troubles=current_troubles(opened, daemon),
     )

@@ -16,7 +16,6 @@ from host.console import AsJson, show, show_view, working
 from participant.commands import dataset, ledger, member, model, plan, policy
 from participant.commands.console import Directory, directory, opened
 from privacy.error_codes import Fault
-from privacy.errors import LocalError
 
 if TYPE_CHECKING:
     from host.rendering import Json
@@ -140,26 +139,39 @@ def leave(
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Leave the federation. Ledger and decisions stay.
+    """Leave the federation: tell the coordinator and erase updates and shares.
 
-    No daemon starts here again.
+    Ledger, journals and decisions stay. No daemon starts here again.
 
     Example: onlysum participant leave --yes
     """
-    from participant.daemon.status import read_status
+    from host.system import SystemClock
+    from participant.daemon.leaving import leave as leave_for_good
 
     participant = opened(config)
-    daemon = read_status(participant.home)
-    if daemon is not None and daemon.running:
-        raise LocalError("E-USAGE", "the daemon is running; stop it first")
-    if not yes and not typer.confirm(f"Leave {participant.owner.federation} for good?"):
+    name, federation = participant.owner.name, participant.owner.federation
+    if not yes and not typer.confirm(f"Leave {federation} for good?"):
         raise typer.Exit(3)
-    participant.home.left_mark.touch()
+    left = leave_for_good(participant, SystemClock())
+    if left.untold is None:
+        told = f"{name} has left; the coordinator knows, and ends the runs that need it."
+    else:
+        told = (
+            f"{name} has left, but the coordinator could not be told ({left.untold.code}: {left.untold.detail}). "
+            "Run this again when it can be reached, or ask the operator to revoke the certificate."
+        )
     lines = [
-        f"{participant.owner.name} has left. Ask the operator to revoke its certificate: that is what others go by.",
+        told,
+        f"Erased files of updates and shares: {left.erased}.",
         "The ledger stays: what was spent on these people stays spent.",
     ]
-    show({"left": participant.owner.federation}, lines, as_json=as_json)
+    value: Json = {
+        "left": federation,
+        "told": left.untold is None,
+        "code": left.untold.code if left.untold else "",
+        "erased": left.erased,
+    }
+    show(value, lines, as_json=as_json)
 
 
 @app.command()

@@ -180,8 +180,13 @@ def refuse(
 
     Example: onlysum participant plan refuse 3f2a --because "not before the ethics board has met"
     """
-    review = opened(config).review
+    from host.system import SystemClock
+    from participant.runs.erasure import sweep_without_daemon
+
+    participant = opened(config)
+    review = participant.review
     run_id = review.plans.find(run)
     decision = review.refuse(run_id, because=because, who=who or None)
+    sweep_without_daemon(participant.home, review.plans, now=SystemClock().now())
     lines = [f"refused by {decision.who}; the operator is told: {because}"]
     show({"run": run_id, **decision.model_dump(mode="json")}, lines, as_json=as_json)

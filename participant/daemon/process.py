@@ -36,7 +36,7 @@ def start(directory: Path) -> None:
     home = Home(directory)
     home.check()
     if home.left_mark.exists():
-        raise LocalError("E-USAGE", f"this participant has left its federation; remove {home.left_mark} to return")
+        raise LocalError("E-USAGE", "this participant has left its federation; join again in a new directory")
     settings = load_settings(home)
     require_valid(read_public(home.identity / TLS_CERTIFICATE), "this participant's certificate", SystemClock().now())
     stop = threading.Event()

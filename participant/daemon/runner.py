@@ -41,6 +41,7 @@ from protos.envelope import (
 
 TICK_SECONDS: Final = 0.5  # how often decisions that commands wrote are looked for
 RETRY_SECONDS: Final = 1.0  # before a task that met a full disk or a starting coordinator is asked for again
+SWEEP_SECONDS: Final = 3600.0  # between sweeps of files of no use: of runs whose end was never told, above all
 PASSING: Final = frozenset({"E-DISK-FULL", "E-DISK-READONLY", "E-WIRE-UNEXPECTED"})  # what such a task fails with
 
 _log = structlog.get_logger("onlysum.participant")
@@ -59,6 +60,7 @@ class Runner:
         self._measure = measure
         self._status = StatusFile(work.home, work.clock)
         self._runs = Runs(work, role)
+        self._swept_at = 0.0
         self._said = ""  # why plans are not looked at, as last logged
         self._disk = DiskTrouble(work)
         self._clerk = PlanDecisions(work, role, self._runs)
@@ -75,10 +77,13 @@ class Runner:
     def run(self) -> None:
         """Work until the stop event is set."""
         try:
+            self._sweep()
             self._runs.prepare_all()
             self._poller.start()
             while not self._stop.is_set():
                 self._reconsider()
+                if self._work.clock.monotonic() - self._swept_at >= SWEEP_SECONDS:
+                    self._sweep()
                 item = self._inbox.get(TICK_SECONDS)
                 if isinstance(item, Welcome):
                     self._compare(item)
@@ -96,6 +101,10 @@ class Runner:
     def _is_idle(self) -> bool:
         """Return whether this participant is to count as absent; called from the polling thread."""
         return self._disk.in_the_way() or self._runs.is_idle()
+
+    def _sweep(self) -> None:
+        self._runs.sweep()
+        self._swept_at = self._work.clock.monotonic()
 
     def _reconsider(self) -> None:
         try:
@@ -120,6 +129,7 @@ class Runner:
         try:
             self._dispatch(task)
             self._disk.over()
+            self._status.note_run(task.run_id, None)
         except Stopping:
             raise
         except Superseded:
@@ -138,6 +148,7 @@ class Runner:
         task = numbered.task
         log = _log.bind(run=task.run_id, task=type(task).__name__)
         log.warning("refused", code=error.code, detail=error.detail, next=error.explanation.next_step)
+        self._status.note_run(task.run_id, error)
         if error.code in PASSING and self._current(task) and not self._disk.lasts(error):
             self._work.sender.pause(RETRY_SECONDS)
             self._inbox.put_back(numbered)

@@ -6,7 +6,7 @@ Leaves to others: the file (``host.status_file``), one daemon per directory, and
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ class DaemonStatus:
     code: str  # of the last problem, empty when connected and the clocks agree
     detail: str
     members: tuple[MemberEntry, ...]  # as the coordinator listed them last
+    runs: Mapping[str, str]  # by run: code and words of the refusal of its last task, where that was refused
     abstains: str = ""  # why it takes part in no run, though it is connected
     closed: tuple[str, ...] = ()  # runs in which it takes no part, since its journals of them were set back
 
@@ -46,6 +47,7 @@ class StatusFile:
             "abstains": "",
             "closed": [],
             "members": _members_before(home),
+            "runs": {},
         }
         write_status_file(self._path, self._fields)
 
@@ -64,6 +66,13 @@ class StatusFile:
     def note_members(self, members: Sequence[MemberEntry]) -> None:
         """Remember who is enrolled, for `member list`."""
         self._update(members=[[member.name, member.role.value, member.identity_key.hex()] for member in members])
+
+    def note_run(self, run_id: str, error: OnlysumError | None) -> None:
+        """Remember why the last task of a run was refused; None: it was answered."""
+        with self._lock:
+            others = {known: said for known, said in self._fields["runs"].items() if known != run_id}
+        said = {} if error is None else {run_id: f"{error.code}: {error.detail}. Next: {error.explanation.next_step}"}
+        self._update(runs={**others, **said})
 
     def stopped(self) -> None:
         """The daemon ends; who was enrolled stays on file."""
@@ -92,6 +101,7 @@ def read_status(home: Home) -> DaemonStatus | None:
             abstains=str(fields.get("abstains", "")),
             closed=tuple(str(run_id) for run_id in fields.get("closed", ())),
             members=tuple(MemberEntry(name, Role(role), bytes.fromhex(key)) for name, role, key in fields["members"]),
+            runs={str(run): str(said) for run, said in dict(fields.get("runs", {})).items()},
         )
     except (KeyError, ValueError, TypeError):
         return None

@@ -40,8 +40,8 @@ class UpdateEncoded:
 class UpdateMasked:
     """The masked update of an attempt and the shares held for others lie in files; all else to go on after a restart.
 
-    Both files are erased when the round closes: the journal is kept, and backed up, and must not show then what others
-    dealt.
+    Both files are erased when the round or the run ends (:attr:`RunMemory.files`): the journal is kept, and backed up,
+    and must not show then what others dealt.
     """
 
     offer: AttemptOffer
@@ -237,6 +237,21 @@ class RunMemory:
         if self.refused or masked is None or masked.round <= self.completed:
             return None
         return masked if masked.offer.position.order == self.highest else None
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The names of the files that this run may still use; what else it has stored of updates and shares is erased.
+
+        The encoded update is of use as long as another attempt may mask it: until its round's survivors are signed.
+        """
+        if self.refused:
+            return frozenset()
+        names, encoded, masked = set[str](), self.encoded, self.resumable
+        if encoded is not None and encoded.round > self.completed and self.signed_in(encoded.round) is None:
+            names.add(encoded_name(encoded.round))
+        if masked is not None:
+            names |= {masked_name(masked.offer.position), shares_name(masked.offer.position)}
+        return frozenset(names)
 
     def encoded_in(self, round_number: int) -> UpdateEncoded | None:
         """Return this round's encoded update, if it was ever fsynced."""

@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 import structlog
 
 from host import durable
-from participant.home import erase_adapters, erase_updates
 from participant.owner.approval import notify
 from participant.owner.plan_store import Decision, Ended
 from participant.owner.policy import load_policy
 from participant.runs.context import DaemonContext, TrainingJob
+from participant.runs.erasure import sweep, sweep_run
 from participant.runs.journal import Journal
 from participant.runs.participation import Participation
 from participant.runs.rollback import lost_head, own_heads
@@ -68,9 +68,20 @@ class Runs:
         return [run_id for run_id in self.going_on() if self._hashes.get(run_id) in self._lost_plans]
 
     def leave(self, run_id: str) -> None:
-        """Take no further part in a run, because its owner does not want it any more."""
+        """Take no further part in a run, because it has ended or its owner does not want it any more."""
         if (part := self._parts.pop(run_id, None)) is not None:
             part.close()
+        sweep_run(self._work.home, self._work.review.plans, run_id, now=self._work.clock.now())
+
+    def sweep(self) -> None:
+        """Erase what is of no use any more of any run: at the start, and now and then."""
+        try:
+            erased = sweep(self._work.home, self._work.review.plans, now=self._work.clock.now())
+        except OnlysumError as error:  # the disk refuses: the next sweep tries again
+            _log.error("updates could not be erased", code=error.code, detail=error.detail)
+        else:
+            if erased:
+                _log.info("erased updates and shares that are of no use any more", files=erased)
 
     def is_idle(self) -> bool:
         """Return whether the owner wants nothing begun now and nothing is under way.
@@ -158,18 +169,15 @@ class Runs:
         )
 
     def end(self, task: RunEnded) -> None:
-        """Close a run: erase its updates and write down how it ended."""
+        """Close a run: write down how it ended, and erase its updates; the record comes first, a sweep goes by it."""
         plans, run_id = self._work.review.plans, task.run_id
         if run_id not in plans.run_ids() or plans.ended(run_id) is not None:
             return
         decision = self._decision(run_id)
         if self._role is Role.PARTICIPANT and decision is not None:
-            if (part := self._parts.pop(run_id, None)) is not None:
-                part.close()
-            erase_updates(self._work.home.runs / run_id)
-            erase_adapters(self._work.home.runs / run_id)
             self._report(run_id, decision)
         plans.end(run_id, Ended(state=task.state, code=task.code, at=int(self._work.clock.now())))
+        self.leave(run_id)
         _log.info("run ended", run=run_id, state=task.state, code=task.code)
         self._tell_of_failures(run_id)
 

@@ -34,7 +34,7 @@ from participant.runs.journal import Journal
 from participant.runs.round_training import RoundTraining
 from participant.runs.round_update import RoundUpdate
 from participant.runs.tasks import RoundTask, position_of
-from privacy.errors import LocalError, PeerError
+from privacy.errors import LocalError, OnlysumError, PeerError, Phase
 from privacy.heads import HeadsShown, Moment
 from privacy.plan import Plan
 from privacy.secagg.messages import (
@@ -55,6 +55,7 @@ from protos.envelope import (
     AttemptOpened,
     KeysAdvertised,
     RoundCompleted,
+    RoundKnown,
     SharesDealt,
     SurvivorsProposed,
     UnmaskRequested,
@@ -128,6 +129,7 @@ class Participation:
         """Take no part in this run any more, also after a restart."""
         self._journal.refuse(code)
         self._state = Idle(self._participant)
+        self._erase_useless()
 
     def may_abstain(self, position: Position) -> bool:
         """Return whether abstaining is safe and of use: nothing masked of this attempt may have left."""
@@ -157,8 +159,9 @@ class Participation:
                 self._on_aborted(task)
 
     def close(self) -> None:
-        """Erase what a run leaves behind: its encoded and masked updates."""
-        self._close_round()
+        """Let go of the run: its journal is not written to any more. Its files are swept by state (``erasure``)."""
+        self._state = Idle(self._participant)
+        self._update.forget()
         self._training.close()
 
     # --- tasks that take more than telling the machine ---
@@ -169,6 +172,8 @@ class Participation:
             self._send(self._state.own)
             return
         self._opened_at = self._work.clock.monotonic()
+        if offer.position.round <= self._journal.memory.completed:
+            self._show_completed(offer.position)
         for certificate in task.history:
             self._on_completed(certificate)
         self._consent.require()
@@ -176,8 +181,26 @@ class Participation:
         step = self._hear(offer)
         adapter = self._adapter.start_of(offer, task.sums)
         self._keep(step)  # if this fails, the attempt before goes on as it was
+        self._erase_useless()  # what the attempt before has stored: it is closed for ever
         self._training.start_from(adapter)
         self._send(step.message)
+
+    def _show_completed(self, offered: Position) -> None:
+        """Show a coordinator that offers a round again the certificate of a later one: it was set back.
+
+        Raises:
+            PeerError: ``E-COORDINATOR-ROLLBACK``, always.
+        """
+        done, path = self._journal.memory.completed, self._work.home.runs / self._run_id
+        rule = f"it offers round {offered.round} again, but round {done} was completed: it was set back, or lies"
+        try:
+            certificate = codec.decode_certificate(certificate_file(path, done).read_bytes(), sender="coordinator")
+            self._work.sender.submit(
+                RoundKnown(self._run_id, certificate)
+            )  # wanted, though that attempt counts as over
+        except (OnlysumError, OSError) as error:
+            self._log.warning("the coordinator was not shown that it was set back", kind=type(error).__name__)
+        raise PeerError.by_coordinator("E-COORDINATOR-ROLLBACK", Phase.ADVERTISE_KEYS, rule)
 
     def _on_keys(self, task: KeysAdvertised) -> None:
         position = position_of(task)
@@ -270,9 +293,13 @@ class Participation:
         self._work.sender.submit(Abstained(self._run_id, closed, "E-ROUND-DEADLINE"))
 
     def _close_round(self) -> None:
-        erase_updates(self._work.home.runs / self._run_id)
+        self._erase_useless()
         self._state = Idle(self._participant)
         self._update.forget()
+
+    def _erase_useless(self) -> None:
+        """Erase what the journal says is of no use any more; a crash before it is mended by the next sweep."""
+        erase_updates(self._work.home.runs / self._run_id, keep=self._journal.memory.files)
 
     # --- what a step asks of its caller ---
 

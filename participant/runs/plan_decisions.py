@@ -163,4 +163,5 @@ class PlanDecisions:
         changes = {"verdict": "refused", "code": problem.code, "because": problem.explanation.what, "signature": ""}
         refused = decision.model_copy(update=changes)
         self._work.review.plans.decide(run_id, refused)
+        self._runs.leave(run_id)
         return refused

@@ -5,7 +5,7 @@ Guarantees: read from the participant's directory, so it works whether or not th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from host.rendering import Json, moment, timestamp
@@ -30,6 +30,7 @@ class OpenPlan:
     roster: str  # verified or unverified
     training: str = ""  # in how many rounds training failed
     closed: bool = False  # its journal was set back: no part is taken
+    refused: str = ""  # why the last task of the run was refused, where it was
 
     @property
     def run_id(self) -> str:
@@ -47,7 +48,8 @@ class OpenPlan:
         failed = (
             [f"  {self.training}: see the log, and `onlysum participant plan dry-run {short}`"] if self.training else []
         )
-        return [state, f"  roster: {self.roster}; {masks}", *failed]
+        refused = [f"  {self.refused}"] if self.refused else []
+        return [state, f"  roster: {self.roster}; {masks}", *failed, *refused]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class ParticipantStatus:
                     "graph": open_plan.plan.graph.kind,
                     "training": open_plan.training,
                     "closed": open_plan.closed,
+                    "refused": open_plan.refused,
                 }
                 for open_plan in self.plans
             },
@@ -121,6 +124,7 @@ def participant_status(opened: OpenHome) -> ParticipantStatus:
     """Read the status."""
     daemon, plans = read_status(opened.home), opened.review.plans
     running = daemon is not None and daemon.running
+    refused = daemon.runs if daemon is not None else {}
     open_plans = [
         _open_plan(
             opened,
@@ -140,7 +144,12 @@ def participant_status(opened: OpenHome) -> ParticipantStatus:
         paused=opened.home.pause_mark.exists(),
         code=daemon.code if daemon else "",
         detail=daemon.detail if daemon else "",
-        plans=tuple(sorted(open_plans, key=lambda open_plan: not open_plan.pending)),
+        plans=tuple(
+            sorted(
+                (replace(plan, refused=refused.get(plan.run_id, "")) for plan in open_plans),
+                key=lambda open_plan: not open_plan.pending,
+            )
+        ),
         ledger_sequence=opened.ledger.head().sequence,
         abstains=daemon.abstains if daemon else "",
     )

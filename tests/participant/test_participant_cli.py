@@ -32,18 +32,22 @@ import onlysum
 from authoring.plan_command import app as plan_app
 from coordinator.enrolment import authority as ca
 from host import credentials
+from host.locks import only_daemon
 from host.system import SystemClock
 from participant.commands.participant import app
 from participant.daemon.status import StatusFile
 from participant.home import Home
 from participant.link import identity
+from participant.link.channel import Channel
 from participant.opened import open_home
 from participant.owner.plan_store import Ended, PlanStore
 from privacy.claims import BUDGET_REACH, departing_sentence, not_protected, trust_sentences
 from privacy.draft import Draft, PrivacyTarget
-from privacy.errors import LocalError, OnlysumError, RefusedError
+from privacy.errors import LocalError, OnlysumError, PeerError, Phase, RefusedError
 from privacy.plan_parts import Mode
-from protos.envelope import Role
+from privacy.secagg.keys import verify
+from protos.envelope import MemberLeft, Role, Submission
+from protos.invitation import leaving_bytes
 from tests.worlds.enrolled import authority, enrol, equip, propose
 from tests.worlds.expect import expect
 from tests.worlds.owner import owned_plan
@@ -313,6 +317,16 @@ def test_an_approval_may_become_a_refusal_but_not_the_other_way_round(say: Say, 
     assert refused(lambda: say("plan", "approve", run)).code == "E-EXISTS"
 
 
+def test_a_refusal_while_no_daemon_runs_erases_what_the_run_has_left(say: Say, home: Home) -> None:
+    run = proposed(home)
+    say("plan", "approve", run)
+    left = home.runs / run / "encoded-1"
+    left.parent.mkdir()
+    left.write_bytes(b"an update")
+    say("plan", "refuse", run, "--because", "we changed our mind")
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("because", ["no\x1b[2J", "no\nbob approved", "\u202eon"])
 def test_words_that_the_operators_terminal_must_not_get_are_refused_before_anything_is_decided(
     say: Say, home: Home, because: str
@@ -408,6 +422,41 @@ def test_who_has_left_does_not_start_again_but_keeps_the_ledger(say: Say, home: 
     say("leave", "--yes")
     assert refused(lambda: say("start")).code == "E-USAGE"
     assert "records, chained" in say("ledger", "verify")
+
+
+def test_who_leaves_erases_updates_and_says_whether_the_coordinator_knows(
+    say: Say, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = proposed(home)
+    say("plan", "approve", run)
+    left = home.runs / run / "shares-1-1"
+    left.parent.mkdir()
+    left.write_bytes(b"a share")
+    said = json.loads(say("leave", "--yes", "--json"))  # nobody listens at the address of this directory
+    assert (said["told"], said["code"][:6], said["erased"]) == (False, "E-NET-", 1)
+    assert not left.exists()
+    sent: list[Submission] = []
+    monkeypatch.setattr(Channel, "submit", lambda self, submission: sent.append(submission))
+    assert "the coordinator knows" in say("leave", "--yes")
+    owner = open_home(home.directory).owner
+    signed = leaving_bytes(federation=owner.federation, name=owner.name)
+    assert verify(owner.identity.public, expect(MemberLeft, sent[0]).signature, signed)
+
+
+def test_who_leaves_and_is_not_known_any_more_has_told_it(
+    say: Say, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def revoked(self: Channel, submission: Submission) -> None:
+        raise PeerError("E-MEMBER-REVOKED", participant="alice", phase=Phase.HANDSHAKE, rule="revoked")
+
+    monkeypatch.setattr(Channel, "submit", revoked)
+    assert json.loads(say("leave", "--yes", "--json"))["told"]
+
+
+def test_nobody_leaves_while_the_daemon_runs(say: Say, home: Home) -> None:
+    with only_daemon(home.directory, "participant"):
+        assert refused(lambda: say("leave", "--yes")).code == "E-RUNNING"
+    assert not home.left_mark.exists()
 
 
 def test_a_backup_restores_everything_but_updates(

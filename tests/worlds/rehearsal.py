@@ -40,10 +40,12 @@ from protos.envelope import (
     Evaluation,
     HeadsShown,
     KeysAdvertised,
+    MemberLeft,
     PlanApproved,
     PlanProposed,
     PlanRefused,
     RoundCompleted,
+    RoundKnown,
     SharesDealt,
     Submission,
     SurvivorsProposed,
@@ -179,7 +181,7 @@ class Rehearsal:
                     self.machine.abstain(self.name)
                 case Abstained():
                     pass  # from an attempt that is over
-                case PlanApproved() | PlanRefused() | Evaluation() | HeadsShown():
+                case PlanApproved() | PlanRefused() | Evaluation() | HeadsShown() | RoundKnown() | MemberLeft():
                     raise AssertionError(f"no answer to a task of a round: {submission}")
                 case message if message.position == self.machine.offer.position:
                     self.machine.receive(message)

@@ -243,6 +243,8 @@ submissions = st.one_of(
     unmask_shares,
     st.builds(env.Abstained, run_id=run_ids, position=positions, code=codes),
     evaluations,
+    st.builds(env.MemberLeft, signature=signatures),
+    st.builds(env.RoundKnown, run_id=run_ids, certificate=certificates),
 )
 
 roles = st.sampled_from(list(env.Role))
