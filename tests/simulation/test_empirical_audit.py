@@ -264,7 +264,7 @@ def test_one_row_that_gets_far_through_the_clip_is_named(laboratory: Laboratory,
 
 def test_sums_that_are_kept_for_a_later_round_are_seen(laboratory: Laboratory, healthy: Observation) -> None:
     changed = healthy.noise.copy()
-    changed[:, 5:] += healthy.sums[:, :-5]
+    changed[:, 5:] += 2 * healthy.sums[:, :-5]
     verdict = judge(laboratory, replace(healthy, noise=changed))
     assert "sum of 5 rounds earlier" in outcome(verdict, "freshness")
 
