@@ -61,6 +61,14 @@ def shapes(of: Evidence) -> Iterator[Family]:
                 f"{counts[cell]} of {size} values {word} lie {_between(cell)}, {size * expected[cell]:.0f} should"
             ),
         )
+        beyond, due = _beyond(counts), _beyond(expected)
+        yield Family(
+            chance.of_counts(beyond, noise.size, due),
+            lambda step, word=word, beyond=beyond, due=due, size=noise.size: (
+                f"{beyond[step]:.0f} of {size} values {word} lie beyond {-STEPS[step]:g} sigma on either side,"
+                f" {size * due[step]:.0f} should"
+            ),
+        )
         for modulus in MODULI:
             left = np.bincount(noise % modulus, minlength=modulus)
             yield Family(
@@ -78,6 +86,12 @@ def _cells(sigma: float, edges: Integers) -> NDArray[np.float64]:
     found = np.bincount(np.searchsorted(edges, values, side="right"), weights, minlength=len(edges) + 1)
     chances: NDArray[np.float64] = found / found.sum()
     return chances
+
+
+def _beyond(cells: NDArray[Any]) -> NDArray[np.float64]:
+    """Return what lies further out than each step below zero, on either side."""
+    outside: NDArray[np.float64] = np.cumsum(cells + cells[::-1])[: len(STEPS) // 2].astype(np.float64)
+    return outside
 
 
 def _between(cell: int) -> str:
