@@ -1,8 +1,8 @@
 """SQLite and PostgreSQL: how each is opened, how a transaction begins, and what its refusals mean.
 
-Guarantees: on either, a committed transaction survives a power cut (of a server with fsync, which doctor checks);
-writers take turns from their first statement on, so what a transaction has read is still so when it writes; readers
-see one state and keep nobody waiting; a server that has gone away is told apart from a damaged database.
+Guarantees: on either, a committed transaction survives a power cut (of a server with fsync: doctor checks it); writers
+take turns from their first statement on, so what a transaction has read is still so when it writes; readers see one
+state and keep nobody waiting; a server that has gone away is told apart from a damaged database.
 Leaves to others: the schema (``coordinator.database.store``), the daemon's patience (``coordinator.daemon.runner``).
 Source: SQLite's result codes; PostgreSQL's appendix A (error codes), sections 13.2 and 13.3.
 """
