@@ -130,7 +130,7 @@ def test_without_a_daemon_nobody_is_connected_and_the_status_says_how_to_start_i
     with open_home(directory) as opened:
         status, members = service_status(opened, NOW), member_list(opened)
     assert not status.running
-    assert status.to_lines()[0].endswith("not running; start it: onlysum coordinator start")
+    assert status.to_lines()[0].endswith("not running; start it: `onlysum coordinator start`")
     assert {member.state for member in members.members} == {"away"}
 
 
