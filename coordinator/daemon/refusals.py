@@ -8,9 +8,9 @@ gRPC, which tells nobody: it is in no log.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from coordinator.database import member_rows
 from coordinator.database.store import Store
@@ -20,7 +20,7 @@ from privacy.interfaces import Clock
 MINUTE: Final = 60.0  # seconds
 MAX_ROWS: Final = 30  # per minute, whoever is refused
 
-V = TypeVar("V")
+CallT = TypeVar("CallT", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
 class RefusalLog:
@@ -52,9 +52,7 @@ class _Refuses(Protocol):
         ...
 
 
-def noting_refusals(
-    kind: str, subject: Callable[[Any], str] = str
-) -> Callable[[Callable[..., Awaitable[V]]], Callable[..., Awaitable[V]]]:
+def noting_refusals(kind: str, subject: Callable[[Any], str] = str) -> Callable[[CallT], CallT]:
     """Return a decorator for a call whose refusals the operator should hear of.
 
     Args:
@@ -62,15 +60,15 @@ def noting_refusals(
         subject: who was refused, from the call's first argument.
     """
 
-    def decorate(call: Callable[..., Awaitable[V]]) -> Callable[..., Awaitable[V]]:
+    def decorate(call: CallT) -> CallT:
         @wraps(call)
-        async def noted(self: _Refuses, first: Any, *others: Any) -> V:
+        async def noted(self: _Refuses, first: Any, *others: Any) -> Any:
             try:
                 return await call(self, first, *others)
             except OnlysumError as error:
                 self.refusals.note(kind, subject(first), error.code)
                 raise
 
-        return noted
+        return cast(CallT, noted)
 
     return decorate

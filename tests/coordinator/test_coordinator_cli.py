@@ -134,7 +134,7 @@ def test_a_disk_that_is_full_at_the_beginning_leaves_no_keys(
     words = ["init", str(tmp_path / "new"), "--name", "clinics", "--operator", "I"]
     with monkeypatch.context() as patched:
         patched.setattr("coordinator.database.store.Store.create", full)
-        assert failed(capsys, *words, code=1) == "E-DISK-FULL"
+        assert failed(capsys, *words, code=2) == "E-DISK-FULL"
     assert said(capsys, *words)["federation"] == "clinics"
 
 

@@ -146,7 +146,7 @@ def test_the_status_says_who_is_connected_and_who_has_not_joined_yet(directory: 
         status = service_status(opened, NOW)
         assert service_status(opened, 10**11).invited == ()
     assert (status.running, status.pid, status.invited, status.runs) == (True, os.getpid(), ("dora",), ())
-    assert status.to_lines()[0].endswith(f": running (pid {os.getpid()}) since {moment(NOW)} UTC")
+    assert str(status.to_lines()[0]).endswith(f": running (pid {os.getpid()}) since {moment(NOW)} UTC")
     live = {member.name: member.live for member in status.members}
     assert live["alice"]
     assert not live[EVALUATOR]
@@ -158,7 +158,7 @@ def test_without_a_daemon_nobody_is_connected_and_the_status_says_how_to_start_i
     with open_home(directory) as opened:
         status, members = service_status(opened, NOW), member_list(opened)
     assert not status.running
-    assert status.to_lines()[0].endswith("not running; start it: onlysum coordinator start")
+    assert str(status.to_lines()[0]).endswith("not running; start it: `onlysum coordinator start`")
     assert {member.state for member in members.members} == {"away"}
 
 
@@ -189,7 +189,7 @@ def test_an_empty_coordinator_says_what_comes_next(
     assert onlysum.run(["coordinator", "init", str(tmp_path / "new"), "--name", "a", "--operator", "I"]) == 0
     with open_home(tmp_path / "new") as opened:
         assert member_list(opened).to_lines() == ["No members yet. Next: onlysum coordinator invite NAME"]
-        assert run_list(opened).to_lines()[0].startswith("No runs yet. Next: onlysum coordinator run create")
+        assert str(run_list(opened).to_lines()[0]).startswith("No runs yet. Next: onlysum coordinator run create")
 
 
 def test_a_proposal_says_to_people_what_it_says_to_programs(directory: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import onlysum
+from host.console import laid_out
 from host.locks import only_daemon
 from host.rendering import View
 from host.status_file import write_status_file
@@ -80,7 +81,8 @@ def test_a_command_prints_one_value_as_lines_and_as_json(
 ) -> None:
     view = VIEWS[command](open_home(home.directory))
     assert onlysum.run(["participant", *command.split()]) == 0
-    assert capsys.readouterr().out == "\n".join(view.to_lines()) + "\n"
+    shown = [part for line in view.to_lines() for part in laid_out(line)]
+    assert capsys.readouterr().out == "\n".join(shown) + "\n"
     assert onlysum.run(["participant", *command.split(), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == view.to_json()
 
@@ -101,14 +103,15 @@ KEYS: dict[str, set[str]] = {
         "name", "federation", "running", "since", "connected", "paused", "code", "waiting", "runs", "plans",
         "ledger_sequence", "abstains",
     },
-    "plan list": {"run", "title", "mode", "decision", "ended", "expires", "training"},
+    "plan list": {"run", "title", "mode", "decision", "ended", "reason", "expires_at", "training"},
     "ledger show": {"populations", "sequence", "head", "reanchored"},
     "member list": {"name", "role", "identity", "state"},
     "member fingerprint": {"name", "identity", "authority"},
     "dataset list": {
-        "name", "path", "rows", "users", "units", "population", "input", "label", "user", "columns", "labels", "added",
+        "name", "path", "rows", "users", "units", "population", "input", "label", "user", "columns", "labels",
+        "added_at",
     },
-    "model list": {"name", "path", "hash", "files", "added"},
+    "model list": {"name", "path", "hash", "files", "added_at"},
 }  # fmt: skip
 
 
@@ -208,5 +211,5 @@ def test_status_and_plan_list_say_in_how_many_rounds_training_failed(home: Home)
     record_failure(run, 2, "RuntimeError")
     said = f"training failed in 1 of {PLAN.recipe.rounds} rounds (RuntimeError)"
     for view in (participant_status(opened), plan_list(opened)):
-        assert any(said in line for line in view.to_lines())
+        assert any(said in str(line) for line in view.to_lines())
         assert said in json.dumps(view.to_json())
