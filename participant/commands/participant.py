@@ -206,6 +206,7 @@ def restore(
     lines = [
         f"Restored {home}.",
         "If rounds were charged or signed since the backup, the participant abstains: it never spends twice unseen.",
+        "It goes on once you have charged what is missing: onlysum participant ledger reanchor",
         f"Next: onlysum participant doctor --config {home}, then start",
     ]
     show({"directory": str(home)}, lines, as_json=as_json)
