@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections import Counter
 from collections.abc import Collection
 from typing import Final
 
@@ -56,6 +57,7 @@ SIGNED: Final = SurvivorSignature.__name__
 # Kinds of the events that keep what a member showed last in a run, by moment.
 HEADS: Final = {moment: f"{HeadsShown.__name__}-{moment.name}" for moment in Moment}
 RESTARTED: Final = "E-ROUND-RESTART"  # of an abstention, and of an attempt that such ones ended
+MOST_SHOWN: Final = 8  # times that a member may change its heads at one moment: each is a row on disk
 MOST_THREADS: Final = 4  # that remove masks; other runs want to go on
 
 
@@ -83,6 +85,7 @@ class Attempt:
         self._timers = timers
         self.machine = machine
         self.heads: dict[tuple[str, Moment], HeadsShown] = {}  # that members showed in this attempt
+        self._times_shown: Counter[tuple[str, Moment]] = Counter()
         self._announced: dict[str, bytes] = {}  # member -> hash of the one upload that may come from it
 
     @classmethod
@@ -136,6 +139,20 @@ class Attempt:
         return self.machine.layout.bytes
 
     # --- messages in ---
+
+    def refuses_heads(self, shown: HeadsShown) -> str | None:
+        """Return why heads cannot be taken, because they are for another message or too many; or ``None``."""
+        earlier = self.heads.get((shown.sender, shown.moment))
+        if earlier is not None and earlier.about != shown.about:
+            return "it has shown its heads for another message here"
+        if self._times_shown[shown.sender, shown.moment] >= MOST_SHOWN:
+            return f"it has shown its heads {MOST_SHOWN} times for this"
+        return None
+
+    def take_heads(self, shown: HeadsShown) -> None:
+        """Remember the heads of a member, which the caller has made durable."""
+        self.heads[shown.sender, shown.moment] = shown
+        self._times_shown[shown.sender, shown.moment] += 1
 
     def require_heads(self, member: str, moment: Moment, about: bytes) -> None:
         """Take a message only with heads that were shown for it: the others are shown both, or neither.
@@ -318,7 +335,7 @@ class Attempt:
             case Abstained() as abstained:
                 self.machine.abstain(event.sender, abstained.code)
             case HeadsShown() as shown:
-                self.heads[shown.sender, shown.moment] = shown
+                self.take_heads(shown)
             case Receipt() as receipt:
                 upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
                 self._accumulate(upload, receipt)

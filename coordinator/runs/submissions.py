@@ -191,6 +191,8 @@ class Submissions:
         attempt = self._attempt(member, shown.position)
         if not keys.verify(run.identities[member], shown.signature, shown.signed_bytes(run.rules.protocol_version)):
             raise _not_kept(member, "E-ROUND-SIGNATURE", "the heads are not signed by its identity key")
+        if attempt is None:
+            return  # over: nothing that they announce is taken any more
         with run.context.store.begin() as connection:
             last = attempt_rows.last_event_of(connection, run.run_id, member, HEADS.values())
             before = None if last is None else codec.decode_submission(last.body, sender=member)
@@ -199,9 +201,8 @@ class Submissions:
             if isinstance(before, HeadsShown) and _is_older(shown.journal, before.journal):
                 rule = f"its journal ends at record {shown.journal.length}, it showed {before.journal.length}"
                 raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
-            earlier = None if attempt is None else attempt.heads.get((member, shown.moment))
-            if earlier and earlier.about != shown.about:
-                raise _not_kept(member, "E-ROUND-CONTEXT", "it has shown its heads for another message here")
+            if (rule := attempt.refuses_heads(shown)) is not None:
+                raise _not_kept(member, "E-ROUND-CONTEXT", rule)
             known = member_rows.keep_head(connection, member, shown.ledger, run.context.now())
             if known.place != shown.ledger.place:
                 rule = f"its ledger ends at record {shown.ledger.sequence}, it showed {known.sequence}"
@@ -216,8 +217,7 @@ class Submissions:
                 body=body,
                 now=run.context.now(),
             )
-        if attempt is not None:
-            attempt.heads[member, shown.moment] = shown
+        attempt.take_heads(shown)
 
     # --- uploads ---
 

@@ -228,6 +228,7 @@ def restore(
     lines = [
         f"Restored {home}.",
         "If rounds were charged or signed since the backup, the participant abstains: it never spends twice unseen.",
+        "It goes on once you have charged what is missing: `onlysum participant ledger reanchor`",
         "Next: `onlysum participant doctor`, then `onlysum participant start`",
     ]
     show({"directory": str(home)}, lines, as_json=as_json)

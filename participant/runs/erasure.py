@@ -20,8 +20,6 @@ from privacy.errors import LocalError, OnlysumError
 
 # What is not read now may say something tomorrow.
 UNREADABLE: Final = frozenset({"E-DISK-FULL", "E-DISK-READONLY", "E-DISK-FAILED"})
-    {"E-DISK-FULL", "E-DISK-READONLY", "E-DISK-FAILED"}
-)  # what is not read now may say something tomorrow
 LAST_ATTEMPT_SECONDS: Final = 86_400.0  # after a plan's expiry: nothing begins any more, an open attempt may end yet
 
 

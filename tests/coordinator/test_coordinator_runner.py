@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from coordinator.daemon.runner import Runner
 from coordinator.database import member_rows
 from coordinator.database.member_rows import TokenRecord
+from coordinator.runs.attempt import MOST_SHOWN
 from host import credentials
 from participant.protocol.round import Advertised
 from privacy.errors import PeerError
@@ -286,6 +287,29 @@ def test_sets_come_with_the_heads_of_their_members_also_after_a_restart(world: W
     asyncio.run(scenario())
     everybody = sorted(world.members)
     assert told == [(everybody, everybody)] * 2 * len(everybody)
+
+
+def test_malicious_heads_without_end_write_a_bounded_number_of_rows(world: World) -> None:
+    async def scenario() -> list[str]:
+        while not world.attempts():
+            await world.turn()
+        for number in range(2, 2 + MOST_SHOWN):
+            await world.runner.submit("alice", heads(world, number, number))
+        return [await refusal(world.runner.submit("alice", heads(world, number, number))) for number in (30, 31)]
+
+    assert asyncio.run(scenario()) == ["E-ROUND-CONTEXT"] * 2
+    assert asyncio.run(world.runner.handshake("alice", hello())).ledger_head.sequence == 1 + MOST_SHOWN
+
+
+def test_heads_of_an_attempt_that_is_over_change_nothing(world: World) -> None:
+    async def scenario() -> env.Welcome:
+        await world.settle()
+        before = await world.runner.handshake("alice", hello())
+        await world.runner.submit("alice", heads(world, 99, 99))
+        assert await world.runner.handshake("alice", hello()) == before
+        return before
+
+    assert asyncio.run(scenario()).last_heads
 
 
 OLDER: dict[str, tuple[dict[str, Any], str]] = {
