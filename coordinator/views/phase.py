@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from coordinator.config import Durations
 from coordinator.database.attempt_rows import AttemptRecord, EventRecord
-from coordinator.database.standing_rows import KINDS
 from coordinator.runs.attempt import ABSTAINED, CLOSED
 from coordinator.runs.liveness import patience
 from host.rendering import Json, moment
@@ -74,8 +73,6 @@ def open_phase(plan: Plan, attempt: AttemptRecord, events: tuple[EventRecord, ..
     expected, answered, since = tuple(member.id for member in plan.roster), set[str](), attempt.opened_at
     abstained: dict[str, str] = {}
     for event in events:
-        if event.kind in KINDS:
-            continue
         if event.kind == ABSTAINED:
             said = codec.decode_submission(event.body, sender=event.sender)
             abstained[event.sender] = said.code if isinstance(said, Abstained) else ""
