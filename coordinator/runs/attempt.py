@@ -280,7 +280,7 @@ class Attempt:
         """Commit that this phase went by without members that were there: what an operator is shown."""
         phase, now = self.machine.phase.name, int(self._clock.now())
         with self._store.begin() as connection:
-            standing_rows.add_late(connection, self.run_id, self.position.order, members, phase=phase, now=now)
+            standing_rows.add_late(connection, self.run_id, members, phase=phase, now=now)
 
     def stop_waiting(self, members: Collection[str]) -> None:
         """Wait no longer for whom the operator excluded since the attempt was opened; answers still count."""
@@ -324,8 +324,6 @@ class Attempt:
                 raise ReplayError("E-STATE-DAMAGED", detail) from error
 
     def _replay_one(self, event: EventRecord) -> None:
-        if event.kind in standing_rows.KINDS:
-            return
         if event.kind == CLOSED:
             if event.body != _closing(self.machine.phase, self.machine.answered()):
                 raise ValueError("the phase closed with other answers")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from coordinator.config import Durations
 from coordinator.database.attempt_rows import AttemptRecord, EventRecord
-from coordinator.database.standing_rows import KINDS
 from coordinator.runs.attempt import ABSTAINED, CLOSED, HEADS
 from coordinator.runs.liveness import patience
 from host.rendering import Json, moment
@@ -74,7 +73,7 @@ def open_phase(plan: Plan, attempt: AttemptRecord, events: tuple[EventRecord, ..
     expected, answered, since = tuple(member.id for member in plan.roster), set[str](), attempt.opened_at
     abstained: dict[str, str] = {}
     for event in events:
-        if event.kind in KINDS or event.kind in HEADS.values():  # no answers
+        if event.kind in HEADS.values():  # announces an answer, and is none
             continue
         if event.kind == ABSTAINED:
             said = codec.decode_submission(event.body, sender=event.sender)

@@ -30,6 +30,7 @@ def told(world: Federation, machine: CoordinatorRound, member: str) -> Told:
         machine=machine,
         sums=(),
         aborted=None,
+        excluded={},
     )
     (task,) = roster_tasks(view, member, answered_plan=True, knows=0)
     match codec.decode_task(codec.encode_task(task)).task:
