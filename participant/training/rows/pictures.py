@@ -1,7 +1,8 @@
 """Pictures become pixels: as a person sees them, with the values that the file holds.
 
-Guarantees: a photo is turned as its camera says; deep grey (16 bits, floats) keeps its values and is never clipped; a
-picture too large to decode is refused before it is decoded.
+Guarantees: a photo is turned as its camera says; deep grey (16 bits, floats) keeps its values and is never clipped; what
+Pillow would cut without a word, deep colour to 8 bits and several pictures to the first, is refused; a picture too large
+to decode is refused before it is decoded.
 Leaves to others: size and normalisation (``examples``).
 """
 
@@ -71,9 +72,20 @@ def _opened(data: bytes, where: str) -> NDArray[Any]:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(where)
+            if trouble := _cut(image):
+                raise LocalError("E-DATA-PARSE", f"{where}: {trouble}")
             return _array(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:  # Pillow's own limit is higher
         raise _too_large(where) from None
+
+
+def _cut(image: Image.Image) -> str:
+    """Return what would be lost of a picture in silence; empty if nothing is."""
+    deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow's name of the raw pixels
+    if deep and not image.mode.startswith("I"):
+        return "colour of 16 bits cannot be kept; save it with 8 bits, or as grey"
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # cameras add a preview to a JPEG: MPO
+    return f"holds {frames} pictures; save the one that is meant" if frames > 1 else ""
 
 
 def _array(image: Image.Image) -> NDArray[Any]:
