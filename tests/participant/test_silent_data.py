@@ -143,7 +143,7 @@ def deep_png(kind: int, channels: int) -> bytes:
 @pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)], ids=["colour", "grey and alpha", "all four"])
 def test_deep_colour_is_refused_and_not_cut_to_eight_bits(kind: int, channels: int) -> None:
     assert pixels(deep_png(0, 1), 1, "a.png").max() == 15_000
-    with pytest.raises(LocalError, match="a.png: colour of 16 bits cannot be kept"):
+    with pytest.raises(LocalError, match=r"a.png: colour of 16 bits cannot be kept"):
         pixels(deep_png(kind, channels), 3, "a.png")
 
 
@@ -154,6 +154,13 @@ def test_several_pictures_in_one_file_are_refused_and_not_cut_to_the_first(kind:
     pages[0].save(file, format=kind, save_all=True, append_images=pages[1:])
     with pytest.raises(LocalError, match="scan: holds 3 pictures; save the one that is meant"):
         pixels(file.getvalue(), 1, "scan")
+
+
+def test_few_bits_of_colour_are_a_picture() -> None:
+    row = struct.pack("<4H", *[0x7C00] * 4)  # 5 bits of red
+    header = struct.pack("<2sIHHI", b"BM", 54 + 4 * len(row), 0, 0, 54)
+    info = struct.pack("<IiiHHIIiiII", 40, 4, 4, 1, 16, 0, 4 * len(row), 0, 0, 0, 0)
+    assert pixels(header + info + 4 * row, 3, "a.bmp")[0, 0].tolist() == [255, 0, 0]
 
 
 def test_a_camera_s_picture_with_its_preview_is_one_picture() -> None:

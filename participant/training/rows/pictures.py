@@ -1,8 +1,8 @@
 """Pictures become pixels: as a person sees them, with the values that the file holds.
 
-Guarantees: a photo is turned as its camera says; deep grey (16 bits, floats) keeps its values and is never clipped; what
-Pillow would cut without a word, deep colour to 8 bits and several pictures to the first, is refused; a picture too large
-to decode is refused before it is decoded.
+Guarantees: a photo is turned as its camera says; deep grey (16 bits, floats) keeps its values and is never clipped;
+what Pillow would cut without a word, deep colour to 8 bits and several pictures to the first, is refused; a picture too
+large to decode is refused before it is decoded.
 Leaves to others: size and normalisation (``examples``).
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +23,7 @@ from privacy.errors import LocalError
 if TYPE_CHECKING:
     from PIL import Image
 
+DEEP: Final = re.compile(r";16[BLN]")  # 16 bits a channel, in Pillow's names of raw pixels; BGR;16 is 16 a pixel
 MAX_PIXELS: Final = 2**26  # of an encoded picture; a small file can claim any size
 GREY: Final = frozenset({"1", "L"})
 LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R 601
@@ -81,8 +83,8 @@ def _opened(data: bytes, where: str) -> NDArray[Any]:
 
 def _cut(image: Image.Image) -> str:
     """Return what would be lost of a picture in silence; empty if nothing is."""
-    deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow's name of the raw pixels
-    if deep and not image.mode.startswith("I"):
+    raw = (tile[3] if isinstance(tile[3], str) else str((*tile[3], "")[0]) for tile in getattr(image, "tile", ()))
+    if not image.mode.startswith("I") and any(DEEP.search(mode) for mode in raw if mode):
         return "colour of 16 bits cannot be kept; save it with 8 bits, or as grey"
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # cameras add a preview to a JPEG: MPO
     return f"holds {frames} pictures; save the one that is meant" if frames > 1 else ""
