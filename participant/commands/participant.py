@@ -56,7 +56,9 @@ def join(
     from host.system import SystemClock, SystemRandom
     from participant.daemon.joining import join as enrol
 
-    line = sys.stdin.read() if token == "-" else token  # noqa: S105  # a dash is no secret
+    line = token
+    if token == "-":  # noqa: S105  # a dash is no secret
+        line = sys.stdin.read() if sys.stdin is not None else ""  # none where a service closed it
     home = directory(config).resolve()
     with working("enrolling with the coordinator"):
         identity = enrol(line, home, clock=SystemClock(), random=SystemRandom(), proxy=proxy)

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from participant.training.bases.files import check_files
+from privacy import patterns
 from privacy.draft import BaseReference, FileHash
 from privacy.errors import LocalError
 from privacy.task_parts import Classification, ImageClassification
@@ -48,6 +50,10 @@ def hash_model(folder: Path, progress: Callable[[int, int], object] | None = Non
             what = f"{path.name}: the Trainer's settings, which no model needs; delete it"
             raise LocalError("E-MODEL-PICKLE", what if path.name == "training_args.bin" else path.name)
     kept = [path for path in files if path.suffix.lower() in HASHED]
+    for path in kept:
+        if not re.fullmatch(patterns.FILE_NAME, path.name):
+            shown = path.name.encode(errors="backslashreplace").decode()
+            raise LocalError("E-MODEL-LOAD", f"{shown}: {patterns.WORDS[patterns.FILE_NAME]}; rename or remove it")
     if not any(path.suffix.lower() == ".safetensors" for path in kept):
         raise LocalError("E-MODEL-LOAD", f"{folder} has no .safetensors file")
     if not (folder / "config.json").is_file():
@@ -128,7 +134,7 @@ def load_base(
     """
     verify_base(folder, expected)
     base, report = load_checked(folder, expected.name, task, seed=seed)
-    _refuse_gaps(expected.name, report, head_modules)
+    refuse_gaps(expected.name, report, lambda key: any(part in key.split(".") for part in head_modules))
     return base
 
 
@@ -183,12 +189,20 @@ def _labels(task: Classification) -> dict[str, Any]:
     return {"num_labels": len(names), "id2label": names, "label2id": {name: place for place, name in names.items()}}
 
 
-def _refuse_gaps(name: str, report: dict[str, Any], head_modules: Sequence[str]) -> None:
-    """Refuse weights made up at random that no plan would carry: every participant would have others."""
+def refuse_gaps(name: str, report: dict[str, Any], made_up: Callable[[str], bool]) -> None:
+    """Refuse weights made up at random that no plan would carry: every participant would have others.
+
+    Args:
+        name: of the base.
+        report: transformers' own, of what the checkpoint lacks or has in another shape.
+        made_up: whether a plan may carry a weight, by its key.
+
+    Raises:
+        LocalError: ``E-MODEL-LOAD``.
+    """
     gaps = {str(key) for key in report.get("missing_keys", ())}
     gaps |= {str(entry[0]) for entry in report.get("mismatched_keys", ())}
-    unknown = sorted(key for key in gaps if not any(part in key.split(".") for part in head_modules))
-    if unknown:
+    if unknown := sorted(key for key in gaps if not made_up(key)):
         raise LocalError("E-MODEL-LOAD", f"{name}: the checkpoint has no weights for {unknown[0]}")
 
 

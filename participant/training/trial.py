@@ -11,7 +11,7 @@ from typing import Final
 from participant.training.bases.checks import check_forward
 from participant.training.bases.files import check_files
 from participant.training.examples import synthetic_examples
-from participant.training.models import load_checked
+from participant.training.models import load_checked, refuse_gaps
 from privacy.task_parts import Classification, ImageClassification, TextClassification
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
@@ -32,5 +32,7 @@ def try_base(folder: Path, name: str) -> None:
         if texts
         else ImageClassification(data="synthetic", labels=("0", "1"))
     )
-    base, _ = load_checked(folder, name, task, seed=0)
+    base, report = load_checked(folder, name, task, seed=0)
+    body = f"{base.model.base_model_prefix}."
+    refuse_gaps(name, report, lambda key: not key.startswith(body) or "pooler" in key.split("."))  # a plan may carry it
     check_forward(name, base.model, synthetic_examples(base, task, TRIAL_ROWS).inputs, len(task.labels))

@@ -72,6 +72,46 @@ def longer(base: Path) -> None:
         file.write(b"more")
 
 
+def in_two_parts(base: Path) -> None:
+    tensors = load_file(base / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"part-1.safetensors": names[:5], "part-2.safetensors": names[5:]}
+    for file, keys in parts.items():
+        save_file({key: tensors[key] for key in keys}, base / file, metadata={"format": "pt"})
+    index = {"weight_map": {key: file for file, keys in parts.items() for key in keys}}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    (base / "model.safetensors").unlink()
+
+
+def without_a_part(base: Path) -> None:
+    in_two_parts(base)
+    (base / "part-2.safetensors").unlink()
+
+
+def with_half_an_index(base: Path) -> None:
+    in_two_parts(base)
+    index = base / "model.safetensors.index.json"
+    index.write_text(index.read_text()[:50])
+
+
+def with_a_mark(base: Path) -> None:
+    (base / "config.json").write_bytes(b"\xef\xbb\xbf" + (base / "config.json").read_bytes())
+
+
+def changed(base: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    tensors = load_file(base / "model.safetensors")
+    changed_ones = {key: change(tensor).contiguous() for key, tensor in tensors.items()}
+    save_file(changed_ones, base / "model.safetensors", metadata={"format": "pt"})
+
+
+def of_eight_bits(base: Path) -> None:
+    changed(base, lambda tensor: tensor.to(torch.int8))
+
+
+def turned(base: Path) -> None:
+    changed(base, lambda tensor: tensor.T if tensor.ndim == 2 else tensor)
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 17\n"
 
 # What is wrong with a base: its kind, how it comes about, and the words of the refusal.
@@ -86,6 +126,17 @@ BASES: dict[str, tuple[str, Change, str]] = {
     "a file of weights with something behind": ("image", longer, "model.safetensors: cut or damaged"),
     "no weights in a file of that name": (
         "image", lambda base: (base / "model.safetensors").write_bytes(b""), "model.safetensors: cut or damaged"
+    ),
+    "a part of the weights that its index names": ("text", without_a_part, "index.json: it names part-2.safetensors"),
+    "an index that is cut": ("text", with_half_an_index, "index.json: not JSON of its kind"),
+    "a tokenizer that is cut": (
+        "text", lambda base: (base / "tokenizer.json").write_text("{"), "tokenizer.json: not JSON"
+    ),
+    "a byte-order mark": ("text", with_a_mark, "config.json: not JSON"),
+    "weights of eight bits": ("text", of_eight_bits, "model.safetensors: weights of type I8 are quantized"),
+    "weights of another shape": ("text", turned, "the checkpoint has no weights for bert.*dense.weight"),
+    "a file whose name no plan can hold": (
+        "text", lambda base: (base / "my notes.txt").write_text("x"), "my notes.txt: it must be the name of a file"
     ),
     "an adapter of its own": (
         "text", lambda base: (base / "adapter_config.json").write_text("{}"), "adapter_config.json: the folder holds an"
@@ -141,6 +192,12 @@ def test_a_base_is_refused_when_it_is_added_and_when_a_plan_is_built_for(sentenc
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_a_whole_base_may_be_added(kind: str, tmp_path: Path) -> None:
     try_base(base_of(tmp_path, kind), "tiny")
+
+
+def test_a_base_in_several_files_may_be_added(tmp_path: Path) -> None:
+    base = base_of(tmp_path, "text")
+    in_two_parts(base)
+    try_base(base, "tiny")
 
 
 def test_a_gpt_2_that_knows_its_padding_token_can_be_built_and_added(tmp_path: Path) -> None:

@@ -125,6 +125,50 @@ def test_deep_grey_keeps_its_values(mode: str) -> None:
     assert np.array_equal(pixels(file.getvalue(), 1, "row 1")[:, :, 0], ramp.astype(kinds[mode]).astype(np.float32))
 
 
+def deep_png(kind: int, channels: int) -> bytes:
+    """Return a PNG of 16 bits a channel, which Pillow does not write; kind is its colour type."""
+    rows = np.full((4, 4, channels), 15_000, ">u2")
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", 4, 4, 16, kind, 0, 0, 0),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)),
+        b"IEND": b"",
+    }
+    chunks = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)], ids=["colour", "grey and alpha", "all four"])
+def test_deep_colour_is_refused_and_not_cut_to_eight_bits(kind: int, channels: int) -> None:
+    assert pixels(deep_png(0, 1), 1, "a.png").max() == 15_000
+    with pytest.raises(LocalError, match=r"a.png: colour of 16 bits cannot be kept"):
+        pixels(deep_png(kind, channels), 3, "a.png")
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "PNG"])
+def test_several_pictures_in_one_file_are_refused_and_not_cut_to_the_first(kind: str) -> None:
+    file = io.BytesIO()
+    pages = [Image.new("L", (4, 3), 60 * number) for number in range(1, 4)]
+    pages[0].save(file, format=kind, save_all=True, append_images=pages[1:])
+    with pytest.raises(LocalError, match="scan: holds 3 pictures; save the one that is meant"):
+        pixels(file.getvalue(), 1, "scan")
+
+
+def test_few_bits_of_colour_are_a_picture() -> None:
+    row = struct.pack("<4H", *[0x7C00] * 4)  # 5 bits of red
+    header = struct.pack("<2sIHHI", b"BM", 54 + 4 * len(row), 0, 0, 54)
+    info = struct.pack("<IiiHHIIiiII", 40, 4, 4, 1, 16, 0, 4 * len(row), 0, 0, 0, 0)
+    assert pixels(header + info + 4 * row, 3, "a.bmp")[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_camera_s_picture_with_its_preview_is_one_picture() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 3), (7, 7, 7)).save(file, "MPO", save_all=True, append_images=[Image.new("RGB", (2, 2))])
+    assert pixels(file.getvalue(), 3, "photo.jpg").shape == (3, 4, 3)
+
+
 def test_a_photo_is_turned_as_it_is_seen() -> None:
     image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
     exif = Image.Exif()

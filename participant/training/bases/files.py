@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from privacy.errors import LocalError
+from privacy.printable import printable
 
 LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 ADAPTER_FILES: Final = ("adapter_config.json", "adapter_model.safetensors")
 QUANTIZED: Final = ("quantization_config", "compression_config")
 SENTENCE_PIECE: Final = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+INDEX: Final = ".safetensors.index.json"
+# Types of tensors, as safetensors names them: floats, and the whole numbers of tables of positions.
+WHOLE_TYPES: Final = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "BOOL"})
 HEADER_BYTES: Final = 8  # length of a safetensors header, little-endian
 MAX_HEADER: Final = 100 * 2**20  # as the safetensors library has it
 
@@ -37,6 +41,8 @@ def check_files(folder: Path) -> None:
             raise _refusal(path.name, detail)
         if path.suffix.lower() == ".safetensors":
             _check_weights(path)
+        if path.suffix.lower() == ".json":
+            _check_json(path)
     _check_config(folder / "config.json")
     pieces = [name for name in SENTENCE_PIECE if (folder / name).is_file()]
     if pieces and not (folder / "tokenizer.json").is_file():
@@ -53,12 +59,27 @@ def _check_weights(path: Path) -> None:
             if not 0 < length <= min(MAX_HEADER, size - HEADER_BYTES):
                 raise ValueError
             header = json.loads(file.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        ends, kinds = [entry["data_offsets"][1] for entry in entries], {str(entry["dtype"]) for entry in entries}
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         raise _refusal(path.name, "cut or damaged; copy it again") from None
     expected = HEADER_BYTES + length + max(ends, default=0)
     if size != expected:
         raise _refusal(path.name, f"cut or damaged: it has {size} bytes of {expected}; copy it again")
+    if packed := sorted(kinds - WHOLE_TYPES):
+        raise _refusal(path.name, f"weights of type {packed[0]} are quantized; give those they were made from")
+
+
+def _check_json(path: Path) -> None:
+    """Refuse a file that does not parse, and an index of weights that are not there."""
+    try:
+        document: Any = json.loads(path.read_bytes().decode())
+        shards = set(document["weight_map"].values()) if path.name.endswith(INDEX) else set()
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise _refusal(path.name, "not JSON of its kind, or cannot be read; copy it again") from None
+    for shard in sorted(map(str, shards)):
+        if not (path.parent / Path(shard).name).is_file():
+            raise _refusal(path.name, f"it names {printable(shard)}, which is missing; copy it too")
 
 
 def _check_config(path: Path) -> None:

@@ -1,7 +1,8 @@
 """Pictures become pixels: as a person sees them, with the values that the file holds.
 
-Guarantees: a photo is turned as its camera says; deep grey (16 bits, floats) keeps its values and is never clipped; a
-picture too large to decode is refused before it is decoded.
+Guarantees: a photo is turned as its camera says; deep grey (16 bits, floats) keeps its values and is never clipped;
+what Pillow would cut without a word, deep colour to 8 bits and several pictures to the first, is refused; a picture too
+large to decode is refused before it is decoded.
 Leaves to others: size and normalisation (``examples``).
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +23,7 @@ from privacy.errors import LocalError
 if TYPE_CHECKING:
     from PIL import Image
 
+DEEP: Final = re.compile(r";16[BLN]")  # 16 bits a channel, in Pillow's names of raw pixels; BGR;16 is 16 a pixel
 MAX_PIXELS: Final = 2**26  # of an encoded picture; a small file can claim any size
 GREY: Final = frozenset({"1", "L"})
 LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R 601
@@ -71,9 +74,20 @@ def _opened(data: bytes, where: str) -> NDArray[Any]:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(where)
+            if trouble := _cut(image):
+                raise LocalError("E-DATA-PARSE", f"{where}: {trouble}")
             return _array(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError:  # Pillow's own limit is higher
         raise _too_large(where) from None
+
+
+def _cut(image: Image.Image) -> str:
+    """Return what would be lost of a picture in silence; empty if nothing is."""
+    raw = (tile[3] if isinstance(tile[3], str) else str((*tile[3], "")[0]) for tile in getattr(image, "tile", ()))
+    if not image.mode.startswith("I") and any(DEEP.search(mode) for mode in raw if mode):
+        return "colour of 16 bits cannot be kept; save it with 8 bits, or as grey"
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # cameras add a preview to a JPEG: MPO
+    return f"holds {frames} pictures; save the one that is meant" if frames > 1 else ""
 
 
 def _array(image: Image.Image) -> NDArray[Any]:
