@@ -18,6 +18,7 @@ from peft.tuners.oft.layer import OFTLayer
 from torch import Tensor, nn
 
 import methods
+from methods.products import BASE
 from methods.selectors import PROMPT_KEY, PROMPT_NETWORK
 from participant.training.adapters import configurations
 from participant.training.adapters.configurations import SAVED_WHOLE
@@ -90,6 +91,8 @@ def file_key(adapter: Adapter, parameter: str) -> str | None:
         return None
     if SAVED_WHOLE in parts and PEFT_NAME in parts:
         return ".".join(part for part in parts if part not in {PEFT_NAME, SAVED_WHOLE})
+    if methods.get(adapter.method).base_moves and parameter.endswith(BASE):
+        return parameter
     return _KINDS[adapter.options.peft_type].key(parameter)
 
 
