@@ -14,6 +14,7 @@ from methods.bitfit import BITFIT
 from methods.dora import DORA
 from methods.fed_sb import FED_SB
 from methods.federa import FEDERA
+from methods.fedex_lora import FEDEX_LORA
 from methods.fedit import FEDIT
 from methods.fedprox import FEDPROX
 from methods.fedrot_lora import FEDROT_LORA
@@ -54,6 +55,7 @@ _METHODS: Final[dict[str, Method]] = {
         DORA,
         FED_SB,
         FEDERA,
+        FEDEX_LORA,
         FEDIT,
         FEDPROX,
         FEDROT_LORA,

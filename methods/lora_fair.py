@@ -15,11 +15,11 @@ import numpy as np
 
 from methods.method import ADAPTER_STREAM, HEAD, Method
 from methods.optimizer import OptimizerState, Wide
-from methods.products import modules, product_entries, taken_apart
+from methods.products import modules, stepped, taken_apart
 from methods.selectors import Selector
 from methods.vectors import split
 from privacy.adapter_parts import Role
-from privacy.draft import Recipe, rate_of
+from privacy.draft import Recipe
 
 PENALTY: Final = 0.01  # on the correction's squared length, over the mean squared length of A's rows
 
@@ -33,11 +33,7 @@ def advance(recipe: Recipe, state: OptimizerState, direction: Wide) -> Optimizer
         direction: means of the products' differences, of the factors' and of the head's.
     """
     moved, rate = taken_apart(recipe, direction), float(recipe.optimizer.learning_rate)
-    start = state.iterate.astype(np.float64)
-    rates = np.repeat(
-        [rate_of(recipe.optimizer, stream.name) for stream in recipe.state], [stream.length for stream in recipe.state]
-    )
-    end = start + rates * direction[product_entries(recipe.adapter.tensors) :]
+    start, end = stepped(recipe, state, direction)
     before, after = split(recipe, start), split(recipe, end)  # views of the vectors
     for reads, writes in modules(recipe):
         product = before[writes] @ before[reads] + rate * moved[writes]

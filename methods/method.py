@@ -77,6 +77,7 @@ class Method:
         peft_type: PEFT's type that realises it; its options are what a recipe's ``[adapter]`` must have.
         settings: options of PEFT that the method fixes.
         start: where factors start; public in every case.
+        base_moves: whether the weights that a LoRA adapts are tensors of the adapter.
         roles: what becomes of the tensors of each selector.
         streams: shared and derived selectors by stream, in the order of the vector.
         turns: the streams that train in each kind of round; one turn with every shared stream if empty.
@@ -108,6 +109,7 @@ class Method:
     peft_type: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     start: Start = "peft"
+    base_moves: bool = False
     roles: Mapping[Selector, Role]
     streams: Mapping[str, frozenset[Selector]]
     turns: tuple[frozenset[str], ...] = ()

@@ -14,12 +14,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from methods.optimizer import OptimizerState, Wide
-from methods.vectors import joined, split
+from methods.optimizer import OptimizerState, Wide, learning_rates
+from methods.vectors import joined, places, split
 from privacy.adapter_parts import Tensor
 from privacy.draft import HEAD_STREAM, Recipe, rate_of
 
 READS, WRITES = ".lora_A.weight", ".lora_B.weight"
+BASE = ".base_layer.weight"  # what lies under them
 
 
 def product_entries(tensors: Sequence[Tensor]) -> int:
@@ -39,7 +40,7 @@ def differences(recipe: Recipe, start: Wide, end: Wide, *, factors_beside: bool 
     """
     before, after = (split(recipe, state) for state in (start, end))
     products = [after[writes] @ after[reads] - before[writes] @ before[reads] for reads, writes in modules(recipe)]
-    rest = (end - start) if factors_beside else (end - start)[_head(recipe)]
+    rest = (end - start)[places(recipe, recipe.turns[0]) if factors_beside else _head(recipe)]
     return np.concatenate([*(product.reshape(-1) for product in products), rest])
 
 
@@ -51,6 +52,20 @@ def taken_apart(recipe: Recipe, direction: Wide) -> dict[str, Wide]:
         products[writes] = direction[start : start + shape[0] * shape[1]].reshape(shape)
         start += products[writes].size
     return products
+
+
+def stepped(recipe: Recipe, state: OptimizerState, direction: Wide) -> tuple[Wide, Wide]:
+    """Return a state before and after the steps of factors and head, where these go up beside the products.
+
+    Args:
+        recipe: names the streams.
+        state: of the previous round.
+        direction: means of :func:`differences` with the factors.
+    """
+    turn, start = recipe.turn(state.round + 1), state.iterate.astype(np.float64)
+    moved, end = direction[product_entries(recipe.adapter.tensors) :], start.copy()
+    end[places(recipe, turn)] += learning_rates(recipe, turn) * moved
+    return start, end
 
 
 def advance(recipe: Recipe, state: OptimizerState, direction: Wide) -> OptimizerState:

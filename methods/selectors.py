@@ -22,6 +22,7 @@ class Selector(StrEnum):
 
     LORA_A = "lora-a"  # the factor that reads the input, shape (rank, inputs)
     LORA_B = "lora-b"  # the factor that writes the output, shape (outputs, rank); zero at first
+    BASE = "base"  # the weight under two factors of LoRA, where a method moves it; the base's own at first
     CORE = "core"  # between two factors of LoRA, shape (rank, rank); zero at first
     DIAGONAL = "diagonal"  # between two factors of AdaLoRA, shape (rank, 1); zero at first
     MAGNITUDE = "magnitude"  # DoRA's lengths of the weights of each output; those of the base at first
@@ -46,7 +47,7 @@ _NETWORK: Final = [f"{PROMPT_NETWORK}mlp_head.{layer}.{name}" for layer in (0, 2
 
 # The end of a key in PEFT's file, by PEFT type.
 _ENDINGS: Final[dict[str, dict[str, Selector]]] = {
-    "LORA": {**_LORA, ".lora_magnitude_vector": Selector.MAGNITUDE},
+    "LORA": {**_LORA, ".lora_magnitude_vector": Selector.MAGNITUDE, ".base_layer.weight": Selector.BASE},
     "LORA_CORE": {
         ".lora_A.weight": Selector.LORA_A,
         ".lora_B.out.weight": Selector.LORA_B,

@@ -217,6 +217,34 @@ def test_lora_fair_corrects_the_mean_of_b_towards_the_exact_mean_of_the_products
     assert np.allclose(found[HEAD], (factors[0][HEAD] + factors[1][HEAD]) / 2, atol=1e-6)
 
 
+def test_fedex_puts_into_the_base_what_the_mean_of_the_factors_misses() -> None:
+    weight = "base_model.model.layer.q_proj.base_layer.weight"
+    recipe = recipe_of("fedex-lora", shapes={A: (2, 8), B: (6, 2), weight: (6, 8), HEAD: (3, 6)})
+    methods.require_sound(recipe, "local")
+    assert [(stream.name, stream.role) for stream in recipe.state] == [
+        ("adapter", Role.SHARED),
+        ("base", Role.DERIVED),
+        ("head", Role.SHARED),
+    ]
+    assert recipe.turns[0].entries == 6 * 8 + 28 + 18, "the base does not go up"
+    random = np.random.default_rng(10)
+    start = random.normal(size=recipe.state_entries)
+    trained, ends = places(recipe, recipe.turns[0]), [start.copy(), start.copy()]
+    for end in ends:
+        end[trained] += random.normal(size=trained.size)
+    uploads = [differences(recipe, start, end, factors_beside=True) for end in ends]
+    mean = (uploads[0] + uploads[1]) / 2
+    after = methods.advance(recipe, OptimizerState.start(start.astype(np.float32)), mean)
+    found, before, factors = split(recipe, after.iterate), split(recipe, start), [split(recipe, end) for end in ends]
+    exact = before[weight] + factors[0][B] @ factors[0][A] + factors[1][B] @ factors[1][A]  # alpha over the rank is 2
+    assert np.allclose(found[weight] + 2 * found[B] @ found[A], exact, atol=1e-5)
+    assert np.allclose(found[A], (factors[0][A] + factors[1][A]) / 2, atol=1e-6)
+    published = methods.get("fedex-lora").export(recipe, after.iterate, {weight: before[weight]})
+    assert published.keys() == {A, B, HEAD}
+    assert np.allclose(before[weight] + 2 * published[B] @ published[A], exact, atol=1e-5)
+    assert methods.get("fedex-lora").published_options(recipe.adapter) == {"r": 8, "lora_alpha": 16.0}
+
+
 # --- rotations ---
 
 

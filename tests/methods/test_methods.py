@@ -156,6 +156,23 @@ def test_a_base_or_a_recipe_with_nothing_to_train_is_refused() -> None:
     head.require_tensors(head.manifest({WEIGHT: (3, 6)}, adapter(HeadOptions())))
 
 
+SIZES = {"fedit": 1.0, "ffa-lora": 0.5, "fedsvd": 0.5, "fed-sb": 8 / 1536, "random-mask": 0.25, "rolora": 0.5}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_goes_up_is_of_the_stated_size_beside_plain_lora(name: str) -> None:
+    method, module = methods.get(name), "base_model.model.layer.q_proj."
+    shapes: dict[str, tuple[int, ...]] = {module + "lora_A.weight": (8, 768), module + "lora_B.weight": (768, 8)}
+    options: AdapterOptions = LoraOptions(rank=8, alpha="8", target_modules=TARGETS)
+    if name == "fed-sb":
+        options = CoreOptions(rank=8, alpha="8", target_modules=TARGETS)
+        shapes[module + "lora_B.out.weight"] = shapes.pop(module + "lora_B.weight")
+        shapes[module + "lora_B.core.weight"] = (8, 8)
+    state = method.state(method.manifest(shapes, adapter(options)))
+    upload = method.upload_of(state, 0.25 if name == "random-mask" else None)
+    assert max(turn.entries for turn in method.turns_of(state, upload)) == SIZES[name] * 8 * 2 * 768
+
+
 def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     return {key: random.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}

@@ -1,7 +1,8 @@
 """One table realises each PEFT type: its configuration, and which parameter of the model is which tensor of its file.
 
-Guarantees: dropout is always 0; a parameter is the adapter's under exactly one key, or is none of the adapter's.
-Leaves to others: what becomes of a tensor (``methods``), loading it (``adapted``).
+Guarantees: a parameter is the adapter's under exactly one key, or is none of the adapter's.
+Leaves to others: PEFT's configuration (``configurations``), what becomes of a tensor (``methods``), loading it
+(``adapted``).
 Source: PEFT 0.21 ``utils/save_and_load.py`` for the keys of files.
 """
 
@@ -9,54 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from peft import (
-    AdaLoraConfig,
-    IA3Config,
-    LNTuningConfig,
-    LoHaConfig,
-    LoKrConfig,
-    LoraConfig,
-    OFTConfig,
-    PeftConfig,
-    PeftModel,
-    PrefixTuningConfig,
-    PromptEncoderConfig,
-    PromptTuningConfig,
-    PromptTuningInit,
-    TaskType,
-    VeraConfig,
-    get_peft_model,
-)
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.oft.layer import OFTLayer
-from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import Tensor, nn
 
 import methods
+from methods.products import BASE
 from methods.selectors import PROMPT_KEY, PROMPT_NETWORK
+from participant.training.adapters import configurations
+from participant.training.adapters.configurations import SAVED_WHOLE
 from participant.training.adapters.principal import lora_layers, start_from_base, start_orthonormal, take_out_of_base
-from privacy.adapter_options import (
-    AdaLoraOptions,
-    CoreOptions,
-    Ia3Options,
-    LohaOptions,
-    LokrOptions,
-    LoraOptions,
-    NormOptions,
-    OftOptions,
-    PrefixOptions,
-    PromptEncoderOptions,
-    PromptOptions,
-    VeraOptions,
-    WholeOptions,
-)
 from privacy.adapter_parts import Adapter
-from privacy.errors import LocalError
 
 PEFT_NAME: Final = "default"  # how PEFT names the one adapter within the model
-SAVED_WHOLE: Final = "modules_to_save"
 REPLACED: Final = "original_module"  # stays beside a module that is saved whole, and is never run
 
 
@@ -122,6 +91,8 @@ def file_key(adapter: Adapter, parameter: str) -> str | None:
         return None
     if SAVED_WHOLE in parts and PEFT_NAME in parts:
         return ".".join(part for part in parts if part not in {PEFT_NAME, SAVED_WHOLE})
+    if methods.get(adapter.method).base_moves and parameter.endswith(BASE):
+        return parameter
     return _KINDS[adapter.options.peft_type].key(parameter)
 
 
@@ -137,27 +108,10 @@ def _within_layers(*names: str) -> Callable[[str], str | None]:
     return key
 
 
-def _lora(adapter: Adapter) -> PeftConfig:
-    options = _options(adapter, LoraOptions)
-    return LoraConfig(
-        **_sized(adapter, options),
-        lora_dropout=0.0,
-        layers_to_transform=list(options.layers) or None,
-        bias="none",
-        **methods.get(adapter.method).settings,
-    )
-
-
 def _lora_key(name: str) -> str | None:
     key = _within_layers("lora_A", "lora_B", "lora_magnitude_vector")(name)
     magnitude = ".lora_magnitude_vector"  # PEFT's files have it without the name of its tensor
     return key.removesuffix(".weight") if key and key.endswith(f"{magnitude}.weight") else key
-
-
-def _core(adapter: Adapter) -> PeftConfig:
-    options = _options(adapter, CoreOptions)
-    layers = list(options.layers) or None
-    return LoraConfig(**_sized(adapter, options), lora_dropout=0.0, layers_to_transform=layers, bias="none")
 
 
 def _put_cores(model: PeftModel) -> None:
@@ -172,37 +126,11 @@ def _put_cores(model: PeftModel) -> None:
         layer.lora_B[PEFT_NAME] = cored
 
 
-def _adalora(adapter: Adapter) -> PeftConfig:
-    options = _options(adapter, AdaLoraOptions)
-    sized = _sized(adapter, options)
-    first = sized.pop("r")
-    # PEFT's own schedule is never asked: the coordinator has the budget.
-    return AdaLoraConfig(**sized, init_r=first, target_r=options.target_rank, lora_dropout=0.0, total_step=1)
-
-
-def _vera(adapter: Adapter) -> PeftConfig:
-    options = _options(adapter, VeraOptions)
-    return VeraConfig(r=options.rank, **_placed(adapter, options), vera_dropout=0.0, save_projection=True)
-
-
 def _vera_key(name: str) -> str | None:
     for projection in ("vera_A", "vera_B"):  # of all layers
         if name.endswith(f".{projection}.{PEFT_NAME}"):
             return f"base_model.{projection}"
     return _within_layers("vera_lambda_b", "vera_lambda_d")(name)
-
-
-def _lokr(adapter: Adapter) -> PeftConfig:
-    return LoKrConfig(**_sized(adapter, _options(adapter, LokrOptions), "alpha"))
-
-
-def _loha(adapter: Adapter) -> PeftConfig:
-    return LoHaConfig(**_sized(adapter, _options(adapter, LohaOptions), "alpha"))
-
-
-def _oft(adapter: Adapter) -> PeftConfig:
-    options = _options(adapter, OftOptions)
-    return OFTConfig(r=0, oft_block_size=options.block_size, **_placed(adapter, options))
 
 
 def _require_blocks(model: PeftModel) -> None:
@@ -218,61 +146,6 @@ def _require_norms(model: PeftModel) -> None:
     for name, layer in model.named_modules():
         if isinstance(layer, LNTuningLayer) and any(tensor.dim() != 1 for tensor in layer.parameters()):
             raise ValueError(f"{name} is no normalisation; method layers trains modules whole")
-
-
-def _norms(adapter: Adapter) -> PeftConfig:
-    return LNTuningConfig(**_placed(adapter, _options(adapter, NormOptions)))
-
-
-def _sized(adapter: Adapter, options: Any, alpha_name: str = "lora_alpha") -> dict[str, Any]:
-    """Return PEFT's arguments of types with a rank and a scale."""
-    alpha = float(options.alpha)
-    alpha = int(alpha) if alpha.is_integer() else alpha  # PEFT's files have an integer where it is one
-    return {"r": options.rank, alpha_name: alpha, **_placed(adapter, options)}
-
-
-def _placed(adapter: Adapter, options: Any) -> dict[str, Any]:
-    """Return PEFT's arguments of types that lie beside modules."""
-    return {"target_modules": list(options.target_modules), SAVED_WHOLE: list(adapter.head_modules) or None}
-
-
-def _in_place(bias: Any = "none") -> Callable[[Adapter], PeftConfig]:
-    """Return PEFT's configuration of what lies beside no module: a LoRA without targets."""
-
-    def config(adapter: Adapter) -> PeftConfig:
-        whole = adapter.options.target_modules if isinstance(adapter.options, WholeOptions) else ()
-        saved = [*adapter.head_modules, *whole] or None
-        return LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=saved, lora_dropout=0.0, bias=bias)
-
-    return config
-
-
-def _ia3(adapter: Adapter) -> PeftConfig:
-    options = _options(adapter, Ia3Options)
-    return IA3Config(
-        target_modules=[*options.target_modules, *options.feedforward_modules],
-        feedforward_modules=list(options.feedforward_modules),
-        modules_to_save=list(adapter.head_modules) or None,
-    )
-
-
-def _prompt(adapter: Adapter) -> PeftConfig:
-    tokens = _options(adapter, PromptOptions).tokens
-    return PromptTuningConfig(
-        task_type=TaskType.SEQ_CLS, num_virtual_tokens=tokens, prompt_tuning_init=PromptTuningInit.RANDOM
-    )
-
-
-def _prefix(adapter: Adapter) -> PeftConfig:
-    tokens = _options(adapter, PrefixOptions).tokens
-    return PrefixTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=tokens)
-
-
-def _prompt_network(adapter: Adapter) -> PeftConfig:
-    options = _options(adapter, PromptEncoderOptions)
-    return PromptEncoderConfig(
-        task_type=TaskType.SEQ_CLS, num_virtual_tokens=options.tokens, encoder_hidden_size=options.hidden_size
-    )
 
 
 def _prompt_key(name: str) -> str | None:
@@ -292,28 +165,22 @@ def _no_key(_name: str) -> str | None:
     return None
 
 
-def _options(adapter: Adapter, kind: type[Any]) -> Any:
-    if not isinstance(adapter.options, kind):
-        raise LocalError("E-BUG", f"options of {adapter.options.peft_type} came to {kind.__name__}")
-    return adapter.options
-
-
 _KINDS: Final[dict[str, AdapterKind]] = {
-    "LORA": AdapterKind(_lora, _lora_key),
-    "LORA_CORE": AdapterKind(_core, _within_layers("lora_A", "lora_B"), _put_cores),
-    "ADALORA": AdapterKind(_adalora, _within_layers("lora_A", "lora_B", "lora_E")),
-    "VERA": AdapterKind(_vera, _vera_key, buffers=True),
+    "LORA": AdapterKind(configurations.lora, _lora_key),
+    "LORA_CORE": AdapterKind(configurations.core, _within_layers("lora_A", "lora_B"), _put_cores),
+    "ADALORA": AdapterKind(configurations.adalora, _within_layers("lora_A", "lora_B", "lora_E")),
+    "VERA": AdapterKind(configurations.vera, _vera_key, buffers=True),
     "LOKR": AdapterKind(
-        _lokr, _within_layers("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
+        configurations.lokr, _within_layers("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
     ),
-    "LOHA": AdapterKind(_loha, _within_layers("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")),
-    "OFT": AdapterKind(_oft, _within_layers("oft_R"), _require_blocks),
-    "IA3": AdapterKind(_ia3, _within_layers("ia3_l")),
-    "LN_TUNING": AdapterKind(_norms, _within_layers("ln_tuning_layers"), _require_norms),
-    "PROMPT_TUNING": AdapterKind(_prompt, _prompt_key),
-    "PREFIX_TUNING": AdapterKind(_prefix, _prompt_key),
-    "P_TUNING": AdapterKind(_prompt_network, _network_key),
-    "BIAS": AdapterKind(_in_place("all"), _bias_key),
-    "WHOLE": AdapterKind(_in_place(), _no_key),
-    "HEAD": AdapterKind(_in_place(), _no_key),
+    "LOHA": AdapterKind(configurations.loha, _within_layers("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")),
+    "OFT": AdapterKind(configurations.oft, _within_layers("oft_R"), _require_blocks),
+    "IA3": AdapterKind(configurations.ia3, _within_layers("ia3_l")),
+    "LN_TUNING": AdapterKind(configurations.norms, _within_layers("ln_tuning_layers"), _require_norms),
+    "PROMPT_TUNING": AdapterKind(configurations.prompt, _prompt_key),
+    "PREFIX_TUNING": AdapterKind(configurations.prefix, _prompt_key),
+    "P_TUNING": AdapterKind(configurations.prompt_network, _network_key),
+    "BIAS": AdapterKind(configurations.in_place("all"), _bias_key),
+    "WHOLE": AdapterKind(configurations.in_place(), _no_key),
+    "HEAD": AdapterKind(configurations.in_place(), _no_key),
 }
