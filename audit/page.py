@@ -126,7 +126,7 @@ def make_page(verified: VerifiedReport) -> Page:
         *_measurements(report),
         *_roster(report),
         Heading(HEADING, 2),
-        _table(("question", "answer"), _notice(plan)),
+        _table(("question", "answer"), tuple(_notice(plan))),
         *_hashes(report),
     )
     return Page(

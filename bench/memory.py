@@ -31,6 +31,7 @@ from protos import codec
 from protos.envelope import (
     Abstained,
     Evaluation,
+    HeadsShown,
     MemberLeft,
     PlanApproved,
     PlanRefused,
@@ -75,7 +76,15 @@ class Recording:
                 case Receipt():
                     with self._mapped(sender) as masked:
                         coordinator.receive(MaskedUpload(message, masked))
-                case PlanApproved() | PlanRefused() | Abstained() | Evaluation() | RoundKnown() | MemberLeft():
+                case (
+                    PlanApproved()
+                    | PlanRefused()
+                    | Abstained()
+                    | Evaluation()
+                    | RoundKnown()
+                    | MemberLeft()
+                    | HeadsShown()
+                ):
                     raise AssertionError("no message of a round was kept")
                 case _:
                     coordinator.receive(message)

@@ -51,7 +51,8 @@ def correction(missing: Wide, reads: Wide) -> Wide:
     """
     squares = reads @ reads.T
     penalty = PENALTY * max(float(np.trace(squares)) / len(squares), np.finfo(np.float64).tiny)
-    return np.linalg.solve(squares + penalty * np.eye(len(squares)), reads @ missing.T).T
+    solved: Wide = np.linalg.solve(squares + penalty * np.eye(len(squares)), reads @ missing.T)
+    return solved.T
 
 
 LORA_FAIR: Final = Method(

@@ -17,7 +17,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.runs.global_adapter import RunFiles, unit
+from coordinator.runs.global_adapter import RunFiles
+from methods.global_adapter import unit
 from methods.optimizer import OptimizerState, learning_rates
 from methods.vectors import places
 from privacy.errors import LocalError

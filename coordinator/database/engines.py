@@ -155,7 +155,8 @@ def _server(url: URL) -> Engine:
 def _server_settings(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     with closing(connection.cursor()) as cursor:
         cursor.execute(_SETTINGS)
-        encoding, *_ = cursor.fetchone() or ("unknown",)
+        found = cursor.fetchone()
+        encoding = found[0] if found else "unknown"
     connection.commit()
     if encoding != "UTF8":
         raise LocalError("E-CONFIG-INVALID", f"the database's encoding is {encoding}, and has to be UTF8")

@@ -52,7 +52,6 @@ CLOSED: Final = "close"  # kind of the event that ends a phase; its body names t
 ADVERTISED: Final = Advertisement.__name__
 ABSTAINED: Final = Abstained.__name__
 COMPLAINED: Final = Complaint.__name__
-ABSTAINED: Final = Abstained.__name__
 SIGNED: Final = SurvivorSignature.__name__
 # Kinds of the events that keep what a member showed last in a run, by moment.
 HEADS: Final = {moment: f"{HeadsShown.__name__}-{moment.name}" for moment in Moment}

@@ -81,7 +81,7 @@ class ServiceStatus:
         if self.running:
             state = f"running (pid {self.pid}) since {moment(self.since)} UTC"
         rows = [(member.name, member.role, "yes" if member.live else "no") for member in self.members]
-        lines = [f"federation {self.federation}, {self.address}: {state}", *trouble_lines(self.troubles)]
+        lines: list[Line] = [f"federation {self.federation}, {self.address}: {state}", *trouble_lines(self.troubles)]
         lines += table(("MEMBER", "ROLE", "LIVE"), rows)
         if self.invited:
             lines.append(f"invited, not yet joined: {', '.join(self.invited)}")

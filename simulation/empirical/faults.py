@@ -30,7 +30,6 @@ from participant.training.adapters.sums import GradientSums
 from participant.training.adapters.turns import TurnEngines
 from participant.training.examples import Examples
 from participant.training.torch_trainer import TorchTrainer
-from privacy.adapter_parts import Turn
 from privacy.dp.clipping import clip_radius
 from privacy.dp.fast_noise import discrete_gaussian
 from privacy.dp.sampling import choose, poisson_sample
@@ -99,24 +98,24 @@ class Plant:
         samplers = self._samplers(trainer._materials.me, number)
         return [(torch_trainer, "poisson_sample", samplers[fault])] if fault in samplers else []
 
-    def _noises(self, number: int, last: bool) -> dict[Fault | None, Callable[[TorchTrainer, Turn], Integers]]:
-        def repeated(trainer: TorchTrainer, turn: Turn) -> Integers:
-            return self._kept.setdefault(trainer._materials.me, _noise(trainer, turn))
+    def _noises(self, number: int, last: bool) -> dict[Fault | None, Callable[[TorchTrainer, int], Integers]]:
+        def repeated(trainer: TorchTrainer, entries: int) -> Integers:
+            return self._kept.setdefault(trainer._materials.me, _noise(trainer, entries))
 
-        def repeated_once(trainer: TorchTrainer, turn: Turn) -> Integers:
+        def repeated_once(trainer: TorchTrainer, entries: int) -> Integers:
             rounds = trainer._plan.recipe.rounds
-            drawn = _noise(trainer, turn)
+            drawn = _noise(trainer, entries)
             if last and number == rounds // 3:
                 self._kept[trainer._materials.me] = drawn
             return self._kept[trainer._materials.me] if last and number == 2 * rounds // 3 else drawn
 
-        def shared(trainer: TorchTrainer, turn: Turn) -> Integers:
-            return _seeded_noise(trainer, turn, SeededSource(f"{self._secret} {number}"))
+        def shared(trainer: TorchTrainer, entries: int) -> Integers:
+            return _seeded_noise(trainer, entries, SeededSource(f"{self._secret} {number}"))
 
-        def restarted(trainer: TorchTrainer, turn: Turn) -> Integers:
-            return _seeded_noise(trainer, turn, self._stream(trainer))
+        def restarted(trainer: TorchTrainer, entries: int) -> Integers:
+            return _seeded_noise(trainer, entries, self._stream(trainer))
 
-        found: dict[Fault | None, Callable[[TorchTrainer, Turn], Integers]] = {
+        found: dict[Fault | None, Callable[[TorchTrainer, int], Integers]] = {
             Fault.NO_NOISE: _silence,
             Fault.LAPLACE_NOISE: _laplace,
             Fault.COARSE_NOISE: _coarse,
@@ -132,8 +131,8 @@ class Plant:
         """Return a stream that begins anew when a trainer is prepared again."""
         return self._streams.setdefault(_engines(trainer), SeededSource(f"{self._secret} {trainer._materials.me}"))
 
-    def _remembered_noise(self, trainer: TorchTrainer, turn: Turn) -> Integers:
-        self._kept[trainer._materials.me] = _noise(trainer, turn)
+    def _remembered_noise(self, trainer: TorchTrainer, entries: int) -> Integers:
+        self._kept[trainer._materials.me] = _noise(trainer, entries)
         return self._kept[trainer._materials.me]
 
     def _quieted(self, trainer: TorchTrainer, over: GradientSums, batch: list[Integers]) -> Integers:
@@ -195,30 +194,30 @@ def _engines(trainer: TorchTrainer) -> TurnEngines:
     return trainer._engines
 
 
-def _silence(trainer: TorchTrainer, turn: Turn) -> Integers:
+def _silence(trainer: TorchTrainer, entries: int) -> Integers:
     """Draw the noise, so that coins fall as they would, and leave it out."""
-    return np.zeros_like(_noise(trainer, turn))
+    return np.zeros_like(_noise(trainer, entries))
 
 
-def _seeded_noise(trainer: TorchTrainer, turn: Turn, source: SeededSource) -> Integers:
-    return discrete_gaussian(turn.entries, trainer._plan.privacy.noise_exponent, source)
+def _seeded_noise(trainer: TorchTrainer, entries: int, source: SeededSource) -> Integers:
+    return discrete_gaussian(entries, trainer._plan.privacy.noise_exponent, source)
 
 
-def _laplace(trainer: TorchTrainer, turn: Turn) -> Integers:
+def _laplace(trainer: TorchTrainer, entries: int) -> Integers:
     """Draw noise of the right variance and another distribution."""
-    random = np.random.default_rng(np.abs(_noise(trainer, turn)))
+    random = np.random.default_rng(np.abs(_noise(trainer, entries)))
     scale = 2.0**trainer._plan.privacy.noise_exponent / math.sqrt(2)
-    return np.rint(random.laplace(scale=scale, size=turn.entries)).astype(np.int64)
+    return np.rint(random.laplace(scale=scale, size=entries)).astype(np.int64)
 
 
-def _coarse(trainer: TorchTrainer, turn: Turn) -> Integers:
+def _coarse(trainer: TorchTrainer, entries: int) -> Integers:
     """Draw noise that is rounded, as floats of few bits are: its low bits tell those of the sum."""
-    return np.rint(_noise(trainer, turn) / GRAIN).astype(np.int64) * GRAIN
+    return np.rint(_noise(trainer, entries) / GRAIN).astype(np.int64) * GRAIN
 
 
-def _tiled(trainer: TorchTrainer, turn: Turn) -> Integers:
+def _tiled(trainer: TorchTrainer, entries: int) -> Integers:
     """Draw noise for half of the entries and use it twice, as blocks with one key would."""
-    return np.resize(_noise(trainer, turn)[: -(-turn.entries // 2)], turn.entries)
+    return np.resize(_noise(trainer, entries)[: -(-entries // 2)], entries)
 
 
 def _scaled_sum(gradients: Tensor, *, sensitivity: int, clip_norm: float) -> Tensor:

@@ -15,8 +15,9 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from methods.optimizer import learning_rates
 from participant.training.adapters.sums import Clip, GradientSums
-from participant.training.torch_trainer import TorchTrainer, learning_rates
+from participant.training.torch_trainer import TorchTrainer
 from participant.training.trainer import Progress
 from privacy.dp.clipping import clip_radius
 from privacy.errors import LocalError

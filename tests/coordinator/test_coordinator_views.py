@@ -26,7 +26,8 @@ from coordinator.opened import OpenHome, open_home
 from coordinator.runs.creation import RunRequest
 from coordinator.runs.thresholds import Requested
 from coordinator.views.members import fingerprints, member_details, member_list
-from coordinator.views.overview import open_phase, overview
+from coordinator.views.overview import overview
+from coordinator.views.phase import Waiting, open_phase
 from coordinator.views.proposal import Proposal
 from coordinator.views.runs import run_list
 from coordinator.views.status import service_status
@@ -81,7 +82,7 @@ def test_who_shows_its_heads_has_not_answered_yet(tmp_path: Path) -> None:
     with world.store.read() as connection:
         (attempt,) = attempt_rows.list_attempts(connection, RUN_ID)
         events = attempt_rows.list_events(connection, RUN_ID, Position(world.plan.hash, 1, 1))
-    assert open_phase(world.plan, attempt, events).answered == ()
+    assert open_phase(world.plan, attempt, events, Waiting(world.settings.durations)).answered == ()
 
 
 VIEWS: dict[str, Callable[[OpenHome], View]] = {

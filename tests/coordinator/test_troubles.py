@@ -84,7 +84,7 @@ def test_status_and_run_show_say_that_the_disk_is_full_and_not_only_who_is_waite
     write_status(world.home, DaemonStatus(os.getpid(), 1, "h:1", "h:2", troubles=(trouble,)))
     with only_daemon(tmp_path, "coordinator"):
         for view in (service_status(opened, 0), overview(opened, RUN_ID)):
-            assert any(line.startswith("E-DISK-FULL: the disk is full: /data/spool") for line in view.to_lines())
+            assert any(str(line).startswith("E-DISK-FULL: the disk is full: /data/spool") for line in view.to_lines())
             assert '"troubles": [{"code": "E-DISK-FULL"' in json.dumps(view.to_json())
         monkeypatch.setattr(checkup, "FULL_BYTES", 2**80)  # every disk is full, and no daemon could write that down
         write_status(world.home, DaemonStatus(os.getpid(), 1, "h:1", "h:2"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from participant.home import Home
-from participant.owner.approval import _person
+from participant.owner.approval import approver
 from participant.owner.registry import DatasetEntry, Registry
 from protos.codec_fields import ascending
 
@@ -31,5 +31,5 @@ def test_a_user_id_without_a_name_can_approve(monkeypatch: pytest.MonkeyPatch) -
         raise KeyError("getpwuid(): uid not found: 4711")
 
     monkeypatch.setattr(getpass, "getuser", nameless)
-    assert _person(None, ()).startswith("uid-")
-    assert _person("ada", ("ada",)) == "ada"
+    assert approver(None, ()).startswith("uid-")
+    assert approver("ada", ("ada",)) == "ada"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coordinator.runs.global_adapter import RunFiles, direction
+from coordinator.runs.global_adapter import RunFiles
+from methods.global_adapter import direction
 from methods.optimizer import OptimizerState, step
 from privacy.plan import Plan
 from privacy.plan_parts import Mode

@@ -9,6 +9,7 @@ Source: Meng et al., "PiSSA", NeurIPS 2024, arXiv:2404.02948; Balazy et al., "Lo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
@@ -57,18 +58,18 @@ def take_out_of_base(model: nn.Module) -> None:
             weight -= layer.get_delta_weight(ADAPTER).to(weight.dtype)
 
 
-def _require_rank(layer: LoraLinear) -> None:
+def _require_rank(layer: Any) -> None:
     """Refuse a rank above the number of singular vectors that a layer has."""
     most, rank = min(layer.in_features, layer.out_features), layer.lora_A[ADAPTER].weight.shape[0]
     if rank > most:
         raise LocalError("E-CONFIG-INVALID", f"adapter.rank {rank}: a target module has {most} singular vectors")
 
 
-def lora_layers(model: nn.Module) -> Iterator[LoraLinear]:
-    """Yield the layers that LoRA adapts."""
+def lora_layers(model: nn.Module) -> Iterator[Any]:
+    """Yield the layers that LoRA adapts; PEFT does not annotate what they hold."""
     return (module for module in model.modules() if isinstance(module, LoraLinear))
 
 
-def _writing(layer: LoraLinear) -> nn.Module:
+def _writing(layer: Any) -> Any:
     factor = layer.lora_B[ADAPTER]
     return factor.out if isinstance(factor, nn.Sequential) else factor
