@@ -51,8 +51,7 @@ def correction(missing: Wide, reads: Wide) -> Wide:
     """
     squares = reads @ reads.T
     penalty = PENALTY * max(float(np.trace(squares)) / len(squares), np.finfo(np.float64).tiny)
-    solved: Wide = np.linalg.solve(squares + penalty * np.eye(len(squares)), reads @ missing.T)
-    return solved.T
+    return np.asarray(np.linalg.solve(squares + penalty * np.eye(len(squares)), reads @ missing.T).T, dtype=np.float64)
 
 
 LORA_FAIR: Final = Method(
