@@ -82,6 +82,7 @@ ADALORA: Final = Method(
     },
     streams={ADAPTER_STREAM: frozenset({Selector.LORA_A, Selector.LORA_B, Selector.DIAGONAL}), **HEAD},
     advance=advance,
+    exact_step=False,
     summed="both factors, the diagonals, and the head",
     size="r (d + k + 1)",
     afterwards="the mean of each; then the smallest diagonal entries of all layers are set to zero, down to the "

@@ -97,6 +97,7 @@ FEDEX_LORA: Final = Method(
     upload="products",
     factors_beside=True,
     advance=advance,
+    exact_step=False,
     moves_basis=True,
     plain_mean=True,
     publish=of_full_rank,

@@ -74,6 +74,7 @@ FEDSVD: Final = Method(
     afterwards="the mean of B, which is exact because A is common; then A becomes the right singular vectors of B A, "
     "and B what keeps the product",
     advance=advance,
+    exact_step=False,
     moves_basis=True,
     notes="Both factors travel down every round, B alone goes up. Optimizers mean and sgd, without an average.",
 )

@@ -26,6 +26,7 @@ FLEXLORA: Final = Method(
     streams={ADAPTER_STREAM: frozenset({Selector.LORA_A, Selector.LORA_B}), **HEAD},
     upload="products",
     advance=products.advance,
+    exact_step=False,
     moves_basis=True,
     plain_mean=True,
     summed="the product B A of each module, and the head",

@@ -65,6 +65,7 @@ LORA_FAIR: Final = Method(
     upload="products",
     factors_beside=True,
     advance=advance,
+    exact_step=False,
     moves_basis=True,
     plain_mean=True,
     summed="the product B A of each module, both LoRA factors, and the head",

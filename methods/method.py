@@ -92,6 +92,8 @@ class Method:
         align: what a participant makes of where its steps led before it goes up; from recipe, start and end.
         factors_beside: whether the differences of the factors go up beside their products.
         advance: the coordinator's step: the state after a round, from recipe, state and direction.
+        exact_step: whether everybody computes that to the same bit; where not, the coordinator's iterate travels too,
+            and is compared with each one's own.
         moves_basis: whether that changes what an entry means, so that no history of single entries can be kept.
         plain_mean: whether it takes the mean as it is, so that no other optimizer fits.
         publish: makes of every tensor what is exported in PEFT's format; given the adapter, its tensors by key, and
@@ -124,6 +126,7 @@ class Method:
     align: Callable[[Recipe, Wide, Wide], Wide] = _as_led
     factors_beside: bool = False
     advance: Callable[[Recipe, OptimizerState, Wide], OptimizerState] = step
+    exact_step: bool = True
     moves_basis: bool = False
     plain_mean: bool = False
     publish: Callable[[Adapter, Published, Mapping[str, NDArray[Any]]], Published] = _as_it_is

@@ -148,6 +148,7 @@ def _write_opened(task: env.AttemptOpened) -> pb.AttemptOpened:
         run_id=task.run_id,
         offer=rounds.write_offer(task.offer),
         sums=[write_ref(content) for content in task.sums],
+        adapter=None if task.adapter is None else write_ref(task.adapter),
         history=[rounds.write_certificate(certificate) for certificate in task.history],
     )
 
@@ -157,6 +158,7 @@ def _read_opened(message: pb.AttemptOpened) -> env.AttemptOpened:
         run_id=run_id(message.run_id),
         offer=part(message, "offer", rounds.read_offer),
         sums=each(message.sums, "sums", read_ref, most=MAX_HISTORY),
+        adapter=part(message, "adapter", read_ref) if message.HasField("adapter") else None,
         history=each(message.history, "history", rounds.read_certificate, most=MAX_HISTORY),
     )
 

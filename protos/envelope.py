@@ -144,6 +144,7 @@ class AttemptOpened:
     offer: AttemptOffer
     sums: tuple[ContentRef, ...]  # ring words of the sums of the history's rounds
     history: tuple[RoundCertificate, ...]  # of all completed rounds that this member has not been shown to know
+    adapter: ContentRef | None = None  # float32 little-endian; where the method's step is not the same to the bit
 
 
 @dataclass(frozen=True, slots=True)

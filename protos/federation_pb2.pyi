@@ -648,6 +648,7 @@ class AttemptOpened(_message.Message):
     OFFER_FIELD_NUMBER: _builtins.int
     SUMS_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     @_builtins.property
     def offer(self) -> _round_pb2.AttemptOffer: ...
@@ -655,6 +656,8 @@ class AttemptOpened(_message.Message):
     def sums(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentRef]: ...
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[_round_pb2.RoundCertificate]: ...
+    @_builtins.property
+    def adapter(self) -> Global___ContentRef: ...
     def __init__(
         self,
         *,
@@ -662,10 +665,11 @@ class AttemptOpened(_message.Message):
         offer: _round_pb2.AttemptOffer | None = ...,
         sums: _abc.Iterable[Global___ContentRef] | None = ...,
         history: _abc.Iterable[_round_pb2.RoundCertificate] | None = ...,
+        adapter: Global___ContentRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["offer", b"offer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "offer", b"offer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "offer", b"offer", "run_id", b"run_id", "sums", b"sums"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "history", b"history", "offer", b"offer", "run_id", b"run_id", "sums", b"sums"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

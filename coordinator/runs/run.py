@@ -17,6 +17,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import structlog
 
+import methods
 from coordinator.config import Settings
 from coordinator.database import attempt_rows, run_rows, standing_rows
 from coordinator.database.attempt_rows import AttemptRecord
@@ -111,6 +112,8 @@ class Run:
         self._initial = ContentRef(
             bytes.fromhex(self.rules.recipe.adapter.initial_hash), self.files.initial.stat().st_size
         )
+        self._exact_step = methods.get(self.rules.recipe.adapter.method).exact_step
+        self._iterate: ContentRef | None = None  # travels where the method's step is not the same to the bit
         self.answers: dict[str, ApprovalRecord] = {}
         self.tried: tuple[AttemptRecord, ...] = ()  # attempts at the round that is not completed yet
         self.rounds: tuple[RoundRecord, ...] = ()
@@ -151,10 +154,13 @@ class Run:
             fresh = run_rows.list_rounds(connection, self.run_id, after=len(self.rounds))
             tried = attempt_rows.list_attempts(connection, self.run_id, after=len(self.rounds) + len(fresh))
             measured = run_rows.list_evaluations(connection, self.run_id)
+        iterate = None if self._exact_step or not fresh else self.files.iterate(fresh[-1].round).read_bytes()
         decoded = [codec.decode_certificate(one.certificate, sender=COORDINATOR) for one in fresh]
         self.record, self.answers, self.tried = record, answers, tried
         self.rounds, self._certificates = (*self.rounds, *fresh), (*self._certificates, *decoded)
         self.measured = {(one.round, one.evaluator) for one in measured}
+        if iterate is not None:
+            self._iterate = ContentRef(hashlib.sha256(iterate).digest(), len(iterate))
         self._offered_tasks.clear()
         self._behind = False
 
@@ -267,6 +273,7 @@ class Run:
             certificates=self._certificates,
             machine=self.attempt.machine if self.attempt else None,
             sums=tuple(ContentRef(done.sum_sha256, done.sum_length) for done in self.rounds),
+            adapter=self._iterate,
             heads=self.attempt.heads if self.attempt else {},
             aborted=(Position(self.plan.hash, failed.round, failed.attempt), failed.code) if failed else None,
             excluded=self.excluded,
@@ -276,6 +283,8 @@ class Run:
         """Return the file of some content that the members of this run may read."""
         if sha256 == self._initial.sha256:
             return self.files.initial
+        if self._iterate is not None and sha256 == self._iterate.sha256:
+            return self.files.iterate(len(self.rounds))
         for done in reversed(self.rounds):
             if sha256 == done.sum_sha256:
                 return self.files.sum(done.round)

@@ -59,6 +59,7 @@ class RunView:
     certificates: tuple[RoundCertificate, ...]  # of all completed rounds
     machine: CoordinatorRound | None  # the open attempt
     sums: tuple[ContentRef, ...]  # of all completed rounds
+    adapter: ContentRef | None  # that the current round starts from, where participants' own may differ in rounding
     aborted: tuple[Position, str] | None  # the last attempt and its code, if it failed and nothing came after
     excluded: Mapping[str, int]  # by the operator -> the event of it
     heads: Mapping[tuple[str, Moment], HeadsShown] = field(default_factory=dict)  # shown in the open attempt
@@ -102,7 +103,9 @@ def _attempt_task(view: RunView, machine: CoordinatorRound, member: str, knows: 
         case None | RoundCertificate():
             return
         case AttemptOffer() as offer:
-            yield numbered(AttemptOpened(run_id, offer, view.sums[knows:], view.certificates[knows:]), *at.fields)
+            yield numbered(
+                AttemptOpened(run_id, offer, view.sums[knows:], view.certificates[knows:], view.adapter), *at.fields
+            )
         case AdvertisementSet(advertisements):
             heads = _heads(view, Moment.ADVERTISE, (keys.sender for keys in advertisements))
             yield numbered(KeysAdvertised(run_id, advertisements, heads), *at.fields)

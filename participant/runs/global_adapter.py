@@ -12,13 +12,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+import methods
 from host import durable
-from methods.global_adapter import iterate_bytes, next_state, read_initial, state_from_bytes, state_to_bytes
+from methods.agreement import agree
+from methods.global_adapter import (
+    VECTOR_TYPE,
+    iterate_bytes,
+    next_state,
+    read_initial,
+    state_from_bytes,
+    state_to_bytes,
+)
 from methods.optimizer import OptimizerState
 from methods.vectors import joined
 from participant.home import adapter_file, certificate_file
@@ -47,12 +57,15 @@ class GlobalAdapter:
         self._directory = directory
         self._sender = sender
 
-    def start_of(self, offer: AttemptOffer, sums: Sequence[ContentRef]) -> NDArray[np.float32]:
+    def start_of(
+        self, offer: AttemptOffer, sums: Sequence[ContentRef], iterate: ContentRef | None = None
+    ) -> NDArray[np.float32]:
         """Return what an offered round starts from, shape (state entries,).
 
         Args:
             offer: its history is verified already.
             sums: of the last completed rounds, as many as the coordinator thinks that this participant lacks.
+            iterate: the coordinator's own, where the method's step may differ in rounding.
 
         Raises:
             PeerError: ``E-ROUND-STEP``, the offered adapter is another, or a sum is missing, too long or too large;
@@ -65,10 +78,28 @@ class GlobalAdapter:
             if missing > len(sums):
                 raise _refusal("E-ROUND-STEP", f"the sum of round {number} did not come with the offer")
             state = self._advance(state, sums[len(sums) - missing], offer)
-        if hashes.adapter_hash(iterate_bytes(state.iterate)) != offer.adapter_hash:
+        if hashes.adapter_hash(iterate_bytes(state.iterate)) == offer.adapter_hash:
+            return state.iterate
+        exact = methods.get(self._plan.recipe.adapter.method).exact_step
+        if exact or iterate is None or state.round != before or before == 0:
             rule = f"round {before + 1} is offered from another adapter than the one that the plan's sums lead to"
             raise _refusal("E-ROUND-STEP", rule)
-        return state.iterate
+        return self._adopted(state, iterate, offer)
+
+    def _adopted(self, state: OptimizerState, content: ContentRef, offer: AttemptOffer) -> NDArray[np.float32]:
+        """Download the coordinator's iterate and take it in place of one's own, if they agree but for rounding."""
+        if content.length != state.iterate.size * VECTOR_TYPE.itemsize:
+            raise _refusal("E-ROUND-STEP", f"the adapter is announced as {content.length} bytes")
+        data = self._sender.download(content, of=(self._plan.run_id, offer.position))
+        if hashes.adapter_hash(data) != offer.adapter_hash:
+            raise _refusal("E-ROUND-CONTEXT", "the adapter is not the one that the offer names")
+        offered = np.frombuffer(data, dtype=VECTOR_TYPE)
+        if not agree(self._plan.recipe, state.iterate, offered):
+            rule = f"round {state.round + 1} is offered from another model than the one that the plan's sums lead to"
+            raise _refusal("E-ROUND-STEP", rule)
+        averaged = not np.array_equal(state.average, state.iterate)
+        self._keep(replace(state, iterate=offered, average=state.average if averaged else offered))
+        return offered
 
     def _advance(self, state: OptimizerState, content: ContentRef, offer: AttemptOffer) -> OptimizerState:
         """Download a round's sum, step from it, and make that durable."""
@@ -83,9 +114,12 @@ class GlobalAdapter:
         if layout.count_beyond(words, largest_sum(self._plan)):
             raise _refusal("E-ROUND-STEP", f"the sum of round {number} is larger than updates of this plan can sum to")
         after = next_state(self._plan, state, layout.decode(words), certificate.survivors.ids)
-        durable.write(adapter_file(self._directory, number), state_to_bytes(after, with_iterate=True))
+        self._keep(after)
         adapter_file(self._directory, state.round).unlink(missing_ok=True)
         return after
+
+    def _keep(self, state: OptimizerState) -> None:
+        durable.write(adapter_file(self._directory, state.round), state_to_bytes(state, with_iterate=True))
 
     def _stored(self) -> OptimizerState:
         """Return the last state on disk; before round 1 it is the plan's initial adapter."""

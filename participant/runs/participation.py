@@ -179,7 +179,7 @@ class Participation:
         self._consent.require()
         self.prepare()
         step = self._hear(offer)
-        adapter = self._adapter.start_of(offer, task.sums)
+        adapter = self._adapter.start_of(offer, task.sums, task.adapter)
         self._keep(step)  # if this fails, the attempt before goes on as it was
         self._erase_useless()  # what the attempt before has stored: it is closed for ever
         self._training.start_from(adapter)

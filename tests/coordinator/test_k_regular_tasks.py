@@ -29,6 +29,7 @@ def told(world: Federation, machine: CoordinatorRound, member: str) -> Told:
         certificates=(),
         machine=machine,
         sums=(),
+        adapter=None,
         aborted=None,
         excluded={},
     )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from methods.global_adapter import iterate_bytes
+import methods
+from methods.global_adapter import iterate_bytes, state_from_bytes
 from participant.home import adapter_file, certificate_file
 from participant.training.trainer import Progress
 from privacy.errors import LocalError, OnlysumError, PeerError
@@ -238,3 +239,74 @@ def test_sums_travel_over_the_wire_in_the_order_of_their_rounds(rehearsal: Rehea
     from coordinator.runs.tasks import numbered
 
     assert codec.decode_task(codec.encode_task(numbered(task))).task == task
+
+
+# --- methods whose step two libraries may round differently ---
+
+
+@pytest.fixture
+def inexact(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> Rehearsal:
+    """A run after round 1, of a method whose step is not the same to the bit everywhere."""
+    method = replace(methods.get(rehearsal.plan.recipe.adapter.method), exact_step=False)
+    monkeypatch.setattr("participant.runs.global_adapter.methods.get", lambda _: method)
+    rehearsal.round(1)
+    return rehearsal
+
+
+def with_iterate(
+    rehearsal: Rehearsal, iterate: NDArray[np.float32], content: ContentRef | None = None
+) -> AttemptOpened:
+    """Return the offer of round 2 from some iterate, which is there to be downloaded."""
+    data = iterate_bytes(iterate)
+    task = offered(rehearsal, 2)
+    return replace(
+        task, offer=replace(task.offer, adapter_hash=adapter_hash(data)), adapter=content or rehearsal.serve(data)
+    )
+
+
+def test_an_iterate_that_differs_in_rounding_is_taken_and_kept(
+    inexact: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, rounded = starts(inexact, monkeypatch), inexact.state.iterate * np.float32(1 + 2**-20)
+    assert iterate_bytes(rounded) != inexact.adapter
+    inexact.part.handle(with_iterate(inexact, rounded))
+    assert inexact.part.highest == (2, 1)
+    kept = state_from_bytes(1, adapter_file(run_directory(inexact), 1).read_bytes())
+    assert iterate_bytes(kept.iterate) == iterate_bytes(kept.average) == iterate_bytes(rounded)
+    assert seen == []
+
+
+def test_malicious_iterate_beyond_rounding_is_refused(inexact: Rehearsal) -> None:
+    other = inexact.state.iterate + np.float32(2**-12) * np.abs(inexact.state.iterate).max()
+    blames_the_coordinator(refusal(inexact, with_iterate(inexact, other)), "E-ROUND-STEP", "another model")
+
+
+def test_malicious_iterate_of_another_hash_or_length_is_refused(inexact: Rehearsal) -> None:
+    rounded = inexact.state.iterate * np.float32(1 + 2**-20)
+    other = inexact.serve(bytes(48))
+    blames_the_coordinator(
+        refusal(inexact, with_iterate(inexact, rounded, other)), "E-ROUND-CONTEXT", "not the one that the offer names"
+    )
+    asked = downloads(inexact)
+    short = ContentRef(other.sha256, 44)
+    blames_the_coordinator(refusal(inexact, with_iterate(inexact, rounded, short)), "E-ROUND-STEP", "as 44 bytes")
+    assert asked == []
+
+
+def test_malicious_iterate_of_a_method_with_an_exact_step_is_not_even_downloaded(rehearsal: Rehearsal) -> None:
+    rehearsal.round(1)
+    asked = downloads(rehearsal)
+    task = with_iterate(rehearsal, rehearsal.state.iterate * np.float32(1 + 2**-20))
+    blames_the_coordinator(refusal(rehearsal, task), "E-ROUND-STEP", "another adapter")
+    assert len([what for what in asked if "download" in what]) == 1, "the sum alone"
+
+
+def test_malicious_start_of_the_first_round_is_compared_to_the_bit_in_every_method(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = replace(methods.get(rehearsal.plan.recipe.adapter.method), exact_step=False)
+    monkeypatch.setattr("participant.runs.global_adapter.methods.get", lambda _: method)
+    data = iterate_bytes(rehearsal.state.iterate + np.float32(1e-30))
+    task = offered(rehearsal, 1)
+    task = replace(task, offer=replace(task.offer, adapter_hash=adapter_hash(data)), adapter=rehearsal.serve(data))
+    blames_the_coordinator(refusal(rehearsal, task), "E-ROUND-STEP", "another adapter")

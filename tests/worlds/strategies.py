@@ -187,6 +187,7 @@ tasks = st.one_of(
         run_id=run_ids,
         offer=offers,
         sums=st.lists(content_refs, max_size=2).map(tuple),
+        adapter=st.none() | content_refs,
         history=st.lists(certificates, max_size=2).map(tuple),
     ),
     st.builds(
