@@ -139,10 +139,11 @@ class Story:
     def _show_masks(self, witness: Witness, monitor: Monitor) -> None:
         """Show what came from one participant beside the sum of its round, on the screen and as a file."""
         seen = witness.seen
-        if seen is None or WATCHED in monitor.gone[seen.round]:
+        gone = monitor.gone.get(seen.round) if seen is not None else None
+        if seen is None or gone is None or WATCHED in gone:
             self._screen.say(f"(no upload of {WATCHED} was caught on the coordinator's disk: there is no picture)")
             return
-        survivors = tuple(name for name in PARTICIPANTS if name not in monitor.gone[seen.round])
+        survivors = tuple(name for name in PARTICIPANTS if name not in gone)
         halves = panels(
             seen.masked,
             seen.total(survivors),

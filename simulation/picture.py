@@ -82,7 +82,7 @@ def panels(
         reach=reach,
         words=(
             f"Its range is about 1/{ring // reach:,} of the ring: in the sum, and only there, the masks cancel.",
-            f"It is the step that the adapter takes, {'everybody' if noised else 'nobody'}'s noise in it.",
+            f"It is the step that the adapter takes, with {'everybody' if noised else 'nobody'}'s noise in it.",
         ),
     )
     return left, right

@@ -1,1 +1,1 @@
-"""The empirical audit: real training on made-up rows, held against what is claimed of it."""
+"""The empirical audit: real training on synthetic rows, held against what is claimed of it."""
