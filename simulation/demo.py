@@ -146,7 +146,7 @@ class Story:
         survivors = tuple(name for name in PARTICIPANTS if name not in gone)
         halves = panels(
             seen.masked,
-            seen.total(survivors),
+            seen.total,
             member=WATCHED,
             bits=seen.plan.encoding.ring_bits,
             survivors=len(survivors),

@@ -45,6 +45,15 @@ def rounded(tensors: Tensors) -> Tensors:
     }
 
 
+def stretched(tensors: Tensors) -> Tensors:
+    """Stretch A along one direction and shrink it along another, so that its length stays, and B to undo it."""
+    left, values, right = np.linalg.svd(tensors[A], full_matrices=False)
+    others = values.copy()
+    others[0], others[1] = np.sqrt(values[0] ** 2 + values[1] ** 2 / 2), values[1] / np.sqrt(2)
+    made = left * others @ right
+    return tensors | {A: made, B: tensors[B] @ (left * (values / others)) @ left.T}
+
+
 SAME: dict[str, Callable[[Tensors], Tensors]] = {
     "the same": lambda tensors: tensors,
     "other roundings": rounded,
@@ -54,21 +63,12 @@ SAME: dict[str, Callable[[Tensors], Tensors]] = {
 OTHER: dict[str, Callable[[Tensors], Tensors]] = {
     "another product": lambda tensors: tensors | {B: 1.001 * tensors[B]},
     "a larger B and a smaller A": lambda tensors: tensors | {A: tensors[A] / 2, B: 2 * tensors[B]},
-    "another shape of the factors for the same product": lambda tensors: stretched(tensors),
+    "another shape of the factors for the same product": stretched,
     "another head": lambda tensors: tensors | {HEAD: tensors[HEAD] + 0.001},
     "one entry of the head": lambda tensors: tensors | {HEAD: tensors[HEAD] + np.eye(3, 5) * 0.01},
     "something infinite": lambda tensors: tensors | {B: tensors[B] * np.inf},
     "no number": lambda tensors: tensors | {HEAD: tensors[HEAD] * np.nan},
 }
-
-
-def stretched(tensors: Tensors) -> Tensors:
-    """Stretch A along one direction and shrink it along another, so that its length stays, and B to undo it."""
-    left, values, right = np.linalg.svd(tensors[A], full_matrices=False)
-    others = values.copy()
-    others[0], others[1] = np.sqrt(values[0] ** 2 + values[1] ** 2 / 2), values[1] / np.sqrt(2)
-    made = left * others @ right
-    return tensors | {A: made, B: tensors[B] @ (left * (values / others)) @ left.T}
 
 
 @pytest.mark.parametrize("change", SAME)

@@ -7,54 +7,23 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from coordinator.runs.global_adapter import RunFiles
-from methods.global_adapter import direction
-from methods.optimizer import OptimizerState, step
 from privacy.plan import Plan
 from privacy.plan_parts import Mode
 from simulation.picture import BLOCKS, COLUMNS, PLAIN_BLOCKS, bars, lines, panels, write_svg
-from simulation.witness import Received, Witness
-from tests.worlds.plans import make_plan, names
+from simulation.witness import Witness
+from tests.worlds.plans import make_plan
 
 ENTRIES = 64
 SGD = {"name": "sgd", "learning_rate": "0.1", "momentum": "0.9", "average": "0.9"}
-MEAN = {"name": "mean", "average": "0.8"}
 RUN = "0123456789abcdef"
 
 
 def plan_with(mode: Mode, optimizer: dict[str, str]) -> Plan:
     plan, _ = make_plan(n=5, f=1, mode=mode, entries=ENTRIES, recipe={"optimizer": optimizer})
     return plan
-
-
-def states(plan: Plan, totals: list[NDArray[np.int64]], survivors: tuple[str, ...]) -> list[OptimizerState]:
-    made = [OptimizerState.start(np.random.default_rng(3).normal(scale=1 / 16, size=ENTRIES).astype(np.float32))]
-    for number, total in enumerate(totals, start=1):
-        made.append(step(plan.recipe, made[-1], direction(plan, number, total, survivors)))
-    return made
-
-
-@pytest.mark.parametrize("survivors", [names(5), names(5)[:4]])
-def test_the_sum_that_is_shown_is_the_one_that_the_step_was_taken_along(survivors: tuple[str, ...]) -> None:
-    plan = plan_with("distributed", SGD)
-    totals = [np.random.default_rng(seed).integers(-30_000, 30_000, ENTRIES) for seed in (1, 2)]
-    made = states(plan, totals, survivors)
-    masked = np.zeros(ENTRIES, dtype=np.int64)
-    for number, total in enumerate(totals, start=1):
-        seen = Received(plan, "alice", number, masked, made[number - 1], made[number])
-        assert np.array_equal(seen.total(survivors), total)
-
-
-@pytest.mark.parametrize("mode", ["local", "none"])
-def test_without_momentum_the_sum_is_read_from_the_step_as_finely_as_the_adapter_is_kept(mode: Mode) -> None:
-    plan = plan_with(mode, MEAN)
-    total = np.random.default_rng(1).integers(-30_000, 30_000, ENTRIES)
-    before, after = states(plan, [total], names(5))
-    shown = Received(plan, "alice", 1, total, before, after).total(names(5))
-    assert np.abs(shown - total).max() <= 1
 
 
 def test_the_witness_takes_a_complete_upload_from_the_spool_and_waits_for_its_round(tmp_path: Path) -> None:
@@ -64,8 +33,6 @@ def test_the_witness_takes_a_complete_upload_from_the_spool_and_waits_for_its_ro
     spool.mkdir(parents=True)
     (files.directory / "plan.json").write_bytes(plan.to_bytes())
     total = np.arange(ENTRIES, dtype=np.int64) - 7
-    before, after = states(plan, [total], names(5))
-    files.write_state(before)
     masked = np.random.default_rng(5).integers(-(2**31), 2**31, ENTRIES)
     data = masked.astype("<i4").tobytes()
     witness = Witness(tmp_path, RUN, "alice")
@@ -75,7 +42,7 @@ def test_the_witness_takes_a_complete_upload_from_the_spool_and_waits_for_its_ro
         time.sleep(0.1)
         assert witness.seen is None
         (spool / "alice.00").write_bytes(data)
-        files.write_state(after)
+        files.write_sum(1, total.astype("<i4").tobytes())
         for _ in range(200):
             if witness.seen is not None:
                 break
@@ -84,7 +51,7 @@ def test_the_witness_takes_a_complete_upload_from_the_spool_and_waits_for_its_ro
     assert seen is not None
     assert (seen.member, seen.round) == ("alice", 1)
     assert np.array_equal(seen.masked, masked)
-    assert np.array_equal(seen.total(names(5)), total)
+    assert np.array_equal(seen.total, total)
 
 
 def test_the_witness_ends_with_its_block_if_nothing_comes(tmp_path: Path) -> None:
