@@ -165,3 +165,16 @@ def test_what_no_disk_said_stays_a_bug() -> None:
     assert durable.disk_error_behind(ValueError("no (os error) at all")) is None
     assert durable.disk_error_behind(_sqlite(sqlite3.SQLITE_ERROR)) is None
     assert durable.disk_error_behind(OSError(errno.EINVAL, "Invalid argument")) is None
+
+
+def test_the_numbers_of_sqlite_are_those_of_the_library() -> None:
+    named = {
+        sqlite3.SQLITE_FULL: "E-DISK-FULL",
+        sqlite3.SQLITE_IOERR: "E-DISK-FULL",
+        sqlite3.SQLITE_BUSY: "E-STATE-BUSY",
+        sqlite3.SQLITE_LOCKED: "E-STATE-BUSY",
+        sqlite3.SQLITE_READONLY: "E-DISK-READONLY",
+        sqlite3.SQLITE_CANTOPEN: "E-DISK-FAILED",
+        sqlite3.SQLITE_PERM: "E-DISK-FAILED",
+    }
+    assert named == durable.SQLITE_CODES
