@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import typer.main
 
 import onlysum
 from host import durable
@@ -152,7 +153,7 @@ def test_a_disk_that_refuses_is_no_bug_of_ours_whoever_says_so(
             raise ValueError("row 7 says: private") from problem
         raise problem
 
-    monkeypatch.setattr(onlysum.typer.main, "get_command", lambda _: SimpleNamespace(main=fails))
+    monkeypatch.setattr(typer.main, "get_command", lambda _: SimpleNamespace(main=fails))
     assert onlysum.run(["explain"]) == 2
     shown = capsys.readouterr().err
     assert shown.startswith(f"{code}: ")
