@@ -187,10 +187,9 @@ def _thinned(rows: tuple[_T, ...]) -> tuple[_T, ...]:
     return tuple(rows[round(i * (len(rows) - 1) / (MOST_ROWS - 1))] for i in range(MOST_ROWS))
 
 
-def _notice(plan: Plan) -> Iterator[tuple[str, Text]]:
-    """Yield whom to ask; what the plan leaves empty stands out."""
-    for label, words in notice_rows(plan):
-        yield label, _text(_strong(words) if words == NOT_STATED else words)
+def _notice(plan: Plan) -> list[tuple[str, Text]]:
+    """Return whom to ask; what the plan leaves empty stands out."""
+    return [(label, _text(_strong(words) if words == NOT_STATED else words)) for label, words in notice_rows(plan)]
 
 
 # --- the sections, in the order of the page ---

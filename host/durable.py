@@ -11,7 +11,6 @@ import errno
 import os
 import re
 import shutil
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,14 +22,15 @@ FILE_MODE: Final = 0o600
 EXPORTED_MODE: Final = 0o644  # less the umask
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OF_THE_DISK: Final = (*NO_SPACE, errno.EROFS, errno.EIO)  # whatever was being done, and where no file is named
+# Primary result codes (sqlite.org/rescode.html), as numbers: the module takes long to import, and help needs this one.
 SQLITE_CODES: Final = {
-    sqlite3.SQLITE_FULL: "E-DISK-FULL",
-    sqlite3.SQLITE_IOERR: "E-DISK-FULL",  # what SQLite says when the log beside the database cannot grow
-    sqlite3.SQLITE_BUSY: "E-STATE-BUSY",
-    sqlite3.SQLITE_LOCKED: "E-STATE-BUSY",
-    sqlite3.SQLITE_READONLY: "E-DISK-READONLY",
-    sqlite3.SQLITE_CANTOPEN: "E-DISK-FAILED",
-    sqlite3.SQLITE_PERM: "E-DISK-FAILED",
+    13: "E-DISK-FULL",  # SQLITE_FULL
+    10: "E-DISK-FULL",  # SQLITE_IOERR: what SQLite says when the log beside the database cannot grow
+    5: "E-STATE-BUSY",  # SQLITE_BUSY
+    6: "E-STATE-BUSY",  # SQLITE_LOCKED
+    8: "E-DISK-READONLY",  # SQLITE_READONLY
+    14: "E-DISK-FAILED",  # SQLITE_CANTOPEN
+    3: "E-DISK-FAILED",  # SQLITE_PERM
 }
 _OF_A_LIBRARY: Final = re.compile(r"\(os error (\d{1,3})\)")  # how Rust's libraries name an error of the system
 
@@ -64,7 +64,7 @@ def disk_error_behind(problem: BaseException) -> LocalError | None:
         seen.append(cause)
         if isinstance(cause, OSError) and (cause.filename is not None or cause.errno in OF_THE_DISK):
             return disk_error(cause, cause.filename or "writing")
-        if isinstance(cause, sqlite3.Error) and (code := sqlite_code(cause)) is not None:
+        if (code := sqlite_code(cause)) is not None:
             return LocalError(code, "a database")
         if (named := _OF_A_LIBRARY.search(str(cause))) and int(named[1]) in OF_THE_DISK:
             return disk_error(OSError(int(named[1]), os.strerror(int(named[1]))), "writing")

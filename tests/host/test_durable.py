@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import typer
+import typer.main
 
 import onlysum
 from host import durable
@@ -181,3 +181,16 @@ def test_room_is_taken_and_given_back_and_a_disk_without_it_says_so(
     with pytest.raises(LocalError, match="E-DISK-FULL"):
         durable.try_room(tmp_path / ".room", 10**5)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_numbers_of_sqlite_are_those_of_the_library() -> None:
+    named = {
+        sqlite3.SQLITE_FULL: "E-DISK-FULL",
+        sqlite3.SQLITE_IOERR: "E-DISK-FULL",
+        sqlite3.SQLITE_BUSY: "E-STATE-BUSY",
+        sqlite3.SQLITE_LOCKED: "E-STATE-BUSY",
+        sqlite3.SQLITE_READONLY: "E-DISK-READONLY",
+        sqlite3.SQLITE_CANTOPEN: "E-DISK-FAILED",
+        sqlite3.SQLITE_PERM: "E-DISK-FAILED",
+    }
+    assert named == durable.SQLITE_CODES
