@@ -155,8 +155,7 @@ def _server(url: URL) -> Engine:
 def _server_settings(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     with closing(connection.cursor()) as cursor:
         cursor.execute(_SETTINGS)
-        found = cursor.fetchone()
-        encoding = found[0] if found else "unknown"
+        encoding = (cursor.fetchone() or ("unknown",))[0]
     connection.commit()
     if encoding != "UTF8":
         raise LocalError("E-CONFIG-INVALID", f"the database's encoding is {encoding}, and has to be UTF8")

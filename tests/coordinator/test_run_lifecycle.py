@@ -35,7 +35,7 @@ from privacy.secagg.messages import (
     SurvivorSignature,
     UnmaskShares,
 )
-from protos.envelope import Abstained, PlanApproved, PlanRefused
+from protos.envelope import PlanApproved, PlanRefused
 from tests.worlds.coordinator import EVALUATOR, RUN_ID, Send, World
 from tests.worlds.lying_dealer import LIES, dealing
 from tests.worlds.plans import signing_key
@@ -397,24 +397,11 @@ def test_a_run_ends_within_its_deadlines_when_its_rounds_cannot_complete(tmp_pat
     assert "3 attempts" in world.state().reason
 
 
-def restarts(world: World, name: str, *, times: int) -> None:
-    """Let a member restart after it has advertised, so often: its keys are gone, and it says so."""
-    member, send, left = world.members[name], world.members[name].send, iter(range(times))
-
-    async def and_restart(message: object) -> None:
-        await send(message)
-        if isinstance(message, Advertisement) and next(left, None) is not None:
-            member.simulated.state = Idle(member.simulated.participant)
-            await world.runner.submit(name, Abstained(RUN_ID, message.position, "E-ROUND-RESTART"))
-
-    member.send = and_restart  # a fault on order
-
-
 def test_attempts_that_restarts_of_one_member_cost_are_not_counted_where_everybody_is_needed(
     tmp_path: Path, database: str
 ) -> None:
     world = World(tmp_path, n=3, rounds=2, max_attempts=10, database=database)
-    restarts(world, "bob", times=5)
+    world.members["bob"].restarts = 5
     settled(world)
     assert world.state().state is RunState.COMPLETED
     assert [attempt.code for attempt in world.attempts()] == [*["E-ROUND-RESTART"] * 5, "", ""]
@@ -423,7 +410,7 @@ def test_attempts_that_restarts_of_one_member_cost_are_not_counted_where_everybo
 
 def test_malicious_member_that_restarts_for_ever_uses_up_the_attempts_of_the_plan_and_no_more(tmp_path: Path) -> None:
     world = World(tmp_path, n=3, rounds=1, max_attempts=4)
-    restarts(world, "bob", times=100)
+    world.members["bob"].restarts = 100
     settled(world)
     assert (world.state().state, world.state().code) == (RunState.ABORTED, "E-RUN-FAILED")
     assert len(world.attempts()) == 4
@@ -431,29 +418,29 @@ def test_malicious_member_that_restarts_for_ever_uses_up_the_attempts_of_the_pla
 
 def test_three_failures_end_a_round_whatever_the_plan_has_left_and_restarts_between_excuse_none(tmp_path: Path) -> None:
     world = World(tmp_path, n=3, rounds=1, max_attempts=10, durations=Durations(phase_seconds=60))
-    restarts(world, "bob", times=2)
+    bob, carol = world.members["bob"], world.members["carol"]
+
+    async def and_vanish(message: object) -> None:
+        await carol.deliver(message)
+        carol.present = not (isinstance(message, Advertisement) and message.position.attempt in (1, 4, 5))
 
     async def scenario() -> None:
-        await world.settle()
-        for _ in range(3):
-            gone_after(world, "carol", Advertisement)
-            world.members["carol"].present = True
-            world.members["carol"].simulated.state = Idle(world.members["carol"].simulated.participant)
+        for bob.restarts in (0, 2, 0):
+            carol.present, carol.simulated.state = True, Idle(carol.simulated.participant)
             await world.settle()
             world.clock.seconds += 61
             await world.settle()
 
-    gone_after(world, "carol", Advertisement)
+    carol.send = and_vanish
     asyncio.run(scenario())
-    codes = [attempt.code for attempt in world.attempts()]
-    assert codes.count("E-ROUND-DEADLINE") == 3
-    assert set(codes) == {"E-ROUND-DEADLINE", "E-ROUND-RESTART"}
+    late, restarted = "E-ROUND-DEADLINE", "E-ROUND-RESTART"
+    assert [attempt.code for attempt in world.attempts()] == [late, restarted, restarted, late, late]
     assert (world.state().state, world.state().code) == (RunState.ABORTED, "E-RUN-FAILED")
 
 
 def test_an_attempt_that_another_member_failed_as_well_is_counted(tmp_path: Path) -> None:
     world = World(tmp_path, n=3, rounds=1, max_attempts=10, durations=Durations(phase_seconds=60))
-    restarts(world, "bob", times=1)
+    world.members["bob"].restarts = 1
     gone_after(world, "carol", Advertisement)
 
     async def scenario() -> None:

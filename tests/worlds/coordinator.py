@@ -26,6 +26,7 @@ from coordinator.enrolment.authority import Authority, create_authority
 from coordinator.home import Home
 from coordinator.runs.global_adapter import RunFiles
 from participant.protocol.member import Participant
+from participant.protocol.states import Idle
 from participant.training.trainer import OneHotTrainer
 from privacy.errors import PeerError
 from privacy.evaluation import SignedEvaluation
@@ -66,6 +67,7 @@ class ScriptedMember:
     approves: bool = True
     ended: str = ""
     shown: int = 0  # records of its ledger
+    restarts: int = 0  # so often it restarts after it has advertised: its keys are gone, and it says so
     send: Send = field(init=False)  # how an answer leaves; a test may put a fault here
 
     def __post_init__(self) -> None:
@@ -117,6 +119,10 @@ class ScriptedMember:
                 for entry in task.history:
                     hear(entry)
                 return hear(task.offer)
+            case env.KeysAdvertised() if self.restarts:
+                self.restarts -= 1
+                self.simulated.state = Idle(self.simulated.participant)
+                return [env.Abstained(task.run_id, task.advertisements[0].position, "E-ROUND-RESTART")]
             case env.KeysAdvertised():
                 return hear(AdvertisementSet(task.advertisements))
             case env.SharesDealt():
