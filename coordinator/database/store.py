@@ -35,7 +35,7 @@ _CODES: Final = {
     sqlite3.SQLITE_CANTOPEN: "E-DISK-FAILED",
     sqlite3.SQLITE_PERM: "E-DISK-FAILED",
 }
-HEAD: Final = "0001"  # the newest revision; read first, because importing alembic takes longer than most commands
+HEAD: Final = "0002"  # the newest revision; read first, because importing alembic takes longer than most commands
 
 
 def _full_durability(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

@@ -64,7 +64,7 @@ def export_adapter(plan: Plan, files: RunFiles, measured: tuple[run_rows.Evaluat
     vector = np.frombuffer(files.released(plan.recipe.rounds).read_bytes(), dtype=VECTOR_TYPE)
     initial = read_initial(files.initial.read_bytes(), plan.recipe)
     tensors = methods.get(plan.recipe.adapter.method).export(plan.recipe, vector, initial)
-    files.exported.mkdir(exist_ok=True)
+    durable.make_directory(files.exported)
     durable.write(files.exported / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
     durable.write(files.exported / "adapter_config.json", files.adapter_config.read_bytes())
     durable.write(files.exported / TASK_FILE, task_json(plan))
