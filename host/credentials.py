@@ -7,7 +7,6 @@ Leaves to others: which keys there are (``coordinator.enrolment.authority``, ``p
 
 from __future__ import annotations
 
-import contextlib
 import stat
 from pathlib import Path
 from typing import Final
@@ -91,8 +90,7 @@ def spki(key: ec.EllipticCurvePublicKey) -> bytes:
 
 def make_private_directory(directory: Path) -> None:
     """Make a directory that only its owner can enter; one that is there must be such a directory."""
-    with contextlib.suppress(FileExistsError):
-        directory.mkdir(mode=DIRECTORY_MODE, parents=True)
+    durable.make_directory(directory, mode=DIRECTORY_MODE)
     check_private(directory)
 
 

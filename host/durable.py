@@ -103,6 +103,25 @@ def write(path: Path, data: bytes | bytearray | memoryview) -> None:
             raise
 
 
+def make_directory(path: Path, *, mode: int = 0o777) -> None:
+    """Make a directory, and those above it that are missing; their names survive a power cut when this returns.
+
+    Args:
+        path: may be there already.
+        mode: of the last one, less the umask; those above follow the umask.
+
+    Raises:
+        LocalError: ``E-DISK-FULL`` or ``E-DISK-FAILED``.
+    """
+    with disk_errors(path):
+        missing = [directory for directory in path.parents if not directory.exists()]
+        for directory in reversed(missing):
+            directory.mkdir(exist_ok=True)
+            sync_directory(directory.parent)
+        path.mkdir(mode=mode, exist_ok=True)
+        sync_directory(path.parent)  # also if it was there: whoever made it may have been killed before this
+
+
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Fill a directory that is not there yet, or empty: after the block it is there whole, after an error not at all.
@@ -116,9 +135,10 @@ def new_directory(path: Path) -> Iterator[Path]:
     shutil.rmtree(draft, ignore_errors=True)  # left by a crash
     try:
         with disk_errors(path):
-            draft.mkdir(parents=True)
+            make_directory(draft)
             yield draft
             draft.rename(path)
+            sync_directory(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

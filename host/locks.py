@@ -1,4 +1,4 @@
-"""One daemon per directory.
+"""One daemon per directory, and one at a time where several write.
 
 Guarantees: while the block runs no other process of this machine enters it for the same directory; the operating system
 releases the lock however the process ends, so that the lock, and no process id, tells whether a daemon runs.
@@ -15,12 +15,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from host.durable import FILE_MODE
+from host.durable import FILE_MODE, disk_errors
 from privacy.errors import LocalError
 
 LOCK_NAME: Final = "daemon.lock"
 TRIES: Final = 20  # whoever only looks holds the lock for a moment
 PAUSE_SECONDS: Final = 0.02
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, waiting until no other thread or process does; the file is made and stays.
+
+    Raises:
+        LocalError: ``E-DISK-*``.
+    """
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE)
+    try:
+        with disk_errors(path):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

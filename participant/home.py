@@ -17,6 +17,7 @@ from host.status_file import STATUS_NAME
 from privacy.errors import LocalError
 
 CONFIG_NAME: Final = "participant.toml"
+NOISE_KEYS: Final = "noise-keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Home:
     @property
     def noise_keys(self) -> Path:
         """Hashes of what keys of noise were made from, so that none is used twice."""
-        return self.directory / "noise-keys"
+        return self.directory / NOISE_KEYS
 
     @property
     def peer_heads(self) -> Path:
@@ -88,7 +89,7 @@ class Home:
     def make(self) -> None:
         """Create the directory and its parts, readable by this user alone."""
         for path in (self.directory, self.datasets, self.models, self.plans, self.runs):
-            path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+            durable.make_directory(path, mode=DIRECTORY_MODE)
 
     def check(self) -> None:
         """Refuse a directory that is missing or that others can read.

@@ -353,13 +353,13 @@ REGISTRY: Final[dict[str, Explanation]] = {
     "E-POLICY-BUDGET": Explanation(
         _R,
         "the remaining budget does not cover the run",
-        "earlier runs spent it, and nothing is refunded",
+        "earlier runs spent it, and nothing is refunded; or approved runs reserve the rest of their price",
         "see `onlysum participant ledger show`; ask for fewer rounds or more noise",
     ),
     "E-POLICY-WAITING": Explanation(
         _R,
-        "the plan waits for a person",
-        "policy asks for approval by hand",
+        "the plan waits for a person, or for other runs",
+        "policy asks for approval by hand, or approved runs reserve the budget that it needs",
         "`onlysum participant plan show PLAN`, then approve or refuse",
     ),
     "E-POLICY-REFUSED": Explanation(_R, "the owner refused the plan", "a person said no", "talk to the owner"),

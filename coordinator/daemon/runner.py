@@ -261,7 +261,7 @@ class Runner:
                 member, "E-IDENTITY-MISMATCH", Phase.HANDSHAKE, f"it is enrolled as {known.role.value} {member}"
             )
         with self._desk.store.begin() as connection:
-            head = member_rows.see_head(connection, member, hello.ledger_head, self._desk.now())
+            head = member_rows.see_head(connection, known, hello.ledger_head, self._desk.now())
             member_rows.announce(connection, member, version=hello.software_version, offers=hello.datasets)
             for run in self._of(member):
                 if not run.record.state.ended:

@@ -61,6 +61,15 @@ class TokenRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerSeen:
+    """How far a ledger went when it was last shown, and the identity that signs it."""
+
+    identity_key: bytes
+    sequence: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class SecurityRow:
     """A row of the security log."""
 
@@ -236,31 +245,47 @@ def announced(connection: Connection, name: str) -> tuple[DatasetOffer, ...]:
     return tuple(sorted(offers, key=lambda offer: offer.name))
 
 
-def see_head(connection: Connection, name: str, head: LedgerHead, now: int) -> LedgerHead:
-    """Return the highest ledger head that a member has shown before or now, and remember it.
+def see_head(connection: Connection, member: MemberRecord, head: LedgerHead, now: int) -> LedgerHead:
+    """Return the highest ledger head that a member's identity has shown before or now, and remember it.
 
-    A member that shows an older head, or another one at the same place, learns of it from the answer and abstains.
+    A member that shows an older head, or another one at the same place, learns of it from the answer and abstains. An
+    identity that is new under its name begins a ledger anew, which the security log says.
     """
-    known = keep_head(connection, name, head, now)
+    known = keep_head(connection, head, name=member.name, identity_key=member.identity_key, now=now)
     if head.place != known.place:
         detail = f"showed head {head.sequence}, last seen {known.sequence}"
-        log_security(connection, now, "ledger-rollback", name, detail)
+        log_security(connection, now, "ledger-rollback", member.name, detail)
     return known
 
 
-def keep_head(connection: Connection, name: str, head: LedgerHead, now: int) -> LedgerHead:
-    """Return the highest ledger head that a member has shown before or now, and remember it."""
-    row = connection.execute(sa.select(heads).where(heads.c.member == name)).one_or_none()
+def keep_head(connection: Connection, head: LedgerHead, *, name: str, identity_key: bytes, now: int) -> LedgerHead:
+    """Return the highest ledger head that a member's identity has shown before or now, and remember it."""
+    row = connection.execute(sa.select(heads).where(heads.c.identity_key == identity_key)).one_or_none()
     known = LedgerHead(row.sequence, bytes(row.hash), bytes(row.signature)) if row is not None else NO_HEAD
     unsigned = head.place == known.place and not known.signature
     if head.sequence <= known.sequence and not unsigned:
         return known
-    values = {"sequence": head.sequence, "hash": head.hash, "signature": head.signature, "at": now}
+    values = {"member": name, "sequence": head.sequence, "hash": head.hash, "signature": head.signature, "at": now}
     if row is None:
-        connection.execute(sa.insert(heads).values(member=name, **values))
+        _note_anew(connection, name, head, now)
+        connection.execute(sa.insert(heads).values(identity_key=identity_key, **values))
     else:
-        connection.execute(sa.update(heads).where(heads.c.member == name).values(**values))
+        connection.execute(sa.update(heads).where(heads.c.identity_key == identity_key).values(**values))
     return head
+
+
+def _note_anew(connection: Connection, name: str, head: LedgerHead, now: int) -> None:
+    """Log that a ledger begins anew under a name: what was spent before is on another, and nobody adds them up."""
+    for before in ledgers_seen(connection, name):
+        older = hashlib.sha256(before.identity_key).hexdigest()
+        detail = f"begins anew at record {head.sequence}; that of identity {older} was last seen at {before.sequence}"
+        log_security(connection, now, "ledger-anew", name, detail)
+
+
+def ledgers_seen(connection: Connection, name: str) -> tuple[LedgerSeen, ...]:
+    """Return the ledgers that were shown under a name, one per identity, oldest sighting first."""
+    rows = connection.execute(sa.select(heads).where(heads.c.member == name).order_by(heads.c.at, heads.c.identity_key))
+    return tuple(LedgerSeen(bytes(row.identity_key), row.sequence, row.at) for row in rows)
 
 
 def _member(row: sa.Row[tuple[object, ...]]) -> MemberRecord:

@@ -57,7 +57,8 @@ datasets = sa.Table(
 heads = sa.Table(
     "heads",
     metadata,
-    sa.Column("member", sa.String(63), primary_key=True),
+    sa.Column("identity_key", sa.LargeBinary(32), primary_key=True),  # that signs the ledger: it outlives its name
+    sa.Column("member", sa.String(63), nullable=False),
     sa.Column("sequence", sa.BigInteger, nullable=False),
     sa.Column("hash", sa.LargeBinary, nullable=False),
     sa.Column("at", sa.BigInteger, nullable=False),

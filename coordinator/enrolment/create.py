@@ -11,6 +11,7 @@ from coordinator.database.store import Store
 from coordinator.enrolment.authority import Authority, create_authority, save_authority
 from coordinator.home import Home
 from host import durable
+from host.credentials import DIRECTORY_MODE
 from host.state_format import write_format
 from privacy.errors import LocalError
 from privacy.interfaces import RandomSource
@@ -33,9 +34,9 @@ def create_coordinator(home: Home, text: str, *, now: int, random: RandomSource)
         raise LocalError("E-EXISTS", detail)
     settings = parse_settings(text)
     with durable.disk_errors(home.directory):
-        home.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        home.runs.mkdir(exist_ok=True)
-        settings.spool_path(home).mkdir(mode=0o700, exist_ok=True)
+        durable.make_directory(home.directory, mode=DIRECTORY_MODE)
+        durable.make_directory(home.runs)
+        durable.make_directory(settings.spool_path(home), mode=DIRECTORY_MODE)
     Store.create(settings.database_url(home)).close()  # before the keys: a full disk is noticed here
     hosts = sorted({settings.participants.host, settings.enrolment.host})
     made = create_authority(federation=settings.federation, hosts=hosts, random=random, now=now)

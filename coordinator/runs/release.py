@@ -89,7 +89,7 @@ def write_adapter(
         raise LocalError("E-STATE-DAMAGED", f"the adapter after round {last} is gone from {files.directory}") from error
     initial = read_initial(files.initial.read_bytes(), plan.recipe)
     tensors = methods.get(plan.recipe.adapter.method).export(plan.recipe, vector, initial)
-    directory.mkdir(exist_ok=True)
+    durable.make_directory(directory)
     durable.write(directory / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
     durable.write(directory / "adapter_config.json", files.adapter_config.read_bytes())
     durable.write(directory / TASK_FILE, task_json(plan))

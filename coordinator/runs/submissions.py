@@ -203,7 +203,8 @@ class Submissions:
                 raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
             if (refusal := attempt.refuses_heads(shown)) is not None:
                 raise _not_kept(member, "E-ROUND-CONTEXT", refusal)
-            known = member_rows.keep_head(connection, member, shown.ledger, run.context.now())
+            key, now = run.identities[member], run.context.now()
+            known = member_rows.keep_head(connection, shown.ledger, name=member, identity_key=key, now=now)
             if known.place != shown.ledger.place:
                 rule = f"its ledger ends at record {shown.ledger.sequence}, it showed {known.sequence}"
                 raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from coordinator.daemon.status import live_members
 from coordinator.database import member_rows
-from coordinator.database.member_rows import MemberRecord
+from coordinator.database.member_rows import LedgerSeen, MemberRecord
 from coordinator.opened import OpenHome
 from host.fingerprints import fingerprint
 from host.rendering import Json, Line, moment, table, timestamp
@@ -78,11 +78,16 @@ class MemberDetails:
 
     member: MemberView
     datasets: tuple[DatasetOffer, ...]
+    ledgers: tuple[LedgerSeen, ...]  # more than one: a ledger began anew under this name
 
     def to_json(self) -> Json:
         """Return it for programs."""
         datasets: list[Json] = [{"name": dataset.name, "units": dataset.units} for dataset in self.datasets]
-        return {**self.member.to_json(), "datasets": datasets}
+        ledgers: list[Json] = [
+            {"identity_fingerprint": fingerprint(seen.identity_key), "sequence": seen.sequence, "seen_at": seen.at}
+            for seen in self.ledgers
+        ]
+        return {**self.member.to_json(), "datasets": datasets, "ledgers": ledgers}
 
     def to_lines(self) -> list[str]:
         """Return it for people."""
@@ -95,8 +100,13 @@ class MemberDetails:
             ("enrolled", f"{moment(member.enrolled_at)} UTC"),
             *((("revoked", f"{moment(member.revoked_at)} UTC"),) if member.revoked_at is not None else ()),
             *(("dataset", f"{dataset.name}, {dataset.units} units") for dataset in self.datasets),
+            *(
+                ("ledger", f"record {seen.sequence} on {moment(seen.at)} UTC, of {fingerprint(seen.identity_key)}")
+                for seen in self.ledgers
+            ),
         )
-        return [f"{name:<13}{text}" for name, text in facts]
+        anew = "a ledger began anew under this name: what was spent before is not on it"
+        return [*(f"{name:<13}{text}" for name, text in facts), *([anew] if len(self.ledgers) > 1 else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +144,10 @@ def member_details(opened: OpenHome, name: str) -> MemberDetails:
     live = live_members(opened.home)
     with opened.store.read() as connection:
         member = member_rows.find_member(connection, name)
-        datasets = member_rows.announced(connection, name)
+        datasets, ledgers = member_rows.announced(connection, name), member_rows.ledgers_seen(connection, name)
     if member is None:
         raise LocalError("E-NOT-FOUND", f"no member {name}")
-    return MemberDetails(_view(member, live), tuple(datasets))
+    return MemberDetails(_view(member, live), tuple(datasets), ledgers)
 
 
 def fingerprints(opened: OpenHome) -> Fingerprints:

@@ -17,10 +17,13 @@ from typing import Final
 from host.archives import move_to_configured, new_archive, restored
 from host.state_format import FORMAT_NAME
 from participant.config import DEFAULT_LEDGER, load_settings
-from participant.home import CONFIG_NAME, Home
+from participant.home import CONFIG_NAME, NOISE_KEYS, Home
 from privacy.errors import LocalError
 
-ENTRIES: Final = (CONFIG_NAME, FORMAT_NAME, "policy.toml", "identity", "datasets", "models", "plans", "peer-heads.json")
+ENTRIES: Final = (
+    *(CONFIG_NAME, FORMAT_NAME, "policy.toml", "identity", "datasets", "models", "plans", NOISE_KEYS),
+    "peer-heads.json",
+)
 
 
 def write_backup(home: Home, file: Path) -> int:

@@ -22,6 +22,7 @@ from participant.owner.ledger import Ledger
 from participant.owner.plan_store import Decision, OverruledRule, PlanStore
 from participant.owner.policy import Policy, load_policy, parse_policy
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
+from participant.owner.reservations import Reservation, Reservations
 from participant.owner.rules import (
     Assessment,
     Cost,
@@ -76,6 +77,7 @@ class PlanReview:
         self._clock = clock
         self.plans = plans
         self.registry = Registry(home)
+        self.reservations = Reservations(plans, ledger, owner.name)
 
     def offers(self) -> tuple[DatasetOffer, ...]:
         """Return what the handshake announces: in rows where the policy lets a single row of a person be the unit."""
@@ -115,7 +117,9 @@ class PlanReview:
         population = section.population if section else None
         cost = None
         if population is not None:
-            cost = cost_of(verified, policy.population[population], self._ledger.spent(population))
+            reserved = self._reserved(verified, population, policy)
+            spent = self._ledger.spent(population)
+            cost = cost_of(verified, policy.population[population], spent, reserved=reserved)
         local = LocalContext(
             me=self._owner.name,
             identity_key=self._owner.identity.public,
@@ -128,6 +132,14 @@ class PlanReview:
             charged_to=self._ledger.populations_of_run(verified.hash),
         )
         return Judged(verified, assess(plan, policy, local, overruled), cost, population, policy, dataset, model)
+
+    def _reserved(self, verified: VerifiedPlan, population: str, policy: Policy) -> tuple[Reservation, ...]:
+        """Return what other approved runs reserve; for a run that is approved itself nothing: it has its place."""
+        decision = self.plans.decision(verified.plan.run_id)
+        if decision is not None and decision.verdict == "approved":
+            return ()
+        now = self._clock.now()
+        return self.reservations.of(population, policy, now=now, apart_from=verified.hash)
 
     def judge_run(self, run_id: str, dataset_name: str | None = None) -> Judged:
         """Judge a kept plan, with the dataset that was chosen when it was decided."""
@@ -158,15 +170,16 @@ class PlanReview:
             RefusedError: a rule of the policy refuses it, or ``who`` is not among the approvers, or may not overrule.
             LocalError: ``E-USAGE``: overruling without a name, a reason or a broken rule.
         """
-        verified = self.plans.get(run_id)
-        judged = self.judge(verified, dataset_name)
-        person = approver(who, judged.policy.approval.approvers)
-        if overruling:
-            taken = _overruled(judged, overruling, who=who, because=because)
-            judged = self.judge(verified, dataset_name, taken)
-        if refusal := judged.assessment.refusal():
-            raise refusal
-        return self._write_approval(run_id, judged, who=person, by_hand=True, because=because)
+        with self.plans.deciding():  # no other approval counts on the same budget meanwhile
+            verified = self.plans.get(run_id)
+            judged = self.judge(verified, dataset_name)
+            person = approver(who, judged.policy.approval.approvers)
+            if overruling:
+                taken = _overruled(judged, overruling, who=who, because=because)
+                judged = self.judge(verified, dataset_name, taken)
+            if refusal := judged.assessment.refusal():
+                raise refusal
+            return self._write_approval(run_id, judged, who=person, by_hand=True, because=because)
 
     def decide_by_policy(self, run_id: str) -> Decision:
         """Decide without a person, where the policy says so: approve if every rule is met, refuse if one is broken.
@@ -174,13 +187,20 @@ class PlanReview:
         A refusal tells the operator the names of the broken rules, not the figures in them.
 
         Raises:
-            RefusedError: ``E-POLICY-WAITING``: a person decides; the detail names what is broken so far.
+            RefusedError: ``E-POLICY-WAITING``: a person decides, or approved runs reserve what it needs; the detail
+                names what is broken so far.
         """
+        with self.plans.deciding():
+            return self._decide_by_policy(run_id)
+
+    def _decide_by_policy(self, run_id: str) -> Decision:
         judged = self.judge(self.plans.get(run_id))
         refusal, may = judged.assessment.refusal(), judged.policy.approval.may_overrule
         if judged.policy.approval.mode == "by-hand":
             broken = f"; the policy refuses it: {refusal.detail}" if refusal else ""
             raise RefusedError("E-POLICY-WAITING", f"the plan of run {run_id} waits for a person{broken}")
+        if refusal is not None and judged.assessment.waits_for_runs:
+            raise RefusedError("E-POLICY-WAITING", f"the plan of run {run_id} waits for others: {refusal.detail}")
         if refusal is not None and all(rule.name in may for rule in judged.assessment.broken):
             detail = f"the plan of run {run_id} waits for who may overrule {refusal.detail}"
             raise RefusedError("E-POLICY-WAITING", detail)

@@ -9,11 +9,13 @@ Source: docs/privacy-accounting.md sections 5 and 8.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from participant.owner.policy import Population
+from participant.owner.reservations import Reservation
 from participant.owner.rules import Cost
 from privacy.dp import rdp
-from privacy.dp.events import Composed, round_event
+from privacy.dp.events import Composed, Event, round_event
 from privacy.ledger import LifetimeBudget, Spent
 from privacy.plan import VerifiedPlan
 
@@ -51,8 +53,17 @@ def left_of(allowed: float, used: float) -> str:
     return f"{max(0.0, math.floor((allowed - used) * 100 + 1e-9) / 100):.2f}"
 
 
-def cost_of(verified: VerifiedPlan, population: Population, spent: Spent) -> Cost | None:
-    """Return what a run costs at most, on top of what its population has spent; None in mode ``none``."""
+def cost_of(
+    verified: VerifiedPlan, population: Population, spent: Spent, *, reserved: Sequence[Reservation] = ()
+) -> Cost | None:
+    """Return what a run costs at most, on top of what its population has spent; None in mode ``none``.
+
+    Args:
+        verified: the plan.
+        population: of the policy.
+        spent: by the population so far.
+        reserved: what other approved runs will still charge it.
+    """
     from privacy.dp.accountants import trust_epsilons  # SciPy is slow to import, and most commands need no epsilon
 
     plan = verified.plan
@@ -63,15 +74,27 @@ def cost_of(verified: VerifiedPlan, population: Population, spent: Spent) -> Cos
     charged = sum(run.rounds for run in spent.runs if run.plan_hash == verified.hash)
     ahead = plan.recipe.rounds - charged
     events = (*spent.events, Composed(event, ahead)) if ahead > 0 else spent.events
-    after = rdp.to_epsilon(rdp.composed(events, budget.order), budget.order, budget.delta)
-    if spent.exhausted:
-        after += budget.epsilon  # the whole budget is spent, and this comes on top
+    beyond = budget.epsilon if spent.exhausted else 0.0  # the whole budget is spent, and this comes on top
+    promised = (*events, *(reservation.event for reservation in reserved))
     return Cost(
         outsiders=trusted.outsiders,
         charged=trusted.charged,
         all_others=trusted.all_others,
         lifetime_before=spent.lifetime_epsilon(budget),
-        lifetime_after=after,
+        lifetime_after=_lifetime(events, budget) + beyond,
         order=budget.order,
         order_is_fixed=spent.order is not None,
+        reserving=tuple(reservation.run_id for reservation in reserved),
+        lifetime_promised=_lifetime(promised, budget) + beyond,
     )
+
+
+def promised_epsilon(spent: Spent, budget: LifetimeBudget, reserved: Sequence[Reservation]) -> float:
+    """Return the lifetime spend once approved runs have charged all that they reserve."""
+    if not reserved:
+        return spent.lifetime_epsilon(budget)
+    return _lifetime((*spent.events, *(reservation.event for reservation in reserved)), budget)
+
+
+def _lifetime(events: Sequence[Event], budget: LifetimeBudget) -> float:
+    return rdp.to_epsilon(rdp.composed(events, budget.order), budget.order, budget.delta)

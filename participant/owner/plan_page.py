@@ -17,7 +17,7 @@ from participant.owner.approval import Judged
 from participant.owner.cost import best_order, divergence_of, left_of, lifetime_budget
 from participant.owner.plan_store import Decision, Ended
 from participant.owner.policy import Population
-from participant.owner.rules import Cost, Outcome, Rule, mismatched_pins, unpinned_members
+from participant.owner.rules import SHOWN_ID, Cost, Outcome, Rule, mismatched_pins, unpinned_members
 from privacy.claims import (
     BUDGET_REACH,
     CHARGING,
@@ -207,6 +207,12 @@ def _lifetime(verified: VerifiedPlan, cost: Cost, population: Population) -> Ite
         f"{population.lifetime_epsilon:g} spent before, {format_epsilon_up(cost.lifetime_after)} afterwards, "
         f"{left_of(population.lifetime_epsilon, cost.lifetime_after)} left."
     )
+    if cost.reserving:
+        left = left_of(population.lifetime_epsilon, cost.lifetime_promised)
+        yield (
+            f"Reserved by approved runs ({', '.join(run_id[:SHOWN_ID] for run_id in cost.reserving)}): once they and "
+            f"this run are charged, {format_epsilon_up(cost.lifetime_promised)} spent, {left} left."
+        )
     budget = replace(lifetime_budget(population), order=cost.order)
     yield BUDGET_REACH
     yield lifetime_sentence(order=budget.order, fixed=budget.fixed)

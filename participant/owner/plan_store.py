@@ -8,14 +8,17 @@ Leaves to others: who may decide and by which rules (``approval``).
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import RLock
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from host import durable
 from host.credentials import DIRECTORY_MODE
+from host.locks import held
 from participant.home import Home
 from privacy import canonical
 from privacy.error_codes import REGISTRY
@@ -79,6 +82,8 @@ class PlanStore:
     def __init__(self, home: Home, operator_key: bytes) -> None:
         self._home = home
         self.operator_key = operator_key
+        self._lock = RLock()
+        self._deciding = False
 
     def verify(self, data: bytes, signature: bytes) -> VerifiedPlan:
         """Return a proposed plan, of which nothing is kept yet.
@@ -106,7 +111,7 @@ class PlanStore:
                 rule = f"run {verified.plan.run_id} came back with another plan than the one that was seen first"
                 raise PeerError.by_coordinator("E-PLAN-CHANGED", Phase.PLAN, rule)
             return verified
-        directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        durable.make_directory(directory, mode=DIRECTORY_MODE)
         durable.write(directory / "plan.sig", signature)
         durable.write(kept, data)  # last: with this name the plan is there
         return verified
@@ -192,10 +197,28 @@ class PlanStore:
         Raises:
             LocalError: ``E-EXISTS``.
         """
-        before = self.decision(run_id)
-        if before is not None and not (before.verdict == "approved" and decision.verdict == "refused"):
-            raise LocalError("E-EXISTS", f"the plan of run {run_id} was {before.verdict} by {before.who} already")
-        _write(self.directory(run_id) / "decision.json", decision)
+        with self.deciding():
+            before = self.decision(run_id)
+            if before is not None and not (before.verdict == "approved" and decision.verdict == "refused"):
+                raise LocalError("E-EXISTS", f"the plan of run {run_id} was {before.verdict} by {before.who} already")
+            _write(self.directory(run_id) / "decision.json", decision)
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Let nobody else decide about any plan meanwhile: neither a command nor the daemon, in any thread or process.
+
+        What a decision rests on is read inside. A thread that decides already may enter again.
+        """
+        with self._lock:
+            if self._deciding:
+                yield
+                return
+            with held(self._home.plans / "decisions.lock"):
+                self._deciding = True
+                try:
+                    yield
+                finally:
+                    self._deciding = False
 
     def ended(self, run_id: str) -> Ended | None:
         """Return how a run ended, or ``None``."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Literal
+from typing import Final, Literal
 
 import methods
 from host.fingerprints import matches
@@ -20,6 +20,9 @@ from privacy.claims import suite_words
 from privacy.dp.events import format_epsilon_up
 from privacy.errors import LocalError, RefusedError
 from privacy.plan import Plan
+
+RESERVED: Final = "population.reserved"
+SHOWN_ID: Final = 8  # characters of a run's id
 
 
 class Outcome(Enum):
@@ -54,6 +57,8 @@ class Cost:
     lifetime_after: float
     order: int = 0  # of the lifetime filter; 0: not counted
     order_is_fixed: bool = False  # by the population's first charge
+    reserving: tuple[str, ...] = ()  # approved runs that reserve the rest of their price
+    lifetime_promised: float = 0.0  # once they and this run have charged all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,11 @@ class Assessment:
         return tuple(rule for rule in self.rules if rule.outcome is Outcome.BROKEN)
 
     @property
+    def waits_for_runs(self) -> bool:
+        """Whether nothing but other runs' reservations refuses the plan: when they end, it may fit."""
+        return {rule.name for rule in self.broken} == {RESERVED}
+
+    @property
     def by_policy(self) -> bool:
         """Whether the plan may be approved without a person."""
         return all(rule.outcome is Outcome.MET for rule in self.rules)
@@ -112,6 +122,7 @@ class Assessment:
         code = {
             "plan.expiry": "E-PLAN-EXPIRED",
             "population.lifetime-epsilon": "E-POLICY-BUDGET",
+            RESERVED: "E-POLICY-BUDGET",
         }.get(first, "E-POLICY-RULE")
         return RefusedError(code, "; ".join(f"{rule.name}: {rule.says}" for rule in self.broken))
 
@@ -347,6 +358,14 @@ def _budget(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
         f"{format_epsilon_up(cost.lifetime_after)} "
         f"of {budget.lifetime_epsilon:g} at delta {budget.lifetime_delta:g}",
     )
+    if cost.reserving:
+        runs = ", ".join(run_id[:SHOWN_ID] for run_id in cost.reserving)
+        yield _rule(
+            RESERVED,
+            cost.lifetime_promised <= budget.lifetime_epsilon,
+            f"with what approved runs reserve ({runs}), {name} would have spent "
+            f"{format_epsilon_up(cost.lifetime_promised)} of {budget.lifetime_epsilon:g}",
+        )
 
 
 def _deltas(plan: Plan, budget: Population, at: LocalContext) -> Iterator[Rule]:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from host import durable
+from host.credentials import DIRECTORY_MODE
 from participant.protocol.memory import Record, RunMemory, RunRefused, record_from_json, record_to_json
 from privacy import canonical
 from privacy.errors import VerificationError
@@ -41,8 +42,8 @@ class Journal:
             VerificationError: ``E-STATE-DAMAGED``; the participant abstains from the run.
             LocalError: the directory cannot be made.
         """
+        durable.make_directory(directory, mode=DIRECTORY_MODE)
         with durable.disk_errors(directory):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = directory / "journal"
             data = path.read_bytes() if path.exists() else b""
             whole = data[: data.rfind(b"\n") + 1]

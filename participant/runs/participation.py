@@ -172,7 +172,8 @@ class Participation:
             self._send(self._state.own)
             return
         self._opened_at = self._work.clock.monotonic()
-        if offer.position.round <= self._journal.memory.completed:
+        at = offer.position
+        if at.plan_hash == self._participant.plan.hash and 1 <= at.round <= self._journal.memory.completed:
             self._show_completed(offer.position)
         for certificate in task.history:
             self._on_completed(certificate)

@@ -5,6 +5,10 @@ that is cloned or restored may be given the operating system's bytes a second ti
 would cancel. So the hash of those bytes is on disk before they are used; bytes whose hash is there already are refused,
 although the number of keys would have led them to another key.
 
+A backup holds that file: hashes of random bytes tell nothing, and each one that is restored refuses its bytes for good.
+What was drawn after the backup is missing from it and could be drawn again only if the operating system repeats itself.
+No key is in it, nor could one be restored.
+
 Guarantees: no two streams of one directory share a key; a stream is not continued in a forked process; keys are kept in
 memory only, for a round.
 Leaves to others: what is drawn (``privacy.dp``), keys of the protocol, which come from the operating system directly;

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from host.rendering import Json
+from host.system import SystemClock
 from participant.opened import OpenHome
-from participant.owner.cost import left_of, lifetime_budget
+from participant.owner.cost import left_of, lifetime_budget, promised_epsilon
 from participant.owner.policy import Policy, load_policy
+from participant.owner.reservations import Reservation
 from privacy.dp.accountants import epsilon
 from privacy.dp.events import Composed, format_epsilon_up
 from privacy.errors import LocalError
@@ -49,6 +51,8 @@ class LifetimeSpend:
 
     budget: LifetimeBudget
     used: float
+    reserving: tuple[str, ...]  # approved runs that have not charged all of their price
+    promised: float  # what will be used once they have
 
     @property
     def left(self) -> float:
@@ -79,6 +83,8 @@ class PopulationSpend:
             "lifetime_epsilon": self.lifetime.used,
             "allowed": budget.epsilon,
             "left": self.lifetime.left,
+            "reserved_by": list(self.lifetime.reserving),
+            "left_after_reservations": max(0.0, budget.epsilon - self.lifetime.promised),
             "delta": budget.delta,
         }
         return {**fields, **spend}
@@ -92,6 +98,10 @@ class PopulationSpend:
         spent = f"epsilon {format_epsilon_up(used, 3)} of {budget.epsilon:g} spent for ever"
         left = f"{left_of(budget.epsilon, used)} left (delta {budget.delta:g}, per {budget.unit})"
         lines = [f"{self.population}: {spent}, {left}", *runs]
+        if self.lifetime.reserving:
+            promised, by = self.lifetime.promised, ", ".join(run_id[:SHOWN_ID] for run_id in self.lifetime.reserving)
+            after = f"{format_epsilon_up(promised, 3)} spent and {left_of(budget.epsilon, promised)} left after them"
+            lines.append(f"  reserved by approved runs ({by}): {after}")
         if used:
             why = f"holds across all runs; {format_epsilon_up(budget.fixed)} of it is for delta, paid once"
             lines.append(f"  counted by a Renyi filter of order {budget.order}, which {why}")
@@ -139,16 +149,21 @@ def ledger_view(opened: OpenHome, population: str | None = None) -> LedgerView:
         raise LocalError("E-NOT-FOUND", f"no population {population} in the ledger or the policy")
     names = sorted(known) if population is None else [population]
     head = opened.ledger.head()
-    spends = tuple(_population_spend(opened.ledger.spent(name), policy) for name in names)
+    now, reservations = SystemClock().now(), opened.review.reservations
+    spends = tuple(
+        _population_spend(opened.ledger.spent(name), policy, reservations.of(name, policy, now=now)) for name in names
+    )
     lost = tuple(record.entry for record in opened.ledger.rows() if isinstance(record.entry, Reanchored))
     return LedgerView(spends, head.sequence, head.hash, lost)
 
 
-def _population_spend(spent: Spent, policy: Policy) -> PopulationSpend:
+def _population_spend(spent: Spent, policy: Policy, reserved: tuple[Reservation, ...]) -> PopulationSpend:
     section, lifetime = policy.population.get(spent.population), None
     if section is not None:
         budget = spent.fixed(lifetime_budget(section))
-        lifetime = LifetimeSpend(budget, spent.lifetime_epsilon(budget))
+        reserving = tuple(reservation.run_id for reservation in reserved)
+        promised = promised_epsilon(spent, budget, reserved)
+        lifetime = LifetimeSpend(budget, spent.lifetime_epsilon(budget), reserving, promised)
     return PopulationSpend(spent.population, spent.unit, tuple(_run_charge(run) for run in spent.runs), lifetime)
 
 

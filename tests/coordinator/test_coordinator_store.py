@@ -14,8 +14,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from coordinator.database import member_rows, store
+from coordinator.database.engines import connect
 from coordinator.database.member_rows import MemberRecord, TokenRecord
-from coordinator.database.store import HEAD, Store
+from coordinator.database.store import HEAD, Store, downgrade, upgrade
 from coordinator.database.tables import metadata
 from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
 from protos.envelope import DatasetOffer, LedgerHead, Role
@@ -217,12 +218,57 @@ def test_what_a_member_announces_replaces_what_it_announced_before(opened: Store
 
 def test_a_ledger_head_never_goes_back_and_an_older_one_is_logged(opened: Store) -> None:
     newer, older = LedgerHead(7, b"n" * 32), LedgerHead(6, b"o" * 32)
+    alice = identity("alice", b"a" * 32)
     with opened.begin() as connection:
-        assert member_rows.see_head(connection, "alice", newer, NOW) == newer
-        assert member_rows.see_head(connection, "alice", older, NOW) == newer
-        assert member_rows.see_head(connection, "alice", LedgerHead(7, b"f" * 32), NOW) == newer
+        assert member_rows.see_head(connection, alice, newer, NOW) == newer
+        assert member_rows.see_head(connection, alice, older, NOW) == newer
+        assert member_rows.see_head(connection, alice, LedgerHead(7, b"f" * 32), NOW) == newer
         kinds = [row.kind for row in member_rows.security_log(connection)]
     assert kinds == ["ledger-rollback", "ledger-rollback"]
+
+
+def identity(name: str, key: bytes) -> MemberRecord:
+    return MemberRecord(name, Role.PARTICIPANT, key, b"-----", "", "", NOW, None)
+
+
+def test_a_member_that_enrols_anew_begins_a_ledger_anew_and_the_coordinator_says_so(opened: Store) -> None:
+    long, short = LedgerHead(40, b"n" * 32), LedgerHead(2, b"s" * 32)
+    with opened.begin() as connection:
+        member_rows.see_head(connection, identity("alice", b"a" * 32), long, NOW)
+        assert member_rows.see_head(connection, identity("alice", b"b" * 32), short, NOW + 1) == short
+        assert member_rows.see_head(connection, identity("alice", b"a" * 32), short, NOW + 2) == long
+        seen = member_rows.ledgers_seen(connection, "alice")
+        rows = [(row.kind, row.detail) for row in member_rows.security_log(connection)]
+    assert [(one.identity_key, one.sequence) for one in seen] == [(b"a" * 32, 40), (b"b" * 32, 2)]
+    assert [kind for kind, _ in rows] == ["ledger-anew", "ledger-rollback"]
+    assert "begins anew at record 2" in rows[0][1]
+    assert "last seen at 40" in rows[0][1]
+
+
+def test_heads_that_were_kept_by_name_belong_to_the_identity_of_that_name(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path / 'old.db'}")
+    upgrade(engine, "0001")
+    with engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "INSERT INTO members (name, role, identity_key, certificate, labels, software_version, enrolled_at)"
+                " VALUES ('alice', 'participant', :key, x'2d', '', '', 1)"
+            ),
+            {"key": b"a" * 32},
+        )
+        for name in ("alice", "forgotten"):
+            connection.execute(
+                sa.text("INSERT INTO heads (member, sequence, hash, at) VALUES (:name, 7, :hash, 1)"),
+                {"name": name, "hash": b"h" * 32},
+            )
+    upgrade(engine)
+    with engine.begin() as connection:
+        (seen,) = member_rows.ledgers_seen(connection, "alice")
+        assert (seen.identity_key, seen.sequence) == (b"a" * 32, 7)
+        assert member_rows.ledgers_seen(connection, "forgotten") == ()
+    downgrade(engine, "0001")
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT member, sequence FROM heads")).all() == [("alice", 7)]
 
 
 # --- the security log ---

@@ -110,6 +110,21 @@ def test_a_file_that_is_gone_stays_gone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_names_of_new_directories_are_durable_each_in_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "sync_directory", synced.append)
+    durable.make_directory(tmp_path / "a" / "b" / "c", mode=0o700)
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    assert stat.S_IMODE((tmp_path / "a" / "b" / "c").stat().st_mode) == 0o700
+    durable.make_directory(tmp_path / "a" / "b" / "c")
+    assert synced[3:] == [tmp_path / "a" / "b"], "whoever made it may have been killed before it was durable"
+    with durable.new_directory(tmp_path / "d") as draft:
+        (draft / "file").touch()
+    assert synced[-1] == tmp_path
+
+
 def test_what_the_operating_system_refuses_is_named_and_no_bug(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -130,3 +131,46 @@ def test_how_a_run_ended_is_there_again_and_a_damaged_note_is_named(plans: PlanS
     (plans.directory(ONE) / "ended.json").write_text("{}")
     with pytest.raises(LocalError, match="E-STATE-DAMAGED"):
         plans.ended(ONE)
+
+
+def test_a_decision_that_races_another_is_refused_and_neither_writes_over_a_refusal(plans: PlanStore) -> None:
+    """Another store is what a command beside the daemon has."""
+    other, outcomes = PlanStore(plans._home, OPERATOR.public), list[str]()
+
+    def approve() -> None:
+        try:
+            other.decide(ONE, decision("approved", by="policy"))
+        except LocalError as error:
+            outcomes.append(error.code)
+
+    racing = Thread(target=approve)
+    with plans.deciding():
+        assert plans.decision(ONE) is None
+        racing.start()
+        racing.join(timeout=0.3)
+        assert racing.is_alive(), "it waits for who decides already"
+        plans.decide(ONE, decision("refused"))
+    racing.join(timeout=10)
+    assert outcomes == ["E-EXISTS"]
+    kept = plans.decision(ONE)
+    assert kept is not None
+    assert kept.verdict == "refused"
+
+
+def test_of_many_who_decide_at_once_one_does(plans: PlanStore) -> None:
+    outcomes: list[str] = []
+
+    def approve(number: int) -> None:
+        store = PlanStore(plans._home, OPERATOR.public) if number % 2 else plans
+        try:
+            store.decide(ONE, decision("approved", who=f"owner {number}"))
+            outcomes.append("decided")
+        except LocalError as error:
+            outcomes.append(error.code)
+
+    racing = [Thread(target=approve, args=(number,)) for number in range(12)]
+    for thread in racing:
+        thread.start()
+    for thread in racing:
+        thread.join()
+    assert sorted(outcomes) == ["E-EXISTS"] * 11 + ["decided"]

@@ -107,14 +107,18 @@ class ScriptedMember:
         signed = unsigned.signed_bytes(self.world.plan.protocol_version)
         await self.world.runner.submit(self.name, replace(unsigned, signature=self.world.keys[self.name].sign(signed)))
 
+    def _decision(self, run_id: str) -> env.PlanApproved | env.PlanRefused:
+        plan = self.world.plan
+        if not self.approves:
+            return env.PlanRefused(run_id, plan.hash, "E-POLICY-RULE", "not these rounds")
+        signature = self.world.keys[self.name].sign(signed_approval_bytes(plan.hash, self.name))
+        return env.PlanApproved(run_id, plan.hash, signature)
+
     def _answers(self, task: env.Task) -> list[Any]:
-        hear, plan = self.simulated.hear, self.world.plan
+        hear = self.simulated.hear
         match task:
-            case env.PlanProposed() if self.approves:
-                signature = self.world.keys[self.name].sign(signed_approval_bytes(plan.hash, self.name))
-                return [env.PlanApproved(task.run_id, plan.hash, signature)]
             case env.PlanProposed():
-                return [env.PlanRefused(task.run_id, plan.hash, "E-POLICY-RULE", "not these rounds")]
+                return [self._decision(task.run_id)]
             case env.AttemptOpened():
                 for entry in task.history:
                     hear(entry)
