@@ -18,6 +18,7 @@ from authoring.recipe import TaskSection
 from privacy.errors import LocalError
 
 FILE: Final = "preprocessor_config.json"
+BILINEAR: Final = 2  # of Pillow's methods of resampling
 TOLERANCE: Final = 1e-3  # relative; such files write 255 as 0.00392156862745098
 RAW: Final[dict[str, tuple[float, ...]]] = {"image_scale": (1.0,), "image_mean": (0.0,), "image_std": (1.0,)}
 
@@ -77,8 +78,14 @@ def _differences(base: dict[str, tuple[float, ...]], given: dict[str, str | None
 
 
 def _geometry(config: dict[str, Any], model: dict[str, Any]) -> Iterator[str]:
-    if config.get("do_center_crop"):
+    if config.get("do_center_crop") or config.get("crop_pct"):  # ConvNeXT crops by the second alone
         yield f"{FILE} crops to the centre; here a whole image is resized"
+    if config.get("do_flip_channel_order"):
+        yield f"{FILE} turns the order of channels around (BGR); here they stay as they are (RGB)"
+    if config.get("do_pad"):
+        yield f"{FILE} pads images; here a whole image is resized"
+    if config.get("do_resize", True) and config.get("resample") not in (None, BILINEAR):
+        yield f"{FILE} resamples by Pillow's method {config['resample']}; here images are resized bilinearly"
     size, own = config.get("crop_size") or config.get("size"), model.get("image_size")
     height = size.get("height", size.get("shortest_edge")) if isinstance(size, dict) else size
     if isinstance(height, int) and isinstance(own, int) and height != own and config.get("do_resize", True):

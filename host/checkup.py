@@ -1,7 +1,7 @@
 """What the doctors of both daemons have in common: checks that never end the others, and a bundle for support.
 
-Guarantees: a check that fails says why and what to do; a bundle holds the checks, versions and configuration without
-the passwords of its URLs, and of a daemon's state only what its doctor hands over.
+Guarantees: a check that fails says why and what to do; a bundle holds the checks, versions and configuration, and of a
+daemon's state only what its doctor hands over; no password of an address is in it.
 Leaves to others: what is checked (``coordinator.daemon.doctor``, ``participant.daemon.doctor``).
 """
 
@@ -24,7 +24,8 @@ from privacy.errors import LocalError, OnlysumError
 
 FREE_BYTES: Final = 2**30  # less free space than this is reported
 FULL_BYTES: Final = 2**20  # with less than this nothing works
-_PASSWORD: Final = re.compile(r"""(://[^\s/:@"']*:)[^\s"']*(?=@)|([?&]password=)[^\s"'&]*""")  # of a URL
+# Of an address: ://USER:PASSWORD@ or ?password=PASSWORD.
+_PASSWORD: Final = re.compile(r"(://[^\s\"'/@:]*:)[^\s\"']*(@)|([?&]password=)[^\s\"'&]*()")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def write_bundle(
         checks: with their outcomes.
         packages: whose versions matter.
         documents: by name, what the doctor tells of the daemon's state; neither keys nor data.
-        configuration: files that go in as they are but for the passwords of URLs, if they exist.
+        configuration: files that go in without the passwords of their addresses, if they exist.
 
     Raises:
         LocalError: ``E-EXISTS``.
@@ -154,5 +155,9 @@ def write_bundle(
             archive.writestr(f"{name}.json", json.dumps(document, indent=2))
         for path in configuration:
             if path.is_file():
-                text = path.read_text(errors="replace")
-                archive.writestr(path.name, _PASSWORD.sub(lambda found: f"{found[1] or found[2]}...", text))
+                archive.writestr(path.name, without_passwords(path.read_text(errors="replace")))
+
+
+def without_passwords(text: str) -> str:
+    """Return a configuration without the passwords of its addresses: a proxy's, a database's."""
+    return _PASSWORD.sub(r"\1\3***\2", text)

@@ -71,7 +71,7 @@ TROUBLE_SECONDS: Final = 2.0  # before a run that met a local error, such as a f
 ENDED_SECONDS: Final = 7 * 86_400  # for so long members are told that a run has ended
 SUBMISSION_BYTES: Final = 2**16  # of a submission that has no lists: a text of 4000 characters has at most 16 KiB
 MEMBER_BYTES: Final = 3 * 2**10  # that a submission has more per member of a roster: in suite 2 a leaf and its boxes
-TWICE: Final = "two daemons with its identity are connected; neither is served until one has been stopped"
+TWICE: Final = "neither of its two daemons is served until one has been stopped"
 READ_BYTES: Final = MAX_CHUNK_BYTES // 2
 
 

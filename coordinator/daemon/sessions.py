@@ -39,7 +39,7 @@ class Sessions:
         now, sessions = self._clock.monotonic(), self._recent(member)
         sessions.setdefault(session, _Session(now, now)).last = now
         if len(sessions) > MAX_SESSIONS:
-            del sessions[min(sessions, key=lambda one: sessions[one].last)]
+            del sessions[min(sessions, key=lambda name: sessions[name].last)]
         self._heard[member] = sessions
 
     def twice(self, member: str) -> bool:

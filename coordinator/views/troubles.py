@@ -21,7 +21,10 @@ from privacy.errors import LocalError
 
 def current_troubles(opened: OpenHome, daemon: DaemonStatus | None) -> tuple[Trouble, ...]:
     """Return what is wrong now: disks that are full, and what the running daemon met lately."""
-    full = [error for directory in _directories(opened) if (error := full_disk(directory)) is not None]
+    disks = {
+        directory.stat().st_dev: directory for directory in reversed([*_directories(opened)]) if directory.exists()
+    }
+    full = [error for directory in disks.values() if (error := full_disk(directory)) is not None]
     seen = {Trouble(error.code, error.detail): None for error in full}
     return tuple(seen | dict.fromkeys(daemon.troubles if daemon else ()))
 

@@ -129,7 +129,7 @@ def _check_input(row: Mapping[str, Any], column: str | None, others: Collection[
     """Refuse a row without its input, and an encoded image that does not decode, whatever column may be the input."""
     if column is not None:
         cell(row, column, where)
-    for name in row.keys() - others if column is None else (column,):
+    for name in sorted(row.keys() - others) if column is None else (column,):
         if is_encoded(row[name]):
             pixels(row[name], 3, where if name == "image" else f"{where}: column {name}")
 

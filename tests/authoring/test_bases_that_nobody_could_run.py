@@ -272,6 +272,18 @@ def test_what_a_recipe_does_not_follow_of_a_base_s_preprocessing_is_a_warning(
     assert heard == warnings
 
 
+def test_channels_turned_around_crops_by_a_share_padding_and_other_resampling_are_warnings_too(tmp_path: Path) -> None:
+    base = base_of(tmp_path, "image")
+    values = {"do_rescale": False, "do_flip_channel_order": True, "crop_pct": 0.875, "do_pad": True, "resample": 3}
+    (base / "preprocessor_config.json").write_text(json.dumps(values))
+    (tmp_path / "recipe.toml").write_text(recipe_text())
+    heard: list[str] = []
+    build_draft(tmp_path / "recipe.toml", tmp_path / "draft", warn=heard.append)
+    said = " ".join(heard)
+    for words in ("crops to the centre", "order of channels around (BGR)", "pads images", "Pillow's method 3"):
+        assert words in said
+
+
 @pytest.mark.parametrize("sentence", RECIPES)
 def test_a_recipe_is_refused_for(sentence: str, tmp_path: Path) -> None:
     kind, method, (old, new), words = RECIPES[sentence]

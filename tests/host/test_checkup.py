@@ -76,3 +76,25 @@ def test_a_bundle_holds_what_it_is_given_and_replaces_nothing(tmp_path: Path) ->
         assert {"python", "numpy", "platform"} == set(json.loads(archive.read("versions.json")))
     with pytest.raises(LocalError, match="E-EXISTS"):
         write()
+
+
+ADDRESSES = {
+    "a proxy's login": ('proxy = "http://anna:s3cret@proxy:3128"', 'proxy = "http://anna:***@proxy:3128"'),
+    "a database's, with an at sign": (
+        "database = 'postgresql+psycopg://o:s@3/cret@h/n'",
+        "'postgresql+psycopg://o:***@h/n'",
+    ),
+    "a password alone": ('"http://:s3cret@proxy:3128"', '"http://:***@proxy:3128"'),
+    "an address without one": ('proxy = "http://proxy:3128"  # anna@example.org', "http://proxy:3128"),
+}
+
+
+@pytest.mark.parametrize("sentence", ADDRESSES)
+def test_a_bundle_for_support_holds_no_password(tmp_path: Path, sentence: str) -> None:
+    text, kept = ADDRESSES[sentence]
+    (tmp_path / "settings.toml").write_text(text)
+    bundle = tmp_path / "bundle.zip"
+    write_bundle(bundle, (), (), documents={}, configuration=[tmp_path / "settings.toml"])
+    inside = zipfile.ZipFile(bundle).read("settings.toml").decode()
+    assert kept in inside
+    assert "cret" not in inside

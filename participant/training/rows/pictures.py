@@ -83,11 +83,18 @@ def _opened(data: bytes, where: str) -> NDArray[Any]:
 
 def _cut(image: Image.Image) -> str:
     """Return what would be lost of a picture in silence; empty if nothing is."""
-    raw = (tile[3] if isinstance(tile[3], str) else str((*tile[3], "")[0]) for tile in getattr(image, "tile", ()))
-    if not image.mode.startswith("I") and any(DEEP.search(mode) for mode in raw if mode):
+    raw = [_raw_mode(tile[3]) for tile in getattr(image, "tile", ())]
+    if not image.mode.startswith("I") and any(DEEP.search(mode) for mode in raw):
         return "colour of 16 bits cannot be kept; save it with 8 bits, or as grey"
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # cameras add a preview to a JPEG: MPO
     return f"holds {frames} pictures; save the one that is meant" if frames > 1 else ""
+
+
+def _raw_mode(arguments: object) -> str:
+    """Return what Pillow calls the pixels of a tile before it converts them."""
+    if isinstance(arguments, tuple):
+        return str(arguments[0]) if arguments else ""
+    return arguments if isinstance(arguments, str) else ""
 
 
 def _array(image: Image.Image) -> NDArray[Any]:
