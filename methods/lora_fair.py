@@ -50,7 +50,9 @@ def correction(missing: Wide, reads: Wide) -> Wide:
         reads: A, shape (rank, inputs).
     """
     squares = reads @ reads.T
-    penalty = PENALTY * max(float(np.trace(squares)) / len(squares), np.finfo(np.float64).tiny)
+    penalty = PENALTY * float(np.trace(squares)) / len(squares)
+    if penalty == 0:
+        return np.zeros((len(missing), len(reads)))  # nothing can be reached through rows of zeros
     return np.linalg.solve(squares + penalty * np.eye(len(squares)), reads @ missing.T).T
 
 

@@ -175,11 +175,8 @@ class Method:
         """
         if not self.alternates:
             return None
-        chosen, adapter, tensors = (
-            self.alternates[step % len(self.alternates)],
-            recipe.adapter,
-            trained_tensors(recipe, turn),
-        )
+        chosen, adapter = self.alternates[step % len(self.alternates)], recipe.adapter
+        tensors = trained_tensors(recipe, turn)
         active = [select(tensor.key, adapter.options, adapter.head_modules) in chosen for tensor in tensors]
         return np.flatnonzero(np.repeat(active, [tensor.entries for tensor in tensors]))
 
