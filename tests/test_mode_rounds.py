@@ -50,7 +50,7 @@ FAULTS = (
 )
 
 
-OUTCOMES: dict[tuple[str, str, bool], bool] = {}  # of self-checks
+OUTCOMES: dict[tuple[str, str, str, bool], bool] = {}  # of self-checks
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +59,8 @@ def one_self_check_for_all_members(monkeypatch: pytest.MonkeyPatch) -> None:
     run = SelfCheck.run
 
     def remembered(check: SelfCheck) -> bool:
-        privacy = check.privacy
-        what = check.recipe.adapter.method, privacy.unit, privacy.mode in PER_EXAMPLE
+        recipe, privacy = check.recipe, check.privacy
+        what = recipe.base.name, recipe.adapter.method, privacy.unit, privacy.mode in PER_EXAMPLE
         if what not in OUTCOMES:
             OUTCOMES[what] = run(check)
         return OUTCOMES[what]
