@@ -53,7 +53,8 @@ def correction(missing: Wide, reads: Wide) -> Wide:
     penalty = PENALTY * float(np.trace(squares)) / len(squares)
     if penalty == 0:
         return np.zeros((len(missing), len(reads)))  # nothing can be reached through rows of zeros
-    return np.linalg.solve(squares + penalty * np.eye(len(squares)), reads @ missing.T).T
+    found: Wide = np.linalg.solve(squares + penalty * np.eye(len(squares)), reads @ missing.T).T
+    return found
 
 
 LORA_FAIR: Final = Method(

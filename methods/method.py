@@ -21,7 +21,7 @@ from methods.optimizer import OptimizerState, Wide, step
 from methods.products import product_entries
 from methods.selectors import Selector, select
 from methods.vectors import Vector, split, trained_tensors
-from privacy.adapter_options import OPTIONS, PeftOptions
+from privacy.adapter_options import OPTIONS, AdapterOptions
 from privacy.adapter_parts import (
     Adapter,
     Differences,
@@ -138,7 +138,7 @@ class Method:
         return tuple(mode for mode in ALL_MODES if mode not in self.refused)
 
     @property
-    def options(self) -> type[PeftOptions]:
+    def options(self) -> type[AdapterOptions]:
         """The options of its PEFT type."""
         return OPTIONS[self.peft_type]
 

@@ -25,7 +25,6 @@ from participant.training.adapters.fast import choose_engine
 from participant.training.adapters.gradients import GradientEngine
 from participant.training.examples import Examples
 from participant.training.torch_trainer import TorchTrainer
-from privacy.adapter_parts import Turn
 from privacy.dp.clipping import clip_radius
 from privacy.dp.sampling import choose, poisson_sample
 from privacy.interfaces import RandomSource
@@ -74,15 +73,15 @@ _first: Final[WeakKeyDictionary[TorchTrainer, Integers]] = (
 )  # each trainer's noise of its first round
 
 
-def _silence(trainer: TorchTrainer, turn: Turn) -> Integers:
+def _silence(trainer: TorchTrainer, entries: int) -> Integers:
     """Draw the noise, so that coins fall as they would, and leave it out."""
-    return np.zeros_like(_noise(trainer, turn))
+    return np.zeros_like(_noise(trainer, entries))
 
 
-def _first_noise(trainer: TorchTrainer, turn: Turn) -> Integers:
+def _first_noise(trainer: TorchTrainer, entries: int) -> Integers:
     """Draw noise once and add it in every round, as a seed that starts anew would."""
     if trainer not in _first:
-        _first[trainer] = _noise(trainer, turn)
+        _first[trainer] = _noise(trainer, entries)
     return _first[trainer]
 
 
