@@ -53,8 +53,8 @@ def correction(missing: Wide, reads: Wide) -> Wide:
     penalty = PENALTY * float(np.trace(squares)) / len(squares)
     if penalty == 0:
         return np.zeros((len(missing), len(reads)))  # nothing can be reached through rows of zeros
-    found: Wide = np.linalg.solve(squares + penalty * np.eye(len(squares)), reads @ missing.T).T
-    return found
+    transposed = np.linalg.solve(squares + penalty * np.eye(len(squares)), reads @ missing.T)
+    return transposed.T.astype(np.float64)
 
 
 LORA_FAIR: Final = Method(
