@@ -33,7 +33,10 @@ def aligned(recipe: Recipe, start: Wide, end: Wide) -> Wide:
     rotated = end.copy()
     tensors, before = split(recipe, rotated), split(recipe, start)  # views: what is written there is in the vector
     for reads, writes in modules(recipe):
-        left, _, right = np.linalg.svd(before[reads] @ tensors[reads].T)
+        overlap = before[reads] @ tensors[reads].T
+        if not np.isfinite(overlap).all():
+            continue  # steps that went astray have no rotation; a refusal here would tell of data
+        left, _, right = np.linalg.svd(overlap)
         rotation = left @ right
         tensors[reads][:] = rotation @ tensors[reads]
         tensors[writes][:] = tensors[writes] @ rotation.T

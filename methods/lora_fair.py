@@ -50,8 +50,11 @@ def correction(missing: Wide, reads: Wide) -> Wide:
         reads: A, shape (rank, inputs).
     """
     squares = reads @ reads.T
-    penalty = PENALTY * max(float(np.trace(squares)) / len(squares), np.finfo(np.float64).tiny)
-    return np.asarray(np.linalg.solve(squares + penalty * np.eye(len(squares)), reads @ missing.T).T, dtype=np.float64)
+    penalty = PENALTY * float(np.trace(squares)) / len(squares)
+    if penalty == 0:
+        return np.zeros((len(missing), len(reads)))  # nothing can be reached through rows of zeros
+    transposed = np.linalg.solve(squares + penalty * np.eye(len(squares)), reads @ missing.T)
+    return transposed.T.astype(np.float64)
 
 
 LORA_FAIR: Final = Method(

@@ -21,7 +21,7 @@ from methods.optimizer import OptimizerState, Wide, step
 from methods.products import product_entries
 from methods.selectors import Selector, select
 from methods.vectors import Vector, split, trained_tensors
-from privacy.adapter_options import OPTIONS, PeftOptions
+from privacy.adapter_options import OPTIONS, AdapterOptions
 from privacy.adapter_parts import (
     Adapter,
     Differences,
@@ -141,7 +141,7 @@ class Method:
         return tuple(mode for mode in ALL_MODES if mode not in self.refused)
 
     @property
-    def options(self) -> type[PeftOptions]:
+    def options(self) -> type[AdapterOptions]:
         """The options of its PEFT type."""
         return OPTIONS[self.peft_type]
 
@@ -178,11 +178,8 @@ class Method:
         """
         if not self.alternates:
             return None
-        chosen, adapter, tensors = (
-            self.alternates[step % len(self.alternates)],
-            recipe.adapter,
-            trained_tensors(recipe, turn),
-        )
+        chosen, adapter = self.alternates[step % len(self.alternates)], recipe.adapter
+        tensors = trained_tensors(recipe, turn)
         active = [select(tensor.key, adapter.options, adapter.head_modules) in chosen for tensor in tensors]
         return np.flatnonzero(np.repeat(active, [tensor.entries for tensor in tensors]))
 

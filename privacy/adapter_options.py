@@ -251,6 +251,6 @@ AdapterOptions = Annotated[
     | HeadOptions,
     Field(discriminator="peft_type"),
 ]
-OPTIONS: Final[dict[str, type[PeftOptions]]] = {
+OPTIONS: Final[dict[str, type[AdapterOptions]]] = {
     kind.model_fields["peft_type"].default: kind for kind in get_args(get_args(AdapterOptions)[0])
 }

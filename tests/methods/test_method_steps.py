@@ -13,6 +13,7 @@ from methods import ranks
 from methods.adalora import budget, pulled
 from methods.coin import gathered
 from methods.fedsvd import singular_factors, turned
+from methods.lora_fair import correction
 from methods.optimizer import OptimizerState
 from methods.products import best_factors, differences
 from methods.vectors import joined, places, split
@@ -261,6 +262,23 @@ def test_a_rotation_keeps_the_product_and_undoes_what_only_turned_the_factors() 
     split(recipe, away)[A][:] = rotation @ before
     split(recipe, away)[B][:] = split(recipe, start)[B] @ rotation.T
     assert np.allclose(align(recipe, start, away), start)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("name", ["fedrot-lora", "flexlora", "lora-fair"])
+def test_steps_that_went_astray_are_no_refusal_which_would_tell_of_data(name: str) -> None:
+    recipe, method = recipe_of(name), methods.get(name)
+    start = np.random.default_rng(11).normal(size=recipe.state_entries)
+    end = start.copy()
+    end[3], end[20] = np.nan, np.inf
+    end = method.align(recipe, start, end)
+    if recipe.upload.kind == "products":
+        assert differences(recipe, start, end, factors_beside=method.factors_beside).shape == (recipe.entries,)
+    assert end.shape == start.shape
+
+
+def test_no_correction_is_reached_through_rows_of_zeros() -> None:
+    assert not correction(np.ones((6, 8)), np.zeros((2, 8))).any()
 
 
 # --- AdaLoRA ---

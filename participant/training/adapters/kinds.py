@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.ln_tuning.layer import LNTuningLayer
@@ -135,8 +135,7 @@ def _vera_key(name: str) -> str | None:
 
 def _require_blocks(model: PeftModel) -> None:
     """Refuse what PEFT would adjust: the plan's block size is the one that everybody has."""
-    config: Any = model.peft_config[PEFT_NAME]
-    size = config.oft_block_size
+    size = vars(model.peft_config[PEFT_NAME])["oft_block_size"]
     for name, layer in model.named_modules():
         if isinstance(layer, OFTLayer) and layer.oft_block_size[PEFT_NAME] != size:
             raise ValueError(f"block_size {size} does not divide the {layer.in_features} inputs of {name}")

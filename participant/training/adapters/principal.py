@@ -9,11 +9,10 @@ Source: Meng et al., "PiSSA", NeurIPS 2024, arXiv:2404.02948; Balazy et al., "Lo
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
-from torch import nn
+from torch import Tensor, nn
 
 from privacy.errors import LocalError
 
@@ -29,13 +28,13 @@ def start_from_base(model: nn.Module, *, with_values: bool) -> None:
             best approximation of its rank; otherwise the factors are orthonormal.
     """
     for layer in lora_layers(model):
-        _require_rank(layer)
-        reading, writing = layer.lora_A[ADAPTER].weight, _writing(layer).weight
-        weight = layer.get_base_layer().weight.detach().double()
+        reading, writing = _reading(layer), _writing(layer)
+        weight = _weight(layer).detach().double()
         weight = weight.T if layer.fan_in_fan_out else weight
         left, values, right = torch.linalg.svd(weight, full_matrices=False)
-        rank = reading.shape[0]
-        roots = (values[:rank] / layer.scaling[ADAPTER]).sqrt() if with_values else torch.ones(rank, dtype=weight.dtype)
+        rank = len(reading)
+        _require_rank(rank, len(values))
+        roots = (values[:rank] / layer.scaling[ADAPTER]).sqrt() if with_values else torch.ones_like(values[:rank])
         with torch.no_grad():
             reading.copy_(roots[:, None] * right[:rank])
             writing.copy_(left[:, :rank] * roots)
@@ -44,8 +43,8 @@ def start_from_base(model: nn.Module, *, with_values: bool) -> None:
 def start_orthonormal(model: nn.Module) -> None:
     """Turn the rows of every factor A, random as they are, into orthonormal ones."""
     for layer in lora_layers(model):
-        _require_rank(layer)
-        reading = layer.lora_A[ADAPTER].weight
+        reading = _reading(layer)
+        _require_rank(len(reading), min(len(_writing(layer)), reading.shape[1]))
         with torch.no_grad():
             reading.copy_(torch.linalg.qr(reading.T.double())[0].T)
 
@@ -53,23 +52,32 @@ def start_orthonormal(model: nn.Module) -> None:
 def take_out_of_base(model: nn.Module) -> None:
     """Subtract from every adapted weight what its adapter adds: the model's answers are the bare base's."""
     for layer in lora_layers(model):
-        weight = layer.get_base_layer().weight
+        weight = _weight(layer)
         with torch.no_grad():
             weight -= layer.get_delta_weight(ADAPTER).to(weight.dtype)
 
 
-def _require_rank(layer: Any) -> None:
+def lora_layers(model: nn.Module) -> Iterator[LoraLinear]:
+    """Yield the layers that LoRA adapts."""
+    return (module for module in model.modules() if isinstance(module, LoraLinear))
+
+
+def _require_rank(rank: int, most: int) -> None:
     """Refuse a rank above the number of singular vectors that a layer has."""
-    most, rank = min(layer.in_features, layer.out_features), layer.lora_A[ADAPTER].weight.shape[0]
     if rank > most:
         raise LocalError("E-CONFIG-INVALID", f"adapter.rank {rank}: a target module has {most} singular vectors")
 
 
-def lora_layers(model: nn.Module) -> Iterator[Any]:
-    """Yield the layers that LoRA adapts; PEFT does not annotate what they hold."""
-    return (module for module in model.modules() if isinstance(module, LoraLinear))
+def _weight(layer: LoraLinear) -> Tensor:
+    return layer.get_base_layer().get_parameter("weight")
 
 
-def _writing(layer: Any) -> Any:
-    factor = layer.lora_B[ADAPTER]
-    return factor.out if isinstance(factor, nn.Sequential) else factor
+def _reading(layer: LoraLinear) -> Tensor:
+    """Return A, shape (rank, inputs)."""
+    return layer.get_parameter(f"lora_A.{ADAPTER}.weight")
+
+
+def _writing(layer: LoraLinear) -> Tensor:
+    """Return B, shape (outputs, rank); of a layer with a core, what stands outside of it."""
+    cored = isinstance(layer.lora_B[ADAPTER], nn.Sequential)
+    return layer.get_parameter(f"lora_B.{ADAPTER}.{'out.' if cored else ''}weight")
