@@ -166,8 +166,8 @@ class Submissions:
             if isinstance(before, HeadsShown) and _is_older(shown.journal, before.journal):
                 rule = f"its journal ends at record {shown.journal.length}, it showed {before.journal.length}"
                 raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
-            if (rule := attempt.refuses_heads(shown)) is not None:
-                raise _not_kept(member, "E-ROUND-CONTEXT", rule)
+            if (refusal := attempt.refuses_heads(shown)) is not None:
+                raise _not_kept(member, "E-ROUND-CONTEXT", refusal)
             known = member_rows.keep_head(connection, member, shown.ledger, run.context.now())
             if known.place != shown.ledger.place:
                 rule = f"its ledger ends at record {shown.ledger.sequence}, it showed {known.sequence}"
