@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -34,7 +34,6 @@ from participant.training.examples import synthetic_examples
 from participant.training.models import architecture, hash_model, label_names, load_base
 from participant.training.rows.cells import name_text
 from participant.training.trial import TRIAL_ROWS
-from privacy.adapter_options import AdapterOptions
 from privacy.adapter_parts import Adapter, Tensor
 from privacy.draft import (
     BaseReference,
@@ -118,7 +117,7 @@ def make_adapter(
     options = {key: value for key, value in section.model_dump().items() if key not in Adapter.model_fields}
     sketch = Adapter(
         method=method.name,
-        options=cast(AdapterOptions, fitting(method.options, "adapter", options)),
+        options=fitting(method.options, "adapter", options),
         head_modules=section.head_modules,
         seed=section.seed,
         initial_hash=_NO_HASH,

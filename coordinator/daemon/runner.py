@@ -406,12 +406,13 @@ class Runner:
     async def read_content(self, member: str, sha256: bytes, offset: int) -> AsyncIterator[bytes]:
         """Yield the rest of some content that this member may read, in chunks of at most 1 MiB."""
         self._active(member)
-        path = next((path for run in self._of(member) if (path := run.content(sha256)) is not None), None)
+        paths = (path for run in self._of(member) if (path := run.content(sha256)) is not None)
+        path = next((path for path in paths if path.exists()), None)  # equal content of a run that ended may be gone
         if path is None and (plan := self._plan(member, sha256)):
             for start in range(offset, len(plan), READ_BYTES):
                 yield plan[start : start + READ_BYTES]
             return
-        if path is None or not path.exists():
+        if path is None:
             raise PeerError.by_participant(
                 member, "E-WIRE-UNEXPECTED", Phase.DOWNLOAD, "there is no such content for this member"
             )

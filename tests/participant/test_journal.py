@@ -25,6 +25,7 @@ from participant.runs import journal as journal_module
 from participant.runs.journal import Journal
 from privacy import canonical
 from privacy.errors import LocalError, VerificationError
+from privacy.heads import JournalHead
 from privacy.secagg.dealing import HeldShare
 from tests.worlds.federation import Federation
 
@@ -50,6 +51,28 @@ def test_what_was_appended_is_there_again(tmp_path: Path) -> None:
     journal = written(tmp_path)
     assert Journal.open(tmp_path, PLAN).memory == journal.memory
     assert journal.memory.completed == 2
+
+
+def test_a_journal_contains_each_head_that_it_ever_had_and_no_other(tmp_path: Path) -> None:
+    journal, heads = Journal.open(tmp_path, PLAN), list[JournalHead]()
+    for record in records():
+        heads.append(journal.head)
+        journal.append(record)
+    heads.append(journal.head)
+    again = Journal.open(tmp_path, PLAN)
+    assert [head.length for head in heads] == [*range(len(heads))]
+    assert all(again.contains(head) for head in heads)
+    assert again.head == heads[-1]
+    for other in (JournalHead(len(heads), bytes(32)), JournalHead(3, bytes(32)), replace(heads[3], length=4)):
+        assert not again.contains(other)
+
+
+def test_the_first_reason_for_which_a_run_is_refused_stands(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path, PLAN)
+    journal.refuse("E-LEDGER-ROLLBACK")
+    journal.refuse("E-ROUND-TRANSCRIPT")
+    assert Journal.open(tmp_path, PLAN).memory.refused == "E-LEDGER-ROLLBACK"
+    assert journal.head.length == 1
 
 
 def test_a_journal_that_was_opened_again_goes_on_from_its_head(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from audit.ledger_export import verify_ledger
+from host.locks import only_daemon
 from participant.commands.participant import app
 from participant.daemon.reanchor import FetchPlan, Loss, find_loss, reanchor
 from participant.daemon.status import StatusFile
@@ -393,6 +395,14 @@ def test_the_command_shows_the_loss_and_writes_it_only_by_name(
         say("--as", ANNA)
 
 
+@pytest.fixture
+def running(set_back: SetBack) -> Iterator[None]:
+    """While a daemon holds the directory."""
+    with only_daemon(set_back.home.directory, "participant"):
+        yield
+
+
+@pytest.mark.usefixtures("running")
 def test_status_does_not_say_that_all_is_well_where_every_run_is_refused(set_back: SetBack) -> None:
     status = StatusFile(set_back.home, VirtualClock())
     status.connected()

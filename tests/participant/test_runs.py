@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from participant.owner.plan_store import Ended
 from participant.runs.open_runs import NotApproved, Runs
 from privacy.errors import LocalError, OnlysumError, PeerError, RefusedError
 from privacy.heads import HeadsShown, JournalHead, Moment
@@ -129,6 +130,30 @@ def test_runs_that_are_closed_are_named_for_their_owner(rehearsal: Rehearsal) ->
         runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, b""), (last,), ()))
     assert runs.closed() == [rehearsal.plan.run_id]
     assert [log["code"] for log in logs] == ["E-LEDGER-ROLLBACK"], "a coordinator that saw no ledger is no liar"
+
+
+def test_a_run_that_ended_here_is_not_compared_any_more(rehearsal: Rehearsal) -> None:
+    run_id = rehearsal.plan.run_id
+    rehearsal.me.review().plans.end(run_id, Ended(state="completed", code="", at=1))
+    runs = runs_of(rehearsal)
+    last = signed_elsewhere(rehearsal, rehearsal.world.plan.hash)
+    runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, b""), (last,), ()))
+    assert not (rehearsal.me.home.runs / run_id / "journal").exists()
+    assert runs.part(run_id).highest == (0, 0)
+
+
+def test_a_part_that_is_taken_already_ends_when_its_journal_is_found_out(rehearsal: Rehearsal) -> None:
+    rehearsal.open()
+    rehearsal.phase()
+    runs = rehearsal.daemon._runs
+    part = runs.part(rehearsal.plan.run_id)
+    assert part.round_in_progress
+    last = signed_elsewhere(rehearsal, rehearsal.world.plan.hash)
+    runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, b""), (last,), ()))
+    assert not part.round_in_progress
+    assert part.journal.memory.refused == "E-LEDGER-ROLLBACK"
+    with pytest.raises(RefusedError, match="E-LEDGER-ROLLBACK"):
+        runs.part(rehearsal.plan.run_id)
 
 
 UNREADABLE = {
