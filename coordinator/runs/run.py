@@ -124,6 +124,7 @@ class Run:
                 self.known_round[name] = max(0, advertised - 1)
             for name, phase in standing_rows.list_late(connection, self.run_id):
                 self.latecomers.was_late(name, Phase[phase])
+                self.latecomers.heard_of(name)  # since then, for all that is known: its handshake is about to come
         self.read()
 
     @property
