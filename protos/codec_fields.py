@@ -25,7 +25,10 @@ COORDINATOR: Final = "coordinator"  # who is to blame for what comes from there
 MAX_TEXT: Final = 4000  # characters, as plan_parts.Text
 MAX_LIST: Final = MAX_ROSTER  # members of any set; lists that are not sets name their own bound
 MAX_HISTORY: Final = 2**16  # rounds
-LIST_LIMITS: Final = {"onlysum.federation.v1.AttemptOpened.history": MAX_HISTORY}  # of those that may be longer
+LIST_LIMITS: Final = {  # of those that may be longer
+    "onlysum.federation.v1.AttemptOpened.history": MAX_HISTORY,
+    "onlysum.federation.v1.AttemptOpened.voided": MAX_HISTORY,
+}
 LEAST_ITEM_BYTES: Final = 32  # that an item of a long list has on average: all have a hash, a key, a share or more
 _LENGTH_DELIMITED: Final = 2
 _FIELD_1: Final = b"\x08"  # the key of a number in field 1

@@ -24,6 +24,7 @@ from privacy.secagg.messages import (
     SurvivorSignature,
     UnmaskRequest,
     UnmaskShares,
+    VoidedRound,
 )
 from privacy.secret import SecretBytes
 
@@ -146,6 +147,7 @@ class AttemptOpened:
     offer: AttemptOffer
     adapter: ContentRef  # the global adapter's float32 little-endian entries
     history: tuple[RoundCertificate, ...]  # of all completed rounds that this member has not been shown to know
+    voided: tuple[VoidedRound, ...] = ()  # those without a sum among them, ascending
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,14 @@ class RoundCompleted:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundVoided:
+    """A round has no sum and never will; the run goes on at the next one."""
+
+    run_id: str
+    voided: VoidedRound
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptAborted:
     """An attempt ended without a sum; the next task opens another, or ends the run."""
 
@@ -232,6 +242,7 @@ Task = (
     | SurvivorsProposed
     | UnmaskRequested
     | RoundCompleted
+    | RoundVoided
     | AttemptAborted
     | MemberExcluded
     | EvaluationAsked

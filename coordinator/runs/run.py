@@ -33,7 +33,7 @@ from privacy.interfaces import Clock
 from privacy.plan import Plan, VerifiedPlan
 from privacy.secagg.hashes import adapter_hash, genesis_transcript
 from privacy.secagg.keys import SigningKey
-from privacy.secagg.messages import AttemptOffer, Position, RoundCertificate
+from privacy.secagg.messages import AttemptOffer, Position, RoundCertificate, VoidedRound
 from protos import codec
 from protos.envelope import ContentRef, NumberedTask
 
@@ -117,7 +117,7 @@ class Run:
         self.latecomers = Latecomers()
         self.excluded: dict[str, int] = {}  # by the operator -> the event of it
         self.known_round: dict[str, int] = {}  # participant -> last round that it has been shown to know
-        self._certificates: tuple[RoundCertificate, ...] = ()
+        self._closed: tuple[RoundCertificate | VoidedRound, ...] = ()
         with context.store.read() as connection:
             for name in self.roster:
                 advertised = attempt_rows.last_advertised_round(connection, self.run_id, name, ADVERTISED)
@@ -153,9 +153,14 @@ class Run:
             self.tried = attempt_rows.list_attempts(connection, self.run_id, after=len(self.rounds))
             measured = run_rows.list_evaluations(connection, self.run_id)
         self.measured = {(one.round, one.evaluator) for one in measured}
-        decoded = (codec.decode_certificate(one.certificate, sender=COORDINATOR) for one in fresh)
-        self._certificates = (*self._certificates, *decoded)
+        self._closed = (*self._closed, *(self._closing(one) for one in fresh))
         self._offered_tasks.clear()
+
+    def _closing(self, done: RoundRecord) -> RoundCertificate | VoidedRound:
+        if done.voided:
+            return VoidedRound(self.plan.hash, done.round)
+        certificate: RoundCertificate = codec.decode_certificate(done.certificate, sender=COORDINATOR)
+        return certificate
 
     def exclude(self, excluded: dict[str, int]) -> None:
         """Take note of whom the operator leaves out now."""
@@ -250,7 +255,7 @@ class Run:
             initial_adapter=self._initial,
             state=self.record.state,
             code=self.record.code,
-            certificates=self._certificates,
+            closed=self._closed,
             machine=self.attempt.machine if self.attempt else None,
             adapter=self._adapter(),
             aborted=(Position(self.plan.hash, failed.round, failed.attempt), failed.code) if failed else None,

@@ -79,7 +79,7 @@ def run_list(opened: OpenHome) -> RunList:
                     title=recipe.title,
                     state=run.state.value,
                     paused=run.paused,
-                    rounds_completed=len(run_rows.list_rounds(connection, run.run_id)),
+                    rounds_completed=sum(not done.voided for done in run_rows.list_rounds(connection, run.run_id)),
                     rounds=recipe.rounds,
                     code=run.code,
                     created_at=run.created_at,

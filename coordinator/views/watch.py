@@ -45,6 +45,7 @@ class Watcher:
     answers: set[tuple[str, bool]] = field(default_factory=set)
     attempts: dict[tuple[int, int], str] = field(default_factory=dict)
     measured: set[tuple[int, str]] = field(default_factory=set)
+    voided: set[int] = field(default_factory=set)
 
     def new_events(self) -> Iterator[RunEvent]:
         """Yield what happened since the last call, in order."""
@@ -73,6 +74,10 @@ class Watcher:
             if attempt.state == "aborted" and self._first(attempt, "aborted"):
                 text = f"round {attempt.round}, attempt {attempt.attempt} aborted: {attempt.code} {attempt.reason}"
                 yield _happened("abort", text, round=attempt.round, attempt=attempt.attempt, code=attempt.code)
+            if done and done.voided and done.attempt == attempt.attempt and done.round not in self.voided:
+                self.voided.add(done.round)
+                text = f"round {done.round} voided: charged, without a sum; the run goes on at the next"
+                yield _happened("void", text, round=done.round)
         self.event = max([self.event, *(event.id for _, _, event in closed)])
         for evaluation in evaluations:
             if (evaluation.round, evaluation.evaluator) not in self.measured:

@@ -81,10 +81,10 @@ class SharesReleased:
 
 @dataclass(frozen=True, slots=True)
 class RoundClosed:
-    """A verified certificate extended the transcript."""
+    """A verified certificate extended the transcript, or the round was voided: then nobody survived it."""
 
     round: int
-    attempt: int
+    attempt: int  # 0 of a voided round: none of its attempts counts
     transcript: bytes
     survivors: tuple[str, ...]
     alarm: bool  # this participant had uploaded to this attempt and is not among the survivors

@@ -35,6 +35,7 @@ from privacy.secagg.messages import (
     MaskedUpload,
     Position,
     RoundCertificate,
+    VoidedRound,
 )
 from protos import codec
 from protos.envelope import (
@@ -43,6 +44,7 @@ from protos.envelope import (
     AttemptOpened,
     KeysAdvertised,
     RoundCompleted,
+    RoundVoided,
     SharesDealt,
     SurvivorsProposed,
     UnmaskRequested,
@@ -121,6 +123,8 @@ class Participation:
                 self._follow(self._hear(task.request, of=position_of(task)))
             case RoundCompleted():
                 self._on_completed(task.certificate)
+            case RoundVoided():
+                self._on_voided(task.voided)
             case AttemptAborted():
                 self._on_aborted(task)
 
@@ -137,8 +141,7 @@ class Participation:
             self._send(self._state.own)
             return
         self._opened_at = self._work.clock.monotonic()
-        for certificate in task.history:
-            self._on_completed(certificate)
+        self._catch_up(task)
         self._consent.require()
         self.prepare()
         adapter = fetch_adapter(
@@ -203,6 +206,24 @@ class Participation:
         self._close_round()
         if isinstance(step.record, RoundClosed):
             self._report_closed(step.record)
+
+    def _catch_up(self, task: AttemptOpened) -> None:
+        """Close the rounds that this participant missed, in their order."""
+        voided = list(task.voided)
+        for certificate in task.history:
+            while voided and voided[0].round < certificate.position.round:
+                self._on_voided(voided.pop(0))
+            self._on_completed(certificate)
+        for last in voided:
+            self._on_voided(last)
+
+    def _on_voided(self, voided: VoidedRound) -> None:
+        if voided.round != self._journal.memory.completed + 1:
+            return
+        self._keep(self._hear(voided))
+        self._close_round()
+        self._log.warning("round voided: charged, without a sum", round=voided.round)
+        self._say_at_work(voided.position)
 
     def _report_closed(self, record: RoundClosed) -> None:
         if record.alarm:

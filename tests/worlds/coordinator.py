@@ -95,7 +95,7 @@ class ScriptedMember:
             case env.PlanProposed():
                 return [env.PlanRefused(task.run_id, plan.hash, "E-POLICY-RULE", "not these rounds")]
             case env.AttemptOpened():
-                for entry in task.history:
+                for entry in sorted((*task.history, *task.voided), key=lambda closed: closed.position.round):
                     hear(entry)
                 return hear(task.offer)
             case env.KeysAdvertised():
@@ -108,8 +108,10 @@ class ScriptedMember:
                 return hear(task.request)
             case env.RoundCompleted():
                 return hear(task.certificate)
-            case env.AttemptAborted():
-                return [env.Abstained(task.run_id, task.position, "E-ROUND-DEADLINE")]
+            case env.RoundVoided() | env.AttemptAborted():
+                voided = hear(task.voided) if isinstance(task, env.RoundVoided) else []
+                at = task.voided.position if isinstance(task, env.RoundVoided) else task.position
+                return [*voided, env.Abstained(task.run_id, at, "E-ROUND-DEADLINE")]
             case env.RunEnded():
                 self.ended = task.state
         return []

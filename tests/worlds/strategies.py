@@ -155,6 +155,8 @@ certificates = st.builds(
     signatures=st.lists(survivor_signatures, max_size=3).map(tuple),
 )
 
+voided_rounds = st.builds(said.VoidedRound, plan_hash=hashes, round=from_one)
+
 content_refs = st.builds(env.ContentRef, sha256=hashes, length=lengths)
 tasks = st.one_of(
     st.builds(
@@ -170,6 +172,7 @@ tasks = st.one_of(
         offer=offers,
         adapter=content_refs,
         history=st.lists(certificates, max_size=2).map(tuple),
+        voided=st.lists(voided_rounds, max_size=2).map(tuple),
     ),
     st.builds(
         env.KeysAdvertised, run_id=run_ids, advertisements=st.lists(advertisements, min_size=1, max_size=3).map(tuple)
@@ -184,6 +187,7 @@ tasks = st.one_of(
     st.builds(env.SurvivorsProposed, run_id=run_ids, proposal=proposals),
     st.builds(env.UnmaskRequested, run_id=run_ids, request=unmask_requests),
     st.builds(env.RoundCompleted, run_id=run_ids, certificate=certificates),
+    st.builds(env.RoundVoided, run_id=run_ids, voided=voided_rounds),
     st.builds(env.AttemptAborted, run_id=run_ids, position=positions, code=codes),
     st.builds(env.MemberExcluded, run_id=run_ids),
     st.builds(env.EvaluationAsked, run_id=run_ids, round=from_zero, adapter=content_refs),
