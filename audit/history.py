@@ -12,9 +12,8 @@ from privacy.errors import VerificationError
 from privacy.evaluation import SignedEvaluation
 from privacy.plan import Plan
 from privacy.report_model import Certificate, EvaluationEntry, Report, RoundEntry
-from privacy.secagg.hashes import genesis_transcript
 from privacy.secagg.keys import verify
-from privacy.secagg.messages import Position, RoundCertificate, SurvivorSet, SurvivorSignature
+from privacy.secagg.messages import Position, RoundCertificate, SurvivorSet, SurvivorSignature, chained
 
 
 def check_rounds(report: Report) -> str:
@@ -23,20 +22,22 @@ def check_rounds(report: Report) -> str:
     Raises:
         VerificationError: ``E-REPORT-TRANSCRIPT``, naming the round and the rule.
     """
-    plan, transcript, completed = report.plan, genesis_transcript(report.plan.hash), 0
+    plan, history = report.plan, list[RoundCertificate | None]()
     for place, entry in enumerate(report.rounds, start=1):
         if entry.round != place or place > plan.recipe.rounds or entry.attempts > plan.max_attempts:
             raise _refuse(entry, "out of order, or beyond the plan's rounds or attempts")
         if entry.certificate is None:
             _require(not entry.dropouts, entry, "a round that did not complete has no list of dropouts")
+            history.append(None)
             continue
-        _require(completed == place - 1, entry, "it completed although a round before it did not")
+        gap = None in history and not plan.privacy.noised
+        _require(not gap, entry, "it completed although a round before it did not, which without noise ends a run")
         certificate = to_certificate(plan, entry, entry.certificate)
         _check_certificate(plan, entry, certificate)
-        transcript = certificate.transcript(transcript)
-        completed += 1
-    if transcript.hex() != report.transcript_sha256:
+        history.append(certificate)
+    if chained(plan.hash, history).hex() != report.transcript_sha256:
         raise VerificationError("E-REPORT-TRANSCRIPT", "the rounds do not end in the transcript that the report names")
+    completed = len(history) - history.count(None)
     return f"{completed} of {len(report.rounds)} started rounds completed, each signed by a quorum; one history"
 
 

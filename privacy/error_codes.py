@@ -512,7 +512,13 @@ REGISTRY: Final[dict[str, Explanation]] = {
         _P,
         "the sum is larger than updates of this plan can sum to",
         "a participant uploaded something else than an update; masks hide which one",
-        "the run ends here, with the adapter of the round before; ask the owners what their daemons did",
+        "the round is voided, or the run ends with the adapter before it; ask the owners what their daemons did",
+    ),
+    "E-ROUND-VOID": Explanation(
+        _P,
+        "a round cannot be given up without a sum here",
+        "without noise, two sums that start from one adapter can differ by one participant's update",
+        "nothing was sent; the run ends instead, and can be created anew",
     ),
     "E-RUN-ENDED": Explanation(
         _R,

@@ -43,9 +43,8 @@ from privacy.report_model import (
     Trust,
     UploadDigest,
 )
-from privacy.secagg.hashes import genesis_transcript
 from privacy.secagg.keys import SigningKey, framed
-from privacy.secagg.messages import RoundCertificate
+from privacy.secagg.messages import RoundCertificate, chained
 
 LABEL_REPORT: Final = b"onlysum/1/report"
 EPSILON_DECIMALS: Final = Decimal("0.0001")  # epsilons are rounded up to these
@@ -56,7 +55,10 @@ SYSTEM_RANDOMNESS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundFacts:
-    """A round that was started, as a daemon remembers it; without a certificate it did not complete."""
+    """A round that was started, as a daemon remembers it; without a certificate it has no sum.
+
+    It was voided if a later one completed, and else it is one of those with which the run ended.
+    """
 
     round: int
     attempts: int
@@ -256,11 +258,7 @@ def _certificate(certificate: RoundCertificate) -> Certificate:
 
 
 def _transcript(plan: Plan, rounds: Sequence[RoundFacts]) -> bytes:
-    transcript = genesis_transcript(plan.hash)
-    for entry in rounds:
-        if entry.certificate is not None:
-            transcript = entry.certificate.transcript(transcript)
-    return transcript
+    return chained(plan.hash, [entry.certificate for entry in rounds])
 
 
 def _evaluation_order(evaluation: SignedEvaluation) -> tuple[int, str]:

@@ -28,6 +28,7 @@ MAX_HISTORY: Final = 2**16  # rounds
 LIST_LIMITS: Final = {  # of those that may be longer
     "onlysum.federation.v1.AttemptOpened.history": MAX_HISTORY,
     "onlysum.federation.v1.AttemptOpened.sums": MAX_HISTORY,
+    "onlysum.federation.v1.AttemptOpened.voided": MAX_HISTORY,
 }
 LEAST_ITEM_BYTES: Final = 32  # that an item of a long list has on average: all have a hash, a key, a share or more
 _LENGTH_DELIMITED: Final = 2

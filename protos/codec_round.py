@@ -34,6 +34,7 @@ from privacy.secagg.messages import (
     SurvivorSignature,
     UnmaskRequest,
     UnmaskShares,
+    VoidedRound,
 )
 from privacy.secagg.shamir import SHARE_BYTES
 from privacy.secagg.suites import PUBLIC_KEY_BYTES
@@ -376,3 +377,13 @@ def read_certificate(message: pb.RoundCertificate) -> RoundCertificate:
         sum_hash=exact(message.sum_hash, HASH_BYTES, "sum_hash"),
         signatures=each(message.signatures, "signatures", read_survivor_signature),
     )
+
+
+def write_voided(value: VoidedRound) -> pb.VoidedRound:
+    """Return the message of a voided round."""
+    return pb.VoidedRound(plan_hash=value.plan_hash, round=value.round)
+
+
+def read_voided(message: pb.VoidedRound) -> VoidedRound:
+    """Return a voided round."""
+    return VoidedRound(exact(message.plan_hash, HASH_BYTES, "plan_hash"), count(message.round, "round", least=1))

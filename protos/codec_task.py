@@ -80,13 +80,8 @@ def _write_task(task: env.Task) -> pb.NumberedTask:
         case env.UnmaskRequested():
             request = rounds.write_unmask_request(task.request)
             return pb.NumberedTask(unmask_requested=pb.UnmaskRequested(run_id=task.run_id, request=request))
-        case env.RoundCompleted():
-            certificate = rounds.write_certificate(task.certificate)
-            return pb.NumberedTask(round_completed=pb.RoundCompleted(run_id=task.run_id, certificate=certificate))
-        case env.AttemptAborted():
-            position = rounds.write_position(task.position)
-            aborted = pb.AttemptAborted(run_id=task.run_id, position=position, code=task.code)
-            return pb.NumberedTask(attempt_aborted=aborted)
+        case env.RoundCompleted() | env.RoundVoided() | env.AttemptAborted():
+            return _write_closing(task)
         case env.MemberExcluded():
             return pb.NumberedTask(member_excluded=pb.MemberExcluded(run_id=task.run_id))
         case env.EvaluationAsked():
@@ -98,6 +93,20 @@ def _write_task(task: env.Task) -> pb.NumberedTask:
             return pb.NumberedTask(run_ended=ended)
         case _:
             assert_never(task)
+
+
+def _write_closing(task: env.RoundCompleted | env.RoundVoided | env.AttemptAborted) -> pb.NumberedTask:
+    match task:
+        case env.RoundCompleted():
+            certificate = rounds.write_certificate(task.certificate)
+            return pb.NumberedTask(round_completed=pb.RoundCompleted(run_id=task.run_id, certificate=certificate))
+        case env.RoundVoided():
+            voided = rounds.write_voided(task.voided)
+            return pb.NumberedTask(round_voided=pb.RoundVoided(run_id=task.run_id, voided=voided))
+        case env.AttemptAborted():
+            position = rounds.write_position(task.position)
+            aborted = pb.AttemptAborted(run_id=task.run_id, position=position, code=task.code)
+            return pb.NumberedTask(attempt_aborted=aborted)
 
 
 def read_task(message: pb.NumberedTask) -> env.NumberedTask:
@@ -150,6 +159,7 @@ def _write_opened(task: env.AttemptOpened) -> pb.AttemptOpened:
         sums=[write_ref(content) for content in task.sums],
         adapter=None if task.adapter is None else write_ref(task.adapter),
         history=[rounds.write_certificate(certificate) for certificate in task.history],
+        voided=[rounds.write_voided(voided) for voided in task.voided],
     )
 
 
@@ -160,6 +170,7 @@ def _read_opened(message: pb.AttemptOpened) -> env.AttemptOpened:
         sums=each(message.sums, "sums", read_ref, most=MAX_HISTORY),
         adapter=part(message, "adapter", read_ref) if message.HasField("adapter") else None,
         history=each(message.history, "history", rounds.read_certificate, most=MAX_HISTORY),
+        voided=each(message.voided, "voided", rounds.read_voided, most=MAX_HISTORY),
     )
 
 
@@ -203,6 +214,10 @@ def _read_completed(message: pb.RoundCompleted) -> env.RoundCompleted:
     return env.RoundCompleted(run_id=run_id(message.run_id), certificate=certificate)
 
 
+def _read_voided(message: pb.RoundVoided) -> env.RoundVoided:
+    return env.RoundVoided(run_id=run_id(message.run_id), voided=part(message, "voided", rounds.read_voided))
+
+
 def _read_aborted(message: pb.AttemptAborted) -> env.AttemptAborted:
     position = part(message, "position", rounds.read_position)
     return env.AttemptAborted(run_id=run_id(message.run_id), position=position, code=code(message.code))
@@ -238,6 +253,7 @@ _TASK_READERS: Final[Mapping[str, Callable[..., env.Task]]] = {
     "survivors_proposed": _read_survivors,
     "unmask_requested": _read_unmask,
     "round_completed": _read_completed,
+    "round_voided": _read_voided,
     "attempt_aborted": _read_aborted,
     "member_excluded": _read_excluded,
     "evaluation_asked": _read_asked,

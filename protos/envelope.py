@@ -25,6 +25,7 @@ from privacy.secagg.messages import (
     SurvivorSignature,
     UnmaskRequest,
     UnmaskShares,
+    VoidedRound,
 )
 from privacy.secret import SecretBytes
 
@@ -144,6 +145,7 @@ class AttemptOpened:
     offer: AttemptOffer
     sums: tuple[ContentRef, ...]  # ring words of the sums of the history's rounds
     history: tuple[RoundCertificate, ...]  # of all completed rounds that this member has not been shown to know
+    voided: tuple[VoidedRound, ...] = ()  # those without a sum among them, ascending
     adapter: ContentRef | None = None  # float32 little-endian; where the method's step is not the same to the bit
 
 
@@ -192,6 +194,14 @@ class RoundCompleted:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundVoided:
+    """A round has no sum and never will; the run goes on at the next one."""
+
+    run_id: str
+    voided: VoidedRound
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptAborted:
     """An attempt ended without a sum; the next task opens another, or ends the run."""
 
@@ -233,6 +243,7 @@ Task = (
     | SurvivorsProposed
     | UnmaskRequested
     | RoundCompleted
+    | RoundVoided
     | AttemptAborted
     | MemberExcluded
     | EvaluationAsked

@@ -648,6 +648,7 @@ class AttemptOpened(_message.Message):
     OFFER_FIELD_NUMBER: _builtins.int
     SUMS_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    VOIDED_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     @_builtins.property
@@ -657,6 +658,10 @@ class AttemptOpened(_message.Message):
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[_round_pb2.RoundCertificate]: ...
     @_builtins.property
+    def voided(self) -> _containers.RepeatedCompositeFieldContainer[_round_pb2.VoidedRound]:
+        """rounds among those of the history, ascending"""
+
+    @_builtins.property
     def adapter(self) -> Global___ContentRef: ...
     def __init__(
         self,
@@ -665,11 +670,12 @@ class AttemptOpened(_message.Message):
         offer: _round_pb2.AttemptOffer | None = ...,
         sums: _abc.Iterable[Global___ContentRef] | None = ...,
         history: _abc.Iterable[_round_pb2.RoundCertificate] | None = ...,
+        voided: _abc.Iterable[_round_pb2.VoidedRound] | None = ...,
         adapter: Global___ContentRef | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "offer", b"offer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "history", b"history", "offer", b"offer", "run_id", b"run_id", "sums", b"sums"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "history", b"history", "offer", b"offer", "run_id", b"run_id", "sums", b"sums", "voided", b"voided"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -813,6 +819,29 @@ class RoundCompleted(_message.Message):
 Global___RoundCompleted: _TypeAlias = RoundCompleted  # noqa: Y015
 
 @_typing.final
+class RoundVoided(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    VOIDED_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    @_builtins.property
+    def voided(self) -> _round_pb2.VoidedRound: ...
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        voided: _round_pb2.VoidedRound | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["voided", b"voided"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id", "voided", b"voided"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundVoided: _TypeAlias = RoundVoided  # noqa: Y015
+
+@_typing.final
 class AttemptAborted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -927,6 +956,7 @@ class NumberedTask(_message.Message):
     EVALUATION_ASKED_FIELD_NUMBER: _builtins.int
     RUN_ENDED_FIELD_NUMBER: _builtins.int
     MEMBER_EXCLUDED_FIELD_NUMBER: _builtins.int
+    ROUND_VOIDED_FIELD_NUMBER: _builtins.int
     id: _builtins.bytes
     """16 bytes"""
     @_builtins.property
@@ -951,6 +981,8 @@ class NumberedTask(_message.Message):
     def run_ended(self) -> Global___RunEnded: ...
     @_builtins.property
     def member_excluded(self) -> Global___MemberExcluded: ...
+    @_builtins.property
+    def round_voided(self) -> Global___RoundVoided: ...
     def __init__(
         self,
         *,
@@ -966,12 +998,13 @@ class NumberedTask(_message.Message):
         evaluation_asked: Global___EvaluationAsked | None = ...,
         run_ended: Global___RunEnded | None = ...,
         member_excluded: Global___MemberExcluded | None = ...,
+        round_voided: Global___RoundVoided | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_aborted", b"attempt_aborted", "attempt_opened", b"attempt_opened", "evaluation_asked", b"evaluation_asked", "keys_advertised", b"keys_advertised", "member_excluded", b"member_excluded", "plan_proposed", b"plan_proposed", "round_completed", b"round_completed", "run_ended", b"run_ended", "shares_dealt", b"shares_dealt", "survivors_proposed", b"survivors_proposed", "task", b"task", "unmask_requested", b"unmask_requested"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_aborted", b"attempt_aborted", "attempt_opened", b"attempt_opened", "evaluation_asked", b"evaluation_asked", "keys_advertised", b"keys_advertised", "member_excluded", b"member_excluded", "plan_proposed", b"plan_proposed", "round_completed", b"round_completed", "round_voided", b"round_voided", "run_ended", b"run_ended", "shares_dealt", b"shares_dealt", "survivors_proposed", b"survivors_proposed", "task", b"task", "unmask_requested", b"unmask_requested"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_aborted", b"attempt_aborted", "attempt_opened", b"attempt_opened", "evaluation_asked", b"evaluation_asked", "id", b"id", "keys_advertised", b"keys_advertised", "member_excluded", b"member_excluded", "plan_proposed", b"plan_proposed", "round_completed", b"round_completed", "run_ended", b"run_ended", "shares_dealt", b"shares_dealt", "survivors_proposed", b"survivors_proposed", "task", b"task", "unmask_requested", b"unmask_requested"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_aborted", b"attempt_aborted", "attempt_opened", b"attempt_opened", "evaluation_asked", b"evaluation_asked", "id", b"id", "keys_advertised", b"keys_advertised", "member_excluded", b"member_excluded", "plan_proposed", b"plan_proposed", "round_completed", b"round_completed", "round_voided", b"round_voided", "run_ended", b"run_ended", "shares_dealt", b"shares_dealt", "survivors_proposed", b"survivors_proposed", "task", b"task", "unmask_requested", b"unmask_requested"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["plan_proposed", "attempt_opened", "keys_advertised", "shares_dealt", "survivors_proposed", "unmask_requested", "round_completed", "attempt_aborted", "evaluation_asked", "run_ended", "member_excluded"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["plan_proposed", "attempt_opened", "keys_advertised", "shares_dealt", "survivors_proposed", "unmask_requested", "round_completed", "attempt_aborted", "evaluation_asked", "run_ended", "member_excluded", "round_voided"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_task) -> _WhichOneofReturnType_task | None: ...
 

@@ -503,6 +503,31 @@ class UnmaskShares(_message.Message):
 Global___UnmaskShares: _TypeAlias = UnmaskShares  # noqa: Y015
 
 @_typing.final
+class VoidedRound(_message.Message):
+    """A round without a sum, at which the next one goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_HASH_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    plan_hash: _builtins.bytes
+    round: _builtins.int
+    """from 1"""
+    def __init__(
+        self,
+        *,
+        plan_hash: _builtins.bytes = ...,
+        round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan_hash", b"plan_hash", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VoidedRound: _TypeAlias = VoidedRound  # noqa: Y015
+
+@_typing.final
 class RoundCertificate(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

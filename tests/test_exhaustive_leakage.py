@@ -15,7 +15,7 @@ from tests.worlds.edits import Edit, Instead, Refusal, edited
 from tests.worlds.plans import names
 from tests.worlds.span import LyingCoordinator, Shown, View, name_of
 from tests.worlds.span_rows import learned, recorded, violates
-from tests.worlds.span_search import Space, views
+from tests.worlds.span_search import Space, explore_voided, views
 
 FOUR, FIVE = names(4), names(5)
 
@@ -227,6 +227,38 @@ def test_with_all_rules_the_same_search_finds_none(rule: str) -> None:
 def test_with_a_lower_threshold_than_the_plans_the_search_finds_a_leak() -> None:
     with edited(Instead("threshold", "(n + f) // 2 + 1", "(n + f) // 2"), prefixes=["privacy.plan"]):
         assert any(TOGETHER.outcomes())
+
+
+# --- voided rounds ---
+
+CLOSED_FOR_EVER = (
+    Instead("_check_open", "memory.completed >= position.round", "False"),
+    Instead("_check_open", "memory.highest != position.order", "False"),
+)
+
+
+def voided_outcomes() -> Iterator[bool]:
+    """Yield the outcomes of every course in which some are told that round 1 is voided, and go on in both rounds."""
+    world = LyingCoordinator(4, 1, mode="local")
+    world.open(1, to_all(FOUR[:3], "alice bob carol dave"))
+    return explore_voided(world, [("alice", "bob", "dave"), ("alice", "carol", "dave")])
+
+
+def test_exhaustive_search_over_voided_rounds_finds_one_sum_of_each_round_or_nothing() -> None:
+    outcomes = list(voided_outcomes())
+    assert len(outcomes) > 20
+    assert not any(outcomes)
+
+
+def test_without_closing_a_voided_round_the_search_finds_a_leak() -> None:
+    with edited(*CLOSED_FOR_EVER):
+        assert any(voided_outcomes())
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_one_check_that_a_voided_round_is_closed_is_enough(kept: int) -> None:
+    with edited(CLOSED_FOR_EVER[1 - kept]):
+        assert not any(voided_outcomes())
 
 
 # --- the oracle itself ---

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from privacy.plan import default_survivors, least_survivors
+from privacy.plan_parts import Mode
 from privacy.secagg.graph_bounds import recommend
 from privacy.secagg.messages import SurvivorSignature
 from tests.worlds.edits import Instead, Refusal, edited
 from tests.worlds.plans import make_plan
-from tests.worlds.span import LyingCoordinator, Release, Shown, View, name_of
+from tests.worlds.span import NEXT_ROUND, LyingCoordinator, Release, Shown, View, name_of
 from tests.worlds.span_rows import Sum, recorded, violates
 
 REGULAR = [(60, 1, 2), (60, 5, 3)]  # n, f, D
@@ -45,6 +46,7 @@ class Liar:
 
     seed: int
     graph: str = "complete"
+    mode: Mode = "none"
     world: LyingCoordinator = field(init=False)
     lying: float = field(init=False)  # how often a participant is left out of a set
     signatures: dict[int, list[SurvivorSignature]] = field(default_factory=dict)
@@ -59,7 +61,7 @@ class Liar:
         n, f = self.random.choice(ROSTERS)
         survivors = self.random.choice([least_survivors(n, f), default_survivors(n, f)])
         suite = self.random.choice([1, 1, 1, 2])
-        self.world = LyingCoordinator(n, f, seed=str(self.seed), suite=suite, min_survivors=survivors)
+        self.world = LyingCoordinator(n, f, seed=str(self.seed), suite=suite, min_survivors=survivors, mode=self.mode)
 
     def play(self) -> list[Sum]:
         """Open attempts and ask for signatures and releases, now in this one, now in that; return what was learned."""
@@ -68,6 +70,16 @@ class Liar:
             for _ in range(2):
                 self._ask(self.random.randint(1, number))
         return self.world.learned(self.releases)
+
+    def void(self) -> None:
+        """Tell most that the round is voided, open attempts at the next one, and go on in all that there are."""
+        for name in self.world.honest:
+            if self._honestly():
+                self.world.void(name)
+        for number in range(1, self.random.randint(1, 2) + 1):
+            self.world.open(NEXT_ROUND + number, self._view())
+            for _ in range(3):
+                self._ask(self.random.choice(list(self.world.attempts)))
 
     def _view(self) -> View:
         whole = self._subset(self.world.everyone, share=0.5)
@@ -124,6 +136,17 @@ def test_no_random_course_of_lies_reveals_more_than_one_sum_on_a_k_regular_graph
         assert not violates(basis, least_honest=liar.world.least_honest), f"seed {seed}"
         learned += bool(basis)
     assert learned
+
+
+def test_no_random_course_of_lies_about_voided_rounds_reveals_more_than_one_sum_of_each() -> None:
+    learned = 0
+    for seed in range(60):
+        liar = Liar(seed, mode="local")
+        liar.play()
+        liar.void()
+        assert not liar.world.violated(liar.releases), f"seed {seed}"
+        learned += bool(liar.world.learned(liar.releases, of=1)) and bool(liar.world.learned(liar.releases, of=2))
+    assert learned, "a liar must get as far as a sum of both rounds for this to mean anything"
 
 
 def test_random_lies_reveal_more_once_nothing_ties_the_survivors_to_one_u2() -> None:

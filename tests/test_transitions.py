@@ -26,6 +26,7 @@ from privacy.secagg.messages import (
     ShareBundle,
     SurvivorProposal,
     UnmaskRequest,
+    VoidedRound,
 )
 from tests.worlds.expect import expect
 from tests.worlds.federation import Federation, SeededSource
@@ -40,6 +41,7 @@ TOLD: tuple[type[Told], ...] = (
     SurvivorProposal,
     UnmaskRequest,
     RoundCertificate,
+    VoidedRound,
     Abort,
 )
 PAIRS = tuple(product(STATES, TOLD))
@@ -58,7 +60,7 @@ class Course:
     said: dict[type[Told], Told] = field(init=False)  # by the coordinator to erin, or to another in its place
 
     def __post_init__(self) -> None:
-        self.federation = Federation(5, 1, seed=9)
+        self.federation = Federation(5, 1, mode="local", seed=9)
         me = self.federation.participants[ME]
         self.state, self.memory = Idle(me.participant), me.journal.memory
         self.machine = CoordinatorRound(self.federation.plan, self.federation.offer(1, 1))
@@ -67,6 +69,7 @@ class Course:
         while self.machine.phase is not Phase.RESULT:
             self._phase()
         self.said[RoundCertificate] = self.machine.result.certificate
+        self.said[VoidedRound] = VoidedRound(self.federation.plan.hash, 1)
         if self.until is not Idle:
             self.said[AttemptOffer] = self.federation.offer(1, 2)
 

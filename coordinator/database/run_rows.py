@@ -76,11 +76,11 @@ class ApprovalRecord:
 
 @dataclass(frozen=True, slots=True)
 class RoundRecord:
-    """A completed round."""
+    """A round that is over: completed, or voided."""
 
     round: int
-    attempt: int
-    certificate: bytes
+    attempt: int  # that completed it, or the last one
+    certificate: bytes  # empty if the round was voided
     transcript: bytes
     survivors: int
     dropouts: tuple[str, ...]
@@ -90,6 +90,11 @@ class RoundRecord:
     released_sha256: bytes
     length: int
     completed_at: int
+
+    @property
+    def voided(self) -> bool:
+        """Whether the round has no sum."""
+        return not self.certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +238,7 @@ def list_approvals(connection: Connection, run_id: str) -> tuple[ApprovalRecord,
 
 
 def add_round(connection: Connection, run_id: str, done: RoundRecord) -> None:
-    """Record a completed round."""
+    """Record a round that is over."""
     connection.execute(
         sa.insert(rounds).values(
             run_id=run_id,
@@ -254,7 +259,7 @@ def add_round(connection: Connection, run_id: str, done: RoundRecord) -> None:
 
 
 def list_rounds(connection: Connection, run_id: str, *, after: int = 0) -> tuple[RoundRecord, ...]:
-    """Return a run's completed rounds in order, those above ``after``."""
+    """Return a run's completed and voided rounds in order, those above ``after``."""
     query = sa.select(rounds).where(rounds.c.run_id == run_id, rounds.c.round > after).order_by(rounds.c.round)
     return tuple(_round(row) for row in connection.execute(query))
 

@@ -1,4 +1,4 @@
-"""What becomes of a completed round: the next adapter and the row that proves it.
+"""What becomes of a round that is over: the next adapter and the row of it.
 
 Guarantees: the next state is durable before it returns; a repetition after a crash gives the same bytes.
 Leaves to others: when (``coordinator.runs.lifecycle``), what becomes of a completed run (``coordinator.runs.release``).
@@ -7,6 +7,7 @@ Leaves to others: when (``coordinator.runs.lifecycle``), what becomes of a compl
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 from coordinator.database.run_rows import RoundRecord
 from coordinator.protocol.round import RoundResult
@@ -14,6 +15,7 @@ from coordinator.runs.global_adapter import RunFiles
 from methods.global_adapter import next_state
 from privacy.plan import Plan
 from privacy.secagg.hashes import adapter_hash
+from privacy.secagg.messages import Position, VoidedRound
 from protos import codec
 
 
@@ -43,6 +45,33 @@ def complete_round(plan: Plan, files: RunFiles, result: RoundResult, *, previous
         adapter_hash=adapter_hash(iterate),
         sum_sha256=hashlib.sha256(words).digest(),
         sum_length=len(words),
+        released_sha256=hashlib.sha256(released).digest(),
+        length=len(iterate),
+        completed_at=now,
+    )
+
+
+def void_round(plan: Plan, files: RunFiles, at: Position, *, previous: bytes, now: int) -> RoundRecord:
+    """Make the adapter before a round that of the round too, durable, and return the row of a round without a sum.
+
+    Args:
+        plan: the run's.
+        files: of the run; the state after the round before is there.
+        at: the round's last attempt.
+        previous: transcript of the round before.
+        now: when, in seconds since the Unix epoch.
+    """
+    iterate, released = files.write_state(replace(files.read_state(at.round - 1), round=at.round))
+    return RoundRecord(
+        round=at.round,
+        attempt=at.attempt,
+        certificate=b"",
+        transcript=VoidedRound(plan.hash, at.round).transcript(previous),
+        survivors=0,
+        dropouts=(),
+        adapter_hash=adapter_hash(iterate),
+        sum_sha256=hashlib.sha256(b"").digest(),
+        sum_length=0,
         released_sha256=hashlib.sha256(released).digest(),
         length=len(iterate),
         completed_at=now,

@@ -94,7 +94,7 @@ class Lifecycle:
         elif run.open_position is not None:
             await self._open(run.open_position)
         elif run.tried and (hopeless := self._hopeless()):
-            await self._end(RunState.ABORTED, run.tried[-1].code, hopeless)
+            await (self._void(hopeless) if self._may_void() else self._end_with_last(hopeless))
         elif self._used_up():
             last = run.tried[-1]
             reason = f"round {last.round} was not completed in {last.attempt} attempts; the last: {last.reason}"
@@ -127,6 +127,36 @@ class Lifecycle:
         if run.excluded:
             free += f"; excluded by the operator: {', '.join(sorted(run.excluded))}"
         return f"round {last.round}, attempt {last.attempt}: {last.reason}; it cannot be tried again: {free}"
+
+    def _may_void(self) -> bool:
+        """Return whether the run may go on without this round's sum.
+
+        Not without noise (docs/protocol.md section 6), not where no round follows, and not twice in a row: a member
+        that spoils every round must not spend everybody's budget.
+        """
+        run, last = self._run, self._run.tried[-1]
+        before = run.rounds[-1].voided if run.rounds else False
+        return run.rules.privacy.noised and last.round < run.rules.recipe.rounds and not before
+
+    async def _end_with_last(self, reason: str) -> None:
+        await self._end(RunState.ABORTED, self._run.tried[-1].code, reason)
+
+    async def _void(self, reason: str) -> None:
+        """Close a round that can have no sum any more; the next one starts from the adapter before it."""
+        run, context, last = self._run, self._run.context, self._run.tried[-1]
+        at = Position(run.plan.hash, last.round, last.attempt)
+        done = await run.work(
+            completion.void_round,
+            run.rules,
+            run.files,
+            at,
+            previous=run.offer(at).previous_transcript,
+            now=context.now(),
+        )
+        with context.store.begin() as connection:
+            run_rows.add_round(connection, run.run_id, done)
+        self._clear_after(at.round)
+        run.reload_and_notify("round-voided", round=at.round, reason=reason)
 
     async def _await_approvals(self) -> None:
         run = self._run
@@ -236,9 +266,14 @@ class Lifecycle:
             run_rows.add_round(connection, run.run_id, done)
             attempt_rows.end_attempt(connection, run.run_id, at, "completed", now=context.now())
         run.attempt = None
-        context.spool.clear_round(run.run_id, at.round)
-        if at.round > 1:  # the start is always needed
-            run.files.forget(at.round - 1, keep_released=run.released(at.round - 1) is not None)
+        self._clear_after(at.round)
+
+    def _clear_after(self, number: int) -> None:
+        """Remove uploads to a round that is over, and the adapter that it started from."""
+        run = self._run
+        run.context.spool.clear_round(run.run_id, number)
+        if number > 1:  # the start is always needed
+            run.files.forget(number - 1, keep_released=run.released(number - 1) is not None)
 
     def _abort_attempt(self, at: Position, aborted: RoundAborted) -> None:
         run, now = self._run, self._run.context.now()

@@ -125,7 +125,7 @@ def make_report(store: Store, operator: SigningKey, plan: VerifiedPlan, now: int
                 round=number,
                 attempts=sum(attempt.round == number for attempt in attempts),
                 certificate=codec.decode_certificate(rounds[number].certificate, sender=COORDINATOR)
-                if number in rounds
+                if number in rounds and not rounds[number].voided
                 else None,
             )
             for number in sorted({attempt.round for attempt in attempts})

@@ -34,7 +34,7 @@ from privacy.interfaces import Clock
 from privacy.plan import Plan, VerifiedPlan
 from privacy.secagg.hashes import adapter_hash, genesis_transcript
 from privacy.secagg.keys import SigningKey
-from privacy.secagg.messages import AttemptOffer, Position, RoundCertificate
+from privacy.secagg.messages import AttemptOffer, Position, RoundCertificate, VoidedRound
 from protos import codec
 from protos.envelope import ContentRef, NumberedTask
 
@@ -121,13 +121,14 @@ class Run:
         self.latecomers = Latecomers()
         self.excluded: dict[str, int] = {}  # by the operator -> the event of it
         self.known_round: dict[str, int] = {}  # participant -> last round that it has been shown to know
-        self._certificates: tuple[RoundCertificate, ...] = ()
+        self._closed: tuple[RoundCertificate | VoidedRound, ...] = ()
         with context.store.read() as connection:
             for name in self.roster:
                 advertised = attempt_rows.last_advertised_round(connection, self.run_id, name, ADVERTISED)
                 self.known_round[name] = max(0, advertised - 1)
             for name, phase in standing_rows.list_late(connection, self.run_id):
                 self.latecomers.was_late(name, Phase[phase])
+                self.latecomers.heard_of(name)  # since then, for all that is known: its handshake is about to come
         self.read()
 
     @property
@@ -155,9 +156,9 @@ class Run:
             tried = attempt_rows.list_attempts(connection, self.run_id, after=len(self.rounds) + len(fresh))
             measured = run_rows.list_evaluations(connection, self.run_id)
         iterate = None if self._exact_step or not fresh else self.files.iterate(fresh[-1].round).read_bytes()
-        decoded = [codec.decode_certificate(one.certificate, sender=COORDINATOR) for one in fresh]
+        closed = [self._closing(one) for one in fresh]
         self.record, self.answers, self.tried = record, answers, tried
-        self.rounds, self._certificates = (*self.rounds, *fresh), (*self._certificates, *decoded)
+        self.rounds, self._closed = (*self.rounds, *fresh), (*self._closed, *closed)
         self.measured = {(one.round, one.evaluator) for one in measured}
         if iterate is not None:
             self._iterate = ContentRef(hashlib.sha256(iterate).digest(), len(iterate))
@@ -176,6 +177,12 @@ class Run:
         """Read the rows if memory is not known to agree with them."""
         if self._behind:
             self.read()
+
+    def _closing(self, done: RoundRecord) -> RoundCertificate | VoidedRound:
+        if done.voided:
+            return VoidedRound(self.plan.hash, done.round)
+        certificate: RoundCertificate = codec.decode_certificate(done.certificate, sender=COORDINATOR)
+        return certificate
 
     def exclude(self, excluded: dict[str, int]) -> None:
         """Take note of whom the operator leaves out now."""
@@ -270,9 +277,9 @@ class Run:
             initial_adapter=self._initial,
             state=self.record.state,
             code=self.record.code,
-            certificates=self._certificates,
+            closed=self._closed,
             machine=self.attempt.machine if self.attempt else None,
-            sums=tuple(ContentRef(done.sum_sha256, done.sum_length) for done in self.rounds),
+            sums=tuple(None if done.voided else ContentRef(done.sum_sha256, done.sum_length) for done in self.rounds),
             adapter=self._iterate,
             heads=self.attempt.heads if self.attempt else {},
             aborted=(Position(self.plan.hash, failed.round, failed.attempt), failed.code) if failed else None,
@@ -286,7 +293,7 @@ class Run:
         if self._iterate is not None and sha256 == self._iterate.sha256:
             return self.files.iterate(len(self.rounds))
         for done in reversed(self.rounds):
-            if sha256 == done.sum_sha256:
+            if sha256 == done.sum_sha256 and not done.voided:
                 return self.files.sum(done.round)
         for number in range(len(self.rounds), -1, -1):
             released = self.released(number)

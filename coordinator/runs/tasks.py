@@ -24,6 +24,7 @@ from privacy.secagg.messages import (
     RoundCertificate,
     SurvivorProposal,
     UnmaskRequest,
+    VoidedRound,
 )
 from protos.envelope import (
     AttemptAborted,
@@ -35,6 +36,7 @@ from protos.envelope import (
     NumberedTask,
     PlanProposed,
     RoundCompleted,
+    RoundVoided,
     RunEnded,
     SharesDealt,
     SurvivorsProposed,
@@ -56,9 +58,9 @@ class RunView:
     initial_adapter: ContentRef
     state: RunState
     code: str
-    certificates: tuple[RoundCertificate, ...]  # of all completed rounds
+    closed: tuple[RoundCertificate | VoidedRound, ...]  # of all rounds that are over
     machine: CoordinatorRound | None  # the open attempt
-    sums: tuple[ContentRef, ...]  # of all completed rounds
+    sums: tuple[ContentRef | None, ...]  # of all rounds that are over; a voided one has none
     adapter: ContentRef | None  # that the current round starts from, where participants' own may differ in rounding
     aborted: tuple[Position, str] | None  # the last attempt and its code, if it failed and nothing came after
     excluded: Mapping[str, int]  # by the operator -> the event of it
@@ -80,9 +82,12 @@ def roster_tasks(view: RunView, member: str, *, answered_plan: bool, knows: int)
             yield _plan_proposed(view)
         return
     # While the run goes on, the next offer carries the history, so the last round's certificate is enough here.
-    first = knows if view.state.ended else max(knows, len(view.certificates) - 1)
-    for certificate in view.certificates[first:]:
-        yield numbered(RoundCompleted(run_id, certificate), *certificate.position.fields, certificate.sum_hash)
+    first = knows if view.state.ended else max(knows, len(view.closed) - 1)
+    for closed in view.closed[first:]:
+        if isinstance(closed, VoidedRound):
+            yield numbered(RoundVoided(run_id, closed), number(closed.round))
+        else:
+            yield numbered(RoundCompleted(run_id, closed), *closed.position.fields, closed.sum_hash)
     if view.aborted is not None:
         at, code = view.aborted
         yield numbered(AttemptAborted(run_id, at, code), *at.fields)
@@ -103,9 +108,10 @@ def _attempt_task(view: RunView, machine: CoordinatorRound, member: str, knows: 
         case None | RoundCertificate():
             return
         case AttemptOffer() as offer:
-            yield numbered(
-                AttemptOpened(run_id, offer, view.sums[knows:], view.certificates[knows:], view.adapter), *at.fields
-            )
+            history = tuple(closed for closed in view.closed[knows:] if isinstance(closed, RoundCertificate))
+            voided = tuple(closed for closed in view.closed[knows:] if isinstance(closed, VoidedRound))
+            sums = tuple(content for content in view.sums[knows:] if content is not None)
+            yield numbered(AttemptOpened(run_id, offer, sums, history, voided, view.adapter), *at.fields)
         case AdvertisementSet(advertisements):
             heads = _heads(view, Moment.ADVERTISE, (keys.sender for keys in advertisements))
             yield numbered(KeysAdvertised(run_id, advertisements, heads), *at.fields)

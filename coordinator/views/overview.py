@@ -86,6 +86,7 @@ class Overview:
                     "attempt": completed.attempt,
                     "survivors": completed.survivors,
                     "dropouts": list(completed.dropouts),
+                    "voided": completed.voided,
                     "uploaded_bytes": self.uploaded.get(completed.round, 0),
                     "transcript": completed.transcript.hex(),
                     "completed_at": timestamp(completed.completed_at),
@@ -115,7 +116,9 @@ class Overview:
         """Return it for people."""
         run, plan = self.run, self.plan
         state = run.state.value + (", paused" if run.paused and not run.state.ended else "")
-        lines = [f"{run.run_id}  {plan.recipe.title}", f"{state}, {len(self.rounds)} of {plan.recipe.rounds} rounds"]
+        voided = sum(done.voided for done in self.rounds)
+        done = f"{len(self.rounds) - voided} of {plan.recipe.rounds} rounds" + (f", {voided} voided" if voided else "")
+        lines = [f"{run.run_id}  {plan.recipe.title}", f"{state}, {done}"]
         if run.reason:
             lines.append(f"{run.code} {run.reason}".strip())
         lines += [f"created {moment(run.created_at)} UTC, to be over by {moment(plan.expires_at)} UTC"]
@@ -124,6 +127,9 @@ class Overview:
             lines += trouble_lines(self.troubles)
         lines += self._next()
         for completed in self.rounds[-SHOWN_ROUNDS:]:
+            if completed.voided:
+                lines.append(f"  round {completed.round}: voided, charged and without a sum")
+                continue
             dropouts = f", without {', '.join(completed.dropouts)}" if completed.dropouts else ""
             tries = f", attempt {completed.attempt}" if completed.attempt > 1 else ""
             lines.append(f"  round {completed.round}: {completed.survivors} participants{dropouts}{tries}")

@@ -82,7 +82,7 @@ def run_list(opened: OpenHome) -> RunList:
                     title=recipe.title,
                     state=run.state.value,
                     paused=run.paused,
-                    rounds_completed=len(run_rows.list_rounds(connection, run.run_id)),
+                    rounds_completed=sum(not done.voided for done in run_rows.list_rounds(connection, run.run_id)),
                     rounds=recipe.rounds,
                     code=run.code,
                     reason=run.reason,

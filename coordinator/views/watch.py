@@ -49,6 +49,7 @@ class Watcher:
     answers: set[tuple[str, bool]] = field(default_factory=set)
     attempts: dict[tuple[int, int], str] = field(default_factory=dict)
     measured: set[tuple[int, str]] = field(default_factory=set)
+    voided: set[int] = field(default_factory=set)
 
     def new_events(self) -> Iterator[RunEvent]:
         """Yield what happened since the last call, in order."""
@@ -77,6 +78,10 @@ class Watcher:
                 text = f"round {attempt.round}, attempt {attempt.attempt} aborted: {attempt.code} {attempt.reason}"
                 fields = {"round": attempt.round, "attempt": attempt.attempt, "code": attempt.code}
                 yield _happened("abort", text, fields, at=attempt.ended_at)
+            if done and done.voided and done.attempt == attempt.attempt and done.round not in self.voided:
+                self.voided.add(done.round)
+                text = f"round {done.round} voided: charged, without a sum; the run goes on at the next"
+                yield _happened("void", text, {"round": done.round}, at=done.completed_at)
         self.event = max([self.event, *(event.id for _, _, event in closed)])
         for evaluation in evaluations:
             if (evaluation.round, evaluation.evaluator) not in self.measured:

@@ -28,6 +28,7 @@ from protos.envelope import (
     Hello,
     NumberedTask,
     RoundCompleted,
+    RoundVoided,
     RunEnded,
     Submission,
     Task,
@@ -170,6 +171,8 @@ class TaskQueue:
                 closed = _FOREVER
             case RoundCompleted():
                 closed = (task.certificate.position.round + 1, 0)
+            case RoundVoided():
+                closed = (task.voided.round + 1, 0)
             case AttemptAborted():
                 closed = task.position.order
             case AttemptOpened():

@@ -29,6 +29,7 @@ from privacy.secagg.messages import (
     SurvivorSet,
     SurvivorSignature,
     UnmaskRequest,
+    VoidedRound,
 )
 from privacy.secagg.suites import Suite, public_parts
 
@@ -352,6 +353,18 @@ def check_certificate(
         raise PeerError.by_coordinator(
             "E-ROUND-TRANSCRIPT", phase, "the history names other survivors than this participant signed"
         )
+
+
+def check_voided(participant: Participant, voided: VoidedRound, memory: RunMemory) -> None:
+    """A round may be voided if there is noise in every sum, if it is the next one, and if one follows (section 6)."""
+    phase, plan = Phase.RESULT, participant.plan.plan
+    _check_not_refused(memory, phase)
+    if not plan.privacy.noised:
+        raise PeerError.by_coordinator("E-ROUND-VOID", phase, "a round without noise cannot be voided")
+    if voided.plan_hash != participant.plan.hash or voided.round != memory.completed + 1:
+        raise PeerError.by_coordinator("E-ROUND-CONTEXT", phase, "what was voided is not the next round of this plan")
+    if voided.round >= participant.parameters.rounds:
+        raise PeerError.by_coordinator("E-ROUND-CONTEXT", phase, "no round follows in which to go on")
 
 
 def uploaded_to(certificate: RoundCertificate, memory: RunMemory) -> UpdateMasked | None:

@@ -81,10 +81,10 @@ class SharesReleased:
 
 @dataclass(frozen=True, slots=True)
 class RoundClosed:
-    """A verified certificate extended the transcript."""
+    """A verified certificate extended the transcript, or the round was voided: then nobody survived it."""
 
     round: int
-    attempt: int
+    attempt: int  # 0 of a voided round: none of its attempts counts
     transcript: bytes
     survivors: tuple[str, ...]
     alarm: bool  # this participant had uploaded to this attempt and is not among the survivors
@@ -229,6 +229,11 @@ class RunMemory:
                 return replace(self, refused=record.code)
             case _ as never:
                 assert_never(never)
+
+    @property
+    def voided(self) -> frozenset[int]:
+        """The rounds that were closed without a sum."""
+        return frozenset(closed.round for closed in self.history if closed.attempt == 0)
 
     @property
     def resumable(self) -> UpdateMasked | None:

@@ -32,6 +32,7 @@ from privacy.secagg.messages import (
     RoundCertificate,
     SurvivorProposal,
     UnmaskRequest,
+    VoidedRound,
 )
 from privacy.secagg.pairing import Pairing
 from privacy.secagg.suites import Link, SuiteKeys, channel_keys, masking_keys
@@ -92,6 +93,8 @@ def _answer(state: State, told: Told, memory: RunMemory, random: RandomSource) -
             return unmasking.release(masked, request, memory)
         case RoundCertificate() as certificate, _:
             return unmasking.complete(state, certificate, memory)
+        case VoidedRound() as voided, _:
+            return unmasking.void(state, voided, memory)
         case Abort() as abort, (Advertised() | Shared() | Ready() | Masked()) as begun:
             return _give_up(begun, abort)
     raise LocalError("E-BUG", f"there is no answer to {type(told).__name__} in {type(state).__name__}")

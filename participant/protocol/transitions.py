@@ -25,6 +25,7 @@ from privacy.secagg.messages import (
     RoundCertificate,
     SurvivorProposal,
     UnmaskRequest,
+    VoidedRound,
 )
 
 
@@ -51,6 +52,7 @@ Told = (
     | SurvivorProposal
     | UnmaskRequest
     | RoundCertificate
+    | VoidedRound
     | Abort
 )
 
@@ -73,6 +75,8 @@ TRANSITIONS: Final[Mapping[tuple[type[State], type[Told]], tuple[type[State], ..
     (Signed, AttemptOffer): (),  # the commit point: no other attempt may complete
     (Idle, RoundCertificate): (Idle,),  # of a round that it missed
     **{(state, RoundCertificate): (Idle,) for state in _IN_ATTEMPT},
+    (Idle, VoidedRound): (Idle,),
+    **{(state, VoidedRound): (Idle,) for state in _IN_ATTEMPT},  # whatever was signed or released in it
     **{(state, Abort): (Idle,) for state in _IN_ATTEMPT},
 }
 

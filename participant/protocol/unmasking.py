@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from participant.protocol.checks import check_certificate, check_proposal, check_request, uploaded_to
+from participant.protocol.checks import check_certificate, check_proposal, check_request, check_voided, uploaded_to
 from participant.protocol.memory import RoundClosed, RunMemory, SharesReleased, SurvivorsSigned
 from participant.protocol.states import Idle, Masked, Released, Signed, State
 from participant.protocol.step import Step
@@ -21,6 +21,7 @@ from privacy.secagg.messages import (
     SurvivorSignature,
     UnmaskRequest,
     UnmaskShares,
+    VoidedRound,
 )
 
 
@@ -84,3 +85,11 @@ def complete(state: State, certificate: RoundCertificate, memory: RunMemory) -> 
         alarm=uploaded_to(certificate, memory) is not None and participant.me not in survivors,
     )
     return Step(Idle(participant), record)
+
+
+def void(state: State, voided: VoidedRound, memory: RunMemory) -> Step[Idle]:
+    """Close a round that has no sum: nothing is signed or released in it any more, whatever was before (section 6)."""
+    participant = state.participant
+    check_voided(participant, voided, memory)
+    transcript = voided.transcript(memory.transcript)
+    return Step(Idle(participant), RoundClosed(voided.round, 0, transcript, survivors=(), alarm=False))

@@ -11,7 +11,7 @@ Source: docs/protocol.md sections 5.1 and 5.8.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,7 +58,12 @@ class GlobalAdapter:
         self._sender = sender
 
     def start_of(
-        self, offer: AttemptOffer, sums: Sequence[ContentRef], iterate: ContentRef | None = None
+        self,
+        offer: AttemptOffer,
+        sums: Sequence[ContentRef],
+        iterate: ContentRef | None = None,
+        *,
+        voided: Collection[int] = (),
     ) -> NDArray[np.float32]:
         """Return what an offered round starts from, shape (state entries,).
 
@@ -66,6 +71,7 @@ class GlobalAdapter:
             offer: its history is verified already.
             sums: of the last completed rounds, as many as the coordinator thinks that this participant lacks.
             iterate: the coordinator's own, where the method's step may differ in rounding.
+            voided: rounds that have no sum; the next one starts where they did.
 
         Raises:
             PeerError: ``E-ROUND-STEP``, the offered adapter is another, or a sum is missing, too long or too large;
@@ -73,11 +79,18 @@ class GlobalAdapter:
             LocalError: ``E-ADAPTER-HASH``, ``E-STATE-DAMAGED`` or ``E-DISK-FULL``.
         """
         state, before = self._stored(), offer.position.round - 1
+        left = list(sums)[::-1]  # the newest first
+        lacking = [number for number in range(state.round + 1, before + 1) if number not in voided]
+        if len(lacking) > len(left):
+            raise _refusal("E-ROUND-STEP", f"the sum of round {lacking[0]} did not come with the offer")
+        contents = dict(zip(reversed(lacking), left, strict=False))
         for number in range(state.round + 1, before + 1):
-            missing = before - number + 1
-            if missing > len(sums):
-                raise _refusal("E-ROUND-STEP", f"the sum of round {number} did not come with the offer")
-            state = self._advance(state, sums[len(sums) - missing], offer)
+            last = state.round
+            state = (
+                self._advanced(state, contents[number], offer) if number in contents else replace(state, round=number)
+            )
+            self._keep(state)
+            adapter_file(self._directory, last).unlink(missing_ok=True)
         if hashes.adapter_hash(iterate_bytes(state.iterate)) == offer.adapter_hash:
             return state.iterate
         exact = methods.get(self._plan.recipe.adapter.method).exact_step
@@ -101,8 +114,8 @@ class GlobalAdapter:
         self._keep(replace(state, iterate=offered, average=state.average if averaged else offered))
         return offered
 
-    def _advance(self, state: OptimizerState, content: ContentRef, offer: AttemptOffer) -> OptimizerState:
-        """Download a round's sum, step from it, and make that durable."""
+    def _advanced(self, state: OptimizerState, content: ContentRef, offer: AttemptOffer) -> OptimizerState:
+        """Download a round's sum and return the state that it leads to."""
         number = state.round + 1
         layout, certificate = self._plan.layout(number), self._certificate(number)
         if content.length != layout.bytes:
@@ -113,10 +126,7 @@ class GlobalAdapter:
         words = np.frombuffer(data, dtype=layout.ring.dtype)
         if layout.count_beyond(words, largest_sum(self._plan)):
             raise _refusal("E-ROUND-STEP", f"the sum of round {number} is larger than updates of this plan can sum to")
-        after = next_state(self._plan, state, layout.decode(words), certificate.survivors.ids)
-        self._keep(after)
-        adapter_file(self._directory, state.round).unlink(missing_ok=True)
-        return after
+        return next_state(self._plan, state, layout.decode(words), certificate.survivors.ids)
 
     def _keep(self, state: OptimizerState) -> None:
         durable.write(adapter_file(self._directory, state.round), state_to_bytes(state, with_iterate=True))

@@ -47,6 +47,7 @@ from privacy.secagg.messages import (
     RoundCertificate,
     SurvivorSignature,
     UnmaskShares,
+    VoidedRound,
 )
 from protos import codec
 from protos.envelope import (
@@ -56,6 +57,7 @@ from protos.envelope import (
     KeysAdvertised,
     RoundCompleted,
     RoundKnown,
+    RoundVoided,
     SharesDealt,
     SurvivorsProposed,
     UnmaskRequested,
@@ -155,6 +157,8 @@ class Participation:
                 self._follow(self._hear(task.request, of=position_of(task)))
             case RoundCompleted():
                 self._on_completed(task.certificate)
+            case RoundVoided():
+                self._on_voided(task.voided)
             case AttemptAborted():
                 self._on_aborted(task)
 
@@ -175,12 +179,11 @@ class Participation:
         at = offer.position
         if at.plan_hash == self._participant.plan.hash and 1 <= at.round <= self._journal.memory.completed:
             self._show_completed(offer.position)
-        for certificate in task.history:
-            self._on_completed(certificate)
+        self._catch_up(task)
         self._consent.require()
         self.prepare()
         step = self._hear(offer)
-        adapter = self._adapter.start_of(offer, task.sums, task.adapter)
+        adapter = self._adapter.start_of(offer, task.sums, task.adapter, voided=self._journal.memory.voided)
         self._keep(step)  # if this fails, the attempt before goes on as it was
         self._erase_useless()  # what the attempt before has stored: it is closed for ever
         self._training.start_from(adapter)
@@ -276,6 +279,24 @@ class Participation:
         self._close_round()
         if isinstance(step.record, RoundClosed):
             self._report_closed(step.record)
+
+    def _catch_up(self, task: AttemptOpened) -> None:
+        """Close the rounds that this participant missed, in their order."""
+        voided = list(task.voided)
+        for certificate in task.history:
+            while voided and voided[0].round < certificate.position.round:
+                self._on_voided(voided.pop(0))
+            self._on_completed(certificate)
+        for last in voided:
+            self._on_voided(last)
+
+    def _on_voided(self, voided: VoidedRound) -> None:
+        if voided.round != self._journal.memory.completed + 1:
+            return
+        self._keep(self._hear(voided))
+        self._close_round()
+        self._log.warning("round voided: charged, without a sum", round=voided.round)
+        self._say_at_work(voided.position)
 
     def _report_closed(self, record: RoundClosed) -> None:
         if record.alarm:

@@ -58,20 +58,22 @@ def make_report(work: DaemonContext, verified: VerifiedPlan, decision: Decision,
 
 
 def _rounds(work: DaemonContext, verified: VerifiedPlan, run: Path) -> list[RoundFacts]:
-    facts: list[RoundFacts] = []
-    for number in range(1, verified.plan.recipe.rounds + 1):
-        path = certificate_file(run, number)
-        if not path.exists():
-            break
-        certificate: RoundCertificate = codec.decode_certificate(path.read_bytes(), sender="coordinator")
-        facts.append(RoundFacts(round=number, attempts=certificate.position.attempt, certificate=certificate))
-    last = len(facts) + 1
-    if any(
-        isinstance(row.entry, Charge) and (row.entry.plan_hash, row.entry.round) == (verified.hash, last)
+    charged = [
+        row.entry.round
         for row in work.ledger.rows()
-    ):
-        facts.append(RoundFacts(round=last, attempts=1, certificate=None))
-    return facts
+        if isinstance(row.entry, Charge) and row.entry.plan_hash == verified.hash
+    ]
+    paths = [certificate_file(run, number) for number in range(1, verified.plan.recipe.rounds + 1)]
+    last = max([*charged, *(number for number, path in enumerate(paths, start=1) if path.exists())], default=0)
+    return [_round(number, path) for number, path in enumerate(paths[:last], start=1)]
+
+
+def _round(number: int, path: Path) -> RoundFacts:
+    """Return a round with the certificate that lies there; without one it was voided, or the run ended in it."""
+    if not path.exists():
+        return RoundFacts(round=number, attempts=1, certificate=None)
+    certificate: RoundCertificate = codec.decode_certificate(path.read_bytes(), sender="coordinator")
+    return RoundFacts(round=number, attempts=certificate.position.attempt, certificate=certificate)
 
 
 def _ledger(work: DaemonContext, verified: VerifiedPlan, decision: Decision) -> LedgerFacts | None:

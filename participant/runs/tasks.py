@@ -11,13 +11,21 @@ from protos.envelope import (
     AttemptOpened,
     KeysAdvertised,
     RoundCompleted,
+    RoundVoided,
     SharesDealt,
     SurvivorsProposed,
     UnmaskRequested,
 )
 
 RoundTask = (
-    AttemptOpened | KeysAdvertised | SharesDealt | SurvivorsProposed | UnmaskRequested | RoundCompleted | AttemptAborted
+    AttemptOpened
+    | KeysAdvertised
+    | SharesDealt
+    | SurvivorsProposed
+    | UnmaskRequested
+    | RoundCompleted
+    | RoundVoided
+    | AttemptAborted
 )
 
 
@@ -34,5 +42,7 @@ def position_of(task: RoundTask) -> Position:
             return task.request.proposal.position
         case RoundCompleted():
             return task.certificate.position
+        case RoundVoided():
+            return task.voided.position
         case SharesDealt() | AttemptAborted():
             return task.position

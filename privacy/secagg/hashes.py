@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final
 
-from privacy.secagg.keys import framed, length_prefix
+from privacy.secagg.keys import framed, length_prefix, number
 
 Buffer = bytes | bytearray | memoryview
 
@@ -31,6 +31,7 @@ LABEL_LEAF: Final = b"onlysum/1/merkle-leaf"
 LABEL_NODE: Final = b"onlysum/1/merkle-node"
 LABEL_SEED_COMMITMENT: Final = b"onlysum/1/seed-commitment"
 LABEL_TRANSCRIPT: Final = b"onlysum/1/transcript"
+LABEL_VOID: Final = b"onlysum/1/voided-round"
 LABEL_SUM: Final = b"onlysum/1/sum"
 LABEL_GENESIS: Final = b"onlysum/1/genesis"
 LABEL_ADAPTER: Final = b"onlysum/1/adapter"
@@ -72,6 +73,11 @@ def _vector_digest(label: bytes, data: Buffer) -> bytes:
 def genesis_transcript(plan_hash: bytes) -> bytes:
     """Return transcript_0 of a run: what stands for "previous transcript" in the first round."""
     return digest(LABEL_GENESIS, plan_hash)
+
+
+def voided_transcript(previous: bytes, round_number: int) -> bytes:
+    """Return transcript_r of a round that has no sum and never will: the next round follows from it."""
+    return digest(LABEL_VOID, previous, number(round_number))
 
 
 def share_hash(kind: bytes, round_ctx: bytes, dealer: str, holder: str, share: bytes) -> bytes:

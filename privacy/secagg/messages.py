@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Final
@@ -28,6 +28,8 @@ from privacy.secagg.hashes import (
     LABEL_TRANSCRIPT,
     LABEL_UNMASK,
     digest,
+    genesis_transcript,
+    voided_transcript,
 )
 from privacy.secagg.keys import framed, length_prefix, number
 from privacy.secagg.merkle import MerkleTree
@@ -412,3 +414,40 @@ class RoundCertificate:
     def transcript(self, previous: bytes) -> bytes:
         """Return transcript_r = H(label, transcript_{r-1}, round_ctx, S with digests, H(sum))."""
         return digest(LABEL_TRANSCRIPT, previous, self.round_ctx, self.survivors.body, self.sum_hash)
+
+
+@dataclass(frozen=True, slots=True)
+class VoidedRound:
+    """What says that a round has no sum and never will; the next round starts from the adapter before it.
+
+    Nobody signs it: the advertisements of the next round do, whose transcript follows from it (section 6).
+    """
+
+    plan_hash: bytes
+    round: int
+
+    @property
+    def position(self) -> Position:
+        """The round's first attempt, which stands for all of them."""
+        return Position(self.plan_hash, self.round, 1)
+
+    def transcript(self, previous: bytes) -> bytes:
+        """Return transcript_r = H(label, transcript_{r-1}, r)."""
+        return voided_transcript(previous, self.round)
+
+
+def chained(plan_hash: bytes, closed: Sequence[RoundCertificate | None]) -> bytes:
+    """Return the transcript after the last completed round.
+
+    Args:
+        plan_hash: where the history begins.
+        closed: of each round, from the first on, its certificate; ``None`` if it has no sum: it counts as voided if a
+            completed one follows.
+    """
+    transcript = last = genesis_transcript(plan_hash)
+    for number_of_round, certificate in enumerate(closed, start=1):
+        if certificate is None:
+            transcript = VoidedRound(plan_hash, number_of_round).transcript(transcript)
+        else:
+            transcript = last = certificate.transcript(transcript)
+    return last

@@ -26,7 +26,7 @@ def told(world: Federation, machine: CoordinatorRound, member: str) -> Told:
         initial_adapter=NOTHING,
         state=RunState.RUNNING,
         code="",
-        certificates=(),
+        closed=(),
         machine=machine,
         sums=(),
         adapter=None,

@@ -24,7 +24,7 @@ from privacy.dp.events import Gaussian, PoissonSampled
 from privacy.errors import LocalError, OnlysumError, PeerError, Phase, PlanError, VerificationError
 from privacy.ledger_entries import Charge, Entry, Genesis
 from privacy.plan import Plan
-from privacy.secagg.messages import AttemptOffer, MaskedUpload, Position, RoundCertificate
+from privacy.secagg.messages import AttemptOffer, MaskedUpload, Position, RoundCertificate, VoidedRound
 from protos import codec
 from protos import envelope as env
 from tests.worlds.codecs import PAIRS
@@ -105,6 +105,7 @@ def task_seeds() -> list[bytes]:
         env.RoundCompleted(RUN, result.certificate),
         env.AttemptAborted(RUN, at, "E-ROUND-TOO-FEW"),
         env.MemberExcluded(RUN),
+        env.RoundVoided(RUN, VoidedRound(at.plan_hash, 1)),
         env.RunEnded(RUN, "completed", ""),
         *_asked(),
     ]

@@ -21,15 +21,18 @@ from privacy.errors import LocalError, NetworkError, PeerError, Phase, RefusedEr
 from privacy.ledger_entries import Unprotected
 from privacy.plan import PROTOCOL_VERSION
 from privacy.report_model import Claim
+from privacy.secagg.messages import VoidedRound
 from protos.envelope import (
     Abstained,
     AttemptAborted,
+    AttemptOpened,
     LedgerHead,
     MemberExcluded,
     NumberedTask,
     PlanApproved,
     PlanProposed,
     PlanRefused,
+    RoundVoided,
     RunEnded,
     Welcome,
 )
@@ -442,6 +445,49 @@ def test_what_fails_before_a_batch_is_drawn_keeps_its_own_code(rehearsal: Rehear
     assert abstained.code == code
     assert [(log["code"], log["detail"]) for log in logs if log["event"] == "refused"] == [(code, "before any data")]
     assert rehearsal.me.link.uploads == []
+
+
+# --- voided rounds ---
+
+
+def test_a_voided_round_stays_charged_is_erased_and_reported_and_the_next_one_is_trained_anew(
+    rehearsal: Rehearsal,
+) -> None:
+    play_until_masked(rehearsal)
+    give(rehearsal.daemon, RoundVoided(rehearsal.plan.run_id, VoidedRound(rehearsal.world.plan.hash, 1)))
+    assert rehearsal.blobs() == []
+    rehearsal.restart()
+    assert not rehearsal.part.round_in_progress
+    rehearsal.world.transcript = VoidedRound(rehearsal.world.plan.hash, 1).transcript(rehearsal.world.transcript)
+    for name, participant in rehearsal.world.participants.items():
+        if name != ME:
+            participant.hear(VoidedRound(rehearsal.world.plan.hash, 1))
+    assert ME in exact(rehearsal, rehearsal.round(2))
+    assert rehearsal.me.trained == [1, 2]
+    assert [charge.round for charge in rehearsal.charges()] == [1, 2]
+    give(rehearsal.daemon, RunEnded(rehearsal.plan.run_id, "aborted", "E-RUN-ABORTED"))
+    report = verify_report((rehearsal.me.home.runs / rehearsal.plan.run_id / "report.json").read_bytes()).report
+    assert [entry.certificate is not None for entry in report.rounds] == [False, True]
+    assert expect(Claim, report.privacy).charged_rounds == 2
+
+
+@pytest.mark.parametrize("told_before", [False, True])
+def test_voided_rounds_in_the_history_of_an_offer_are_closed_in_their_order_once(
+    rehearsal: Rehearsal, told_before: bool
+) -> None:
+    rehearsal.round(1)
+    if told_before:
+        give(rehearsal.daemon, RoundVoided(rehearsal.plan.run_id, VoidedRound(rehearsal.world.plan.hash, 2)))
+    for name, participant in rehearsal.world.participants.items():
+        if name != ME:
+            participant.hear(VoidedRound(rehearsal.world.plan.hash, 2))
+    rehearsal.world.transcript = VoidedRound(rehearsal.world.plan.hash, 2).transcript(rehearsal.world.transcript)
+    rehearsal.open(3)
+    opened = expect(AttemptOpened, rehearsal.task())
+    give(rehearsal.daemon, replace(opened, voided=(VoidedRound(rehearsal.world.plan.hash, 2),)))
+    (sent,) = rehearsal.me.link.take()
+    assert type(sent).__name__ == "Advertisement"
+    assert rehearsal.part._journal.memory.completed == 2
 
 
 # --- roll-back ---

@@ -310,3 +310,32 @@ def test_malicious_start_of_the_first_round_is_compared_to_the_bit_in_every_meth
     task = offered(rehearsal, 1)
     task = replace(task, offer=replace(task.offer, adapter_hash=adapter_hash(data)), adapter=rehearsal.serve(data))
     blames_the_coordinator(refusal(rehearsal, task), "E-ROUND-STEP", "another adapter")
+
+
+# --- rounds without a sum ---
+
+
+def test_a_voided_round_leaves_the_adapter_and_the_next_sum_is_that_of_its_own_round(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was away in the rounds before, during and after the void steps over it as well."""
+    rehearsal.round(1)
+    rehearsal.void(2)
+    for number in (3,):
+        rehearsal.open(number)
+        while rehearsal.machine.phase.name != "RESULT":
+            rehearsal.ask_others()
+            rehearsal.machine.close()
+        rehearsal.certify(rehearsal.machine.result)
+    seen, expected = starts(rehearsal, monkeypatch), rehearsal.adapter
+    assert ME in exact(rehearsal, rehearsal.round(4))
+    assert seen == [expected]
+
+
+def test_malicious_sum_in_place_of_a_voided_rounds_is_refused(rehearsal: Rehearsal) -> None:
+    rehearsal.round(1)
+    rehearsal.void(2)
+    task = offered(rehearsal, 3)
+    other = replace(rehearsal.state, iterate=rehearsal.state.iterate + 1)
+    changed = replace(task, offer=replace(task.offer, adapter_hash=adapter_hash(iterate_bytes(other.iterate))))
+    blames_the_coordinator(refusal(rehearsal, changed), "E-ROUND-STEP", "round 3 is offered from another adapter")

@@ -33,7 +33,15 @@ from privacy.evaluation import SignedEvaluation
 from privacy.heads import JournalHead, Moment
 from privacy.plan import Plan, VerifiedPlan, signed_approval_bytes
 from privacy.secagg.keys import SigningKey
-from privacy.secagg.messages import Advertisement, AdvertisementSet, HolderShares, MaskedUpload, Receipt
+from privacy.secagg.messages import (
+    Advertisement,
+    AdvertisementSet,
+    HolderShares,
+    MaskedUpload,
+    Receipt,
+    RoundCertificate,
+    VoidedRound,
+)
 from protos import envelope as env
 from tests.worlds.federation import MemoryJournal, SeededSource, SimulatedParticipant, VirtualClock
 from tests.worlds.plans import CREATED_AT, make_plan, sign_plan, signing_key
@@ -120,7 +128,8 @@ class ScriptedMember:
             case env.PlanProposed():
                 return [self._decision(task.run_id)]
             case env.AttemptOpened():
-                for entry in task.history:
+                closed: list[RoundCertificate | VoidedRound] = [*task.history, *task.voided]
+                for entry in sorted(closed, key=lambda entry: entry.position.round):
                     hear(entry)
                 return hear(task.offer)
             case env.KeysAdvertised() if self.restarts:
@@ -137,8 +146,10 @@ class ScriptedMember:
                 return hear(task.request)
             case env.RoundCompleted():
                 return hear(task.certificate)
-            case env.AttemptAborted():
-                return [env.Abstained(task.run_id, task.position, "E-ROUND-DEADLINE")]
+            case env.RoundVoided() | env.AttemptAborted():
+                voided = hear(task.voided) if isinstance(task, env.RoundVoided) else []
+                at = task.voided.position if isinstance(task, env.RoundVoided) else task.position
+                return [*voided, env.Abstained(task.run_id, at, "E-ROUND-DEADLINE")]
             case env.RunEnded():
                 self.ended = task.state
         return []

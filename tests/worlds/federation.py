@@ -30,7 +30,7 @@ from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Mode
 from privacy.secagg import hashes
 from privacy.secagg.keys import SigningKey
-from privacy.secagg.messages import AttemptOffer, MaskedUpload, Position, RoundCertificate
+from privacy.secagg.messages import AttemptOffer, MaskedUpload, Position, RoundCertificate, VoidedRound
 from tests.worlds.plans import make_plan, unproven, verified
 
 ADAPTER_HASH = hashes.adapter_hash(b"the global adapter of a test")
@@ -134,7 +134,7 @@ class SimulatedParticipant:
         """Hear the coordinator and return what to send; a refusal is kept and answered with silence."""
         if told is None:
             return []
-        if isinstance(told, RoundCertificate) and told.position.round <= self.journal.memory.completed:
+        if isinstance(told, RoundCertificate | VoidedRound) and told.position.round <= self.journal.memory.completed:
             return []
         try:
             step = hear(self.state, told, self.journal.memory, self.source)

@@ -32,6 +32,7 @@ from privacy.secagg.messages import (
     RoundCertificate,
     SurvivorProposal,
     UnmaskRequest,
+    VoidedRound,
 )
 from protos.envelope import (
     Abstained,
@@ -83,6 +84,7 @@ class Rehearsal:
         self.me = OwnerDirectory(path, name=name, plan=self.plan, policy=policy or policy_text(roster=others))
         self.state = OptimizerState.start(np.zeros(self.plan.recipe.state_entries, dtype=np.float32))
         self.sums: list[ContentRef] = []
+        self.voided: list[VoidedRound] = []
         self.serve(INITIAL_ADAPTER)
         self.daemon = self.me.daemon()
         self._machine: CoordinatorRound | None = None
@@ -153,7 +155,7 @@ class Rehearsal:
         told = self.outbox()
         assert told is not None
         if isinstance(told, AttemptOffer):
-            return AttemptOpened(run_id, told, tuple(self.sums), tuple(self.world.completed))
+            return AttemptOpened(run_id, told, tuple(self.sums), tuple(self.world.completed), tuple(self.voided))
         return task_that_says(told, run_id)
 
     def ask_me(self) -> None:
@@ -221,6 +223,16 @@ class Rehearsal:
         for name in self.world.participants:
             if name != self.name:
                 self.world.participants[name].hear(result.certificate)
+
+    def void(self, number: int) -> None:
+        """Let a round be over without a sum, for the coordinator and the simulated peers; the daemon hears of it."""
+        voided = VoidedRound(self.world.plan.hash, number)
+        self.world.transcript = voided.transcript(self.world.transcript)
+        self.state = replace(self.state, round=number)
+        self.voided.append(voided)
+        for name in self.world.participants:
+            if name != self.name:
+                self.world.participants[name].hear(voided)
 
     def blobs(self) -> list[str]:
         """Return the names of the files of updates."""

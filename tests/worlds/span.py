@@ -8,8 +8,9 @@ derives it is the coordinator's, or T of its shares are.
 What the coordinator may do: show each participant another U1 and U2, with colluders who advertise several times
 (``dave'``), honest names whose keys it made itself (``alice*``) or whose masking key it replaced (``alice~``); propose
 to each asked participant any survivors with receipts that colluders sign to suit it; ask anybody to sign or release, in
-any order, in any attempt that it opens for any part of the cohort; send every signature that it has, twice, and forged
-ones. Deletions of rules (:mod:`tests.worlds.edits`) must be in force before a world is made.
+any order, in any attempt that it opens for any part of the cohort; tell anybody at any time that a round is voided,
+open attempts at the next one and go on in the one before; send every signature that it has, twice, and forged ones.
+Deletions of rules (:mod:`tests.worlds.edits`) must be in force before a world is made.
 """
 
 from __future__ import annotations
@@ -46,14 +47,21 @@ from privacy.secagg.messages import (
     SurvivorSignature,
     UnmaskRequest,
     UnmaskShares,
+    VoidedRound,
 )
 from tests.worlds.expect import expect
 from tests.worlds.federation import SeededSource
 from tests.worlds.plans import make_plan, names, signing_key, verified
-from tests.worlds.span_rows import STREAMS, UPDATE, Row, Sum, learned
+from tests.worlds.span_rows import STREAMS, UPDATE, Row, Sum, learned, violates
 
 Actor = str  # a name, or one with a mark: what the coordinator made or a colluder said besides
 Secret = tuple[str, int, Actor]  # masking or seed, attempt, whose
+NEXT_ROUND = 100  # attempts at round 1 are numbered from 1, those at round 2 from 101
+
+
+def round_of(number: int) -> int:
+    """Return the round of an attempt."""
+    return 1 + number // NEXT_ROUND
 
 
 def name_of(actor: Actor) -> str:
@@ -182,10 +190,10 @@ class LyingCoordinator:
             return
         if (actor, adapter) in attempt.advertised:
             return
-        at = Position(self.plan.hash, 1, attempt.number)
+        at = Position(self.plan.hash, round_of(attempt.number), attempt.number % NEXT_ROUND)
         model = hashes.adapter_hash(b"%d" % adapter)
-        offer = AttemptOffer(at, hashes.genesis_transcript(self.plan.hash), model)
-        memory = self.memories.get(actor, RunMemory.empty(self.plan.hash))
+        offer = AttemptOffer(at, self._transcript(at.round), model)
+        memory = self.memories.get(actor, self._at_the_beginning_of(at.round))
         asked = (actor, offer, memory)
         if asked not in self._advertised:
             idle = Idle(Participant(self.plan, name_of(actor), self._identity(actor)))
@@ -196,6 +204,22 @@ class LyingCoordinator:
         if actor in self.memories and step.record is not None:
             self.memories[actor] = memory.apply(step.record)
         attempt.advertised[actor, adapter] = expect(Advertised, step.state)
+
+    def _transcript(self, number: int) -> bytes:
+        """Return the history in which every round before one is voided."""
+        transcript = hashes.genesis_transcript(self.plan.hash)
+        for voided in range(1, number):
+            transcript = VoidedRound(self.plan.hash, voided).transcript(transcript)
+        return transcript
+
+    def _at_the_beginning_of(self, number: int) -> RunMemory:
+        """Return what a colluder goes by: it takes part in whatever round it is asked to."""
+        return replace(RunMemory.empty(self.plan.hash), completed=number - 1, transcript=self._transcript(number))
+
+    def void(self, asked: str) -> None:
+        """Tell an honest participant that the round that it is in has no sum."""
+        idle = Idle(Participant(self.plan, asked, self._identity(asked)))
+        self._committed(idle, VoidedRound(self.plan.hash, self.memories[asked].completed + 1), asked)
 
     def _hear(self, state: State, told: Told, memory: RunMemory, *what: object) -> Step[State] | None:
         """Tell somebody something; return its step, which draws what this names, or ``None`` if it refuses."""
@@ -254,14 +278,15 @@ class LyingCoordinator:
                     yield kept.dealt_to(shown.to)
 
     def _upload(self, attempt: Attempt, shown: Shown, ready: Ready) -> None:
-        encoded = UpdateEncoded(1, b"\0" * 32, ready.offer.adapter_hash, ready.offer.previous_transcript)
+        number = round_of(attempt.number)
+        encoded = UpdateEncoded(number, b"\0" * 32, ready.offer.adapter_hash, ready.offer.previous_transcript)
         memory = self.memories[shown.to].apply(encoded)
         STREAMS.forget()
         nothing = EncodedUpdate(np.zeros(self.plan.plan.recipe.entries, dtype=np.int64))
         step = hear(ready, nothing, memory, self._source())
         assert step.record is not None
         self.memories[shown.to] = memory.apply(step.record)
-        row: Row = {(UPDATE, (shown.to, shown.adapter)): 1}
+        row: Row = {(UPDATE, (shown.to, (number, shown.adapter))): 1}  # each round has an update of its own
         for key, sign in STREAMS.terms:
             row["stream", key] = row.get(("stream", key), 0) + sign
             self._note_openers(attempt, shown, key)
@@ -351,8 +376,15 @@ class LyingCoordinator:
 
     # --- what it learned ---
 
-    def learned(self, releases: Iterable[Release]) -> list[Sum]:
-        """Return the basis of what the coordinator can compute about the honest updates."""
+    def violated(self, releases: Iterable[Release]) -> bool:
+        """Return whether the claim fails in a round, or the rounds together tell more than each by itself."""
+        done = tuple(releases)
+        rounds = [self.learned(done, of=number) for number in sorted({round_of(one) for one in self.attempts})]
+        alone = any(violates(basis, least_honest=self.least_honest) for basis in rounds)
+        return alone or len(self.learned(done)) > sum(map(len, rounds))
+
+    def learned(self, releases: Iterable[Release], *, of: int | None = None) -> list[Sum]:
+        """Return the basis of what the coordinator can compute about the honest updates, of one round or of all."""
         holders: dict[Secret, set[str]] = {}
         for release in releases:
             for secret in release.shares:
@@ -362,8 +394,9 @@ class LyingCoordinator:
             for key, secrets in attempt.openers.items():
                 openers.setdefault(key, set()).update(secrets)
         known = {key for key, secrets in openers.items() if any(self._knows(one, holders) for one in secrets)}
-        uploads = [one for attempt in self.attempts.values() for one in attempt.uploads.values()]
-        return learned([{of: value for of, value in one.row.items() if of[1] not in known} for one in uploads])
+        attempts = [one for number, one in self.attempts.items() if of is None or round_of(number) == of]
+        uploads = [one for attempt in attempts for one in attempt.uploads.values()]
+        return learned([{what: value for what, value in one.row.items() if what[1] not in known} for one in uploads])
 
     def _knows(self, secret: Secret, holders: Mapping[Secret, set[str]]) -> bool:
         _, number, actor = secret

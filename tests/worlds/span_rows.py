@@ -20,7 +20,7 @@ from privacy.secagg.masks import MaskTerm
 FIELD = (1 << 61) - 1  # rows are reduced modulo a prime large enough that no small integer relation is lost
 UPDATE = "update"
 
-Unknown = tuple[str, Any]  # ("update", (participant, adapter it started from)) or ("stream", key)
+Unknown = tuple[str, Any]  # ("update", (participant, round and adapter it started from)) or ("stream", key)
 Row = dict[Unknown, int]
 Sum = dict[Any, int]  # coefficients of updates
 

@@ -14,7 +14,7 @@ from itertools import combinations, permutations, product
 from typing import Any
 
 from privacy.secagg.messages import SurvivorSignature
-from tests.worlds.span import LyingCoordinator, Release, Shown, View, name_of
+from tests.worlds.span import NEXT_ROUND, LyingCoordinator, Release, Shown, View, name_of
 from tests.worlds.span_rows import violates
 
 Survivors = tuple[str, ...]
@@ -229,6 +229,31 @@ def _continued(
             choices[uploaded] = {name: [*first[name], *mine] for name, mine in later.items()}
         both = Play(after, play.signatures, play.releases)
         yield from _courses(both, _steps(choices[uploaded], last=True), seen)
+
+
+def explore_voided(world: LyingCoordinator, sets: Sequence[Survivors]) -> Iterator[bool]:
+    """Yield whether each outcome violates, where some are told that round 1 is voided after anything in its attempt.
+
+    Those go on, with the colluders, in an attempt at round 2; all that can be had of either attempt is asked for.
+    """
+    first, number = candidates(world, 1, sets), NEXT_ROUND + 1
+    later: dict[View, Mapping[str, list[Choice]]] = {}
+    seen: set[Any] = set()
+    found: set[Any] = set()
+    for play, told in product(_courses(Play(world), _steps(first, last=False), set()), _subsets(world.honest, 1)):
+        after, together = play.world.fork(), tuple(sorted((*told, *world.colluders)))
+        for name in told:
+            after.void(name)
+        after.open(number, tuple(Shown(name, together, together) for name in told))
+        uploaded = uploads(after, number)
+        if uploaded not in later:
+            later[uploaded] = candidates(after, number, sets) if may_release(after, number, sets) else {}
+        choices = {name: [*mine, *later[uploaded].get(name, [])] for name, mine in first.items()}
+        both = Play(after, play.signatures, play.releases)
+        for end in _courses(both, _steps(choices, last=True), seen):
+            if (end.releases, uploaded) not in found:
+                found.add((end.releases, uploaded))
+                yield end.world.violated(end.releases)
 
 
 # --- whole searches ---

@@ -173,6 +173,8 @@ heads_shown = st.builds(
     about=st.one_of(hashes, st.just(b"")),
     signature=signatures,
 )
+voided_rounds = st.builds(said.VoidedRound, plan_hash=hashes, round=from_one)
+
 content_refs = st.builds(env.ContentRef, sha256=hashes, length=lengths)
 tasks = st.one_of(
     st.builds(
@@ -189,6 +191,7 @@ tasks = st.one_of(
         sums=st.lists(content_refs, max_size=2).map(tuple),
         adapter=st.none() | content_refs,
         history=st.lists(certificates, max_size=2).map(tuple),
+        voided=st.lists(voided_rounds, max_size=2).map(tuple),
     ),
     st.builds(
         env.KeysAdvertised,
@@ -211,6 +214,7 @@ tasks = st.one_of(
     ),
     st.builds(env.UnmaskRequested, run_id=run_ids, request=unmask_requests),
     st.builds(env.RoundCompleted, run_id=run_ids, certificate=certificates),
+    st.builds(env.RoundVoided, run_id=run_ids, voided=voided_rounds),
     st.builds(env.AttemptAborted, run_id=run_ids, position=positions, code=codes),
     st.builds(env.MemberExcluded, run_id=run_ids),
     st.builds(env.EvaluationAsked, run_id=run_ids, round=from_zero, adapter=content_refs),
