@@ -23,9 +23,9 @@ from participant.opened import open_home
 from participant.owner.policy import load_policy
 from participant.runs.context import DaemonContext, ShowProgress, TrainingJob
 from participant.runs.evaluator import Measure, Measured
-from participant.runs.training_record import record_failure
 from participant.training.noise_keys import NoiseKeys
 from participant.training.progress import silent
+from participant.training.record import record_failure
 from participant.training.timing import FixedDuration
 from participant.training.trainer import Trainer
 from privacy.errors import LocalError

@@ -13,7 +13,7 @@ from participant.owner.cost import lifetime_budget
 from participant.owner.policy import DatasetPolicy, Policy
 from participant.owner.rules import expired
 from participant.runs.context import DaemonContext, TrainingJob
-from participant.runs.training_record import read_record
+from participant.training.record import read_record
 from privacy.dp.events import round_event
 from privacy.errors import RefusedError
 from privacy.ledger_entries import Charge, Unprotected

@@ -21,7 +21,7 @@ from participant.runs.erasure import sweep, sweep_run
 from participant.runs.journal import Journal
 from participant.runs.participation import Participation
 from participant.runs.rollback import lost_head, own_heads
-from participant.runs.training_record import read_record
+from participant.training.record import read_record
 from privacy.errors import LocalError, OnlysumError, RefusedError
 from protos.envelope import HeadsShown, LedgerHead, MemberExcluded, Role, RunEnded, Welcome
 

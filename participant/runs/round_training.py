@@ -14,7 +14,7 @@ import structlog
 from numpy.typing import NDArray
 
 from participant.runs.context import DaemonContext, TrainingJob
-from participant.runs.training_record import record_failure
+from participant.training.record import record_failure
 from participant.training.trainer import Trainer
 from privacy.errors import LocalError
 

@@ -8,7 +8,7 @@ from typing import Final
 from host.rendering import Json, Line, table, timestamp
 from participant.opened import OpenHome
 from participant.owner.plan_store import Decision, Ended
-from participant.runs.training_record import read_record
+from participant.training.record import read_record
 
 SHOWN_ID: Final = 8  # characters of a run's id
 

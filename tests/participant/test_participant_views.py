@@ -21,7 +21,7 @@ from participant.home import Home
 from participant.opened import OpenHome, open_home
 from participant.owner.cost import lifetime_budget
 from participant.owner.policy import load_policy
-from participant.runs.training_record import record_failure
+from participant.training.record import record_failure
 from participant.views.datasets import dataset_list, dataset_view
 from participant.views.ledger import ledger_view
 from participant.views.members import PinState, member_list, own_fingerprints

@@ -16,7 +16,7 @@ from audit.verify import verify_report
 from participant.owner.plan_store import Decision
 from participant.owner.registry import DatasetEntry
 from participant.protocol.round import Masked
-from participant.runs.training_record import read_record, record_failure
+from participant.training.record import read_record, record_failure
 from privacy.errors import LocalError, NetworkError, PeerError, Phase, RefusedError
 from privacy.ledger_entries import Unprotected
 from privacy.plan import PROTOCOL_VERSION
