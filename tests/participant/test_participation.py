@@ -482,11 +482,12 @@ def test_voided_rounds_in_the_history_of_an_offer_are_closed_in_their_order_once
         if name != ME:
             participant.hear(VoidedRound(rehearsal.world.plan.hash, 2))
     rehearsal.world.transcript = VoidedRound(rehearsal.world.plan.hash, 2).transcript(rehearsal.world.transcript)
+    rehearsal.state = replace(rehearsal.state, round=2)
     rehearsal.open(3)
     opened = expect(AttemptOpened, rehearsal.task())
     give(rehearsal.daemon, replace(opened, voided=(VoidedRound(rehearsal.world.plan.hash, 2),)))
-    (sent,) = rehearsal.me.link.take()
-    assert type(sent).__name__ == "Advertisement"
+    sent = [type(message).__name__ for message in rehearsal.me.link.take()]
+    assert sent == ["Abstained", "Advertisement"], "it says that it is at work, and goes on"
     assert rehearsal.part._journal.memory.completed == 2
 
 

@@ -18,7 +18,7 @@ from privacy.plan import largest_sum
 from privacy.plan_parts import Mode
 from privacy.secagg.hashes import adapter_hash, sum_hash
 from protos import codec
-from protos.envelope import AttemptOpened, ContentRef, RoundCompleted
+from protos.envelope import Abstained, AttemptOpened, ContentRef, RoundCompleted
 from tests.worlds.expect import expect
 from tests.worlds.owner import content, give
 from tests.worlds.rehearsal import ME, Rehearsal, exact
@@ -315,27 +315,38 @@ def test_malicious_start_of_the_first_round_is_compared_to_the_bit_in_every_meth
 # --- rounds without a sum ---
 
 
+@pytest.mark.parametrize("away", [False, True])
 def test_a_voided_round_leaves_the_adapter_and_the_next_sum_is_that_of_its_own_round(
-    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
+    away: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever was away in the rounds before, during and after the void steps over it as well."""
-    rehearsal.round(1)
-    rehearsal.void(2)
-    for number in (3,):
-        rehearsal.open(number)
-        while rehearsal.machine.phase.name != "RESULT":
-            rehearsal.ask_others()
-            rehearsal.machine.close()
-        rehearsal.certify(rehearsal.machine.result)
+    rehearsal = Rehearsal(tmp_path / ME, recipe={"rounds": 5})
+    rehearsal.propose()
+    for number in (1, 2, 3):
+        if number == 2:
+            rehearsal.void(number)
+        elif away:
+            rehearsal.open(number)
+            while rehearsal.machine.phase.name != "RESULT":
+                rehearsal.ask_others()
+                rehearsal.machine.close()
+            rehearsal.certify(rehearsal.machine.result)
+        else:
+            rehearsal.round(number)
     seen, expected = starts(rehearsal, monkeypatch), rehearsal.adapter
     assert ME in exact(rehearsal, rehearsal.round(4))
     assert seen == [expected]
 
 
-def test_malicious_sum_in_place_of_a_voided_rounds_is_refused(rehearsal: Rehearsal) -> None:
+def test_malicious_other_adapter_after_a_voided_round_is_refused(rehearsal: Rehearsal) -> None:
     rehearsal.round(1)
     rehearsal.void(2)
     task = offered(rehearsal, 3)
-    other = replace(rehearsal.state, iterate=rehearsal.state.iterate + 1)
-    changed = replace(task, offer=replace(task.offer, adapter_hash=adapter_hash(iterate_bytes(other.iterate))))
-    blames_the_coordinator(refusal(rehearsal, changed), "E-ROUND-STEP", "round 3 is offered from another adapter")
+    other = adapter_hash(iterate_bytes(rehearsal.state.iterate + 1))
+    changed = replace(task, offer=replace(task.offer, adapter_hash=other))
+    with pytest.raises(PeerError) as refused:
+        rehearsal.part.handle(changed)
+    blames_the_coordinator(refused.value, "E-ROUND-STEP", "round 3 is offered from another adapter")
+    assert [message for message in rehearsal.me.link.take() if not isinstance(message, Abstained)] == []
+    rehearsal.part.handle(task)
+    assert rehearsal.part.highest == (3, 1)
