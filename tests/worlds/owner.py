@@ -54,9 +54,10 @@ def content(data: bytes) -> ContentRef:
     return ContentRef(hashlib.sha256(data).digest(), len(data))
 
 
-def owned_plan(**overrides: Any) -> Plan:
+def owned_plan(*, recipe: dict[str, Any] | None = None, **overrides: Any) -> Plan:
     """Return a plan whose initial adapter can be downloaded."""
-    return make_plan(recipe={"adapter": {"initial_hash": hashlib.sha256(INITIAL_ADAPTER).hexdigest()}}, **overrides)[0]
+    adapter = {"initial_hash": hashlib.sha256(INITIAL_ADAPTER).hexdigest()}
+    return make_plan(recipe={"adapter": adapter} | (recipe or {}), **overrides)[0]
 
 
 def pins(others: Iterable[str], length: int = 32) -> str:
