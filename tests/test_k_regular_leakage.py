@@ -76,7 +76,7 @@ def opened(world: LyingCoordinator, survivors: Set[str]) -> list[frozenset[str]]
 
 
 def same_span(sums: Sequence[Sum], components: Sequence[frozenset[str]]) -> bool:
-    indicators: list[Sum] = [{(name, 0): 1 for name in sorted(component)} for component in components]
+    indicators: list[Sum] = [{(name, (1, 0)): 1 for name in sorted(component)} for component in components]
     together = independent([*sums, *indicators])
     return len(sums) == len(indicators) == len(together)
 
@@ -118,14 +118,14 @@ def isolated() -> tuple[LyingCoordinator, str, tuple[str, ...]]:
 def test_somebody_whose_neighbours_are_all_declared_dropped_is_in_no_sum() -> None:
     world, victim, survivors = isolated()
     learned = world.learned(releases(world, survivors))
-    assert all((victim, 0) not in one for one in learned)
+    assert all((victim, (1, 0)) not in one for one in learned)
 
 
 def test_it_is_bare_once_holders_outside_the_survivors_release_too() -> None:
     with edited(Refusal("this participant is not among the survivors")):
         world, victim, survivors = isolated()
         learned = world.learned(releases(world, survivors))
-        assert same_span([one for one in learned if (victim, 0) in one], [frozenset((victim,))])
+        assert same_span([one for one in learned if (victim, (1, 0)) in one], [frozenset((victim,))])
 
 
 def surrounded(colluders: int, t: int, *, alone: bool) -> tuple[LyingCoordinator, str, tuple[str, ...]]:
@@ -159,7 +159,7 @@ def test_a_threshold_two_above_the_colluders_around_is_what_keeps_an_update_from
     """The rule on neighbourhoods (docs/graphs.md, section 4), on one of them that keeps it and ones that do not."""
     world, victim, survivors = surrounded(colluders, threshold, alone=alone)
     learned = world.learned(releases(world, survivors))
-    about = [one for one in learned if (victim, 0) in one]
+    about = [one for one in learned if (victim, (1, 0)) in one]
     assert (set(map(len, about)) == {1}) == bare
     assert alone or about, "this participant is in a sum"
 
@@ -178,4 +178,4 @@ def test_a_bare_update_is_found_on_graphs_that_a_weaker_rule_would_let_plans_nam
     with edited(Instead("_surrounded", "share_threshold - 1", weakened), prefixes=("privacy.secagg",)):
         check(cohort, neighbours=32, share_threshold=threshold)
     world, victim, survivors = surrounded(colluders, threshold, alone=alone)
-    assert any(set(one) == {(victim, 0)} for one in world.learned(releases(world, survivors)))
+    assert any(set(one) == {(victim, (1, 0))} for one in world.learned(releases(world, survivors)))

@@ -33,7 +33,7 @@ def show_ledger(
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what each population has spent, run by run, and what is left.
+    """Show what was spent, run by run, and what is left.
 
     Example: onlysum participant ledger show patients
     """

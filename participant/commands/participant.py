@@ -141,7 +141,7 @@ def leave(
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Leave the federation: tell the coordinator and erase updates and shares.
+    """Leave the federation, and erase what is left of updates.
 
     Ledger, journals and decisions stay. No daemon starts here again.
 

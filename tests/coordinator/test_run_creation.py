@@ -317,7 +317,7 @@ def test_a_k_regular_graph_is_recommended_for_the_dropouts_that_are_asked_for(
     with pytest.raises(LocalError, match="need --graph k-regular") as refused:
         made(store, draft(), members=many, f=5)
     assert refused.value.code == "E-RUN-TOLERANCE"
-    assert "here everybody would mask with at most 62 others" in refused.value.detail
+    assert "here everybody would mask with at most 64 others" in refused.value.detail
 
 
 def test_a_k_regular_graphs_chance_of_failure_is_taken_off_delta_before_calibrating(

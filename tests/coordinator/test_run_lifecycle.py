@@ -393,7 +393,7 @@ def test_a_run_ends_within_its_deadlines_when_its_rounds_cannot_complete(tmp_pat
             await world.settle()
 
     asyncio.run(scenario())
-    assert (world.state().state, world.state().code) == (RunState.ABORTED, "E-RUN-ENDED")
+    assert (world.state().state, world.state().code) == (RunState.ABORTED, "E-RUN-FAILED")
     assert "3 attempts" in world.state().reason
 
 

@@ -160,7 +160,14 @@ def test_graph_suite_and_roster_stand_on_the_screen_in_the_page_and_in_the_statu
     shown = json.loads(say("plan", "show", run, "--json"))
     assert (shown["suite"], shown["graph"], shown["roster"]) == (1, "k-regular", "verified")
     assert json.loads(say("status", "--json"))["plans"] == {
-        run: {"roster": "verified", "suite": 1, "graph": "k-regular", "training": "", "refused": ""}
+        run: {
+            "roster": "verified",
+            "suite": 1,
+            "graph": "k-regular",
+            "training": "",
+            "closed": False,
+            "refused": "",
+        }
     }
     assert "roster: verified; suite 1: X25519, recordings do not" in say("status")
     assert "graph k-regular: at most 28 neighbours" in say("status")

@@ -195,7 +195,7 @@ def test_malicious_survivors_of_a_round_that_was_not_begun_find_nobody(tmp_path:
     change, _ = lies.SETS_S[ELSEWHERE]
     error = bob.refusal(change(bob.honest))
     assert isinstance(error, LocalError)
-    assert "round 2, attempt 1 was forfeited by a restart, or never begun here" in error.detail
+    assert "round 2, attempt 1 is not the attempt in progress here" in error.detail
     bob.go_on()
 
 

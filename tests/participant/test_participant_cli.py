@@ -398,8 +398,9 @@ def test_the_status_says_what_waits(say: Say, home: Home) -> None:
 
 def test_the_status_of_a_daemon_that_does_not_run_is_no_success(home: Home) -> None:
     assert onlysum.run(["participant", "status", "--config", str(home.directory)]) == 3
-    StatusFile(home, SystemClock())  # as a daemon's start writes it
-    assert onlysum.run(["participant", "status", "--config", str(home.directory)]) == 0
+    with only_daemon(home.directory, "participant"):
+        StatusFile(home, SystemClock())  # as a daemon's start writes it
+        assert onlysum.run(["participant", "status", "--config", str(home.directory)]) == 0
 
 
 def test_a_run_that_was_ended_says_why_wherever_it_is_listed(say: Say, home: Home) -> None:

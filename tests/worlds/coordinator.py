@@ -113,7 +113,7 @@ class ScriptedMember:
         journal, ledger = JournalHead(self.shown, number), env.LedgerHead(self.shown, number, bytes(64))
         unsigned = env.HeadsShown(message.position, self.name, moment, journal, ledger, about)
         signed = unsigned.signed_bytes(self.world.plan.protocol_version)
-        await self.world.runner.submit(self.name, replace(unsigned, signature=self.world.keys[self.name].sign(signed)))
+        await self.send(replace(unsigned, signature=self.world.keys[self.name].sign(signed)))
 
     def _decision(self, run_id: str) -> env.PlanApproved | env.PlanRefused:
         plan = self.world.plan
