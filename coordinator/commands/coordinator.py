@@ -105,7 +105,7 @@ def _next_port(address: str) -> str:
 
 @app.command()
 def start(config: Directory = None, as_json: AsJson = False) -> None:
-    """Run the service in the foreground; end it with Ctrl-C or SIGTERM.
+    """Run the service in the foreground; Ctrl-C ends it.
 
     Example: onlysum coordinator start --config clinic
     """

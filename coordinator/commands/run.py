@@ -212,7 +212,7 @@ def include(
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take a participant back that `run exclude` left out; it counts from the next attempt on.
+    """Take back a participant that was excluded.
 
     Example: onlysum coordinator run include 0a1b carol
     """
