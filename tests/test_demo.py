@@ -30,7 +30,7 @@ FILES = (
     "logs/coordinator.log",
 )
 
-pytestmark = [pytest.mark.torch, pytest.mark.timeout(SECONDS + 20)]
+pytestmark = [pytest.mark.torch, pytest.mark.docs, pytest.mark.timeout(SECONDS + 20)]
 
 
 @dataclass(frozen=True)

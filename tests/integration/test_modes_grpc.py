@@ -142,8 +142,14 @@ CASES = {
     "distributed, by examples, a prompt": ("text", "distributed", "example", {"method": "prompt"}),
 }
 
+SELDOM = {"local, by users", "distributed, by examples, one factor in turns"}  # left to `make test-all`
 
-@pytest.mark.parametrize(("kind", "mode", "unit", "privacy"), CASES.values(), ids=CASES.keys())
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "unit", "privacy"),
+    [pytest.param(*case, marks=[pytest.mark.slow] if name in SELDOM else []) for name, case in CASES.items()],
+    ids=CASES.keys(),
+)
 def test_a_run_from_its_recipe_to_reports_that_agree_although_one_participant_leaves(
     kind: str, mode: str, unit: str, privacy: dict[str, Any], tmp_path: Path, service: Service, capsys: Any
 ) -> None:

@@ -62,6 +62,7 @@ def test_gains_are_paired_seed_by_seed() -> None:
     assert gains(cells) == pytest.approx({1: 0.1, 2: -0.05})
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_the_command_ends_with_the_figures_of_both_modes_and_says_that_it_is_a_simulation(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
