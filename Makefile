@@ -39,7 +39,7 @@ $(STAMP):
 test: setup ## Run the tests (5 to 12 minutes on 2 cores)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not docs" --session-timeout=900
 
-docs-test: setup ## Run the commands of the README as they stand there, and the demo (5 minutes)
+docs-test: setup ## Run the commands of the README as they stand there, the demo among them (5 minutes)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m docs
 
 test-all: setup mutation ## Run the mutants and every test, the slow ones too (no limit)

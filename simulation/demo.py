@@ -102,10 +102,9 @@ class Story:
         with screen.step("Build the plan, sign it, and have every owner's policy approve it"):
             federation.build()
             run = federation.propose()
-        beside = Beside.start(self._processes, stage=self._stage, seed=SEED) if self._privacy is _SHARED else None
         witness = Witness(self._stage.coordinator, run, WATCHED)
         with witness.looking():
-            monitor = self._watch(run)
+            monitor, beside = self._watch(run)
         self._show_masks(witness, monitor)
         self._conclude(run, monitor.dropouts, beside)
 
@@ -128,13 +127,19 @@ class Story:
         if done % (steps // BASE_NOTES) == 0:
             self._screen.note(f"the base has trained {done} of {steps} steps on public images")
 
-    def _watch(self, run: str) -> Monitor:
-        """Follow the run to its end, and return what was noted of it."""
+    def _watch(self, run: str) -> tuple[Monitor, Beside | None]:
+        """Follow the run to its end; return what was noted of it, and what trained beside it.
+
+        Local noise begins after the first round: before, each daemon rehearses how long its training takes.
+        """
+        beside = None
         with self._screen.rounds(self._federation.rounds) as rounds:
             monitor = Monitor(self._federation, rounds)
             for happened in self._federation.events(run):
                 monitor.take(happened)
-        return monitor
+                if beside is None and monitor.gone and self._privacy is _SHARED:
+                    beside = Beside.start(self._processes, stage=self._stage, seed=SEED)
+        return monitor, beside
 
     def _show_masks(self, witness: Witness, monitor: Monitor) -> None:
         """Show what came from one participant beside the sum of its round, on the screen and as a file."""
