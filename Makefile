@@ -36,8 +36,8 @@ $(STAMP):
 	@rm -f .venv/.installed-*
 	@touch $@
 
-test: setup ## Run the tests (5 to 12 minutes on 2 cores)
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not docs" --session-timeout=900
+test: setup ## Run the tests (10 to 15 minutes on 2 cores)
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not docs" --session-timeout=1200
 
 docs-test: setup ## Run the commands of the README as they stand there, the demo among them (5 minutes)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m docs
