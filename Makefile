@@ -77,7 +77,7 @@ notices: setup ## Write THIRD_PARTY_NOTICES.md from what is installed
 constraints: setup ## Pin the versions that are installed now
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[A-Za-z0-9.]+$$//' > constraints.txt
 
-demo: setup ## Fine-tune among five participants on this machine (3 minutes; PRIVACY=distributed, SUITE=1, OUT=demo-out)
+demo: setup ## Fine-tune among five participants on this machine (5 minutes; PRIVACY=distributed, SUITE=1, OUT=demo-out)
 	$(ONE_THREAD) $(BIN)/onlysum demo --privacy $(PRIVACY) --suite $(SUITE) --out $(OUT)
 
 demo-compare: setup ## Compare local with shared noise over fresh seeds, in a simulation (5 minutes)
