@@ -175,6 +175,8 @@ class Runner:
                 self._unreadable.add(record.run_id)
                 self._log.error("run-unreadable", run=record.run_id, error=str(error))
                 continue
+            if record.state.ended:
+                run.clear()  # a crash may have come between the end and this
             self._runs[record.run_id], self._lives[record.run_id] = run, Lifecycle(run)
             self._wake()
 

@@ -310,6 +310,5 @@ class Lifecycle:
                 )
             run_rows.set_run_state(connection, run.run_id, state, now=context.now(), code=code, reason=reason)
         run.attempt = None
-        context.spool.clear_run(run.run_id)
-        run.files.forget_sums()
+        run.clear()
         run.reload_and_notify("run-ended", state=state.value, code=code, reason=reason)

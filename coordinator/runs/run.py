@@ -205,6 +205,11 @@ class Run:
             self._working = False
             self.context.changed()
 
+    def clear(self) -> None:
+        """Remove uploads and sums of a run that has ended: nobody needs them any more."""
+        self.context.spool.clear_run(self.run_id)
+        self.files.forget_sums()
+
     # --- what the next attempt starts from ---
 
     @property

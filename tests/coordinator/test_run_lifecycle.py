@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from audit.verify import verify_report
 from coordinator.config import Durations
+from coordinator.daemon.runner import Runner
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database.run_rows import RunState
 from coordinator.opened import OpenHome
@@ -37,6 +38,7 @@ from privacy.secagg.messages import (
 )
 from protos.envelope import PlanApproved, PlanRefused
 from tests.worlds.coordinator import EVALUATOR, RUN_ID, Send, World
+from tests.worlds.federation import SeededSource
 from tests.worlds.lying_dealer import LIES, dealing
 from tests.worlds.plans import signing_key
 
@@ -151,6 +153,18 @@ def test_sums_are_there_for_whoever_comes_back_and_go_when_the_run_ends(tmp_path
     settled(world)
     assert sorted(set(there)) == [0, 1, 2]
     assert list(world.home.run(RUN_ID).glob("sum-*")) == []
+
+
+def test_sums_that_a_crash_at_the_end_left_go_at_the_next_start(tmp_path: Path) -> None:
+    world = settled(World(tmp_path, rounds=1))
+    left, of_another = world.home.run(RUN_ID) / "sum-1.words", world.home.run(RUN_ID) / "global-1.f32"
+    left.write_bytes(b"a sum")
+    runner = Runner(
+        world.store, world.home, world.settings, world.authority, clock=world.clock, random=SeededSource("again")
+    )
+    runner.discover()
+    assert not left.exists()
+    assert of_another.exists()
 
 
 # --- somebody says no, or the operator does ---
