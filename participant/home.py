@@ -113,6 +113,11 @@ def adapter_file(run: Path, number: int) -> Path:
     return run / f"adapter.{number}"
 
 
+def taken_file(run: Path, number: int) -> Path:
+    """Return where the coordinator's iterate after a round lies, where that was taken to start from."""
+    return run / f"adapter.{number}.taken"
+
+
 def erase_adapters(run: Path) -> None:
     """Remove what rounds started from: the run is over."""
     for path in run.glob("adapter.*"):

@@ -31,7 +31,7 @@ from methods.global_adapter import (
 )
 from methods.optimizer import OptimizerState
 from methods.vectors import joined
-from participant.home import adapter_file, certificate_file
+from participant.home import adapter_file, certificate_file, taken_file
 from participant.link.delivery import Sender
 from privacy.errors import LocalError, OnlysumError, PeerError, Phase
 from privacy.plan import Plan, largest_sum
@@ -85,22 +85,24 @@ class GlobalAdapter:
             raise _refusal("E-ROUND-STEP", f"the sum of round {lacking[0]} did not come with the offer")
         contents = dict(zip(reversed(lacking), left, strict=False))
         for number in range(state.round + 1, before + 1):
-            last = state.round
+            last, start = state.round, self._as_taken(state)
             state = (
-                self._advanced(state, contents[number], offer) if number in contents else replace(state, round=number)
+                self._advanced(start, contents[number], offer) if number in contents else replace(start, round=number)
             )
-            self._keep(state)
+            durable.write(adapter_file(self._directory, number), state_to_bytes(state, with_iterate=True))
             adapter_file(self._directory, last).unlink(missing_ok=True)
-        if hashes.adapter_hash(iterate_bytes(state.iterate)) == offer.adapter_hash:
-            return state.iterate
+            taken_file(self._directory, last).unlink(missing_ok=True)
+        start = self._as_taken(state)
+        if hashes.adapter_hash(iterate_bytes(start.iterate)) == offer.adapter_hash:
+            return start.iterate
         exact = methods.get(self._plan.recipe.adapter.method).exact_step
-        if exact or iterate is None or state.round != before or before == 0:
+        if exact or iterate is None or start is not state or state.round != before or before == 0:
             rule = f"round {before + 1} is offered from another adapter than the one that the plan's sums lead to"
             raise _refusal("E-ROUND-STEP", rule)
         return self._adopted(state, iterate, offer)
 
     def _adopted(self, state: OptimizerState, content: ContentRef, offer: AttemptOffer) -> NDArray[np.float32]:
-        """Download the coordinator's iterate and take it in place of one's own, if they agree but for rounding."""
+        """Download the coordinator's iterate and start from it, if it agrees with one's own but for rounding."""
         if content.length != state.iterate.size * VECTOR_TYPE.itemsize:
             raise _refusal("E-ROUND-STEP", f"the adapter is announced as {content.length} bytes")
         data = self._sender.download(content, of=(self._plan.run_id, offer.position))
@@ -110,9 +112,17 @@ class GlobalAdapter:
         if not agree(self._plan.recipe, state.iterate, offered):
             rule = f"round {state.round + 1} is offered from another model than the one that the plan's sums lead to"
             raise _refusal("E-ROUND-STEP", rule)
-        averaged = not np.array_equal(state.average, state.iterate)
-        self._keep(replace(state, iterate=offered, average=state.average if averaged else offered))
+        durable.write(taken_file(self._directory, state.round), data)
         return offered
+
+    def _as_taken(self, state: OptimizerState) -> OptimizerState:
+        """Return a state with the coordinator's iterate in it, if that was taken: once a round, for all of its attempts."""
+        path = taken_file(self._directory, state.round)
+        if not path.exists():
+            return state
+        taken = np.frombuffer(path.read_bytes(), dtype=VECTOR_TYPE)
+        averaged = not np.array_equal(state.average, state.iterate)
+        return replace(state, iterate=taken, average=state.average if averaged else taken)
 
     def _advanced(self, state: OptimizerState, content: ContentRef, offer: AttemptOffer) -> OptimizerState:
         """Download a round's sum and return the state that it leads to."""
@@ -127,9 +137,6 @@ class GlobalAdapter:
         if layout.count_beyond(words, largest_sum(self._plan)):
             raise _refusal("E-ROUND-STEP", f"the sum of round {number} is larger than updates of this plan can sum to")
         return next_state(self._plan, state, layout.decode(words), certificate.survivors.ids)
-
-    def _keep(self, state: OptimizerState) -> None:
-        durable.write(adapter_file(self._directory, state.round), state_to_bytes(state, with_iterate=True))
 
     def _stored(self) -> OptimizerState:
         """Return the last state on disk; before round 1 it is the plan's initial adapter."""

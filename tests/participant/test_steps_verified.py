@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import methods
 from methods.global_adapter import iterate_bytes, state_from_bytes
-from participant.home import adapter_file, certificate_file
+from participant.home import adapter_file, certificate_file, taken_file
 from participant.training.trainer import Progress
 from privacy.errors import LocalError, OnlysumError, PeerError
 from privacy.plan import largest_sum
@@ -271,9 +271,26 @@ def test_an_iterate_that_differs_in_rounding_is_taken_and_kept(
     assert iterate_bytes(rounded) != inexact.adapter
     inexact.part.handle(with_iterate(inexact, rounded))
     assert inexact.part.highest == (2, 1)
-    kept = state_from_bytes(1, adapter_file(run_directory(inexact), 1).read_bytes())
-    assert iterate_bytes(kept.iterate) == iterate_bytes(kept.average) == iterate_bytes(rounded)
+    assert taken_file(run_directory(inexact), 1).read_bytes() == iterate_bytes(rounded)
+    own = state_from_bytes(1, adapter_file(run_directory(inexact), 1).read_bytes())
+    assert iterate_bytes(own.iterate) == inexact.adapter, "its own is kept, for what comes is compared with that"
     assert seen == []
+
+
+def test_malicious_iterates_that_creep_away_from_attempt_to_attempt_are_refused(inexact: Rehearsal) -> None:
+    """Each is near the one before; all but the first are another start of the same round."""
+    first = with_iterate(inexact, inexact.state.iterate * np.float32(1 + 2**-15))
+    inexact.part.handle(first)
+    inexact.me.link.take()
+    data = iterate_bytes(inexact.state.iterate * np.float32(1 + 2**-14))
+    retry = offered(inexact, 2, 2)
+    creeping = replace(retry, offer=replace(retry.offer, adapter_hash=adapter_hash(data)), adapter=inexact.serve(data))
+    for _ in range(2):
+        blames_the_coordinator(refusal(inexact, creeping), "E-ROUND-STEP", "another adapter")
+        inexact.restart()
+    same = replace(retry, offer=replace(retry.offer, adapter_hash=first.offer.adapter_hash), adapter=first.adapter)
+    inexact.part.handle(same)
+    assert inexact.part.highest == (2, 2)
 
 
 def test_malicious_iterate_beyond_rounding_is_refused(inexact: Rehearsal) -> None:
