@@ -116,7 +116,7 @@ class GlobalAdapter:
         return offered
 
     def _as_taken(self, state: OptimizerState) -> OptimizerState:
-        """Return a state with the coordinator's iterate in it, if that was taken: once a round, for all of its attempts."""
+        """Return a state with the coordinator's iterate, if that was taken: once a round, for all of its attempts."""
         path = taken_file(self._directory, state.round)
         if not path.exists():
             return state

@@ -199,9 +199,7 @@ class Participation:
         rule = f"it offers round {offered.round} again, but round {done} was completed: it was set back, or lies"
         try:
             certificate = codec.decode_certificate(certificate_file(path, done).read_bytes(), sender="coordinator")
-            self._work.sender.submit(
-                RoundKnown(self._run_id, certificate)
-            )  # wanted, though that attempt counts as over
+            self._work.sender.submit(RoundKnown(self._run_id, certificate))  # wanted, though that attempt is over
         except (OnlysumError, OSError) as error:
             self._log.warning("the coordinator was not shown that it was set back", kind=type(error).__name__)
         raise PeerError.by_coordinator("E-COORDINATOR-ROLLBACK", Phase.ADVERTISE_KEYS, rule)
