@@ -21,6 +21,7 @@ from privacy.draft import Draft
 from privacy.errors import Phase
 from privacy.plan import Plan
 from privacy.secagg import hashes
+from tests.worlds import task_world
 from tests.worlds.federation import Fault, FaultKind, Federation
 from tests.worlds.plans import verified
 from tests.worlds.seeded import SeededRandom
@@ -44,6 +45,14 @@ CASES |= {
     for method in methods.all_methods()
     for mode in method.modes
 }
+# Every kind of task in every mode.
+CASES |= {
+    f"{name}, {mode}": (name, ROWS, {"mode": mode})
+    for name in task_world.CASES
+    for mode in ("none", "local", "distributed", "distributed-participant")
+}
+OFTEN_TASKS = {(name, "none") for name in task_world.CASES} | {("masked-lm", "distributed")}
+OFTEN_TASKS |= {("chats", mode) for mode in ("local", "distributed", "distributed-participant")}
 OFTEN = {"fedit", "ffa-lora", "ia3", "prompt", "rolora"}  # of each kind one: these run in all modes at every change
 FAULTS = (
     [Fault("bob", Phase.COLLECT_MASKED, FaultKind.CRASH_AFTER_SEND), Fault("carol", Phase.UNMASK, FaultKind.TWICE)],
@@ -114,21 +123,24 @@ def test_every_method_is_trained_in_each_of_its_modes() -> None:
     assert {(method.name, mode) for method in methods.all_methods() for mode in method.modes} <= trained
 
 
-def seldom(recipe: dict[str, Any]) -> bool:
-    """Return whether a case is left to `make test-all`: the modes of a method that train as another mode does."""
+def seldom(kind: str, recipe: dict[str, Any]) -> bool:
+    """Return whether a case is left to `make test-all`: modes of a method or task that train as another does."""
     method, mode = recipe.get("method"), recipe["mode"]
+    if kind in task_world.CASES:
+        return (kind, mode) not in OFTEN_TASKS
     return method is not None and method not in OFTEN and mode in {"local", "distributed-participant"}
 
 
 @pytest.mark.parametrize(
     ("kind", "units", "recipe"),
-    [pytest.param(*case, marks=[pytest.mark.slow] if seldom(case[2]) else []) for case in CASES.values()],
+    [pytest.param(*case, marks=[pytest.mark.slow] if seldom(case[0], case[2]) else []) for case in CASES.values()],
     ids=CASES.keys(),
 )
 def test_the_sum_is_exactly_that_of_the_survivors_updates(
     kind: str, units: int, recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    world = make_world(tmp_path, kind, units=units, **recipe)
+    make = task_world.task_world if kind in task_world.CASES else make_world
+    world = make(tmp_path, kind, units=units, **recipe)
     draft = Draft.model_validate_json((world.directory / "draft" / "draft.json").read_bytes())
     run = Trained(world, plan_of(draft, n=MEMBERS, units=units))
     for number, faults in enumerate(FAULTS, start=1):

@@ -12,7 +12,7 @@ from participant.training.bases.checks import check_forward
 from participant.training.bases.files import check_files
 from participant.training.examples import synthetic_examples
 from participant.training.models import load_checked, refuse_gaps
-from privacy.task_parts import Classification, ImageClassification, TextClassification
+from privacy.task_parts import ImageClassification, Task, TextClassification
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
 TRIAL_LENGTH: Final = 8  # tokens of the rows on which a base is tried
@@ -27,7 +27,7 @@ def try_base(folder: Path, name: str) -> None:
     """
     check_files(folder)
     texts = any((folder / file).is_file() for file in TOKENIZER_FILES)
-    task: Classification = (
+    task: Task = (
         TextClassification(data="synthetic", labels=("0", "1"), max_length=TRIAL_LENGTH)
         if texts
         else ImageClassification(data="synthetic", labels=("0", "1"))
@@ -35,4 +35,4 @@ def try_base(folder: Path, name: str) -> None:
     base, report = load_checked(folder, name, task, seed=0)
     body = f"{base.model.base_model_prefix}."
     refuse_gaps(name, report, lambda key: not key.startswith(body) or "pooler" in key.split("."))  # a plan may carry it
-    check_forward(name, base.model, synthetic_examples(base, task, TRIAL_ROWS).inputs, len(task.labels))
+    check_forward(name, base.model, synthetic_examples(base, task, TRIAL_ROWS).inputs, task, base)

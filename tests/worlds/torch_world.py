@@ -34,7 +34,7 @@ from privacy.draft import Draft
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan, default_survivors, threshold
 from privacy.plan_parts import Evaluation, Graph, Member, MemberOptions
-from privacy.task_parts import Classification, require_classification
+from privacy.task_parts import Task
 from tests.worlds.plans import CREATED_AT, EXPIRES_AT, names, signing_key
 from tests.worlds.seeded import SeededRandom
 
@@ -226,18 +226,18 @@ class World:
         return trainer
 
     @property
-    def task(self) -> Classification:
+    def task(self) -> Task:
         """The plan's task."""
-        return require_classification(self.plan.recipe.task)
+        return self.plan.recipe.task
 
     def base(self) -> Base:
         recipe = self.plan.recipe
         return load_base(
             self.directory / "base",
             recipe.base,
-            require_classification(recipe.task),
-            head_modules=["classifier"],
-            seed=7,
+            recipe.task,
+            head_modules=recipe.adapter.head_modules,
+            seed=recipe.adapter.seed,
         )
 
     def adapted(self, precision: Precision = "float32") -> AdaptedModel:
