@@ -31,7 +31,7 @@ from transformers import (
 from authoring.draft import build_draft
 from participant.training.data import task_columns
 from privacy.draft import Draft
-from tests.worlds.torch_world import ROWS, World, plan_of
+from tests.worlds.torch_world import ROWS, World, adapter_text, plan_of
 
 WORDS: Final = ("pain", "fever", "cough", "rash", "calm", "fine", "well", "good")
 SPECIAL: Final = ("<unk>", "<s>", "</s>", "<|user|>", "<|assistant|>")
@@ -202,6 +202,7 @@ def recipe_text(case: TaskCase, *, mode: str = "none", method: str = "fedit", **
         "".join(f"{key} = {json.dumps(value)}\n" for key, value in given.items())
         for given in (section | privacy, case.task)
     )
+    adapter = adapter_text(method, "image" if case.targets[0] == "q_proj" else "text", targets=case.targets)
     return f"""
 title = "Tiny"
 purpose = "A tiny run for tests"
@@ -218,10 +219,7 @@ data = "rows"
 max_length = {case.length}
 {task}
 [adapter]
-rank = 2
-alpha = 8
-target_modules = {json.dumps(case.targets)}
-head_modules = {json.dumps(case.head)}
+{adapter}head_modules = {json.dumps(case.head)}
 seed = 7
 
 [privacy]

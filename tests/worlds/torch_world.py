@@ -94,9 +94,9 @@ def text_rows(path: Path, *, rows: int = ROWS, seed: int = 0) -> Path:
     return path
 
 
-def adapter_text(method: str, kind: str, layers: tuple[int, ...] = ()) -> str:
+def adapter_text(method: str, kind: str, layers: tuple[int, ...] = (), targets: tuple[str, ...] | None = None) -> str:
     """Return the keys of ``[adapter]`` that belong to the PEFT type of a method, for a tiny model of a kind."""
-    targets = ["q_proj", "v_proj"] if kind == "image" else ["query", "value"]
+    targets = targets or (("q_proj", "v_proj") if kind == "image" else ("query", "value"))
     match methods.get(method).peft_type:
         case "LORA" | "LORA_CORE":
             given = {"rank": 2, "alpha": 8, "target_modules": targets, "layers": list(layers)}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.oft.layer import OFTLayer
 from torch import Tensor, nn
@@ -53,9 +53,23 @@ def wrapped(model: nn.Module, adapter: Adapter) -> PeftModel:
         ValueError: PEFT's, the base has no such modules.
     """
     kind = _KINDS[adapter.options.peft_type]
-    found: PeftModel = get_peft_model(model, kind.config(adapter))
+    config = kind.config(adapter)
+    if config.is_prompt_learning:
+        config.task_type = _task_type(type(model).__name__)
+    found: PeftModel = get_peft_model(model, config)
     kind.change(found)
     return found
+
+
+def _task_type(model: str) -> TaskType:
+    """Return what PEFT calls the task of a model, by its class: how a prompt gets into it and out of its answers."""
+    types = {
+        "SequenceClassification": TaskType.SEQ_CLS,
+        "TokenClassification": TaskType.TOKEN_CLS,
+        "CausalLM": TaskType.CAUSAL_LM,
+        "LMHeadModel": TaskType.CAUSAL_LM,
+    }
+    return next((kind for end, kind in types.items() if model.endswith(end)), TaskType.FEATURE_EXTRACTION)
 
 
 def start(model: PeftModel, adapter: Adapter) -> None:

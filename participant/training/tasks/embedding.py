@@ -26,6 +26,7 @@ from participant.training.tasks.work import (
     Inputs,
     Reading,
     TaskWork,
+    own_places,
     random_tokens,
     refused_row,
     spread_lengths,
@@ -90,7 +91,7 @@ class NearTexts(TaskWork):
             if own is None:
                 raise LocalError("E-MODEL-LOAD", "the base has no pooling of its own; task.pooling: mean, cls or last")
             return own
-        return pooled(found.last_hidden_state, texts[TOKEN_MASK], self.task.pooling)
+        return pooled(own_places(found.last_hidden_state, texts), texts[TOKEN_MASK], self.task.pooling)
 
 
 def pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:

@@ -8,13 +8,14 @@ Leaves to others: the figure (``participant.training.metrics``).
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from participant.training.metrics import rouge_l
 from participant.training.tasks.texts import tokenizer_of
-from participant.training.tasks.work import IGNORED, TOKEN_MASK, TOKENS
+from participant.training.tasks.work import IGNORED, TOKENS
 from privacy.evaluation import Metric
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 MOST_EXAMPLES: Final = 64  # the first ones
 MOST_TOKENS: Final = 64  # after each prompt
-BATCH: Final = 16
 
 
 def rouge(model: Any, base: Base, examples: Examples) -> tuple[Metric, ...]:
@@ -34,19 +34,17 @@ def rouge(model: Any, base: Base, examples: Examples) -> tuple[Metric, ...]:
         base: has the tokenizer.
         examples: whose labels are what is expected after each place.
     """
+    by_length: dict[int, list[tuple[list[int], list[int]]]] = {}
+    for row in range(min(MOST_EXAMPLES, len(examples))):
+        prompt, answer = prompt_and_answer(examples, row)
+        if answer:
+            by_length.setdefault(len(prompt), []).append((prompt, answer))
     scores = []
-    count = min(MOST_EXAMPLES, len(examples))
-    for start in range(0, count, BATCH):
-        prompts, expected = zip(
-            *(prompt_and_answer(examples, row) for row in range(start, min(start + BATCH, count))), strict=True
-        )
-        longest = max(len(answer) for answer in expected)
-        written = write_on(model, base, list(prompts), min(MOST_TOKENS, max(1, longest)))
-        scores += [
-            rouge_l(_text(base, own), _text(base, answer))
-            for own, answer in zip(written, expected, strict=True)
-            if answer
-        ]
+    for alike in by_length.values():
+        prompts, expected = zip(*alike, strict=True)
+        most = min(MOST_TOKENS, max(len(answer) for answer in expected))
+        for own, answer in zip(write_on(model, base, list(prompts), most), expected, strict=True):
+            scores.append(rouge_l(_text(base, own), _text(base, answer)))
     found = Metric.of("rouge-l", sum(scores) / len(scores) if scores else math.nan)
     return () if found is None else (found,)
 
@@ -63,20 +61,22 @@ def prompt_and_answer(examples: Examples, row: int) -> tuple[list[int], list[int
 
 
 def write_on(model: Any, base: Base, prompts: list[list[int]], tokens: int) -> list[list[int]]:
-    """Return what a model writes after prompts, the likeliest token each time, without the prompts."""
-    width = max(len(prompt) for prompt in prompts)
-    inputs = {  # padded in front: what is written follows the prompt
-        TOKENS: torch.tensor([[*[base.pad] * (width - len(prompt)), *prompt] for prompt in prompts]),
-        TOKEN_MASK: torch.tensor([[*[0] * (width - len(prompt)), *[1] * len(prompt)] for prompt in prompts]),
-    }
-    device = next(model.parameters()).device
-    with torch.no_grad():
+    """Return what a model writes after prompts, the likeliest token each time, without the prompts.
+
+    Args:
+        model: the base with its adapter.
+        base: has the tokenizer.
+        prompts: all of one length, so that none is padded: not every adapter knows where padding ends.
+        tokens: how many are written at most.
+    """
+    ids = torch.tensor(prompts, device=next(model.parameters()).device)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's, of positions, which are those of the tokens without padding
         whole = model.generate(
-            **{name: value.to(device) for name, value in inputs.items()},
-            max_new_tokens=tokens, do_sample=False, num_beams=1, use_cache=True, pad_token_id=base.pad,
-            eos_token_id=tokenizer_of(base).eos_token_id,
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, num_beams=1,
+            use_cache=True, pad_token_id=base.pad, eos_token_id=tokenizer_of(base).eos_token_id,
         )  # fmt: skip
-    return [row.tolist() for row in whole[:, width:]]
+    return [row.tolist() for row in whole[:, ids.shape[1] :]]
 
 
 def _text(base: Base, ids: list[int]) -> str:

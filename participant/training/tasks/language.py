@@ -94,10 +94,6 @@ class NextTokens(TaskWork):
             wanted[row, first : length - 1] = inputs[TOKENS][row, first + 1 : length]
         return inputs, wanted
 
-    def answers(self, model: torch.nn.Module, inputs: Any) -> torch.Tensor:
-        """Return logits at the text's own places, shape (batch, length, vocabulary); a soft prompt's are left out."""
-        return super().answers(model, inputs)[:, -inputs[TOKENS].shape[1] :]
-
     def shape(self, base: Base) -> tuple[int, ...]:
         """Return one answer for each place and token."""
         return (self.task.max_length, vocabulary(base))

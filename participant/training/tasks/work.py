@@ -128,7 +128,7 @@ class TaskWork(ABC):
     def answers(self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return what the loss is a function of, the examples first."""
         found: torch.Tensor = model(**inputs).logits
-        return found
+        return found if found.dim() < 3 else own_places(found, inputs)
 
     @abstractmethod
     def shape(self, base: Base) -> tuple[int, ...]:
@@ -160,6 +160,11 @@ class TaskWork(ABC):
     def generated(self, model: Any, base: Base, examples: Examples) -> tuple[Metric, ...]:
         """Return metrics of what a model writes; nothing where it writes nothing."""
         return ()
+
+
+def own_places(answers: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the answers at a text's own places, shape (batch, length, ...): those at a soft prompt are left out."""
+    return answers[:, -inputs[TOKENS].shape[1] :]
 
 
 def refused_row(where: str, what: str) -> LocalError:
