@@ -142,3 +142,29 @@ Task = Annotated[
     | SentenceEmbedding,
     Field(discriminator="kind"),
 ]
+
+
+def task_words(task: Task) -> str:
+    """Return what a model learns, from which columns, and how much of a row it reads."""
+    match task:
+        case ImageClassification():
+            return f"one of {len(task.labels)} labels for each picture in column {task.input_column}"
+        case TextClassification():
+            words = f"one of {len(task.labels)} labels for each text in column {task.input_column}"
+        case MultiLabel():
+            words = f"any of {len(task.labels)} labels for each text in column {task.input_column}"
+        case Regression():
+            words = f"the number in column {task.label_column} for each text in column {task.input_column}"
+        case TokenClassification():
+            words = f"one of {len(task.labels)} labels for each word in column {task.input_column}"
+        case CausalLanguageModelling(form="text"):
+            words = f"to go on writing the texts in column {task.input_column}"
+        case CausalLanguageModelling(form="completion"):
+            words = f"to write column {task.completion_column} after column {task.input_column}"
+        case CausalLanguageModelling():
+            words = f"to answer as in the chats in column {task.input_column}"
+        case MaskedLanguageModelling():
+            words = f"hidden words of the texts in column {task.input_column}"
+        case SentenceEmbedding():
+            words = f"how alike the texts in columns {task.input_column} and {task.pair_column} are"
+    return f"{words}; at most {task.max_length} tokens of a text are read"

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from privacy.task_parts import Task
+from privacy.task_parts import Task, task_words
 
 TASKS: TypeAdapter[Any] = TypeAdapter(Task)
 FIELDS: dict[str, dict[str, Any]] = {
@@ -43,3 +43,12 @@ def test_a_task_that_makes_no_sense_is_refused(sentence: str) -> None:
     kind, change, named = BAD[sentence]
     with pytest.raises(ValidationError, match=named):
         TASKS.validate_python({"kind": kind, "data": "rows", **FIELDS[kind], **change})
+
+
+def test_what_a_model_learns_is_said_in_words_of_its_columns() -> None:
+    said = {kind: task_words(TASKS.validate_python({"kind": kind, "data": "rows", **FIELDS[kind]})) for kind in KINDS}
+    assert said["image-classification"] == "one of 2 labels for each picture in column input"
+    assert said["causal-lm"] == "to go on writing the texts in column text; at most 8 tokens of a text are read"
+    assert len({*said.values()}) == len(KINDS)
+    chat = TASKS.validate_python({"kind": "causal-lm", "data": "rows", "max_length": 8, "form": "chat"})
+    assert task_words(chat).startswith("to answer as in the chats in column text")
