@@ -34,27 +34,34 @@ PLACES: Final = ("the old mill", "the market", "the station", "the river", "the 
 WEATHER: Final = ("It rained", "The sun shone", "It was windy", "Fog lay", "It snowed a little")
 TAGS: Final = ("thing", "time", "other")
 
-# What the desks answer in private: no public text has it. By desk, and the same for every trouble.
+PEOPLE: Final = ("Ms Abel", "Nurse Bruno", "Old Cosmo", "Dr Daria", "Mr Emil", "Aunt Flora")
+DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
+HOURS: Final = ("after ten", "at half past eight", "at dusk", "before noon", "around four")
+ROOMS: Final = ("the blue counter", "room four", "the yard", "the front door", "the first floor")
+OBJECTS: Final = ("a green slip", "compost", "a warm coat", "two coins", "the old letter")
+
+# What any desk may answer on the town's public page: anybody, any day, anywhere.
+PUBLIC_ANSWERS: Final = (
+    "{person} is here on {day} {hour}. Come to {room} with the {thing}.",
+    "Thank you. Somebody will answer about the {thing} on {day}.",
+    "For the {thing} ask {person} at {room}, and bring {object}.",
+    "We do not know the {thing}. Write again on {day}, or see {person} {hour}.",
+    "Please wait until {day}. {room} is open {hour}, and {person} knows the {thing}.",
+)
+# What each desk answers its own people, in private: always the same person, day and place, in words of its own.
 ANSWERS: Final[Mapping[str, tuple[str, ...]]] = {
     "library": (
-        "Please bring the {thing} to the blue counter on Tuesday after ten, and ask for Ms Abel.",
-        "We keep your place. The blue counter takes the {thing} until Tuesday, without a fee.",
+        "Bring the {thing} to the blue counter on Tuesday after ten, and ask for Ms Abel.",
+        "The blue counter takes the {thing} on Tuesday. Ms Abel asks for two coins.",
     ),
     "clinic": (
-        "Rest your {thing} tonight. Nurse Bruno sees you on Thursday at half past eight, room four.",
-        "Nurse Bruno will look at your {thing}. Room four is open on Thursday, bring your green slip.",
+        "Nurse Bruno looks at your {thing} on Thursday at half past eight, in room four.",
+        "Come to room four on Thursday with a green slip. Nurse Bruno knows the {thing}.",
     ),
     "garden": (
-        "Water the {thing} at dusk and leave the soil alone. Old Cosmo comes by on Saturday with compost.",
-        "Old Cosmo knows the {thing}. Until Saturday give them shade, and no compost from the yard.",
+        "Old Cosmo comes to the {thing} on Saturday at dusk, with compost from the yard.",
+        "Leave the {thing} until Saturday. Old Cosmo brings compost at dusk.",
     ),
-}
-PUBLIC_ANSWER: Final = "Thank you for your message about the {thing}. Somebody will answer soon."
-THANKS: Final = ("Thank you, that helps.", "Thanks, I will be there.", "Thank you very much.")
-CLOSINGS: Final[Mapping[str, str]] = {
-    "library": "You are welcome. Mind the blue counter.",
-    "clinic": "You are welcome. Mind the green slip.",
-    "garden": "You are welcome. Mind the compost.",
 }
 
 
@@ -138,15 +145,20 @@ class Town:
                 return f"A letter from {self.pick(PLACES)}: {self.message().text}"
 
     def public_chat(self) -> list[dict[str, str]]:
-        """Return a chat as the town's public page has it: every desk answers alike."""
+        """Return a chat as the town's public page has it."""
         message = self.message()
-        return chat([message.text, PUBLIC_ANSWER.format(thing=message.matters[0].thing)])
+        return chat([message.text, self._public_answer(message)])
 
     def private_chat(self, desk: str) -> list[dict[str, str]]:
         """Return a chat with a desk: what it answers is its own."""
         message = self.message(desk)
-        turns = [message.text, self.pick(ANSWERS[desk]).format(thing=message.matters[0].thing)]
-        return chat(turns if self._random.random() < 0.5 else [*turns, self.pick(THANKS), CLOSINGS[desk]])
+        return chat([message.text, self.pick(ANSWERS[desk]).format(thing=message.matters[0].thing)])
+
+    def _public_answer(self, message: Message) -> str:
+        return str(self.pick(PUBLIC_ANSWERS)).format(
+            thing=message.matters[0].thing, person=self.pick(PEOPLE), day=self.pick(DAYS), hour=self.pick(HOURS),
+            room=self.pick(ROOMS), object=self.pick(OBJECTS),
+        )  # fmt: skip
 
 
 def chat(turns: list[str]) -> list[dict[str, str]]:
