@@ -30,7 +30,7 @@ from simulation.stage import EVALUATOR, Cast, Stage
 
 RECIPE: Final = Path(__file__).parent / "recipe.toml"
 PEOPLE: Final = 250  # of each desk
-CHATS_EACH: Final = 2
+CHATS_EACH: Final = 2  # as the recipe's max_rows_per_user
 HELD_OUT: Final = 20  # chats of each desk with nobody who takes part
 SEED: Final = 100
 POPULATION: Final = "townspeople"
@@ -62,7 +62,7 @@ per_run_delta = 1e-5
 population = "{population}"
 modes = ["distributed"]
 bases = ["{base}"]
-methods = ["fedit"]
+methods = ["ffa-lora"]
 min_units = {people}
 max_rounds = 100
 """
