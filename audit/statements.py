@@ -29,6 +29,7 @@ LEDGER_STATEMENTS: Final[dict[str, tuple[str, ...]]] = {
     "Which population was charged, where the ledger ends, and what its owner allows over all runs.": (
         "ledger.sequence",
         "ledger.head_sha256",
+        "ledger.key",
         "ledger.population",
         "ledger.budget",
     ),
