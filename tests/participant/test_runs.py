@@ -139,6 +139,7 @@ def test_a_run_that_ended_here_is_not_compared_any_more(rehearsal: Rehearsal) ->
     last = signed_elsewhere(rehearsal, rehearsal.world.plan.hash)
     runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, b""), (last,), ()))
     assert not (rehearsal.me.home.runs / run_id / "journal").exists()
+    assert runs.going_on() == runs.refused() == runs.closed() == []
     assert runs.part(run_id).highest == (0, 0)
 
 
