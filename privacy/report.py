@@ -72,6 +72,7 @@ class LedgerFacts:
 
     sequence: int
     head: bytes
+    key: bytes  # the ledger's own
     spent: Spent
     budget: LifetimeBudget | None
 
@@ -191,6 +192,7 @@ def ledger_part(facts: LedgerFacts) -> LedgerPart:
     return LedgerPart(
         sequence=facts.sequence,
         head_sha256=facts.head.hex(),
+        key=facts.key.hex(),
         population=spent.population,
         budget=None
         if budget is None
