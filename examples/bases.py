@@ -22,6 +22,8 @@ TEMPLATE: Final = (
 )
 LENGTH: Final = 128  # positions
 
+transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
 
 def write_tokenizer(folder: Path, sentences: Sequence[str], *, words: int = 512) -> PreTrainedTokenizerFast:
     """Learn byte pairs from sentences, and write the tokenizer with a chat template."""

@@ -18,7 +18,7 @@ DESKS: Final = ("library", "clinic", "garden")
 THINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "library": ("novel", "atlas", "cookbook", "library card", "magazine", "dictionary"),
     "clinic": ("knee", "back", "left ear", "shoulder", "throat", "stomach"),
-    "garden": ("roses", "tomatoes", "apple tree", "beans", "lawn", "hedge"),
+    "garden": ("roses", "tomatoes", "apple trees", "beans", "lilies", "hedges"),
 }
 TROUBLES: Final[Mapping[str, tuple[str, ...]]] = {
     "library": ("is missing", "came back torn", "is overdue", "cannot be found"),

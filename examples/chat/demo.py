@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -203,7 +204,9 @@ def written(stage: Stage) -> list[dict[str, str]]:
     """Return what base and adapter answer to a person at each desk, by transformers and PEFT alone."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     tokenizer: Any = AutoTokenizer.from_pretrained(stage.base)
     bare: Any = AutoModelForCausalLM.from_pretrained(stage.base)
@@ -227,6 +230,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="a public text file that the base reads as well")
     given = parser.parse_args()
     os.environ.update(ONE_THREAD)  # before torch is imported
+    warnings.simplefilter("ignore", FutureWarning)  # of the libraries, about themselves
     stage, screen = Stage(given.out.resolve(), rows="chats.jsonl"), Screen()
     try:
         stage.clear()
