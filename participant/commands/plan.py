@@ -80,9 +80,9 @@ def show_plan(
 
 @app.command("dry-run")
 def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = None, as_json: AsJson = False) -> None:
-    """Load base and data and run the self-check.
+    """Load base and data, run the self-check, and take a step on the rows.
 
-    Nothing is sent and nothing charged.
+    One private step of each turn. Nothing is sent, charged or kept.
 
     Example: onlysum participant plan dry-run 3f2a
     """
@@ -98,6 +98,7 @@ def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = Non
     same = is_unchanged(job.dataset)
     trainer = torch_trainer(job, strict=True)
     trainer.prepare()
+    steps = trainer.step_on_rows()
     plan, unmet = judged.verified.plan, [rule for rule in judged.assessment.rules if rule.outcome is not Outcome.MET]
     value: Json = {
         "run": run_id,
@@ -105,6 +106,7 @@ def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = Non
         "ok": True,
         "unchanged": same,
         "remarks": list(trainer.remarks),
+        "steps": list(steps),
         "suite": plan.suite,
         "graph": plan.graph.kind,
         "roster": judged.assessment.roster,
@@ -112,7 +114,7 @@ def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = Non
     }
     lines = [
         f"The self-check of run {run_id[:8]} passed with dataset {job.dataset.name}; nothing was charged.",
-        *(f"{job.dataset.name}: {remark}" for remark in trainer.remarks),
+        *(f"{job.dataset.name}: {remark}" for remark in (*trainer.remarks, *steps)),
         *([] if same else ["The dataset's bytes are not those that were registered; its size is."]),
         f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: {judged.assessment.roster}",
         *(f"{rule.outcome.value:<15}{rule.name}: {rule.says}" for rule in unmet),

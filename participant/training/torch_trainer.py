@@ -34,13 +34,14 @@ from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples, synthetic_examples
 from participant.training.models import Base, load_base
 from participant.training.noise_keys import NoiseKeys
+from participant.training.record import OwnersRecord
 from participant.training.round_work import RoundWork
-from participant.training.selfcheck import SLOT_ROWS, SelfCheck
+from participant.training.selfcheck import PER_EXAMPLE, SLOT_ROWS, SelfCheck
 from participant.training.timing import FixedDuration, max_micro_batches
 from participant.training.trainer import EngineName, Precision, Progress
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
 from privacy.dp.fast_noise import compile_now, discrete_gaussian
-from privacy.dp.sampling import choose, poisson_sample
+from privacy.dp.sampling import choose, largest_batch, poisson_sample
 from privacy.errors import LocalError
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan
@@ -54,7 +55,7 @@ Number = TypeVar("Number", np.int64, np.float64)
 REHEARSALS: Final = 5  # of a micro-batch and of the noise, to see how long they take
 SPARE_TIME: Final = 1.5  # a period over what its parts usually took when they were rehearsed
 
-ASK_A_DRY_RUN: Final = "`onlysum participant plan dry-run RUN` names the first of them"
+ASK_A_DRY_RUN: Final = "`onlysum participant status` says how many, and why not the first of them"
 
 _log = structlog.get_logger("onlysum.participant")
 
@@ -100,8 +101,8 @@ class TorchTrainer:
         random: secret coins and noise; a seeded source makes a simulation that is not private.
         keys: opens a stream for each round, from which secret coins and noise are drawn instead.
         pace: makes every round of a noised mode take the same time; a simulation needs none.
-        on_failure: told the round and the class of the error where a step fails and noise leaves without it; for the
-            owner's eyes, and within the round's fixed time.
+        record: told how many rows the plan cannot use, and the round and the class of the error where a step fails
+            and noise leaves without it; for the owner's eyes, and within the round's fixed time.
     """
 
     def __init__(
@@ -110,14 +111,14 @@ class TorchTrainer:
         random: RandomSource,
         keys: NoiseKeys | None = None,
         pace: FixedDuration | None = None,
-        on_failure: Callable[[int, str], None] | None = None,
+        record: OwnersRecord | None = None,
     ) -> None:
         self._materials = materials
         self._plan = materials.plan
         self._random = random
         self._keys = keys
         self._pace = pace if materials.plan.privacy.noised else None
-        self._on_failure = on_failure
+        self._record = record
         self._round = 0
         self._paced: Callable[[], AbstractContextManager[None]] = nullcontext
         self._self_check: SelfCheck | None = None
@@ -125,6 +126,7 @@ class TorchTrainer:
         self._examples: Examples | None = None
         self._base: Base | None = None
         self._fixed_slots = False
+        self._start: Vector = np.zeros(0, dtype=np.float32)
         self._units: list[Integers] = []
         self.remarks: tuple[str, ...] = ()  # what the owner should know of the rows, once they are read
 
@@ -161,6 +163,7 @@ class TorchTrainer:
         size = recipe.training.micro_batch
         synthetic = synthetic_examples(loaded, task, size).to(device)
         engines = TurnEngines(adapted, synthetic, given.engine)
+        self._start = adapted.vector()
         self._self_check = SelfCheck(
             recipe=recipe,
             privacy=self._plan.privacy,
@@ -174,6 +177,8 @@ class TorchTrainer:
         compile_now()  # before a round's clock runs
         _require_unchanged(given)
         examples = load_examples(given.dataset, given.columns, task, loaded, strict=given.strict).to(device)
+        if self._record is not None:
+            self._record.read(len(examples), examples.unusable.size, examples.cause)
         if examples.unusable.size:
             _log.warning("rows that do not fit the plan count as empty", run=self._plan.run_id, next=ASK_A_DRY_RUN)
         self.remarks = examples.remarks
@@ -192,6 +197,38 @@ class TorchTrainer:
         if self._self_check is None:
             raise LocalError("E-BUG", "a trainer was not prepared")
         self._self_check.run()
+
+    def step_on_rows(self) -> tuple[str, ...]:
+        """Take one private step of each turn on the owner's rows, keep nothing, and say what it found.
+
+        The step reads as many rows as the largest batch, so that it costs no more than a step of a round.
+
+        Raises:
+            LocalError: ``E-TRAINING``, with the turn and the class of what failed.
+        """
+        sum_of = self._clipped if self._plan.privacy.mode in PER_EXAMPLE else self._plain
+        found = []
+        for number, turn in enumerate(self._plan.recipe.turns):
+            which, batch = f"turn {number + 1} ({', '.join(turn.trains)})", self._largest_batch()
+            try:
+                sums = self.sums_of_turn(number)
+                sums.engine.adapted.load(self._start)
+                total = sum_of(self._in_step(sums, batch), batch)
+                noisy = total + self._noise(total.size) if self._plan.privacy.noised else total
+            except Exception as error:  # noqa: BLE001  whatever the rows bring about; its words may be theirs
+                raise LocalError("E-TRAINING", f"{which}: {type(error).__name__}") from None
+            if not np.isfinite(noisy).all():
+                raise LocalError("E-TRAINING", f"{which}: a gradient is infinite, or not a number")
+            moves = "went well" if total.any() else "moves nothing: every gradient is zero"
+            found.append(f"{which}: a step on {joined(batch).size} of {len(self._examples or ())} rows {moves}")
+        return tuple(found)
+
+    def _largest_batch(self) -> list[Integers]:
+        """Return the rows of as many units as a batch hardly ever exceeds, one at least."""
+        privacy, units = self._plan.privacy, len(self._units)
+        most = max(1, largest_batch(units, privacy.sampling_rate))
+        chosen = choose(np.arange(units, dtype=np.int64), most, self._random)
+        return self._rows_in_step([self._units[place] for place in chosen])
 
     def _set_pace(self) -> None:
         """See how long a round takes at most, so that every one takes as long."""
@@ -290,8 +327,8 @@ class TorchTrainer:
             if not self._plan.privacy.noised:
                 raise
             failure = LocalError("E-TRAINING", type(error).__name__)  # its words may be the data's
-            if self._on_failure is not None:
-                self._on_failure(self._round, type(error).__name__)
+            if self._record is not None:
+                self._record.failed(self._round, type(error).__name__)
             next_step = failure.explanation.next_step
             _log.error(
                 "training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step
@@ -323,7 +360,11 @@ class TorchTrainer:
     def _batch(self) -> list[Integers]:
         """Return the rows of each unit of privacy in a Poisson sample."""
         privacy = self._plan.privacy
-        units = [self._units[place] for place in poisson_sample(len(self._units), privacy.sampling_rate, self._random)]
+        sampled = poisson_sample(len(self._units), privacy.sampling_rate, self._random)
+        return self._rows_in_step([self._units[place] for place in sampled])
+
+    def _rows_in_step(self, units: list[Integers]) -> list[Integers]:
+        privacy = self._plan.privacy
         if privacy.unit != "user":
             return units
         return [choose(rows, privacy.max_rows_per_user, self._random) for rows in units]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from audit.training_record import read_record
 from host.rendering import Json, Line, table, timestamp
 from participant.opened import OpenHome
 from participant.owner.plan_store import Decision, Ended
-from participant.training.record import read_record
 
 SHOWN_ID: Final = 8  # characters of a run's id
 
