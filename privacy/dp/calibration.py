@@ -56,6 +56,23 @@ def calibrate(target: PrivacyTarget, *, rounds: int, entries: int, n: int, f: in
         target.epsilon
     ):
         sensitivity -= 1  # the accountant's grid is chosen by epsilon and may have moved between the two
+    return _with_noise(target, exponent=exponent, sensitivity=sensitivity, honest=honest)
+
+
+def assumed(target: PrivacyTarget, *, entries: int) -> Privacy:
+    """Return a mechanism for the self-check of a draft, which has no roster: the coarsest that a calibrated plan has.
+
+    Args:
+        target: what the draft asks for.
+        entries: d, length of the vector.
+    """
+    if target.mode == "none":
+        return _without_noise(target)
+    sensitivity = max(LEAST_SENSITIVITY, math.isqrt(math.ceil(entries / (24 * ROUNDING_LOSS))) + 1)
+    return _with_noise(target, exponent=MAX_NOISE_EXPONENT, sensitivity=sensitivity, honest=1)
+
+
+def _with_noise(target: PrivacyTarget, *, exponent: int, sensitivity: int, honest: int) -> Privacy:
     return Privacy(
         mode=target.mode,
         unit=target.unit,

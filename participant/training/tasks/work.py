@@ -177,6 +177,8 @@ def spread_lengths(longest: int, shortest: int, count: int) -> NDArray[np.int64]
 def random_tokens(base: Base, random: np.random.Generator, lengths: NDArray[np.int64], longest: int) -> Inputs:
     """Return synthetic texts of some lengths, padded to the longest; shape (count, longest)."""
     ids = random.integers(base.tokenizer_size, size=(len(lengths), longest))
+    longest_rows = lengths == longest  # without a token that a base would take for padding: these need every position
+    ids[longest_rows] = np.where(ids == base.pad, (base.pad + 1) % base.tokenizer_size, ids)[longest_rows]
     mask = (np.arange(longest) < lengths[:, None]).astype(np.int64)
     tokens = np.where(mask == 1, ids, base.pad)
     return {TOKENS: torch.from_numpy(tokens), TOKEN_MASK: torch.from_numpy(mask)}
