@@ -12,8 +12,9 @@ Source: docs/privacy-accounting.md section 3.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ from participant.training.noise_keys import NoiseKeys
 from participant.training.record import OwnersRecord
 from participant.training.round_work import RoundWork
 from participant.training.selfcheck import PER_EXAMPLE, SLOT_ROWS, SelfCheck
-from participant.training.timing import FixedDuration, max_micro_batches
+from participant.training.timing import FixedDuration, Slots, max_micro_batches
 from participant.training.trainer import EngineName, Precision, Progress
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
 from privacy.dp.fast_noise import compile_now, discrete_gaussian
@@ -54,6 +55,7 @@ Number = TypeVar("Number", np.int64, np.float64)
 
 REHEARSALS: Final = 5  # of a micro-batch and of the noise, to see how long they take
 SPARE_TIME: Final = 1.5  # a period over what its parts usually took when they were rehearsed
+READING_SECONDS: Final = 1.0  # that reading the data takes at least; then twice as many, and so on
 
 ASK_A_DRY_RUN: Final = "`onlysum participant status` says how many, and why not the first of them"
 
@@ -100,7 +102,8 @@ class TorchTrainer:
         materials: model, data and plan.
         random: secret coins and noise; a seeded source makes a simulation that is not private.
         keys: opens a stream for each round, from which secret coins and noise are drawn instead.
-        pace: makes every round of a noised mode take the same time; a simulation needs none.
+        pace: makes reading the data and every round of a noised mode take times that tell nothing of the data; a
+            simulation needs none.
         record: told how many rows the plan cannot use, and the round and the class of the error where a step fails
             and noise leaves without it; for the owner's eyes, and within the round's fixed time.
     """
@@ -120,7 +123,8 @@ class TorchTrainer:
         self._pace = pace if materials.plan.privacy.noised else None
         self._record = record
         self._round = 0
-        self._paced: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._slots: Slots | None = None
+        self._usual: dict[int, float] = {}  # seconds of a micro-batch when it was rehearsed, by turn
         self._self_check: SelfCheck | None = None
         self._engines: TurnEngines | None = None
         self._examples: Examples | None = None
@@ -175,8 +179,15 @@ class TorchTrainer:
         )
         self._fixed_slots = self._self_check.run()
         compile_now()  # before a round's clock runs
+        with nullcontext() if self._pace is None else self._pace.pad(READING_SECONDS):
+            self._read(loaded, engines, synthetic)
+        self._set_pace()
+
+    def _read(self, loaded: Base, engines: TurnEngines, synthetic: Examples) -> None:
+        """Read the data: how long that takes may tell what is in it."""
+        given, task, adapted = self._materials, self._plan.recipe.task, engines.adapted
         _require_unchanged(given)
-        examples = load_examples(given.dataset, given.columns, task, loaded, strict=given.strict).to(device)
+        examples = load_examples(given.dataset, given.columns, task, loaded, strict=given.strict).to(adapted.device)
         if self._record is not None:
             self._record.read(len(examples), examples.unusable.size, examples.cause)
         if examples.unusable.size:
@@ -186,7 +197,6 @@ class TorchTrainer:
         if self._visits > 1 and adapted.work.cacheable:
             examples = shortened(engines, synthetic, examples)
         self._engines, self._examples, self._base = engines, examples, loaded
-        self._set_pace()
 
     def check(self) -> None:
         """Repeat the self-check on the very engines that train, so that what rounds changed in them is seen.
@@ -234,7 +244,7 @@ class TorchTrainer:
         """See how long a round takes at most, so that every one takes as long."""
         if self._pace is not None:
             period = self._longest(self._pace)
-            self._paced = partial(self._pace.pad, period)
+            self._slots = Slots(self._pace, period, spare=SPARE_TIME)
             _log.info("every round's training takes the same time", run=self._plan.run_id, seconds=f"{period:.1f}")
 
     def train(self, round_number: int, adapter: Vector, progress: Progress) -> Integers:
@@ -247,8 +257,14 @@ class TorchTrainer:
         if self._keys is not None:
             self._random = self._keys.open_stream()
         self._round = round_number
-        with self._paced():
+        with nullcontext() if self._slots is None else self._slots.pad(self._slowness):
             return self._update(round_number, adapter, progress)
+
+    def _slowness(self) -> float:
+        """Return how many times longer than in the rehearsal a micro-batch of the round takes now."""
+        turn = self._plan.recipe.schedule.turn(self._round)
+        assert self._pace is not None  # there are slots
+        return self._micro_batch_seconds(turn, self._pace, times=1) / max(self._usual[turn], sys.float_info.min)
 
     def _update(self, round_number: int, adapter: Vector, progress: Progress) -> Integers:
         work = self._work(round_number)
@@ -350,9 +366,13 @@ class TorchTrainer:
     def _longest_of(self, number: int, pace: FixedDuration) -> float:
         privacy, sums, turn = self._plan.privacy, self.sums_of_turn(number), self._plan.recipe.turns[number]
         count = max_micro_batches(privacy, units=len(self._units), size=sums.micro_batch, fixed_slots=sums.fixed_slots)
-        micro_batch = pace.median_seconds(lambda: sums.time_micro_batch(**self._clip), times=REHEARSALS)
+        one = self._usual[number] = self._micro_batch_seconds(number, pace, times=REHEARSALS)
         noise = pace.median_seconds(lambda: self._noise(turn.entries), times=REHEARSALS)
-        return SPARE_TIME * privacy.local_steps * (count * micro_batch + noise)
+        return SPARE_TIME * (privacy.local_steps * (count * one + noise) + one)  # one shows how fast the machine is
+
+    def _micro_batch_seconds(self, turn: int, pace: FixedDuration, *, times: int) -> float:
+        sums = self.sums_of_turn(turn)
+        return pace.median_seconds(lambda: sums.time_micro_batch(**self._clip), times=times)
 
     def _noise(self, entries: int) -> Integers:
         return discrete_gaussian(entries, self._plan.privacy.noise_exponent, self._random)

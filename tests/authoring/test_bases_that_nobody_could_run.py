@@ -284,7 +284,7 @@ def test_a_base_whose_batch_norms_are_frozen_may_be_added_and_built_for(tmp_path
     assert normalises_over_batch(torch.nn.BatchNorm2d(4, track_running_stats=False).eval())
 
 
-# A recipe that no owner could run, or that trains nothing: kind, method, what is changed in it, and the words of the refusal.
+# A recipe that no owner could run, or that trains nothing: kind, method, a change of it, and the words of the refusal.
 RECIPES: dict[str, tuple[str, str, tuple[str, str], str]] = {
     "a length beyond the positions": (
         "text", "ffa-lora", ("max_length = 8", "max_length = 17"), "task.max_length 17: tiny-text has 16 positions"
