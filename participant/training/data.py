@@ -31,7 +31,7 @@ import numpy as np
 
 from audit.training_record import unusable_words
 from participant.training.rows.cells import Unreadable, cell, composed, label_of, require_columns, user_of
-from participant.training.rows.formats import format_of, read_rows
+from participant.training.rows.formats import FOLDER_LABEL, format_of, read_rows
 from participant.training.rows.pictures import is_encoded, pixels, require_finite
 from privacy.errors import LocalError, OnlysumError
 from privacy.task_parts import (
@@ -200,6 +200,8 @@ def inspect_dataset(
     input_column, label_column, user_column = (
         None if name is None else composed(name) for name in (input_column, label_column, user_column)
     )
+    if label_column is None and format_of(path) == "imagefolder":
+        label_column = FOLDER_LABEL
     named = {name for name in (input_column, label_column, user_column) if name is not None}
     wanted = None if input_column is None or label_column is None else named
     rows = 0

@@ -64,7 +64,7 @@ class Slots:
 
     How slow the machine is at present is measured on synthetic rows, at a round's begin and within its time. Of a
     round's measurement and the two before the middle one counts, so that a moment's load changes nothing. What still
-    takes longer, since the machine became slower in the middle, doubles the periods, for that round and all that follow.
+    takes longer, as the machine became slower in the middle, doubles the periods, for that round and all that follow.
 
     Args:
         pace: clock and way to wait.
