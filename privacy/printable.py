@@ -53,22 +53,23 @@ def printable(text: str, *, line_breaks: bool = False) -> str:
 
 
 def _shown(text: str, place: int, line_breaks: bool) -> bool:
-    character, before, after = text[place], text[place - 1 : place], text[place + 1 : place + 2]
+    character, before = text[place], text[max(0, place - 1) : place]
     if character == "\n":
         return line_breaks
     if character in JOINERS:
-        return all(_joins(neighbour) for neighbour in (before, after))
+        return _joins(text, place - 1) and _joins(text, place + 1)
     if character in SELECTORS:
         return bool(before) and unicodedata.category(before) in {"So", "Sm"} and before not in BLANK
     return character not in BLANK and unicodedata.category(character) not in UNPRINTABLE
 
 
-def _joins(neighbour: str) -> bool:
+def _joins(text: str, place: int) -> bool:
     """Return whether a character is one that a joiner beside it can change: of a joining script, or an emoji."""
-    if neighbour < FIRST_OF_JOINING_SCRIPTS:  # an empty text, too
+    if not 0 <= place < len(text) or text[place] < FIRST_OF_JOINING_SCRIPTS:
         return False
-    visible = neighbour not in BLANK or neighbour in SELECTORS
-    return visible and unicodedata.category(neighbour)[0] in "LMS"
+    if text[place] in SELECTORS:
+        return _shown(text, place, line_breaks=False)
+    return text[place] not in BLANK and unicodedata.category(text[place])[0] in "LMS"
 
 
 def _escaped(character: str) -> str:
