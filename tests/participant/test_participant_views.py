@@ -108,8 +108,8 @@ KEYS: dict[str, set[str]] = {
     "member list": {"name", "role", "identity", "state"},
     "member fingerprint": {"name", "identity", "authority"},
     "dataset list": {
-        "name", "path", "rows", "users", "units", "population", "input", "label", "user", "columns", "labels", "renamed",
-        "added_at",
+        "name", "path", "rows", "users", "units", "population", "input", "label", "user", "columns", "labels",
+        "renamed", "added_at",
     },
     "model list": {"name", "path", "hash", "files", "added_at"},
 }  # fmt: skip
