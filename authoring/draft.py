@@ -23,8 +23,9 @@ from safetensors.numpy import save
 
 import methods
 from authoring.preprocessing import compare_preprocessing
-from authoring.recipe import AdapterSection, RecipeFile, read_recipe
+from authoring.recipe import AdapterSection, RecipeFile, TrainingSection, read_recipe
 from host import durable
+from methods.layout import Sizes
 from methods.method import Method
 from participant.training.adapters.adapted import config_json, named_tensors, wrap
 from participant.training.adapters.kinds import start
@@ -195,6 +196,10 @@ def fitting(kind: type[Fitting], section: str, given: Mapping[str, Any]) -> Fitt
     return kind(**values)
 
 
+def _sizes(training: TrainingSection) -> Sizes:
+    return Sizes(mask=None if training.mask is None else float(training.mask))
+
+
 def _stream_rates(rates: Mapping[str, str]) -> tuple[StreamRate, ...]:
     return tuple(StreamRate(stream=stream, rate=rates[stream]) for stream in sorted(rates))
 
@@ -211,7 +216,7 @@ def _check_heads(head_modules: Sequence[str], tensors: Mapping[str, Any]) -> Non
 
 def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Classification, adapter: Adapter) -> Draft:
     rate, state = wanted.training.learning_rate, method.state(adapter.tensors)
-    upload = method.upload_of(state, float(wanted.training.mask) if wanted.training.mask else None)
+    upload = method.upload_of(state, _sizes(wanted.training), adapter.tensors)
     recipe = Recipe(
         title=wanted.title,
         purpose=wanted.purpose,

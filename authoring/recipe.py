@@ -56,7 +56,7 @@ The format; where a line has a value in its comment, that is the default and the
     head_learning_rate = 2       # learning_rate
     stream_rates = {}            # of single streams, e.g. {a = 0.5}: onlysum method show METHOD
     micro_batch = 64             # 64
-    mask = 0.25                  # random-mask: share of the adapter's entries that train in a round
+    mask = 0.25                  # random-mask, lora-a2, droppeft: share of entries, ranks, layers that train in a round
     proximal = 0.1               # 0; fedprox: weight of the pull back to where the round started
 
     [optimizer]                  # all of it may be left out

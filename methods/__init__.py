@@ -12,6 +12,7 @@ from typing import Final
 from methods.adalora import ADALORA
 from methods.bitfit import BITFIT
 from methods.dora import DORA
+from methods.droppeft import DROPPEFT
 from methods.fed_sb import FED_SB
 from methods.federa import FEDERA
 from methods.fedex_lora import FEDEX_LORA
@@ -29,6 +30,7 @@ from methods.layers import LAYERS
 from methods.ln_tuning import LN_TUNING
 from methods.loha import LOHA
 from methods.lokr import LOKR
+from methods.lora_a2 import LORA_A2
 from methods.lora_fair import LORA_FAIR
 from methods.method import Method
 from methods.oft import OFT
@@ -53,28 +55,30 @@ _METHODS: Final[dict[str, Method]] = {
         ADALORA,
         BITFIT,
         DORA,
-        FED_SB,
+        DROPPEFT,
         FEDERA,
         FEDEX_LORA,
         FEDIT,
         FEDPROX,
         FEDROT_LORA,
         FEDSVD,
+        FED_SB,
         FFA_LORA,
         FLEXLORA,
         HEAD_ONLY,
         HETLORA,
         IA3,
-        LA_LORA,
         LAYERS,
+        LA_LORA,
         LN_TUNING,
         LOHA,
         LOKR,
+        LORA_A2,
         LORA_FAIR,
         OFT,
-        P_TUNING,
         PREFIX,
         PROMPT,
+        P_TUNING,
         RANDOM_MASK,
         ROLORA,
         RSLORA,

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from methods.method import ADAPTER_STREAM, HEAD, Method, Published
 from methods.optimizer import OptimizerState, Wide
-from methods.products import BASE, READS, WRITES, best_factors, modules, stepped, taken_apart
+from methods.products import BASE, best_factors, modules, stepped, taken_apart
 from methods.selectors import Selector
-from methods.vectors import split
+from methods.vectors import READS, WRITES, split
 from privacy.adapter_options import LoraOptions
 from privacy.adapter_parts import Adapter, Role
 from privacy.draft import Recipe

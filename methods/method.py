@@ -17,30 +17,18 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from methods import layout
+from methods.layout import ADAPTER_STREAM, NO_SIZES, Sizes, UploadKind
 from methods.optimizer import OptimizerState, Wide, step
-from methods.products import product_entries
 from methods.selectors import Selector, select
 from methods.vectors import Vector, split, trained_tensors
 from privacy.adapter_options import OPTIONS, AdapterOptions
-from privacy.adapter_parts import (
-    Adapter,
-    Differences,
-    Gather,
-    Products,
-    Role,
-    Schedule,
-    StateStream,
-    Stream,
-    Tensor,
-    Turn,
-    Upload,
-)
+from privacy.adapter_parts import Adapter, Differences, MaskOf, Role, Schedule, StateStream, Tensor, Turn, Upload
 from privacy.draft import HEAD_STREAM, Recipe
 from privacy.errors import LocalError
 from privacy.plan_parts import Mode
 from privacy.task_parts import ImageClassification, Task
 
-ADAPTER_STREAM: Final = "adapter"
 EVERY_ROUND: Final = Schedule()  # the same turn
 _DIFFERENCES: Final = Differences()
 
@@ -48,7 +36,6 @@ Category = Literal["additive", "selective", "reparameterised"]
 # Where the factors of a LoRA start: where PEFT lets them; there, but with orthonormal rows of A; at the largest
 # singular vectors of the base's weights; or at these, and their product is taken out of the base.
 Start = Literal["peft", "orthonormal", "principal", "principal, out of the base"]
-UploadKind = Literal["differences", "gather", "products"]
 Published = dict[str, Vector]  # tensors of an adapter by key
 ALL_MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
@@ -83,6 +70,11 @@ class Method:
         turns: the streams that train in each kind of round; one turn with every shared stream if empty.
         schedule: which round takes which turn.
         upload: the form in which an update goes up: all that trained, or what a common mask chose.
+        takes: keys of ``[training]`` that a recipe of it must have: ``mask``.
+        masked: the streams that a common mask is over.
+        mask_of: what it chooses.
+        mask_lasts: whether it is the same in every round.
+        skips_layers: whether layers that a mask leaves out are left out of the model too, for the round.
         counts: whether everybody contributes to every entry, or as far as its own rank goes.
         alternates: what trains in each local step, over and over; all of the turn in every step if empty.
         proximal: whether local steps are drawn back to the round's start.
@@ -117,6 +109,11 @@ class Method:
     turns: tuple[frozenset[str], ...] = ()
     schedule: Schedule = EVERY_ROUND
     upload: UploadKind = "differences"
+    takes: frozenset[str] = frozenset()
+    masked: frozenset[str] = frozenset({ADAPTER_STREAM})
+    mask_of: MaskOf = "entries"
+    mask_lasts: bool = False
+    skips_layers: bool = False
     counts: Literal["all", "rank"] = "all"
     alternates: tuple[frozenset[Selector], ...] = ()
     proximal: bool = False
@@ -229,58 +226,17 @@ class Method:
                 streams.append(StateStream(name=name, length=length, role=Role.DERIVED if derived else Role.SHARED))
         return tuple(streams)
 
-    def upload_of(self, state: tuple[StateStream, ...], mask: float | None) -> Upload:
-        """Return the form in which updates go up.
-
-        Args:
-            state: the streams that travel down.
-            mask: share of the adapter's entries that train in a round, for a method with a mask.
-
-        Raises:
-            LocalError: ``E-CONFIG-INVALID``: a mask without use, or none.
-        """
-        if self.upload != "gather":
-            if mask is not None:
-                raise LocalError("E-CONFIG-INVALID", f"training.mask: {self.title} has none")
-            return Products() if self.upload == "products" else Differences()
-        if mask is None or not 0 < mask < 1:
-            raise LocalError("E-CONFIG-INVALID", f"training.mask: {self.title} needs a share above 0 and below 1")
-        length = next(stream.length for stream in state if stream.name == ADAPTER_STREAM)
-        return Gather(entries=max(1, round(mask * length)))
+    def upload_of(
+        self, state: tuple[StateStream, ...], sizes: Sizes = NO_SIZES, tensors: tuple[Tensor, ...] = ()
+    ) -> Upload:
+        """Return the form in which updates go up; see :func:`methods.layout.upload_of`."""
+        return layout.upload_of(self, state, sizes, tensors)
 
     def turns_of(
         self, state: tuple[StateStream, ...], upload: Upload = _DIFFERENCES, tensors: tuple[Tensor, ...] = ()
     ) -> tuple[Turn, ...]:
-        """Return what trains and what is summed in each kind of round.
-
-        Args:
-            state: the streams that travel down.
-            upload: the form in which updates go up.
-            tensors: the manifest, of which products are made.
-        """
-        shared = [stream for stream in state if stream.role is Role.SHARED]
-        personal = (Role.PERSONAL.value,) if self.with_role(Role.PERSONAL) else ()
-        turns = []
-        for names in self.turns or (frozenset(stream.name for stream in shared),):
-            trained = [stream for stream in shared if stream.name in names]
-            turns.append(
-                Turn(
-                    trains=(*(stream.name for stream in trained), *personal),
-                    sums=tuple(
-                        Stream(name=stream.name, length=self._summed(stream, upload, tensors)) for stream in trained
-                    ),
-                )
-            )
-        return tuple(turns)
-
-    def _summed(self, stream: StateStream, upload: Upload, tensors: tuple[Tensor, ...]) -> int:
-        """Return how many entries go up for a trained stream."""
-        if stream.name == ADAPTER_STREAM:
-            if isinstance(upload, Gather):
-                return min(upload.entries, stream.length)
-            if isinstance(upload, Products):
-                return product_entries(tensors) + (stream.length if self.factors_beside else 0)
-        return stream.length
+        """Return what trains and what is summed in each kind of round; see :func:`methods.layout.turns_of`."""
+        return layout.turns_of(self, state, upload, tensors)
 
     def require_layout(self, recipe: Recipe) -> None:
         """Refuse a recipe that lets anything else travel, train or be summed than this method does.

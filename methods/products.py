@@ -15,11 +15,10 @@ from dataclasses import replace
 import numpy as np
 
 from methods.optimizer import OptimizerState, Wide, learning_rates
-from methods.vectors import joined, places, split
+from methods.vectors import READS, WRITES, joined, places, split
 from privacy.adapter_parts import Tensor
 from privacy.draft import HEAD_STREAM, Recipe, rate_of
 
-READS, WRITES = ".lora_A.weight", ".lora_B.weight"
 BASE = ".base_layer.weight"  # what lies under them
 
 

@@ -18,6 +18,8 @@ from privacy.adapter_parts import StateStream, Tensor, Turn
 from privacy.draft import Recipe
 from privacy.errors import LocalError
 
+READS, WRITES = ".lora_A.weight", ".lora_B.weight"  # ends of the keys of a LoRA's factors
+
 Vector = NDArray[np.float32]
 Floats = TypeVar("Floats", np.float32, np.float64)
 

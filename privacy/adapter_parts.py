@@ -152,11 +152,16 @@ class Sketch(PlanModel):
     columns: Positive
 
 
+MaskOf = Literal["entries", "ranks", "layers"]
+
+
 class Gather(PlanModel):
-    """The coordinates of a public random mask."""
+    """The coordinates of a public random mask; what is left to its default is left out of a plan's bytes."""
 
     kind: Literal["gather"] = "gather"
-    entries: Positive
+    entries: Positive  # how many are chosen: entries of a stream, ranks of every factor, or layers
+    of: Annotated[MaskOf, Field(exclude_if=lambda of: of == "entries")] = "entries"
+    lasting: Annotated[bool, Field(exclude_if=lambda lasting: not lasting)] = False  # the same in every round
 
 
 class Scalars(PlanModel):

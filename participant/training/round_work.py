@@ -8,15 +8,19 @@ Source: docs/methods.md.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 import methods
 from methods import products, ranks
-from methods.coin import gathered
-from methods.vectors import places, trained_streams
+from methods.coin import chosen_layers, gathered, layer_of
+from methods.vectors import places, state_tensors, trained_streams
+from participant.training.adapters.adapted import AdaptedModel
+from participant.training.adapters.skipping import blocks_with
 from participant.training.adapters.sums import GradientSums
 from privacy.adapter_parts import Turn
 from privacy.draft import Recipe, rate_of
@@ -60,6 +64,8 @@ class RoundWork:
         turn = recipe.turn(number)
         if recipe.counts == "rank":
             sums = replace(sums, held=ranks.held(recipe, turn, member))
+        if methods.get(recipe.adapter.method).skips_layers:
+            sums = replace(sums, skipped=_left_out(sums.engine.adapted, chosen_layers(recipe, number)))
         every = places(recipe, turn)
         return cls(recipe, number, turn, every, np.arange(every.size), sums).of_columns(gathered(recipe, number))
 
@@ -100,3 +106,10 @@ class RoundWork:
         """Return the same round with some of the entries that train."""
         some = columns.size < self.places.size
         return replace(self, columns=columns, sums=replace(self.sums, columns=columns if some else None))
+
+
+def _left_out(adapted: AdaptedModel, chosen: Collection[int]) -> tuple[nn.Module, ...]:
+    """Return the layers of a model whose adapters rest in a round."""
+    tensors = zip(state_tensors(adapted.recipe), adapted.state, strict=True)
+    resting = [one for tensor, one in tensors if layer_of(tensor.key) not in {None, *chosen}]
+    return tuple(blocks_with(adapted.model, resting))

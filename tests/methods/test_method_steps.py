@@ -13,6 +13,7 @@ from methods import ranks
 from methods.adalora import budget, pulled
 from methods.coin import gathered
 from methods.fedsvd import singular_factors, turned
+from methods.layout import Sizes
 from methods.lora_fair import correction
 from methods.optimizer import OptimizerState
 from methods.products import best_factors, differences
@@ -83,10 +84,10 @@ def test_a_recipe_is_refused_for(sentence: str) -> None:
     name, mask = MASKS[sentence]
     state = (StateStream(name="adapter", length=28),)
     with pytest.raises(LocalError, match=r"training\.mask") as info:
-        methods.get(name).upload_of(state, mask)
+        methods.get(name).upload_of(state, Sizes(mask=mask))
     assert info.value.code == "E-CONFIG-INVALID"
-    assert methods.get("random-mask").upload_of(state, 0.5) == Gather(entries=14)
-    assert methods.get("fedit").upload_of(state, None) == Differences()
+    assert methods.get("random-mask").upload_of(state, Sizes(mask=0.5)) == Gather(entries=14)
+    assert methods.get("fedit").upload_of(state) == Differences()
 
 
 def test_a_plan_whose_turns_do_not_fit_its_mask_is_refused() -> None:

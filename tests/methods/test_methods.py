@@ -13,6 +13,7 @@ import methods
 from authoring.method_command import app
 from methods.fed_sb import multiplied_out
 from methods.federa import difference, of_twice_the_rank
+from methods.layout import Sizes
 from methods.method import ALL_MODES, Method
 from methods.p_tuning import network_output
 from methods.selectors import Selector, select
@@ -169,7 +170,7 @@ def test_what_goes_up_is_of_the_stated_size_beside_plain_lora(name: str) -> None
         shapes[module + "lora_B.out.weight"] = shapes.pop(module + "lora_B.weight")
         shapes[module + "lora_B.core.weight"] = (8, 8)
     state = method.state(method.manifest(shapes, adapter(options)))
-    upload = method.upload_of(state, 0.25 if name == "random-mask" else None)
+    upload = method.upload_of(state, Sizes(mask=0.25 if name == "random-mask" else None))
     assert max(turn.entries for turn in method.turns_of(state, upload)) == SIZES[name] * 8 * 2 * 768
 
 

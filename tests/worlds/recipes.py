@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import methods
+from methods.layout import Sizes
 from privacy import canonical
 from privacy.adapter_parts import Adapter
 from privacy.draft import Recipe
@@ -63,7 +64,7 @@ def recipe_of(
     }
     manifest = method.manifest(shapes, Adapter.model_validate_json(canonical.encode(adapter)))
     state = method.state(manifest)
-    upload = method.upload_of(state, mask)
+    upload = method.upload_of(state, Sizes(mask=mask), manifest)
     adapter["tensors"] = [tensor.model_dump(mode="json") for tensor in manifest]
     document |= {
         "adapter": adapter,

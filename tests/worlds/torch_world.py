@@ -42,7 +42,12 @@ IMAGE_SIDE = 8
 LABELS = ("a", "b", "c")
 WORDS = ("pain", "fever", "cough", "rash", "calm", "fine", "well", "good")
 ROWS = 24
-TRAINING = {"fedprox": "proximal = 0.5", "random-mask": "mask = 0.5"}  # what methods need there
+TRAINING = {  # what methods need there
+    "droppeft": "mask = 0.5",
+    "fedprox": "proximal = 0.5",
+    "lora-a2": "mask = 0.5",
+    "random-mask": "mask = 0.5",
+}
 
 
 def image_base(folder: Path) -> Path:

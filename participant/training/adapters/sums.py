@@ -18,8 +18,10 @@ from typing import TypedDict, Unpack
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from participant.training.adapters.gradients import GradientEngine
+from participant.training.adapters.skipping import left_out
 from participant.training.examples import Examples
 from privacy.dp.torch_clipping import clipped_sum
 
@@ -47,6 +49,7 @@ class GradientSums:
             bits of an example's gradient differ from slot to slot.
         columns: which entries of a gradient are looked at, the same of every example; ``None``: all.
         held: which of these entries this participant trains, the others are zero before the clip; ``None``: all.
+        skipped: layers that are left out of the model.
     """
 
     engine: GradientEngine
@@ -55,6 +58,7 @@ class GradientSums:
     fixed_slots: bool = False
     columns: NDArray[np.int64] | None = None
     held: NDArray[np.bool_] | None = None
+    skipped: tuple[nn.Module, ...] = ()
 
     @property
     def entries(self) -> int:
@@ -65,7 +69,8 @@ class GradientSums:
         """Return the summed gradient of these rows, shape (entries,): no clip, no privacy."""
         total = np.zeros(self.entries)
         for slots in self._micro_batches(rows):
-            summed = self.engine.summed(self.examples.take(slots), slots != EMPTY_SLOT)
+            with left_out(self.skipped):
+                summed = self.engine.summed(self.examples.take(slots), slots != EMPTY_SLOT)
             total += summed if self.columns is None else summed[self.columns]
         if self.held is not None:
             total *= self.held
@@ -104,7 +109,8 @@ class GradientSums:
     def _gradients(self, slots: Rows) -> torch.Tensor:
         """Return one gradient per row for the slots that hold an example."""
         counted = np.flatnonzero(slots != EMPTY_SLOT)
-        found = self.engine.rows(self.examples.take(slots))
+        with left_out(self.skipped):
+            found = self.engine.rows(self.examples.take(slots))
         if self.columns is not None:
             found = found[:, torch.from_numpy(self.columns).to(found.device)]
         if self.held is not None:
