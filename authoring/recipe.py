@@ -57,6 +57,7 @@ The format; where a line has a value in its comment, that is the default and the
     stream_rates = {}            # of single streams, e.g. {a = 0.5}: onlysum method show METHOD
     micro_batch = 64             # 64
     mask = 0.25                  # random-mask, lora-a2, droppeft: share of entries, ranks, layers that train in a round
+    sketch = 24                  # fedask: columns of a sketch; count-sketch: buckets of a row
     proximal = 0.1               # 0; fedprox: weight of the pull back to where the round started
 
     [optimizer]                  # all of it may be left out
@@ -182,6 +183,7 @@ class TrainingSection(Section):
     stream_rates: dict[Name, Number] = Field(default_factory=dict)
     micro_batch: Positive = 64
     mask: Number | None = None
+    sketch: Positive | None = None
     proximal: Number = "0"
 
 

@@ -11,9 +11,11 @@ from typing import Final
 
 from methods.adalora import ADALORA
 from methods.bitfit import BITFIT
+from methods.count_sketch import COUNT_SKETCH
 from methods.dora import DORA
 from methods.droppeft import DROPPEFT
 from methods.fed_sb import FED_SB
+from methods.fedask import FEDASK
 from methods.federa import FEDERA
 from methods.fedex_lora import FEDEX_LORA
 from methods.fedit import FEDIT
@@ -54,8 +56,10 @@ _METHODS: Final[dict[str, Method]] = {
     for method in (
         ADALORA,
         BITFIT,
+        COUNT_SKETCH,
         DORA,
         DROPPEFT,
+        FEDASK,
         FEDERA,
         FEDEX_LORA,
         FEDIT,

@@ -9,6 +9,7 @@ Source: FIPS 202 (SHAKE256); docs/methods.md.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -24,6 +25,8 @@ from privacy.errors import LocalError
 Places = NDArray[np.int64]
 
 MASK_LABEL: Final = b"onlysum/1/common mask"
+SIGNS_LABEL: Final = b"onlysum/1/signs of a sketch"
+BUCKETS_LABEL: Final = b"onlysum/1/buckets of a sketch"
 _COIN: Final = np.dtype("<u8")  # one hash value per entry
 
 
@@ -58,6 +61,19 @@ def chosen_layers(recipe: Recipe, round_number: int) -> frozenset[int]:
     return frozenset(layers[place] for place in order[: recipe.upload.entries])
 
 
+def signs(recipe: Recipe, round_number: int, what: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return a public matrix of 1 and -1, as likely the one as the other."""
+    count = math.prod(shape)
+    values = np.frombuffer(_hash(SIGNS_LABEL, recipe, round_number, what, -(-count // 8)), dtype=np.uint8)
+    return 1.0 - 2.0 * np.unpackbits(values, count=count).reshape(shape)
+
+
+def buckets(recipe: Recipe, what: str, count: int, width: int) -> Places:
+    """Return a public bucket below a width for each of so many entries, the same in every round."""
+    values = np.frombuffer(_hash(BUCKETS_LABEL, recipe, 0, what, count * _COIN.itemsize), dtype=_COIN)
+    return (values % np.uint64(width)).astype(np.int64)
+
+
 def layer_of(key: str) -> int | None:
     """Return the number of the layer that a tensor belongs to, by its key; ``None``: of no layer."""
     return next((int(part) for part in key.split(".") if part.isdigit()), None)
@@ -90,10 +106,13 @@ def _lucky(recipe: Recipe, mask: Gather, round_number: int, stream: StateStream)
 
 def _draw(recipe: Recipe, mask: Gather, round_number: int, stream: str, length: int) -> Places:
     """Return so many places in the order of their hash values."""
-    number = 0 if mask.lasting else round_number
-    seed = canonical.encode({"recipe": canonical_hash(recipe), "round": number, "stream": stream})
-    values = hashlib.shake_256(MASK_LABEL + seed).digest(length * _COIN.itemsize)
+    values = _hash(MASK_LABEL, recipe, 0 if mask.lasting else round_number, stream, length * _COIN.itemsize)
     return np.argsort(np.frombuffer(values, dtype=_COIN), kind="stable")
+
+
+def _hash(label: bytes, recipe: Recipe, round_number: int, what: str, count: int) -> bytes:
+    seed = canonical.encode({"recipe": canonical_hash(recipe), "round": round_number, "stream": what})
+    return hashlib.shake_256(label + seed).digest(count)
 
 
 def canonical_hash(recipe: Recipe) -> str:

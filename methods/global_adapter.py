@@ -65,6 +65,23 @@ def next_state(plan: Plan, state: OptimizerState, total: NDArray[np.int64], surv
     return methods.advance(plan.recipe, state, direction(plan, state.round + 1, total, survivors))
 
 
+def recovery_error(
+    plan: Plan, state: OptimizerState, total: NDArray[np.int64], survivors: Sequence[str]
+) -> float | None:
+    """Return how far the step after a round is from what it should be, where its sum does not determine it.
+
+    Args:
+        plan: names the method.
+        state: after the round before.
+        total: the sum's integers, shape (entries of the round's turn,).
+        survivors: whose updates are in it.
+    """
+    measured = methods.get(plan.recipe.adapter.method).error
+    return (
+        None if measured is None else measured(plan.recipe, state, direction(plan, state.round + 1, total, survivors))
+    )
+
+
 def direction(plan: Plan, round_number: int, total: NDArray[np.int64], survivors: Sequence[str]) -> Wide:
     """Return what the optimizer steps along: the mean difference, or minus the mean noisy gradient.
 

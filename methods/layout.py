@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Final, Literal, assert_never
 
 from methods.coin import layer_of, layers_of
 from methods.products import product_entries
+from methods.sketches import sketch_entries
 from methods.vectors import READS
 from privacy.adapter_parts import (
+    CountSketch,
     Differences,
     Gather,
     Products,
     Role,
+    Sketch,
     StateStream,
     Stream,
     Tensor,
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
     from methods.method import Method
 
 ADAPTER_STREAM: Final = "adapter"
-UploadKind = Literal["differences", "gather", "products"]
+SKETCH_ROWS: Final = 5  # of a count sketch; odd, so that the median of a column is one of its entries
+UploadKind = Literal["differences", "gather", "products", "sketch", "count-sketch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +45,11 @@ class Sizes:
 
     Attributes:
         mask: share of what a mask is over that trains in a round.
+        sketch: columns of a sketch of products, or buckets of a count sketch's row.
     """
 
     mask: float | None = None
+    sketch: int | None = None
 
 
 NO_SIZES: Final = Sizes()
@@ -72,6 +78,10 @@ def upload_of(method: Method, state: Sequence[StateStream], sizes: Sizes, tensor
             return Differences()
         case "products":
             return Products()
+        case "sketch":
+            return Sketch(columns=sizes.sketch or 0)
+        case "count-sketch":
+            return CountSketch(rows=SKETCH_ROWS, width=sizes.sketch or 0)
         case "gather":
             return _mask(method, state, sizes.mask or 0.0, tensors)
         case _ as unknown:
@@ -135,6 +145,13 @@ def _summed(method: Method, stream: StateStream, upload: Upload, tensors: Sequen
         return min(_chosen(upload, stream, tensors), stream.length)
     if isinstance(upload, Products) and stream.name == ADAPTER_STREAM:
         return product_entries(tensors) + (stream.length if method.factors_beside else 0)
+    if isinstance(upload, Sketch) and stream.name == ADAPTER_STREAM:
+        return sketch_entries(tensors, upload.columns)
+    if isinstance(upload, CountSketch) and stream.name == ADAPTER_STREAM:
+        if upload.rows * upload.width >= stream.length:
+            rule = f"training.sketch: {upload.rows} rows of {upload.width} are no fewer than {stream.length} entries"
+            raise LocalError("E-CONFIG-INVALID", rule)
+        return upload.rows * upload.width
     return stream.length
 
 

@@ -70,7 +70,7 @@ class Method:
         turns: the streams that train in each kind of round; one turn with every shared stream if empty.
         schedule: which round takes which turn.
         upload: the form in which an update goes up: all that trained, or what a common mask chose.
-        takes: keys of ``[training]`` that a recipe of it must have: ``mask``.
+        takes: keys of ``[training]`` that a recipe of it must have.
         masked: the streams that a common mask is over.
         mask_of: what it chooses.
         mask_lasts: whether it is the same in every round.
@@ -88,6 +88,7 @@ class Method:
             and is compared with each one's own.
         moves_basis: whether that changes what an entry means, so that no history of single entries can be kept.
         plain_mean: whether it takes the mean as it is, so that no other optimizer fits.
+        error: how far that is from what it should be, where sums do not determine it; to be logged.
         publish: makes of every tensor what is exported in PEFT's format; given the adapter, its tensors by key, and
             those of the initial adapter.
         published_options: options of PEFT that are others for what is exported.
@@ -126,6 +127,7 @@ class Method:
     exact_step: bool = True
     moves_basis: bool = False
     plain_mean: bool = False
+    error: Callable[[Recipe, OptimizerState, Wide], float] | None = None
     publish: Callable[[Adapter, Published, Mapping[str, NDArray[Any]]], Published] = _as_it_is
     published_options: Callable[[Adapter], Mapping[str, Any]] = _no_others
     refused: Mapping[Mode, str] = field(default_factory=dict)

@@ -146,10 +146,18 @@ class Products(PlanModel):
 
 
 class Sketch(PlanModel):
-    """A linear sketch of the products, by a public random matrix."""
+    """Two linear sketches of each product of factors, by public random matrices."""
 
     kind: Literal["sketch"] = "sketch"
-    columns: Positive
+    columns: Annotated[int, Field(ge=1, le=100_000)]
+
+
+class CountSketch(PlanModel):
+    """A count sketch of what trained: in each row every entry falls into one bucket, with a sign."""
+
+    kind: Literal["count-sketch"] = "count-sketch"
+    rows: Annotated[int, Field(ge=1, le=100)]
+    width: Positive
 
 
 MaskOf = Literal["entries", "ranks", "layers"]
@@ -164,14 +172,6 @@ class Gather(PlanModel):
     lasting: Annotated[bool, Field(exclude_if=lambda lasting: not lasting)] = False  # the same in every round
 
 
-class Scalars(PlanModel):
-    """One number for each of a set of public random directions."""
-
-    kind: Literal["scalars"] = "scalars"
-    directions: Positive
-    scale: DecimalString
-
-
 class Variates(PlanModel):
     """The differences, and beside them the differences of control variates."""
 
@@ -179,6 +179,6 @@ class Variates(PlanModel):
 
 
 Upload = Annotated[
-    Differences | Products | Sketch | Gather | Scalars | Variates,
+    Differences | Products | Sketch | CountSketch | Gather | Variates,
     Field(discriminator="kind"),
 ]

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 import methods
-from methods import products, ranks
+from methods import ranks
 from methods.coin import chosen_layers, gathered, layer_of
+from methods.count_sketch import Tables
+from methods.uploads import encoded
 from methods.vectors import places, state_tensors, trained_streams
 from participant.training.adapters.adapted import AdaptedModel
 from participant.training.adapters.skipping import blocks_with
@@ -83,11 +85,13 @@ class RoundWork:
             start: state before them.
             end: state after them.
         """
-        method, wide = methods.get(self.recipe.adapter.method), start.astype(np.float64)
-        end = method.align(self.recipe, wide, end)
-        if self.recipe.upload.kind == "products":
-            return products.differences(self.recipe, wide, end, factors_beside=method.factors_beside)
-        return (end - wide)[self.places[self.columns]]
+        method = methods.get(self.recipe.adapter.method)
+        return encoded(method, self.recipe, self.number, start.astype(np.float64), end)
+
+    def as_summed(self) -> RoundWork:
+        """Return the same round, each example's gradient in the form that is summed."""
+        sketched = self.recipe.upload.kind == "count-sketch"
+        return replace(self, sums=replace(self.sums, sketch=Tables.of(self.recipe))) if sketched else self
 
     def start(self, adapter: Vector) -> Vector:
         """Return the global adapter as far as this participant trains it: zero beyond its own rank."""

@@ -262,7 +262,7 @@ class TorchTrainer:
     def _noisy_sum(self, work: RoundWork, adapter: Vector, progress: Progress) -> Integers:
         """One step's clipped gradient sum with this participant's share of the noise."""
         noise = self._noise(work.turn.entries)
-        total = clamp(self._sum_at(work, work.start(adapter), self._clipped), self._plan.encoding.clamp)
+        total = clamp(self._sum_at(work.as_summed(), work.start(adapter), self._clipped), self._plan.encoding.clamp)
         progress(1, 1)
         return total + noise
 
@@ -294,7 +294,7 @@ class TorchTrainer:
             _log.error(
                 "training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step
             )
-            return np.zeros(work.columns.size, dtype=np.int64)
+            return np.zeros(work.sums.entries, dtype=np.int64)
 
     def _longest(self, pace: FixedDuration) -> float:
         """Return how many seconds a round's training takes at most: of the largest batches, on synthetic rows."""

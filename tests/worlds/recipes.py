@@ -52,7 +52,12 @@ LORA = {"peft_type": "LORA", "rank": 2, "alpha": "4", "target_modules": ["q_proj
 
 
 def recipe_of(
-    name: str, *, mask: float | None = None, shapes: dict[str, tuple[int, ...]] = SHAPES, **changes: Any
+    name: str,
+    *,
+    mask: float | None = None,
+    sketch: int | None = None,
+    shapes: dict[str, tuple[int, ...]] = SHAPES,
+    **changes: Any,
 ) -> Recipe:
     """A recipe of a method whose adapter is one small LoRA with a head, or of other shapes."""
     method = methods.get(name)
@@ -64,7 +69,7 @@ def recipe_of(
     }
     manifest = method.manifest(shapes, Adapter.model_validate_json(canonical.encode(adapter)))
     state = method.state(manifest)
-    upload = method.upload_of(state, Sizes(mask=mask), manifest)
+    upload = method.upload_of(state, Sizes(mask=mask, sketch=sketch), manifest)
     adapter["tensors"] = [tensor.model_dump(mode="json") for tensor in manifest]
     document |= {
         "adapter": adapter,

@@ -50,4 +50,3 @@ def absent(model: nn.Module) -> set[int]:
     """Return the tensors, by their identity, of layers that are left out at this moment."""
     skipped = [module for module in model.modules() if vars(module).get("forward") is _pass_on]
     return {id(tensor) for module in skipped for tensor in module.parameters()}
-

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from methods.count_sketch import Tables
 from participant.training.adapters.gradients import GradientEngine
 from participant.training.adapters.skipping import left_out
 from participant.training.examples import Examples
@@ -50,6 +51,7 @@ class GradientSums:
         columns: which entries of a gradient are looked at, the same of every example; ``None``: all.
         held: which of these entries this participant trains, the others are zero before the clip; ``None``: all.
         skipped: layers that are left out of the model.
+        sketch: of each gradient, which is clipped in its place; ``None``: none.
     """
 
     engine: GradientEngine
@@ -59,10 +61,14 @@ class GradientSums:
     columns: NDArray[np.int64] | None = None
     held: NDArray[np.bool_] | None = None
     skipped: tuple[nn.Module, ...] = ()
+    sketch: Tables | None = None
 
     @property
     def entries(self) -> int:
         """Length of the vector."""
+        if self.sketch is not None:
+            rows, length = self.sketch.buckets.shape
+            return rows * self.sketch.width + self.engine.adapted.entries - length
         return self.engine.adapted.entries if self.columns is None else self.columns.size
 
     def plain(self, rows: Rows) -> NDArray[np.float64]:
@@ -115,6 +121,8 @@ class GradientSums:
             found = found[:, torch.from_numpy(self.columns).to(found.device)]
         if self.held is not None:
             found = found * torch.from_numpy(self.held).to(found.device)
+        if self.sketch is not None:
+            found = sketched_rows(found, self.sketch)
         if found.device.type == "mps":  # has no float64
             found = found.cpu()
         return found if counted.size == slots.size else found[torch.from_numpy(counted).to(found.device)]
@@ -129,6 +137,18 @@ class GradientSums:
             batch[slots[turns == turn]] = rows[turns == turn]
             batch[np.isin(batch, self.examples.unusable)] = EMPTY_SLOT
             yield batch
+
+
+def sketched_rows(gradients: torch.Tensor, tables: Tables) -> torch.Tensor:
+    """Return the sketch of each gradient's first entries, row by row, and the others as they are."""
+    length, device = tables.buckets.shape[1], gradients.device
+    parts = []
+    for buckets, signs in zip(tables.buckets, tables.signs, strict=True):
+        row = torch.zeros(len(gradients), tables.width, device=device)
+        signed = gradients[:, :length] * torch.from_numpy(signs.astype(np.float32)).to(device)
+        parts.append(row.index_add_(1, torch.from_numpy(buckets).to(device), signed))
+    sketch = torch.cat(parts, dim=1) / len(parts) ** 0.5
+    return torch.cat([sketch, gradients[:, length:]], dim=1)
 
 
 def joined(units: Sequence[Rows]) -> Rows:
