@@ -137,6 +137,7 @@ def make_adapter(
         model = wrap(loaded.model, sketch)
     start(model, sketch)
     values = {key: _array(tensor) for key, tensor in sorted(named_tensors(model, sketch).items())}
+    values |= method.beside_model(values)
     _check_heads(section.head_modules, values)
     check_forward(base.name, model, synthetic_examples(loaded, task, TRIAL_ROWS).inputs, len(task.labels))
     data = save(values)

@@ -14,13 +14,17 @@ from methods.bitfit import BITFIT
 from methods.count_sketch import COUNT_SKETCH
 from methods.dora import DORA
 from methods.droppeft import DROPPEFT
+from methods.fdlora import FDLORA
 from methods.fed_sb import FED_SB
+from methods.fedalt import FEDALT
 from methods.fedask import FEDASK
+from methods.feddpa import FEDDPA
 from methods.federa import FEDERA
 from methods.fedex_lora import FEDEX_LORA
 from methods.fedit import FEDIT
 from methods.fedprox import FEDPROX
 from methods.fedrot_lora import FEDROT_LORA
+from methods.fedsa_lora import FEDSA_LORA
 from methods.fedsvd import FEDSVD
 from methods.ffa_lora import FFA_LORA
 from methods.flexlora import FLEXLORA
@@ -44,6 +48,7 @@ from methods.random_mask import RANDOM_MASK
 from methods.refused import REFUSED
 from methods.rolora import ROLORA
 from methods.rslora import RSLORA
+from methods.scaffold import SCAFFOLD
 from methods.vera import VERA
 from privacy.draft import Recipe
 from privacy.errors import LocalError
@@ -59,12 +64,16 @@ _METHODS: Final[dict[str, Method]] = {
         COUNT_SKETCH,
         DORA,
         DROPPEFT,
+        FDLORA,
+        FEDALT,
         FEDASK,
+        FEDDPA,
         FEDERA,
         FEDEX_LORA,
         FEDIT,
         FEDPROX,
         FEDROT_LORA,
+        FEDSA_LORA,
         FEDSVD,
         FED_SB,
         FFA_LORA,
@@ -86,6 +95,7 @@ _METHODS: Final[dict[str, Method]] = {
         RANDOM_MASK,
         ROLORA,
         RSLORA,
+        SCAFFOLD,
         VERA,
     )
 }

@@ -13,7 +13,6 @@ from typing import Final
 import numpy as np
 
 from methods.optimizer import Wide
-
 from methods.vectors import READS, WRITES, Vector, split
 from privacy.draft import Recipe
 

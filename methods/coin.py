@@ -65,7 +65,8 @@ def signs(recipe: Recipe, round_number: int, what: str, shape: tuple[int, ...]) 
     """Return a public matrix of 1 and -1, as likely the one as the other."""
     count = math.prod(shape)
     values = np.frombuffer(_hash(SIGNS_LABEL, recipe, round_number, what, -(-count // 8)), dtype=np.uint8)
-    return 1.0 - 2.0 * np.unpackbits(values, count=count).reshape(shape)
+    bits = np.unpackbits(values, count=count).reshape(shape)
+    return np.where(bits, -1.0, 1.0)
 
 
 def buckets(recipe: Recipe, what: str, count: int, width: int) -> Places:

@@ -1,4 +1,4 @@
-"""A common count sketch: five short rows of buckets are summed in place of the adapter, and large entries found in them.
+"""A common count sketch: five short rows of buckets are summed in place of the adapter; large entries are found again.
 
 In each row a public hash puts every entry into one bucket, with a sign; an entry is estimated by the median of its
 buckets. What the coordinator does not take out of a sketch stays in it for later rounds.
@@ -27,7 +27,6 @@ from methods.selectors import Selector
 from privacy.adapter_parts import CountSketch, Role
 from privacy.draft import Recipe
 from privacy.errors import LocalError
-
 
 BUCKETS_PER_ENTRY: Final = 8  # of a row; entries taken out together must seldom share one, or what is left grows
 
@@ -59,12 +58,14 @@ class Tables:
     def sketched(self, vector: Wide) -> Wide:
         """Return the sketch of a vector of entries, shape (rows, width): as long as the vector, on average."""
         scale, rows = np.sqrt(len(self.buckets)), zip(self.buckets, self.signs, strict=True)
-        return np.array([np.bincount(where, sign * vector, self.width) for where, sign in rows]) / scale
+        sums = [np.bincount(where, sign * vector, self.width) for where, sign in rows]
+        return np.array(sums, dtype=np.float64) / float(scale)
 
     def estimates(self, sketch: Wide) -> Wide:
         """Return what a sketch, shape (rows, width), says of each entry: the median of its buckets."""
         found = np.take_along_axis(sketch, self.buckets, axis=1) * self.signs * np.sqrt(len(self.buckets))
-        return np.sort(found, axis=0)[len(found) // 2]
+        medians: Wide = np.sort(found, axis=0)[len(found) // 2]
+        return medians
 
 
 def differences(recipe: Recipe, change: Wide) -> Wide:

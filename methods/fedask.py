@@ -1,9 +1,9 @@
 """FedASK: two thin sketches of each product are summed, from which the coordinator recovers their mean.
 
-Guarantees: as FlexLoRA, with sketches of (c + 4) d + 2 c k numbers in place of d k: exact while the mean of the products
-has at most c singular values, which n participants of rank r cannot exceed at c = n r; the error is logged with every
-round. Both sketches go up in one round, where the paper's second one waits for the first: a round that trains nothing
-would be charged like any other.
+Guarantees: as FlexLoRA, with sketches of (c + 4) d + 2 c k numbers in place of d k: exact while the mean of the
+products has at most c singular values, which n participants of rank r cannot exceed at c = n r; the error is logged
+with every round. Both sketches go up in one round, where the paper's second one waits for the first: a round that
+trains nothing would be charged like any other.
 Source: "FedASK: Differentially Private Federated Low Rank Adaptation Beyond Fixed-Matrix", NeurIPS 2025,
 arXiv:2507.09990; Tropp et al., arXiv:1609.00048, for the one pass.
 """

@@ -17,7 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.method import ADAPTER_STREAM, HEAD, Method, Published
+from methods.layout import ADAPTER_STREAM
+from methods.method import HEAD, Method, Published
 from methods.optimizer import OptimizerState, Wide
 from methods.products import BASE, best_factors, modules, stepped, taken_apart
 from methods.selectors import Selector

@@ -16,7 +16,6 @@ import numpy as np
 
 from methods.method import HEAD, Method
 from methods.optimizer import OptimizerState, Wide, step
-
 from methods.selectors import Selector, select
 from methods.vectors import READS, WRITES, joined, split
 from privacy.adapter_parts import Role

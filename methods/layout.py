@@ -20,6 +20,7 @@ from privacy.adapter_parts import (
     CountSketch,
     Differences,
     Gather,
+    Own,
     Products,
     Role,
     Sketch,
@@ -28,6 +29,7 @@ from privacy.adapter_parts import (
     Tensor,
     Turn,
     Upload,
+    Variates,
 )
 from privacy.errors import LocalError
 
@@ -35,8 +37,9 @@ if TYPE_CHECKING:
     from methods.method import Method
 
 ADAPTER_STREAM: Final = "adapter"
+VARIATES_STREAM: Final = "variates"
 SKETCH_ROWS: Final = 5  # of a count sketch; odd, so that the median of a column is one of its entries
-UploadKind = Literal["differences", "gather", "products", "sketch", "count-sketch"]
+UploadKind = Literal["differences", "gather", "products", "sketch", "count-sketch", "variates", "own"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +81,10 @@ def upload_of(method: Method, state: Sequence[StateStream], sizes: Sizes, tensor
             return Differences()
         case "products":
             return Products()
+        case "variates":
+            return Variates()
+        case "own":
+            return Own()
         case "sketch":
             return Sketch(columns=sizes.sketch or 0)
         case "count-sketch":
@@ -130,11 +137,18 @@ def turns_of(
         tensors: the manifest, of which products are made.
     """
     shared = [stream for stream in state if stream.role is Role.SHARED]
-    personal = (Role.PERSONAL.value,) if method.with_role(Role.PERSONAL) else ()
+    personal = (Role.PERSONAL.value,) if method.home in {"part", "mixed"} else ()
+    own = [
+        Stream(name=stream.name, length=stream.length)
+        for stream in state
+        if upload.kind == "own" and stream.role is Role.DERIVED
+    ]
     turns = []
     for names in method.turns or (frozenset(stream.name for stream in shared),):
         trained = [stream for stream in shared if stream.name in names]
-        sums = [Stream(name=one.name, length=_summed(method, one, upload, tensors)) for one in trained]
+        sums = own + [Stream(name=one.name, length=_summed(method, one, upload, tensors)) for one in trained]
+        if upload.kind == "variates":
+            sums.append(Stream(name=VARIATES_STREAM, length=sum(stream.length for stream in trained)))
         turns.append(Turn(trains=(*(stream.name for stream in trained), *personal), sums=tuple(sums)))
     return tuple(turns)
 

@@ -33,5 +33,5 @@ LORA_A2: Final = Method(
     summed="the chosen ranks of one LoRA factor, B in odd rounds and A in even ones, and the head",
     size="mask x r d in odd rounds, mask x r k in even ones",
     afterwards="the mean of those ranks, which is exact because the other factor is common; all else stays as it is",
-    notes="[training] mask is the share of ranks that train in a round. A large rank costs no traffic with a small mask.",
+    notes="[training] mask is the share of ranks that train in a round: a large rank with a small mask is cheap.",
 )

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from methods import layout
 from methods.layout import ADAPTER_STREAM, NO_SIZES, Sizes, UploadKind
 from methods.optimizer import OptimizerState, Wide, step
-from methods.selectors import Selector, select
-from methods.vectors import Vector, split, trained_tensors
+from methods.selectors import VARIATES, Selector, select
+from methods.vectors import Vector, home_tensors, split, trained_tensors
 from privacy.adapter_options import OPTIONS, AdapterOptions
 from privacy.adapter_parts import Adapter, Differences, MaskOf, Role, Schedule, StateStream, Tensor, Turn, Upload
 from privacy.draft import HEAD_STREAM, Recipe
@@ -32,10 +32,11 @@ from privacy.task_parts import ImageClassification, Task
 EVERY_ROUND: Final = Schedule()  # the same turn
 _DIFFERENCES: Final = Differences()
 
-Category = Literal["additive", "selective", "reparameterised"]
+Category = Literal["additive", "selective", "reparameterised", "personalised"]
 # Where the factors of a LoRA start: where PEFT lets them; there, but with orthonormal rows of A; at the largest
 # singular vectors of the base's weights; or at these, and their product is taken out of the base.
 Start = Literal["peft", "orthonormal", "principal", "principal, out of the base"]
+Home = Literal["", "part", "beside", "alone", "mixed"]
 Published = dict[str, Vector]  # tensors of an adapter by key
 ALL_MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
@@ -46,6 +47,18 @@ def _as_it_is(_adapter: Adapter, tensors: Published, _initial: Mapping[str, NDAr
 
 def _as_led(_recipe: Recipe, _start: Wide, end: Wide) -> Wide:
     return end
+
+
+def _nothing(_tensors: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    return {}
+
+
+def _home_entries(recipe: Recipe) -> int:
+    return sum(tensor.entries for tensor in home_tensors(recipe))
+
+
+def _as_mine(_adapter: Adapter, released: Published, mine: Published) -> Published:
+    return {**released, **mine}
 
 
 def _no_others(_adapter: Adapter) -> Mapping[str, Any]:
@@ -75,6 +88,18 @@ class Method:
         mask_of: what it chooses.
         mask_lasts: whether it is the same in every round.
         skips_layers: whether layers that a mask leaves out are left out of the model too, for the round.
+        home: what stays with its participant. ``part``: some of the adapter's own tensors; ``mixed``: a second LoRA,
+            of which a mixer takes more or less; both train with the rest, in the same clip and noise. ``beside`` and
+            ``alone``: a second LoRA that trains after the shared steps, on top of the shared one or without it; it
+            is in no forward pass whose gradient goes up, and no noise is on it.
+        beside_model: tensors of the state that are none of the model's, by the model's own, at the start.
+        over_all: streams whose mean is over the whole roster: members that drop out count with zeros.
+        kept: how many entries stay at home where they are no tensors of the model.
+        pull: what is added to each gradient, from recipe, state and what stayed at home; reads no data.
+        seen: the state as a participant trains on it, from recipe, state, what stayed at home, and the share of the
+            roster's weight that is its own.
+        mine: the adapter that a participant may take home, from the plan's adapter, the released tensors and its own.
+        mine_options: options of PEFT that are others for it.
         counts: whether everybody contributes to every entry, or as far as its own rank goes.
         alternates: what trains in each local step, over and over; all of the turn in every step if empty.
         proximal: whether local steps are drawn back to the round's start.
@@ -115,6 +140,14 @@ class Method:
     mask_of: MaskOf = "entries"
     mask_lasts: bool = False
     skips_layers: bool = False
+    home: Home = ""
+    beside_model: Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]] = _nothing
+    over_all: frozenset[str] = frozenset()
+    kept: Callable[[Recipe], int] = _home_entries
+    pull: Callable[[Recipe, Wide, Vector], Wide] | None = None
+    seen: Callable[[Recipe, Vector, Vector, float], Vector] | None = None
+    mine: Callable[[Adapter, Published, Published], Published] = _as_mine
+    mine_options: Callable[[Adapter], Mapping[str, Any]] = _no_others
     counts: Literal["all", "rank"] = "all"
     alternates: tuple[frozenset[Selector], ...] = ()
     proximal: bool = False
@@ -143,6 +176,11 @@ class Method:
     def options(self) -> type[AdapterOptions]:
         """The options of its PEFT type."""
         return OPTIONS[self.peft_type]
+
+    @property
+    def keeps(self) -> bool:
+        """Whether something of it stays at home from round to round."""
+        return bool(self.home) or self.pull is not None
 
     def with_role(self, role: Role) -> tuple[Selector, ...]:
         """Return the selectors of a role, sorted."""
@@ -293,8 +331,9 @@ class Method:
             LocalError: ``E-PLAN-RULE``, a frozen tensor is missing or of another shape.
         """
         tensors = split(recipe, vector)
+        tensors = {key: value for key, value in tensors.items() if not key.startswith(VARIATES)}
         for tensor in recipe.adapter.tensors:
-            if tensor.stream in {Role.FROZEN, Role.PERSONAL}:
+            if tensor.stream == Role.FROZEN or (tensor.stream == Role.PERSONAL and self.home == "part"):
                 value = initial.get(tensor.key)
                 if value is None or value.shape != tensor.shape:
                     raise LocalError("E-PLAN-RULE", f"the initial adapter lacks {tensor.key} of shape {tensor.shape}")

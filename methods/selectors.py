@@ -22,6 +22,10 @@ class Selector(StrEnum):
 
     LORA_A = "lora-a"  # the factor that reads the input, shape (rank, inputs)
     LORA_B = "lora-b"  # the factor that writes the output, shape (outputs, rank); zero at first
+    HOME_A = "home-a"  # the factors of a second LoRA, which stays with its participant
+    HOME_B = "home-b"
+    MIXER = "mixer"  # how much of either LoRA each token gets, by a linear layer at each adapted one
+    VARIATE = "variate"  # beside each tensor that trains: the mean of everybody's control variates
     BASE = "base"  # the weight under two factors of LoRA, where a method moves it; the base's own at first
     CORE = "core"  # between two factors of LoRA, shape (rank, rank); zero at first
     DIAGONAL = "diagonal"  # between two factors of AdaLoRA, shape (rank, 1); zero at first
@@ -42,12 +46,24 @@ class Selector(StrEnum):
 PROMPT_KEY: Final = "prompt_embeddings"
 PROMPT_NETWORK: Final = "prompt_encoder."
 
+# The second LoRA's name within keys, and what keys of variates begin with: neither is of PEFT's file.
+HOME_NAME: Final = "home"
+VARIATES: Final = "variates."
+
 _LORA: Final = {".lora_A.weight": Selector.LORA_A, ".lora_B.weight": Selector.LORA_B}
 _NETWORK: Final = [f"{PROMPT_NETWORK}mlp_head.{layer}.{name}" for layer in (0, 2, 4) for name in ("weight", "bias")]
 
 # The end of a key in PEFT's file, by PEFT type.
 _ENDINGS: Final[dict[str, dict[str, Selector]]] = {
-    "LORA": {**_LORA, ".lora_magnitude_vector": Selector.MAGNITUDE, ".base_layer.weight": Selector.BASE},
+    "LORA": {
+        **_LORA,
+        ".lora_magnitude_vector": Selector.MAGNITUDE,
+        ".base_layer.weight": Selector.BASE,
+        f".lora_A.{HOME_NAME}.weight": Selector.HOME_A,
+        f".lora_B.{HOME_NAME}.weight": Selector.HOME_B,
+        f".lora_mixer.{HOME_NAME}.weight": Selector.MIXER,
+        f".lora_mixer.{HOME_NAME}.bias": Selector.MIXER,
+    },
     "LORA_CORE": {
         ".lora_A.weight": Selector.LORA_A,
         ".lora_B.out.weight": Selector.LORA_B,
@@ -85,6 +101,8 @@ def select(key: str, options: AdapterOptions, head_modules: Sequence[str]) -> Se
     Raises:
         LocalError: ``E-METHOD-REFUSED``, no selector claims it.
     """
+    if key.startswith(VARIATES):
+        return Selector.VARIATE
     if _within(key, head_modules):
         return Selector.HEAD
     if not isinstance(options, WholeOptions) or _within(key, options.target_modules):

@@ -1,12 +1,12 @@
-"""Double linear sketches of products: two thin matrices in place of each module's whole B A, and their mean taken apart.
+"""Double linear sketches of products: two thin matrices in place of each module's B A, and their mean taken apart.
 
-A module's mean product M of d outputs and k inputs is summed as M O and P M, with public matrices O of random signs, k x c,
-and P, 2c x d. With Q an orthonormal basis of what M O spans, Q (P Q)^+ (P M) is M itself where M has at most c singular
-values, and close to the best approximation of that rank otherwise. A few more columns of O take no part in that: what is
-missing in them is the error of the rest.
+A module's mean product M of d outputs and k inputs is summed as M O and P M, with public matrices O of random signs, k
+x c, and P, 2c x d. With Q an orthonormal basis of what M O spans, Q (P Q)^+ (P M) is M itself where M has at most c
+singular values, and close to the best approximation of that rank otherwise. A few more columns of O take no part in
+that: what is missing in them is the error of the rest.
 
-Guarantees: sketches are linear, so the mean of the sketches is the sketch of the mean; no matrix of the size of a module
-is made by a participant. The signs are hash values of plan and round, the same on every machine.
+Guarantees: sketches are linear, so the mean of the sketches is the sketch of the mean; no matrix of the size of a
+module is made by a participant. The signs are hash values of plan and round, the same on every machine.
 Leaves to others: which method sums them (``fedask``).
 Source: Halko, Martinsson, Tropp, arXiv:0909.4061, for the error; Tropp, Yurtsever, Udell, Cevher, "Practical Sketching
 Algorithms for Low-Rank Matrix Approximation", arXiv:1609.00048, for the one pass.
@@ -115,7 +115,8 @@ def _sketched(writes: Wide, reads: Wide, right: Wide, left: Wide) -> tuple[Wide,
 def _product(columns: Wide, rows: Wide, left: Wide) -> Wide:
     basis = np.linalg.svd(columns, full_matrices=False)[0]
     found, *_ = np.linalg.lstsq(left @ basis, rows, rcond=None)
-    return basis @ found
+    product: Wide = basis @ found
+    return product
 
 
 def _matrices(recipe: Recipe, number: int, key: str, outputs: int, inputs: int) -> tuple[Wide, Wide]:

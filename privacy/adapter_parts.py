@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, StringConstraints
 
 from privacy.adapter_options import AdapterOptions, Modules
-from privacy.plan_parts import Count, DecimalString, Hex256, Name, PlanModel, Positive, Text
+from privacy.plan_parts import Count, Hex256, Name, PlanModel, Positive, Text
 
 TensorKey = Annotated[Text, StringConstraints(min_length=1, max_length=300)]
 
@@ -178,7 +178,13 @@ class Variates(PlanModel):
     kind: Literal["variates"] = "variates"
 
 
+class Own(PlanModel):
+    """How far a participant's own tensors went, which stay at home; the sum is of where everybody's are."""
+
+    kind: Literal["own"] = "own"
+
+
 Upload = Annotated[
-    Differences | Products | Sketch | CountSketch | Gather | Variates,
+    Differences | Products | Sketch | CountSketch | Gather | Variates | Own,
     Field(discriminator="kind"),
 ]

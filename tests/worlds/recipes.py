@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
+
 import methods
 from methods.layout import Sizes
 from privacy import canonical
@@ -67,6 +69,8 @@ def recipe_of(
         "options": changes.pop("options", LORA),
         "tensors": [{"key": "any", "shape": [1], "stream": "frozen", "part": "adapter"}],
     }
+    beside = method.beside_model({key: np.zeros(shape) for key, shape in shapes.items()})
+    shapes = shapes | {key: value.shape for key, value in beside.items()}
     manifest = method.manifest(shapes, Adapter.model_validate_json(canonical.encode(adapter)))
     state = method.state(manifest)
     upload = method.upload_of(state, Sizes(mask=mask, sketch=sketch), manifest)

@@ -26,6 +26,7 @@ from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.gradients import GradientEngine
 from participant.training.adapters.turns import TurnEngines
 from participant.training.data import Columns
+from participant.training.examples import Examples, load_examples
 from participant.training.models import Base, load_base
 from participant.training.torch_trainer import Materials, TorchTrainer
 from participant.training.trainer import Precision
@@ -189,7 +190,8 @@ def plan_of(draft: Draft, *, n: int = 3, f: int = 1, units: int = ROWS) -> Plan:
     """Bind a draft to the tests' members, calibrated."""
     survivors = default_survivors(n, f)
     recipe, target = draft.recipe, draft.privacy
-    privacy = calibrate(target, rounds=recipe.rounds, entries=recipe.entries, n=n, f=f, min_survivors=survivors)
+    entries = recipe.clipped_entries
+    privacy = calibrate(target, rounds=recipe.rounds, entries=entries, n=n, f=f, min_survivors=survivors)
     encoding = choose_encoding(
         privacy, update_bound=target.update_bound, entries=recipe.entries, rounds=recipe.rounds, weights=[1] * n
     )
@@ -246,6 +248,13 @@ class World:
             head_modules=["classifier"],
             seed=7,
         )
+
+    def held_out(self) -> Examples:
+        """Return examples like those of the dataset, and none of them."""
+        images = self.dataset.suffix == ".npz"
+        path = self.directory / f"held-out{self.dataset.suffix}"
+        (image_rows if images else text_rows)(path, rows=2 * ROWS, seed=1)
+        return load_examples(path, self.columns, self.task, self.base())
 
     def adapted(self, precision: Precision = "float32") -> AdaptedModel:
         recipe = self.plan.recipe

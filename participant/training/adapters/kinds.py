@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 import methods
 from methods.products import BASE
-from methods.selectors import PROMPT_KEY, PROMPT_NETWORK
+from methods.selectors import HOME_NAME, PROMPT_KEY, PROMPT_NETWORK
 from participant.training.adapters import configurations
 from participant.training.adapters.configurations import SAVED_WHOLE
+from participant.training.adapters.home import put_second
 from participant.training.adapters.principal import lora_layers, start_from_base, start_orthonormal, take_out_of_base
 from privacy.adapter_parts import Adapter
 
@@ -55,6 +56,8 @@ def wrapped(model: nn.Module, adapter: Adapter) -> PeftModel:
     kind = _KINDS[adapter.options.peft_type]
     found: PeftModel = get_peft_model(model, kind.config(adapter))
     kind.change(found)
+    if (home := methods.get(adapter.method).home) in {"beside", "alone", "mixed"}:
+        put_second(found, home)
     return found
 
 
@@ -109,6 +112,8 @@ def _within_layers(*names: str) -> Callable[[str], str | None]:
 
 
 def _lora_key(name: str) -> str | None:
+    if HOME_NAME in name.split("."):  # the second LoRA's, which is in no file of PEFT's
+        return name
     key = _within_layers("lora_A", "lora_B", "lora_magnitude_vector")(name)
     magnitude = ".lora_magnitude_vector"  # PEFT's files have it without the name of its tensor
     return key.removesuffix(".weight") if key and key.endswith(f"{magnitude}.weight") else key

@@ -1,7 +1,7 @@
 """Layers that are left out of a model for a while: they pass on what they are given, and are not computed.
 
-Guarantees: the model is as it was when the block ends, also after an error; a trained tensor of a layer that is left out
-is known to have no gradient.
+Guarantees: the model is as it was when the block ends, also after an error; a trained tensor of a layer that is left
+out is known to have no gradient.
 Leaves to others: which layers (``methods.coin``), and that no gradient of theirs goes up.
 Source: docs/methods.md.
 """
@@ -19,7 +19,7 @@ def _pass_on(hidden_states: Tensor, *_args: object, **_kwargs: object) -> Tensor
 
 
 def blocks_with(model: nn.Module, tensors: Collection[Tensor]) -> list[nn.Module]:
-    """Return the members of a model's lists of layers that own some of these tensors; of nested lists the outer one's."""
+    """Return the members of a model's lists of layers that own some of these tensors; of nested lists the outer's."""
     wanted = {id(tensor) for tensor in tensors}
     found: list[nn.Module] = []
 

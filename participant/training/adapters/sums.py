@@ -68,7 +68,7 @@ class GradientSums:
         """Length of the vector."""
         if self.sketch is not None:
             rows, length = self.sketch.buckets.shape
-            return rows * self.sketch.width + self.engine.adapted.entries - length
+            return int(rows * self.sketch.width + self.engine.adapted.entries - length)
         return self.engine.adapted.entries if self.columns is None else self.columns.size
 
     def plain(self, rows: Rows) -> NDArray[np.float64]:

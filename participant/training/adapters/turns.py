@@ -57,3 +57,10 @@ class TurnEngines:
                 self._fast[turn] = engine
         self._entered = turn, engine
         return engine
+
+    def at_home(self) -> GradientEngine:
+        """Let what stays at home train by itself, and return an engine for sums of its gradients."""
+        if self._entered is not None:
+            self._entered[1].close()
+        self._entered = None
+        return FastEngine(self.adapted.at_home())
