@@ -25,7 +25,7 @@ import methods
 from authoring.preprocessing import compare_preprocessing
 from authoring.recipe import AdapterSection, RecipeFile, TrainingSection, read_recipe
 from host import durable
-from methods.layout import Sizes
+from methods.layout import Sizes, schedule_of
 from methods.method import Method
 from participant.training.adapters.adapted import config_json, named_tensors, wrap
 from participant.training.adapters.kinds import start
@@ -137,6 +137,7 @@ def make_adapter(
         model = wrap(loaded.model, sketch)
     start(model, sketch)
     values = {key: _array(tensor) for key, tensor in sorted(named_tensors(model, sketch).items())}
+    values |= {key: np.zeros_like(value) for key, value in values.items() if method.part_of(key) == "base"}
     values |= method.beside_model(values)
     _check_heads(section.head_modules, values)
     check_forward(base.name, model, synthetic_examples(loaded, task, TRIAL_ROWS).inputs, len(task.labels))
@@ -198,7 +199,7 @@ def fitting(kind: type[Fitting], section: str, given: Mapping[str, Any]) -> Fitt
 
 
 def _sizes(training: TrainingSection) -> Sizes:
-    return Sizes(mask=None if training.mask is None else float(training.mask), sketch=training.sketch)
+    return Sizes(mask=None if training.mask is None else float(training.mask), sketch=training.sketch, opening_rounds=training.opening_rounds)
 
 
 def _stream_rates(rates: Mapping[str, str]) -> tuple[StreamRate, ...]:
@@ -226,7 +227,7 @@ def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Classi
         notice=Notice(**wanted.notice.model_dump()),
         state=state,
         turns=method.turns_of(state, upload, adapter.tensors),
-        schedule=method.schedule,
+        schedule=schedule_of(method, wanted.training.opening_rounds or 0, wanted.rounds),
         upload=upload,
         counts=method.counts,
         task=task,

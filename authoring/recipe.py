@@ -27,7 +27,8 @@ The format; where a line has a value in its comment, that is the default and the
     max_length = 128             # for text, in place of the three: tokens
 
     [adapter]                    # what the method's PEFT type has: onlysum method show METHOD
-    rank = 4                     # LORA, LORA_CORE, ADALORA, VERA, LOKR, LOHA
+    rank = 4                     # LORA, LORA_CORE, ADALORA, VERA, LOKR, LOHA; LORA_HEADS: of each head
+    heads = 4                    # LORA_HEADS
     target_rank = 2              # ADALORA: mean rank of a layer at the end
     alpha = 16                   # LORA, LORA_CORE, ADALORA, LOKR, LOHA
     target_modules = ["q_proj", "v_proj"]    # of all but prompts, BIAS and HEAD; norms of LN_TUNING, any of WHOLE
@@ -58,6 +59,7 @@ The format; where a line has a value in its comment, that is the default and the
     micro_batch = 64             # 64
     mask = 0.25                  # random-mask, lora-a2, droppeft: share of entries, ranks, layers that train in a round
     sketch = 24                  # fedask: columns of a sketch; count-sketch: buckets of a row
+    opening_rounds = 5           # slora: rounds of sparse updates, before the low-rank ones
     proximal = 0.1               # 0; fedprox: weight of the pull back to where the round started
 
     [optimizer]                  # all of it may be left out
@@ -144,6 +146,7 @@ class AdapterSection(Section):
 
     rank: Positive | None = None
     target_rank: Positive | None = None
+    heads: Positive | None = None
     alpha: Number | None = None
     target_modules: Texts | None = None
     layers: tuple[Count, ...] | None = None
@@ -184,6 +187,7 @@ class TrainingSection(Section):
     micro_batch: Positive = 64
     mask: Number | None = None
     sketch: Positive | None = None
+    opening_rounds: Positive | None = None
     proximal: Number = "0"
 
 

@@ -45,10 +45,12 @@ from methods.p_tuning import P_TUNING
 from methods.prefix import PREFIX
 from methods.prompt import PROMPT
 from methods.random_mask import RANDOM_MASK
+from methods.ravan import RAVAN
 from methods.refused import REFUSED
 from methods.rolora import ROLORA
 from methods.rslora import RSLORA
 from methods.scaffold import SCAFFOLD
+from methods.slora import SLORA
 from methods.vera import VERA
 from privacy.draft import Recipe
 from privacy.errors import LocalError
@@ -93,9 +95,11 @@ _METHODS: Final[dict[str, Method]] = {
         PROMPT,
         P_TUNING,
         RANDOM_MASK,
+        RAVAN,
         ROLORA,
         RSLORA,
         SCAFFOLD,
+        SLORA,
         VERA,
     )
 }

@@ -20,9 +20,11 @@ from privacy.adapter_parts import (
     CountSketch,
     Differences,
     Gather,
+    Opening,
     Own,
     Products,
     Role,
+    Schedule,
     Sketch,
     StateStream,
     Stream,
@@ -49,10 +51,12 @@ class Sizes:
     Attributes:
         mask: share of what a mask is over that trains in a round.
         sketch: columns of a sketch of products, or buckets of a count sketch's row.
+        opening_rounds: rounds of the first turn, before the others.
     """
 
     mask: float | None = None
     sketch: int | None = None
+    opening_rounds: int | None = None
 
 
 NO_SIZES: Final = Sizes()
@@ -93,6 +97,25 @@ def upload_of(method: Method, state: Sequence[StateStream], sizes: Sizes, tensor
             return _mask(method, state, sizes.mask or 0.0, tensors)
         case _ as unknown:
             assert_never(unknown)
+
+
+def schedule_of(method: Method, opening_rounds: int, rounds: int) -> Schedule:
+    """Return which round takes which turn.
+
+    Args:
+        method: whose.
+        opening_rounds: of the first turn, where the method opens a run with some.
+        rounds: of the run.
+
+    Raises:
+        LocalError: ``E-CONFIG-INVALID``: nothing is left after the opening.
+    """
+    if "opening_rounds" not in method.takes:
+        return method.schedule
+    if not 0 < opening_rounds < rounds:
+        rule = f"training.opening_rounds: {method.title} needs at least 1, and fewer than the {rounds} rounds of the run"
+        raise LocalError("E-CONFIG-INVALID", rule)
+    return method.schedule.model_copy(update={"opening": (Opening(turn=0, rounds=opening_rounds),)})
 
 
 def _mask(method: Method, state: Sequence[StateStream], share: float, tensors: Sequence[Tensor]) -> Gather:

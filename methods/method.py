@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from methods import layout
 from methods.layout import ADAPTER_STREAM, NO_SIZES, Sizes, UploadKind
 from methods.optimizer import OptimizerState, Wide, step
+from methods.products import BASE
 from methods.selectors import VARIATES, Selector, select
 from methods.vectors import Vector, home_tensors, split, trained_tensors
 from privacy.adapter_options import OPTIONS, AdapterOptions
@@ -77,11 +78,11 @@ class Method:
         peft_type: PEFT's type that realises it; its options are what a recipe's ``[adapter]`` must have.
         settings: options of PEFT that the method fixes.
         start: where factors start; public in every case.
-        base_moves: whether the weights that a LoRA adapts are tensors of the adapter.
+        base_moves: whether it is part of the adapter by how much the weights move that a LoRA adapts; zero at first.
         roles: what becomes of the tensors of each selector.
         streams: shared and derived selectors by stream, in the order of the vector.
         turns: the streams that train in each kind of round; one turn with every shared stream if empty.
-        schedule: which round takes which turn.
+        schedule: which round takes which turn; where a recipe says how many rounds open a run, those after them.
         upload: the form in which an update goes up: all that trained, or what a common mask chose.
         takes: keys of ``[training]`` that a recipe of it must have.
         masked: the streams that a common mask is over.
@@ -236,10 +237,17 @@ class Method:
             return role.value
         return next(stream for stream, selectors in self.streams.items() if selector in selectors)
 
+    def part_of(self, key: str) -> Literal["adapter", "base"]:
+        """Return whether a tensor is what is added to one of the base's own."""
+        return "base" if self.base_moves and key.endswith(BASE) else "adapter"
+
     def manifest(self, shapes: Mapping[str, tuple[int, ...]], adapter: Adapter) -> tuple[Tensor, ...]:
         """Return what every tensor of an adapter is: by stream in the order of the vector, then by key; frozen last."""
         order = {name: place for place, name in enumerate((*self.streams, Role.PERSONAL.value, Role.FROZEN.value))}
-        tensors = [Tensor(key=key, shape=shape, stream=self.stream_of(key, adapter)) for key, shape in shapes.items()]
+        tensors = [
+            Tensor(key=key, shape=shape, stream=self.stream_of(key, adapter), part=self.part_of(key))
+            for key, shape in shapes.items()
+        ]
         return tuple(sorted(tensors, key=lambda tensor: (order[tensor.stream], tensor.key)))
 
     def require_tensors(self, manifest: tuple[Tensor, ...]) -> None:
@@ -293,13 +301,16 @@ class Method:
             rule = f"the plan lets stream {foreign[0]} travel; {self.title} has {', '.join(self.streams)} and no other"
             raise LocalError("E-PLAN-STREAM", rule)
         for tensor in adapter.tensors:
-            if tensor.stream != (expected := self.stream_of(tensor.key, adapter)) or tensor.part != "adapter":
+            if tensor.stream != (expected := self.stream_of(tensor.key, adapter)) or tensor.part != self.part_of(
+                tensor.key
+            ):
                 raise LocalError("E-PLAN-STREAM", f"{tensor.key} lies in stream {tensor.stream}, not in {expected}")
         state = self.state(adapter.tensors)
         if recipe.state != state:
             given, names = (", ".join(stream.name for stream in streams) for streams in (recipe.state, state))
             raise LocalError("E-PLAN-STREAM", f"the plan's state is {given}; that of {self.title} is {names}, in order")
-        if (recipe.turns, recipe.schedule) != (self.turns_of(state, recipe.upload, adapter.tensors), self.schedule):
+        schedule = layout.schedule_of(self, recipe.schedule.opening_rounds, recipe.rounds)
+        if (recipe.turns, recipe.schedule) != (self.turns_of(state, recipe.upload, adapter.tensors), schedule):
             raise LocalError("E-PLAN-STREAM", f"the plan's turns are not those of {self.title}: what trains when")
         if (recipe.upload.kind, recipe.counts) != (self.upload, self.counts):
             raise LocalError(

@@ -69,6 +69,12 @@ _ENDINGS: Final[dict[str, dict[str, Selector]]] = {
         ".lora_B.out.weight": Selector.LORA_B,
         ".lora_B.core.weight": Selector.CORE,
     },
+    "LORA_HEADS": {
+        ".lora_A.weight": Selector.LORA_A,
+        ".lora_B.out.weight": Selector.LORA_B,
+        ".lora_B.cores.weight": Selector.CORE,
+        ".lora_B.cores.scale": Selector.SCALE,
+    },
     "ADALORA": {".lora_A": Selector.LORA_A, ".lora_B": Selector.LORA_B, ".lora_E": Selector.DIAGONAL},
     "VERA": {
         ".vera_lambda_b": Selector.SCALE,

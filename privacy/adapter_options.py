@@ -59,6 +59,22 @@ class CoreOptions(PeftOptions):
         return f"LoRA of rank {self.rank}, alpha {self.alpha}, of which the core trains"
 
 
+class HeadsOptions(PeftOptions):
+    """Several square cores side by side, each between frozen low-rank factors of its own; PEFT knows them as one LoRA."""
+
+    peft_type: Literal["LORA_HEADS"] = "LORA_HEADS"
+    heads: Annotated[int, Field(ge=1, le=1000)]
+    rank: Positive  # of each head
+    alpha: DecimalString
+    target_modules: Targets
+    layers: tuple[Count, ...] = ()  # which layers are adapted; empty: all
+
+    @property
+    def words(self) -> str:
+        """Type and size in a few words."""
+        return f"LoRA of {self.heads} heads of rank {self.rank}, alpha {self.alpha}, of which the cores train"
+
+
 class AdaLoraOptions(PeftOptions):
     """Low-rank factors around a diagonal, of which the coordinator keeps the largest entries."""
 
@@ -236,6 +252,7 @@ class HeadOptions(PeftOptions):
 AdapterOptions = Annotated[
     LoraOptions
     | CoreOptions
+    | HeadsOptions
     | AdaLoraOptions
     | VeraOptions
     | LokrOptions

@@ -116,6 +116,11 @@ class Schedule(PlanModel):
     cycle: Annotated[tuple[Count, ...], Field(min_length=1, max_length=16)] = (0,)
 
     @property
+    def opening_rounds(self) -> int:
+        """How many rounds open the run."""
+        return sum(part.rounds for part in self.opening)
+
+    @property
     def turns(self) -> frozenset[int]:
         """Every turn that is taken."""
         return frozenset((*self.cycle, *(part.turn for part in self.opening)))

@@ -50,6 +50,7 @@ TRAINING = {  # what methods need there
     "fedprox": "proximal = 0.5",
     "lora-a2": "mask = 0.5",
     "random-mask": "mask = 0.5",
+    "slora": "mask = 0.5\nopening_rounds = 1",
 }
 
 
@@ -108,6 +109,8 @@ def adapter_text(method: str, kind: str, layers: tuple[int, ...] = ()) -> str:
     match methods.get(method).peft_type:
         case "LORA" | "LORA_CORE":
             given = {"rank": 2, "alpha": 8, "target_modules": targets, "layers": list(layers)}
+        case "LORA_HEADS":
+            given = {"heads": 3, "rank": 2, "alpha": 8, "target_modules": targets, "layers": list(layers)}
         case "LOKR" | "LOHA":
             given = {"rank": 2, "alpha": 8, "target_modules": targets}
         case "ADALORA":
@@ -249,12 +252,15 @@ class World:
             seed=7,
         )
 
-    def held_out(self) -> Examples:
-        """Return examples like those of the dataset, and none of them."""
-        images = self.dataset.suffix == ".npz"
-        path = self.directory / f"held-out{self.dataset.suffix}"
-        (image_rows if images else text_rows)(path, rows=2 * ROWS, seed=1)
-        return load_examples(path, self.columns, self.task, self.base())
+    def measured(self) -> Examples:
+        """Return examples to measure on: images that nobody trains on; of texts the dataset's own.
+
+        A text model of random weights, which has never read, learns nothing of new texts from a few.
+        """
+        if self.dataset.suffix != ".npz":
+            return load_examples(self.dataset, self.columns, self.task, self.base())
+        held_out = image_rows(self.directory / "held-out.npz", rows=2 * ROWS, seed=1)
+        return load_examples(held_out, self.columns, self.task, self.base())
 
     def adapted(self, precision: Precision = "float32") -> AdaptedModel:
         recipe = self.plan.recipe

@@ -97,6 +97,7 @@ class AdaptedModel:
         recipe: of the plan.
         placed: the parameters that travel down, then those that stay at home, in the order of the vectors.
         at_start: of those that stay at home, where everybody's start, by key.
+        own: the base's own values of weights of which the state says by how much they move, by key.
         trained: those that train in the turn at hand, in the order of the vector that is summed.
         device: where they are.
         precision: of the frozen base's products.
@@ -107,6 +108,7 @@ class AdaptedModel:
     recipe: Recipe
     placed: tuple[tuple[Tensor, torch.nn.Parameter], ...]
     at_start: Tensors
+    own: Mapping[str, torch.Tensor]
     trained: tuple[torch.nn.Parameter, ...]
     device: torch.device
     precision: Precision = "float32"
@@ -138,7 +140,8 @@ class AdaptedModel:
             value = initial.get(key)
             if value is None or not value.shape == tensor.shape == tuple(tensors[key].shape):
                 raise LocalError("E-PLAN-RULE", f"{key} is not of shape {tensor.shape}")
-            tensors[key].data.copy_(torch.from_numpy(value.astype(np.float32)))
+            if tensor.part == "adapter":
+                tensors[key].data.copy_(torch.from_numpy(value.astype(np.float32)))
         settle(model, recipe.adapter)
         parameters = {id(parameter): parameter for parameter in model.parameters()}
         home = home_tensors(recipe)
@@ -151,7 +154,8 @@ class AdaptedModel:
             for module in _owners(model, tuple(parameter for _, parameter in placed)):
                 _keep_wide(module, device)
         at_start = {tensor.key: initial[tensor.key] for tensor in home}
-        return cls(model, recipe, placed, at_start, (), device, precision).in_turn(recipe.turn(1)).as_released()
+        own = {tensor.key: parameter.detach().clone() for tensor, parameter in placed if tensor.part == "base"}
+        return cls(model, recipe, placed, at_start, own, (), device, precision).in_turn(recipe.turn(1)).as_released()
 
     def in_turn(self, turn: Turn) -> AdaptedModel:
         """Return the same model in which the tensors of a turn train, and no others."""
@@ -189,11 +193,15 @@ class AdaptedModel:
         with torch.no_grad():
             for tensor, parameter in self.placed:
                 parameter.copy_(torch.from_numpy(np.ascontiguousarray(values[tensor.key])))
+                if tensor.key in self.own:
+                    parameter += self.own[tensor.key]
 
     def vector(self) -> NDArray[np.float32]:
         """Return the state in the model, shape (state entries,), and behind it what stays at home."""
         tensors = {tensor.key: np.zeros(tensor.shape) for tensor in state_tensors(self.recipe)}  # not all are its own
-        tensors |= {tensor.key: parameter.detach().cpu().numpy() for tensor, parameter in self.placed}
+        for tensor, parameter in self.placed:
+            value = parameter.detach()
+            tensors[tensor.key] = (value - self.own[tensor.key] if tensor.key in self.own else value).cpu().numpy()
         return np.concatenate([joined(self.recipe, tensors), joined_home(self.recipe, tensors)])
 
     def logits(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -32,6 +32,7 @@ import methods
 from privacy.adapter_options import (
     AdaLoraOptions,
     CoreOptions,
+    HeadsOptions,
     Ia3Options,
     LohaOptions,
     LokrOptions,
@@ -67,6 +68,13 @@ def core(adapter: Adapter) -> PeftConfig:
     options = _options(adapter, CoreOptions)
     layers = list(options.layers) or None
     return LoraConfig(**_sized(adapter, options), lora_dropout=0.0, layers_to_transform=layers, bias="none")
+
+
+def heads(adapter: Adapter) -> PeftConfig:
+    """Return the configuration of a LoRA of all heads together, whose cores are put in later."""
+    options = _options(adapter, HeadsOptions)
+    sized = {**_sized(adapter, options), "r": options.heads * options.rank}
+    return LoraConfig(**sized, lora_dropout=0.0, layers_to_transform=list(options.layers) or None, bias="none")
 
 
 def adalora(adapter: Adapter) -> PeftConfig:
