@@ -199,7 +199,11 @@ def fitting(kind: type[Fitting], section: str, given: Mapping[str, Any]) -> Fitt
 
 
 def _sizes(training: TrainingSection) -> Sizes:
-    return Sizes(mask=None if training.mask is None else float(training.mask), sketch=training.sketch, opening_rounds=training.opening_rounds)
+    return Sizes(
+        mask=None if training.mask is None else float(training.mask),
+        sketch=training.sketch,
+        opening_rounds=training.opening_rounds,
+    )
 
 
 def _stream_rates(rates: Mapping[str, str]) -> tuple[StreamRate, ...]:

@@ -34,6 +34,7 @@ The format; where a line has a value in its comment, that is the default and the
     target_modules = ["q_proj", "v_proj"]    # of all but prompts, BIAS and HEAD; norms of LN_TUNING, any of WHOLE
     layers = []                  # all; LORA, LORA_CORE
     block_size = 8               # OFT
+    directions = 256             # SEEDS
     feedforward_modules = []     # IA3: target modules whose inputs are scaled, not their outputs
     tokens = 20                  # PROMPT_TUNING, PREFIX_TUNING, P_TUNING
     hidden_size = 128            # P_TUNING
@@ -154,6 +155,7 @@ class AdapterSection(Section):
     tokens: Positive | None = None
     hidden_size: Positive | None = None
     block_size: Positive | None = None
+    directions: Positive | None = None
     head_modules: Texts = ()
     seed: Count = 0
 

@@ -22,6 +22,7 @@ from methods.feddpa import FEDDPA
 from methods.federa import FEDERA
 from methods.fedex_lora import FEDEX_LORA
 from methods.fedit import FEDIT
+from methods.fedkseed import FEDKSEED
 from methods.fedprox import FEDPROX
 from methods.fedrot_lora import FEDROT_LORA
 from methods.fedsa_lora import FEDSA_LORA
@@ -73,6 +74,7 @@ _METHODS: Final[dict[str, Method]] = {
         FEDERA,
         FEDEX_LORA,
         FEDIT,
+        FEDKSEED,
         FEDPROX,
         FEDROT_LORA,
         FEDSA_LORA,

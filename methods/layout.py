@@ -113,7 +113,9 @@ def schedule_of(method: Method, opening_rounds: int, rounds: int) -> Schedule:
     if "opening_rounds" not in method.takes:
         return method.schedule
     if not 0 < opening_rounds < rounds:
-        rule = f"training.opening_rounds: {method.title} needs at least 1, and fewer than the {rounds} rounds of the run"
+        rule = (
+            f"training.opening_rounds: {method.title} needs at least 1, and fewer than the {rounds} rounds of the run"
+        )
         raise LocalError("E-CONFIG-INVALID", rule)
     return method.schedule.model_copy(update={"opening": (Opening(turn=0, rounds=opening_rounds),)})
 

@@ -4,8 +4,8 @@ A participant trains cores H and scales s; what goes up is how far their product
 that the mean is exactly the mean of the adapters. The sum of so many heads has a higher rank than one core of as many
 numbers.
 
-Guarantees: the factors are singular vectors of the base's own weights, of the initial adapter, so all heads' factors are
-orthogonal to each other. In mode ``distributed`` a round is one step from s = 1, and the step is folded likewise.
+Guarantees: the factors are singular vectors of the base's own weights, of the initial adapter, so all heads' factors
+are orthogonal to each other. In mode ``distributed`` a round is one step from s = 1, and the step is folded likewise.
 Source: Raje et al., "Ravan: Multi-Head Low-Rank Adaptation for Federated Fine-Tuning", arXiv:2506.05568.
 """
 

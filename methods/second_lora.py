@@ -1,7 +1,7 @@
 """A second LoRA that stays with its participant, beside the shared one: what is made of both for its owner.
 
 Guarantees: factors that stand side by side are one LoRA, of the sum of their ranks and the same scale.
-Leaves to others: training it (``participant.training.adapters.home``).
+Leaves to others: training it (``participant.training.adapters.switched``).
 Source: docs/methods.md.
 """
 

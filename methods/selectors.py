@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
-from privacy.adapter_options import AdapterOptions, WholeOptions
+from privacy.adapter_options import AdapterOptions, SeedsOptions, WholeOptions
 from privacy.errors import LocalError
 
 
@@ -38,6 +38,7 @@ class Selector(StrEnum):
     PROMPT = "prompt"  # learned vectors before a text: embedded tokens, or keys and values of each layer
     ENCODER = "encoder"  # the network that makes a prompt out of learned vectors
     BIAS = "bias"  # the base's own
+    SEEDS = "seeds"  # how far the base has moved along each public direction; zero at first
     WHOLE = "whole"  # modules of the base that ``target_modules`` names
     HEAD = "head"  # the modules that PEFT saves whole: ``modules_to_save``
 
@@ -49,6 +50,7 @@ PROMPT_NETWORK: Final = "prompt_encoder."
 # The second LoRA's name within keys, and what keys of variates begin with: neither is of PEFT's file.
 HOME_NAME: Final = "home"
 VARIATES: Final = "variates."
+SEEDS_KEY: Final = "base_model.seeds"
 
 _LORA: Final = {".lora_A.weight": Selector.LORA_A, ".lora_B.weight": Selector.LORA_B}
 _NETWORK: Final = [f"{PROMPT_NETWORK}mlp_head.{layer}.{name}" for layer in (0, 2, 4) for name in ("weight", "bias")]
@@ -92,6 +94,7 @@ _ENDINGS: Final[dict[str, dict[str, Selector]]] = {
     "P_TUNING": {f"{PROMPT_NETWORK}embedding.weight": Selector.PROMPT, **dict.fromkeys(_NETWORK, Selector.ENCODER)},
     "BIAS": {".bias": Selector.BIAS},
     "WHOLE": {"": Selector.WHOLE},  # within its target modules
+    "SEEDS": {"": Selector.WHOLE},  # likewise
     "HEAD": {},
 }
 
@@ -109,9 +112,11 @@ def select(key: str, options: AdapterOptions, head_modules: Sequence[str]) -> Se
     """
     if key.startswith(VARIATES):
         return Selector.VARIATE
+    if key == SEEDS_KEY and isinstance(options, SeedsOptions):
+        return Selector.SEEDS
     if _within(key, head_modules):
         return Selector.HEAD
-    if not isinstance(options, WholeOptions) or _within(key, options.target_modules):
+    if not isinstance(options, WholeOptions | SeedsOptions) or _within(key, options.target_modules):
         for ending, selector in _ENDINGS[options.peft_type].items():
             if key.endswith(ending):
                 return selector

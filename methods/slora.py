@@ -1,11 +1,12 @@
 """SLoRA: some rounds update a sparse part of the base's own weights; then LoRA starts from their singular vectors.
 
-In the first rounds the entries of the adapted weights train that a public mask chose, the same in all of them. After the
-last of them the coordinator takes each weight's move apart: its best approximation of the plan's rank is where the
+In the first rounds the entries of the adapted weights train that a public mask chose, the same in all of them. After
+the last of them the coordinator takes each weight's move apart: its best approximation of the plan's rank is where the
 factors start, and the base is as it was. From there on it is FedIT.
 
-Guarantees: the mask depends on the plan alone; an example's gradient is cut to it before it is clipped; the decomposition is
-post-processing of sums. What leaves is a LoRA that PEFT loads on the base as it was, also after an early end.
+Guarantees: the mask depends on the plan alone; an example's gradient is cut to it before it is clipped; the
+decomposition is post-processing of sums. What leaves is a LoRA that PEFT loads on the base as it was, also after an
+early end.
 Source: Babakniya et al., "SLoRA: Federated Parameter Efficient Fine-Tuning of Language Models", arXiv:2308.06522.
 """
 
@@ -76,6 +77,6 @@ SLORA: Final = Method(
     size="mask x d k in the first rounds, then r (d + k)",
     afterwards="the mean of each entry; after the last sparse round the base's move is taken apart, and its best "
     "approximation of the rank is where the factors go on",
-    notes="[training] mask is the share of the adapted weights that train first, best a hundredth; opening_rounds is how "
-    "many rounds. Moves of the base beyond the rank are lost.",
+    notes="[training] mask is the share of the adapted weights that train first, best a hundredth; opening_rounds is "
+    "how many rounds. Moves of the base beyond the rank are lost.",
 )

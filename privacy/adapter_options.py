@@ -60,7 +60,7 @@ class CoreOptions(PeftOptions):
 
 
 class HeadsOptions(PeftOptions):
-    """Several square cores side by side, each between frozen low-rank factors of its own; PEFT knows them as one LoRA."""
+    """Several square cores side by side, each between frozen low-rank factors of its own; to PEFT one LoRA."""
 
     peft_type: Literal["LORA_HEADS"] = "LORA_HEADS"
     heads: Annotated[int, Field(ge=1, le=1000)]
@@ -212,7 +212,7 @@ class PromptEncoderOptions(PeftOptions):
         return f"a prompt of {self.tokens} tokens, made by a network of width {self.hidden_size}"
 
 
-# Three that PEFT carries as a LoRA without targets: nothing is put beside a layer.
+# Four that PEFT carries as a LoRA without targets: nothing is put beside a layer.
 
 
 class BiasOptions(PeftOptions):
@@ -236,6 +236,19 @@ class WholeOptions(PeftOptions):
     def words(self) -> str:
         """Type and size in a few words."""
         return f"the modules {', '.join(self.target_modules)}, whole"
+
+
+class SeedsOptions(PeftOptions):
+    """Modules of the base, whole, that move along public random directions alone."""
+
+    peft_type: Literal["SEEDS"] = "SEEDS"
+    directions: Annotated[int, Field(ge=1, le=100_000)]
+    target_modules: Targets
+
+    @property
+    def words(self) -> str:
+        """Type and size in a few words."""
+        return f"{self.directions} directions of the modules {', '.join(self.target_modules)}"
 
 
 class HeadOptions(PeftOptions):
@@ -265,6 +278,7 @@ AdapterOptions = Annotated[
     | PromptEncoderOptions
     | BiasOptions
     | WholeOptions
+    | SeedsOptions
     | HeadOptions,
     Field(discriminator="peft_type"),
 ]

@@ -22,8 +22,8 @@ from methods.count_sketch import Tables
 from methods.uploads import Steps, encoded
 from methods.vectors import local_places, local_streams, places
 from participant.training.adapters.adapted import AdaptedModel
-from participant.training.adapters.skipping import blocks_with
 from participant.training.adapters.sums import GradientSums
+from participant.training.adapters.switched import blocks_with
 from privacy.adapter_parts import Role, Turn
 from privacy.draft import Recipe, rate_of
 from privacy.plan_parts import Member

@@ -105,36 +105,30 @@ def text_rows(path: Path, *, rows: int = ROWS, seed: int = 0) -> Path:
 
 def adapter_text(method: str, kind: str, layers: tuple[int, ...] = ()) -> str:
     """Return the keys of ``[adapter]`` that belong to the PEFT type of a method, for a tiny model of a kind."""
-    targets = ["q_proj", "v_proj"] if kind == "image" else ["query", "value"]
-    match methods.get(method).peft_type:
-        case "LORA" | "LORA_CORE":
-            given = {"rank": 2, "alpha": 8, "target_modules": targets, "layers": list(layers)}
-        case "LORA_HEADS":
-            given = {"heads": 3, "rank": 2, "alpha": 8, "target_modules": targets, "layers": list(layers)}
-        case "LOKR" | "LOHA":
-            given = {"rank": 2, "alpha": 8, "target_modules": targets}
-        case "ADALORA":
-            given = {"rank": 3, "target_rank": 2, "alpha": 8, "target_modules": targets}
-        case "VERA":
-            given = {"rank": 4, "target_modules": targets}
-        case "OFT":
-            given = {"block_size": 4, "target_modules": targets}
-        case "LN_TUNING":
-            given = {"target_modules": ["layernorm_before"] if kind == "image" else ["output.LayerNorm"]}
-        case "WHOLE":
-            given = {"target_modules": ["layers.1.mlp"] if kind == "image" else ["layer.1.intermediate"]}
-        case "BIAS" | "HEAD":
-            given = {}
-        case "IA3":
-            dense = ["fc2"] if kind == "image" else ["output.dense"]
-            given = {"target_modules": targets, "feedforward_modules": dense}
-        case "PROMPT_TUNING" | "PREFIX_TUNING":
-            given = {"tokens": 3}
-        case "P_TUNING":
-            given = {"tokens": 3, "hidden_size": 8}
-        case unknown:
-            raise ValueError(f"the tests have no recipe of {unknown}")
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in given.items())
+    images = kind == "image"
+    targets = {"target_modules": ["q_proj", "v_proj"] if images else ["query", "value"]}
+    sized = {"rank": 2, "alpha": 8, **targets}
+    dense = ["layers.1.mlp"] if images else ["layer.1.intermediate"]
+    given: dict[str, dict[str, Any]] = {
+        "LORA": {**sized, "layers": list(layers)},
+        "LORA_CORE": {**sized, "layers": list(layers)},
+        "LORA_HEADS": {"heads": 3, **sized, "layers": list(layers)},
+        "LOKR": sized,
+        "LOHA": sized,
+        "ADALORA": {**sized, "rank": 3, "target_rank": 2},
+        "VERA": {"rank": 4, **targets},
+        "OFT": {"block_size": 4, **targets},
+        "LN_TUNING": {"target_modules": ["layernorm_before"] if images else ["output.LayerNorm"]},
+        "WHOLE": {"target_modules": dense},
+        "SEEDS": {"directions": 16, "target_modules": dense},
+        "BIAS": {},
+        "HEAD": {},
+        "IA3": {**targets, "feedforward_modules": ["fc2"] if images else ["output.dense"]},
+        "PROMPT_TUNING": {"tokens": 3},
+        "PREFIX_TUNING": {"tokens": 3},
+        "P_TUNING": {"tokens": 3, "hidden_size": 8},
+    }
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in given[methods.get(method).peft_type].items())
 
 
 def recipe_text(

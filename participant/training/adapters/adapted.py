@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,13 +28,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 import methods
+from methods.fedkseed import moved_by
 from methods.method import Home
-from methods.selectors import VARIATES
+from methods.selectors import SEEDS_KEY, VARIATES
 from methods.vectors import home_tensors, joined, joined_home, local_tensors, split, state_tensors
-from participant.training.adapters.home import at_home
 from participant.training.adapters.kinds import PEFT_NAME, candidates, file_key, settle, wrapped
+from participant.training.adapters.switched import at_home
 from participant.training.trainer import Precision
-from privacy.adapter_parts import Adapter, Tensor, Turn
+from privacy.adapter_parts import Adapter, Role, Tensor, Turn
 from privacy.draft import Recipe
 from privacy.errors import LocalError
 
@@ -89,6 +90,23 @@ def read_initial(path: Path, adapter: Adapter) -> dict[str, NDArray[Any]]:
 
 
 @dataclass(frozen=True, slots=True)
+class MovedTensor:
+    """A tensor of the base that moves along the directions.
+
+    Attributes:
+        key: in the adapter's file.
+        name: in the model.
+        parameter: of the model.
+        start: its value before any move.
+    """
+
+    key: str
+    name: str
+    parameter: torch.nn.Parameter
+    start: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class AdaptedModel:
     """A base with its adapter.
 
@@ -98,6 +116,7 @@ class AdaptedModel:
         placed: the parameters that travel down, then those that stay at home, in the order of the vectors.
         at_start: of those that stay at home, where everybody's start, by key.
         own: the base's own values of weights of which the state says by how much they move, by key.
+        moved: tensors of the base that move along public directions by the scalars of the state.
         trained: those that train in the turn at hand, in the order of the vector that is summed.
         device: where they are.
         precision: of the frozen base's products.
@@ -109,6 +128,7 @@ class AdaptedModel:
     placed: tuple[tuple[Tensor, torch.nn.Parameter], ...]
     at_start: Tensors
     own: Mapping[str, torch.Tensor]
+    moved: tuple[MovedTensor, ...]
     trained: tuple[torch.nn.Parameter, ...]
     device: torch.device
     precision: Precision = "float32"
@@ -155,7 +175,12 @@ class AdaptedModel:
                 _keep_wide(module, device)
         at_start = {tensor.key: initial[tensor.key] for tensor in home}
         own = {tensor.key: parameter.detach().clone() for tensor, parameter in placed if tensor.part == "base"}
-        return cls(model, recipe, placed, at_start, own, (), device, precision).in_turn(recipe.turn(1)).as_released()
+        moved = tuple(_moved(model, recipe.adapter, tensors)) if SEEDS_KEY in tensors else ()
+        return (
+            cls(model, recipe, placed, at_start, own, moved, (), device, precision)
+            .in_turn(recipe.turn(1))
+            .as_released()
+        )
 
     def in_turn(self, turn: Turn) -> AdaptedModel:
         """Return the same model in which the tensors of a turn train, and no others."""
@@ -194,7 +219,10 @@ class AdaptedModel:
             for tensor, parameter in self.placed:
                 parameter.copy_(torch.from_numpy(np.ascontiguousarray(values[tensor.key])))
                 if tensor.key in self.own:
-                    parameter += self.own[tensor.key]
+                    parameter.add_(self.own[tensor.key])
+            for one in self.moved:
+                added = moved_by(self.recipe.adapter, values[SEEDS_KEY], one.key, tuple(one.start.shape))
+                one.parameter.copy_(one.start + torch.from_numpy(added).to(self.device))
 
     def vector(self) -> NDArray[np.float32]:
         """Return the state in the model, shape (state entries,), and behind it what stays at home."""
@@ -213,6 +241,15 @@ class AdaptedModel:
     def computing(self) -> AbstractContextManager[object]:
         """Return the context in which the model runs forward: the frozen base in its precision."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def _moved(model: PeftModel, adapter: Adapter, tensors: Mapping[str, torch.Tensor]) -> Iterator[MovedTensor]:
+    """Yield the frozen tensors that move along public directions."""
+    names = {id(parameter): (name, parameter) for name, parameter in model.named_parameters()}
+    for tensor in adapter.tensors:
+        if tensor.stream == Role.FROZEN:
+            name, parameter = names[id(tensors[tensor.key])]
+            yield MovedTensor(tensor.key, name, parameter, parameter.detach().clone())
 
 
 def _owners(model: torch.nn.Module, trained: tuple[torch.nn.Parameter, ...]) -> list[torch.nn.Module]:

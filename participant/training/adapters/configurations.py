@@ -42,6 +42,7 @@ from privacy.adapter_options import (
     PrefixOptions,
     PromptEncoderOptions,
     PromptOptions,
+    SeedsOptions,
     VeraOptions,
     WholeOptions,
 )
@@ -127,7 +128,8 @@ def in_place(bias: Any = "none") -> Callable[[Adapter], PeftConfig]:
     """Return PEFT's configuration of what lies beside no module: a LoRA without targets."""
 
     def config(adapter: Adapter) -> PeftConfig:
-        whole = adapter.options.target_modules if isinstance(adapter.options, WholeOptions) else ()
+        options = adapter.options
+        whole = options.target_modules if isinstance(options, WholeOptions | SeedsOptions) else ()
         saved = [*adapter.head_modules, *whole] or None
         return LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=saved, lora_dropout=0.0, bias=bias)
 

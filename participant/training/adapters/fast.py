@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from participant.training.adapters.adapted import AdaptedModel
 from participant.training.adapters.gradients import GradientEngine, Losses, example_losses
-from participant.training.adapters.skipping import absent
+from participant.training.adapters.switched import absent
 from participant.training.adapters.taps import LayerTap, Undo, UnknownLayerError, Use, find_sites
 from participant.training.examples import Examples
 from participant.training.trainer import EngineName
@@ -38,6 +38,10 @@ def choose_engine(
     Raises:
         LocalError: ``E-SELF-CHECK``, neither knows a layer.
     """
+    if adapted.moved:
+        from participant.training.adapters.directions import DirectionEngine  # which needs this module
+
+        return DirectionEngine(adapted, losses)
     if engine == "fast":
         fast = FastEngine(adapted, losses)
         try:

@@ -20,12 +20,13 @@ from peft.tuners.oft.layer import OFTLayer
 from torch import Tensor, nn
 
 import methods
+from methods.fedkseed import directions
 from methods.products import BASE
-from methods.selectors import HOME_NAME, PROMPT_KEY, PROMPT_NETWORK
+from methods.selectors import HOME_NAME, PROMPT_KEY, PROMPT_NETWORK, SEEDS_KEY
 from participant.training.adapters import configurations
 from participant.training.adapters.configurations import SAVED_WHOLE
-from participant.training.adapters.home import put_second
 from participant.training.adapters.principal import lora_layers, start_from_base, start_orthonormal, take_out_of_base
+from participant.training.adapters.switched import put_second
 from privacy.adapter_options import HeadsOptions
 from privacy.adapter_parts import Adapter
 
@@ -147,7 +148,7 @@ class Cores(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Return what the cores make of the inputs, shape (..., count * rank)."""
         count, rank, _ = self.weight.shape
-        apart = inputs.unflatten(-1, (count, rank))
+        apart = inputs.reshape(*inputs.shape[:-1], count, rank)
         found = torch.einsum("...hr,hsr->...hs", apart, self.weight * self.scale[:, None, None])
         return found.flatten(-2)
 
@@ -159,6 +160,12 @@ def _put_heads(model: PeftModel, adapter: Adapter) -> None:
     for layer in lora_layers(model):
         place = layer.get_parameter(f"lora_A.{PEFT_NAME}.weight").device
         _put_between(layer, "cores", Cores(options.heads, options.rank, place))
+
+
+def _put_seeds(model: PeftModel, adapter: Adapter) -> None:
+    """Put the scalars of the directions beside the model: nothing computes with them, they say where weights are."""
+    place = next(model.parameters()).device
+    model.base_model.register_parameter("seeds", nn.Parameter(torch.zeros(directions(adapter), device=place)))
 
 
 def _put_between(layer: LoraLinear, name: str, core: nn.Module) -> None:
@@ -203,6 +210,10 @@ def _bias_key(name: str) -> str | None:
     return name if name.endswith(".bias") else None
 
 
+def _seeds_key(name: str) -> str | None:
+    return name if name == SEEDS_KEY else None
+
+
 def _no_key(_name: str) -> str | None:
     return None
 
@@ -225,5 +236,6 @@ _KINDS: Final[dict[str, AdapterKind]] = {
     "P_TUNING": AdapterKind(configurations.prompt_network, _network_key),
     "BIAS": AdapterKind(configurations.in_place("all"), _bias_key),
     "WHOLE": AdapterKind(configurations.in_place(), _no_key),
+    "SEEDS": AdapterKind(configurations.in_place(), _seeds_key, _put_seeds),
     "HEAD": AdapterKind(configurations.in_place(), _no_key),
 }

@@ -22,7 +22,7 @@ from torch import nn
 
 from methods.count_sketch import Tables
 from participant.training.adapters.gradients import GradientEngine
-from participant.training.adapters.skipping import left_out
+from participant.training.adapters.switched import left_out
 from participant.training.examples import Examples
 from privacy.dp.torch_clipping import clipped_sum
 

@@ -1,14 +1,17 @@
-"""A second LoRA that stays with its participant: put beside the plan's, and switched on where it trains.
+"""Parts of a model that are switched for a while: a second LoRA that stays at home, and layers that are left out.
 
-Guarantees: unless it is switched on, the model computes as if it were not there.
-Leaves to others: which tensors are which (``kinds``), what is made of both (``methods.second_lora``).
-Source: PEFT 0.21 ``tuners/lora/layer.py``; Bian et al., arXiv:2503.11880, for the mixer.
+Guarantees: outside of the blocks that switch them the model computes as if neither were there, also after an error; a
+layer that is left out passes on what it is given and is not computed, and its trained tensors are known to have no
+gradient.
+Leaves to others: which tensors are which (``kinds``), what is made of both LoRAs (``methods.second_lora``), which
+layers (``methods.coin``), and that no gradient of theirs goes up.
+Source: PEFT 0.21 ``tuners/lora/layer.py``; Bian et al., arXiv:2503.11880, for the mixer; docs/methods.md.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
@@ -75,3 +78,44 @@ def _mixed(layer: LoraLinear, inputs: Tensor, *args: Any, **kwargs: Any) -> Tens
         added = layer.lora_B[name](layer.lora_A[name](narrow)) * layer.scaling[name]
         found = found + weights[..., place : place + 1] * added
     return found
+
+
+# --- layers that are left out ---
+
+
+def _pass_on(hidden_states: Tensor, *_args: object, **_kwargs: object) -> Tensor:
+    return hidden_states
+
+
+def blocks_with(model: nn.Module, tensors: Collection[Tensor]) -> list[nn.Module]:
+    """Return the members of a model's lists of layers that own some of these tensors; of nested lists the outer's."""
+    wanted = {id(tensor) for tensor in tensors}
+    found: list[nn.Module] = []
+
+    def search(module: nn.Module) -> None:
+        for child in module.children():
+            if isinstance(child, nn.ModuleList):
+                found.extend(block for block in child if any(id(one) in wanted for one in block.parameters()))
+            else:
+                search(child)
+
+    search(model)
+    return found
+
+
+@contextmanager
+def left_out(blocks: Collection[nn.Module]) -> Iterator[None]:
+    """Leave layers out of every forward pass within."""
+    try:
+        for block in blocks:
+            vars(block)["forward"] = _pass_on
+        yield
+    finally:
+        for block in blocks:
+            vars(block).pop("forward", None)
+
+
+def absent(model: nn.Module) -> set[int]:
+    """Return the tensors, by their identity, of layers that are left out at this moment."""
+    skipped = [module for module in model.modules() if vars(module).get("forward") is _pass_on]
+    return {id(tensor) for module in skipped for tensor in module.parameters()}
