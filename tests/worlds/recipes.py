@@ -58,6 +58,7 @@ def recipe_of(
     *,
     mask: float | None = None,
     sketch: int | None = None,
+    opening_rounds: int | None = None,
     shapes: dict[str, tuple[int, ...]] = SHAPES,
     **changes: Any,
 ) -> Recipe:
@@ -73,7 +74,7 @@ def recipe_of(
     shapes = shapes | {key: value.shape for key, value in beside.items()}
     manifest = method.manifest(shapes, Adapter.model_validate_json(canonical.encode(adapter)))
     state = method.state(manifest)
-    upload = method.upload_of(state, Sizes(mask=mask, sketch=sketch), manifest)
+    upload = method.upload_of(state, Sizes(mask=mask, sketch=sketch, opening_rounds=opening_rounds), manifest)
     adapter["tensors"] = [tensor.model_dump(mode="json") for tensor in manifest]
     document |= {
         "adapter": adapter,
