@@ -31,5 +31,5 @@ FEDSA_LORA: Final = Method(
         "and at the B that all start from, which is zero, A has no gradient"
     },
     notes="What is released has B at its start, so an evaluator measures the head; owners export theirs with "
-    "`participant run export`. Take at least two local steps: in the first one of a run A does not move.",
+    "`participant run export`. Take at least two local steps: in the very first A does not move.",
 )

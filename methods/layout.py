@@ -138,15 +138,16 @@ def _mask(method: Method, state: Sequence[StateStream], share: float, tensors: S
 
 
 def _require_equal_layers(method: Method, tensors: Sequence[Tensor]) -> None:
-    """Refuse layers of several sizes: how much goes up would tell which were chosen, and the sum has one length."""
+    """Refuse a single layer, and layers of several sizes: what goes up has one length, whichever are chosen."""
     for stream in method.masked:
         of_stream = [tensor for tensor in tensors if tensor.stream == stream]
         sizes = {
             sum(tensor.entries for tensor in of_stream if layer_of(tensor.key) == layer)
             for layer in layers_of(of_stream)
         }
-        if len(sizes) != 1 or any(layer_of(tensor.key) is None for tensor in of_stream):
-            rule = f"{method.title} needs an adapter in numbered layers of one size; take method random-mask"
+        numbered = all(layer_of(tensor.key) is not None for tensor in of_stream)
+        if len(sizes) != 1 or len(layers_of(of_stream)) < 2 or not numbered:
+            rule = f"{method.title} needs adapters in at least two layers of one size; take method random-mask"
             raise LocalError("E-METHOD-REFUSED", rule)
 
 

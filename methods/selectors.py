@@ -94,7 +94,7 @@ _ENDINGS: Final[dict[str, dict[str, Selector]]] = {
     "P_TUNING": {f"{PROMPT_NETWORK}embedding.weight": Selector.PROMPT, **dict.fromkeys(_NETWORK, Selector.ENCODER)},
     "BIAS": {".bias": Selector.BIAS},
     "WHOLE": {"": Selector.WHOLE},  # within its target modules
-    "SEEDS": {"": Selector.WHOLE},  # likewise
+    "SEEDS": {SEEDS_KEY: Selector.SEEDS, "": Selector.WHOLE},  # likewise
     "HEAD": {},
 }
 
@@ -112,14 +112,12 @@ def select(key: str, options: AdapterOptions, head_modules: Sequence[str]) -> Se
     """
     if key.startswith(VARIATES):
         return Selector.VARIATE
-    if key == SEEDS_KEY and isinstance(options, SeedsOptions):
-        return Selector.SEEDS
     if _within(key, head_modules):
         return Selector.HEAD
-    if not isinstance(options, WholeOptions | SeedsOptions) or _within(key, options.target_modules):
-        for ending, selector in _ENDINGS[options.peft_type].items():
-            if key.endswith(ending):
-                return selector
+    targets = options.target_modules if isinstance(options, WholeOptions | SeedsOptions) else ()
+    for ending, selector in _ENDINGS[options.peft_type].items():
+        if key.endswith(ending) and (selector is not Selector.WHOLE or _within(key, targets)):
+            return selector
     named = ", ".join(head_modules) or "none"
     raise LocalError(
         "E-METHOD-REFUSED", f"no selector of {options.peft_type} claims {key}, and it is of no head module ({named})"

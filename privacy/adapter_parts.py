@@ -63,8 +63,8 @@ class Adapter(PlanModel):
 
     @property
     def rank(self) -> int:
-        """Of its factors; 0 where its PEFT type has none."""
-        return int(getattr(self.options, "rank", 0))
+        """Of its factors, of all heads together; 0 where its PEFT type has none."""
+        return int(getattr(self.options, "rank", 0)) * int(getattr(self.options, "heads", 1))
 
 
 def options_words(adapter: Adapter) -> str:

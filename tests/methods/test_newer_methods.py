@@ -1,8 +1,9 @@
-"""What sets single methods apart: coins over ranks and layers, parts that stay at home, variates, cores and directions."""
+"""What sets single methods apart: coins over ranks and layers, parts at home, variates, cores and directions."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_droppeft_lets_as_many_whole_layers_train_as_the_plan_says_others_each_r
 
 def test_droppeft_is_refused_where_layers_differ_in_size() -> None:
     uneven = {**LAYERS, A.replace("layer.q_proj", "layer.3.q_proj"): (2, 16)}
-    with pytest.raises(LocalError, match="numbered layers of one size; take method random-mask") as info:
+    with pytest.raises(LocalError, match="two layers of one size; take method random-mask") as info:
         recipe_of("droppeft", mask=0.5, shapes=uneven)
     assert info.value.code == "E-METHOD-REFUSED"
 
@@ -120,7 +121,9 @@ def test_slora_goes_on_from_the_best_factors_of_what_the_base_moved_by() -> None
     second = methods.advance(recipe, first, np.zeros(30))
     tensors = split(recipe, second.iterate)
     left, values, right = np.linalg.svd(sparse.astype(np.float64))
-    assert np.allclose(2 * tensors[B] @ tensors[A], (left[:, :2] * values[:2]) @ right[:2], atol=1e-6), "alpha/rank is 2"
+    assert np.allclose(2 * tensors[B] @ tensors[A], (left[:, :2] * values[:2]) @ right[:2], atol=1e-6), (
+        "alpha/rank is 2"
+    )
     assert not tensors[base].any()
     third = methods.advance(recipe, second, np.ones(46))
     assert not split(recipe, third.iterate)[base].any()
@@ -144,7 +147,14 @@ def test_ravan_sends_scaled_cores_with_every_scale_at_one_again() -> None:
     module = "base_model.model.layer.q_proj"
     shapes = {module + CORES: (3, 2, 2), module + SCALES: (3,), HEAD: (3, 6)}
     frozen = {f"{module}.lora_A.weight": (6, 8), f"{module}.lora_B.out.weight": (6, 6)}
-    options = {"peft_type": "LORA_HEADS", "heads": 3, "rank": 2, "alpha": "6", "target_modules": ["q_proj"], "layers": []}
+    options = {
+        "peft_type": "LORA_HEADS",
+        "heads": 3,
+        "rank": 2,
+        "alpha": "6",
+        "target_modules": ["q_proj"],
+        "layers": [],
+    }
     recipe = recipe_of("ravan", shapes={**shapes, **frozen}, options=options)
     methods.require_sound(recipe, "distributed")
     assert recipe.turns[0].entries == 3 * 4 + 3 + 18
@@ -178,13 +188,14 @@ def test_the_common_variate_is_the_mean_of_everybodys_though_some_drop_out() -> 
     state = OptimizerState.start(np.concatenate([random.normal(size=46), np.zeros(46)]).astype(np.float32))
     kept = {name: np.zeros(46, dtype=np.float32) for name in ("ann", "ben", "cid", "dot")}
     for gone in ("dot", "ann", "cid"):
-        sent = {}
-        for name in kept:
+        sent = []
+        for name, own in kept.items():
             if name != gone:
                 start = state.iterate.astype(np.float64)
                 end = start + np.concatenate([random.normal(size=46), np.zeros(46)])
-                sent[name], kept[name] = encoded(method, recipe, steps_of(recipe, start, end, kept[name]))
-        mean = np.mean(list(sent.values()), axis=0)
+                update, kept[name] = encoded(method, recipe, steps_of(recipe, start, end, own))
+                sent.append(update)
+        mean = np.mean(sent, axis=0)
         mean[46:] *= len(sent) / len(kept)  # as `methods.global_adapter.direction` does it
         state = methods.advance(recipe, state, mean)
         assert np.allclose(state.iterate[46:], np.mean(list(kept.values()), axis=0), atol=1e-5)
@@ -318,8 +329,12 @@ NO_SIZE = Sizes()
 
 
 def test_a_personal_part_has_no_place_in_a_plan_of_another_method() -> None:
-    document = plan_document()["recipe"]
-    options = {"method": "fedit", "options": LORA, "tensors": [{"key": HOME_A, "shape": [2, 8], "stream": "personal", "part": "adapter"}]}
+    document: Any = plan_document()["recipe"]
+    options = {
+        "method": "fedit",
+        "options": LORA,
+        "tensors": [{"key": HOME_A, "shape": [2, 8], "stream": "personal", "part": "adapter"}],
+    }
     adapter = Adapter.model_validate_json(canonical.encode(document["adapter"] | options))
     with pytest.raises(LocalError, match=r"FedIT has no tensor like .*lora_A\.home"):
         methods.get("fedit").stream_of(HOME_A, adapter)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import methods
 from methods import sketches
@@ -12,7 +15,7 @@ from methods.count_sketch import Tables
 from methods.layout import Sizes
 from methods.optimizer import OptimizerState, Wide
 from methods.products import head_of
-from methods.uploads import encoded
+from methods.uploads import Steps, encoded
 from methods.vectors import split
 from participant.training.adapters.sums import sketched_rows
 from privacy.adapter_parts import CountSketch
@@ -26,6 +29,7 @@ RANK, INPUTS, OUTPUTS = 4, 96, 64
 LARGER: dict[str, tuple[int, ...]] = {A: (RANK, INPUTS), B: (OUTPUTS, RANK), HEAD: (3, 6)}
 WIDE_LORA = {"peft_type": "LORA", "rank": RANK, "alpha": "4", "target_modules": ["q_proj"], "layers": []}
 MEMBERS = 5
+NOTHING = np.empty(0, dtype=np.float32)
 
 
 def recipe_with(columns: int) -> Recipe:
@@ -40,12 +44,13 @@ def mean_after(recipe: Recipe, spread: float) -> tuple[OptimizerState, Wide, Wid
     common = start + random.normal(size=start.size)
     ends = [common + spread * random.normal(size=start.size) for _ in range(MEMBERS)]
     method, before = methods.get("fedask"), state.iterate.astype(np.float64)
-    sent = np.mean([encoded(method, recipe, 1, before, end) for end in ends], axis=0)
+    steps = [Steps(number=1, start=before, end=end, kept=NOTHING, reach=NOTHING.astype(np.float64)) for end in ends]
+    sent = np.mean([encoded(method, recipe, one)[0] for one in steps], axis=0)
     factors = [split(recipe, end) for end in ends]
     return state, sent, np.mean([own[B] @ own[A] for own in factors], axis=0)
 
 
-def relative(found: Wide, expected: Wide) -> float:
+def relative(found: NDArray[np.floating[Any]], expected: NDArray[np.floating[Any]]) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 

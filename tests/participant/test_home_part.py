@@ -1,4 +1,4 @@
-"""What a method leaves at home: it goes with the sums, is erased by the owner's word, and can be exported by nobody else."""
+"""What a method leaves at home goes with the sums, is erased by its owner's word, and by its owner alone exported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from participant.daemon.backup import read_backup, write_backup
 from participant.home import Home
 from participant.owner.own_adapter import OWN_FILE, erase_own, export_own
 from participant.owner.plan_store import Ended
-from participant.protocol.memory import PartKept, RoundClosed, UpdateEncoded, kept_name, record_from_json, record_to_json
+from participant.protocol.memory import (
+    PartKept,
+    RoundClosed,
+    UpdateEncoded,
+    kept_name,
+    record_from_json,
+    record_to_json,
+)
 from participant.runs.erasure import sweep
 from participant.runs.journal import Journal
 from participant.runs.round_update import RoundUpdate

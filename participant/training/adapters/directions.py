@@ -8,7 +8,7 @@ Source: Qin et al., arXiv:2312.06353; Baydin et al., "Gradients without Backprop
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods.fedkseed import direction, directions
 from participant.training.adapters.adapted import AdaptedModel
-from participant.training.adapters.fast import PerExampleGradients
 from participant.training.adapters.gradients import GradientEngine, Losses, example_losses, flat
 from participant.training.examples import Examples
 
@@ -29,22 +28,30 @@ class DirectionEngine(GradientEngine):
 
     Args:
         adapted: the model; the scalars come first among what trains.
+        rows_of_head: takes the gradient of the losses apart, for the head's tensors; ``None``: there is no head.
         losses: each example's own loss.
     """
 
-    def __init__(self, adapted: AdaptedModel, losses: Losses = example_losses) -> None:
+    def __init__(
+        self,
+        adapted: AdaptedModel,
+        rows_of_head: Callable[[Callable[[], Tensor]], Tensor] | None,
+        losses: Losses = example_losses,
+    ) -> None:
         super().__init__(adapted, losses)
         self._tensors = adapted.moved
         self._head = adapted.trained[1:]
-        self._rows_of_head = PerExampleGradients(adapted.model, self._head) if self._head else None
+        self._rows_of_head = rows_of_head
 
     def rows(self, examples: Examples) -> Tensor:
         """Return one gradient per row; see :class:`GradientEngine`."""
         values = {tensor.name: tensor.parameter.detach() for tensor in self._tensors}
-        found = []
+        found: list[Tensor] = []
         with sdpa_kernel(SDPBackend.MATH), torch.no_grad():  # the others have no forward mode
-            for number in range(directions(self.adapted.recipe.adapter)):
-                found.append(jvp(lambda given: self._with(given, examples), (values,), (self._along(number),))[1])
+            found += (
+                jvp(lambda given: self._with(given, examples), (values,), (self._along(number),))[1]
+                for number in range(directions(self.adapted.recipe.adapter))
+            )
         rows = [torch.stack(found, dim=1).float()]
         if self._rows_of_head is not None:
             rows.append(self._rows_of_head(lambda: self.losses(examples)))

@@ -38,10 +38,6 @@ def choose_engine(
     Raises:
         LocalError: ``E-SELF-CHECK``, neither knows a layer.
     """
-    if adapted.moved:
-        from participant.training.adapters.directions import DirectionEngine  # which needs this module
-
-        return DirectionEngine(adapted, losses)
     if engine == "fast":
         fast = FastEngine(adapted, losses)
         try:

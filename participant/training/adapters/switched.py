@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from methods.method import Home
 from methods.selectors import HOME_NAME
-from participant.training.adapters.principal import ADAPTER, lora_layers
 
+ADAPTER: Final = "default"  # PEFT's name of the plan's own adapter
 MIXER: Final = "lora_mixer"
 _ACTIVE: Final[dict[Home, tuple[str, ...]]] = {"beside": (ADAPTER, HOME_NAME), "alone": (HOME_NAME,)}
 
@@ -39,7 +39,7 @@ def put_second(model: PeftModel, home: Home) -> None:
     config = copy.copy(model.peft_config[ADAPTER])
     vars(config)["modules_to_save"] = None  # there is one head
     model.add_adapter(HOME_NAME, config)
-    for layer in lora_layers(model):
+    for layer in _loras(model):
         with torch.no_grad():
             for factor in ("lora_A", "lora_B"):
                 first = layer.get_parameter(f"{factor}.{ADAPTER}.weight")
@@ -55,7 +55,7 @@ def put_second(model: PeftModel, home: Home) -> None:
 @contextmanager
 def at_home(model: PeftModel, home: Home) -> Iterator[None]:
     """Switch the second LoRA on, as the method says."""
-    layers = list(lora_layers(model))
+    layers = list(_loras(model))
     try:
         for layer in layers:
             if home == "mixed":
@@ -67,6 +67,10 @@ def at_home(model: PeftModel, home: Home) -> Iterator[None]:
         for layer in layers:
             vars(layer).pop("forward", None)
             vars(layer)["_active_adapter"] = [ADAPTER]
+
+
+def _loras(model: nn.Module) -> Iterator[LoraLinear]:
+    return (module for module in model.modules() if isinstance(module, LoraLinear))
 
 
 def _mixed(layer: LoraLinear, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
