@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,10 @@ from privacy.errors import LocalError
 from privacy.secagg import masks
 from privacy.task_parts import require_classification
 from protos.transport import SESSION_BYTES
+
+if TYPE_CHECKING:
+    from methods.method import Fusion
+    from participant.training.torch_trainer import TorchTrainer
 
 
 def assemble(
@@ -84,7 +89,7 @@ def torch_trainer(
     pace: FixedDuration | None = None,
     runs: Path | None = None,
     strict: bool = False,
-) -> Trainer:
+) -> TorchTrainer:
     """Return the torch trainer of a run.
 
     Args:
@@ -124,6 +129,23 @@ def torch_trainer(
     if runs is None:
         return TorchTrainer(materials, SystemRandom(), keys, pace)
     return TorchTrainer(materials, SystemRandom(), keys, pace, partial(record_failure, runs / plan.run_id))
+
+
+def choose_fusion(job: TrainingJob, adapter: NDArray[np.float32], kept: NDArray[np.float32]) -> Fusion:
+    """Return how much of a released adapter and of its own an owner's rows want; nothing of it leaves.
+
+    Args:
+        job: what was trained with what.
+        adapter: the released state.
+        kept: what stays at home.
+
+    Raises:
+        LocalError: ``E-EXTRA-MISSING``, ``E-MODEL-*``, ``E-DATA-*`` or ``E-SELF-CHECK``.
+    """
+    trainer = torch_trainer(job)
+    trainer.prepare()
+    trainer.kept = kept
+    return trainer.best_fusion(adapter)
 
 
 class TorchMeasure:

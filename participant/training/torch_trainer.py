@@ -12,12 +12,12 @@ Source: docs/privacy-accounting.md section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar, assert_never
+from typing import Final, TypeVar, assert_never
 
 import numpy as np
 import structlog
@@ -25,8 +25,8 @@ import torch
 from numpy.typing import NDArray
 
 import methods
-from methods.method import Method
-from methods.vectors import joined_home
+from methods.method import BY_ITSELF, Fusion, Method
+from methods.uploads import kept_at_start
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.device import find_device, require_precision
 from participant.training.adapters.gradients import GradientEngine
@@ -44,7 +44,6 @@ from participant.training.trainer import EngineName, Precision, Progress
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
 from privacy.dp.fast_noise import compile_now, discrete_gaussian
 from privacy.dp.sampling import choose, poisson_sample
-from privacy.draft import Recipe
 from privacy.errors import LocalError
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan
@@ -58,8 +57,6 @@ Number = TypeVar("Number", np.int64, np.float64)
 
 REHEARSALS: Final = 5  # of a micro-batch and of the noise, to see how long they take
 SPARE_TIME: Final = 1.5  # a period over what its parts usually took when they were rehearsed
-
-BY_ITSELF: Final = frozenset({"beside", "alone"})  # what stays at home and trains after the others
 
 ASK_A_DRY_RUN: Final = "`onlysum participant plan dry-run RUN` names the first of them"
 
@@ -163,7 +160,7 @@ class TorchTrainer:
                 seed=recipe.adapter.seed,
             )
 
-        self._at_start = _kept_at_start(recipe, initial)
+        self._at_start = kept_at_start(self._method, recipe, initial)
         loaded = base()
         adapted = AdaptedModel.attach(loaded.model, recipe, initial, device, precision=given.precision)
         size = recipe.training.micro_batch
@@ -303,6 +300,13 @@ class TorchTrainer:
             return self._home_engine(), np.concatenate([adapter, kept])
         return self.sums_of_turn(0).engine, self._with_home(adapter, kept)
 
+    def best_fusion(self, adapter: Vector) -> Fusion:
+        """Return the weights of a released state and one's own LoRA that one's own rows like best; for the owner."""
+        if self._engines is None or self._examples is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        kept = self._at_start if self.kept is None else self.kept
+        return self._engines.best_fusion(self._examples, np.concatenate([adapter, kept]))
+
     def _home_engine(self) -> GradientEngine:
         if self._engines is None:
             raise LocalError("E-BUG", "a trainer was not prepared")
@@ -410,12 +414,6 @@ class TorchTrainer:
         """Return what one integer step of a clipped gradient of so many entries stands for: C / r."""
         privacy = self._plan.privacy
         return float(privacy.clip_norm) / clip_radius(privacy.sensitivity, entries)
-
-
-def _kept_at_start(recipe: Recipe, initial: Mapping[str, NDArray[Any]]) -> Vector:
-    """Return what stays at home before anything was trained: the initial tensors, or zeros where it is none."""
-    home = joined_home(recipe, initial)
-    return home if home.size else np.zeros(methods.get(recipe.adapter.method).kept(recipe), dtype=np.float32)
 
 
 def _require_unchanged(given: Materials) -> None:

@@ -104,3 +104,51 @@ def test_what_others_train_beyond_a_smaller_rank_has_no_influence_on_it(tmp_path
     other = start.copy()
     other[beyond] += 1
     assert np.array_equal(update(world, start=start), update(world, start=other))
+
+
+def test_an_owners_rows_choose_how_much_of_its_own_lora_is_fused_with_the_shared_one(tmp_path: Path) -> None:
+    world = make_world(tmp_path, method="fdlora", sampling_rate=1)
+    trainer, start = world.trainer(SeededRandom("same coins")), start_of(world)
+    for number in (1, 2, 3):
+        trainer.train(number, start, lambda done, of: None)
+    assert trainer.best_fusion(start)[1] > 0, "the shared one, at its start, knows nothing; its own has trained"
+    spoilt = start + np.random.default_rng(1).normal(scale=3, size=start.shape).astype(np.float32)
+    spoilt[-head_entries(world) :] = start[-head_entries(world) :]
+    assert trainer.best_fusion(spoilt) == (0.0, 1.0), "a shared one that answers nonsense is left out"
+
+
+def head_entries(world: World) -> int:
+    return next(stream.length for stream in world.plan.recipe.state if stream.name == "head")
+
+
+@pytest.mark.parametrize("mode", ["none", "local", "distributed", "distributed-participant"])
+def test_a_lora_that_trains_by_itself_changes_nothing_of_what_goes_up(mode: str, tmp_path: Path) -> None:
+    """The same coins give FedIT's update to the bit: the LoRA at home is in no forward pass of it."""
+    updates = {}
+    for method in ("fedit", "feddpa", "fdlora"):
+        world = make_world(tmp_path / method, method=method, mode=mode, sampling_rate=1)
+        trainer = world.trainer(SeededRandom("same coins"))
+        start = start_of(world) + np.float32(0.05)
+        if method != "fedit":
+            home = trainer.own_model(start)[1].size - start.size
+            trainer.kept = np.full(home, 0.3, dtype=np.float32)
+        updates[method] = trainer.train(1, start, lambda done, of: None)
+        assert method == "fedit" or not np.array_equal(trainer.kept, np.full(home, 0.3, dtype=np.float32))
+    assert np.array_equal(updates["feddpa"], updates["fedit"])
+    assert np.array_equal(updates["fdlora"], updates["fedit"])
+
+
+def test_layers_that_the_coin_left_out_are_not_computed(tmp_path: Path) -> None:
+    world = make_world(tmp_path, method="droppeft", mode="distributed", sampling_rate=1)
+    trainer = world.trainer(SeededRandom("same coins"))
+    work = trainer._work(1)
+    (left_out,) = work.sums.skipped
+    calls: list[int] = []
+    left_out.get_submodule("layernorm_before").register_forward_hook(lambda *_: calls.append(1))
+    rows = work.sums._gradients(np.arange(8))
+    assert not calls
+    assert rows.shape == (8, world.plan.recipe.entries)
+    summed = work.sums.plain(np.arange(8))
+    assert np.allclose(rows.double().sum(dim=0).numpy(), summed, rtol=1e-4, atol=1e-6), "each example's own gradient"
+    work.sums.engine.losses(work.sums.examples.take(np.arange(8)))
+    assert calls, "and after the round they are there again"

@@ -137,9 +137,19 @@ def recipe_text(
     method: str = "ffa-lora",
     mode: str = "none",
     layers: tuple[int, ...] = (),
+    optimizer: str = "",
     **privacy: Any,
 ) -> str:
-    """Return the recipe of a tiny run; ``privacy`` adds to or replaces keys of its section."""
+    """Return the recipe of a tiny run; ``privacy`` adds to or replaces keys of its section.
+
+    Args:
+        kind: image or text.
+        method: by its name.
+        mode: of privacy.
+        layers: that are adapted; all if empty.
+        optimizer: its section, with the heading.
+        privacy: keys of its section.
+    """
     images = kind == "image"
     section = {"mode": mode, "sampling_rate": 0.5, "local_steps": 1 if mode.startswith("distributed") else 2}
     if mode != "none":
@@ -178,6 +188,7 @@ head_learning_rate = 0.25
 micro_batch = 8
 {TRAINING.get(method, "")}
 
+{optimizer}
 [evaluation]
 data = "public"
 """

@@ -187,9 +187,13 @@ class AdaptedModel:
         home = methods.get(self.recipe.adapter.method).home
         return self._training(local_tensors(self.recipe, turn), home if home == "mixed" else "")
 
-    def at_home(self) -> AdaptedModel:
-        """Return the same model in which what stays at home trains by itself, and no other tensor."""
-        return self._training(home_tensors(self.recipe), methods.get(self.recipe.adapter.method).home)
+    def at_home(self, home: Home = "") -> AdaptedModel:
+        """Return the same model in which what stays at home trains by itself, and no other tensor.
+
+        Args:
+            home: how it is switched on; by default as the method says.
+        """
+        return self._training(home_tensors(self.recipe), home or methods.get(self.recipe.adapter.method).home)
 
     def as_released(self) -> AdaptedModel:
         """Return the same model without what stays at home: as whoever gets the released adapter has it."""
