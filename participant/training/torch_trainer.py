@@ -272,7 +272,8 @@ class TorchTrainer:
             gradient = gradient + proximal * (position - adapter)[where] + pull[part.columns]  # neither reads data
             position[where] -= rates[part.columns] * gradient
             progress(step + 1, privacy.local_steps)
-        difference, self.kept = work.uploaded(adapter, position, kept, privacy.local_steps)
+        difference, stays = work.uploaded(adapter, position, kept, privacy.local_steps)
+        self.kept = stays if np.isfinite(stays).all() else kept  # steps that went astray leave nothing behind
         return difference
 
     def _with_home(self, adapter: Vector, kept: Vector) -> Vector:
@@ -287,11 +288,12 @@ class TorchTrainer:
         """Train what stays at home by itself, as many steps as the others: no clip and no noise, for nobody gets it."""
         kept = self._at_start if self.kept is None else self.kept
         start = np.concatenate([adapter, kept])
-        home, sums = work.at_home(self._sums(self._home_engine())), start.astype(np.float64)
+        home, position = work.at_home(self._sums(self._home_engine())), start.astype(np.float64)
         expected = float(self._plan.privacy.sampling_rate) * self._counted
         for _ in range(self._plan.privacy.local_steps):
-            sums[home.places] -= home.learning_rates * self._sum_at(home, sums, self._plain) / expected
-        self.kept = sums[home.places].astype(np.float32)
+            position[home.places] -= home.learning_rates * self._sum_at(home, position, self._plain) / expected
+        stays = position[home.places].astype(np.float32)
+        self.kept = stays if np.isfinite(stays).all() else kept
 
     def own_model(self, adapter: Vector) -> tuple[GradientEngine, Vector]:
         """Return an engine with this participant's own adapter switched on, and what it loads for a global adapter."""

@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+import methods
 from methods.coin import gathered
+from methods.method import Method
 from methods.ranks import held
 from methods.selectors import Selector, select
 from methods.vectors import Vector, joined, split
+from participant.training.adapters import switched
 from participant.training.adapters.adapted import read_initial
+from participant.training.adapters.turns import TurnEngines
+from participant.training.examples import synthetic_examples
 from participant.training.selfcheck import SelfCheck
+from privacy.errors import LocalError
 from tests.worlds.seeded import SeededRandom
 from tests.worlds.torch_world import TRAINING, World, make_world
 
@@ -152,3 +158,42 @@ def test_layers_that_the_coin_left_out_are_not_computed(tmp_path: Path) -> None:
     assert np.allclose(rows.double().sum(dim=0).numpy(), summed, rtol=1e-4, atol=1e-6), "each example's own gradient"
     work.sums.engine.losses(work.sums.examples.take(np.arange(8)))
     assert calls, "and after the round they are there again"
+
+
+BY_EXAMPLE = [method for method in methods.all_methods() if {"local", "distributed"} & set(method.modes)]
+SOON = {"droppeft", "fedalt", "fedkseed", "fedsa-lora", "ravan"}  # at every change; the others in `make test-all`
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(method, marks=[] if method.name in SOON else [pytest.mark.slow]) for method in BY_EXAMPLE],
+    ids=lambda method: method.name,
+)
+def test_each_example_s_gradient_is_exact_in_every_turn_of_a_method_that_clips_them(
+    method: Method, tmp_path: Path
+) -> None:
+    world = make_world(tmp_path, "text" if method.texts_only else "image", method=method.name, mode="local")
+    synthetic = synthetic_examples(world.base(), world.task, 4)
+    engines = TurnEngines(world.adapted(), synthetic, "fast")
+    start = engines.adapted.vector()
+    moved = start + np.random.default_rng(1).normal(scale=0.05, size=start.shape).astype(np.float32)
+    for turn in engines.turns:
+        engine = engines.enter(turn)
+        engine.adapted.load(moved)
+        rows = engine.per_example(synthetic)
+        for place in range(4):
+            alone = engine.summed(synthetic.take(np.array([place])))
+            assert np.linalg.norm(rows[place] - alone) <= EXACT * np.linalg.norm(alone)
+
+
+EXACT = 1e-5  # relative
+
+
+def test_layers_that_cannot_be_left_out_are_found_before_anything_is_charged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the self-check itself
+    monkeypatch.setattr(switched, "_pass_on", lambda hidden_states, *_args, **_kwargs: (hidden_states,))
+    with pytest.raises(LocalError, match="left-out layers: the model does not run without them") as info:
+        make_world(tmp_path, method="droppeft", mode="local").trainer()
+    assert info.value.code == "E-SELF-CHECK"
