@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from privacy.dp.calibration import calibrate, choose_encoding
+from privacy.dp.calibration import calibrate
+from privacy.dp.signal import Setting
 from privacy.draft import Draft
 from privacy.plan import Plan, default_survivors, threshold
 from privacy.plan_parts import Evaluation, Graph, Member
@@ -32,14 +33,8 @@ def bind(draft: Draft, roster: Sequence[Member], *, federation: str, f: int) -> 
     """
     n, recipe = len(roster), draft.recipe
     survivors = default_survivors(n, f)
-    privacy = calibrate(draft.privacy, rounds=recipe.rounds, entries=recipe.entries, n=n, f=f, min_survivors=survivors)
-    encoding = choose_encoding(
-        privacy,
-        update_bound=draft.privacy.update_bound,
-        entries=recipe.entries,
-        rounds=recipe.rounds,
-        weights=[member.weight for member in roster],
-    )
+    setting = Setting.of(recipe, roster, f=f, min_survivors=survivors)
+    privacy, encoding = calibrate(draft.privacy, setting)
     return Plan(
         suite=draft.suite,
         federation=federation,

@@ -138,7 +138,7 @@ def test_the_sum_is_exactly_that_of_the_survivors_updates(
         total = result.total()
         assert np.array_equal(total, sum(run.updates[name, number] for name in result.survivors))
         before = run.state
-        run.state = next_state(run.plan, before, total, result.survivors)
+        run.state = next_state(run.plan, before, result.blocks(), result.survivors)
         assert np.isfinite(run.state.iterate).all()
         moved = np.flatnonzero(run.state.iterate != before.iterate)
         trained = places(run.plan.recipe, run.plan.recipe.turn(number))[gathered(run.plan.recipe, number)]

@@ -65,7 +65,7 @@ class Course:
         self.state, self.memory = Idle(me.participant), me.journal.memory
         self.machine = CoordinatorRound(self.federation.plan, self.federation.offer(1, 1))
         self.said = {Abort: Abort(self.machine.offer.position)}
-        self.said[EncodedUpdate] = EncodedUpdate(np.zeros(self.federation.plan.plan.recipe.entries, dtype=np.int64))
+        self.said[EncodedUpdate] = EncodedUpdate(np.zeros(12, dtype="<u4"))
         while self.machine.phase is not Phase.RESULT:
             self._phase()
         self.said[RoundCertificate] = self.machine.result.certificate

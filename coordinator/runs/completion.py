@@ -33,7 +33,7 @@ def complete_round(plan: Plan, files: RunFiles, result: RoundResult, *, previous
     at = certificate.position
     words = result.words.data.cast("B")
     files.write_sum(at.round, words)
-    state = next_state(plan, files.read_state(at.round - 1), result.total(), result.survivors)
+    state = next_state(plan, files.read_state(at.round - 1), result.blocks(), result.survivors)
     iterate, released = files.write_state(state)
     return RoundRecord(
         round=at.round,

@@ -96,7 +96,9 @@ class Participation:
         directory = work.home.runs / self._run_id
         self._adapter = GlobalAdapter(self._plan, job.initial_adapter, directory, work.sender)
         self._peer_heads = PeerHeads(work.home.peer_heads)
-        self._update = RoundUpdate(self._journal, self._consent, ring_bits=self._plan.encoding.ring_bits)
+        self._update = RoundUpdate(
+            self._journal, self._consent, self._participant.encode, self._plan.layout(1).ring.dtype
+        )
         self._log = _log.bind(run=self._run_id)
 
     @property
@@ -245,12 +247,12 @@ class Participation:
             self._show(Moment.TRAIN, ready.position)  # the charge is known elsewhere before anything follows from it
             return self._training.train(number)
 
-        entries = self._update.encoded(ready.offer, train)
+        words = self._update.encoded(ready.offer, train)
         self._work.sender.still_wanted(self._run_id, ready.position)
-        update = EncodedUpdate(entries, threads=self._work.settings.threads)
+        update = EncodedUpdate(words, threads=self._work.settings.threads)
         step = hear(ready, update, self._journal.memory, self._work.random)
         self._keep(step)
-        self._log.info("masked", round=ready.position.round, attempt=ready.position.attempt, entries=len(entries))
+        self._log.info("masked", round=ready.position.round, attempt=ready.position.attempt, words=words.size)
         self._send(step.message)
 
     def _masked_before(self, state: Masked) -> MaskedUpload:
