@@ -230,6 +230,18 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
         {"encoding": {"ring_bits": 64, "lane_bits": 16, "clamp": 7000}},
         "the ring of 16 bits holds",
     ),
+    "noise that can wrap packed lanes": (
+        {
+            "mode": "distributed",
+            "privacy": {"variance_exponent": 22, "sensitivity": 2000},
+            "encoding": {"ring_bits": 64, "lane_bits": 16, "clamp": 1},
+        },
+        "the ring of 16 bits holds",
+    ),
+    "a scale where whole numbers are summed": (
+        {"mode": "distributed", "encoding": {"scale_exponent": 1}},
+        "the distributed modes sum whole numbers: scale_exponent is 0",
+    ),
     "packed lanes in a 32-bit ring": ({"encoding": {"lane_bits": 16, "clamp": 1}}, "packed lanes are 8 to 32 bits"),
     "lanes that are too narrow": (
         {"encoding": {"ring_bits": 64, "lane_bits": 7, "clamp": 1}},
@@ -373,6 +385,7 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
 CODES = {
     "the ring of 32 bits holds": "E-PLAN-RING",
     "the ring of 16 bits holds": "E-PLAN-RING",
+    "the distributed modes sum whole numbers: scale_exponent is 0": "E-PLAN-RING",
     "variance_exponent must be 6 to 50": "E-PLAN-NOISE",
     "sensitivity D=30 is too small for d=10000": "E-PLAN-NOISE",
 }

@@ -261,3 +261,10 @@ def test_ranges_of_a_vector_are_masked_wherever_they_lie() -> None:
         layout.mask(across[:10], terms, first_word=10)
     with pytest.raises(ValueError, match="are not of a vector"):
         layout.mask(across, terms, first_word=chunk + 1)
+
+
+def test_no_words_have_no_stray_bits_and_the_number_of_words_is_that_of_the_entries() -> None:
+    ring = Ring(bits=64, lane_bits=21)
+    assert ring.count_stray(np.zeros(0, dtype="<u8"), 0) == 0
+    with pytest.raises(ValueError, match="2 words do not hold 3 entries"):
+        ring.count_stray(np.zeros(2, dtype="<u8"), 3)
