@@ -13,7 +13,7 @@ from typing import Final
 from host import durable
 from privacy.errors import LocalError
 
-FORMAT: Final = 2  # plans of version 2; journals, drafts and reports that embed them
+FORMAT: Final = 3  # ledgers apart from memberships, with keys of their own
 FORMAT_NAME: Final = "format"
 
 

@@ -7,7 +7,9 @@ Leaves to others: the daemon (``participant.daemon.assembly``).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from host.system import SystemClock
@@ -16,8 +18,13 @@ from participant.home import Home
 from participant.link.identity import Identity, load_identity
 from participant.owner.approval import Owner, PlanReview
 from participant.owner.ledger import Ledger
+from participant.owner.ledger_directory import LedgerDirectory, LedgerMember
 from participant.owner.plan_store import PlanStore
+from participant.owner.policy import Policy, load_policy
+from participant.owner.registry import Beside, Registry
+from participant.owner.reservations import Reservations
 from privacy.errors import LocalError
+from protos.envelope import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,8 @@ class OpenHome:
     owner: Owner
     ledger: Ledger
     review: PlanReview
+    ledgers: LedgerDirectory
+    member: LedgerMember  # as the ledgers know it
 
 
 def open_home(directory: Path) -> OpenHome:
@@ -47,6 +56,42 @@ def open_home(directory: Path) -> OpenHome:
         raise LocalError("E-CONFIG-INVALID", detail)
     authority = hashlib.sha256(identity.authority_der).hexdigest()
     owner = Owner(identity.name, identity.federation, identity.signing, authority)
-    ledger = Ledger.open(settings.ledger_path(home), key=owner.identity)
-    plans = PlanStore(home, identity.operator_key)
-    return OpenHome(home, settings, identity, owner, ledger, PlanReview(home, owner, plans, ledger, SystemClock()))
+    ledgers = LedgerDirectory(settings.ledger_directory(home))
+    member = ledgers.member(owner.identity.public, home)
+    ledger = ledgers.open(member)
+    plans = PlanStore(home, identity.operator_key, decisions=ledgers.decisions)
+    beside = partial(reserved_beside, ledgers, member, ledger)
+    review = PlanReview(home, owner, plans, ledger, SystemClock(), beside=beside)
+    return OpenHome(home, settings, identity, owner, ledger, review, ledgers, member)
+
+
+def registered_beside(opened: OpenHome) -> Iterator[Beside]:
+    """Yield what the other participants on this machine have registered.
+
+    Raises:
+        LocalError: a directory of theirs does not parse.
+    """
+    for other in opened.ledgers.beside(opened.member):
+        with other.named():
+            if load_identity(other.directory.identity).role is not Role.PARTICIPANT:
+                continue
+            datasets, policy = Registry(other.directory).datasets(), load_policy(other.directory)
+        populations = {name: section.population for name, section in policy.dataset.items()}
+        same = other.ledger == opened.member.ledger
+        yield Beside(f"{other.name} of {other.federation}", same, datasets, populations)
+
+
+def reserved_beside(
+    ledgers: LedgerDirectory, member: LedgerMember, ledger: Ledger
+) -> Iterator[tuple[Reservations, Policy]]:
+    """Yield where the reservations of the other members lie that charge to the same ledger.
+
+    Raises:
+        LocalError: a directory of theirs does not parse, so that nobody knows what they reserve.
+    """
+    for other in ledgers.beside(member):
+        if other.ledger == member.ledger:
+            with other.named():
+                plans = PlanStore(other.directory, load_identity(other.directory.identity).operator_key)
+                policy = load_policy(other.directory)
+            yield Reservations(plans, ledger, other.name), policy

@@ -384,6 +384,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "a population was renamed in policy.toml in the middle of a run, or the dataset was given another one",
         "name the first population again: a run is charged to one population from its first round to its last",
     ),
+    "E-LEDGER-DATA": Explanation(
+        _R,
+        "the data was charged to another population before",
+        "a population was renamed in policy.toml, or the data registered again: its people would have two budgets",
+        "name the first population again, or register the data with --another-population if it is also others' data",
+    ),
     # base model, data, training
     "E-MODEL-HASH": Explanation(
         _U,

@@ -39,11 +39,13 @@ def add_dataset(
 ) -> None:
     """Parse a whole dataset and register it.
 
-    Data that is registered already, under another population or none, is refused: its people have one budget.
+    Data that is registered already on this machine, under another population or none, is refused: its people have one
+    budget.
 
     Example: onlysum participant dataset add wards wards.csv --user patient --population patients
     """
     from host.system import SystemClock
+    from participant.opened import registered_beside
     from participant.owner.inspection import inspect
     from participant.owner.policy import dataset_section, load_policy
     from participant.owner.registry import DatasetEntry, Registry, absolute, check_name
@@ -65,6 +67,7 @@ def add_dataset(
         label_column=label_column,
         user_column=user,
         population=population,
+        another_population=another_population,
         rows=facts.rows,
         users=facts.users,
         columns=facts.columns,
@@ -73,7 +76,8 @@ def add_dataset(
     )
     policy, registry = load_policy(participant.home), Registry(participant.home)
     if participant.identity.role is not Role.EVALUATOR and not another_population:
-        registry.require_one_population(entry, {key: value.population for key, value in policy.dataset.items()})
+        populations = {key: value.population for key, value in policy.dataset.items()}
+        registry.require_one_population(entry, populations, registered_beside(participant))
     registry.add(entry)
     lines = [f"{name}: {entry.rows} rows" + (f", {entry.users} users" if entry.users else "") + ", registered."]
     lines.append(f"columns: {', '.join(entry.columns)}")

@@ -12,7 +12,7 @@ import getpass
 import hashlib
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from host import configuration
@@ -70,14 +70,23 @@ class Judged:
 class PlanReview:
     """Where plans are judged and decided."""
 
-    def __init__(self, home: Home, owner: Owner, plans: PlanStore, ledger: Ledger, clock: Clock) -> None:
+    def __init__(
+        self,
+        home: Home,
+        owner: Owner,
+        plans: PlanStore,
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        beside: Callable[[], Iterable[tuple[Reservations, Policy]]] = tuple,
+    ) -> None:
         self._home = home
         self._owner = owner
         self._ledger = ledger
         self._clock = clock
         self.plans = plans
         self.registry = Registry(home)
-        self.reservations = Reservations(plans, ledger, owner.name)
+        self.reservations = Reservations(plans, ledger, owner.name, beside)
 
     def offers(self) -> tuple[DatasetOffer, ...]:
         """Return what the handshake announces: in rows where the policy lets a single row of a person be the unit."""
@@ -96,7 +105,11 @@ class PlanReview:
         text = configuration.read_text(self._home.policy)
         policy = parse_policy(text)
         summary = f"{len(policy.dataset)} datasets, {len(policy.population)} populations, {policy.approval.mode}"
-        change = PolicyChange(policy_sha256=hashlib.sha256(text.encode()).digest(), summary=summary)
+        change = PolicyChange(
+            member=self._owner.identity.public,
+            policy_sha256=hashlib.sha256(text.encode()).digest(),
+            summary=summary,
+        )
         self._ledger.note_policy(change, at=int(self._clock.now()))
         return policy
 
@@ -130,6 +143,7 @@ class PlanReview:
             base_registered=model is not None,
             cost=cost,
             charged_to=self._ledger.populations_of_run(verified.hash),
+            data_charged_to=self._ledger.populations_of_data(dataset.sha256 if dataset else ""),
         )
         return Judged(verified, assess(plan, policy, local, overruled), cost, population, policy, dataset, model)
 
@@ -288,7 +302,14 @@ class PlanReview:
 def _seen_by_policy(dataset: DatasetEntry | None) -> LocalDataset | None:
     if dataset is None:
         return None
-    return LocalDataset(dataset.name, dataset.units, dataset.rows, dataset.user_column, dataset.population)
+    return LocalDataset(
+        dataset.name,
+        dataset.units,
+        dataset.rows,
+        dataset.user_column,
+        dataset.population,
+        dataset.another_population,
+    )
 
 
 def _overruled(judged: Judged, names: Sequence[str], *, who: str | None, because: str) -> list[Overrule]:

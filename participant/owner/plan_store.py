@@ -79,8 +79,9 @@ class Ended(BaseModel):
 class PlanStore:
     """The plans in a participant's directory, by run id."""
 
-    def __init__(self, home: Home, operator_key: bytes) -> None:
+    def __init__(self, home: Home, operator_key: bytes, *, decisions: Path | None = None) -> None:
         self._home = home
+        self._decisions = decisions or home.plans / "decisions.lock"  # shared where a budget is
         self.operator_key = operator_key
         self._lock = RLock()
         self._deciding = False
@@ -213,7 +214,7 @@ class PlanStore:
             if self._deciding:
                 yield
                 return
-            with held(self._home.plans / "decisions.lock"):
+            with held(self._decisions):
                 self._deciding = True
                 try:
                     yield

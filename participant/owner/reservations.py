@@ -1,14 +1,15 @@
 """What approved runs reserve of a population's budget: the rounds that they have not charged yet.
 
 Guarantees: computed from decisions, ends and ledger as they are on disk, so that a reservation begins with the approval
-and ends with the run, its refusal or its plan's expiry, and what a run has charged is never counted twice.
+and ends with the run, its refusal or its plan's expiry, and what a run has charged is never counted twice; what other
+members on this machine reserve of the same ledger counts too.
 Leaves to others: what a round is charged, which no reservation changes (``ledger``); that two approvals do not count on
 the same budget (``PlanStore.deciding``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from participant.owner.ledger import Ledger
@@ -33,6 +34,7 @@ class Reservations:
     plans: PlanStore
     ledger: Ledger
     me: str
+    beside: Callable[[], Iterable[tuple[Reservations, Policy]]] = tuple  # of others that charge to the same ledger
 
     def of(self, population: str, policy: Policy, *, now: float, apart_from: bytes = b"") -> tuple[Reservation, ...]:
         """Return what a population's approved runs reserve.
@@ -45,9 +47,10 @@ class Reservations:
         """
         return tuple(
             reservation
-            for verified in self.plans.going_on()
+            for reservations, their_policy in ((self, policy), *self.beside())
+            for verified in reservations.plans.going_on()
             if verified.hash != apart_from and now < verified.plan.expires_at
-            for reservation in self._of_run(verified, population, policy)
+            for reservation in reservations._of_run(verified, population, their_policy)
         )
 
     def _of_run(self, verified: VerifiedPlan, population: str, policy: Policy) -> Iterator[Reservation]:

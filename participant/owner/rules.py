@@ -70,6 +70,7 @@ class LocalDataset:
     rows: int
     user_column: str | None
     population: str | None
+    another_population: bool = False  # its owner has said that it is also the data of other people
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class LocalContext:
     base_registered: bool
     cost: Cost | None  # None in mode none, or if no population is named
     charged_to: tuple[str, ...] = ()  # the populations that the ledger has for this run; more than one is a split run
+    data_charged_to: tuple[str, ...] = ()  # the populations that the ledger has for the same data
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +302,10 @@ def _dataset(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
         same = dataset.population == allowed.population
         yield _rule("dataset.population", same, f"added for {dataset.population}, policy says {allowed.population}")
     yield from _population_of_run(allowed, at)
+    if at.data_charged_to and not dataset.another_population:
+        same = allowed.population in at.data_charged_to
+        says = f"this data was charged to {', '.join(at.data_charged_to)}, policy says {allowed.population}"
+        yield _rule("population.of-data", same, says)
 
 
 def _population_of_run(allowed: DatasetPolicy, at: LocalContext) -> Iterator[Rule]:

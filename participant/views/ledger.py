@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from host.fingerprints import fingerprint
 from host.rendering import Json
 from host.system import SystemClock
 from participant.opened import OpenHome
 from participant.owner.cost import left_of, lifetime_budget, promised_epsilon
+from participant.owner.ledger_directory import LedgerMember
 from participant.owner.policy import Policy, load_policy
 from participant.owner.reservations import Reservation
 from privacy.dp.accountants import epsilon
@@ -115,6 +117,9 @@ class LedgerView:
     populations: tuple[PopulationSpend, ...]
     sequence: int
     head: bytes
+    key: str  # fingerprint of the ledger's key
+    file: str
+    members: tuple[LedgerMember, ...]  # that charge to it, the one that asks among them
     lost: tuple[Reanchored, ...] = ()
 
     def to_json(self) -> Json:
@@ -123,7 +128,18 @@ class LedgerView:
         lost: list[Json] = [
             {"lost_sequence": loss.lost_sequence, "who": loss.who, "exhausted": [*loss.exhausted]} for loss in self.lost
         ]
-        return {"populations": populations, "sequence": self.sequence, "head": self.head.hex(), "reanchored": lost}
+        members: list[Json] = [
+            {"name": member.name, "federation": member.federation, "directory": member.home} for member in self.members
+        ]
+        return {
+            "populations": populations,
+            "sequence": self.sequence,
+            "head": self.head.hex(),
+            "key": self.key,
+            "file": self.file,
+            "members": members,
+            "reanchored": lost,
+        }
 
     def to_lines(self) -> list[str]:
         """Return it for people."""
@@ -134,7 +150,11 @@ class LedgerView:
             )
             if loss.exhausted:
                 lines.append(f"  the whole budget counts as spent: {', '.join(loss.exhausted)}")
-        return [*lines, f"ledger head: record {self.sequence}, {self.head.hex()}"]
+        if len(self.members) > 1:
+            lines.append(
+                "charged to by " + ", ".join(f"{member.name} of {member.federation}" for member in self.members)
+            )
+        return [*lines, f"ledger head: record {self.sequence}, {self.head.hex()}", f"ledger key: {self.key}"]
 
 
 def ledger_view(opened: OpenHome, population: str | None = None) -> LedgerView:
@@ -148,13 +168,15 @@ def ledger_view(opened: OpenHome, population: str | None = None) -> LedgerView:
     if population is not None and population not in known:
         raise LocalError("E-NOT-FOUND", f"no population {population} in the ledger or the policy")
     names = sorted(known) if population is None else [population]
-    head = opened.ledger.head()
+    head, beside = opened.ledger.head(), opened.ledgers.beside(opened.member)
     now, reservations = SystemClock().now(), opened.review.reservations
     spends = tuple(
         _population_spend(opened.ledger.spent(name), policy, reservations.of(name, policy, now=now)) for name in names
     )
     lost = tuple(record.entry for record in opened.ledger.rows() if isinstance(record.entry, Reanchored))
-    return LedgerView(spends, head.sequence, head.hash, lost)
+    members = (opened.member, *(other for other in beside if other.ledger == opened.member.ledger))
+    file = str(opened.ledgers.file(opened.member.ledger))
+    return LedgerView(spends, head.sequence, head.hash, fingerprint(opened.ledger.key), file, members, lost)
 
 
 def _population_spend(spent: Spent, policy: Policy, reserved: tuple[Reservation, ...]) -> PopulationSpend:

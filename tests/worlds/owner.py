@@ -174,7 +174,9 @@ class OwnerDirectory:
         self.registry.add(
             DatasetEntry(name="digits", path="/data/digits.csv", added_at=0, rows=units, population="patients")
         )
-        Ledger.create(path / "ledger.db", owner=name, key=self.identity, at=CREATED_AT).close()
+        Ledger.create(
+            path / "ledger.db", owner=name, key=self.identity, member=self.identity.public, at=CREATED_AT
+        ).close()
         self.settings = Settings(name=name)
         self.trained: list[int] = []
         self.on_training: Callable[[int], None] = lambda number: None
@@ -187,7 +189,7 @@ class OwnerDirectory:
 
     def ledger(self) -> Ledger:
         """Open the ledger."""
-        return Ledger.open(self.home.directory / "ledger.db", key=self.identity)
+        return Ledger.open(self.home.directory / "ledger.db", key=self.identity, member=self.identity.public)
 
     def review(self) -> PlanReview:
         """Return where this owner's plans are decided."""
