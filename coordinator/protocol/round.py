@@ -352,7 +352,8 @@ class CoordinatorRound:
         released = tuple(state.received.values())
         graph = state.agreeing.members.graph
         secrets = rebuild_secrets(self.parameters, graph, round_ctx, released, state.agreeing.commitments, advertised)
-        words = state.agreeing.take_total()  # a copy would double what the coordinator holds
+        check_following(self.phase, Phase.RESULT)  # before the sum is given away: a copy would double what is held
+        words = state.agreeing.take_total()
         remove_masks(self.layout, words, round_ctx, secrets, threads=threads)
         self._check_sum(words)
         certificate = RoundCertificate(

@@ -74,15 +74,16 @@ def least_clamp(privacy: Privacy, setting: Setting) -> float:
 def share_lost(privacy: Privacy, encoding: Encoding, setting: Setting) -> float:
     """Return by how much less signal stands above the noise than with real numbers, 0 to 1; 0.0 in mode ``none``.
 
-    Counted are the clip radius below D, the lemma's 9, and the rounding of rows and, in mode ``local``, of differences.
+    Counted are the clip radius below D, the lemma's 9, and the rounding of rows and, in mode ``local`` where it can be
+    compared with their noise, of differences.
     """
     if not privacy.noised:
         return 0.0
     variance, drawn = 2.0**privacy.variance_exponent, privacy.honest_noise * 2.0**privacy.variance_exponent
     radius = clip_radius(privacy.sensitivity, setting.entries)
     rounded = setting.batch(privacy) * ROUNDING / variance
-    if privacy.mode == "local":
-        rounded += ROUNDING * 4.0**-encoding.scale_exponent / noise_of_difference(privacy, setting) ** 2
+    if privacy.mode == "local" and (noise := noise_of_difference(privacy, setting)):
+        rounded += ROUNDING * 4.0**-encoding.scale_exponent / noise**2
     return 1 - radius / privacy.sensitivity * math.sqrt((drawn - 9) / drawn / (1 + rounded))
 
 

@@ -110,7 +110,8 @@ def test_local_steps_follow_the_noisy_gradient_with_the_plan_s_constants(tmp_pat
     head = plan.recipe.state[-1].length
     rates = np.array([0.5] * (entries - head) + [0.25] * head)
     assert plan.recipe.state[-1].name == "head"
-    assert np.allclose(update / 2**plan.encoding.scale_exponent, -rates * gradient, atol=1e-6)
+    exact = -rates * gradient * 2**plan.encoding.scale_exponent
+    assert np.abs(update - exact).max() < 0.5 + 1e-3, "rounded to the nearest step"
 
 
 def test_without_noise_steps_are_plain_gradient_descent_and_lower_the_loss(tmp_path: Path) -> None:

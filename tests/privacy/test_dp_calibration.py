@@ -210,6 +210,7 @@ def test_differences_with_noise_are_rounded_as_coarsely_as_a_hundredth_of_the_si
     slow = setting_of(n=10, f=1, entries=10_000, rounds=10, slowest=0.0001)
     assert calibrate(target("local", update_bound="1"), slow)[1].bits > 16, "less noise, finer steps"
     unknown = setting_of(n=10, f=1, entries=10_000, rounds=10, slowest=0.0)
+    assert calibrate(target("local", update_bound="1"), unknown)[1].scale_exponent >= 16
     with pytest.raises(LocalError):
         calibrate(target("local", update_bound="1"), unknown, entry_bits=16)
 
