@@ -127,6 +127,12 @@ def test_malicious_u1_that_could_rebuild_secrets_and_is_smaller_than_the_plan_as
     assert stage.lie(stage.told[:4]).code == "E-ROUND-SET"
 
 
+def test_ones_own_advertisement_is_compared_with_ones_own_and_its_signature_not_verified() -> None:
+    stage = Stage(Phase.SHARE_KEYS)
+    told = tuple(replace(one, signature=b"\0" * 64) if one.sender == VICTIM else one for one in stage.told)
+    assert stage.victim.hear(as_told(told))
+
+
 # --- COLLECT_MASKED: what is wrong with U2 ---
 
 
@@ -304,6 +310,13 @@ def test_a_receipt_whose_sender_signed_the_survivors_need_not_be_signed_as_well(
     assert [one.sender for one in stage.told.signatures][:4] == ["alice", "bob", "carol", "dave"]
     proposal = with_receipt(name, signature=b"\0" * 64)(stage.told.proposal)
     assert stage.victim.hear(replace(stage.told, proposal=proposal))
+
+
+def test_ones_own_receipt_is_compared_with_ones_own_and_its_signature_not_verified() -> None:
+    stage = Stage(Phase.UNMASK)
+    others = tuple(one for one in stage.told.signatures if one.sender != VICTIM)
+    proposal = with_receipt(VICTIM, signature=b"\0" * 64)(stage.told.proposal)
+    assert stage.victim.hear(replace(stage.told, proposal=proposal, signatures=others))
 
 
 def test_malicious_receipts_of_survivors_that_were_signed_unseen_release_nothing() -> None:
