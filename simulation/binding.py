@@ -19,7 +19,7 @@ from privacy.plan_parts import Evaluation, Graph, Member
 _RUN_ID: Final = "00" * 16
 
 
-def bind(draft: Draft, roster: Sequence[Member], *, federation: str, f: int) -> Plan:
+def bind(draft: Draft, roster: Sequence[Member], *, federation: str, f: int, entry_bits: int | None = None) -> Plan:
     """Return the calibrated plan of a draft over a complete graph, unsigned and never to be run by daemons.
 
     Args:
@@ -27,6 +27,7 @@ def bind(draft: Draft, roster: Sequence[Member], *, federation: str, f: int) -> 
         roster: in the order of their ids.
         federation: a name; nobody is enrolled in it.
         f: colluding participants that the plan tolerates.
+        entry_bits: of an entry of a sum; ``None`` for as few as cost little.
 
     Raises:
         LocalError: ``E-PLAN-NOISE`` or ``E-PLAN-RING``.
@@ -34,7 +35,7 @@ def bind(draft: Draft, roster: Sequence[Member], *, federation: str, f: int) -> 
     n, recipe = len(roster), draft.recipe
     survivors = default_survivors(n, f)
     setting = Setting.of(recipe, roster, f=f, min_survivors=survivors)
-    privacy, encoding = calibrate(draft.privacy, setting)
+    privacy, encoding = calibrate(draft.privacy, setting, entry_bits=entry_bits)
     return Plan(
         suite=draft.suite,
         federation=federation,
