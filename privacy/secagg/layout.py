@@ -18,7 +18,7 @@ from privacy.secagg.fixed_point import Ring
 from privacy.secagg.masks import MaskTerm, apply_masks
 
 Words = NDArray[Any]  # uint32 or uint64, by the ring
-BLOCK_WORDS: Final = 2**14  # that are decoded at a time: they stay in the cache
+BLOCK_WORDS: Final = 2**12  # that are decoded at a time: they stay in the cache
 
 
 @dataclass(frozen=True, slots=True)
