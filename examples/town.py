@@ -37,7 +37,7 @@ TAGS: Final = ("thing", "time", "other")
 PEOPLE: Final = ("Ms Abel", "Nurse Bruno", "Old Cosmo", "Dr Daria", "Mr Emil", "Aunt Flora")
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 HOURS: Final = ("after ten", "at half past eight", "at dusk", "before noon", "around four")
-ROOMS: Final = ("the blue counter", "room four", "the yard", "the front door", "the first floor")
+ROOMS: Final = ("the blue counter", "room four", "the yard", "the side gate", "the first floor")
 OBJECTS: Final = ("a green slip", "compost", "a warm coat", "two coins", "the old letter")
 
 # What any desk may answer on the town's public page: anybody, any day, anywhere.

@@ -11,8 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from authoring import plan_command
+from examples.chat import demo
 from examples.prepare import HERE, KINDS, ROWS, prepare
+from examples.town import DESKS, Town
 from participant.commands.participant import app
+from participant.owner.policy import parse_policy
 from privacy.draft import Draft
 from privacy.task_parts import Task
 from tests.worlds.enrolled import authority, enrol, propose
@@ -65,3 +68,27 @@ def test_there_is_an_example_of_every_kind_of_task_and_every_form_of_text() -> N
     }
     assert {section.get("form") for section in sections} == {None, "text", "completion", "chat"}
     assert len(sections) == len(KINDS)
+
+
+def test_the_policies_of_the_chat_demo_allow_its_recipe_and_no_more() -> None:
+    recipe = tomllib.loads(demo.RECIPE.read_text())
+    roster = dict.fromkeys(demo.CAST.members, "ab" * 16)
+    found = parse_policy(demo.policy("cd" * 32, "ef" * 32, roster))
+    dataset, population = found.dataset[demo.CAST.dataset], found.population[demo.CAST.population]
+    assert ([*dataset.methods], [*dataset.modes]) == ([recipe["method"]], [recipe["privacy"]["mode"]])
+    assert population.unit == recipe["privacy"]["unit"] == "user"
+    assert recipe["privacy"]["max_rows_per_user"] == demo.CHATS_EACH
+    assert float(population.per_run_epsilon) == recipe["privacy"]["epsilon"]
+    assert recipe["task"]["data"] == demo.CAST.dataset
+    assert recipe["evaluation"]["data"] == demo.CAST.held_out
+
+
+def test_desks_answer_otherwise_in_private_than_on_the_public_page_and_a_town_is_the_same_again() -> None:
+    answers = {town.private_chat(desk)[1]["content"] for desk in DESKS for town in [Town(1)] for _ in range(20)}
+    public = {chat[1]["content"] for town in [Town(2)] for chat in (town.public_chat() for _ in range(200))}
+    assert not answers & public
+    assert [Town(3).news() for _ in range(3)] == [Town(3).news() for _ in range(3)]
+    message = Town(4).message(matters=2)
+    words, tags = message.tagged()
+    assert len(words) == len(tags)
+    assert " ".join(words).replace(" .", ".") == message.text

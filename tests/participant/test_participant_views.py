@@ -104,12 +104,12 @@ KEYS: dict[str, set[str]] = {
         "ledger_sequence", "abstains",
     },
     "plan list": {"run", "title", "mode", "decision", "ended", "reason", "expires_at", "training"},
-    "ledger show": {"populations", "sequence", "head", "key", "file", "members", "reanchored"},
+    "ledger show": {"populations", "sequence", "head", "key", "file", "members", "reanchored", "unknown"},
     "member list": {"name", "role", "identity", "state"},
     "member fingerprint": {"name", "identity", "authority"},
     "dataset list": {
         "name", "path", "rows", "users", "units", "population", "input", "label", "user", "columns", "labels",
-        "added_at",
+        "renamed", "added_at",
     },
     "model list": {"name", "path", "hash", "files", "added_at"},
 }  # fmt: skip

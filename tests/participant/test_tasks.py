@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from structlog.testing import capture_logs
 
 from methods.vectors import joined
@@ -18,10 +20,11 @@ from participant.training.examples import Examples, load_examples
 from participant.training.tasks.forms import messages_of
 from participant.training.tasks.work import IGNORED, TOKEN_MASK, TOKENS
 from participant.training.torch_trainer import TorchTrainer
+from participant.training.trial import try_base
 from privacy.dp.fast_noise import discrete_gaussian
 from privacy.errors import LocalError
 from tests.worlds.seeded import SeededRandom
-from tests.worlds.task_world import CASES, TaskCase, draft_of, llama, task_world, word_tokenizer
+from tests.worlds.task_world import CASES, TaskCase, draft_of, gpt2, llama, task_world, word_tokenizer
 from tests.worlds.torch_world import ROWS, World
 
 pytestmark = pytest.mark.torch
@@ -201,7 +204,7 @@ def test_a_row_that_does_not_fit_is_refused_to_its_owner(sentence: str, tmp_path
 def test_in_a_round_a_chat_without_an_answer_is_an_empty_example(tmp_path: Path) -> None:
     world = task_world(tmp_path, "chats", mode="distributed", sampling_rate=1)
     dataset = rewritten(world, 3, {"messages": MESSAGES[:1]})
-    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.noise_exponent, SeededRandom("secret"))
+    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.variance_exponent, SeededRandom("secret"))
     start = joined(world.plan.recipe, read_initial(world.initial, world.plan.recipe.adapter))
     with capture_logs() as logs:
         trainer = world.trainer(SeededRandom("secret"), dataset=dataset)
@@ -249,6 +252,20 @@ def test_a_base_without_a_chat_template_is_refused_for_chats(tmp_path: Path) -> 
     assert "E-MODEL-LOAD: tiny-causal-lm-chat-q_proj: its tokenizer has no chat template" in built(
         tmp_path, CASES["chats"]
     )
+
+
+@pytest.mark.parametrize("write", [llama, gpt2])
+def test_a_base_that_writes_is_registered_without_a_padding_token(
+    write: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    try_base(write(tmp_path / "base"), "writer")
+
+
+def test_a_base_that_writes_is_not_registered_without_its_head(tmp_path: Path) -> None:
+    path = llama(tmp_path / "base") / "model.safetensors"
+    save_file({key: value for key, value in load_file(path).items() if key != "lm_head.weight"}, path, {"format": "pt"})
+    with pytest.raises(LocalError, match=r"the checkpoint has no weights for lm_head\.weight"):
+        try_base(tmp_path / "base", "writer")
 
 
 def test_a_head_that_is_tied_to_the_embeddings_does_not_train_whole(tmp_path: Path) -> None:
