@@ -93,7 +93,7 @@ class SelfCheck:
         """
         adapted = self.engines.adapted
         start = adapted.vector()
-        moved = start + MOVED * np.random.default_rng(MOVED_SEED).normal(size=start.shape).astype(np.float32)
+        moved = moved_from(start)
         fixed_slots = False
         try:
             self._modules()
@@ -155,6 +155,11 @@ class SelfCheck:
             )
         if not (answers - reloaded).abs().max() <= LOGIT_TOLERANCE * answers.abs().max():
             _fail("save and reload", "the exported adapter answers differently on a clean base")
+
+
+def moved_from(start: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return an adapter that has moved from the start, the same every time; shape as the start's."""
+    return start + MOVED * np.random.default_rng(MOVED_SEED).normal(size=start.shape).astype(np.float32)
 
 
 def routers(model: torch.nn.Module) -> list[str]:

@@ -39,7 +39,7 @@ from participant.training.models import Base, load_base
 from participant.training.noise_keys import NoiseKeys
 from participant.training.record import OwnersRecord
 from participant.training.round_work import RoundWork
-from participant.training.selfcheck import PER_EXAMPLE, SLOT_ROWS, SelfCheck
+from participant.training.selfcheck import PER_EXAMPLE, SLOT_ROWS, SelfCheck, moved_from
 from participant.training.timing import FixedDuration, Slots, max_micro_batches
 from participant.training.trainer import EngineName, Precision, Progress
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
@@ -222,12 +222,12 @@ class TorchTrainer:
             LocalError: ``E-TRAINING``, with the turn and the class of what failed.
         """
         sum_of = self._clipped if self._plan.privacy.mode in PER_EXAMPLE else self._plain
-        found = []
-        for number, turn in enumerate(self._plan.recipe.turns):
+        found, recipe = [], self._plan.recipe
+        for number, turn in enumerate(recipe.turns):
             which, batch = f"turn {number + 1} ({', '.join(turn.trains)})", self._largest_batch()
             try:
                 sums = self.sums_of_turn(number)
-                sums.engine.adapted.load(self._start)
+                sums.engine.adapted.load(self._start if number == recipe.schedule.turn(1) else moved_from(self._start))
                 total = sum_of(self._in_step(sums, batch), batch)
                 noisy = total + self._noise(total.size) if self._plan.privacy.noised else total
             except Exception as error:  # noqa: BLE001  whatever the rows bring about; its words may be theirs

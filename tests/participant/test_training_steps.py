@@ -210,7 +210,7 @@ def test_that_no_row_is_usable_is_kept_for_the_owner_and_changes_nothing_that_is
     changed, cause = NO_USE[sentence]
     world = make_world(tmp_path, mode="distributed", sampling_rate=1)
     useless = in_arrays(world, tmp_path / "useless.npz", **changed)
-    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.noise_exponent, SeededRandom("secret"))
+    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.variance_exponent, SeededRandom("secret"))
     trainer = TorchTrainer(world.materials(dataset=useless), SeededRandom("secret"), record=RunRecord(tmp_path / "run"))
     trainer.prepare()
     assert np.array_equal(trainer.train(1, start(world), silent), noise)
