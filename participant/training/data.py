@@ -139,8 +139,9 @@ class UnusableRows:
 
     def note(self, row: int, where: str, error: Exception) -> None:
         """Note a row; of an error that is not ours only the type is kept, as its words may be the data's."""
-        ours = isinstance(error, OnlysumError)
-        code, words = (error.code, error.detail) if ours else ("E-DATA-MISMATCH", f"{where}: {type(error).__name__}")
+        code, words = "E-DATA-MISMATCH", f"{where}: {type(error).__name__}"
+        if isinstance(error, OnlysumError):
+            code, words = error.code, error.detail
         self.numbers.add(row)
         if self._first is None or row < self._first[0]:
             self._first = row, code, words

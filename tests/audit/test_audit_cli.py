@@ -58,7 +58,7 @@ def test_the_owner_s_directory_says_beside_the_report_how_training_went_and_noth
     record = {"failed": [{"cause": "MemoryError", "round": 1}], "read": {"cause": "row 3: x", "rows": 9, "unusable": 2}}
     (report.parent / "training.json").write_text(json.dumps(record))
     code, out, _ = run(capsys, *words, report)
-    rounds = reported_plan().recipe.rounds
+    rounds = reported_plan()[0].recipe.rounds
     said = f"training failed in 1 of {rounds} rounds (MemoryError); 2 of 9 rows cannot be used; the first: row 3: x"
     assert code == 0
     assert f"{mark}{said}" in " ".join(out.split())

@@ -384,6 +384,11 @@ def test_a_file_without_a_header_names_its_first_row_to_its_owner_alone(tmp_path
     assert info.value.detail == "x.csv row 1: no column text"
 
 
+def with_notes_alone(pets: Path) -> None:
+    (pets / "fox").mkdir()
+    (pets / "fox" / "a.txt").touch()
+
+
 INCOMPLETE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a label that is a link to nothing": (
         lambda pets: (pets / "fox").symlink_to("/nowhere"), "pets/fox: a link that leads nowhere"
@@ -393,7 +398,7 @@ INCOMPLETE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "an empty folder of a label": (lambda pets: (pets / "fox").mkdir(), "pets/fox: a label's folder without an image"),
     "a folder of a label with notes alone": (
-        lambda pets: ((pets / "fox").mkdir(), (pets / "fox" / "a.txt").touch()), "pets/fox: a label's folder without"
+        with_notes_alone, "pets/fox: a label's folder without"
     ),
 }  # fmt: skip
 

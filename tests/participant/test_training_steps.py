@@ -231,8 +231,10 @@ def test_rows_that_can_be_used_take_back_what_was_written_of_those_that_could_no
     assert read_record(tmp_path / "run").summary(3) == ""
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("method", ["ffa-lora", "rolora"])
+@pytest.mark.parametrize(
+    ("mode", "method"),
+    [("none", "ffa-lora"), ("local", "ffa-lora"), ("distributed", "rolora"), ("distributed-participant", "rolora")],
+)
 def test_a_dry_run_takes_one_step_of_each_turn_on_the_owner_s_rows_and_keeps_nothing(
     mode: Mode, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,7 +261,7 @@ def test_a_dry_run_says_when_no_row_moves_anything(tmp_path: Path, monkeypatch: 
     world = make_world(tmp_path, mode="distributed", sampling_rate=0.000001)
     trainer = world.trainer(strict=True)
     (found,) = trainer.step_on_rows()
-    assert found.endswith(f"a step on 1 of {ROWS} rows went well"), "a batch may be empty, a dry run is not"
+    assert found.endswith(f"a step on 2 of {ROWS} rows went well"), "a batch may be empty, a dry run is not"
     nothing = np.zeros(world.plan.recipe.entries, dtype=np.int64)
     monkeypatch.setattr(GradientSums, "clipped", lambda *_, **__: nothing)
     (found,) = trainer.step_on_rows()
