@@ -262,7 +262,7 @@ def _no_rows(path: Path) -> LocalError:
     return LocalError("E-DATA-PARSE", f"{path.name}: no rows{hint}")
 
 
-def read_table(path: Path, columns: Columns, *, strict: bool = True, listed: bool = True) -> Table:
+def read_table(path: Path, columns: Columns, *, strict: bool = True, listed: bool | None = None) -> Table:
     """Return the rows of a dataset.
 
     Args:
@@ -270,7 +270,8 @@ def read_table(path: Path, columns: Columns, *, strict: bool = True, listed: boo
         columns: which ones are read.
         strict: whether rows without input or label are refused. If not, they are there with ``None``, unless it is
             the first that lacks a column: by it the dataset's columns are known.
-        listed: whether that refusal names the columns that are there: a file without a header names data.
+        listed: whether that refusal names the columns that are there, as a file without a header names data; by
+            default where it is strict.
 
     Raises:
         LocalError: ``E-DATA-PARSE`` or ``E-DATA-USER``, naming file and row.
@@ -282,7 +283,7 @@ def read_table(path: Path, columns: Columns, *, strict: bool = True, listed: boo
     unusable = UnusableRows()
     for where, row in read_rows(path, {*columns.wanted, *([columns.user] if columns.user else [])}):
         if not places:
-            require_columns(row, columns.wanted, where, listed=listed)
+            require_columns(row, columns.wanted, where, listed=strict if listed is None else listed)
         try:
             cells.append(_cells(row, columns, where))
         except LocalError as error:

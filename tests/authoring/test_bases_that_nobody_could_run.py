@@ -73,8 +73,8 @@ def whole(base: Path, make: Callable[[Any], torch.nn.Module]) -> None:
 
 def mixtral(base: Path) -> None:
     """Replace a base by one whose layers send each token to two of four experts."""
-    more = {"num_key_value_heads": 2, "num_local_experts": 4}
-    whole(base, lambda options: MixtralForSequenceClassification(MixtralConfig(**options, **more)))
+    more: dict[str, Any] = {"num_key_value_heads": 2, "num_local_experts": 4}
+    whole(base, lambda options: MixtralForSequenceClassification(MixtralConfig(**options, **more)))  # type: ignore[no-untyped-call]
 
 
 def roberta(base: Path) -> None:

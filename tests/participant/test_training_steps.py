@@ -252,7 +252,7 @@ def test_a_dry_run_takes_one_step_of_each_turn_on_the_owner_s_rows_and_keeps_not
     monkeypatch.setattr(other, "_random", SeededRandom("secret"))
     assert np.array_equal(other.train(1, start(world), silent), again), "the step left something behind"
     for name in ("clipped", "plain"):
-        monkeypatch.setattr(GradientSums, name, lambda *_, **__: {}["patient 17"])
+        monkeypatch.setattr(GradientSums, name, lambda *_, **__: dict[str, int]()["patient 17"])
     with pytest.raises(LocalError, match=r"E-TRAINING: turn 1 \(.*\): KeyError$"):
         trainer.step_on_rows()
 
