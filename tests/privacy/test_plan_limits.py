@@ -210,7 +210,7 @@ def test_a_plan_trains_something_and_fits_into_memory(sentence: str, plan: dict[
 def test_the_scale_of_an_adapter_lets_it_count(alpha: str, fits: bool) -> None:
     for kind in OPTIONS.values():
         if "alpha" in kind.model_fields:
-            ranks = {name: 2 for name in ("rank", "target_rank", "heads") if name in kind.model_fields}
+            ranks: dict[str, Any] = {name: 2 for name in ("rank", "target_rank", "heads") if name in kind.model_fields}
             given: dict[str, Any] = {"alpha": alpha, "target_modules": ("query",), **ranks}
             if fits:
                 kind(**given)
