@@ -25,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import methods
 from authoring.draft import INITIAL_FILE, build_draft
+from coordinator.runs.thresholds import Requested
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.fast import FastEngine
 from participant.training.adapters.sums import Clip, GradientSums
@@ -107,7 +108,7 @@ class Workbench:
         recipe = _with_metrics(draft.recipe) if self.with_metrics else draft.recipe
         draft = draft.model_copy(update={"recipe": recipe})
         roster = [_member(number, self.setting) for number in range(self.setting.participants)]
-        plan = bind(draft, roster, federation="laboratory", f=COLLUDING)
+        plan = bind(draft, roster, federation="laboratory", tolerance=Requested(f=COLLUDING))
         methods.require_sound(plan.recipe, plan.privacy.mode)
         return plan
 

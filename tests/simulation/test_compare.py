@@ -30,8 +30,7 @@ def test_a_cohort_sums_exactly_round_after_round() -> None:
         updates = {
             name: np.full(plan.recipe.entries, place * number, dtype=np.int64) for place, name in enumerate(keys, 1)
         }
-        train = {name: partial(lambda update, at: update, update) for name, update in updates.items()}
-        result = cohort.run_round(number, b"the adapter", train)
+        result = cohort.run_round(number, b"the adapter", lambda names, of=updates: [of[name] for name in names])
         assert (result.total() == 15 * number).all()
         assert result.dropouts == ()
         assert result.certificate.position == messages.Position(verified(plan).hash, number, 1)
