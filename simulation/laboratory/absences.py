@@ -28,5 +28,5 @@ def absences(
     lost: dict[str, Phase] = {}
     for place, (phase, rate) in enumerate(rates.items()):
         for row in np.flatnonzero(coins[:, place] < rate):
-            lost.setdefault(names[row], phase)
+            lost.setdefault(names[int(row)], phase)
     return lost

@@ -81,4 +81,5 @@ def _by_value(groups: list[Integers], participants: int, random: np.random.Gener
 def _ends(rows: int, skew: float, participants: int) -> Integers:
     """Return where each part but the last ends: parts in proportion to i^-skew."""
     weights = np.arange(1, participants + 1, dtype=np.float64) ** -skew
-    return np.rint(np.cumsum(weights)[:-1] / weights.sum() * rows).astype(np.int64)
+    ends: Integers = np.rint(np.cumsum(weights)[:-1] / weights.sum() * rows).astype(np.int64)
+    return ends

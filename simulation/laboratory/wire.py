@@ -1,0 +1,95 @@
+"""A cell over real gRPC on loopback: a coordinator's process and every participant's runner, with seeded training.
+
+Guarantees: the rounds are those of daemons, certificates, journals, ledgers and database included; what trains is the
+cell's own, so that the released adapters have the bits of the same cell in memory. Directories of daemons are removed.
+Leaves to others: daemons (``loopback``). Nobody is lost on purpose here, and an interrupted cell begins again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from methods.global_adapter import VECTOR_TYPE
+from participant.runs.context import TrainingJob
+from participant.training import trainer
+from privacy.plan import Plan
+from simulation.laboratory.engines import Engine, Prepare
+from simulation.laboratory.loopback import Loopback
+from simulation.laboratory.setup import tolerance
+from simulation.laboratory.trial import Trained, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class _Seeded:
+    """A daemon's trainer that lets an engine train; one at a time, because they share what is loaded."""
+
+    me: str
+    engine: Engine
+    one_at_a_time: threading.Lock
+    took: Callable[[float], None]
+
+    def prepare(self) -> None:
+        """The engine is prepared."""
+
+    def train(self, round_number: int, adapter: NDArray[np.float32], progress: trainer.Progress) -> NDArray[np.int64]:
+        """Return the update of the cell's participant of this name."""
+        with self.one_at_a_time:
+            (update,) = self.engine.updates(round_number, adapter, [self.me])
+            self.took(update.seconds)
+        progress(1, 1)
+        return update.entries
+
+
+class WireTrial(Trial):
+    """A cell whose rounds go over the wire."""
+
+    def run(self, prepare: Prepare, trained: Trained) -> None:
+        """Run all rounds, as :meth:`Trial.run`."""
+        if self.over:
+            return
+        evaluator, lock, started = self._setup.evaluator(), threading.Lock(), time.process_time()
+        if not self.progress.measured:
+            self._measure(evaluator)
+
+        def took(seconds: float) -> None:
+            self.progress.training_seconds += seconds
+            trained(1)
+
+        units = {member.id: member.units for member in self.plan.roster}
+        with (
+            TemporaryDirectory(prefix="onlysum-wire-") as directory,
+            prepare(self._setup.work, Path(directory)) as engine,
+        ):
+
+            def make(job: TrainingJob) -> trainer.Trainer:
+                return _Seeded(job.me, engine, lock, took)
+
+            with Loopback(Path(directory), self._setup.draft, units, make) as daemons:
+                plan = daemons.run(tolerance(self._cell.simulation))
+                for record in daemons.rounds(plan):
+                    self._take(plan, record.attempt, record.survivors, voided=record.voided)
+                    self.progress.trace.append(record.released_sha256.hex())
+                    if record.round % plan.evaluation.every == 0 or record.round == plan.recipe.rounds:
+                        released = daemons.files(plan).released(record.round).read_bytes()
+                        vector = np.frombuffer(released, dtype=VECTOR_TYPE)
+                        self.state = replace(self.state, round=record.round, iterate=vector, average=vector)
+                        self._measure(evaluator)
+        self.progress.sum_seconds = time.process_time() - started - self.progress.training_seconds
+        self._keep()
+
+    def _take(self, plan: Plan, attempts: int, survivors: int, *, voided: bool) -> None:
+        number = self.done + 1
+        if voided:
+            self.progress.voided.append(number)
+            return
+        self.progress.survived += survivors
+        self.progress.attempts += attempts
+        self.progress.sent += survivors * plan.layout(number).bytes
