@@ -199,7 +199,11 @@ def _simulate(spec: Spec, method: str, out: Path, run: _Run, *, as_json: bool) -
         from simulation.laboratory.study import Study
 
         with Bar() as bar:
-            rows = Study(spec, method, out, options, bar).run()
+            try:
+                rows = Study(spec, method, out, options, bar).run()
+            except KeyboardInterrupt:
+                bar.note(f"interrupted; the same command goes on where it was, in {out}")
+                raise
     last = final(rows)
     value: Json = {"label": LABEL, "out": str(out), "runs": [_figures(row, [*spec.swept]) for row in last]}
     show(

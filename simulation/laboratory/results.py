@@ -78,9 +78,8 @@ def final(rows: Sequence[Row]) -> list[Row]:
 def _column(values: list[Any]) -> Any:
     """Return an array: of numbers, or of text where a sweep has both."""
     kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int, float} or len(kinds) <= 1:
-        return pa.array([float(value) for value in values] if kinds == {int, float} and None not in values else values)
-    return pa.array([None if value is None else str(value) for value in values])
+    alike = len(kinds) <= 1 or kinds == {int, float}
+    return pa.array(values if alike else [None if value is None else str(value) for value in values])
 
 
 def _leaves(tables: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:

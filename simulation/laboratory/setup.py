@@ -7,7 +7,7 @@ Leaves to others: rounds (``trial``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from privacy.draft import Draft
 from privacy.plan import Plan
 from privacy.plan_parts import Member
 from privacy.secagg.keys import SigningKey
-from privacy.task_parts import require_classification
 from simulation.binding import bind
 from simulation.laboratory.partition import partition
 from simulation.laboratory.spec import Cell, SimulationSection
@@ -107,11 +106,9 @@ def set_up(cell: Cell, world: World, directory: Path, *, device: str, warn: Call
         recipe.write_text(cell.recipe_text(world.base))
         document = build_draft(recipe, draft, warn=warn)
     keys = {name: seeded_key(f"{SOURCE} {cell.seed} identity {name}") for name in parts}
-    roster = [
-        Member(id=name, identity_key=keys[name].public.hex(), units=int(rows.size)) for name, rows in parts.items()
-    ]
+    units = _units(parts, world.values(section.user_column) if section.user_column else None)
+    roster = [Member(id=name, identity_key=keys[name].public.hex(), units=units[name]) for name in parts]
     plan = bind(document, roster, federation=FEDERATION, tolerance=tolerance(section))
-    require_classification(plan.recipe.task)
     work = TrainingSet(
         plan=plan.to_bytes(),
         model=world.base,
@@ -123,3 +120,10 @@ def set_up(cell: Cell, world: World, directory: Path, *, device: str, warn: Call
         device=device,
     )
     return Setup(plan, keys, work, draft, world)
+
+
+def _units(parts: Mapping[str, Integers], users: Sequence[str] | None) -> dict[str, int]:
+    """Return how many units each participant would announce: its users if they are declared, its rows otherwise."""
+    if users is None:
+        return {name: int(rows.size) for name, rows in parts.items()}
+    return {name: len({users[row] for row in rows}) for name, rows in parts.items()}

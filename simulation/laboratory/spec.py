@@ -30,7 +30,7 @@ Beside the recipe (``authoring.recipe``); where a line has a value in its commen
     agree_survivors = 0
     unmask = 0
 
-    [simulation.sweep]           # every combination of these is run with every seed
+    [simulation.sweep]           # every combination of these is run with every seed; base and data stay
     "privacy.epsilon" = [1, 2, 4, 8]
 """
 
@@ -60,6 +60,7 @@ from privacy.plan_parts import Count, Positive, Text
 
 TABLE: Final = "simulation"
 MOST_CELLS: Final = 10_000
+FIXED: Final = (*(f"{TABLE}.{key}" for key in ("sweep", "seeds", "world", "rows", "held_out")), "base.")  # of a sweep
 CELL_CHARACTERS: Final = 12  # of the SHA-256 of all that a cell is made of
 Value = str | int | float | bool | list[Any]
 
@@ -251,7 +252,7 @@ class Spec:
                 yield Cell(point, seed, document)
 
     def _check(self, swept: Mapping[str, list[Value]]) -> None:
-        known = [key for key in _known(SpecFile) if not key.startswith((f"{TABLE}.sweep", f"{TABLE}.seeds"))]
+        known = [key for key in _known(SpecFile) if not key.startswith(FIXED)]
         count = len(self.simulation.seeds)
         for key, values in swept.items():
             if key not in known:

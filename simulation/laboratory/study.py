@@ -32,7 +32,7 @@ from simulation.laboratory.setup import Setup, parts_of, set_up
 from simulation.laboratory.spec import Cell, Spec
 from simulation.laboratory.trial import Masks, Trial
 from simulation.laboratory.wire import WireTrial
-from simulation.laboratory.world import World
+from simulation.laboratory.world import WORLD, World
 
 RESULTS: Final = "results.parquet"
 CELLS: Final = "cells"
@@ -118,7 +118,7 @@ class Study:
         durable.make_directory(self.out)
         with only_daemon(self.out, "simulation"):
             known = (self.out / FILE).exists()
-            if not known and any(path.name not in (LOCK_NAME, "world", "world.part") for path in self.out.iterdir()):
+            if not known and any(path.name not in (LOCK_NAME, WORLD, f"{WORLD}.part") for path in self.out.iterdir()):
                 raise LocalError(
                     "E-EXISTS", f"{self.out} holds something that no simulation made; choose another --out"
                 )
@@ -198,7 +198,7 @@ def replay(path: Path, out: Path, options: Options, screen: Screen, *, only: str
     manifest = Manifest.read(path)
     spec = Spec.parse(manifest.spec, name=manifest.name, directory=Path(manifest.directory))
     study = Study(spec.with_method(manifest.method) if manifest.method else spec, "", out, options, screen)
-    world = World.of(study.spec, out, screen.note)
+    world = World.of(study.spec, path.parent if (path.parent / WORLD).exists() else out, screen.note)
     now = Manifest.begin(spec, world, method=manifest.method, masks=options.masks)
     if other := [f"the {name}" for name in now.data if manifest.data.get(name) != now.data[name]]:
         raise LocalError("E-SIMULATION-OTHER", f"{path.name}: {', '.join(other)}")

@@ -105,11 +105,11 @@ class Training:
             number: of the round.
             adapter: the global adapter at the round's start, shape (state entries,).
         """
-        started = time.process_time()
+        started = time.thread_time()
         random = SeededSource(f"{SOURCE} {self.of.seed} {name} round {number}")
         trainer = self.trainer.of_participant(name, self.of.parts[name], random)
         entries = trainer.train(number, adapter, _silent)
-        return Update(entries, time.process_time() - started)
+        return Update(entries, time.thread_time() - started)
 
 
 def _silent(_done: int, _total: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,11 @@ CASES: dict[str, dict[str, Phase]] = {  # who is lost in the first attempt
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("laboratory")
-    write_data(directory, speaker=np.array([f"speaker {row % 4}" for row in range(60)]))
+    write_data(
+        directory,
+        speaker=np.array([f"speaker {row % 4}" for row in range(60)]),
+        person=np.array([f"person {row % 15}" for row in range(60)]),
+    )
     return directory
 
 
@@ -254,6 +259,19 @@ def test_a_partition_that_leaves_somebody_without_data_is_refused_before_a_round
     assert not (tmp_path / "cells").exists()
 
 
+def test_of_users_each_participant_announces_its_own_number(data: Path, tmp_path: Path) -> None:
+    privacy = 'unit = "user"\nmax_rows_per_user = 2\n'
+    spec = write_spec(data, 'user_column = "person"')
+    spec.write_text(spec.read_text().replace("[privacy]\n", f"[privacy]\n{privacy}"))
+    _, setup = first_cell(spec, tmp_path)
+    persons = np.load(data / "rows.npz")["person"]
+    for member in setup.plan.roster:
+        assert member.units == len(set(persons[setup.work.parts[member.id]])) < 10
+    training = setup.work.load(tmp_path)
+    start = np.zeros(setup.plan.recipe.state_entries, dtype=np.float32)
+    assert training.update("participant-0001", 1, start).entries.any()
+
+
 def test_a_run_that_loses_too_many_ends_as_it_would_at_a_coordinator(data: Path, tmp_path: Path) -> None:
     cell, setup = first_cell(write_spec(data, "[simulation.dropouts]\nshare_keys = 0.9"), tmp_path)
     trial = finished(cell, setup, tmp_path, "skipped")
@@ -277,6 +295,11 @@ def test_the_command_says_what_it_is_and_what_came_out(
     assert onlysum.run(["simulate", "replay", "simulations/spec/manifest.json"]) == 0
     assert "equal to the bit: 1 run" in capsys.readouterr().out
     assert onlysum.run(["simulate", "replay", "simulations/none.json"]) == 2
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert onlysum.run(["simulate", "start", spec, "--engine", "ray", "--out", "ray"]) == 2
+    assert "E-EXTRA-MISSING" in capsys.readouterr().err
+    assert not Path("ray").exists()
+    assert onlysum.run(["simulate", "start", spec, "--wire", "--masks", "skipped"]) == 2
 
 
 __all__ = ["Sum", "Update"]

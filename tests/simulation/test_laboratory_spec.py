@@ -31,6 +31,9 @@ REFUSED = {
     "a sweep over the seeds, which are there without it": (
         '[simulation.sweep]\n"simulation.seeds" = [[1], [2]]', "E-CONFIG-UNKNOWN-KEY", "simulation.seeds",
     ),
+    "a sweep over the data, which are there once": (
+        '[simulation.sweep]\n"simulation.rows" = ["a.npz"]', "E-CONFIG-UNKNOWN-KEY", "simulation.rows",
+    ),
     "a partition without its number": (
         '[simulation.partition]\nkind = "dirichlet"', "E-CONFIG-INVALID", "alpha belongs to the kind dirichlet",
     ),
