@@ -48,6 +48,7 @@ FEDERATION: Final = "loopback"
 VALID_SECONDS: Final = 7 * 86_400  # of a plan; invitations are used at once
 LOOK_SECONDS: Final = 0.5  # between two looks: looking takes time from the participants, who are in this process
 MOST: Final = 1e6  # epsilon: nothing here is anybody's
+LEAST_DELTA: Final = 1e-9  # where nothing is charged
 POLICY: Final = """
 [approval]
 mode = "by-policy"
@@ -57,9 +58,9 @@ ca_fingerprint = "{authority}"
 [population.nobody]
 unit = "{unit}"
 lifetime_epsilon = {most}
-lifetime_delta = 0.5
+lifetime_delta = {delta}
 per_run_epsilon = {most}
-per_run_delta = 0.5
+per_run_delta = {delta}
 [floors]
 f = 0
 max_epsilon_if_all_collude = {most}
@@ -196,12 +197,13 @@ class Loopback:
         path, recipe, mode = self._directory / name, self._draft.recipe, self._draft.privacy.mode
         join(self._invite(name), path, ledgers=path / "ledgers", clock=SystemClock(), random=SystemRandom())
         registry = Registry(open_home(path).home)
-        registry.add(DatasetEntry(name=recipe.task.data, path=os.devnull, added_at=0, rows=self._units[name]))
+        registry.add(_dataset(recipe.task.data, self._units[name], users=self._draft.privacy.unit == "user"))
         registry.add(ModelEntry(name=recipe.base.name, path=os.devnull, added_at=0, files=recipe.base.files))
         policy = POLICY.format(
             authority=self._authority.fingerprint,
             unit=self._draft.privacy.unit if mode != "none" else "example",
             most=MOST,
+            delta=self._draft.privacy.delta if mode != "none" else LEAST_DELTA,
             data=recipe.task.data,
             mode=mode,
             base=recipe.base.hash,
@@ -238,6 +240,13 @@ class Loopback:
         with self.store.begin() as connection:
             member_rows.add_token(connection, token)
         return encode_invitation(made)
+
+
+def _dataset(name: str, units: int, *, users: bool) -> DatasetEntry:
+    """Return an entry that announces a number of units; nothing reads its file."""
+    if not users:
+        return DatasetEntry(name=name, path=os.devnull, added_at=0, rows=units)
+    return DatasetEntry(name=name, path=os.devnull, added_at=0, rows=units, user_column="user", users=units)
 
 
 def _coordinate(directory: Path, settings: Settings) -> None:

@@ -106,7 +106,8 @@ def set_up(cell: Cell, world: World, directory: Path, *, device: str, warn: Call
         recipe.write_text(cell.recipe_text(world.base))
         document = build_draft(recipe, draft, warn=warn)
     keys = {name: seeded_key(f"{SOURCE} {cell.seed} identity {name}") for name in parts}
-    units = _units(parts, world.values(section.user_column) if section.user_column else None)
+    users = section.user_column if document.privacy.unit == "user" else None
+    units = _units(parts, world.values(users) if users else None)
     roster = [Member(id=name, identity_key=keys[name].public.hex(), units=units[name]) for name in parts]
     plan = bind(document, roster, federation=FEDERATION, tolerance=tolerance(section))
     work = TrainingSet(
@@ -123,7 +124,7 @@ def set_up(cell: Cell, world: World, directory: Path, *, device: str, warn: Call
 
 
 def _units(parts: Mapping[str, Integers], users: Sequence[str] | None) -> dict[str, int]:
-    """Return how many units each participant would announce: its users if they are declared, its rows otherwise."""
+    """Return how many units each participant would announce: its users if they are the unit, its rows otherwise."""
     if users is None:
         return {name: int(rows.size) for name, rows in parts.items()}
     return {name: len({users[row] for row in rows}) for name, rows in parts.items()}

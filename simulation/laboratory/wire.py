@@ -1,22 +1,24 @@
 """A cell over real gRPC on loopback: a coordinator's process and every participant's runner, with seeded training.
 
 Guarantees: the rounds are those of daemons, certificates, journals, ledgers and database included; what trains is the
-cell's own, so that the released adapters have the bits of the same cell in memory. Directories of daemons are removed.
+cell's own, so that the released adapters have the bits of the same cell in memory. Daemons' directories go at the end.
 Leaves to others: daemons (``loopback``). Nobody is lost on purpose here, and an interrupted cell begins again.
 """
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.database.run_rows import RoundRecord
+from host.logs import Log, logging_to
 from methods.global_adapter import VECTOR_TYPE
 from participant.runs.context import TrainingJob
 from participant.training import trainer
@@ -25,6 +27,9 @@ from simulation.laboratory.engines import Engine, Prepare
 from simulation.laboratory.loopback import Loopback
 from simulation.laboratory.setup import tolerance
 from simulation.laboratory.trial import Trained, Trial
+
+DAEMONS: Final = "daemons"  # their directories, within the cell's; they stay where something goes wrong
+LOG: Final = "participants.log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +68,36 @@ class WireTrial(Trial):
             self.progress.training_seconds += seconds
             trained(1)
 
+        def make(job: TrainingJob) -> trainer.Trainer:
+            return _Seeded(job.me, engine, lock, took)
+
         units = {member.id: member.units for member in self.plan.roster}
+        directory = self._directory / DAEMONS
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
         with (
-            TemporaryDirectory(prefix="onlysum-wire-") as directory,
-            prepare(self._setup.work, Path(directory)) as engine,
+            prepare(self._setup.work, directory) as engine,
+            logging_to(Log(file=LOG), directory, tracebacks=True),
+            Loopback(directory, self._setup.draft, units, make) as daemons,
         ):
-
-            def make(job: TrainingJob) -> trainer.Trainer:
-                return _Seeded(job.me, engine, lock, took)
-
-            with Loopback(Path(directory), self._setup.draft, units, make) as daemons:
-                plan = daemons.run(tolerance(self._cell.simulation))
-                for record in daemons.rounds(plan):
-                    self._take(plan, record.attempt, record.survivors, voided=record.voided)
-                    self.progress.trace.append(record.released_sha256.hex())
-                    if record.round % plan.evaluation.every == 0 or record.round == plan.recipe.rounds:
-                        released = daemons.files(plan).released(record.round).read_bytes()
-                        vector = np.frombuffer(released, dtype=VECTOR_TYPE)
-                        self.state = replace(self.state, round=record.round, iterate=vector, average=vector)
-                        self._measure(evaluator)
-        self.progress.sum_seconds = time.process_time() - started - self.progress.training_seconds
+            plan = daemons.run(tolerance(self._cell.simulation))
+            self.progress.sum_seconds = time.process_time() - started - self.progress.training_seconds
+            for record in daemons.rounds(plan):
+                self._take(plan, record)
+                if record.round % plan.evaluation.every == 0 or record.round == plan.recipe.rounds:
+                    released = daemons.files(plan).released(record.round).read_bytes()
+                    vector = np.frombuffer(released, dtype=VECTOR_TYPE).copy()
+                    self.state = replace(self.state, round=record.round, iterate=vector, average=vector)
+                    self._measure(evaluator)
+        shutil.rmtree(directory)
         self._keep()
 
-    def _take(self, plan: Plan, attempts: int, survivors: int, *, voided: bool) -> None:
-        number = self.done + 1
-        if voided:
-            self.progress.voided.append(number)
+    def _take(self, plan: Plan, record: RoundRecord) -> None:
+        """Take the row of a round that is over."""
+        self.progress.trace.append(record.released_sha256.hex())
+        if record.voided:
+            self.progress.voided.append(record.round)
             return
-        self.progress.survived += survivors
-        self.progress.attempts += attempts
-        self.progress.sent += survivors * plan.layout(number).bytes
+        self.progress.survived += record.survivors
+        self.progress.attempts += record.attempt
+        self.progress.sent += record.survivors * plan.layout(record.round).bytes
