@@ -51,6 +51,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+import methods
 from authoring.recipe import BaseSection, Number, RecipeFile, read_recipe
 from host import configuration, settings
 from host.settings import Section
@@ -232,8 +233,12 @@ class Spec:
         return dict(_flat(self.simulation.sweep))
 
     def with_method(self, method: str) -> Spec:
-        """Return the same SPEC with another method; the method is the first key of a recipe."""
-        changed = {**self.document, "method": method}
+        """Return the same SPEC with another method.
+
+        Raises:
+            LocalError: ``E-METHOD-*``, or as :meth:`read`.
+        """
+        changed = _fitted({**self.document, "method": method})
         return Spec.parse(written(changed), name=self.name, directory=self.directory)
 
     def cells(self) -> Iterator[Cell]:
@@ -247,6 +252,7 @@ class Spec:
         for values in itertools.product(*swept.values()):
             point = dict(zip(swept, values, strict=True))
             document = _with(self.document, point)
+            document = _fitted(document) if "method" in point else document
             _check_point(document, _caption(self.name, point))
             for seed in self.simulation.seeds:
                 yield Cell(point, seed, document)
@@ -312,6 +318,15 @@ def _with(document: Mapping[str, Any], point: Mapping[str, Value]) -> dict[str, 
         table[name] = value
     changed[TABLE] = {key: value for key, value in changed[TABLE].items() if key not in ("sweep", "seeds")}
     return changed
+
+
+def _fitted(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a SPEC whose method was chosen in place of its own, without options that belong to others alone."""
+    method = methods.get(document["method"])
+    known = {*method.options.model_fields, "head_modules", "seed"}
+    adapter = {key: value for key, value in document["adapter"].items() if key in known}
+    training = {key: value for key, value in document["training"].items() if key != "proximal" or method.proximal}
+    return {**document, "adapter": adapter, "training": training}
 
 
 def _caption(name: str, point: Mapping[str, Value]) -> str:

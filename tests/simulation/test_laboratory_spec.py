@@ -72,6 +72,17 @@ def test_a_sweep_is_every_combination_with_every_seed() -> None:
     assert cells[-1].recipe["method"] == "head"
 
 
+def test_a_method_that_is_chosen_takes_the_options_that_it_has() -> None:
+    spec = read('[simulation.sweep]\nmethod = ["head", "fedit"]')
+    head, fedit = (cell.recipe["adapter"] for cell in spec.cells())
+    assert head.keys() == {"head_modules", "seed"}
+    assert fedit == spec.document["adapter"]
+    assert read().with_method("head").document["adapter"] == head
+    with pytest.raises(LocalError) as unknown:
+        read().with_method("hed")
+    assert (unknown.value.code, unknown.value.detail) == ("E-METHOD-UNKNOWN", "hed; did you mean head?")
+
+
 def test_what_is_written_reads_as_it_was() -> None:
     document = {"a": 'x "y"\n', "b": [1, 2.5, True], "c": 1e-05, "t": {"key with space": "é", "deep": {"k": []}}}
     assert tomllib.loads(written(document)) == document
