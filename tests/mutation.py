@@ -79,6 +79,7 @@ TESTS: Final = (
     "tests/participant/test_journal.py",
     "tests/participant/test_journal_copied_back.py",
     "tests/participant/test_ledger_set_back.py",
+    "tests/participant/test_ledgers_of_a_machine.py",
     "tests/participant/test_lies_told_to_a_daemon.py",
     "tests/participant/test_offers.py",
     "tests/participant/test_participation.py",

@@ -110,7 +110,13 @@ def join(
         durable.write(home.config, _settings(identity.name, str(place.path), proxy).encode())
     if not home.policy.exists():
         durable.write(home.policy, policy_template(fingerprint(identity.authority_der)).encode())
-    member = place.admit(
+    member = _admitted(place, identity, home, random=random, at=int(clock.now()))
+    save_identity(home.identity, identity)  # last: with the membership the directory is whole
+    return Joined(identity, place, member)
+
+
+def _admitted(place: LedgerDirectory, identity: Identity, home: Home, *, random: RandomSource, at: int) -> LedgerMember:
+    return place.admit(
         identity=identity.signing.public,
         name=identity.name,
         federation=identity.federation,
@@ -118,10 +124,8 @@ def join(
         home=home,
         charges=identity.role is Role.PARTICIPANT,
         random=random,
-        at=int(clock.now()),
+        at=at,
     )
-    save_identity(home.identity, identity)  # last: with the membership the directory is whole
-    return Joined(identity, place, member)
 
 
 def _ledgers(path: Path | None, home: Home) -> LedgerDirectory:

@@ -1,4 +1,4 @@
-"""One ledger a machine: another coordinator begins no second budget, and data keeps its population."""
+"""One ledger per machine: another coordinator begins no second budget, and data keeps its population."""
 
 from __future__ import annotations
 
