@@ -39,6 +39,8 @@ ALSO: Final = (
     "participant.runs.tasks",
     "participant.runs.open_runs",
     "participant.runs.rollback",
+    "participant.owner.ledger",
+    "participant.owner.ledger_directory",
     "participant.owner.peer_heads",
     "participant.owner.plan_store",
     "participant.owner.reservations",

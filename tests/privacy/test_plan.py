@@ -379,8 +379,8 @@ CODES = {
 
 
 def test_a_participant_may_have_the_adapters_own_rank() -> None:
-    alice = {**ALICE, "options": {"rank": 2, "layers": []}}
-    plan, _ = make_plan(n=3, recipe={"counts": "rank"}, roster=[alice, BOB, CAROL])
+    changes: dict[str, Any] = {"roster": [{**ALICE, "options": {"rank": 2, "layers": []}}, BOB, CAROL]}
+    plan, _ = make_plan(n=3, recipe={"counts": "rank"}, **changes)
     assert plan.roster[0].options.rank == plan.recipe.adapter.rank == 2
 
 
