@@ -44,7 +44,9 @@ def draw(rows: Sequence[Row], swept: Sequence[str], out: Path) -> None:
         for place, (name, where, means, deviations) in enumerate(lines):
             colour, mark = COLOURS[place % len(COLOURS)], MARKS[place % len(MARKS)]
             axes.errorbar(where, means, yerr=deviations, label=name, color=colour, marker=mark, capsize=3)
-        axes.set(xlabel=against, ylabel="accuracy on held-out rows", title=LABEL)
+        seeds = len({row["seed"] for row in rows})
+        over = f"; mean and standard deviation over {seeds} seeds" if seeds > 1 else ""
+        axes.set(xlabel=against, ylabel="accuracy on held-out rows", title=LABEL + over)
         axes.grid(alpha=0.3)
         if any(name for name, *_ in lines):
             axes.legend(fontsize="small")

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 
 from safetensors.numpy import load, save
 
+import methods
 from host import durable
 from methods.global_adapter import iterate_bytes, next_state, read_initial, state_from_bytes, state_to_bytes
 from methods.optimizer import OptimizerState
@@ -37,7 +38,7 @@ from simulation.laboratory.training import SOURCE, Integers, Vector
 from simulation.seeded import seeded_key
 
 PROGRESS: Final = "progress.json"
-STATE_BYTES: Final = 4  # of an entry that travels down
+STATE_BYTES: Final = 4  # of an entry of the iterate
 Masks = Literal["real", "skipped"]
 Trained = Callable[[int], None]  # is told that so many more participants have trained
 
@@ -54,6 +55,7 @@ class Progress:
         survived: participants in all sums together.
         attempts: of all rounds together.
         sent: bytes that the coordinator received.
+        returned: bytes that travelled down: each sum to everybody, and the iterate where a step is not exact.
         training_seconds: processor time of training, wherever it ran.
         sum_seconds: processor time of everything else between two rounds.
         ended: why the run ended before its last round; empty if it did not.
@@ -66,6 +68,7 @@ class Progress:
     survived: int = 0
     attempts: int = 0
     sent: int = 0
+    returned: int = 0
     training_seconds: float = 0.0
     sum_seconds: float = 0.0
     ended: str = ""
@@ -155,12 +158,20 @@ class Trial:
             summed = plan.layout(number).decode(total.words)
             self.state = next_state(plan, state, summed, total.survivors)
             self._kept |= {name: stays[name] for name in total.survivors if name in stays}
-            progress.survived += len(total.survivors)
-            progress.attempts += total.attempts
+            self._count(number, len(total.survivors), total.attempts)
         progress.trace.append(hashlib.sha256(iterate_bytes(self.state.average)).hexdigest())
         progress.transcript, progress.sent = sums.transcript.hex(), progress.sent + sums.sent - sent
         here = 0.0 if engine.elsewhere else progress.training_seconds - before
         progress.sum_seconds += time.process_time() - started - here
+
+    def _count(self, number: int, survivors: int, attempts: int) -> None:
+        """Count a round that has a sum."""
+        progress, recipe = self.progress, self.plan.recipe
+        progress.survived += survivors
+        progress.attempts += attempts
+        exact = methods.get(recipe.adapter.method).exact_step
+        iterate = 0 if exact else recipe.state_entries * STATE_BYTES
+        progress.returned += self.plan.n * (self.plan.layout(number).bytes + iterate)
 
     def _lost(self, number: int, attempt: int) -> dict[str, Any]:
         rates = self._cell.simulation.dropouts.rates
@@ -195,7 +206,7 @@ class Trial:
                 "attempts": progress.attempts,
                 "voided": len(progress.voided),
                 "bytes_up": progress.sent,
-                "bytes_down": number * plan.n * plan.recipe.state_entries * STATE_BYTES,
+                "bytes_down": progress.returned,
                 "training_seconds": progress.training_seconds,
                 "sum_seconds": progress.sum_seconds,
                 "adapter": hashlib.sha256(iterate_bytes(self.state.average)).hexdigest(),

@@ -102,6 +102,5 @@ class WireTrial(Trial):
         if record.voided:
             self.progress.voided.append(record.round)
             return
-        self.progress.survived += record.survivors
-        self.progress.attempts += record.attempt
+        self._count(record.round, record.survivors, record.attempt)
         self.progress.sent += record.survivors * plan.layout(record.round).bytes

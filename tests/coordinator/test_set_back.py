@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -240,7 +240,7 @@ def test_a_certificate_of_a_round_that_is_known_or_of_a_run_that_is_over_changes
     assert second.position.round == 2
 
 
-def known_round(signers: tuple[str, ...]) -> tuple[Parameters, RoundCertificate]:
+def known_round(signers: Iterable[str]) -> tuple[Parameters, RoundCertificate]:
     """Return a round of five members whose survivors are the first four, signed by whom the test says."""
     plan, keys = make_plan(n=5, f=1)
     parameters, at = plan.parameters(), Position(plan.hash, 1, 1)

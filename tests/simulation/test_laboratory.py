@@ -198,29 +198,26 @@ def test_an_interrupted_simulation_goes_on_where_it_was_and_ends_with_the_same_b
 def test_results_have_every_hyper_parameter_and_what_was_measured_and_say_that_they_are_simulated(
     data: Path, tmp_path: Path
 ) -> None:
-    spec = write_spec(data, "seeds = [1, 2]\n[simulation.sweep]\nprivacy.epsilon = [2, 8.5]")
+    spec = write_spec(data, "[simulation.sweep]\nprivacy.epsilon = [2, 8.5]")
     study_of(spec, tmp_path).run()
     rows = results.read(tmp_path / "results.parquet")
     assert [(row["privacy.epsilon"], row["seed"], row["round"]) for row in results.final(rows)] == [
-        (2.0, 1, 3), (2.0, 2, 3), (8.5, 1, 3), (8.5, 2, 3),
+        (2.0, 1, 3), (8.5, 1, 3),
     ]  # fmt: skip
-    assert len(rows) == 4 * 4  # the start and each of three rounds
+    assert len(rows) == 2 * 4  # the start and each of three rounds
     for row in results.final(rows):
         assert row["label"] == LABEL
         assert 0.9 * row["privacy.epsilon"] < row["epsilon"] <= row["privacy.epsilon"]
         assert row["optimizer.momentum"] == 0.0
         assert row["adapter.target_modules"] == '["q_proj", "v_proj"]'
         assert row["simulation.partition.kind"] == "iid"
-        assert row["bytes_up"] == 3 * 6 * 4 * entries(row)
+        vectors, rest = divmod(row["bytes_up"], 3 * 6)
+        assert (vectors > row["round"], rest, row["bytes_down"]) == (True, 0, row["bytes_up"])
         assert row["training_seconds"] > 0
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     drawn = (tmp_path / "curves.svg").read_text()
     assert LABEL in drawn
     assert "privacy.epsilon" in drawn
-
-
-def entries(row: Mapping[str, object]) -> int:
-    return int(str(row["bytes_down"])) // (3 * 6 * 4)
 
 
 def test_a_replay_is_equal_to_the_bit_and_names_the_first_round_that_is_not(data: Path, tmp_path: Path) -> None:

@@ -52,6 +52,15 @@ def read(simulation: str = "") -> Spec:
     return Spec.parse(spec_text(simulation), name="spec.toml", directory=Path())
 
 
+@pytest.mark.parametrize(
+    "example", sorted((Path(__file__).parents[2] / "examples").glob("*.toml")), ids=lambda path: path.name
+)
+def test_every_example_is_a_spec(example: Path) -> None:
+    cells = list(Spec.read(example).cells())
+    assert cells
+    assert {cell.document["base"]["name"] for cell in cells} == {"digits-vit"}
+
+
 @pytest.mark.parametrize("sentence", REFUSED)
 def test_what_does_not_go_together_is_refused_before_work_starts(sentence: str) -> None:
     simulation, code, words = REFUSED[sentence]
