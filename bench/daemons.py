@@ -26,12 +26,13 @@ from simulation.laboratory.loopback import Loopback
 UNITS = 100  # that each participant announces
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Timed:
     """A one-hot trainer that notes when each round asks for training."""
 
     inner: OneHotTrainer
     started: dict[int, float]
+    kept: NDArray[np.float32] | None = None
 
     def prepare(self) -> None:
         self.inner.prepare()

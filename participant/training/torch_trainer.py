@@ -12,12 +12,12 @@ Source: docs/privacy-accounting.md section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar, assert_never
+from typing import Any, Final, TypeVar, assert_never
 
 import numpy as np
 import structlog
@@ -25,8 +25,11 @@ import torch
 from numpy.typing import NDArray
 
 import methods
+from methods.method import Method
+from methods.vectors import joined_home
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.device import find_device, require_precision
+from participant.training.adapters.gradients import GradientEngine
 from participant.training.adapters.prefix import shortened
 from participant.training.adapters.sums import Clip, GradientSums, joined
 from participant.training.adapters.turns import TurnEngines
@@ -41,6 +44,7 @@ from participant.training.trainer import EngineName, Precision, Progress
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
 from privacy.dp.fast_noise import compile_now, discrete_gaussian
 from privacy.dp.sampling import choose, poisson_sample
+from privacy.draft import Recipe
 from privacy.errors import LocalError
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan
@@ -54,6 +58,8 @@ Number = TypeVar("Number", np.int64, np.float64)
 
 REHEARSALS: Final = 5  # of a micro-batch and of the noise, to see how long they take
 SPARE_TIME: Final = 1.5  # a period over what its parts usually took when they were rehearsed
+
+BY_ITSELF: Final = frozenset({"beside", "alone"})  # what stays at home and trains after the others
 
 ASK_A_DRY_RUN: Final = "`onlysum participant plan dry-run RUN` names the first of them"
 
@@ -119,6 +125,8 @@ class TorchTrainer:
         self._keys = keys
         self._pace = pace if materials.plan.privacy.noised else None
         self._on_failure = on_failure
+        self.kept: Vector | None = None
+        self._at_start = np.empty(0, dtype=np.float32)
         self._round = 0
         self._paced: Callable[[], AbstractContextManager[None]] = nullcontext
         self._self_check: SelfCheck | None = None
@@ -155,6 +163,7 @@ class TorchTrainer:
                 seed=recipe.adapter.seed,
             )
 
+        self._at_start = _kept_at_start(recipe, initial)
         loaded = base()
         adapted = AdaptedModel.attach(loaded.model, recipe, initial, device, precision=given.precision)
         size = recipe.training.micro_batch
@@ -195,6 +204,7 @@ class TorchTrainer:
             raise LocalError("E-BUG", "a trainer was not prepared")
         other = TorchTrainer(replace(self._materials, me=me), random)
         other._engines, other._examples, other._fixed_slots = self._engines, self._examples, self._fixed_slots
+        other._at_start = self._at_start
         other._units = self._rows_of_units(self._examples, rows)
         return other
 
@@ -232,15 +242,18 @@ class TorchTrainer:
         work = self._work(round_number)
         match self._plan.privacy.mode:
             case "distributed":
-                return self._noisy_sum(work, adapter, progress)
+                update = self._noisy_sum(work, adapter, progress)
             case "distributed-participant":
-                return self._noisy_difference(work, adapter, progress)
+                update = self._noisy_difference(work, adapter, progress)
             case "local" | "none":
                 encoding = self._plan.encoding
                 difference = self._local_steps(work, adapter, progress)
-                return fixed(difference, scale_exponent=encoding.scale_exponent, clamp=encoding.clamp)
+                update = fixed(difference, scale_exponent=encoding.scale_exponent, clamp=encoding.clamp)
             case _ as unknown:
                 assert_never(unknown)
+        if self._method.home in BY_ITSELF:
+            self._home_steps(work, adapter)
+        return update
 
     def _work(self, round_number: int) -> RoundWork:
         """Enter a round's turn and return what trains in it."""
@@ -250,17 +263,23 @@ class TorchTrainer:
 
     def sums_of_turn(self, turn: int) -> GradientSums:
         """Enter a turn, by its number in the plan, and return sums of its gradients over the owner's data."""
-        if self._engines is None or self._examples is None:
+        if self._engines is None:
             raise LocalError("E-BUG", "a trainer was not prepared")
-        size = self._plan.recipe.training.micro_batch
-        return GradientSums(self._engines.enter(turn), self._examples, size, self._fixed_slots)
+        return self._sums(self._engines.enter(turn))
+
+    def _sums(self, engine: GradientEngine) -> GradientSums:
+        if self._examples is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        return GradientSums(engine, self._examples, self._plan.recipe.training.micro_batch, self._fixed_slots)
 
     def _local_steps(self, work: RoundWork, adapter: Vector, progress: Progress) -> Wide:
         """Take the plan's local steps and return how far they led, shape (entries of the turn's sums,)."""
         privacy, recipe = self._plan.privacy, self._plan.recipe
         rates, proximal = work.learning_rates, float(recipe.training.proximal)
         expected = float(privacy.sampling_rate) * self._counted
-        adapter = work.start(adapter)
+        kept = self._at_start if self.kept is None else self.kept
+        adapter = work.start(self._with_home(adapter, kept))
+        pull = work.pull(adapter, kept)
         position: Wide = adapter.astype(np.float64)
         for step in range(privacy.local_steps):
             part = work.in_step((work.number - 1) * privacy.local_steps + step)
@@ -271,15 +290,50 @@ class TorchTrainer:
                 gradient = total * (self._unit(part.columns.size) / expected)
             else:
                 gradient = self._sum_at(part, position, self._plain) / expected
-            gradient = gradient + proximal * (position - adapter)[where]  # reads no data
+            gradient = gradient + proximal * (position - adapter)[where] + pull[part.columns]  # neither reads data
             position[where] -= rates[part.columns] * gradient
             progress(step + 1, privacy.local_steps)
-        return work.uploaded(adapter, position)
+        difference, self.kept = work.uploaded(adapter, position, kept, privacy.local_steps)
+        return difference
+
+    def _with_home(self, adapter: Vector, kept: Vector) -> Vector:
+        """Return a global adapter as this participant trains on it, and the tensors that stay at home behind it."""
+        method, plan = self._method, self._plan
+        if method.seen is not None:
+            share = plan.member(self._materials.me).weight / sum(member.weight for member in plan.roster)
+            adapter = method.seen(plan.recipe, adapter, kept, share)
+        return np.concatenate([adapter, kept]) if method.home else adapter
+
+    def _home_steps(self, work: RoundWork, adapter: Vector) -> None:
+        """Train what stays at home by itself, as many steps as the others: no clip and no noise, for nobody gets it."""
+        kept = self._at_start if self.kept is None else self.kept
+        start = np.concatenate([adapter, kept])
+        home, sums = work.at_home(self._sums(self._home_engine())), start.astype(np.float64)
+        expected = float(self._plan.privacy.sampling_rate) * self._counted
+        for _ in range(self._plan.privacy.local_steps):
+            sums[home.places] -= home.learning_rates * self._sum_at(home, sums, self._plain) / expected
+        self.kept = sums[home.places].astype(np.float32)
+
+    def own_model(self, adapter: Vector) -> tuple[GradientEngine, Vector]:
+        """Return an engine with this participant's own adapter switched on, and what it loads for a global adapter."""
+        kept = self._at_start if self.kept is None else self.kept
+        if self._method.home in BY_ITSELF:
+            return self._home_engine(), np.concatenate([adapter, kept])
+        return self.sums_of_turn(0).engine, self._with_home(adapter, kept)
+
+    def _home_engine(self) -> GradientEngine:
+        if self._engines is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        return self._engines.at_home()
+
+    @property
+    def _method(self) -> Method:
+        return methods.get(self._plan.recipe.adapter.method)
 
     def _noisy_sum(self, work: RoundWork, adapter: Vector, progress: Progress) -> Integers:
         """One step's clipped gradient sum with this participant's share of the noise."""
         noise = self._noise(work.turn.entries)
-        total = clamp(self._sum_at(work, work.start(adapter), self._clipped), self._plan.encoding.clamp)
+        total = clamp(self._sum_at(work.as_summed(), work.start(adapter), self._clipped), self._plan.encoding.clamp)
         progress(1, 1)
         return total + noise
 
@@ -311,7 +365,7 @@ class TorchTrainer:
             _log.error(
                 "training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step
             )
-            return np.zeros(work.columns.size, dtype=np.int64)
+            return np.zeros(work.sums.entries, dtype=np.int64)
 
     def _longest(self, pace: FixedDuration) -> float:
         """Return how many seconds a round's training takes at most: of the largest batches, on synthetic rows."""
@@ -322,6 +376,9 @@ class TorchTrainer:
         count = max_micro_batches(privacy, units=len(self._units), size=sums.micro_batch, fixed_slots=sums.fixed_slots)
         micro_batch = pace.median_seconds(lambda: sums.time_micro_batch(**self._clip), times=REHEARSALS)
         noise = pace.median_seconds(lambda: self._noise(turn.entries), times=REHEARSALS)
+        if self._method.home in BY_ITSELF:
+            home = self._sums(self._home_engine())
+            micro_batch += pace.median_seconds(lambda: home.time_micro_batch(**self._clip), times=REHEARSALS)
         return SPARE_TIME * privacy.local_steps * (count * micro_batch + noise)
 
     def _noise(self, entries: int) -> Integers:
@@ -372,6 +429,12 @@ class TorchTrainer:
         """Return what one integer step of a clipped gradient of so many entries stands for: C / r."""
         privacy = self._plan.privacy
         return float(privacy.clip_norm) / clip_radius(privacy.sensitivity, entries)
+
+
+def _kept_at_start(recipe: Recipe, initial: Mapping[str, NDArray[Any]]) -> Vector:
+    """Return what stays at home before anything was trained: the initial tensors, or zeros where it is none."""
+    home = joined_home(recipe, initial)
+    return home if home.size else np.zeros(methods.get(recipe.adapter.method).kept(recipe), dtype=np.float32)
 
 
 def _require_unchanged(given: Materials) -> None:

@@ -6,7 +6,7 @@ Leaves to others: a cluster (``ray_engine``), the training itself (``training``)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -25,11 +25,12 @@ class Engine(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def updates(self, number: int, adapter: Vector, names: Sequence[str]) -> Iterator[Update]:
-        """Yield the updates of some participants to a round, in their order."""
+    def updates(self, number: int, adapter: Vector, names: Sequence[str], kept: Kept) -> Iterator[Update]:
+        """Yield the updates of some participants to a round, in their order; ``kept`` is what stayed with whom."""
         ...
 
 
+Kept = Mapping[str, Vector]
 Prepare = Callable[[TrainingSet, Path], Engine]  # what trains, and a directory of its own
 
 
@@ -49,6 +50,6 @@ class InProcess:
     ) -> None:
         """There is nothing to end."""
 
-    def updates(self, number: int, adapter: Vector, names: Sequence[str]) -> Iterator[Update]:
+    def updates(self, number: int, adapter: Vector, names: Sequence[str], kept: Kept) -> Iterator[Update]:
         """Yield updates as :class:`Engine` says."""
-        return (self._training.update(name, number, adapter) for name in names)
+        return (self._training.update(name, number, adapter, kept.get(name)) for name in names)

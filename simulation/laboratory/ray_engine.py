@@ -23,7 +23,7 @@ from participant.training.data import hash_dataset
 from participant.training.models import verify_base
 from privacy.errors import LocalError, OnlysumError
 from privacy.plan import Plan
-from simulation.laboratory.engines import Prepare
+from simulation.laboratory.engines import Kept, Prepare
 from simulation.laboratory.manifest import code_sha256
 from simulation.laboratory.training import Training, TrainingSet, Update, Vector
 
@@ -107,7 +107,7 @@ class RayEngine:
     ) -> None:
         self._work = None  # its memory on the cluster is free when nobody names it
 
-    def updates(self, number: int, adapter: Vector, names: Sequence[str]) -> Iterator[Update]:
+    def updates(self, number: int, adapter: Vector, names: Sequence[str], kept: Kept) -> Iterator[Update]:
         """Yield updates as :class:`~simulation.laboratory.engines.Engine` says.
 
         Raises:
@@ -116,7 +116,9 @@ class RayEngine:
         size = max(1, min(MOST_PARTICIPANTS, MOST_BYTES // (8 * self._plan.recipe.entries)))
         position, on_the_way = self._ray.put(adapter), deque[Any]()
         for start in range(0, len(names), size):
-            on_the_way.append(self._task.remote([self._work], names[start : start + size], number, position))
+            some = names[start : start + size]
+            theirs = {name: kept[name] for name in some if name in kept}
+            on_the_way.append(self._task.remote([self._work], some, number, position, theirs))
             if len(on_the_way) > self._ahead:
                 yield from self._taken(on_the_way.popleft())
         while on_the_way:
@@ -148,7 +150,7 @@ class RayEngine:
                 raise LocalError("E-SIMULATION-CLUSTER", f"{address}: {lacking}")
 
 
-def _train(work: list[Any], names: Sequence[str], number: int, adapter: Vector) -> list[Update] | Failure:
+def _train(work: list[Any], names: Sequence[str], number: int, adapter: Vector, kept: Kept) -> list[Update] | Failure:
     """Return the updates of some participants: what a worker does.
 
     Args:
@@ -156,6 +158,7 @@ def _train(work: list[Any], names: Sequence[str], number: int, adapter: Vector) 
         names: on the roster.
         number: of the round.
         adapter: that it starts from.
+        kept: what stayed at home, with whom.
     """
     import ray
 
@@ -166,7 +169,7 @@ def _train(work: list[Any], names: Sequence[str], number: int, adapter: Vector) 
             with tempfile.TemporaryDirectory(prefix="onlysum-worker-") as directory:
                 _loaded[key] = ray.get(work[0]).load(Path(directory))
         own = adapter.copy()  # what Ray shares cannot be written to, and torch would warn
-        return [_loaded[key].update(name, number, own) for name in names]
+        return [_loaded[key].update(name, number, own, kept.get(name)) for name in names]
     except OnlysumError as error:
         return error.code, error.detail
 

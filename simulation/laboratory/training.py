@@ -1,7 +1,7 @@
 """All participants' training on one base: what a process loads once, and then does for whoever is asked.
 
-Guarantees: an update follows from plan, base, rows, seed, participant, round and adapter alone, whichever process
-computes it and whatever was computed before; it is the daemons' trainer that computes it.
+Guarantees: an update follows from plan, base, rows, seed, participant, round, adapter and what stayed at home alone,
+whichever process computes it and whatever was computed before; it is the daemons' trainer that computes it.
 Leaves to others: where it is computed (``engines``, ``ray_engine``), sums (``sums``).
 """
 
@@ -29,10 +29,14 @@ SOURCE: Final = "onlysum simulation"
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A participant's encoded update, shape (entries,), and the processor seconds that it took."""
+    """A participant's encoded update, shape (entries,), and the processor seconds that it took.
+
+    ``kept`` is what stays at home if the update is in its round's sum; ``None``: nothing.
+    """
 
     entries: Integers
     seconds: float
+    kept: Vector | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +101,21 @@ class Training:
     of: TrainingSet
     trainer: TorchTrainer
 
-    def update(self, name: str, number: int, adapter: Vector) -> Update:
+    def update(self, name: str, number: int, adapter: Vector, kept: Vector | None = None) -> Update:
         """Return what a participant contributes to a round.
 
         Args:
             name: on the roster.
             number: of the round.
             adapter: the global adapter at the round's start, shape (state entries,).
+            kept: what stayed at home from its last round that was summed.
         """
         started = time.thread_time()
         random = SeededSource(f"{SOURCE} {self.of.seed} {name} round {number}")
         trainer = self.trainer.of_participant(name, self.of.parts[name], random)
+        trainer.kept = kept
         entries = trainer.train(number, adapter, _silent)
-        return Update(entries, time.thread_time() - started)
+        return Update(entries, time.thread_time() - started, trainer.kept)
 
 
 def _silent(_done: int, _total: int) -> None:

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from safetensors.numpy import load, save
+
 import methods
 from host import durable
 from methods.global_adapter import iterate_bytes, next_state, read_initial, state_from_bytes, state_to_bytes
@@ -32,7 +34,7 @@ from simulation.laboratory.engines import Engine, Prepare
 from simulation.laboratory.setup import Setup
 from simulation.laboratory.spec import Cell
 from simulation.laboratory.sums import DirectSums, MaskedSums, Sums, run_round
-from simulation.laboratory.training import SOURCE, Integers
+from simulation.laboratory.training import SOURCE, Integers, Vector
 from simulation.seeded import seeded_key
 
 PROGRESS: Final = "progress.json"
@@ -87,6 +89,7 @@ class Trial:
         self._setup = setup
         self._directory = directory
         self._masks = masks
+        self._kept: dict[str, Vector] = {}  # what stays at home, with whom, where the method has such a part
         self.progress, self.state = self._resume()
 
     @property
@@ -130,10 +133,13 @@ class Trial:
     def _round(self, number: int, sums: Sums, engine: Engine, trained: Trained) -> None:
         progress, plan, state = self.progress, self.plan, self.state
         started, before, sent = time.process_time(), progress.training_seconds, sums.sent
+        stays: dict[str, Vector] = {}
 
         def train(names: Sequence[str]) -> Iterator[Integers]:
-            for update in engine.updates(number, state.iterate, names):
+            for name, update in zip(names, engine.updates(number, state.iterate, names, self._kept), strict=True):
                 progress.training_seconds += update.seconds
+                if update.kept is not None and update.kept.size:
+                    stays[name] = update.kept
                 trained(1)
                 yield update.entries
 
@@ -151,6 +157,7 @@ class Trial:
         else:
             summed = plan.layout(number).decode(total.words)
             self.state = next_state(plan, state, summed, total.survivors)
+            self._kept |= {name: stays[name] for name in total.survivors if name in stays}
             self._count(number, len(total.survivors), total.attempts)
         progress.trace.append(hashlib.sha256(iterate_bytes(self.state.average)).hexdigest())
         progress.transcript, progress.sent = sums.transcript.hex(), progress.sent + sums.sent - sent
@@ -211,9 +218,11 @@ class Trial:
         """Keep the state, then what names it."""
         state = self._state_file(self.done)
         durable.write(state, state_to_bytes(self.state, with_iterate=True))
+        if self._kept:
+            durable.write(self._kept_file(self.done), save(self._kept))
         durable.write(self._directory / PROGRESS, json.dumps(asdict(self.progress)).encode())
-        for older in self._directory.glob("state-*"):
-            if older != state:
+        for older in (*self._directory.glob("state-*"), *self._directory.glob("kept-*")):
+            if older not in (state, self._kept_file(self.done)):
                 older.unlink()
 
     def _resume(self) -> tuple[Progress, OptimizerState]:
@@ -221,9 +230,14 @@ class Trial:
         if kept.exists():
             progress = Progress(**json.loads(kept.read_bytes()))
             done = len(progress.trace)
+            if self._kept_file(done).exists():
+                self._kept = load(self._kept_file(done).read_bytes())
             return progress, state_from_bytes(done, self._state_file(done).read_bytes())
         recipe = self.plan.recipe
         return Progress(), OptimizerState.start(joined(recipe, read_initial(self._setup.work.initial, recipe)))
+
+    def _kept_file(self, number: int) -> Path:
+        return self._directory / f"kept-{number}.safetensors"
 
     def _state_file(self, number: int) -> Path:
         return self._directory / f"state-{number}.safetensors"

@@ -26,13 +26,14 @@ from privacy.plan import Plan
 from simulation.laboratory.engines import Engine, Prepare
 from simulation.laboratory.loopback import Loopback
 from simulation.laboratory.setup import tolerance
+from simulation.laboratory.training import Vector
 from simulation.laboratory.trial import Trained, Trial
 
 DAEMONS: Final = "daemons"  # their directories, within the cell's; they stay where something goes wrong
 LOG: Final = "participants.log"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Seeded:
     """A daemon's trainer that lets an engine train; one at a time, because they share what is loaded."""
 
@@ -40,6 +41,7 @@ class _Seeded:
     engine: Engine
     one_at_a_time: threading.Lock
     took: Callable[[float], None]
+    kept: Vector | None = None
 
     def prepare(self) -> None:
         """The engine is prepared."""
@@ -47,8 +49,10 @@ class _Seeded:
     def train(self, round_number: int, adapter: NDArray[np.float32], progress: trainer.Progress) -> NDArray[np.int64]:
         """Return the update of the cell's participant of this name."""
         with self.one_at_a_time:
-            (update,) = self.engine.updates(round_number, adapter, [self.me])
+            at_home = {} if self.kept is None else {self.me: self.kept}
+            (update,) = self.engine.updates(round_number, adapter, [self.me], at_home)
             self.took(update.seconds)
+        self.kept = update.kept
         progress(1, 1)
         return update.entries
 

@@ -20,7 +20,7 @@ from privacy.plan import Plan
 from privacy.plan_parts import Mode
 from simulation.cohort import Train
 from simulation.laboratory import manifest, results
-from simulation.laboratory.engines import InProcess
+from simulation.laboratory.engines import InProcess, Kept
 from simulation.laboratory.results import LABEL
 from simulation.laboratory.study import Options, replay
 from simulation.laboratory.sums import DirectSums, MaskedSums, Sum, Sums, run_round
@@ -141,6 +141,27 @@ def test_a_simulated_participant_contributes_what_a_daemons_trainer_would(
     assert not np.array_equal(found, others)
 
 
+def test_what_stays_at_home_is_that_of_the_last_round_that_summed_it(data: Path, tmp_path: Path) -> None:
+    """SCAFFOLD's variates: kept for survivors alone, over an interruption too, and without them nothing is the same."""
+    spec = write_spec(data, "[simulation.dropouts]\ncollect_masked = 0.1", mode="none", method="scaffold")
+    cell, setup = first_cell(spec, tmp_path)
+    whole = finished(cell, setup, tmp_path / "whole", "skipped")
+    Interrupted.left = 8
+    parts = tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        finished(cell, setup, parts, "skipped", Interrupted)
+    assert (parts / "kept-1.safetensors").exists()
+    assert finished(cell, setup, parts, "skipped").progress.trace == whole.progress.trace
+    (parts / "kept-3.safetensors").unlink()
+    training = setup.work.load(tmp_path)
+    start = np.zeros(setup.plan.recipe.state_entries, dtype=np.float32)
+    first = training.update("participant-0001", 1, start)
+    assert first.kept is not None
+    assert first.kept.any()
+    again = training.update("participant-0001", 1, start, first.kept)
+    assert not np.array_equal(again.entries, first.entries)
+
+
 # --- a simulation in its directory ---
 
 
@@ -149,8 +170,8 @@ class Interrupted(InProcess):
 
     left = 0  # of 18 updates; with 8 it is in the second round
 
-    def updates(self, number: int, adapter: Vector, names: Sequence[str]):  # type: ignore[no-untyped-def]
-        for update in super().updates(number, adapter, names):
+    def updates(self, number: int, adapter: Vector, names: Sequence[str], kept: Kept):  # type: ignore[no-untyped-def]
+        for update in super().updates(number, adapter, names, kept):
             if self.left == 0:
                 raise KeyboardInterrupt
             type(self).left -= 1

@@ -89,7 +89,7 @@ def test_an_error_of_a_worker_arrives_with_its_code(data: Path, tmp_path: Path, 
     assert isinstance(prepared, RayEngine)
     position: Vector = setup.work.load(tmp_path).trainer._engines.adapted.vector()  # type: ignore[union-attr]  # prepared
     with prepared as engine, pytest.raises(LocalError) as failed:
-        list(engine.updates(1, position, list(setup.keys)))
+        list(engine.updates(1, position, list(setup.keys), {}))
     assert failed.value.code == "E-ADAPTER-HASH"
 
 

@@ -7,7 +7,8 @@ Leaves to others: which round takes which turn (``privacy.draft.Recipe``), what 
 from __future__ import annotations
 
 from participant.training.adapters.adapted import AdaptedModel
-from participant.training.adapters.fast import FastEngine, choose_engine
+from participant.training.adapters.directions import DirectionEngine
+from participant.training.adapters.fast import FastEngine, PerExampleGradients, choose_engine
 from participant.training.adapters.gradients import GradientEngine
 from participant.training.examples import Examples
 from participant.training.trainer import EngineName
@@ -52,8 +53,21 @@ class TurnEngines:
         if turn in self._fast:
             engine = self._fast[turn]
         else:
-            engine = choose_engine(adapted, self._synthetic, engine=self._wish)
+            engine = self._made(adapted)
             if isinstance(engine, FastEngine):
                 self._fast[turn] = engine
         self._entered = turn, engine
         return engine
+
+    def _made(self, adapted: AdaptedModel) -> GradientEngine:
+        if not adapted.moved:
+            return choose_engine(adapted, self._synthetic, engine=self._wish)
+        head = adapted.trained[1:]
+        return DirectionEngine(adapted, PerExampleGradients(adapted.model, head) if head else None)
+
+    def at_home(self) -> GradientEngine:
+        """Let what stays at home train by itself, and return an engine for sums of its gradients."""
+        if self._entered is not None:
+            self._entered[1].close()
+        self._entered = None
+        return FastEngine(self.adapted.at_home())
