@@ -13,15 +13,20 @@ from __future__ import annotations
 from typing import Final
 
 from methods.layout import ADAPTER_STREAM
-from methods.method import HEAD, Method, Published
+from methods.method import HEAD, Fusion, Method
 from methods.second_lora import ROLES, fused, of_both_ranks
 from methods.selectors import Selector
-from privacy.adapter_parts import Adapter
 
-
-def half_of_each(_adapter: Adapter, released: Published, mine: Published) -> Published:
-    """Return the mean of the shared LoRA and one's own."""
-    return fused(released, mine, shared=0.5, own=0.5)
+# Of the shared LoRA and one's own: the paper searches between 0 and 1.5 for each.
+FUSIONS: Final[tuple[Fusion, ...]] = (
+    (0.0, 1.0),
+    (0.25, 0.75),
+    (0.5, 0.5),
+    (0.75, 0.25),
+    (1.0, 0.0),
+    (0.75, 0.75),
+    (1.0, 1.0),
+)
 
 
 FDLORA: Final = Method(
@@ -33,10 +38,11 @@ FDLORA: Final = Method(
     home="alone",
     roles=ROLES,
     streams={ADAPTER_STREAM: frozenset({Selector.LORA_A, Selector.LORA_B}), **HEAD},
-    mine=half_of_each,
+    mine=fused,
+    fusions=FUSIONS,
     mine_options=of_both_ranks,
     summed="both factors of the shared LoRA, and the head",
     size="r (d + k)",
     afterwards="the mean of each factor; the paper's outer optimizer is sgd with momentum",
-    notes="`participant run export` gives an owner both LoRAs as one of twice the rank.",
+    notes="`participant run export` weighs both by the owner's own rows, and gives one LoRA of twice the rank.",
 )

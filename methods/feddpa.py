@@ -12,16 +12,9 @@ from __future__ import annotations
 from typing import Final
 
 from methods.layout import ADAPTER_STREAM
-from methods.method import HEAD, Method, Published
+from methods.method import HEAD, Method
 from methods.second_lora import ROLES, fused, of_both_ranks
 from methods.selectors import Selector
-from privacy.adapter_parts import Adapter
-
-
-def sum_of_both(_adapter: Adapter, released: Published, mine: Published) -> Published:
-    """Return the sum of the shared LoRA and one's own."""
-    return fused(released, mine, shared=1.0, own=1.0)
-
 
 FEDDPA: Final = Method(
     name="feddpa",
@@ -32,7 +25,7 @@ FEDDPA: Final = Method(
     home="beside",
     roles=ROLES,
     streams={ADAPTER_STREAM: frozenset({Selector.LORA_A, Selector.LORA_B}), **HEAD},
-    mine=sum_of_both,
+    mine=fused,
     mine_options=of_both_ranks,
     summed="both factors of the shared LoRA, and the head",
     size="r (d + k)",

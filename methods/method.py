@@ -38,6 +38,9 @@ Category = Literal["additive", "selective", "reparameterised", "personalised"]
 # singular vectors of the base's weights; or at these, and their product is taken out of the base.
 Start = Literal["peft", "orthonormal", "principal", "principal, out of the base"]
 Home = Literal["", "part", "beside", "alone", "mixed"]
+BY_ITSELF: Final[frozenset[Home]] = frozenset({"beside", "alone"})  # what stays at home and trains after the others
+Fusion = tuple[float, float]  # weights of the released adapter and of one's own
+WHOLE: Final[Fusion] = (1.0, 1.0)
 Published = dict[str, Vector]  # tensors of an adapter by key
 ALL_MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
@@ -58,7 +61,7 @@ def _home_entries(recipe: Recipe) -> int:
     return sum(tensor.entries for tensor in home_tensors(recipe))
 
 
-def _as_mine(_adapter: Adapter, released: Published, mine: Published) -> Published:
+def _as_mine(released: Published, mine: Published, _weights: Fusion) -> Published:
     return {**released, **mine}
 
 
@@ -99,7 +102,8 @@ class Method:
         pull: what is added to each gradient, from recipe, state and what stayed at home; reads no data.
         seen: the state as a participant trains on it, from recipe, state, what stayed at home, and the share of the
             roster's weight that is its own.
-        mine: the adapter that a participant may take home, from the plan's adapter, the released tensors and its own.
+        mine: the adapter that a participant may take home, from the released tensors, its own, and the weights of both.
+        fusions: weights of both among which a participant's own rows choose; none: both count whole.
         mine_options: options of PEFT that are others for it.
         counts: whether everybody contributes to every entry, or as far as its own rank goes.
         alternates: what trains in each local step, over and over; all of the turn in every step if empty.
@@ -147,7 +151,8 @@ class Method:
     kept: Callable[[Recipe], int] = _home_entries
     pull: Callable[[Recipe, Wide, Vector], Wide] | None = None
     seen: Callable[[Recipe, Vector, Vector, float], Vector] | None = None
-    mine: Callable[[Adapter, Published, Published], Published] = _as_mine
+    mine: Callable[[Published, Published, Fusion], Published] = _as_mine
+    fusions: tuple[Fusion, ...] = ()
     mine_options: Callable[[Adapter], Mapping[str, Any]] = _no_others
     counts: Literal["all", "rank"] = "all"
     alternates: tuple[frozenset[Selector], ...] = ()

@@ -11,11 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from methods.method import Published
+from methods.method import Fusion, Published
 from methods.selectors import HOME_NAME, Selector
-from methods.vectors import READS, WRITES
+from methods.vectors import READS, WRITES, Vector, split
 from privacy.adapter_options import LoraOptions
 from privacy.adapter_parts import Adapter, Role
+from privacy.draft import Recipe
 
 HOME_READS, HOME_WRITES = f".lora_A.{HOME_NAME}.weight", f".lora_B.{HOME_NAME}.weight"
 
@@ -28,15 +29,15 @@ ROLES: Final = {
 }
 
 
-def fused(released: Published, mine: Published, *, shared: float, own: float) -> Published:
+def fused(released: Published, mine: Published, weights: Fusion) -> Published:
     """Return one LoRA that adds a multiple of the shared one to a multiple of one's own.
 
     Args:
         released: tensors of the shared adapter.
         mine: tensors of the second one.
-        shared: weight of the first.
-        own: weight of the second.
+        weights: of both.
     """
+    shared, own = weights
     found = dict(released)
     for key, value in mine.items():
         if key.endswith(HOME_READS):
@@ -46,6 +47,17 @@ def fused(released: Published, mine: Published, *, shared: float, own: float) ->
             writes = key.removesuffix(HOME_WRITES) + WRITES
             found[writes] = np.concatenate([shared * released[writes], own * value], axis=1).astype(np.float32)
     return found
+
+
+def weighed(recipe: Recipe, vector: Vector, weights: Fusion) -> Vector:
+    """Return a state, and what stays at home behind it, whose two LoRAs are multiplied by their weights."""
+    scaled = vector.copy()
+    for key, value in split(recipe, scaled).items():  # views of the vector
+        if key.endswith(HOME_WRITES):
+            np.multiply(value, weights[1], out=value)
+        elif key.endswith(WRITES):
+            np.multiply(value, weights[0], out=value)
+    return scaled
 
 
 def of_both_ranks(adapter: Adapter) -> dict[str, Any]:

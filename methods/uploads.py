@@ -7,16 +7,19 @@ Source: docs/methods.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from methods import count_sketch, fedalt, products, scaffold, sketches
 from methods.coin import gathered
 from methods.method import Method
 from methods.optimizer import Wide
 from methods.products import head_of
-from methods.vectors import Vector, places
+from methods.vectors import Vector, joined_home, places
 from privacy.draft import Recipe
 
 
@@ -66,3 +69,9 @@ def encoded(method: Method, recipe: Recipe, steps: Steps) -> tuple[Wide, Vector]
             return np.concatenate([fedalt.own_change(recipe, change), change[trained]]), home
         case _:
             return change[trained[gathered(recipe, steps.number)]], home
+
+
+def kept_at_start(method: Method, recipe: Recipe, initial: Mapping[str, NDArray[Any]]) -> Vector:
+    """Return what stays at home before anything was trained: the initial tensors, or zeros where it is none."""
+    home = joined_home(recipe, initial)
+    return home if home.size else np.zeros(method.kept(recipe), dtype=np.float32)

@@ -32,7 +32,6 @@ from privacy.dp.accountants import run_epsilon
 from privacy.plan import Plan
 from privacy.plan_parts import Member, Mode
 from privacy.secagg.keys import SigningKey
-from privacy.task_parts import require_classification
 from simulation import base
 from simulation.binding import bind, signed
 from simulation.cohort import Cohort
@@ -95,7 +94,7 @@ def run(stage: Stage, units: Sequence[int], mode: Mode, seed: int, size: Size, p
         plan.recipe,
         model=stage.base,
         dataset=stage.data(EVALUATOR),
-        columns=task_columns(require_classification(plan.recipe.task)),
+        columns=task_columns(plan.recipe.task),
         initial_adapter=_draft(stage, mode) / INITIAL_FILE,
     )
     start = evaluator.adapted.vector()
@@ -191,7 +190,7 @@ def _trainer(stage: Stage, plan: Plan, name: str, random: SeededSource) -> Torch
         me=name,
         model=stage.base,
         dataset=stage.data(name),
-        columns=task_columns(require_classification(plan.recipe.task)),
+        columns=task_columns(plan.recipe.task),
         initial_adapter=_draft(stage, plan.privacy.mode) / INITIAL_FILE,
     )
     trainer = TorchTrainer(materials, random)
@@ -201,7 +200,7 @@ def _trainer(stage: Stage, plan: Plan, name: str, random: SeededSource) -> Torch
 
 def _accuracy(evaluator: AdapterEvaluator, adapter: NDArray[np.float32]) -> float:
     measured = evaluator.measure(adapter)
-    return measured.correct / measured.examples
+    return next(float(metric.value) for metric in measured.metrics if metric.name == "accuracy")
 
 
 def _draft(stage: Stage, mode: Mode) -> Path:

@@ -6,12 +6,18 @@ Guarantees: nothing is sent or charged. Leaves to others: what is written (``par
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from host.console import AsJson, show
 from participant.commands.console import Directory, RunName, opened
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from methods.method import Fusion
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Export or erase what a run left at home.")
 
@@ -28,12 +34,19 @@ def export(
 
     Example: onlysum participant run export 3f2a adapter my-adapter
     """
+    from participant.commands.plan import training_job
+    from participant.daemon.assembly import choose_fusion
     from participant.owner.own_adapter import export_own
 
     participant = opened(config)
     plans = participant.review.plans
     run_id = plans.find(run)
-    number = export_own(participant.home, plans.get(run_id), released, out)
+    verified = plans.get(run_id)
+
+    def choose(state: NDArray[np.float32], kept: NDArray[np.float32]) -> Fusion:
+        return choose_fusion(training_job(participant, run_id, participant.review.judge_run(run_id, None)), state, kept)
+
+    number = export_own(participant.home, verified, released, out, choose=choose)
     lines = [f"Wrote {out}: your own adapter as round {number} left it. It is as private as the data: keep it so."]
     show({"run": run_id, "round": number, "folder": str(out)}, lines, as_json=as_json)
 

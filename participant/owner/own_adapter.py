@@ -9,7 +9,7 @@ Source: docs/data-owner.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,8 +23,8 @@ import methods
 from host import durable
 from host.credentials import DIRECTORY_MODE
 from methods.global_adapter import VECTOR_TYPE
-from methods.method import Method
-from methods.vectors import home_tensors
+from methods.method import WHOLE, Fusion, Method
+from methods.vectors import home_tensors, joined
 from participant.home import Home
 from participant.owner.plan_store import PlanStore
 from participant.protocol.memory import PartKept, kept_name
@@ -38,7 +38,12 @@ OWN_FILE: Final = "own_adapter.safetensors"  # where PEFT's format has no place 
 Tensors = Mapping[str, NDArray[Any]]
 
 
-def export_own(home: Home, verified: VerifiedPlan, released: Path, out: Path) -> int:
+ChooseWeights = Callable[[NDArray[np.float32], NDArray[np.float32]], Fusion]  # by the released state and what is kept
+
+
+def export_own(
+    home: Home, verified: VerifiedPlan, released: Path, out: Path, *, choose: ChooseWeights | None = None
+) -> int:
     """Write this participant's own adapter and return the round that it is of.
 
     Args:
@@ -46,6 +51,7 @@ def export_own(home: Home, verified: VerifiedPlan, released: Path, out: Path) ->
         verified: plan of a run that was approved here.
         released: the folder that the run's coordinator exported.
         out: the folder to make.
+        choose: weighs the released adapter and one's own, where the method lets the owner's rows do so.
 
     Raises:
         LocalError: ``E-METHOD-REFUSED``, the method leaves nothing at home; ``E-NOT-FOUND``, no round has left
@@ -62,10 +68,12 @@ def export_own(home: Home, verified: VerifiedPlan, released: Path, out: Path) ->
     for tensor in home_tensors(recipe):
         tensors[tensor.key] = kept[start : start + tensor.entries].reshape(tensor.shape)
         start += tensor.entries
-    shared = _released(released, verified)
+    shared, weights = _released(released, verified), WHOLE
+    if method.fusions and choose is not None:
+        weights = choose(joined(recipe, shared), kept)
     with durable.new_directory(out) as directory:
         directory.chmod(DIRECTORY_MODE)
-        mine = method.mine(recipe.adapter, shared, tensors)
+        mine = method.mine(shared, tensors, weights)
         file = OWN_FILE if method.home == "mixed" else ADAPTER_FILE
         (directory / file).write_bytes(save_tensors(mine, metadata={"format": "pt"}))
         if method.home != "mixed":

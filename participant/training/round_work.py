@@ -8,7 +8,6 @@ Source: docs/methods.md.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,7 +66,7 @@ class RoundWork:
         if recipe.counts == "rank":
             sums = replace(sums, held=ranks.held(recipe, turn, member))
         if methods.get(recipe.adapter.method).skips_layers:
-            sums = replace(sums, skipped=_left_out(sums.engine.adapted, chosen_layers(recipe, number)))
+            sums = replace(sums, skipped=resting_layers(sums.engine.adapted, number))
         shared, every = places(recipe, turn), local_places(recipe, turn)
         work = cls(recipe, number, turn, every, np.arange(every.size), sums)
         return work.of_columns(np.concatenate([gathered(recipe, number), np.arange(shared.size, every.size)]))
@@ -136,7 +135,8 @@ class RoundWork:
         return replace(self, columns=columns, sums=replace(self.sums, columns=columns if some else None))
 
 
-def _left_out(adapted: AdaptedModel, chosen: Collection[int]) -> tuple[nn.Module, ...]:
-    """Return the layers of a model whose adapters rest in a round."""
+def resting_layers(adapted: AdaptedModel, number: int) -> tuple[nn.Module, ...]:
+    """Return the layers of a model whose adapters rest in a round, where the mask is of layers."""
+    chosen = chosen_layers(adapted.recipe, number)
     resting = [one for tensor, one in adapted.placed if layer_of(tensor.key) not in {None, *chosen}]
     return tuple(blocks_with(adapted.model, resting))

@@ -12,12 +12,12 @@ Source: docs/privacy-accounting.md section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar, assert_never
+from typing import Final, TypeVar, assert_never
 
 import numpy as np
 import structlog
@@ -25,8 +25,8 @@ import torch
 from numpy.typing import NDArray
 
 import methods
-from methods.method import Method
-from methods.vectors import joined_home
+from methods.method import BY_ITSELF, Fusion, Method
+from methods.uploads import kept_at_start
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.device import find_device, require_precision
 from participant.training.adapters.gradients import GradientEngine
@@ -44,12 +44,10 @@ from participant.training.trainer import EngineName, Precision, Progress
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
 from privacy.dp.fast_noise import compile_now, discrete_gaussian
 from privacy.dp.sampling import choose, poisson_sample
-from privacy.draft import Recipe
 from privacy.errors import LocalError
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan
 from privacy.secagg.fixed_point import fixed
-from privacy.task_parts import require_classification
 
 Vector = NDArray[np.float32]
 Wide = NDArray[np.float64]
@@ -58,8 +56,6 @@ Number = TypeVar("Number", np.int64, np.float64)
 
 REHEARSALS: Final = 5  # of a micro-batch and of the noise, to see how long they take
 SPARE_TIME: Final = 1.5  # a period over what its parts usually took when they were rehearsed
-
-BY_ITSELF: Final = frozenset({"beside", "alone"})  # what stays at home and trains after the others
 
 ASK_A_DRY_RUN: Final = "`onlysum participant plan dry-run RUN` names the first of them"
 
@@ -132,8 +128,10 @@ class TorchTrainer:
         self._self_check: SelfCheck | None = None
         self._engines: TurnEngines | None = None
         self._examples: Examples | None = None
+        self._base: Base | None = None
         self._fixed_slots = False
         self._units: list[Integers] = []
+        self.remarks: tuple[str, ...] = ()  # what the owner should know of the rows, once they are read
 
     def prepare(self) -> None:
         """Load base and adapter, run the self-check on synthetic rows, then read the data.
@@ -152,7 +150,7 @@ class TorchTrainer:
         device = find_device(given.device)
         require_precision(device, given.precision)
         initial = read_initial(given.initial_adapter, recipe.adapter)
-        task = require_classification(recipe.task)
+        task = recipe.task
 
         def base() -> Base:
             return load_base(
@@ -163,7 +161,7 @@ class TorchTrainer:
                 seed=recipe.adapter.seed,
             )
 
-        self._at_start = _kept_at_start(recipe, initial)
+        self._at_start = kept_at_start(self._method, recipe, initial)
         loaded = base()
         adapted = AdaptedModel.attach(loaded.model, recipe, initial, device, precision=given.precision)
         size = recipe.training.micro_batch
@@ -184,10 +182,11 @@ class TorchTrainer:
         examples = load_examples(given.dataset, given.columns, task, loaded, strict=given.strict).to(device)
         if examples.unusable.size:
             _log.warning("rows that do not fit the plan count as empty", run=self._plan.run_id, next=ASK_A_DRY_RUN)
+        self.remarks = examples.remarks
         self._units = self._rows_of_units(examples, np.arange(len(examples), dtype=np.int64))
-        if self._visits > 1:
+        if self._visits > 1 and adapted.work.cacheable:
             examples = shortened(engines, synthetic, examples)
-        self._engines, self._examples = engines, examples
+        self._engines, self._examples, self._base = engines, examples, loaded
         self._set_pace()
 
     def of_participant(self, me: str, rows: Integers, random: RandomSource) -> TorchTrainer:
@@ -204,7 +203,7 @@ class TorchTrainer:
             raise LocalError("E-BUG", "a trainer was not prepared")
         other = TorchTrainer(replace(self._materials, me=me), random)
         other._engines, other._examples, other._fixed_slots = self._engines, self._examples, self._fixed_slots
-        other._at_start = self._at_start
+        other._at_start, other._base = self._at_start, self._base
         other._units = self._rows_of_units(self._examples, rows)
         return other
 
@@ -293,7 +292,8 @@ class TorchTrainer:
             gradient = gradient + proximal * (position - adapter)[where] + pull[part.columns]  # neither reads data
             position[where] -= rates[part.columns] * gradient
             progress(step + 1, privacy.local_steps)
-        difference, self.kept = work.uploaded(adapter, position, kept, privacy.local_steps)
+        difference, stays = work.uploaded(adapter, position, kept, privacy.local_steps)
+        self.kept = stays if np.isfinite(stays).all() else kept  # steps that went astray leave nothing behind
         return difference
 
     def _with_home(self, adapter: Vector, kept: Vector) -> Vector:
@@ -308,11 +308,12 @@ class TorchTrainer:
         """Train what stays at home by itself, as many steps as the others: no clip and no noise, for nobody gets it."""
         kept = self._at_start if self.kept is None else self.kept
         start = np.concatenate([adapter, kept])
-        home, sums = work.at_home(self._sums(self._home_engine())), start.astype(np.float64)
+        home, position = work.at_home(self._sums(self._home_engine())), start.astype(np.float64)
         expected = float(self._plan.privacy.sampling_rate) * self._counted
         for _ in range(self._plan.privacy.local_steps):
-            sums[home.places] -= home.learning_rates * self._sum_at(home, sums, self._plain) / expected
-        self.kept = sums[home.places].astype(np.float32)
+            position[home.places] -= home.learning_rates * self._sum_at(home, position, self._plain) / expected
+        stays = position[home.places].astype(np.float32)
+        self.kept = stays if np.isfinite(stays).all() else kept
 
     def own_model(self, adapter: Vector) -> tuple[GradientEngine, Vector]:
         """Return an engine with this participant's own adapter switched on, and what it loads for a global adapter."""
@@ -320,6 +321,13 @@ class TorchTrainer:
         if self._method.home in BY_ITSELF:
             return self._home_engine(), np.concatenate([adapter, kept])
         return self.sums_of_turn(0).engine, self._with_home(adapter, kept)
+
+    def best_fusion(self, adapter: Vector) -> Fusion:
+        """Return the weights of a released state and one's own LoRA that one's own rows like best; for the owner."""
+        if self._engines is None or self._examples is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        kept = self._at_start if self.kept is None else self.kept
+        return self._engines.best_fusion(self._examples, np.concatenate([adapter, kept]))
 
     def _home_engine(self) -> GradientEngine:
         if self._engines is None:
@@ -354,7 +362,7 @@ class TorchTrainer:
         batch = self._batch()
         try:
             work.sums.engine.adapted.load(position.astype(np.float32))
-            return sum_of(work.sums, batch)
+            return sum_of(self._in_step(work.sums, batch), batch)
         except Exception as error:
             if not self._plan.privacy.noised:
                 raise
@@ -366,6 +374,14 @@ class TorchTrainer:
                 "training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step
             )
             return np.zeros(work.sums.entries, dtype=np.int64)
+
+    def _in_step(self, sums: GradientSums, batch: list[Integers]) -> GradientSums:
+        """Return sums over the examples as this step sees them: with coins of its own, where the task tosses any."""
+        if self._base is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        work = sums.engine.adapted.work
+        examples = work.in_step(sums.examples, joined(batch), self._base, self._random)
+        return replace(sums, examples=examples)
 
     def _longest(self, pace: FixedDuration) -> float:
         """Return how many seconds a round's training takes at most: of the largest batches, on synthetic rows."""
@@ -429,12 +445,6 @@ class TorchTrainer:
         """Return what one integer step of a clipped gradient of so many entries stands for: C / r."""
         privacy = self._plan.privacy
         return float(privacy.clip_norm) / clip_radius(privacy.sensitivity, entries)
-
-
-def _kept_at_start(recipe: Recipe, initial: Mapping[str, NDArray[Any]]) -> Vector:
-    """Return what stays at home before anything was trained: the initial tensors, or zeros where it is none."""
-    home = joined_home(recipe, initial)
-    return home if home.size else np.zeros(methods.get(recipe.adapter.method).kept(recipe), dtype=np.float32)
 
 
 def _require_unchanged(given: Materials) -> None:

@@ -213,23 +213,28 @@ def _simulate(spec: Spec, method: str, out: Path, run: _Run, *, as_json: bool) -
     )
 
 
-SHOWN: Final = ("cell", "seed", "round", "accuracy", "epsilon", "voided", "bytes_up", "training_seconds", "sum_seconds")
+SHOWN: Final = ("cell", "seed", "round", "epsilon", "voided", "bytes_up", "training_seconds", "sum_seconds")
 
 
 def _figures(row: Row, swept: Sequence[str]) -> dict[str, Json]:
-    return {key: row.get(key) for key in (*SHOWN, *swept, "adapter", "ended")}
+    from simulation.laboratory.results import QUALITIES
+
+    merits = [name for name in QUALITIES if row.get(name) is not None]
+    return {key: row.get(key) for key in (*SHOWN, *merits, *swept, "adapter", "ended")}
 
 
 def _table(rows: Sequence[Row], swept: Sequence[str]) -> list[Any]:
     from host.rendering import Table
+    from simulation.laboratory.results import quality
 
-    head = [*(key.rpartition(".")[2] for key in swept), "seed", "rounds", "accuracy", "epsilon", "MB up", "CPU s"]
-    body = [[*(str(row.get(key)) for key in swept), *_cells(row)] for row in rows]
+    merit = quality(rows)
+    head = [*(key.rpartition(".")[2] for key in swept), "seed", "rounds", merit, "epsilon", "MB up", "CPU s"]
+    body = [[*(str(row.get(key)) for key in swept), *_cells(row, merit)] for row in rows]
     return [Table(tuple(head), tuple(tuple(line) for line in body))]
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, merit: str) -> list[str]:
     epsilon = "-" if row["epsilon"] is None else format_epsilon_up(row["epsilon"])
     seconds = row["training_seconds"] + row["sum_seconds"]
-    figures = f"{row['accuracy']:.1%}", epsilon, f"{row['bytes_up'] / 1e6:.1f}", f"{seconds:.0f}"
+    figures = f"{row[merit]:.4f}", epsilon, f"{row['bytes_up'] / 1e6:.1f}", f"{seconds:.0f}"
     return [str(row["seed"]), f"{row['round']}{' (ended)' if row['ended'] else ''}", *figures]

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Final
 
-from simulation.laboratory.results import LABEL, Row, final
+from simulation.laboratory.results import LABEL, Row, final, quality
 
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
 MARKS: Final = "osD^vPX"
@@ -24,7 +24,7 @@ Line = tuple[str, list[Any], list[float], list[float]]  # name, abscissae, means
 def draw(rows: Sequence[Row], swept: Sequence[str], out: Path) -> None:
     """Write the curves of some rows.
 
-    One key is swept over numbers: accuracy against it, one line per combination of the others. None is: accuracy
+    One key is swept over numbers: the figure of merit against it, one line per combination of the others. None is: it
     against the round.
 
     Args:
@@ -37,7 +37,8 @@ def draw(rows: Sequence[Row], swept: Sequence[str], out: Path) -> None:
 
     against = next((key for key in swept if _is_ladder(rows, key)), "round")
     shown = rows if against == "round" else final(rows)
-    lines = _lines(shown, against, [key for key in swept if key != against])
+    merit = quality(rows)
+    lines = _lines(shown, against, [key for key in swept if key != against], merit)
     with mpl.rc_context({"svg.hashsalt": "onlysum", "svg.fonttype": "none"}):
         figure = Figure(figsize=(8, 4.8), layout="constrained")
         axes = figure.subplots()
@@ -46,7 +47,7 @@ def draw(rows: Sequence[Row], swept: Sequence[str], out: Path) -> None:
             axes.errorbar(where, means, yerr=deviations, label=name, color=colour, marker=mark, capsize=3)
         seeds = len({row["seed"] for row in rows})
         over = f"; mean and standard deviation over {seeds} seeds" if seeds > 1 else ""
-        axes.set(xlabel=against, ylabel="accuracy on held-out rows", title=LABEL + over)
+        axes.set(xlabel=against, ylabel=f"{merit} on held-out rows", title=LABEL + over)
         axes.grid(alpha=0.3)
         if any(name for name, *_ in lines):
             axes.legend(fontsize="small")
@@ -59,12 +60,12 @@ def _is_ladder(rows: Sequence[Row], key: str) -> bool:
     return len(values) > 1 and all(isinstance(value, int | float) for value in values)
 
 
-def _lines(rows: Sequence[Row], against: str, others: Sequence[str]) -> list[Line]:
+def _lines(rows: Sequence[Row], against: str, others: Sequence[str], merit: str) -> list[Line]:
     """Return means and sample deviations over the seeds."""
     found: dict[str, dict[Any, list[float]]] = {}
     for row in rows:
         name = ", ".join(f"{key.rpartition('.')[2]} {row.get(key)}" for key in others)[:LONGEST]
-        found.setdefault(name, {}).setdefault(row[against], []).append(row["accuracy"])
+        found.setdefault(name, {}).setdefault(row[against], []).append(row[merit])
     lines = []
     for name, places in found.items():
         where = sorted(places)

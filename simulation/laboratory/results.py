@@ -18,7 +18,7 @@ from host import durable
 from simulation.laboratory.spec import Cell, SpecFile
 
 LABEL: Final = "simulation, not private"
-ENDED: Final = "ended"
+QUALITIES: Final = ("accuracy", "spearman", "r2", "loss")  # what is shown of a task: the first that it has
 
 Row = dict[str, Any]
 
@@ -49,6 +49,11 @@ def rows_of(cell: Cell, measured: Sequence[Mapping[str, Any]], **ran: str) -> li
     """
     known = {"label": LABEL, "cell": cell.id, "seed": cell.seed, **ran}
     return [{**known, **figures, **hyper_parameters(cell)} for figures in measured]
+
+
+def quality(rows: Sequence[Row]) -> str:
+    """Return the name of the figure of merit that is shown."""
+    return next(name for name in QUALITIES if all(row.get(name) is not None for row in rows))
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:

@@ -79,7 +79,9 @@ def parts_of(cell: Cell, world: World) -> dict[str, Integers]:
     """
     section = cell.simulation
     how, everybody = section.partition, names(section.participants)
-    values = world.values(how.column or cell.document["task"].get("label_column", "label"))
+    by_value = how.kind in ("dirichlet", "column")
+    column = how.column or cell.document["task"].get("label_column", "label")
+    values = world.values(column) if by_value else world.places()
     parts = partition(how, values, participants=section.participants, seed=cell.seed, names=everybody)
     return dict(zip(everybody, parts, strict=True))
 

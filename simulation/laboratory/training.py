@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from participant.training.data import Columns, task_columns
 from participant.training.torch_trainer import Materials, TorchTrainer
 from privacy.plan import Plan
-from privacy.task_parts import require_classification
 from simulation.seeded import SeededSource
 
 Integers = NDArray[np.int64]
@@ -91,7 +90,7 @@ class TrainingSet:
 
     def columns(self, plan: Plan) -> Columns:
         """Return which columns of the rows are read."""
-        return task_columns(require_classification(plan.recipe.task), user_column=self.user_column)
+        return task_columns(plan.recipe.task, user_column=self.user_column)
 
 
 @dataclass(frozen=True, slots=True)

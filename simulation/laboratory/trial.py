@@ -196,9 +196,8 @@ class Trial:
         progress.measured.append(
             {
                 "round": number,
-                "accuracy": found.correct / found.examples,
-                "correct": found.correct,
                 "examples": found.examples,
+                **{metric.name: float(metric.value) for metric in found.metrics},
                 "epsilon": run_epsilon(plan, number),
                 "delta": float(plan.privacy.delta),
                 "noise_multiplier": plan.privacy.noise_multiplier,

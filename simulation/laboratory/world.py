@@ -62,6 +62,10 @@ class World:
         base = BaseReference(name="base", architecture="", files=hash_model(self.base))
         return {"base": base.hash, "rows": hash_dataset(self.rows), "held_out": hash_dataset(self.held_out)}
 
+    def places(self) -> list[str]:
+        """Return what names each row in a refusal."""
+        return [where for where, _ in read_rows(self.rows, None)]
+
     def values(self, column: str) -> list[str]:
         """Return what every row has in a column.
 

@@ -239,7 +239,7 @@ def test_two_loras_side_by_side_are_one_of_twice_the_rank() -> None:
     released, mine = (
         {key: random.normal(size=SECOND[key]).astype(np.float32) for key in keys} for keys in ((A, B), (HOME_A, HOME_B))
     )
-    both = fused(released, mine, shared=0.25, own=2.0)
+    both = fused(released, mine, (0.25, 2.0))
     expected = 0.25 * released[B] @ released[A] + 2.0 * mine[HOME_B] @ mine[HOME_A]
     assert np.allclose(both[B] @ both[A], expected, atol=1e-5)
     assert of_both_ranks(recipe.adapter) == {"r": 4, "lora_alpha": 8.0}

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from methods.vectors import home_tensors
-from participant.daemon.backup import read_backup, write_backup
 from participant.home import Home
 from participant.owner.own_adapter import OWN_FILE, erase_own, export_own
 from participant.owner.plan_store import Ended
@@ -146,7 +145,7 @@ def test_the_record_comes_back_from_the_journal() -> None:
     assert record_from_json(record_to_json(record)) == record
 
 
-# --- erasing and backing up ---
+# --- erasing ---
 
 
 @pytest.fixture
@@ -197,14 +196,6 @@ def test_an_owner_who_refuses_the_run_keeps_nothing_of_it(left: Rehearsal) -> No
 def test_an_owner_who_leaves_keeps_nothing(left: Rehearsal) -> None:
     left.me.home.left_mark.touch()
     assert swept(left) == []
-
-
-def test_a_backup_has_what_stays_at_home_and_no_update(left: Rehearsal, tmp_path: Path) -> None:
-    (run_of(left) / "encoded-2").write_bytes(b"an update")
-    write_backup(left.me.home, tmp_path / "archive")
-    read_backup(tmp_path / "archive", tmp_path / "restored")
-    restored = sorted(path.name for path in (tmp_path / "restored" / "runs" / left.plan.run_id).iterdir())
-    assert restored == ["journal", "kept-1", "kept-2"]
 
 
 # --- exporting ---

@@ -13,7 +13,6 @@ import pytest
 from numpy.typing import NDArray
 
 import onlysum
-from participant.training.data import Columns
 from participant.training.torch_trainer import Materials, TorchTrainer
 from privacy.errors import LocalError, Phase, RoundAborted, VerificationError
 from privacy.plan import Plan
@@ -128,7 +127,7 @@ def test_a_simulated_participant_contributes_what_a_daemons_trainer_would(
         me=name,
         model=data / "base",
         dataset=tmp_path / "own.npz",
-        columns=Columns("image", "label"),
+        columns=setup.work.columns(setup.plan),
         initial_adapter=setup.draft / "initial_adapter.safetensors",
     )
     alone = TorchTrainer(materials, SeededSource(f"{SOURCE} {cell.seed} {name} round 2"))

@@ -35,7 +35,7 @@ from privacy.draft import Draft
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan, default_survivors, threshold
 from privacy.plan_parts import Evaluation, Graph, Member, MemberOptions
-from privacy.task_parts import Classification, require_classification
+from privacy.task_parts import Task
 from tests.worlds.plans import CREATED_AT, EXPIRES_AT, names, signing_key
 from tests.worlds.seeded import SeededRandom
 
@@ -103,11 +103,12 @@ def text_rows(path: Path, *, rows: int = ROWS, seed: int = 0) -> Path:
     return path
 
 
-def adapter_text(method: str, kind: str, layers: tuple[int, ...] = ()) -> str:
+def adapter_text(method: str, kind: str, layers: tuple[int, ...] = (), targets: tuple[str, ...] | None = None) -> str:
     """Return the keys of ``[adapter]`` that belong to the PEFT type of a method, for a tiny model of a kind."""
     images = kind == "image"
-    targets = {"target_modules": ["q_proj", "v_proj"] if images else ["query", "value"]}
-    sized = {"rank": 2, "alpha": 8, **targets}
+    names = targets or (("q_proj", "v_proj") if images else ("query", "value"))
+    modules = {"target_modules": list(names)}
+    sized = {"rank": 2, "alpha": 8, **modules}
     dense = ["layers.1.mlp"] if images else ["layer.1.intermediate"]
     given: dict[str, dict[str, Any]] = {
         "LORA": {**sized, "layers": list(layers)},
@@ -116,14 +117,14 @@ def adapter_text(method: str, kind: str, layers: tuple[int, ...] = ()) -> str:
         "LOKR": sized,
         "LOHA": sized,
         "ADALORA": {**sized, "rank": 3, "target_rank": 2},
-        "VERA": {"rank": 4, **targets},
-        "OFT": {"block_size": 4, **targets},
+        "VERA": {"rank": 4, **modules},
+        "OFT": {"block_size": 4, **modules},
         "LN_TUNING": {"target_modules": ["layernorm_before"] if images else ["output.LayerNorm"]},
         "WHOLE": {"target_modules": dense},
         "SEEDS": {"directions": 16, "target_modules": dense},
         "BIAS": {},
         "HEAD": {},
-        "IA3": {**targets, "feedforward_modules": ["fc2"] if images else ["output.dense"]},
+        "IA3": {**modules, "feedforward_modules": ["fc2"] if images else ["output.dense"]},
         "PROMPT_TUNING": {"tokens": 3},
         "PREFIX_TUNING": {"tokens": 3},
         "P_TUNING": {"tokens": 3, "hidden_size": 8},
@@ -137,9 +138,19 @@ def recipe_text(
     method: str = "ffa-lora",
     mode: str = "none",
     layers: tuple[int, ...] = (),
+    optimizer: str = "",
     **privacy: Any,
 ) -> str:
-    """Return the recipe of a tiny run; ``privacy`` adds to or replaces keys of its section."""
+    """Return the recipe of a tiny run; ``privacy`` adds to or replaces keys of its section.
+
+    Args:
+        kind: image or text.
+        method: by its name.
+        mode: of privacy.
+        layers: that are adapted; all if empty.
+        optimizer: its section, with the heading.
+        privacy: keys of its section.
+    """
     images = kind == "image"
     section = {"mode": mode, "sampling_rate": 0.5, "local_steps": 1 if mode.startswith("distributed") else 2}
     if mode != "none":
@@ -178,6 +189,7 @@ head_learning_rate = 0.25
 micro_batch = 8
 {TRAINING.get(method, "")}
 
+{optimizer}
 [evaluation]
 data = "public"
 """
@@ -232,18 +244,18 @@ class World:
         return trainer
 
     @property
-    def task(self) -> Classification:
+    def task(self) -> Task:
         """The plan's task."""
-        return require_classification(self.plan.recipe.task)
+        return self.plan.recipe.task
 
     def base(self) -> Base:
         recipe = self.plan.recipe
         return load_base(
             self.directory / "base",
             recipe.base,
-            require_classification(recipe.task),
-            head_modules=["classifier"],
-            seed=7,
+            recipe.task,
+            head_modules=recipe.adapter.head_modules,
+            seed=recipe.adapter.seed,
         )
 
     def measured(self) -> Examples:
