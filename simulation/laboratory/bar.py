@@ -33,7 +33,8 @@ class Bar:
             disable=not self._console.is_terminal,
         )
         self._task: TaskID | None = None
-        self._begun, self._done, self._before, self._updates = 0.0, 0, 0, 0
+        self._begun: float | None = None
+        self._done, self._before, self._updates = 0, 0, 0
         self._said = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -55,7 +56,7 @@ class Bar:
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task = self._bars.add_task(f"simulation {cell.id}", total=updates, completed=done)
-        self._begun, self._done, self._before, self._updates = time.monotonic(), done, done, updates
+        self._begun, self._done, self._before, self._updates = None, done, done, updates
 
     def trained(self, count: int) -> None:
         """Move it."""
@@ -63,9 +64,9 @@ class Bar:
         if self._task is not None:
             self._bars.update(self._task, completed=self._done)
         now = time.monotonic()
-        if self._done == self._before + count:  # what comes before the first is loading
+        if self._begun is None:  # what comes before the first is loading
             self._begun, self._before = now, self._done
-        if not self._console.is_terminal and now - self._said >= LINE_SECONDS and self._done > self._before:
+        elif not self._console.is_terminal and now - self._said >= LINE_SECONDS:
             self._said = now
             left = (now - self._begun) / (self._done - self._before) * max(0, self._updates - self._done)
             self.note(f"{self._done} of {self._updates} updates, about {left:.0f} s left")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import tomllib
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from privacy.errors import LocalError, Phase
+from simulation.laboratory import bar
 from simulation.laboratory.absences import absences
 from simulation.laboratory.partition import partition
 from simulation.laboratory.spec import PartitionSection, Spec, written
@@ -180,3 +182,22 @@ def test_losses_follow_the_rates_and_each_attempt_tosses_its_own_coins() -> None
     assert lost == absences(rates, names, seed=1, number=2, attempt=1)
     assert lost != absences(rates, names, seed=1, number=2, attempt=2)
     assert not absences({Phase.UNMASK: 0.0}, names, seed=1, number=1, attempt=1)
+
+
+# --- what is told meanwhile ---
+
+
+def test_without_a_terminal_a_line_now_and_then_says_how_long_the_rest_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    clock = iter([0.0, *(10.0 * step for step in range(1, 9))])
+    monkeypatch.setattr(bar, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    shown = bar.Bar()
+    shown.begin(next(read().cells()), updates=18, done=6)
+    for _ in range(8):
+        shown.trained(1)
+    assert capsys.readouterr().err.splitlines() == [
+        "9 of 18 updates, about 90 s left",
+        "12 of 18 updates, about 60 s left",
+    ]
