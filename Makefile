@@ -21,7 +21,7 @@ STAMP := .venv/.installed-$(HASH)
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help docs-site sbom wheelhouse setup test docs-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-text demo-compare demo-clean flower bench-flower figures dist
+.PHONY: help docs-site sbom wheelhouse setup test docs-test ray-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-text demo-compare demo-clean flower bench-flower figures dist
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | \
@@ -40,12 +40,16 @@ $(STAMP):
 	@touch $@
 
 test: setup ## Run the tests (10 to 15 minutes on 2 cores)
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not docs" --session-timeout=1200
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not docs and not ray" --session-timeout=1200
 
 docs-test: setup ## Run the commands of the README as they stand there, the demo among them (5 minutes)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m docs
 
-test-all: setup mutation ## Run the mutants and every test, the slow ones too (no limit)
+ray-test: setup ## Run the tests of the Ray engine on a cluster of two workers (80 MB, 1 minute)
+	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[ray]'
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -m ray
+
+test-all: setup mutation ray-test ## Run the mutants and every test, the slow ones too (no limit)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 lint: setup contracts ## Check style, format, and who may import whom

@@ -82,8 +82,9 @@ REGISTRY: Final[dict[str, Explanation]] = {
     "E-EXTRA-MISSING": Explanation(
         _U,
         "a command needs packages that are not installed",
-        "the base install has no torch, and nothing that makes PDF files",
-        "pip install 'onlysum[participant]', 'onlysum[report]' for PDF and registry exports, 'onlysum[postgres]'",
+        "the base install has no torch, and nothing that makes PDF files or draws curves",
+        "pip install 'onlysum[participant]', 'onlysum[report]' for PDF, registry exports and curves, 'onlysum[ray]', "
+        "'onlysum[postgres]'",
     ),
     "E-DISK-FULL": Explanation(
         _U,
@@ -551,6 +552,30 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "the demo did not come to its end",
         "one of its processes failed or was too slow",
         "read the logs that it names; every process was ended",
+    ),
+    "E-SIMULATION-PARTITION": Explanation(
+        _U,
+        "a partition leaves a participant without data",
+        "somebody without a row has nothing to train on, and a roster has no such member",
+        "take fewer participants, a larger alpha, a smaller skew or another seed",
+    ),
+    "E-SIMULATION-OTHER": Explanation(
+        _R,
+        "the directory or manifest is of another simulation",
+        "results of another SPEC, other data or other code must not be mixed; what is there stays as it is",
+        "choose another --out, or go back to what the results were made with",
+    ),
+    "E-SIMULATION-DIFFERS": Explanation(
+        _V,
+        "the simulation does not repeat what its manifest says",
+        "code, libraries or processor compute something else than when it was made",
+        "compare what the warnings name; the same code on the same kind of machine repeats to the bit",
+    ),
+    "E-SIMULATION-CLUSTER": Explanation(
+        _U,
+        "the Ray cluster cannot train this",
+        "it does not answer, or a machine of it lacks the base or the rows under the same path",
+        "start the cluster, and put base and rows where the message says, the same bytes on every machine",
     ),
     "E-RUN-SIZES": Explanation(
         _U,
