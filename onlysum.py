@@ -71,7 +71,12 @@ GROUPS: Final[dict[str, CommandGroup]] = {
         "simulation.compare_cli", "app", "Compare local with shared noise, in a simulation.", extra="participant"
     ),
 }
-EXTRA_PACKAGES: Final = frozenset({"numba", "opacus", "peft", "pyarrow", "PIL", "sklearn", "torch", "transformers"})
+EXTRA_PACKAGES: Final = frozenset(
+    {
+        *("numba", "opacus", "peft", "pyarrow", "PIL", "sklearn", "torch", "transformers"),
+        *("argon2", "prometheus_client", "starlette", "uvicorn"),
+    }
+)
 
 
 class LazyGroup(TyperGroup):
