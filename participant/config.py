@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 
@@ -23,6 +23,7 @@ from participant.training.trainer import EngineName, Precision
 from privacy import patterns
 from privacy.plan_parts import Name
 
+FORMAT: Final = 3  # of the directory: ledgers apart from memberships, with keys of their own
 DEFAULT_LEDGERS = "ledgers"  # relative to the participant's directory; joining names the machine's
 
 
@@ -50,7 +51,7 @@ def load_settings(home: Home) -> Settings:
     Raises:
         LocalError: ``E-STATE-VERSION``, ``E-CONFIG-MISSING``, ``E-CONFIG-INVALID`` or ``E-CONFIG-UNKNOWN-KEY``.
     """
-    require_format(home.directory, home.config)
+    require_format(home.directory, home.config, FORMAT)
     return configuration.load(home.config, Settings)
 
 

@@ -7,9 +7,7 @@ Leaves to others: the daemon (``participant.daemon.assembly``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from host.system import SystemClock
@@ -20,9 +18,9 @@ from participant.owner.approval import Owner, PlanReview
 from participant.owner.ledger import Ledger
 from participant.owner.ledger_directory import LedgerDirectory, LedgerMember
 from participant.owner.plan_store import PlanStore
-from participant.owner.policy import Policy, load_policy
+from participant.owner.policy import load_policy
 from participant.owner.registry import Beside, Registry
-from participant.owner.reservations import Reservations
+from participant.owner.reservations import Reservation, Reservations
 from privacy.errors import LocalError
 from protos.envelope import Role
 
@@ -39,6 +37,7 @@ class OpenHome:
     review: PlanReview
     ledgers: LedgerDirectory
     member: LedgerMember  # as the ledgers know it
+    neighbours: MachineNeighbours
 
 
 def open_home(directory: Path) -> OpenHome:
@@ -60,38 +59,46 @@ def open_home(directory: Path) -> OpenHome:
     member = ledgers.member(owner.identity.public, home)
     ledger = ledgers.open(member)
     plans = PlanStore(home, identity.operator_key, decisions=ledgers.decisions)
-    beside = partial(reserved_beside, ledgers, member, ledger)
-    review = PlanReview(home, owner, plans, ledger, SystemClock(), beside=beside)
-    return OpenHome(home, settings, identity, owner, ledger, review, ledgers, member)
+    neighbours = MachineNeighbours(ledgers, member, ledger)
+    review = PlanReview(home, owner, plans, ledger, SystemClock(), neighbours=neighbours)
+    return OpenHome(home, settings, identity, owner, ledger, review, ledgers, member, neighbours)
 
 
-def registered_beside(opened: OpenHome) -> Iterator[Beside]:
-    """Yield what the other participants on this machine have registered.
+@dataclass(frozen=True, slots=True)
+class MachineNeighbours:
+    """The other members on this machine, as far as they bear on what one of them does.
 
-    Raises:
-        LocalError: a directory of theirs does not parse.
+    Raises, in each method:
+        LocalError, VerificationError: a directory of theirs, or a ledger, does not parse; it is named.
     """
-    for other in opened.ledgers.beside(opened.member):
-        with other.named():
-            if load_identity(other.directory.identity).role is not Role.PARTICIPANT:
-                continue
-            datasets, policy = Registry(other.directory).datasets(), load_policy(other.directory)
-        populations = {name: section.population for name, section in policy.dataset.items()}
-        same = other.ledger == opened.member.ledger
-        yield Beside(f"{other.name} of {other.federation}", same, datasets, populations)
 
+    ledgers: LedgerDirectory
+    member: LedgerMember
+    ledger: Ledger
 
-def reserved_beside(
-    ledgers: LedgerDirectory, member: LedgerMember, ledger: Ledger
-) -> Iterator[tuple[Reservations, Policy]]:
-    """Yield where the reservations of the other members lie that charge to the same ledger.
+    def reserved(self, population: str, *, now: float) -> tuple[Reservation, ...]:
+        """Return what approved runs of those that charge to the same ledger reserve of a population's budget."""
+        found: list[Reservation] = []
+        for other in self.ledgers.beside(self.member):
+            if other.ledger == self.member.ledger:
+                with other.named():
+                    plans = PlanStore(other.directory, load_identity(other.directory.identity).operator_key)
+                    reservations = Reservations(plans, self.ledger, other.name, strict=True)
+                    found += reservations.of(population, load_policy(other.directory), now=now)
+        return tuple(found)
 
-    Raises:
-        LocalError: a directory of theirs does not parse, so that nobody knows what they reserve.
-    """
-    for other in ledgers.beside(member):
-        if other.ledger == member.ledger:
+    def charged_apart(self, sha256: str) -> tuple[str, ...]:
+        """Return which populations were charged for the data of a hash on this machine's other ledgers, in words."""
+        return self.ledgers.charged_apart(self.member, sha256) if sha256 else ()
+
+    def registered(self) -> tuple[Beside, ...]:
+        """Return what the other participants have registered."""
+        found: list[Beside] = []
+        for other in self.ledgers.beside(self.member):
             with other.named():
-                plans = PlanStore(other.directory, load_identity(other.directory.identity).operator_key)
-                policy = load_policy(other.directory)
-            yield Reservations(plans, ledger, other.name), policy
+                if load_identity(other.directory.identity).role is Role.PARTICIPANT:
+                    sections = load_policy(other.directory).dataset
+                    populations = {name: section.population for name, section in sections.items()}
+                    same = other.ledger == self.member.ledger
+                    found.append(Beside(other.words, same, Registry(other.directory).datasets(), populations))
+        return tuple(found)

@@ -234,7 +234,9 @@ def restore(
     file: Annotated[Path, typer.Argument(help="An archive that `backup` wrote.")],
     ledgers: Annotated[
         Path | None,
-        typer.Option("--ledgers", metavar="DIR", help="This machine's ledgers; default: as in the archive."),
+        typer.Option(
+            "--ledgers", metavar="DIR", envvar="ONLYSUM_LEDGERS", help="This machine's ledgers; default: as archived."
+        ),
     ] = None,
     config: Directory = None,
     as_json: AsJson = False,
@@ -245,14 +247,16 @@ def restore(
 
     Example: onlysum participant restore /secure/clinic-a.tar.gz --config clinic-a
     """
+    from host.system import SystemClock
     from participant.daemon.backup import read_backup
 
     home = directory(config).resolve()
-    read_backup(file, home, ledgers=ledgers)
+    aside = read_backup(file, home, at=int(SystemClock().now()), ledgers=ledgers)
     lines = [
         f"Restored {home}.",
+        *(f"{path} could not be read and is kept under this name." for path in aside),
         "If rounds were charged or signed since the backup, the participant abstains: it never spends twice unseen.",
         "It goes on once you have charged what is missing: `onlysum participant ledger reanchor`",
         "Next: `onlysum participant doctor`, then `onlysum participant start`",
     ]
-    show({"directory": str(home)}, lines, as_json=as_json)
+    show({"directory": str(home), "aside": [str(path) for path in aside]}, lines, as_json=as_json)

@@ -18,6 +18,7 @@ from host import durable
 from host.archives import new_archive, restored
 from host.state_format import FORMAT_NAME
 from participant.config import DEFAULT_LEDGERS, load_settings, with_ledgers
+from participant.daemon.ledger_restore import restore_member
 from participant.home import CONFIG_NAME, NOISE_KEYS, Home
 from participant.link.identity import load_keys
 from participant.opened import OpenHome
@@ -51,13 +52,17 @@ def write_backup(opened: OpenHome, file: Path) -> int:
     return file.stat().st_size
 
 
-def read_backup(file: Path, directory: Path, *, ledgers: Path | None = None) -> None:
+def read_backup(file: Path, directory: Path, *, at: int, ledgers: Path | None = None) -> tuple[Path, ...]:
     """Restore an archive into a directory without a participant, and its ledger to where this machine's ledgers lie.
 
     Args:
         file: the archive.
         directory: where the participant will lie.
+        at: seconds since the Unix epoch, in the names of files that are set aside.
         ledgers: where the ledgers lie, if not where the archive's participant.toml says.
+
+    Returns:
+        Files of a ledger that could not be read and have another name now.
 
     Raises:
         LocalError: ``E-EXISTS``, ``E-NOT-FOUND``, ``E-DISK-*`` or ``E-STATE-DAMAGED``.
@@ -78,6 +83,7 @@ def read_backup(file: Path, directory: Path, *, ledgers: Path | None = None) -> 
         identity = load_keys(extracted.identity).signing.public
         if place.path.resolve() == (directory / DEFAULT_LEDGERS).resolve():
             place = archive  # it takes its place with the directory
-        place.restore(archive, identity, home)
+        aside = restore_member(archive, place, identity=identity, home=home, at=at)
         if place is not archive:
             shutil.rmtree(archive.path)
+    return aside

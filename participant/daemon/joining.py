@@ -15,11 +15,10 @@ from pathlib import Path
 from host import durable
 from host.fingerprints import fingerprint
 from host.state_format import write_format
-from participant.config import settings_template
+from participant.config import FORMAT, settings_template
 from participant.home import Home
 from participant.link.channel import enrol
 from participant.link.identity import (
-    MEMBERSHIP,
     Identity,
     accept_membership,
     enrolment_request,
@@ -29,7 +28,13 @@ from participant.link.identity import (
     save_keys,
 )
 from participant.link.introduction import introduced
-from participant.owner.ledger_directory import SHARED, LedgerDirectory, LedgerMember, default_directory
+from participant.owner.ledger_directory import (
+    SHARED,
+    LedgerDirectory,
+    LedgerMember,
+    Newcomer,
+    default_directory,
+)
 from participant.owner.policy import policy_template
 from privacy import patterns
 from privacy.errors import LocalError
@@ -56,10 +61,11 @@ class Joined:
         """Why this member has a ledger of its own, in sentences for people, where a participant has one."""
         if self.identity.role is not Role.PARTICIPANT or self.member.ledger == SHARED:
             return ()
-        return (
-            f"Another participant of {self.identity.federation} on this machine charges to the shared ledger: of a",
-            "federation one does. Their data must be of different people.",
+        federation = self.identity.federation
+        other = (
+            f"Another participant of {federation} on this machine charges to the shared ledger, so this has its own:"
         )
+        return (f"{other} their data must be of different people.",)
 
 
 def join(
@@ -93,10 +99,10 @@ def join(
     _check_proxy(proxy)
     short = decode_invitation(line)
     home = Home(directory)
-    if (home.identity / MEMBERSHIP).exists():
+    if home.membership.exists():
         raise LocalError("E-EXISTS", f"{directory} belongs to a member already; choose another --config DIR")
     home.make()
-    place = _ledgers(ledgers, home)
+    place = _ledgers(ledgers)
     if home.identity.exists():
         keys = load_keys(home.identity)  # an earlier try got as far as the keys
     else:
@@ -105,32 +111,35 @@ def join(
     invitation = introduced(short, proxy=proxy)
     membership = enrol(invitation, enrolment_request(invitation, keys), proxy=proxy)
     identity = accept_membership(invitation, keys, membership)
-    write_format(home.directory)
+    write_format(home.directory, FORMAT)
     if not home.config.exists():
         durable.write(home.config, _settings(identity.name, str(place.path), proxy).encode())
     if not home.policy.exists():
         durable.write(home.policy, policy_template(fingerprint(identity.authority_der)).encode())
-    member = place.admit(
+    member = _admitted(place, identity, home, random=random, at=int(clock.now()))
+    save_identity(home.identity, identity)  # last: with the membership the directory is whole
+    return Joined(identity, place, member)
+
+
+def _admitted(place: LedgerDirectory, identity: Identity, home: Home, *, random: RandomSource, at: int) -> LedgerMember:
+    newcomer = Newcomer(
         identity=identity.signing.public,
         name=identity.name,
         federation=identity.federation,
         authority=hashlib.sha256(identity.authority_der).hexdigest(),
         home=home,
         charges=identity.role is Role.PARTICIPANT,
-        random=random,
-        at=int(clock.now()),
     )
-    save_identity(home.identity, identity)  # last: with the membership the directory is whole
-    return Joined(identity, place, member)
+    return place.admit(newcomer, random=random, at=at)
 
 
-def _ledgers(path: Path | None, home: Home) -> LedgerDirectory:
+def _ledgers(path: Path | None) -> LedgerDirectory:
     """Return the directory of ledgers, made before a token is spent.
 
     Raises:
-        LocalError: ``E-DISK-*`` or ``E-PERMISSIONS``.
+        LocalError: ``E-DISK-*``, ``E-PERMISSIONS`` or ``E-USAGE``, there is no place unless one is named.
     """
-    place = LedgerDirectory((path or default_directory(home.directory)).absolute())
+    place = LedgerDirectory((path or default_directory()).absolute())
     try:
         place.make()
     except LocalError as error:

@@ -94,6 +94,7 @@ class Loss:
             lines.append(f"  {self.unnamed_runs} runs were taken part in whose plan is neither here nor there")
         if self.unexplained:
             lines.append(f"  {self.unexplained} missing records are explained by none of these runs")
+            lines.append("  if a policy changed, or other members account for their own records: --only-policy-changed")
         if self.exhausted:
             lines.append(f"  the whole budget counts as spent: {', '.join(self.exhausted)}")
         return [*lines, "Nothing is refunded, also if it turns out that less was charged."]
@@ -128,13 +129,26 @@ def find_loss(
         raise LocalError("E-USAGE", "the ledger holds every record that was shown: there is nothing to re-anchor")
     runs, unnamed = _open_runs(opened, policy, shown, fetch)
     charged = tuple((run, run.rounds(_named(named or {}, run.plan.run_id))) for run in runs)
-    records = max(1, lost.sequence - opened.ledger.head().sequence)
+    records = _missing(opened, lost)
     charges, uncertain = _charges(opened, charged)
     rounds = sum(len(_entries(run, numbers, "")) for run, numbers in charged)
     unexplained = 0 if policy_only else max(0, records - rounds - _policy_rows(opened))
     everybody = {*policy.population, *opened.ledger.populations(), *_populations_beside(opened)}
     exhausted = tuple(sorted(everybody if unnamed or unexplained else uncertain))
     return Loss(lost, records, charged, charges, unnamed, unexplained, exhausted)
+
+
+def _missing(opened: OpenHome, lost: LedgerHead) -> int:
+    """Return how many records up to the lost one are not here, beyond those that were accounted for already.
+
+    At least one is, unless another member, whose records they were as well, has accounted for all of them.
+    """
+    rows, me = opened.ledger.rows(), opened.owner.identity.public
+    entries = [row.entry for row in rows if isinstance(row.entry, Reanchored)]
+    covered, here = max((entry.lost_sequence for entry in entries), default=0), {row.sequence for row in rows}
+    count = sum(number not in here for number in range(covered + 1, lost.sequence + 1))
+    by_another = any(entry.member != me and lost.sequence <= entry.lost_sequence for entry in entries)
+    return count if by_another else max(1, count)
 
 
 def _populations_beside(opened: OpenHome) -> Iterator[str]:
@@ -259,6 +273,7 @@ def reanchor(opened: OpenHome, loss: Loss, *, who: str, at: int) -> None:
         exhausted=loss.exhausted,
     )
     opened.ledger.reanchor(lost, loss.charges, at=at)
+    opened.ledger.losses.note(None)
 
 
 def _charges(

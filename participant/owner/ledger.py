@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Final
 
-from participant.owner.ledger_file import INSERT, SCHEMA, connect, has_table, translated
+from participant.owner.ledger_file import INSERT, SCHEMA, Losses, connect, has_table, translated
 from privacy import ledger
 from privacy.errors import LocalError, OnlysumError, RefusedError, VerificationError
 from privacy.ledger import LifetimeBudget, Record, Spent
@@ -43,8 +42,9 @@ class Charged:
 class Ledger:
     """An open ledger; made by :meth:`create` or :meth:`open`. Safe to share between threads."""
 
-    def __init__(self, database: sqlite3.Connection, key: SigningKey, member: bytes) -> None:
-        self._database = database
+    def __init__(self, path: Path, key: SigningKey, member: bytes) -> None:
+        self.losses = Losses(path, member)
+        self._database = connect(path)
         self._key = key
         self._member = member
         self._lock = RLock()
@@ -69,7 +69,7 @@ class Ledger:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
             raise LocalError("E-EXISTS", f"{path} is there already; a ledger is never begun anew") from None
-        opened = cls(connect(path), key, member)
+        opened = cls(path, key, member)
         try:
             with opened._transaction():
                 for statement in SCHEMA:
@@ -103,7 +103,7 @@ class Ledger:
             )
         if path.stat().st_size == 0:  # SQLite would begin a database in it
             raise VerificationError("E-STATE-DAMAGED", f"the ledger's file {path} is empty")
-        opened = cls(connect(path), key, member)
+        opened = cls(path, key, member)
         try:
             with opened._reading():
                 opened._refresh()
@@ -134,8 +134,8 @@ class Ledger:
             others: a person has said that the data is also that of another population, which was charged for it.
 
         Raises:
-            RefusedError: ``E-POLICY-BUDGET``, ``E-LEDGER-UNIT``, ``E-LEDGER-POPULATION`` or ``E-LEDGER-DATA``; nothing
-                was written.
+            RefusedError: ``E-POLICY-BUDGET``, ``E-LEDGER-UNIT``, ``E-LEDGER-POPULATION``, ``E-LEDGER-DATA`` or
+                ``E-LEDGER-ROLLBACK``; nothing was written.
             LocalError: ``E-DISK-FULL``; nothing was written.
         """
         with self._transaction():
@@ -145,6 +145,7 @@ class Ledger:
                     detail = f"round {charge.round} of run {charge.run_id} was charged as something else"
                     raise RefusedError("E-LEDGER-UNIT", detail)
                 return Charged(before, new=False)
+            self.losses.require_none()
             ledger.require_population(self._records, charge)
             if not others:
                 ledger.require_data(self._records, charge)
@@ -209,6 +210,12 @@ class Ledger:
                 )
             for record in theirs[shared:]:
                 self._insert(record)
+
+    @property
+    def owner(self) -> str:
+        """Who began the ledger."""
+        first = self.rows()[0].entry
+        return first.owner if isinstance(first, Genesis) else ""
 
     @property
     def key(self) -> bytes:

@@ -2,7 +2,7 @@
 
 Guarantees: what a transaction wrote is on disk when it ends (WAL, synchronous=FULL); SQLite itself refuses to change or
 to remove a record.
-Leaves to others: what records mean (``ledger``).
+Leaves to others: what records mean (``ledger``), finding out that some are missing (``participant.runs.open_runs``).
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from host import durable
 from host.durable import sqlite_code
-from privacy.errors import LocalError, VerificationError
+from privacy.errors import LocalError, RefusedError, VerificationError
+from privacy.heads import LedgerHead
 
+NOT_COMPARED: Final = b"0"  # in place of the number of a record that is missing
 BUSY_MS: Final = 10_000  # how long to wait for another process (a command beside the daemon)
 
 SCHEMA: Final = (
@@ -29,6 +32,51 @@ SCHEMA: Final = (
         BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END""",
 )
 INSERT: Final = "INSERT INTO records (sequence, hash, body, signature, plan_hash, round) VALUES (?, ?, ?, ?, ?, ?)"
+
+
+class Losses:
+    """What members of this machine know to be missing from a ledger: beside it on disk, and for all who charge there.
+
+    Each member speaks for the records that it showed itself.
+    """
+
+    def __init__(self, ledger: Path, member: bytes) -> None:
+        self._ledger = ledger
+        self._own = self._mark(member.hex())
+
+    def note(self, lost: LedgerHead | None) -> None:
+        """Keep that a record is missing which this member showed, or that none is.
+
+        Raises:
+            LocalError: ``E-DISK-*``.
+        """
+        if lost is not None:
+            durable.write(self._own, str(lost.sequence).encode())
+        elif self._own.exists():
+            durable.erase(self._own)
+
+    def note_restored(self) -> None:
+        """Let nobody charge before this member has compared the ledger with what it showed.
+
+        Raises:
+            LocalError: ``E-DISK-*``.
+        """
+        durable.write(self._own, NOT_COMPARED)
+
+    def require_none(self) -> None:
+        """Refuse to go on while a record is missing that any member has shown, or may be.
+
+        Raises:
+            RefusedError: ``E-LEDGER-ROLLBACK``.
+        """
+        for mark in sorted(self._ledger.parent.glob(self._mark("*").name)):
+            why = "was restored, and not compared yet with what its coordinator has seen: start its daemon"
+            if mark.read_bytes() != NOT_COMPARED:
+                why = "showed records that are missing here"
+            raise RefusedError("E-LEDGER-ROLLBACK", f"a member of this machine {why} ({mark})")
+
+    def _mark(self, member: str) -> Path:
+        return self._ledger.with_name(f"{self._ledger.stem}.lost-{member}")
 
 
 def has_table(database: sqlite3.Connection) -> bool:

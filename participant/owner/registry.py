@@ -127,7 +127,7 @@ class Registry:
             beside: what other participants on this machine have.
 
         Raises:
-            LocalError: ``E-DATA-POPULATION``.
+            LocalError: ``E-DATA-POPULATION`` or ``E-DATA-LEDGER``.
         """
         mine = _population(entry, populations)
         for known in self.datasets():
@@ -162,6 +162,27 @@ class Registry:
         return directory / f"{entry.name}.json"
 
 
+def require_same_people(
+    entry: DatasetEntry, populations: Mapping[str, str], charged: Collection[str], apart: Collection[str]
+) -> None:
+    """Refuse data that was charged before: to another population, to one that is not known to be the same, or apart.
+
+    Args:
+        entry: what is to be added.
+        populations: by name of dataset, of the policy, where the entry names none.
+        charged: the populations that the ledger has for the same data.
+        apart: those that other ledgers of this machine have, in words.
+
+    Raises:
+        LocalError: ``E-DATA-POPULATION`` or ``E-DATA-LEDGER``.
+    """
+    if apart:
+        raise LocalError("E-DATA-LEDGER", f"the same data was charged to {'; '.join(apart)}")
+    mine = _population(entry, populations)
+    if charged and mine not in charged:
+        raise LocalError("E-DATA-POPULATION", f"the same data was charged to population {', '.join(charged)}")
+
+
 def _is_same_data(known: DatasetEntry, entry: DatasetEntry) -> bool:
     return entry.sha256 != "" and known.sha256 == entry.sha256
 
@@ -173,8 +194,9 @@ def _population(dataset: DatasetEntry, populations: Mapping[str, str]) -> str | 
 def _registered_before(known: DatasetEntry, population: str | None, other: Beside | None = None) -> LocalError:
     whose = f"population {population}" if population else "no population"
     where = f" by {other.who}" if other else ""
-    ledger = ", which is charged to another ledger" if other and not other.same_ledger else ""
-    detail = f"the same data is registered{where} as {known.name} under {whose}{ledger}"
+    detail = f"the same data is registered{where} as {known.name} under {whose}"
+    if other and not other.same_ledger:
+        return LocalError("E-DATA-LEDGER", f"{detail}, which is charged to another ledger of this machine")
     return LocalError("E-DATA-POPULATION", detail)
 
 

@@ -1,16 +1,16 @@
 """What approved runs reserve of a population's budget: the rounds that they have not charged yet.
 
 Guarantees: computed from decisions, ends and ledger as they are on disk, so that a reservation begins with the approval
-and ends with the run, its refusal or its plan's expiry, and what a run has charged is never counted twice; what other
-members on this machine reserve of the same ledger counts too.
+and ends with the run, its refusal or its plan's expiry, and what a run has charged is never counted twice.
 Leaves to others: what a round is charged, which no reservation changes (``ledger``); that two approvals do not count on
 the same budget (``PlanStore.deciding``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from participant.owner.ledger import Ledger
 from participant.owner.plan_store import PlanStore
@@ -27,6 +27,28 @@ class Reservation:
     event: Event
 
 
+class Neighbours(Protocol):
+    """The other members on this machine, as far as they bear on a plan; an ``OnlysumError`` where that is not known."""
+
+    def reserved(self, population: str, *, now: float) -> tuple[Reservation, ...]:
+        """Return what approved runs of those that charge to the same ledger reserve of a population's budget."""
+
+    def charged_apart(self, sha256: str) -> tuple[str, ...]:
+        """Return which populations were charged for the data of a hash on this machine's other ledgers, in words."""
+
+
+class NoNeighbours:
+    """Nobody else on this machine."""
+
+    def reserved(self, population: str, *, now: float) -> tuple[Reservation, ...]:
+        """Return nothing."""
+        return ()
+
+    def charged_apart(self, sha256: str) -> tuple[str, ...]:
+        """Return nothing."""
+        return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Reservations:
     """Where reservations are read from."""
@@ -34,7 +56,7 @@ class Reservations:
     plans: PlanStore
     ledger: Ledger
     me: str
-    beside: Callable[[], Iterable[tuple[Reservations, Policy]]] = tuple  # of others that charge to the same ledger
+    strict: bool = False  # a plan that cannot be read is an error: of another member, nobody else would notice it
 
     def of(self, population: str, policy: Policy, *, now: float, apart_from: bytes = b"") -> tuple[Reservation, ...]:
         """Return what a population's approved runs reserve.
@@ -44,13 +66,15 @@ class Reservations:
             policy: names the populations of datasets.
             now: seconds since the Unix epoch; an expired plan reserves nothing.
             apart_from: hash of a plan that is not counted, since it is the one that asks.
+
+        Raises:
+            VerificationError, LocalError: ``E-STATE-DAMAGED``, of a strict one.
         """
         return tuple(
             reservation
-            for reservations, their_policy in ((self, policy), *self.beside())
-            for verified in reservations.plans.going_on()
+            for verified in self.plans.going_on(strictly=self.strict)
             if verified.hash != apart_from and now < verified.plan.expires_at
-            for reservation in reservations._of_run(verified, population, their_policy)
+            for reservation in self._of_run(verified, population, policy)
         )
 
     def _of_run(self, verified: VerifiedPlan, population: str, policy: Policy) -> Iterator[Reservation]:

@@ -11,7 +11,6 @@ from typing import Final
 
 from host.fingerprints import fingerprint
 from host.rendering import Json
-from host.system import SystemClock
 from participant.opened import OpenHome
 from participant.owner.cost import left_of, lifetime_budget, promised_epsilon
 from participant.owner.ledger_directory import LedgerMember
@@ -19,7 +18,7 @@ from participant.owner.policy import Policy, load_policy
 from participant.owner.reservations import Reservation
 from privacy.dp.accountants import epsilon
 from privacy.dp.events import Composed, format_epsilon_up
-from privacy.errors import LocalError
+from privacy.errors import LocalError, VerificationError
 from privacy.ledger import LifetimeBudget, RunSpend, Spent
 from privacy.ledger_entries import Reanchored
 
@@ -121,6 +120,7 @@ class LedgerView:
     file: str
     members: tuple[LedgerMember, ...]  # that charge to it, the one that asks among them
     lost: tuple[Reanchored, ...] = ()
+    unknown: str = ""  # why it is not known what other members reserve
 
     def to_json(self) -> Json:
         """Return it for programs."""
@@ -138,6 +138,7 @@ class LedgerView:
             "key": self.key,
             "file": self.file,
             "members": members,
+            "unknown": self.unknown,
             "reanchored": lost,
         }
 
@@ -154,6 +155,8 @@ class LedgerView:
             lines.append(
                 "charged to by " + ", ".join(f"{member.name} of {member.federation}" for member in self.members)
             )
+        if self.unknown:
+            lines.append(f"NOT KNOWN what other members of this machine reserve: {self.unknown}")
         return [*lines, f"ledger head: record {self.sequence}, {self.head.hex()}", f"ledger key: {self.key}"]
 
 
@@ -168,15 +171,18 @@ def ledger_view(opened: OpenHome, population: str | None = None) -> LedgerView:
     if population is not None and population not in known:
         raise LocalError("E-NOT-FOUND", f"no population {population} in the ledger or the policy")
     names = sorted(known) if population is None else [population]
-    head, beside = opened.ledger.head(), opened.ledgers.beside(opened.member)
-    now, reservations = SystemClock().now(), opened.review.reservations
-    spends = tuple(
-        _population_spend(opened.ledger.spent(name), policy, reservations.of(name, policy, now=now)) for name in names
-    )
+    head = opened.ledger.head()
+    reserved = {name: opened.review.reserved(name, policy) for name in names}
+    spends = tuple(_population_spend(opened.ledger.spent(name), policy, reserved[name][0]) for name in names)
+    unknown = next((why for _, why in reserved.values() if why), "")
+    try:
+        beside = opened.ledgers.beside(opened.member)
+    except VerificationError as error:
+        beside, unknown = (), error.detail
     lost = tuple(record.entry for record in opened.ledger.rows() if isinstance(record.entry, Reanchored))
     members = (opened.member, *(other for other in beside if other.ledger == opened.member.ledger))
     file = str(opened.ledgers.file(opened.member.ledger))
-    return LedgerView(spends, head.sequence, head.hash, fingerprint(opened.ledger.key), file, members, lost)
+    return LedgerView(spends, head.sequence, head.hash, fingerprint(opened.ledger.key), file, members, lost, unknown)
 
 
 def _population_spend(spent: Spent, policy: Policy, reserved: tuple[Reservation, ...]) -> PopulationSpend:

@@ -1,4 +1,4 @@
-"""One ledger a machine: another coordinator begins no second budget, and data keeps its population."""
+"""One ledger per machine: another coordinator begins no second budget, and data keeps its population."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from participant.commands.participant import app
 from participant.config import load_settings, with_ledgers
 from participant.daemon.backup import read_backup, write_backup
 from participant.daemon.reanchor import find_loss
+from participant.home import Home
 from participant.opened import OpenHome, open_home
-from participant.owner.ledger_directory import SHARED, LedgerDirectory, default_directory
+from participant.owner.ledger_directory import SHARED, LedgerDirectory, Newcomer, default_directory
 from participant.owner.policy import load_policy
 from participant.owner.registry import Registry
 from participant.runs.rollback import lost_head
@@ -32,8 +33,10 @@ from protos.envelope import Role, Welcome
 from tests.worlds.enrolled import authority, enrol, equip, propose
 from tests.worlds.owner import owned_plan
 from tests.worlds.plans import CREATED_AT, names, signing_key
+from tests.worlds.seeded import SeededRandom
 
 FIRST, SECOND = authority(), authority("another authority")
+NOW = CREATED_AT + 90
 DATA, OTHER = "ab" * 32, "cd" * 32
 ROOMY = LifetimeBudget("example", 1e6, 1e-6, 3)
 PLANS = {name: owned_plan(mode="distributed", run_id=run * 16) for name, run in (("alice", "aa"), ("bob", "bb"))}
@@ -202,8 +205,11 @@ def test_a_directory_beside_that_does_not_parse_is_named_and_nothing_is_approved
     alice, bob = machine.equipped("alice"), machine.equipped("bob")
     run = propose(bob.home, SECOND, PLANS["bob"])
     alice.home.policy.write_text("[approval")
-    with pytest.raises(LocalError, match=r"E-CONFIG-INVALID.*/alice, of alice of test-federation: policy\.toml"):
+    with pytest.raises(
+        RefusedError, match=r"population\.of-machine: .*/alice, of alice of test-federation: policy\.toml"
+    ):
         bob.review.approve(run, who="Anna")
+    assert bob.review.judge_run(run).cost is not None, "its page is shown"
     shutil.rmtree(alice.home.directory)
     bob.review.approve(run, who="Anna")
 
@@ -263,7 +269,7 @@ def test_the_same_bytes_in_another_membership_are_the_same_people(machine: Machi
             add(bob, copy, *options)
         assert "registered by alice of test-federation as wards under population patients" in refused.value.detail
     add(bob, copy, "--population", "patients")
-    with pytest.raises(LocalError, match="which is charged to another ledger"):
+    with pytest.raises(LocalError, match=r"E-DATA-LEDGER.*which is charged to another ledger of this machine"):
         add(carol, copy, "--population", "patients")
     add(carol, copy, "--population", "patients", "--another-population")
     assert Registry(carol.home).dataset("copy").another_population
@@ -283,24 +289,163 @@ def test_a_ledger_that_a_member_did_not_join_with_is_refused(machine: Machine) -
     assert not (machine.path / "nowhere").exists(), "no ledger is begun because one is missing"
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'[{"identity": "x"}]'])
-def test_a_list_of_members_that_does_not_parse_is_damaged(machine: Machine, content: bytes) -> None:
-    alice = machine.enrol("alice", FIRST)
-    (machine.ledgers.path / "members.json").write_bytes(content)
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"identity": "x"}'])
+def test_an_entry_that_does_not_parse_keeps_its_member_out_and_is_named_to_others(
+    machine: Machine, content: bytes
+) -> None:
+    alice, bob = machine.equipped("alice"), machine.equipped("bob")
+    run = propose(bob.home, SECOND, PLANS["bob"])
+    (machine.ledgers.path / "members" / f"{alice.member.identity}.json").write_bytes(content)
     assert code_of(lambda: open_home(alice.home.directory)) == "E-STATE-DAMAGED"
+    assert open_home(bob.home.directory).ledger.verify() > 0
+    assert "NOT KNOWN what other members" in "\n".join(ledger_view(bob).to_lines())
+    with pytest.raises(RefusedError, match=r"population\.of-machine: .*does not parse"):
+        bob.review.approve(run, who="Anna")
 
 
-def test_a_key_without_its_ledger_is_used_and_a_ledger_without_its_key_is_not(machine: Machine) -> None:
-    """A crash between the two while joining, and a key that was lost."""
+def ledger_files(machine: Machine) -> None:
+    for file in machine.ledgers.path.glob(f"{SHARED}.db*"):
+        file.unlink()
+
+
+def test_no_ledger_is_begun_where_half_of_one_is_missing(machine: Machine) -> None:
+    alice = machine.enrol("alice", FIRST)
+    alice.ledger.charge(charge("alice", 1), budget=ROOMY, max_rounds=5, at=CREATED_AT)
+    alice.ledger.close()
+    kept = machine.ledgers.file(SHARED).read_bytes()
+    ledger_files(machine)
+    assert code_of(lambda: machine.enrol("bob", SECOND)) == "E-STATE-DAMAGED"
+    assert code_of(lambda: open_home(alice.home.directory)) == "E-STATE-DAMAGED"
+    machine.ledgers.file(SHARED).write_bytes(kept)
+    assert rounds(open_home(alice.home.directory)) == 1
+    key = machine.ledgers.key_file(SHARED)
+    key.rename(machine.path / "key")
+    shutil.rmtree(machine.path / "bob")
+    assert code_of(lambda: machine.enrol("bob", SECOND)) == "E-STATE-DAMAGED"
+    (machine.path / "key").rename(key)
+    assert rounds(open_home(alice.home.directory)) == 1, "nothing was put in its place"
+
+
+def test_a_crash_while_a_ledger_is_begun_is_mended_by_joining_again(machine: Machine) -> None:
     alice = machine.enrol("alice", FIRST)
     alice.ledger.close()
-    for file in machine.ledgers.path.glob("ledger.db*"):
-        file.unlink()
-    (machine.ledgers.path / "members.json").unlink()
+    machine.ledgers.key_file(SHARED).unlink()  # the database was written, neither key nor member were
+    shutil.rmtree(machine.ledgers.path / "members")
     shutil.rmtree(alice.home.directory)
-    assert machine.enrol("alice", FIRST).ledger.key == alice.ledger.key
-    (machine.ledgers.path / f"{SHARED}.key").unlink()
-    assert code_of(lambda: machine.enrol("bob", SECOND)) == "E-STATE-DAMAGED"
+    assert machine.enrol("alice", FIRST).ledger.verify() == 1
+    assert [path.name for path in machine.ledgers.path.glob("aside-*.db")], "it is kept all the same"
+
+
+def test_who_is_invited_again_under_its_name_goes_on_with_its_ledger(machine: Machine) -> None:
+    """Its certificate expired, or it was revoked: the old directory is still there, and no member any more."""
+    carol, alice = machine.enrol("carol", FIRST), machine.enrol("alice", FIRST)
+    alice.ledger.charge(charge("alice", 1), budget=ROOMY, max_rounds=5, at=CREATED_AT)
+    home, authority = Home(machine.path / "new"), alice.member.authority
+    newcomer = Newcomer(b"n" * 32, "alice", "test-federation", authority, home, charges=True)
+    again = machine.ledgers.admit(newcomer, random=SeededRandom("again"), at=NOW)
+    assert again.ledger == alice.member.ledger != carol.member.ledger
+    assert [member.state for member in machine.ledgers.members() if member.name == "alice"].count("succeeded") == 1
+    assert machine.ledgers.beside(again) == (carol.member,)
+
+
+def test_a_participant_whose_directory_is_away_keeps_its_place(machine: Machine) -> None:
+    alice = machine.enrol("alice", FIRST)
+    away = alice.home.directory.rename(machine.path / "unmounted")
+    carol = machine.enrol("carol", FIRST)
+    away.rename(alice.home.directory)
+    assert open_home(alice.home.directory).member.ledger == SHARED != carol.member.ledger
+
+
+def test_a_half_joined_neighbour_is_no_member_yet(machine: Machine) -> None:
+    alice, bob = machine.equipped("alice"), machine.equipped("bob")
+    bob.home.membership.unlink()
+    assert alice.neighbours.registered() == ()
+    alice.review.approve(propose(alice.home, FIRST, PLANS["alice"]), who="Anna")
+
+
+# --- the same data on another ledger ---
+
+
+@pytest.mark.parametrize("gone", ["removed", "left"])
+def test_data_that_was_charged_to_one_ledger_of_a_machine_is_refused_on_another(
+    machine: Machine, tmp_path: Path, gone: str
+) -> None:
+    alice, carol = machine.equipped("alice"), machine.enrol("carol", FIRST)
+    wards = tmp_path / "wards.csv"
+    wards.write_text("text,label\nfine,0\nill,1\n")
+    add(carol, wards, "--population", "patients")
+    entry = Registry(carol.home).dataset("wards")
+    mark = carol.ledger.fingerprint(entry.sha256)
+    carol.ledger.charge(charge("bob", 1, data=mark), budget=ROOMY, max_rounds=5, at=CREATED_AT)
+    if gone == "removed":
+        Registry(carol.home).remove(entry)
+    else:
+        carol.home.left_mark.touch()
+
+    with pytest.raises(LocalError, match=r"E-DATA-LEDGER.*charged to patients, on the ledger carol began"):
+        add(alice, wards, "--population", "patients")
+    digits = alice.review.registry.dataset("digits")
+    alice.review.registry.remove(digits)
+    alice.review.registry.add(digits.model_copy(update={"sha256": entry.sha256}))
+    run = propose(alice.home, FIRST, PLANS["alice"])
+    with pytest.raises(
+        RefusedError, match=r"population\.of-data: this data was charged to patients, on the ledger carol"
+    ):
+        alice.review.approve(run, who="Anna")
+
+
+def test_data_that_was_charged_is_added_again_for_its_population_alone(machine: Machine, tmp_path: Path) -> None:
+    alice, wards = machine.enrol("alice", FIRST), tmp_path / "wards.csv"
+    wards.write_text("text,label\nfine,0\nill,1\n")
+    add(alice, wards, "--population", "patients")
+    entry = Registry(alice.home).dataset("wards")
+    mark = alice.ledger.fingerprint(entry.sha256)
+    alice.ledger.charge(charge("alice", 1, data=mark), budget=ROOMY, max_rounds=5, at=CREATED_AT)
+    Registry(alice.home).remove(entry)
+    for options in (["--population", "customers"], []):
+        with pytest.raises(LocalError, match=r"E-DATA-POPULATION.*was charged to population patients"):
+            add(alice, wards, *options)
+    add(alice, wards, "--population", "patients")
+
+
+# --- a ledger that was set back ---
+
+
+def test_records_that_one_member_misses_stop_every_member_that_charges_there(machine: Machine) -> None:
+    alice, bob = machine.enrol("alice", FIRST), machine.enrol("bob", SECOND)
+    lost = LedgerHead(9, b"l" * 32)
+    alice.ledger.losses.note(lost)
+    with pytest.raises(RefusedError, match=r"E-LEDGER-ROLLBACK.*a member of this machine showed records"):
+        bob.ledger.charge(charge("bob", 1), budget=ROOMY, max_rounds=5, at=CREATED_AT)
+    assert code_of(open_home(bob.home.directory).ledger.losses.require_none) == "E-LEDGER-ROLLBACK"
+    carol = machine.enrol("carol", FIRST)
+    carol.ledger.charge(charge("alice", 1), budget=ROOMY, max_rounds=5, at=CREATED_AT)
+    bob.ledger.losses.note(None)
+    assert code_of(bob.ledger.losses.require_none) == "E-LEDGER-ROLLBACK", "each member speaks for itself"
+    alice.ledger.losses.note(None)
+    bob.ledger.charge(charge("bob", 1), budget=ROOMY, max_rounds=5, at=CREATED_AT)
+
+
+def test_who_lost_nothing_after_another_accounted_for_the_loss_exhausts_nothing(machine: Machine) -> None:
+    alice, bob = machine.equipped("alice"), machine.equipped("bob")
+    entry = Reanchored(member=signing_key("alice").public, lost_sequence=9, lost_hash=b"l" * 32, who="Anna")
+    alice.ledger.reanchor(entry, [], at=CREATED_AT)
+    shown = heads_of("bob", LedgerHead(7, b"s" * 32))
+    welcome = Welcome(2, "0", "test-federation", LedgerHead(0, bytes(32)), (shown,), ())
+    loss = find_loss(bob, load_policy(bob.home), welcome, lambda _: PLANS["bob"].to_bytes(), named={"bb": 1})
+    assert (loss.records, loss.unexplained, loss.exhausted) == (0, 0, ())
+    far = heads_of("bob", LedgerHead(20, b"s" * 32))
+    beyond = Welcome(2, "0", "test-federation", LedgerHead(0, bytes(32)), (far,), ())
+    loss = find_loss(bob, load_policy(bob.home), beyond, lambda _: PLANS["bob"].to_bytes(), named={"bb": 1})
+    assert loss.records == 10
+    assert loss.exhausted == ("patients",)
+    assert any("--only-policy-changed" in line for line in loss.to_lines())
+
+
+def heads_of(name: str, ledger: LedgerHead) -> HeadsShown:
+    at = Position(PLANS[name].hash, 1, 1)
+    unsigned = HeadsShown(at, name, Moment.TRAIN, JournalHead(1, b"j" * 32), ledger)
+    return replace(unsigned, signature=signing_key(name).sign(unsigned.signed_bytes(2)))
 
 
 def test_a_directory_that_was_moved_is_found_where_it_is(machine: Machine) -> None:
@@ -315,16 +460,17 @@ def test_a_directory_that_was_moved_is_found_where_it_is(machine: Machine) -> No
 
 def test_ledgers_lie_in_the_users_directory_of_states(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert default_directory(tmp_path) == tmp_path / "state" / "onlysum"
+    assert default_directory() == tmp_path / "state" / "onlysum"
     monkeypatch.setenv("XDG_STATE_HOME", "relative")  # not to be followed, by its specification
     monkeypatch.setenv("HOME", str(tmp_path / "alice"))
-    assert default_directory(tmp_path) == tmp_path / "alice" / ".local" / "state" / "onlysum"
+    assert default_directory() == tmp_path / "alice" / ".local" / "state" / "onlysum"
 
     def nobody() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", nobody)
-    assert default_directory(tmp_path) == tmp_path / "ledgers"
+    with pytest.raises(LocalError, match=r"E-USAGE.*--ledgers DIR"):
+        default_directory()
 
 
 # --- backups ---
@@ -349,7 +495,7 @@ def test_a_restored_member_finds_the_longer_ledger_that_is_there(
 ) -> None:
     alice, archive = backed_up
     shutil.rmtree(alice.home.directory)
-    read_backup(archive, alice.home.directory)
+    read_backup(archive, alice.home.directory, at=NOW)
     assert rounds(open_home(alice.home.directory)) == 2
     assert not (alice.home.directory / "ledgers").exists()
 
@@ -358,26 +504,40 @@ def test_a_longer_ledger_in_a_backup_adds_what_is_missing(machine: Machine, back
     alice, older = backed_up
     newer, place = machine.path / "newer.tar.gz", machine.path / "new-machine"
     write_backup(alice, newer)
-    read_backup(older, machine.path / "one", ledgers=place)
+    read_backup(older, machine.path / "one", at=NOW, ledgers=place)
     one = open_home(machine.path / "one")
     assert (rounds(one), one.ledger.key) == (1, alice.ledger.key)
     assert load_settings(one.home).ledger_directory(one.home) == place
     shutil.rmtree(one.home.directory)
-    read_backup(newer, machine.path / "two", ledgers=place)
+    read_backup(newer, machine.path / "two", at=NOW, ledgers=place)
     assert rounds(open_home(machine.path / "two")) == 2
+
+
+def test_nobody_charges_to_a_restored_ledger_before_its_member_has_compared_it(
+    machine: Machine, backed_up: tuple[OpenHome, Path]
+) -> None:
+    _, archive = backed_up
+    place = machine.path / "new-machine"
+    read_backup(archive, machine.path / "one", at=NOW, ledgers=place)
+    bob = open_home(enrol(machine.path / "bob", SECOND, name="bob", ledgers=place).directory)
+    with pytest.raises(RefusedError, match=r"E-LEDGER-ROLLBACK.*was restored, and not compared yet"):
+        bob.ledger.charge(charge("bob", 1), budget=ROOMY, max_rounds=5, at=CREATED_AT)
+    open_home(machine.path / "one").ledger.losses.note(None)  # as its daemon does after a handshake
+    bob.ledger.charge(charge("bob", 1), budget=ROOMY, max_rounds=5, at=CREATED_AT)
 
 
 def test_two_copies_that_went_on_apart_are_not_joined(machine: Machine, backed_up: tuple[OpenHome, Path]) -> None:
     alice, archive = backed_up
     place = machine.path / "new-machine"
-    read_backup(archive, machine.path / "one", ledgers=place)
+    read_backup(archive, machine.path / "one", at=NOW, ledgers=place)
     one = open_home(machine.path / "one")
+    one.ledger.losses.note(None)
     one.ledger.charge(charge("alice", 3), budget=ROOMY, max_rounds=5, at=CREATED_AT)
     newer = machine.path / "newer.tar.gz"
     write_backup(alice, newer)
     shutil.rmtree(one.home.directory)
     with pytest.raises(RefusedError, match="E-LEDGER-ROLLBACK"):
-        read_backup(newer, machine.path / "two", ledgers=place)
+        read_backup(newer, machine.path / "two", at=NOW, ledgers=place)
     assert not (machine.path / "two").exists()
     with_records = LedgerDirectory(place)
     (member,) = with_records.members()
@@ -388,10 +548,10 @@ def test_nothing_is_restored_over_another_ledger_or_member(machine: Machine, bac
     _, archive = backed_up
     foreign = open_home(enrol(machine.path / "bob", SECOND, name="bob", ledgers=machine.path / "bobs").directory)
     with pytest.raises(LocalError, match="another ledger lies in"):
-        read_backup(archive, machine.path / "back", ledgers=foreign.ledgers.path)
+        read_backup(archive, machine.path / "back", at=NOW, ledgers=foreign.ledgers.path)
     same = open_home(enrol(machine.path / "carol", FIRST, name="carol", ledgers=machine.path / "carols").directory)
     with pytest.raises(LocalError, match="another member of test-federation charges to the ledger"):
-        read_backup(archive, machine.path / "back", ledgers=same.ledgers.path)
+        read_backup(archive, machine.path / "back", at=NOW, ledgers=same.ledgers.path)
     assert rounds(foreign) == rounds(same) == 0
 
 
@@ -399,8 +559,40 @@ def test_a_backup_holds_one_members_ledger_alone(machine: Machine, backed_up: tu
     carol = machine.enrol("carol", FIRST)
     archive = machine.path / "carol.tar.gz"
     write_backup(carol, archive)
-    read_backup(archive, machine.path / "back", ledgers=machine.path / "new-machine")
+    read_backup(archive, machine.path / "back", at=NOW, ledgers=machine.path / "new-machine")
     place = LedgerDirectory(machine.path / "new-machine")
     assert [member.name for member in place.members()] == ["carol"]
     assert not place.file(SHARED).exists(), "that is alice's"
     assert read_private(place.path / f"{carol.member.ledger}.key") is not None
+
+
+DAMAGED: dict[str, Callable[[LedgerDirectory], object]] = {
+    "one byte of the ledger": lambda at: at.file(SHARED).write_bytes(b"X" + at.file(SHARED).read_bytes()[1:]),
+    "an empty ledger": lambda at: at.file(SHARED).write_bytes(b""),
+    "no key": lambda at: at.key_file(SHARED).unlink(),
+    "a key that is none": lambda at: at.key_file(SHARED).write_bytes(b"X"),
+    "her entry": lambda at: next((at.path / "members").iterdir()).write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
+def test_a_backup_is_restored_over_what_cannot_be_read_which_is_kept(
+    machine: Machine, backed_up: tuple[OpenHome, Path], damage: Callable[[LedgerDirectory], object]
+) -> None:
+    alice, archive = backed_up
+    alice.ledger.close()
+    damage(machine.ledgers)
+    assert code_of(lambda: open_home(alice.home.directory)) == "E-STATE-DAMAGED"
+    shutil.rmtree(alice.home.directory)
+    kept = read_backup(archive, alice.home.directory, at=NOW)
+    assert rounds(open_home(alice.home.directory)) >= 1
+    assert all(path.exists() for path in kept)
+    assert kept or machine.ledgers.key_file(SHARED).read_bytes() != b"X"
+
+
+def test_a_backup_is_not_tried_where_its_member_lives(machine: Machine, backed_up: tuple[OpenHome, Path]) -> None:
+    alice, archive = backed_up
+    with pytest.raises(LocalError, match=r"E-EXISTS: alice lies in .*/alice already; to try a backup, name --ledgers"):
+        read_backup(archive, machine.path / "drill", at=NOW)
+    assert [member.home for member in machine.ledgers.members()] == [str(alice.home.directory)]
+    read_backup(archive, machine.path / "drill", at=NOW, ledgers=machine.path / "drill-ledgers")

@@ -334,12 +334,14 @@ def test_a_journal_that_is_damaged_keeps_nobody_from_going_on(set_back: SetBack)
 
 LOST: dict[str, Json] = {
     "kind": "reanchored",
+    "member": "ab" * 32,
     "lost_sequence": 4,
     "lost_hash": "00" * 32,
     "who": "Anna",
     "exhausted": ["patients"],
 }
 MALFORMED: dict[str, dict[str, Json]] = {
+    "no member": {"member": None},
     "no number": {"lost_sequence": 0},
     "a truth value as a number": {"lost_sequence": True},
     "no text": {"who": 7},

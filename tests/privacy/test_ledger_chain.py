@@ -228,7 +228,7 @@ def test_the_last_signature_covers_those_before_it_and_is_always_looked_at() -> 
     older = [RECORDS[0], replace(RECORDS[1], signature=bytes(64)), *RECORDS[2:]]
     ledger.verify_chain(older, key=KEY.public, every_signature=False)
     last = [*RECORDS[:-1], replace(RECORDS[-1], signature=bytes(64))]
-    with pytest.raises(VerificationError, match="record 5 is not signed by its owner"):
+    with pytest.raises(VerificationError, match="record 5 is not signed by the ledger's key"):
         ledger.verify_chain(last, key=KEY.public, every_signature=False)
     changed = [RECORDS[0], replace(RECORDS[1], at=8), *RECORDS[2:]]
     with pytest.raises(VerificationError, match="record 3 does not follow"):

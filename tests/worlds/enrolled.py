@@ -10,10 +10,10 @@ from typing import Any
 from coordinator.enrolment import authority as ca
 from coordinator.enrolment.authority import Authority
 from host.state_format import write_format
-from participant.config import DEFAULT_LEDGERS, settings_template
+from participant.config import DEFAULT_LEDGERS, FORMAT, settings_template
 from participant.home import Home
 from participant.link import identity
-from participant.owner.ledger_directory import LedgerDirectory
+from participant.owner.ledger_directory import LedgerDirectory, Newcomer
 from participant.owner.plan_store import PlanStore
 from participant.owner.policy import policy_template
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
@@ -61,19 +61,18 @@ def enrol(
     )
     membership = Membership(FEDERATION, name, role, certificate, made.ca_certificate)
     identity.save_identity(home.identity, identity.accept_membership(invitation, keys, membership))
-    write_format(home.directory)
+    write_format(home.directory, FORMAT)
     home.config.write_text(settings_template(name, str(ledgers)))
     home.policy.write_text(policy_template(made.fingerprint))
-    LedgerDirectory(ledgers).admit(
+    newcomer = Newcomer(
         identity=keys.signing.public,
         name=name,
         federation=FEDERATION,
         authority=hashlib.sha256(made.ca_der).hexdigest(),
         home=home,
         charges=role is Role.PARTICIPANT,
-        random=SeededRandom(f"ledger of {name}"),
-        at=CREATED_AT,
     )
+    LedgerDirectory(ledgers).admit(newcomer, random=SeededRandom(f"ledger of {name}"), at=CREATED_AT)
     return home
 
 

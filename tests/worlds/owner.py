@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.state_format import write_format
-from participant.config import Settings, settings_template
+from participant.config import FORMAT, Settings, settings_template
 from participant.daemon.runner import Runner
 from participant.home import Home
 from participant.link.delivery import Sender, TaskQueue
@@ -164,7 +164,7 @@ class OwnerDirectory:
         self.clock = VirtualClock()
         self.clock.seconds = CREATED_AT + 60.0
         self.link = RecordingLink()
-        write_format(self.home.directory)
+        write_format(self.home.directory, FORMAT)
         self.home.config.write_text(settings_template(name))
         self.write_policy(policy or policy_text())
         self.registry = Registry(self.home)
