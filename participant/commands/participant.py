@@ -57,6 +57,7 @@ def join(
     """Enrol with an invitation.
 
     Makes keys, gets a certificate, and writes a policy that allows nothing.
+    On a terminal it goes on to ask for data and base model.
 
     Example: onlysum participant join TOKEN --config clinic-a
     """
@@ -64,7 +65,9 @@ def join(
 
     from host.fingerprints import fingerprint
     from host.system import SystemClock, SystemRandom
+    from participant.commands import guided
     from participant.daemon.joining import join as enrol
+    from protos.envelope import Role
 
     line = token
     if token == "-":  # noqa: S105  # a dash is no secret
@@ -98,6 +101,8 @@ def join(
         "edit policy.toml (it allows nothing yet), then `onlysum participant start`.",
     ]
     show(value, lines, as_json=as_json)
+    if not as_json:
+        guided.go_on(config, evaluator=identity.role is Role.EVALUATOR)
 
 
 @app.command()

@@ -220,3 +220,73 @@ def test_a_fingerprint_is_compared_and_pinned_in_one_step(home: Home, capsys: py
     assert load_policy(home).coordinator.roster == {"bob": heard.replace(" ", "")}
     assert onlysum.run([*words, heard, *where]) == 2
     assert "E-EXISTS" in capsys.readouterr().err
+
+
+def test_joining_goes_on_to_ask_and_asks_again_what_was_refused(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from participant.commands import guided
+
+    rows = tmp_path / "Ward Rows.csv"
+    rows.write_text("text,label\nfever,yes\ncough,no\n")
+    answers = iter(["/nowhere.csv", "wards", "patients", "", str(rows), "ward-rows", "patients", "", ""])
+    asked: list[str] = []
+
+    def answer(question: str, *, default: str, show_default: bool) -> str:
+        asked.append(default)
+        return next(answers)
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("typer.prompt", answer)
+    guided.go_on(home.directory, evaluator=False)
+    assert asked[5] == "ward-rows"
+    assert "E-NOT-FOUND" in capsys.readouterr().out
+    entry = open_home(home.directory).review.registry.dataset("ward-rows")
+    assert (entry.rows, entry.population) == (2, "patients")
+
+
+def test_no_question_is_asked_of_a_program(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    from participant.commands import guided
+
+    def asked(*anything: object, **more: object) -> str:
+        raise AssertionError("a question")
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False)
+    monkeypatch.setattr("typer.prompt", asked)
+    guided.go_on(home.directory, evaluator=False)
+    assert open_home(home.directory).review.registry.datasets()[0].name == "digits"
+
+
+def test_without_a_terminal_a_plan_is_approved_by_name_or_as_one_that_was_read(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--config", str(home.directory)]
+    assert onlysum.run(["participant", "policy", "propose", "--append", *where]) == 0
+    assert onlysum.run(["participant", "plan", "show", *where]) == 0
+    assert onlysum.run(["participant", "plan", "approve", *where]) == 2
+    assert "name the plan that you have read" in capsys.readouterr().err
+    assert onlysum.run(["participant", "plan", "approve", "--yes", "--as", "Anna", *where]) == 0
+    assert onlysum.run(["participant", "plan", "show", *where]) == 2
+    assert "no plan waits" in capsys.readouterr().err
+
+
+def test_on_a_terminal_the_plan_is_shown_and_a_no_decides_nothing(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append(home, proposal_for(open_home(home.directory).review, home, PLAN.run_id))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    answers = iter([False, True])
+
+    def confirm(question: str, *, abort: bool) -> None:
+        if not next(answers):
+            import typer
+
+            raise typer.Abort
+
+    monkeypatch.setattr("typer.confirm", confirm)
+    words = ["participant", "plan", "approve", "--as", "Anna", "--config", str(home.directory)]
+    onlysum.run(words)
+    assert "WHAT LEAVES THIS MACHINE" in capsys.readouterr().out
+    assert open_home(home.directory).review.plans.decision(PLAN.run_id) is None
+    assert onlysum.run(words) == 0
+    assert open_home(home.directory).review.plans.decision(PLAN.run_id) is not None
