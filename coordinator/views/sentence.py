@@ -21,6 +21,7 @@ from coordinator.views.overview import Overview
 from coordinator.views.phase import OpenPhase
 from host.rendering import Json, clock_time
 from privacy.errors import Phase
+from privacy.plan import Plan
 
 PACE_ROUNDS: Final = 30  # whose median duration the end is guessed from
 MOST_NAMED: Final = 2  # members that a sentence names; more are counted
@@ -75,7 +76,7 @@ def _health(current: Overview, now: float) -> Health:
     run, phase = current.run, current.phase
     if run.state.ended:
         return Health.COMPLETED if run.state is RunState.COMPLETED else Health.ENDED
-    if run.held or current.troubles or current.live is None or any(not each.approved for each in current.approvals):
+    if run.held or current.troubles or current.live is None or _refused(current):
         return Health.TROUBLE
     if run.paused:
         return Health.PAUSED
@@ -86,6 +87,11 @@ def _health(current: Overview, now: float) -> Health:
     if len(phase.expected) - len(phase.abstained) < current.plan.min_survivors:
         return Health.TROUBLE
     return Health.SLOW if phase.attempt > 1 or now > phase.deadline else Health.WELL
+
+
+def _refused(current: Overview) -> bool:
+    roster = {member.id for member in current.plan.roster}
+    return any(not answer.approved and answer.member in roster for answer in current.approvals)
 
 
 def _parts(current: Overview, health: Health, now: float) -> Iterator[str]:
@@ -115,11 +121,22 @@ def _waiting(current: Overview, phase: OpenPhase, now: float) -> Iterator[str]:
         yield "all have answered"
         return
     until = clock_time(phase.deadline, now)
-    enough = len(phase.answered) >= current.plan.min_survivors
-    if enough and phase.phase in FREE_PHASES:
+    if len(phase.answered) >= _least(current.plan, phase):
         yield f"waits for {_some(phase.missing)}, goes on without at {until}"
     else:
         yield f"waits for {_some(phase.missing)}, gives up {until}, then {_afterwards(current, phase)}"
+
+
+def _least(plan: Plan, phase: OpenPhase) -> int:
+    """Return with how many answers a phase goes on at its deadline.
+
+    On a k-regular graph each neighbourhood unmasks for itself, so that no number of answers alone is enough.
+    """
+    if phase.phase == Phase.AGREE_SURVIVORS.value:
+        return plan.quorum
+    if phase.phase == Phase.UNMASK.value:
+        return plan.shamir_threshold if plan.graph.kind == "complete" else len(phase.expected)
+    return plan.min_survivors
 
 
 def _afterwards(current: Overview, phase: OpenPhase) -> str:
@@ -128,7 +145,7 @@ def _afterwards(current: Overview, phase: OpenPhase) -> str:
         attempt.round == phase.round and attempt.state == "aborted" and attempt.code != RESTARTED
         for attempt in current.attempts
     )
-    if Phase[phase.phase].value in FREE_PHASES and failed + 1 < FAILURES:
+    if phase.phase in FREE_PHASES and failed + 1 < FAILURES:
         return f"attempt {failed + 2} of {FAILURES}"
     last = phase.round == current.plan.recipe.rounds
     voided = bool(current.rounds) and current.rounds[-1].voided

@@ -78,13 +78,21 @@ def test_the_sentence_says_what_comes_if_an_attempt_fails(current: Overview, cas
     phase, failed, expected = AFTERWARDS[case]
     aborted = attempt_rows.AttemptRecord(41, 1, "aborted", phase, "E-ROUND-DEADLINE", "", NOW, NOW)
     run = replace(current, attempts=(*current.attempts, *(replace(aborted, attempt=n) for n in range(failed))))
-    assert expected in said(run, phase=phase, abstained={})
+    assert expected in said(run, phase=phase, abstained={}, answered=())
+
+
+def test_after_the_commit_point_a_quorum_and_then_a_threshold_are_enough(current: Overview) -> None:
+    everybody = tuple(member.id for member in current.plan.roster)
+    for phase, least in (("AGREE_SURVIVORS", current.plan.quorum), ("UNMASK", current.plan.shamir_threshold)):
+        assert least < current.plan.min_survivors
+        assert "goes on without at" in said(current, phase=phase, abstained={}, answered=everybody[:least])
+        assert "gives up" in said(current, phase=phase, abstained={}, answered=everybody[: least - 1])
 
 
 def test_after_a_voided_round_or_without_noise_no_round_is_voided(current: Overview) -> None:
     voided = replace(current.rounds[-1], certificate=b"")
     run = replace(current, rounds=(*current.rounds[:-1], voided))
-    assert "then the run ends" in said(run, phase="UNMASK", abstained={})
+    assert "then the run ends" in said(run, phase="UNMASK", abstained={}, answered=())
 
 
 def test_a_run_is_slow_after_its_deadline_and_paused_when_paused(current: Overview) -> None:

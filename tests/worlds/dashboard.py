@@ -7,6 +7,7 @@ members alone. The daemon's lock is held, so that it counts as running.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,10 +39,12 @@ from privacy.plan import Plan
 from privacy.secagg.messages import Position
 from protos import codec
 from protos.envelope import Abstained, DatasetOffer, Evaluation, Role
+from tests.worlds.coordinator import RUN_ID
 from tests.worlds.federation import VirtualClock
 from tests.worlds.plans import CREATED_AT, make_plan, sign_plan, signing_key
 from tests.worlds.sites import Site, running
 
+OPERATOR, AUDITOR = "operator-ann", "auditor-ann"
 PASSWORD: Final = "correct horse battery"
 NOW: Final = CREATED_AT + 40 * 3600
 ROUND_SECONDS: Final = 220
@@ -203,6 +206,23 @@ class Dashboard(Site):
         """Log in and return the cookie."""
         answer, _ = self.ask("POST", "/login", fields={"name": name, "password": password})
         return (answer.getheader("Set-Cookie") or "").partition(";")[0]
+
+    def form_token(self, cookie: str) -> str:
+        """Return what the forms of a login carry."""
+        _, page = self.ask("GET", "/", cookie=cookie)
+        found = re.search(r'name="form_token" value="([0-9a-f]{64})"', page)
+        assert found
+        return found[1]
+
+    def paused(self) -> bool:
+        """Return whether the run in its middle is paused."""
+        with self.opened.store.read() as connection:
+            return run_rows.find_run(connection, RUN_ID).paused
+
+    def security_rows(self, kind: str) -> list[tuple[str, str]]:
+        """Return who and what of the security log's rows of a kind."""
+        with self.opened.store.read() as connection:
+            return [(row.subject, row.detail) for row in member_rows.security_log(connection) if row.kind == kind]
 
 
 @contextmanager
