@@ -78,7 +78,10 @@ GROUPS: Final[dict[str, CommandGroup]] = {
     ),
 }
 EXTRA_PACKAGES: Final = frozenset(
-    {"matplotlib", "numba", "opacus", "peft", "pyarrow", "PIL", "ray", "sklearn", "torch", "transformers"}
+    {
+        *("matplotlib", "numba", "opacus", "peft", "pyarrow", "PIL", "ray", "sklearn", "torch", "transformers"),
+        *("argon2", "prometheus_client", "starlette", "uvicorn"),
+    }
 )
 
 
