@@ -32,9 +32,9 @@ def wire_seconds(case: Case, rounds: int) -> float:
     """Return the seconds of a round between daemons."""
     with (
         TemporaryDirectory(prefix="onlysum-bench-", ignore_cleanup_errors=True) as directory,
-        Daemons(Path(directory), case.participants, case.entries, rounds) as daemons,
+        Daemons(Path(directory), case.participants, case.entries) as daemons,
     ):
-        daemons.run()
+        daemons.run(rounds)
         starts = [daemons.started[number] for number in sorted(daemons.started)]
     return min(later - earlier for earlier, later in pairwise(starts))
 

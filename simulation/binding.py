@@ -20,7 +20,9 @@ from privacy.secagg.keys import SigningKey
 _RUN_ID: Final = "00" * 16
 
 
-def bind(draft: Draft, roster: Sequence[Member], *, federation: str, tolerance: Requested) -> Plan:
+def bind(
+    draft: Draft, roster: Sequence[Member], *, federation: str, tolerance: Requested, entry_bits: int | None = None
+) -> Plan:
     """Return the calibrated plan of a draft, unsigned and never to be run by daemons.
 
     Args:
@@ -28,6 +30,7 @@ def bind(draft: Draft, roster: Sequence[Member], *, federation: str, tolerance: 
         roster: in the order of their ids.
         federation: a name; nobody is enrolled in it.
         tolerance: colluders and dropouts that the plan withstands, and on which graph.
+        entry_bits: of an entry of a sum; ``None`` for as few as cost little.
 
     Raises:
         LocalError: ``E-RUN-TOLERANCE``, ``E-PLAN-NOISE`` or ``E-PLAN-RING``.
@@ -41,6 +44,7 @@ def bind(draft: Draft, roster: Sequence[Member], *, federation: str, tolerance: 
         run_id=_RUN_ID,
         created_at=0,
         expires_at=1,
+        entry_bits=entry_bits,
     )
 
 

@@ -125,7 +125,8 @@ class Cohort:
         if self._memories[name].encoded_in(offer.position.round) is None:
             encoded = UpdateEncoded(offer.position.round, b"\0" * 32, offer.adapter_hash, offer.previous_transcript)
             self._memories[name] = self._memories[name].apply(encoded)
-        return self._hear(name, EncodedUpdate(update))
+        words = ready.participant.encode(offer.position.round, update)
+        return self._hear(name, EncodedUpdate(words))
 
     def _hear(self, name: str, told: Told) -> Step[State]:
         """Tell a participant something and remember its step as a journal would."""

@@ -121,7 +121,7 @@ def _rounds(
     for number in range(1, total + 1):
         train = partial(_updates, trainers, number, state.iterate)
         result = cohort.run_round(number, state.iterate.tobytes(), train)
-        state = next_state(plan, state, result.total(), result.survivors)
+        state = next_state(plan, state, result.blocks(), result.survivors)
         progress(number, total)
     return state.average
 

@@ -51,6 +51,7 @@ class RunRequest:
     weight_rule: WeightRule = "equal"
     ranks: Mapping[str, int] = field(default_factory=dict)  # of members that train less than the adapter's
     suite: Literal[1, 2] | None = None  # the draft's
+    entry_bits: int | None = None  # as narrow as the sum allows
     expires_at: int
     created_at: int
 
@@ -68,7 +69,7 @@ def read_draft(directory: Path) -> Draft:
 
 
 def make_plan(store: Store, settings: Settings, draft: Draft, request: RunRequest, *, random: RandomSource) -> Plan:
-    """Bind a draft to a roster: members, sizes, thresholds, noise, ring.
+    """Bind a draft to a roster: members, sizes, thresholds, noise, words.
 
     Raises:
         LocalError: ``E-USAGE``, ``E-RUN-SIZES``, ``E-RUN-TOLERANCE``, ``E-PLAN-NOISE``, ``E-PLAN-RING``,
@@ -88,6 +89,7 @@ def make_plan(store: Store, settings: Settings, draft: Draft, request: RunReques
         weight_rule=request.weight_rule,
         evaluators=_evaluators(store),
         suite=request.suite,
+        entry_bits=request.entry_bits,
     )
 
 
@@ -105,6 +107,7 @@ def bind(
     weight_rule: WeightRule = "equal",
     evaluators: tuple[Evaluator, ...] = (),
     suite: Literal[1, 2] | None = None,
+    entry_bits: int | None = None,
 ) -> Plan:
     """Return the plan of a draft over a roster, calibrated; nobody is asked and nothing is registered.
 
@@ -121,6 +124,7 @@ def bind(
         weight_rule: what weights follow from.
         evaluators: who measures.
         suite: ``None`` takes the draft's.
+        entry_bits: of an entry of a sum; ``None`` for as few as cost little.
 
     Raises:
         LocalError: ``E-RUN-TOLERANCE``, ``E-PLAN-NOISE``, ``E-PLAN-RING`` or ``E-PLAN-RULE``.
@@ -130,18 +134,12 @@ def bind(
     withstood = choose(tolerance, n, with_operator=with_operator, rounds=rounds, attempts=draft.max_attempts)
     f, survivors = withstood.f, withstood.min_survivors
     # SciPy under the accountants takes longer to import than everything else that this command does.
-    from privacy.dp.calibration import calibrate, choose_encoding
+    from privacy.dp.calibration import calibrate
+    from privacy.dp.signal import Setting
 
-    target = _reserving(draft.privacy, withstood.graph)
-    privacy = calibrate(target, rounds=rounds, entries=draft.recipe.clipped_entries, n=n, f=f, min_survivors=survivors)
+    setting = Setting.of(draft.recipe, roster, f=f, min_survivors=survivors)
+    privacy, encoding = calibrate(_reserving(draft.privacy, withstood.graph), setting, entry_bits=entry_bits)
     privacy = privacy.model_copy(update={"delta": draft.privacy.delta})
-    encoding = choose_encoding(
-        privacy,
-        update_bound=draft.privacy.update_bound,
-        entries=draft.recipe.entries,
-        rounds=rounds,
-        weights=[member.weight for member in roster],
-    )
     try:
         return Plan(
             suite=suite or draft.suite,

@@ -143,7 +143,7 @@ class Trial:
                 trained(1)
                 yield update.entries
 
-        iterate, after_void = iterate_bytes(state.iterate), number - 1 in progress.voided
+        iterate, after_void = bytes(iterate_bytes(state.iterate)), number - 1 in progress.voided
         try:
             total = run_round(
                 sums, plan, number, iterate, train, lambda attempt: self._lost(number, attempt), after_void=after_void
@@ -155,8 +155,7 @@ class Trial:
             progress.voided.append(number)
             self.state = replace(state, round=number)
         else:
-            summed = plan.layout(number).decode(total.words)
-            self.state = next_state(plan, state, summed, total.survivors)
+            self.state = next_state(plan, state, plan.layout(number).blocks(total.words), total.survivors)
             self._kept |= {name: stays[name] for name in total.survivors if name in stays}
             self._count(number, len(total.survivors), total.attempts)
         progress.trace.append(hashlib.sha256(iterate_bytes(self.state.average)).hexdigest())
