@@ -26,7 +26,6 @@ from privacy.errors import LocalError, Phase
 from privacy.interfaces import RandomSource
 from privacy.plan import VerifiedPlan
 from privacy.secagg import hashes
-from privacy.secagg.fixed_point import Buffer
 from privacy.secagg.keys import SigningKey
 from privacy.secagg.messages import AttemptOffer, MaskedUpload, Position, VoidedRound
 from protos import codec
@@ -67,7 +66,7 @@ class Cohort:
         self._memories = {participant.me: memory for participant in roster}
 
     def run_round(
-        self, number: int, adapter: Buffer, train: Train, *, attempt: int = 1, lost: Mapping[str, Phase] = NOBODY
+        self, number: int, adapter: bytes, train: Train, *, attempt: int = 1, lost: Mapping[str, Phase] = NOBODY
     ) -> RoundResult:
         """Run an attempt at a round from its offer to everybody's check of its certificate, and return the sum.
 
@@ -126,7 +125,8 @@ class Cohort:
         if self._memories[name].encoded_in(offer.position.round) is None:
             encoded = UpdateEncoded(offer.position.round, b"\0" * 32, offer.adapter_hash, offer.previous_transcript)
             self._memories[name] = self._memories[name].apply(encoded)
-        return self._hear(name, EncodedUpdate(ready.participant.encode(ready.position.round, update)))
+        words = ready.participant.encode(offer.position.round, update)
+        return self._hear(name, EncodedUpdate(words))
 
     def _hear(self, name: str, told: Told) -> Step[State]:
         """Tell a participant something and remember its step as a journal would."""

@@ -2,7 +2,7 @@
 
 Guarantees: enrolment, approval, journals, ledgers, the database, mutual TLS and the polls are those of daemons; only
 who trains is given from outside. Leaving the block ends everything.
-Leaves to others: what trains (``wire``, the benchmarks), torch.
+Leaves to others: what trains (``wire``), torch.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class Trial:
                 trained(1)
                 yield update.entries
 
-        iterate, after_void = iterate_bytes(state.iterate), number - 1 in progress.voided
+        iterate, after_void = bytes(iterate_bytes(state.iterate)), number - 1 in progress.voided
         try:
             total = run_round(
                 sums, plan, number, iterate, train, lambda attempt: self._lost(number, attempt), after_void=after_void
