@@ -118,7 +118,7 @@ class Outcome:
         )
 
 
-class _Memo:
+class Memo:
     """Takes the outcome of an identical verification from whoever did it first."""
 
     def __init__(self) -> None:
@@ -160,7 +160,7 @@ class Stage:
         }
         self.random = SystemRandom()
         self.by_phase: dict[str, list[float]] = {}
-        self._memo = _Memo()
+        self._memo = Memo()
         self._aside = [0.0, 0.0]  # seconds and processor time of what is not the round
         self.total: NDArray[Any] = np.zeros(case.entries, dtype=np.float64 if reals else np.int64)
 
