@@ -212,7 +212,7 @@ class LightParticipant:
         while not self.ended:
             await self._take(await self.tasks.get())
         polling.cancel()
-        await self.link.channel.close()
+        await self.link.channel.close(None)
 
     async def _poll(self) -> None:
         while True:
@@ -255,8 +255,9 @@ class LightParticipant:
         await self.link.submit(PlanApproved(task.run_id, plan.hash, signature))
 
     async def _opened(self, task: AttemptOpened) -> None:
-        for closed in sorted([*task.history, *task.voided], key=lambda closed: closed.position.round):
-            self._close(closed)
+        closed: list[RoundCertificate | VoidedRound] = [*task.history, *task.voided]
+        for one in sorted(closed, key=lambda one: one.position.round):
+            self._close(one)
         for content in (*task.sums, *([task.adapter] if task.adapter else [])):
             await self.link.download(content)
         await self._tell(task.offer)

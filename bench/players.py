@@ -126,6 +126,7 @@ class Memo:
         self._seen: dict[tuple[bytes, bytes], tuple[bytes, bool]] = {}
 
     def __call__(self, public: bytes, signature: bytes, message: bytes) -> bool:
+        """Verify, or know the outcome."""
         known = self._seen.get((public, signature))
         if known is None or known[0] != message:
             known = self._seen[public, signature] = message, self._verify(public, signature, message)

@@ -22,7 +22,7 @@ from bench import harness, light, plans
 from bench.coordination import Coordination, until
 from bench.players import Case, Stage
 from coordinator.runs.thresholds import GraphKind, Requested
-from privacy.plan import Plan
+from privacy.plan import COMPLETE_GRAPH_MAX, Plan
 
 PROCESSES: Final = 4  # of participants, at most
 LOOK_SECONDS: Final = 0.1
@@ -124,7 +124,7 @@ def main() -> int:
     parser.add_argument("--idle", type=float, default=IDLE_SECONDS, help="seconds for which everybody only polls")
     options = parser.parse_args()
     n, d = options.participants, options.entries
-    graph = options.graph or ("complete" if n <= 512 else "k-regular")
+    graph: GraphKind = options.graph or ("complete" if n <= COMPLETE_GRAPH_MAX else "k-regular")
     with TemporaryDirectory(prefix="onlysum-bench-", ignore_cleanup_errors=True) as directory:
         measured = measure(Path(directory), n, d, options.rounds, graph, idle=options.idle)
     memory = memory_seconds(measured.plan, d)

@@ -8,14 +8,14 @@ Leaves to others: the rules of a round (``coordinator.protocol.round``), what fo
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 
-from coordinator.database import attempt_rows, member_rows, run_rows
+from coordinator.database import run_rows
 from coordinator.database.attempt_rows import RESTORED
 from coordinator.protocol.checks import check_known_round
 from coordinator.protocol.round import Message
 from coordinator.runs.attempt import HEADS, Attempt
 from coordinator.runs.run import Run, in_thread, to_the_end
-from coordinator.runs.uploads import Upload
 from privacy.errors import PeerError, Phase
 from privacy.evaluation import SignedEvaluation
 from privacy.heads import JournalHead, Moment
@@ -38,9 +38,11 @@ class Submissions:
         Raises:
             PeerError: it breaks a rule; nothing has changed.
         """
-        async with self._run.lock:
-            self._run.catch_up()
+        run = self._run
+        async with run.uploading(member) if isinstance(submission, Receipt) else nullcontext(), run.lock:
+            run.catch_up()
             await to_the_end(self._take(member, submission))
+        await run.context.writer.written()  # without the lock: others are heard meanwhile
 
     async def _take(self, member: str, submission: RunSubmission) -> None:
         run = self._run
@@ -52,7 +54,8 @@ class Submissions:
         except BaseException:
             run.distrust_memory()
             raise
-        run.wakeup.set()
+        if not isinstance(submission, HeadsShown):  # nothing follows from them alone
+            run.wakeup.set()
 
     async def _submit(self, member: str, submission: RunSubmission) -> None:
         match submission:
@@ -63,7 +66,7 @@ class Submissions:
             case HeadsShown():
                 self._heads(member, submission)
             case RoundKnown():
-                self._known_elsewhere(member, submission)
+                await self._known_elsewhere(member, submission)
             case Receipt():
                 await self._receipt(member, submission)
             case Abstained():
@@ -87,9 +90,13 @@ class Submissions:
         before, approves = run.answers.get(member), isinstance(answer, PlanApproved)
         if run.record.state.ended or (before is not None and (approves or not before.approved)):
             return
-        with run.context.store.begin() as connection:
-            run_rows.add_approval(connection, member, answer, run.context.now())
-        run.reload_and_notify("plan-approved" if approves else "plan-refused", member=member)
+        now = run.context.now()
+        run.context.writer.also(
+            lambda connection: run_rows.add_approval(connection, member, answer, now), run.distrust_memory
+        )
+        run.answers[member] = run_rows.approval_record(member, answer, now)
+        run.answered(member)
+        run.log.info("plan-approved" if approves else "plan-refused", member=member)
 
     def _approves(self, member: str, answer: PlanApproved) -> bool:
         signed = signed_approval_bytes(self._run.plan.hash, member)
@@ -97,7 +104,7 @@ class Submissions:
 
     # --- a coordinator that was set back ---
 
-    def _known_elsewhere(self, member: str, known: RoundKnown) -> None:
+    async def _known_elsewhere(self, member: str, known: RoundKnown) -> None:
         """Hold a run of which a round was completed that is not known here: only an older state can lack it.
 
         A certificate of an attempt that this coordinator itself closed otherwise proves nothing: whoever was asked for
@@ -116,10 +123,13 @@ class Submissions:
             f"round {at.round} was completed, and here is nothing after round {len(run.rounds)}: this coordinator was "
             f"set back; {member} has the certificate"
         )
-        with run.context.store.begin() as connection:
-            run_rows.hold(connection, run.run_id, code="E-COORDINATOR-ROLLBACK", reason=reason, now=run.context.now())
+        code, now = "E-COORDINATOR-ROLLBACK", run.context.now()
+        run.context.writer.also(
+            lambda connection: run_rows.hold(connection, run.run_id, code=code, reason=reason, now=now)
+        )
+        await run.written()
         run.log.error("coordinator-set-back", round=at.round, known=len(run.rounds), member=member)
-        run.reload_and_notify("run-held", code="E-COORDINATOR-ROLLBACK", reason=reason)
+        run.reload_and_notify("run-held", code=code, reason=reason)
 
     # --- a round ---
 
@@ -145,9 +155,7 @@ class Submissions:
             )
         if known[position.order] == "open":
             # The daemon has just started and is still reading the attempt's journal.
-            raise PeerError.by_participant(
-                member, "E-WIRE-UNEXPECTED", Phase.ADVERTISE_KEYS, "the attempt is being opened again; try again"
-            )
+            raise _opened_again(member)
         return None
 
     def _message(self, member: str, message: Message) -> None:
@@ -171,12 +179,16 @@ class Submissions:
         if attempt is None:
             return
         attempt.require_heads(member, Moment.UPLOAD, receipt.masked_hash)
-        if await self._run.work(attempt.accumulate, receipt):
+        counted = await self._run.work(attempt.accumulate, receipt)
+        if self._run.attempt is not attempt:  # what it builds on could not be committed
+            raise _opened_again(member)
+        if counted:
+            attempt.journal_upload(receipt)
             self._run.latecomers.was_in_time(member, Phase.COLLECT_MASKED)
             self._taken(member, "upload-counted", length=receipt.length)
 
     def _taken(self, member: str, event: str, **details: str | int) -> None:
-        self._run.forget_told(member)
+        self._run.answered(member)
         self._run.log.debug(event, member=member, **details)
 
     # --- how far a member has come ---
@@ -193,31 +205,22 @@ class Submissions:
             raise _not_kept(member, "E-ROUND-SIGNATURE", "the heads are not signed by its identity key")
         if attempt is None:
             return  # over: nothing that they announce is taken any more
-        with run.context.store.begin() as connection:
-            last = attempt_rows.last_event_of(connection, run.run_id, member, HEADS.values())
-            before = None if last is None else codec.decode_submission(last.body, sender=member)
-            if shown == before:
-                return
-            if isinstance(before, HeadsShown) and _is_older(shown.journal, before.journal):
-                rule = f"its journal ends at record {shown.journal.length}, it showed {before.journal.length}"
-                raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
-            if (refusal := attempt.refuses_heads(shown)) is not None:
-                raise _not_kept(member, "E-ROUND-CONTEXT", refusal)
-            key, now = run.identities[member], run.context.now()
-            known = member_rows.keep_head(connection, shown.ledger, name=member, identity_key=key, now=now)
-            if known.place != shown.ledger.place:
-                rule = f"its ledger ends at record {shown.ledger.sequence}, it showed {known.sequence}"
-                raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
-            body = codec.encode_submission(shown)
-            attempt_rows.replace_event(
-                connection,
-                run.run_id,
-                shown.position,
-                kind=HEADS[shown.moment],
-                sender=member,
-                body=body,
-                now=run.context.now(),
-            )
+        before = run.last_heads.get(member)
+        if shown == before:
+            return
+        if before is not None and _is_older(shown.journal, before.journal):
+            rule = f"its journal ends at record {shown.journal.length}, it showed {before.journal.length}"
+            raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
+        if (refusal := attempt.refuses_heads(shown)) is not None:
+            raise _not_kept(member, "E-ROUND-CONTEXT", refusal)
+        key, now = run.identities[member], run.context.now()
+        known = run.context.heads.keep(shown.ledger, name=member, identity_key=key, now=now)
+        if known.place != shown.ledger.place:
+            rule = f"its ledger ends at record {shown.ledger.sequence}, it showed {known.sequence}"
+            raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
+        body, kind = codec.encode_submission(shown), HEADS[shown.moment]
+        run.rows().replace_event(run.run_id, shown.position, kind=kind, sender=member, body=body, now=now)
+        run.last_heads[member] = shown
         attempt.take_heads(shown)
 
     # --- uploads ---
@@ -228,13 +231,14 @@ class Submissions:
         Raises:
             PeerError: it is not expected now, or of a wrong length.
         """
-        self._run.latecomers.heard_of(member)
-        async with self._run.lock:
+        run = self._run
+        run.latecomers.heard_of(member)
+        async with run.uploading(member):  # and not the run's: nobody waits for another's disk
             attempt = self._collecting(member, position)
             upload = attempt.announce(member, sha256, length)
             if member in attempt.machine.answered():
                 return length
-            return await in_thread(self._run.context.spool.offset, upload)
+            return await in_thread(attempt.offset, upload)
 
     async def write_chunk(self, member: str, position: Position, sha256: bytes, offset: int, data: bytes) -> int:
         """Append a chunk and return the next offset.
@@ -242,17 +246,15 @@ class Submissions:
         Raises:
             PeerError: ``E-WIRE-CHUNK``, or it is not expected now.
         """
-        async with self._run.lock:
+        run = self._run
+        async with run.uploading(member):
             attempt = self._collecting(member, position)
             upload = attempt.announced(member, sha256)
             if member in attempt.machine.answered():
                 return attempt.length
-            return await to_the_end(self._append(attempt, upload, offset, data))
-
-    async def _append(self, attempt: Attempt, upload: Upload, offset: int, data: bytes) -> int:
-        after = await in_thread(self._run.context.spool.append, upload, offset, data)
-        attempt.timer.bytes_moved(upload.member, after, upload.length)
-        return after
+            after = await in_thread(attempt.append, upload, offset, data)
+            attempt.timer.bytes_moved(member, after, upload.length)
+            return after
 
     def _collecting(self, member: str, position: Position) -> Attempt:
         attempt = self._attempt(member, position)
@@ -283,10 +285,20 @@ class Submissions:
             raise PeerError.by_participant(
                 member, "E-ROUND-SIGNATURE", Phase.EVALUATION, "the measurement is not signed by the evaluator"
             )
-        with run.context.store.begin() as connection:
-            fresh = run_rows.add_evaluation(connection, member, one, run.context.now())
-        if fresh:
-            run.reload_and_notify("evaluated", member=member, round=one.round)
+        if (one.round, member) in run.measured:
+            return
+        now = run.context.now()
+        run.context.writer.also(
+            lambda connection: run_rows.add_evaluation(connection, member, one, now), run.distrust_memory
+        )
+        run.measured.add((one.round, member))
+        run.answered(member)
+        run.log.info("evaluated", member=member, round=one.round)
+
+
+def _opened_again(member: str) -> PeerError:
+    rule = "the attempt is being opened again; try again"
+    return PeerError.by_participant(member, "E-WIRE-UNEXPECTED", Phase.ADVERTISE_KEYS, rule)
 
 
 def _is_older(shown: JournalHead, before: JournalHead) -> bool:

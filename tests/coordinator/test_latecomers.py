@@ -259,7 +259,8 @@ def exclude(member: str, word: str = "exclude") -> int:
 def told(world: World, name: str) -> list[str]:
     """Return the kinds of tasks that a member has now."""
     run = world.runner._runs[RUN_ID]
-    return [type(task.task).__name__ for task in run.tasks(name)]
+    numbered = [due.numbered() for due in run.tasks(name)]
+    return [type(one.task).__name__ for one in numbered if one is not None]
 
 
 def test_an_excluded_member_is_waited_for_no_more_told_left_out_and_taken_back(
