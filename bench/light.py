@@ -65,6 +65,7 @@ from protos.envelope import (
     DatasetOffer,
     Hello,
     KeysAdvertised,
+    MessageWithHeads,
     NumberedTask,
     PlanApproved,
     PlanProposed,
@@ -172,8 +173,6 @@ class Connection:
                 chunk = Chunk(at, bytes(masked[at : at + transport.SEND_CHUNK_BYTES]))
                 yield wire.encode_upload_part(chunk)
 
-        offset = self.channel.unary_unary(self._path("UploadOffset"), bytes, bytes)
-        await offset(wire.encode_announcement(upload), metadata=self._metadata)
         call = self.channel.stream_unary(self._path("Upload"), bytes, bytes)
         assert wire.decode_offset(await call(parts(), metadata=self._metadata)) == upload.length
 
@@ -249,7 +248,7 @@ class LightParticipant:
         plan = VerifiedPlan.verify(task.plan, task.signature, self.member.operator)
         self.run_id, self.plan = task.run_id, plan
         self.state: State = Idle(Participant(plan, self.name, self.signing))
-        self.memory, self.shown = RunMemory.empty(plan.hash), 0
+        self.memory, self.shown, self.charged = RunMemory.empty(plan.hash), 0, 0
         await self.link.download(task.initial_adapter)
         signature = self.signing.sign(signed_approval_bytes(plan.hash, self.name))
         await self.link.submit(PlanApproved(task.run_id, plan.hash, signature))
@@ -281,32 +280,29 @@ class LightParticipant:
             case None:
                 return
             case MaskedUpload(receipt, masked):
-                at = receipt.position
-                await self._show(Moment.UPLOAD, at, receipt.masked_hash)
-                announced = UploadAnnounced(self.run_id, at, receipt.masked_hash, receipt.length)
-                await self.link.upload(announced, memoryview(masked))
-                await self.link.submit(receipt)
+                at, about = receipt.position, receipt.masked_hash
+                await self.link.upload(UploadAnnounced(self.run_id, at, about, receipt.length), memoryview(masked))
+                await self.link.submit(MessageWithHeads(self._heads(Moment.UPLOAD, at, about), receipt))
+            case Advertisement() | SurvivorSignature() | UnmaskShares():
+                about = hashlib.sha256(message.body).digest() if isinstance(message, Advertisement) else b""
+                shown = self._heads(MOMENTS[type(message)], message.position, about)
+                await self.link.submit(MessageWithHeads(shown, message))
             case _:
-                if (moment := MOMENTS.get(type(message))) is not None:
-                    about = hashlib.sha256(message.body).digest() if isinstance(message, Advertisement) else b""
-                    await self._show(moment, message.position, about)
                 await self.link.submit(message)
 
     async def _mask(self, ready: Ready) -> Any:
         offer = ready.offer
-        await self._show(Moment.TRAIN, offer.position)
+        self.charged += 1
+        await self.link.submit(self._heads(Moment.TRAIN, offer.position))
         update: NDArray[np.int64] = OneHotTrainer(self.plan.plan, self.name).train(1, NOTHING, lambda *_: None)
         durable = UpdateEncoded(offer.position.round, bytes(32), offer.adapter_hash, offer.previous_transcript)
         self.memory = self.memory.apply(durable)
         return self._hear(EncodedUpdate(update))
 
-    async def _show(self, moment: Moment, at: Position, about: bytes = b"") -> None:
-        await self.link.submit(self._heads(moment, at, about))
-
     def _heads(self, moment: Moment, at: Position, about: bytes = b"") -> HeadsShown:
         self.shown += 1
-        number = hashlib.sha256(str(self.shown).encode()).digest()
-        journal, ledger = JournalHead(self.shown, number), LedgerHead(self.shown, number, bytes(64))
+        journal = JournalHead(self.shown, hashlib.sha256(str(self.shown).encode()).digest())
+        ledger = LedgerHead(self.charged, hashlib.sha256(str(self.charged).encode()).digest(), bytes(64))
         unsigned = HeadsShown(at, self.name, moment, journal, ledger, about)
         return replace(unsigned, signature=self.signing.sign(unsigned.signed_bytes(self.plan.plan.protocol_version)))
 

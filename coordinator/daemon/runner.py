@@ -34,7 +34,7 @@ from coordinator.runs.liveness import Liveness
 from coordinator.runs.run import Run, RunContext
 from coordinator.runs.submissions import Submissions
 from coordinator.runs.uploads import UploadStore
-from privacy.errors import LocalError, OnlysumError, PeerError, Phase
+from privacy.errors import LocalError, NetworkError, OnlysumError, PeerError, Phase
 from privacy.interfaces import Clock, RandomSource
 from privacy.secagg.messages import Position
 from protos.envelope import (
@@ -92,7 +92,8 @@ class Runner:
             changed=self._polls.look,
             members=self._known_members,
         )
-        self._members = Members(self._desk, authority, random, RefusalLog(store, clock))
+        self._refusals = RefusalLog(store, clock)
+        self._members = Members(self._desk, authority, random, self._refusals)
         self._log = structlog.get_logger("coordinator")
         self._troubles = Troubles(clock)
         self._runs: dict[str, Run] = {}
@@ -122,6 +123,7 @@ class Runner:
         self.discover()
         for run_id, life in self._lives.items():
             run = self._runs[run_id]
+            life.look_again()
             run.wakeup.set()
             while run.wakeup.is_set():
                 run.wakeup.clear()
@@ -171,10 +173,11 @@ class Runner:
         while not run.record.state.ended:
             run.wakeup.clear()
             now = self._desk.clock.monotonic()
-            look = now - looked >= TICK_SECONDS
+            if now - looked >= TICK_SECONDS:
+                looked = now
+                life.look_again()
             try:
-                await life.advance(look=look)
-                looked = now if look else looked
+                await life.advance()
             except Exception as error:  # noqa: BLE001  # a full disk, a damaged file: logged, and tried again
                 self._troubles.note(error)
                 self._log.error("run-in-trouble", run=run.run_id, error=str(error), exc_info=not passing(error))
@@ -202,6 +205,11 @@ class Runner:
     def failed(self, error: Exception) -> None:
         """Take note of an error of this machine that ended a call."""
         self._troubles.note(error)
+
+    def over_quota(self, member: str, error: NetworkError) -> None:
+        """Name a member that was refused because it asked for too much: to the operator, and in the security log."""
+        self._troubles.add(Trouble(error.code, error.detail))
+        self._refusals.note("over-quota", member, error.code)
 
     def troubles(self) -> tuple[Trouble, ...]:
         """Return what the operator should know of: what went wrong here lately, and who is there twice."""
@@ -244,13 +252,13 @@ class Runner:
         """Return how many bytes a submission of this member may have: the bundle for its largest roster, and a text."""
         return SUBMISSION_BYTES + MEMBER_BYTES * max((len(run.roster) for run in self._of(member)), default=0)
 
-    async def submit(self, member: str, submission: Submission) -> None:
+    async def submit(self, member: str, submission: Submission, data: bytes = b"") -> None:
         """Take a message; it is durable when this returns. Repeating the same message is not an error."""
         if isinstance(submission, MemberLeft):
             await self._members.leave(member, submission, self._of(member))
         else:
             self._members.active(member)
-            await Submissions(self._run_of(member, submission)).submit(member, submission)
+            await Submissions(self._run_of(member, submission)).submit(member, submission, data)
 
     def _run_of(self, member: str, submission: RunSubmission) -> Run:
         match submission:

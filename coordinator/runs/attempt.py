@@ -44,6 +44,7 @@ from protos.envelope import (
     Evaluation,
     HeadsShown,
     MemberLeft,
+    MessageWithHeads,
     PlanApproved,
     PlanRefused,
     RoundKnown,
@@ -169,23 +170,23 @@ class Attempt:
             rule = "it shows the heads of its journal and ledger for this message first"
             raise PeerError.by_participant(member, "E-WIRE-UNEXPECTED", self.machine.phase, rule)
 
-    def receive(self, message: Message) -> bool:
-        """Take a message; return whether it changed anything.
+    def receive(self, message: Message, data: bytes) -> bool:
+        """Take a message, and its form as a submission; return whether it changed anything.
 
         Raises:
             PeerError: it breaks a rule; nothing has changed.
         """
         if not self.machine.receive(message):
             return False
-        self._journal(message, message.sender)
+        self._journal(message, message.sender, data)
         return True
 
-    def abstain(self, member: str, message: Abstained) -> bool:
+    def abstain(self, member: str, message: Abstained, data: bytes) -> bool:
         """Wait no longer for a member in this attempt."""
         if member not in self.machine.awaited():
             return False
         self.machine.abstain(member, message.code)
-        self._journal(message, member)
+        self._journal(message, member, data)
         return True
 
     def announce(self, member: str, sha256: bytes, length: int) -> Upload:
@@ -247,9 +248,9 @@ class Attempt:
         upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
         return self._accumulate(upload, receipt)
 
-    def journal_upload(self, receipt: Receipt) -> None:
+    def journal_upload(self, receipt: Receipt, data: bytes) -> None:
         """Add the rows of an upload that was counted."""
-        self._journal(receipt, receipt.sender)
+        self._journal(receipt, receipt.sender, data)
         sender, sha256 = receipt.sender, receipt.masked_hash
         self._rows().add_upload(self.run_id, self.position, member=sender, sha256=sha256, length=receipt.length)
 
@@ -314,8 +315,8 @@ class Attempt:
         rows.set_phase(self.run_id, self.position, self.machine.phase.name)
         _ = self.timer
 
-    def _journal(self, message: Submission, sender: str) -> None:
-        body, now, kind = codec.encode_submission(message), int(self._clock.now()), type(message).__name__
+    def _journal(self, message: Submission, sender: str, body: bytes) -> None:
+        now, kind = int(self._clock.now()), type(message).__name__
         self._rows().add_event(self.run_id, self.position, kind=kind, sender=sender, body=body, now=now)
 
     def _replay(self, events: Collection[EventRecord]) -> None:
@@ -340,7 +341,14 @@ class Attempt:
             case Receipt() as receipt:
                 upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
                 self._accumulate(upload, receipt)
-            case PlanApproved() | PlanRefused() | Evaluation() | RoundKnown() | MemberLeft() as other:
+            case (
+                PlanApproved()
+                | PlanRefused()
+                | Evaluation()
+                | RoundKnown()
+                | MemberLeft()
+                | MessageWithHeads() as other
+            ):
                 raise ValueError(f"{type(other).__name__} is no message of a round")
             case message:
                 self.machine.receive(message)

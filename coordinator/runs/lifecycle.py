@@ -8,6 +8,7 @@ Leaves to others: the protocol (``coordinator.protocol.round``), the numbers of 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -29,6 +30,8 @@ class Lifecycle:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._advancing = asyncio.Lock()  # one step at a time, though the run's own lock is given up in between
+        self._look = True
         self._gathered = False
         self._members: Mapping[str, MemberRecord] | None = (
             None  # as they were when somebody's key last stopped counting
@@ -39,19 +42,20 @@ class Lifecycle:
         self._quorum_since: float | None = None
         self._finishing_since: float | None = None
 
-    async def advance(self, *, look: bool = True) -> None:
-        """Do the next thing that is due: end, start, open, close or complete.
+    def look_again(self) -> None:
+        """Let the next step look at what commands may have changed, which reads the database."""
+        self._look = True
 
-        Args:
-            look: whether to look at what commands may have changed, which reads the database.
-        """
+    async def advance(self) -> None:
+        """Do the next thing that is due: end, start, open, close or complete."""
         run = self._run
-        async with run.lock:
+        async with self._advancing, run.lock:
             run.catch_up()
             if run.record.state.ended:
                 return
             try:
-                if not (look and await self._must_end()):
+                if not (self._look and await self._must_end()):
+                    self._look = False
                     await self._go_on()
             except BaseException:
                 run.distrust_memory()

@@ -23,7 +23,16 @@ from privacy.plan import signed_approval_bytes
 from privacy.secagg import keys
 from privacy.secagg.messages import Advertisement, Complaint, Position, Receipt
 from protos import codec
-from protos.envelope import Abstained, Evaluation, HeadsShown, PlanApproved, PlanRefused, RoundKnown, RunSubmission
+from protos.envelope import (
+    Abstained,
+    Evaluation,
+    HeadsShown,
+    MessageWithHeads,
+    PlanApproved,
+    PlanRefused,
+    RoundKnown,
+    RunSubmission,
+)
 
 
 class Submissions:
@@ -32,23 +41,29 @@ class Submissions:
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    async def submit(self, member: str, submission: RunSubmission) -> None:
+    async def submit(self, member: str, submission: RunSubmission, data: bytes = b"") -> None:
         """Take a submission.
 
+        Args:
+            member: who sends it.
+            submission: what it sends.
+            data: the submission's one form, if it is at hand.
+
         Raises:
-            PeerError: it breaks a rule; nothing has changed.
+            PeerError: it breaks a rule; nothing has changed, but that heads which came with it are kept.
         """
         run = self._run
-        async with run.uploading(member) if isinstance(submission, Receipt) else nullcontext(), run.lock:
+        message = submission.message if isinstance(submission, MessageWithHeads) else submission
+        async with run.uploading(member) if isinstance(message, Receipt) else nullcontext(), run.lock:
             run.catch_up()
-            await to_the_end(self._take(member, submission))
+            await to_the_end(self._take(member, submission, data or codec.encode_record(submission)))
         await run.context.writer.written()  # without the lock: others are heard meanwhile
 
-    async def _take(self, member: str, submission: RunSubmission) -> None:
+    async def _take(self, member: str, submission: RunSubmission, data: bytes) -> None:
         run = self._run
         run.latecomers.heard_of(member)
         try:
-            await self._submit(member, submission)
+            await self._submit(member, submission, data)
         except PeerError:
             raise
         except BaseException:
@@ -57,8 +72,14 @@ class Submissions:
         if not isinstance(submission, HeadsShown):  # nothing follows from them alone
             run.wakeup.set()
 
-    async def _submit(self, member: str, submission: RunSubmission) -> None:
+    async def _submit(self, member: str, submission: RunSubmission, data: bytes) -> None:
         match submission:
+            case MessageWithHeads(heads, message):
+                if heads.position != message.position:
+                    rule = "the heads that come with a message are of another attempt"
+                    raise PeerError.by_participant(member, "E-ROUND-CONTEXT", Phase.ADVERTISE_KEYS, rule)
+                self._heads(member, heads)
+                await self._submit(member, message, codec.message_alone(data, submission))
             case PlanApproved() | PlanRefused():
                 self._answer(member, submission)
             case Evaluation():
@@ -68,14 +89,14 @@ class Submissions:
             case RoundKnown():
                 await self._known_elsewhere(member, submission)
             case Receipt():
-                await self._receipt(member, submission)
+                await self._receipt(member, submission, data)
             case Abstained():
                 attempt = self._attempt(member, submission.position)
-                if attempt is not None and attempt.abstain(member, submission):
+                if attempt is not None and attempt.abstain(member, submission, data):
                     self._taken(member, "abstained", code=submission.code)
                     self._run.log.warning("member-abstains", member=member, code=submission.code)
             case _:
-                self._message(member, submission)
+                self._message(member, submission, data)
 
     # --- the plan ---
 
@@ -158,14 +179,14 @@ class Submissions:
             raise _opened_again(member)
         return None
 
-    def _message(self, member: str, message: Message) -> None:
+    def _message(self, member: str, message: Message, data: bytes) -> None:
         attempt = self._attempt(member, message.position)
         phase = None if attempt is None else attempt.machine.phase
         if attempt is None or phase is None:
             return
         if isinstance(message, Advertisement):
             attempt.require_heads(member, Moment.ADVERTISE, hashlib.sha256(message.body).digest())
-        if not attempt.receive(message):
+        if not attempt.receive(message, data):
             return
         self._run.latecomers.was_in_time(member, phase)
         if isinstance(message, Advertisement):
@@ -174,7 +195,7 @@ class Submissions:
             self._run.log.warning("complaint", member=member, dealer=message.dealer, attempt=message.position.attempt)
         self._taken(member, "message-accepted", kind=type(message).__name__)
 
-    async def _receipt(self, member: str, receipt: Receipt) -> None:
+    async def _receipt(self, member: str, receipt: Receipt, data: bytes) -> None:
         attempt = self._attempt(member, receipt.position)
         if attempt is None:
             return
@@ -183,7 +204,7 @@ class Submissions:
         if self._run.attempt is not attempt:  # what it builds on could not be committed
             raise _opened_again(member)
         if counted:
-            attempt.journal_upload(receipt)
+            attempt.journal_upload(receipt, data)
             self._run.latecomers.was_in_time(member, Phase.COLLECT_MASKED)
             self._taken(member, "upload-counted", length=receipt.length)
 
@@ -218,7 +239,7 @@ class Submissions:
         if known.place != shown.ledger.place:
             rule = f"its ledger ends at record {shown.ledger.sequence}, it showed {known.sequence}"
             raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
-        body, kind = codec.encode_submission(shown), HEADS[shown.moment]
+        body, kind = codec.encode_record(shown), HEADS[shown.moment]
         run.rows().replace_event(run.run_id, shown.position, kind=kind, sender=member, body=body, now=now)
         run.last_heads[member] = shown
         attempt.take_heads(shown)
