@@ -10,8 +10,9 @@ import hashlib
 import multiprocessing
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -24,6 +25,7 @@ from coordinator.config import Durations, Listener, Settings
 from coordinator.daemon import process as coordinator_daemon
 from coordinator.daemon.status import read_status
 from coordinator.database import run_rows
+from coordinator.database.run_rows import RoundRecord
 from coordinator.database.store import Store
 from coordinator.enrolment import authority as ca
 from coordinator.enrolment.authority import Authority
@@ -51,11 +53,11 @@ NO_CLAIM: Final = PrivacyTarget(
 )
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something, but not for ever."""
+def until(condition: Callable[[], bool], what: str, *, crowd: Sequence[BaseProcess] = ()) -> None:
+    """Wait for something, but not for ever, nor for processes that have failed."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or any(process.exitcode for process in crowd):
             raise TimeoutError(f"{what}: it did not happen")
         time.sleep(LOOK_SECONDS)
 
@@ -147,9 +149,9 @@ class Coordination:
         creation.register(self.store, self.home, self.authority.operator, plan, draft)
         return plan
 
-    def finish(self, plan: Plan) -> None:
+    def finish(self, plan: Plan, crowd: Sequence[BaseProcess] = ()) -> None:
         """Wait for a run's end, which has to be its completion."""
-        until(lambda: self.state(plan) in ("completed", "aborted", "refused"), "the run ends")
+        until(lambda: self.state(plan) in ("completed", "aborted", "refused"), "the run ends", crowd=crowd)
         if self.state(plan) != "completed":
             raise RuntimeError(f"the run was aborted; see {self.home.directory / 'log'}")
 
@@ -158,7 +160,7 @@ class Coordination:
         with self.store.read() as connection:
             return run_rows.find_run(connection, plan.run_id).state.value
 
-    def rounds(self, plan: Plan) -> int:
-        """Return how many rounds of a run are over."""
+    def rounds(self, plan: Plan) -> tuple[RoundRecord, ...]:
+        """Return the rounds of a run that are over."""
         with self.store.read() as connection:
-            return len(run_rows.list_rounds(connection, plan.run_id))
+            return run_rows.list_rounds(connection, plan.run_id)

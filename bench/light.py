@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -31,6 +31,7 @@ from coordinator.database.member_rows import MemberRecord
 from coordinator.enrolment import authority as ca
 from host import credentials
 from host.system import SystemRandom
+from participant.link.delivery import TaskQueue
 from participant.protocol.member import Participant
 from participant.protocol.memory import RunMemory, UpdateEncoded
 from participant.protocol.round import hear
@@ -195,17 +196,17 @@ class LightParticipant:
     """One participant: a polling task and a working one, as a daemon's two threads."""
 
     member: Credentials
-    seen: set[bytes] = field(default_factory=set)
     ended: str = ""
 
     def __post_init__(self) -> None:
+        self.inbox, self.charged = TaskQueue(), 1  # records of a ledger: its beginning
         self.name, self.signing = self.member.name, SigningKey(SecretBytes(self.member.identity))
         self.tasks: asyncio.Queue[Task] = asyncio.Queue()
 
     async def run(self) -> None:
         """Take part until a run has ended."""
         self.link = Connection(self.member)
-        hello = Hello(PROTOCOL_VERSION, "bench", self.name, Role.PARTICIPANT, LedgerHead(0, b""), OFFERS)
+        hello = Hello(PROTOCOL_VERSION, "bench", self.name, Role.PARTICIPANT, self._ledger(), OFFERS)
         await self.link.handshake(hello)
         polling = asyncio.create_task(self._poll())
         while not self.ended:
@@ -215,13 +216,11 @@ class LightParticipant:
 
     async def _poll(self) -> None:
         while True:
-            numbered = await self.link.poll(frozenset(self.seen), transport.MAX_POLL_SECONDS)
-            if numbered is None:
-                continue
-            if isinstance(numbered.task, AttemptOpened):
-                self.seen.clear()  # of earlier attempts nothing comes again
-            self.seen.add(numbered.id)
-            self.tasks.put_nowait(numbered.task)
+            numbered = await self.link.poll(self.inbox.seen(), transport.MAX_POLL_SECONDS)
+            if numbered is not None:
+                self.inbox.put(numbered)
+                self.inbox.get(0)
+                self.tasks.put_nowait(numbered.task)
 
     async def _take(self, task: Task) -> None:
         match task:
@@ -248,7 +247,7 @@ class LightParticipant:
         plan = VerifiedPlan.verify(task.plan, task.signature, self.member.operator)
         self.run_id, self.plan = task.run_id, plan
         self.state: State = Idle(Participant(plan, self.name, self.signing))
-        self.memory, self.shown, self.charged = RunMemory.empty(plan.hash), 0, 0
+        self.memory, self.shown = RunMemory.empty(plan.hash), 0
         await self.link.download(task.initial_adapter)
         signature = self.signing.sign(signed_approval_bytes(plan.hash, self.name))
         await self.link.submit(PlanApproved(task.run_id, plan.hash, signature))
@@ -302,9 +301,11 @@ class LightParticipant:
     def _heads(self, moment: Moment, at: Position, about: bytes = b"") -> HeadsShown:
         self.shown += 1
         journal = JournalHead(self.shown, hashlib.sha256(str(self.shown).encode()).digest())
-        ledger = LedgerHead(self.charged, hashlib.sha256(str(self.charged).encode()).digest(), bytes(64))
-        unsigned = HeadsShown(at, self.name, moment, journal, ledger, about)
+        unsigned = HeadsShown(at, self.name, moment, journal, self._ledger(), about)
         return replace(unsigned, signature=self.signing.sign(unsigned.signed_bytes(self.plan.plan.protocol_version)))
+
+    def _ledger(self) -> LedgerHead:
+        return LedgerHead(self.charged, hashlib.sha256(str(self.charged).encode()).digest(), bytes(64))
 
 
 def take_part(members: Sequence[Credentials]) -> None:

@@ -12,7 +12,9 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -25,6 +27,7 @@ from coordinator.runs.thresholds import GraphKind, Requested
 from privacy.plan import COMPLETE_GRAPH_MAX, Plan
 
 PROCESSES: Final = 4  # of participants, at most
+FEW: Final = 20  # of so many one may collude, and one be lost, on a k-regular graph
 LOOK_SECONDS: Final = 0.1
 IDLE_SECONDS: Final = 25.0  # longer than a poll is held
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -54,6 +57,7 @@ class Measured:
     plan: Plan
     idle: float
     after: list[Usage] = field(default_factory=list)
+    survivors: list[int] = field(default_factory=list)  # of each round
 
     @property
     def seconds(self) -> float:
@@ -75,14 +79,16 @@ def measure(directory: Path, n: int, entries: int, rounds: int, graph: GraphKind
         for process in crowd:
             process.start()
         try:
-            until(lambda: len(coordination.live()) == n, "everybody polls")
+            until(lambda: len(coordination.live()) == n, "everybody polls", crowd=crowd)
             pid = coordination.process.pid or 0
             share = _share(pid, idle) if idle else 0.0
-            tolerance = Requested(graph=graph, f=max(1, n // 20), max_dropouts=max(1, n // 20))
-            plan = coordination.begin(n, entries, rounds, Requested() if graph == "complete" else tolerance)
+            few = max(1, n // FEW)
+            tolerance = Requested() if graph == "complete" else Requested(graph=graph, f=few, max_dropouts=few)
+            plan = coordination.begin(n, entries, rounds, tolerance)
             measured = Measured(plan, share)
-            _watch(coordination, measured, pid, rounds)
-            coordination.finish(plan)
+            _watch(coordination, measured, pid, rounds, crowd)
+            coordination.finish(plan, crowd)
+            measured.survivors = [done.survivors for done in coordination.rounds(plan)]
             for process in crowd:
                 process.join(60)
         finally:
@@ -91,12 +97,15 @@ def measure(directory: Path, n: int, entries: int, rounds: int, graph: GraphKind
     return measured
 
 
-def _watch(coordination: Coordination, measured: Measured, pid: int, rounds: int) -> None:
-    until(lambda: coordination.state(measured.plan) != "created", "everybody approves")
+def _watch(coordination: Coordination, measured: Measured, pid: int, rounds: int, crowd: Sequence[BaseProcess]) -> None:
+    plan = measured.plan
+    until(lambda: coordination.state(plan) != "created", "everybody approves", crowd=crowd)
     measured.after.append(Usage.of(pid))
-    while len(measured.after) <= rounds and coordination.state(measured.plan) in ("running", "completed"):
-        if coordination.rounds(measured.plan) >= len(measured.after):
+    while len(measured.after) <= rounds and not any(process.exitcode for process in crowd):
+        if len(coordination.rounds(plan)) >= len(measured.after):
             measured.after.append(Usage.of(pid))
+        elif coordination.state(plan) not in ("running", "completed"):
+            return
         time.sleep(LOOK_SECONDS)
 
 

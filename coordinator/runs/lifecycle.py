@@ -256,9 +256,12 @@ class Lifecycle:
         else:
             attempt.journal_close(phase, answered)
             await run.written()
-        run.reload_and_notify(
-            "phase-closed", round=at.round, attempt=at.attempt, phase=phase.name, answered=len(answered)
-        )
+        run.reload("phase-closed", round=at.round, attempt=at.attempt, phase=phase.name, answered=len(answered))
+        if phase is Phase.UNMASK and len(run.rounds) < run.rules.recipe.rounds and not await self._must_end():
+            await (
+                self._go_on()
+            )  # the next offer brings the certificate: one thing to tell, and not two after each other
+        run.notify()
 
     def _note_late(self, attempt: Attempt, late: frozenset[str]) -> None:
         """Note who let a phase go by though its daemon is connected; others are away, which costs nobody a wait."""

@@ -244,8 +244,16 @@ class Run:
 
     def reload_and_notify(self, event: str, **details: str | int) -> None:
         """After a committed change: read, log, and wake whoever has a new task."""
+        self.reload(event, **details)
+        self.notify()
+
+    def reload(self, event: str, **details: str | int) -> None:
+        """After a committed change of which members are told only with the next one: read and log."""
         self.read()
         self.log.info(event, **details)
+
+    def notify(self) -> None:
+        """Wake whoever has a new task, and move the run on."""
         self.wakeup.set()
         self.context.changed(self, self.members)
 

@@ -76,6 +76,7 @@ class DueTask:
     id: bytes
     make: Callable[[], Task | None]  # None: a thread has just ended its phase, which is not to be told yet
     alike: bytes  # whoever has a task with the same mark is told the same; empty where it is one member's own
+    history: bool = False  # whether it brings how the rounds before ended, so that nothing else has to
 
     def numbered(self) -> NumberedTask | None:
         """Return the task as it is told, if it still is one."""
@@ -97,17 +98,19 @@ def roster_tasks(view: RunView, member: str, *, answered_plan: bool, knows: int)
         if not answered_plan:
             yield _plan_proposed(view)
         return
-    # While the run goes on, the next offer carries the history, so the last round's certificate is enough here.
-    first = knows if view.state.ended else max(knows, len(view.closed) - 1)
-    for closed in view.closed[first:]:
-        yield _closing(run_id, closed)
+    asked = _attempt_task(view, view.machine, member, knows) if view.machine is not None else None
+    if asked is None or not asked.history:
+        # While the run goes on, the next offer carries the history, so the last round's certificate is enough here.
+        first = knows if view.state.ended else max(knows, len(view.closed) - 1)
+        for closed in view.closed[first:]:
+            yield _closing(run_id, closed)
     if view.aborted is not None:
         at, code = view.aborted
         yield _due(AttemptAborted(run_id, at, code), *at.fields)
     if member in view.excluded and not view.state.ended:
         yield _due(MemberExcluded(run_id), number(view.excluded[member]))
-    if view.machine is not None and member in view.machine.awaited():
-        yield _attempt_task(view, view.machine, member, knows)
+    if asked is not None:
+        yield asked
     if view.state.ended:
         yield _run_ended(view)
 
@@ -118,8 +121,10 @@ def _closing(run_id: str, closed: RoundCertificate | VoidedRound) -> DueTask:
     return _due(RoundCompleted(run_id, closed), *closed.position.fields, closed.sum_hash)
 
 
-def _attempt_task(view: RunView, machine: CoordinatorRound, member: str, knows: int) -> DueTask:
-    """Return what this phase asks of a member that has not answered it yet."""
+def _attempt_task(view: RunView, machine: CoordinatorRound, member: str, knows: int) -> DueTask | None:
+    """Return what this phase asks of a member, unless it has answered."""
+    if member not in machine.awaited():
+        return None
     kind = _ASKED[machine.phase]
 
     def make() -> Task | None:
@@ -127,8 +132,9 @@ def _attempt_task(view: RunView, machine: CoordinatorRound, member: str, knows: 
         return task if isinstance(task, kind) else None
 
     task_id = _task_id(kind, view.plan.run_id, *machine.offer.position.fields)
-    history = number(knows) if kind is AttemptOpened else b""
-    return DueTask(task_id, make, b"" if kind is SharesDealt else task_id + history)
+    history = kind is AttemptOpened
+    alike = task_id + number(knows) if history else task_id
+    return DueTask(task_id, make, b"" if kind is SharesDealt else alike, history)
 
 
 _ASKED: Final[Mapping[Phase, type[Task]]] = {
