@@ -123,22 +123,13 @@ def memory_seconds(plan: Plan, entries: int) -> float:
     return Stage(case, measured=1).play().coordinator_ms / 1e3
 
 
-def main() -> int:
-    """Measure, print the table and the JSON line."""
-    parser = harness.parser(__doc__)
-    parser.add_argument("--participants", type=int, default=300)
-    parser.add_argument("--entries", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--graph", choices=("complete", "k-regular"), help="k-regular above 512 participants")
-    parser.add_argument("--idle", type=float, default=IDLE_SECONDS, help="seconds for which everybody only polls")
-    options = parser.parse_args()
-    n, d = options.participants, options.entries
-    graph: GraphKind = options.graph or ("complete" if n <= COMPLETE_GRAPH_MAX else "k-regular")
+def figures_of(n: int, entries: int, rounds: int, graph: GraphKind, idle: float) -> dict[str, float]:
+    """Return the figures of one case."""
     with TemporaryDirectory(prefix="onlysum-bench-", ignore_cleanup_errors=True) as directory:
-        measured = measure(Path(directory), n, d, options.rounds, graph, idle=options.idle)
-    memory = memory_seconds(measured.plan, d)
-    name = f"n{n}_d1e{len(str(d)) - 1}_k{measured.plan.graph.neighbours or n - 1}"
-    figures = {
+        measured = measure(Path(directory), n, entries, rounds, graph, idle=idle)
+    memory = memory_seconds(measured.plan, entries)
+    name = f"n{n}_d1e{len(str(entries)) - 1}_k{measured.plan.graph.neighbours or n - 1}"
+    return {
         f"{name}.round_seconds": round(measured.seconds, 2),
         f"{name}.coordinator_cpu": round(measured.cpu, 2),
         f"{name}.memory_cpu": round(memory, 2),
@@ -147,7 +138,22 @@ def main() -> int:
         f"{name}.resident_first_mib": round(measured.after[1].resident, 1),
         f"{name}.resident_last_mib": round(measured.after[-1].resident, 1),
     }
-    print(harness.table(["what", name], [[key.partition(".")[2], f"{value:g}"] for key, value in figures.items()]))
+
+
+def main() -> int:
+    """Measure, print the table and the JSON line."""
+    parser = harness.parser(__doc__)
+    parser.add_argument("--participants", type=int, nargs="+", default=[300])
+    parser.add_argument("--entries", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--graph", choices=("complete", "k-regular"), help="k-regular above 512 participants")
+    parser.add_argument("--idle", type=float, default=IDLE_SECONDS, help="seconds for which everybody only polls")
+    options = parser.parse_args()
+    figures: dict[str, float] = {}
+    for n in options.participants:
+        graph: GraphKind = options.graph or ("complete" if n <= COMPLETE_GRAPH_MAX else "k-regular")
+        figures |= figures_of(n, options.entries, options.rounds, graph, options.idle)
+    print(harness.table(["what", ""], [[key, f"{value:g}"] for key, value in figures.items()]))
     harness.publish("scale", figures, packages=("cryptography", "grpcio", "numpy"), save=options.save)
     return 0
 

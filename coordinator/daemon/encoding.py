@@ -27,26 +27,18 @@ class EncodedOnce:
 
     def __init__(self) -> None:
         self._chunks: dict[tuple[bytes, int, int], bytes] = {}
-        self._tasks: dict[int, tuple[NumberedTask, asyncio.Future[list[bytes]]]] = {}  # by the object's identity
+        self._tasks: dict[int, tuple[NumberedTask, asyncio.Task[tuple[list[bytes], float]]]] = {}  # by identity
 
     async def task(self, task: NumberedTask) -> tuple[list[bytes], float]:
-        """Return the chunks of a task, and the seconds that encoding it took, if it was encoded now."""
+        """Return the chunks of a task, and the seconds that encoding it took, if it was begun for this caller."""
         known = self._tasks.pop(id(task), None)
-        future = asyncio.get_running_loop().create_future() if known is None else known[1]
-        self._tasks[id(task)] = task, future  # last: those that nobody asks for come first
+        # A task of its own: whoever asked first may cancel its call, and the others want to be told.
+        encoding = known[1] if known else asyncio.create_task(asyncio.to_thread(timed, _task_chunks, task))
+        self._tasks[id(task)] = task, encoding  # last: those that nobody asks for come first
         if len(self._tasks) > KEPT_TASKS:
             del self._tasks[next(iter(self._tasks))]
-        if known is not None:
-            return await asyncio.shield(future), 0.0
-        try:
-            chunks, seconds = await asyncio.to_thread(timed, _task_chunks, task)
-        except BaseException as error:
-            self._tasks.pop(id(task), None)
-            future.set_exception(error)
-            future.exception()  # looked at: perhaps nobody else waits
-            raise
-        future.set_result(chunks)
-        return chunks, seconds
+        chunks, seconds = await asyncio.shield(encoding)
+        return chunks, 0.0 if known else seconds
 
     def chunk(self, content: bytes, chunk: Chunk) -> bytes:
         """Return a chunk of some content as it travels."""

@@ -65,6 +65,7 @@ class Writer:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._next = _Batch()
+        self._under_way: _Batch | None = None
         self._committing: asyncio.Task[None] | None = None
 
     def rows(self, on_failure: Callable[[], None]) -> Rows:
@@ -88,8 +89,8 @@ class Writer:
             LocalError: ``E-DISK-FULL``, ``E-STATE-BUSY`` or another of the database's refusals; nothing of it is there.
         """
         if self._next.empty:
-            if self._committing is not None and not self._committing.done():
-                await asyncio.shield(self._committing)
+            if self._under_way is not None:
+                await asyncio.shield(self._under_way.waiting())
             return
         done = self._next.waiting()
         if self._committing is None or self._committing.done():
@@ -99,11 +100,13 @@ class Writer:
     async def _commit(self) -> None:
         while not self._next.empty:
             batch, self._next = self._next, _Batch()
+            self._under_way = batch
             error: BaseException | None = None
             try:
                 await asyncio.to_thread(batch.write, self._store)
             except BaseException as raised:  # noqa: BLE001  # handed to all who wait
                 error = raised
+            self._under_way = None
             batch.end(error)
             if error is not None:  # what was added since then builds on what is not there
                 after, self._next = self._next, _Batch()

@@ -23,8 +23,12 @@ def world(tmp_path: Path) -> World:
 
 
 async def until_advertising(world: World) -> None:
-    while not world.attempts():
-        await world.turn()
+    while True:
+        await world.runner.tick()
+        if world.attempts():
+            return
+        for member in world.members.values():
+            await member.step()
 
 
 def test_an_answer_wakes_nobody_and_the_close_of_its_phase_everybody_once(

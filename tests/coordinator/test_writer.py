@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,30 +152,31 @@ def test_malicious_cancelling_of_a_call_neither_undoes_its_message_nor_hides_tha
         disk.open.set()
         await until(lambda: run.attempt is None)
         disk.fails = False
+        await world.runner.tick()
         await asyncio.gather(*(send() for send in kept))
-
-    async def through() -> None:
-        with suppress(Exception):
-            await scenario()
         await world.settle()
 
-    asyncio.run(through())
+    asyncio.run(scenario())
     assert world.rounds()[0].survivors == 5
 
 
 def test_what_was_added_before_a_failure_is_known_is_not_committed_after_it(tmp_path: Path) -> None:
     store = Store.create(f"sqlite:///{tmp_path / 'rows.db'}")
     writer, failed, written = Writer(store), list[str](), list[str]()
+    begun, gate = threading.Event(), threading.Event()
 
     def breaks(connection: Connection) -> None:
+        begun.set()
+        assert gate.wait(20)
         raise FULL
 
     async def scenario() -> list[object]:
         writer.also(breaks, lambda: failed.append("first"))
         first = asyncio.ensure_future(writer.written())
-        await asyncio.sleep(0)  # its transaction has begun
+        await until(begun.is_set)
         writer.also(lambda connection: written.append("second"), lambda: failed.append("second"))
         second = asyncio.ensure_future(writer.written())
+        gate.set()
         errors = await asyncio.gather(first, second, return_exceptions=True)
         writer.also(lambda connection: written.append("third"))
         await writer.written()
