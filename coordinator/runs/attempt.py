@@ -211,6 +211,10 @@ class Attempt:
             )
         return self._expected_upload(member, sha256, self.length)
 
+    def has_files(self, member: str) -> bool:
+        """Return whether anything of a member lies in the spool."""
+        return bool(self._files.get(member))
+
     def offset(self, upload: Upload) -> int:
         """Return how many bytes of an upload are there; the disk may take its time, and so this a thread."""
         files = self._files.setdefault(upload.member, set())

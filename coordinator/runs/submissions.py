@@ -56,7 +56,9 @@ class Submissions:
         message = submission.message if isinstance(submission, MessageWithHeads) else submission
         async with run.uploading(member) if isinstance(message, Receipt) else nullcontext(), run.lock:
             run.catch_up()
-            await to_the_end(self._take(member, submission, data or codec.encode_record(submission)))
+            taken = self._take(member, submission, data or codec.encode_record(submission))
+            # The others are taken in one step of the event loop, which nobody can cancel.
+            await (to_the_end(taken) if isinstance(message, Receipt | RoundKnown) else taken)
         await run.context.writer.written()  # without the lock: others are heard meanwhile
 
     async def _take(self, member: str, submission: RunSubmission, data: bytes) -> None:
@@ -259,7 +261,7 @@ class Submissions:
             upload = attempt.announce(member, sha256, length)
             if member in attempt.machine.answered():
                 return length
-            return await in_thread(attempt.offset, upload)
+            return await in_thread(attempt.offset, upload) if attempt.has_files(member) else 0
 
     async def write_chunk(self, member: str, position: Position, sha256: bytes, offset: int, data: bytes) -> int:
         """Append a chunk and return the next offset.
