@@ -89,7 +89,7 @@ class Attempt:
         self.heads: dict[tuple[str, Moment], HeadsShown] = {}  # that members showed in this attempt
         self._times_shown: Counter[tuple[str, Moment]] = Counter()
         self._announced: dict[str, bytes] = {}  # member -> hash of the one upload that may come from it
-        self._files: dict[str, set[Path]] = {}  # in the spool, by member
+        self.files: dict[str, set[Path]] = {}  # in the spool, by member
 
     @classmethod
     def open(
@@ -118,7 +118,7 @@ class Attempt:
             excluded = standing_rows.excluded_members(connection, run_id, before=at.order)
         machine = CoordinatorRound(plan, offer, disputed=disputed, excluded=frozenset(excluded))
         attempt = cls(rows, spool, machine, run_id=run_id, clock=clock, timers=timers)
-        attempt._files = spool.open(run_id, at)
+        attempt.files = spool.open(run_id, at)
         attempt._replay(events)
         _ = attempt.timer  # starts now, if it has not started yet
         return attempt
@@ -211,13 +211,9 @@ class Attempt:
             )
         return self._expected_upload(member, sha256, self.length)
 
-    def has_files(self, member: str) -> bool:
-        """Return whether anything of a member lies in the spool."""
-        return bool(self._files.get(member))
-
     def offset(self, upload: Upload) -> int:
         """Return how many bytes of an upload are there; the disk may take its time, and so this a thread."""
-        files = self._files.setdefault(upload.member, set())
+        files = self.files.setdefault(upload.member, set())
         done = self._spool.offset(upload, tuple(files))
         files.clear()
         files.add(self._spool.path(upload))
@@ -225,7 +221,7 @@ class Attempt:
 
     def append(self, upload: Upload, offset: int, data: bytes) -> int:
         """Append a chunk and return the next offset, in a thread as well."""
-        self._files.setdefault(upload.member, set()).add(self._spool.path(upload))
+        self.files.setdefault(upload.member, set()).add(self._spool.path(upload))
         return self._spool.append(upload, offset, data)
 
     def _expected_upload(self, member: str, sha256: bytes, length: int) -> Upload:

@@ -261,7 +261,7 @@ class Submissions:
             upload = attempt.announce(member, sha256, length)
             if member in attempt.machine.answered():
                 return length
-            return await in_thread(attempt.offset, upload) if attempt.has_files(member) else 0
+            return await in_thread(attempt.offset, upload) if attempt.files.get(member) else 0
 
     async def write_chunk(self, member: str, position: Position, sha256: bytes, offset: int, data: bytes) -> int:
         """Append a chunk and return the next offset.

@@ -244,9 +244,9 @@ def test_an_upload_that_is_there_already_sends_nothing(service: Loopback, channe
 
 
 def test_an_upload_goes_on_where_it_was_cut(service: Loopback, alice: Identity) -> None:
-    content = os.urandom(4 * 2**20)
+    content = os.urandom(2**24)
     with (
-        relay(service.listeners.address, cut_after=3 * 2**19) as through,
+        relay(service.listeners.address, cut_after=10 * 2**20) as through,
         Channel(replace(alice, addresses=(through.address,))) as channel,
     ):
         assert refused(lambda: channel.upload(upload_of(content), content)).code == "E-NET-LOST"
