@@ -256,14 +256,14 @@ def log_older_head(connection: Connection, name: str, head: LedgerHead, known: L
 def keep_head(connection: Connection, head: LedgerHead, *, name: str, identity_key: bytes, now: int) -> LedgerHead:
     """Return the highest ledger head that a member's identity has shown before or now, and remember it.
 
-    An identity that is new under its name begins a ledger anew, which the security log says.
+    The security log says of an identity that is new under its name that nobody can tell whether its ledger is, too.
     """
     known = highest_head(connection, identity_key)
     if newer_head(known, head) is known:
         return known
     values = {"member": name, "sequence": head.sequence, "hash": head.hash, "signature": head.signature, "at": now}
     if known is NO_HEAD:
-        _note_anew(connection, name, head, now)
+        _note_new_identity(connection, name, head, now)
         connection.execute(sa.insert(heads).values(identity_key=identity_key, **values))
     else:
         connection.execute(sa.update(heads).where(heads.c.identity_key == identity_key).values(**values))
@@ -282,12 +282,12 @@ def newer_head(known: LedgerHead, head: LedgerHead) -> LedgerHead:
     return known if head.sequence <= known.sequence and not unsigned else head
 
 
-def _note_anew(connection: Connection, name: str, head: LedgerHead, now: int) -> None:
-    """Log that a ledger begins anew under a name: what was spent before is on another, and nobody adds them up."""
+def _note_new_identity(connection: Connection, name: str, head: LedgerHead, now: int) -> None:
+    """Log that another identity shows a ledger under a name: a newcomer may go on with the old one, or have another."""
     for before in ledgers_seen(connection, name):
         older = hashlib.sha256(before.identity_key).hexdigest()
-        detail = f"begins anew at record {head.sequence}; that of identity {older} was last seen at {before.sequence}"
-        log_security(connection, now, "ledger-anew", name, detail)
+        detail = f"shows record {head.sequence}; identity {older} was last seen at record {before.sequence}"
+        log_security(connection, now, "ledger-identity", name, detail)
 
 
 def ledgers_seen(connection: Connection, name: str) -> tuple[LedgerSeen, ...]:

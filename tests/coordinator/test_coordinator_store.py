@@ -249,9 +249,9 @@ def test_a_member_that_enrols_anew_begins_a_ledger_anew_and_the_coordinator_says
         ledgers = member_rows.ledgers_seen(connection, "alice")
         rows = [(row.kind, row.detail) for row in member_rows.security_log(connection)]
     assert [(one.identity_key, one.sequence) for one in ledgers] == [(b"a" * 32, 40), (b"b" * 32, 2)]
-    assert [kind for kind, _ in rows] == ["ledger-anew", "ledger-rollback"]
-    assert "begins anew at record 2" in rows[0][1]
-    assert "last seen at 40" in rows[0][1]
+    assert [kind for kind, _ in rows] == ["ledger-identity", "ledger-rollback"]
+    assert "shows record 2;" in rows[0][1]
+    assert "last seen at record 40" in rows[0][1]
 
 
 def test_heads_that_were_kept_by_name_belong_to_the_identity_of_that_name(tmp_path: Path) -> None:
