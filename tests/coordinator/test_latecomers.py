@@ -185,7 +185,7 @@ def test_run_show_says_until_when_a_phase_waits_and_since_when_somebody_is_late(
 
     asyncio.run(scenario())
     (late,) = shown(world).late
-    assert (late.member, late.phase) == ("erin", "ADVERTISE_KEYS")
+    assert (late.member, late.phase) == ("erin", "SHARE_KEYS")
     assert late.since > world.plan.created_at
     assert [value["member"] for value in json.loads(json.dumps(shown(world).to_json()))["late"]] == ["erin"]
 
