@@ -90,6 +90,7 @@ class Attempt:
         self._times_shown: Counter[tuple[str, Moment]] = Counter()
         self._announced: dict[str, bytes] = {}  # member -> hash of the one upload that may come from it
         self.files: dict[str, set[Path]] = {}  # in the spool, by member
+        self.counted: dict[str, bytes] = {}  # hashes of the uploads that are in the sum
 
     @classmethod
     def open(
@@ -262,7 +263,9 @@ class Attempt:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             view = memoryview(mapped)
             try:
-                return self.machine.receive(MaskedUpload(receipt, view))
+                if taken := self.machine.receive(MaskedUpload(receipt, view)):
+                    self.counted[receipt.sender] = receipt.masked_hash
+                return taken
             except PeerError:
                 self._spool.discard(upload)
                 raise

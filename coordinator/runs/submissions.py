@@ -258,6 +258,8 @@ class Submissions:
         run.latecomers.heard_of(member)
         async with run.uploading(member):  # and not the run's: nobody waits for another's disk
             attempt = self._collecting(member, position)
+            if attempt.counted.get(member) == sha256:  # the answer to its receipt was lost, and others went on
+                return length
             upload = attempt.announce(member, sha256, length)
             if member in attempt.machine.answered():
                 return length
