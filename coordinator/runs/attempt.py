@@ -318,8 +318,8 @@ class Attempt:
         rows.set_phase(self.run_id, self.position, self.machine.phase.name)
         _ = self.timer
 
-    def _journal(self, message: Submission, sender: str, body: bytes) -> None:
-        now, kind = int(self._clock.now()), type(message).__name__
+    def _journal(self, message: Submission, sender: str, data: bytes) -> None:
+        body, now, kind = data or codec.encode_record(message), int(self._clock.now()), type(message).__name__
         self._rows().add_event(self.run_id, self.position, kind=kind, sender=sender, body=body, now=now)
 
     def _replay(self, events: Collection[EventRecord]) -> None:

@@ -56,7 +56,7 @@ class Submissions:
         message = submission.message if isinstance(submission, MessageWithHeads) else submission
         async with run.uploading(member) if isinstance(message, Receipt) else nullcontext(), run.lock:
             run.catch_up()
-            taken = self._take(member, submission, data or codec.encode_record(submission))
+            taken = self._take(member, submission, data)
             # The others are taken in one step of the event loop, which nobody can cancel.
             await (to_the_end(taken) if isinstance(message, Receipt | RoundKnown) else taken)
         await run.context.writer.written()  # without the lock: others are heard meanwhile
@@ -81,7 +81,7 @@ class Submissions:
                     rule = "the heads that come with a message are of another attempt"
                     raise PeerError.by_participant(member, "E-ROUND-CONTEXT", Phase.ADVERTISE_KEYS, rule)
                 self._heads(member, heads)
-                await self._submit(member, message, codec.message_alone(data, submission))
+                await self._submit(member, message, codec.message_alone(data, submission) if data else b"")
             case PlanApproved() | PlanRefused():
                 self._answer(member, submission)
             case Evaluation():

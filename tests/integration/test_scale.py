@@ -26,7 +26,7 @@ FIRST_ROUND = ["Submit", "Submit", "Submit", "Upload", "Submit", "Submit", "Subm
 LATER_ROUND = ["Download", *FIRST_ROUND]
 
 
-@pytest.mark.parametrize("graph", ["complete", "k-regular"])
+@pytest.mark.parametrize("graph", ["complete", pytest.param("k-regular", marks=pytest.mark.slow)])
 def test_light_participants_in_processes_of_their_own_complete_every_round(tmp_path: Path, graph: Any) -> None:
     n = 8 if graph == "complete" else 40
     measured = scale.measure(tmp_path, n, 500, 2, graph)
