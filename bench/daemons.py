@@ -54,12 +54,13 @@ methods = ["ffa-lora"]
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Timed:
     """A one-hot trainer that notes when each round asks for training."""
 
     inner: OneHotTrainer
     started: dict[int, float]
+    kept: NDArray[np.float32] | None = None
 
     def prepare(self) -> None:
         self.inner.prepare()

@@ -39,7 +39,6 @@ from privacy.plan import Plan
 from privacy.plan_parts import Member
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
-from privacy.task_parts import require_classification
 from simulation.binding import bind
 from simulation.empirical.result import Setting
 
@@ -144,12 +143,12 @@ class Workbench:
         loaded = load_base(
             self.directory / "base",
             recipe.base,
-            require_classification(recipe.task),
+            recipe.task,
             head_modules=recipe.adapter.head_modules,
             seed=0,
         )
         rows = np.arange(self.setting.canaries)
-        examples = load_examples(self._write_rows("all", rows), _COLUMNS, require_classification(recipe.task), loaded)
+        examples = load_examples(self._write_rows("all", rows), _COLUMNS, recipe.task, loaded)
         initial = read_initial(self.directory / "draft" / INITIAL_FILE, recipe.adapter)
         adapted = AdaptedModel.attach(loaded.model, recipe, initial, torch.device("cpu"))
         sums = GradientSums(FastEngine(adapted), examples, MICRO_BATCH)

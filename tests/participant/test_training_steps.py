@@ -28,7 +28,6 @@ from privacy.dp.fast_noise import discrete_gaussian
 from privacy.dp.sampling import poisson_sample
 from privacy.errors import LocalError
 from privacy.plan_parts import Mode
-from privacy.task_parts import require_classification
 from tests.worlds.seeded import SeededRandom
 from tests.worlds.torch_world import ROWS, World, image_rows, make_world
 
@@ -49,7 +48,7 @@ def start(world: World) -> np.ndarray:
 def sums_of(world: World, *, fixed_slots: bool = False, engine: Engine = FastEngine) -> GradientSums:
     adapted = world.adapted()
     base, recipe = world.base(), world.plan.recipe
-    examples = load_examples(world.dataset, world.columns, require_classification(recipe.task), base)
+    examples = load_examples(world.dataset, world.columns, recipe.task, base)
     return GradientSums(engine(adapted), examples, recipe.training.micro_batch, fixed_slots)
 
 
