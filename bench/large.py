@@ -29,7 +29,7 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import daemons, harness, plans
+from bench import coordination, daemons, harness, plans
 from coordinator.config import Settings
 from coordinator.runs import completion, release
 from host import durable
@@ -146,7 +146,7 @@ def _coordinate(directory: Path, settings: Settings) -> None:
         patch.object(completion, "complete_round", watch.around(STEP, completion.complete_round)),
         patch.object(release, "finish", watch.around(STEP, release.finish)),
     ):
-        daemons._coordinate(directory, settings)
+        coordination.coordinate(directory, settings)
 
 
 class Apart(daemons.Daemons):
@@ -180,14 +180,14 @@ def measure(entries: int, rounds: int) -> dict[str, float]:
         Apart(Path(directory), PARTICIPANTS, entries) as federation,
     ):
         places = [federation.directory / name for name in _names(federation)]
-        for place in (*places, federation.home.directory):
+        for place in (*places, federation.coordination.home.directory):
             (place / BEGUN).touch()
         time.sleep(2 * WRITE_SECONDS)
         plan = federation.run(rounds)
         time.sleep(2 * WRITE_SECONDS)
         masked = plan.layout(1).bytes
         seen = [json.loads((place / FILE).read_text()) for place in places]
-        coordinator = json.loads((federation.home.directory / FILE).read_text())
+        coordinator = json.loads((federation.coordination.home.directory / FILE).read_text())
     starts = [min(one["started"][str(number)] for one in seen) for number in range(1, rounds + 1)]
     figures: dict[str, float] = {"masked_mib": masked / 2**20, "bytes_per_entry": masked / entries}
     for work in (ROUND, STEP):

@@ -26,6 +26,7 @@ from privacy.errors import LocalError, Phase
 from privacy.interfaces import RandomSource
 from privacy.plan import VerifiedPlan
 from privacy.secagg import hashes
+from privacy.secagg.fixed_point import Buffer
 from privacy.secagg.keys import SigningKey
 from privacy.secagg.messages import AttemptOffer, MaskedUpload, Position, VoidedRound
 from protos import codec
@@ -66,7 +67,7 @@ class Cohort:
         self._memories = {participant.me: memory for participant in roster}
 
     def run_round(
-        self, number: int, adapter: bytes, train: Train, *, attempt: int = 1, lost: Mapping[str, Phase] = NOBODY
+        self, number: int, adapter: Buffer, train: Train, *, attempt: int = 1, lost: Mapping[str, Phase] = NOBODY
     ) -> RoundResult:
         """Run an attempt at a round from its offer to everybody's check of its certificate, and return the sum.
 

@@ -246,33 +246,41 @@ def announced(connection: Connection, name: str) -> tuple[DatasetOffer, ...]:
     return tuple(sorted(offers, key=lambda offer: offer.name))
 
 
-def see_head(connection: Connection, member: MemberRecord, head: LedgerHead, now: int) -> LedgerHead:
-    """Return the highest ledger head that a member's identity has shown before or now, and remember it.
+def log_older_head(connection: Connection, name: str, head: LedgerHead, known: LedgerHead, now: int) -> None:
+    """Log that a member has shown an older head than before, or another one at the same place.
 
-    A member that shows an older head, or another one at the same place, learns of it from the answer and abstains.
-    The security log says of an identity that is new under its name that nobody can tell whether its ledger is, too.
+    It learns of it from the answer and abstains.
     """
-    known = keep_head(connection, head, name=member.name, identity_key=member.identity_key, now=now)
-    if head.place != known.place:
-        detail = f"showed head {head.sequence}, last seen {known.sequence}"
-        log_security(connection, now, "ledger-rollback", member.name, detail)
-    return known
+    log_security(connection, now, "ledger-rollback", name, f"showed head {head.sequence}, last seen {known.sequence}")
 
 
 def keep_head(connection: Connection, head: LedgerHead, *, name: str, identity_key: bytes, now: int) -> LedgerHead:
-    """Return the highest ledger head that a member's identity has shown before or now, and remember it."""
-    row = connection.execute(sa.select(heads).where(heads.c.identity_key == identity_key)).one_or_none()
-    known = LedgerHead(row.sequence, bytes(row.hash), bytes(row.signature)) if row is not None else NO_HEAD
-    unsigned = head.place == known.place and not known.signature
-    if head.sequence <= known.sequence and not unsigned:
+    """Return the highest ledger head that a member's identity has shown before or now, and remember it.
+
+    The security log says of an identity that is new under its name that nobody can tell whether its ledger is, too.
+    """
+    known = highest_head(connection, identity_key)
+    if newer_head(known, head) is known:
         return known
     values = {"member": name, "sequence": head.sequence, "hash": head.hash, "signature": head.signature, "at": now}
-    if row is None:
+    if known is NO_HEAD:
         _note_new_identity(connection, name, head, now)
         connection.execute(sa.insert(heads).values(identity_key=identity_key, **values))
     else:
         connection.execute(sa.update(heads).where(heads.c.identity_key == identity_key).values(**values))
     return head
+
+
+def highest_head(connection: Connection, identity_key: bytes) -> LedgerHead:
+    """Return the highest ledger head that an identity has shown; :data:`NO_HEAD` if none."""
+    row = connection.execute(sa.select(heads).where(heads.c.identity_key == identity_key)).one_or_none()
+    return LedgerHead(row.sequence, bytes(row.hash), bytes(row.signature)) if row is not None else NO_HEAD
+
+
+def newer_head(known: LedgerHead, head: LedgerHead) -> LedgerHead:
+    """Return the higher of two heads; the known one unless the other one is above it, or brings its signature."""
+    unsigned = head.place == known.place and not known.signature
+    return known if head.sequence <= known.sequence and not unsigned else head
 
 
 def _note_new_identity(connection: Connection, name: str, head: LedgerHead, now: int) -> None:
@@ -319,6 +327,11 @@ def log_security(connection: Connection, at: int, kind: str, subject: str, detai
     connection.execute(
         sa.insert(security).values(**values, hash=_security_hash(sequence, at, kind, subject, detail, previous))
     )
+
+
+def newest_row(connection: Connection) -> int:
+    """Return the number of the newest row of the security log; 0 if there is none."""
+    return connection.execute(sa.select(sa.func.max(security.c.sequence))).scalar() or 0
 
 
 def security_log(connection: Connection) -> tuple[SecurityRow, ...]:

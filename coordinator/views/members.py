@@ -233,7 +233,7 @@ def _read_known(opened: OpenHome) -> _Known:
         going_on = [run for run in runs if not run.state.ended]
         for run in going_on:
             attempts = attempt_rows.list_attempts(connection, run.run_id)
-            for round_number, attempt, event in attempt_rows.last_by_sender(connection, run.run_id, ABSTAINED):
+            for round_number, attempt, event in attempt_rows.last_of_each(connection, run.run_id, ABSTAINED):
                 code, last = abstention_code(event), attempts[-1]
                 if code == PAUSED:
                     paused.add(event.sender)

@@ -171,7 +171,9 @@ def test_who_has_said_that_it_is_paused_and_is_not_connected_is_paused(tmp_path:
     at = Position(world.plan.hash, 40, 1)
     body = codec.encode_submission(Abstained(RUN_ID, at, code))
     with world.opened.store.begin() as connection:
-        attempt_rows.add_event(connection, RUN_ID, at, kind=Abstained.__name__, sender=away, body=body, now=NOW - 50)
+        rows = attempt_rows.Rows()
+        rows.add_event(RUN_ID, at, kind=Abstained.__name__, sender=away, body=body, now=NOW - 50)
+        rows.write(connection)
     with only_daemon(tmp_path, "coordinator"):
         states = {member.name: member.presence for member in member_list(world.opened).members}
     assert states[away] is STATES[code]

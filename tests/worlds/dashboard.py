@@ -172,8 +172,9 @@ def _fill(opened: OpenHome, plan: Plan, done: int) -> None:
 
 
 def _event(connection: Connection, plan: Plan, number: int, sender: str, at: int) -> None:
-    attempt_rows.add_event(connection, plan.run_id, Position(plan.hash, number, 1), kind="Receipt", sender=sender,
-                           body=b"", now=at)  # fmt: skip
+    rows = attempt_rows.Rows()
+    rows.add_event(plan.run_id, Position(plan.hash, number, 1), kind="Receipt", sender=sender, body=b"", now=at)
+    rows.write(connection)
 
 
 def _measure(connection: Connection, plan: Plan, number: int, at: int) -> None:
@@ -186,15 +187,17 @@ def _open_attempt(connection: Connection, plan: Plan, number: int) -> None:
     """Three have not answered, of whom one cannot take part: in the third phase of a round."""
     at, names = Position(plan.hash, number, 1), [member.id for member in plan.roster]
     attempt_rows.open_attempt(connection, plan.run_id, at, NOW - 200)
+    rows = attempt_rows.Rows()
     for phase in ("ADVERTISE_KEYS", "SHARE_KEYS"):
         body = canonical.encode({"phase": phase, "answered": list(names)})
-        attempt_rows.add_event(connection, plan.run_id, at, kind=CLOSED, sender=COORDINATOR, body=body, now=NOW - 180)
-    attempt_rows.set_phase(connection, plan.run_id, at, "COLLECT_MASKED")
+        rows.add_event(plan.run_id, at, kind=CLOSED, sender=COORDINATOR, body=body, now=NOW - 180)
+    rows.set_phase(plan.run_id, at, "COLLECT_MASKED")
+    rows.write(connection)
     for name in names[1 : max(1, len(names) - 2)]:
         _event(connection, plan, number, name, NOW - 60)
-    told = Abstained(plan.run_id, at, "E-DISK-FULL")
-    attempt_rows.add_event(connection, plan.run_id, at, kind=Abstained.__name__, sender=names[0],
-                           body=codec.encode_submission(told), now=NOW - 100)  # fmt: skip
+    told, rows = codec.encode_submission(Abstained(plan.run_id, at, "E-DISK-FULL")), attempt_rows.Rows()
+    rows.add_event(plan.run_id, at, kind=Abstained.__name__, sender=names[0], body=told, now=NOW - 100)
+    rows.write(connection)
 
 
 @dataclass
