@@ -36,6 +36,7 @@ from host import durable
 from participant.daemon import assembly
 from participant.runs.context import TrainingJob
 from participant.runs.global_adapter import GlobalAdapter
+from participant.runs.round_training import RoundTraining
 from participant.training.trainer import OneHotTrainer, Progress, Trainer
 
 PARTICIPANTS: Final = 3
@@ -117,9 +118,7 @@ class _Watched:
 
     def train(self, round_number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
         self._watch.started[round_number] = time.monotonic()
-        update = self._inner.train(round_number, adapter, progress)
-        self._watch.go_on(ROUND)
-        return update
+        return self._inner.train(round_number, adapter, progress)
 
 
 def _participate(path: Path) -> None:
@@ -135,8 +134,13 @@ def _participate(path: Path) -> None:
         watch.go_on(TRAINING)  # from here on it waits to be trained
         return adapter
 
-    real = GlobalAdapter.start_of
-    with patch.object(GlobalAdapter, "start_of", start_of):
+    def train(*args: Any, **kwargs: Any) -> NDArray[np.int64]:
+        update = trained(*args, **kwargs)
+        watch.go_on(ROUND)  # the adapter was let go of
+        return update
+
+    real, trained = GlobalAdapter.start_of, RoundTraining.train
+    with patch.object(GlobalAdapter, "start_of", start_of), patch.object(RoundTraining, "train", train):
         assembly.assemble(path, threading.Event(), make_trainer=make_trainer).run()
 
 
