@@ -33,6 +33,20 @@ class Strip:
 
 
 @dataclass(frozen=True, slots=True)
+class Merit:
+    """How good the released adapters are on public data: the figure's name, heads and rows of its table."""
+
+    name: str
+    heads: tuple[str, ...]
+    rows: Rows
+
+    @property
+    def last(self) -> tuple[int, str] | None:
+        """The last measured round and the figure after it."""
+        return next(((row[0], cell) for row in self.rows[::-1] for cell in row[1:] if cell is not None), None)
+
+
+@dataclass(frozen=True, slots=True)
 class Happening:
     """An attempt that was given up, or a round that is over."""
 
@@ -58,13 +72,22 @@ def strip(run: Overview) -> Strip:
     return Strip(width=BAR * min(total, MOST_BARS), words=words, **paths)
 
 
-def accuracy(run: Overview) -> tuple[tuple[str, ...], Rows]:
-    """Return heads and rows of the accuracies, a column per evaluator."""
-    evaluators = sorted({each.evaluator for each in run.evaluations})
-    found = {(each.round, each.evaluator): each.correct / max(1, each.examples) for each in run.evaluations}
+def merit(run: Overview) -> Merit:
+    """Return the figure that the evaluators name first, by round, with a column per evaluator."""
+    measured = [each for each in run.evaluations if each.metrics]
+    if not measured:
+        return Merit("accuracy", ("round",), ())
+    name = measured[-1].metrics[0].name
+    found = {
+        (each.round, each.evaluator): float(metric.value)
+        for each in measured
+        for metric in each.metrics
+        if metric.name == name
+    }
+    evaluators = sorted({evaluator for _, evaluator in found})
     rounds = sorted({number for number, _ in found})
-    rows = tuple((number, *(_decimals(found.get((number, name))) for name in evaluators)) for number in rounds)
-    return ("round", *evaluators), _spread(rows)
+    rows = tuple((number, *(_decimals(found.get((number, each))) for each in evaluators)) for number in rounds)
+    return Merit(name, ("round", *evaluators), _spread(rows))
 
 
 def survivors(run: Overview) -> Rows:
@@ -95,7 +118,7 @@ def happenings(run: Overview) -> tuple[Happening, ...]:
 
 
 FILTERS: Final[Mapping[str, Callable[[Overview], object]]] = {
-    "strip": strip, "accuracy": accuracy, "survivors": survivors, "seconds": seconds, "happenings": happenings,
+    "strip": strip, "merit": merit, "survivors": survivors, "seconds": seconds, "happenings": happenings,
 }  # fmt: skip
 
 

@@ -96,15 +96,17 @@ def dry_run(
     participant = opened(config)
     run_id = participant.review.plans.find(run)
     judged = participant.review.judge_run(run_id, dataset)
-    job = _training_job(participant, run_id, judged)
+    job = training_job(participant, run_id, judged)
     same = is_unchanged(job.dataset)
-    torch_trainer(job, strict=True).prepare()
+    trainer = torch_trainer(job, strict=True)
+    trainer.prepare()
     plan, unmet = judged.verified.plan, [rule for rule in judged.assessment.rules if rule.outcome is not Outcome.MET]
     value: Json = {
         "run": run_id,
         "dataset": job.dataset.name,
         "ok": True,
         "unchanged": same,
+        "remarks": list(trainer.remarks),
         "suite": plan.suite,
         "graph": plan.graph.kind,
         "roster": judged.assessment.roster,
@@ -112,6 +114,7 @@ def dry_run(
     }
     lines = [
         f"The self-check of run {run_id[:8]} passed with dataset {job.dataset.name}; nothing was charged.",
+        *(f"{job.dataset.name}: {remark}" for remark in trainer.remarks),
         *([] if same else ["The dataset's bytes are not those that were registered; its size is."]),
         f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: {judged.assessment.roster}",
         *(f"{rule.outcome.value:<15}{rule.name}: {rule.says}" for rule in unmet),
@@ -119,7 +122,7 @@ def dry_run(
     show(value, lines, as_json=as_json)
 
 
-def _training_job(participant: OpenHome, run_id: str, judged: Judged) -> TrainingJob:
+def training_job(participant: OpenHome, run_id: str, judged: Judged) -> TrainingJob:
     """Return what a trainer would be made from, before anybody has approved."""
     from participant.runs.context import TrainingJob
     from privacy.errors import LocalError

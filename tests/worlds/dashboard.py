@@ -35,6 +35,7 @@ from host.locks import only_daemon
 from host.state_format import write_format
 from host.system import SystemRandom
 from privacy import canonical
+from privacy.evaluation import Metric
 from privacy.plan import Plan
 from privacy.secagg.messages import Position
 from protos import codec
@@ -176,8 +177,9 @@ def _event(connection: Connection, plan: Plan, number: int, sender: str, at: int
 
 
 def _measure(connection: Connection, plan: Plan, number: int, at: int) -> None:
-    correct = round(10_000 * (0.93 - 0.55 * 0.93**number + 0.004 * (number % 3 - 1)))
-    measured = Evaluation(plan.run_id, plan.hash, number, b"a" * 32, correct, 10_000, b"d" * 32, b"s" * 64)
+    metric = Metric.of("accuracy", 0.93 - 0.55 * 0.93**number + 0.004 * (number % 3 - 1))
+    assert metric is not None
+    measured = Evaluation(plan.run_id, plan.hash, number, b"a" * 32, 10_000, (metric,), b"d" * 32, b"s" * 64)
     run_rows.add_evaluation(connection, "registry-bern", measured, at)
 
 
