@@ -19,7 +19,6 @@ BAR, HEIGHT, LEAST_BAR = 4, 34, 3  # in the units of the picture
 NAMED: Final = 12
 
 Rows = tuple[tuple[Any, ...], ...]
-LEADING: Final = ("accuracy", "f1", "exact-match", "perplexity", "spearman", "r2", "mean-absolute-error", "loss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +30,20 @@ class Strip:
     missing: str
     voided: str
     words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Merit:
+    """How good the released adapters are on public data: the figure's name, heads and rows of its table."""
+
+    name: str
+    heads: tuple[str, ...]
+    rows: Rows
+
+    @property
+    def last(self) -> tuple[int, str] | None:
+        """The last measured round and the figure after it."""
+        return next(((row[0], cell) for row in self.rows[::-1] for cell in row[1:] if cell is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,31 +72,22 @@ def strip(run: Overview) -> Strip:
     return Strip(width=BAR * min(total, MOST_BARS), words=words, **paths)
 
 
-def leading(run: Overview) -> str:
-    """Return the name of the figure of merit that says most of a task, of those that evaluators measured."""
-    measured = {metric.name for each in run.evaluations for metric in each.metrics}
-    return next((name for name in LEADING if name in measured), LEADING[0])
-
-
-def newest(run: Overview) -> str:
-    """Return the value of the leading figure that was measured last, or nothing."""
-    name = leading(run)
-    values = [metric.value for each in run.evaluations for metric in each.metrics if metric.name == name]
-    return f"{float(values[-1]):.3f}" if values else ""
-
-
-def merit(run: Overview) -> tuple[tuple[str, ...], Rows]:
-    """Return heads and rows of the leading figure of merit, a column per evaluator."""
-    name, evaluators = leading(run), sorted({each.evaluator for each in run.evaluations})
+def merit(run: Overview) -> Merit:
+    """Return the figure that the evaluators name first, by round, with a column per evaluator."""
+    measured = [each for each in run.evaluations if each.metrics]
+    if not measured:
+        return Merit("accuracy", ("round",), ())
+    name = measured[-1].metrics[0].name
     found = {
         (each.round, each.evaluator): float(metric.value)
-        for each in run.evaluations
+        for each in measured
         for metric in each.metrics
         if metric.name == name
     }
+    evaluators = sorted({evaluator for _, evaluator in found})
     rounds = sorted({number for number, _ in found})
-    rows = tuple((number, *(_decimals(found.get((number, name))) for name in evaluators)) for number in rounds)
-    return ("round", *evaluators), _spread(rows)
+    rows = tuple((number, *(_decimals(found.get((number, each))) for each in evaluators)) for number in rounds)
+    return Merit(name, ("round", *evaluators), _spread(rows))
 
 
 def survivors(run: Overview) -> Rows:
@@ -114,8 +118,7 @@ def happenings(run: Overview) -> tuple[Happening, ...]:
 
 
 FILTERS: Final[Mapping[str, Callable[[Overview], object]]] = {
-    "strip": strip, "leading": leading, "newest": newest, "merit": merit,
-    "survivors": survivors, "seconds": seconds, "happenings": happenings,
+    "strip": strip, "merit": merit, "survivors": survivors, "seconds": seconds, "happenings": happenings,
 }  # fmt: skip
 
 

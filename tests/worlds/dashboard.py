@@ -178,8 +178,9 @@ def _event(connection: Connection, plan: Plan, number: int, sender: str, at: int
 
 
 def _measure(connection: Connection, plan: Plan, number: int, at: int) -> None:
-    accuracy = Metric("accuracy", f"{0.93 - 0.55 * 0.93**number + 0.004 * (number % 3 - 1):.4f}")
-    measured = Evaluation(plan.run_id, plan.hash, number, b"a" * 32, 10_000, (accuracy,), b"d" * 32, b"s" * 64)
+    metric = Metric.of("accuracy", 0.93 - 0.55 * 0.93**number + 0.004 * (number % 3 - 1))
+    assert metric is not None
+    measured = Evaluation(plan.run_id, plan.hash, number, b"a" * 32, 10_000, (metric,), b"d" * 32, b"s" * 64)
     run_rows.add_evaluation(connection, "registry-bern", measured, at)
 
 
