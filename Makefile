@@ -5,6 +5,8 @@ PIP_ARGS ?=
 PRIVACY ?= distributed
 SUITE ?= 1
 OUT ?= demo-out
+TEXT_OUT ?= demo-text-out
+DATA ?=
 FLOWER ?= flwr>=1.41,<1.43
 WORKERS ?= 2
 SECONDS ?= 60
@@ -19,7 +21,7 @@ STAMP := .venv/.installed-$(HASH)
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help docs-site sbom wheelhouse setup test docs-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-compare demo-clean flower bench-flower figures dist
+.PHONY: help docs-site sbom wheelhouse setup test docs-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-text demo-compare demo-clean flower bench-flower figures dist
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | \
@@ -93,11 +95,14 @@ constraints: setup ## Pin the versions that are installed now
 demo: setup ## Fine-tune among five participants on this machine (5 minutes; PRIVACY=distributed, SUITE=1, OUT=demo-out)
 	$(ONE_THREAD) $(BIN)/onlysum demo --privacy $(PRIVACY) --suite $(SUITE) --out $(OUT)
 
+demo-text: setup ## Fine-tune a small language model on three owners' conversations (5 minutes; TEXT_OUT=demo-text-out)
+	$(ONE_THREAD) $(BIN)/python -m examples.chat.demo --out $(TEXT_OUT) $(if $(DATA),--data $(DATA))
+
 demo-compare: setup ## Compare local with shared noise over fresh seeds, in a simulation (5 minutes)
 	$(ONE_THREAD) $(BIN)/onlysum demo-compare
 
-demo-clean: ## Remove what the demo wrote
-	rm -rf demo-out*
+demo-clean: ## Remove what the demos wrote
+	rm -rf demo-out* demo-text-out*
 
 flower: setup
 	@test -x .venv-flower/bin/python || $(PYTHON) -m venv .venv-flower

@@ -16,15 +16,21 @@ The format; where a line has a value in its comment, that is the default and the
     path = "base"                # relative to this file; config.json and safetensors
 
     [task]
-    kind = "image-classification"    # or "text-classification"
+    kind = "image-classification"    # text-classification, multi-label, regression, token-classification, causal-lm,
+                                 # masked-lm, sentence-embedding
     data = "digits"              # under which name owners register their dataset
-    labels = ["0", "1", "2"]
-    input_column = "image"       # "input"
-    label_column = "label"
+    labels = ["0", "1", "2"]     # of the kinds that have labels
+    input_column = "image"       # "input"; "words" of token-classification, "text" of causal-lm and masked-lm
+    label_column = "label"       # "labels" of multi-label, "value" of regression, "tags", "similarity"
     image_scale = 255            # 1; raw pixel values are divided by it, then (x - mean) / std
     image_mean = 0.5             # 0
     image_std = 0.5              # 1
-    max_length = 128             # for text, in place of the three: tokens
+    max_length = 128             # for text, in place of the three: tokens; longer texts are cut
+    form = "chat"                # causal-lm: "text", "completion" (of a prompt) or "chat"
+    completion_column = "answer" # causal-lm, form "completion"; its prompt is the input
+    mask_rate = 0.15             # 0.15; masked-lm: part of a text's tokens that is hidden
+    pair_column = "pair"         # "pair"; sentence-embedding: the second text
+    pooling = "mean"             # "mean"; sentence-embedding: or "cls", "last", "model"
 
     [adapter]                    # what the method's PEFT type has: onlysum method show METHOD
     rank = 4                     # LORA, LORA_CORE, ADALORA, VERA, LOKR, LOHA; LORA_HEADS: of each head
@@ -97,6 +103,7 @@ from host import configuration
 from host.settings import Section
 from privacy.errors import LocalError
 from privacy.plan_parts import ATTEMPTS, Attempts, Count, DecimalString, Mode, Name, Paragraphs, Positive, Text, Unit
+from privacy.task_parts import Pooling
 
 
 def _decimal(value: Any) -> Any:
@@ -119,6 +126,16 @@ UNITS: Final[dict[Mode, tuple[Unit, ...]]] = {
 
 Number = Annotated[DecimalString, BeforeValidator(_decimal)]
 Texts = tuple[Text, ...]
+Kind = Literal[
+    "image-classification",
+    "text-classification",
+    "multi-label",
+    "regression",
+    "token-classification",
+    "causal-lm",
+    "masked-lm",
+    "sentence-embedding",
+]
 
 
 class BaseSection(Section):
@@ -131,11 +148,16 @@ class BaseSection(Section):
 class TaskSection(Section):
     """``[task]``: what the model does and how rows become its input."""
 
-    kind: Literal["image-classification", "text-classification"]
+    kind: Kind
     data: Name
-    labels: Annotated[Texts, Field(min_length=2)]
+    labels: Annotated[Texts, Field(min_length=2)] | None = None
+    form: Literal["text", "completion", "chat"] | None = None
     input_column: Text | None = None
     label_column: Text | None = None
+    completion_column: Text | None = None
+    pair_column: Text | None = None
+    pooling: Pooling | None = None
+    mask_rate: Number | None = None
     max_length: Positive | None = None
     image_mean: Number | None = None
     image_std: Number | None = None
@@ -270,7 +292,7 @@ def _check(recipe: RecipeFile, file: str) -> None:
     """Refuse what every later step would refuse with less to go on."""
     noised = recipe.privacy.mode != "none"
     problems = {
-        "task.max_length: text needs a length in tokens": recipe.task.kind == "text-classification"
+        "task.max_length: text needs a length in tokens": recipe.task.kind != "image-classification"
         and recipe.task.max_length is None,
         "task.image_std: it must not be 0": recipe.task.image_std is not None and Decimal(recipe.task.image_std) == 0,
         "task.image_scale: it must not be 0": recipe.task.image_scale is not None

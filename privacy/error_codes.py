@@ -446,9 +446,9 @@ REGISTRY: Final[dict[str, Explanation]] = {
     ),
     "E-TASK-UNSUPPORTED": Explanation(
         Fault.REFUSED,
-        "the plan's task is of a kind that this version does not train",
-        "a plan can name more kinds of tasks than this version has losses and metrics for",
-        "use a version that trains it, or a recipe of a kind that the message names",
+        "the plan's task is one that this version does not train",
+        "a plan can say more of a task than this version has models for, such as a pooling before a head",
+        "use a version that trains it, or a recipe as the message says",
     ),
     "E-TRAINING": Explanation(
         _B,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from privacy import heads
+from privacy.evaluation import Metric
 from privacy.secagg.messages import (
     Advertisement,
     AttemptOffer,
@@ -298,8 +299,8 @@ class Evaluation:
     plan_hash: bytes
     round: int
     adapter_sha256: bytes
-    correct: int
     examples: int
+    metrics: tuple[Metric, ...]
     data_sha256: bytes  # of the public data it was measured on
     signature: bytes = b""
 

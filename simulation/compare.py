@@ -33,7 +33,6 @@ from privacy.plan import Plan, VerifiedPlan, signed_plan_bytes
 from privacy.plan_parts import Member, Mode
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
-from privacy.task_parts import require_classification
 from simulation import base
 from simulation.binding import bind
 from simulation.cohort import Cohort, Train
@@ -96,7 +95,7 @@ def run(stage: Stage, units: Sequence[int], mode: Mode, seed: int, size: Size, p
         plan.recipe,
         model=stage.base,
         dataset=stage.data(EVALUATOR),
-        columns=task_columns(require_classification(plan.recipe.task)),
+        columns=task_columns(plan.recipe.task),
         initial_adapter=_draft(stage, mode) / INITIAL_FILE,
     )
     start = evaluator.adapted.vector()
@@ -125,7 +124,7 @@ def _rounds(
             name: partial(trainer.train, adapter=state.iterate, progress=_silent) for name, trainer in trainers.items()
         }
         result = cohort.run_round(number, state.iterate.tobytes(), train)
-        state = next_state(plan, state, result.total(), result.survivors)
+        state = next_state(plan, state, result.blocks(), result.survivors)
         progress(number, total)
     return state.average
 
@@ -193,7 +192,7 @@ def _trainer(stage: Stage, plan: Plan, name: str, random: SeededSource) -> Torch
         me=name,
         model=stage.base,
         dataset=stage.data(name),
-        columns=task_columns(require_classification(plan.recipe.task)),
+        columns=task_columns(plan.recipe.task),
         initial_adapter=_draft(stage, plan.privacy.mode) / INITIAL_FILE,
     )
     trainer = TorchTrainer(materials, random)
@@ -203,7 +202,7 @@ def _trainer(stage: Stage, plan: Plan, name: str, random: SeededSource) -> Torch
 
 def _accuracy(evaluator: AdapterEvaluator, adapter: NDArray[np.float32]) -> float:
     measured = evaluator.measure(adapter)
-    return measured.correct / measured.examples
+    return next(float(metric.value) for metric in measured.metrics if metric.name == "accuracy")
 
 
 def _key(seed: str) -> SigningKey:

@@ -7,6 +7,7 @@ Leaves to others: attempts (``coordinator.database.attempt_rows``), the bytes in
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -16,7 +17,9 @@ from sqlalchemy.engine import Connection
 
 from coordinator.database.member_rows import log_security
 from coordinator.database.tables import approvals, evaluations, events, rounds, runs
+from privacy import canonical
 from privacy.errors import OnlysumError
+from privacy.evaluation import Metric
 from privacy.plan import Plan
 from protos.envelope import Evaluation, PlanApproved, PlanRefused
 
@@ -103,7 +106,7 @@ class EvaluationRecord:
 
     round: int
     evaluator: str
-    correct: int
+    metrics: tuple[Metric, ...]
     examples: int
     adapter_sha256: bytes
     data_sha256: bytes
@@ -273,7 +276,7 @@ def add_evaluation(connection: Connection, evaluator: str, measured: Evaluation,
     connection.execute(
         sa.insert(evaluations).values(
             **key,
-            correct=measured.correct,
+            metrics=canonical.encode([[metric.name, metric.value] for metric in measured.metrics]).decode(),
             examples=measured.examples,
             adapter_sha256=measured.adapter_sha256,
             data_sha256=measured.data_sha256,
@@ -290,7 +293,7 @@ def list_evaluations(connection: Connection, run_id: str) -> tuple[EvaluationRec
         EvaluationRecord(
             r.round,
             r.evaluator,
-            r.correct,
+            tuple(Metric(name, value) for name, value in json.loads(r.metrics)),
             r.examples,
             bytes(r.adapter_sha256),
             bytes(r.data_sha256),

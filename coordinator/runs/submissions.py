@@ -275,7 +275,7 @@ class Submissions:
             round=one.round,
             adapter_sha256=one.adapter_sha256,
             data_sha256=one.data_sha256,
-            correct=one.correct,
+            metrics=one.metrics,
             examples=one.examples,
             signature=one.signature,
         )

@@ -19,6 +19,7 @@ from coordinator.views.phase import OpenPhase, Waiting, open_phase
 from coordinator.views.troubles import current_troubles, trouble_lines, troubles_json
 from host.rendering import Json, moment, timestamp
 from privacy.claims import graph_words, suite_words
+from privacy.evaluation import metrics_words
 from privacy.plan import Plan
 from privacy.secagg.messages import Position
 
@@ -54,9 +55,8 @@ class Overview:
             {
                 "round": evaluation.round,
                 "evaluator": evaluation.evaluator,
-                "correct": evaluation.correct,
                 "examples": evaluation.examples,
-                "accuracy": round(evaluation.correct / max(1, evaluation.examples), 6),
+                "metrics": metric_values(evaluation),
                 "adapter_sha256": evaluation.adapter_sha256.hex(),
                 "data_sha256": evaluation.data_sha256.hex(),
             }
@@ -170,9 +170,13 @@ class Overview:
 
 def measured(evaluation: EvaluationRecord) -> str:
     """Return a measurement in words."""
-    correct, examples = evaluation.correct, evaluation.examples
-    share = correct / max(1, examples)
-    return f"after round {evaluation.round}: {share:.3f} correct ({correct} of {examples}, {evaluation.evaluator})"
+    figures = metrics_words(evaluation.metrics)
+    return f"after round {evaluation.round}: {figures} ({evaluation.examples} examples, {evaluation.evaluator})"
+
+
+def metric_values(evaluation: EvaluationRecord) -> dict[str, Json]:
+    """Return a measurement's figures by name, for programs."""
+    return {metric.name: float(metric.value) for metric in evaluation.metrics}
 
 
 def overview(opened: OpenHome, name: str) -> Overview:

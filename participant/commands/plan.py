@@ -96,13 +96,15 @@ def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = Non
     judged = participant.review.judge_run(run_id, dataset)
     job = training_job(participant, run_id, judged)
     same = is_unchanged(job.dataset)
-    torch_trainer(job, strict=True).prepare()
+    trainer = torch_trainer(job, strict=True)
+    trainer.prepare()
     plan, unmet = judged.verified.plan, [rule for rule in judged.assessment.rules if rule.outcome is not Outcome.MET]
     value: Json = {
         "run": run_id,
         "dataset": job.dataset.name,
         "ok": True,
         "unchanged": same,
+        "remarks": list(trainer.remarks),
         "suite": plan.suite,
         "graph": plan.graph.kind,
         "roster": judged.assessment.roster,
@@ -110,6 +112,7 @@ def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = Non
     }
     lines = [
         f"The self-check of run {run_id[:8]} passed with dataset {job.dataset.name}; nothing was charged.",
+        *(f"{job.dataset.name}: {remark}" for remark in trainer.remarks),
         *([] if same else ["The dataset's bytes are not those that were registered; its size is."]),
         f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: {judged.assessment.roster}",
         *(f"{rule.outcome.value:<15}{rule.name}: {rule.says}" for rule in unmet),

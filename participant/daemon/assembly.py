@@ -31,7 +31,6 @@ from participant.training.timing import FixedDuration
 from participant.training.trainer import Trainer
 from privacy.errors import LocalError
 from privacy.secagg import masks
-from privacy.task_parts import require_classification
 from protos.transport import SESSION_BYTES
 
 if TYPE_CHECKING:
@@ -113,10 +112,11 @@ def torch_trainer(
         model=Path(job.model.path),
         dataset=Path(dataset.path),
         columns=task_columns(
-            require_classification(plan.recipe.task),
+            plan.recipe.task,
             input_column=dataset.input_column,
             label_column=dataset.label_column,
             user_column=dataset.user_column,
+            renamed=dataset.renamed,
         ),
         initial_adapter=job.initial_adapter,
         device=job.device,
@@ -173,7 +173,10 @@ def _load_measure(job: TrainingJob) -> Callable[[NDArray[np.float32]], Measured]
         model=Path(job.model.path),
         dataset=Path(dataset.path),
         columns=task_columns(
-            require_classification(recipe.task), input_column=dataset.input_column, label_column=dataset.label_column
+            recipe.task,
+            input_column=dataset.input_column,
+            label_column=dataset.label_column,
+            renamed=dataset.renamed,
         ),
         initial_adapter=job.initial_adapter,
         device=job.device,
@@ -182,7 +185,7 @@ def _load_measure(job: TrainingJob) -> Callable[[NDArray[np.float32]], Measured]
 
     def measured(adapter: NDArray[np.float32]) -> Measured:
         result = evaluator.measure(adapter)
-        return Measured(result.correct, result.examples, result.data_sha256)
+        return Measured(result.examples, result.metrics, result.data_sha256)
 
     return measured
 

@@ -41,6 +41,7 @@ from privacy.claims import (
 from privacy.dp.events import format_epsilon_up
 from privacy.notice import HEADING, notice_sentences
 from privacy.plan import Plan, VerifiedPlan
+from privacy.task_parts import task_words
 
 if TYPE_CHECKING:
     from privacy.dp.accountants import TrustEpsilons
@@ -160,6 +161,7 @@ def _here(judged: Judged) -> Iterator[str]:
         f"In each of {recipe.rounds} rounds your daemon reads {rows} and takes {privacy.local_steps} "
         f"step{'s' if privacy.local_steps > 1 else ''}, sampling each {each} with probability {privacy.sampling_rate}."
     )
+    yield f"The model learns {task_words(recipe.task)}."
     yield "No code comes with a plan. A self-check on synthetic rows runs before the approval is sent."
 
 

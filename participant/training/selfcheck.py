@@ -149,7 +149,10 @@ class SelfCheck:
             (folder / CONFIG_FILE).write_text(config_json(adapted.model, self.recipe.adapter, self.recipe.base.name))
             clean = PeftModel.from_pretrained(self.clean_base().to(adapted.device), directory).eval()
         with torch.no_grad():
-            answers, reloaded = replace(adapted, precision="float32").logits(inputs), clean(**inputs).logits
+            answers, reloaded = (
+                replace(adapted, precision="float32").logits(inputs),
+                adapted.work.answers(clean, inputs),
+            )
         if not (answers - reloaded).abs().max() <= LOGIT_TOLERANCE * answers.abs().max():
             _fail("save and reload", "the exported adapter answers differently on a clean base")
 

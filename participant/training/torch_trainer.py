@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, assert_never
@@ -48,7 +48,6 @@ from privacy.errors import LocalError
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan
 from privacy.secagg.fixed_point import fixed
-from privacy.task_parts import require_classification
 
 Vector = NDArray[np.float32]
 Wide = NDArray[np.float64]
@@ -129,8 +128,10 @@ class TorchTrainer:
         self._self_check: SelfCheck | None = None
         self._engines: TurnEngines | None = None
         self._examples: Examples | None = None
+        self._base: Base | None = None
         self._fixed_slots = False
         self._units: list[Integers] = []
+        self.remarks: tuple[str, ...] = ()  # what the owner should know of the rows, once they are read
 
     def prepare(self) -> None:
         """Load base and adapter, run the self-check on synthetic rows, then read the data.
@@ -149,7 +150,7 @@ class TorchTrainer:
         device = find_device(given.device)
         require_precision(device, given.precision)
         initial = read_initial(given.initial_adapter, recipe.adapter)
-        task = require_classification(recipe.task)
+        task = recipe.task
 
         def base() -> Base:
             return load_base(
@@ -181,10 +182,11 @@ class TorchTrainer:
         examples = load_examples(given.dataset, given.columns, task, loaded, strict=given.strict).to(device)
         if examples.unusable.size:
             _log.warning("rows that do not fit the plan count as empty", run=self._plan.run_id, next=ASK_A_DRY_RUN)
+        self.remarks = examples.remarks
         self._units = self._rows_of_units(examples)
-        if self._visits > 1:
+        if self._visits > 1 and adapted.work.cacheable:
             examples = shortened(engines, synthetic, examples)
-        self._engines, self._examples = engines, examples
+        self._engines, self._examples, self._base = engines, examples, loaded
         self._set_pace()
 
     def check(self) -> None:
@@ -342,7 +344,7 @@ class TorchTrainer:
         batch = self._batch()
         try:
             work.sums.engine.adapted.load(position.astype(np.float32))
-            return sum_of(work.sums, batch)
+            return sum_of(self._in_step(work.sums, batch), batch)
         except Exception as error:
             if not self._plan.privacy.noised:
                 raise
@@ -354,6 +356,14 @@ class TorchTrainer:
                 "training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step
             )
             return np.zeros(work.sums.entries, dtype=np.int64)
+
+    def _in_step(self, sums: GradientSums, batch: list[Integers]) -> GradientSums:
+        """Return sums over the examples as this step sees them: with coins of its own, where the task tosses any."""
+        if self._base is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        work = sums.engine.adapted.work
+        examples = work.in_step(sums.examples, joined(batch), self._base, self._random)
+        return replace(sums, examples=examples)
 
     def _longest(self, pace: FixedDuration) -> float:
         """Return how many seconds a round's training takes at most: of the largest batches, on synthetic rows."""
@@ -370,7 +380,7 @@ class TorchTrainer:
         return SPARE_TIME * privacy.local_steps * (count * micro_batch + noise)
 
     def _noise(self, entries: int) -> Integers:
-        return discrete_gaussian(entries, self._plan.privacy.noise_exponent, self._random)
+        return discrete_gaussian(entries, self._plan.privacy.variance_exponent, self._random)
 
     def _batch(self) -> list[Integers]:
         """Return the rows of each unit of privacy in a Poisson sample."""

@@ -18,8 +18,8 @@ from participant.training.evaluation import AdapterEvaluator
 from participant.training.models import load_base
 from privacy.draft import Draft
 from privacy.errors import LocalError
+from privacy.evaluation import Metric
 from privacy.plan_parts import Mode
-from privacy.task_parts import require_classification
 from tests.worlds.torch_world import LABELS, ROWS, image_base, make_world, recipe_text, text_base
 
 # PEFT asks transformers for a name that it deprecates.
@@ -84,9 +84,7 @@ def test_a_base_without_a_head_gets_one_from_the_seed(tmp_path: Path) -> None:
     recipe = draft.recipe
     initial = load_file(tmp_path / "draft" / "initial_adapter.safetensors")
     assert initial["base_model.model.classifier.weight"].shape == (4, 16)
-    again = load_base(
-        tmp_path / "base", recipe.base, require_classification(recipe.task), head_modules=["classifier"], seed=7
-    )
+    again = load_base(tmp_path / "base", recipe.base, recipe.task, head_modules=["classifier"], seed=7)
     weight = again.model.get_parameter("classifier.weight").detach().numpy()
     assert np.array_equal(weight, initial["base_model.model.classifier.weight"])
 
@@ -252,5 +250,6 @@ def test_peft_loads_an_exported_adapter_and_gives_the_same_answers(kind: str, me
     assert torch.allclose(here, there, atol=1e-5)
     correct = int((there.argmax(dim=1) == evaluator.examples.labels).sum())
     measured = evaluator.measure(vector)
-    assert (measured.correct, measured.examples) == (correct, ROWS)
+    assert (measured.examples, measured.metrics[0]) == (ROWS, Metric.of("accuracy", correct / ROWS))
+    assert [metric.name for metric in measured.metrics] == ["accuracy", "f1", "loss"]
     assert evaluator.measure(vector) == measured

@@ -24,6 +24,7 @@ from participant.owner.registry import DatasetEntry, ModelEntry, Registry
 from participant.runs.context import DaemonContext
 from participant.runs.evaluator import Measured
 from participant.training.trainer import OneHotTrainer, Progress
+from privacy.evaluation import Metric
 from privacy.plan import Plan
 from privacy.secagg.fixed_point import Buffer
 from privacy.secagg.keys import SigningKey
@@ -212,7 +213,7 @@ class OwnerDirectory:
             make_trainer=lambda job: _Watched(self, OneHotTrainer(job.verified.plan, job.me)),
             show_progress=lambda run_id, round_number: lambda done, total: None,
         )
-        measure = lambda job, adapter: Measured(correct=int(adapter.sum()), examples=10, data_sha256=b"\2" * 32)  # noqa: E731
+        measure = lambda job, adapter: Measured(10, (Metric("accuracy", "0.7"),), b"\2" * 32)  # noqa: E731
         return Runner(work, role, link=self.link, queue=queue, stop=stop, measure=measure)
 
 

@@ -30,12 +30,13 @@ from participant.training.examples import Examples, load_examples
 from participant.training.models import Base, load_base
 from participant.training.torch_trainer import Materials, TorchTrainer
 from participant.training.trainer import Precision
-from privacy.dp.calibration import calibrate, choose_encoding
+from privacy.dp.calibration import calibrate
+from privacy.dp.signal import Setting
 from privacy.draft import Draft
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan, default_survivors, threshold
 from privacy.plan_parts import Evaluation, Graph, Member, MemberOptions
-from privacy.task_parts import Classification, require_classification
+from privacy.task_parts import Task
 from tests.worlds.plans import CREATED_AT, EXPIRES_AT, names, signing_key
 from tests.worlds.seeded import SeededRandom
 
@@ -103,11 +104,12 @@ def text_rows(path: Path, *, rows: int = ROWS, seed: int = 0) -> Path:
     return path
 
 
-def adapter_text(method: str, kind: str, layers: tuple[int, ...] = ()) -> str:
+def adapter_text(method: str, kind: str, layers: tuple[int, ...] = (), targets: tuple[str, ...] | None = None) -> str:
     """Return the keys of ``[adapter]`` that belong to the PEFT type of a method, for a tiny model of a kind."""
     images = kind == "image"
-    targets = {"target_modules": ["q_proj", "v_proj"] if images else ["query", "value"]}
-    sized = {"rank": 2, "alpha": 8, **targets}
+    names = targets or (("q_proj", "v_proj") if images else ("query", "value"))
+    modules = {"target_modules": list(names)}
+    sized = {"rank": 2, "alpha": 8, **modules}
     dense = ["layers.1.mlp"] if images else ["layer.1.intermediate"]
     given: dict[str, dict[str, Any]] = {
         "LORA": {**sized, "layers": list(layers)},
@@ -116,14 +118,14 @@ def adapter_text(method: str, kind: str, layers: tuple[int, ...] = ()) -> str:
         "LOKR": sized,
         "LOHA": sized,
         "ADALORA": {**sized, "rank": 3, "target_rank": 2},
-        "VERA": {"rank": 4, **targets},
-        "OFT": {"block_size": 4, **targets},
+        "VERA": {"rank": 4, **modules},
+        "OFT": {"block_size": 4, **modules},
         "LN_TUNING": {"target_modules": ["layernorm_before"] if images else ["output.LayerNorm"]},
         "WHOLE": {"target_modules": dense},
         "SEEDS": {"directions": 16, "target_modules": dense},
         "BIAS": {},
         "HEAD": {},
-        "IA3": {**targets, "feedforward_modules": ["fc2"] if images else ["output.dense"]},
+        "IA3": {**modules, "feedforward_modules": ["fc2"] if images else ["output.dense"]},
         "PROMPT_TUNING": {"tokens": 3},
         "PREFIX_TUNING": {"tokens": 3},
         "P_TUNING": {"tokens": 3, "hidden_size": 8},
@@ -197,17 +199,14 @@ data = "public"
 def plan_of(draft: Draft, *, n: int = 3, f: int = 1, units: int = ROWS) -> Plan:
     """Bind a draft to the tests' members, calibrated."""
     survivors = default_survivors(n, f)
-    recipe, target = draft.recipe, draft.privacy
-    entries = recipe.clipped_entries
-    privacy = calibrate(target, rounds=recipe.rounds, entries=entries, n=n, f=f, min_survivors=survivors)
-    encoding = choose_encoding(
-        privacy, update_bound=target.update_bound, entries=recipe.entries, rounds=recipe.rounds, weights=[1] * n
-    )
+    recipe = draft.recipe
     smaller = MemberOptions(rank=1) if recipe.counts == "rank" else MemberOptions()  # of the first member
     roster = tuple(
         Member(id=name, identity_key=signing_key(name).public.hex(), units=units, options=options)
         for name, options in zip(names(n), (smaller, *[MemberOptions()] * (n - 1)), strict=True)
     )
+    setting = Setting.of(recipe, roster, f=f, min_survivors=survivors)
+    privacy, encoding = calibrate(draft.privacy, setting)
     return Plan(
         federation="test-federation", operator="Test Operator", run_id="00" * 16, created_at=CREATED_AT,
         expires_at=EXPIRES_AT, recipe=recipe, privacy=privacy, encoding=encoding,
@@ -243,18 +242,18 @@ class World:
         return trainer
 
     @property
-    def task(self) -> Classification:
+    def task(self) -> Task:
         """The plan's task."""
-        return require_classification(self.plan.recipe.task)
+        return self.plan.recipe.task
 
     def base(self) -> Base:
         recipe = self.plan.recipe
         return load_base(
             self.directory / "base",
             recipe.base,
-            require_classification(recipe.task),
-            head_modules=["classifier"],
-            seed=7,
+            recipe.task,
+            head_modules=recipe.adapter.head_modules,
+            seed=recipe.adapter.seed,
         )
 
     def measured(self) -> Examples:

@@ -34,6 +34,8 @@ from methods.selectors import SEEDS_KEY, VARIATES
 from methods.vectors import home_tensors, joined, joined_home, local_tensors, split, state_tensors
 from participant.training.adapters.kinds import PEFT_NAME, candidates, file_key, settle, wrapped
 from participant.training.adapters.switched import at_home
+from participant.training.tasks.kinds import work_of
+from participant.training.tasks.work import TaskWork
 from participant.training.trainer import Precision
 from privacy.adapter_parts import Adapter, Role, Tensor, Turn
 from privacy.draft import Recipe
@@ -63,6 +65,7 @@ def wrap(model: torch.nn.Module, adapter: Adapter) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a name that it deprecates
+            warnings.filterwarnings("ignore", message="fan_in_fan_out")  # of GPT-2's layers, which PEFT then sets right
             return wrapped(model, adapter).eval()
     except ValueError as error:
         raise LocalError("E-CONFIG-INVALID", f"adapter: {str(error).splitlines()[0]}") from None
@@ -237,10 +240,14 @@ class AdaptedModel:
         return np.concatenate([joined(self.recipe, tensors), joined_home(self.recipe, tensors)])
 
     def logits(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the model's answers, shape (batch, labels)."""
+        """Return the model's answers, the examples first; their form is the task's."""
         with self.computing(), self.around():
-            found: torch.Tensor = self.model(**inputs).logits
-        return found
+            return self.work.answers(self.model, inputs)
+
+    @property
+    def work(self) -> TaskWork:
+        """What is done for the plan's task."""
+        return work_of(self.recipe.task)
 
     def computing(self) -> AbstractContextManager[object]:
         """Return the context in which the model runs forward: the frozen base in its precision."""

@@ -23,7 +23,6 @@ from peft import (
     PromptEncoderConfig,
     PromptTuningConfig,
     PromptTuningInit,
-    TaskType,
     VeraConfig,
 )
 from peft.utils.constants import DUMMY_TARGET_MODULES
@@ -139,23 +138,19 @@ def in_place(bias: Any = "none") -> Callable[[Adapter], PeftConfig]:
 def prompt(adapter: Adapter) -> PeftConfig:
     """Return the configuration of prompt tuning."""
     tokens = _options(adapter, PromptOptions).tokens
-    return PromptTuningConfig(
-        task_type=TaskType.SEQ_CLS, num_virtual_tokens=tokens, prompt_tuning_init=PromptTuningInit.RANDOM
-    )
+    return PromptTuningConfig(num_virtual_tokens=tokens, prompt_tuning_init=PromptTuningInit.RANDOM)
 
 
 def prefix(adapter: Adapter) -> PeftConfig:
     """Return the configuration of prefix tuning."""
     tokens = _options(adapter, PrefixOptions).tokens
-    return PrefixTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=tokens)
+    return PrefixTuningConfig(num_virtual_tokens=tokens)
 
 
 def prompt_network(adapter: Adapter) -> PeftConfig:
     """Return the configuration of p-tuning."""
     options = _options(adapter, PromptEncoderOptions)
-    return PromptEncoderConfig(
-        task_type=TaskType.SEQ_CLS, num_virtual_tokens=options.tokens, encoder_hidden_size=options.hidden_size
-    )
+    return PromptEncoderConfig(num_virtual_tokens=options.tokens, encoder_hidden_size=options.hidden_size)
 
 
 def _sized(adapter: Adapter, options: Any, alpha_name: str = "lora_alpha") -> dict[str, Any]:

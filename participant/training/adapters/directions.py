@@ -9,6 +9,8 @@ Source: Qin et al., arXiv:2312.06353; Baydin et al., "Gradients without Backprop
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods.fedkseed import direction, directions
 from participant.training.adapters.adapted import AdaptedModel
-from participant.training.adapters.gradients import GradientEngine, Losses, example_losses, flat
+from participant.training.adapters.gradients import GradientEngine, Losses, flat
 from participant.training.examples import Examples
 
 
@@ -29,14 +31,14 @@ class DirectionEngine(GradientEngine):
     Args:
         adapted: the model; the scalars come first among what trains.
         rows_of_head: takes the gradient of the losses apart, for the head's tensors; ``None``: there is no head.
-        losses: each example's own loss.
+        losses: each example's own loss; by default the task's.
     """
 
     def __init__(
         self,
         adapted: AdaptedModel,
         rows_of_head: Callable[[Callable[[], Tensor]], Tensor] | None,
-        losses: Losses = example_losses,
+        losses: Losses | None = None,
     ) -> None:
         super().__init__(adapted, losses)
         self._tensors = adapted.moved
@@ -80,8 +82,13 @@ class DirectionEngine(GradientEngine):
         """Do nothing: nothing is hooked outside of a call."""
 
     def _with(self, tensors: Mapping[str, Tensor], examples: Examples) -> Tensor:
+        moved: Any = partial(functional_call, self.adapted.model, dict(tensors), ())
+
+        def model(**inputs: Tensor) -> Any:
+            return moved(inputs)
+
         with self.adapted.computing():
-            answers = functional_call(self.adapted.model, dict(tensors), (), dict(examples.inputs)).logits
+            answers = self.adapted.work.answers(cast("torch.nn.Module", model), examples.inputs)
         return self._losses(answers, examples.labels)
 
     def _along(self, number: int) -> dict[str, Tensor]:

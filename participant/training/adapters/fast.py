@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from participant.training.adapters.adapted import AdaptedModel
-from participant.training.adapters.gradients import GradientEngine, Losses, example_losses
+from participant.training.adapters.gradients import GradientEngine, Losses
 from participant.training.adapters.switched import absent
 from participant.training.adapters.taps import LayerTap, Undo, UnknownLayerError, Use, find_sites
 from participant.training.examples import Examples
@@ -25,14 +25,14 @@ from privacy.errors import LocalError
 
 
 def choose_engine(
-    adapted: AdaptedModel, synthetic: Examples, losses: Losses = example_losses, *, engine: EngineName = "fast"
+    adapted: AdaptedModel, synthetic: Examples, losses: Losses | None = None, *, engine: EngineName = "fast"
 ) -> GradientEngine:
     """Return the engine asked for; where the fast one cannot take a layer apart, Opacus' one.
 
     Args:
         adapted: the model.
         synthetic: examples that are nobody's data, on which the fast engine shows that it knows every layer.
-        losses: each example's own loss.
+        losses: each example's own loss; by default the task's.
         engine: the wish.
 
     Raises:
@@ -54,7 +54,7 @@ def choose_engine(
 class FastEngine(GradientEngine):
     """Gradients from one backward pass."""
 
-    def __init__(self, adapted: AdaptedModel, losses: Losses = example_losses) -> None:
+    def __init__(self, adapted: AdaptedModel, losses: Losses | None = None) -> None:
         super().__init__(adapted, losses)
         self._gradients = PerExampleGradients(adapted.model, adapted.trained)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.oft.layer import OFTLayer
@@ -58,11 +58,25 @@ def wrapped(model: nn.Module, adapter: Adapter) -> PeftModel:
         ValueError: PEFT's, the base has no such modules.
     """
     kind = _KINDS[adapter.options.peft_type]
-    found: PeftModel = get_peft_model(model, kind.config(adapter))
+    config = kind.config(adapter)
+    if config.is_prompt_learning:
+        config.task_type = _task_type(type(model).__name__)
+    found: PeftModel = get_peft_model(model, config)
     kind.change(found, adapter)
     if (home := methods.get(adapter.method).home) in {"beside", "alone", "mixed"}:
         put_second(found, home)
     return found
+
+
+def _task_type(model: str) -> TaskType:
+    """Return what PEFT calls the task of a model, by its class: how a prompt gets into it and out of its answers."""
+    types = {
+        "SequenceClassification": TaskType.SEQ_CLS,
+        "TokenClassification": TaskType.TOKEN_CLS,
+        "CausalLM": TaskType.CAUSAL_LM,
+        "LMHeadModel": TaskType.CAUSAL_LM,
+    }
+    return next((kind for end, kind in types.items() if model.endswith(end)), TaskType.FEATURE_EXTRACTION)
 
 
 def start(model: PeftModel, adapter: Adapter) -> None:

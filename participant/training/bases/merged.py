@@ -22,8 +22,9 @@ from pydantic import TypeAdapter, ValidationError
 from host import durable
 from participant.training.examples import synthetic_examples
 from participant.training.models import load_checked
+from participant.training.tasks.kinds import work_of
 from privacy.errors import LocalError
-from privacy.task_parts import Classification, Task, require_classification
+from privacy.task_parts import Task
 
 TASK_FILE: Final = "task.json"  # beside a released adapter
 CARD: Final = "README.md"
@@ -48,6 +49,7 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
     if out.exists():
         raise LocalError("E-EXISTS", str(out))
     task = _task(adapter)
+    work = work_of(task)
     loaded, _ = load_checked(base, base.name, task, seed=0)
     model = _with_adapter(loaded.model, adapter)
     if model.active_peft_config.is_prompt_learning:
@@ -58,7 +60,7 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
         raise LocalError("E-METHOD-REFUSED", rule)
     inputs, precision = dict(synthetic_examples(loaded, task, ROWS).inputs), _precision(base)
     with torch.no_grad():
-        expected = model(**inputs).logits
+        expected = work.answers(model, inputs)
     merged = model.merge_and_unload(safe_merge=True).eval()
     _unwrap(merged)
     with durable.new_directory(out) as directory:
@@ -71,13 +73,13 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
             (directory / CARD).write_text(_card((adapter / CARD).read_text(encoding="utf-8")), encoding="utf-8")
         written, _ = load_checked(directory, out.name, task, seed=0)
         with torch.no_grad():
-            answers = written.model(**inputs).logits
+            answers = work.answers(written.model, inputs)
         tolerance = TOLERANCE if precision == torch.float32 else NARROW_TOLERANCE
         if not (answers - expected).abs().max() <= tolerance * expected.abs().max():
             raise LocalError("E-SELF-CHECK", "merging: the merged model answers differently")
 
 
-def _task(adapter: Path) -> Classification:
+def _task(adapter: Path) -> Task:
     try:
         task: Task = TypeAdapter(Task).validate_json((adapter / TASK_FILE).read_bytes())
     except FileNotFoundError:
@@ -86,7 +88,7 @@ def _task(adapter: Path) -> Classification:
         raise LocalError(
             "E-NOT-FOUND", f"{adapter / TASK_FILE} does not parse; give the folder as it was exported"
         ) from None
-    return require_classification(task)
+    return task
 
 
 def _with_adapter(model: torch.nn.Module, adapter: Path) -> PeftModel:
