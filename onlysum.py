@@ -55,6 +55,9 @@ GROUPS: Final[dict[str, CommandGroup]] = {
     ),
     "plan": CommandGroup("authoring.plan_command", "app", "Build, check, show and compare plans.", extra="participant"),
     "method": CommandGroup("authoring.method_command", "app", "List fine-tuning methods and what each one sums."),
+    "adapter": CommandGroup(
+        "authoring.adapter_command", "app", "Merge a released adapter into its base.", extra="participant"
+    ),
     "audit": CommandGroup(
         "audit.cli",
         "app",

@@ -23,8 +23,9 @@ from safetensors.numpy import save
 
 import methods
 from authoring.preprocessing import compare_preprocessing
-from authoring.recipe import AdapterSection, RecipeFile, read_recipe
+from authoring.recipe import AdapterSection, RecipeFile, TrainingSection, read_recipe
 from host import durable
+from methods.layout import Sizes, schedule_of
 from methods.method import Method
 from participant.training.adapters.adapted import config_json, named_tensors, wrap
 from participant.training.adapters.kinds import start
@@ -136,6 +137,8 @@ def make_adapter(
         model = wrap(loaded.model, sketch)
     start(model, sketch)
     values = {key: _array(tensor) for key, tensor in sorted(named_tensors(model, sketch).items())}
+    values |= {key: np.zeros_like(value) for key, value in values.items() if method.part_of(key) == "base"}
+    values |= method.beside_model(values)
     _check_heads(section.head_modules, values)
     check_forward(base.name, model, synthetic_examples(loaded, task, TRIAL_ROWS).inputs, task, loaded)
     data = save(values)
@@ -195,6 +198,14 @@ def fitting(kind: type[Fitting], section: str, given: Mapping[str, Any]) -> Fitt
     return kind(**values)
 
 
+def _sizes(training: TrainingSection) -> Sizes:
+    return Sizes(
+        mask=None if training.mask is None else float(training.mask),
+        sketch=training.sketch,
+        opening_rounds=training.opening_rounds,
+    )
+
+
 def _stream_rates(rates: Mapping[str, str]) -> tuple[StreamRate, ...]:
     return tuple(StreamRate(stream=stream, rate=rates[stream]) for stream in sorted(rates))
 
@@ -211,7 +222,7 @@ def _check_heads(head_modules: Sequence[str], tensors: Mapping[str, Any]) -> Non
 
 def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Task, adapter: Adapter) -> Draft:
     rate, state = wanted.training.learning_rate, method.state(adapter.tensors)
-    upload = method.upload_of(state, float(wanted.training.mask) if wanted.training.mask else None)
+    upload = method.upload_of(state, _sizes(wanted.training), adapter.tensors)
     recipe = Recipe(
         title=wanted.title,
         purpose=wanted.purpose,
@@ -220,7 +231,7 @@ def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Task, 
         notice=Notice(**wanted.notice.model_dump()),
         state=state,
         turns=method.turns_of(state, upload, adapter.tensors),
-        schedule=method.schedule,
+        schedule=schedule_of(method, wanted.training.opening_rounds or 0, wanted.rounds),
         upload=upload,
         counts=method.counts,
         task=task,

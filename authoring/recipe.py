@@ -33,12 +33,14 @@ The format; where a line has a value in its comment, that is the default and the
     pooling = "mean"             # "mean"; sentence-embedding: or "cls", "last", "model"
 
     [adapter]                    # what the method's PEFT type has: onlysum method show METHOD
-    rank = 4                     # LORA, LORA_CORE, ADALORA, VERA, LOKR, LOHA
+    rank = 4                     # LORA, LORA_CORE, ADALORA, VERA, LOKR, LOHA; LORA_HEADS: of each head
+    heads = 4                    # LORA_HEADS
     target_rank = 2              # ADALORA: mean rank of a layer at the end
     alpha = 16                   # LORA, LORA_CORE, ADALORA, LOKR, LOHA
     target_modules = ["q_proj", "v_proj"]    # of all but prompts, BIAS and HEAD; norms of LN_TUNING, any of WHOLE
     layers = []                  # all; LORA, LORA_CORE
     block_size = 8               # OFT
+    directions = 256             # SEEDS
     feedforward_modules = []     # IA3: target modules whose inputs are scaled, not their outputs
     tokens = 20                  # PROMPT_TUNING, PREFIX_TUNING, P_TUNING
     hidden_size = 128            # P_TUNING
@@ -62,7 +64,9 @@ The format; where a line has a value in its comment, that is the default and the
     head_learning_rate = 2       # learning_rate
     stream_rates = {}            # of single streams, e.g. {a = 0.5}: onlysum method show METHOD
     micro_batch = 64             # 64
-    mask = 0.25                  # random-mask: share of the adapter's entries that train in a round
+    mask = 0.25                  # random-mask, lora-a2, droppeft: share of entries, ranks, layers that train in a round
+    sketch = 24                  # fedask: columns of a sketch; count-sketch: buckets of a row
+    opening_rounds = 5           # slora: rounds of sparse updates, before the low-rank ones
     proximal = 0.1               # 0; fedprox: weight of the pull back to where the round started
 
     [optimizer]                  # all of it may be left out
@@ -165,6 +169,7 @@ class AdapterSection(Section):
 
     rank: Positive | None = None
     target_rank: Positive | None = None
+    heads: Positive | None = None
     alpha: Number | None = None
     target_modules: Texts | None = None
     layers: tuple[Count, ...] | None = None
@@ -172,6 +177,7 @@ class AdapterSection(Section):
     tokens: Positive | None = None
     hidden_size: Positive | None = None
     block_size: Positive | None = None
+    directions: Positive | None = None
     head_modules: Texts = ()
     seed: Count = 0
 
@@ -204,6 +210,8 @@ class TrainingSection(Section):
     stream_rates: dict[Name, Number] = Field(default_factory=dict)
     micro_batch: Positive = 64
     mask: Number | None = None
+    sketch: Positive | None = None
+    opening_rounds: Positive | None = None
     proximal: Number = "0"
 
 

@@ -92,12 +92,13 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Timed:
     """A one-hot trainer that notes when each round asks for training."""
 
     inner: OneHotTrainer
     started: dict[int, float]
+    kept: NDArray[np.float32] | None = None
 
     def prepare(self) -> None:
         self.inner.prepare()

@@ -65,6 +65,23 @@ def next_state(plan: Plan, state: OptimizerState, total: NDArray[np.int64], surv
     return methods.advance(plan.recipe, state, direction(plan, state.round + 1, total, survivors))
 
 
+def recovery_error(
+    plan: Plan, state: OptimizerState, total: NDArray[np.int64], survivors: Sequence[str]
+) -> float | None:
+    """Return how far the step after a round is from what it should be, where its sum does not determine it.
+
+    Args:
+        plan: names the method.
+        state: after the round before.
+        total: the sum's integers, shape (entries of the round's turn,).
+        survivors: whose updates are in it.
+    """
+    measured = methods.get(plan.recipe.adapter.method).error
+    return (
+        None if measured is None else measured(plan.recipe, state, direction(plan, state.round + 1, total, survivors))
+    )
+
+
 def direction(plan: Plan, round_number: int, total: NDArray[np.int64], survivors: Sequence[str]) -> Wide:
     """Return what the optimizer steps along: the mean difference, or minus the mean noisy gradient.
 
@@ -82,7 +99,18 @@ def direction(plan: Plan, round_number: int, total: NDArray[np.int64], survivors
         counts = ranks.counts(plan.recipe, turn, zip(members, amounts, strict=True))
         everybody = _direction_of(plan, round_number, total, 1)
         return np.divide(everybody, counts, out=np.zeros_like(everybody), where=counts > 0)
-    return _direction_of(plan, round_number, total, sum(amounts))
+    mean = _direction_of(plan, round_number, total, sum(amounts))
+    return _over_everybody(plan, round_number, mean, sum(amounts) / sum(member.weight for member in plan.roster))
+
+
+def _over_everybody(plan: Plan, round_number: int, mean: Wide, share: float) -> Wide:
+    """Return a mean over survivors, in the streams for which the method says so over the whole roster."""
+    start, wanted = 0, methods.get(plan.recipe.adapter.method).over_all
+    for stream in plan.recipe.turn(round_number).sums:
+        if stream.name in wanted:
+            mean[start : start + stream.length] *= share
+        start += stream.length
+    return mean
 
 
 def _direction_of(plan: Plan, round_number: int, total: NDArray[np.int64], count: int) -> Wide:

@@ -238,7 +238,7 @@ class Plan(PlanModel):
         if not MIN_MULTIPLIER <= privacy.noise_multiplier <= MAX_MULTIPLIER:
             rule = f"the noise multiplier must be from {MIN_MULTIPLIER:g} to {MAX_MULTIPLIER:,.0f}"
             raise BrokenRuleError("E-PLAN-NOISE", rule)
-        entries, bound = self.recipe.entries, privacy.sensitivity
+        entries, bound = self.recipe.clipped_entries, privacy.sensitivity
         if bound * bound <= entries / 12 + 4 * bound:
             rule = f"sensitivity D={bound} is too small for d={entries}: D^2 must exceed d/12 + 4D"
             raise BrokenRuleError("E-PLAN-NOISE", rule)

@@ -32,7 +32,8 @@ def bind(draft: Draft, roster: Sequence[Member], *, federation: str, f: int) -> 
     """
     n, recipe = len(roster), draft.recipe
     survivors = default_survivors(n, f)
-    privacy = calibrate(draft.privacy, rounds=recipe.rounds, entries=recipe.entries, n=n, f=f, min_survivors=survivors)
+    entries = recipe.clipped_entries
+    privacy = calibrate(draft.privacy, rounds=recipe.rounds, entries=entries, n=n, f=f, min_survivors=survivors)
     encoding = choose_encoding(
         privacy,
         update_bound=draft.privacy.update_bound,

@@ -76,7 +76,7 @@ def make_plan(store: Store, settings: Settings, draft: Draft, request: RunReques
     """
     methods.require_sound(draft.recipe, draft.privacy.mode)
     roster = _roster(store, settings, draft, request)
-    rounds, entries, n = draft.recipe.rounds, draft.recipe.entries, len(roster)
+    rounds, n = draft.recipe.rounds, len(roster)
     with_operator = sum(member.with_operator for member in roster)
     withstood = choose(request.tolerance, n, with_operator=with_operator, rounds=rounds, attempts=draft.max_attempts)
     f, survivors = withstood.f, withstood.min_survivors
@@ -84,12 +84,12 @@ def make_plan(store: Store, settings: Settings, draft: Draft, request: RunReques
     from privacy.dp.calibration import calibrate, choose_encoding
 
     target = _reserving(draft.privacy, withstood.graph)
-    privacy = calibrate(target, rounds=rounds, entries=entries, n=n, f=f, min_survivors=survivors)
+    privacy = calibrate(target, rounds=rounds, entries=draft.recipe.clipped_entries, n=n, f=f, min_survivors=survivors)
     privacy = privacy.model_copy(update={"delta": draft.privacy.delta})
     encoding = choose_encoding(
         privacy,
         update_bound=draft.privacy.update_bound,
-        entries=entries,
+        entries=draft.recipe.entries,
         rounds=rounds,
         weights=[member.weight for member in roster],
     )

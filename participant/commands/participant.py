@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from host.console import AsJson, show, show_view, working
-from participant.commands import dataset, ledger, member, model, plan, policy
+from participant.commands import dataset, ledger, member, model, plan, policy, run
 from participant.commands.console import Directory, directory, opened
 from privacy.error_codes import Fault
 
@@ -33,6 +33,7 @@ for noun, module in (
     ("policy", policy),
     ("ledger", ledger),
     ("member", member),
+    ("run", run),
 ):
     app.add_typer(module.app, name=noun)
 

@@ -94,7 +94,7 @@ def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = Non
     participant = opened(config)
     run_id = participant.review.plans.find(run)
     judged = participant.review.judge_run(run_id, dataset)
-    job = _training_job(participant, run_id, judged)
+    job = training_job(participant, run_id, judged)
     same = is_unchanged(job.dataset)
     trainer = torch_trainer(job, strict=True)
     trainer.prepare()
@@ -120,7 +120,7 @@ def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = Non
     show(value, lines, as_json=as_json)
 
 
-def _training_job(participant: OpenHome, run_id: str, judged: Judged) -> TrainingJob:
+def training_job(participant: OpenHome, run_id: str, judged: Judged) -> TrainingJob:
     """Return what a trainer would be made from, before anybody has approved."""
     from participant.runs.context import TrainingJob
     from privacy.errors import LocalError

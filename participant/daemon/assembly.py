@@ -34,6 +34,7 @@ from privacy.secagg import masks
 from protos.transport import SESSION_BYTES
 
 if TYPE_CHECKING:
+    from methods.method import Fusion
     from participant.training.torch_trainer import TorchTrainer
 
 
@@ -128,6 +129,23 @@ def torch_trainer(
     if runs is None:
         return TorchTrainer(materials, SystemRandom(), keys, pace)
     return TorchTrainer(materials, SystemRandom(), keys, pace, partial(record_failure, runs / plan.run_id))
+
+
+def choose_fusion(job: TrainingJob, adapter: NDArray[np.float32], kept: NDArray[np.float32]) -> Fusion:
+    """Return how much of a released adapter and of its own an owner's rows want; nothing of it leaves.
+
+    Args:
+        job: what was trained with what.
+        adapter: the released state.
+        kept: what stays at home.
+
+    Raises:
+        LocalError: ``E-EXTRA-MISSING``, ``E-MODEL-*``, ``E-DATA-*`` or ``E-SELF-CHECK``.
+    """
+    trainer = torch_trainer(job)
+    trainer.prepare()
+    trainer.kept = kept
+    return trainer.best_fusion(adapter)
 
 
 class TorchMeasure:

@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+import methods
 from host import durable
 from participant.home import certificate_file, erase_updates
 from participant.owner.peer_heads import PeerHeads
@@ -96,7 +97,10 @@ class Participation:
         directory = work.home.runs / self._run_id
         self._adapter = GlobalAdapter(self._plan, job.initial_adapter, directory, work.sender)
         self._peer_heads = PeerHeads(work.home.peer_heads)
-        self._update = RoundUpdate(self._journal, self._consent, ring_bits=self._plan.encoding.ring_bits)
+        ring_bits = self._plan.encoding.ring_bits
+        keeps = methods.get(self._plan.recipe.adapter.method).keeps
+        home = self._training if keeps else None
+        self._update = RoundUpdate(self._journal, self._consent, ring_bits=ring_bits, me=job.me, home=home)
         self._log = _log.bind(run=self._run_id)
 
     @property

@@ -33,6 +33,16 @@ class RoundTraining:
         self._trainer: Trainer | None = None
         self._adapter: NDArray[np.float32] | None = None
 
+    @property
+    def kept(self) -> NDArray[np.float32] | None:
+        """What stays at home: see :class:`~participant.training.trainer.Trainer`."""
+        return None if self._trainer is None else self._trainer.kept
+
+    @kept.setter
+    def kept(self, value: NDArray[np.float32] | None) -> None:
+        if self._trainer is not None:
+            self._trainer.kept = value
+
     def prepare(self) -> None:
         """Load base and data and run the self-check, once per process; nothing is charged."""
         if self._trainer is None:

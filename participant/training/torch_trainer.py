@@ -25,8 +25,11 @@ import torch
 from numpy.typing import NDArray
 
 import methods
+from methods.method import BY_ITSELF, Fusion, Method
+from methods.uploads import kept_at_start
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.device import find_device, require_precision
+from participant.training.adapters.gradients import GradientEngine
 from participant.training.adapters.prefix import shortened
 from participant.training.adapters.sums import Clip, GradientSums, joined
 from participant.training.adapters.turns import TurnEngines
@@ -118,6 +121,8 @@ class TorchTrainer:
         self._keys = keys
         self._pace = pace if materials.plan.privacy.noised else None
         self._on_failure = on_failure
+        self.kept: Vector | None = None
+        self._at_start = np.empty(0, dtype=np.float32)
         self._round = 0
         self._paced: Callable[[], AbstractContextManager[None]] = nullcontext
         self._self_check: SelfCheck | None = None
@@ -156,6 +161,7 @@ class TorchTrainer:
                 seed=recipe.adapter.seed,
             )
 
+        self._at_start = kept_at_start(self._method, recipe, initial)
         loaded = base()
         adapted = AdaptedModel.attach(loaded.model, recipe, initial, device, precision=given.precision)
         size = recipe.training.micro_batch
@@ -217,15 +223,18 @@ class TorchTrainer:
         work = self._work(round_number)
         match self._plan.privacy.mode:
             case "distributed":
-                return self._noisy_sum(work, adapter, progress)
+                update = self._noisy_sum(work, adapter, progress)
             case "distributed-participant":
-                return self._noisy_difference(work, adapter, progress)
+                update = self._noisy_difference(work, adapter, progress)
             case "local" | "none":
                 encoding = self._plan.encoding
                 difference = self._local_steps(work, adapter, progress)
-                return fixed(difference, scale_exponent=encoding.scale_exponent, clamp=encoding.clamp)
+                update = fixed(difference, scale_exponent=encoding.scale_exponent, clamp=encoding.clamp)
             case _ as unknown:
                 assert_never(unknown)
+        if self._method.home in BY_ITSELF:
+            self._home_steps(work, adapter)
+        return update
 
     def _work(self, round_number: int) -> RoundWork:
         """Enter a round's turn and return what trains in it."""
@@ -235,17 +244,23 @@ class TorchTrainer:
 
     def sums_of_turn(self, turn: int) -> GradientSums:
         """Enter a turn, by its number in the plan, and return sums of its gradients over the owner's data."""
-        if self._engines is None or self._examples is None:
+        if self._engines is None:
             raise LocalError("E-BUG", "a trainer was not prepared")
-        size = self._plan.recipe.training.micro_batch
-        return GradientSums(self._engines.enter(turn), self._examples, size, self._fixed_slots)
+        return self._sums(self._engines.enter(turn))
+
+    def _sums(self, engine: GradientEngine) -> GradientSums:
+        if self._examples is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        return GradientSums(engine, self._examples, self._plan.recipe.training.micro_batch, self._fixed_slots)
 
     def _local_steps(self, work: RoundWork, adapter: Vector, progress: Progress) -> Wide:
         """Take the plan's local steps and return how far they led, shape (entries of the turn's sums,)."""
         privacy, recipe = self._plan.privacy, self._plan.recipe
         rates, proximal = work.learning_rates, float(recipe.training.proximal)
         expected = float(privacy.sampling_rate) * self._counted
-        adapter = work.start(adapter)
+        kept = self._at_start if self.kept is None else self.kept
+        adapter = work.start(self._with_home(adapter, kept))
+        pull = work.pull(adapter, kept)
         position: Wide = adapter.astype(np.float64)
         for step in range(privacy.local_steps):
             part = work.in_step((work.number - 1) * privacy.local_steps + step)
@@ -256,15 +271,59 @@ class TorchTrainer:
                 gradient = total * (self._unit(part.columns.size) / expected)
             else:
                 gradient = self._sum_at(part, position, self._plain) / expected
-            gradient = gradient + proximal * (position - adapter)[where]  # reads no data
+            gradient = gradient + proximal * (position - adapter)[where] + pull[part.columns]  # neither reads data
             position[where] -= rates[part.columns] * gradient
             progress(step + 1, privacy.local_steps)
-        return work.uploaded(adapter, position)
+        difference, stays = work.uploaded(adapter, position, kept, privacy.local_steps)
+        self.kept = stays if np.isfinite(stays).all() else kept  # steps that went astray leave nothing behind
+        return difference
+
+    def _with_home(self, adapter: Vector, kept: Vector) -> Vector:
+        """Return a global adapter as this participant trains on it, and the tensors that stay at home behind it."""
+        method, plan = self._method, self._plan
+        if method.seen is not None:
+            share = plan.member(self._materials.me).weight / sum(member.weight for member in plan.roster)
+            adapter = method.seen(plan.recipe, adapter, kept, share)
+        return np.concatenate([adapter, kept]) if method.home else adapter
+
+    def _home_steps(self, work: RoundWork, adapter: Vector) -> None:
+        """Train what stays at home by itself, as many steps as the others: no clip and no noise, for nobody gets it."""
+        kept = self._at_start if self.kept is None else self.kept
+        start = np.concatenate([adapter, kept])
+        home, position = work.at_home(self._sums(self._home_engine())), start.astype(np.float64)
+        expected = float(self._plan.privacy.sampling_rate) * self._counted
+        for _ in range(self._plan.privacy.local_steps):
+            position[home.places] -= home.learning_rates * self._sum_at(home, position, self._plain) / expected
+        stays = position[home.places].astype(np.float32)
+        self.kept = stays if np.isfinite(stays).all() else kept
+
+    def own_model(self, adapter: Vector) -> tuple[GradientEngine, Vector]:
+        """Return an engine with this participant's own adapter switched on, and what it loads for a global adapter."""
+        kept = self._at_start if self.kept is None else self.kept
+        if self._method.home in BY_ITSELF:
+            return self._home_engine(), np.concatenate([adapter, kept])
+        return self.sums_of_turn(0).engine, self._with_home(adapter, kept)
+
+    def best_fusion(self, adapter: Vector) -> Fusion:
+        """Return the weights of a released state and one's own LoRA that one's own rows like best; for the owner."""
+        if self._engines is None or self._examples is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        kept = self._at_start if self.kept is None else self.kept
+        return self._engines.best_fusion(self._examples, np.concatenate([adapter, kept]))
+
+    def _home_engine(self) -> GradientEngine:
+        if self._engines is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        return self._engines.at_home()
+
+    @property
+    def _method(self) -> Method:
+        return methods.get(self._plan.recipe.adapter.method)
 
     def _noisy_sum(self, work: RoundWork, adapter: Vector, progress: Progress) -> Integers:
         """One step's clipped gradient sum with this participant's share of the noise."""
         noise = self._noise(work.turn.entries)
-        total = clamp(self._sum_at(work, work.start(adapter), self._clipped), self._plan.encoding.clamp)
+        total = clamp(self._sum_at(work.as_summed(), work.start(adapter), self._clipped), self._plan.encoding.clamp)
         progress(1, 1)
         return total + noise
 
@@ -296,7 +355,7 @@ class TorchTrainer:
             _log.error(
                 "training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step
             )
-            return np.zeros(work.columns.size, dtype=np.int64)
+            return np.zeros(work.sums.entries, dtype=np.int64)
 
     def _in_step(self, sums: GradientSums, batch: list[Integers]) -> GradientSums:
         """Return sums over the examples as this step sees them: with coins of its own, where the task tosses any."""
@@ -315,6 +374,9 @@ class TorchTrainer:
         count = max_micro_batches(privacy, units=len(self._units), size=sums.micro_batch, fixed_slots=sums.fixed_slots)
         micro_batch = pace.median_seconds(lambda: sums.time_micro_batch(**self._clip), times=REHEARSALS)
         noise = pace.median_seconds(lambda: self._noise(turn.entries), times=REHEARSALS)
+        if self._method.home in BY_ITSELF:
+            home = self._sums(self._home_engine())
+            micro_batch += pace.median_seconds(lambda: home.time_micro_batch(**self._clip), times=REHEARSALS)
         return SPARE_TIME * privacy.local_steps * (count * micro_batch + noise)
 
     def _noise(self, entries: int) -> Integers:

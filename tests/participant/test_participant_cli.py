@@ -495,6 +495,7 @@ def test_a_backup_restores_everything_but_updates(
     say("plan", "approve", run)
     (home.runs / run).mkdir()
     (home.runs / run / "encoded-1").write_bytes(b"an update")
+    (home.runs / run / "kept-1").write_bytes(b"what stays at home")
     (home.runs / run / "journal").write_bytes(b"")
     home.noise_keys.write_bytes(b"h" * 32)
     archive = tmp_path / "alice.tar.gz"
@@ -505,7 +506,7 @@ def test_a_backup_restores_everything_but_updates(
     say("restore", str(archive))
     assert json.loads(say("plan", "list", "--json"))[0]["decision"] == "approved"
     assert "records, chained" in say("ledger", "verify")
-    assert sorted(path.name for path in (elsewhere / "runs" / run).iterdir()) == ["journal"]
+    assert sorted(path.name for path in (elsewhere / "runs" / run).iterdir()) == ["journal", "kept-1"]
     assert Home(elsewhere).noise_keys.read_bytes() == b"h" * 32, "what was drawn before is refused there too"
     assert refused(lambda: say("restore", str(archive))).code == "E-EXISTS"
 

@@ -197,6 +197,8 @@ class Member:
         member, inner = self, OneHotTrainer(job.verified.plan, job.me)
 
         class Watched:
+            kept: NDArray[np.float32] | None = None
+
             def prepare(self) -> None:
                 inner.prepare()
 

@@ -220,6 +220,8 @@ class OwnerDirectory:
 class _Watched:
     """A one-hot trainer that says when it trains."""
 
+    kept: NDArray[np.float32] | None = None
+
     def __init__(self, owner: OwnerDirectory, inner: OneHotTrainer) -> None:
         self._owner = owner
         self._inner = inner

@@ -31,6 +31,7 @@ import methods
 from privacy.adapter_options import (
     AdaLoraOptions,
     CoreOptions,
+    HeadsOptions,
     Ia3Options,
     LohaOptions,
     LokrOptions,
@@ -40,6 +41,7 @@ from privacy.adapter_options import (
     PrefixOptions,
     PromptEncoderOptions,
     PromptOptions,
+    SeedsOptions,
     VeraOptions,
     WholeOptions,
 )
@@ -66,6 +68,13 @@ def core(adapter: Adapter) -> PeftConfig:
     options = _options(adapter, CoreOptions)
     layers = list(options.layers) or None
     return LoraConfig(**_sized(adapter, options), lora_dropout=0.0, layers_to_transform=layers, bias="none")
+
+
+def heads(adapter: Adapter) -> PeftConfig:
+    """Return the configuration of a LoRA of all heads together, whose cores are put in later."""
+    options = _options(adapter, HeadsOptions)
+    sized = {**_sized(adapter, options), "r": options.heads * options.rank}
+    return LoraConfig(**sized, lora_dropout=0.0, layers_to_transform=list(options.layers) or None, bias="none")
 
 
 def adalora(adapter: Adapter) -> PeftConfig:
@@ -118,7 +127,8 @@ def in_place(bias: Any = "none") -> Callable[[Adapter], PeftConfig]:
     """Return PEFT's configuration of what lies beside no module: a LoRA without targets."""
 
     def config(adapter: Adapter) -> PeftConfig:
-        whole = adapter.options.target_modules if isinstance(adapter.options, WholeOptions) else ()
+        options = adapter.options
+        whole = options.target_modules if isinstance(options, WholeOptions | SeedsOptions) else ()
         saved = [*adapter.head_modules, *whole] or None
         return LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=saved, lora_dropout=0.0, bias=bias)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from participant.training.adapters.adapted import AdaptedModel
 from participant.training.adapters.gradients import GradientEngine, Losses
+from participant.training.adapters.switched import absent
 from participant.training.adapters.taps import LayerTap, Undo, UnknownLayerError, Use, find_sites
 from participant.training.examples import Examples
 from participant.training.trainer import EngineName
@@ -81,6 +82,7 @@ class PerExampleGradients:
     """
 
     def __init__(self, model: nn.Module, trained: tuple[nn.Parameter, ...]) -> None:
+        self._model = model
         self._trained = trained
         self._sites = find_sites(model, trained)
 
@@ -95,7 +97,7 @@ class PerExampleGradients:
         """
         found, uses = self._run(losses)
         used = {id(one) for site, _ in uses for one in site.parameters.values()}
-        if any(id(one) not in used for one in self._trained):
+        if any(id(one) not in used | absent(self._model) for one in self._trained):
             raise UnknownLayerError("a trained tensor is used outside of its module, or not at all")
         for site, use in uses:
             if len(use.point) != len(found) or use.point._version != use.version:
@@ -108,7 +110,8 @@ class PerExampleGradients:
                 for name, parameter in site.parameters.items():
                     part = taken[name].reshape(len(found), parameter.numel())
                     rows[id(parameter)] = rows[id(parameter)] + part if id(parameter) in rows else part
-            return torch.cat([rows[id(one)].float() for one in self._trained], dim=1)
+            missing = {id(one): one.new_zeros(len(found), one.numel()) for one in self._trained if id(one) not in rows}
+            return torch.cat([(rows | missing)[id(one)].float() for one in self._trained], dim=1)
 
     def _run(self, losses: Callable[[], Tensor]) -> tuple[Tensor, list[tuple[LayerTap, Use]]]:
         """Return the losses and every use of a site that led to them."""
