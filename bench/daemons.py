@@ -136,7 +136,7 @@ class Daemons:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._process = multiprocessing.get_context("spawn").Process(
-            target=_coordinate, args=(self.home.directory, self.settings)
+            target=self.coordinate, args=(self.home.directory, self.settings)
         )
         self._process.start()
         until(lambda: read_status(self.home) is not None, "the coordinator listens")
@@ -155,6 +155,11 @@ class Daemons:
         self._process.join(20)
         self.store.close()
 
+    @property
+    def coordinate(self) -> Callable[[Path, Settings], None]:
+        """The body of the coordinator's process."""
+        return _coordinate
+
     def _live(self) -> tuple[str, ...]:
         status = read_status(self.home)
         return status.live if status else ()
@@ -167,6 +172,10 @@ class Daemons:
         registry.add(ModelEntry(name=recipe.base.name, path=os.devnull, added_at=0, files=recipe.base.files))
         policy = POLICY.format(authority=self.authority.fingerprint, base=recipe.base.hash)
         (path / "policy.toml").write_text(policy)
+        self.take_part(path)
+
+    def take_part(self, path: Path) -> None:
+        """Let a participant that has joined run, until the block is left."""
         runner = participant_daemon.assemble(path, self._stop, make_trainer=self._trainer)
         thread = threading.Thread(target=runner.run, daemon=True)
         thread.start()
@@ -214,7 +223,7 @@ class Daemons:
             sampling_rate="1",
             local_steps=1,
             clip_norm="1",
-            update_bound="1",
+            update_bound="0.04",  # so that ten need no more bits than with noise
         )
         draft = self.directory / "draft"
         draft.mkdir()

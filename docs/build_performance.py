@@ -60,7 +60,7 @@ def _machines() -> Iterator[str]:
 
 def _marks() -> Iterator[str]:
     rounds, masks = _figures("round"), _figures("masking")
-    million = [name for name in _cases(rounds, "bytes_per_entry") if "_d1e6_" in name and "suite2" not in name]
+    up, down = rounds["n10_d1e6.bytes_up_per_entry"], rounds["n10_d1e6.bytes_down_per_entry"]
     peak = "the coordinator's peak memory with 100 participants over that with 10"
     rows = [
         *(
@@ -68,14 +68,15 @@ def _marks() -> Iterator[str]:
             for name in ("d1e6_k9", "d1e6_k40", "d1e7_k9")
         ),
         _mark("bytes per entry, packed", masks["packed_d1e6_k9.bytes_per_entry"], most=2.7),
-        *(_mark(f"bytes per entry, `{name}`", rounds[f"{name}.bytes_per_entry"], most=4.05) for name in million),
+        _mark("bytes up per entry, `n10_d1e6`, a default plan", up, most=2.05),
+        _mark("bytes up and down per entry, `n10_d1e6`, a default plan", up + down, most=4.1),
         _mark(peak, rounds["d1e6.peak_n100_over_n10"], most=1.3),
         _mark("seconds of a round of 1000 participants, all in one process", rounds[SLOWEST], most=60),
         *(_mark(f"Flower's time over ours, {one.title}", one.flower / one.ours, least=one.mark) for one in _bars()),
     ]
     wire = _figures("wire")
     rows += [
-        _mark(f"a round over the network over one in memory, `{name}`", wire[f"{name}.wire_over_memory"], most=3)
+        _mark(f"a round over the network over one in memory, `{name}`", wire[f"{name}.wire_over_memory"], most=1.6)
         for name in _cases(wire, "wire_over_memory")
     ]
     yield from _table(["what", "mark", "measured", ""], rows)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from privacy.dp.calibration import calibrate, choose_encoding
+from privacy.dp.calibration import calibrate
+from privacy.dp.signal import Setting
 from privacy.draft import Draft
 from privacy.plan import Plan, default_survivors, threshold
 from privacy.plan_parts import Evaluation, Graph, Member
@@ -18,7 +19,7 @@ from privacy.plan_parts import Evaluation, Graph, Member
 _RUN_ID: Final = "00" * 16
 
 
-def bind(draft: Draft, roster: Sequence[Member], *, federation: str, f: int) -> Plan:
+def bind(draft: Draft, roster: Sequence[Member], *, federation: str, f: int, entry_bits: int | None = None) -> Plan:
     """Return the calibrated plan of a draft over a complete graph, unsigned and never to be run by daemons.
 
     Args:
@@ -26,21 +27,15 @@ def bind(draft: Draft, roster: Sequence[Member], *, federation: str, f: int) -> 
         roster: in the order of their ids.
         federation: a name; nobody is enrolled in it.
         f: colluding participants that the plan tolerates.
+        entry_bits: of an entry of a sum; ``None`` for as few as cost little.
 
     Raises:
         LocalError: ``E-PLAN-NOISE`` or ``E-PLAN-RING``.
     """
     n, recipe = len(roster), draft.recipe
     survivors = default_survivors(n, f)
-    entries = recipe.clipped_entries
-    privacy = calibrate(draft.privacy, rounds=recipe.rounds, entries=entries, n=n, f=f, min_survivors=survivors)
-    encoding = choose_encoding(
-        privacy,
-        update_bound=draft.privacy.update_bound,
-        entries=recipe.entries,
-        rounds=recipe.rounds,
-        weights=[member.weight for member in roster],
-    )
+    setting = Setting.of(recipe, roster, f=f, min_survivors=survivors)
+    privacy, encoding = calibrate(draft.privacy, setting, entry_bits=entry_bits)
     return Plan(
         suite=draft.suite,
         federation=federation,

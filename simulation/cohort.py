@@ -78,7 +78,8 @@ class Cohort:
             offer, update = step.state.offer, train(step.state.position.round)
             encoded = UpdateEncoded(offer.position.round, b"\0" * 32, offer.adapter_hash, offer.previous_transcript)
             self._memories[name] = self._memories[name].apply(encoded)
-            step = self._hear(name, EncodedUpdate(update))
+            words = step.state.participant.encode(step.state.position.round, update)
+            step = self._hear(name, EncodedUpdate(words))
         if step.message is None:
             raise LocalError("E-BUG", f"{name} has no answer in {coordinator.phase.name}")
         coordinator.receive(step.message)

@@ -124,7 +124,7 @@ def _rounds(
             name: partial(trainer.train, adapter=state.iterate, progress=_silent) for name, trainer in trainers.items()
         }
         result = cohort.run_round(number, state.iterate.tobytes(), train)
-        state = next_state(plan, state, result.total(), result.survivors)
+        state = next_state(plan, state, result.blocks(), result.survivors)
         progress(number, total)
     return state.average
 

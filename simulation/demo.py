@@ -153,7 +153,7 @@ class Story:
             seen.masked,
             seen.total,
             member=WATCHED,
-            bits=seen.plan.encoding.ring_bits,
+            bits=seen.plan.encoding.bits,
             survivors=len(survivors),
             noised=seen.plan.privacy.noised,
         )

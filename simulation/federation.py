@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from privacy.errors import LocalError
+from privacy.plan import Plan
 from simulation.processes import Daemon, Processes, wait_until
 from simulation.stage import EVALUATOR, FEDERATION, Cast, Stage, free_ports
 
@@ -167,9 +168,8 @@ class Federation:
         Args:
             survivors: participant-rounds, over all completed rounds.
         """
-        plan = json.loads((self._stage.federation / "result" / "plan.json").read_bytes())
-        entries = sum(stream["length"] for stream in plan["recipe"]["state"])
-        return int(survivors * entries * plan["encoding"]["ring_bits"] // 8)
+        plan = Plan.from_bytes((self._stage.federation / "result" / "plan.json").read_bytes())
+        return survivors * plan.layout(1).bytes
 
     def _show(self, run: str) -> dict[str, Any]:
         shown: dict[str, Any] = self._coordinator("run", "show", run)

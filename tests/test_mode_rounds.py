@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 import methods
+from coordinator.protocol.phases import RoundResult
 from methods.coin import gathered
 from methods.global_adapter import next_state
 from methods.optimizer import OptimizerState
@@ -107,10 +107,10 @@ class Trained:
             one.train = self._recorded(name, self.trainers[name])
             self.federation.participants[name] = one
 
-    def advance(self, total: np.ndarray, survivors: Sequence[str]) -> OptimizerState:
+    def advance(self, result: RoundResult) -> OptimizerState:
         """Take the step after a round; what stays at home counts where its update was in the sum."""
-        before, self.state = self.state, next_state(self.plan, self.state, total, survivors)
-        self.kept |= {name: self.trainers[name].kept for name in survivors}
+        before, self.state = self.state, next_state(self.plan, self.state, result.blocks(), result.survivors)
+        self.kept |= {name: self.trainers[name].kept for name in result.survivors}
         return before
 
     @property
@@ -184,7 +184,7 @@ def test_the_sum_is_exactly_that_of_the_survivors_updates(
         assert set(result.survivors) == set(run.federation.participants) - lost
         total = result.total()
         assert np.array_equal(total, sum(run.updates[name, number] for name in result.survivors))
-        before = run.advance(total, result.survivors)
+        before = run.advance(result)
         assert np.isfinite(run.state.iterate).all()
         moved = np.flatnonzero(run.state.iterate != before.iterate)
         trained = places(run.plan.recipe, run.plan.recipe.turn(number))[gathered(run.plan.recipe, number)]

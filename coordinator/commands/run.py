@@ -53,13 +53,17 @@ def create(
     suite: Annotated[
         Suite | None, typer.Option("--suite", help="How keys are agreed; 2: also ML-KEM-768. Default: the draft's.")
     ] = None,
+    entry_bits: Annotated[
+        int | None,
+        typer.Option("--entry-bits", help="Of an entry in a sum; default: as few as cost 1% at most."),
+    ] = None,
     expires: Annotated[str, typer.Option("--expires", help="Until when the run must be over.")] = "7d",
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
     """Bind a draft to a roster and propose the plan to everybody.
 
-    Noise and ring are calibrated to the roster, and the plan is signed.
+    Noise and words are calibrated to the roster, and the plan is signed.
 
     Example: onlysum coordinator run create digits/ --members a,b,c
     """
@@ -81,6 +85,7 @@ def create(
             weight_rule=weights.rule,
             ranks=creation.read_ranks(ranks),
             suite=None if suite is None else suite.number,
+            entry_bits=entry_bits,
             created_at=made_at,
             expires_at=made_at + seconds(expires),
         )

@@ -37,9 +37,9 @@ def complete_round(plan: Plan, files: RunFiles, result: RoundResult, *, previous
     at = certificate.position
     words = result.words.data.cast("B")
     files.write_sum(at.round, words)
-    before, total = files.read_state(at.round - 1), result.total()
-    state = next_state(plan, before, total, result.survivors)
-    if (error := recovery_error(plan, before, total, result.survivors)) is not None:
+    before = files.read_state(at.round - 1)
+    state = next_state(plan, before, result.blocks(), result.survivors)
+    if (error := recovery_error(plan, before, result.total, result.survivors)) is not None:
         _log.info("mean recovered from its sketches", run=plan.run_id, round=at.round, relative_error=f"{error:.2g}")
     iterate, released = files.write_state(state)
     return RoundRecord(

@@ -51,6 +51,7 @@ class RunRequest:
     weight_rule: WeightRule = "equal"
     ranks: Mapping[str, int] = field(default_factory=dict)  # of members that train less than the adapter's
     suite: Literal[1, 2] | None = None  # the draft's
+    entry_bits: int | None = None  # as narrow as the sum allows
     expires_at: int
     created_at: int
 
@@ -68,7 +69,7 @@ def read_draft(directory: Path) -> Draft:
 
 
 def make_plan(store: Store, settings: Settings, draft: Draft, request: RunRequest, *, random: RandomSource) -> Plan:
-    """Bind a draft to a roster: members, sizes, thresholds, noise, ring.
+    """Bind a draft to a roster: members, sizes, thresholds, noise, words.
 
     Raises:
         LocalError: ``E-USAGE``, ``E-RUN-SIZES``, ``E-RUN-TOLERANCE``, ``E-PLAN-NOISE``, ``E-PLAN-RING``,
@@ -81,18 +82,12 @@ def make_plan(store: Store, settings: Settings, draft: Draft, request: RunReques
     withstood = choose(request.tolerance, n, with_operator=with_operator, rounds=rounds, attempts=draft.max_attempts)
     f, survivors = withstood.f, withstood.min_survivors
     # SciPy under the accountants takes longer to import than everything else that this command does.
-    from privacy.dp.calibration import calibrate, choose_encoding
+    from privacy.dp.calibration import calibrate
+    from privacy.dp.signal import Setting
 
-    target = _reserving(draft.privacy, withstood.graph)
-    privacy = calibrate(target, rounds=rounds, entries=draft.recipe.clipped_entries, n=n, f=f, min_survivors=survivors)
+    setting = Setting.of(draft.recipe, roster, f=f, min_survivors=survivors)
+    privacy, encoding = calibrate(_reserving(draft.privacy, withstood.graph), setting, entry_bits=request.entry_bits)
     privacy = privacy.model_copy(update={"delta": draft.privacy.delta})
-    encoding = choose_encoding(
-        privacy,
-        update_bound=draft.privacy.update_bound,
-        entries=draft.recipe.entries,
-        rounds=rounds,
-        weights=[member.weight for member in roster],
-    )
     try:
         return Plan(
             suite=request.suite or draft.suite,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
+import numpy as np
 import structlog
 
 import methods
@@ -106,7 +107,7 @@ class Run:
         self._working = False
         self._behind = False
         self._offered_tasks: dict[str, tuple[NumberedTask, ...]] = {}
-        start = self.files.iterate(0).read_bytes()
+        start = np.memmap(self.files.iterate(0), mode="r").data  # hashed where it lies: it may be long
         self._start = ContentRef(hashlib.sha256(start).digest(), len(start))
         self._start_hash = adapter_hash(start)
         self._initial = ContentRef(

@@ -97,10 +97,11 @@ class Participation:
         directory = work.home.runs / self._run_id
         self._adapter = GlobalAdapter(self._plan, job.initial_adapter, directory, work.sender)
         self._peer_heads = PeerHeads(work.home.peer_heads)
-        ring_bits = self._plan.encoding.ring_bits
         keeps = methods.get(self._plan.recipe.adapter.method).keeps
         home = self._training if keeps else None
-        self._update = RoundUpdate(self._journal, self._consent, ring_bits=ring_bits, me=job.me, home=home)
+        word = self._plan.layout(1).ring.dtype
+        encode = self._participant.encode
+        self._update = RoundUpdate(self._journal, self._consent, encode, word, me=job.me, home=home)
         self._log = _log.bind(run=self._run_id)
 
     @property
@@ -249,12 +250,12 @@ class Participation:
             self._show(Moment.TRAIN, ready.position)  # the charge is known elsewhere before anything follows from it
             return self._training.train(number)
 
-        entries = self._update.encoded(ready.offer, train)
+        words = self._update.encoded(ready.offer, train)
         self._work.sender.still_wanted(self._run_id, ready.position)
-        update = EncodedUpdate(entries, threads=self._work.settings.threads)
+        update = EncodedUpdate(words, threads=self._work.settings.threads)
         step = hear(ready, update, self._journal.memory, self._work.random)
         self._keep(step)
-        self._log.info("masked", round=ready.position.round, attempt=ready.position.attempt, entries=len(entries))
+        self._log.info("masked", round=ready.position.round, attempt=ready.position.attempt, words=words.size)
         self._send(step.message)
 
     def _masked_before(self, state: Masked) -> MaskedUpload:

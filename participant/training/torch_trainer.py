@@ -380,7 +380,7 @@ class TorchTrainer:
         return SPARE_TIME * privacy.local_steps * (count * micro_batch + noise)
 
     def _noise(self, entries: int) -> Integers:
-        return discrete_gaussian(entries, self._plan.privacy.noise_exponent, self._random)
+        return discrete_gaussian(entries, self._plan.privacy.variance_exponent, self._random)
 
     def _batch(self) -> list[Integers]:
         """Return the rows of each unit of privacy in a Poisson sample."""

@@ -43,6 +43,7 @@ from simulation.binding import bind
 from simulation.empirical.result import Setting
 
 IMAGE_SIDE: Final = 8
+ENTRY_BITS: Final = 32
 WIDTH: Final = 8
 RANK: Final = 8
 COLLUDING: Final = 1  # f
@@ -106,7 +107,8 @@ class Workbench:
         recipe = _with_metrics(draft.recipe) if self.with_metrics else draft.recipe
         draft = draft.model_copy(update={"recipe": recipe})
         roster = [_member(number, self.setting) for number in range(self.setting.participants)]
-        plan = bind(draft, roster, federation="laboratory", f=COLLUDING)
+        # Wide words: what is audited is the mechanism, whose steps narrow ones would round away in mode ``local``.
+        plan = bind(draft, roster, federation="laboratory", f=COLLUDING, entry_bits=ENTRY_BITS)
         methods.require_sound(plan.recipe, plan.privacy.mode)
         return plan
 

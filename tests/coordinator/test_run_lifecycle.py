@@ -618,6 +618,20 @@ def test_malicious_garbage_upload_ends_the_round_with_that_reason_and_no_adapter
     assert world.rounds() == ()
 
 
+def test_malicious_upload_with_a_bit_beyond_its_lanes_ends_the_round_with_that_reason(tmp_path: Path) -> None:
+    """Three lanes of 21 bits leave one bit of a word, which no entry of the sum would show."""
+    world = World(tmp_path, n=3, f=1, rounds=1, encoding={"ring_bits": 64, "lane_bits": 21, "clamp": 1000})
+    simulated = world.members["bob"].simulated
+    honest, stray = simulated.train, np.zeros(world.plan.recipe.entries, dtype=np.int64)
+    stray[2] = 2**21  # in the highest lane of the first word
+    simulated.train = lambda number: honest(number) + stray
+    settled(world)
+    state = world.state()
+    assert (state.state, state.code) == (RunState.ABORTED, "E-ROUND-SUM")
+    assert "1 words of the sum have bits beyond their lanes" in state.reason
+    assert world.rounds() == ()
+
+
 def test_a_sum_at_the_plans_bound_completes_the_round(tmp_path: Path) -> None:
     world = World(tmp_path, n=3, f=1, rounds=1)
     at_the_clamp = np.full(world.plan.recipe.entries, -world.plan.encoding.clamp, dtype=np.int64)

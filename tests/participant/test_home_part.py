@@ -29,6 +29,7 @@ from participant.runs.journal import Journal
 from participant.runs.round_update import RoundUpdate
 from privacy.errors import LocalError
 from privacy.plan import VerifiedPlan
+from privacy.secagg.layout import Words
 from privacy.secagg.messages import AttemptOffer, Position
 from tests.worlds.plans import make_plan
 from tests.worlds.recipes import FACTOR_A as A
@@ -61,6 +62,11 @@ class Trainer:
         return np.zeros(3, dtype=np.int64)
 
 
+def words(number: int, update: NDArray[np.int64]) -> Words:
+    """Encode an update in words as wide as the ring."""
+    return update.astype("<u4")
+
+
 @dataclass
 class Member:
     """A member's run on disk."""
@@ -75,7 +81,7 @@ class Member:
         """Start a process on the disk as it is."""
         self.trainer.kept = None
         self.journal = Journal.open(self.path, PLAN)
-        self.update = RoundUpdate(self.journal, self.trainer, ring_bits=32, me="ann", home=self.trainer)
+        self.update = RoundUpdate(self.journal, self.trainer, words, np.dtype("<u4"), me="ann", home=self.trainer)
 
     def round(self, number: int, survivors: tuple[str, ...], attempt: int = 1) -> float:
         """Train a round and close it; return what was trained to stay at home."""

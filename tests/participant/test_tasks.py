@@ -204,7 +204,7 @@ def test_a_row_that_does_not_fit_is_refused_to_its_owner(sentence: str, tmp_path
 def test_in_a_round_a_chat_without_an_answer_is_an_empty_example(tmp_path: Path) -> None:
     world = task_world(tmp_path, "chats", mode="distributed", sampling_rate=1)
     dataset = rewritten(world, 3, {"messages": MESSAGES[:1]})
-    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.noise_exponent, SeededRandom("secret"))
+    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.variance_exponent, SeededRandom("secret"))
     start = joined(world.plan.recipe, read_initial(world.initial, world.plan.recipe.adapter))
     with capture_logs() as logs:
         trainer = world.trainer(SeededRandom("secret"), dataset=dataset)

@@ -103,7 +103,7 @@ OFFER = said.AttemptOffer(POSITION, b"t" * 32, b"a" * 32)
 ADVERTISEMENT = said.Advertisement(OFFER, "alice", b"k" * 32, b"c" * 32, b"n" * 16, b"s" * 64)
 DEALT = said.DealtShare(POSITION, "bob", LEAF, (b"h" * 32,), BOX, b"r" * 32, b"c" * 32, b"s" * 64)
 LAST_SHARE = (shamir.FIELD - 1).to_bytes(33, "big")
-SHARES = said.UnmaskShares(POSITION, "alice", (said.ReleasedShare("alice", LAST_SHARE),), (), b"s" * 64)
+SHARES = said.UnmaskShares(POSITION, "alice", (said.ReleasedShare("alice", LAST_SHARE),), ())
 EVALUATION = env.Evaluation(RUN, b"p" * 32, 0, b"a" * 32, 4, (Metric("accuracy", "0.75"),), b"d" * 32, b"s" * 64)
 REFUSED = env.PlanRefused(RUN, b"p" * 32, "E-POLICY-RULE", "no")
 

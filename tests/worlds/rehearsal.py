@@ -92,7 +92,7 @@ class Rehearsal:
     @property
     def adapter(self) -> bytes:
         """What the next round starts from, as it is hashed."""
-        return iterate_bytes(self.state.iterate)
+        return bytes(iterate_bytes(self.state.iterate))
 
     def serve(self, data: bytes) -> ContentRef:
         """Let the coordinator have some content; return its reference."""
@@ -219,7 +219,7 @@ class Rehearsal:
         self.world.completed.append(result.certificate)
         self.world.transcript = result.certificate.transcript(self.world.transcript)
         self.sums.append(self.serve(result.words.tobytes()))
-        self.state = next_state(self.plan, self.state, result.total(), result.survivors)
+        self.state = next_state(self.plan, self.state, result.blocks(), result.survivors)
         for name in self.world.participants:
             if name != self.name:
                 self.world.participants[name].hear(result.certificate)

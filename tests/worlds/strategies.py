@@ -148,7 +148,6 @@ unmask_shares = st.builds(
     sender=names,
     seed_shares=released,
     masking_shares=released,
-    signature=signatures,
 )
 certificates = st.builds(
     said.RoundCertificate,

@@ -30,7 +30,8 @@ from participant.training.examples import Examples, load_examples
 from participant.training.models import Base, load_base
 from participant.training.torch_trainer import Materials, TorchTrainer
 from participant.training.trainer import Precision
-from privacy.dp.calibration import calibrate, choose_encoding
+from privacy.dp.calibration import calibrate
+from privacy.dp.signal import Setting
 from privacy.draft import Draft
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan, default_survivors, threshold
@@ -198,17 +199,14 @@ data = "public"
 def plan_of(draft: Draft, *, n: int = 3, f: int = 1, units: int = ROWS) -> Plan:
     """Bind a draft to the tests' members, calibrated."""
     survivors = default_survivors(n, f)
-    recipe, target = draft.recipe, draft.privacy
-    entries = recipe.clipped_entries
-    privacy = calibrate(target, rounds=recipe.rounds, entries=entries, n=n, f=f, min_survivors=survivors)
-    encoding = choose_encoding(
-        privacy, update_bound=target.update_bound, entries=recipe.entries, rounds=recipe.rounds, weights=[1] * n
-    )
+    recipe = draft.recipe
     smaller = MemberOptions(rank=1) if recipe.counts == "rank" else MemberOptions()  # of the first member
     roster = tuple(
         Member(id=name, identity_key=signing_key(name).public.hex(), units=units, options=options)
         for name, options in zip(names(n), (smaller, *[MemberOptions()] * (n - 1)), strict=True)
     )
+    setting = Setting.of(recipe, roster, f=f, min_survivors=survivors)
+    privacy, encoding = calibrate(draft.privacy, setting)
     return Plan(
         federation="test-federation", operator="Test Operator", run_id="00" * 16, created_at=CREATED_AT,
         expires_at=EXPIRES_AT, recipe=recipe, privacy=privacy, encoding=encoding,
