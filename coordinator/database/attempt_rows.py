@@ -129,6 +129,17 @@ def closings_after(
     )
 
 
+def last_by_sender(connection: Connection, run_id: str, kind: str) -> tuple[tuple[int, int, EventRecord], ...]:
+    """Return each sender's last event of a kind in a run, behind its round and attempt."""
+    here = (events.c.run_id == run_id, events.c.kind == kind)
+    newest = sa.select(sa.func.max(events.c.id)).where(*here).group_by(events.c.sender)
+    query = sa.select(events).where(events.c.id.in_(newest)).order_by(events.c.id)
+    return tuple(
+        (r.round, r.attempt, EventRecord(r.id, r.kind, r.sender, bytes(r.body), r.at))
+        for r in connection.execute(query)
+    )
+
+
 def last_event_of(connection: Connection, run_id: str, sender: str, kinds: Collection[str]) -> EventRecord | None:
     """Return a member's last event of some kinds in a run, whatever the attempt."""
     here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind.in_(kinds))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,6 +38,7 @@ class MemberRecord:
     software_version: str
     enrolled_at: int
     revoked_at: int | None
+    last_seen: int | None = None
 
     @property
     def active(self) -> bool:
@@ -298,7 +299,13 @@ def _member(row: sa.Row[tuple[object, ...]]) -> MemberRecord:
         software_version=row.software_version,
         enrolled_at=row.enrolled_at,
         revoked_at=row.revoked_at,
+        last_seen=row.last_seen,
     )
+
+
+def saw_members(connection: Connection, names: Collection[str], now: int) -> None:
+    """Remember that members are, or were just now, connected."""
+    connection.execute(sa.update(members).where(members.c.name.in_(names)).values(last_seen=now))
 
 
 # --- the security log ---
@@ -317,9 +324,19 @@ def log_security(connection: Connection, at: int, kind: str, subject: str, detai
 def security_log(connection: Connection) -> tuple[SecurityRow, ...]:
     """Return the security log, oldest first."""
     rows = connection.execute(sa.select(security).order_by(security.c.sequence))
-    return tuple(
-        SecurityRow(r.sequence, r.at, r.kind, r.subject, r.detail, bytes(r.previous), bytes(r.hash)) for r in rows
-    )
+    return tuple(_security_row(row) for row in rows)
+
+
+def _security_row(row: sa.Row[tuple[object, ...]]) -> SecurityRow:
+    return SecurityRow(row.sequence, row.at, row.kind, row.subject, row.detail, bytes(row.previous), bytes(row.hash))
+
+
+def newest_security(connection: Connection, kinds: Collection[str], *, after: int = 0) -> tuple[SecurityRow, ...]:
+    """Return the newest rows of some kinds for each subject, of those written after a time."""
+    here = (security.c.kind.in_(kinds), security.c.at > after)
+    newest = sa.select(sa.func.max(security.c.sequence)).where(*here).group_by(security.c.subject)
+    query = sa.select(security).where(security.c.sequence.in_(newest)).order_by(security.c.sequence)
+    return tuple(_security_row(row) for row in connection.execute(query))
 
 
 def verify_security_log(rows: Sequence[SecurityRow]) -> None:
