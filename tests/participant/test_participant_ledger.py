@@ -377,6 +377,7 @@ class Faulty:
 
 
 def test_a_fault_that_sqlite_finds_is_damage(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "_database", Faulty(ledger._database))
-    with pytest.raises(VerificationError, match="SQLite finds 1 faults"):
-        ledger.verify()
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "_database", Faulty(ledger._database))
+        with pytest.raises(VerificationError, match="SQLite finds 1 faults"):
+            ledger.verify()
