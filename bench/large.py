@@ -29,13 +29,14 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import daemons, harness, plans
+from bench import coordination, daemons, harness, plans
 from coordinator.config import Settings
 from coordinator.runs import completion, release
 from host import durable
 from participant.daemon import assembly
 from participant.runs.context import TrainingJob
 from participant.runs.global_adapter import GlobalAdapter
+from participant.runs.round_training import RoundTraining
 from participant.training.trainer import OneHotTrainer, Progress, Trainer
 
 PARTICIPANTS: Final = 3
@@ -117,9 +118,7 @@ class _Watched:
 
     def train(self, round_number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
         self._watch.started[round_number] = time.monotonic()
-        update = self._inner.train(round_number, adapter, progress)
-        self._watch.go_on(ROUND)
-        return update
+        return self._inner.train(round_number, adapter, progress)
 
 
 def _participate(path: Path) -> None:
@@ -135,8 +134,13 @@ def _participate(path: Path) -> None:
         watch.go_on(TRAINING)  # from here on it waits to be trained
         return adapter
 
-    real = GlobalAdapter.start_of
-    with patch.object(GlobalAdapter, "start_of", start_of):
+    def train(*args: Any, **kwargs: Any) -> NDArray[np.int64]:
+        update = trained(*args, **kwargs)
+        watch.go_on(ROUND)  # the adapter was let go of
+        return update
+
+    real, trained = GlobalAdapter.start_of, RoundTraining.train
+    with patch.object(GlobalAdapter, "start_of", start_of), patch.object(RoundTraining, "train", train):
         assembly.assemble(path, threading.Event(), make_trainer=make_trainer).run()
 
 
@@ -146,7 +150,7 @@ def _coordinate(directory: Path, settings: Settings) -> None:
         patch.object(completion, "complete_round", watch.around(STEP, completion.complete_round)),
         patch.object(release, "finish", watch.around(STEP, release.finish)),
     ):
-        daemons._coordinate(directory, settings)
+        coordination.coordinate(directory, settings)
 
 
 class Apart(daemons.Daemons):
@@ -180,14 +184,14 @@ def measure(entries: int, rounds: int) -> dict[str, float]:
         Apart(Path(directory), PARTICIPANTS, entries) as federation,
     ):
         places = [federation.directory / name for name in _names(federation)]
-        for place in (*places, federation.home.directory):
+        for place in (*places, federation.coordination.home.directory):
             (place / BEGUN).touch()
         time.sleep(2 * WRITE_SECONDS)
         plan = federation.run(rounds)
         time.sleep(2 * WRITE_SECONDS)
         masked = plan.layout(1).bytes
         seen = [json.loads((place / FILE).read_text()) for place in places]
-        coordinator = json.loads((federation.home.directory / FILE).read_text())
+        coordinator = json.loads((federation.coordination.home.directory / FILE).read_text())
     starts = [min(one["started"][str(number)] for one in seen) for number in range(1, rounds + 1)]
     figures: dict[str, float] = {"masked_mib": masked / 2**20, "bytes_per_entry": masked / entries}
     for work in (ROUND, STEP):

@@ -118,7 +118,7 @@ class Outcome:
         )
 
 
-class _Memo:
+class Memo:
     """Takes the outcome of an identical verification from whoever did it first."""
 
     def __init__(self) -> None:
@@ -126,6 +126,7 @@ class _Memo:
         self._seen: dict[tuple[bytes, bytes], tuple[bytes, bool]] = {}
 
     def __call__(self, public: bytes, signature: bytes, message: bytes) -> bool:
+        """Verify, or know the outcome."""
         known = self._seen.get((public, signature))
         if known is None or known[0] != message:
             known = self._seen[public, signature] = message, self._verify(public, signature, message)
@@ -162,7 +163,7 @@ class Stage:
         }
         self.random = SystemRandom()
         self.by_phase: dict[str, list[float]] = {}
-        self._memo = _Memo()
+        self._memo = Memo()
         self._aside = [0.0, 0.0]  # seconds and processor time of what is not the round
         self.total: NDArray[Any] = np.zeros(case.entries, dtype=np.float64 if reals else np.int64)
 

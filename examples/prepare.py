@@ -7,7 +7,6 @@ weights, for the mechanics alone; ``examples/chat`` trains its own and shows wha
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from examples import bases
-from examples.town import DESKS, TAGS, TIMES, Matter, Message, Town
+from examples.town import DESKS, TAGS, TIMES, Matter, Message, Town, write_rows
 from simulation import digits
 
 HERE: Final = Path(__file__).parent
@@ -107,11 +106,6 @@ def prepare(kind: str, out: Path, *, rows: int = ROWS) -> None:
     tokenizer = bases.write_tokenizer(out / "base", public)
     model = bases.reader(head, tokenizer, labels) if head else bases.writer(tokenizer)
     model.save_pretrained(out / "base")
-
-
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as lines of JSON."""
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
 
 def _prepare_images(out: Path, rows: int) -> None:

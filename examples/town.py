@@ -8,8 +8,10 @@ Guarantees: the same seed gives the same town; nothing is taken from any text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -164,3 +166,8 @@ class Town:
 def chat(turns: list[str]) -> list[dict[str, str]]:
     """Return turns as messages, of which the user has the first."""
     return [{"role": ("user", "assistant")[place % 2], "content": turn} for place, turn in enumerate(turns)]
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as lines of JSON."""
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")

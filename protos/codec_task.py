@@ -283,6 +283,10 @@ def write_submission(value: env.Submission) -> pb.Submission:
             return pb.Submission(evaluation=_write_evaluation(value))
         case env.MemberLeft():
             return pb.Submission(member_left=pb.MemberLeft(signature=value.signature))
+        case env.MessageWithHeads():
+            message = _write_said(value.message)
+            message.heads.CopyFrom(heads.write_heads(value.heads))
+            return message
         case env.HeadsShown():
             return pb.Submission(heads_shown=heads.write_heads(value))
         case env.RoundKnown():
@@ -316,7 +320,12 @@ def read_submission(message: pb.Submission) -> env.Submission:
     kind = message.WhichOneof("submission")
     if kind is None:
         raise Malformed("submission is missing")
-    return part(message, kind, _SUBMISSION_READERS[kind])
+    submission = part(message, kind, _SUBMISSION_READERS[kind])
+    if not message.HasField("heads"):
+        return submission
+    if not isinstance(submission, env.RecordedMessage):
+        raise Malformed("heads come with a message that the sender's journal has a record of")
+    return env.MessageWithHeads(part(message, "heads", heads.read_heads), submission)
 
 
 def _read_approved(message: pb.PlanApproved) -> env.PlanApproved:

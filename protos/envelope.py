@@ -320,8 +320,33 @@ class RoundKnown:
     certificate: RoundCertificate
 
 
+RecordedMessage = (
+    Advertisement | Receipt | SurvivorSignature | UnmaskShares
+)  # of which the sender's journal has a record
+
+
+@dataclass(frozen=True, slots=True)
+class MessageWithHeads:
+    """A message of a round and the heads that stand for its record: taken together."""
+
+    heads: HeadsShown
+    message: RecordedMessage
+
+    @property
+    def sender(self) -> str:
+        """Who says it."""
+        return self.message.sender
+
+    @property
+    def position(self) -> Position:
+        """The attempt that it is of."""
+        return self.message.position
+
+
 RoundMessage = Advertisement | ShareBundle | Complaint | Receipt | SurvivorSignature | UnmaskShares
-RunSubmission = PlanApproved | PlanRefused | RoundMessage | Abstained | Evaluation | RoundKnown | HeadsShown
+RunSubmission = (
+    PlanApproved | PlanRefused | RoundMessage | MessageWithHeads | Abstained | Evaluation | RoundKnown | HeadsShown
+)
 Submission = RunSubmission | MemberLeft
 
 

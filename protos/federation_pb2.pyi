@@ -1220,6 +1220,7 @@ class Submission(_message.Message):
     HEADS_SHOWN_FIELD_NUMBER: _builtins.int
     MEMBER_LEFT_FIELD_NUMBER: _builtins.int
     ROUND_KNOWN_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def plan_approved(self) -> Global___PlanApproved: ...
     @_builtins.property
@@ -1246,6 +1247,12 @@ class Submission(_message.Message):
     def member_left(self) -> Global___MemberLeft: ...
     @_builtins.property
     def round_known(self) -> Global___RoundKnown: ...
+    @_builtins.property
+    def heads(self) -> Global___HeadsShown:
+        """Of the sender, at the moment that it sends this message; with keys, a receipt, a signature over the survivors or
+        shares alone. Taken before the message, and durable with it.
+        """
+
     def __init__(
         self,
         *,
@@ -1262,10 +1269,11 @@ class Submission(_message.Message):
         heads_shown: Global___HeadsShown | None = ...,
         member_left: Global___MemberLeft | None = ...,
         round_known: Global___RoundKnown | None = ...,
+        heads: Global___HeadsShown | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "heads_shown", b"heads_shown", "member_left", b"member_left", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "round_known", b"round_known", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "heads", b"heads", "heads_shown", b"heads_shown", "member_left", b"member_left", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "round_known", b"round_known", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "heads_shown", b"heads_shown", "member_left", b"member_left", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "round_known", b"round_known", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "heads", b"heads", "heads_shown", b"heads_shown", "member_left", b"member_left", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "round_known", b"round_known", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_submission: _TypeAlias = _typing.Literal["plan_approved", "plan_refused", "advertisement", "share_bundle", "complaint", "receipt", "survivor_signature", "unmask_shares", "abstained", "evaluation", "heads_shown", "member_left", "round_known"]  # noqa: Y015
     _WhichOneofArgType_submission: _TypeAlias = _typing.Literal["submission", b"submission"]  # noqa: Y015

@@ -49,8 +49,8 @@ def test_it_leaves_base_adapter_report_and_figures(out: Path) -> None:
 
 def test_perplexity_falls_on_conversations_that_nobody_trained_on(out: Path) -> None:
     found = summary(out)
-    assert found["perplexity_after"] < 0.8 * found["perplexity_before"]
-    assert found["rouge-l_after"] > found["rouge-l_before"]
+    assert found["perplexity_after"] < 0.5 * found["perplexity_before"]
+    assert found["accuracy_after"] > found["accuracy_before"] + 0.1
 
 
 def test_epsilon_is_of_a_person_and_within_the_plan(out: Path) -> None:
@@ -61,10 +61,9 @@ def test_epsilon_is_of_a_person_and_within_the_plan(out: Path) -> None:
     assert "perplexity" in card
 
 
-def test_the_adapter_answers_in_words_of_the_desks_and_the_base_does_not(out: Path) -> None:
+def test_the_adapter_writes_mostly_in_words_of_the_desks_and_not_what_the_base_writes(out: Path) -> None:
     known = {word for answers in ANSWERS.values() for answer in answers for word in answer.split()}
-    for answer in summary(out)["written"]:
-        assert answer["base"].startswith("Thank you for your message")
-        assert not answer["adapter"].startswith("Thank you for your message")
-        words = answer["adapter"].split()
-        assert sum(word in known for word in words) > len(words) / 2
+    answers = summary(out)["written"]
+    assert all(answer["adapter"] != answer["base"] for answer in answers)
+    words = [word for answer in answers for word in answer["adapter"].split()]
+    assert sum(word in known for word in words) > len(words) / 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -159,6 +159,21 @@ def find_run(connection: Connection, name: str) -> RunRecord:
     return found[0]
 
 
+def refreshed(connection: Connection, run: RunRecord) -> RunRecord:
+    """Return a run's row as it is now; its plan, which is long and never changes, is not read again."""
+    changing = (runs.c.state, runs.c.code, runs.c.reason, runs.c.paused, runs.c.abort_requested, runs.c.ended_at)
+    row = connection.execute(sa.select(*changing).where(runs.c.run_id == run.run_id)).one()
+    return replace(
+        run,
+        state=RunState(row.state),
+        code=row.code,
+        reason=row.reason,
+        paused=row.paused,
+        abort_requested=row.abort_requested,
+        ended_at=row.ended_at,
+    )
+
+
 def plan_with_hash(connection: Connection, plan_hash: bytes, *, member: str) -> bytes | None:
     """Return a plan by its hash, also of a run that ended long ago, if this member has sent anything in its rounds."""
     sent = sa.select(events.c.run_id).where(events.c.sender == member)
@@ -228,6 +243,13 @@ def add_approval(connection: Connection, member: str, answer: PlanApproved | Pla
         case PlanRefused():
             values = {"approved": False, "code": answer.code, "because": answer.because, "signature": b""}
     connection.execute(sa.insert(approvals).values(run_id=answer.run_id, member=member, at=now, **values))
+
+
+def approval_record(member: str, answer: PlanApproved | PlanRefused, now: int) -> ApprovalRecord:
+    """Return the record that :func:`add_approval` makes."""
+    if isinstance(answer, PlanApproved):
+        return ApprovalRecord(member, True, "", "", now)
+    return ApprovalRecord(member, False, answer.code, answer.because, now)
 
 
 def list_approvals(connection: Connection, run_id: str) -> tuple[ApprovalRecord, ...]:

@@ -20,8 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from examples.prepare import write_rows
-from examples.town import DESKS, Town
+from examples.town import DESKS, Town, write_rows
 from privacy.dp.events import format_epsilon_up
 from privacy.errors import LocalError, OnlysumError
 from simulation.federation import Federation

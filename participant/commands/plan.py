@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from host.console import AsJson, show, show_view
-from participant.commands.console import DatasetOption, Directory, RunName, opened
+from host.console import AsJson, say, show, show_view
+from participant.commands.console import DatasetOption, Directory, WaitingRun, opened
 
 if TYPE_CHECKING:
     from host.rendering import Json
@@ -42,7 +42,7 @@ def list_plans(
 
 @app.command("show")
 def show_plan(
-    run: RunName,
+    run: WaitingRun = "",
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the page as HTML.")] = None,
     dataset: DatasetOption = None,
     config: Directory = None,
@@ -79,7 +79,9 @@ def show_plan(
 
 
 @app.command("dry-run")
-def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = None, as_json: AsJson = False) -> None:
+def dry_run(
+    run: WaitingRun = "", dataset: DatasetOption = None, config: Directory = None, as_json: AsJson = False
+) -> None:
     """Load base and data, run the self-check, and take a step on the rows.
 
     One private step of each turn. Nothing is sent, charged or kept.
@@ -145,7 +147,7 @@ def training_job(participant: OpenHome, run_id: str, judged: Judged) -> Training
 
 @app.command("approve")
 def approve(
-    run: RunName,
+    run: WaitingRun = "",
     *,
     who: Person = "",
     dataset: DatasetOption = None,
@@ -154,28 +156,50 @@ def approve(
         typer.Option("--overrule", metavar="RULE", help="A broken rule that the policy lets you overrule; repeatable."),
     ] = None,
     because: Annotated[str, typer.Option("--because", metavar="TEXT", help="Why; kept, and told to nobody.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not show the plan and ask: it was read.")] = False,
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Approve a plan.
+    """Show a plan, ask, and approve it.
 
-    The daemon runs the self-check and tells the coordinator. What a rule of
-    the policy refuses, only the persons in approval.may_overrule can approve,
-    with --overrule, --as and --because.
+    Without a terminal nothing is asked. The daemon runs the self-check and
+    tells the coordinator. What a rule of the policy refuses, only the persons
+    in approval.may_overrule can approve, with --overrule, --as and --because.
 
     Example: onlysum participant plan approve 3f2a --as "Anna Meier"
     """
-    review = opened(config).review
+    import sys
+
+    from privacy.errors import LocalError
+
+    participant = opened(config)
+    review = participant.review
+    asks = sys.stdin.isatty() and not as_json and not yes
+    if not (run or asks or yes):
+        raise LocalError("E-USAGE", "name the plan that you have read: another one may have come since")
     run_id = review.plans.find(run)
+    if asks:
+        _show_and_ask(participant, run_id, dataset)
     decision = review.approve(run_id, who=who or None, dataset_name=dataset, overruling=overrule or (), because=because)
     lines = [f"approved by {decision.who} with dataset {decision.dataset}; plan hash {decision.plan_hash}"]
     lines += [f"overruled: {rule.rule}: {rule.says}" for rule in decision.overruled]
     show({"run": run_id, **decision.model_dump(mode="json")}, lines, as_json=as_json)
 
 
+def _show_and_ask(participant: OpenHome, run_id: str, dataset: str | None) -> None:
+    from participant.owner.plan_page import plan_page
+
+    judged = participant.review.judge_run(run_id, dataset)
+    plans = participant.review.plans
+    say(*plan_page(judged, participant.owner.name, plans.decision(run_id), plans.ended(run_id)).lines())
+    if not judged.assessment.broken:
+        typer.confirm("Approve this plan?", abort=True)
+
+
 @app.command("refuse")
 def refuse(
-    run: RunName,
+    run: WaitingRun = "",
+    *,
     because: Annotated[str, typer.Option("--because", metavar="TEXT", help="What the operator is told.")],
     who: Person = "",
     config: Directory = None,

@@ -30,7 +30,7 @@ def export(
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write your own adapter, of a method that leaves a part of it at home.
+    """Write your own adapter, part of which stayed at home.
 
     Example: onlysum participant run export 3f2a adapter my-adapter
     """
@@ -53,7 +53,7 @@ def export(
 
 @app.command()
 def erase(run: RunName, config: Directory = None, as_json: AsJson = False) -> None:
-    """Erase the part of an adapter that a run left at home.
+    """Erase the part of an adapter that stayed at home.
 
     Example: onlysum participant run erase 3f2a
     """

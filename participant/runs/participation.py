@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
 import structlog
@@ -56,6 +55,8 @@ from protos.envelope import (
     AttemptAborted,
     AttemptOpened,
     KeysAdvertised,
+    MessageWithHeads,
+    RecordedMessage,
     RoundCompleted,
     RoundKnown,
     RoundVoided,
@@ -64,14 +65,6 @@ from protos.envelope import (
     UnmaskRequested,
     UploadAnnounced,
 )
-
-# Messages of which the journal has a record. Keys stand for shares and complaints too: after a restart none is made
-# again in an attempt whose keys were sent.
-RECORDED: Final[Mapping[type[Message], Moment]] = {
-    Advertisement: Moment.ADVERTISE,
-    SurvivorSignature: Moment.SIGN,
-    UnmaskShares: Moment.RELEASE,
-}
 
 _log = structlog.get_logger("onlysum.participant")
 
@@ -247,7 +240,8 @@ class Participation:
         """Mask this round's update, make that durable, and send it."""
 
         def train(number: int) -> NDArray[np.int64]:
-            self._show(Moment.TRAIN, ready.position)  # the charge is known elsewhere before anything follows from it
+            shown = self._heads(Moment.TRAIN, ready.position)  # the charge is known before anything follows from it
+            self._work.sender.submit(shown, of=(self._run_id, ready.position))
             return self._training.train(number)
 
         words = self._update.encoded(ready.offer, train)
@@ -356,21 +350,26 @@ class Participation:
             case None:
                 return
             case MaskedUpload():
-                self._show(Moment.UPLOAD, message.position, message.receipt.masked_hash)
                 self._upload(message)
-            case _:
-                if (moment := RECORDED.get(type(message))) is not None:
-                    about = hashlib.sha256(message.body).digest() if isinstance(message, Advertisement) else b""
-                    self._show(moment, message.position, about)
+            case Advertisement():
+                self._submit(message, Moment.ADVERTISE, hashlib.sha256(message.body).digest())
+            case SurvivorSignature():
+                self._submit(message, Moment.SIGN)
+            case UnmaskShares():
+                self._submit(message, Moment.RELEASE)
+            case _:  # keys stand for shares and complaints: after a restart none is made again with the same keys
                 self._work.sender.submit(message, of=(self._run_id, message.position))
 
-    def _show(self, moment: Moment, at: Position, about: bytes = b"") -> None:
-        """Let the coordinator keep how far journal and ledger have come: only then may what they record leave."""
+    def _submit(self, message: RecordedMessage, moment: Moment, about: bytes = b"") -> None:
+        """Send a message of which the journal has a record, with the heads that say so: both are taken, or neither."""
+        shown = self._heads(moment, message.position, about)
+        self._work.sender.submit(MessageWithHeads(shown, message), of=(self._run_id, message.position))
+
+    def _heads(self, moment: Moment, at: Position, about: bytes = b"") -> HeadsShown:
+        """Return how far journal and ledger have come, signed."""
         me = self._participant
         unsigned = HeadsShown(at, me.me, moment, self._journal.head, self._work.ledger.head(), about)
-        signed = unsigned.signed_bytes(me.parameters.protocol_version)
-        shown = replace(unsigned, signature=me.identity.sign(signed))
-        self._work.sender.submit(shown, of=(self._run_id, at))
+        return replace(unsigned, signature=me.identity.sign(unsigned.signed_bytes(me.parameters.protocol_version)))
 
     def _upload(self, upload: MaskedUpload) -> None:
         """Send a masked update, not before the plan's least time since the attempt was opened, then its receipt."""
@@ -380,7 +379,7 @@ class Participation:
         self._work.sender.pause(opened_at + self._plan.privacy.upload_after_ms / 1000 - now)
         announced = UploadAnnounced(self._run_id, at, receipt.masked_hash, receipt.length)
         self._work.sender.upload(announced, upload.masked)
-        self._work.sender.submit(receipt, of=(self._run_id, at))
+        self._submit(receipt, Moment.UPLOAD, receipt.masked_hash)
 
     def _resumed(self) -> State:
         """Return where this participant stands after a restart."""

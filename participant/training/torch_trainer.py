@@ -198,10 +198,28 @@ class TorchTrainer:
         if examples.unusable.size:
             _log.warning("rows that do not fit the plan count as empty", run=self._plan.run_id, next=ASK_A_DRY_RUN)
         self.remarks = examples.remarks
-        self._units = self._rows_of_units(examples)
+        self._units = self._rows_of_units(examples, np.arange(len(examples), dtype=np.int64))
         if self._visits > 1 and adapted.work.cacheable:
             examples = shortened(engines, synthetic, examples)
         self._engines, self._examples, self._base = engines, examples, loaded
+
+    def of_participant(self, me: str, rows: Integers, random: RandomSource) -> TorchTrainer:
+        """Return the trainer of a participant that has some of these rows, on this one's base, engines and self-check.
+
+        For simulations, where one process plays everybody: what is loaded once serves them all, one after the other.
+
+        Args:
+            me: its name on the roster.
+            rows: which of the dataset's, ascending.
+            random: its coins and noise.
+        """
+        if self._examples is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        other = TorchTrainer(replace(self._materials, me=me), random)
+        other._engines, other._examples, other._fixed_slots = self._engines, self._examples, self._fixed_slots
+        other._at_start, other._base = self._at_start, self._base
+        other._units = self._rows_of_units(self._examples, rows)
+        return other
 
     def check(self) -> None:
         """Repeat the self-check on the very engines that train, so that what rounds changed in them is seen.
@@ -459,12 +477,13 @@ class TorchTrainer:
         """Sum the batch's gradients without a clip: in mode none, or where the whole difference is clipped later."""
         return sums.plain(joined(batch))
 
-    def _rows_of_units(self, examples: Examples) -> list[Integers]:
-        rows = np.arange(len(examples), dtype=np.int64)
+    def _rows_of_units(self, examples: Examples, rows: Integers) -> list[Integers]:
+        """Return each unit's rows among some rows of the examples."""
         if self._plan.privacy.unit != "user" or examples.users is None:
-            return [rows[place : place + 1] for place in rows]
-        order = np.argsort(examples.users, kind="stable")
-        return np.split(rows[order], np.flatnonzero(np.diff(examples.users[order])) + 1)
+            return [rows[place : place + 1] for place in range(rows.size)]
+        users = examples.users[rows]
+        order = np.argsort(users, kind="stable")
+        return np.split(rows[order], np.flatnonzero(np.diff(users[order])) + 1)
 
     @property
     def _counted(self) -> int:

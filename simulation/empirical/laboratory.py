@@ -25,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import methods
 from authoring.draft import INITIAL_FILE, build_draft
+from coordinator.runs.thresholds import Requested
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.fast import FastEngine
 from participant.training.adapters.sums import Clip, GradientSums
@@ -108,7 +109,8 @@ class Workbench:
         draft = draft.model_copy(update={"recipe": recipe})
         roster = [_member(number, self.setting) for number in range(self.setting.participants)]
         # Wide words: what is audited is the mechanism, whose steps narrow ones would round away in mode ``local``.
-        plan = bind(draft, roster, federation="laboratory", f=COLLUDING, entry_bits=ENTRY_BITS)
+        tolerance = Requested(f=COLLUDING)
+        plan = bind(draft, roster, federation="laboratory", tolerance=tolerance, entry_bits=ENTRY_BITS)
         methods.require_sound(plan.recipe, plan.privacy.mode)
         return plan
 

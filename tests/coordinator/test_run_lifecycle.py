@@ -476,7 +476,7 @@ def test_who_missed_rounds_catches_up_and_takes_part_again(tmp_path: Path) -> No
             await world.turn()
         world.members["erin"].present = False
         world.clock.seconds += 3
-        while len(world.rounds()) < 3:
+        while len(world.rounds()) < 2:  # the third has begun without it
             await world.turn()
             world.clock.seconds += 1
         world.members["erin"].present = True

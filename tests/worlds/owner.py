@@ -33,6 +33,7 @@ from protos.envelope import (
     HeadsShown,
     Hello,
     LedgerHead,
+    MessageWithHeads,
     NumberedTask,
     Role,
     Submission,
@@ -124,14 +125,17 @@ class RecordingLink:
         return None
 
     def submit(self, submission: Submission) -> None:
-        """Keep a message."""
-        kind = type(submission).__name__
-        self.before(kind)
-        if isinstance(submission, HeadsShown):
-            self.heads.append(submission)
-        else:
-            self.sent.append(submission)
-        self.after(kind)
+        """Keep a message, and the heads that come with it: both, or neither."""
+        parts = (submission.heads, submission.message) if isinstance(submission, MessageWithHeads) else (submission,)
+        for part in parts:
+            self.before(type(part).__name__)
+        for part in parts:
+            if isinstance(part, HeadsShown):
+                self.heads.append(part)
+            else:
+                self.sent.append(part)
+        for part in parts:
+            self.after(type(part).__name__)
 
     def upload(self, upload: UploadAnnounced, masked: Buffer) -> None:
         """Keep an upload."""

@@ -42,6 +42,7 @@ from protos.envelope import (
     HeadsShown,
     KeysAdvertised,
     MemberLeft,
+    MessageWithHeads,
     PlanApproved,
     PlanProposed,
     PlanRefused,
@@ -185,6 +186,8 @@ class Rehearsal:
                     pass  # from an attempt that is over
                 case PlanApproved() | PlanRefused() | Evaluation() | HeadsShown() | RoundKnown() | MemberLeft():
                     raise AssertionError(f"no answer to a task of a round: {submission}")
+                case MessageWithHeads():
+                    raise AssertionError("the link of this world keeps heads apart")
                 case message if message.position == self.machine.offer.position:
                     self.machine.receive(message)
 

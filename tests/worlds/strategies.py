@@ -238,6 +238,11 @@ evaluations = st.builds(
 )
 submissions = st.one_of(
     heads_shown,
+    st.builds(
+        env.MessageWithHeads,
+        heads=heads_shown,
+        message=st.one_of(advertisements, receipts(names), survivor_signatures, unmask_shares),
+    ),
     st.builds(env.PlanApproved, run_id=run_ids, plan_hash=hashes, signature=signatures),
     st.builds(env.PlanRefused, run_id=run_ids, plan_hash=hashes, code=codes, because=texts),
     advertisements,
