@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 import onlysum
-from coordinator.daemon.sightings import EVERY_SECONDS, Sightings
 from coordinator.database import attempt_rows, member_rows, run_rows, standing_rows
 from coordinator.database.store import Store
 from coordinator.enrolment.authority import save_authority
+from coordinator.enrolment.sightings import EVERY_SECONDS, Sightings
 from coordinator.opened import OpenHome
 from coordinator.views.attendance import HABITUAL, read_turnout
 from coordinator.views.inbox import BACKED_UP, DAY, inbox
