@@ -91,8 +91,8 @@ def read_record(run: Path) -> TrainingRecord:
 
 
 def unusable_words(count: int, rows: int, cause: str) -> str:
-    """Return in a sentence how many rows cannot be used, and why the first cannot."""
-    return f"{count} of {rows} rows cannot be used; the first: {cause}"
+    """Return in a sentence how many rows are of no use, and why the first is not."""
+    return f"{count} of {rows} rows are of no use here; the first: {cause}"
 
 
 def owners_line(report: Path, rounds: int) -> str:

@@ -82,7 +82,7 @@ def show_plan(
 def dry_run(
     run: WaitingRun = "", dataset: DatasetOption = None, config: Directory = None, as_json: AsJson = False
 ) -> None:
-    """Load base and data, run the self-check, and take a step on the rows.
+    """Load base and data, self-check, and take a step on the rows.
 
     One private step of each turn. Nothing is sent, charged or kept.
 

@@ -503,7 +503,8 @@ def test_a_backup_restores_everything_but_updates(
     assert archive.stat().st_mode & 0o077 == 0
     elsewhere = tmp_path / "restored"
     monkeypatch.setenv("ONLYSUM_HOME", str(elsewhere))
-    say("restore", str(archive))
+    assert "alice lies in" in refused(lambda: say("restore", str(archive))).detail, "she lives on this machine"
+    say("restore", str(archive), "--ledgers", str(tmp_path / "drill"))
     assert json.loads(say("plan", "list", "--json"))[0]["decision"] == "approved"
     assert "records, chained" in say("ledger", "verify")
     assert sorted(path.name for path in (elsewhere / "runs" / run).iterdir()) == ["journal", "kept-1"]
@@ -524,7 +525,7 @@ def test_a_part_of_a_backup_restores_nothing(
     assert refused(lambda: say("restore", str(archive))).code == "E-STATE-DAMAGED"
     assert sorted(tmp_path.iterdir()) == before
     archive.write_bytes(whole)
-    say("restore", str(archive))
+    say("restore", str(archive), "--ledgers", str(tmp_path / "drill"))
     assert "records, chained" in say("ledger", "verify")
 
 
