@@ -92,7 +92,7 @@ def read_record(run: Path) -> TrainingRecord:
 
 def unusable_words(count: int, rows: int, cause: str) -> str:
     """Return in a sentence how many rows are of no use, and why the first is not."""
-    return f"{count} of {rows} rows are of no use here; the first: {cause}"
+    return f"{count} of {rows} rows are of no use; the first: {cause}"
 
 
 def owners_line(report: Path, rounds: int) -> str:

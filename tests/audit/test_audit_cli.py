@@ -59,7 +59,7 @@ def test_the_owner_s_directory_says_beside_the_report_how_training_went_and_noth
     (report.parent / "training.json").write_text(json.dumps(record))
     code, out, _ = run(capsys, *words, report)
     rounds = reported_plan()[0].recipe.rounds
-    said = f"training failed in 1 of {rounds} rounds (MemoryError); 2 of 9 rows are of no use here; the first: row 3: x"
+    said = f"training failed in 1 of {rounds} rounds (MemoryError); 2 of 9 rows are of no use; the first: row 3: x"
     assert code == 0
     assert f"{mark}{said}" in " ".join(out.split())
     exported = run(capsys, "report", report.parent.name[:6], "--config", home, "-o", tmp_path / "out.json")[1]

@@ -214,7 +214,7 @@ def test_status_and_plan_list_say_in_how_many_rounds_training_failed_and_of_unus
     RunRecord(run).read(24, 24, "digits.npz row 1: a pixel is infinite, or not a number")
     said = (
         f"training failed in 1 of {PLAN.recipe.rounds} rounds (RuntimeError); "
-        "24 of 24 rows are of no use here; the first: digits.npz row 1: a pixel is infinite, or not a number"
+        "24 of 24 rows are of no use; the first: digits.npz row 1: a pixel is infinite, or not a number"
     )
     for view in (participant_status(opened), plan_list(opened)):
         assert any(said in str(line) for line in view.to_lines())

@@ -736,7 +736,7 @@ def test_the_owner_and_nobody_else_learns_in_how_many_rounds_training_failed(
     RunRecord(run).read(24, 3, "digits.npz row 5: its label is not among the plan's")
     said = (
         f"training failed in 2 of {rehearsal.plan.recipe.rounds} rounds (OutOfMemoryError); "
-        "3 of 24 rows are of no use here; the first: digits.npz row 5: its label is not among the plan's"
+        "3 of 24 rows are of no use; the first: digits.npz row 5: its label is not among the plan's"
     )
     assert read_record(run).summary(rehearsal.plan.recipe.rounds) == said
     command = ("/bin/sh", "-c", f'printf "%s" "$ONLYSUM_MESSAGE" > {told}')
@@ -772,9 +772,7 @@ def test_a_policy_that_asks_a_person_of_failures_asks_before_a_run_in_which_no_r
     record.read(24, 23, "digits.npz row 1: its label is not among the plan's")
     made.part._consent.require()
     record.read(24, 24, "digits.npz row 1: its label is not among the plan's")
-    with pytest.raises(
-        RefusedError, match=r"E-POLICY-WAITING: 24 of 24 rows are of no use here; the first: digits\.npz"
-    ):
+    with pytest.raises(RefusedError, match=r"E-POLICY-WAITING: 24 of 24 rows are of no use; the first: digits\.npz"):
         made.part._consent.require()
     made.me.write_policy(policy_text())
     made.part._consent.require()

@@ -215,9 +215,9 @@ def test_that_no_row_is_usable_is_kept_for_the_owner_and_changes_nothing_that_is
     trainer.prepare()
     assert np.array_equal(trainer.train(1, start(world), silent), noise)
     record = read_record(tmp_path / "run")
-    assert record.summary(3) == f"{ROWS} of {ROWS} rows are of no use here; the first: useless.npz {cause}"
+    assert record.summary(3) == f"{ROWS} of {ROWS} rows are of no use; the first: useless.npz {cause}"
     assert record.too_many(1000)
-    with pytest.raises(LocalError, match=f"{ROWS} of {ROWS} rows are of no use here; the first: useless.npz row 1: "):
+    with pytest.raises(LocalError, match=f"{ROWS} of {ROWS} rows are of no use; the first: useless.npz row 1: "):
         world.trainer(dataset=useless, strict=True)
 
 
@@ -225,7 +225,7 @@ def test_rows_that_can_be_used_take_back_what_was_written_of_those_that_could_no
     world, record = make_world(tmp_path, mode="distributed"), RunRecord(tmp_path / "run")
     few = in_arrays(world, tmp_path / "few.npz", label=np.array([*"zz", *["a"] * (ROWS - 2)]))
     for dataset, said in (
-        (few, f"2 of {ROWS} rows are of no use here; the first: few.npz row 1: "),
+        (few, f"2 of {ROWS} rows are of no use; the first: few.npz row 1: "),
         (world.dataset, ""),
     ):
         TorchTrainer(world.materials(dataset=dataset), SeededRandom(1), record=record).prepare()
