@@ -148,6 +148,7 @@ def load_checked(folder: Path, name: str, task: Classification, *, seed: int) ->
     import torch
     import transformers
 
+    from participant.training.bases.answers import row_by_row
     from participant.training.bases.checks import check_base
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -179,7 +180,7 @@ def load_checked(folder: Path, name: str, task: Classification, *, seed: int) ->
     height, width = _image_size(model.config) if images else (0, 0)
     tower = getattr(model.config, "vision_config", model.config)  # of CLIP and SigLIP, beside the text's
     channels = int(getattr(tower, "num_channels", 3)) if images else 0
-    base = Base(model.eval(), tokenizer, (height, width), channels)
+    base = Base(row_by_row(model).eval(), tokenizer, (height, width), channels)
     check_base(name, base)
     return base, report
 

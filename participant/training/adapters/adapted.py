@@ -59,8 +59,9 @@ def wrap(model: torch.nn.Module, adapter: Adapter) -> PeftModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a name that it deprecates
             return wrapped(model, adapter).eval()
-    except ValueError as error:
-        raise LocalError("E-CONFIG-INVALID", f"adapter: {str(error).splitlines()[0]}") from None
+    except (ValueError, TypeError, NotImplementedError) as error:  # PEFT's: no such modules, or not of such a kind
+        hint = "" if isinstance(error, ValueError) else "; take other target_modules, or another method"
+        raise LocalError("E-CONFIG-INVALID", f"adapter: {str(error).splitlines()[0].rstrip('.')}{hint}") from None
 
 
 def named_tensors(model: PeftModel, adapter: Adapter) -> dict[str, torch.Tensor]:

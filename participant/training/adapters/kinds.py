@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.ln_tuning.layer import LNTuningLayer
@@ -53,9 +53,22 @@ def wrapped(model: nn.Module, adapter: Adapter) -> PeftModel:
         ValueError: PEFT's, the base has no such modules.
     """
     kind = _KINDS[adapter.options.peft_type]
-    found: PeftModel = get_peft_model(model, kind.config(adapter))
+    config = kind.config(adapter)
+    if config.is_prompt_learning:
+        _measure(config, model)
+    found: PeftModel = get_peft_model(model, config)
     kind.change(found)
     return found
+
+
+def _measure(config: Any, model: Any) -> None:
+    """Say how large a base is where PEFT would look for it under another name: a prompt is as wide as an embedding."""
+    sizes = model.config.get_text_config()
+    if str(config.peft_type.value) != "PREFIX_TUNING":
+        config.token_dim = model.get_input_embeddings().weight.shape[1]
+    elif not hasattr(sizes, "n_embd"):
+        config.token_dim = sizes.hidden_size
+    config.num_layers, config.num_attention_heads = sizes.num_hidden_layers, sizes.num_attention_heads
 
 
 def start(model: PeftModel, adapter: Adapter) -> None:
