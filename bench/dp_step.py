@@ -30,8 +30,8 @@ from participant.training.adapters.fast import FastEngine
 from participant.training.adapters.gradients import GradientEngine
 from participant.training.adapters.reference import OpacusEngine
 from participant.training.examples import Examples, synthetic_examples
-from participant.training.models import load_base
-from participant.training.trainer import Precision
+from participant.training.models import Base, load_base
+from participant.training.trainer import Precision, Weights
 from privacy.dp.torch_clipping import clipped_sum
 from privacy.task_parts import require_classification
 
@@ -61,7 +61,7 @@ labels = [{labels}]
 rank = 8
 alpha = 16
 target_modules = [{targets}]
-head_modules = ["classifier"]
+head_modules = ["{head}"]
 
 [privacy]
 mode = "local"
@@ -89,6 +89,7 @@ class Case:
     targets: tuple[str, ...]
     task: str
     base: Callable[[Path], Path]
+    head: str = "classifier"
 
     def recipe(self, name: str, folder: Path) -> str:
         """Return the recipe."""
@@ -98,6 +99,7 @@ class Case:
             kind=self.kind,
             labels=", ".join(f'"{number}"' for number in range(self.labels)),
             task=self.task,
+            head=self.head,
             targets=", ".join(f'"{target}"' for target in self.targets),
             batch=self.batch,
         )
@@ -134,20 +136,19 @@ def prepared(name: str, case: Case, folder: Path) -> tuple[Callable[..., Adapted
     (folder / "recipe.toml").write_text(case.recipe(name, folder))
     recipe = build_draft(folder / "recipe.toml", folder / "draft").recipe
     initial = read_initial(folder / "draft" / INITIAL_FILE, recipe.adapter)
-    base = load_base(
-        case.base(folder), recipe.base, require_classification(recipe.task), head_modules=["classifier"], seed=0
-    )
 
-    def adapted(device: str, precision: Precision = "float32") -> AdaptedModel:
-        again = load_base(
-            case.base(folder), recipe.base, require_classification(recipe.task), head_modules=["classifier"], seed=0
-        )
+    def loaded(weights: Weights = "own") -> Base:
+        task = require_classification(recipe.task)
+        return load_base(case.base(folder), recipe.base, task, head_modules=[case.head], seed=0, weights=weights)
+
+    def adapted(device: str, precision: Precision = "float32", weights: Weights = "own") -> AdaptedModel:
+        again = loaded(weights)
         made = AdaptedModel.attach(again.model, recipe, initial, find_device(device), precision=precision)
         shake = np.random.default_rng(0).normal(size=recipe.entries) * SHAKE
         made.load((made.vector() + shake).astype(np.float32))
         return made
 
-    return adapted, synthetic_examples(base, require_classification(recipe.task), case.batch)
+    return adapted, synthetic_examples(loaded(), require_classification(recipe.task), case.batch)
 
 
 def steps_of(fast: GradientEngine, opacus: GradientEngine, batch: Examples) -> dict[str, Callable[[], object]]:

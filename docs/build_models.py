@@ -29,7 +29,7 @@ def measured() -> Cells:
     """Return every cell, by family and method."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(1)
-    found = {}
+    found: dict[tuple[str, str], Cell] = {}
     for name, family in FAMILIES.items():
         with tempfile.TemporaryDirectory(prefix="onlysum-models-") as directory:
             folder = Path(directory)

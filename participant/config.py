@@ -17,6 +17,7 @@ from host.logs import Log, log_template
 from host.settings import Section
 from host.state_format import require_format
 from participant.home import Home
+from participant.training.memory import Memory
 from participant.training.trainer import EngineName, Precision
 from privacy import patterns
 from privacy.plan_parts import Name
@@ -35,6 +36,7 @@ class Settings(Section):
     proxy: Annotated[str, StringConstraints(pattern=patterns.PROXY)] = ""  # of the CONNECT kind
     notify: tuple[str, ...] = ()  # program and arguments, run without a shell when a plan waits
     ledger: str = DEFAULT_LEDGER  # put it where backups are newest: an older copy makes the participant abstain
+    memory: Memory = Memory()
     log: Log = Log()
 
     def ledger_path(self, home: Home) -> Path:
@@ -73,5 +75,11 @@ precision = "float32"      # of the frozen base; "bfloat16" is faster on a GPU, 
 
 # Where spent budget is recorded. Move it with care: an older copy makes the participant abstain.
 # ledger = "/var/lib/onlysum/ledger.db"
+
+[memory]
+weights = "own"            # of the frozen base: as its files have them; "float32" is faster with twice or more memory,
+                           # "8-bit" and "4-bit" pack linear layers by bitsandbytes and lose some accuracy
+gradients = 1024           # MiB for gradients of single examples; where it is too little, micro-batches shrink
+checkpointing = false      # true runs blocks twice instead of remembering what went on in them
 
 {log_template("participant")}"""

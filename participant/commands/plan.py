@@ -7,6 +7,7 @@ Leaves to others: the rules (``participant.owner.rules``), the page (``participa
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from host.rendering import Json
     from participant.opened import OpenHome
     from participant.owner.approval import Judged
+    from participant.owner.plan_store import Rehearsal
     from participant.runs.context import TrainingJob
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="See, approve and refuse plans.")
@@ -61,13 +63,15 @@ def show_plan(
     run_id = participant.review.plans.find(run)
     judged = participant.review.judge_run(run_id, dataset)
     plans = participant.review.plans
-    page = plan_page(judged, participant.owner.name, plans.decision(run_id), plans.ended(run_id))
+    rehearsal = plans.rehearsal(run_id)
+    page = plan_page(judged, participant.owner.name, plans.decision(run_id), plans.ended(run_id), rehearsal)
     value: Json = {
         "run": run_id,
         "plan_hash": judged.verified.hash.hex(),
         "roster": judged.assessment.roster,
         "suite": judged.verified.plan.suite,
         "graph": judged.verified.plan.graph.kind,
+        "rehearsal": rehearsal.model_dump(mode="json") if rehearsal else None,
         "sections": {heading: list(sentences) for heading, sentences in page.sections},
         "rules": [
             {"rule": rule.name, "outcome": rule.outcome.value, "says": rule.says} for rule in judged.assessment.rules
@@ -80,13 +84,13 @@ def show_plan(
 
 @app.command("dry-run")
 def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = None, as_json: AsJson = False) -> None:
-    """Load base and data and run the self-check.
+    """Load base and data, run the self-check and rehearse a round.
 
-    Nothing is sent and nothing charged.
+    Nothing is sent and nothing charged. What a round takes here is kept for
+    `plan show`.
 
     Example: onlysum participant plan dry-run 3f2a
     """
-    from participant.daemon.assembly import torch_trainer
     from participant.owner.inspection import is_unchanged
     from participant.owner.rules import Outcome
     from privacy.claims import graph_words, suite_words
@@ -96,13 +100,15 @@ def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = Non
     judged = participant.review.judge_run(run_id, dataset)
     job = _training_job(participant, run_id, judged)
     same = is_unchanged(job.dataset)
-    torch_trainer(job, strict=True).prepare()
+    rehearsal = _rehearsed(job)
+    participant.review.plans.note_rehearsal(run_id, rehearsal)
     plan, unmet = judged.verified.plan, [rule for rule in judged.assessment.rules if rule.outcome is not Outcome.MET]
     value: Json = {
         "run": run_id,
         "dataset": job.dataset.name,
         "ok": True,
         "unchanged": same,
+        "rehearsal": rehearsal.model_dump(mode="json"),
         "suite": plan.suite,
         "graph": plan.graph.kind,
         "roster": judged.assessment.roster,
@@ -110,11 +116,24 @@ def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = Non
     }
     lines = [
         f"The self-check of run {run_id[:8]} passed with dataset {job.dataset.name}; nothing was charged.",
+        f"On {rehearsal.device} training takes up to {rehearsal.seconds} s a round, and {rehearsal.mib} MiB of memory.",
         *([] if same else ["The dataset's bytes are not those that were registered; its size is."]),
         f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: {judged.assessment.roster}",
         *(f"{rule.outcome.value:<15}{rule.name}: {rule.says}" for rule in unmet),
     ]
     show(value, lines, as_json=as_json)
+
+
+def _rehearsed(job: TrainingJob) -> Rehearsal:
+    """Prepare training as the daemon would, and time a round on synthetic rows."""
+    from host.system import SystemClock
+    from participant.daemon.assembly import torch_trainer
+    from participant.owner.plan_store import Rehearsal
+
+    trainer, clock = torch_trainer(job, strict=True), SystemClock()
+    trainer.prepare()
+    seconds, mib, device = trainer.rehearse(clock.monotonic)
+    return Rehearsal(seconds=math.ceil(seconds), mib=mib, device=device, at=int(clock.now()))
 
 
 def _training_job(participant: OpenHome, run_id: str, judged: Judged) -> TrainingJob:
@@ -135,6 +154,7 @@ def _training_job(participant: OpenHome, run_id: str, judged: Judged) -> Trainin
         threads=participant.settings.threads,
         engine=participant.settings.engine,
         precision=participant.settings.precision,
+        memory=participant.settings.memory,
     )
 
 

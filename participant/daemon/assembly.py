@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,9 @@ from privacy.errors import LocalError
 from privacy.secagg import masks
 from privacy.task_parts import require_classification
 from protos.transport import SESSION_BYTES
+
+if TYPE_CHECKING:
+    from participant.training.torch_trainer import TorchTrainer
 
 
 def assemble(
@@ -84,7 +88,7 @@ def torch_trainer(
     pace: FixedDuration | None = None,
     runs: Path | None = None,
     strict: bool = False,
-) -> Trainer:
+) -> TorchTrainer:
     """Return the torch trainer of a run.
 
     Args:
@@ -118,6 +122,7 @@ def torch_trainer(
         threads=job.threads,
         engine=job.engine,
         precision=job.precision,
+        memory=job.memory,
         sha256="" if strict else dataset.sha256,  # `dry-run` compares by itself, and says so
         strict=strict,
     )
@@ -156,6 +161,7 @@ def _load_measure(job: TrainingJob) -> Callable[[NDArray[np.float32]], Measured]
         initial_adapter=job.initial_adapter,
         device=job.device,
         threads=job.threads,
+        weights=job.memory.weights,
     )
 
     def measured(adapter: NDArray[np.float32]) -> Measured:

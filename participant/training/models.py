@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from participant.training.bases.files import check_files
+from participant.training.bases.files import check_files, own_type
+from participant.training.trainer import Weights
 from privacy import patterns
 from privacy.draft import BaseReference, FileHash
 from privacy.errors import LocalError
@@ -116,7 +117,13 @@ class Base:
 
 
 def load_base(
-    folder: Path, expected: BaseReference, task: Classification, *, head_modules: Sequence[str], seed: int
+    folder: Path,
+    expected: BaseReference,
+    task: Classification,
+    *,
+    head_modules: Sequence[str],
+    seed: int,
+    weights: Weights = "own",
 ) -> Base:
     """Verify the files' hashes, then load the model for a task.
 
@@ -126,23 +133,43 @@ def load_base(
         folder: the owner's copy.
         expected: the plan's.
         task: kind and labels.
-        head_modules: modules that the checkpoint may lack or have for other labels.
+        head_modules: modules that travel whole: the checkpoint may lack them or have them for other labels, and they
+            are float32.
         seed: of the head's first weights where the checkpoint has none.
+        weights: how the frozen weights lie in memory.
 
     Raises:
-        LocalError: ``E-MODEL-HASH``, ``E-MODEL-PICKLE`` or ``E-MODEL-LOAD``.
+        LocalError: ``E-MODEL-HASH``, ``E-MODEL-PICKLE``, ``E-MODEL-LOAD`` or ``E-EXTRA-MISSING``.
     """
     verify_base(folder, expected)
-    base, report = load_checked(folder, expected.name, task, seed=seed)
+    base, report = load_checked(folder, expected.name, task, seed=seed, weights=weights, spared=head_modules)
     refuse_gaps(expected.name, report, lambda key: any(part in key.split(".") for part in head_modules))
     return base
 
 
-def load_checked(folder: Path, name: str, task: Classification, *, seed: int) -> tuple[Base, dict[str, Any]]:
+def load_checked(
+    folder: Path,
+    name: str,
+    task: Classification,
+    *,
+    seed: int,
+    weights: Weights = "own",
+    spared: Sequence[str] = (),
+) -> tuple[Base, dict[str, Any]]:
     """Return a base, checked, and transformers' report of what its checkpoint lacks.
 
+    Weights that keep the type that they have in their files are memory-mapped: loaded again they take no more room.
+
+    Args:
+        folder: of the base.
+        name: of the base.
+        task: kind and labels.
+        seed: of weights that the checkpoint lacks.
+        weights: how the frozen weights lie in memory.
+        spared: modules that are float32 whatever ``weights`` says.
+
     Raises:
-        LocalError: ``E-MODEL-LOAD``.
+        LocalError: ``E-MODEL-LOAD`` or ``E-EXTRA-MISSING``.
     """
     check_files(folder)
     import torch
@@ -150,6 +177,7 @@ def load_checked(folder: Path, name: str, task: Classification, *, seed: int) ->
 
     from participant.training.bases.answers import row_by_row
     from participant.training.bases.checks import check_base
+    from participant.training.bases.narrow import keep_narrow
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # A missing head is expected, and every other gap is refused below: no need for transformers' own warning.
@@ -165,7 +193,7 @@ def load_checked(folder: Path, name: str, task: Classification, *, seed: int) ->
                 **options,
                 use_safetensors=True,
                 attn_implementation="eager",
-                dtype=torch.float32,
+                dtype=getattr(torch, "float32" if weights == "float32" else own_type(folder)),
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 **_labels(task),
@@ -177,6 +205,7 @@ def load_checked(folder: Path, name: str, task: Classification, *, seed: int) ->
     if tokenizer is not None and tokenizer.pad_token is None:
         raise LocalError("E-MODEL-LOAD", f"{name}: the tokenizer has no padding token")
     model.requires_grad_(False)
+    keep_narrow(model, weights, spared=spared)
     height, width = _image_size(model.config) if images else (0, 0)
     tower = getattr(model.config, "vision_config", model.config)  # of CLIP and SigLIP, beside the text's
     channels = int(getattr(tower, "num_channels", 3)) if images else 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, assert_never
@@ -26,16 +26,20 @@ from numpy.typing import NDArray
 
 import methods
 from participant.training.adapters.adapted import AdaptedModel, read_initial
-from participant.training.adapters.device import find_device, require_precision
+from participant.training.adapters.checkpointing import run_blocks_again
+from participant.training.adapters.configurations import whole_modules
+from participant.training.adapters.device import find_device, peak_mib, require_precision
+from participant.training.adapters.kinds import require_weights
 from participant.training.adapters.prefix import shortened
 from participant.training.adapters.sums import Clip, GradientSums, joined
 from participant.training.adapters.turns import TurnEngines
 from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples, synthetic_examples
+from participant.training.memory import Memory, micro_batch
 from participant.training.models import Base, load_base
 from participant.training.noise_keys import NoiseKeys
 from participant.training.round_work import RoundWork
-from participant.training.selfcheck import SLOT_ROWS, SelfCheck
+from participant.training.selfcheck import PER_EXAMPLE, SLOT_ROWS, SelfCheck
 from participant.training.timing import FixedDuration, max_micro_batches
 from participant.training.trainer import EngineName, Precision, Progress
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
@@ -75,6 +79,7 @@ class Materials:
         threads: of torch; one where participants share a machine.
         engine: computes gradients; ``fast`` gives way to ``opacus`` where it does not know a layer.
         precision: of the frozen base.
+        memory: how much of it training may take.
         sha256: of the dataset as it was registered; empty: not compared.
         strict: whether a row that the plan cannot use is refused; only for the owner's own eyes.
     """
@@ -89,6 +94,7 @@ class Materials:
     threads: int = 1
     engine: EngineName = "fast"
     precision: Precision = "float32"
+    memory: Memory = field(default_factory=Memory)
     sha256: str = ""
     strict: bool = False
 
@@ -151,13 +157,17 @@ class TorchTrainer:
                 given.model,
                 recipe.base,
                 task,
-                head_modules=recipe.adapter.head_modules,
+                head_modules=whole_modules(recipe.adapter),
                 seed=recipe.adapter.seed,
+                weights=given.memory.weights,
             )
 
+        require_weights(recipe.adapter, given.memory.weights)
         loaded = base()
         adapted = AdaptedModel.attach(loaded.model, recipe, initial, device, precision=given.precision)
-        size = recipe.training.micro_batch
+        if given.memory.checkpointing:
+            run_blocks_again(adapted.model, recipe.adapter)
+        size = self._micro_batch
         synthetic = synthetic_examples(loaded, task, size).to(device)
         engines = TurnEngines(adapted, synthetic, given.engine)
         self._self_check = SelfCheck(
@@ -167,7 +177,7 @@ class TorchTrainer:
             synthetic=synthetic,
             initial=initial,
             clean_base=lambda: base().model,
-            slot_rows=synthetic_examples(loaded, task, max(size, SLOT_ROWS)).to(device),
+            slot_rows=synthetic_examples(loaded, task, SLOT_ROWS).to(device),
         )
         self._fixed_slots = self._self_check.run()
         compile_now()  # before a round's clock runs
@@ -180,6 +190,19 @@ class TorchTrainer:
             examples = shortened(engines, synthetic, examples)
         self._engines, self._examples = engines, examples
         self._set_pace()
+
+    def rehearse(self, monotonic: Callable[[], float]) -> tuple[float, int, str]:
+        """Return what a round takes at most, timed on synthetic rows.
+
+        Args:
+            monotonic: seconds that never go backwards.
+
+        Returns:
+            Seconds of training, MiB of memory at most (the device's, where that is a GPU), and the device.
+        """
+        seconds = self._longest(FixedDuration(monotonic, lambda _seconds: None))
+        device = find_device(self._materials.device)
+        return seconds, peak_mib(device), str(device)
 
     def check(self) -> None:
         """Repeat the self-check on the very engines that train, so that what rounds changed in them is seen.
@@ -235,8 +258,7 @@ class TorchTrainer:
         """Enter a turn, by its number in the plan, and return sums of its gradients over the owner's data."""
         if self._engines is None or self._examples is None:
             raise LocalError("E-BUG", "a trainer was not prepared")
-        size = self._plan.recipe.training.micro_batch
-        return GradientSums(self._engines.enter(turn), self._examples, size, self._fixed_slots)
+        return GradientSums(self._engines.enter(turn), self._examples, self._micro_batch, self._fixed_slots)
 
     def _local_steps(self, work: RoundWork, adapter: Vector, progress: Progress) -> Wide:
         """Take the plan's local steps and return how far they led, shape (entries of the turn's sums,)."""
@@ -303,9 +325,10 @@ class TorchTrainer:
     def _longest_of(self, number: int, pace: FixedDuration) -> float:
         privacy, sums, turn = self._plan.privacy, self.sums_of_turn(number), self._plan.recipe.turns[number]
         count = max_micro_batches(privacy, units=len(self._units), size=sums.micro_batch, fixed_slots=sums.fixed_slots)
-        micro_batch = pace.median_seconds(lambda: sums.time_micro_batch(**self._clip), times=REHEARSALS)
-        noise = pace.median_seconds(lambda: self._noise(turn.entries), times=REHEARSALS)
-        return SPARE_TIME * privacy.local_steps * (count * micro_batch + noise)
+        timed = partial(sums.time_micro_batch, **self._clip) if privacy.noised else sums.time_plain
+        one = pace.median_seconds(timed, times=REHEARSALS)
+        noise = pace.median_seconds(lambda: self._noise(turn.entries), times=REHEARSALS) if privacy.noised else 0.0
+        return SPARE_TIME * privacy.local_steps * (count * one + noise)
 
     def _noise(self, entries: int) -> Integers:
         return discrete_gaussian(entries, self._plan.privacy.noise_exponent, self._random)
@@ -333,6 +356,11 @@ class TorchTrainer:
             return [rows[place : place + 1] for place in rows]
         order = np.argsort(examples.users, kind="stable")
         return np.split(rows[order], np.flatnonzero(np.diff(examples.users[order])) + 1)
+
+    @property
+    def _micro_batch(self) -> int:
+        per_example = self._plan.privacy.mode in PER_EXAMPLE
+        return micro_batch(self._plan.recipe, self._materials.memory, per_example=per_example)
 
     @property
     def _counted(self) -> int:

@@ -274,15 +274,18 @@ def test_a_layer_that_no_loss_depends_on_has_a_gradient_of_zero() -> None:
 
 
 def shared_table(layer: nn.Linear, given: Tensor) -> Tensor:
-    return given @ layer(torch.linspace(-1, 1, 20).reshape(1, 5, 4))[0].tanh().T
+    found: Tensor = given @ layer(torch.linspace(-1, 1, 20).reshape(1, 5, 4))[0].tanh().T
+    return found
 
 
 def windows(layer: nn.Linear, given: Tensor) -> Tensor:
-    return layer(given.reshape(6, 2)[:, [0, 1, 1, 0]]).tanh().reshape(3, 8)
+    found: Tensor = layer(given.reshape(6, 2)[:, [0, 1, 1, 0]]).tanh().reshape(3, 8)
+    return found
 
 
 def mixed_windows(layer: nn.Linear, given: Tensor) -> Tensor:
-    return layer(given.repeat(2, 1) * torch.linspace(1, 2, 6)[:, None]).tanh().unflatten(0, (2, 3)).sum(dim=0)
+    found: Tensor = layer(given.repeat(2, 1) * torch.linspace(1, 2, 6)[:, None]).tanh().reshape(2, 3, 4).sum(dim=0)
+    return found
 
 
 ODDLY_ARRANGED: dict[str, Callable[[nn.Linear, Tensor], Tensor]] = {

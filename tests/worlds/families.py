@@ -83,7 +83,7 @@ class Family:
 def tokenizer() -> Any:
     """Return a tokenizer of whole words."""
     words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=words, pad_token=PAD, eos_token=EOS, unk_token="<unk>", mask_token="<mask>"
     )

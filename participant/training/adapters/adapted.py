@@ -131,7 +131,8 @@ class AdaptedModel:
             value = initial.get(key)
             if value is None or not value.shape == tensor.shape == tuple(tensors[key].shape):
                 raise LocalError("E-PLAN-RULE", f"{key} is not of shape {tensor.shape}")
-            tensors[key].data.copy_(torch.from_numpy(value.astype(np.float32)))
+            # Not copied into what is there, which has the base's type.
+            tensors[key].data = torch.from_numpy(value.astype(np.float32)).to(tensors[key].device)
         settle(model, recipe.adapter)
         parameters = {id(parameter): parameter for parameter in model.parameters()}
         state = tuple(parameters[id(tensors[tensor.key])] for tensor in state_tensors(recipe))

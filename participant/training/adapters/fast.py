@@ -134,7 +134,7 @@ class PerExampleGradients:
             if len(use.point) == batch:
                 yield site, use, outer
             else:
-                yield site, use.by_example(batch), outer.unflatten(0, (batch, -1))
+                yield site, use.by_example(batch), outer.reshape(batch, -1, *outer.shape[1:])
         each_of = [_gradients(loss, shared, keep=True) for loss in (found if shared else ())]
         for (site, use), outers in zip(shared, zip(*each_of, strict=True), strict=True):
             yield site, use.for_each(batch), torch.stack(outers)
@@ -174,5 +174,5 @@ def _gradients(loss: Tensor, uses: list[_Tapped], *, keep: bool) -> list[Tensor]
 def _is_together(outer: Tensor) -> bool:
     """Return whether each example's gradient, shape (batch, rows, ...), lies in its own share of the rows alone."""
     batch = len(outer)
-    blocks = outer.unflatten(1, (batch, -1)).flatten(2).ne(0).any(dim=2)
+    blocks = outer.reshape(batch, batch, -1).ne(0).any(dim=2)
     return not bool((blocks & ~torch.eye(batch, dtype=torch.bool, device=blocks.device)).any())

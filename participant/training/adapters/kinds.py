@@ -23,7 +23,9 @@ from methods.selectors import PROMPT_KEY, PROMPT_NETWORK
 from participant.training.adapters import configurations
 from participant.training.adapters.configurations import SAVED_WHOLE
 from participant.training.adapters.principal import lora_layers, start_from_base, start_orthonormal, take_out_of_base
+from participant.training.trainer import Weights
 from privacy.adapter_parts import Adapter
+from privacy.errors import LocalError
 
 PEFT_NAME: Final = "default"  # how PEFT names the one adapter within the model
 REPLACED: Final = "original_module"  # stays beside a module that is saved whole, and is never run
@@ -82,6 +84,19 @@ def start(model: PeftModel, adapter: Adapter) -> None:
             start_from_base(model, with_values=False)
         case "principal, out of the base":
             start_from_base(model, with_values=True)
+
+
+def require_weights(adapter: Adapter, weights: Weights) -> None:
+    """Refuse packed weights where a method computes with the base's weights themselves.
+
+    Raises:
+        LocalError: ``E-CONFIG-INVALID``.
+    """
+    method = methods.get(adapter.method)
+    reads = method.base_moves or method.start == "principal, out of the base" or "use_dora" in method.settings
+    if reads and weights in {"8-bit", "4-bit"}:
+        detail = f"memory.weights = {weights}: {method.title} computes with the base's own weights; set it to own"
+        raise LocalError("E-CONFIG-INVALID", detail)
 
 
 def settle(model: PeftModel, adapter: Adapter) -> None:

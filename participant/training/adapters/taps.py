@@ -29,6 +29,8 @@ from torch.func import functional_call, vjp, vmap
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from participant.training.bases.narrow import NarrowConv1D, NarrowEmbedding, NarrowLinear
+
 Undo = Callable[[], object]
 Parameters = Mapping[str, nn.Parameter]  # trained ones, by their names within the site's module
 
@@ -56,7 +58,9 @@ class Use:
 
     def by_example(self, batch: int) -> Use:
         """Return the use with the examples in an axis of their own, where each has several rows, one after another."""
-        return self._mapped(lambda value: value.unflatten(0, (batch, -1)) if len(value) == len(self.point) else value)
+        return self._mapped(
+            lambda value: value.reshape(batch, -1, *value.shape[1:]) if len(value) == len(self.point) else value
+        )
 
     def for_each(self, batch: int) -> Use:
         """Return the use as every example has it, where all share one."""
@@ -267,9 +271,12 @@ class PromptSite(LayerTap):
 
 _CLOSED: Mapping[type[nn.Module], type[LayerTap]] = {
     nn.Linear: LinearSite,
+    NarrowLinear: LinearSite,
     Conv1D: LinearSite,
+    NarrowConv1D: LinearSite,
     nn.LayerNorm: NormSite,
     nn.Embedding: EmbeddingSite,
+    NarrowEmbedding: EmbeddingSite,
 }
 
 

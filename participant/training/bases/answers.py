@@ -37,7 +37,7 @@ class EachRowsEnd(T5ForSequenceClassification):
             use_cache=False,
         )[0]
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
-        ends = (input_ids.eq(self.config.eos_token_id) * places).argmax(dim=1)
+        ends = ((input_ids == self.config.eos_token_id) * places).argmax(dim=1)
         rows = torch.arange(len(input_ids), device=input_ids.device)
         return SequenceClassifierOutput(logits=self.classification_head(read[rows, ends]))
 
