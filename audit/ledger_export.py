@@ -1,6 +1,6 @@
 """Checking an owner's exported ledger offline, from its bytes alone.
 
-Guarantees: every record is signed by one identity key and follows from the record before it, so that changing any byte
+Guarantees: every record is signed by one key and follows from the record before it, so that changing any byte
 of the file makes it fail; what is said of populations and runs is computed from the records.
 Leaves to others: that the key is whose the reader thinks it is (compare the fingerprint, or pass the key), and that the
 newest records are there: a ledger without its last records verifies too, so a reader compares the last record's number
@@ -84,8 +84,8 @@ class VerifiedLedger:
         return [
             f"signed by a key that calls itself {self.owner}:",
             f"  {shown}",
-            "Compare this fingerprint with its owner by telephone, or pass --key: a signature",
-            "alone does not say whose it is.",
+            "Compare this fingerprint with its owner by telephone, with what a report of its owner names,",
+            "or pass --key: a signature alone does not say whose it is.",
         ]
 
 
@@ -103,7 +103,7 @@ def verify_ledger(data: bytes, *, expected_key: bytes | None = None) -> Verified
 
     Args:
         data: the file's bytes.
-        expected_key: the owner's Ed25519 identity key, if the reader knows it.
+        expected_key: the ledger's Ed25519 key, if the reader knows it.
 
     Raises:
         VerificationError: ``E-REPORT-LEDGER``, naming the first record that does not fit, or ``E-REPORT-KEY``.
@@ -116,15 +116,15 @@ def verify_ledger(data: bytes, *, expected_key: bytes | None = None) -> Verified
     genesis = records[0].entry
     if not isinstance(genesis, Genesis):  # verify_export has checked it: said for the type checker
         raise VerificationError("E-REPORT-LEDGER", "the first record does not say whose ledger it is")
-    if expected_key is not None and genesis.identity_key != expected_key:
-        detail = f"signed by {fingerprint(genesis.identity_key)}, expected {fingerprint(expected_key)}"
+    if expected_key is not None and genesis.key != expected_key:
+        detail = f"signed by {fingerprint(genesis.key)}, expected {fingerprint(expected_key)}"
         raise VerificationError("E-REPORT-KEY", detail)
     for record in records:
         if not 0 <= record.at <= LAST_SECOND:
             raise VerificationError("E-REPORT-LEDGER", f"record {record.sequence} has no date")
     return VerifiedLedger(
         owner=genesis.owner,
-        key=genesis.identity_key,
+        key=genesis.key,
         key_was_expected=expected_key is not None,
         first=records[0],
         last=records[-1],

@@ -338,6 +338,8 @@ def _ledger(report: Report, part: LedgerPart) -> Iterator[Block]:
             _strong(part.population),
             f", ledger record {part.sequence}, head ",
             _code(part.head_sha256),
+            ", signed by ",
+            _key(part.key),
             f".{spent} {EARLIER_RUNS}",
         )
     )

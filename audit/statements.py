@@ -29,6 +29,7 @@ LEDGER_STATEMENTS: Final[dict[str, tuple[str, ...]]] = {
     "Which population was charged, where the ledger ends, and what its owner allows over all runs.": (
         "ledger.sequence",
         "ledger.head_sha256",
+        "ledger.key",
         "ledger.population",
         "ledger.budget",
     ),
@@ -47,9 +48,3 @@ NOT_SHOWN: Final = frozenset({"not_protected"})  # readers write their own, from
 def maker_statements(report: Report) -> tuple[str, ...]:
     """Return, in sentences, what the maker says and nobody else can check."""
     return (*STATEMENTS, *(LEDGER_STATEMENTS if report.ledger else ()))
-
-
-def is_statement(leaf: str) -> bool:
-    """Return whether a leaf of a report, "*" for a place in a list, is the maker's statement or not shown."""
-    covered = [*NOT_SHOWN, *(leaf for leaves in (STATEMENTS | LEDGER_STATEMENTS).values() for leaf in leaves)]
-    return any(leaf == known or leaf.startswith(f"{known}.") for known in covered)

@@ -194,6 +194,7 @@ def _ledger_facts(part: LedgerPart) -> LedgerFacts:
     return LedgerFacts(
         sequence=part.sequence,
         head=bytes.fromhex(part.head_sha256),
+        key=bytes.fromhex(part.key),
         spent=Spent(part.population, "", "", runs),
         budget=budget,
     )

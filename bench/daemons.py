@@ -160,7 +160,7 @@ class Daemons:
 
     def _enrol(self, name: str) -> None:
         path, recipe = self.directory / name, plans.recipe(self.entries)
-        join(self._invite(name), path, clock=SystemClock(), random=SystemRandom())
+        join(self._invite(name), path, ledgers=path / "ledgers", clock=SystemClock(), random=SystemRandom())
         registry = Registry(open_home(path).home)
         registry.add(DatasetEntry(name=recipe.task.data, path=os.devnull, added_at=0, rows=100))
         registry.add(ModelEntry(name=recipe.base.name, path=os.devnull, added_at=0, files=recipe.base.files))

@@ -7,9 +7,11 @@ licence as its own metadata states it. Development tools are not part of the pro
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from tomllib import loads
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -29,16 +31,22 @@ licence texts are in each package's own files. Written by `make notices` from th
 def main() -> None:
     """Print the notices."""
     project = loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-    wanted = [Requirement(line) for line in project["dependencies"]]
-    wanted += [Requirement(line) for extra in EXTRAS for line in project["optional-dependencies"][extra]]
-    found = _closure(wanted)
+    found = closure(wanted(project))
     rows = (_row(name, found[name]) for name in sorted(found))
     sys.stdout.write("\n".join((HEADING, *rows)) + "\n")
 
 
-def _closure(wanted: list[Requirement]) -> dict[str, Distribution]:
+def wanted(project: dict[str, Any]) -> list[Requirement]:
+    """Return what the base install and the extras for users ask for."""
+    lines = [*project["dependencies"]]
+    lines += [line for extra in EXTRAS for line in project["optional-dependencies"][extra]]
+    return [Requirement(line) for line in lines]
+
+
+def closure(roots: list[Requirement]) -> dict[str, Distribution]:
+    """Return every installed package that these requirements bring in, by its canonical name."""
     found: dict[str, Distribution] = {}
-    waiting = list(wanted)
+    waiting = list(roots)
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
@@ -48,22 +56,26 @@ def _closure(wanted: list[Requirement]) -> dict[str, Distribution]:
             found[name] = distribution(name)
         except PackageNotFoundError:
             continue  # of another platform
-        needs = [Requirement(line) for line in found[name].requires or ()]
-        extras = requirement.extras or {""}
-        waiting += [
-            one for one in needs if one.marker is None or any(one.marker.evaluate({"extra": e}) for e in extras)
-        ]
+        waiting += needs(found[name], requirement.extras)
     return found
+
+
+def needs(package: Distribution, extras: Iterable[str] = ()) -> list[Requirement]:
+    """Return what a package asks for on this platform."""
+    lines = (Requirement(line) for line in package.requires or ())
+    asked = set(extras) or {""}
+    return [one for one in lines if one.marker is None or any(one.marker.evaluate({"extra": e}) for e in asked)]
 
 
 def _row(name: str, package: Distribution) -> str:
     addresses = dict(line.split(", ", 1) for line in package.metadata.get_all("Project-URL") or () if ", " in line)
     preferred = (addresses[key] for key in HOME_KEYS if key in addresses)
     home = next(preferred, _field(package, "Home-page") or next(iter(addresses.values()), ""))
-    return f"| {name} | {package.version.split('+')[0]} | {_licence(package)} | {home} |"
+    return f"| {name} | {package.version.split('+')[0]} | {licence(package)} | {home} |"
 
 
-def _licence(package: Distribution) -> str:
+def licence(package: Distribution) -> str:
+    """Return a package's licence as its metadata states it."""
     stated = _field(package, "License-Expression") or _field(package, "License")
     classifiers = package.metadata.get_all("Classifier") or ()
     named = [line.rsplit(" :: ", 1)[1] for line in classifiers if line.startswith("License ::")]

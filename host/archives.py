@@ -7,6 +7,7 @@ Leaves to others: what belongs in an archive (``coordinator.daemon.backup``, ``p
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import tarfile
@@ -14,10 +15,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from host.credentials import DIRECTORY_MODE
 from host.durable import FILE_MODE, new_directory
 from privacy.errors import LocalError
+
+BLOCK: Final = 1 << 20
 
 
 @contextmanager
@@ -62,9 +66,12 @@ def restored(archive: Path, directory: Path) -> Iterator[Path]:
 
 def _extract(archive: Path, directory: Path) -> None:
     try:
+        with gzip.open(archive) as stream:
+            while stream.read(BLOCK):  # to the checksum at its end, where nothing but padding may be missing
+                pass
         with tarfile.open(archive, "r:gz") as opened:
             opened.extractall(directory, filter="data")
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise LocalError("E-STATE-DAMAGED", f"{archive} is no backup, or a part of one: {error}") from error
 
 

@@ -17,21 +17,22 @@ FORMAT: Final = 2  # plans of version 2; journals, drafts and reports that embed
 FORMAT_NAME: Final = "format"
 
 
-def write_format(directory: Path) -> None:
+def write_format(directory: Path, form: int = FORMAT) -> None:
     """Mark a new directory as one of this version.
 
     Raises:
         LocalError: ``E-DISK-FULL`` or ``E-DISK-FAILED``.
     """
-    durable.write(directory / FORMAT_NAME, f"{FORMAT}\n".encode())
+    durable.write(directory / FORMAT_NAME, f"{form}\n".encode())
 
 
-def require_format(directory: Path, settings: Path) -> None:
+def require_format(directory: Path, settings: Path, form: int = FORMAT) -> None:
     """Refuse a directory that another version made.
 
     Args:
         directory: of a daemon.
         settings: its configuration file; where there is none, there is no directory to judge.
+        form: that this version reads.
 
     Raises:
         LocalError: ``E-STATE-VERSION``.
@@ -41,6 +42,6 @@ def require_format(directory: Path, settings: Path) -> None:
     path = directory / FORMAT_NAME
     with durable.disk_errors(path):
         written = path.read_text(errors="replace").strip()[:20] if path.exists() else "1"
-    if written != str(FORMAT):
-        detail = f"{directory} has state of format {written!r}; this version reads format {FORMAT}"
+    if written != str(form):
+        detail = f"{directory} has state of format {written!r}; this version reads format {form}"
         raise LocalError("E-STATE-VERSION", detail)

@@ -7,8 +7,10 @@ Leaves to others: paths inside the directory (``home``), what a device means (``
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 
@@ -22,7 +24,8 @@ from participant.training.trainer import EngineName, Precision
 from privacy import patterns
 from privacy.plan_parts import Name
 
-DEFAULT_LEDGER = "ledger.db"  # relative to the participant's directory
+FORMAT: Final = 3  # of the directory: ledgers apart from memberships, with keys of their own
+DEFAULT_LEDGERS = "ledgers"  # relative to the participant's directory; joining names the machine's
 
 
 class Settings(Section):
@@ -35,13 +38,13 @@ class Settings(Section):
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # of training and masks; one where participants share a machine
     proxy: Annotated[str, StringConstraints(pattern=patterns.PROXY)] = ""  # of the CONNECT kind
     notify: tuple[str, ...] = ()  # program and arguments, run without a shell when a plan waits
-    ledger: str = DEFAULT_LEDGER  # put it where backups are newest: an older copy makes the participant abstain
+    ledgers: str = DEFAULT_LEDGERS  # where backups are newest: an older copy makes the participant abstain
     memory: Memory = Memory()
     log: Log = Log()
 
-    def ledger_path(self, home: Home) -> Path:
-        """Return where the ledger lies."""
-        return home.directory / self.ledger  # an absolute path replaces the directory
+    def ledger_directory(self, home: Home) -> Path:
+        """Return where the machine's ledgers lie."""
+        return home.directory / self.ledgers  # an absolute path replaces the directory
 
 
 def load_settings(home: Home) -> Settings:
@@ -50,11 +53,11 @@ def load_settings(home: Home) -> Settings:
     Raises:
         LocalError: ``E-STATE-VERSION``, ``E-CONFIG-MISSING``, ``E-CONFIG-INVALID`` or ``E-CONFIG-UNKNOWN-KEY``.
     """
-    require_format(home.directory, home.config)
+    require_format(home.directory, home.config, FORMAT)
     return configuration.load(home.config, Settings)
 
 
-def settings_template(name: str) -> str:
+def settings_template(name: str, ledgers: str = DEFAULT_LEDGERS) -> str:
     """Return the commented participant.toml that ``join`` writes."""
     return f"""\
 # onlysum participant: settings for IT. What may be trained is the data owner's policy.toml.
@@ -73,8 +76,9 @@ precision = "float32"      # of the frozen base; "bfloat16" is faster on a GPU, 
 # shell. The run's id is added as the last argument.
 # notify = ["/usr/local/bin/tell-data-owner", "--subject", "onlysum"]
 
-# Where spent budget is recorded. Move it with care: an older copy makes the participant abstain.
-# ledger = "/var/lib/onlysum/ledger.db"
+# Where spent budget is recorded: one directory for all federations that this machine is a member of, so that people
+# have one budget. Move it whole, and with care: an older copy makes the participant abstain.
+ledgers = {_quoted(ledgers)}
 
 [memory]
 weights = "own"            # of the frozen base: as its files have them; "float32" is faster with twice or more memory,
@@ -83,3 +87,13 @@ gradients = 1024           # MiB for gradients of single examples; where it is t
 checkpointing = false      # true runs blocks twice instead of remembering what went on in them
 
 {log_template("participant")}"""
+
+
+def with_ledgers(text: str, ledgers: str) -> str:
+    """Return participant.toml with another directory of ledgers."""
+    return re.sub(r"(?m)^ledgers = .*$", lambda _: f"ledgers = {_quoted(ledgers)}", text)
+
+
+def _quoted(text: str) -> str:
+    """Return a TOML string; JSON's escapes are TOML's."""
+    return json.dumps(text, ensure_ascii=False)

@@ -42,6 +42,11 @@ class Home:
         return self.directory / "identity"
 
     @property
+    def membership(self) -> Path:
+        """The membership, written last when joining: with it the directory is whole."""
+        return self.identity / "membership.json"
+
+    @property
     def datasets(self) -> Path:
         """One NAME.json per registered dataset."""
         return self.directory / "datasets"

@@ -113,7 +113,8 @@ REGISTRY: Final[dict[str, Explanation]] = {
         _U,
         "the directory was made by another version of onlysum",
         "plans, journals and reports changed their form; format 1 is that of 0.1, whose plans this version cannot run",
-        "finish its runs and export the ledger with the version that made it; then init or join a new directory",
+        "finish its runs and export the ledger with the version that made it; then init or join a new directory, and "
+        "lower the budgets in its policy by what the export says was spent: the new ledger does not know it",
     ),
     "E-COORDINATOR-ROLLBACK": Explanation(
         _P,
@@ -367,7 +368,8 @@ REGISTRY: Final[dict[str, Explanation]] = {
         _R,
         "the ledger or journal is older than what others have seen",
         "a backup was restored or a disk rolled back",
-        "restore the newest copy, or charge what is missing: `onlysum participant ledger reanchor`",
+        "restore the newest copy, or charge what is missing in the directory of the member that showed it: "
+        "`onlysum participant ledger reanchor`",
     ),
     "E-LEDGER-PEER": Explanation(
         _P,
@@ -383,6 +385,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "the run was charged to another population before",
         "a population was renamed in policy.toml in the middle of a run, or the dataset was given another one",
         "name the first population again: a run is charged to one population from its first round to its last",
+    ),
+    "E-LEDGER-DATA": Explanation(
+        _R,
+        "the data was charged to another population before",
+        "a population was renamed in policy.toml, or the data registered again: its people would have two budgets",
+        "name the first population again, or register the data with --another-population if it is also others' data",
     ),
     # base model, data, training
     "E-MODEL-HASH": Explanation(
@@ -420,6 +428,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "the same data is registered under another population",
         "one budget protects its people, and a second population would give them a second one",
         "give --population as it was given before; --another-population registers it all the same",
+    ),
+    "E-DATA-LEDGER": Explanation(
+        _U,
+        "the same data belongs to another ledger of this machine",
+        "what two ledgers spend, nobody adds up: of a federation one participant charges to a ledger",
+        "leave this data to the member that has it; --another-population gives its people a second budget",
     ),
     "E-DATA-USER": Explanation(
         _U, "a row has no user id", "user-level privacy needs one for every row", "correct the named row"

@@ -1,6 +1,6 @@
 """The ledger as values: records, their hash chain, and what a population has spent.
 
-Guarantees: a chain that verifies was written by one identity key, in this order, with nothing changed, added in the
+Guarantees: a chain that verifies was written by one key, in this order, with nothing changed, added in the
 middle or taken out; rows hold events, unit and relation, never epsilons; units and relations of one population never
 mix; a charge is allowed only if the lifetime filter still holds with it.
 Leaves to others: that the newest records are there (a head that others have seen), files and transactions
@@ -34,12 +34,13 @@ from privacy.secagg.keys import SigningKey, framed, verify
 LABEL_RECORD: Final = b"onlysum/1/ledger-record"
 LABEL_HEAD: Final = b"onlysum/1/ledger-signature"
 NOTHING_BEFORE: Final = bytes(32)  # what stands for the previous hash in the first record
+LEDGER_VERSION: Final = 2  # of exports: a key of its own, members beside it
 FIRST_SEQUENCE: Final = 1  # 0 means "no ledger yet" in the handshake
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An entry in its place in the chain, signed by the owner's identity key."""
+    """An entry in its place in the chain, signed by the ledger's key."""
 
     sequence: int
     previous: bytes
@@ -175,6 +176,12 @@ def populations_of_run(records: Iterable[Record], plan_hash: bytes) -> tuple[str
     return tuple(dict.fromkeys(entry.population for entry in entries if entry.plan_hash == plan_hash))
 
 
+def populations_of_data(records: Iterable[Record], data: bytes) -> tuple[str, ...]:
+    """Return every population that was charged for data of a fingerprint, in order; an empty one is nobody's."""
+    entries = (record.entry for record in records if isinstance(record.entry, Charge))
+    return tuple(dict.fromkeys(entry.population for entry in entries if data and entry.data == data))
+
+
 def require_population(records: Iterable[Record], entry: Charge | Unprotected) -> None:
     """Refuse to charge a run to another population than its first record names.
 
@@ -185,6 +192,18 @@ def require_population(records: Iterable[Record], entry: Charge | Unprotected) -
     if pinned is not None and pinned != entry.population:
         detail = f"run {entry.run_id} belongs to population {pinned}, not to {entry.population}"
         raise RefusedError("E-LEDGER-POPULATION", detail)
+
+
+def require_data(records: Iterable[Record], charge: Charge) -> None:
+    """Refuse to charge a population for data that was charged to another: its people would have a second budget.
+
+    Raises:
+        RefusedError: ``E-LEDGER-DATA``.
+    """
+    before = populations_of_data(records, charge.data)
+    if before and charge.population not in before:
+        detail = f"this data was charged to population {', '.join(before)}, not to {charge.population}"
+        raise RefusedError("E-LEDGER-DATA", detail)
 
 
 def require_budget(spent: Spent, charge: Charge, *, budget: LifetimeBudget, max_rounds: int) -> Spent:
@@ -236,22 +255,29 @@ def follows(last: Record | None, record: Record) -> bool:
     return (record.sequence, record.previous) == _place_after(last, record.entry)
 
 
-def accounts_for(records: Iterable[Record], sequence: int) -> bool:
-    """Return whether a record of this number that is missing here was lost, and charged again at its worst."""
-    return any(isinstance(record.entry, Reanchored) and sequence <= record.entry.lost_sequence for record in records)
+def accounts_for(records: Iterable[Record], sequence: int, *, member: bytes) -> bool:
+    """Return whether a record that a member showed was lost, and what it may have charged is charged again.
+
+    Args:
+        records: of the ledger as it is.
+        sequence: number of the record that is missing.
+        member: identity key of who showed it; only it, and its coordinator, can name what the record charged.
+    """
+    lost = (record.entry for record in records if isinstance(record.entry, Reanchored))
+    return any(entry.member == member and sequence <= entry.lost_sequence for entry in lost)
 
 
 def signed_bytes(record_hash: bytes) -> bytes:
-    """Return the string that the owner's identity key signs; through the hash it covers all records before."""
+    """Return the string that the ledger's key signs; through the hash it covers all records before."""
     return framed(LABEL_HEAD, record_hash)
 
 
-def verify_chain(records: Sequence[Record], *, identity_key: bytes, every_signature: bool = True) -> None:
+def verify_chain(records: Sequence[Record], *, key: bytes, every_signature: bool = True) -> None:
     """Check that records are a whole chain from genesis, signed by one key.
 
     Args:
         records: all records in order.
-        identity_key: the owner's Ed25519 key.
+        key: the ledger's Ed25519 key.
         every_signature: False checks the last one alone, which covers the others through their hashes.
 
     Raises:
@@ -265,11 +291,13 @@ def verify_chain(records: Sequence[Record], *, identity_key: bytes, every_signat
             raise VerificationError("E-STATE-DAMAGED", f"ledger record {place} does not follow from the one before")
         last = record
         signed = every_signature or record is records[-1]
-        if signed and not verify(identity_key, record.signature, signed_bytes(record.hash)):
-            raise VerificationError("E-STATE-DAMAGED", f"ledger record {record.sequence} is not signed by its owner")
+        if signed and not verify(key, record.signature, signed_bytes(record.hash)):
+            raise VerificationError(
+                "E-STATE-DAMAGED", f"ledger record {record.sequence} is not signed by the ledger's key"
+            )
     first = records[0].entry
-    if not isinstance(first, Genesis) or first.identity_key != identity_key:
-        raise VerificationError("E-STATE-DAMAGED", "the ledger's first record names another owner")
+    if not isinstance(first, Genesis) or first.key != key:
+        raise VerificationError("E-STATE-DAMAGED", "the ledger's first record names another key")
     if any(isinstance(record.entry, Genesis) for record in records[1:]):
         raise VerificationError("E-STATE-DAMAGED", "the ledger begins twice")
 
@@ -311,35 +339,35 @@ def export(records: Sequence[Record]) -> bytes:
         }
         for record in records
     ]
-    return canonical.encode({"ledger_version": 1, "records": rows})
+    return canonical.encode({"ledger_version": LEDGER_VERSION, "records": rows})
 
 
-def verify_export(data: bytes, *, identity_key: bytes | None = None) -> tuple[Record, ...]:
+def verify_export(data: bytes, *, key: bytes | None = None) -> tuple[Record, ...]:
     """Parse and check an exported ledger.
 
     Args:
         data: what :func:`export` wrote.
-        identity_key: the owner's Ed25519 key; by default the one that the first record names, and the reader finds out
+        key: the ledger's Ed25519 key; by default the one that the first record names, and the reader finds out
             whose it is.
 
     Raises:
         VerificationError: ``E-STATE-DAMAGED``.
     """
     match _decoded(data):
-        case {"ledger_version": 1, "records": [*rows]}:
+        case {"ledger_version": int(version), "records": [*rows]} if version == LEDGER_VERSION:
             records = tuple(_record(row) for row in rows)
         case _:
-            raise VerificationError("E-STATE-DAMAGED", "not an exported ledger of version 1")
+            raise VerificationError("E-STATE-DAMAGED", f"not an exported ledger of version {LEDGER_VERSION}")
     if export(records) != data:  # another field, or hexadecimal digits in capitals
         raise VerificationError("E-STATE-DAMAGED", "the exported ledger is not written as a daemon writes it")
-    verify_chain(records, identity_key=_named_key(records) if identity_key is None else identity_key)
+    verify_chain(records, key=_named_key(records) if key is None else key)
     return records
 
 
 def _named_key(records: Sequence[Record]) -> bytes:
-    """Return the key that a ledger says is its owner's; none of a ledger that does not begin."""
+    """Return the key that a ledger names in its first record; none of a ledger that does not begin."""
     first = records[0].entry if records else None
-    return first.identity_key if isinstance(first, Genesis) else b""
+    return first.key if isinstance(first, Genesis) else b""
 
 
 def parse_record(body: bytes, signature: bytes) -> Record:

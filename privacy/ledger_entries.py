@@ -10,24 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 from privacy.canonical import Json
 from privacy.dp.events import Event, from_json, to_json
 
+FINGERPRINT_BYTES: Final = 32  # of data
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Genesis:
-    """The first record: whose ledger this is."""
+    """The first record: who began the ledger, and the key that signs it."""
 
     owner: str
-    identity_key: bytes
+    key: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyChange:
-    """The owner's policy changed; its hash says to what."""
+    """The policy of a member that charges here changed; its hash says to what."""
 
+    member: bytes  # its identity key
     policy_sha256: bytes
     summary: str
 
@@ -45,6 +48,7 @@ class Charge:
     event: Event
     delta: str  # the plan's, for the figure of this run alone
     order: int | None = None  # of the population's lifetime filter; None in records of older programs
+    data: bytes = b""  # fingerprint of the data under the ledger's key, which says nothing to others; empty: not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,7 @@ class Reanchored:
     these.
     """
 
+    member: bytes  # identity key of the member that showed them: what another one showed is its own to account for
     lost_sequence: int  # of the newest record that was shown and is missing here
     lost_hash: bytes
     who: str  # confirmed it
@@ -77,9 +82,14 @@ def entry_to_json(entry: Entry) -> Json:
     """Return the JSON value of an entry."""
     match entry:
         case Genesis():
-            return {"kind": "genesis", "owner": entry.owner, "identity_key": entry.identity_key.hex()}
+            return {"kind": "genesis", "owner": entry.owner, "key": entry.key.hex()}
         case PolicyChange():
-            return {"kind": "policy", "policy_sha256": entry.policy_sha256.hex(), "summary": entry.summary}
+            return {
+                "kind": "policy",
+                "member": entry.member.hex(),
+                "policy_sha256": entry.policy_sha256.hex(),
+                "summary": entry.summary,
+            }
         case Charge():
             return {
                 "kind": "charge",
@@ -92,6 +102,7 @@ def entry_to_json(entry: Entry) -> Json:
                 "event": to_json(entry.event),
                 "delta": entry.delta,
                 **({} if entry.order is None else {"order": entry.order}),
+                **({"data": entry.data.hex()} if entry.data else {}),
             }
         case Unprotected():
             return {
@@ -103,6 +114,7 @@ def entry_to_json(entry: Entry) -> Json:
         case Reanchored():
             return {
                 "kind": "reanchored",
+                "member": entry.member.hex(),
                 "lost_sequence": entry.lost_sequence,
                 "lost_hash": entry.lost_hash.hex(),
                 "who": entry.who,
@@ -119,10 +131,15 @@ def entry_from_json(value: Mapping[str, Json]) -> Entry:
         ValueError: an unknown kind, or unknown, missing or mistyped fields.
     """
     match value:
-        case {"kind": "genesis", "owner": str(owner), "identity_key": str(key)} if len(value) == 3:
-            return Genesis(owner=owner, identity_key=bytes.fromhex(key))
-        case {"kind": "policy", "policy_sha256": str(policy), "summary": str(summary)} if len(value) == 3:
-            return PolicyChange(policy_sha256=bytes.fromhex(policy), summary=summary)
+        case {"kind": "genesis", "owner": str(owner), "key": str(key)} if len(value) == 3:
+            return Genesis(owner=owner, key=bytes.fromhex(key))
+        case {
+            "kind": "policy",
+            "member": str(member),
+            "policy_sha256": str(policy),
+            "summary": str(summary),
+        } if len(value) == 4:
+            return PolicyChange(member=bytes.fromhex(member), policy_sha256=bytes.fromhex(policy), summary=summary)
         case {"kind": "unprotected", "run_id": str(run), "plan_hash": str(plan), "population": str(population)} if (
             len(value) == 4
         ):
@@ -138,14 +155,21 @@ def entry_from_json(value: Mapping[str, Json]) -> Entry:
 def _reanchored(value: Mapping[str, Json]) -> Reanchored:
     match value:
         case {
+            "member": str(member),
             "lost_sequence": int(sequence),
             "lost_hash": str(lost),
             "who": str(who),
             "exhausted": [*names],
-        } if len(value) == 5 and sequence >= 1:
+        } if len(value) == 6 and sequence >= 1:
             exhausted = tuple(name for name in names if isinstance(name, str))
             if list(exhausted) == names and not isinstance(sequence, bool):
-                return Reanchored(lost_sequence=sequence, lost_hash=bytes.fromhex(lost), who=who, exhausted=exhausted)
+                return Reanchored(
+                    member=bytes.fromhex(member),
+                    lost_sequence=sequence,
+                    lost_hash=bytes.fromhex(lost),
+                    who=who,
+                    exhausted=exhausted,
+                )
     raise ValueError("a re-anchoring has unknown or missing fields")
 
 
@@ -153,6 +177,13 @@ def _order(value: Json) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 2:
         raise ValueError("the order of a filter is an integer of at least 2")
     return value
+
+
+def _data(value: Json) -> bytes:
+    fingerprint = bytes.fromhex(value) if isinstance(value, str) else b""
+    if len(fingerprint) != FINGERPRINT_BYTES:
+        raise ValueError("a fingerprint of data is 32 bytes")
+    return fingerprint
 
 
 def _charge(value: Mapping[str, Json]) -> Charge:
@@ -166,7 +197,7 @@ def _charge(value: Mapping[str, Json]) -> Charge:
             "relation": str(relation),
             "event": event,
             "delta": str(delta),
-        } if len(value) == 9 + ("order" in value):
+        } if len(value) == 9 + ("order" in value) + ("data" in value):
             return Charge(
                 run_id=run,
                 plan_hash=bytes.fromhex(plan),
@@ -177,6 +208,7 @@ def _charge(value: Mapping[str, Json]) -> Charge:
                 event=from_json(event),
                 delta=delta,
                 order=_order(value["order"]) if "order" in value else None,
+                data=_data(value["data"]) if "data" in value else b"",
             )
         case _:
             raise ValueError("a charge has unknown or missing fields")

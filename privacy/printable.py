@@ -21,13 +21,11 @@ JOINERS: Final = frozenset("\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}")
 UNPRINTABLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})  # Unicode general categories
 
 
-def is_printable(text: str, *, line_breaks: bool = False) -> bool:
-    """Return whether every character may be shown; line feeds count only where line breaks are allowed."""
-    return first_unprintable(text, line_breaks=line_breaks) is None
-
-
 def first_unprintable(text: str, *, line_breaks: bool = False) -> str | None:
-    """Return the first character that may not be shown, as its code point (``U+202E``), or ``None``."""
+    """Return the first character that may not be shown, as its code point (``U+202E``), or ``None``.
+
+    Line feeds may be shown only where line breaks are allowed.
+    """
     if text.isascii() and text.isprintable():
         return None
     unprintable = next((character for character in text if not _shown(character, line_breaks)), None)

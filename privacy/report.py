@@ -71,6 +71,7 @@ class LedgerFacts:
 
     sequence: int
     head: bytes
+    key: bytes  # the ledger's own
     spent: Spent
     budget: LifetimeBudget | None
 
@@ -190,6 +191,7 @@ def ledger_part(facts: LedgerFacts) -> LedgerPart:
     return LedgerPart(
         sequence=facts.sequence,
         head_sha256=facts.head.hex(),
+        key=facts.key.hex(),
         population=spent.population,
         budget=None
         if budget is None

@@ -187,6 +187,7 @@ class LedgerPart(PlanModel):
 
     sequence: Positive
     head_sha256: Hex256
+    key: Hex256  # Ed25519, of the ledger itself: signs what `ledger export` writes
     population: Text
     budget: Budget | None
     lifetime_epsilon: DecimalString  # by the budget's measure; "0" without a budget

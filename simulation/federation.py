@@ -79,6 +79,7 @@ class Federation:
         role = "evaluator" if member == EVALUATOR else "participant"
         token = self._coordinator("invite", member, "--role", role)["token"]
         home = ["--json", "--config", str(self._stage.home(member))]
+        home += ["--ledgers", str(self._stage.home(member) / "ledgers")]  # six owners on one machine: each its own
         identity = str(json.loads(self._processes.run("participant", "join", "-", *home, given=token))["identity"])
         self._say(f"{member} joined as {role}")
         return identity

@@ -24,6 +24,12 @@ def _wide_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "500")
 
 
+@pytest.fixture(autouse=True)
+def _ledgers_of_a_test(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep this user's own ledgers out of tests."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+
+
 @pytest.fixture
 def eighty_columns(_wide_lines: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Print as on a terminal of 80 columns."""

@@ -248,8 +248,8 @@ def announced(connection: Connection, name: str) -> tuple[DatasetOffer, ...]:
 def see_head(connection: Connection, member: MemberRecord, head: LedgerHead, now: int) -> LedgerHead:
     """Return the highest ledger head that a member's identity has shown before or now, and remember it.
 
-    A member that shows an older head, or another one at the same place, learns of it from the answer and abstains. An
-    identity that is new under its name begins a ledger anew, which the security log says.
+    A member that shows an older head, or another one at the same place, learns of it from the answer and abstains.
+    The security log says of an identity that is new under its name that nobody can tell whether its ledger is, too.
     """
     known = keep_head(connection, head, name=member.name, identity_key=member.identity_key, now=now)
     if head.place != known.place:
@@ -267,19 +267,19 @@ def keep_head(connection: Connection, head: LedgerHead, *, name: str, identity_k
         return known
     values = {"member": name, "sequence": head.sequence, "hash": head.hash, "signature": head.signature, "at": now}
     if row is None:
-        _note_anew(connection, name, head, now)
+        _note_new_identity(connection, name, head, now)
         connection.execute(sa.insert(heads).values(identity_key=identity_key, **values))
     else:
         connection.execute(sa.update(heads).where(heads.c.identity_key == identity_key).values(**values))
     return head
 
 
-def _note_anew(connection: Connection, name: str, head: LedgerHead, now: int) -> None:
-    """Log that a ledger begins anew under a name: what was spent before is on another, and nobody adds them up."""
+def _note_new_identity(connection: Connection, name: str, head: LedgerHead, now: int) -> None:
+    """Log that another identity shows a ledger under a name: a newcomer may go on with the old one, or have another."""
     for before in ledgers_seen(connection, name):
         older = hashlib.sha256(before.identity_key).hexdigest()
-        detail = f"begins anew at record {head.sequence}; that of identity {older} was last seen at {before.sequence}"
-        log_security(connection, now, "ledger-anew", name, detail)
+        detail = f"shows record {head.sequence}; identity {older} was last seen at record {before.sequence}"
+        log_security(connection, now, "ledger-identity", name, detail)
 
 
 def ledgers_seen(connection: Connection, name: str) -> tuple[LedgerSeen, ...]:

@@ -78,7 +78,7 @@ class MemberDetails:
 
     member: MemberView
     datasets: tuple[DatasetOffer, ...]
-    ledgers: tuple[LedgerSeen, ...]  # more than one: a ledger began anew under this name
+    ledgers: tuple[LedgerSeen, ...]  # more than one: another identity came under this name
 
     def to_json(self) -> Json:
         """Return it for programs."""
@@ -105,7 +105,7 @@ class MemberDetails:
                 for seen in self.ledgers
             ),
         )
-        anew = "a ledger began anew under this name: what was spent before is not on it"
+        anew = "another identity under this name: whether its ledger is the same one cannot be seen from here"
         return [*(f"{name:<13}{text}" for name, text in facts), *([anew] if len(self.ledgers) > 1 else [])]
 
 

@@ -39,14 +39,15 @@ def add_dataset(
 ) -> None:
     """Parse a whole dataset and register it.
 
-    Data that is registered already, under another population or none, is refused: its people have one budget.
+    Data that is registered already on this machine, under another population or none, is refused: its people have one
+    budget.
 
     Example: onlysum participant dataset add wards wards.csv --user patient --population patients
     """
     from host.system import SystemClock
     from participant.owner.inspection import inspect
     from participant.owner.policy import dataset_section, load_policy
-    from participant.owner.registry import DatasetEntry, Registry, absolute, check_name
+    from participant.owner.registry import DatasetEntry, Registry, absolute, check_name, require_same_people
     from participant.views.datasets import DatasetView
     from protos.envelope import Role
 
@@ -65,6 +66,7 @@ def add_dataset(
         label_column=label_column,
         user_column=user,
         population=population,
+        another_population=another_population,
         rows=facts.rows,
         users=facts.users,
         columns=facts.columns,
@@ -73,7 +75,10 @@ def add_dataset(
     )
     policy, registry = load_policy(participant.home), Registry(participant.home)
     if participant.identity.role is not Role.EVALUATOR and not another_population:
-        registry.require_one_population(entry, {key: value.population for key, value in policy.dataset.items()})
+        populations = {key: value.population for key, value in policy.dataset.items()}
+        registry.require_one_population(entry, populations, participant.neighbours.registered())
+        charged = participant.ledger.populations_of_data(entry.sha256)
+        require_same_people(entry, populations, charged, participant.neighbours.charged_apart(entry.sha256))
     registry.add(entry)
     lines = [f"{name}: {entry.rows} rows" + (f", {entry.users} users" if entry.users else "") + ", registered."]
     lines.append(f"columns: {', '.join(entry.columns)}")

@@ -49,7 +49,7 @@ def verify_ledger(config: Directory = None, as_json: AsJson = False) -> None:
     Example: onlysum participant ledger verify
     """
     count = opened(config).ledger.verify()
-    show({"records": count, "ok": True}, [f"{count} records, chained and signed by this identity."], as_json=as_json)
+    show({"records": count, "ok": True}, [f"{count} records, chained and signed by the ledger's key."], as_json=as_json)
 
 
 @app.command("export")

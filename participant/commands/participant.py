@@ -41,6 +41,15 @@ for noun, module in (
 def join(
     token: Annotated[str, typer.Argument(metavar="TOKEN", help="The operator's line; - reads it from standard input.")],
     proxy: Annotated[str, typer.Option("--proxy", help="HTTPS CONNECT proxy, http://host:port.")] = "",
+    ledgers: Annotated[
+        Path | None,
+        typer.Option(
+            "--ledgers",
+            metavar="DIR",
+            envvar="ONLYSUM_LEDGERS",
+            help="This machine's ledgers; one place for all federations.",
+        ),
+    ] = None,
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
@@ -61,7 +70,8 @@ def join(
         line = sys.stdin.read() if sys.stdin is not None else ""  # none where a service closed it
     home = directory(config).resolve()
     with working("enrolling with the coordinator"):
-        identity = enrol(line, home, clock=SystemClock(), random=SystemRandom(), proxy=proxy)
+        joined = enrol(line, home, clock=SystemClock(), random=SystemRandom(), ledgers=ledgers, proxy=proxy)
+    identity, ledger = joined.identity, joined.ledgers.file(joined.member.ledger)
     authority = fingerprint(identity.authority_der)
     value: Json = {
         "directory": str(home),
@@ -71,6 +81,8 @@ def join(
         "identity": identity.fingerprint,
         "authority": authority,
         "operator": fingerprint(identity.operator_key),
+        "ledger": str(ledger),
+        "ledger_shared_with": [f"{other.name} of {other.federation}" for other in joined.sharing],
     }
     lines = [
         f"Joined {identity.federation} as {identity.role.value} {identity.name}; everything is in {home}",
@@ -78,6 +90,9 @@ def join(
         f"  the authority  {authority}",
         f"  the operator   {fingerprint(identity.operator_key)}",
         "Compare them with the operator by telephone.",
+        f"Budget is charged to {ledger}" + (", as it is by:" if joined.sharing else "."),
+        *(f"  {other.name} of {other.federation}, {other.home}" for other in joined.sharing),
+        *joined.apart,
         "Next: `onlysum participant dataset add NAME PATH` and `onlysum participant model add NAME PATH`,",
         "edit policy.toml (it allows nothing yet), then `onlysum participant start`.",
     ]
@@ -208,7 +223,7 @@ def backup(
     """
     from participant.daemon.backup import write_backup
 
-    size = write_backup(opened(config).home, file)
+    size = write_backup(opened(config), file)
     lines = [f"Wrote {file} ({size} bytes). It holds this participant's keys: keep it as safe as the machine."]
     show({"file": str(file), "bytes": size}, lines, as_json=as_json)
 
@@ -216,21 +231,31 @@ def backup(
 @app.command()
 def restore(
     file: Annotated[Path, typer.Argument(help="An archive that `backup` wrote.")],
+    ledgers: Annotated[
+        Path | None,
+        typer.Option(
+            "--ledgers", metavar="DIR", envvar="ONLYSUM_LEDGERS", help="This machine's ledgers; default: as archived."
+        ),
+    ] = None,
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
     """Restore a backup into a directory without a participant.
 
+    Of a ledger that is there already the longer copy stays.
+
     Example: onlysum participant restore /secure/clinic-a.tar.gz --config clinic-a
     """
+    from host.system import SystemClock
     from participant.daemon.backup import read_backup
 
     home = directory(config).resolve()
-    read_backup(file, home)
+    aside = read_backup(file, home, at=int(SystemClock().now()), ledgers=ledgers)
     lines = [
         f"Restored {home}.",
+        *(f"{path} could not be read and is kept under this name." for path in aside),
         "If rounds were charged or signed since the backup, the participant abstains: it never spends twice unseen.",
         "It goes on once you have charged what is missing: `onlysum participant ledger reanchor`",
         "Next: `onlysum participant doctor`, then `onlysum participant start`",
     ]
-    show({"directory": str(home)}, lines, as_json=as_json)
+    show({"directory": str(home), "aside": [str(path) for path in aside]}, lines, as_json=as_json)

@@ -39,6 +39,7 @@ def leave(participant: OpenHome, clock: Clock) -> Left:
     home = participant.home
     with only_daemon(home.directory, "participant"):
         durable.write(home.left_mark, b"")
+        participant.ledgers.note_left(participant.member)
         erased = sweep(home, participant.review.plans, now=clock.now())
         return Left(erased, _tell(participant))
 

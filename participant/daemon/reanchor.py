@@ -10,7 +10,7 @@ Source: ADR 0026.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +19,7 @@ from host import configuration
 from host.rendering import Json
 from participant.home import erase_updates
 from participant.opened import OpenHome
-from participant.owner.policy import Policy
+from participant.owner.policy import Policy, load_policy
 from participant.runs.journal import Journal
 from participant.runs.rollback import holds, lost_head, own_heads
 from privacy.dp.events import round_event
@@ -94,6 +94,7 @@ class Loss:
             lines.append(f"  {self.unnamed_runs} runs were taken part in whose plan is neither here nor there")
         if self.unexplained:
             lines.append(f"  {self.unexplained} missing records are explained by none of these runs")
+            lines.append("  if a policy changed, or other members account for their own records: --only-policy-changed")
         if self.exhausted:
             lines.append(f"  the whole budget counts as spent: {', '.join(self.exhausted)}")
         return [*lines, "Nothing is refunded, also if it turns out that less was charged."]
@@ -116,7 +117,8 @@ def find_loss(
         welcome: the coordinator's answer to a handshake.
         fetch: gets a plan that is not here, by its hash.
         named: the last round that was charged, by run, where a person knows better than "all".
-        policy_only: a person says that missing records that no run explains are changes of the policy.
+        policy_only: a person says that missing records that no run explains are changes of the policy, or of other
+            members that charge to this ledger: each of them accounts for its own.
 
     Raises:
         LocalError: ``E-USAGE``, no record is missing.
@@ -127,18 +129,41 @@ def find_loss(
         raise LocalError("E-USAGE", "the ledger holds every record that was shown: there is nothing to re-anchor")
     runs, unnamed = _open_runs(opened, policy, shown, fetch)
     charged = tuple((run, run.rounds(_named(named or {}, run.plan.run_id))) for run in runs)
-    records = max(1, lost.sequence - opened.ledger.head().sequence)
+    records = _missing(opened, lost)
     charges, uncertain = _charges(opened, charged)
     rounds = sum(len(_entries(run, numbers, "")) for run, numbers in charged)
     unexplained = 0 if policy_only else max(0, records - rounds - _policy_rows(opened))
-    everybody = {*policy.population, *opened.ledger.populations()}
+    everybody = {*policy.population, *opened.ledger.populations(), *_populations_beside(opened)}
     exhausted = tuple(sorted(everybody if unnamed or unexplained else uncertain))
     return Loss(lost, records, charged, charges, unnamed, unexplained, exhausted)
 
 
+def _missing(opened: OpenHome, lost: LedgerHead) -> int:
+    """Return how many records up to the lost one are not here, beyond those that were accounted for already.
+
+    At least one is, unless another member, whose records they were as well, has accounted for all of them.
+    """
+    rows, me = opened.ledger.rows(), opened.owner.identity.public
+    entries = [row.entry for row in rows if isinstance(row.entry, Reanchored)]
+    covered, here = max((entry.lost_sequence for entry in entries), default=0), {row.sequence for row in rows}
+    count = sum(number not in here for number in range(covered + 1, lost.sequence + 1))
+    by_another = any(entry.member != me and lost.sequence <= entry.lost_sequence for entry in entries)
+    return count if by_another else max(1, count)
+
+
+def _populations_beside(opened: OpenHome) -> Iterator[str]:
+    """Yield the populations of other members that charge to this ledger: the missing records may be theirs."""
+    for other in opened.ledgers.beside(opened.member):
+        if other.ledger == opened.member.ledger:
+            with other.named():
+                populations = load_policy(other.directory).population
+            yield from populations
+
+
 def _policy_rows(opened: OpenHome) -> int:
     """Return how many missing records the policy as it is now explains: one, if the ledger does not have it."""
-    noted = [record.entry for record in opened.ledger.rows() if isinstance(record.entry, PolicyChange)]
+    rows, me = (record.entry for record in opened.ledger.rows()), opened.owner.identity.public
+    noted = [entry for entry in rows if isinstance(entry, PolicyChange) and entry.member == me]
     now = hashlib.sha256(configuration.read_text(opened.home.policy).encode()).digest()
     return 0 if noted and noted[-1].policy_sha256 == now else 1
 
@@ -240,8 +265,15 @@ def reanchor(opened: OpenHome, loss: Loss, *, who: str, at: int) -> None:
         with suppress(VerificationError):  # damaged: nobody takes part by it
             Journal.open(directory, run.plan_hash).refuse("E-LEDGER-ROLLBACK")
         erase_updates(directory)
-    lost = Reanchored(lost_sequence=loss.lost.sequence, lost_hash=loss.lost.hash, who=who, exhausted=loss.exhausted)
+    lost = Reanchored(
+        member=opened.owner.identity.public,
+        lost_sequence=loss.lost.sequence,
+        lost_hash=loss.lost.hash,
+        who=who,
+        exhausted=loss.exhausted,
+    )
     opened.ledger.reanchor(lost, loss.charges, at=at)
+    opened.ledger.losses.note(None)
 
 
 def _charges(

@@ -22,7 +22,7 @@ from participant.owner.ledger import Ledger
 from participant.owner.plan_store import Decision, OverruledRule, PlanStore
 from participant.owner.policy import Policy, load_policy, parse_policy
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
-from participant.owner.reservations import Reservation, Reservations
+from participant.owner.reservations import Neighbours, NoNeighbours, Reservation, Reservations
 from participant.owner.rules import (
     Assessment,
     Cost,
@@ -70,7 +70,16 @@ class Judged:
 class PlanReview:
     """Where plans are judged and decided."""
 
-    def __init__(self, home: Home, owner: Owner, plans: PlanStore, ledger: Ledger, clock: Clock) -> None:
+    def __init__(
+        self,
+        home: Home,
+        owner: Owner,
+        plans: PlanStore,
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        neighbours: Neighbours | None = None,
+    ) -> None:
         self._home = home
         self._owner = owner
         self._ledger = ledger
@@ -78,6 +87,7 @@ class PlanReview:
         self.plans = plans
         self.registry = Registry(home)
         self.reservations = Reservations(plans, ledger, owner.name)
+        self._neighbours: Neighbours = neighbours or NoNeighbours()
 
     def offers(self) -> tuple[DatasetOffer, ...]:
         """Return what the handshake announces: in rows where the policy lets a single row of a person be the unit."""
@@ -96,7 +106,11 @@ class PlanReview:
         text = configuration.read_text(self._home.policy)
         policy = parse_policy(text)
         summary = f"{len(policy.dataset)} datasets, {len(policy.population)} populations, {policy.approval.mode}"
-        change = PolicyChange(policy_sha256=hashlib.sha256(text.encode()).digest(), summary=summary)
+        change = PolicyChange(
+            member=self._owner.identity.public,
+            policy_sha256=hashlib.sha256(text.encode()).digest(),
+            summary=summary,
+        )
         self._ledger.note_policy(change, at=int(self._clock.now()))
         return policy
 
@@ -115,11 +129,13 @@ class PlanReview:
         model = self.registry.model_with_hash(plan.recipe.base.hash)
         section = policy.dataset.get(dataset.name) if dataset else None
         population = section.population if section else None
-        cost = None
+        cost, unknown = None, ""
         if population is not None:
-            reserved = self._reserved(verified, population, policy)
+            reserved, unknown = self._reserved(verified, population, policy)
             spent = self._ledger.spent(population)
             cost = cost_of(verified, policy.population[population], spent, reserved=reserved)
+        apart, unread = self._charged_apart(dataset)
+        unknown = unknown or unread
         local = LocalContext(
             me=self._owner.name,
             identity_key=self._owner.identity.public,
@@ -130,16 +146,40 @@ class PlanReview:
             base_registered=model is not None,
             cost=cost,
             charged_to=self._ledger.populations_of_run(verified.hash),
+            data_charged_to=self._ledger.populations_of_data(dataset.sha256 if dataset else ""),
+            data_charged_apart=apart,
+            neighbours_unknown=unknown,
         )
         return Judged(verified, assess(plan, policy, local, overruled), cost, population, policy, dataset, model)
 
-    def _reserved(self, verified: VerifiedPlan, population: str, policy: Policy) -> tuple[Reservation, ...]:
+    def _reserved(self, verified: VerifiedPlan, population: str, policy: Policy) -> tuple[tuple[Reservation, ...], str]:
         """Return what other approved runs reserve; for a run that is approved itself nothing: it has its place."""
         decision = self.plans.decision(verified.plan.run_id)
         if decision is not None and decision.verdict == "approved":
-            return ()
+            return (), ""
+        return self.reserved(population, policy, apart_from=verified.hash)
+
+    def reserved(
+        self, population: str, policy: Policy, *, apart_from: bytes = b""
+    ) -> tuple[tuple[Reservation, ...], str]:
+        """Return what approved runs reserve of a population's budget, those of others on this machine among them.
+
+        Returns:
+            The reservations, and why those of others are not known; empty if they are.
+        """
         now = self._clock.now()
-        return self.reservations.of(population, policy, now=now, apart_from=verified.hash)
+        own = self.reservations.of(population, policy, now=now, apart_from=apart_from)
+        try:
+            return (*own, *self._neighbours.reserved(population, now=now)), ""
+        except OnlysumError as error:
+            return own, error.detail
+
+    def _charged_apart(self, dataset: DatasetEntry | None) -> tuple[tuple[str, ...], str]:
+        """Return to whom the data was charged on other ledgers of this machine, and why that is not known, if so."""
+        try:
+            return self._neighbours.charged_apart(dataset.sha256 if dataset else ""), ""
+        except OnlysumError as error:
+            return (), error.detail
 
     def judge_run(self, run_id: str, dataset_name: str | None = None) -> Judged:
         """Judge a kept plan, with the dataset that was chosen when it was decided."""
@@ -288,7 +328,14 @@ class PlanReview:
 def _seen_by_policy(dataset: DatasetEntry | None) -> LocalDataset | None:
     if dataset is None:
         return None
-    return LocalDataset(dataset.name, dataset.units, dataset.rows, dataset.user_column, dataset.population)
+    return LocalDataset(
+        dataset.name,
+        dataset.units,
+        dataset.rows,
+        dataset.user_column,
+        dataset.population,
+        dataset.another_population,
+    )
 
 
 def _overruled(judged: Judged, names: Sequence[str], *, who: str | None, because: str) -> list[Overrule]:

@@ -9,8 +9,8 @@ Source: docs/privacy-accounting.md section 8; SQLite in WAL mode with synchronou
 
 from __future__ import annotations
 
+import hashlib
 import os
-import sqlite3
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,27 +20,15 @@ from pathlib import Path
 from threading import RLock
 from typing import Final
 
-from host.durable import sqlite_code
+from participant.owner.ledger_file import INSERT, SCHEMA, Losses, connect, has_table, translated
 from privacy import ledger
 from privacy.errors import LocalError, OnlysumError, RefusedError, VerificationError
 from privacy.ledger import LifetimeBudget, Record, Spent
 from privacy.ledger_entries import Charge, Entry, Genesis, PolicyChange, Reanchored, Unprotected
-from privacy.secagg.keys import SigningKey, verify
+from privacy.secagg.keys import SigningKey, framed, verify
 from protos.envelope import LedgerHead
 
-BUSY_MS: Final = 10_000  # how long to wait for another process (a command beside the daemon)
-
-_SCHEMA: Final = (
-    """CREATE TABLE records (
-        sequence INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, body BLOB NOT NULL, signature BLOB NOT NULL,
-        plan_hash BLOB, round INTEGER, UNIQUE (plan_hash, round)
-    ) STRICT""",
-    """CREATE TRIGGER records_are_never_changed BEFORE UPDATE ON records
-        BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END""",
-    """CREATE TRIGGER records_are_never_removed BEFORE DELETE ON records
-        BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END""",
-)
-_INSERT: Final = "INSERT INTO records (sequence, hash, body, signature, plan_hash, round) VALUES (?, ?, ?, ?, ?, ?)"
+LABEL_DATA: Final = b"onlysum/1/ledger-data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +42,25 @@ class Charged:
 class Ledger:
     """An open ledger; made by :meth:`create` or :meth:`open`. Safe to share between threads."""
 
-    def __init__(self, database: sqlite3.Connection, key: SigningKey) -> None:
-        self._database = database
+    def __init__(self, path: Path, key: SigningKey, member: bytes) -> None:
+        self.losses = Losses(path, member)
+        self._database = connect(path)
         self._key = key
+        self._member = member
         self._lock = RLock()
         self._records: list[Record] = []
         self._spent: dict[str, Spent] = {}
 
     @classmethod
-    def create(cls, path: Path, *, owner: str, key: SigningKey, at: int) -> Ledger:
+    def create(cls, path: Path, *, owner: str, key: SigningKey, member: bytes, at: int) -> Ledger:
         """Make a ledger with its first record.
+
+        Args:
+            path: the database, which does not exist.
+            owner: who begins it.
+            key: the ledger's own, which signs it.
+            member: identity key of the member on whose behalf it is opened.
+            at: seconds since the Unix epoch.
 
         Raises:
             LocalError: ``E-EXISTS`` or ``E-DISK-FULL``.
@@ -72,12 +69,12 @@ class Ledger:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
             raise LocalError("E-EXISTS", f"{path} is there already; a ledger is never begun anew") from None
-        opened = cls(_connect(path), key)
+        opened = cls(path, key, member)
         try:
             with opened._transaction():
-                for statement in _SCHEMA:
+                for statement in SCHEMA:
                     opened._database.execute(statement)
-                opened._append(Genesis(owner=owner, identity_key=key.public), at=at)
+                opened._append(Genesis(owner=owner, key=key.public), at=at)
         except OnlysumError:
             opened.close()
             path.unlink()  # an empty ledger would block the next attempt
@@ -85,12 +82,13 @@ class Ledger:
         return opened
 
     @classmethod
-    def open(cls, path: Path, *, key: SigningKey, expected: LedgerHead | None = None) -> Ledger:
+    def open(cls, path: Path, *, key: SigningKey, member: bytes, expected: LedgerHead | None = None) -> Ledger:
         """Open a ledger and check its whole chain.
 
         Args:
             path: the database.
-            key: the owner's identity key, which signed it.
+            key: the ledger's own, which signed it.
+            member: identity key of the member on whose behalf it is opened.
             expected: a head that others have seen, if one is known.
 
         Raises:
@@ -105,11 +103,11 @@ class Ledger:
             )
         if path.stat().st_size == 0:  # SQLite would begin a database in it
             raise VerificationError("E-STATE-DAMAGED", f"the ledger's file {path} is empty")
-        opened = cls(_connect(path), key)
+        opened = cls(path, key, member)
         try:
             with opened._reading():
                 opened._refresh()
-                ledger.verify_chain(opened._records, identity_key=key.public, every_signature=False)
+                ledger.verify_chain(opened._records, key=key.public, every_signature=False)
             if expected is not None:
                 opened.require_at_least(expected)
         except OnlysumError:
@@ -121,33 +119,46 @@ class Ledger:
         """Close the database."""
         self._database.close()
 
-    def charge(self, charge: Charge, *, budget: LifetimeBudget, max_rounds: int, at: int) -> Charged:
+    def charge(
+        self, charge: Charge, *, budget: LifetimeBudget, max_rounds: int, at: int, others: bool = False
+    ) -> Charged:
         """Charge a round before it trains; it is on disk when this returns.
 
         A round that was charged before is not charged again, whatever its attempt.
 
+        Args:
+            charge: the round.
+            budget: of its population.
+            max_rounds: that the approved plan has.
+            at: seconds since the Unix epoch.
+            others: a person has said that the data is also that of another population, which was charged for it.
+
         Raises:
-            RefusedError: ``E-POLICY-BUDGET``, ``E-LEDGER-UNIT`` or ``E-LEDGER-POPULATION``; nothing was written.
+            RefusedError: ``E-POLICY-BUDGET``, ``E-LEDGER-UNIT``, ``E-LEDGER-POPULATION``, ``E-LEDGER-DATA`` or
+                ``E-LEDGER-ROLLBACK``; nothing was written.
             LocalError: ``E-DISK-FULL``; nothing was written.
         """
         with self._transaction():
             before = self._charged(charge.plan_hash, charge.round)
             if before is not None:
-                if before.entry != replace(charge, order=getattr(before.entry, "order", None)):
+                if not _is_same_round(before.entry, charge):
                     detail = f"round {charge.round} of run {charge.run_id} was charged as something else"
                     raise RefusedError("E-LEDGER-UNIT", detail)
                 return Charged(before, new=False)
+            self.losses.require_none()
             ledger.require_population(self._records, charge)
+            if not others:
+                ledger.require_data(self._records, charge)
             spent = self.spent(charge.population)
             ledger.require_budget(spent, charge, budget=budget, max_rounds=max_rounds)
             ordered = replace(charge, order=spent.fixed(budget).order)  # the first charge fixes the order for good
             return Charged(self._append(ordered, at=at), new=True)
 
     def note_policy(self, change: PolicyChange, *, at: int) -> Record:
-        """Write down that the policy changed, unless its last noted hash is the same."""
+        """Write down that a member's policy changed, unless its last noted hash is the same."""
         with self._transaction():
             for record in reversed(self._records):
-                if isinstance(record.entry, PolicyChange):
+                if isinstance(record.entry, PolicyChange) and record.entry.member == change.member:
                     if record.entry.policy_sha256 == change.policy_sha256:
                         return record
                     break
@@ -183,6 +194,34 @@ class Ledger:
             for charge in charges:
                 last = self._append(charge, at=at, last=last)
 
+    def catch_up(self, copy: Ledger) -> None:
+        """Add the records that another copy of this ledger has beyond these; a shorter copy adds nothing.
+
+        Raises:
+            RefusedError: ``E-LEDGER-ROLLBACK``, the two went on apart, or the copy is another ledger's.
+            LocalError: ``E-DISK-FULL``; nothing was written.
+        """
+        with self._transaction():
+            theirs = copy.rows()
+            shared = min(len(theirs), len(self._records))
+            if theirs[:shared] != tuple(self._records[:shared]):
+                raise RefusedError(
+                    "E-LEDGER-ROLLBACK", "two copies of the ledger went on apart: neither has all charges"
+                )
+            for record in theirs[shared:]:
+                self._insert(record)
+
+    @property
+    def owner(self) -> str:
+        """Who began the ledger."""
+        first = self.rows()[0].entry
+        return first.owner if isinstance(first, Genesis) else ""
+
+    @property
+    def key(self) -> bytes:
+        """The ledger's public key, which signs its records."""
+        return self._key.public
+
     def head(self) -> LedgerHead:
         """Return the number and hash of the last record, signed: what the coordinator remembers."""
         with self._reading():
@@ -203,7 +242,7 @@ class Ledger:
         if expected.sequence == 0:
             return
         rows = self.rows()
-        if ledger.accounts_for(rows, expected.sequence):
+        if ledger.accounts_for(rows, expected.sequence, member=self._member):
             return
         if rows[-1].sequence < expected.sequence:
             detail = f"the ledger ends at record {rows[-1].sequence}, but record {expected.sequence} was shown before"
@@ -217,6 +256,20 @@ class Ledger:
         with self._reading():
             self._refresh()
             return self._spent.get(population) or ledger.nothing_spent(population)
+
+    def fingerprint(self, sha256: str) -> bytes:
+        """Return what stands in this ledger for the data of a hash, empty for none.
+
+        Whoever lacks the ledger's key cannot tell whether it stands for data that he has: Ed25519 signatures are
+        deterministic, so that the hash of one is a pseudorandom function of what was signed.
+        """
+        if not sha256:
+            return b""
+        return hashlib.sha256(self._key.sign(framed(LABEL_DATA, bytes.fromhex(sha256)))).digest()
+
+    def populations_of_data(self, sha256: str) -> tuple[str, ...]:
+        """Return the populations that were charged for the data of a hash."""
+        return ledger.populations_of_data(self.rows(), self.fingerprint(sha256))
 
     def populations_of_run(self, plan_hash: bytes) -> tuple[str, ...]:
         """Return the populations that a run was charged to or noted for; none before its first charge."""
@@ -246,7 +299,7 @@ class Ledger:
                 raise VerificationError("E-STATE-DAMAGED", f"SQLite finds {len(problems)} faults in the ledger")
             self._records, self._spent = [], {}
             self._refresh()
-            ledger.verify_chain(self._records, identity_key=self._key.public)
+            ledger.verify_chain(self._records, key=self._key.public)
             return len(self._records)
 
     def export(self) -> bytes:
@@ -263,9 +316,12 @@ class Ledger:
         if last is None and self._records:
             last = self._records[-1]
         record = ledger.append(last, entry, at=at, key=self._key)
-        columns = (record.sequence, record.hash, record.body, record.signature, *_place(entry))
-        self._database.execute(_INSERT, columns)
+        self._insert(record)
         return record
+
+    def _insert(self, record: Record) -> None:
+        columns = (record.sequence, record.hash, record.body, record.signature, *_place(record.entry))
+        self._database.execute(INSERT, columns)
 
     def _refresh(self) -> None:
         """Read the records that this object has not seen: its own last one, or another process's."""
@@ -285,10 +341,10 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock, _translated():
+        with self._lock, translated():
             self._database.execute("BEGIN IMMEDIATE")
             try:
-                if self._records or _has_table(self._database):
+                if self._records or has_table(self._database):
                     self._refresh()
                 yield
                 self._database.execute("COMMIT")
@@ -300,8 +356,13 @@ class Ledger:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        with self._lock, _translated():
+        with self._lock, translated():
             yield
+
+
+def _is_same_round(before: Entry, charge: Charge) -> bool:
+    """Return whether a round was charged as it is now; its order was fixed before, its data compared elsewhere."""
+    return isinstance(before, Charge) and before == replace(charge, order=before.order, data=before.data)
 
 
 def _numbered(records: Sequence[Record], sequence: int) -> Record:
@@ -322,34 +383,3 @@ def _checked(
     if columns != (record.sequence, record.hash, *_place(record.entry)):
         raise VerificationError("E-STATE-DAMAGED", f"ledger record {sequence} does not have its hash")
     return record
-
-
-def _has_table(database: sqlite3.Connection) -> bool:
-    return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'records'").fetchone() is not None
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    with _translated():
-        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")
-        except sqlite3.Error:
-            database.close()
-            raise
-        return database
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn SQLite's errors into ours: a full disk is waited for, a damaged file is restored."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if (refused := sqlite_code(error)) is not None:
-            raise LocalError(refused, f"the ledger: {error}") from None
-        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_ERROR:  # its tables are not those of a ledger
-            raise VerificationError("E-STATE-DAMAGED", f"the ledger's file is damaged: {error}") from None
-        raise LocalError("E-BUG", f"the ledger could not be used: {error}") from error
-    except sqlite3.DatabaseError as error:
-        raise VerificationError("E-STATE-DAMAGED", f"the ledger's file is damaged: {error}") from None

@@ -90,8 +90,9 @@ class Rehearsal(BaseModel):
 class PlanStore:
     """The plans in a participant's directory, by run id."""
 
-    def __init__(self, home: Home, operator_key: bytes) -> None:
+    def __init__(self, home: Home, operator_key: bytes, *, decisions: Path | None = None) -> None:
         self._home = home
+        self._decisions = decisions or home.plans / "decisions.lock"  # shared where a budget is
         self.operator_key = operator_key
         self._lock = RLock()
         self._deciding = False
@@ -173,11 +174,19 @@ class PlanStore:
         """Return the run ids of all kept plans whose runs have not ended, as far as is known here."""
         return tuple(run_id for run_id in self.run_ids() if not (self.directory(run_id) / "ended.json").exists())
 
-    def going_on(self) -> tuple[VerifiedPlan, ...]:
-        """Return the plans of the runs that were approved here and have not ended, damaged ones aside."""
+    def going_on(self, *, strictly: bool = False) -> tuple[VerifiedPlan, ...]:
+        """Return the plans of the runs that were approved here and have not ended, damaged ones aside.
+
+        Args:
+            strictly: raise instead where one is damaged: whoever asks does not take part in its run.
+
+        Raises:
+            VerificationError, LocalError: ``E-STATE-DAMAGED``.
+        """
+        aside = () if strictly else (VerificationError, LocalError)  # whoever takes part meets it, and says so
         plans = []
         for run_id in self.run_ids():
-            with suppress(VerificationError, LocalError):  # whoever takes part in the run meets it, and says so
+            with suppress(*aside):
                 decision = self.decision(run_id)
                 if decision is not None and decision.verdict == "approved" and self.ended(run_id) is None:
                     plans.append(self.get(run_id))
@@ -224,7 +233,7 @@ class PlanStore:
             if self._deciding:
                 yield
                 return
-            with held(self._home.plans / "decisions.lock"):
+            with held(self._decisions):
                 self._deciding = True
                 try:
                     yield

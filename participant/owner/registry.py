@@ -8,7 +8,8 @@ Leaves to others: parsing (``data``), hashing (``models``), what may be done wit
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,6 +42,7 @@ class DatasetEntry(Entry):
     label_column: str | None = None
     user_column: str | None = None
     population: Name | None = None
+    another_population: bool = False  # its owner has said that other people's rows are the same
     rows: Positive
     users: Count = 0  # 0 without a user column
     columns: tuple[str, ...] = ()
@@ -62,6 +64,16 @@ class ModelEntry(Entry):
     def hash(self) -> str:
         """The hash that a plan names: of the canonical list of file hashes."""
         return hashlib.sha256(canonical.encode([file.model_dump() for file in self.files])).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What another participant on this machine has registered."""
+
+    who: str
+    same_ledger: bool  # it charges to the ledger of whoever asks
+    datasets: tuple[DatasetEntry, ...]
+    populations: Mapping[str, str]  # by name of dataset, as its policy has them
 
 
 EntryT = TypeVar("EntryT", bound=Entry)
@@ -104,26 +116,30 @@ class Registry:
             for dataset in self.datasets()
         )
 
-    def require_one_population(self, entry: DatasetEntry, populations: Mapping[str, str]) -> None:
+    def require_one_population(
+        self, entry: DatasetEntry, populations: Mapping[str, str], beside: Iterable[Beside] = ()
+    ) -> None:
         """Refuse data that is registered under another population, or whose population is not known to be the same.
 
         Args:
             entry: what is to be added; equal data is found by the bytes of its files alone.
             populations: by name of dataset, of the policy, where a registration names none.
+            beside: what other participants on this machine have.
 
         Raises:
-            LocalError: ``E-DATA-POPULATION``.
+            LocalError: ``E-DATA-POPULATION`` or ``E-DATA-LEDGER``.
         """
-
-        def named(dataset: DatasetEntry) -> str | None:
-            return dataset.population or populations.get(dataset.name)
-
+        mine = _population(entry, populations)
         for known in self.datasets():
-            equal = entry.sha256 and known.sha256 == entry.sha256 and known.name != entry.name
-            if equal and (named(known) is None or named(known) != named(entry)):
-                whose = f"population {named(known)}" if named(known) else "no population"
-                detail = f"the same data is registered as {known.name} under {whose}"
-                raise LocalError("E-DATA-POPULATION", detail)
+            if _is_same_data(known, entry) and known.name != entry.name:
+                theirs = _population(known, populations)
+                if theirs is None or theirs != mine:
+                    raise _registered_before(known, theirs)
+        for other in beside:
+            for known in other.datasets:
+                theirs = _population(known, other.populations)
+                if _is_same_data(known, entry) and (theirs is None or theirs != mine or not other.same_ledger):
+                    raise _registered_before(known, theirs, other)
 
     def add(self, entry: DatasetEntry | ModelEntry) -> None:
         """Write an entry down.
@@ -144,6 +160,44 @@ class Registry:
     def _path(self, entry: Entry) -> Path:
         directory = self._home.datasets if isinstance(entry, DatasetEntry) else self._home.models
         return directory / f"{entry.name}.json"
+
+
+def require_same_people(
+    entry: DatasetEntry, populations: Mapping[str, str], charged: Collection[str], apart: Collection[str]
+) -> None:
+    """Refuse data that was charged before: to another population, to one that is not known to be the same, or apart.
+
+    Args:
+        entry: what is to be added.
+        populations: by name of dataset, of the policy, where the entry names none.
+        charged: the populations that the ledger has for the same data.
+        apart: those that other ledgers of this machine have, in words.
+
+    Raises:
+        LocalError: ``E-DATA-POPULATION`` or ``E-DATA-LEDGER``.
+    """
+    if apart:
+        raise LocalError("E-DATA-LEDGER", f"the same data was charged to {'; '.join(apart)}")
+    mine = _population(entry, populations)
+    if charged and mine not in charged:
+        raise LocalError("E-DATA-POPULATION", f"the same data was charged to population {', '.join(charged)}")
+
+
+def _is_same_data(known: DatasetEntry, entry: DatasetEntry) -> bool:
+    return entry.sha256 != "" and known.sha256 == entry.sha256
+
+
+def _population(dataset: DatasetEntry, populations: Mapping[str, str]) -> str | None:
+    return dataset.population or populations.get(dataset.name)
+
+
+def _registered_before(known: DatasetEntry, population: str | None, other: Beside | None = None) -> LocalError:
+    whose = f"population {population}" if population else "no population"
+    where = f" by {other.who}" if other else ""
+    detail = f"the same data is registered{where} as {known.name} under {whose}"
+    if other and not other.same_ledger:
+        return LocalError("E-DATA-LEDGER", f"{detail}, which is charged to another ledger of this machine")
+    return LocalError("E-DATA-POPULATION", detail)
 
 
 def absolute(path: Path) -> str:

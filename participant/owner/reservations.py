@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from participant.owner.ledger import Ledger
 from participant.owner.plan_store import PlanStore
@@ -26,6 +27,28 @@ class Reservation:
     event: Event
 
 
+class Neighbours(Protocol):
+    """The other members on this machine, as far as they bear on a plan; an ``OnlysumError`` where that is not known."""
+
+    def reserved(self, population: str, *, now: float) -> tuple[Reservation, ...]:
+        """Return what approved runs of those that charge to the same ledger reserve of a population's budget."""
+
+    def charged_apart(self, sha256: str) -> tuple[str, ...]:
+        """Return which populations were charged for the data of a hash on this machine's other ledgers, in words."""
+
+
+class NoNeighbours:
+    """Nobody else on this machine."""
+
+    def reserved(self, population: str, *, now: float) -> tuple[Reservation, ...]:
+        """Return nothing."""
+        return ()
+
+    def charged_apart(self, sha256: str) -> tuple[str, ...]:
+        """Return nothing."""
+        return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Reservations:
     """Where reservations are read from."""
@@ -33,6 +56,7 @@ class Reservations:
     plans: PlanStore
     ledger: Ledger
     me: str
+    strict: bool = False  # a plan that cannot be read is an error: of another member, nobody else would notice it
 
     def of(self, population: str, policy: Policy, *, now: float, apart_from: bytes = b"") -> tuple[Reservation, ...]:
         """Return what a population's approved runs reserve.
@@ -42,10 +66,13 @@ class Reservations:
             policy: names the populations of datasets.
             now: seconds since the Unix epoch; an expired plan reserves nothing.
             apart_from: hash of a plan that is not counted, since it is the one that asks.
+
+        Raises:
+            VerificationError, LocalError: ``E-STATE-DAMAGED``, of a strict one.
         """
         return tuple(
             reservation
-            for verified in self.plans.going_on()
+            for verified in self.plans.going_on(strictly=self.strict)
             if verified.hash != apart_from and now < verified.plan.expires_at
             for reservation in self._of_run(verified, population, policy)
         )

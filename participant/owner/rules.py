@@ -70,6 +70,7 @@ class LocalDataset:
     rows: int
     user_column: str | None
     population: str | None
+    another_population: bool = False  # its owner has said that it is also the data of other people
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,9 @@ class LocalContext:
     base_registered: bool
     cost: Cost | None  # None in mode none, or if no population is named
     charged_to: tuple[str, ...] = ()  # the populations that the ledger has for this run; more than one is a split run
+    data_charged_to: tuple[str, ...] = ()  # the populations that the ledger has for the same data
+    data_charged_apart: tuple[str, ...] = ()  # those that other ledgers of this machine have, in words
+    neighbours_unknown: str = ""  # why it is not known what others on this machine reserve or have charged
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +304,15 @@ def _dataset(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
         same = dataset.population == allowed.population
         yield _rule("dataset.population", same, f"added for {dataset.population}, policy says {allowed.population}")
     yield from _population_of_run(allowed, at)
+    if at.data_charged_apart and not dataset.another_population:
+        says = f"this data was charged to {'; '.join(at.data_charged_apart)}, which is not added to this ledger"
+        yield Rule("population.of-data", Outcome.BROKEN, says)
+    elif at.data_charged_to and not dataset.another_population:
+        same = allowed.population in at.data_charged_to
+        says = f"this data was charged to {', '.join(at.data_charged_to)}, policy says {allowed.population}"
+        yield _rule("population.of-data", same, says)
+    if at.neighbours_unknown:
+        yield Rule("population.of-machine", Outcome.BROKEN, f"unknown what others spend: {at.neighbours_unknown}")
 
 
 def _population_of_run(allowed: DatasetPolicy, at: LocalContext) -> Iterator[Rule]:

@@ -24,7 +24,7 @@ class Consent:
 
     def __init__(self, work: DaemonContext, job: TrainingJob) -> None:
         self._work = work
-        self._dataset = job.dataset.name
+        self._data = job.dataset
         self._verified = job.verified
         self._judged: Policy | None = None
 
@@ -61,8 +61,8 @@ class Consent:
         """Charge a round at its planned event; without differential privacy, note that once.
 
         Raises:
-            RefusedError: ``E-POLICY-BUDGET``, ``E-LEDGER-UNIT``, ``E-LEDGER-POPULATION`` or ``E-POLICY-RULE``;
-                nothing is trained.
+            RefusedError: ``E-POLICY-BUDGET``, ``E-LEDGER-UNIT``, ``E-LEDGER-POPULATION``, ``E-LEDGER-DATA`` or
+                ``E-POLICY-RULE``; nothing is trained.
             LocalError: ``E-DISK-FULL``.
         """
         plan, now = self._verified.plan, int(self._work.clock.now())
@@ -82,12 +82,13 @@ class Consent:
             relation=plan.privacy.relation,
             event=event,
             delta=plan.privacy.delta,
+            data=self._work.ledger.fingerprint(self._data.sha256),
         )
-        budget = lifetime_budget(policy.population[population])
-        self._work.ledger.charge(charge, budget=budget, max_rounds=plan.recipe.rounds, at=now)
+        budget, others = lifetime_budget(policy.population[population]), self._data.another_population
+        self._work.ledger.charge(charge, budget=budget, max_rounds=plan.recipe.rounds, at=now, others=others)
 
     def _section(self, policy: Policy) -> DatasetPolicy:
-        section = policy.dataset.get(self._dataset)
+        section = policy.dataset.get(self._data.name)
         if section is None:
-            raise RefusedError("E-POLICY-RULE", f"dataset.section: the policy has no [dataset.{self._dataset}]")
+            raise RefusedError("E-POLICY-RULE", f"dataset.section: the policy has no [dataset.{self._data.name}]")
         return section

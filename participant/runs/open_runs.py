@@ -234,11 +234,18 @@ class Runs:
     def _compare_ledger(self, lost: LedgerHead | None) -> None:
         """Abstain from every run while the ledger lacks a record that was shown."""
         self.rolled_back = None
+        self._work.ledger.losses.note(lost)
         if lost is not None:
             detail = f"record {lost.sequence} of the ledger was shown and is missing here"
             self.rolled_back = RefusedError("E-LEDGER-ROLLBACK", detail)
-            next_step = self.rolled_back.explanation.next_step
-            _log.error("abstaining from every run", code="E-LEDGER-ROLLBACK", detail=detail, next=next_step)
+        else:
+            try:
+                self._work.ledger.losses.require_none()
+            except RefusedError as error:  # another member's that charges here
+                self.rolled_back = error
+        if (known := self.rolled_back) is not None:
+            next_step = known.explanation.next_step
+            _log.error("abstaining from every run", code=known.code, detail=known.detail, next=next_step)
 
     def _compare(self, shown: HeadsShown) -> None:
         """Refuse a run for good if its journal lacks what was shown of it, also if its plan comes only later."""

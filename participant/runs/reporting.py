@@ -96,6 +96,7 @@ def _ledger(work: DaemonContext, verified: VerifiedPlan, decision: Decision) -> 
     return LedgerFacts(
         sequence=head.sequence,
         head=head.hash,
+        key=work.ledger.key,
         spent=spent,
         budget=lifetime_budget(population) if population is not None and counted else None,
     )

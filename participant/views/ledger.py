@@ -9,15 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from host.fingerprints import fingerprint
 from host.rendering import Json
-from host.system import SystemClock
 from participant.opened import OpenHome
 from participant.owner.cost import left_of, lifetime_budget, promised_epsilon
+from participant.owner.ledger_directory import LedgerMember
 from participant.owner.policy import Policy, load_policy
 from participant.owner.reservations import Reservation
 from privacy.dp.accountants import epsilon
 from privacy.dp.events import Composed, format_epsilon_up
-from privacy.errors import LocalError
+from privacy.errors import LocalError, VerificationError
 from privacy.ledger import LifetimeBudget, RunSpend, Spent
 from privacy.ledger_entries import Reanchored
 
@@ -115,7 +116,11 @@ class LedgerView:
     populations: tuple[PopulationSpend, ...]
     sequence: int
     head: bytes
+    key: str  # fingerprint of the ledger's key
+    file: str
+    members: tuple[LedgerMember, ...]  # that charge to it, the one that asks among them
     lost: tuple[Reanchored, ...] = ()
+    unknown: str = ""  # why it is not known what other members reserve
 
     def to_json(self) -> Json:
         """Return it for programs."""
@@ -123,7 +128,19 @@ class LedgerView:
         lost: list[Json] = [
             {"lost_sequence": loss.lost_sequence, "who": loss.who, "exhausted": [*loss.exhausted]} for loss in self.lost
         ]
-        return {"populations": populations, "sequence": self.sequence, "head": self.head.hex(), "reanchored": lost}
+        members: list[Json] = [
+            {"name": member.name, "federation": member.federation, "directory": member.home} for member in self.members
+        ]
+        return {
+            "populations": populations,
+            "sequence": self.sequence,
+            "head": self.head.hex(),
+            "key": self.key,
+            "file": self.file,
+            "members": members,
+            "unknown": self.unknown,
+            "reanchored": lost,
+        }
 
     def to_lines(self) -> list[str]:
         """Return it for people."""
@@ -134,7 +151,13 @@ class LedgerView:
             )
             if loss.exhausted:
                 lines.append(f"  the whole budget counts as spent: {', '.join(loss.exhausted)}")
-        return [*lines, f"ledger head: record {self.sequence}, {self.head.hex()}"]
+        if len(self.members) > 1:
+            lines.append(
+                "charged to by " + ", ".join(f"{member.name} of {member.federation}" for member in self.members)
+            )
+        if self.unknown:
+            lines.append(f"NOT KNOWN what other members of this machine reserve: {self.unknown}")
+        return [*lines, f"ledger head: record {self.sequence}, {self.head.hex()}", f"ledger key: {self.key}"]
 
 
 def ledger_view(opened: OpenHome, population: str | None = None) -> LedgerView:
@@ -149,12 +172,17 @@ def ledger_view(opened: OpenHome, population: str | None = None) -> LedgerView:
         raise LocalError("E-NOT-FOUND", f"no population {population} in the ledger or the policy")
     names = sorted(known) if population is None else [population]
     head = opened.ledger.head()
-    now, reservations = SystemClock().now(), opened.review.reservations
-    spends = tuple(
-        _population_spend(opened.ledger.spent(name), policy, reservations.of(name, policy, now=now)) for name in names
-    )
+    reserved = {name: opened.review.reserved(name, policy) for name in names}
+    spends = tuple(_population_spend(opened.ledger.spent(name), policy, reserved[name][0]) for name in names)
+    unknown = next((why for _, why in reserved.values() if why), "")
+    try:
+        beside = opened.ledgers.beside(opened.member)
+    except VerificationError as error:
+        beside, unknown = (), error.detail
     lost = tuple(record.entry for record in opened.ledger.rows() if isinstance(record.entry, Reanchored))
-    return LedgerView(spends, head.sequence, head.hash, lost)
+    members = (opened.member, *(other for other in beside if other.ledger == opened.member.ledger))
+    file = str(opened.ledgers.file(opened.member.ledger))
+    return LedgerView(spends, head.sequence, head.hash, fingerprint(opened.ledger.key), file, members, lost, unknown)
 
 
 def _population_spend(spent: Spent, policy: Policy, reserved: tuple[Reservation, ...]) -> PopulationSpend:

@@ -36,8 +36,9 @@ NO_NOISE: Final = (
 CHARGING: Final = "A round is charged when it starts, completed or not; nothing is refunded."
 EARLIER_RUNS: Final = "Trying several settings is spending too: every run on the same data adds to what is spent."
 BUDGET_REACH: Final = (
-    "A budget counts what this directory charges. Another directory, as the coordinator of another federation asks "
-    "for, has an identity, a ledger and budgets of its own: what the same data spends there, nothing adds up."
+    "A budget counts what all federations charge to this ledger of this machine. Another user of the machine, another "
+    "machine, and a second participant of one federation have ledgers of their own: what the same people spend there, "
+    "nothing adds up."
 )
 ARITHMETIC: Final = (
     "Arithmetic: clipped gradients, noise and sums are exact integers, so that rounding adds nothing to the loss. "

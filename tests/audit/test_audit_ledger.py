@@ -19,7 +19,8 @@ from tests.worlds.charges import CHARGE
 from tests.worlds.plans import OPERATOR, signing_key
 
 KEY = signing_key("alice")
-GENESIS = Genesis(owner="alice", identity_key=KEY.public)
+MEMBER = signing_key("alice").public
+GENESIS = Genesis(owner="alice", key=KEY.public)
 DAY = 86400
 
 
@@ -33,7 +34,7 @@ def chain(*entries: Entry, at: int = 1_700_000_000, step: int = DAY) -> list[Rec
 
 RECORDS = chain(
     GENESIS,
-    PolicyChange(policy_sha256=b"1" * 32, summary="first policy"),
+    PolicyChange(member=MEMBER, policy_sha256=b"1" * 32, summary="first policy"),
     CHARGE,
     replace(CHARGE, round=2),
     replace(CHARGE, population="staff", unit="user"),
@@ -120,9 +121,9 @@ BROKEN: dict[str, bytes] = {
     "charges of one population in two units": ledger.export(chain(GENESIS, CHARGE, replace(CHARGE, unit="user"))),
     "a date beyond the calendar": ledger.export(chain(GENESIS, at=2**52)),
     "a date before the epoch": ledger.export(chain(GENESIS, at=-1)),
-    "a key of another length": ledger.export(chain(Genesis(owner="alice", identity_key=b"short"))),
+    "a key of another length": ledger.export(chain(Genesis(owner="alice", key=b"short"))),
     "signed by another key than it names": ledger.export(
-        chain(Genesis(owner="alice", identity_key=OPERATOR.public)),
+        chain(Genesis(owner="alice", key=OPERATOR.public)),
     ),
 }
 

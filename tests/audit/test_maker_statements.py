@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from audit.page import make_page
-from audit.statements import is_statement, maker_statements
+from audit.statements import LEDGER_STATEMENTS, NOT_SHOWN, STATEMENTS, maker_statements
 from audit.text import rendered
 from audit.verify import verify_report
 from privacy.errors import VerificationError
@@ -28,6 +28,12 @@ from tests.worlds.reports import (
 )
 
 Path = tuple[str | int, ...]
+
+
+def is_statement(leaf: str) -> bool:
+    """Return whether a leaf of a report, "*" for a place in a list, is the maker's statement or not shown."""
+    covered = [*NOT_SHOWN, *(leaf for leaves in (STATEMENTS | LEDGER_STATEMENTS).values() for leaf in leaves)]
+    return any(leaf == known or leaf.startswith(f"{known}.") for known in covered)
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:

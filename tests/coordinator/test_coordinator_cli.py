@@ -304,7 +304,7 @@ def test_what_was_backed_up_is_restored_and_open_attempts_are_given_up(
     assert said(capsys, "doctor", "--config", str(other))["checks"][1]["ok"] is True
 
 
-@pytest.mark.parametrize("kept", [0.02, 0.5, 0.99])
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.999])
 def test_a_part_of_a_backup_restores_nothing(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: float
 ) -> None:

@@ -240,7 +240,7 @@ def test_a_member_that_enrols_anew_begins_a_ledger_anew_and_the_coordinator_says
         seen = member_rows.ledgers_seen(connection, "alice")
         rows = [(row.kind, row.detail) for row in member_rows.security_log(connection)]
     assert [(one.identity_key, one.sequence) for one in seen] == [(b"a" * 32, 40), (b"b" * 32, 2)]
-    assert [kind for kind, _ in rows] == ["ledger-anew", "ledger-rollback"]
+    assert [kind for kind, _ in rows] == ["ledger-identity", "ledger-rollback"]
     assert "begins anew at record 2" in rows[0][1]
     assert "last seen at 40" in rows[0][1]
 

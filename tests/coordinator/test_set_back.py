@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +15,17 @@ from coordinator.daemon.backup import DATABASE
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.run_rows import RunState
 from coordinator.database.store import Store, copy_sqlite
+from coordinator.protocol.checks import check_known_round
 from coordinator.runs.run import COORDINATOR
 from coordinator.views.status import OpenRun
 from privacy.errors import PeerError
-from privacy.secagg.messages import Position, RoundCertificate, SurvivorSet
+from privacy.plan import PROTOCOL_VERSION
+from privacy.secagg.messages import Position, RoundCertificate, SurvivorSet, SurvivorSignature
+from privacy.secagg.parameters import Parameters
 from protos import codec
 from protos.envelope import RoundKnown
 from tests.worlds.coordinator import RUN_ID, World
+from tests.worlds.plans import make_plan
 
 CODE = "E-COORDINATOR-ROLLBACK"
 
@@ -234,3 +238,26 @@ def test_a_certificate_of_a_round_that_is_known_or_of_a_run_that_is_over_changes
     show(world, third)
     assert (world.state().state, world.state().code) == (RunState.ABORTED, "E-RUN-FAILED")
     assert second.position.round == 2
+
+
+def known_round(signers: Iterable[str]) -> tuple[Parameters, RoundCertificate]:
+    """Return a round of five members whose survivors are the first four, signed by whom the test says."""
+    plan, keys = make_plan(n=5, f=1)
+    parameters, at = plan.parameters(), Position(plan.hash, 1, 1)
+    survivors = SurvivorSet(b"u" * 32, tuple((name, b"d" * 32) for name in parameters.ids[:4]))
+    signatures = tuple(
+        SurvivorSignature(at, name, keys[name].sign(survivors.signed_bytes(PROTOCOL_VERSION, at, name, b"c" * 32)))
+        for name in signers
+    )
+    return parameters, RoundCertificate(at, b"c" * 32, survivors, b"s" * 32, signatures)
+
+
+def test_a_round_is_known_by_a_quorum_of_its_own_survivors_and_no_fewer() -> None:
+    ids = make_plan(n=5, f=1)[0].parameters().ids
+    parameters, known = known_round(ids[:4])
+    assert parameters.quorum == 4
+    check_known_round(parameters, known, sender="alice")
+    for signers in (ids[:3], (*ids[:3], ids[4])):
+        parameters, known = known_round(signers)
+        with pytest.raises(PeerError, match="E-ROUND-QUORUM"):
+            check_known_round(parameters, known, sender="alice")

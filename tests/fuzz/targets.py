@@ -170,7 +170,7 @@ def policy_target(data: bytes) -> None:
 def ledger_target(data: bytes) -> None:
     """An exported ledger verifies and is written the same again, or is damaged."""
     try:
-        records = ledger.verify_export(data, identity_key=OWNER.public)
+        records = ledger.verify_export(data, key=OWNER.public)
     except VerificationError:
         return
     assert ledger.export(records) == data
@@ -179,7 +179,7 @@ def ledger_target(data: bytes) -> None:
 def ledger_seeds() -> list[bytes]:
     """A ledger with its beginning and two charges."""
     entries: list[Entry] = [
-        Genesis(owner="alice", identity_key=OWNER.public),
+        Genesis(owner="alice", key=OWNER.public),
         *(
             Charge(
                 run_id=RUN,

@@ -24,7 +24,7 @@ def test_where_there_are_no_settings_there_is_nothing_to_judge(tmp_path: Path) -
     require_format(tmp_path, tmp_path / "settings.toml")
 
 
-@pytest.mark.parametrize("written", [None, "", "1", "3", "2 2", "x" * 10_000, "\x00"], ids=repr)
+@pytest.mark.parametrize("written", [None, "", "3", "4", "2 2", "x" * 10_000, "\x00"], ids=repr)
 def test_state_of_another_format_is_refused_with_the_code_that_says_what_to_do(
     written: str | None, tmp_path: Path
 ) -> None:

@@ -111,7 +111,7 @@ def stop(tmp_path: Path, coordinator: Coordinator) -> Iterator[threading.Event]:
     for name in MEMBERS:
         path = tmp_path / name
         token = onlysum("invite", name, "--config", str(coordinator.directory))["token"]
-        join(token, path, clock=SystemClock(), random=SystemRandom())
+        join(token, path, ledgers=path / "ledgers", clock=SystemClock(), random=SystemRandom())
         registry = Registry(open_home(path).home)
         registry.add(DatasetEntry(name="digits", path="/data", added_at=0, rows=100))
         registry.add(ModelEntry(name="tiny-vit", path="/models/tiny", added_at=0, files=base.files))

@@ -104,7 +104,7 @@ def say(*words: object) -> None:
 def enrol(service: Service, tmp_path: Path, name: str, kind: str, *, mode: str, unit: str) -> Owner:
     """Join, add data and base with the owner's commands, and write a policy."""
     role, home = (Role.EVALUATOR if name == "referee" else Role.PARTICIPANT), tmp_path / name
-    join(service.invite(name, role), home, clock=SystemClock(), random=SystemRandom())
+    join(service.invite(name, role), home, ledgers=home / "ledgers", clock=SystemClock(), random=SystemRandom())
     if kind == "image":
         data = image_rows(tmp_path / f"{name}.npz", rows=ROWS, seed=len(name))
     else:

@@ -76,13 +76,13 @@ def test_charges_since_a_backup_do_not_vanish_and_a_person_lets_the_participant_
         for member in members.values():
             member.start()
         until(lambda: len(service.live()) == MEMBERS, "everybody polls")
-        write_backup(open_home(alice.directory).home, tmp_path / "backup.tar.gz")
+        write_backup(open_home(alice.directory), tmp_path / "backup.tar.gz")
         first = create_run(service, source)
         until(lambda: service.state(first.run_id) == "completed", "the run completes")
         assert charged(alice.directory) == [ROUNDS]
         alice.end()
 
-        read_backup(tmp_path / "backup.tar.gz", back.directory)
+        read_backup(tmp_path / "backup.tar.gz", back.directory, at=1, ledgers=back.directory / "ledgers")
         assert charged(back.directory) == []
         back.start()
         until(lambda: "alice" in service.live(), "she is back")

@@ -17,6 +17,7 @@ import pytest
 import onlysum
 from participant.home import Home
 from participant.owner.ledger import Ledger
+from participant.owner.ledger_directory import LedgerDirectory
 from participant.owner.registry import Registry
 from privacy import canonical
 from privacy.dp.events import round_event
@@ -57,11 +58,12 @@ def charge(number: int, plan_hash: bytes = b"\7" * 32) -> Charge:
 
 
 def file_of(home: Home) -> Path:
-    return home.directory / "ledger.db"
+    return home.directory / "ledgers" / "ledger.db"
 
 
 def opened(home: Home) -> Ledger:
-    return Ledger.open(file_of(home), key=signing_key("alice"))
+    directory = LedgerDirectory(home.directory / "ledgers")
+    return directory.open(directory.member(signing_key("alice").public, home))
 
 
 def charges(home: Home) -> list[bytes]:
@@ -274,7 +276,7 @@ def test_a_ledger_whose_last_charge_was_taken_out_is_refused_by_the_head_that_wa
     database.close()
     before = charges(home)
     with pytest.raises(RefusedError, match="E-LEDGER-ROLLBACK"):
-        Ledger.open(file_of(home), key=signing_key("alice"), expected=shown)
+        opened(home).require_at_least(shown)
     assert charges(home) == before
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from host.settings import parse
 from host.state_format import write_format
-from participant.config import Settings, load_settings, settings_template
+from participant.config import FORMAT, Settings, load_settings, settings_template
 from participant.home import Home
 from participant.owner.policy import parse_policy, policy_template
 from privacy.errors import LocalError
@@ -94,7 +94,7 @@ def test_a_proxy_is_one_that_can_be_dialled(sentence: str) -> None:
 
 
 def test_a_byte_order_mark_is_no_part_of_a_setting(tmp_path: Path) -> None:
-    write_format(tmp_path)
+    write_format(tmp_path, FORMAT)
     (tmp_path / "participant.toml").write_bytes(b"\xef\xbb\xbf" + settings_template("alice").encode())
     assert load_settings(Home(tmp_path)) == Settings(name="alice")
 

@@ -155,7 +155,7 @@ def test_packed_weights_without_bitsandbytes_are_refused_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("participant.training.bases.narrow.find_spec", lambda _name: None)
-    with pytest.raises(LocalError, match="pip install bitsandbytes") as info:
+    with pytest.raises(LocalError, match=r"pip install 'onlysum\[packed\]'") as info:
         update(make_world(tmp_path, "text", mode="local"), weights="4-bit")
     assert info.value.code == "E-EXTRA-MISSING"
 

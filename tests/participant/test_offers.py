@@ -245,5 +245,10 @@ def test_tasks_of_phases_that_are_over_or_to_come_are_not_answered(rehearsal: Re
     rehearsal.restart()
     with pytest.raises(LocalError, match="E-ROUND-RESTART"):
         rehearsal.part.handle(keys)
+    with pytest.raises(LocalError, match="E-ROUND-PHASE"):
+        rehearsal.part.handle(elsewhere)
+    rehearsal.part.refuse_for_good("E-LEDGER-ROLLBACK")
+    with pytest.raises(LocalError, match="E-ROUND-PHASE"):  # no restart is to blame: it takes no part any more
+        rehearsal.part.handle(keys)
     assert rehearsal.me.link.take() == []
     assert rehearsal.me.link.uploads == []

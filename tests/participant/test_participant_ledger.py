@@ -21,6 +21,7 @@ from tests.worlds.charges import CHARGE
 from tests.worlds.plans import signing_key
 
 KEY = signing_key("alice")
+MEMBER = signing_key("alice").public
 AT = 1_767_225_600
 BUDGET = LifetimeBudget(unit="example", epsilon=8.0, delta=1e-6, order=8)
 
@@ -32,7 +33,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ledger(path: Path) -> Iterator[Ledger]:
-    made = Ledger.create(path, owner="alice", key=KEY, at=AT)
+    made = Ledger.create(path, owner="alice", key=KEY, member=MEMBER, at=AT)
     yield made
     made.close()
 
@@ -52,7 +53,7 @@ def fits(ledger: Ledger, budget: LifetimeBudget, asked: Charge) -> bool:
 
 
 def reopen(path: Path, expected: LedgerHead | None = None) -> Ledger:
-    return Ledger.open(path, key=KEY, expected=expected)
+    return Ledger.open(path, key=KEY, member=MEMBER, expected=expected)
 
 
 def tamper(path: Path, *statements: str) -> None:
@@ -88,7 +89,7 @@ def test_a_ledger_file_is_readable_by_its_owner_alone(ledger: Ledger, path: Path
 
 
 def test_a_ledger_is_never_begun_anew(ledger: Ledger, path: Path) -> None:
-    assert code_of(lambda: Ledger.create(path, owner="alice", key=KEY, at=AT)) == "E-EXISTS"
+    assert code_of(lambda: Ledger.create(path, owner="alice", key=KEY, member=MEMBER, at=AT)) == "E-EXISTS"
 
 
 def test_a_missing_ledger_is_not_made_by_opening_it(path: Path) -> None:
@@ -234,7 +235,7 @@ def test_an_older_signature_damaged_in_the_middle_is_found_by_verify(ledger: Led
 
 def test_a_ledger_of_another_key_is_damaged(ledger: Ledger, path: Path) -> None:
     ledger.close()
-    assert code_of(lambda: Ledger.open(path, key=signing_key("mallory"))) == "E-STATE-DAMAGED"
+    assert code_of(lambda: Ledger.open(path, key=signing_key("mallory"), member=MEMBER)) == "E-STATE-DAMAGED"
 
 
 def test_a_ledger_that_was_set_back_is_refused_by_a_head_that_others_have_seen(ledger: Ledger, path: Path) -> None:
@@ -278,13 +279,13 @@ def test_a_disk_that_is_full_at_creation_leaves_nothing_behind(path: Path, monke
 
     with monkeypatch.context() as patched:
         patched.setattr(Ledger, "_append", full)
-        assert code_of(lambda: Ledger.create(path, owner="alice", key=KEY, at=AT)) == "E-DISK-FULL"
+        assert code_of(lambda: Ledger.create(path, owner="alice", key=KEY, member=MEMBER, at=AT)) == "E-DISK-FULL"
     assert not path.exists()
-    Ledger.create(path, owner="alice", key=KEY, at=AT).close()
+    Ledger.create(path, owner="alice", key=KEY, member=MEMBER, at=AT).close()
 
 
 def test_policy_changes_and_unprotected_runs_are_noted_once(ledger: Ledger) -> None:
-    change = PolicyChange(policy_sha256=b"1" * 32, summary="budget of patients is 8")
+    change = PolicyChange(member=MEMBER, policy_sha256=b"1" * 32, summary="budget of patients is 8")
     note = Unprotected(run_id="11" * 16, plan_hash=b"n" * 32, population="patients")
     for _ in range(2):
         ledger.note_policy(change, at=AT)
@@ -319,12 +320,12 @@ def test_threads_and_processes_charge_one_after_the_other(ledger: Ledger, path: 
 def test_an_export_verifies_and_every_change_of_it_does_not(ledger: Ledger) -> None:
     charge(ledger)
     data = ledger.export()
-    assert pure.verify_export(data, identity_key=KEY.public) == ledger.rows()
+    assert pure.verify_export(data, key=KEY.public) == ledger.rows()
     for position in range(0, len(data), 7):
         changed = bytearray(data)
         changed[position] ^= 1
         with pytest.raises(VerificationError):
-            pure.verify_export(bytes(changed), identity_key=KEY.public)
+            pure.verify_export(bytes(changed), key=KEY.public)
 
 
 def test_the_first_charge_fixes_the_order_and_a_raised_budget_does_not_move_it(ledger: Ledger, path: Path) -> None:

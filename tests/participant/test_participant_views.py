@@ -104,7 +104,7 @@ KEYS: dict[str, set[str]] = {
         "ledger_sequence", "abstains",
     },
     "plan list": {"run", "title", "mode", "decision", "ended", "reason", "expires_at", "training"},
-    "ledger show": {"populations", "sequence", "head", "reanchored"},
+    "ledger show": {"populations", "sequence", "head", "key", "file", "members", "reanchored", "unknown"},
     "member list": {"name", "role", "identity", "state"},
     "member fingerprint": {"name", "identity", "authority"},
     "dataset list": {

@@ -10,6 +10,7 @@ import pytest
 
 from participant.home import Home
 from participant.owner.plan_store import Decision, Ended, PlanStore
+from privacy.error_codes import REGISTRY
 from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
 from privacy.plan import signed_plan_bytes
 from privacy.secagg.keys import SigningKey
@@ -174,3 +175,15 @@ def test_of_many_who_decide_at_once_one_does(plans: PlanStore) -> None:
     for thread in racing:
         thread.join()
     assert sorted(outcomes) == ["E-EXISTS"] * 11 + ["decided"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("", "aborted"),
+        ("E-OF-A-NEWER-COORDINATOR", "aborted: E-OF-A-NEWER-COORDINATOR"),
+        ("E-RUN-FAILED", f"aborted: E-RUN-FAILED, {REGISTRY['E-RUN-FAILED'].what}"),
+    ],
+)
+def test_an_end_is_told_with_its_code_and_what_that_means_where_it_is_known(code: str, words: str) -> None:
+    assert Ended(state="aborted", code=code, at=0).words == words

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from audit.ledger_export import verify_ledger
+from host.credentials import load_signing_key, read_private
 from host.locks import only_daemon
 from participant.commands.participant import app
 from participant.daemon.reanchor import FetchPlan, Loss, find_loss, reanchor
@@ -32,6 +33,7 @@ from privacy.heads import HeadsShown, JournalHead, LedgerHead, Moment
 from privacy.ledger import verify_chain, verify_export
 from privacy.ledger_entries import Charge, PolicyChange, Reanchored, entry_from_json, entry_to_json
 from privacy.plan import PROTOCOL_VERSION, Plan, VerifiedPlan
+from privacy.secagg.keys import SigningKey
 from privacy.secagg.messages import Position
 from protos.envelope import Welcome
 from tests.worlds.enrolled import authority, enrol, equip, propose
@@ -41,6 +43,7 @@ from tests.worlds.plans import CREATED_AT, signing_key
 
 MADE = authority()
 ME, ANNA, NOW = "alice", "Anna Meier", CREATED_AT + 90
+MEMBER = signing_key(ME).public
 ROUNDS = 5
 
 
@@ -61,8 +64,10 @@ def heads(plan_hash: bytes, number: int, ledger: LedgerHead, moment: Moment = Mo
     return replace(unsigned, signature=signing_key(ME).sign(unsigned.signed_bytes(PROTOCOL_VERSION)))
 
 
-def signed(head: LedgerHead) -> LedgerHead:
-    return replace(head, signature=signing_key(ME).sign(head.signed_bytes))
+def signed(home: Home, head: LedgerHead) -> LedgerHead:
+    """What alice's ledger has signed."""
+    key = SigningKey(load_signing_key(read_private(home.directory / "ledgers" / "ledger.key")))
+    return replace(head, signature=key.sign(head.signed_bytes))
 
 
 def nowhere(plan_hash: bytes) -> bytes:
@@ -113,7 +118,7 @@ def set_back(tmp_path: Path) -> SetBack:
     equip(home, MADE, plan)
     opened = open_home(home.directory)
     opened.review.approve(propose(home, MADE, plan), who=ANNA)
-    path = home.directory / "ledger.db"
+    path = home.directory / "ledgers" / "ledger.db"
     copied(opened.ledger, path, tmp_path / "backup")
     ledger = open_home(home.directory).ledger
     budget = lifetime_budget(load_policy(home).population["patients"])
@@ -121,7 +126,7 @@ def set_back(tmp_path: Path) -> SetBack:
         ledger.charge(charge(plan, number), budget=budget, max_rounds=plan.recipe.rounds, at=CREATED_AT)
     lost = ledger.head()
     ledger.close()
-    for file in home.directory.glob("ledger.db*"):
+    for file in path.parent.glob("ledger.db*"):
         file.unlink()
     shutil.copy(tmp_path / "backup", path)
     return SetBack(home, plan, lost, heads(plan.hash, 2, lost))
@@ -222,7 +227,7 @@ def test_a_run_whose_plan(fetch: FetchPlan, set_back: SetBack) -> None:
 
 
 def test_records_that_no_run_explains_exhaust_the_budget_unless_a_person_says_what_they_are(set_back: SetBack) -> None:
-    far = signed(LedgerHead(set_back.lost.sequence + set_back.plan.recipe.rounds, b"f" * 32))
+    far = signed(set_back.home, LedgerHead(set_back.lost.sequence + set_back.plan.recipe.rounds, b"f" * 32))
     welcome = set_back.welcome(set_back.shown, head=far)
     loss = set_back.loss(welcome)
     assert (loss.unexplained, loss.exhausted) == (2, ("patients",))
@@ -230,7 +235,7 @@ def test_records_that_no_run_explains_exhaust_the_budget_unless_a_person_says_wh
 
 
 def test_the_policy_as_it_is_now_explains_one_missing_record_if_the_ledger_does_not_have_it(set_back: SetBack) -> None:
-    far = signed(LedgerHead(set_back.lost.sequence + set_back.plan.recipe.rounds - 2 + 1, b"f" * 32))
+    far = signed(set_back.home, LedgerHead(set_back.lost.sequence + set_back.plan.recipe.rounds - 2 + 1, b"f" * 32))
     welcome = set_back.welcome(set_back.shown, head=far)
     assert set_back.loss(welcome).unexplained == 1
     set_back.home.policy.write_text(set_back.home.policy.read_text() + "# noted in a record that is lost\n")
@@ -266,7 +271,7 @@ def test_a_ledger_that_holds_every_record_is_not_re_anchored(set_back: SetBack) 
 def test_a_ledger_that_went_on_another_way_since_is_re_anchored_above_both(set_back: SetBack) -> None:
     ledger = set_back.open().ledger
     for number in range(5):
-        ledger.note_policy(PolicyChange(policy_sha256=bytes([number]) * 32, summary=""), at=NOW)
+        ledger.note_policy(PolicyChange(member=MEMBER, policy_sha256=bytes([number]) * 32, summary=""), at=NOW)
     here = ledger.head()
     assert here.sequence > set_back.lost.sequence
     opened = set_back.go_on(set_back.loss())
@@ -290,13 +295,13 @@ def test_numbers_leap_over_lost_records_alone(set_back: SetBack, leap: int) -> N
     changed = [*rows[:place], replace(rows[place], sequence=rows[place].sequence + leap - 1)]
 
     with pytest.raises(VerificationError, match="does not follow"):
-        verify_chain(changed, identity_key=signing_key(ME).public, every_signature=False)
+        verify_chain(changed, key=opened.ledger.key, every_signature=False)
 
 
 def test_a_loss_that_cannot_be_written_whole_leaves_the_ledger_as_it_was(set_back: SetBack) -> None:
     opened = set_back.open()
     before = opened.ledger.rows()
-    lost = Reanchored(lost_sequence=set_back.lost.sequence, lost_hash=set_back.lost.hash, who=ANNA)
+    lost = Reanchored(member=MEMBER, lost_sequence=set_back.lost.sequence, lost_hash=set_back.lost.hash, who=ANNA)
     twice = [charge(set_back.plan, 1), replace(charge(set_back.plan, 2), unit="user")]
     with pytest.raises(RefusedError, match="E-LEDGER-UNIT"):
         opened.ledger.reanchor(lost, twice, at=NOW)
@@ -329,12 +334,14 @@ def test_a_journal_that_is_damaged_keeps_nobody_from_going_on(set_back: SetBack)
 
 LOST: dict[str, Json] = {
     "kind": "reanchored",
+    "member": "ab" * 32,
     "lost_sequence": 4,
     "lost_hash": "00" * 32,
     "who": "Anna",
     "exhausted": ["patients"],
 }
 MALFORMED: dict[str, dict[str, Json]] = {
+    "no member": {"member": None},
     "no number": {"lost_sequence": 0},
     "a truth value as a number": {"lost_sequence": True},
     "no text": {"who": 7},

@@ -10,7 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from participant.owner.plan_store import Ended
+from participant.runs.context import DaemonContext, TrainingJob
 from participant.runs.open_runs import NotApproved, Runs
+from participant.runs.participation import Participation
 from privacy.errors import LocalError, OnlysumError, PeerError, RefusedError
 from privacy.heads import HeadsShown, JournalHead, Moment
 from privacy.plan import PROTOCOL_VERSION
@@ -139,6 +141,7 @@ def test_a_run_that_ended_here_is_not_compared_any_more(rehearsal: Rehearsal) ->
     last = signed_elsewhere(rehearsal, rehearsal.world.plan.hash)
     runs.compare(Welcome(PROTOCOL_VERSION, "0", "test-federation", LedgerHead(0, b""), (last,), ()))
     assert not (rehearsal.me.home.runs / run_id / "journal").exists()
+    assert runs.going_on() == runs.refused() == runs.closed() == []
     assert runs.part(run_id).highest == (0, 0)
 
 
@@ -248,3 +251,16 @@ def test_what_keeps_a_participant_from_training_keeps_no_evaluator_from_measurin
     assert found is not None
     assert found.code == "E-MODEL-HASH"
     assert runs_of(rehearsal, Role.EVALUATOR).problem(run_id) is None
+
+
+def test_a_part_is_opened_once(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, opened = runs_of(rehearsal), list[str]()
+
+    def counting(work: DaemonContext, job: TrainingJob) -> Participation:
+        opened.append(job.verified.plan.run_id)
+        return Participation(work, job)
+
+    monkeypatch.setattr("participant.runs.open_runs.Participation", counting)
+    run_id = rehearsal.plan.run_id
+    assert runs.part(run_id) is runs.part(run_id)
+    assert opened == [run_id], "its journal is read and locked once"

@@ -318,6 +318,23 @@ def test_malicious_iterate_of_a_method_with_an_exact_step_is_not_even_downloaded
     assert len([what for what in asked if "download" in what]) == 1, "the sum alone"
 
 
+def test_malicious_offer_of_another_start_without_it_is_refused(inexact: Rehearsal) -> None:
+    task = with_iterate(inexact, inexact.state.iterate * np.float32(1 + 2**-20))
+    blames_the_coordinator(refusal(inexact, replace(task, adapter=None)), "E-ROUND-STEP", "another adapter")
+
+
+def test_malicious_start_of_a_round_that_is_past_takes_no_place_of_a_later_one(inexact: Rehearsal) -> None:
+    """The journal refuses such an offer before; the adapter does not rest on that."""
+    inexact.round(2)
+    task = offered(inexact, 3)
+    inexact.part.handle(task)
+    rounded = iterate_bytes(inexact.state.iterate * np.float32(1 + 2**-20))
+    past = replace(task.offer, adapter_hash=adapter_hash(rounded), position=replace(task.offer.position, round=2))
+    with pytest.raises(PeerError, match="E-ROUND-STEP"):
+        inexact.part._adapter.start_of(past, [], inexact.serve(rounded))
+    assert not taken_file(run_directory(inexact), 2).exists()
+
+
 def test_malicious_start_of_the_first_round_is_compared_to_the_bit_in_every_method(
     rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,9 +19,10 @@ from privacy.ledger_entries import Charge, Entry, Genesis, PolicyChange, Unprote
 from tests.worlds.plans import signing_key
 
 KEY = signing_key("alice")
+MEMBER = signing_key("alice").public
 EVENT: Event = PoissonSampled(0.1, Gaussian(2.0))
 BUDGET = LifetimeBudget(unit="example", epsilon=8.0, delta=1e-6, order=8)
-GENESIS = Genesis(owner="alice", identity_key=KEY.public)
+GENESIS = Genesis(owner="alice", key=KEY.public)
 
 
 def charge(number: int, plan: bytes = b"p" * 32, **changes: Any) -> Charge:
@@ -45,7 +46,9 @@ def chain(*entries: Entry) -> list[Record]:
     return records
 
 
-RECORDS = chain(GENESIS, charge(1), charge(2), PolicyChange(policy_sha256=b"1" * 32, summary="x"), charge(3))
+RECORDS = chain(
+    GENESIS, charge(1), charge(2), PolicyChange(member=MEMBER, policy_sha256=b"1" * 32, summary="x"), charge(3)
+)
 
 BROKEN: dict[str, Callable[[list[Record]], list[Record]]] = {
     "nothing at all": lambda records: [],
@@ -69,9 +72,7 @@ BROKEN: dict[str, Callable[[list[Record]], list[Record]]] = {
         *records[:-1],
         ledger.append(records[-2], charge(3), at=7, key=signing_key("mallory")),
     ],
-    "a beginning that names another owner": lambda records: chain(
-        replace(GENESIS, identity_key=signing_key("bob").public)
-    ),
+    "a beginning that names another owner": lambda records: chain(replace(GENESIS, key=signing_key("bob").public)),
     "a second beginning": lambda records: chain(GENESIS, charge(1), GENESIS),
     "a beginning that is a charge": lambda records: chain(charge(1)),
 }
@@ -79,9 +80,9 @@ BROKEN: dict[str, Callable[[list[Record]], list[Record]]] = {
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN.keys())
 def test_a_chain_does_not_verify_with(broken: Callable[[list[Record]], list[Record]]) -> None:
-    ledger.verify_chain(RECORDS, identity_key=KEY.public)
+    ledger.verify_chain(RECORDS, key=KEY.public)
     with pytest.raises(VerificationError) as caught:
-        ledger.verify_chain(broken(list(RECORDS)), identity_key=KEY.public)
+        ledger.verify_chain(broken(list(RECORDS)), key=KEY.public)
     assert caught.value.code == "E-STATE-DAMAGED"
 
 
@@ -89,7 +90,7 @@ def test_a_chain_does_not_verify_with(broken: Callable[[list[Record]], list[Reco
     "entry",
     [
         GENESIS,
-        PolicyChange(policy_sha256=b"1" * 32, summary="budget"),
+        PolicyChange(member=MEMBER, policy_sha256=b"1" * 32, summary="budget"),
         charge(1),
         charge(9, event=Composed(EVENT, 5)),
         Unprotected(run_id="11" * 16, plan_hash=b"n" * 32, population="patients"),
@@ -179,18 +180,18 @@ def test_an_export_is_checked_with_the_key_that_is_asked_for_and_not_with_the_on
     data = ledger.export(RECORDS)
     assert ledger.verify_export(data) == tuple(RECORDS)
     with pytest.raises(VerificationError):
-        ledger.verify_export(data, identity_key=signing_key("mallory").public)
+        ledger.verify_export(data, key=signing_key("mallory").public)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"ledger_version":2,"records":[]}', b"\xff"])
 def test_an_export_that_is_none_is_damaged(data: bytes) -> None:
     with pytest.raises(VerificationError):
-        ledger.verify_export(data, identity_key=KEY.public)
+        ledger.verify_export(data, key=KEY.public)
 
 
 def test_an_export_reads_back_and_no_record_may_say_more_less_or_something_else() -> None:
     data = ledger.export(RECORDS)
-    assert ledger.verify_export(data, identity_key=KEY.public) == tuple(RECORDS)
+    assert ledger.verify_export(data, key=KEY.public) == tuple(RECORDS)
     whole = json.loads(data)
     for change, words in (
         ({"note": "x"}, "unknown or missing fields"),
@@ -201,7 +202,7 @@ def test_an_export_reads_back_and_no_record_may_say_more_less_or_something_else(
     ):
         rows = [*whole["records"][:2], {**whole["records"][2], **change}, *whole["records"][3:]]
         with pytest.raises(VerificationError, match=words):
-            ledger.verify_export(canonical.encode({**whole, "records": rows}), identity_key=KEY.public)
+            ledger.verify_export(canonical.encode({**whole, "records": rows}), key=KEY.public)
 
 
 def test_an_export_has_one_form_so_that_no_byte_of_it_can_be_changed() -> None:
@@ -211,7 +212,7 @@ def test_an_export_has_one_form_so_that_no_byte_of_it_can_be_changed() -> None:
     more = canonical.encode({**json.loads(data), "note": "x"})
     for changed in (data.replace(digits, digits.upper()), more):
         with pytest.raises(VerificationError, match="not written as a daemon writes it"):
-            ledger.verify_export(changed, identity_key=KEY.public)
+            ledger.verify_export(changed, key=KEY.public)
 
 
 def test_a_record_is_read_from_its_body_and_signature_and_from_nothing_else() -> None:
@@ -225,13 +226,13 @@ def test_a_record_is_read_from_its_body_and_signature_and_from_nothing_else() ->
 def test_the_last_signature_covers_those_before_it_and_is_always_looked_at() -> None:
     """A daemon that opens its ledger each time need not verify thousands of signatures."""
     older = [RECORDS[0], replace(RECORDS[1], signature=bytes(64)), *RECORDS[2:]]
-    ledger.verify_chain(older, identity_key=KEY.public, every_signature=False)
+    ledger.verify_chain(older, key=KEY.public, every_signature=False)
     last = [*RECORDS[:-1], replace(RECORDS[-1], signature=bytes(64))]
-    with pytest.raises(VerificationError, match="record 5 is not signed by its owner"):
-        ledger.verify_chain(last, identity_key=KEY.public, every_signature=False)
+    with pytest.raises(VerificationError, match="record 5 is not signed by the ledger's key"):
+        ledger.verify_chain(last, key=KEY.public, every_signature=False)
     changed = [RECORDS[0], replace(RECORDS[1], at=8), *RECORDS[2:]]
     with pytest.raises(VerificationError, match="record 3 does not follow"):
-        ledger.verify_chain(changed, identity_key=KEY.public, every_signature=False)
+        ledger.verify_chain(changed, key=KEY.public, every_signature=False)
 
 
 def test_a_budget_of_another_unit_pays_for_nothing() -> None:

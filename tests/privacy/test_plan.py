@@ -378,6 +378,12 @@ CODES = {
 }
 
 
+def test_a_participant_may_have_the_adapters_own_rank() -> None:
+    changes: dict[str, Any] = {"roster": [{**ALICE, "options": {"rank": 2, "layers": []}}, BOB, CAROL]}
+    plan, _ = make_plan(n=3, recipe={"counts": "rank"}, **changes)
+    assert plan.roster[0].options.rank == plan.recipe.adapter.rank == 2
+
+
 def test_a_k_regular_graph_that_is_strong_enough_is_accepted_and_its_threshold_counts() -> None:
     plan, _ = make_plan(**STRONG)
     assert plan.share_threshold == 16

@@ -13,7 +13,7 @@ from privacy import canonical, patterns
 from privacy.draft import Draft
 from privacy.errors import LocalError, PlanError
 from privacy.plan import Plan
-from privacy.printable import first_unprintable, is_printable, printable
+from privacy.printable import first_unprintable, printable
 from tests.worlds.plans import make_plan, plan_document
 
 HARMFUL = {
@@ -95,15 +95,15 @@ def strings(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | in
 @pytest.mark.parametrize(("text", "character"), HARMFUL.values(), ids=HARMFUL.keys())
 def test_a_text_is_not_printable_with(text: str, character: str) -> None:
     assert first_unprintable(text) == first_unprintable(text, line_breaks=True) == character
-    assert not is_printable(text)
+    assert first_unprintable(text) is not None
     shown = printable(text)
-    assert is_printable(shown)
+    assert first_unprintable(shown) is None
     assert shown.isascii()
 
 
 @pytest.mark.parametrize("text", LEGITIMATE.values(), ids=LEGITIMATE.keys())
 def test_a_text_stays_as_it_is_in(text: str) -> None:
-    assert is_printable(text)
+    assert first_unprintable(text) is None
     assert printable(text) == text
     assert Plan.from_bytes(with_text(FREE_TEXTS["title"], text)).recipe.title == text
 
@@ -116,9 +116,9 @@ def test_escapes_name_the_character() -> None:
 @given(st.text())
 def test_whatever_a_text_holds_its_printable_form_is_printable_and_found_again(text: str) -> None:
     shown = printable(text)
-    assert is_printable(shown)
+    assert first_unprintable(shown) is None
     assert printable(shown) == shown
-    assert (shown == text) == is_printable(text)
+    assert (shown == text) == (first_unprintable(text) is None)
 
 
 def test_half_of_a_surrogate_pair_is_escaped_and_in_no_plan() -> None:

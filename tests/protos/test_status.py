@@ -20,7 +20,7 @@ from privacy.errors import (
     RoundAborted,
     VerificationError,
 )
-from privacy.printable import is_printable
+from privacy.printable import first_unprintable
 from protos import federation_pb2 as pb
 from protos.status import METADATA_KEY, classify, from_call, to_refusal
 
@@ -97,12 +97,12 @@ def test_an_error_that_would_rewrite_the_terminal_is_the_coordinators_fault(host
     found = from_call(Failed(Status.FAILED_PRECONDITION, "", ((METADATA_KEY, data),)), call="Submit")
     assert isinstance(found, PeerError)
     assert found.code == "E-WIRE-MALFORMED"
-    assert is_printable(found.rule)
+    assert first_unprintable(found.rule) is None
 
 
 def test_what_grpc_itself_says_arrives_printable() -> None:
     found = from_call(Failed(Status.UNAVAILABLE, "lost\x1b[2J \u202eon\n\0"), call="Submit")
-    assert is_printable(found.detail)
+    assert first_unprintable(found.detail) is None
     assert "lost" in found.detail
 
 

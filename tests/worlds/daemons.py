@@ -235,7 +235,9 @@ def draft(directory: Path, recipe: Recipe, initial: bytes, target: PrivacyTarget
 
 def enrol(service: Service, directory: Path, name: str, role: Role, recipe: Recipe, policy: str = POLICY) -> Member:
     """Join a member and let its policy approve the recipe's plans; its daemon is not started yet."""
-    join(service.invite(name, role), directory, clock=SystemClock(), random=SystemRandom())
+    join(
+        service.invite(name, role), directory, ledgers=directory / "ledgers", clock=SystemClock(), random=SystemRandom()
+    )
     registry = Registry(open_home(directory).home)
     data = recipe.task.data if role is Role.PARTICIPANT else "public-digits"
     registry.add(DatasetEntry(name=data, path="/data", added_at=0, rows=100))

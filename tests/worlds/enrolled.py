@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
+from typing import Any
 
 from coordinator.enrolment import authority as ca
 from coordinator.enrolment.authority import Authority
 from host.state_format import write_format
-from participant.config import settings_template
+from participant.config import DEFAULT_LEDGERS, FORMAT, settings_template
 from participant.home import Home
 from participant.link import identity
-from participant.owner.ledger import Ledger
+from participant.owner.ledger_directory import LedgerDirectory, Newcomer
 from participant.owner.plan_store import PlanStore
 from participant.owner.policy import policy_template
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
@@ -24,15 +26,21 @@ from tests.worlds.seeded import SeededRandom
 FEDERATION = "test-federation"
 
 
-def authority() -> Authority:
-    """Return an authority with an operator's key."""
-    return ca.create_authority(
-        federation=FEDERATION, hosts=["127.0.0.1"], random=SeededRandom("authority"), now=time.time()
-    )
+def authority(seed: str = "authority") -> Authority:
+    """Return an authority with an operator's key; another seed makes another federation of the same name."""
+    return ca.create_authority(federation=FEDERATION, hosts=["127.0.0.1"], random=SeededRandom(seed), now=time.time())
 
 
-def enrol(directory: Path, made: Authority, *, name: str = "alice", role: Role = Role.PARTICIPANT) -> Home:
+def enrol(
+    directory: Path,
+    made: Authority,
+    *,
+    name: str = "alice",
+    role: Role = Role.PARTICIPANT,
+    ledgers: Path | None = None,
+) -> Home:
     """Write what joining writes; the identity key is the one that the tests' plans name."""
+    ledgers = ledgers or directory / DEFAULT_LEDGERS
     home = Home(directory)
     home.make()
     invitation = ca.invite(
@@ -53,10 +61,18 @@ def enrol(directory: Path, made: Authority, *, name: str = "alice", role: Role =
     )
     membership = Membership(FEDERATION, name, role, certificate, made.ca_certificate)
     identity.save_identity(home.identity, identity.accept_membership(invitation, keys, membership))
-    write_format(home.directory)
-    home.config.write_text(settings_template(name))
+    write_format(home.directory, FORMAT)
+    home.config.write_text(settings_template(name, str(ledgers)))
     home.policy.write_text(policy_template(made.fingerprint))
-    Ledger.create(directory / "ledger.db", owner=name, key=keys.signing, at=CREATED_AT).close()
+    newcomer = Newcomer(
+        identity=keys.signing.public,
+        name=name,
+        federation=FEDERATION,
+        authority=hashlib.sha256(made.ca_der).hexdigest(),
+        home=home,
+        charges=role is Role.PARTICIPANT,
+    )
+    LedgerDirectory(ledgers).admit(newcomer, random=SeededRandom(f"ledger of {name}"), at=CREATED_AT)
     return home
 
 
@@ -69,8 +85,6 @@ class _IdentityFirst:
         self._draws = 0
 
     def token_bytes(self, count: int) -> bytes:
-        import hashlib
-
         self._draws += 1
         if self._draws == 1:
             return self._inner.token_bytes(count)
@@ -85,7 +99,7 @@ def propose(home: Home, made: Authority, plan: Plan) -> str:
     return plan.run_id
 
 
-def equip(home: Home, made: Authority, plan: Plan, **policy: str) -> None:
+def equip(home: Home, made: Authority, plan: Plan, **policy: Any) -> None:
     """Register the plan's base and a dataset of the announced size, and allow the plan."""
     base = plan.recipe.base
     registry = Registry(home)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.state_format import write_format
-from participant.config import Settings, settings_template
+from participant.config import FORMAT, Settings, settings_template
 from participant.daemon.runner import Runner
 from participant.home import Home
 from participant.link.delivery import Sender, TaskQueue
@@ -164,7 +164,7 @@ class OwnerDirectory:
         self.clock = VirtualClock()
         self.clock.seconds = CREATED_AT + 60.0
         self.link = RecordingLink()
-        write_format(self.home.directory)
+        write_format(self.home.directory, FORMAT)
         self.home.config.write_text(settings_template(name))
         self.write_policy(policy or policy_text())
         self.registry = Registry(self.home)
@@ -174,7 +174,9 @@ class OwnerDirectory:
         self.registry.add(
             DatasetEntry(name="digits", path="/data/digits.csv", added_at=0, rows=units, population="patients")
         )
-        Ledger.create(path / "ledger.db", owner=name, key=self.identity, at=CREATED_AT).close()
+        Ledger.create(
+            path / "ledger.db", owner=name, key=self.identity, member=self.identity.public, at=CREATED_AT
+        ).close()
         self.settings = Settings(name=name)
         self.trained: list[int] = []
         self.on_training: Callable[[int], None] = lambda number: None
@@ -187,7 +189,7 @@ class OwnerDirectory:
 
     def ledger(self) -> Ledger:
         """Open the ledger."""
-        return Ledger.open(self.home.directory / "ledger.db", key=self.identity)
+        return Ledger.open(self.home.directory / "ledger.db", key=self.identity, member=self.identity.public)
 
     def review(self) -> PlanReview:
         """Return where this owner's plans are decided."""

@@ -100,7 +100,7 @@ def participant_facts(plan: Plan, keys: dict[str, SigningKey], *, charged: int =
         name="alice",
         identity_key=keys["alice"].public,
         roster_verified=True,
-        ledger=LedgerFacts(sequence=45, head=digest("head"), spent=spent, budget=budget),
+        ledger=LedgerFacts(sequence=45, head=digest("head"), key=OPERATOR.public, spent=spent, budget=budget),
     )
 
 

@@ -149,7 +149,7 @@ def _is_below(name: str, modules: Sequence[str]) -> bool:
 def _pack(layer: nn.Linear, weights: Weights) -> None:
     """Replace a linear layer's weight by its packed form."""
     if find_spec("bitsandbytes") is None:
-        raise LocalError("E-EXTRA-MISSING", f"weights = {weights} needs bitsandbytes: pip install bitsandbytes")
+        raise LocalError("E-EXTRA-MISSING", f"weights = {weights} needs bitsandbytes: pip install 'onlysum[packed]'")
     from bitsandbytes import functional as packing
 
     wide = layer.weight.detach().float().contiguous()
