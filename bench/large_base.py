@@ -130,8 +130,8 @@ def measure(folder: Path, case: str) -> dict[str, float]:
     from participant.training.adapters.checkpointing import run_blocks_again
     from participant.training.adapters.fast import FastEngine
     from participant.training.adapters.sums import GradientSums
+    from participant.training.bases.memory import Memory
     from participant.training.examples import synthetic_examples
-    from participant.training.memory import Memory
     from participant.training.models import Base, load_base
     from privacy.draft import Draft
     from privacy.task_parts import require_classification

@@ -19,7 +19,7 @@ from host.logs import Log, log_template
 from host.settings import Section
 from host.state_format import require_format
 from participant.home import Home
-from participant.training.memory import Memory
+from participant.training.bases.memory import Memory
 from participant.training.trainer import EngineName, Precision
 from privacy import patterns
 from privacy.plan_parts import Name

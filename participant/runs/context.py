@@ -17,7 +17,7 @@ from participant.link.delivery import Sender
 from participant.owner.approval import Owner, PlanReview
 from participant.owner.ledger import Ledger
 from participant.owner.registry import DatasetEntry, ModelEntry
-from participant.training.memory import Memory
+from participant.training.bases.memory import Memory
 from participant.training.trainer import EngineName, Precision, Progress, Trainer
 from privacy.interfaces import Clock, RandomSource
 from privacy.plan import VerifiedPlan

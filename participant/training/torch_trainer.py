@@ -33,9 +33,9 @@ from participant.training.adapters.kinds import require_weights
 from participant.training.adapters.prefix import shortened
 from participant.training.adapters.sums import Clip, GradientSums, joined
 from participant.training.adapters.turns import TurnEngines
+from participant.training.bases.memory import Memory, micro_batch
 from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples, synthetic_examples
-from participant.training.memory import Memory, micro_batch
 from participant.training.models import Base, load_base
 from participant.training.noise_keys import NoiseKeys
 from participant.training.round_work import RoundWork

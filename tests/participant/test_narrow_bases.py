@@ -18,8 +18,8 @@ from authoring.draft import build_draft
 from methods.vectors import joined
 from participant.training.adapters.adapted import read_initial
 from participant.training.bases.files import own_type
+from participant.training.bases.memory import Memory
 from participant.training.bases.narrow import NarrowEmbedding, NarrowLinear, keep_narrow
-from participant.training.memory import Memory
 from participant.training.models import load_base
 from participant.training.torch_trainer import TorchTrainer
 from participant.training.trainer import Weights

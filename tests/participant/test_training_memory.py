@@ -10,7 +10,7 @@ import pytest
 
 from methods.vectors import joined
 from participant.training.adapters.adapted import read_initial
-from participant.training.memory import BYTES_OF_AN_ENTRY, MIB, Memory, micro_batch
+from participant.training.bases.memory import BYTES_OF_AN_ENTRY, MIB, Memory, micro_batch
 from privacy.errors import LocalError
 from tests.worlds.seeded import SeededRandom
 from tests.worlds.torch_world import World, make_world
@@ -41,7 +41,7 @@ def test_micro_batches_shrink_until_the_gradients_of_their_examples_have_room(
 ) -> None:
     world = make_world(tmp_path, "text", mode="distributed", method="fedit")
     recipe = world.plan.recipe
-    monkeypatch.setattr("participant.training.memory.MIB", recipe.entries * BYTES_OF_AN_ENTRY)
+    monkeypatch.setattr("participant.training.bases.memory.MIB", recipe.entries * BYTES_OF_AN_ENTRY)
     whole = updates(world, gradients=8)
     assert [micro_batch(recipe, Memory(gradients=room), per_example=True) for room in (1, 3, 8, 50)] == [1, 3, 8, 8]
     assert micro_batch(recipe, Memory(gradients=1), per_example=False) == 8
@@ -55,7 +55,7 @@ def test_a_gradient_that_has_no_room_at_all_is_refused_with_what_it_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make_world(tmp_path, "text", mode="local", method="fedit")
-    monkeypatch.setattr("participant.training.memory.MIB", 1000)
+    monkeypatch.setattr("participant.training.bases.memory.MIB", 1000)
     needed = -(-world.plan.recipe.entries * BYTES_OF_AN_ENTRY // 1000)
     with pytest.raises(LocalError, match=f"gradients = 1: the gradient of one example takes {needed} MiB") as info:
         updates(world, gradients=1)

@@ -2,7 +2,7 @@
 
 Guarantees: the same bits, at the cost of about one more forward pass; a block's inputs are kept, and what the engine
 looks at (inputs and outputs of layers beside which adapters lie).
-Leaves to others: whether an owner wants it (``participant.training.memory``).
+Leaves to others: whether an owner wants it (``participant.training.bases.memory``).
 Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174; torch ``utils.checkpoint``.
 """
 

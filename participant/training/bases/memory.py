@@ -14,7 +14,6 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from host.settings import Section
-from methods.vectors import trained_tensors
 from participant.training.trainer import Weights
 from privacy.draft import Recipe
 from privacy.errors import LocalError
@@ -42,6 +41,8 @@ def micro_batch(recipe: Recipe, memory: Memory, *, per_example: bool) -> int:
     Raises:
         LocalError: ``E-CONFIG-INVALID``, there is no room for one.
     """
+    from methods.vectors import trained_tensors  # with every method, which no settings need
+
     if not per_example:
         return recipe.training.micro_batch
     entries = (sum(tensor.entries for tensor in trained_tensors(recipe, turn)) for turn in recipe.turns)
