@@ -197,6 +197,7 @@ def main() -> int:
         subprocess.run([*command, "--shape", options.shape], check=True)
         for case in options.cases:
             done = subprocess.run([*command, "--cases", case], check=True, stdout=subprocess.PIPE, text=True)
+            print(case, done.stdout.splitlines()[-1], flush=True)
             figures |= {f"{case}.{key}": value for key, value in json.loads(done.stdout.splitlines()[-1]).items()}
     keys = list(dict.fromkeys(key.partition(".")[2] for key in figures))
     rows = [[case, *(f"{figures[f'{case}.{key}']:g}" for key in keys)] for case in options.cases]
