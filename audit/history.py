@@ -11,7 +11,7 @@ from __future__ import annotations
 from privacy.errors import VerificationError
 from privacy.evaluation import SignedEvaluation
 from privacy.plan import Plan
-from privacy.report_model import Certificate, EvaluationEntry, Report, RoundEntry
+from privacy.report_model import Certificate, EvaluationEntry, Report, RoundEntry, figures
 from privacy.secagg.keys import verify
 from privacy.secagg.messages import Position, RoundCertificate, SurvivorSet, SurvivorSignature, chained
 
@@ -96,7 +96,7 @@ def _signed_evaluation(report: Report, entry: EvaluationEntry) -> SignedEvaluati
         round=entry.round,
         adapter_sha256=bytes.fromhex(entry.adapter_sha256),
         data_sha256=bytes.fromhex(entry.data_sha256),
-        correct=entry.correct,
+        metrics=figures(entry),
         examples=entry.examples,
         signature=bytes.fromhex(entry.signature),
     )

@@ -359,23 +359,25 @@ def _ledger(report: Report, part: LedgerPart) -> Iterator[Block]:
 
 
 def _measurements(report: Report) -> Iterator[Block]:
-    shown = _thinned(report.evaluations)
-    if not shown:
+    some = _thinned(report.evaluations)
+    if not some:
         return
+    names = sorted({metric.name for entry in some for metric in entry.metrics})
     yield Heading("Measurements on public data", 2)
     rows = [
         (
             str(entry.round),
-            str(entry.correct),
+            *(shown.get(name, "") for name in names),
             str(entry.examples),
-            f"{100 * entry.correct / entry.examples:.1f}%",
             entry.evaluator,
         )
-        for entry in shown
+        for entry, shown in (
+            (entry, {metric.name: f"{float(metric.value):.4g}" for metric in entry.metrics}) for entry in some
+        )
     ]
-    yield _table(("after round", "correct", "of", "share", "evaluator"), rows)
-    if len(report.evaluations) > len(shown):
-        words = f"{len(shown)} of {len(report.evaluations)} measurements; all are in the report file."
+    yield _table(("after round", *names, "examples", "evaluator"), rows)
+    if len(report.evaluations) > len(some):
+        words = f"{len(some)} of {len(report.evaluations)} measurements; all are in the report file."
         yield Paragraph(_text(words), soft=True)
 
 

@@ -162,9 +162,9 @@ def method_rows(plan: Plan) -> tuple[tuple[str, str], ...]:
         ("mode", privacy.mode),
         ("sampling", _sampling(plan)),
         ("clip norm (C)", f"{privacy.clip_norm}, per {privacy.unit}; on integers: at most D = {privacy.sensitivity:,}"),
-        ("noise of each participant", f"discrete Gaussian, sigma 2^{privacy.noise_exponent}"),
+        ("noise of each participant", f"discrete Gaussian, variance 2^{privacy.variance_exponent}"),
         ("noises relied on (h)", str(privacy.honest_noise)),
-        ("noise multiplier (z')", f"{privacy.noise_multiplier:.6g} = sqrt(h*4^k - 9)/D"),
+        ("noise multiplier (z')", f"{privacy.noise_multiplier:.6g} = sqrt(h*2^j - 9)/D"),
         *common,
     )
 

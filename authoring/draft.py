@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -24,13 +24,14 @@ from safetensors.numpy import save
 import methods
 from authoring.pooling import compare_pooling
 from authoring.preprocessing import compare_preprocessing
-from authoring.recipe import AdapterSection, RecipeFile, read_recipe
+from authoring.recipe import AdapterSection, RecipeFile, TrainingSection, read_recipe
 from host import durable
+from methods.layout import Sizes, schedule_of
 from methods.method import Method
 from participant.training.adapters.adapted import config_json, named_tensors, wrap
 from participant.training.adapters.kinds import start
 from participant.training.bases.checks import check_forward, check_length
-from participant.training.bases.targets import check_targets
+from participant.training.bases.targets import check_targets, check_untied
 from participant.training.examples import synthetic_examples
 from participant.training.models import architecture, hash_model, label_names, load_base
 from participant.training.rows.cells import name_text
@@ -48,15 +49,12 @@ from privacy.draft import (
 )
 from privacy.errors import LocalError
 from privacy.plan_parts import PlanModel, first_problem
-from privacy.task_parts import Classification, ImageClassification, TextClassification
+from privacy.task_parts import ImageClassification, Task
 
 DRAFT_FILE: Final = "draft.json"
 INITIAL_FILE: Final = "initial_adapter.safetensors"
 CONFIG_FILE: Final = "adapter_config.json"
-_TASKS: Final[dict[str, type[Classification]]] = {
-    "image-classification": ImageClassification,
-    "text-classification": TextClassification,
-}
+_TASKS: Final[dict[str, Any]] = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(Task)[0])}
 _NO_HASH: Final = "0" * 64  # stands in while the adapter that is hashed is being made
 
 
@@ -85,13 +83,13 @@ def build_draft(recipe: Path, out: Path, *, warn: Callable[[str], None] = lambda
     wanted = read_recipe(recipe)
     method = methods.get(wanted.method)
     method.require_mode(wanted.privacy.mode)
-    require_distinct(wanted.task.labels)
+    require_distinct(wanted.task.labels or ())
     folder = (recipe.parent / os.path.expanduser(wanted.base.path)).resolve()  # noqa: PTH111  see ``resolve_base``
     try:
         base = BaseReference(name=wanted.base.name, architecture=architecture(folder), files=hash_model(folder))
-        task = fitting(_TASKS[wanted.task.kind], "task", wanted.task.model_dump())
+        task: Task = fitting(_TASKS[wanted.task.kind], "task", wanted.task.model_dump())
         method.require_task(task)
-        require_order(folder, task.labels)
+        require_order(folder, wanted.task.labels or ())
         for difference in (*compare_preprocessing(folder, wanted.task), *compare_pooling(folder, wanted.task)):
             warn(difference)
         adapter = make_adapter(method, wanted.adapter, folder, base, task)
@@ -108,7 +106,7 @@ def build_draft(recipe: Path, out: Path, *, warn: Callable[[str], None] = lambda
 
 
 def make_adapter(
-    method: Method, section: AdapterSection, folder: Path, base: BaseReference, task: Classification
+    method: Method, section: AdapterSection, folder: Path, base: BaseReference, task: Task
 ) -> InitialAdapter:
     """Make the adapter that round 1 starts from: A at random from the seed, B zero, the head as the base has it.
 
@@ -130,15 +128,20 @@ def make_adapter(
         "feedforward_modules": section.feedforward_modules or (),
     }
     check_targets(loaded.model, targets, section.head_modules)
-    if isinstance(task, TextClassification):
+    check_untied(
+        loaded.model, (*section.head_modules, *(targets["target_modules"] if method.peft_type == "WHOLE" else ()))
+    )
+    if not isinstance(task, ImageClassification):
         check_length(base.name, loaded.model, task.max_length, section.tokens or 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(section.seed)
         model = wrap(loaded.model, sketch)
     start(model, sketch)
     values = {key: _array(tensor) for key, tensor in sorted(named_tensors(model, sketch).items())}
+    values |= {key: np.zeros_like(value) for key, value in values.items() if method.part_of(key) == "base"}
+    values |= method.beside_model(values)
     _check_heads(section.head_modules, values)
-    check_forward(base.name, model, synthetic_examples(loaded, task, TRIAL_ROWS).inputs, len(task.labels))
+    check_forward(base.name, model, synthetic_examples(loaded, task, TRIAL_ROWS).inputs, task, loaded)
     data = save(values)
     manifest = method.manifest({key: value.shape for key, value in values.items()}, sketch)
     method.require_tensors(manifest)
@@ -196,6 +199,14 @@ def fitting(kind: type[Fitting], section: str, given: Mapping[str, Any]) -> Fitt
     return kind(**values)
 
 
+def _sizes(training: TrainingSection) -> Sizes:
+    return Sizes(
+        mask=None if training.mask is None else float(training.mask),
+        sketch=training.sketch,
+        opening_rounds=training.opening_rounds,
+    )
+
+
 def _stream_rates(rates: Mapping[str, str]) -> tuple[StreamRate, ...]:
     return tuple(StreamRate(stream=stream, rate=rates[stream]) for stream in sorted(rates))
 
@@ -210,9 +221,9 @@ def _check_heads(head_modules: Sequence[str], tensors: Mapping[str, Any]) -> Non
             raise LocalError("E-CONFIG-INVALID", f"adapter.head_modules: the base has no module {module}")
 
 
-def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Classification, adapter: Adapter) -> Draft:
+def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Task, adapter: Adapter) -> Draft:
     rate, state = wanted.training.learning_rate, method.state(adapter.tensors)
-    upload = method.upload_of(state, float(wanted.training.mask) if wanted.training.mask else None)
+    upload = method.upload_of(state, _sizes(wanted.training), adapter.tensors)
     recipe = Recipe(
         title=wanted.title,
         purpose=wanted.purpose,
@@ -221,7 +232,7 @@ def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Classi
         notice=Notice(**wanted.notice.model_dump()),
         state=state,
         turns=method.turns_of(state, upload, adapter.tensors),
-        schedule=method.schedule,
+        schedule=schedule_of(method, wanted.training.opening_rounds or 0, wanted.rounds),
         upload=upload,
         counts=method.counts,
         task=task,

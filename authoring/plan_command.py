@@ -22,6 +22,7 @@ from privacy.adapter_parts import options_words
 from privacy.draft import Draft
 from privacy.errors import LocalError, PlanError
 from privacy.plan import Plan
+from privacy.task_parts import task_words
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Build, check, show and compare plans."
@@ -134,7 +135,7 @@ def _facts(document: Draft | Plan) -> Iterator[tuple[str, str]]:
     yield "purpose", recipe.purpose
     yield "base", f"{recipe.base.name}, hash {recipe.base.hash}"
     yield "method", f"{recipe.adapter.method}, {options_words(recipe.adapter)}, {recipe.entries:,} entries"
-    yield "task", f"{recipe.task.kind} on {recipe.task.data}, {len(getattr(recipe.task, 'labels', ()))} labels"
+    yield "task", f"{recipe.task.kind} on {recipe.task.data}: {task_words(recipe.task)}"
     yield "rounds", f"{recipe.rounds} of {privacy.local_steps} steps"
     if privacy.mode == "none":
         yield "privacy", "none: no differential privacy"

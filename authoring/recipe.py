@@ -16,23 +16,31 @@ The format; where a line has a value in its comment, that is the default and the
     path = "base"                # relative to this file; config.json and safetensors
 
     [task]
-    kind = "image-classification"    # or "text-classification"
+    kind = "image-classification"    # text-classification, multi-label, regression, token-classification, causal-lm,
+                                 # masked-lm, sentence-embedding
     data = "digits"              # under which name owners register their dataset
-    labels = ["0", "1", "2"]
-    input_column = "image"       # "input"
-    label_column = "label"
+    labels = ["0", "1", "2"]     # of the kinds that have labels
+    input_column = "image"       # "input"; "words" of token-classification, "text" of causal-lm and masked-lm
+    label_column = "label"       # "labels" of multi-label, "value" of regression, "tags", "similarity"
     image_scale = 255            # 1; raw pixel values are divided by it, then (x - mean) / std
     image_mean = 0.5             # 0
     image_std = 0.5              # 1
-    max_length = 128             # for text, in place of the three: tokens
+    max_length = 128             # for text, in place of the three: tokens; longer texts are cut
+    form = "chat"                # causal-lm: "text", "completion" (of a prompt) or "chat"
+    completion_column = "answer" # causal-lm, form "completion"; its prompt is the input
+    mask_rate = 0.15             # 0.15; masked-lm: part of a text's tokens that is hidden
+    pair_column = "pair"         # "pair"; sentence-embedding: the second text
+    pooling = "mean"             # "mean"; sentence-embedding: or "cls", "last", "model"
 
     [adapter]                    # what the method's PEFT type has: onlysum method show METHOD
-    rank = 4                     # LORA, LORA_CORE, ADALORA, VERA, LOKR, LOHA
+    rank = 4                     # LORA, LORA_CORE, ADALORA, VERA, LOKR, LOHA; LORA_HEADS: of each head
+    heads = 4                    # LORA_HEADS
     target_rank = 2              # ADALORA: mean rank of a layer at the end
     alpha = 16                   # LORA, LORA_CORE, ADALORA, LOKR, LOHA
     target_modules = ["q_proj", "v_proj"]    # of all but prompts, BIAS and HEAD; norms of LN_TUNING, any of WHOLE
     layers = []                  # all; LORA, LORA_CORE
     block_size = 8               # OFT
+    directions = 256             # SEEDS
     feedforward_modules = []     # IA3: target modules whose inputs are scaled, not their outputs
     tokens = 20                  # PROMPT_TUNING, PREFIX_TUNING, P_TUNING
     hidden_size = 128            # P_TUNING
@@ -56,7 +64,9 @@ The format; where a line has a value in its comment, that is the default and the
     head_learning_rate = 2       # learning_rate
     stream_rates = {}            # of single streams, e.g. {a = 0.5}: onlysum method show METHOD
     micro_batch = 64             # 64
-    mask = 0.25                  # random-mask: share of the adapter's entries that train in a round
+    mask = 0.25                  # random-mask, lora-a2, droppeft: share of entries, ranks, layers that train in a round
+    sketch = 24                  # fedask: columns of a sketch; count-sketch: buckets of a row
+    opening_rounds = 5           # slora: rounds of sparse updates, before the low-rank ones
     proximal = 0.1               # 0; fedprox: weight of the pull back to where the round started
 
     [optimizer]                  # all of it may be left out
@@ -93,6 +103,7 @@ from host import configuration
 from host.settings import Section
 from privacy.errors import LocalError
 from privacy.plan_parts import ATTEMPTS, Attempts, Count, DecimalString, Mode, Name, Paragraphs, Positive, Text, Unit
+from privacy.task_parts import Pooling
 
 
 def _decimal(value: Any) -> Any:
@@ -115,6 +126,16 @@ UNITS: Final[dict[Mode, tuple[Unit, ...]]] = {
 
 Number = Annotated[DecimalString, BeforeValidator(_decimal)]
 Texts = tuple[Text, ...]
+Kind = Literal[
+    "image-classification",
+    "text-classification",
+    "multi-label",
+    "regression",
+    "token-classification",
+    "causal-lm",
+    "masked-lm",
+    "sentence-embedding",
+]
 
 
 class BaseSection(Section):
@@ -127,11 +148,16 @@ class BaseSection(Section):
 class TaskSection(Section):
     """``[task]``: what the model does and how rows become its input."""
 
-    kind: Literal["image-classification", "text-classification"]
+    kind: Kind
     data: Name
-    labels: Annotated[Texts, Field(min_length=2)]
+    labels: Annotated[Texts, Field(min_length=2)] | None = None
+    form: Literal["text", "completion", "chat"] | None = None
     input_column: Text | None = None
     label_column: Text | None = None
+    completion_column: Text | None = None
+    pair_column: Text | None = None
+    pooling: Pooling | None = None
+    mask_rate: Number | None = None
     max_length: Positive | None = None
     image_mean: Number | None = None
     image_std: Number | None = None
@@ -143,6 +169,7 @@ class AdapterSection(Section):
 
     rank: Positive | None = None
     target_rank: Positive | None = None
+    heads: Positive | None = None
     alpha: Number | None = None
     target_modules: Texts | None = None
     layers: tuple[Count, ...] | None = None
@@ -150,6 +177,7 @@ class AdapterSection(Section):
     tokens: Positive | None = None
     hidden_size: Positive | None = None
     block_size: Positive | None = None
+    directions: Positive | None = None
     head_modules: Texts = ()
     seed: Count = 0
 
@@ -182,6 +210,8 @@ class TrainingSection(Section):
     stream_rates: dict[Name, Number] = Field(default_factory=dict)
     micro_batch: Positive = 64
     mask: Number | None = None
+    sketch: Positive | None = None
+    opening_rounds: Positive | None = None
     proximal: Number = "0"
 
 
@@ -262,7 +292,7 @@ def _check(recipe: RecipeFile, file: str) -> None:
     """Refuse what every later step would refuse with less to go on."""
     noised = recipe.privacy.mode != "none"
     problems = {
-        "task.max_length: text needs a length in tokens": recipe.task.kind == "text-classification"
+        "task.max_length: text needs a length in tokens": recipe.task.kind != "image-classification"
         and recipe.task.max_length is None,
         "task.image_std: it must not be 0": recipe.task.image_std is not None and Decimal(recipe.task.image_std) == 0,
         "task.image_scale: it must not be 0": recipe.task.image_scale is not None

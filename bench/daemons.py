@@ -2,14 +2,12 @@
 
 Guarantees: enrolment, approval, journals, ledgers, the database, mutual TLS and the polls are those of daemons; only
 the trainer is not: it contributes a unit vector. Leaving the block ends everything.
+Leaves to others: the coordinator's process (``bench.coordination``).
 """
 
 from __future__ import annotations
 
-import hashlib
-import multiprocessing
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -20,20 +18,13 @@ from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from bench import plans
-from coordinator.config import Durations, Listener, Settings
-from coordinator.daemon import process as coordinator_daemon
-from coordinator.daemon.status import read_status
-from coordinator.database import member_rows, run_rows
+from bench.coordination import FEDERATION, Coordination, coordinate, until
+from coordinator.config import Settings
+from coordinator.database import member_rows
 from coordinator.database.member_rows import TokenRecord
-from coordinator.database.store import Store
 from coordinator.enrolment import authority as ca
-from coordinator.enrolment.authority import Authority
-from coordinator.home import Home
-from coordinator.runs import creation
-from host.logs import Log
 from host.system import SystemClock, SystemRandom
 from participant.daemon import assembly as participant_daemon
 from participant.daemon.joining import join
@@ -41,15 +32,10 @@ from participant.opened import open_home
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
 from participant.runs.context import TrainingJob
 from participant.training.trainer import OneHotTrainer, Progress, Trainer
-from privacy.draft import Draft, PrivacyTarget
 from privacy.plan import Plan
 from protos.envelope import Role
 from protos.invitation import encode_invitation, token_hash
 
-HOST: Final = "127.0.0.1"
-FEDERATION: Final = "bench"
-PATIENCE_SECONDS: Final = 300.0
-LOOK_SECONDS: Final = 0.5  # between two looks: looking takes time from the participants, who are in this process
 POLICY: Final = """
 [approval]
 mode = "by-policy"
@@ -70,34 +56,13 @@ methods = ["ffa-lora"]
 """
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something, but not for ever."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: it did not happen")
-        time.sleep(LOOK_SECONDS)
-
-
-def _coordinate(directory: Path, settings: Settings) -> None:
-    """Run the coordinator's daemon: the body of a process of its own."""
-    home = Home(directory)
-    authority = ca.load_authority(home.authority)
-    coordinator_daemon.start(home, settings, authority, lambda _: None)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Timed:
     """A one-hot trainer that notes when each round asks for training."""
 
     inner: OneHotTrainer
     started: dict[int, float]
+    kept: NDArray[np.float32] | None = None
 
     def prepare(self) -> None:
         self.inner.prepare()
@@ -109,39 +74,29 @@ class _Timed:
 
 @dataclass
 class Daemons:
-    """A coordinator and its participants; a context manager."""
+    """A coordinator and its participants; a context manager.
+
+    Args:
+        directory: where all directories lie.
+        participants: how many.
+        entries: of the vector.
+        advertised: where participants dial, where that is not the coordinator's own listener: a proxy's.
+    """
 
     directory: Path
     participants: int
     entries: int
+    advertised: str = ""
     started: dict[int, float] = field(default_factory=dict)  # when the first participant trained, by round
 
     def __enter__(self) -> Self:
-        self.home = Home(self.directory / "coordinator")
-        self.home.directory.mkdir()
-        self.authority: Authority = ca.create_authority(
-            federation=FEDERATION, hosts=[HOST], random=SystemRandom(), now=time.time()
-        )
-        ca.save_authority(self.home.authority, self.authority)
-        self.settings = Settings(
-            federation=FEDERATION,
-            operator="Benchmark",
-            participants=Listener(address=f"{HOST}:{_free_port()}"),
-            enrolment=Listener(address=f"{HOST}:{_free_port()}"),
-            durations=Durations(phase_seconds=PATIENCE_SECONDS, gather_seconds=PATIENCE_SECONDS),
-            log=Log(file="log"),
-        )
-        self.store = Store.create(self.settings.database_url(self.home))
+        self.coordination = Coordination(self.directory, self.advertised, self.coordinate)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._process = multiprocessing.get_context("spawn").Process(
-            target=_coordinate, args=(self.home.directory, self.settings)
-        )
-        self._process.start()
-        until(lambda: read_status(self.home) is not None, "the coordinator listens")
+        self.coordination.__enter__()
         for name in plans.members(self.participants):
             self._enrol(name)
-        until(lambda: len(self._live()) == self.participants, "everybody polls")
+        until(lambda: len(self.coordination.live()) == self.participants, "everybody polls")
         return self
 
     def __exit__(
@@ -150,13 +105,7 @@ class Daemons:
         self._stop.set()
         for thread in self._threads:
             thread.join(20)
-        self._process.terminate()
-        self._process.join(20)
-        self.store.close()
-
-    def _live(self) -> tuple[str, ...]:
-        status = read_status(self.home)
-        return status.live if status else ()
+        self.coordination.__exit__(kind, error, trace)
 
     def _enrol(self, name: str) -> None:
         path, recipe = self.directory / name, plans.recipe(self.entries)
@@ -164,8 +113,17 @@ class Daemons:
         registry = Registry(open_home(path).home)
         registry.add(DatasetEntry(name=recipe.task.data, path=os.devnull, added_at=0, rows=100))
         registry.add(ModelEntry(name=recipe.base.name, path=os.devnull, added_at=0, files=recipe.base.files))
-        policy = POLICY.format(authority=self.authority.fingerprint, base=recipe.base.hash)
+        policy = POLICY.format(authority=self.coordination.authority.fingerprint, base=recipe.base.hash)
         (path / "policy.toml").write_text(policy)
+        self.take_part(path)
+
+    @property
+    def coordinate(self) -> Callable[[Path, Settings], None]:
+        """The body of the coordinator's process."""
+        return coordinate
+
+    def take_part(self, path: Path) -> None:
+        """Let a participant that has joined run, until the block is left."""
         runner = participant_daemon.assemble(path, self._stop, make_trainer=self._trainer)
         thread = threading.Thread(target=runner.run, daemon=True)
         thread.start()
@@ -175,14 +133,14 @@ class Daemons:
         return _Timed(OneHotTrainer(job.verified.plan, job.me), self.started)
 
     def _invite(self, name: str) -> str:
-        now = int(time.time())
+        now, coordination = int(time.time()), self.coordination
         made = ca.invite(
-            self.authority,
+            coordination.authority,
             federation=FEDERATION,
             name=name,
             role=Role.PARTICIPANT,
-            enrolment_addresses=[self.settings.enrolment.address],
-            addresses=[self.settings.participants.address],
+            enrolment_addresses=[coordination.settings.enrolment.address],
+            addresses=[coordination.address],
             random=SystemRandom(),
             until=now + 3600,
         )
@@ -195,40 +153,12 @@ class Daemons:
             made_at=now,
             expires_at=made.expires_at,
         )
-        with self.store.begin() as connection:
+        with coordination.store.begin() as connection:
             member_rows.add_token(connection, token)
         return encode_invitation(made)
 
     def run(self, rounds: int) -> Plan:
         """Run a plan of some rounds to its end; ``started`` then holds their times."""
-        initial = save(
-            {name: np.zeros(shape, dtype=np.float32) for name, shape in plans.tensor_shapes(self.entries).items()}
-        )
-        recipe = plans.recipe(self.entries, rounds=rounds, initial_hash=hashlib.sha256(initial).hexdigest())
-        target = PrivacyTarget(
-            mode="none",
-            unit="none",
-            epsilon="0",
-            delta="0",
-            sampling_rate="1",
-            local_steps=1,
-            clip_norm="1",
-            update_bound="1",
-        )
-        draft = self.directory / "draft"
-        draft.mkdir()
-        (draft / "draft.json").write_bytes(Draft(recipe=recipe, privacy=target, evaluation_data="none").to_bytes())
-        (draft / "initial_adapter.safetensors").write_bytes(initial)
-        (draft / "adapter_config.json").write_text('{"peft_type":"LORA"}')
-        now = int(time.time())
-        request = creation.RunRequest(members=plans.members(self.participants), created_at=now, expires_at=now + 3600)
-        plan = creation.make_plan(self.store, self.settings, creation.read_draft(draft), request, random=SystemRandom())
-        creation.register(self.store, self.home, self.authority.operator, plan, draft)
-        until(lambda: self._state(plan.run_id) in ("completed", "aborted"), "the run ends")
-        if self._state(plan.run_id) != "completed":
-            raise RuntimeError(f"the run was aborted; see {self.home.directory / 'log'}")
+        plan = self.coordination.begin(self.participants, self.entries, rounds)
+        self.coordination.finish(plan)
         return plan
-
-    def _state(self, run_id: str) -> str:
-        with self.store.read() as connection:
-            return run_rows.find_run(connection, run_id).state.value

@@ -27,8 +27,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from bench import harness, players
 from bench.masking import aligned
-from bench.plans import CLAMP
-from bench.players import SCALE_EXPONENT, Case, Player, Stage
+from bench.players import Case, Player, Stage
 from host.system import SystemRandom
 from privacy.secagg import keys, layout, masks, shamir
 from privacy.secagg.fixed_point import Buffer, Ring, fixed, unfixed
@@ -154,8 +153,8 @@ def unit_seconds(case: Case) -> dict[str, float]:
     shares = list(shamir.split(secret, threshold=threshold, points=points, random=random).values())[:threshold]
     coefficients, values = shamir.lagrange_at_zero(points[:threshold]), [share.reveal() for share in shares]
     words, other = (aligned(_ADDED).view("<u4") for _ in range(2))
-    reals, encoding = np.ones(_ENTRIES, dtype=np.float32), {"scale_exponent": SCALE_EXPONENT}
-    total = fixed(reals, clamp=CLAMP, **encoding)
+    reals, encoding = np.ones(_ENTRIES, dtype=np.float32), {"scale_exponent": 16}
+    total = fixed(reals, clamp=2**20, **encoding)
     stream, scratch = masks.backend().stream(secret), aligned(MASK_CHUNK + keys.TAG_BYTES).data
     calls: dict[str, tuple[int, Callable[[], object]]] = {  # how much a call does of it
         VERIFY: (1, lambda: public.verify(signature, short)),
@@ -169,7 +168,7 @@ def unit_seconds(case: Case) -> dict[str, float]:
         ADD_BYTES: (_ADDED, lambda: np.add(words, other, out=words)),
         DEAL: (threshold * rules.n, lambda: shamir.split(secret, threshold=threshold, points=points, random=random)),
         COMBINE: (threshold, lambda: shamir.combine(values, coefficients)),
-        ENCODE: (_ENTRIES, lambda: fixed(reals, clamp=CLAMP, **encoding)),
+        ENCODE: (_ENTRIES, lambda: fixed(reals, clamp=2**20, **encoding)),
         DECODE: (_ENTRIES, lambda: unfixed(total, divisor=1, **encoding)),
     }
     least = harness.seconds_in_turns({name: _repeated(call) for name, (_, call) in calls.items()}, repeats=_REPEATS)

@@ -28,10 +28,10 @@ PYTHON: Final = Path(__file__).parent.parent / ".venv-flower" / "bin" / "python"
 SIDES: Final[tuple[Side, ...]] = ("client", "coordinator")
 HEADS: Final = ("case", "side", "ours ms", "Flower ms", "ratio", "floor ms", "ceiling ratio", "mark")
 MARKS: Final = {  # of the ratio
-    ("n10_d1e6_drop1", "client"): 12,
-    ("n10_d1e6_drop1", "coordinator"): 25,
-    ("n50_d1e5_drop5", "client"): 30,
-    ("n50_d1e5_drop5", "coordinator"): 500,
+    ("n10_d1e6_drop1", "client"): 11,
+    ("n10_d1e6_drop1", "coordinator"): 11,
+    ("n50_d1e5_drop5", "client"): 22,
+    ("n50_d1e5_drop5", "coordinator"): 220,
 }
 
 

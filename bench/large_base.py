@@ -134,12 +134,11 @@ def measure(folder: Path, case: str) -> dict[str, float]:
     from participant.training.examples import synthetic_examples
     from participant.training.models import Base, load_base
     from privacy.draft import Draft
-    from privacy.task_parts import require_classification
 
     torch.set_num_threads(1)
     wanted = Memory(**CASES[case])
     recipe = Draft.from_bytes((folder / "draft" / "draft.json").read_bytes()).recipe
-    task = require_classification(recipe.task)
+    task = recipe.task
 
     def loaded() -> Base:
         return load_base(folder / "base", recipe.base, task, head_modules=["score"], seed=0, weights=wanted.weights)

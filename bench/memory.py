@@ -33,6 +33,7 @@ from protos.envelope import (
     Evaluation,
     HeadsShown,
     MemberLeft,
+    MessageWithHeads,
     PlanApproved,
     PlanRefused,
     RoundKnown,
@@ -84,6 +85,7 @@ class Recording:
                     | RoundKnown()
                     | MemberLeft()
                     | HeadsShown()
+                    | MessageWithHeads()
                 ):
                     raise AssertionError("no message of a round was kept")
                 case _:

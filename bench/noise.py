@@ -19,7 +19,7 @@ from privacy.dp import fast_noise, noise
 from privacy.dp.fast_noise import MOST_WORDS
 from privacy.secret import SecretBytes
 
-ENTRIES, EXPONENT = 10**6, 12
+ENTRIES, EXPONENT = 10**6, 24
 MARK_SECONDS: Final = 0.3
 PACKAGES: Final = ("numba", "numpy", "cryptography")
 

@@ -1,4 +1,4 @@
-"""Plans for benchmarks: mode ``distributed``, as large a cohort and vector as is asked for, keys from fixed bytes.
+"""Plans for benchmarks: mode ``distributed`` at epsilon 8, words as ``run create`` chooses them, keys from fixed bytes.
 
 Guarantees: the same arguments give the same plan; every rule of plans holds, since it is parsed and verified as a
 participant does it.
@@ -7,14 +7,15 @@ participant does it.
 from __future__ import annotations
 
 import hashlib
-import math
 from typing import Final
 
 from privacy.adapter_options import LoraOptions
 from privacy.adapter_parts import Adapter, StateStream, Stream, Tensor, Turn
-from privacy.draft import BaseReference, FileHash, Optimizer, Recipe, Training
+from privacy.dp.calibration import calibrate
+from privacy.dp.signal import Setting
+from privacy.draft import BaseReference, FileHash, Optimizer, PrivacyTarget, Recipe, Training
 from privacy.plan import Plan, VerifiedPlan, default_survivors, signed_plan_bytes, threshold
-from privacy.plan_parts import Encoding, Evaluation, Graph, Member, Privacy
+from privacy.plan_parts import Evaluation, Graph, Member
 from privacy.secagg.keys import SigningKey
 from privacy.secagg.suites import Suite
 from privacy.secret import SecretBytes
@@ -22,8 +23,18 @@ from privacy.task_parts import ImageClassification
 
 CREATED_AT: Final = 1_767_225_600  # 2026-01-01
 EXPIRES_AT: Final = 4_102_444_800  # 2100-01-01
-NOISE_EXPONENT: Final = 10
-CLAMP: Final = 2**20 - 1  # 1000 participants' sum stays within 32 bits
+UNITS: Final = 1000  # of each participant
+ROUNDS: Final = 100
+TARGET: Final = PrivacyTarget(
+    mode="distributed",
+    unit="example",
+    epsilon="8",
+    delta="0.00001",
+    sampling_rate="0.05",
+    local_steps=1,
+    clip_norm="1",
+    update_bound="8",
+)
 COLLUDING_OF: Final = 3  # f is the largest integer below n / 3
 
 
@@ -84,7 +95,9 @@ def make_plan(
     f = (n - 1) // COLLUDING_OF
     survivors = n - graph.max_dropouts if graph and graph.max_dropouts else default_survivors(n, f)
     keys = {name: signing_key(name) for name in members(n)}
-    honest_noise = survivors - max(f, 1)
+    roster = tuple(Member(id=name, identity_key=key.public.hex(), units=UNITS) for name, key in keys.items())
+    wanted = recipe(entries, rounds=ROUNDS)
+    privacy, encoding = calibrate(TARGET, Setting.of(wanted, roster, f=f, min_survivors=survivors))
     # Validation is left to `from_bytes`, so that a refused plan is refused as a participant would refuse it.
     plan = Plan.model_construct(
         suite=suite,
@@ -93,23 +106,11 @@ def make_plan(
         run_id="00112233445566778899aabbccddeeff",
         created_at=CREATED_AT,
         expires_at=EXPIRES_AT,
-        recipe=recipe(entries),
-        privacy=Privacy(
-            mode="distributed",
-            unit="example",
-            relation="zero-out",
-            epsilon="8",
-            delta="0.00001",
-            sampling_rate="0.5",
-            local_steps=1,
-            clip_norm="1",
-            noise_exponent=NOISE_EXPONENT,
-            sensitivity=math.floor(math.sqrt(honest_noise) * 2**NOISE_EXPONENT),
-            honest_noise=honest_noise,
-        ),
-        encoding=Encoding(ring_bits=32, scale_exponent=0, clamp=CLAMP),
+        recipe=wanted,
+        privacy=privacy,
+        encoding=encoding,
         evaluation=Evaluation(data="none"),
-        roster=tuple(Member(id=name, identity_key=key.public.hex(), units=100) for name, key in keys.items()),
+        roster=roster,
         f=f,
         shamir_threshold=threshold(n, f),
         quorum=threshold(n, f),

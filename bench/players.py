@@ -9,6 +9,7 @@ Leaves to others: training, disks and the network; what is written down for ``be
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,8 +41,7 @@ from protos import codec, codec_transport
 from protos.envelope import MAX_CHUNK_BYTES, Chunk, UploadAnnounced
 
 MEASURED: Final = 9  # participants, spread over the roster, whose median is taken
-SCALE_EXPONENT: Final = 16  # of real updates
-LARGEST: Final = 8.0  # of their entries
+LARGEST: Final = 8.0  # of entries of real updates
 ADAPTER_HASH: Final = hashes.adapter_hash(b"the global adapter of a benchmark")
 
 Witness = Callable[[Message], None]  # is shown every accepted message
@@ -118,7 +118,7 @@ class Outcome:
         )
 
 
-class _Memo:
+class Memo:
     """Takes the outcome of an identical verification from whoever did it first."""
 
     def __init__(self) -> None:
@@ -126,6 +126,7 @@ class _Memo:
         self._seen: dict[tuple[bytes, bytes], tuple[bytes, bool]] = {}
 
     def __call__(self, public: bytes, signature: bytes, message: bytes) -> bool:
+        """Verify, or know the outcome."""
         known = self._seen.get((public, signature))
         if known is None or known[0] != message:
             known = self._seen[public, signature] = message, self._verify(public, signature, message)
@@ -145,6 +146,8 @@ class Stage:
         plan, identities = case.plan()
         self.reals = reals
         self.case, self.plan, self.witness = case, plan, witness
+        self.clamp = plan.plan.encoding.clamp
+        self.scale_exponent = int(math.log2(self.clamp / LARGEST))  # the finest in which real updates are not clamped
         at = Position(plan.hash, round=1, attempt=1)
         self.offer = AttemptOffer(at, hashes.genesis_transcript(plan.hash), ADAPTER_HASH)
         self.coordinator = CoordinatorRound(plan, self.offer)
@@ -160,7 +163,7 @@ class Stage:
         }
         self.random = SystemRandom()
         self.by_phase: dict[str, list[float]] = {}
-        self._memo = _Memo()
+        self._memo = Memo()
         self._aside = [0.0, 0.0]  # seconds and processor time of what is not the round
         self.total: NDArray[Any] = np.zeros(case.entries, dtype=np.float64 if reals else np.int64)
 
@@ -221,8 +224,8 @@ class Stage:
             return
         counted = len(result.survivors)
         with self._clock("RESULT", coordinator=True):
-            mean = unfixed(result.total(), scale_exponent=SCALE_EXPONENT, divisor=counted)
-        np.testing.assert_allclose(mean, self.total / counted, atol=2.0**-SCALE_EXPONENT)
+            mean = unfixed(result.total(), scale_exponent=self.scale_exponent, divisor=counted)
+        np.testing.assert_allclose(mean, self.total / counted, atol=2.0**-self.scale_exponent)
 
     def _hear(self, player: Player, told: Told) -> Message | None:
         with self._client(player):
@@ -237,10 +240,11 @@ class Stage:
     def _mask(self, player: Player, ready: Ready) -> Message | None:
         offer, update = ready.offer, self.update(player)
         with self._client(player):
-            encoded = fixed(update, scale_exponent=SCALE_EXPONENT, clamp=plans.CLAMP) if self.reals else update
+            encoded = fixed(update, scale_exponent=self.scale_exponent, clamp=self.clamp) if self.reals else update
+            words = ready.participant.encode(offer.position.round, encoded)
         durable = UpdateEncoded(offer.position.round, bytes(32), offer.adapter_hash, offer.previous_transcript)
         player.memory = player.memory.apply(durable)
-        return self._hear(player, EncodedUpdate(encoded))
+        return self._hear(player, EncodedUpdate(words))
 
     def update(self, player: Player) -> NDArray[Any]:
         """Return integers as a trainer makes them, or real numbers, and add them to what the sum must be."""
@@ -249,7 +253,7 @@ class Stage:
         if self.reals:
             update = source.uniform(-LARGEST, LARGEST, size).astype(np.float32)
         else:
-            update = source.integers(-plans.CLAMP, plans.CLAMP, size=size, endpoint=True, dtype=np.int64)
+            update = source.integers(-self.clamp, self.clamp, size=size, endpoint=True, dtype=np.int64)
         self.total += update
         return update
 

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Final
 
 from bench import harness
-from bench.players import Case, Player, Stage
+from bench.players import Case, Player, Stage, Witness
 from coordinator.protocol.round import Outgoing
 from privacy.secagg.messages import (
     AdvertisementSet,
@@ -32,9 +32,13 @@ HEADS: Final = ("case", "client ms", "coordinator ms", "up KiB", "down KiB", "by
 class Weighed(Stage):
     """A round that also weighs what each participant is told."""
 
-    def __init__(self, case: Case) -> None:
-        super().__init__(case)
+    def __init__(self, case: Case, witness: Witness | None = None) -> None:
+        super().__init__(case, witness)
         self.told_bytes: dict[str, int] = dict.fromkeys(self.players, 0)
+
+    def told(self) -> float:
+        """Return how many bytes the median measured participant was told."""
+        return median(size for size in self.told_bytes.values() if size)
 
     def _told(self, player: Player) -> Outgoing:
         told = super()._told(player)
@@ -70,7 +74,7 @@ def measure(name: str, *, repeats: int) -> tuple[dict[str, float], list[str]]:
         "client_ms": round(best.client_ms, 2),
         "coordinator_ms": round(best.coordinator_ms, 2),
         "up_kib": round(best.bytes_per_entry * case.entries / KIB, 1),
-        "down_kib": round(median(size for size in stage.told_bytes.values() if size) / KIB, 1),
+        "down_kib": round(stage.told() / KIB, 1),
         "bytes_per_entry": round(best.bytes_per_entry, 4),
     }
     return {f"{name}.{key}": value for key, value in figures.items()}, [name, *map(str, figures.values())]

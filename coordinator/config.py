@@ -25,7 +25,10 @@ from privacy.plan_parts import Name, Text
 from protos.invitation import is_address
 
 _NUMBERS = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)(?:\.(?:0[xX][0-9a-fA-F]*|[0-9]+))*\.?")  # what inet_aton reads
+_ORIGIN = re.compile(r"https://[a-z0-9.-]{1,253}(:[1-9][0-9]{0,4})?")
 _EVERYBODY = ipaddress.IPv4Address("255.255.255.255")
+_ADMIN: Final = "dashboard, metrics and health over HTTP (pip install 'onlysum[dashboard]')"
+_LISTEN: Final = "127.0.0.1:8445"
 DRIVERS: Final = ("sqlite", "postgresql", "postgresql+psycopg")
 
 
@@ -64,6 +67,19 @@ def _database(value: str) -> str:
     return value
 
 
+def _origin(value: str) -> str:
+    if value and not _ORIGIN.fullmatch(value):
+        raise ValueError("an origin is https:// and a host, with a port if it is not 443, and nothing after it")
+    return value
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
 
@@ -88,6 +104,19 @@ class Listener(Section):
         return self.address.rpartition(":")[0].strip("[]")
 
 
+class Admin(Section):
+    """Where the dashboard, metrics and health are served, over HTTP: on this machine, unless a proxy adds TLS."""
+
+    listen: Address
+    origin: Annotated[str, AfterValidator(_origin)] = ""  # https://..., under which a proxy offers it
+
+    @model_validator(mode="after")
+    def _encrypted_beyond_this_machine(self) -> Self:
+        if not self.origin and not _is_loopback(self.listen.rpartition(":")[0]):
+            raise ValueError('beyond this machine a proxy must add TLS: set origin = "https://...", which it serves')
+        return self
+
+
 class Durations(Section):
     """All durations that an operator can set, in seconds."""
 
@@ -108,6 +137,7 @@ class Settings(Section):
     also_a_participant: tuple[Name, ...] = ()
     participants: Listener
     enrolment: Listener
+    admin: Admin | None = None
     database: Annotated[str, AfterValidator(_database)] = "sqlite:///coordinator.db"
     spool: str = "spool"
     durations: Durations = Durations()
@@ -166,11 +196,13 @@ def settings_template(
     enrolment: str,
     listen: str | None = None,
     database: str | None = None,
+    admin: str | None = None,
 ) -> str:
     """Return a commented coordinator.toml for ``init``."""
     names = ", ".join(f'"{name}"' for name in also)
     durations = "\n".join(f"# {name} = {field.default:g}" for name, field in Durations.model_fields.items())
     stored = f"database = {_quoted(database)}" if database else '# database = "sqlite:///coordinator.db"'
+    served = f'[admin]  # {_ADMIN}\nlisten = "{admin}"' if admin else f'# [admin]  # {_ADMIN}\n# listen = "{_LISTEN}"'
     listening = (
         f'listen = "{listen}"' if listen else '# listen = "0.0.0.0:8443"  # where this machine listens, if other'
     )
@@ -193,6 +225,9 @@ address = "{participants}"  # what members dial
 
 [enrolment]  # TLS; newcomers with an invitation and nobody else
 address = "{enrolment}"
+
+{served}
+# origin = "https://sum.example.org"  # under which a proxy with TLS offers it
 
 [durations]  # seconds; a phase ends earlier when everybody who is live has answered
 {durations}

@@ -14,6 +14,7 @@ from typing import Final
 from docs import generated_parts
 from privacy.claims import (
     NO_NOISE,
+    WORDS,
     difference_sentence,
     figure_sentences,
     graph_sentences,
@@ -48,6 +49,7 @@ def blocks() -> dict[str, tuple[str, ...]]:
         "suite-1": suite_sentences(noised),
         "k-regular": graph_sentences(make_plan(**STRONG)[0]),
         "limits": limits(noised),
+        "words": (WORDS,),
         "figures": figure_sentences(noised),
     }
 

@@ -18,7 +18,8 @@ from docs.performance_chart import BETWEEN, PARTS, Bar
 
 TEXT: Final = Path(__file__).with_name("performance.md")
 CHART: Final = Path(__file__).with_name("performance.svg")
-BENCHES: Final = ("round", "flower", "suites", "masking", "wire")
+BENCHES: Final = ("round", "flower", "suites", "masking", "wire", "scale", "links")
+DEFAULT: Final = ("n10_d1e6.bytes_up_per_entry", "n10_d1e6.bytes_down_per_entry")
 SLOWEST: Final = "n1000_d1e5_k52_drop50.seconds"
 COUNTED: Final = (  # what the profile also counts, and in which unit
     ("signatures verified", "ed25519_verifications", 1),
@@ -60,7 +61,7 @@ def _machines() -> Iterator[str]:
 
 def _marks() -> Iterator[str]:
     rounds, masks = _figures("round"), _figures("masking")
-    million = [name for name in _cases(rounds, "bytes_per_entry") if "_d1e6_" in name and "suite2" not in name]
+    default = [rounds[key] for key in DEFAULT if key in rounds]  # results that are older have none
     peak = "the coordinator's peak memory with 100 participants over that with 10"
     rows = [
         *(
@@ -68,15 +69,33 @@ def _marks() -> Iterator[str]:
             for name in ("d1e6_k9", "d1e6_k40", "d1e7_k9")
         ),
         _mark("bytes per entry, packed", masks["packed_d1e6_k9.bytes_per_entry"], most=2.7),
-        *(_mark(f"bytes per entry, `{name}`", rounds[f"{name}.bytes_per_entry"], most=4.05) for name in million),
+        *(_mark("bytes up per entry, `n10_d1e6`, a default plan", up, most=2.05) for up in default[:1]),
+        *(_mark("bytes up and down per entry, the same", sum(default), most=4.1) for _ in default[:1]),
         _mark(peak, rounds["d1e6.peak_n100_over_n10"], most=1.3),
         _mark("seconds of a round of 1000 participants, all in one process", rounds[SLOWEST], most=60),
         *(_mark(f"Flower's time over ours, {one.title}", one.flower / one.ours, least=one.mark) for one in _bars()),
     ]
     wire = _figures("wire")
     rows += [
-        _mark(f"a round over the network over one in memory, `{name}`", wire[f"{name}.wire_over_memory"], most=3)
+        _mark(
+            f"a round over the network over one in memory, `{name}`",
+            wire[f"{name}.wire_over_memory"],
+            most=1.6 if name == "n10_d1e6" else 3,
+        )
         for name in _cases(wire, "wire_over_memory")
+    ]
+    crowds, far = _figures("scale"), _figures("links")
+    rows += [
+        _mark(f"the coordinator's processor time over that in memory, `{name}`", crowds[f"{name}.over_memory"], most=2)
+        for name in _cases(crowds, "over_memory")
+    ]
+    rows += [
+        _mark(
+            f"a round over a bad link over 1.25 times its bytes and eight round trips, `{name}`",
+            far[f"{name}.over_bound"],
+            most=1,
+        )
+        for name in _cases(far, "over_bound")
     ]
     yield from _table(["what", "mark", "measured", ""], rows)
 
@@ -114,6 +133,34 @@ def _wire() -> Iterator[str]:
         [f"`{name}`", *(f"{figures[f'{name}.{key}']:.2f}" for key in keys)] for name in _cases(figures, "round_seconds")
     ]
     yield from _table(["case", "between daemons, s", "in memory, s", "ratio"], rows)
+
+
+def _scale() -> Iterator[str]:
+    figures = _figures("scale")
+    columns = {
+        "a round, s": ("round_seconds", ".1f"),
+        "coordinator's process, CPU s": ("coordinator_cpu", ".2f"),
+        "in memory, CPU s": ("memory_cpu", ".2f"),
+        "ratio": ("over_memory", ".2f"),
+        "of a core while all poll": ("idle_cpu", ".4f"),
+        "MiB after the first round": ("resident_first_mib", ".0f"),
+        "MiB after the last": ("resident_last_mib", ".0f"),
+    }
+    rows = [
+        [f"`{name}`", *(format(figures[f"{name}.{key}"], form) for key, form in columns.values())]
+        for name in _cases(figures, "over_memory")
+    ]
+    yield from _table(["case", *columns], rows)
+
+
+def _links() -> Iterator[str]:
+    figures = _figures("links")
+    keys = {"a round, s": "round_seconds", "bound, s": "bound_seconds", "bytes over vectors": "bytes_over_vectors"}
+    rows = [
+        [f"`{name}`", *(f"{figures[f'{name}.{key}']:.2f}" for key in keys.values())]
+        for name in _cases(figures, "over_bound")
+    ]
+    yield from _table(["case", *keys], rows)
 
 
 def _suites() -> Iterator[str]:
@@ -165,6 +212,8 @@ BLOCKS: Final = {
     "marks": _marks,
     "rounds": _rounds,
     "wire": _wire,
+    "scale": _scale,
+    "links": _links,
     "flower": _flower,
     "profile": _profile,
     "suites": _suites,

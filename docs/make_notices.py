@@ -7,7 +7,7 @@ licence as its own metadata states it. Development tools are not part of the pro
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from tomllib import loads
@@ -16,16 +16,22 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("participant", "report", "postgres")
+EXTRAS = ("participant", "dashboard", "report", "postgres")
 HOME_KEYS = ("Homepage", "homepage", "Home", "Source", "Repository", "repository", "Source Code")
 LONGEST_NAME = 120  # of a licence; what is longer is the licence's text
 HEADING = """# Third-party notices
 
-onlysum is licensed under Apache-2.0 (see LICENSE). It installs, and does not contain, the packages below; their
+onlysum is licensed under Apache-2.0 (see LICENSE). It installs, and does not contain, the packages of this table; their
 licence texts are in each package's own files. Written by `make notices` from the metadata of the installed versions.
 
 | package | version | licence | home |
 |---|---|---|---|"""
+
+VENDORED = Path(__file__).parent.parent / "host" / "web" / "vendored" / "vendored.toml"
+VENDORED_HEADING = """The pages in a browser contain these files; hashes and licence texts are in `host/web/vendored`.
+
+| package | version | licence | home | files |
+|---|---|---|---|---|"""
 
 
 def main() -> None:
@@ -33,7 +39,13 @@ def main() -> None:
     project = loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
     found = closure(wanted(project))
     rows = (_row(name, found[name]) for name in sorted(found))
-    sys.stdout.write("\n".join((HEADING, *rows)) + "\n")
+    sys.stdout.write("\n".join((HEADING, *rows, "", VENDORED_HEADING, *_vendored_rows())) + "\n")
+
+
+def _vendored_rows() -> Iterator[str]:
+    for package in loads(VENDORED.read_text())["package"]:
+        files = ", ".join(f"`{name}`" for name in package["files"])
+        yield f"| {package['name']} | {package['version']} | {package['licence']} | {package['home']} | {files} |"
 
 
 def wanted(project: dict[str, Any]) -> list[Requirement]:

@@ -191,11 +191,13 @@ def try_room(path: Path, size: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def erase(path: Path) -> None:
-    """Remove a file, if it is there, and make that durable."""
-    if path.exists():
+def erase(*paths: Path) -> None:
+    """Remove files of one directory, as far as they are there, and make that durable: all of them at once."""
+    there = [path for path in paths if path.exists()]
+    for path in there:
         path.unlink()
-        sync_directory(path.parent)
+    if there:
+        sync_directory(there[0].parent)
 
 
 def sync_directory(directory: Path) -> None:

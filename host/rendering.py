@@ -104,6 +104,12 @@ def moment(at: float | None) -> str:
     return "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
 
 
+def clock_time(at: float, now: float) -> str:
+    """Return a time of today without its date, in UTC; of another day with it."""
+    shown = moment(at)
+    return shown[11:] if shown[:10] == moment(now)[:10] else shown
+
+
 def timestamp(at: float | None) -> str | None:
     """Return a time for programs: ISO 8601 in UTC, to the second."""
     return None if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

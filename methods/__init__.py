@@ -11,13 +11,21 @@ from typing import Final
 
 from methods.adalora import ADALORA
 from methods.bitfit import BITFIT
+from methods.count_sketch import COUNT_SKETCH
 from methods.dora import DORA
+from methods.droppeft import DROPPEFT
+from methods.fdlora import FDLORA
 from methods.fed_sb import FED_SB
+from methods.fedalt import FEDALT
+from methods.fedask import FEDASK
+from methods.feddpa import FEDDPA
 from methods.federa import FEDERA
 from methods.fedex_lora import FEDEX_LORA
 from methods.fedit import FEDIT
+from methods.fedkseed import FEDKSEED
 from methods.fedprox import FEDPROX
 from methods.fedrot_lora import FEDROT_LORA
+from methods.fedsa_lora import FEDSA_LORA
 from methods.fedsvd import FEDSVD
 from methods.ffa_lora import FFA_LORA
 from methods.flexlora import FLEXLORA
@@ -29,6 +37,7 @@ from methods.layers import LAYERS
 from methods.ln_tuning import LN_TUNING
 from methods.loha import LOHA
 from methods.lokr import LOKR
+from methods.lora_a2 import LORA_A2
 from methods.lora_fair import LORA_FAIR
 from methods.method import Method
 from methods.oft import OFT
@@ -37,9 +46,12 @@ from methods.p_tuning import P_TUNING
 from methods.prefix import PREFIX
 from methods.prompt import PROMPT
 from methods.random_mask import RANDOM_MASK
+from methods.ravan import RAVAN
 from methods.refused import REFUSED
 from methods.rolora import ROLORA
 from methods.rslora import RSLORA
+from methods.scaffold import SCAFFOLD
+from methods.slora import SLORA
 from methods.vera import VERA
 from privacy.draft import Recipe
 from privacy.errors import LocalError
@@ -52,32 +64,44 @@ _METHODS: Final[dict[str, Method]] = {
     for method in (
         ADALORA,
         BITFIT,
+        COUNT_SKETCH,
         DORA,
-        FED_SB,
+        DROPPEFT,
+        FDLORA,
+        FEDALT,
+        FEDASK,
+        FEDDPA,
         FEDERA,
         FEDEX_LORA,
         FEDIT,
+        FEDKSEED,
         FEDPROX,
         FEDROT_LORA,
+        FEDSA_LORA,
         FEDSVD,
+        FED_SB,
         FFA_LORA,
         FLEXLORA,
         HEAD_ONLY,
         HETLORA,
         IA3,
-        LA_LORA,
         LAYERS,
+        LA_LORA,
         LN_TUNING,
         LOHA,
         LOKR,
+        LORA_A2,
         LORA_FAIR,
         OFT,
-        P_TUNING,
         PREFIX,
         PROMPT,
+        P_TUNING,
         RANDOM_MASK,
+        RAVAN,
         ROLORA,
         RSLORA,
+        SCAFFOLD,
+        SLORA,
         VERA,
     )
 }

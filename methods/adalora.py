@@ -15,7 +15,8 @@ from typing import Final
 
 import numpy as np
 
-from methods.method import ADAPTER_STREAM, HEAD, Method
+from methods.layout import ADAPTER_STREAM
+from methods.method import HEAD, Method
 from methods.optimizer import OptimizerState, Wide, step
 from methods.selectors import Selector, select
 from methods.vectors import Vector, joined, split

@@ -13,8 +13,7 @@ from typing import Final
 import numpy as np
 
 from methods.optimizer import Wide
-from methods.products import READS, WRITES
-from methods.vectors import Vector, split
+from methods.vectors import READS, WRITES, Vector, split
 from privacy.draft import Recipe
 
 TOLERANCE: Final = 1e-4  # float32 has 6e-8; a decomposition of large matrices loses some digits of it

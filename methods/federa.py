@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.method import ADAPTER_STREAM, HEAD, Method, Published
+from methods.layout import ADAPTER_STREAM
+from methods.method import HEAD, Method, Published
 from methods.selectors import Selector, select
 from privacy.adapter_options import LoraOptions
 from privacy.adapter_parts import Adapter, Role

@@ -1,7 +1,7 @@
 """FedEx-LoRA: the mean of the factors is corrected by a residual that goes into the base, so that the mean is exact.
 
 Guarantees: after each round the adapted weights are those of the exact mean of the products, and the factors keep
-their rank and their basis. The base's adapted weights are part of the state, computed by the coordinator from sums
+their rank and their basis. By how much the adapted weights move is part of the state, computed from sums
 alone. What leaves is one LoRA of the factors beside the whole of what the base has moved, of its full rank, so that
 PEFT loads it on the base as it was.
 Source: Singhal et al., "FedEx-LoRA: Exact Aggregation for Federated and Efficient Fine-Tuning of Foundation Models",
@@ -17,11 +17,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.method import ADAPTER_STREAM, HEAD, Method, Published
+from methods.layout import ADAPTER_STREAM
+from methods.method import HEAD, Method, Published
 from methods.optimizer import OptimizerState, Wide
-from methods.products import BASE, READS, WRITES, best_factors, modules, stepped, taken_apart
+from methods.products import BASE, best_factors, modules, stepped, taken_apart
 from methods.selectors import Selector
-from methods.vectors import split
+from methods.vectors import READS, WRITES, split
 from privacy.adapter_options import LoraOptions
 from privacy.adapter_parts import Adapter, Role
 from privacy.draft import Recipe
@@ -52,14 +53,13 @@ def scale(adapter: Adapter) -> float:
     return float(adapter.options.alpha) / adapter.options.rank
 
 
-def of_full_rank(adapter: Adapter, tensors: Published, initial: Mapping[str, NDArray[Any]]) -> Published:
-    """Return the factors with those of the base's move below and beside them, and no weights of the base."""
+def of_full_rank(adapter: Adapter, tensors: Published, _initial: Mapping[str, NDArray[Any]]) -> Published:
+    """Return the factors with those of what the base moved by below and beside them."""
     published = {key: value for key, value in tensors.items() if not key.endswith(BASE)}
     extra = _full_rank(adapter)
     for key in [key for key in tensors if key.endswith(READS)]:
         layer = key.removesuffix(READS)
-        base = tensors[layer + BASE].astype(np.float64) - initial[layer + BASE]
-        reads, writes = best_factors(base / scale(adapter), extra)
+        reads, writes = best_factors(tensors[layer + BASE].astype(np.float64) / scale(adapter), extra)
         published[key] = np.concatenate([tensors[key], reads.astype(np.float32)], axis=0)
         published[layer + WRITES] = np.concatenate([tensors[layer + WRITES], writes.astype(np.float32)], axis=1)
     return published

@@ -13,7 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from methods.method import ADAPTER_STREAM, HEAD, Method
+from methods.layout import ADAPTER_STREAM
+from methods.method import HEAD, Method
 from methods.optimizer import Wide
 from methods.products import modules
 from methods.selectors import Selector

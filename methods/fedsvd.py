@@ -16,9 +16,8 @@ import numpy as np
 
 from methods.method import HEAD, Method
 from methods.optimizer import OptimizerState, Wide, step
-from methods.products import READS, WRITES
 from methods.selectors import Selector, select
-from methods.vectors import joined, split
+from methods.vectors import READS, WRITES, joined, split
 from privacy.adapter_parts import Role
 from privacy.draft import Recipe
 

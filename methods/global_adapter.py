@@ -11,7 +11,7 @@ Source: docs/protocol.md section 5.8.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, assert_never
 
 import numpy as np
@@ -22,14 +22,15 @@ from safetensors.numpy import save as save_tensors
 
 import methods
 from methods import ranks
-from methods.optimizer import OptimizerState, Wide
+from methods.optimizer import OptimizerState, Wide, step_by_blocks
 from methods.vectors import Vector
 from privacy.dp.clipping import clip_radius
 from privacy.draft import Recipe
 from privacy.errors import LocalError
 from privacy.plan import Plan
-from privacy.secagg.fixed_point import unfixed
+from privacy.secagg.fixed_point import Buffer, unfixed
 
+Blocks = Iterable[tuple[int, NDArray[np.int64]]]  # the place of each one's first entry, and its integers
 VECTOR_TYPE: Final = np.dtype("<f4")  # of the vector, on disk and where it is hashed
 
 
@@ -53,16 +54,41 @@ def read_initial(data: bytes, recipe: Recipe) -> dict[str, NDArray[Any]]:
     return tensors
 
 
-def next_state(plan: Plan, state: OptimizerState, total: NDArray[np.int64], survivors: Sequence[str]) -> OptimizerState:
+def next_state(plan: Plan, state: OptimizerState, total: Blocks, survivors: Sequence[str]) -> OptimizerState:
     """Return the state after one more round.
+
+    Where each entry goes its own way this holds one block at a time beside the two states.
 
     Args:
         plan: names optimizer, streams and turns; its constants are the only normalisers.
         state: after the round before.
-        total: the sum's integers, shape (entries of the round's turn,).
+        total: the sum's integers block by block, as :meth:`Layout.blocks` yields them.
         survivors: whose updates are in it.
     """
-    return methods.advance(plan.recipe, state, direction(plan, state.round + 1, total, survivors))
+    recipe, number = plan.recipe, state.round + 1
+    if methods.get(recipe.adapter.method).exact_step and (recipe.upload.kind, recipe.counts) == ("differences", "all"):
+        count = sum(_amounts(plan, survivors))
+        directions = ((start, _direction_of(plan, number, entries, count)) for start, entries in total)
+        return step_by_blocks(recipe, state, directions)
+    whole = np.concatenate([entries for _, entries in total])
+    return methods.advance(recipe, state, direction(plan, number, whole, survivors))
+
+
+def recovery_error(
+    plan: Plan, state: OptimizerState, total: Callable[[], NDArray[np.int64]], survivors: Sequence[str]
+) -> float | None:
+    """Return how far the step after a round is from what it should be, where its sum does not determine it.
+
+    Args:
+        plan: names the method.
+        state: after the round before.
+        total: gives the sum's integers, shape (entries of the round's turn,); most methods do not ask for them.
+        survivors: whose updates are in it.
+    """
+    measured = methods.get(plan.recipe.adapter.method).error
+    if measured is None:
+        return None
+    return measured(plan.recipe, state, direction(plan, state.round + 1, total(), survivors))
 
 
 def direction(plan: Plan, round_number: int, total: NDArray[np.int64], survivors: Sequence[str]) -> Wide:
@@ -74,15 +100,30 @@ def direction(plan: Plan, round_number: int, total: NDArray[np.int64], survivors
         total: the sum's integers, shape (entries of the round's turn,).
         survivors: whose updates are in it.
     """
-    members = [plan.member(name) for name in survivors]
-    by_units = plan.privacy.mode == "distributed"
-    amounts = [member.units if by_units else member.weight for member in members]
+    members, amounts = [plan.member(name) for name in survivors], _amounts(plan, survivors)
     if plan.recipe.counts == "rank":
         turn = plan.recipe.turn(round_number)
         counts = ranks.counts(plan.recipe, turn, zip(members, amounts, strict=True))
         everybody = _direction_of(plan, round_number, total, 1)
         return np.divide(everybody, counts, out=np.zeros_like(everybody), where=counts > 0)
-    return _direction_of(plan, round_number, total, sum(amounts))
+    mean = _direction_of(plan, round_number, total, sum(amounts))
+    return _over_everybody(plan, round_number, mean, sum(amounts) / sum(member.weight for member in plan.roster))
+
+
+def _over_everybody(plan: Plan, round_number: int, mean: Wide, share: float) -> Wide:
+    """Return a mean over survivors, in the streams for which the method says so over the whole roster."""
+    start, wanted = 0, methods.get(plan.recipe.adapter.method).over_all
+    for stream in plan.recipe.turn(round_number).sums:
+        if stream.name in wanted:
+            mean[start : start + stream.length] *= share
+        start += stream.length
+    return mean
+
+
+def _amounts(plan: Plan, survivors: Sequence[str]) -> list[int]:
+    """Return what each survivor counts for: its units in mode ``distributed``, its weight in the others."""
+    members = [plan.member(name) for name in survivors]
+    return [member.units if plan.privacy.mode == "distributed" else member.weight for member in members]
 
 
 def _direction_of(plan: Plan, round_number: int, total: NDArray[np.int64], count: int) -> Wide:
@@ -107,15 +148,15 @@ def unit(plan: Plan, round_number: int) -> float:
 # --- on disk ---
 
 
-def iterate_bytes(iterate: Vector) -> bytes:
-    """Return the vector as it is hashed: float32, little-endian."""
-    return iterate.astype(VECTOR_TYPE, copy=False).tobytes()
+def iterate_bytes(iterate: Vector) -> Buffer:
+    """Return the vector as it is hashed, float32, little-endian: a read-only view, not a copy."""
+    return np.ascontiguousarray(iterate, dtype=VECTOR_TYPE).data.cast("B").toreadonly()
 
 
 def state_to_bytes(state: OptimizerState, *, with_iterate: bool) -> bytes:
     """Return a state's vectors, with its iterate or without; what is zero, or equal to the iterate, takes no room."""
     kept = {name: vector for name in ("momentum", "second") if (vector := getattr(state, name)).any()}
-    if not np.array_equal(state.average, state.iterate):
+    if state.average is not state.iterate and not np.array_equal(state.average, state.iterate):
         kept["average"] = state.average
     if with_iterate:
         kept["iterate"] = state.iterate
@@ -133,7 +174,7 @@ def state_from_bytes(round_number: int, data: bytes, *, iterate: bytes | None = 
         vector = kept["iterate"] if iterate is None else np.frombuffer(iterate, dtype=VECTOR_TYPE)
     except (KeyError, ValueError, SafetensorError) as error:
         raise LocalError("E-STATE-DAMAGED", f"the adapter after round {round_number} does not load") from error
-    zeros = np.zeros_like(vector)
+    zeros = np.zeros(vector.shape, vector.dtype)
     return OptimizerState(
         round=round_number,
         iterate=vector,

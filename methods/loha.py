@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from methods.method import ADAPTER_STREAM, HEAD, Method
+from methods.layout import ADAPTER_STREAM
+from methods.method import HEAD, Method
 from methods.selectors import Selector
 from privacy.adapter_parts import Role
 

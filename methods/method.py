@@ -17,38 +17,30 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from methods import layout
+from methods.layout import ADAPTER_STREAM, NO_SIZES, Sizes, UploadKind
 from methods.optimizer import OptimizerState, Wide, step
-from methods.products import product_entries
-from methods.selectors import Selector, select
-from methods.vectors import Vector, split, trained_tensors
+from methods.products import BASE
+from methods.selectors import VARIATES, Selector, select
+from methods.vectors import Vector, home_tensors, split, trained_tensors
 from privacy.adapter_options import OPTIONS, AdapterOptions
-from privacy.adapter_parts import (
-    Adapter,
-    Differences,
-    Gather,
-    Products,
-    Role,
-    Schedule,
-    StateStream,
-    Stream,
-    Tensor,
-    Turn,
-    Upload,
-)
+from privacy.adapter_parts import Adapter, Differences, MaskOf, Role, Schedule, StateStream, Tensor, Turn, Upload
 from privacy.draft import HEAD_STREAM, Recipe
 from privacy.errors import LocalError
 from privacy.plan_parts import Mode
 from privacy.task_parts import ImageClassification, Task
 
-ADAPTER_STREAM: Final = "adapter"
 EVERY_ROUND: Final = Schedule()  # the same turn
 _DIFFERENCES: Final = Differences()
 
-Category = Literal["additive", "selective", "reparameterised"]
+Category = Literal["additive", "selective", "reparameterised", "personalised"]
 # Where the factors of a LoRA start: where PEFT lets them; there, but with orthonormal rows of A; at the largest
 # singular vectors of the base's weights; or at these, and their product is taken out of the base.
 Start = Literal["peft", "orthonormal", "principal", "principal, out of the base"]
-UploadKind = Literal["differences", "gather", "products"]
+Home = Literal["", "part", "beside", "alone", "mixed"]
+BY_ITSELF: Final[frozenset[Home]] = frozenset({"beside", "alone"})  # what stays at home and trains after the others
+Fusion = tuple[float, float]  # weights of the released adapter and of one's own
+WHOLE: Final[Fusion] = (1.0, 1.0)
 Published = dict[str, Vector]  # tensors of an adapter by key
 ALL_MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
@@ -59,6 +51,18 @@ def _as_it_is(_adapter: Adapter, tensors: Published, _initial: Mapping[str, NDAr
 
 def _as_led(_recipe: Recipe, _start: Wide, end: Wide) -> Wide:
     return end
+
+
+def _nothing(_tensors: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    return {}
+
+
+def _home_entries(recipe: Recipe) -> int:
+    return sum(tensor.entries for tensor in home_tensors(recipe))
+
+
+def _as_mine(released: Published, mine: Published, _weights: Fusion) -> Published:
+    return {**released, **mine}
 
 
 def _no_others(_adapter: Adapter) -> Mapping[str, Any]:
@@ -77,12 +81,30 @@ class Method:
         peft_type: PEFT's type that realises it; its options are what a recipe's ``[adapter]`` must have.
         settings: options of PEFT that the method fixes.
         start: where factors start; public in every case.
-        base_moves: whether the weights that a LoRA adapts are tensors of the adapter.
+        base_moves: whether it is part of the adapter by how much the weights move that a LoRA adapts; zero at first.
         roles: what becomes of the tensors of each selector.
         streams: shared and derived selectors by stream, in the order of the vector.
         turns: the streams that train in each kind of round; one turn with every shared stream if empty.
-        schedule: which round takes which turn.
+        schedule: which round takes which turn; where a recipe says how many rounds open a run, those after them.
         upload: the form in which an update goes up: all that trained, or what a common mask chose.
+        takes: keys of ``[training]`` that a recipe of it must have.
+        masked: the streams that a common mask is over.
+        mask_of: what it chooses.
+        mask_lasts: whether it is the same in every round.
+        skips_layers: whether layers that a mask leaves out are left out of the model too, for the round.
+        home: what stays with its participant. ``part``: some of the adapter's own tensors; ``mixed``: a second LoRA,
+            of which a mixer takes more or less; both train with the rest, in the same clip and noise. ``beside`` and
+            ``alone``: a second LoRA that trains after the shared steps, on top of the shared one or without it; it
+            is in no forward pass whose gradient goes up, and no noise is on it.
+        beside_model: tensors of the state that are none of the model's, by the model's own, at the start.
+        over_all: streams whose mean is over the whole roster: members that drop out count with zeros.
+        kept: how many entries stay at home where they are no tensors of the model.
+        pull: what is added to each gradient, from recipe, state and what stayed at home; reads no data.
+        seen: the state as a participant trains on it, from recipe, state, what stayed at home, and the share of the
+            roster's weight that is its own.
+        mine: the adapter that a participant may take home, from the released tensors, its own, and the weights of both.
+        fusions: weights of both among which a participant's own rows choose; none: both count whole.
+        mine_options: options of PEFT that are others for it.
         counts: whether everybody contributes to every entry, or as far as its own rank goes.
         alternates: what trains in each local step, over and over; all of the turn in every step if empty.
         proximal: whether local steps are drawn back to the round's start.
@@ -96,6 +118,7 @@ class Method:
             and is compared with each one's own.
         moves_basis: whether that changes what an entry means, so that no history of single entries can be kept.
         plain_mean: whether it takes the mean as it is, so that no other optimizer fits.
+        error: how far that is from what it should be, where sums do not determine it; to be logged.
         publish: makes of every tensor what is exported in PEFT's format; given the adapter, its tensors by key, and
             those of the initial adapter.
         published_options: options of PEFT that are others for what is exported.
@@ -117,6 +140,20 @@ class Method:
     turns: tuple[frozenset[str], ...] = ()
     schedule: Schedule = EVERY_ROUND
     upload: UploadKind = "differences"
+    takes: frozenset[str] = frozenset()
+    masked: frozenset[str] = frozenset({ADAPTER_STREAM})
+    mask_of: MaskOf = "entries"
+    mask_lasts: bool = False
+    skips_layers: bool = False
+    home: Home = ""
+    beside_model: Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]] = _nothing
+    over_all: frozenset[str] = frozenset()
+    kept: Callable[[Recipe], int] = _home_entries
+    pull: Callable[[Recipe, Wide, Vector], Wide] | None = None
+    seen: Callable[[Recipe, Vector, Vector, float], Vector] | None = None
+    mine: Callable[[Published, Published, Fusion], Published] = _as_mine
+    fusions: tuple[Fusion, ...] = ()
+    mine_options: Callable[[Adapter], Mapping[str, Any]] = _no_others
     counts: Literal["all", "rank"] = "all"
     alternates: tuple[frozenset[Selector], ...] = ()
     proximal: bool = False
@@ -129,6 +166,7 @@ class Method:
     exact_step: bool = True
     moves_basis: bool = False
     plain_mean: bool = False
+    error: Callable[[Recipe, OptimizerState, Wide], float] | None = None
     publish: Callable[[Adapter, Published, Mapping[str, NDArray[Any]]], Published] = _as_it_is
     published_options: Callable[[Adapter], Mapping[str, Any]] = _no_others
     refused: Mapping[Mode, str] = field(default_factory=dict)
@@ -144,6 +182,11 @@ class Method:
     def options(self) -> type[AdapterOptions]:
         """The options of its PEFT type."""
         return OPTIONS[self.peft_type]
+
+    @property
+    def keeps(self) -> bool:
+        """Whether something of it stays at home from round to round."""
+        return bool(self.home) or self.pull is not None
 
     def with_role(self, role: Role) -> tuple[Selector, ...]:
         """Return the selectors of a role, sorted."""
@@ -199,10 +242,17 @@ class Method:
             return role.value
         return next(stream for stream, selectors in self.streams.items() if selector in selectors)
 
+    def part_of(self, key: str) -> Literal["adapter", "base"]:
+        """Return whether a tensor is what is added to one of the base's own."""
+        return "base" if self.base_moves and key.endswith(BASE) else "adapter"
+
     def manifest(self, shapes: Mapping[str, tuple[int, ...]], adapter: Adapter) -> tuple[Tensor, ...]:
         """Return what every tensor of an adapter is: by stream in the order of the vector, then by key; frozen last."""
         order = {name: place for place, name in enumerate((*self.streams, Role.PERSONAL.value, Role.FROZEN.value))}
-        tensors = [Tensor(key=key, shape=shape, stream=self.stream_of(key, adapter)) for key, shape in shapes.items()]
+        tensors = [
+            Tensor(key=key, shape=shape, stream=self.stream_of(key, adapter), part=self.part_of(key))
+            for key, shape in shapes.items()
+        ]
         return tuple(sorted(tensors, key=lambda tensor: (order[tensor.stream], tensor.key)))
 
     def require_tensors(self, manifest: tuple[Tensor, ...]) -> None:
@@ -229,58 +279,17 @@ class Method:
                 streams.append(StateStream(name=name, length=length, role=Role.DERIVED if derived else Role.SHARED))
         return tuple(streams)
 
-    def upload_of(self, state: tuple[StateStream, ...], mask: float | None) -> Upload:
-        """Return the form in which updates go up.
-
-        Args:
-            state: the streams that travel down.
-            mask: share of the adapter's entries that train in a round, for a method with a mask.
-
-        Raises:
-            LocalError: ``E-CONFIG-INVALID``: a mask without use, or none.
-        """
-        if self.upload != "gather":
-            if mask is not None:
-                raise LocalError("E-CONFIG-INVALID", f"training.mask: {self.title} has none")
-            return Products() if self.upload == "products" else Differences()
-        if mask is None or not 0 < mask < 1:
-            raise LocalError("E-CONFIG-INVALID", f"training.mask: {self.title} needs a share above 0 and below 1")
-        length = next(stream.length for stream in state if stream.name == ADAPTER_STREAM)
-        return Gather(entries=max(1, round(mask * length)))
+    def upload_of(
+        self, state: tuple[StateStream, ...], sizes: Sizes = NO_SIZES, tensors: tuple[Tensor, ...] = ()
+    ) -> Upload:
+        """Return the form in which updates go up; see :func:`methods.layout.upload_of`."""
+        return layout.upload_of(self, state, sizes, tensors)
 
     def turns_of(
         self, state: tuple[StateStream, ...], upload: Upload = _DIFFERENCES, tensors: tuple[Tensor, ...] = ()
     ) -> tuple[Turn, ...]:
-        """Return what trains and what is summed in each kind of round.
-
-        Args:
-            state: the streams that travel down.
-            upload: the form in which updates go up.
-            tensors: the manifest, of which products are made.
-        """
-        shared = [stream for stream in state if stream.role is Role.SHARED]
-        personal = (Role.PERSONAL.value,) if self.with_role(Role.PERSONAL) else ()
-        turns = []
-        for names in self.turns or (frozenset(stream.name for stream in shared),):
-            trained = [stream for stream in shared if stream.name in names]
-            turns.append(
-                Turn(
-                    trains=(*(stream.name for stream in trained), *personal),
-                    sums=tuple(
-                        Stream(name=stream.name, length=self._summed(stream, upload, tensors)) for stream in trained
-                    ),
-                )
-            )
-        return tuple(turns)
-
-    def _summed(self, stream: StateStream, upload: Upload, tensors: tuple[Tensor, ...]) -> int:
-        """Return how many entries go up for a trained stream."""
-        if stream.name == ADAPTER_STREAM:
-            if isinstance(upload, Gather):
-                return min(upload.entries, stream.length)
-            if isinstance(upload, Products):
-                return product_entries(tensors) + (stream.length if self.factors_beside else 0)
-        return stream.length
+        """Return what trains and what is summed in each kind of round; see :func:`methods.layout.turns_of`."""
+        return layout.turns_of(self, state, upload, tensors)
 
     def require_layout(self, recipe: Recipe) -> None:
         """Refuse a recipe that lets anything else travel, train or be summed than this method does.
@@ -297,13 +306,16 @@ class Method:
             rule = f"the plan lets stream {foreign[0]} travel; {self.title} has {', '.join(self.streams)} and no other"
             raise LocalError("E-PLAN-STREAM", rule)
         for tensor in adapter.tensors:
-            if tensor.stream != (expected := self.stream_of(tensor.key, adapter)) or tensor.part != "adapter":
+            if tensor.stream != (expected := self.stream_of(tensor.key, adapter)) or tensor.part != self.part_of(
+                tensor.key
+            ):
                 raise LocalError("E-PLAN-STREAM", f"{tensor.key} lies in stream {tensor.stream}, not in {expected}")
         state = self.state(adapter.tensors)
         if recipe.state != state:
             given, names = (", ".join(stream.name for stream in streams) for streams in (recipe.state, state))
             raise LocalError("E-PLAN-STREAM", f"the plan's state is {given}; that of {self.title} is {names}, in order")
-        if (recipe.turns, recipe.schedule) != (self.turns_of(state, recipe.upload, adapter.tensors), self.schedule):
+        schedule = layout.schedule_of(self, recipe.schedule.opening_rounds, recipe.rounds)
+        if (recipe.turns, recipe.schedule) != (self.turns_of(state, recipe.upload, adapter.tensors), schedule):
             raise LocalError("E-PLAN-STREAM", f"the plan's turns are not those of {self.title}: what trains when")
         if (recipe.upload.kind, recipe.counts) != (self.upload, self.counts):
             raise LocalError(
@@ -335,8 +347,9 @@ class Method:
             LocalError: ``E-PLAN-RULE``, a frozen tensor is missing or of another shape.
         """
         tensors = split(recipe, vector)
+        tensors = {key: value for key, value in tensors.items() if not key.startswith(VARIATES)}
         for tensor in recipe.adapter.tensors:
-            if tensor.stream in {Role.FROZEN, Role.PERSONAL}:
+            if tensor.stream == Role.FROZEN or (tensor.stream == Role.PERSONAL and self.home == "part"):
                 value = initial.get(tensor.key)
                 if value is None or value.shape != tensor.shape:
                     raise LocalError("E-PLAN-RULE", f"the initial adapter lacks {tensor.key} of shape {tensor.shape}")

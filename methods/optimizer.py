@@ -8,8 +8,9 @@ of the average of iterates is min(e, (r+1)/(r+10)).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from privacy.adapter_parts import Turn
 from privacy.draft import Optimizer, Recipe, rate_of
 
 Wide = NDArray[np.float64]
+BLOCK: Final = 2**15  # entries in double precision at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class OptimizerState:
     @classmethod
     def start(cls, initial: Vector) -> OptimizerState:
         """Return the state before round 1."""
-        zeros = np.zeros_like(initial)
+        zeros = np.zeros(initial.shape, initial.dtype)  # unlike zeros_like takes no memory until it is written
         return cls(round=0, iterate=initial, average=initial, momentum=zeros, second=zeros)
 
 
@@ -79,6 +81,62 @@ def step(recipe: Recipe, state: OptimizerState, direction: Wide) -> OptimizerSta
         momentum=momentum.astype(np.float32),
         second=second.astype(np.float32),
     )
+
+
+def step_by_blocks(recipe: Recipe, state: OptimizerState, directions: Iterable[tuple[int, Wide]]) -> OptimizerState:
+    """Return what :func:`step` does, bit for bit, with no more than one block of it in double precision at a time.
+
+    Args:
+        recipe: sums differences: a turn's entries are those of its streams, in the order of the state.
+        state: of the previous round; what the optimizer does not change is in both.
+        directions: where a block begins among the turn's entries, and its part of the direction: all of them in order,
+            each within one stream.
+    """
+    optimizer, first_round = recipe.optimizer, state.round == 0
+    adaptive, e = optimizer.name in {"adam", "yogi"}, float(optimizer.average)
+    weight, start_of_second = min(e, (state.round + 1) / (state.round + 10)), float(optimizer.epsilon) ** 2
+    iterate = state.iterate.copy()
+    average = iterate
+    if e:  # also of what does not train: it follows an iterate that stands still
+        average = np.empty_like(iterate)
+        for at in range(0, iterate.size, BLOCK):
+            last, still = (vector[at : at + BLOCK].astype(np.float64) for vector in (state.average, state.iterate))
+            average[at : at + BLOCK] = weight * last + (1 - weight) * still
+    momentum = state.momentum if optimizer.name == "mean" else state.momentum.copy()
+    second = state.second.copy() if adaptive else state.second
+    if adaptive and first_round:
+        second[:] = start_of_second
+    for place, direction, rate in _placed(recipe, recipe.turn(state.round + 1), directions):
+        before = second[place].astype(np.float64)
+        if adaptive and first_round:
+            before[:] = start_of_second  # not rounded
+        first, after, move = _moments(optimizer, momentum[place].astype(np.float64), before, direction)
+        wide = state.iterate[place] + rate * move
+        iterate[place] = wide
+        if optimizer.name != "mean":
+            momentum[place] = first
+        if adaptive:
+            second[place] = after
+        if e:
+            average[place] = weight * state.average[place].astype(np.float64) + (1 - weight) * wide
+    return OptimizerState(round=state.round + 1, iterate=iterate, average=average, momentum=momentum, second=second)
+
+
+def _placed(recipe: Recipe, turn: Turn, directions: Iterable[tuple[int, Wide]]) -> Iterator[tuple[slice, Wide, float]]:
+    """Yield where in the state each block of a direction lies, the block, and its learning rate."""
+    place = end = 0  # of the streams so far, in the state and among the turn's entries
+    blocks = iter(directions)
+    for stream in recipe.state:
+        if stream.name in turn.trains:
+            rate, entry, end = rate_of(recipe.optimizer, stream.name), end, end + stream.length
+            while entry < end:
+                start, direction = next(blocks)
+                if start != entry or start + direction.size > end:
+                    raise ValueError(f"the block at {start} does not follow the one that ends at {entry}")
+                at = place + start - (end - stream.length)
+                yield slice(at, at + direction.size), direction, rate
+                entry += direction.size
+        place += stream.length
 
 
 def _moments(optimizer: Optimizer, first: Wide, second: Wide, direction: Wide) -> tuple[Wide, Wide, Wide]:

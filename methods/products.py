@@ -15,18 +15,17 @@ from dataclasses import replace
 import numpy as np
 
 from methods.optimizer import OptimizerState, Wide, learning_rates
-from methods.vectors import joined, places, split
+from methods.vectors import READS, WRITES, Vector, joined, places, split
 from privacy.adapter_parts import Tensor
 from privacy.draft import HEAD_STREAM, Recipe, rate_of
 
-READS, WRITES = ".lora_A.weight", ".lora_B.weight"
 BASE = ".base_layer.weight"  # what lies under them
 
 
 def product_entries(tensors: Sequence[Tensor]) -> int:
     """Return how many entries the products of an adapter's factors have."""
     shapes = {tensor.key: tensor.shape for tensor in tensors}
-    return sum(shapes[reads][1] * shapes[writes][0] for reads, writes in _modules(shapes))
+    return sum(shapes[reads][1] * shapes[writes][0] for reads, writes in module_keys(shapes))
 
 
 def differences(recipe: Recipe, start: Wide, end: Wide, *, factors_beside: bool = False) -> Wide:
@@ -40,7 +39,7 @@ def differences(recipe: Recipe, start: Wide, end: Wide, *, factors_beside: bool 
     """
     before, after = (split(recipe, state) for state in (start, end))
     products = [after[writes] @ after[reads] - before[writes] @ before[reads] for reads, writes in modules(recipe)]
-    rest = (end - start)[places(recipe, recipe.turns[0]) if factors_beside else _head(recipe)]
+    rest = (end - start)[places(recipe, recipe.turns[0]) if factors_beside else head_of(recipe)]
     return np.concatenate([*(product.reshape(-1) for product in products), rest])
 
 
@@ -81,11 +80,15 @@ def advance(recipe: Recipe, state: OptimizerState, direction: Wide) -> Optimizer
     for reads, writes in modules(recipe):
         product = tensors[writes] @ tensors[reads] + rate * moved[writes]
         tensors[reads], tensors[writes] = best_factors(product, len(tensors[reads]))
-    iterate = joined(recipe, tensors).astype(np.float64)
-    start = product_entries(recipe.adapter.tensors)
-    iterate[_head(recipe)] += rate_of(recipe.optimizer, HEAD_STREAM) * direction[start:]
-    vector = iterate.astype(np.float32)
+    vector = stepped_head(recipe, joined(recipe, tensors), direction)
     return replace(state, round=state.round + 1, iterate=vector, average=vector)
+
+
+def stepped_head(recipe: Recipe, state: Vector, direction: Wide) -> Vector:
+    """Return a state whose head has gone its step along the end of a direction."""
+    iterate, head = state.astype(np.float64), head_of(recipe)
+    iterate[head] += rate_of(recipe.optimizer, HEAD_STREAM) * direction[direction.size - iterate[head].size :]
+    return iterate.astype(np.float32)
 
 
 def best_factors(product: Wide, rank: int) -> tuple[Wide, Wide]:
@@ -102,17 +105,17 @@ def best_factors(product: Wide, rank: int) -> tuple[Wide, Wide]:
     return np.pad(signs[:, None] * reads, ((0, missing), (0, 0))), np.pad(writes * signs, ((0, 0), (0, missing)))
 
 
-def _modules(keys: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the keys of both factors of each module, in the order of the vector."""
+def module_keys(keys: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield the keys of A and B of each module among these, in their order."""
     return ((key, key.removesuffix(READS) + WRITES) for key in keys if key.endswith(READS))
 
 
 def modules(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Yield the keys of A and B of each module that a recipe adapts, in the order of the vector."""
-    return _modules(tensor.key for tensor in recipe.adapter.tensors)
+    return module_keys(tensor.key for tensor in recipe.adapter.tensors)
 
 
-def _head(recipe: Recipe) -> slice:
+def head_of(recipe: Recipe) -> slice:
     """Return where the head lies in the state: at its end, if there is one."""
     length = sum(stream.length for stream in recipe.state if stream.name == HEAD_STREAM)
     return slice(recipe.state_entries - length, None)

@@ -2,15 +2,15 @@
 
 Guarantees: the mask depends on the plan and the round alone, so it costs no privacy; an example's gradient is cut to
 the mask before it is clipped, so that clip and noise are over what goes up; entries outside stay as they are.
-Source: Konecny et al., "Federated Learning: Strategies for Improving Communication Efficiency", arXiv:1610.05492. What
-DropPEFT (arXiv:2503.10217) and LoRA-A2 (arXiv:2410.22815) choose by each participant's own data, a coin chooses here.
+Source: Konecny et al., "Federated Learning: Strategies for Improving Communication Efficiency", arXiv:1610.05492.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from methods.method import ADAPTER_STREAM, HEAD, Method
+from methods.layout import ADAPTER_STREAM
+from methods.method import HEAD, Method
 from methods.selectors import Selector
 from privacy.adapter_parts import Role
 
@@ -23,6 +23,7 @@ RANDOM_MASK: Final = Method(
     roles={Selector.LORA_A: Role.SHARED, Selector.LORA_B: Role.SHARED, Selector.HEAD: Role.SHARED},
     streams={ADAPTER_STREAM: frozenset({Selector.LORA_A, Selector.LORA_B}), **HEAD},
     upload="gather",
+    takes=frozenset({"mask"}),
     summed="the entries of both LoRA factors that the round's coin chose, and the head",
     size="mask x r (d + k)",
     afterwards="the mean of those entries; all others stay as they are",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 
-from privacy.adapter_options import AdapterOptions, WholeOptions
+from privacy.adapter_options import AdapterOptions, SeedsOptions, WholeOptions
 from privacy.errors import LocalError
 
 
@@ -22,6 +22,10 @@ class Selector(StrEnum):
 
     LORA_A = "lora-a"  # the factor that reads the input, shape (rank, inputs)
     LORA_B = "lora-b"  # the factor that writes the output, shape (outputs, rank); zero at first
+    HOME_A = "home-a"  # the factors of a second LoRA, which stays with its participant
+    HOME_B = "home-b"
+    MIXER = "mixer"  # how much of either LoRA each token gets, by a linear layer at each adapted one
+    VARIATE = "variate"  # beside each tensor that trains: the mean of everybody's control variates
     BASE = "base"  # the weight under two factors of LoRA, where a method moves it; the base's own at first
     CORE = "core"  # between two factors of LoRA, shape (rank, rank); zero at first
     DIAGONAL = "diagonal"  # between two factors of AdaLoRA, shape (rank, 1); zero at first
@@ -34,6 +38,7 @@ class Selector(StrEnum):
     PROMPT = "prompt"  # learned vectors before a text: embedded tokens, or keys and values of each layer
     ENCODER = "encoder"  # the network that makes a prompt out of learned vectors
     BIAS = "bias"  # the base's own
+    SEEDS = "seeds"  # how far the base has moved along each public direction; zero at first
     WHOLE = "whole"  # modules of the base that ``target_modules`` names
     HEAD = "head"  # the modules that PEFT saves whole: ``modules_to_save``
 
@@ -42,16 +47,35 @@ class Selector(StrEnum):
 PROMPT_KEY: Final = "prompt_embeddings"
 PROMPT_NETWORK: Final = "prompt_encoder."
 
+# The second LoRA's name within keys, and what keys of variates begin with: neither is of PEFT's file.
+HOME_NAME: Final = "home"
+VARIATES: Final = "variates."
+SEEDS_KEY: Final = "base_model.seeds"
+
 _LORA: Final = {".lora_A.weight": Selector.LORA_A, ".lora_B.weight": Selector.LORA_B}
 _NETWORK: Final = [f"{PROMPT_NETWORK}mlp_head.{layer}.{name}" for layer in (0, 2, 4) for name in ("weight", "bias")]
 
 # The end of a key in PEFT's file, by PEFT type.
 _ENDINGS: Final[dict[str, dict[str, Selector]]] = {
-    "LORA": {**_LORA, ".lora_magnitude_vector": Selector.MAGNITUDE, ".base_layer.weight": Selector.BASE},
+    "LORA": {
+        **_LORA,
+        ".lora_magnitude_vector": Selector.MAGNITUDE,
+        ".base_layer.weight": Selector.BASE,
+        f".lora_A.{HOME_NAME}.weight": Selector.HOME_A,
+        f".lora_B.{HOME_NAME}.weight": Selector.HOME_B,
+        f".lora_mixer.{HOME_NAME}.weight": Selector.MIXER,
+        f".lora_mixer.{HOME_NAME}.bias": Selector.MIXER,
+    },
     "LORA_CORE": {
         ".lora_A.weight": Selector.LORA_A,
         ".lora_B.out.weight": Selector.LORA_B,
         ".lora_B.core.weight": Selector.CORE,
+    },
+    "LORA_HEADS": {
+        ".lora_A.weight": Selector.LORA_A,
+        ".lora_B.out.weight": Selector.LORA_B,
+        ".lora_B.cores.weight": Selector.CORE,
+        ".lora_B.cores.scale": Selector.SCALE,
     },
     "ADALORA": {".lora_A": Selector.LORA_A, ".lora_B": Selector.LORA_B, ".lora_E": Selector.DIAGONAL},
     "VERA": {
@@ -70,6 +94,7 @@ _ENDINGS: Final[dict[str, dict[str, Selector]]] = {
     "P_TUNING": {f"{PROMPT_NETWORK}embedding.weight": Selector.PROMPT, **dict.fromkeys(_NETWORK, Selector.ENCODER)},
     "BIAS": {".bias": Selector.BIAS},
     "WHOLE": {"": Selector.WHOLE},  # within its target modules
+    "SEEDS": {SEEDS_KEY: Selector.SEEDS, "": Selector.WHOLE},  # likewise
     "HEAD": {},
 }
 
@@ -85,12 +110,14 @@ def select(key: str, options: AdapterOptions, head_modules: Sequence[str]) -> Se
     Raises:
         LocalError: ``E-METHOD-REFUSED``, no selector claims it.
     """
+    if key.startswith(VARIATES):
+        return Selector.VARIATE
     if _within(key, head_modules):
         return Selector.HEAD
-    if not isinstance(options, WholeOptions) or _within(key, options.target_modules):
-        for ending, selector in _ENDINGS[options.peft_type].items():
-            if key.endswith(ending):
-                return selector
+    targets = options.target_modules if isinstance(options, WholeOptions | SeedsOptions) else ()
+    for ending, selector in _ENDINGS[options.peft_type].items():
+        if key.endswith(ending) and (selector is not Selector.WHOLE or _within(key, targets)):
+            return selector
     named = ", ".join(head_modules) or "none"
     raise LocalError(
         "E-METHOD-REFUSED", f"no selector of {options.peft_type} claims {key}, and it is of no head module ({named})"

@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.adapter_parts import StateStream, Tensor, Turn
+from privacy.adapter_parts import Role, StateStream, Tensor, Turn
 from privacy.draft import Recipe
 from privacy.errors import LocalError
+
+READS, WRITES = ".lora_A.weight", ".lora_B.weight"  # ends of the keys of a LoRA's factors
 
 Vector = NDArray[np.float32]
 Floats = TypeVar("Floats", np.float32, np.float64)
@@ -37,6 +39,32 @@ def trained_tensors(recipe: Recipe, turn: Turn) -> tuple[Tensor, ...]:
     return _of_streams(recipe, [stream.name for stream in trained_streams(recipe, turn)])
 
 
+# --- what stays at home ---
+
+
+def home_tensors(recipe: Recipe) -> tuple[Tensor, ...]:
+    """Return the tensors of the model that stay with their participant, in the order of the vector."""
+    return _of_streams(recipe, [Role.PERSONAL.value])
+
+
+def local_tensors(recipe: Recipe, turn: Turn) -> tuple[Tensor, ...]:
+    """Return all tensors that train in a turn: those that are shared, then those that stay at home."""
+    return (*trained_tensors(recipe, turn), *(home_tensors(recipe) if Role.PERSONAL.value in turn.trains else ()))
+
+
+def local_streams(recipe: Recipe, turn: Turn) -> tuple[StateStream, ...]:
+    """Return all streams that train in a turn, ``personal`` last."""
+    length = sum(tensor.entries for tensor in home_tensors(recipe))
+    home = (StateStream(name=Role.PERSONAL.value, length=length),) if Role.PERSONAL.value in turn.trains else ()
+    return (*trained_streams(recipe, turn), *home)
+
+
+def local_places(recipe: Recipe, turn: Turn) -> NDArray[np.int64]:
+    """Return where in the state, followed by what stays at home, the entries lie that train in a turn."""
+    home = sum(tensor.entries for tensor in local_tensors(recipe, turn) if tensor.stream == Role.PERSONAL.value)
+    return np.concatenate([places(recipe, turn), recipe.state_entries + np.arange(home)])
+
+
 def _of_streams(recipe: Recipe, streams: Sequence[str]) -> tuple[Tensor, ...]:
     return tuple(tensor for stream in streams for tensor in recipe.adapter.tensors if tensor.stream == stream)
 
@@ -52,15 +80,18 @@ def places(recipe: Recipe, turn: Turn) -> NDArray[np.int64]:
 
 
 def split(recipe: Recipe, vector: NDArray[Floats]) -> dict[str, NDArray[Floats]]:
-    """Return the tensors of a state by key.
+    """Return the tensors of a state by key, and those that stay at home if they follow it.
 
     Raises:
-        ValueError: the vector is not of shape (state entries,).
+        ValueError: the vector is neither of shape (state entries,) nor longer by what stays at home.
     """
-    if vector.shape != (recipe.state_entries,):
+    home: tuple[Tensor, ...] = home_tensors(recipe)
+    lengths: tuple[int, int] = (recipe.state_entries, recipe.state_entries + sum(tensor.entries for tensor in home))
+    if vector.ndim != 1 or vector.size not in lengths:
         raise ValueError(f"a vector of shape {vector.shape} is not of {recipe.state_entries} entries")
-    tensors, start = {}, 0
-    for tensor in state_tensors(recipe):
+    tensors: dict[str, NDArray[Floats]] = {}
+    start = 0
+    for tensor in (*state_tensors(recipe), *(home if vector.size == lengths[1] else ())):
         tensors[tensor.key] = vector[start : start + tensor.entries].reshape(tensor.shape)
         start += tensor.entries
     return tensors
@@ -72,8 +103,17 @@ def joined(recipe: Recipe, tensors: Mapping[str, NDArray[Any]]) -> Vector:
     Raises:
         LocalError: ``E-PLAN-RULE``, a tensor is missing or of another shape.
     """
-    parts = []
-    for tensor in state_tensors(recipe):
+    return _flat(state_tensors(recipe), tensors)
+
+
+def joined_home(recipe: Recipe, tensors: Mapping[str, NDArray[Any]]) -> Vector:
+    """Return what stays at home as one vector; as :func:`joined`."""
+    return _flat(home_tensors(recipe), tensors)
+
+
+def _flat(wanted: Sequence[Tensor], tensors: Mapping[str, NDArray[Any]]) -> Vector:
+    parts = [np.empty(0, dtype=np.float32)]
+    for tensor in wanted:
         value = tensors.get(tensor.key)
         if value is None or value.shape != tensor.shape:
             raise LocalError("E-PLAN-RULE", f"the adapter lacks {tensor.key} of shape {tensor.shape}")

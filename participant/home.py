@@ -144,6 +144,5 @@ def erase_updates(run: Path, *, keep: Collection[str] = ()) -> int:
     """
     useless = [path for path in run.glob("*-*") if path.name not in keep]
     with durable.disk_errors(run):
-        for path in useless:
-            durable.erase(path)
+        durable.erase(*useless)
     return len(useless)

@@ -59,6 +59,22 @@ class CoreOptions(PeftOptions):
         return f"LoRA of rank {self.rank}, alpha {self.alpha}, of which the core trains"
 
 
+class HeadsOptions(PeftOptions):
+    """Several square cores side by side, each between frozen low-rank factors of its own; to PEFT one LoRA."""
+
+    peft_type: Literal["LORA_HEADS"] = "LORA_HEADS"
+    heads: Annotated[int, Field(ge=1, le=1000)]
+    rank: Positive  # of each head
+    alpha: DecimalString
+    target_modules: Targets
+    layers: tuple[Count, ...] = ()  # which layers are adapted; empty: all
+
+    @property
+    def words(self) -> str:
+        """Type and size in a few words."""
+        return f"LoRA of {self.heads} heads of rank {self.rank}, alpha {self.alpha}, of which the cores train"
+
+
 class AdaLoraOptions(PeftOptions):
     """Low-rank factors around a diagonal, of which the coordinator keeps the largest entries."""
 
@@ -196,7 +212,7 @@ class PromptEncoderOptions(PeftOptions):
         return f"a prompt of {self.tokens} tokens, made by a network of width {self.hidden_size}"
 
 
-# Three that PEFT carries as a LoRA without targets: nothing is put beside a layer.
+# Four that PEFT carries as a LoRA without targets: nothing is put beside a layer.
 
 
 class BiasOptions(PeftOptions):
@@ -222,6 +238,19 @@ class WholeOptions(PeftOptions):
         return f"the modules {', '.join(self.target_modules)}, whole"
 
 
+class SeedsOptions(PeftOptions):
+    """Modules of the base, whole, that move along public random directions alone."""
+
+    peft_type: Literal["SEEDS"] = "SEEDS"
+    directions: Annotated[int, Field(ge=1, le=100_000)]
+    target_modules: Targets
+
+    @property
+    def words(self) -> str:
+        """Type and size in a few words."""
+        return f"{self.directions} directions of the modules {', '.join(self.target_modules)}"
+
+
 class HeadOptions(PeftOptions):
     """Nothing but the head."""
 
@@ -236,6 +265,7 @@ class HeadOptions(PeftOptions):
 AdapterOptions = Annotated[
     LoraOptions
     | CoreOptions
+    | HeadsOptions
     | AdaLoraOptions
     | VeraOptions
     | LokrOptions
@@ -248,6 +278,7 @@ AdapterOptions = Annotated[
     | PromptEncoderOptions
     | BiasOptions
     | WholeOptions
+    | SeedsOptions
     | HeadOptions,
     Field(discriminator="peft_type"),
 ]

@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, StringConstraints
 
 from privacy.adapter_options import AdapterOptions, Modules
-from privacy.plan_parts import Count, DecimalString, Hex256, Name, PlanModel, Positive, Text
+from privacy.plan_parts import Count, Hex256, Name, PlanModel, Positive, Text
 
 TensorKey = Annotated[Text, StringConstraints(min_length=1, max_length=300)]
 
@@ -63,8 +63,8 @@ class Adapter(PlanModel):
 
     @property
     def rank(self) -> int:
-        """Of its factors; 0 where its PEFT type has none."""
-        return int(getattr(self.options, "rank", 0))
+        """Of its factors, of all heads together; 0 where its PEFT type has none."""
+        return int(getattr(self.options, "rank", 0)) * int(getattr(self.options, "heads", 1))
 
 
 def options_words(adapter: Adapter) -> str:
@@ -116,6 +116,11 @@ class Schedule(PlanModel):
     cycle: Annotated[tuple[Count, ...], Field(min_length=1, max_length=16)] = (0,)
 
     @property
+    def opening_rounds(self) -> int:
+        """How many rounds open the run."""
+        return sum(part.rounds for part in self.opening)
+
+    @property
     def turns(self) -> frozenset[int]:
         """Every turn that is taken."""
         return frozenset((*self.cycle, *(part.turn for part in self.opening)))
@@ -146,25 +151,30 @@ class Products(PlanModel):
 
 
 class Sketch(PlanModel):
-    """A linear sketch of the products, by a public random matrix."""
+    """Two linear sketches of each product of factors, by public random matrices."""
 
     kind: Literal["sketch"] = "sketch"
-    columns: Positive
+    columns: Annotated[int, Field(ge=1, le=100_000)]
+
+
+class CountSketch(PlanModel):
+    """A count sketch of what trained: in each row every entry falls into one bucket, with a sign."""
+
+    kind: Literal["count-sketch"] = "count-sketch"
+    rows: Annotated[int, Field(ge=1, le=100)]
+    width: Positive
+
+
+MaskOf = Literal["entries", "ranks", "layers"]
 
 
 class Gather(PlanModel):
-    """The coordinates of a public random mask."""
+    """The coordinates of a public random mask; what is left to its default is left out of a plan's bytes."""
 
     kind: Literal["gather"] = "gather"
-    entries: Positive
-
-
-class Scalars(PlanModel):
-    """One number for each of a set of public random directions."""
-
-    kind: Literal["scalars"] = "scalars"
-    directions: Positive
-    scale: DecimalString
+    entries: Positive  # how many are chosen: entries of a stream, ranks of every factor, or layers
+    of: Annotated[MaskOf, Field(exclude_if=lambda of: of == "entries")] = "entries"
+    lasting: Annotated[bool, Field(exclude_if=lambda lasting: not lasting)] = False  # the same in every round
 
 
 class Variates(PlanModel):
@@ -173,7 +183,13 @@ class Variates(PlanModel):
     kind: Literal["variates"] = "variates"
 
 
+class Own(PlanModel):
+    """How far a participant's own tensors went, which stay at home; the sum is of where everybody's are."""
+
+    kind: Literal["own"] = "own"
+
+
 Upload = Annotated[
-    Differences | Products | Sketch | Gather | Scalars | Variates,
+    Differences | Products | Sketch | CountSketch | Gather | Variates | Own,
     Field(discriminator="kind"),
 ]

@@ -132,6 +132,16 @@ class Recipe(PlanModel):
         return max(turn.entries for turn in self.turns)
 
     @property
+    def clipped_entries(self) -> int:
+        """Number of entries of the longest vector that is clipped: one that is summed, or that trains in a step."""
+        return max(self.entries, *(self._trained_entries(turn) for turn in self.turns))
+
+    def _trained_entries(self, turn: Turn) -> int:
+        if self.upload.kind == "gather":  # the mask comes before the clip
+            return turn.entries
+        return sum(tensor.entries for tensor in self.adapter.tensors if tensor.stream in turn.trains)
+
+    @property
     def state_entries(self) -> int:
         """Number of entries of the vector that travels down."""
         return sum(stream.length for stream in self.state)

@@ -82,8 +82,9 @@ REGISTRY: Final[dict[str, Explanation]] = {
     "E-EXTRA-MISSING": Explanation(
         _U,
         "a command needs packages that are not installed",
-        "the base install has no torch, and nothing that makes PDF files",
-        "pip install 'onlysum[participant]', 'onlysum[report]' for PDF and registry exports, 'onlysum[postgres]'",
+        "the base install has no torch, and nothing that makes PDF files or draws curves",
+        "pip install 'onlysum[participant]', 'onlysum[report]' for PDF, registry exports and curves, 'onlysum[ray]', "
+        "'onlysum[dashboard]', 'onlysum[postgres]'",
     ),
     "E-DISK-FULL": Explanation(
         _U,
@@ -199,6 +200,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "the caller is not who its message says",
         "certificate name, message and roster must agree",
         "check which configuration directory the daemon uses",
+    ),
+    "E-IDENTITY-DIFFERS": Explanation(
+        _V,
+        "two fingerprints that should be the same differ",
+        "a digit was misheard, or somebody stands in for the member",
+        "read all digits to each other again; if they still differ, approve nothing with this member, and ask why",
     ),
     "E-MEMBER-UNKNOWN": Explanation(
         _P, "no such member", "the name is not enrolled with this coordinator", "see `onlysum coordinator member list`"
@@ -446,9 +453,9 @@ REGISTRY: Final[dict[str, Explanation]] = {
     ),
     "E-TASK-UNSUPPORTED": Explanation(
         Fault.REFUSED,
-        "the plan's task is of a kind that this version does not train",
-        "a plan can name more kinds of tasks than this version has losses and metrics for",
-        "use a version that trains it, or a recipe of a kind that the message names",
+        "the plan's task is one that this version does not train",
+        "a plan can say more of a task than this version has models for, such as a pooling before a head",
+        "use a version that trains it, or a recipe as the message says",
     ),
     "E-TRAINING": Explanation(
         _B,
@@ -552,6 +559,30 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "one of its processes failed or was too slow",
         "read the logs that it names; every process was ended",
     ),
+    "E-SIMULATION-PARTITION": Explanation(
+        _U,
+        "a partition leaves a participant without data",
+        "somebody without a row has nothing to train on, and a roster has no such member",
+        "take fewer participants, a larger alpha, a smaller skew or another seed",
+    ),
+    "E-SIMULATION-OTHER": Explanation(
+        _R,
+        "the directory or manifest is of another simulation",
+        "results of another SPEC, other data or other code must not be mixed; what is there stays as it is",
+        "choose another --out, or go back to what the results were made with",
+    ),
+    "E-SIMULATION-DIFFERS": Explanation(
+        _V,
+        "the simulation does not repeat what its manifest says",
+        "code, libraries or processor compute something else than when it was made",
+        "compare what the warnings name; the same code on the same kind of machine repeats to the bit",
+    ),
+    "E-SIMULATION-CLUSTER": Explanation(
+        _U,
+        "the Ray cluster cannot train this",
+        "it does not answer, or a machine of it lacks the base or the rows under the same path",
+        "start the cluster, and put base and rows where the message says, the same bytes on every machine",
+    ),
     "E-RUN-SIZES": Explanation(
         _U,
         "a member has not announced the dataset that the plan asks for",
@@ -563,6 +594,31 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "no plan over these members withstands what was asked for",
         "colluders, dropouts, the graph and the size of the roster do not fit together",
         "change the option that the message names; docs/graphs.md section 9 has a table",
+    ),
+    # pages
+    "E-LOGIN": Explanation(
+        _R,
+        "the name or the password is wrong",
+        "they are not those of a user of this dashboard",
+        "try again; `onlysum coordinator user list` names the users, `user remove` and `user add` set a new password",
+    ),
+    "E-LOGIN-LOCKED": Explanation(
+        _R,
+        "this name cannot log in for a while",
+        "its password was wrong again and again",
+        "wait; if it was not you, read the security log",
+    ),
+    "E-LOGIN-ROLE": Explanation(
+        _R, "an auditor changes nothing", "the button is an operator's", "ask an operator, or log in as one"
+    ),
+    "E-WEB-ORIGIN": Explanation(
+        _R,
+        "the request does not come from this page",
+        "another site sent it, the login has ended, or the address is not the configured one",
+        "open the page anew under its own address; behind a proxy set `origin` under [admin] of coordinator.toml",
+    ),
+    "E-WEB-FORM": Explanation(
+        _R, "the form is none of this page's", "it is too large, too slow or malformed", "open the page anew"
     ),
     # reports
     "E-REPORT-MALFORMED": Explanation(_V, "the report does not parse", "changed or cut", "ask for the original file"),

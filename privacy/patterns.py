@@ -12,6 +12,7 @@ NAME: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 HEX_128: Final = r"^[0-9a-f]{32}$"
 HEX_256: Final = r"^[0-9a-f]{64}$"
 DECIMAL: Final = r"^(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})?$"
+SIGNED_DECIMAL: Final = r"^-?(0|[1-9][0-9]{0,12})(\.[0-9]{1,6})?$"
 DEVICE: Final = r"^(auto|cpu|mps|cuda(:[0-9]+)?)$"
 _PORT: Final = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 PROXY: Final = rf"^(http://([^\s/?#@]+@)?([^\s/?#@:\[\]]+|\[[0-9a-fA-F:.]+\]):{_PORT})?$"
@@ -25,6 +26,7 @@ WORDS: Final = {
     HEX_128: "it must be 32 characters of 0-9 and a-f",
     HEX_256: "it must be 64 characters of 0-9 and a-f",
     DECIMAL: "it must be a finite number, not negative, with at most 18 digits before and after the point",
+    SIGNED_DECIMAL: "it must be a finite number with at most 13 digits before and 6 after the point",
     DEVICE: "it must be auto, cpu, mps, cuda or cuda:NUMBER; a base lies on one device",
     PROXY: "it must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT; what goes through it is encrypted to the"
     " coordinator all the same",

@@ -238,7 +238,7 @@ class Plan(PlanModel):
         if not MIN_MULTIPLIER <= privacy.noise_multiplier <= MAX_MULTIPLIER:
             rule = f"the noise multiplier must be from {MIN_MULTIPLIER:g} to {MAX_MULTIPLIER:,.0f}"
             raise BrokenRuleError("E-PLAN-NOISE", rule)
-        entries, bound = self.recipe.entries, privacy.sensitivity
+        entries, bound = self.recipe.clipped_entries, privacy.sensitivity
         if bound * bound <= entries / 12 + 4 * bound:
             rule = f"sensitivity D={bound} is too small for d={entries}: D^2 must exceed d/12 + 4D"
             raise BrokenRuleError("E-PLAN-NOISE", rule)
@@ -250,6 +250,8 @@ class Plan(PlanModel):
 
     @model_validator(mode="after")
     def _ring(self) -> Self:
+        if self.privacy.mode.startswith("distributed") and self.encoding.scale_exponent:
+            raise BrokenRuleError("E-PLAN-RING", "the distributed modes sum whole numbers: scale_exponent is 0")
         largest, half = largest_sum(self), 1 << (self.encoding.bits - 1)
         if largest >= half:
             rule = f"the sum may reach {largest:.4g}, the ring of {self.encoding.bits} bits holds {half:.4g}"
@@ -277,9 +279,13 @@ def largest_sum(plan: Plan) -> float:
     privacy = plan.privacy
     if not privacy.mode.startswith("distributed"):
         return float(sum(member.weight for member in plan.roster) * (plan.encoding.clamp + 1))
-    events = plan.recipe.entries * plan.recipe.rounds
-    sigmas = WRAP_SIGMAS if events <= WRAP_EVENTS else math.sqrt(2 * math.log(2.0**41 * events))
-    return plan.n * plan.encoding.clamp + sigmas * math.sqrt(plan.n) * 2.0**privacy.noise_exponent
+    sigmas = wrap_sigmas(plan.recipe.entries * plan.recipe.rounds)
+    return plan.n * plan.encoding.clamp + sigmas * math.sqrt(plan.n) * privacy.sigma
+
+
+def wrap_sigmas(events: int) -> float:
+    """Return how many standard deviations of its noise none of so many sums exceeds but with a chance of 2^-40."""
+    return WRAP_SIGMAS if events <= WRAP_EVENTS else math.sqrt(2 * math.log(2.0**41 * events))
 
 
 def signed_plan_bytes(data: bytes) -> bytes:

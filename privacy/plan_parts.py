@@ -17,8 +17,8 @@ from pydantic_core import PydanticCustomError
 from privacy import canonical, patterns
 from privacy.printable import first_unprintable, printable
 
-MIN_NOISE_EXPONENT = 3  # sigma_i >= 8: the lemma's error is below 1e-65 (docs/privacy-accounting.md)
-MAX_NOISE_EXPONENT = 25  # the sampler's gamma stays within int64
+MIN_VARIANCE_EXPONENT = 6  # sigma_i >= 8: the lemma's error is below 1e-65 (docs/privacy-accounting.md)
+MAX_VARIANCE_EXPONENT = 50  # the sampler's gamma stays within int64
 
 # Within these bounds every accountant gives a finite figure in seconds; beyond them no run makes sense.
 MIN_SAMPLING_RATE = Decimal("0.000001")
@@ -162,6 +162,11 @@ class Encoding(PlanModel):
         """The modulus of one entry is 2**bits."""
         return self.lane_bits or self.ring_bits
 
+    @property
+    def lanes(self) -> int:
+        """Entries per word."""
+        return self.ring_bits // self.bits
+
     @model_validator(mode="after")
     def _lanes(self) -> Self:
         if self.lane_bits and (self.ring_bits != 64 or not 8 <= self.lane_bits <= 32):
@@ -234,35 +239,41 @@ class PrivacySpec(PlanModel):
 class Privacy(PrivacySpec):
     """The mode, its integers, and the target that they were calibrated for.
 
-    ``noise_exponent`` k, ``sensitivity`` D and ``honest_noise`` h are the mechanism: each participant adds discrete
-    Gaussian noise of sigma 2**k, one unit of privacy moves the integer sum by at most D, and h participants' noise is
-    relied on. All three are 0 in mode ``none``. In mode ``local`` h is 1 and each of ``local_steps`` steps is noised.
+    ``variance_exponent`` j, ``sensitivity`` D and ``honest_noise`` h are the mechanism: each participant adds discrete
+    Gaussian noise of variance 2**j, one unit of privacy moves the integer sum by at most D, and h participants' noise
+    is relied on. All three are 0 in mode ``none``. In mode ``local`` h is 1, and each of ``local_steps`` steps is
+    noised.
     """
 
     relation: Literal["zero-out", "none"]
-    noise_exponent: Count = 0
+    variance_exponent: Count = 0
     sensitivity: Count = 0
     honest_noise: Count = 0
 
     @property
+    def sigma(self) -> float:
+        """Standard deviation of one participant's noise, in integer steps; 0.0 without noise."""
+        return math.sqrt(2**self.variance_exponent) if self.noised else 0.0  # a correctly rounded root, unlike a power
+
+    @property
     def noise_multiplier(self) -> float:
-        """z' = sqrt(h*4^k - 9)/D of the lemma in docs/privacy-accounting.md; 0.0 without noise."""
+        """z' = sqrt(h*2^j - 9)/D of the lemma in docs/privacy-accounting.md; 0.0 without noise."""
         if not self.noised:
             return 0.0
-        return math.sqrt(self.honest_noise * 4**self.noise_exponent - 9) / self.sensitivity
+        return math.sqrt(self.honest_noise * 2**self.variance_exponent - 9) / self.sensitivity
 
     @model_validator(mode="after")
     def _mechanism(self) -> Self:
-        mechanism = (self.noise_exponent, self.sensitivity, self.honest_noise)
+        mechanism = (self.variance_exponent, self.sensitivity, self.honest_noise)
         if not self.noised:
             if mechanism != (0, 0, 0) or self.unit != "none" or self.relation != "none":
                 raise ValueError("mode none has no noise, unit or relation")
             return self
         if self.relation != "zero-out":
             raise ValueError("a noised mode has the zero-out relation")
-        if not MIN_NOISE_EXPONENT <= self.noise_exponent <= MAX_NOISE_EXPONENT:
+        if not MIN_VARIANCE_EXPONENT <= self.variance_exponent <= MAX_VARIANCE_EXPONENT:
             raise BrokenRuleError(
-                "E-PLAN-NOISE", f"noise_exponent must be {MIN_NOISE_EXPONENT} to {MAX_NOISE_EXPONENT}"
+                "E-PLAN-NOISE", f"variance_exponent must be {MIN_VARIANCE_EXPONENT} to {MAX_VARIANCE_EXPONENT}"
             )
         if self.sensitivity < 1 or self.honest_noise < 1:
             raise ValueError("a noised mode needs a sensitivity and honest noise of at least 1")

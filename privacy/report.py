@@ -33,6 +33,7 @@ from privacy.report_model import (
     CurvePoint,
     EvaluationEntry,
     LedgerPart,
+    MetricEntry,
     NoClaim,
     Report,
     RoundEntry,
@@ -273,7 +274,9 @@ def _evaluation_entry(evaluation: SignedEvaluation) -> EvaluationEntry:
         round=evaluation.round,
         adapter_sha256=evaluation.adapter_sha256.hex(),
         data_sha256=evaluation.data_sha256.hex(),
-        correct=evaluation.correct,
         examples=evaluation.examples,
+        metrics=tuple(
+            MetricEntry.model_validate({"name": metric.name, "value": metric.value}) for metric in evaluation.metrics
+        ),
         signature=evaluation.signature.hex(),
     )

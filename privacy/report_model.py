@@ -14,6 +14,7 @@ from pydantic import Field, PlainSerializer, PlainValidator, StringConstraints, 
 
 from privacy import patterns
 from privacy.dp import events
+from privacy.evaluation import Metric, MetricName, MetricValue
 from privacy.plan import Plan
 from privacy.plan_parts import Count, DecimalString, Hex128, Hex256, Name, PlanModel, Positive, Text
 
@@ -150,6 +151,13 @@ class RoundEntry(PlanModel):
     certificate: Certificate | None
 
 
+class MetricEntry(PlanModel):
+    """A figure of merit."""
+
+    name: MetricName
+    value: MetricValue
+
+
 class EvaluationEntry(PlanModel):
     """A signed measurement of a released adapter on public data."""
 
@@ -157,9 +165,14 @@ class EvaluationEntry(PlanModel):
     round: Count
     adapter_sha256: Hex256
     data_sha256: Hex256
-    correct: Count
     examples: Positive
+    metrics: tuple[MetricEntry, ...]  # sorted by name
     signature: Hex512
+
+
+def figures(entry: EvaluationEntry) -> tuple[Metric, ...]:
+    """Return the figures of a measurement in a report."""
+    return tuple(Metric(metric.name, metric.value) for metric in entry.metrics)
 
 
 class Budget(PlanModel):

@@ -1,8 +1,8 @@
 """What a model does and how raw rows become its input: one class for each kind of task.
 
 Guarantees: a task has the fields of its kind and no others.
-Leaves to others: reading rows (``participant.training.data``) and which kinds this version trains
-(``participant.training.examples``).
+Leaves to others: reading rows (``participant.training.data``) and what is done with them
+(``participant.training.tasks``).
 Source: ``docs/protocol.md`` section 2.
 """
 
@@ -13,10 +13,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from privacy.errors import LocalError
+from privacy.canonical import MAX_INTEGER
 from privacy.plan_parts import DecimalString, Name, PlanModel, Positive, Text
 
 Labels = Annotated[tuple[Text, ...], Field(min_length=2)]
+LongEnough = Annotated[int, Field(ge=2, le=MAX_INTEGER)]  # for a token, and one that is asked for
 Pooling = Literal["model", "mean", "cls", "last"]  # how a text becomes one vector; "model": as the base itself does
 
 
@@ -92,8 +93,14 @@ class CausalLanguageModelling(PlanModel):
     data: Name
     form: Literal["text", "completion", "chat"]
     input_column: Text = "text"  # the text, the prompt, or the messages
-    completion_column: Text = ""
-    max_length: Positive
+    completion_column: Text = ""  # of form completion, and of no other
+    max_length: LongEnough
+
+    @model_validator(mode="after")
+    def _completion(self) -> Self:
+        if (self.form == "completion") != bool(self.completion_column):
+            raise ValueError("form completion has a completion_column, and no other form has one")
+        return self
 
 
 class MaskedLanguageModelling(PlanModel):
@@ -104,6 +111,12 @@ class MaskedLanguageModelling(PlanModel):
     input_column: Text = "text"
     mask_rate: DecimalString = "0.15"
     max_length: Positive
+
+    @model_validator(mode="after")
+    def _rate(self) -> Self:
+        if not 0 < Decimal(self.mask_rate) < 1:
+            raise ValueError("mask_rate must be above 0 and below 1")
+        return self
 
 
 class SentenceEmbedding(PlanModel):
@@ -118,7 +131,6 @@ class SentenceEmbedding(PlanModel):
     pooling: Pooling = "mean"
 
 
-Classification = ImageClassification | TextClassification
 Task = Annotated[
     ImageClassification
     | TextClassification
@@ -132,14 +144,27 @@ Task = Annotated[
 ]
 
 
-def require_classification(task: Task) -> Classification:
-    """Return a task that this version trains.
-
-    Raises:
-        LocalError: ``E-TASK-UNSUPPORTED``.
-    """
-    if isinstance(task, TextClassification) and task.pooling != "model":
-        raise LocalError("E-TASK-UNSUPPORTED", f"pooling is {task.pooling}; texts are pooled as the model does it")
-    if isinstance(task, ImageClassification | TextClassification):
-        return task
-    raise LocalError("E-TASK-UNSUPPORTED", f"the task is {task.kind}; image- and text-classification are trained")
+def task_words(task: Task) -> str:
+    """Return what a model learns, from which columns, and how much of a row it reads."""
+    match task:
+        case ImageClassification():
+            return f"one of {len(task.labels)} labels for each picture in column {task.input_column}"
+        case TextClassification():
+            words = f"one of {len(task.labels)} labels for each text in column {task.input_column}"
+        case MultiLabel():
+            words = f"any of {len(task.labels)} labels for each text in column {task.input_column}"
+        case Regression():
+            words = f"the number in column {task.label_column} for each text in column {task.input_column}"
+        case TokenClassification():
+            words = f"one of {len(task.labels)} labels for each word in column {task.input_column}"
+        case CausalLanguageModelling(form="text"):
+            words = f"to go on writing the texts in column {task.input_column}"
+        case CausalLanguageModelling(form="completion"):
+            words = f"to write column {task.completion_column} after column {task.input_column}"
+        case CausalLanguageModelling():
+            words = f"to answer as in the chats in column {task.input_column}"
+        case MaskedLanguageModelling():
+            words = f"hidden words of the texts in column {task.input_column}"
+        case SentenceEmbedding():
+            words = f"how alike the texts in columns {task.input_column} and {task.pair_column} are"
+    return f"{words}; at most {task.max_length} tokens of a text are read"

@@ -89,6 +89,16 @@ def encode_submission(value: env.Submission) -> bytes:
     return data
 
 
+def encode_record(value: env.Submission) -> bytes:
+    """Return the bytes of a submission that was decoded here, for a journal: it is known to be valid."""
+    return write(tasks.write_submission(value), most=MAX_SUBMISSION_BYTES)
+
+
+def message_alone(data: bytes, value: env.MessageWithHeads) -> bytes:
+    """Return the bytes of a message without its heads, which are the last field of its one form ``data``."""
+    return data[: len(data) - len(pb.Submission(heads=heads.write_heads(value.heads)).SerializeToString())]
+
+
 def decode_submission(data: bytes, *, sender: str) -> env.Submission:
     """Return a member's submission; whoever it names as its sender is compared with the caller elsewhere."""
     return read(pb.Submission, data, tasks.read_submission, sender=sender, most=MAX_SUBMISSION_BYTES)

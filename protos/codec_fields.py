@@ -31,6 +31,7 @@ LIST_LIMITS: Final = {  # of those that may be longer
     "onlysum.federation.v1.AttemptOpened.voided": MAX_HISTORY,
 }
 LEAST_ITEM_BYTES: Final = 32  # that an item of a long list has on average: all have a hash, a key, a share or more
+SHORT_BYTES: Final = 2 * MAX_LIST  # an item has two bytes at least: so few have no list that is too long
 _LENGTH_DELIMITED: Final = 2
 _FIELD_1: Final = b"\x08"  # the key of a number in field 1
 _NOT_CANONICAL: Final = "has an unknown or repeated field, or is not in canonical form"
@@ -72,7 +73,8 @@ def parse(kind: type[M], data: bytes, most: int) -> M:
     if len(data) > most:
         raise Malformed(f"has {len(data)} bytes, at most {most} are allowed")
     message = kind()
-    check_counts(cast("Descriptor", message.DESCRIPTOR), memoryview(data))
+    if len(data) > SHORT_BYTES:
+        check_counts(cast("Descriptor", message.DESCRIPTOR), memoryview(data))
     _parsed(message, data)
     # Unknown fields survive parsing and would be written out again, so they are dropped before the comparison, which
     # also catches fields given twice, defaults written out, and long forms of numbers.

@@ -331,7 +331,6 @@ def write_unmask_shares(value: UnmaskShares) -> pb.UnmaskShares:
         masking_shares=[
             pb.ReleasedShare(owner=released.owner, share=released.share) for released in value.masking_shares
         ],
-        signature=value.signature,
     )
 
 
@@ -346,7 +345,6 @@ def read_unmask_shares(message: pb.UnmaskShares) -> UnmaskShares:
         sender=name(message.sender, "sender"),
         seed_shares=seeds,
         masking_shares=masking,
-        signature=_signature(message.signature),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, assert_never
 
+from privacy.evaluation import Metric, are_sound
 from privacy.secagg import messages
 from privacy.secagg.hashes import HASH_BYTES
 from privacy.secagg.keys import SIGNATURE_BYTES
@@ -282,6 +283,10 @@ def write_submission(value: env.Submission) -> pb.Submission:
             return pb.Submission(evaluation=_write_evaluation(value))
         case env.MemberLeft():
             return pb.Submission(member_left=pb.MemberLeft(signature=value.signature))
+        case env.MessageWithHeads():
+            message = _write_said(value.message)
+            message.heads.CopyFrom(heads.write_heads(value.heads))
+            return message
         case env.HeadsShown():
             return pb.Submission(heads_shown=heads.write_heads(value))
         case env.RoundKnown():
@@ -315,7 +320,12 @@ def read_submission(message: pb.Submission) -> env.Submission:
     kind = message.WhichOneof("submission")
     if kind is None:
         raise Malformed("submission is missing")
-    return part(message, kind, _SUBMISSION_READERS[kind])
+    submission = part(message, kind, _SUBMISSION_READERS[kind])
+    if not message.HasField("heads"):
+        return submission
+    if not isinstance(submission, env.RecordedMessage):
+        raise Malformed("heads come with a message that the sender's journal has a record of")
+    return env.MessageWithHeads(part(message, "heads", heads.read_heads), submission)
 
 
 def _read_approved(message: pb.PlanApproved) -> env.PlanApproved:
@@ -355,22 +365,24 @@ def _write_evaluation(value: env.Evaluation) -> pb.Evaluation:
         plan_hash=value.plan_hash,
         round=value.round,
         adapter_sha256=value.adapter_sha256,
-        correct=value.correct,
         examples=value.examples,
+        metrics=[pb.Metric(name=metric.name, value=metric.value) for metric in value.metrics],
         data_sha256=value.data_sha256,
         signature=value.signature,
     )
 
 
 def _read_evaluation(message: pb.Evaluation) -> env.Evaluation:
-    examples = count(message.examples, "examples", least=1)
+    metrics = tuple(Metric(metric.name, metric.value) for metric in message.metrics)
+    if not are_sound(metrics):
+        raise Malformed("metrics are not known figures, each once and in order")
     return env.Evaluation(
         run_id=run_id(message.run_id),
         plan_hash=exact(message.plan_hash, HASH_BYTES, "plan_hash"),
         round=count(message.round, "round"),
         adapter_sha256=exact(message.adapter_sha256, HASH_BYTES, "adapter_sha256"),
-        correct=count(message.correct, "correct", most=examples),
-        examples=examples,
+        examples=count(message.examples, "examples", least=1),
+        metrics=metrics,
         data_sha256=exact(message.data_sha256, HASH_BYTES, "data_sha256"),
         signature=exact(message.signature, SIGNATURE_BYTES, "signature"),
     )

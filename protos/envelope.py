@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from privacy import heads
+from privacy.evaluation import Metric
 from privacy.secagg.messages import (
     Advertisement,
     AttemptOffer,
@@ -298,8 +299,8 @@ class Evaluation:
     plan_hash: bytes
     round: int
     adapter_sha256: bytes
-    correct: int
     examples: int
+    metrics: tuple[Metric, ...]
     data_sha256: bytes  # of the public data it was measured on
     signature: bytes = b""
 
@@ -319,8 +320,33 @@ class RoundKnown:
     certificate: RoundCertificate
 
 
+RecordedMessage = (
+    Advertisement | Receipt | SurvivorSignature | UnmaskShares
+)  # of which the sender's journal has a record
+
+
+@dataclass(frozen=True, slots=True)
+class MessageWithHeads:
+    """A message of a round and the heads that stand for its record: taken together."""
+
+    heads: HeadsShown
+    message: RecordedMessage
+
+    @property
+    def sender(self) -> str:
+        """Who says it."""
+        return self.message.sender
+
+    @property
+    def position(self) -> Position:
+        """The attempt that it is of."""
+        return self.message.position
+
+
 RoundMessage = Advertisement | ShareBundle | Complaint | Receipt | SurvivorSignature | UnmaskShares
-RunSubmission = PlanApproved | PlanRefused | RoundMessage | Abstained | Evaluation | RoundKnown | HeadsShown
+RunSubmission = (
+    PlanApproved | PlanRefused | RoundMessage | MessageWithHeads | Abstained | Evaluation | RoundKnown | HeadsShown
+)
 Submission = RunSubmission | MemberLeft
 
 

@@ -1099,7 +1099,7 @@ class Evaluation(_message.Message):
     PLAN_HASH_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
     ADAPTER_SHA256_FIELD_NUMBER: _builtins.int
-    CORRECT_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
     DATA_SHA256_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
@@ -1107,10 +1107,13 @@ class Evaluation(_message.Message):
     plan_hash: _builtins.bytes
     round: _builtins.int
     adapter_sha256: _builtins.bytes
-    correct: _builtins.int
     examples: _builtins.int
     data_sha256: _builtins.bytes
     signature: _builtins.bytes
+    @_builtins.property
+    def metrics(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metric]:
+        """sorted by name"""
+
     def __init__(
         self,
         *,
@@ -1118,18 +1121,41 @@ class Evaluation(_message.Message):
         plan_hash: _builtins.bytes = ...,
         round: _builtins.int = ...,
         adapter_sha256: _builtins.bytes = ...,
-        correct: _builtins.int = ...,
+        metrics: _abc.Iterable[Global___Metric] | None = ...,
         examples: _builtins.int = ...,
         data_sha256: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_sha256", b"adapter_sha256", "correct", b"correct", "data_sha256", b"data_sha256", "examples", b"examples", "plan_hash", b"plan_hash", "round", b"round", "run_id", b"run_id", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_sha256", b"adapter_sha256", "data_sha256", b"data_sha256", "examples", b"examples", "metrics", b"metrics", "plan_hash", b"plan_hash", "round", b"round", "run_id", b"run_id", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
+
+@_typing.final
+class Metric(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    value: _builtins.str
+    """decimal"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Metric: _TypeAlias = Metric  # noqa: Y015
 
 @_typing.final
 class MemberLeft(_message.Message):
@@ -1194,6 +1220,7 @@ class Submission(_message.Message):
     HEADS_SHOWN_FIELD_NUMBER: _builtins.int
     MEMBER_LEFT_FIELD_NUMBER: _builtins.int
     ROUND_KNOWN_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def plan_approved(self) -> Global___PlanApproved: ...
     @_builtins.property
@@ -1220,6 +1247,12 @@ class Submission(_message.Message):
     def member_left(self) -> Global___MemberLeft: ...
     @_builtins.property
     def round_known(self) -> Global___RoundKnown: ...
+    @_builtins.property
+    def heads(self) -> Global___HeadsShown:
+        """Of the sender, at the moment that it sends this message; with keys, a receipt, a signature over the survivors or
+        shares alone. Taken before the message, and durable with it.
+        """
+
     def __init__(
         self,
         *,
@@ -1236,10 +1269,11 @@ class Submission(_message.Message):
         heads_shown: Global___HeadsShown | None = ...,
         member_left: Global___MemberLeft | None = ...,
         round_known: Global___RoundKnown | None = ...,
+        heads: Global___HeadsShown | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "heads_shown", b"heads_shown", "member_left", b"member_left", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "round_known", b"round_known", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "heads", b"heads", "heads_shown", b"heads_shown", "member_left", b"member_left", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "round_known", b"round_known", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "heads_shown", b"heads_shown", "member_left", b"member_left", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "round_known", b"round_known", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "advertisement", b"advertisement", "complaint", b"complaint", "evaluation", b"evaluation", "heads", b"heads", "heads_shown", b"heads_shown", "member_left", b"member_left", "plan_approved", b"plan_approved", "plan_refused", b"plan_refused", "receipt", b"receipt", "round_known", b"round_known", "share_bundle", b"share_bundle", "submission", b"submission", "survivor_signature", b"survivor_signature", "unmask_shares", b"unmask_shares"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_submission: _TypeAlias = _typing.Literal["plan_approved", "plan_refused", "advertisement", "share_bundle", "complaint", "receipt", "survivor_signature", "unmask_shares", "abstained", "evaluation", "heads_shown", "member_left", "round_known"]  # noqa: Y015
     _WhichOneofArgType_submission: _TypeAlias = _typing.Literal["submission", b"submission"]  # noqa: Y015

@@ -472,9 +472,7 @@ class UnmaskShares(_message.Message):
     SENDER_FIELD_NUMBER: _builtins.int
     SEED_SHARES_FIELD_NUMBER: _builtins.int
     MASKING_SHARES_FIELD_NUMBER: _builtins.int
-    SIGNATURE_FIELD_NUMBER: _builtins.int
     sender: _builtins.str
-    signature: _builtins.bytes
     @_builtins.property
     def position(self) -> Global___Position: ...
     @_builtins.property
@@ -492,11 +490,10 @@ class UnmaskShares(_message.Message):
         sender: _builtins.str = ...,
         seed_shares: _abc.Iterable[Global___ReleasedShare] | None = ...,
         masking_shares: _abc.Iterable[Global___ReleasedShare] | None = ...,
-        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["masking_shares", b"masking_shares", "position", b"position", "seed_shares", b"seed_shares", "sender", b"sender", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["masking_shares", b"masking_shares", "position", b"position", "seed_shares", b"seed_shares", "sender", b"sender"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

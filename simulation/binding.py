@@ -1,7 +1,7 @@
 """A draft bound to a roster without a coordinator: for simulations in one process.
 
-Guarantees: thresholds, noise and ring follow from roster and f by the rules that ``run create`` keeps, so a simulated
-plan claims what a real one would.
+Guarantees: thresholds, graph, noise and ring follow by the very code of ``run create``, so a simulated plan claims what
+a real one would.
 Leaves to others: drafts (``authoring.draft``), enrolled members and their sizes (``coordinator.runs.creation``).
 """
 
@@ -10,51 +10,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from privacy.dp.calibration import calibrate, choose_encoding
+from coordinator.runs import creation
+from coordinator.runs.thresholds import Requested
 from privacy.draft import Draft
-from privacy.plan import Plan, default_survivors, threshold
-from privacy.plan_parts import Evaluation, Graph, Member
+from privacy.plan import Plan, VerifiedPlan, signed_plan_bytes
+from privacy.plan_parts import Member
+from privacy.secagg.keys import SigningKey
 
 _RUN_ID: Final = "00" * 16
 
 
-def bind(draft: Draft, roster: Sequence[Member], *, federation: str, f: int) -> Plan:
-    """Return the calibrated plan of a draft over a complete graph, unsigned and never to be run by daemons.
+def bind(
+    draft: Draft, roster: Sequence[Member], *, federation: str, tolerance: Requested, entry_bits: int | None = None
+) -> Plan:
+    """Return the calibrated plan of a draft, unsigned and never to be run by daemons.
 
     Args:
         draft: as ``plan build`` writes it.
         roster: in the order of their ids.
         federation: a name; nobody is enrolled in it.
-        f: colluding participants that the plan tolerates.
+        tolerance: colluders and dropouts that the plan withstands, and on which graph.
+        entry_bits: of an entry of a sum; ``None`` for as few as cost little.
 
     Raises:
-        LocalError: ``E-PLAN-NOISE`` or ``E-PLAN-RING``.
+        LocalError: ``E-RUN-TOLERANCE``, ``E-PLAN-NOISE`` or ``E-PLAN-RING``.
     """
-    n, recipe = len(roster), draft.recipe
-    survivors = default_survivors(n, f)
-    privacy = calibrate(draft.privacy, rounds=recipe.rounds, entries=recipe.entries, n=n, f=f, min_survivors=survivors)
-    encoding = choose_encoding(
-        privacy,
-        update_bound=draft.privacy.update_bound,
-        entries=recipe.entries,
-        rounds=recipe.rounds,
-        weights=[member.weight for member in roster],
-    )
-    return Plan(
-        suite=draft.suite,
+    return creation.bind(
+        draft,
+        roster,
+        tolerance,
+        entry_bits=entry_bits,
         federation=federation,
         operator=federation,
         run_id=_RUN_ID,
         created_at=0,
         expires_at=1,
-        recipe=recipe,
-        privacy=privacy,
-        encoding=encoding,
-        evaluation=Evaluation(data=draft.evaluation_data, every=draft.evaluate_every),
-        roster=tuple(roster),
-        f=f,
-        shamir_threshold=threshold(n, f),
-        quorum=threshold(n, f),
-        min_survivors=survivors,
-        graph=Graph(),
     )
+
+
+def signed(plan: Plan, operator: SigningKey) -> VerifiedPlan:
+    """Return the plan as participants have it, with its operator's signature verified."""
+    data = plan.to_bytes()
+    return VerifiedPlan.verify(data, operator.sign(signed_plan_bytes(data)), operator.public)

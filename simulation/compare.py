@@ -8,10 +8,9 @@ Leaves to others: what is printed (``simulation.compare_cli``), processes and dr
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from authoring.draft import INITIAL_FILE, build_draft
+from coordinator.runs.thresholds import Requested
 from methods.global_adapter import next_state
 from methods.optimizer import OptimizerState
 from participant.training.data import task_columns
@@ -29,15 +29,13 @@ from participant.training.evaluation import AdapterEvaluator
 from participant.training.torch_trainer import Materials, TorchTrainer
 from participant.training.trainer import Progress
 from privacy.dp.accountants import run_epsilon
-from privacy.plan import Plan, VerifiedPlan, signed_plan_bytes
+from privacy.plan import Plan
 from privacy.plan_parts import Member, Mode
 from privacy.secagg.keys import SigningKey
-from privacy.secret import SecretBytes
-from privacy.task_parts import require_classification
 from simulation import base
-from simulation.binding import bind
-from simulation.cohort import Cohort, Train
-from simulation.seeded import SeededSource
+from simulation.binding import bind, signed
+from simulation.cohort import Cohort
+from simulation.seeded import SeededSource, seeded_key
 from simulation.stage import EVALUATOR, FEDERATION, Stage, write_data, write_recipe
 
 MODES: Final[tuple[Mode, ...]] = ("local", "distributed")
@@ -88,15 +86,15 @@ def copy_base(stage: Stage, trained: Path, seed: int, size: Size) -> tuple[int, 
 def run(stage: Stage, units: Sequence[int], mode: Mode, seed: int, size: Size, progress: Progress) -> Cell:
     """Run one mode on a prepared stage, from its recipe to its accuracy."""
     source = f"onlysum simulation {mode} {seed}"
-    keys = {name: _key(f"{source} identity {name}") for name in _names(len(units))}
+    keys = {name: seeded_key(f"{source} identity {name}") for name in _names(len(units))}
     plan = _plan(stage, units, mode, size, keys)
-    verified = _signed(plan, _key(f"{source} operator"))
+    verified = signed(plan, seeded_key(f"{source} operator"))
     trainers = {name: _trainer(stage, plan, name, SeededSource(f"{source} {name}")) for name in keys}
     evaluator = AdapterEvaluator.load(
         plan.recipe,
         model=stage.base,
         dataset=stage.data(EVALUATOR),
-        columns=task_columns(require_classification(plan.recipe.task)),
+        columns=task_columns(plan.recipe.task),
         initial_adapter=_draft(stage, mode) / INITIAL_FILE,
     )
     start = evaluator.adapted.vector()
@@ -121,13 +119,17 @@ def _rounds(
     """Run all rounds and return what is released after the last."""
     state, total = OptimizerState.start(start), plan.recipe.rounds
     for number in range(1, total + 1):
-        train: dict[str, Train] = {
-            name: partial(trainer.train, adapter=state.iterate, progress=_silent) for name, trainer in trainers.items()
-        }
+        train = partial(_updates, trainers, number, state.iterate)
         result = cohort.run_round(number, state.iterate.tobytes(), train)
-        state = next_state(plan, state, result.total(), result.survivors)
+        state = next_state(plan, state, result.blocks(), result.survivors)
         progress(number, total)
     return state.average
+
+
+def _updates(
+    trainers: Mapping[str, TorchTrainer], number: int, adapter: NDArray[np.float32], names: Sequence[str]
+) -> Iterator[NDArray[np.int64]]:
+    return (trainers[name].train(number, adapter, _silent) for name in names)
 
 
 def figures(cells: Sequence[Cell]) -> dict[str, float]:
@@ -179,12 +181,7 @@ def _plan(stage: Stage, units: Sequence[int], mode: Mode, size: Size, keys: Mapp
         Member(id=name, identity_key=keys[name].public.hex(), units=count)
         for name, count in zip(keys, units, strict=True)
     ]
-    return bind(draft, roster, federation=FEDERATION, f=COLLUDING)
-
-
-def _signed(plan: Plan, operator: SigningKey) -> VerifiedPlan:
-    data = plan.to_bytes()
-    return VerifiedPlan.verify(data, operator.sign(signed_plan_bytes(data)), operator.public)
+    return bind(draft, roster, federation=FEDERATION, tolerance=Requested(f=COLLUDING))
 
 
 def _trainer(stage: Stage, plan: Plan, name: str, random: SeededSource) -> TorchTrainer:
@@ -193,7 +190,7 @@ def _trainer(stage: Stage, plan: Plan, name: str, random: SeededSource) -> Torch
         me=name,
         model=stage.base,
         dataset=stage.data(name),
-        columns=task_columns(require_classification(plan.recipe.task)),
+        columns=task_columns(plan.recipe.task),
         initial_adapter=_draft(stage, plan.privacy.mode) / INITIAL_FILE,
     )
     trainer = TorchTrainer(materials, random)
@@ -203,11 +200,7 @@ def _trainer(stage: Stage, plan: Plan, name: str, random: SeededSource) -> Torch
 
 def _accuracy(evaluator: AdapterEvaluator, adapter: NDArray[np.float32]) -> float:
     measured = evaluator.measure(adapter)
-    return measured.correct / measured.examples
-
-
-def _key(seed: str) -> SigningKey:
-    return SigningKey(SecretBytes(hashlib.sha256(seed.encode()).digest()))
+    return next(float(metric.value) for metric in measured.metrics if metric.name == "accuracy")
 
 
 def _draft(stage: Stage, mode: Mode) -> Path:

@@ -28,7 +28,7 @@ from simulation.outcome import Summary, change_one_byte, show, write_held_out
 from simulation.picture import lines, panels, write_svg
 from simulation.processes import ONE_THREAD, Processes
 from simulation.screen import Screen
-from simulation.stage import PARTICIPANTS, Stage, write_data, write_recipe
+from simulation.stage import PARTICIPANTS, Stage, digits_cast, write_data, write_recipe
 from simulation.witness import Witness
 
 WATCHED: Final = PARTICIPANTS[0]  # whose upload is shown
@@ -82,7 +82,7 @@ class Story:
         self._screen = screen
         self._processes = processes
         self._privacy = privacy
-        self._federation = Federation(stage, processes, privacy.value, screen.note)
+        self._federation = Federation(stage, processes, digits_cast(privacy.value), screen.note)
         self._suite = suite
 
     def prepare(self) -> None:
@@ -153,7 +153,7 @@ class Story:
             seen.masked,
             seen.total,
             member=WATCHED,
-            bits=seen.plan.encoding.ring_bits,
+            bits=seen.plan.encoding.bits,
             survivors=len(survivors),
             noised=seen.plan.privacy.noised,
         )
@@ -186,7 +186,7 @@ class Story:
             )
         screen.say(f"The report verifies. The copy, in which byte {offset} was changed, does not.")
         local = self._local_noise(beside) if beside else None
-        before, after = federation.accuracies(run)
+        before, after = federation.measured(run, "accuracy")
         spent, rechecked = federation.spent(run), recheck(stage.out)
         summary = Summary(
             mode=self._privacy.value,

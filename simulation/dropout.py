@@ -59,7 +59,7 @@ class Monitor:
                 shown = number % max(1, self._federation.rounds // LINES) == 0
                 self._rounds.completed(number, f"round {number}: the sum of {survivors}{without}" if shown else "")
                 self._look_after(number, gone=VICTIM in gone)
-            case {"event": "evaluation", "round": number, "accuracy": accuracy}:
+            case {"event": "evaluation", "round": number, "metrics": {"accuracy": accuracy}}:
                 self._rounds.say(f"the evaluator measured {accuracy:.1%} after round {number}")
             case {"event": "abort", "round": number, "attempt": attempt, "code": code}:
                 self._rounds.say(f"round {number}, attempt {attempt}: no sum ({code}); it is tried again")

@@ -15,22 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from privacy.errors import LocalError
-from privacy.plan_parts import Mode
+from privacy.plan import Plan
 from simulation.processes import Daemon, Processes, wait_until
-from simulation.stage import (
-    DATASET,
-    EVALUATOR,
-    FEDERATION,
-    HELD_OUT,
-    PARTICIPANTS,
-    POPULATION,
-    Stage,
-    free_ports,
-    policy,
-)
+from simulation.stage import EVALUATOR, FEDERATION, Cast, Stage, free_ports
 
 READY_SECONDS: Final = 60.0
-MEMBERS: Final = (*PARTICIPANTS, EVALUATOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +31,20 @@ class Spent:
 
 
 class Federation:
-    """A coordinator, five participants and an evaluator, each with a directory and a process of its own.
+    """A coordinator, participants and an evaluator, each with a directory and a process of its own.
 
     Args:
         stage: where everything lies.
         processes: that run it.
-        mode: of the plan.
+        cast: who takes part, and with what.
         say: told what has just happened.
     """
 
-    def __init__(self, stage: Stage, processes: Processes, mode: Mode, say: Callable[[str], None]) -> None:
+    def __init__(self, stage: Stage, processes: Processes, cast: Cast, say: Callable[[str], None]) -> None:
         self._stage = stage
         self._say = say
         self._processes = processes
-        self._mode: Mode = mode
+        self._cast = cast
         self._roster: dict[str, str] = {}  # identity fingerprints by name
         self.daemons: dict[str, Daemon] = {}
         self.rounds = 0
@@ -71,8 +60,8 @@ class Federation:
         log = self.daemons["coordinator"].log
         self._wait("a coordinator that listens", lambda: "Ready:" in log.read_text())
         self._say(f"the coordinator listens on {address}")
-        identities = self._processes.together(*(partial(self._enrol, member) for member in MEMBERS))
-        self._roster = dict(zip(MEMBERS, identities, strict=True))
+        identities = self._processes.together(*(partial(self._enrol, member) for member in self._cast.members))
+        self._roster = dict(zip(self._cast.members, identities, strict=True))
 
     def _enrol(self, member: str) -> str:
         """Invite a member, let it join, and return its identity's fingerprint as its own machine prints it."""
@@ -86,20 +75,22 @@ class Federation:
 
     def equip(self) -> None:
         """Register base and data with every member, write the policies, and start the daemons."""
-        hashes = self._processes.together(*(partial(self._register, member) for member in MEMBERS))
+        hashes = self._processes.together(*(partial(self._register, member) for member in self._cast.members))
         authority = self._coordinator("member", "fingerprint")["authority"]
-        for member, base_hash in zip(PARTICIPANTS, hashes, strict=False):
-            text = policy(mode=self._mode, base_hash=base_hash, authority=authority, roster=self._roster)
+        for member, base_hash in zip(self._cast.participants, hashes, strict=False):
+            text = self._cast.policy(base_hash, authority, self._roster)
             (self._stage.home(member) / "policy.toml").write_text(text)
-        for member in MEMBERS:
+        for member in self._cast.members:
             self.start_member(member)
 
     def _register(self, member: str) -> str:
         """Register a member's data and its copy of the base, and return the base's hash as that member computed it."""
-        name, owner = (HELD_OUT, []) if member == EVALUATOR else (DATASET, ["--population", POPULATION])
-        self._member(member, "dataset", "add", name, str(self._stage.data(member)), "--input", "image", *owner)
-        base_hash = str(self._member_json(member, "model", "add", "digits-vit", str(self._stage.base))["hash"])
-        self._say(f"{member} registered its images and its copy of the base")
+        cast = self._cast
+        options = (*cast.owner_options, "--population", cast.population)
+        name, options = (cast.held_out, cast.evaluator_options) if member == EVALUATOR else (cast.dataset, options)
+        self._member(member, "dataset", "add", name, str(self._stage.data(member)), *options)
+        base_hash = str(self._member_json(member, "model", "add", cast.base, str(self._stage.base))["hash"])
+        self._say(f"{member} registered its rows and its copy of the base")
         return base_hash
 
     def start_member(self, member: str) -> None:
@@ -116,14 +107,14 @@ class Federation:
     def propose(self) -> str:
         """Wait until everybody is there, then bind the draft to the roster, sign it, and return the run's id."""
         self._wait("members that poll", self._all_live)
-        self._say(f"all {len(MEMBERS)} members are connected; the operator creates the run")
-        members = ["--members", ",".join(PARTICIPANTS)]
+        self._say(f"all {len(self._cast.members)} members are connected; the operator creates the run")
+        members = ["--members", ",".join(self._cast.participants)]
         run = str(self._coordinator("run", "create", str(self._stage.draft), *members)["run"])
         self.rounds = int(self._show(run)["rounds"])
         return run
 
     def _all_live(self) -> bool:
-        return sum(bool(member["live"]) for member in self._coordinator("status")["members"]) == len(MEMBERS)
+        return sum(bool(member["live"]) for member in self._coordinator("status")["members"]) == len(self._cast.members)
 
     def events(self, run: str) -> Iterator[dict[str, Any]]:
         """Yield what happens in a run until it ends, as ``run watch --json`` prints it."""
@@ -149,11 +140,10 @@ class Federation:
         """Verify a report; ``accept`` is the exit code that is expected."""
         self._processes.run("audit", "verify", str(report), accept=accept)
 
-    def accuracies(self, run: str) -> tuple[float, float]:
-        """Return the evaluator's signed accuracies of the starting adapter and of the last one."""
+    def measured(self, run: str, metric: str) -> tuple[float, float]:
+        """Return a figure that the evaluator signed, of the starting adapter and of the last one."""
         measured = {
-            evaluation["round"]: evaluation["correct"] / evaluation["examples"]
-            for evaluation in self._show(run)["evaluations"]
+            evaluation["round"]: float(evaluation["metrics"][metric]) for evaluation in self._show(run)["evaluations"]
         }
         if 0 not in measured or self.rounds not in measured:
             raise LocalError("E-DEMO", f"the evaluator measured after rounds {sorted(measured)} only")
@@ -161,7 +151,10 @@ class Federation:
 
     def spent(self, run: str) -> Spent:
         """Return the largest epsilon that an owner's ledger has for the run alone, and its delta."""
-        show = [partial(self._member_json, member, "ledger", "show", POPULATION) for member in PARTICIPANTS]
+        show = [
+            partial(self._member_json, member, "ledger", "show", self._cast.population)
+            for member in self._cast.participants
+        ]
         ledgers = self._processes.together(*show)
         entries = [entry for ledger in ledgers for entry in ledger["populations"][0]["runs"] if entry["run"] == run]
         noised = [
@@ -175,9 +168,8 @@ class Federation:
         Args:
             survivors: participant-rounds, over all completed rounds.
         """
-        plan = json.loads((self._stage.federation / "result" / "plan.json").read_bytes())
-        entries = sum(stream["length"] for stream in plan["recipe"]["state"])
-        return int(survivors * entries * plan["encoding"]["ring_bits"] // 8)
+        plan = Plan.from_bytes((self._stage.federation / "result" / "plan.json").read_bytes())
+        return survivors * plan.layout(1).bytes
 
     def _show(self, run: str) -> dict[str, Any]:
         shown: dict[str, Any] = self._coordinator("run", "show", run)

@@ -65,7 +65,7 @@ def panels(
         masked: what came from the member, centred residues of the ring.
         total: the sum of the same round.
         member: its name.
-        bits: of the ring.
+        bits: of an entry in the ring.
         survivors: how many updates are in the sum.
         noised: whether noise is in them.
     """

@@ -1,8 +1,11 @@
-"""Bytes that follow from a seed, for simulations: whoever knows the seed knows every coin, mask and noise."""
+"""Bytes and keys that follow from a seed, for simulations: whoever knows the seed knows every coin, mask and noise."""
 
 from __future__ import annotations
 
 import hashlib
+
+from privacy.secagg.keys import SigningKey
+from privacy.secret import SecretBytes
 
 
 class SeededSource:
@@ -16,3 +19,8 @@ class SeededSource:
         """Return the next bytes."""
         self._count += 1
         return hashlib.shake_256(self._seed + self._count.to_bytes(8, "big")).digest(count)
+
+
+def seeded_key(seed: str) -> SigningKey:
+    """Return an identity key that follows from a seed."""
+    return SigningKey(SecretBytes(hashlib.sha256(seed.encode()).digest()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,10 +53,41 @@ MARK: Final = ".onlysum-demo"  # in a directory that a demo made
 
 
 @dataclass(frozen=True, slots=True)
+class Cast:
+    """Who takes part in a demo, and with what.
+
+    Attributes:
+        participants: names of the data owners.
+        dataset: under which name each registers its own rows.
+        held_out: the evaluator's dataset.
+        base: under which name all register their copy of the base.
+        population: whose budget the owners' rows spend.
+        owner_options: of the owners' ``dataset add``.
+        evaluator_options: of the evaluator's.
+        policy: an owner's policy.toml, from the base's hash, the authority's fingerprint and the roster.
+    """
+
+    participants: tuple[str, ...]
+    dataset: str
+    held_out: str
+    base: str
+    population: str
+    owner_options: tuple[str, ...]
+    evaluator_options: tuple[str, ...]
+    policy: Callable[[str, str, Mapping[str, str]], str]
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The participants, and the evaluator last."""
+        return (*self.participants, EVALUATOR)
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """Every path of a demo, below one directory."""
 
     out: Path
+    rows: str = "digits.npz"  # the end of the names of files of rows
 
     @property
     def base(self) -> Path:
@@ -123,8 +154,8 @@ class Stage:
         return self.federation / member
 
     def data(self, member: str) -> Path:
-        """Return the file of a member's images."""
-        return self.federation / f"{member}-digits.npz"
+        """Return the file of a member's rows."""
+        return self.federation / f"{member}-{self.rows}"
 
     def clear(self) -> None:
         """Remove what an earlier demo left, and make the directory.
@@ -137,7 +168,7 @@ class Stage:
                 raise LocalError("E-EXISTS", f"{self.out} holds something that no demo made; choose another --out")
             shutil.rmtree(self.out)
         self.federation.mkdir(parents=True)
-        (self.out / MARK).write_text("made by `onlysum demo`, and removed by the next one\n")
+        (self.out / MARK).write_text("made by a demo, and removed by the next one\n")
 
 
 def write_data(stage: Stage, seed: int, members: Sequence[str] = PARTICIPANTS) -> Split:
@@ -240,6 +271,20 @@ methods = ["ffa-lora"]
 min_units = 200
 max_rounds = {RECIPES[mode][3]}
 """
+
+
+def digits_cast(mode: Mode) -> Cast:
+    """Return the cast of the demo with scanned digits."""
+    return Cast(
+        participants=PARTICIPANTS,
+        dataset=DATASET,
+        held_out=HELD_OUT,
+        base="digits-vit",
+        population=POPULATION,
+        owner_options=("--input", "image"),
+        evaluator_options=("--input", "image"),
+        policy=lambda base, authority, roster: policy(mode=mode, base_hash=base, authority=authority, roster=roster),
+    )
 
 
 def free_ports(count: int) -> list[int]:

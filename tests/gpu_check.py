@@ -31,7 +31,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from bench.dp_step import CASES, CLIP_NORM, SENSITIVITY, Case, error_of, prepared, steps_of
+from bench.dp_step import CASES, CLIP_NORM, SENSITIVITY, Case, error_of, labels_line, prepared, steps_of
 from bench.harness import table
 from participant.training.adapters.device import find_device
 from participant.training.adapters.fast import FastEngine
@@ -87,12 +87,21 @@ def llama(folder: Path) -> Path:
     return path
 
 
+def bert_case(batch: int) -> Case:
+    """Return BERT with a batch of texts."""
+    task = f"{labels_line(LABELS)}\nmax_length = 64"
+    return Case("text-classification", task, batch, ("query", "value"), ("classifier",), bert)
+
+
 STEPS = ("plain ms", "fast", "private", "opacus", "private opacus")
 ALL = {
-    "bert": Case("text", LABELS, 32, ("query", "value"), "max_length = 64", bert),
-    "bert_batch256": Case("text", LABELS, 256, ("query", "value"), "max_length = 64", bert),
+    "bert": bert_case(32),
+    "bert_batch256": bert_case(256),
     "vit": CASES["vit"],
-    "llama": Case("text", LABELS, 8, ("q_proj", "v_proj"), "max_length = 32", llama, head="score"),
+    "llama": Case(
+        "text-classification", f"{labels_line(LABELS)}\nmax_length = 32", 8, ("q_proj", "v_proj"), ("score",), llama
+    ),
+    "causal": CASES["llama"],
 }
 # A base, the precision of its products, and how it lies in memory: the Llama has bfloat16 weights of its own.
 CHECKS: list[tuple[str, Precision, Weights]] = [

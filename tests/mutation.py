@@ -155,6 +155,8 @@ EQUIVALENT: Final[dict[tuple[str, str], str]] = {
         "require_budget",
         f"{_SPEND} > {_WORTH}  ->  {_SPEND} >= {_WORTH}",
     ): "no spend is exactly a budget's worth",
+    ("count_stray", "above < self.bits  ->  True"): "a word shifted by all of its bits is 0: this saves looking",
+    ("count_stray", "above < self.bits  ->  above <= self.bits"): "a word shifted by all of its bits is 0",
     ("train", "self._trainer is None or self._adapter is None  ->  False"): _OPENED,
     ("train", "self._trainer is None  ->  False"): _OPENED,
     ("train", "self._adapter is None  ->  False"): _OPENED,

@@ -18,23 +18,21 @@ def test_the_primitives_of_a_participant_are_those_that_the_protocol_asks_for() 
     clients, _ = CountedStage(CASE).count()
     assert len(clients) == 4
     for client in clients:
-        assert (
-            client[floor.VERIFY] == 5 + 4 + 4 + 4
-        )  # advertisements, shares, receipts; one quorum, for shares and result
-        assert client[floor.SIGN] == 5  # one per phase
+        assert client[floor.VERIFY] == 4 + 4  # the others' advertisements; one quorum, which is everybody left
+        assert client[floor.SIGN] == 4  # one per phase, but none of released shares
         assert client[floor.AGREE] == 2 + 2 * 4  # its two keys, and with each peer for masks and for the channel
-        assert client[floor.STREAM_BYTES] == 4 * 1000 * (1 + 4)  # its own mask, and one per peer
+        assert client[floor.STREAM_BYTES] == 2 * 1000 * (1 + 4)  # its own mask, and one per peer
         assert client[floor.ENCODE] == 1000
-        assert client[floor.HASH_BYTES] > 4 * 1000  # the upload, and small things
+        assert client[floor.HASH_BYTES] > 2 * 1000  # the upload, and small things
 
 
 def test_the_primitives_of_the_coordinator_are_those_that_the_protocol_asks_for() -> None:
     _, coordinator = CountedStage(CASE).count()
-    assert coordinator[floor.VERIFY] == 5 + 5 + 4 + 4 + 4  # one per message, up to a quorum of the last two
+    assert coordinator[floor.VERIFY] == 5 + 5 + 4 + 4  # one per message that is signed, up to a quorum of the last
     assert coordinator[floor.SIGN] == 0
     assert coordinator[floor.AGREE] == 1 + 4  # the dropout's key, rebuilt, and with each survivor
-    assert coordinator[floor.STREAM_BYTES] == 4 * 1000 * (4 + 4)  # own masks of survivors, and theirs with the dropout
-    assert coordinator[floor.ADD_BYTES] == coordinator[floor.STREAM_BYTES] + 4 * 1000 * 4
+    assert coordinator[floor.STREAM_BYTES] == 2 * 1000 * (4 + 4)  # own masks of survivors, and theirs with the dropout
+    assert coordinator[floor.ADD_BYTES] == coordinator[floor.STREAM_BYTES] + 2 * 1000 * 4
     assert coordinator[floor.COMBINE] == 5 * 4  # four seeds and a masking secret, of four shares each
     assert coordinator[floor.DECODE] == 1000
 

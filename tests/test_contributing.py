@@ -76,7 +76,8 @@ def test_every_method_has_a_file_of_its_own_a_place_on_the_page_and_a_type_that_
     assert f"### {method.name}\n" in page
     assert method.peft_type in OPTIONS
     assert method.peft_type in selectors._ENDINGS
-    claimed = {*selectors._ENDINGS[method.peft_type].values(), selectors.Selector.HEAD}
+    anywhere = {selectors.Selector.HEAD, selectors.Selector.VARIATE}
+    claimed = {*selectors._ENDINGS[method.peft_type].values(), *anywhere}
     assert set(method.roles) <= claimed
 
 

@@ -94,7 +94,21 @@ def test_third_party_notices_name_every_package_that_a_user_installs() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
-    needed = [*project["dependencies"], *optional["participant"], *optional["report"], *optional["postgres"]]
+    needed = [*project["dependencies"], *optional["participant"], *optional["dashboard"]]
+    needed += [*optional["report"], *optional["postgres"]]
     names = {re.split(r"[\[<>=~! ]", one)[0].lower() for one in needed}
     listed = set(re.findall(r"^\| ([a-z0-9-]+) \|", (ROOT / "THIRD_PARTY_NOTICES.md").read_text(), re.MULTILINE))
     assert names <= listed
+
+
+def walk() -> list[str]:
+    """Return the lines of the README's walk that run something, loops as they stand there."""
+    blocks = re.findall(r"<!-- walk: (?:run|stay) -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return [line.strip() for block in blocks for line in block.splitlines() if "onlysum " in line]
+
+
+def test_the_readme_takes_no_more_typing_than_it_does() -> None:
+    lines = walk()
+    assert not [line for line in lines if "awk" in line or "<<" in line]
+    assert len(lines) <= 31
+    assert sum(map(len, lines)) <= 2000

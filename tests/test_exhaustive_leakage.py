@@ -145,7 +145,6 @@ RULES: dict[str, Rule] = {
         INVENTED,
         (
             Refusal("the advertisement of"),
-            Refusal("the shares of {share.dealer} are not signed"),
             Refusal("the receipt of {receipt.sender} is not signed"),
         ),
     ),
@@ -181,7 +180,7 @@ RULES: dict[str, Rule] = {
     ),
     "a quorum for this S": Rule(
         NOBODY_COLLUDES,
-        (Instead("SurvivorSet.signed_bytes", "self.body", "b''"),),
+        (Instead("SurvivorSet.signed_bytes", "self.hash", "b''"),),
     ),
     "one S is signed": Rule(NOBODY_COLLUDES, (Refusal("another survivor set of this round is signed already"),)),
     "shares are released along one S, which a quorum signed": Rule(

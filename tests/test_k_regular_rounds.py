@@ -83,10 +83,10 @@ def test_a_graph_that_plans_accept_gives_the_exact_sum_without_two_of_sixty_and_
 
     mask = Layout.mask
 
-    def noted(layout: Layout, words: Words, terms: Callable[[str], list[MaskTerm]], *, threads: int) -> None:
+    def noted(layout: Layout, words: Words, terms: Callable[[str], list[MaskTerm]], **named: int) -> None:
         if any(frame.function == "mask" for frame in stack()[1:3]):  # a participant's, not the coordinator's
             added.extend((term.key.reveal(), term.sign) for stream, _ in layout.streams for term in terms(stream))
-        mask(layout, words, terms, threads=threads)
+        mask(layout, words, terms, **named)
 
     monkeypatch.setattr(Layout, "mask", noted)
     federation = Federation(**STRONG, entries=60)

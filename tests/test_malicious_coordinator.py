@@ -22,6 +22,7 @@ from privacy.secagg import hashes, keys, merkle
 from privacy.secagg.messages import (
     AdvertisementSet,
     AttemptOffer,
+    MaskedUpload,
     Position,
     SurvivorProposal,
     SurvivorSignature,
@@ -38,7 +39,9 @@ from tests.worlds.lying_coordinator import (
     SETS_S,
     SIGNED_HISTORIES,
     VICTIM,
+    WITHOUT_EFFECT,
     Stage,
+    as_told,
     before_the_result,
     certificate_of,
     completed,
@@ -124,6 +127,12 @@ def test_malicious_u1_that_could_rebuild_secrets_and_is_smaller_than_the_plan_as
     assert stage.lie(stage.told[:4]).code == "E-ROUND-SET"
 
 
+def test_ones_own_advertisement_is_compared_with_ones_own_and_its_signature_not_verified() -> None:
+    stage = Stage(Phase.SHARE_KEYS)
+    told = tuple(replace(one, signature=b"\0" * 64) if one.sender == VICTIM else one for one in stage.told)
+    assert stage.victim.hear(as_told(told))
+
+
 # --- COLLECT_MASKED: what is wrong with U2 ---
 
 
@@ -134,14 +143,24 @@ def test_malicious_share_sets_are_refused(sentence: str) -> None:
     assert stage.lie(change(stage.told)).code == code
 
 
-def test_malicious_share_that_names_another_holder_at_the_victims_place_is_refused() -> None:
-    """A colluding dealer signs a root over leaves of which the victim's says "carol"."""
+@pytest.mark.parametrize("sentence", WITHOUT_EFFECT)
+def test_malicious_words_about_the_signature_of_shares_that_open_change_nothing(sentence: str) -> None:
+    honest, lied_to = Stage(Phase.COLLECT_MASKED), Stage(Phase.COLLECT_MASKED)
+    lie = WITHOUT_EFFECT[sentence](lied_to.told)
+    assert lie != honest.told
+    (answer,) = lied_to.victim.hear(as_told(lie))
+    assert [answer] == honest.victim.hear(as_told(honest.told))
+    assert lied_to.round.receive(expect(MaskedUpload, answer))
+
+
+def test_malicious_share_that_names_another_holder_at_the_victims_place_is_refused_if_it_does_not_open() -> None:
+    """A colluding dealer signs a root over leaves of which the victim's says "carol", and blames nobody with it."""
     stage = Stage(Phase.COLLECT_MASKED)
     state, dealt = stage.victim.state, stage.told
     assert isinstance(state, Shared)
     leaf = replace(dealt[3].leaf, recipient="carol")
     tree = merkle.MerkleTree.over([leaf.hash] * len(state.u1))
-    lie = replace(dealt[3], leaf=leaf, proof=tree.proof(state.u1.index(VICTIM)), root=tree.root)
+    lie = replace(dealt[3], sealed=b"\0" * 94, leaf=leaf, proof=tree.proof(state.u1.index(VICTIM)), root=tree.root)
     signature = signing_key(lie.dealer).sign(lie.signed_bytes(PROTOCOL_VERSION, state.round_ctx))
     assert stage.lie((*dealt[:3], replace(lie, signature=signature))).code == "E-ROUND-CONTEXT"
 
@@ -285,10 +304,29 @@ def test_malicious_release_for_another_round_is_refused() -> None:
     assert stage.lie(replace(stage.told, proposal=proposal)).code == "E-ROUND-CONTEXT"
 
 
-def test_a_signer_releases_along_what_it_signed_though_a_receipt_lost_its_signature() -> None:
+@pytest.mark.parametrize("name", ["alice", VICTIM, "carol", "dave"])
+def test_a_receipt_whose_sender_signed_the_survivors_need_not_be_signed_as_well(name: str) -> None:
     stage = Stage(Phase.UNMASK)
-    proposal = with_receipt("erin", signature=b"\0" * 64)(stage.told.proposal)
+    assert [one.sender for one in stage.told.signatures][:4] == ["alice", "bob", "carol", "dave"]
+    proposal = with_receipt(name, signature=b"\0" * 64)(stage.told.proposal)
     assert stage.victim.hear(replace(stage.told, proposal=proposal))
+
+
+def test_ones_own_receipt_is_compared_with_ones_own_and_its_signature_not_verified() -> None:
+    stage = Stage(Phase.UNMASK)
+    others = tuple(one for one in stage.told.signatures if one.sender != VICTIM)
+    proposal = with_receipt(VICTIM, signature=b"\0" * 64)(stage.told.proposal)
+    assert stage.victim.hear(replace(stage.told, proposal=proposal, signatures=others))
+
+
+def test_malicious_receipts_of_survivors_that_were_signed_unseen_release_nothing() -> None:
+    """Survivors are signed as they are said; before a share leaves, each of them must have signed what it uploaded."""
+    stage = Stage(Phase.AGREE_SURVIVORS)
+    lie = with_receipt("erin", masked_hash=b"\0" * 32)(stage.told)
+    assert stage.victim.hear(lie)
+    context = expect(Signed, stage.victim.state).record.round_ctx
+    told = _quorum(UnmaskRequest(lie, ()), ("alice", "bob", "carol", "dave"), context)
+    assert stage.lie(told).code == "E-ROUND-SIGNATURE"
 
 
 def test_malicious_second_release_is_refused_also_for_one_who_never_signed() -> None:
@@ -310,8 +348,10 @@ def test_malicious_release_along_forged_receipts_is_refused_by_one_who_never_sig
     stage = Stage(Phase.UNMASK)
     memory = stage.victim.journal.memory
     stage.victim.journal.memory = replace(memory, signed=None)
-    told = replace(stage.told, proposal=with_receipt("erin", masked_hash=b"\0" * 32)(stage.told.proposal))
-    assert stage.lie(told).code == "E-ROUND-SIGNATURE"
+    forged = with_receipt("erin", masked_hash=b"\0" * 32)(stage.told.proposal)
+    assert stage.lie(replace(stage.told, proposal=forged)).code == "E-ROUND-QUORUM"
+    unsigned = with_receipt("erin", signature=b"\0" * 64)(stage.told.proposal)
+    assert stage.lie(replace(stage.told, proposal=unsigned)).code == "E-ROUND-SIGNATURE"
 
 
 def test_a_participant_declared_dropped_releases_nothing_and_raises_an_alarm() -> None:

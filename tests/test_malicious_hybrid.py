@@ -153,7 +153,9 @@ PASSED_ON: dict[str, Callable[[tuple[DealtShare, ...]], tuple[DealtShare, ...]]]
     "a changed KEM ciphertext of a share": lambda d: _dealt(0, sealed=flipped(d[0].sealed, 0))(d),
     "a changed KEM ciphertext of a pair secret": lambda d: _dealt(0, sealed_pair=flipped(d[0].sealed_pair, 0))(d),
     "a pair secret kept back": _dealt(0, sealed_pair=b""),
-    "a pair secret of a higher id": _dealt(1, sealed_pair=PAIR),
+    "a pair secret of a higher id beside a share that does not open": lambda d: _dealt(
+        1, sealed=flipped(d[1].sealed, 0), sealed_pair=PAIR
+    )(d),
     "a pair secret cut elsewhere": _shifted,
     "another commitment to a pair secret": _uncommitted,
 }
@@ -165,11 +167,12 @@ def test_malicious_changes_of_pair_secrets_on_the_way_are_refused(sentence: str)
     assert stage.lie(PASSED_ON[sentence](stage.told)).code == "E-ROUND-SHARE"
 
 
+UNOPENED = b"s" * SEALED_BYTES[2]  # what opens leaves nothing to complain about
 MISFITS: dict[str, tuple[str, Callable[[ShareBundle], ShareBundle]]] = {
     "no pair secret from a lower id": ("alice", consistent(1, pair=b"", commitment=b"")),
     "no commitment from a lower id": ("alice", consistent(1, commitment=b"")),
-    "a pair secret from a higher id": ("carol", consistent(1, pair=PAIR)),
-    "a commitment from a higher id": ("carol", consistent(1, commitment=b"c" * 32)),
+    "a pair secret from a higher id": ("carol", consistent(1, pair=PAIR, sealed=UNOPENED)),
+    "a commitment from a higher id": ("carol", consistent(1, commitment=b"c" * 32, sealed=UNOPENED)),
     "a sealed share of suite 1": ("alice", consistent(1, sealed=b"s" * SEALED_BYTES[1])),
 }
 

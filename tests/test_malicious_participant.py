@@ -12,7 +12,7 @@ from participant.protocol.step import Message
 from participant.protocol.transitions import Told
 from privacy.errors import PeerError, Phase, RoundAborted
 from privacy.secagg import shamir
-from privacy.secagg.messages import Advertisement, Complaint, MaskedUpload, ShareBundle
+from privacy.secagg.messages import Advertisement, Complaint, MaskedUpload, ShareBundle, UnmaskShares
 from tests.worlds.expect import expect
 from tests.worlds.federation import Federation, SeededSource
 from tests.worlds.lying_participant import (
@@ -201,8 +201,7 @@ def test_malicious_survivor_signature_is_refused() -> None:
 def test_malicious_holders_are_named_on_arrival_and_the_others_suffice(sentence: str) -> None:
     change, code = RELEASES[sentence]
     stage = Stage(Phase.UNMASK)
-    context = stage.context
-    refusal = stage.refusal(signed(change(stage.honest), context))
+    refusal = stage.refusal(change(stage.honest))
     assert (refusal.code, refusal.participant) == (code, OFFENDER)
     stage.others_go_on()
     assert (stage.round.result.total()[:5] == 1).all()
@@ -222,7 +221,7 @@ def test_malicious_second_release_of_other_shares_is_refused() -> None:
     stage = Stage(Phase.UNMASK)
     assert stage.round.receive(stage.honest)
     with pytest.raises(PeerError, match="E-ROUND-PHASE"):
-        stage.round.receive(replace(stage.honest, signature=b"\0" * 64))
+        stage.round.receive(replace(stage.honest, seed_shares=stage.honest.seed_shares[::-1]))
 
 
 def test_a_release_after_the_result_changes_nothing() -> None:
@@ -232,9 +231,13 @@ def test_a_release_after_the_result_changes_nothing() -> None:
     assert not stage.round.receive(stage.honest)
 
 
-def test_malicious_unsigned_release_is_refused() -> None:
+def test_malicious_release_in_anothers_name_is_refused_though_nobody_signs_it() -> None:
+    """Shares that are not those which their dealer's signed hashes name for this holder are known by that."""
     stage = Stage(Phase.UNMASK)
-    assert stage.refusal(replace(stage.honest, signature=b"\0" * 64)).code == "E-ROUND-SIGNATURE"
+    for name in ("alice", "bob"):
+        stolen = replace(expect(UnmaskShares, stage.answers[name][0]), sender=OFFENDER)
+        assert stage.refusal(stolen).code == "E-ROUND-SHARE"
+    stage.others_go_on()
 
 
 def test_malicious_dealer_whose_shares_rebuild_another_seed_is_named_and_nothing_is_revealed() -> None:

@@ -73,9 +73,9 @@ def test_a_recipe_is_refused_for(sentence: str, tmp_path: Path) -> None:
 
 
 PLANS: dict[str, tuple[str, dict[str, Any]]] = {
-    "noise of sigma 4": ("E-PLAN-NOISE", {"privacy": {"noise_exponent": 2}}),
-    "noise beyond the sampler": ("E-PLAN-NOISE", {"privacy": {"noise_exponent": 26}}),
-    "noise that is no power of two": ("E-PLAN-MALFORMED", {"privacy": {"noise_exponent": "3.5"}}),
+    "noise of sigma 4": ("E-PLAN-NOISE", {"privacy": {"variance_exponent": 5}}),
+    "noise beyond the sampler": ("E-PLAN-NOISE", {"privacy": {"variance_exponent": 51}}),
+    "noise that is no power of two": ("E-PLAN-MALFORMED", {"privacy": {"variance_exponent": "3.5"}}),
     "noise by its sigma": ("E-PLAN-MALFORMED", {"privacy": {"sigma": "11.5"}}),
     "a sensitivity that rounding could exceed": ("E-PLAN-NOISE", {"privacy": {"sensitivity": 4}}),
     "a sampling rate above 1": ("E-PLAN-RULE", {"privacy": {"sampling_rate": "1.01"}}),

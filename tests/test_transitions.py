@@ -65,7 +65,7 @@ class Course:
         self.state, self.memory = Idle(me.participant), me.journal.memory
         self.machine = CoordinatorRound(self.federation.plan, self.federation.offer(1, 1))
         self.said = {Abort: Abort(self.machine.offer.position)}
-        self.said[EncodedUpdate] = EncodedUpdate(np.zeros(self.federation.plan.plan.recipe.entries, dtype=np.int64))
+        self.said[EncodedUpdate] = EncodedUpdate(np.zeros(12, dtype="<u4"))
         while self.machine.phase is not Phase.RESULT:
             self._phase()
         self.said[RoundCertificate] = self.machine.result.certificate
@@ -254,3 +254,11 @@ def test_a_phase_is_not_closed_where_no_row_leads_and_nothing_changes(
     monkeypatch.undo()
     machine.close()
     assert machine.phase is right
+
+
+@pytest.mark.parametrize(("size", "word"), [(11, "<u4"), (13, "<u4"), (12, "<u8"), (0, "<u4")])
+def test_words_that_are_no_encoded_update_of_the_round_are_not_masked(size: int, word: str) -> None:
+    erin = Course(Ready)
+    with pytest.raises(LocalError, match="are no encoded update of round 1") as caught:
+        erin.tell(EncodedUpdate(np.zeros(size, dtype=word)))
+    assert caught.value.code == "E-BUG"

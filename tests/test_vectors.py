@@ -7,11 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from privacy.errors import PeerError, Phase
 from privacy.secagg import keys, shamir
+from privacy.secagg.fixed_point import Ring
 from privacy.secagg.keys import AgreementKey, SigningKey
 from privacy.secagg.merkle import merkle_verify
 from privacy.secagg.messages import MaskedUpload, Receipt
@@ -131,6 +133,17 @@ def test_a_proof_verifies_exactly_if_it_is_good(case: Any) -> None:
         bytes.fromhex(case["leaf"]), case["index"], case["size"], proof, bytes.fromhex(case["root"])
     )
     assert verified == (not case["case"].startswith("_bad_"))
+
+
+@pytest.mark.parametrize("case", cases("lanes"))
+def test_words_hold_their_entries_and_nothing_else_exactly_if_they_are_good(case: Any) -> None:
+    ring, entries = Ring(bits=64, lane_bits=case["lane_bits"]), case["entries"]
+    words = np.frombuffer(bytes.fromhex(case["words"]), dtype="<u8")
+    good = not case["case"].startswith("_bad_")
+    assert (ring.count_stray(words, len(entries)) == 0) == good
+    packed = slow_round.packed(entries, case["lane_bits"])
+    assert ([int(word) for word in words] == packed) == good
+    assert ring.decode(words, len(entries)).tolist() == entries or "behind the last" in case["case"]
 
 
 @pytest.mark.parametrize("case", cases("keys_bad"))

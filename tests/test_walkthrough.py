@@ -85,7 +85,7 @@ def test_one_round_of_five_participants_of_whom_one_drops_out() -> None:
             continue
         durable = UpdateEncoded(at.round, hashes.digest(b"of a file"), ADAPTER_HASH, offer.previous_transcript)
         memories[name] = memories[name].apply(durable)
-        step = tell(name, EncodedUpdate(updates[name]))
+        step = tell(name, EncodedUpdate(plan.layout(at.round).encode(updates[name], weight=1)))
         upload = expect(MaskedUpload, step.message)
         assert isinstance(step.record, UpdateMasked)
         assert [file.name for file in step.files] == ["masked-1-1", "shares-1-1"], "durable before it is sent"

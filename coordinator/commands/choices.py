@@ -16,6 +16,13 @@ class MemberRole(StrEnum):
     EVALUATOR = "evaluator"
 
 
+class UserRole(StrEnum):
+    """What a user of the dashboard may do; the words of ``coordinator.database.user_rows.UserRole``."""
+
+    OPERATOR = "operator"
+    AUDITOR = "auditor"
+
+
 class Weights(StrEnum):
     """How members weigh in a sum."""
 

@@ -8,12 +8,13 @@ Leaves to others: runs (``coordinator.commands.run``), members (``coordinator.co
 from __future__ import annotations
 
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.commands import member, run, security
+from coordinator.commands import member, run, security, user
 from coordinator.commands.choices import MemberRole
 from coordinator.commands.console import Directory, directory, now, opened, seconds
 from host.console import AsJson, show, show_view
@@ -23,6 +24,7 @@ from privacy.errors import LocalError
 
 if TYPE_CHECKING:
     from coordinator.daemon.status import DaemonStatus
+    from coordinator.opened import OpenHome
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +35,7 @@ app = typer.Typer(
 app.add_typer(member.app, name="member")
 app.add_typer(run.app, name="run")
 app.add_typer(security.app, name="security")
+app.add_typer(user.app, name="user")
 
 
 @app.command()
@@ -44,6 +47,9 @@ def init(
     address: Annotated[str, typer.Option("--address", help="host:port that members dial.")] = "localhost:8443",
     enrolment_address: Annotated[
         str, typer.Option("--enrolment-address", help="host:port that newcomers dial; by default the next port.")
+    ] = "",
+    admin: Annotated[
+        str, typer.Option("--admin", metavar="HOST:PORT", help="Dashboard and metrics; by default here, the next port.")
     ] = "",
     database: Annotated[
         str, typer.Option("--database", metavar="URL", help="An empty database on a server; by default a file here.")
@@ -78,6 +84,7 @@ def init(
         participants=address,
         enrolment=enrolment,
         database=database or None,
+        admin=admin or _admin_address(address, enrolment),
     )
     made = create_coordinator(home, text, now=now(), random=SystemRandom())
     value: Json = {
@@ -103,6 +110,13 @@ def _next_port(address: str) -> str:
     return f"{host}:{int(port) + 1}" if port.isdigit() else address
 
 
+def _admin_address(address: str, enrolment: str) -> str | None:
+    """Return where the dashboard is served on this machine; nowhere without its packages."""
+    taken, port = int(address.rpartition(":")[2]), int(enrolment.rpartition(":")[2]) + 1
+    port += port == taken
+    return f"127.0.0.1:{port}" if find_spec("starlette") is not None and port < 2**16 else None
+
+
 @app.command()
 def start(config: Directory = None, as_json: AsJson = False) -> None:
     """Run the service in the foreground; Ctrl-C ends it.
@@ -118,8 +132,13 @@ def start(config: Directory = None, as_json: AsJson = False) -> None:
     settings, authority = load_settings(home), load_authority(home.authority)
 
     def ready(status: DaemonStatus) -> None:
-        value: Json = {"address": status.address, "enrolment_address": status.enrolment_address}
-        line = f"Ready: members at {status.address}, newcomers at {status.enrolment_address}. Ctrl-C ends."
+        value: Json = {
+            "address": status.address,
+            "enrolment_address": status.enrolment_address,
+            "admin_address": status.admin_address,
+        }
+        seen = f", dashboard at http://{status.admin_address}" if status.admin_address else ""
+        line = f"Ready: members at {status.address}, newcomers at {status.enrolment_address}{seen}. Ctrl-C ends."
         typer.echo(line if not as_json else _compact(value))
 
     process.start(home, settings, authority, ready)
@@ -148,34 +167,65 @@ def status(config: Directory = None, as_json: AsJson = False) -> None:
         raise typer.Exit(Fault.REFUSED)
 
 
+@app.command("inbox")
+def show_inbox(config: Directory = None, as_json: AsJson = False) -> None:
+    """Show what waits for you.
+
+    Plans without an answer, invitations and certificates that end soon, disk
+    and backup.
+
+    Example: onlysum coordinator inbox
+    """
+    from coordinator.views.inbox import inbox
+
+    with opened(config) as coordinator:
+        show_view(inbox(coordinator, now()), as_json=as_json)
+
+
 @app.command()
 def invite(
-    name: Annotated[str, typer.Argument(help="Name that the newcomer will have.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names that the newcomers will have.")],
     *,
     role: Annotated[MemberRole, typer.Option("--role", help="What the newcomer will be.")] = MemberRole.PARTICIPANT,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="Kept with the member.")] = None,
     expires: Annotated[str, typer.Option("--expires", help="How long the invitation is valid.")] = "7d",
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the line to a new file, 0600.")
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="A new file, 0600; of several names, a directory of them."),
     ] = None,
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
     """Make an invitation: one line that lets one newcomer join once.
 
+    Of several names each gets a line of its own, with -o in DIR/NAME.token.
+
     Example: onlysum coordinator invite hospital-a --expires 2d
     """
+    made: list[Json] = []
+    lines: list[str] = []
+    with opened(config) as coordinator:
+        until = now() + seconds(expires)
+        for name in names:
+            file = out / f"{name}.token" if out is not None and len(names) > 1 else out
+            value, said = _invited(coordinator, name, role, label or [], until, file)
+            made.append(value)
+            lines += [*([""] if lines else []), *said]
+    show(made[0] if len(made) == 1 else made, lines, as_json=as_json)
+
+
+def _invited(
+    coordinator: OpenHome, name: str, role: MemberRole, labels: list[str], until: int, out: Path | None
+) -> tuple[Json, list[str]]:
     from coordinator.database import member_rows
     from coordinator.enrolment.invitations import make_invitation
     from host import durable
     from protos.envelope import Role
 
-    with opened(config) as coordinator:
-        until = now() + seconds(expires)
-        with coordinator.store.read() as connection:
-            unused = [token for token in member_rows.list_tokens(connection) if token.used_at is None]
-        replaced = any(token.name == name and token.expires_at > now() for token in unused)
-        line = make_invitation(coordinator, name=name, role=Role(role), labels=label or [], now=now(), until=until)
+    with coordinator.store.read() as connection:
+        unused = [token for token in member_rows.list_tokens(connection) if token.used_at is None]
+    replaced = any(token.name == name and token.expires_at > now() for token in unused)
+    line = make_invitation(coordinator, name=name, role=Role(role), labels=labels, now=now(), until=until)
     if out is not None:
         durable.write_new(out, f"{line}\n".encode(), mode=durable.FILE_MODE)
     value: Json = {
@@ -192,7 +242,7 @@ def invite(
         *(["Its previous invitation is now void."] if replaced else []),
         "There, with the line on standard input: onlysum participant join -",
     ]
-    show(value, lines, as_json=as_json)
+    return value, lines
 
 
 @app.command()
@@ -246,9 +296,13 @@ def backup(
     Example: onlysum coordinator backup /secure/clinic.tar.gz
     """
     from coordinator.daemon.backup import write_backup
+    from coordinator.database import member_rows
+    from coordinator.views.inbox import BACKED_UP
 
     with opened(config) as coordinator:
         size = write_backup(coordinator, file)
+        with coordinator.store.begin() as connection:
+            member_rows.log_security(connection, now(), BACKED_UP, coordinator.settings.federation, f"{size} bytes")
     lines = [f"Wrote {file} ({size} bytes). It holds the keys of this federation: keep it as safe as the machine."]
     show({"file": str(file), "bytes": size}, lines, as_json=as_json)
 

@@ -6,8 +6,6 @@ Leaves to others: what is shown (``coordinator.views``), following a run (``coor
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,18 +14,21 @@ import typer
 from coordinator.commands.choices import GraphKind, Suite, Weights
 from coordinator.commands.console import Directory, complete_members, complete_runs, now, opened, seconds
 from host.console import AsJson, show, show_view
-from privacy.errors import LocalError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from coordinator.database.run_rows import RunRecord
-    from coordinator.views.overview import Overview
+    from coordinator.opened import OpenHome
     from host.rendering import Json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Create, watch and end runs.")
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.", autocompletion=complete_runs)
+]
+
+NewestRun = Annotated[
+    str,
+    typer.Argument(
+        metavar="[RUN]", help="A run's id, or its beginning; by default the newest.", autocompletion=complete_runs
+    ),
 ]
 
 
@@ -53,13 +54,18 @@ def create(
     suite: Annotated[
         Suite | None, typer.Option("--suite", help="How keys are agreed; 2: also ML-KEM-768. Default: the draft's.")
     ] = None,
+    entry_bits: Annotated[
+        int | None,
+        typer.Option("--entry-bits", help="Of an entry in a sum; default: as few as cost 1% at most."),
+    ] = None,
     expires: Annotated[str, typer.Option("--expires", help="Until when the run must be over.")] = "7d",
+    then_watch: Annotated[bool, typer.Option("--watch", help="Then follow it, as `run watch` does.")] = False,
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
     """Bind a draft to a roster and propose the plan to everybody.
 
-    Noise and ring are calibrated to the roster, and the plan is signed.
+    Noise and words are calibrated to the roster, and the plan is signed.
 
     Example: onlysum coordinator run create digits/ --members a,b,c
     """
@@ -81,6 +87,7 @@ def create(
             weight_rule=weights.rule,
             ranks=creation.read_ranks(ranks),
             suite=None if suite is None else suite.number,
+            entry_bits=entry_bits,
             created_at=made_at,
             expires_at=made_at + seconds(expires),
         )
@@ -88,6 +95,26 @@ def create(
         plan = creation.make_plan(coordinator.store, coordinator.settings, known, request, random=SystemRandom())
         creation.register(coordinator.store, coordinator.home, coordinator.authority().operator, plan, draft)
     show_view(Proposal(plan), as_json=as_json)
+    if then_watch:
+        watch(plan.run_id, config, as_json=as_json)
+
+
+def _named(coordinator: OpenHome, run: str) -> str:
+    """Return the name that was given, or the id of the newest run.
+
+    Raises:
+        LocalError: ``E-NOT-FOUND``: there is no run yet.
+    """
+    from coordinator.database import run_rows
+    from privacy.errors import LocalError
+
+    if run:
+        return run
+    with coordinator.store.read() as connection:
+        runs = run_rows.list_runs(connection)
+    if not runs:
+        raise LocalError("E-NOT-FOUND", "there is no run yet")
+    return runs[-1].run_id
 
 
 @app.command("list")
@@ -103,7 +130,7 @@ def list_runs(config: Directory = None, as_json: AsJson = False) -> None:
 
 
 @app.command("show")
-def show_run(run: RunName, config: Directory = None, as_json: AsJson = False) -> None:
+def show_run(run: NewestRun = "", config: Directory = None, as_json: AsJson = False) -> None:
     """Show a run: is it going well, who is missing, what next.
 
     Example: onlysum coordinator run show 0a1b
@@ -111,11 +138,11 @@ def show_run(run: RunName, config: Directory = None, as_json: AsJson = False) ->
     from coordinator.views.overview import overview
 
     with opened(config) as coordinator:
-        show_view(overview(coordinator, run), as_json=as_json)
+        show_view(overview(coordinator, _named(coordinator, run)), as_json=as_json)
 
 
 @app.command()
-def watch(run: RunName, config: Directory = None, as_json: AsJson = False) -> None:
+def watch(run: NewestRun = "", config: Directory = None, as_json: AsJson = False) -> None:
     """Follow a run round by round until it ends.
 
     The exit code is 0 if it completed or its operator ended it, 4 if not.
@@ -125,7 +152,7 @@ def watch(run: RunName, config: Directory = None, as_json: AsJson = False) -> No
     from coordinator.commands.run_watch import follow
 
     with opened(config) as coordinator:
-        as_wanted = follow(coordinator, run, as_json=as_json)
+        as_wanted = follow(coordinator, _named(coordinator, run), as_json=as_json)
     if not as_wanted:
         raise typer.Exit(4)
 
@@ -148,31 +175,12 @@ def resume(run: RunName, config: Directory = None, as_json: AsJson = False) -> N
     _set_paused(config, run, paused=False, as_json=as_json)
 
 
-def _open_run(connection: Connection, run: str) -> RunRecord:
-    """Return a run that has not ended.
-
-    Raises:
-        LocalError: ``E-NOT-FOUND``, or ``E-USAGE``: it has ended.
-    """
-    from coordinator.database import run_rows
-
-    record = run_rows.find_run(connection, run)
-    if record.state.ended:
-        raise LocalError("E-USAGE", f"run {record.run_id} is {record.state.value} already")
-    return record
-
-
 def _set_paused(config: Path | None, run: str, *, paused: bool, as_json: bool) -> None:
-    from coordinator.database import run_rows
+    from coordinator.runs import orders
 
-    with opened(config) as coordinator, coordinator.store.begin() as connection:
-        open_run = _open_run(connection, run)
-        run_rows.set_paused(connection, open_run.run_id, paused=paused)
-    show(
-        {"run": open_run.run_id, "paused": paused},
-        [f"{'Paused' if paused else 'Resumed'} {open_run.run_id}"],
-        as_json=as_json,
-    )
+    with opened(config) as coordinator:
+        run_id = orders.set_paused(coordinator.store, run, paused=paused)
+    show({"run": run_id, "paused": paused}, [f"{'Paused' if paused else 'Resumed'} {run_id}"], as_json=as_json)
 
 
 @app.command()
@@ -181,12 +189,11 @@ def abort(run: RunName, config: Directory = None, as_json: AsJson = False) -> No
 
     Example: onlysum coordinator run abort 0a1b
     """
-    from coordinator.database import run_rows
+    from coordinator.runs import orders
 
-    with opened(config) as coordinator, coordinator.store.begin() as connection:
-        open_run = _open_run(connection, run)
-        run_rows.request_abort(connection, open_run.run_id)
-    show({"run": open_run.run_id, "abort_requested": True}, [f"The daemon ends {open_run.run_id}."], as_json=as_json)
+    with opened(config) as coordinator:
+        run_id = orders.abort(coordinator.store, run)
+    show({"run": run_id, "abort_requested": True}, [f"The daemon ends {run_id}."], as_json=as_json)
 
 
 @app.command()
@@ -220,33 +227,20 @@ def include(
 
 
 def _set_excluded(config: Path | None, run: str, member: str, *, excluded: bool, as_json: bool) -> None:
-    from coordinator.database import member_rows, standing_rows
+    from coordinator.runs import orders
 
-    with opened(config) as coordinator, coordinator.store.begin() as connection:
-        open_run = _open_run(connection, run)
-        run_id, plan = open_run.run_id, open_run.parsed()
-        roster = [participant.id for participant in plan.roster]
-        out = standing_rows.excluded_members(connection, run_id).keys()
-        if member not in roster:
-            raise LocalError("E-NOT-FOUND", f"{member!r} is not on the roster of run {run_id}: {', '.join(roster)}")
-        left = len(roster) - len(out | {member} if excluded else out - {member})
-        if excluded and left < plan.min_survivors:
-            least = f"the plan asks for at least {plan.min_survivors} participants in a sum"
-            raise LocalError("E-USAGE", f"without {member} {left} of {len(roster)} would be left, and {least}")
-        if excluded != (member in out):
-            standing_rows.set_excluded(connection, run_id, member, excluded=excluded, now=now())
-            kind = "member-excluded" if excluded else "member-included"
-            member_rows.log_security(connection, now(), kind, member, run_id)
-    what = f"Excluded {member} from {run_id}" if excluded else f"Took {member} back into {run_id}"
-    value: Json = {"run": run_id, "member": member, "excluded": excluded, "left": left}
-    show(value, [f"{what}; {left} of {len(roster)} take part."], as_json=as_json)
+    with opened(config) as coordinator:
+        left = orders.set_excluded(coordinator.store, run, member, excluded=excluded, now=now())
+    what = f"Excluded {member} from {left.run_id}" if excluded else f"Took {member} back into {left.run_id}"
+    value: Json = {"run": left.run_id, "member": member, "excluded": excluded, "left": left.taking_part}
+    show(value, [f"{what}; {left.taking_part} of {left.roster} take part."], as_json=as_json)
 
 
 @app.command()
 def export(
-    run: RunName,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="A new directory.")],
+    run: NewestRun = "",
     *,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="A new directory.")],
     released: Annotated[
         bool, typer.Option("--released", help="Of a run that ended early: what its completed rounds released.")
     ] = False,
@@ -259,30 +253,15 @@ def export(
 
     Example: onlysum coordinator run export 0a1b -o result
     """
-    import json
-
-    from coordinator.runs.global_adapter import RunFiles
-    from coordinator.runs.release import write_adapter
+    from coordinator.runs.orders import export_run
     from coordinator.views.overview import overview
     from host import durable
 
     with opened(config) as coordinator:
-        ended = overview(coordinator, run)
-        files = RunFiles(coordinator.home.run(ended.run.run_id))
-    last, rounds = _unfinished_at(ended, released=released), ended.plan.recipe.rounds
-    with durable.new_directory(out) as directory, tempfile.TemporaryDirectory() as scratch:
-        adapter = files.exported if last is None else Path(scratch)
-        if last is not None:
-            write_adapter(adapter, ended.plan, files, ended.evaluations, completed=last)
-        (directory / "adapter").mkdir()
-        for file in adapter.iterdir():
-            shutil.copyfile(file, directory / "adapter" / file.name)
-        if files.report.exists():
-            shutil.copyfile(files.report, directory / "report.json")
-        (directory / "plan.json").write_bytes(ended.run.plan)
-        (directory / "plan.sig").write_bytes(ended.run.signature)
-        (directory / "evaluations.json").write_text(json.dumps(ended.evaluation_values(), indent=2))
-    names = sorted(path.name for path in out.iterdir())
+        ended = overview(coordinator, _named(coordinator, run))
+        with durable.new_directory(out) as directory:
+            last = export_run(coordinator.home, ended, directory, released=released)
+    names, rounds = sorted(path.name for path in out.iterdir()), ended.plan.recipe.rounds
     value: Json = {
         "run": ended.run.run_id,
         "directory": str(out),
@@ -295,24 +274,3 @@ def export(
     if last is not None:
         lines += [f"The run did not complete: this is the adapter after round {last} of {rounds}."]
     show(value, lines, as_json=as_json)
-
-
-def _unfinished_at(ended: Overview, *, released: bool) -> int | None:
-    """Return after which round the adapter is that leaves a run that ended early; ``None``: it completed.
-
-    Raises:
-        LocalError: ``E-USAGE``: the run goes on, has released nothing, or ended early and that was not asked for.
-    """
-    from coordinator.database.run_rows import RunState
-
-    run, completed = ended.run, len(ended.rounds)
-    if run.state is RunState.COMPLETED:
-        return None
-    why = f"run {run.run_id} is {run.state.value}, not completed"
-    if not run.state.ended:
-        raise LocalError("E-USAGE", f"{why}; end it first, or wait")
-    if not completed:
-        raise LocalError("E-USAGE", f"{why}, and has released nothing")
-    if not released:
-        raise LocalError("E-USAGE", f"{why}; --released exports what {completed} of its rounds released")
-    return ended.rounds[-1].round

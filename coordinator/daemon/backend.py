@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from privacy.errors import NetworkError
 from privacy.secagg.messages import Position
 from protos.envelope import Enrolment, Hello, Membership, NumberedTask, Submission, Welcome
 
@@ -32,6 +33,10 @@ class Backend(Protocol):
         """Take note of an error of the coordinator itself that ended a call."""
         ...
 
+    def over_quota(self, member: str, error: NetworkError) -> None:
+        """Take note of a member that was refused because it asked for more than its quota: the operator hears of it."""
+        ...
+
     async def handshake(self, member: str, hello: Hello) -> Welcome:
         """Match versions, note what the member announces, tell it what was last seen of it."""
         ...
@@ -48,8 +53,14 @@ class Backend(Protocol):
         """Return how many bytes a submission of this member may have, from the rosters of its runs."""
         ...
 
-    async def submit(self, member: str, submission: Submission) -> None:
-        """Take a message; it is durable when this returns. Repeating the same message is not an error."""
+    async def submit(self, member: str, submission: Submission, data: bytes = b"") -> None:
+        """Take a message; it is durable when this returns. Repeating the same message is not an error.
+
+        Args:
+            member: the caller.
+            submission: the message.
+            data: its one form, as it came; made anew where it is not given.
+        """
         ...
 
     async def upload_offset(self, member: str, run_id: str, position: Position, sha256: bytes, length: int) -> int:

@@ -120,15 +120,16 @@ def _ports(home: Home, settings: Settings) -> str:
     status = read_status(home)
     if status is not None:
         return f"the daemon listens at {status.address} and {status.enrolment_address}"
-    for listener in (settings.participants, settings.enrolment):
-        host, _, port = listener.bind.rpartition(":")
+    admin = (settings.admin.listen,) if settings.admin else ()
+    for address in (settings.participants.bind, settings.enrolment.bind, *admin):
+        host, _, port = address.rpartition(":")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host.strip("[]"), int(port)))
             except OSError as error:
-                raise CheckFailed(f"{listener.bind} cannot be bound: {error.strerror}") from None
+                raise CheckFailed(f"{address} cannot be bound: {error.strerror}") from None
     return "free; the daemon does not run"
 
 

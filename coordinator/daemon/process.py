@@ -16,14 +16,16 @@ from dataclasses import replace
 from typing import Final
 
 from coordinator.config import Settings
+from coordinator.daemon import admin
 from coordinator.daemon.runner import Runner
-from coordinator.daemon.service import Credentials, serve
+from coordinator.daemon.service import Credentials, Listeners, serve
+from coordinator.daemon.sightings import Sightings
 from coordinator.daemon.status import DaemonStatus, write_status
 from coordinator.database.store import Store
 from coordinator.enrolment.authority import Authority
 from coordinator.enrolment.renewal import with_valid_server
 from coordinator.home import Home
-from coordinator.opened import open_store
+from coordinator.opened import OpenHome, open_store
 from host.locks import only_daemon
 from host.logs import logging_to
 from host.service_manager import GRACE_SECONDS, READY, STOPPING, StopSignals, notify
@@ -79,16 +81,30 @@ async def _serve(
         address=settings.participants.bind,
         enrolment_address=settings.enrolment.bind,
     )
+    opened = OpenHome(home, settings, store)
+    async with admin.serving(opened, runner.refusals) as admin_address:
+        await _run(stop, runner, listeners, opened, admin_address, ready)
+
+
+async def _run(
+    stop: asyncio.Event,
+    runner: Runner,
+    listeners: Listeners,
+    opened: OpenHome,
+    admin_address: str,
+    ready: Callable[[DaemonStatus], None],
+) -> None:
     status = DaemonStatus(
         pid=os.getpid(),
         started_at=int(SystemClock().now()),
         address=listeners.address,
         enrolment_address=listeners.enrolment_address,
+        admin_address=admin_address,
     )
-    write_status(home, status)
+    write_status(opened.home, status)
     ready(status)
     notify(READY)
-    work = [asyncio.create_task(runner.serve()), asyncio.create_task(_keep_status(home, status, runner))]
+    work = [asyncio.create_task(runner.serve()), asyncio.create_task(_keep_status(opened, status, runner))]
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([*work, stopped], return_when=asyncio.FIRST_COMPLETED)
     notify(STOPPING)
@@ -100,10 +116,12 @@ async def _serve(
             raise outcome
 
 
-async def _keep_status(home: Home, status: DaemonStatus, runner: Runner) -> None:
+async def _keep_status(opened: OpenHome, status: DaemonStatus, runner: Runner) -> None:
+    sightings = Sightings(opened.store, SystemClock())
     while True:
         current = replace(status, live=tuple(sorted(runner.liveness.all_live())), troubles=runner.troubles())
+        await asyncio.to_thread(sightings.note, current.live)
         if current != status:
             status = current
-            write_status(home, status)
+            write_status(opened.home, status)
         await asyncio.sleep(STATUS_SECONDS)

@@ -14,6 +14,7 @@ import ssl
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -23,8 +24,10 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from coordinator.daemon.backend import Backend
-from coordinator.daemon.quotas import CallQuota
-from privacy.errors import LocalError, OnlysumError, PeerError, Phase
+from coordinator.daemon.encoding import EncodedOnce, timed
+from coordinator.daemon.quotas import BUSY_SECONDS, CALL_SECONDS, CallQuota, ChunkSizes, WorkQuota, unstalled
+from host.system import SystemClock
+from privacy.errors import LocalError, NetworkError, OnlysumError, PeerError, Phase
 from privacy.secret import SecretBytes
 from protos import codec, transport
 from protos import codec_transport as wire
@@ -34,6 +37,7 @@ from protos.envelope import (
     Chunk,
     Evaluation,
     MemberLeft,
+    MessageWithHeads,
     PlanApproved,
     PlanRefused,
     RoundKnown,
@@ -51,7 +55,7 @@ NEWCOMER_OPTIONS: Final = (
 )
 STOP_SECONDS: Final = 1.0  # that calls in flight are given when the service stops
 DECODED_AT_ONCE: Final = 2**14  # bytes of a message that the event loop itself may decode: 30 ms of datasets
-KEPT_CHUNKS: Final = 16  # of content, encoded, at most 1 MiB each: members of a round download the same
+KEPT_CERTIFICATES: Final = 2**14  # of members: they are compared at each call
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = Any  # bytes of a unary call, an iterator over bytes of a streamed one
@@ -219,15 +223,11 @@ def _check_submission(member: str, submission: Submission) -> None:
     match submission:
         case PlanApproved() | PlanRefused() | Abstained() | Evaluation() | RoundKnown() | MemberLeft():
             return
+        case MessageWithHeads():
+            _check_sender(member, submission.heads.sender)
+            _check_sender(member, submission.sender)
         case _:
             _check_sender(member, submission.sender)
-
-
-async def _decoded(decode: Callable[..., V], data: bytes, member: str) -> V:
-    """Decode a message; a large one in a thread, since meanwhile others want to be heard."""
-    if len(data) <= DECODED_AT_ONCE:
-        return decode(data, sender=member)
-    return await asyncio.to_thread(decode, data, sender=member)
 
 
 def _unexpected(member: str, rule: str) -> PeerError:
@@ -251,7 +251,8 @@ class FederationService:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._quota = CallQuota()
-        self._chunks: dict[tuple[bytes, int, int], bytes] = {}
+        self._work = WorkQuota(SystemClock())
+        self._encoded = EncodedOnce()
         self.methods: Final[Mapping[str, Method]] = {
             "Handshake": self._limited("Handshake", self._handshake),
             "Poll": self._limited("Poll", self._poll),
@@ -266,8 +267,15 @@ class FederationService:
 
         async def limited(request: Request, context: Context) -> bytes | None:
             member = await self._admitted(context)
-            with self._quota.call(member, call):
-                return await behaviour(member, request, context)
+            try:
+                self._work.spend(member, CALL_SECONDS)
+                with self._quota.call(member, call):
+                    return await behaviour(member, request, context)
+            except NetworkError as error:
+                if error.code == "E-NET-BUSY":
+                    self._backend.over_quota(member, error)
+                    await asyncio.sleep(BUSY_SECONDS)
+                raise
 
         return limited
 
@@ -275,34 +283,46 @@ class FederationService:
         """Return the caller's name if its certificate counts."""
         verified = context.auth_context()
         member = member_of(verified)
-        shown = next(iter(verified["x509_pem_cert"]))
         session = session_of(context.invocation_metadata() or (), member)
-        await self._backend.admit(member, ssl.PEM_cert_to_DER_cert(shown.decode()), session)
+        await self._backend.admit(member, _der(next(iter(verified["x509_pem_cert"]))), session)
         return member
 
+    async def _decoded(self, decode: Callable[..., V], data: bytes, member: str) -> V:
+        """Decode a message at its sender's cost; a large one in a thread, since meanwhile others want to be heard."""
+        if len(data) <= DECODED_AT_ONCE:
+            return decode(data, sender=member)
+        value, seconds = await asyncio.to_thread(timed, decode, data, sender=member)
+        self._work.spend(member, seconds)
+        return value
+
     async def _handshake(self, member: str, request: Request, context: Context) -> bytes:
-        hello = await _decoded(codec.decode_hello, request, member)
+        hello = await self._decoded(codec.decode_hello, request, member)
         _check_sender(member, hello.member)
         return codec.encode_welcome(await self._backend.handshake(member, hello))
 
     async def _poll(self, member: str, request: Request, context: Context) -> None:
-        poll = await _decoded(wire.decode_poll, request, member)
+        poll = wire.decode_poll(request, sender=member)
         wait = min(poll.wait_seconds, transport.MAX_POLL_SECONDS)
         task = await self._backend.next_task(member, poll.seen, wait)
         if task is not None:
-            for chunk in transport.pieces(codec.encode_task(task)):
-                await context.write(wire.encode_chunk(chunk))
+            chunks, seconds = await self._encoded.task(task)
+            self._work.spend(member, seconds)
+            for data in chunks:
+                await context.write(data)
 
     async def _submit(self, member: str, request: Request, context: Context) -> bytes:
         most = min(codec.MAX_SUBMISSION_BYTES, self._backend.submission_limit(member))
-        message = transport.Assembly(sender=member, most=most)
+        message, sizes = transport.Assembly(sender=member, most=most), ChunkSizes(member)
         with self._quota.buffer(member, most) as buffered:
-            async for data in request:
+            async for data in unstalled(request, member):
                 buffered.add(len(data))
-                message.add(wire.decode_chunk(data, sender=member))
-            submission = await _decoded(codec.decode_submission, message.whole(), member)
+                chunk = await self._decoded(wire.decode_chunk, data, member)
+                sizes.take(len(chunk.data))
+                message.add(chunk)
+            whole = message.whole()
+            submission = await self._decoded(codec.decode_submission, whole, member)
         _check_submission(member, submission)
-        await self._backend.submit(member, submission)
+        await self._backend.submit(member, submission, whole)
         return wire.encode_accepted()
 
     async def _upload_offset(self, member: str, request: Request, context: Context) -> bytes:
@@ -312,7 +332,7 @@ class FederationService:
         return await self._backend.upload_offset(member, upload.run_id, upload.position, upload.sha256, upload.length)
 
     async def _upload(self, member: str, request: Request, context: Context) -> bytes:
-        parts = _upload_parts(request, member)
+        parts, sizes = self._upload_parts(request, member), ChunkSizes(member)
         upload = await anext(parts, None)
         if not isinstance(upload, UploadAnnounced):
             raise _unexpected(member, "an upload begins with its announcement")
@@ -323,10 +343,15 @@ class FederationService:
             if chunk.offset != offset or offset + len(chunk.data) > upload.length:
                 rule = f"{len(chunk.data)} bytes at offset {chunk.offset} came where offset {offset} was due"
                 raise _unexpected(member, f"{rule}, of {upload.length} in all; resume from offset {offset}")
+            sizes.take(len(chunk.data))
             offset = await self._backend.write_chunk(
                 member, upload.run_id, upload.position, upload.sha256, offset, chunk.data
             )
         return wire.encode_offset(offset)
+
+    async def _upload_parts(self, request: AsyncIterator[bytes], member: str) -> AsyncIterator[UploadAnnounced | Chunk]:
+        async for data in unstalled(request, member):
+            yield await self._decoded(wire.decode_upload_part, data, member)
 
     async def _download(self, member: str, request: Request, context: Context) -> None:
         wanted = wire.decode_content_request(request, sender=member)
@@ -334,22 +359,14 @@ class FederationService:
         content = self._backend.read_content(member, wanted.sha256, offset)
         try:
             async for data in content:
-                await context.write(self._encoded(wanted.sha256, Chunk(offset, data)))
+                self._work.spend(member, CALL_SECONDS)
+                await context.write(self._encoded.chunk(wanted.sha256, Chunk(offset, data)))
                 offset += len(data)
         finally:
             if isinstance(content, AsyncGenerator):  # a cut download lets go of its file now, not at collection
                 await content.aclose()
 
-    def _encoded(self, content: bytes, chunk: Chunk) -> bytes:
-        """Return a chunk of some content as it travels, hashed once for all members that ask for it at the time."""
-        key = content, chunk.offset, len(chunk.data)
-        data = self._chunks.pop(key, None) or wire.encode_chunk(chunk)
-        self._chunks[key] = data  # last: those that nobody asks for come first
-        if len(self._chunks) > KEPT_CHUNKS:
-            del self._chunks[next(iter(self._chunks))]
-        return data
 
-
-async def _upload_parts(request: AsyncIterator[bytes], member: str) -> AsyncIterator[UploadAnnounced | Chunk]:
-    async for data in request:
-        yield wire.decode_upload_part(data, sender=member)
+@lru_cache(maxsize=KEPT_CERTIFICATES)
+def _der(certificate: bytes) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(certificate.decode())

@@ -23,6 +23,7 @@ class DaemonStatus:
     enrolment_address: str
     live: tuple[str, ...] = ()
     troubles: tuple[Trouble, ...] = ()
+    admin_address: str = ""  # empty: no dashboard is served
 
 
 def write_status(home: Home, status: DaemonStatus) -> None:

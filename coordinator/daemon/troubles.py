@@ -36,7 +36,11 @@ class Troubles:
         """Remember an error of this machine; a peer's fault is none."""
         raised = as_local(error)
         if raised is not None:
-            self._last[Trouble(raised.code, raised.detail[:MAX_DETAIL])] = self._clock.monotonic()
+            self.add(Trouble(raised.code, raised.detail[:MAX_DETAIL]))
+
+    def add(self, trouble: Trouble) -> None:
+        """Remember a trouble."""
+        self._last[trouble] = self._clock.monotonic()
         while len(self._last) > MAX_TROUBLES:
             del self._last[min(self._last, key=lambda trouble: self._last[trouble])]
 

@@ -8,7 +8,7 @@ participant's update. Leaves to others: what the events mean (``coordinator.runs
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import sqlalchemy as sa
@@ -61,11 +61,6 @@ def open_attempt(connection: Connection, run_id: str, at: Position, now: int) ->
     )
 
 
-def set_phase(connection: Connection, run_id: str, at: Position, phase: str) -> None:
-    """Record which phase an attempt is in."""
-    connection.execute(_this_attempt(run_id, at).values(phase=phase))
-
-
 def end_attempt(
     connection: Connection, run_id: str, at: Position, state: str, *, now: int, code: str = "", reason: str = ""
 ) -> None:
@@ -92,15 +87,59 @@ def list_attempts(connection: Connection, run_id: str, *, after: int = 0) -> tup
     )
 
 
-def add_event(
-    connection: Connection, run_id: str, at: Position, *, kind: str, sender: str, body: bytes, now: int
-) -> None:
-    """Append an event to an attempt."""
-    connection.execute(
-        sa.insert(events).values(
-            run_id=run_id, round=at.round, attempt=at.attempt, kind=kind, sender=sender, body=body, at=now
-        )
-    )
+@dataclass(slots=True)
+class Rows:
+    """Rows of attempts that are written together, in the order in which they were added."""
+
+    events: list[dict[str, object]] = field(default_factory=list)
+    latest: dict[tuple[str, str, str], dict[str, object]] = field(default_factory=dict)
+    uploads: list[dict[str, object]] = field(default_factory=list)
+    phases: list[tuple[str, Position, str]] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there are none."""
+        return not (self.events or self.latest or self.uploads or self.phases)
+
+    def add_event(self, run_id: str, at: Position, *, kind: str, sender: str, body: bytes, now: int) -> None:
+        """Append an event to an attempt."""
+        self.events.append(_event(run_id, at, kind=kind, sender=sender, body=body, now=now))
+
+    def replace_event(self, run_id: str, at: Position, *, kind: str, sender: str, body: bytes, now: int) -> None:
+        """Append an event of which a run keeps each sender's last alone, whatever the attempt."""
+        self.latest.pop((run_id, sender, kind), None)  # so that the last one added is the last one written
+        self.latest[run_id, sender, kind] = _event(run_id, at, kind=kind, sender=sender, body=body, now=now)
+
+    def add_upload(self, run_id: str, at: Position, *, member: str, sha256: bytes, length: int) -> None:
+        """Count a complete upload."""
+        here = {"run_id": run_id, "round": at.round, "attempt": at.attempt, "member": member}
+        self.uploads.append({**here, "sha256": sha256, "length": length})
+
+    def set_phase(self, run_id: str, at: Position, phase: str) -> None:
+        """Record which phase an attempt is in."""
+        self.phases.append((run_id, at, phase))
+
+    def write(self, connection: Connection) -> None:
+        """Write all of them."""
+        if self.latest:
+            stale = sa.delete(events).where(
+                events.c.run_id == sa.bindparam("of_run"),
+                events.c.sender == sa.bindparam("of_sender"),
+                events.c.kind == sa.bindparam("of_kind"),
+            )
+            keys = [{"of_run": run, "of_sender": sender, "of_kind": kind} for run, sender, kind in self.latest]
+            connection.execute(stale, keys)
+        if rows := [*self.latest.values(), *self.events]:  # heads before the messages that they go with
+            connection.execute(sa.insert(events), rows)
+        if self.uploads:
+            connection.execute(sa.insert(uploads), self.uploads)
+        for run_id, at, phase in self.phases:
+            connection.execute(_this_attempt(run_id, at).values(phase=phase))
+
+
+def _event(run_id: str, at: Position, *, kind: str, sender: str, body: bytes, now: int) -> dict[str, object]:
+    where = {"run_id": run_id, "round": at.round, "attempt": at.attempt}
+    return {**where, "kind": kind, "sender": sender, "body": body, "at": now}
 
 
 def list_events(connection: Connection, run_id: str, at: Position) -> tuple[EventRecord, ...]:
@@ -129,20 +168,21 @@ def closings_after(
     )
 
 
-def last_event_of(connection: Connection, run_id: str, sender: str, kinds: Collection[str]) -> EventRecord | None:
-    """Return a member's last event of some kinds in a run, whatever the attempt."""
-    here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind.in_(kinds))
-    row = connection.execute(sa.select(events).where(*here).order_by(events.c.id.desc()).limit(1)).one_or_none()
-    return None if row is None else EventRecord(row.id, row.kind, row.sender, bytes(row.body), row.at)
+def last_of_each(connection: Connection, run_id: str, kind: str) -> tuple[tuple[int, int, EventRecord], ...]:
+    """Return each sender's last event of a kind in a run, behind its round and attempt."""
+    here = (events.c.run_id == run_id, events.c.kind == kind)
+    newest = sa.select(sa.func.max(events.c.id)).where(*here).group_by(events.c.sender)
+    query = sa.select(events).where(events.c.id.in_(newest)).order_by(events.c.id)
+    return tuple(
+        (r.round, r.attempt, EventRecord(r.id, r.kind, r.sender, bytes(r.body), r.at))
+        for r in connection.execute(query)
+    )
 
 
-def replace_event(
-    connection: Connection, run_id: str, at: Position, *, kind: str, sender: str, body: bytes, now: int
-) -> None:
-    """Append an event of which a run keeps each sender's last alone, whatever the attempt."""
-    here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind == kind)
-    connection.execute(sa.delete(events).where(*here))
-    add_event(connection, run_id, at, kind=kind, sender=sender, body=body, now=now)
+def last_by_sender(connection: Connection, run_id: str, kinds: Collection[str]) -> dict[str, EventRecord]:
+    """Return each member's last event of some kinds in a run, whatever the attempt."""
+    query = sa.select(events).where(events.c.run_id == run_id, events.c.kind.in_(kinds)).order_by(events.c.id)
+    return {r.sender: EventRecord(r.id, r.kind, r.sender, bytes(r.body), r.at) for r in connection.execute(query)}
 
 
 def last_events_of(
@@ -156,16 +196,11 @@ def last_events_of(
     return tuple(EventRecord(row.id, row.kind, row.sender, bytes(row.body), row.at) for row in reversed(rows))
 
 
-def last_advertised_round(connection: Connection, run_id: str, sender: str, kind: str) -> int:
-    """Return the highest round in which a member has an event of a kind; 0 if none."""
-    here = (events.c.run_id == run_id, events.c.sender == sender, events.c.kind == kind)
-    return connection.execute(sa.select(sa.func.max(events.c.round)).where(*here)).scalar() or 0
-
-
-def add_upload(connection: Connection, run_id: str, at: Position, *, member: str, sha256: bytes, length: int) -> None:
-    """Count a complete upload."""
-    values = {"run_id": run_id, "round": at.round, "attempt": at.attempt, "member": member}
-    connection.execute(sa.insert(uploads).values(**values, sha256=sha256, length=length))
+def last_rounds_of(connection: Connection, run_id: str, kind: str) -> dict[str, int]:
+    """Return the highest round in which each member has an event of a kind."""
+    here = (events.c.run_id == run_id, events.c.kind == kind)
+    query = sa.select(events.c.sender, sa.func.max(events.c.round)).where(*here).group_by(events.c.sender)
+    return {sender: int(number) for sender, number in connection.execute(query)}
 
 
 def uploaded_bytes(connection: Connection, run_id: str) -> dict[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,6 +38,7 @@ class MemberRecord:
     software_version: str
     enrolled_at: int
     revoked_at: int | None
+    last_seen: int | None = None
 
     @property
     def active(self) -> bool:
@@ -245,33 +246,41 @@ def announced(connection: Connection, name: str) -> tuple[DatasetOffer, ...]:
     return tuple(sorted(offers, key=lambda offer: offer.name))
 
 
-def see_head(connection: Connection, member: MemberRecord, head: LedgerHead, now: int) -> LedgerHead:
-    """Return the highest ledger head that a member's identity has shown before or now, and remember it.
+def log_older_head(connection: Connection, name: str, head: LedgerHead, known: LedgerHead, now: int) -> None:
+    """Log that a member has shown an older head than before, or another one at the same place.
 
-    A member that shows an older head, or another one at the same place, learns of it from the answer and abstains.
-    The security log says of an identity that is new under its name that nobody can tell whether its ledger is, too.
+    It learns of it from the answer and abstains.
     """
-    known = keep_head(connection, head, name=member.name, identity_key=member.identity_key, now=now)
-    if head.place != known.place:
-        detail = f"showed head {head.sequence}, last seen {known.sequence}"
-        log_security(connection, now, "ledger-rollback", member.name, detail)
-    return known
+    log_security(connection, now, "ledger-rollback", name, f"showed head {head.sequence}, last seen {known.sequence}")
 
 
 def keep_head(connection: Connection, head: LedgerHead, *, name: str, identity_key: bytes, now: int) -> LedgerHead:
-    """Return the highest ledger head that a member's identity has shown before or now, and remember it."""
-    row = connection.execute(sa.select(heads).where(heads.c.identity_key == identity_key)).one_or_none()
-    known = LedgerHead(row.sequence, bytes(row.hash), bytes(row.signature)) if row is not None else NO_HEAD
-    unsigned = head.place == known.place and not known.signature
-    if head.sequence <= known.sequence and not unsigned:
+    """Return the highest ledger head that a member's identity has shown before or now, and remember it.
+
+    The security log says of an identity that is new under its name that nobody can tell whether its ledger is, too.
+    """
+    known = highest_head(connection, identity_key)
+    if newer_head(known, head) is known:
         return known
     values = {"member": name, "sequence": head.sequence, "hash": head.hash, "signature": head.signature, "at": now}
-    if row is None:
+    if known is NO_HEAD:
         _note_new_identity(connection, name, head, now)
         connection.execute(sa.insert(heads).values(identity_key=identity_key, **values))
     else:
         connection.execute(sa.update(heads).where(heads.c.identity_key == identity_key).values(**values))
     return head
+
+
+def highest_head(connection: Connection, identity_key: bytes) -> LedgerHead:
+    """Return the highest ledger head that an identity has shown; :data:`NO_HEAD` if none."""
+    row = connection.execute(sa.select(heads).where(heads.c.identity_key == identity_key)).one_or_none()
+    return LedgerHead(row.sequence, bytes(row.hash), bytes(row.signature)) if row is not None else NO_HEAD
+
+
+def newer_head(known: LedgerHead, head: LedgerHead) -> LedgerHead:
+    """Return the higher of two heads; the known one unless the other one is above it, or brings its signature."""
+    unsigned = head.place == known.place and not known.signature
+    return known if head.sequence <= known.sequence and not unsigned else head
 
 
 def _note_new_identity(connection: Connection, name: str, head: LedgerHead, now: int) -> None:
@@ -298,7 +307,13 @@ def _member(row: sa.Row[tuple[object, ...]]) -> MemberRecord:
         software_version=row.software_version,
         enrolled_at=row.enrolled_at,
         revoked_at=row.revoked_at,
+        last_seen=row.last_seen,
     )
+
+
+def saw_members(connection: Connection, names: Collection[str], now: int) -> None:
+    """Remember that members are, or were just now, connected."""
+    connection.execute(sa.update(members).where(members.c.name.in_(names)).values(last_seen=now))
 
 
 # --- the security log ---
@@ -314,12 +329,27 @@ def log_security(connection: Connection, at: int, kind: str, subject: str, detai
     )
 
 
+def newest_row(connection: Connection) -> int:
+    """Return the number of the newest row of the security log; 0 if there is none."""
+    return connection.execute(sa.select(sa.func.max(security.c.sequence))).scalar() or 0
+
+
 def security_log(connection: Connection) -> tuple[SecurityRow, ...]:
     """Return the security log, oldest first."""
     rows = connection.execute(sa.select(security).order_by(security.c.sequence))
-    return tuple(
-        SecurityRow(r.sequence, r.at, r.kind, r.subject, r.detail, bytes(r.previous), bytes(r.hash)) for r in rows
-    )
+    return tuple(_security_row(row) for row in rows)
+
+
+def _security_row(row: sa.Row[tuple[object, ...]]) -> SecurityRow:
+    return SecurityRow(row.sequence, row.at, row.kind, row.subject, row.detail, bytes(row.previous), bytes(row.hash))
+
+
+def newest_security(connection: Connection, kinds: Collection[str], *, after: int = 0) -> tuple[SecurityRow, ...]:
+    """Return the newest rows of some kinds for each subject, of those written after a time."""
+    here = (security.c.kind.in_(kinds), security.c.at > after)
+    newest = sa.select(sa.func.max(security.c.sequence)).where(*here).group_by(security.c.subject)
+    query = sa.select(security).where(security.c.sequence.in_(newest)).order_by(security.c.sequence)
+    return tuple(_security_row(row) for row in connection.execute(query))
 
 
 def verify_security_log(rows: Sequence[SecurityRow]) -> None:

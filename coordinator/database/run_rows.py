@@ -7,7 +7,8 @@ Leaves to others: attempts (``coordinator.database.attempt_rows``), the bytes in
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -16,7 +17,9 @@ from sqlalchemy.engine import Connection
 
 from coordinator.database.member_rows import log_security
 from coordinator.database.tables import approvals, evaluations, events, rounds, runs
+from privacy import canonical
 from privacy.errors import OnlysumError
+from privacy.evaluation import Metric
 from privacy.plan import Plan
 from protos.envelope import Evaluation, PlanApproved, PlanRefused
 
@@ -103,7 +106,7 @@ class EvaluationRecord:
 
     round: int
     evaluator: str
-    correct: int
+    metrics: tuple[Metric, ...]
     examples: int
     adapter_sha256: bytes
     data_sha256: bytes
@@ -154,6 +157,21 @@ def find_run(connection: Connection, name: str) -> RunRecord:
     if len(found) != 1:
         raise OnlysumError("E-NOT-FOUND", f"{len(found)} runs begin with {name!r}" if found else f"no run {name!r}")
     return found[0]
+
+
+def refreshed(connection: Connection, run: RunRecord) -> RunRecord:
+    """Return a run's row as it is now; its plan, which is long and never changes, is not read again."""
+    changing = (runs.c.state, runs.c.code, runs.c.reason, runs.c.paused, runs.c.abort_requested, runs.c.ended_at)
+    row = connection.execute(sa.select(*changing).where(runs.c.run_id == run.run_id)).one()
+    return replace(
+        run,
+        state=RunState(row.state),
+        code=row.code,
+        reason=row.reason,
+        paused=row.paused,
+        abort_requested=row.abort_requested,
+        ended_at=row.ended_at,
+    )
 
 
 def plan_with_hash(connection: Connection, plan_hash: bytes, *, member: str) -> bytes | None:
@@ -227,6 +245,13 @@ def add_approval(connection: Connection, member: str, answer: PlanApproved | Pla
     connection.execute(sa.insert(approvals).values(run_id=answer.run_id, member=member, at=now, **values))
 
 
+def approval_record(member: str, answer: PlanApproved | PlanRefused, now: int) -> ApprovalRecord:
+    """Return the record that :func:`add_approval` makes."""
+    if isinstance(answer, PlanApproved):
+        return ApprovalRecord(member, True, "", "", now)
+    return ApprovalRecord(member, False, answer.code, answer.because, now)
+
+
 def list_approvals(connection: Connection, run_id: str) -> tuple[ApprovalRecord, ...]:
     """Return the answers to a plan, in the order in which they came."""
     rows = connection.execute(sa.select(approvals).where(approvals.c.run_id == run_id))
@@ -273,7 +298,7 @@ def add_evaluation(connection: Connection, evaluator: str, measured: Evaluation,
     connection.execute(
         sa.insert(evaluations).values(
             **key,
-            correct=measured.correct,
+            metrics=canonical.encode([[metric.name, metric.value] for metric in measured.metrics]).decode(),
             examples=measured.examples,
             adapter_sha256=measured.adapter_sha256,
             data_sha256=measured.data_sha256,
@@ -290,7 +315,7 @@ def list_evaluations(connection: Connection, run_id: str) -> tuple[EvaluationRec
         EvaluationRecord(
             r.round,
             r.evaluator,
-            r.correct,
+            tuple(Metric(name, value) for name, value in json.loads(r.metrics)),
             r.examples,
             bytes(r.adapter_sha256),
             bytes(r.data_sha256),

@@ -44,6 +44,12 @@ def list_late(connection: Connection, run_id: str) -> tuple[tuple[str, str], ...
     return tuple((row.sender, str(canonical.decode(row.body))) for row in _rows(connection, run_id, LATE))
 
 
+def late_since(connection: Connection, run_id: str, since: int) -> tuple[Lateness, ...]:
+    """Return every lateness in a run after a time, in order."""
+    rows = (row for row in _rows(connection, run_id, LATE) if row.at > since)
+    return tuple(Lateness(row.sender, str(canonical.decode(row.body)), row.at) for row in rows)
+
+
 def late_now(connection: Connection, run_id: str) -> tuple[Lateness, ...]:
     """Return who was late in a run and has sent nothing that counted since, by name."""
     answers = sa.select(events.c.sender, sa.func.max(events.c.id)).where(

@@ -30,6 +30,7 @@ members = sa.Table(
     sa.Column("software_version", sa.String(128), nullable=False),  # as of the last handshake; empty before
     sa.Column("enrolled_at", sa.BigInteger, nullable=False),
     sa.Column("revoked_at", sa.BigInteger),
+    sa.Column("last_seen", sa.BigInteger),  # when it was last connected, to a minute; empty before the first time
 )
 
 tokens = sa.Table(
@@ -156,7 +157,7 @@ evaluations = sa.Table(
     sa.Column("run_id", sa.String(32), sa.ForeignKey("runs.run_id"), primary_key=True),
     sa.Column("round", sa.Integer, primary_key=True),
     sa.Column("evaluator", sa.String(63), primary_key=True),
-    sa.Column("correct", sa.BigInteger, nullable=False),
+    sa.Column("metrics", sa.Text, nullable=False),  # canonical JSON: names and values
     sa.Column("examples", sa.BigInteger, nullable=False),
     sa.Column("adapter_sha256", sa.LargeBinary(32), nullable=False),
     sa.Column("data_sha256", sa.LargeBinary(32), nullable=False),
@@ -174,4 +175,21 @@ security = sa.Table(
     sa.Column("detail", sa.Text, nullable=False),
     sa.Column("previous", sa.LargeBinary(32), nullable=False),
     sa.Column("hash", sa.LargeBinary(32), nullable=False),
+)
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("password", sa.Text, nullable=False),  # argon2id, with its salt and parameters
+    sa.Column("added_at", sa.BigInteger, nullable=False),
+)
+
+logins = sa.Table(
+    "logins",
+    metadata,
+    sa.Column("token_hash", sa.LargeBinary(32), primary_key=True),  # SHA-256 of what the cookie holds
+    sa.Column("user", sa.String(63), nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
 )

@@ -143,8 +143,8 @@ def check_survivor_signature(parameters: Parameters, state: Agreeing, message: S
     _check_signature(parameters, Phase.AGREE_SURVIVORS, message.sender, message.signature, signed)
 
 
-def check_released(parameters: Parameters, state: Unmasking, message: UnmaskShares) -> None:
-    """It releases exactly the shares asked for, each the one that was dealt to it, and is signed."""
+def check_released(state: Unmasking, message: UnmaskShares) -> None:
+    """It releases exactly the shares asked for, each the one that was dealt to it: nobody else knows those."""
     phase, holder, round_ctx = Phase.UNMASK, message.sender, state.agreeing.members.round_ctx
     survivors, dropped = state.owners(holder)
     lists = (
@@ -162,5 +162,3 @@ def check_released(parameters: Parameters, state: Unmasking, message: UnmaskShar
             if hashes.share_hash(kind, round_ctx, share.owner, holder, share.share) != committed:
                 rule = f"its share of {share.owner} is not the one that was dealt"
                 raise PeerError.by_participant(holder, "E-ROUND-SHARE", phase, rule)
-    signed = message.signed_bytes(parameters.protocol_version, round_ctx)
-    _check_signature(parameters, phase, holder, message.signature, signed)

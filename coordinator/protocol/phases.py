@@ -8,7 +8,7 @@ Source: docs/protocol.md sections 5 and 8.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.protocol.bundles import DealerCommitments, KeptBundle
-from privacy.errors import Phase
+from privacy.errors import LocalError, Phase
 from privacy.secagg.graph import MaskingGraph
 from privacy.secagg.hashes import set_hash
 from privacy.secagg.layout import Layout, Words
@@ -111,7 +111,7 @@ class Agreeing:
     members: Members
     u2: tuple[str, ...]
     commitments: dict[str, DealerCommitments]  # of U2; what was sealed is not needed any more
-    total: Words
+    total: Words | None
     proposal: SurvivorProposal
     received: dict[str, SurvivorSignature] = field(default_factory=dict)
     expected: frozenset[str] = field(init=False)
@@ -123,6 +123,17 @@ class Agreeing:
     def survivors(self) -> SurvivorSet:
         """S with the digests of its uploads."""
         return self.proposal.survivors
+
+    def take_total(self) -> Words:
+        """Return the masked sum, which is changed from here on; it is taken once.
+
+        Raises:
+            LocalError: ``E-BUG``, it was taken before: removing its masks failed half way.
+        """
+        if self.total is None:
+            raise LocalError("E-BUG", "the masks of this attempt's sum were removed before, or in part")
+        total, self.total = self.total, None
+        return total
 
 
 @dataclass(slots=True)
@@ -168,6 +179,10 @@ class RoundResult:
     certificate: RoundCertificate
     survivors: tuple[str, ...]
     dropouts: tuple[str, ...]  # of the roster
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield the sum's integers some at a time, see :meth:`Layout.blocks`."""
+        return self.layout.blocks(self.words)
 
     def total(self) -> NDArray[np.int64]:
         """Return the sum's integers in the order of the layout."""

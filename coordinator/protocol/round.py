@@ -255,7 +255,7 @@ class CoordinatorRound:
             raise self._early(message.sender)
         if isinstance(state, RoundResult) or self._repeated(state.received, message.sender, message):
             return False
-        check_released(self.parameters, state, message)
+        check_released(state, message)
         state.take(message)
         return True
 
@@ -352,7 +352,8 @@ class CoordinatorRound:
         released = tuple(state.received.values())
         graph = state.agreeing.members.graph
         secrets = rebuild_secrets(self.parameters, graph, round_ctx, released, state.agreeing.commitments, advertised)
-        words = state.agreeing.total.copy()  # if this fails the sum is still there
+        check_following(self.phase, Phase.RESULT)  # before the sum is given away: a copy would double what is held
+        words = state.agreeing.take_total()
         remove_masks(self.layout, words, round_ctx, secrets, threads=threads)
         self._check_sum(words)
         certificate = RoundCertificate(
@@ -371,10 +372,11 @@ class CoordinatorRound:
         Who it was, nobody can see. Honest noise is beyond the bound in no coordinate of a whole run, but with a
         probability of at most 2^-40 (section 7).
         """
-        beyond = self.layout.count_beyond(words, self.largest_sum)
-        if beyond:
+        beyond, stray = self.layout.count_beyond(words, self.largest_sum), self.layout.count_stray(words)
+        if beyond or stray:
             entries = self.layout.entries
             rule = f"{beyond} of the {entries} coordinates of the sum are beyond what the plan's updates can sum to"
+            rule = rule if beyond else f"{stray} words of the sum have bits beyond their lanes"
             raise RoundAborted("E-ROUND-SUM", f"{rule}: a participant uploaded something else than an update")
 
     # --- what each participant should be told ---

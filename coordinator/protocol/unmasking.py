@@ -120,9 +120,14 @@ def remove_masks(
     round_ctx: bytes,
     secrets: RebuiltSecrets,
     *,
+    first_word: int = 0,
     threads: int = 1,
 ) -> None:
-    """Subtract, in place, the survivors' self masks and their pairwise masks with the dropouts."""
+    """Subtract, in place, the survivors' self masks and their pairwise masks with the dropouts.
+
+    ``words`` may be a part of the vector from ``first_word`` on, see :meth:`Layout.mask`: ranges need nothing of each
+    other, and may be worked on anywhere by whoever has the rebuilt secrets.
+    """
 
     def terms(stream: str) -> list[MaskTerm]:
         own = [
@@ -138,4 +143,4 @@ def remove_masks(
         ]
         return [*own, *pairwise]
 
-    layout.mask(words, terms, threads=threads)
+    layout.mask(words, terms, first_word=first_word, threads=threads)

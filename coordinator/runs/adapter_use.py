@@ -1,21 +1,31 @@
 """How a released adapter is used: what its numbers mean travels beside it, and the card's own lines read it.
 
 Guarantees: labels with their order and number, and the preprocessing, are the plan's; the lines load the adapter on its
-base, also where the base has other labels, and give names.
+base, also where the base has other labels, and give names, numbers, vectors or text.
 Leaves to others: tensors (``methods``), the rest of the card (``release``).
 """
 
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Final, assert_never
 
 from privacy.plan import Plan
-from privacy.task_parts import ImageClassification, TextClassification
+from privacy.task_parts import (
+    CausalLanguageModelling,
+    ImageClassification,
+    MaskedLanguageModelling,
+    MultiLabel,
+    Regression,
+    SentenceEmbedding,
+    Task,
+    TextClassification,
+    TokenClassification,
+)
 
 TASK_FILE: Final = "task.json"  # beside the adapter
 
-_LOAD: Final = """\
+_HEAD: Final = """\
 import json
 from pathlib import Path
 
@@ -26,19 +36,86 @@ from transformers import {classes}
 base = {base}  # the folder of the base model
 adapter = "adapter"  # this folder
 task = json.loads(Path(adapter, "task.json").read_text(encoding="utf-8"))
-names = dict(enumerate(task["labels"]))
-numbers = {{name: number for number, name in names.items()}}
-options = {{"num_labels": len(names), "id2label": names, "label2id": numbers, "ignore_mismatched_sizes": True}}
-model = {loader}.from_pretrained(base, **options)
+{options}model = {loader}.from_pretrained(base{given})
 model = PeftModel.from_pretrained(model, adapter).eval()
 """
-_TEXT: Final = """
+_LABELS: Final = """\
+names = dict(enumerate(task["labels"]))
+numbers = {name: number for number, name in names.items()}
+options = {"num_labels": len(names), "id2label": names, "label2id": numbers, "ignore_mismatched_sizes": True}
+"""
+_NUMBER: Final = """\
+options = {"num_labels": 1, "ignore_mismatched_sizes": True}
+"""
+_TOKENIZER: Final = """
 tokenizer = AutoTokenizer.from_pretrained(base)
+"""
+_INPUTS: Final = (
+    _TOKENIZER
+    + """\
 length = {"padding": "max_length", "truncation": True, "max_length": task["max_length"]}
 inputs = tokenizer(["a text"], return_tensors="pt", return_token_type_ids=False, **length)
 with torch.no_grad():
+    answers = model(**inputs)
+"""
+)
+_CLASS: Final = """\
+print([names[number] for number in answers.logits.argmax(dim=1).tolist()])
+"""
+_SEVERAL: Final = """\
+print([[names[number] for number in row.nonzero()[:, 0].tolist()] for row in answers.logits > 0])
+"""
+_VALUE: Final = """\
+print(answers.logits[:, 0].tolist())
+"""
+_WORDS: Final = (
+    _TOKENIZER
+    + """\
+words = ["a", "text"]
+inputs = tokenizer([words], is_split_into_words=True, truncation=True, max_length=task["max_length"],
+                   return_tensors="pt", return_token_type_ids=False)
+with torch.no_grad():
+    numbers = model(**inputs).logits[0].argmax(dim=1).tolist()
+owners = inputs.word_ids(0)  # a word's label stands at its first token
+print([(word, names[numbers[owners.index(place)]]) for place, word in enumerate(words) if place in owners])
+"""
+)
+_WRITE: Final = """\
+with torch.no_grad():
+    written = model.generate(**inputs, max_new_tokens=40, do_sample=False)
+print(tokenizer.decode(written[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+"""
+_PROMPT: Final = """\
+inputs = tokenizer(["a text"], return_tensors="pt", return_token_type_ids=False)
+"""
+_CHAT: Final = """\
+chat = [{"role": "user", "content": "a question"}]
+inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+"""
+_HIDDEN: Final = (
+    _TOKENIZER
+    + """\
+inputs = tokenizer([f"a {tokenizer.mask_token} text"], return_tensors="pt", return_token_type_ids=False)
+with torch.no_grad():
     answers = model(**inputs).logits
-print([names[number] for number in answers.argmax(dim=1).tolist()])
+hidden = inputs["input_ids"] == tokenizer.mask_token_id
+print(tokenizer.convert_ids_to_tokens(answers[hidden].argmax(dim=1).tolist()))
+"""
+)
+_VECTOR: Final = {
+    "model": "vectors = answers.pooler_output\n",
+    "mean": """\
+mask = inputs["attention_mask"][:, :, None]
+vectors = (answers.last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
+""",
+    "cls": "vectors = answers.last_hidden_state[:, 0]\n",
+    "last": """\
+last = inputs["attention_mask"].sum(dim=1) - 1  # padding stands behind
+vectors = answers.last_hidden_state[torch.arange(len(last)), last]
+""",
+}
+_SHOWN_VECTOR: Final = """\
+print(torch.nn.functional.normalize(vectors).tolist())
 """
 _IMAGE: Final = """
 import numpy as np
@@ -50,13 +127,7 @@ pixels = torch.from_numpy(np.asarray(image, dtype=np.float32).reshape(image.heig
 pixels = torch.nn.functional.interpolate(pixels.permute(2, 0, 1)[None], size=size, mode="bilinear", antialias=True)
 scale, mean, std = (float(task[key]) for key in ("image_scale", "image_mean", "image_std"))
 with torch.no_grad():
-    answers = model(pixel_values=(pixels / scale - mean) / std).logits
-print([names[number] for number in answers.argmax(dim=1).tolist()])
-"""
-_OTHER: Final = """\
-from peft import PeftModel
-
-model = PeftModel.from_pretrained(base_model, "adapter")
+    answers = model(pixel_values=(pixels / scale - mean) / std)
 """
 
 
@@ -66,14 +137,32 @@ def task_json(plan: Plan) -> bytes:
 
 
 def use_lines(plan: Plan) -> str:
-    """Return lines of Python that load the adapter and name what it answers."""
+    """Return lines of Python that load the adapter and show what it answers."""
+    loader, options, body = _lines(plan.recipe.task)
+    classes = loader if body.startswith(_IMAGE) else f"{loader}, AutoTokenizer"
+    given = ", **options" if options else ""
     base = json.dumps(plan.recipe.base.name)
-    match plan.recipe.task:
-        case TextClassification():
-            loader = "AutoModelForSequenceClassification"
-            return _LOAD.format(classes=f"{loader}, AutoTokenizer", loader=loader, base=base) + _TEXT
+    return _HEAD.format(classes=classes, base=base, options=options, loader=loader, given=given) + body
+
+
+def _lines(task: Task) -> tuple[str, str, str]:
+    """Return the class that loads the base, the lines of what it is given, and those that use it."""
+    match task:
         case ImageClassification():
-            loader = "AutoModelForImageClassification"
-            return _LOAD.format(classes=loader, loader=loader, base=base) + _IMAGE
-        case _:
-            return _OTHER
+            return "AutoModelForImageClassification", _LABELS, _IMAGE + _CLASS
+        case TextClassification():
+            return "AutoModelForSequenceClassification", _LABELS, _INPUTS + _CLASS
+        case MultiLabel():
+            return "AutoModelForSequenceClassification", _LABELS, _INPUTS + _SEVERAL
+        case Regression():
+            return "AutoModelForSequenceClassification", _NUMBER, _INPUTS + _VALUE
+        case TokenClassification():
+            return "AutoModelForTokenClassification", _LABELS, _WORDS
+        case CausalLanguageModelling():
+            return "AutoModelForCausalLM", "", _TOKENIZER + (_CHAT if task.form == "chat" else _PROMPT) + _WRITE
+        case MaskedLanguageModelling():
+            return "AutoModelForMaskedLM", "", _HIDDEN
+        case SentenceEmbedding():
+            return "AutoModel", "", _INPUTS + _VECTOR[task.pooling] + _SHOWN_VECTOR
+        case _ as unknown:
+            assert_never(unknown)

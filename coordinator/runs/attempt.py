@@ -1,9 +1,10 @@
 """One attempt at a round as the daemon runs it: the pure round, its journal in the database, and its deadline.
 
-Guarantees: whatever changes the round's state is committed as an event before the call returns, and so before anything
-that follows from it leaves; an attempt opened again from its events is the same. If a call raises anything but a
-``PeerError`` or ``RoundAborted``, memory may be ahead of the journal: the attempt must be opened again.
-Leaves to others: the rules (``coordinator.protocol.round``), what follows a completed round (``coordinator.runs.run``).
+Guarantees: whatever changes the round's state is added to the rows that are committed next, in the order in which it
+happened; an attempt opened again from its events is the same. If a call raises anything but a ``PeerError`` or
+``RoundAborted``, or the rows cannot be committed, memory may be ahead of the journal: the attempt must be opened again.
+Leaves to others: the rules (``coordinator.protocol.round``), waiting for the commit before anything that follows leaves
+(``coordinator.runs.submissions``, ``coordinator.runs.lifecycle``).
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import mmap
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy.engine import Connection
 
 from coordinator.database import attempt_rows, standing_rows
-from coordinator.database.attempt_rows import COORDINATOR, EventRecord
+from coordinator.database.attempt_rows import COORDINATOR, EventRecord, Rows
 from coordinator.database.store import Store
 from coordinator.protocol.round import CoordinatorRound, Message
 from coordinator.runs.liveness import PhaseTimer, PhaseTimers
@@ -42,6 +44,7 @@ from protos.envelope import (
     Evaluation,
     HeadsShown,
     MemberLeft,
+    MessageWithHeads,
     PlanApproved,
     PlanRefused,
     RoundKnown,
@@ -69,7 +72,7 @@ class Attempt:
 
     def __init__(
         self,
-        store: Store,
+        rows: Callable[[], Rows],
         spool: UploadStore,
         machine: CoordinatorRound,
         *,
@@ -78,7 +81,7 @@ class Attempt:
         timers: PhaseTimers,
     ) -> None:
         self._run_id = run_id
-        self._store = store
+        self._rows = rows  # that are committed next
         self._spool = spool
         self._clock = clock
         self._timers = timers
@@ -86,6 +89,8 @@ class Attempt:
         self.heads: dict[tuple[str, Moment], HeadsShown] = {}  # that members showed in this attempt
         self._times_shown: Counter[tuple[str, Moment]] = Counter()
         self._announced: dict[str, bytes] = {}  # member -> hash of the one upload that may come from it
+        self.files: dict[str, set[Path]] = {}  # in the spool, by member
+        self.counted: dict[str, bytes] = {}  # hashes of the uploads that are in the sum
 
     @classmethod
     def open(
@@ -95,6 +100,7 @@ class Attempt:
         plan: VerifiedPlan,
         offer: AttemptOffer,
         *,
+        rows: Callable[[], Rows],
         clock: Clock,
         timers: PhaseTimers,
     ) -> Attempt:
@@ -112,7 +118,8 @@ class Attempt:
             disputed = _disputed(connection, run_id, at)
             excluded = standing_rows.excluded_members(connection, run_id, before=at.order)
         machine = CoordinatorRound(plan, offer, disputed=disputed, excluded=frozenset(excluded))
-        attempt = cls(store, spool, machine, run_id=run_id, clock=clock, timers=timers)
+        attempt = cls(rows, spool, machine, run_id=run_id, clock=clock, timers=timers)
+        attempt.files = spool.open(run_id, at)
         attempt._replay(events)
         _ = attempt.timer  # starts now, if it has not started yet
         return attempt
@@ -164,25 +171,23 @@ class Attempt:
             rule = "it shows the heads of its journal and ledger for this message first"
             raise PeerError.by_participant(member, "E-WIRE-UNEXPECTED", self.machine.phase, rule)
 
-    def receive(self, message: Message) -> bool:
-        """Take a message; return whether it changed anything.
+    def receive(self, message: Message, data: bytes) -> bool:
+        """Take a message, and its form as a submission; return whether it changed anything.
 
         Raises:
             PeerError: it breaks a rule; nothing has changed.
         """
         if not self.machine.receive(message):
             return False
-        with self._store.begin() as connection:
-            self._journal(connection, message, message.sender)
+        self._journal(message, message.sender, data)
         return True
 
-    def abstain(self, member: str, message: Abstained) -> bool:
+    def abstain(self, member: str, message: Abstained, data: bytes) -> bool:
         """Wait no longer for a member in this attempt."""
         if member not in self.machine.awaited():
             return False
         self.machine.abstain(member, message.code)
-        with self._store.begin() as connection:
-            self._journal(connection, message, member)
+        self._journal(message, member, data)
         return True
 
     def announce(self, member: str, sha256: bytes, length: int) -> Upload:
@@ -207,6 +212,19 @@ class Attempt:
             )
         return self._expected_upload(member, sha256, self.length)
 
+    def offset(self, upload: Upload) -> int:
+        """Return how many bytes of an upload are there; the disk may take its time, and so this a thread."""
+        files = self.files.setdefault(upload.member, set())
+        done = self._spool.offset(upload, tuple(files))
+        files.clear()
+        files.add(self._spool.path(upload))
+        return done
+
+    def append(self, upload: Upload, offset: int, data: bytes) -> int:
+        """Append a chunk and return the next offset, in a thread as well."""
+        self.files.setdefault(upload.member, set()).add(self._spool.path(upload))
+        return self._spool.append(upload, offset, data)
+
     def _expected_upload(self, member: str, sha256: bytes, length: int) -> Upload:
         if self.machine.phase is not Phase.COLLECT_MASKED or member not in self.machine.expected():
             raise PeerError.by_participant(
@@ -221,25 +239,21 @@ class Attempt:
     def accumulate(self, receipt: Receipt) -> bool:
         """Add a complete upload to the running sum, by its signed receipt; takes the time of hashing it.
 
+        Its rows are left to :meth:`journal_upload`: this may run in a thread, and they belong to the event loop.
+
         Raises:
             PeerError: it breaks a rule or is not complete; the sum is unchanged.
         """
         if self.machine.phase is Phase.COLLECT_MASKED and receipt.sender in self.machine.answered():
             return self.machine.receive(MaskedUpload(receipt, b""))  # a repeat, or a second thought that is refused
         upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
-        if not self._accumulate(upload, receipt):
-            return False
-        with self._store.begin() as connection:
-            self._journal(connection, receipt, receipt.sender)
-            attempt_rows.add_upload(
-                connection,
-                self.run_id,
-                self.position,
-                member=receipt.sender,
-                sha256=receipt.masked_hash,
-                length=receipt.length,
-            )
-        return True
+        return self._accumulate(upload, receipt)
+
+    def journal_upload(self, receipt: Receipt, data: bytes) -> None:
+        """Add the rows of an upload that was counted."""
+        self._journal(receipt, receipt.sender, data)
+        sender, sha256 = receipt.sender, receipt.masked_hash
+        self._rows().add_upload(self.run_id, self.position, member=sender, sha256=sha256, length=receipt.length)
 
     def _accumulate(self, upload: Upload, receipt: Receipt) -> bool:
         path = self._spool.path(upload)
@@ -249,7 +263,9 @@ class Attempt:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             view = memoryview(mapped)
             try:
-                return self.machine.receive(MaskedUpload(receipt, view))
+                if taken := self.machine.receive(MaskedUpload(receipt, view)):
+                    self.counted[receipt.sender] = receipt.masked_hash
+                return taken
             except PeerError:
                 self._spool.discard(upload)
                 raise
@@ -258,61 +274,53 @@ class Attempt:
 
     # --- from phase to phase ---
 
-    def due(self, live: frozenset[str], latecomers: frozenset[str] = frozenset()) -> bool:
+    def due(self, live: Callable[[Collection[str]], frozenset[str]], latecomers: frozenset[str] = frozenset()) -> bool:
         """Return whether the phase should close now.
 
         It should if time is up, or if enough have answered and everybody live has; latecomers are given as long again
         as the others needed, and no more.
+
+        Args:
+            live: returns those of some members for whom it is worth waiting.
+            latecomers: who was late in earlier phases.
         """
         machine, timer = self.machine, self.timer
         if machine.phase is Phase.RESULT:
             return False
         if machine.settled() or timer.expired:
             return True
-        missing = machine.awaited() & live
-        if not machine.can_close() or missing - latecomers:
+        if not machine.can_close():
+            timer.waits_for_others()
+            return False
+        missing = live(machine.awaited())
+        if missing - latecomers:
             timer.waits_for_others()
             return False
         return not missing or timer.waited_for_latecomers()
 
-    def note_late(self, members: Collection[str]) -> None:
-        """Commit that this phase went by without members that were there: what an operator is shown."""
-        phase, now = self.machine.phase.name, int(self._clock.now())
-        with self._store.begin() as connection:
-            standing_rows.add_late(connection, self.run_id, members, phase=phase, now=now)
-
     def stop_waiting(self, members: Collection[str]) -> None:
         """Wait no longer for whom the operator excluded since the attempt was opened; answers still count."""
-        for member in self.machine.awaited() & frozenset(members):
+        for member in (self.machine.awaited() & frozenset(members)) if members else ():
             self.machine.abstain(member, "excluded by the operator")
 
     def close(self) -> None:
-        """Close the phase and commit what it fixed; closing UNMASK is left to :meth:`journal_close`.
+        """Close the phase; its rows are left to :meth:`journal_close`, because this may run in a thread.
 
         Raises:
             RoundAborted: the attempt is over.
         """
-        phase, answered = self.machine.phase, sorted(self.machine.answered())
         self.machine.close(threads=min(MOST_THREADS, _cores()))
-        if phase is Phase.UNMASK:
-            return
-        with self._store.begin() as connection:
-            self.journal_close(connection, phase, answered)
-        _ = self.timer  # the next phase's starts now
 
-    def journal_close(self, connection: Connection, phase: Phase, answered: Collection[str]) -> None:
-        """Write the close of a phase into a transaction."""
-        body = _closing(phase, answered)
-        now = int(self._clock.now())
-        attempt_rows.add_event(
-            connection, self.run_id, self.position, kind=CLOSED, sender=COORDINATOR, body=body, now=now
-        )
-        attempt_rows.set_phase(connection, self.run_id, self.position, self.machine.phase.name)
+    def journal_close(self, phase: Phase, answered: Collection[str]) -> None:
+        """Add the rows of a phase that was closed; the timer of the next one starts now."""
+        rows, body, now = self._rows(), _closing(phase, answered), int(self._clock.now())
+        rows.add_event(self.run_id, self.position, kind=CLOSED, sender=COORDINATOR, body=body, now=now)
+        rows.set_phase(self.run_id, self.position, self.machine.phase.name)
+        _ = self.timer
 
-    def _journal(self, connection: Connection, message: Submission, sender: str) -> None:
-        body, now = codec.encode_submission(message), int(self._clock.now())
-        kind = type(message).__name__
-        attempt_rows.add_event(connection, self.run_id, self.position, kind=kind, sender=sender, body=body, now=now)
+    def _journal(self, message: Submission, sender: str, data: bytes) -> None:
+        body, now, kind = data or codec.encode_record(message), int(self._clock.now()), type(message).__name__
+        self._rows().add_event(self.run_id, self.position, kind=kind, sender=sender, body=body, now=now)
 
     def _replay(self, events: Collection[EventRecord]) -> None:
         for event in events:
@@ -336,7 +344,14 @@ class Attempt:
             case Receipt() as receipt:
                 upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
                 self._accumulate(upload, receipt)
-            case PlanApproved() | PlanRefused() | Evaluation() | RoundKnown() | MemberLeft() as other:
+            case (
+                PlanApproved()
+                | PlanRefused()
+                | Evaluation()
+                | RoundKnown()
+                | MemberLeft()
+                | MessageWithHeads() as other
+            ):
                 raise ValueError(f"{type(other).__name__} is no message of a round")
             case message:
                 self.machine.receive(message)

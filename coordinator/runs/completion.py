@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
+import structlog
+
 from coordinator.database.run_rows import RoundRecord
 from coordinator.protocol.round import RoundResult
 from coordinator.runs.global_adapter import RunFiles
-from methods.global_adapter import next_state
+from methods.global_adapter import next_state, recovery_error
 from privacy.plan import Plan
 from privacy.secagg.hashes import adapter_hash
 from privacy.secagg.messages import Position, VoidedRound
 from protos import codec
+
+_log = structlog.get_logger("onlysum.coordinator")
 
 
 def complete_round(plan: Plan, files: RunFiles, result: RoundResult, *, previous: bytes, now: int) -> RoundRecord:
@@ -33,7 +37,10 @@ def complete_round(plan: Plan, files: RunFiles, result: RoundResult, *, previous
     at = certificate.position
     words = result.words.data.cast("B")
     files.write_sum(at.round, words)
-    state = next_state(plan, files.read_state(at.round - 1), result.total(), result.survivors)
+    before = files.read_state(at.round - 1)
+    state = next_state(plan, before, result.blocks(), result.survivors)
+    if (error := recovery_error(plan, before, result.total, result.survivors)) is not None:
+        _log.info("mean recovered from its sketches", run=plan.run_id, round=at.round, relative_error=f"{error:.2g}")
     iterate, released = files.write_state(state)
     return RoundRecord(
         round=at.round,

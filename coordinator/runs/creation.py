@@ -51,6 +51,7 @@ class RunRequest:
     weight_rule: WeightRule = "equal"
     ranks: Mapping[str, int] = field(default_factory=dict)  # of members that train less than the adapter's
     suite: Literal[1, 2] | None = None  # the draft's
+    entry_bits: int | None = None  # as narrow as the sum allows
     expires_at: int
     created_at: int
 
@@ -68,48 +69,92 @@ def read_draft(directory: Path) -> Draft:
 
 
 def make_plan(store: Store, settings: Settings, draft: Draft, request: RunRequest, *, random: RandomSource) -> Plan:
-    """Bind a draft to a roster: members, sizes, thresholds, noise, ring.
+    """Bind a draft to a roster: members, sizes, thresholds, noise, words.
 
     Raises:
         LocalError: ``E-USAGE``, ``E-RUN-SIZES``, ``E-RUN-TOLERANCE``, ``E-PLAN-NOISE``, ``E-PLAN-RING``,
             ``E-PLAN-STREAM`` or ``E-METHOD-REFUSED``.
     """
     methods.require_sound(draft.recipe, draft.privacy.mode)
-    roster = _roster(store, settings, draft, request)
-    rounds, entries, n = draft.recipe.rounds, draft.recipe.entries, len(roster)
+    return bind(
+        draft,
+        _roster(store, settings, draft, request),
+        request.tolerance,
+        federation=settings.federation,
+        operator=settings.operator,
+        operator_contact=settings.contact,
+        run_id=random.token_bytes(RUN_ID_BYTES).hex(),
+        created_at=request.created_at,
+        expires_at=request.expires_at,
+        weight_rule=request.weight_rule,
+        evaluators=_evaluators(store),
+        suite=request.suite,
+        entry_bits=request.entry_bits,
+    )
+
+
+def bind(
+    draft: Draft,
+    roster: Sequence[Member],
+    tolerance: Requested,
+    *,
+    federation: str,
+    operator: str,
+    operator_contact: str = "",
+    run_id: str,
+    created_at: int,
+    expires_at: int,
+    weight_rule: WeightRule = "equal",
+    evaluators: tuple[Evaluator, ...] = (),
+    suite: Literal[1, 2] | None = None,
+    entry_bits: int | None = None,
+) -> Plan:
+    """Return the plan of a draft over a roster, calibrated; nobody is asked and nothing is registered.
+
+    Args:
+        draft: as ``plan build`` writes it.
+        roster: in the order of their ids.
+        tolerance: what the run is to withstand.
+        federation: its name; the other arguments are the fields of a plan.
+        operator: who signs it.
+        operator_contact: whom to call.
+        run_id: 32 hexadecimal digits.
+        created_at: seconds since the Unix epoch.
+        expires_at: likewise.
+        weight_rule: what weights follow from.
+        evaluators: who measures.
+        suite: ``None`` takes the draft's.
+        entry_bits: of an entry of a sum; ``None`` for as few as cost little.
+
+    Raises:
+        LocalError: ``E-RUN-TOLERANCE``, ``E-PLAN-NOISE``, ``E-PLAN-RING`` or ``E-PLAN-RULE``.
+    """
+    rounds, n = draft.recipe.rounds, len(roster)
     with_operator = sum(member.with_operator for member in roster)
-    withstood = choose(request.tolerance, n, with_operator=with_operator, rounds=rounds, attempts=draft.max_attempts)
+    withstood = choose(tolerance, n, with_operator=with_operator, rounds=rounds, attempts=draft.max_attempts)
     f, survivors = withstood.f, withstood.min_survivors
     # SciPy under the accountants takes longer to import than everything else that this command does.
-    from privacy.dp.calibration import calibrate, choose_encoding
+    from privacy.dp.calibration import calibrate
+    from privacy.dp.signal import Setting
 
-    target = _reserving(draft.privacy, withstood.graph)
-    privacy = calibrate(target, rounds=rounds, entries=entries, n=n, f=f, min_survivors=survivors)
+    setting = Setting.of(draft.recipe, roster, f=f, min_survivors=survivors)
+    privacy, encoding = calibrate(_reserving(draft.privacy, withstood.graph), setting, entry_bits=entry_bits)
     privacy = privacy.model_copy(update={"delta": draft.privacy.delta})
-    encoding = choose_encoding(
-        privacy,
-        update_bound=draft.privacy.update_bound,
-        entries=entries,
-        rounds=rounds,
-        weights=[member.weight for member in roster],
-    )
     try:
         return Plan(
-            suite=request.suite or draft.suite,
-            federation=settings.federation,
-            operator=settings.operator,
-            operator_contact=settings.contact,
-            run_id=random.token_bytes(RUN_ID_BYTES).hex(),
-            created_at=request.created_at,
-            expires_at=request.expires_at,
+            suite=suite or draft.suite,
+            federation=federation,
+            operator=operator,
+            operator_contact=operator_contact,
+            run_id=run_id,
+            created_at=created_at,
+            expires_at=expires_at,
             recipe=draft.recipe,
             privacy=privacy,
             encoding=encoding,
-            weight_rule=request.weight_rule,
-            evaluation=Evaluation(
-                data=draft.evaluation_data, every=draft.evaluate_every, evaluators=_evaluators(store)
-            ),
-            roster=roster,
+            weight_rule=weight_rule,
+            evaluation=Evaluation(data=draft.evaluation_data, every=draft.evaluate_every, evaluators=evaluators),
+            roster=tuple(roster),
             f=f,
             shamir_threshold=threshold(n, f),
             quorum=threshold(n, f),

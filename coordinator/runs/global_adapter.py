@@ -68,11 +68,13 @@ class RunFiles:
         """Make a sum durable; it stays while the run goes on, for members that come back after rounds."""
         durable.write(self.sum(round_number), words)
 
-    def write_state(self, state: OptimizerState) -> tuple[bytes, bytes]:
+    def write_state(self, state: OptimizerState) -> tuple[Buffer, Buffer]:
         """Make a round's state durable, and return the bytes of its iterate and of what is released."""
-        iterate, released = iterate_bytes(state.iterate), iterate_bytes(state.average)
+        averaged = state.average is not state.iterate and not np.array_equal(state.average, state.iterate)
+        iterate = iterate_bytes(state.iterate)
+        released = iterate_bytes(state.average) if averaged else iterate
         durable.write(self._moments(state.round), state_to_bytes(state, with_iterate=False))
-        if released != iterate:
+        if averaged:
             durable.write(self._average(state.round), released)
         durable.write(self.iterate(state.round), iterate)
         return iterate, released

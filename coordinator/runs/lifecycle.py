@@ -8,14 +8,17 @@ Leaves to others: the protocol (``coordinator.protocol.round``), the numbers of 
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from typing import Final
 
-from coordinator.database import attempt_rows, member_rows, run_rows, standing_rows
+from coordinator.database import attempt_rows, run_rows, standing_rows
+from coordinator.database.member_rows import MemberRecord
 from coordinator.database.run_rows import RunState
 from coordinator.runs import completion, release
 from coordinator.runs.attempt import RESTARTED, Attempt, ReplayError, bound_members, restarted_members
 from coordinator.runs.run import Run
-from privacy.errors import Phase, RoundAborted
+from privacy.errors import LocalError, Phase, RoundAborted
 from privacy.secagg.messages import Position
 
 SHOWN_MEMBERS: Final = 50  # that a next step names
@@ -27,21 +30,32 @@ class Lifecycle:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._advancing = asyncio.Lock()  # one step at a time, though the run's own lock is given up in between
+        self._look = True
         self._gathered = False
+        self._members: Mapping[str, MemberRecord] | None = (
+            None  # as they were when somebody's key last stopped counting
+        )
+        self._without_key: list[str] = []
         self._judged: tuple[int, int] | None = None  # the aborted attempt after which those who may go on were counted
         self._free = 0
         self._quorum_since: float | None = None
         self._finishing_since: float | None = None
 
+    def look_again(self) -> None:
+        """Let the next step look at what commands may have changed, which reads the database."""
+        self._look = True
+
     async def advance(self) -> None:
         """Do the next thing that is due: end, start, open, close or complete."""
         run = self._run
-        async with run.lock:
+        async with self._advancing, run.lock:
             run.catch_up()
             if run.record.state.ended:
                 return
             try:
-                if not await self._must_end():
+                if not (self._look and await self._must_end()):
+                    self._look = False
                     await self._go_on()
             except BaseException:
                 run.distrust_memory()
@@ -51,18 +65,15 @@ class Lifecycle:
         """Look at what commands may have changed; end the run if it cannot go on."""
         run, context = self._run, self._run.context
         with context.store.read() as connection:
-            run.record = run_rows.find_run(connection, run.run_id)
+            run.record = run_rows.refreshed(connection, run.record)
             excluded = standing_rows.excluded_members(connection, run.run_id)
-            answers = run_rows.list_approvals(connection, run.run_id)
-            active = {
-                member.name: member.identity_key for member in member_rows.list_members(connection) if member.active
-            }
         if excluded != run.excluded:
             run.exclude(excluded)
-        gone = [member.id for member in run.rules.roster if active.get(member.id) != bytes.fromhex(member.identity_key)]
+        gone = self._gone()
         over = len(run.rounds) == run.rules.recipe.rounds
         running = run.record.state is RunState.RUNNING
-        back = [answer for answer in answers if not answer.approved and answer.member in run.roster]
+        refused = [answer for answer in run.answers.values() if not answer.approved and answer.member in run.roster]
+        back = sorted(refused, key=lambda answer: (answer.at, answer.member))
         left = [answer for answer in back if answer.code == "E-MEMBER-LEFT"]
         if run.record.abort_requested:
             await self._end(RunState.ABORTED, "E-RUN-ENDED", "the operator ended the run")
@@ -77,17 +88,26 @@ class Lifecycle:
             await self._end(RunState.ABORTED, "E-PLAN-EXPIRED", "the plan expired before the run was over")
         return run.record.state.ended
 
+    def _gone(self) -> list[str]:
+        """Return whose key no longer counts; looked for once after each change among the members."""
+        run, members = self._run, self._run.context.members()
+        if members is not self._members:
+            active = {name: member.identity_key for name, member in members.items() if member.active}
+            self._members = members
+            self._without_key = [name for name in sorted(run.roster) if active.get(name) != run.identities[name]]
+        return self._without_key
+
     async def _go_on(self) -> None:
         run = self._run
         if run.record.held:
             if run.open_position is not None:
-                self._abort_attempt(run.open_position, RoundAborted(run.record.code, run.record.reason))
+                await self._abort_attempt(run.open_position, RoundAborted(run.record.code, run.record.reason))
         elif run.record.state is RunState.CREATED:
             await self._await_approvals()
         elif run.attempt is not None:
             run.attempt.stop_waiting(run.excluded)
             late = run.latecomers.in_phase(run.attempt.machine.phase)
-            if run.attempt.due(run.context.liveness.may_answer(run.roster), late):
+            if run.attempt.due(run.context.liveness.may_answer, late):
                 await self._close(run.attempt)
         elif len(run.rounds) == run.rules.recipe.rounds:
             await self._finish()
@@ -153,9 +173,9 @@ class Lifecycle:
             previous=run.offer(at).previous_transcript,
             now=context.now(),
         )
-        with context.store.begin() as connection:
-            run_rows.add_round(connection, run.run_id, done)
-        self._clear_after(at.round)
+        context.writer.also(lambda connection: run_rows.add_round(connection, run.run_id, done))
+        await run.written()
+        await run.work(self._clear_after, at.round)
         run.reload_and_notify("round-voided", round=at.round, reason=reason)
 
     async def _await_approvals(self) -> None:
@@ -172,8 +192,11 @@ class Lifecycle:
             await self._end(RunState.REFUSED, refusals[0].code, f"{said}; {next_step}")
             return
         if run.roster <= run.answers.keys():
-            with run.context.store.begin() as connection:
-                run_rows.set_run_state(connection, run.run_id, RunState.RUNNING, now=run.context.now())
+            now = run.context.now()
+            run.context.writer.also(
+                lambda connection: run_rows.set_run_state(connection, run.run_id, RunState.RUNNING, now=now)
+            )
+            await run.written()
             run.reload_and_notify("run-started", participants=len(run.roster))
 
     def _enough_live(self) -> bool:
@@ -202,11 +225,12 @@ class Lifecycle:
                 context.spool,
                 run.plan,
                 run.offer(at),
+                rows=run.rows,
                 clock=context.clock,
                 timers=run.timers,
             )
         except ReplayError as error:
-            self._abort_attempt(at, RoundAborted(error.code, error.detail))
+            await self._abort_attempt(at, RoundAborted(error.code, error.detail))
             return
         run.reload_and_notify(
             "attempt-resumed" if again else "attempt-opened",
@@ -223,13 +247,21 @@ class Lifecycle:
         try:
             await run.work(attempt.close)
         except RoundAborted as aborted:
-            self._abort_attempt(at, RoundAborted(self._cause(attempt, aborted), aborted.reason))
+            await self._abort_attempt(at, RoundAborted(await self._cause(attempt, aborted), aborted.reason))
+            return
+        if run.attempt is not attempt:  # what it builds on could not be committed: it is opened again
             return
         if phase is Phase.UNMASK:
             await self._complete_round(attempt, answered)
-        run.reload_and_notify(
-            "phase-closed", round=at.round, attempt=at.attempt, phase=phase.name, answered=len(answered)
-        )
+        else:
+            attempt.journal_close(phase, answered)
+            await run.written()
+        run.reload("phase-closed", round=at.round, attempt=at.attempt, phase=phase.name, answered=len(answered))
+        if phase is Phase.UNMASK and len(run.rounds) < run.rules.recipe.rounds and not await self._must_end():
+            await (
+                self._go_on()
+            )  # the next offer brings the certificate: one thing to tell, and not two after each other
+        run.notify()
 
     def _note_late(self, attempt: Attempt, late: frozenset[str]) -> None:
         """Note who let a phase go by though its daemon is connected; others are away, which costs nobody a wait."""
@@ -237,16 +269,20 @@ class Lifecycle:
             return
         run, at, phase = self._run, attempt.position, attempt.machine.phase
         run.log.warning("late-members", round=at.round, attempt=at.attempt, phase=phase.name, members=sorted(late))
-        attempt.note_late(sorted(late))
+        now = run.context.now()
+        run.context.writer.also(
+            lambda connection: standing_rows.add_late(connection, run.run_id, sorted(late), phase=phase.name, now=now)
+        )
         for member in late:
             run.latecomers.was_late(member, phase)
 
-    def _cause(self, attempt: Attempt, aborted: RoundAborted) -> str:
+    async def _cause(self, attempt: Attempt, aborted: RoundAborted) -> str:
         """Return the code of an attempt that ended early: restarts and slowness are told apart from other failures."""
         run, machine = self._run, attempt.machine
         if aborted.code != "E-ROUND-TOO-FEW":
             return aborted.code
         missing = machine.expected() - machine.answered()
+        await run.written()  # so that all abstentions can be read
         if missing and missing <= restarted_members(run.context.store, run.run_id, attempt.position):
             return RESTARTED
         return "E-ROUND-DEADLINE" if attempt.timer.expired else aborted.code
@@ -261,12 +297,17 @@ class Lifecycle:
             previous=attempt.machine.offer.previous_transcript,
             now=context.now(),
         )
-        with context.store.begin() as connection:
-            attempt.journal_close(connection, Phase.UNMASK, answered)
-            run_rows.add_round(connection, run.run_id, done)
-            attempt_rows.end_attempt(connection, run.run_id, at, "completed", now=context.now())
+        if run.attempt is not attempt:
+            raise LocalError("E-STATE-BUSY", "what the round builds on could not be committed: it is opened again")
+        attempt.journal_close(Phase.UNMASK, answered)
+        now = context.now()
+        context.writer.also(lambda connection: run_rows.add_round(connection, run.run_id, done))
+        context.writer.also(
+            lambda connection: attempt_rows.end_attempt(connection, run.run_id, at, "completed", now=now)
+        )
+        await run.written()
         run.attempt = None
-        self._clear_after(at.round)
+        await run.work(self._clear_after, at.round)
 
     def _clear_after(self, number: int) -> None:
         """Remove uploads to a round that is over, and the adapter that it started from."""
@@ -275,12 +316,14 @@ class Lifecycle:
         if number > 1:  # the start is always needed
             run.files.forget(number - 1, keep_released=run.released(number - 1) is not None)
 
-    def _abort_attempt(self, at: Position, aborted: RoundAborted) -> None:
+    async def _abort_attempt(self, at: Position, aborted: RoundAborted) -> None:
         run, now = self._run, self._run.context.now()
-        with run.context.store.begin() as connection:
-            attempt_rows.end_attempt(
+        run.context.writer.also(
+            lambda connection: attempt_rows.end_attempt(
                 connection, run.run_id, at, "aborted", now=now, code=aborted.code, reason=aborted.reason
             )
+        )
+        await run.written()
         run.attempt = None
         run.context.spool.clear_round(run.run_id, at.round)  # no upload to it counts any more
         run.reload_and_notify(
@@ -300,15 +343,21 @@ class Lifecycle:
 
     async def _end(self, state: RunState, code: str, reason: str) -> None:
         run, context, at = self._run, self._run.context, self._run.open_position
+        await run.written()  # so that the report finds all of it
         if run.tried or run.rounds:  # something was started, and so charged: there is something to report
             note = await run.work(release.finish, context.store, context.operator, run.plan, run.files, context.now())
             reason = "; ".join(part for part in (reason, note) if part)
-        with context.store.begin() as connection:
-            if at is not None:
-                attempt_rows.end_attempt(
-                    connection, run.run_id, at, "aborted", now=context.now(), code=code, reason=reason
+        now = context.now()
+        if at is not None:
+            context.writer.also(
+                lambda connection: attempt_rows.end_attempt(
+                    connection, run.run_id, at, "aborted", now=now, code=code, reason=reason
                 )
-            run_rows.set_run_state(connection, run.run_id, state, now=context.now(), code=code, reason=reason)
+            )
+        context.writer.also(
+            lambda connection: run_rows.set_run_state(connection, run.run_id, state, now=now, code=code, reason=reason)
+        )
+        await run.written()
         run.attempt = None
         run.clear()
         run.reload_and_notify("run-ended", state=state.value, code=code, reason=reason)

@@ -160,7 +160,7 @@ class PhaseTimer:
     @property
     def expired(self) -> bool:
         """Whether the deadline has passed."""
-        return self.clock.monotonic() >= self.deadline
+        return self.overdue and self.clock.monotonic() >= self.deadline
 
     @property
     def overdue(self) -> bool:

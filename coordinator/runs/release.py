@@ -38,7 +38,7 @@ from privacy.claims import (
     unfinished_sentences,
 )
 from privacy.errors import LocalError, OnlysumError
-from privacy.evaluation import SignedEvaluation
+from privacy.evaluation import SignedEvaluation, metrics_words
 from privacy.notice import HEADING, notice_sentences
 from privacy.plan import Plan, VerifiedPlan
 from privacy.secagg.keys import SigningKey
@@ -142,7 +142,7 @@ def _signed(plan: VerifiedPlan, one: run_rows.EvaluationRecord) -> SignedEvaluat
         round=one.round,
         adapter_sha256=one.adapter_sha256,
         data_sha256=one.data_sha256,
-        correct=one.correct,
+        metrics=one.metrics,
         examples=one.examples,
         signature=one.signature,
     )
@@ -176,7 +176,8 @@ def model_card(plan: Plan, measured: tuple[run_rows.EvaluationRecord, ...], *, c
     label = "".join(f"**{sentence}**\n\n" for sentence in unfinished)
     final = [one for one in measured if one.round == (recipe.rounds if completed is None else completed)]
     figures = "".join(
-        f"- {one.correct} of {one.examples} examples of `{plan.evaluation.data}` correct, measured by {one.evaluator}\n"
+        f"- {metrics_words(one.metrics)} on {one.examples} examples of `{plan.evaluation.data}`, measured by"
+        f" {one.evaluator}\n"
         for one in final
     )
     figures = figures or "None was reported.\n"

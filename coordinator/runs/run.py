@@ -10,26 +10,32 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
+import numpy as np
 import structlog
 
 import methods
 from coordinator.config import Settings
 from coordinator.database import attempt_rows, run_rows, standing_rows
-from coordinator.database.attempt_rows import AttemptRecord
+from coordinator.database.attempt_rows import AttemptRecord, Rows
+from coordinator.database.member_rows import MemberRecord
 from coordinator.database.run_rows import ApprovalRecord, RoundRecord, RunRecord, RunState
 from coordinator.database.store import Store
+from coordinator.database.writer import Writer
 from coordinator.home import Home
-from coordinator.runs.attempt import ADVERTISED, Attempt
+from coordinator.runs.attempt import ADVERTISED, HEADS, Attempt
 from coordinator.runs.global_adapter import RunFiles
+from coordinator.runs.ledger_heads import LedgerHeads
 from coordinator.runs.liveness import Latecomers, Liveness, PhaseTimers
-from coordinator.runs.tasks import RunView, evaluator_tasks, roster_tasks
+from coordinator.runs.tasks import DueTask, RunView, evaluator_tasks, roster_tasks
 from coordinator.runs.uploads import UploadStore
 from privacy.errors import Phase
+from privacy.heads import HeadsShown
 from privacy.interfaces import Clock
 from privacy.plan import Plan, VerifiedPlan
 from privacy.secagg.hashes import adapter_hash, genesis_transcript
@@ -45,16 +51,23 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What the runs of one daemon share; ``changed`` wakes every member that waits for a task."""
+    """What the runs of one daemon share.
+
+    ``changed`` is called when some members of a run may have new tasks; ``members`` are those enrolled, as last looked
+    up.
+    """
 
     store: Store
+    writer: Writer
+    heads: LedgerHeads
     home: Home
     settings: Settings
     spool: UploadStore
     clock: Clock
     liveness: Liveness
     operator: SigningKey
-    changed: Callable[[], None]
+    changed: Callable[[Run, Collection[str]], None]
+    members: Callable[[], Mapping[str, MemberRecord]]
 
     def now(self) -> int:
         """Return the time that rows carry."""
@@ -67,17 +80,15 @@ async def to_the_end(work: Coroutine[Any, Any, R]) -> R:
     A member can cancel its own calls at any moment, and must not thereby choose where the coordinator stops.
     """
     task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
         if not task.cancelled():
             task.exception()  # looked at: nobody is left who could be told
-        raise cancelled
-    return task.result()
+        raise
 
 
 async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -95,6 +106,7 @@ class Run:
         self.files = RunFiles(context.home.run(record.run_id))
         self.log = structlog.get_logger("coordinator").bind(run=record.run_id)
         self.lock = asyncio.Lock()
+        self._uploading: dict[str, asyncio.Lock] = {}
         self.wakeup = asyncio.Event()
         self.attempt: Attempt | None = None
         self.timers = PhaseTimers(context.clock, context.settings.durations)
@@ -103,10 +115,15 @@ class Run:
         keys = [(one.id, one.identity_key) for one in self.rules.roster]
         keys += [(evaluator.id, evaluator.identity_key) for evaluator in self.rules.evaluation.evaluators]
         self.identities = {name: bytes.fromhex(key) for name, key in keys}
-        self._working = False
-        self._behind = False
-        self._offered_tasks: dict[str, tuple[NumberedTask, ...]] = {}
-        start = self.files.iterate(0).read_bytes()
+        self.members = self.roster | self.evaluators
+        self._working = 0
+        self._asked_meanwhile: set[str] = set()  # who asked for tasks while a thread worked
+        self._behind = True
+        self._view: RunView | None = None
+        self._offered_tasks: dict[str, tuple[DueTask, ...]] = {}
+        self._made: dict[bytes, NumberedTask] = {}  # tasks that many members are told alike
+        self.last_heads: dict[str, HeadsShown] = {}  # that each member showed last, whatever the attempt
+        start = np.memmap(self.files.iterate(0), mode="r").data  # hashed where it lies: it may be long
         self._start = ContentRef(hashlib.sha256(start).digest(), len(start))
         self._start_hash = adapter_hash(start)
         self._initial = ContentRef(
@@ -120,12 +137,11 @@ class Run:
         self.measured: set[tuple[int, str]] = set()
         self.latecomers = Latecomers()
         self.excluded: dict[str, int] = {}  # by the operator -> the event of it
-        self.known_round: dict[str, int] = {}  # participant -> last round that it has been shown to know
+        self.known_round: dict[str, int]  # participant -> last round that it has been shown to know
         self._closed: tuple[RoundCertificate | VoidedRound, ...] = ()
         with context.store.read() as connection:
-            for name in self.roster:
-                advertised = attempt_rows.last_advertised_round(connection, self.run_id, name, ADVERTISED)
-                self.known_round[name] = max(0, advertised - 1)
+            advertised = attempt_rows.last_rounds_of(connection, self.run_id, ADVERTISED)
+            self.known_round = {name: max(0, advertised.get(name, 0) - 1) for name in self.roster}
             for name, phase in standing_rows.list_late(connection, self.run_id):
                 self.latecomers.was_late(name, Phase[phase])
                 self.latecomers.heard_of(name)  # since then, for all that is known: its handshake is about to come
@@ -148,22 +164,54 @@ class Run:
     # --- keeping up with the rows ---
 
     def read(self) -> None:
-        """Read the rows again after a change of theirs, and forget what members were told; all of it, or nothing."""
+        """Read the rows again after a change of theirs, and forget what members were told; all of it, or nothing.
+
+        Answers to the plan, measurements and heads are read only where memory is not known to have them.
+        """
+        behind = self._behind
         with self.context.store.read() as connection:
-            record = run_rows.find_run(connection, self.run_id)
-            answers = {approval.member: approval for approval in run_rows.list_approvals(connection, self.run_id)}
+            record = run_rows.refreshed(connection, self.record)
             fresh = run_rows.list_rounds(connection, self.run_id, after=len(self.rounds))
             tried = attempt_rows.list_attempts(connection, self.run_id, after=len(self.rounds) + len(fresh))
-            measured = run_rows.list_evaluations(connection, self.run_id)
+            if behind:
+                approvals = run_rows.list_approvals(connection, self.run_id)
+                measured = run_rows.list_evaluations(connection, self.run_id)
+                shown = attempt_rows.last_by_sender(connection, self.run_id, HEADS.values())
         iterate = None if self._exact_step or not fresh else self.files.iterate(fresh[-1].round).read_bytes()
         closed = [self._closing(one) for one in fresh]
-        self.record, self.answers, self.tried = record, answers, tried
+        if behind:
+            last = {name: codec.decode_submission(event.body, sender=name) for name, event in shown.items()}
+            self.answers = {approval.member: approval for approval in approvals}
+            self.measured = {(one.round, one.evaluator) for one in measured}
+            self.last_heads = {name: heads for name, heads in last.items() if isinstance(heads, HeadsShown)}
+        self.record, self.tried = record, tried
         self.rounds, self._closed = (*self.rounds, *fresh), (*self._closed, *closed)
-        self.measured = {(one.round, one.evaluator) for one in measured}
         if iterate is not None:
             self._iterate = ContentRef(hashlib.sha256(iterate).digest(), len(iterate))
-        self._offered_tasks.clear()
+        self._forget_offered()
         self._behind = False
+
+    def rows(self) -> Rows:
+        """Return the rows that are committed next; if they cannot be, memory is not trusted any more."""
+        return self.context.writer.rows(self.distrust_memory)
+
+    async def written(self) -> None:
+        """Wait, holding the lock no longer, until all that was added is durable; meanwhile nobody is told more.
+
+        The caller holds the lock, and has it again when this returns or raises.
+        """
+        self._working += 1
+        self.lock.release()
+        try:
+            await self.context.writer.written()
+        finally:
+            await to_the_end(self.lock.acquire())
+            self._working -= 1
+            self._answer_who_asked()
+
+    def uploading(self, member: str) -> asyncio.Lock:
+        """Return the lock of a member's own uploads, which go to its own file."""
+        return self._uploading.setdefault(member, asyncio.Lock())
 
     def distrust_memory(self) -> None:
         """After a failure: memory may be ahead of the rows, or behind what was committed before the answer was lost.
@@ -171,6 +219,11 @@ class Run:
         The attempt is opened again from its journal, and :meth:`catch_up` reads the rows before anything else is done.
         """
         self.attempt = None
+        self._view = None
+        self._behind = True
+
+    def distrust_answers(self) -> None:
+        """Read the answers to the plan again with the next :meth:`read`: something else has written them."""
         self._behind = True
 
     def catch_up(self) -> None:
@@ -190,20 +243,28 @@ class Run:
         self.reload_and_notify("members-excluded", members=", ".join(sorted(excluded)))
 
     def reload_and_notify(self, event: str, **details: str | int) -> None:
-        """After a committed change: read, log, and wake everybody who waits."""
+        """After a committed change: read, log, and wake whoever has a new task."""
+        self.reload(event, **details)
+        self.notify()
+
+    def reload(self, event: str, **details: str | int) -> None:
+        """After a committed change of which members are told only with the next one: read and log."""
         self.read()
         self.log.info(event, **details)
+
+    def notify(self) -> None:
+        """Wake whoever has a new task, and move the run on."""
         self.wakeup.set()
-        self.context.changed()
+        self.context.changed(self, self.members)
 
     async def work(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run something long in a thread; members are told what they were told before until it is done."""
-        self._working = True
+        self._working += 1
         try:
             return await in_thread(function, *args, **kwargs)
         finally:
-            self._working = False
-            self.context.changed()
+            self._working -= 1
+            self._answer_who_asked()
 
     def clear(self) -> None:
         """Remove uploads and sums of a run that has ended: nobody needs them any more."""
@@ -252,27 +313,56 @@ class Run:
 
     # --- what members are told and may read ---
 
-    def tasks(self, member: str) -> tuple[NumberedTask, ...]:
+    def tasks(self, member: str) -> tuple[DueTask, ...]:
         """Return a member's current tasks, oldest first; nothing new while a thread works on the round."""
         if member not in self._offered_tasks:
             if self._working:
+                self._asked_meanwhile.add(member)
                 return ()
             self._offered_tasks[member] = tuple(self._tasks(member))
         return self._offered_tasks[member]
 
-    def forget_told(self, member: str) -> None:
-        """Forget what a member was told, because it has answered."""
-        self._offered_tasks.pop(member, None)
+    def made(self, due: DueTask) -> NumberedTask | None:
+        """Return a task as it is told, if it still is one; what many are told alike is made once."""
+        numbered = self._made.get(due.alike) if due.alike else None
+        if numbered is None:
+            numbered = due.numbered()
+            if numbered is not None and due.alike:
+                self._made[due.alike] = numbered
+        return numbered
 
-    def _tasks(self, member: str) -> list[NumberedTask]:
+    def answered(self, member: str) -> None:
+        """Look anew at what a member is asked for, because it has answered."""
+        self._offered_tasks.pop(member, None)
+        self.tasks(member)
+
+    def _forget_offered(self) -> None:
+        """Forget what members were told, because something has changed."""
+        self._offered_tasks.clear()
+        self._made.clear()
+        self._view = None
+
+    def _answer_who_asked(self) -> None:
+        """Let those look again who asked for tasks while a thread worked."""
+        if self._asked_meanwhile and not self._working:
+            asked, self._asked_meanwhile = self._asked_meanwhile, set()
+            self.context.changed(self, asked)
+
+    def _tasks(self, member: str) -> list[DueTask]:
         answer = self.answers.get(member)
         if member in self.evaluators:
             due = [] if answer is not None and not answer.approved else self.unmeasured(member)
-            return list(evaluator_tasks(self._view(), answered_plan=answer is not None, due=due))
+            return list(evaluator_tasks(self._seen_as(), answered_plan=answer is not None, due=due))
         knows = self.known_round[member]
-        return list(roster_tasks(self._view(), member, answered_plan=answer is not None, knows=knows))
+        return list(roster_tasks(self._seen_as(), member, answered_plan=answer is not None, knows=knows))
 
-    def _view(self) -> RunView:
+    def _seen_as(self) -> RunView:
+        """Return what tasks follow from; made anew after a change."""
+        if self._view is None:
+            self._view = self._look()
+        return self._view
+
+    def _look(self) -> RunView:
         last = self.tried[-1] if self.tried else None
         failed = last if last is not None and last.state == "aborted" else None
         return RunView(

@@ -8,14 +8,14 @@ Leaves to others: the rules of a round (``coordinator.protocol.round``), what fo
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 
-from coordinator.database import attempt_rows, member_rows, run_rows
+from coordinator.database import run_rows
 from coordinator.database.attempt_rows import RESTORED
 from coordinator.protocol.checks import check_known_round
 from coordinator.protocol.round import Message
 from coordinator.runs.attempt import HEADS, Attempt
 from coordinator.runs.run import Run, in_thread, to_the_end
-from coordinator.runs.uploads import Upload
 from privacy.errors import PeerError, Phase
 from privacy.evaluation import SignedEvaluation
 from privacy.heads import JournalHead, Moment
@@ -23,7 +23,16 @@ from privacy.plan import signed_approval_bytes
 from privacy.secagg import keys
 from privacy.secagg.messages import Advertisement, Complaint, Position, Receipt
 from protos import codec
-from protos.envelope import Abstained, Evaluation, HeadsShown, PlanApproved, PlanRefused, RoundKnown, RunSubmission
+from protos.envelope import (
+    Abstained,
+    Evaluation,
+    HeadsShown,
+    MessageWithHeads,
+    PlanApproved,
+    PlanRefused,
+    RoundKnown,
+    RunSubmission,
+)
 
 
 class Submissions:
@@ -32,30 +41,47 @@ class Submissions:
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    async def submit(self, member: str, submission: RunSubmission) -> None:
+    async def submit(self, member: str, submission: RunSubmission, data: bytes = b"") -> None:
         """Take a submission.
 
-        Raises:
-            PeerError: it breaks a rule; nothing has changed.
-        """
-        async with self._run.lock:
-            self._run.catch_up()
-            await to_the_end(self._take(member, submission))
+        Args:
+            member: who sends it.
+            submission: what it sends.
+            data: the submission's one form, if it is at hand.
 
-    async def _take(self, member: str, submission: RunSubmission) -> None:
+        Raises:
+            PeerError: it breaks a rule; nothing has changed, but that heads which came with it are kept.
+        """
+        run = self._run
+        message = submission.message if isinstance(submission, MessageWithHeads) else submission
+        async with run.uploading(member) if isinstance(message, Receipt) else nullcontext(), run.lock:
+            run.catch_up()
+            taken = self._take(member, submission, data)
+            # The others are taken in one step of the event loop, which nobody can cancel.
+            await (to_the_end(taken) if isinstance(message, Receipt | RoundKnown) else taken)
+        await run.context.writer.written()  # without the lock: others are heard meanwhile
+
+    async def _take(self, member: str, submission: RunSubmission, data: bytes) -> None:
         run = self._run
         run.latecomers.heard_of(member)
         try:
-            await self._submit(member, submission)
+            await self._submit(member, submission, data)
         except PeerError:
             raise
         except BaseException:
             run.distrust_memory()
             raise
-        run.wakeup.set()
+        if not isinstance(submission, HeadsShown):  # nothing follows from them alone
+            run.wakeup.set()
 
-    async def _submit(self, member: str, submission: RunSubmission) -> None:
+    async def _submit(self, member: str, submission: RunSubmission, data: bytes) -> None:
         match submission:
+            case MessageWithHeads(heads, message):
+                if heads.position != message.position:
+                    rule = "the heads that come with a message are of another attempt"
+                    raise PeerError.by_participant(member, "E-ROUND-CONTEXT", Phase.ADVERTISE_KEYS, rule)
+                self._heads(member, heads)
+                await self._submit(member, message, codec.message_alone(data, submission) if data else b"")
             case PlanApproved() | PlanRefused():
                 self._answer(member, submission)
             case Evaluation():
@@ -63,16 +89,16 @@ class Submissions:
             case HeadsShown():
                 self._heads(member, submission)
             case RoundKnown():
-                self._known_elsewhere(member, submission)
+                await self._known_elsewhere(member, submission)
             case Receipt():
-                await self._receipt(member, submission)
+                await self._receipt(member, submission, data)
             case Abstained():
                 attempt = self._attempt(member, submission.position)
-                if attempt is not None and attempt.abstain(member, submission):
+                if attempt is not None and attempt.abstain(member, submission, data):
                     self._taken(member, "abstained", code=submission.code)
                     self._run.log.warning("member-abstains", member=member, code=submission.code)
             case _:
-                self._message(member, submission)
+                self._message(member, submission, data)
 
     # --- the plan ---
 
@@ -87,9 +113,13 @@ class Submissions:
         before, approves = run.answers.get(member), isinstance(answer, PlanApproved)
         if run.record.state.ended or (before is not None and (approves or not before.approved)):
             return
-        with run.context.store.begin() as connection:
-            run_rows.add_approval(connection, member, answer, run.context.now())
-        run.reload_and_notify("plan-approved" if approves else "plan-refused", member=member)
+        now = run.context.now()
+        run.context.writer.also(
+            lambda connection: run_rows.add_approval(connection, member, answer, now), run.distrust_memory
+        )
+        run.answers[member] = run_rows.approval_record(member, answer, now)
+        run.answered(member)
+        run.log.info("plan-approved" if approves else "plan-refused", member=member)
 
     def _approves(self, member: str, answer: PlanApproved) -> bool:
         signed = signed_approval_bytes(self._run.plan.hash, member)
@@ -97,7 +127,7 @@ class Submissions:
 
     # --- a coordinator that was set back ---
 
-    def _known_elsewhere(self, member: str, known: RoundKnown) -> None:
+    async def _known_elsewhere(self, member: str, known: RoundKnown) -> None:
         """Hold a run of which a round was completed that is not known here: only an older state can lack it.
 
         A certificate of an attempt that this coordinator itself closed otherwise proves nothing: whoever was asked for
@@ -116,10 +146,13 @@ class Submissions:
             f"round {at.round} was completed, and here is nothing after round {len(run.rounds)}: this coordinator was "
             f"set back; {member} has the certificate"
         )
-        with run.context.store.begin() as connection:
-            run_rows.hold(connection, run.run_id, code="E-COORDINATOR-ROLLBACK", reason=reason, now=run.context.now())
+        code, now = "E-COORDINATOR-ROLLBACK", run.context.now()
+        run.context.writer.also(
+            lambda connection: run_rows.hold(connection, run.run_id, code=code, reason=reason, now=now)
+        )
+        await run.written()
         run.log.error("coordinator-set-back", round=at.round, known=len(run.rounds), member=member)
-        run.reload_and_notify("run-held", code="E-COORDINATOR-ROLLBACK", reason=reason)
+        run.reload_and_notify("run-held", code=code, reason=reason)
 
     # --- a round ---
 
@@ -145,19 +178,17 @@ class Submissions:
             )
         if known[position.order] == "open":
             # The daemon has just started and is still reading the attempt's journal.
-            raise PeerError.by_participant(
-                member, "E-WIRE-UNEXPECTED", Phase.ADVERTISE_KEYS, "the attempt is being opened again; try again"
-            )
+            raise _opened_again(member)
         return None
 
-    def _message(self, member: str, message: Message) -> None:
+    def _message(self, member: str, message: Message, data: bytes) -> None:
         attempt = self._attempt(member, message.position)
         phase = None if attempt is None else attempt.machine.phase
         if attempt is None or phase is None:
             return
         if isinstance(message, Advertisement):
             attempt.require_heads(member, Moment.ADVERTISE, hashlib.sha256(message.body).digest())
-        if not attempt.receive(message):
+        if not attempt.receive(message, data):
             return
         self._run.latecomers.was_in_time(member, phase)
         if isinstance(message, Advertisement):
@@ -166,17 +197,21 @@ class Submissions:
             self._run.log.warning("complaint", member=member, dealer=message.dealer, attempt=message.position.attempt)
         self._taken(member, "message-accepted", kind=type(message).__name__)
 
-    async def _receipt(self, member: str, receipt: Receipt) -> None:
+    async def _receipt(self, member: str, receipt: Receipt, data: bytes) -> None:
         attempt = self._attempt(member, receipt.position)
         if attempt is None:
             return
         attempt.require_heads(member, Moment.UPLOAD, receipt.masked_hash)
-        if await self._run.work(attempt.accumulate, receipt):
+        counted = await self._run.work(attempt.accumulate, receipt)
+        if self._run.attempt is not attempt:  # what it builds on could not be committed
+            raise _opened_again(member)
+        if counted:
+            attempt.journal_upload(receipt, data)
             self._run.latecomers.was_in_time(member, Phase.COLLECT_MASKED)
             self._taken(member, "upload-counted", length=receipt.length)
 
     def _taken(self, member: str, event: str, **details: str | int) -> None:
-        self._run.forget_told(member)
+        self._run.answered(member)
         self._run.log.debug(event, member=member, **details)
 
     # --- how far a member has come ---
@@ -193,31 +228,22 @@ class Submissions:
             raise _not_kept(member, "E-ROUND-SIGNATURE", "the heads are not signed by its identity key")
         if attempt is None:
             return  # over: nothing that they announce is taken any more
-        with run.context.store.begin() as connection:
-            last = attempt_rows.last_event_of(connection, run.run_id, member, HEADS.values())
-            before = None if last is None else codec.decode_submission(last.body, sender=member)
-            if shown == before:
-                return
-            if isinstance(before, HeadsShown) and _is_older(shown.journal, before.journal):
-                rule = f"its journal ends at record {shown.journal.length}, it showed {before.journal.length}"
-                raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
-            if (refusal := attempt.refuses_heads(shown)) is not None:
-                raise _not_kept(member, "E-ROUND-CONTEXT", refusal)
-            key, now = run.identities[member], run.context.now()
-            known = member_rows.keep_head(connection, shown.ledger, name=member, identity_key=key, now=now)
-            if known.place != shown.ledger.place:
-                rule = f"its ledger ends at record {shown.ledger.sequence}, it showed {known.sequence}"
-                raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
-            body = codec.encode_submission(shown)
-            attempt_rows.replace_event(
-                connection,
-                run.run_id,
-                shown.position,
-                kind=HEADS[shown.moment],
-                sender=member,
-                body=body,
-                now=run.context.now(),
-            )
+        before = run.last_heads.get(member)
+        if shown == before:
+            return
+        if before is not None and _is_older(shown.journal, before.journal):
+            rule = f"its journal ends at record {shown.journal.length}, it showed {before.journal.length}"
+            raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
+        if (refusal := attempt.refuses_heads(shown)) is not None:
+            raise _not_kept(member, "E-ROUND-CONTEXT", refusal)
+        key, now = run.identities[member], run.context.now()
+        known = run.context.heads.keep(shown.ledger, name=member, identity_key=key, now=now)
+        if known.place != shown.ledger.place:
+            rule = f"its ledger ends at record {shown.ledger.sequence}, it showed {known.sequence}"
+            raise _not_kept(member, "E-LEDGER-ROLLBACK", rule)
+        body, kind = codec.encode_record(shown), HEADS[shown.moment]
+        run.rows().replace_event(run.run_id, shown.position, kind=kind, sender=member, body=body, now=now)
+        run.last_heads[member] = shown
         attempt.take_heads(shown)
 
     # --- uploads ---
@@ -228,13 +254,16 @@ class Submissions:
         Raises:
             PeerError: it is not expected now, or of a wrong length.
         """
-        self._run.latecomers.heard_of(member)
-        async with self._run.lock:
+        run = self._run
+        run.latecomers.heard_of(member)
+        async with run.uploading(member):  # and not the run's: nobody waits for another's disk
             attempt = self._collecting(member, position)
+            if attempt.counted.get(member) == sha256:  # the answer to its receipt was lost, and others went on
+                return length
             upload = attempt.announce(member, sha256, length)
             if member in attempt.machine.answered():
                 return length
-            return await in_thread(self._run.context.spool.offset, upload)
+            return await in_thread(attempt.offset, upload) if attempt.files.get(member) else 0
 
     async def write_chunk(self, member: str, position: Position, sha256: bytes, offset: int, data: bytes) -> int:
         """Append a chunk and return the next offset.
@@ -242,17 +271,15 @@ class Submissions:
         Raises:
             PeerError: ``E-WIRE-CHUNK``, or it is not expected now.
         """
-        async with self._run.lock:
+        run = self._run
+        async with run.uploading(member):
             attempt = self._collecting(member, position)
             upload = attempt.announced(member, sha256)
             if member in attempt.machine.answered():
                 return attempt.length
-            return await to_the_end(self._append(attempt, upload, offset, data))
-
-    async def _append(self, attempt: Attempt, upload: Upload, offset: int, data: bytes) -> int:
-        after = await in_thread(self._run.context.spool.append, upload, offset, data)
-        attempt.timer.bytes_moved(upload.member, after, upload.length)
-        return after
+            after = await in_thread(attempt.append, upload, offset, data)
+            attempt.timer.bytes_moved(member, after, upload.length)
+            return after
 
     def _collecting(self, member: str, position: Position) -> Attempt:
         attempt = self._attempt(member, position)
@@ -275,7 +302,7 @@ class Submissions:
             round=one.round,
             adapter_sha256=one.adapter_sha256,
             data_sha256=one.data_sha256,
-            correct=one.correct,
+            metrics=one.metrics,
             examples=one.examples,
             signature=one.signature,
         )
@@ -283,10 +310,20 @@ class Submissions:
             raise PeerError.by_participant(
                 member, "E-ROUND-SIGNATURE", Phase.EVALUATION, "the measurement is not signed by the evaluator"
             )
-        with run.context.store.begin() as connection:
-            fresh = run_rows.add_evaluation(connection, member, one, run.context.now())
-        if fresh:
-            run.reload_and_notify("evaluated", member=member, round=one.round)
+        if (one.round, member) in run.measured:
+            return
+        now = run.context.now()
+        run.context.writer.also(
+            lambda connection: run_rows.add_evaluation(connection, member, one, now), run.distrust_memory
+        )
+        run.measured.add((one.round, member))
+        run.answered(member)
+        run.log.info("evaluated", member=member, round=one.round)
+
+
+def _opened_again(member: str) -> PeerError:
+    rule = "the attempt is being opened again; try again"
+    return PeerError.by_participant(member, "E-WIRE-UNEXPECTED", Phase.ADVERTISE_KEYS, rule)
 
 
 def _is_older(shown: JournalHead, before: JournalHead) -> bool:

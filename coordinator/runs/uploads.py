@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,14 +39,20 @@ class UploadStore:
         """Return where an upload lies."""
         return self._attempt(upload.run_id, upload.position) / f"{upload.member}.{upload.sha256.hex()[:32]}"
 
-    def offset(self, upload: Upload) -> int:
+    def open(self, run_id: str, position: Position) -> dict[str, set[Path]]:
+        """Make an attempt's directory, and return what lies there already, by member."""
+        directory, there = self._attempt(run_id, position), dict[str, set[Path]]()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in directory.iterdir():  # a member's name may contain dots
+            there.setdefault(path.name.rpartition(".")[0], set()).add(path)
+        return there
+
+    def offset(self, upload: Upload, others: Iterable[Path]) -> int:
         """Return how many bytes of an upload are there; other uploads of the member to this attempt are dropped."""
         path = self.path(upload)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for other in path.parent.glob(f"{upload.member}.*"):
-            # A member's name may contain dots, so that "a" also finds the files of "a.b".
-            if other != path and other.name.rpartition(".")[0] == upload.member:
-                other.unlink()
+        for other in others:
+            if other != path:
+                other.unlink(missing_ok=True)
         return path.stat().st_size if path.exists() else 0
 
     def append(self, upload: Upload, offset: int, data: bytes) -> int:
@@ -60,6 +67,9 @@ class UploadStore:
         if offset != there or offset + len(data) > upload.length:
             rule = f"a chunk at {offset} of {len(data)} bytes does not continue an upload that stands at {there}"
             raise PeerError.by_participant(upload.member, "E-WIRE-CHUNK", Phase.COLLECT_MASKED, rule)
+        if not path.parent.exists():
+            rule = "the attempt is over"
+            raise PeerError.by_participant(upload.member, "E-WIRE-UNEXPECTED", Phase.COLLECT_MASKED, rule)
         with durable.disk_errors(path), path.open("ab") as file:
             file.write(data)
             if offset + len(data) == upload.length:

@@ -15,10 +15,12 @@ from coordinator.database.attempt_rows import AttemptRecord
 from coordinator.database.run_rows import ApprovalRecord, EvaluationRecord, RoundRecord, RunRecord, RunState
 from coordinator.database.standing_rows import Lateness
 from coordinator.opened import OpenHome
+from coordinator.views.attendance import Turnout, turnout
 from coordinator.views.phase import OpenPhase, Waiting, open_phase
 from coordinator.views.troubles import current_troubles, trouble_lines, troubles_json
 from host.rendering import Json, moment, timestamp
 from privacy.claims import graph_words, suite_words
+from privacy.evaluation import metrics_words
 from privacy.plan import Plan
 from privacy.secagg.messages import Position
 
@@ -41,6 +43,7 @@ class Overview:
     excluded: tuple[str, ...]  # by the operator
     live: tuple[str, ...] | None  # None: the daemon does not run
     troubles: tuple[Trouble, ...]  # what keeps the coordinator itself from working
+    turnout: Turnout
 
     @property
     def undecided(self) -> tuple[str, ...]:
@@ -48,15 +51,30 @@ class Overview:
         answered = {approval.member for approval in self.approvals}
         return tuple(member.id for member in self.plan.roster if member.id not in answered)
 
+    @property
+    def away(self) -> tuple[str, ...]:
+        """Participants whose daemon is not connected."""
+        return tuple(member.id for member in self.plan.roster if member.id not in (self.live or ()))
+
+    @property
+    def there(self) -> int:
+        """How many participants an attempt could begin with now."""
+        absent = {*self.away, *self.excluded, *(late.member for late in self.late)}
+        return len(self.plan.roster) - len(absent)
+
+    @property
+    def enough_there(self) -> bool:
+        """Whether they are enough for a sum."""
+        return self.there >= self.plan.min_survivors
+
     def evaluation_values(self) -> list[Json]:
         """Return the measurements as JSON."""
         return [
             {
                 "round": evaluation.round,
                 "evaluator": evaluation.evaluator,
-                "correct": evaluation.correct,
                 "examples": evaluation.examples,
-                "accuracy": round(evaluation.correct / max(1, evaluation.examples), 6),
+                "metrics": metric_values(evaluation),
                 "adapter_sha256": evaluation.adapter_sha256.hex(),
                 "data_sha256": evaluation.data_sha256.hex(),
             }
@@ -107,6 +125,7 @@ class Overview:
             "phase": None if phase is None else phase.to_json(),
             "late": [{"member": late.member, "phase": late.phase, "since": late.since} for late in self.late],
             "excluded": list(self.excluded),
+            "turnout": self.turnout.to_json(),
             "evaluations": self.evaluation_values(),
             "daemon_running": self.live is not None,
             "troubles": troubles_json(self.troubles),
@@ -153,26 +172,29 @@ class Overview:
             return ["The daemon does not run. Next: onlysum coordinator start"]
         if run.state is RunState.CREATED:
             return [f"waits for the approval of {', '.join(self.undecided)}"]
-        away = [member.id for member in self.plan.roster if member.id not in self.live]
         lines = [] if phase is None else phase.to_lines()
-        lines += [f"away: {', '.join(away)}"] if away else []
+        lines += [f"away: {', '.join(self.away)}"] if self.away else []
         lines += [
             f"{late.member} is connected, late since {moment(late.since)} UTC ({late.phase}) and has sent nothing since"
             for late in self.late
-            if late.member not in away
+            if late.member not in self.away
         ]
         lines += [f"excluded: {', '.join(self.excluded)}"] if self.excluded else []
-        absent = {*away, *self.excluded, *(late.member for late in self.late)}
-        if phase is None and len(self.plan.roster) - len(absent) < self.plan.min_survivors:
+        lines += self.turnout.to_lines()
+        if phase is None and not self.enough_there:
             lines.append(f"a round opens when {self.plan.min_survivors} participants are there")
         return lines
 
 
 def measured(evaluation: EvaluationRecord) -> str:
     """Return a measurement in words."""
-    correct, examples = evaluation.correct, evaluation.examples
-    share = correct / max(1, examples)
-    return f"after round {evaluation.round}: {share:.3f} correct ({correct} of {examples}, {evaluation.evaluator})"
+    figures = metrics_words(evaluation.metrics)
+    return f"after round {evaluation.round}: {figures} ({evaluation.examples} examples, {evaluation.evaluator})"
+
+
+def metric_values(evaluation: EvaluationRecord) -> dict[str, Json]:
+    """Return a measurement's figures by name, for programs."""
+    return {metric.name: float(metric.value) for metric in evaluation.metrics}
 
 
 def overview(opened: OpenHome, name: str) -> Overview:
@@ -192,12 +214,13 @@ def overview(opened: OpenHome, name: str) -> Overview:
             events = attempt_rows.list_events(connection, run.run_id, Position(plan.hash, last.round, last.attempt))
             waiting = Waiting(opened.settings.durations, status.started_at if status else None)
             phase = open_phase(plan, last, events, waiting)
+        rounds = run_rows.list_rounds(connection, run.run_id)
         return Overview(
             run=run,
             plan=plan,
             approvals=run_rows.list_approvals(connection, run.run_id),
             attempts=attempts,
-            rounds=run_rows.list_rounds(connection, run.run_id),
+            rounds=rounds,
             evaluations=run_rows.list_evaluations(connection, run.run_id),
             uploaded=attempt_rows.uploaded_bytes(connection, run.run_id),
             phase=phase,
@@ -205,4 +228,5 @@ def overview(opened: OpenHome, name: str) -> Overview:
             excluded=tuple(sorted(standing_rows.excluded_members(connection, run.run_id))),
             live=status.live if status else None,
             troubles=current_troubles(opened, status),
+            turnout=turnout(connection, run.run_id, plan, rounds),
         )

@@ -68,6 +68,12 @@ class OpenPhase:
         return [f"round {self.round}, attempt {self.attempt}, {self.phase}: {waits}", *cannot]
 
 
+def abstention_code(event: EventRecord) -> str:
+    """Return the code with which a member said that it cannot take part."""
+    said = codec.decode_submission(event.body, sender=event.sender)
+    return said.code if isinstance(said, Abstained) else ""
+
+
 def open_phase(plan: Plan, attempt: AttemptRecord, events: tuple[EventRecord, ...], waiting: Waiting) -> OpenPhase:
     """Return who is expected and who has answered, from an attempt's events."""
     expected, answered, since = tuple(member.id for member in plan.roster), set[str](), attempt.opened_at
@@ -76,8 +82,7 @@ def open_phase(plan: Plan, attempt: AttemptRecord, events: tuple[EventRecord, ..
         if event.kind in HEADS.values():  # announces an answer, and is none
             continue
         if event.kind == ABSTAINED:
-            said = codec.decode_submission(event.body, sender=event.sender)
-            abstained[event.sender] = said.code if isinstance(said, Abstained) else ""
+            abstained[event.sender] = abstention_code(event)
         elif event.kind != CLOSED:
             answered.add(event.sender)
         else:

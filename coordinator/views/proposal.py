@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from host.rendering import Json
 from privacy.claims import NO_PRIVACY, graph_words, suite_words, trust_sentences
+from privacy.dp.signal import lost_by
 from privacy.plan import Plan
 
 
@@ -30,9 +31,11 @@ class Proposal:
             "graph": plan.graph.model_dump(mode="json"),
             "suite": plan.suite,
             "mode": plan.privacy.mode,
-            "noise_exponent": plan.privacy.noise_exponent,
+            "variance_exponent": plan.privacy.variance_exponent,
             "sensitivity": plan.privacy.sensitivity,
-            "ring_bits": plan.encoding.ring_bits,
+            "entry_bits": plan.encoding.bits,
+            "bytes_per_entry": _bytes_per_entry(plan),
+            "signal_lost": lost_by(plan),
             "trust": list(trust_sentences(plan)),
             "warnings": list(self._warnings()),
         }
@@ -44,7 +47,7 @@ class Proposal:
             f"Run {plan.run_id}: {plan.recipe.title}",
             f"  roster    {', '.join(f'{member.id} ({member.units})' for member in plan.roster)}",
             f"  evaluator {', '.join(evaluator.id for evaluator in plan.evaluation.evaluators) or 'nobody'}",
-            f"  rounds    {plan.recipe.rounds}, {plan.recipe.entries} entries of {plan.encoding.ring_bits} bits",
+            f"  rounds    {plan.recipe.rounds}, {plan.recipe.entries} entries of {self._words()}",
             f"  privacy   {plan.privacy.mode}: {self._noise()}",
             f"  n={plan.n} f={plan.f} T={plan.shamir_threshold} min_survivors={plan.min_survivors}",
             f"  graph     {graph_words(plan)}",
@@ -63,11 +66,24 @@ class Proposal:
         batch = f"privacy.sampling_rate {self.plan.privacy.sampling_rate} gives an expected batch below one"
         return (f"{batch} for {', '.join(small)}: most of their steps are noise alone",)
 
+    def _words(self) -> str:
+        """Return what an entry takes on the wire, and what whole numbers of this size cost."""
+        plan, scale = self.plan, self.plan.encoding.scale_exponent
+        wide = f"{plan.encoding.bits} bits ({_bytes_per_entry(plan):.2f} bytes)"
+        steps = f"rounded to 2^-{scale} and to at most {plan.encoding.clamp / 2**scale:.4g}"
+        cost = f"whole numbers cost {lost_by(plan):.2%} of the signal" if plan.privacy.noised else ""
+        return "; ".join([wide, *([steps] if scale else []), *([cost] if cost else [])])
+
     def _noise(self) -> str:
         privacy = self.plan.privacy
         if not privacy.noised:
             return NO_PRIVACY.lower()
         return (
-            f"epsilon {privacy.epsilon} at delta {privacy.delta}, unit {privacy.unit}: noise "
-            f"2^{privacy.noise_exponent}, sensitivity {privacy.sensitivity}, noise of {privacy.honest_noise} relied on"
+            f"epsilon {privacy.epsilon} at delta {privacy.delta}, unit {privacy.unit}: noise of variance 2^"
+            f"{privacy.variance_exponent}, sensitivity {privacy.sensitivity}, noise of {privacy.honest_noise} relied on"
         )
+
+
+def _bytes_per_entry(plan: Plan) -> float:
+    """Return how many bytes of a long vector's words an entry takes."""
+    return plan.encoding.ring_bits / 8 / plan.encoding.lanes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 
 from coordinator.database import member_rows
 from coordinator.database.member_rows import SecurityRow
 from coordinator.opened import OpenHome
 from host.rendering import Json, Line, moment, table, timestamp
+from privacy.errors import VerificationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,19 @@ class SecurityLog:
     rows: tuple[SecurityRow, ...]  # oldest first
     total: int
     head: str  # hash of the newest row; empty where there is none
+
+    def filtered(self, *, kind: str = "", subject: str = "") -> SecurityLog:
+        """Return the rows of one kind, or with a text in who or what; an empty filter takes all."""
+        rows = tuple(
+            row
+            for row in self.rows
+            if (not kind or row.kind == kind) and (not subject or subject in row.subject or subject in row.detail)
+        )
+        return SecurityLog(rows, self.total, self.head)
+
+    def newest(self, count: int) -> SecurityLog:
+        """Return so many of the newest rows; 0: all."""
+        return SecurityLog(self.rows[-count:] if count else self.rows, self.total, self.head)
 
     def to_json(self) -> Json:
         """Return it for programs."""
@@ -52,3 +67,45 @@ def security_log(opened: OpenHome, newest: int) -> SecurityLog:
         rows = member_rows.security_log(connection)
     member_rows.verify_security_log(rows)
     return SecurityLog(rows[-newest:] if newest else rows, len(rows), rows[-1].hash.hex() if rows else "")
+
+
+def exported(opened: OpenHome) -> Json:
+    """Return the whole log with its hashes, for whoever keeps it elsewhere; :func:`check_exported` reads it again.
+
+    Raises:
+        VerificationError: ``E-STATE-DAMAGED``.
+    """
+    with opened.store.read() as connection:
+        rows = member_rows.security_log(connection)
+    member_rows.verify_security_log(rows)
+    values: list[Json] = [
+        {**asdict(row), "previous": row.previous.hex(), "hash": row.hash.hex(), "time": timestamp(row.at)}
+        for row in rows
+    ]
+    return {"federation": opened.settings.federation, "rows": values}
+
+
+def check_exported(data: bytes) -> tuple[SecurityRow, ...]:
+    """Return the rows of an exported log whose chain holds.
+
+    Raises:
+        VerificationError: ``E-STATE-DAMAGED``.
+    """
+    try:
+        values = json.loads(data)["rows"]
+        rows = tuple(
+            SecurityRow(
+                sequence=int(value["sequence"]),
+                at=int(value["at"]),
+                kind=str(value["kind"]),
+                subject=str(value["subject"]),
+                detail=str(value["detail"]),
+                previous=bytes.fromhex(value["previous"]),
+                hash=bytes.fromhex(value["hash"]),
+            )
+            for value in values
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise VerificationError("E-STATE-DAMAGED", "the file is no exported security log") from None
+    member_rows.verify_security_log(rows)
+    return rows

@@ -11,6 +11,8 @@ from coordinator.daemon.status import read_status
 from coordinator.daemon.troubles import Trouble
 from coordinator.database import member_rows, run_rows
 from coordinator.opened import OpenHome
+from coordinator.views.overview import overview
+from coordinator.views.sentence import RunSentence, run_sentence
 from coordinator.views.troubles import current_troubles, trouble_lines, troubles_json
 from host.rendering import Json, Line, moment, table, timestamp
 
@@ -31,14 +33,13 @@ class OpenRun:
     run_id: str
     state: str
     paused: bool
-    code: str = ""  # of why it is held
+    code: str  # of why it is held
+    sentence: RunSentence
 
     def to_line(self) -> str:
         """Return it for people."""
-        why = (
-            f" (held: {self.code}, see run show {self.run_id[:8]})" if self.code else " (paused)" if self.paused else ""
-        )
-        return f"run {self.run_id} {self.state}{why}"
+        why = f" (held: {self.code}, see run show {self.run_id[:8]})" if self.code else ""
+        return f"run {self.run_id[:8]}: {self.sentence.text}{why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ class ServiceStatus:
             "members": [{"name": member.name, "role": member.role, "live": member.live} for member in self.members],
             "invited": list(self.invited),
             "runs": [
-                {"run": run.run_id, "state": run.state, "paused": run.paused, "code": run.code} for run in self.runs
+                {**run.sentence.to_json(), "state": run.state, "paused": run.paused, "code": run.code}
+                for run in self.runs
             ],
             "troubles": troubles_json(self.troubles),
         }
@@ -103,6 +105,15 @@ def service_status(opened: OpenHome, now: int) -> ServiceStatus:
         since=daemon.started_at if daemon else None,
         members=tuple(Presence(member.name, member.role.value, member.name in live) for member in members),
         invited=tuple(token.name for token in tokens if token.expires_at > now),
-        runs=tuple(OpenRun(run.run_id, run.state.value, run.paused, run.code) for run in runs),
+        runs=tuple(
+            OpenRun(
+                run.run_id,
+                run.state.value,
+                run.paused,
+                run.code,
+                run_sentence(overview(opened, run.run_id), now),
+            )
+            for run in runs
+        ),
         troubles=current_troubles(opened, daemon),
     )

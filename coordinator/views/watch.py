@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.store import Store
 from coordinator.runs.attempt import CLOSED
-from coordinator.views.overview import measured
+from coordinator.views.overview import measured, metric_values
 from host.rendering import Json, moment, timestamp
 from privacy import canonical
 from privacy.printable import printable
@@ -86,8 +86,7 @@ class Watcher:
         for evaluation in evaluations:
             if (evaluation.round, evaluation.evaluator) not in self.measured:
                 self.measured.add((evaluation.round, evaluation.evaluator))
-                accuracy = round(evaluation.correct / max(1, evaluation.examples), 6)
-                fields = {"round": evaluation.round, "accuracy": accuracy}
+                fields = {"round": evaluation.round, "metrics": metric_values(evaluation)}
                 yield _happened("evaluation", measured(evaluation), fields, at=evaluation.at, detail=True)
         yield from self._run(run, evaluations)
 

@@ -60,6 +60,14 @@ def _names(context: typer.Context, pattern: str, incomplete: str, *, of: Callabl
 RunName = Annotated[
     str, typer.Argument(metavar="PLAN", help="The run's id, or its beginning.", autocompletion=_complete_plans)
 ]
+WaitingRun = Annotated[
+    str,
+    typer.Argument(
+        metavar="[PLAN]",
+        help="The run's id, or its beginning; by default of the one that waits.",
+        autocompletion=_complete_plans,
+    ),
+]
 LocalName = Annotated[str, typer.Argument(metavar="NAME", help="Local name: a-z, 0-9, dot, dash, underscore.")]
 DatasetName = Annotated[
     str, typer.Argument(metavar="NAME", help="A registered dataset.", autocompletion=_complete_datasets)

@@ -31,6 +31,9 @@ def add_dataset(
     ] = None,
     input_column: Annotated[str | None, typer.Option("--input", metavar="COLUMN", help="Default: the plan's.")] = None,
     label_column: Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="Default: the plan's.")] = None,
+    values: Annotated[
+        bool, typer.Option("--values", help="The label column holds numbers or texts, and no classes.")
+    ] = False,
     another_population: Annotated[
         bool, typer.Option("--another-population", help="Register data again whose people have another budget too.")
     ] = False,
@@ -57,7 +60,9 @@ def add_dataset(
         check_name(population)
     location = absolute(path)
     with working(f"reading {path} to its last row"):
-        facts = inspect(path, input_column=input_column, label_column=label_column, user_column=user)
+        facts = inspect(
+            path, input_column=input_column, label_column=label_column, user_column=user, classes=not values
+        )
     entry = DatasetEntry(
         name=name,
         path=location,
@@ -65,6 +70,7 @@ def add_dataset(
         input_column=input_column,
         label_column=label_column,
         user_column=user,
+        classes=not values,
         population=population,
         another_population=another_population,
         rows=facts.rows,
@@ -91,6 +97,32 @@ def add_dataset(
         lines += dataset_section(name, population or "POPULATION").rstrip().splitlines()
         if population is None or population not in policy.population:
             lines += ["", "The population needs a section of its own; policy.toml has an example."]
+    show(DatasetView(entry).to_json(), lines, as_json=as_json)
+
+
+@app.command("map")
+def map_labels(
+    name: DatasetName,
+    pairs: Annotated[
+        list[str] | None, typer.Argument(metavar="OWN=PLAN", help="A label of the data, and what plans call it.")
+    ] = None,
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what plans call the labels of a dataset, where it spells them otherwise.
+
+    The data stays as it is. What was said before is replaced; without pairs
+    labels are taken as they are.
+
+    Example: onlysum participant dataset map wards positiv=positive negativ=negative
+    """
+    from participant.owner.registry import renamed_labels
+    from participant.views.datasets import DatasetView
+
+    registry = opened(config).review.registry
+    entry = registry.dataset(name)
+    entry = registry.replace(entry.model_copy(update={"renamed": renamed_labels(entry, pairs or ())}))
+    lines = [f"{own} -> {plans}" for own, plans in entry.renamed.items()] or [f"{name}: labels are taken as they are."]
     show(DatasetView(entry).to_json(), lines, as_json=as_json)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from host.console import AsJson, show, show_view, working
-from participant.commands import dataset, ledger, member, model, plan, policy
+from participant.commands import dataset, ledger, member, model, page, plan, policy, run
 from participant.commands.console import Directory, directory, opened
 from privacy.error_codes import Fault
 
@@ -33,8 +33,10 @@ for noun, module in (
     ("policy", policy),
     ("ledger", ledger),
     ("member", member),
+    ("run", run),
 ):
     app.add_typer(module.app, name=noun)
+app.command("page")(page.page)
 
 
 @app.command()
@@ -56,6 +58,7 @@ def join(
     """Enrol with an invitation.
 
     Makes keys, gets a certificate, and writes a policy that allows nothing.
+    On a terminal it goes on to ask for data and base model.
 
     Example: onlysum participant join TOKEN --config clinic-a
     """
@@ -63,7 +66,9 @@ def join(
 
     from host.fingerprints import fingerprint
     from host.system import SystemClock, SystemRandom
+    from participant.commands import guided
     from participant.daemon.joining import join as enrol
+    from protos.envelope import Role
 
     line = token
     if token == "-":  # noqa: S105  # a dash is no secret
@@ -97,6 +102,8 @@ def join(
         "edit policy.toml (it allows nothing yet), then `onlysum participant start`.",
     ]
     show(value, lines, as_json=as_json)
+    if not as_json:
+        guided.go_on(config, evaluator=identity.role is Role.EVALUATOR)
 
 
 @app.command()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from host.console import AsJson, show, show_view
-from participant.commands.console import DatasetOption, Directory, RunName, opened
+from host.console import AsJson, say, show, show_view
+from participant.commands.console import DatasetOption, Directory, WaitingRun, opened
 
 if TYPE_CHECKING:
     from host.rendering import Json
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from participant.owner.approval import Judged
     from participant.owner.plan_store import Rehearsal
     from participant.runs.context import TrainingJob
+    from participant.training.torch_trainer import TorchTrainer
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="See, approve and refuse plans.")
 Person = Annotated[str, typer.Option("--as", metavar="NAME", help="Who decides; by default the user who is logged in.")]
@@ -44,7 +45,7 @@ def list_plans(
 
 @app.command("show")
 def show_plan(
-    run: RunName,
+    run: WaitingRun = "",
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write the page as HTML.")] = None,
     dataset: DatasetOption = None,
     config: Directory = None,
@@ -83,7 +84,9 @@ def show_plan(
 
 
 @app.command("dry-run")
-def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = None, as_json: AsJson = False) -> None:
+def dry_run(
+    run: WaitingRun = "", dataset: DatasetOption = None, config: Directory = None, as_json: AsJson = False
+) -> None:
     """Load base and data, run the self-check and rehearse a round.
 
     Nothing is sent and nothing charged. What a round takes here is kept for
@@ -91,6 +94,7 @@ def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = Non
 
     Example: onlysum participant plan dry-run 3f2a
     """
+    from participant.daemon.assembly import torch_trainer
     from participant.owner.inspection import is_unchanged
     from participant.owner.rules import Outcome
     from privacy.claims import graph_words, suite_words
@@ -98,9 +102,11 @@ def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = Non
     participant = opened(config)
     run_id = participant.review.plans.find(run)
     judged = participant.review.judge_run(run_id, dataset)
-    job = _training_job(participant, run_id, judged)
+    job = training_job(participant, run_id, judged)
     same = is_unchanged(job.dataset)
-    rehearsal = _rehearsed(job)
+    trainer = torch_trainer(job, strict=True)
+    trainer.prepare()
+    rehearsal = _rehearsed(trainer)
     participant.review.plans.note_rehearsal(run_id, rehearsal)
     plan, unmet = judged.verified.plan, [rule for rule in judged.assessment.rules if rule.outcome is not Outcome.MET]
     value: Json = {
@@ -109,6 +115,7 @@ def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = Non
         "ok": True,
         "unchanged": same,
         "rehearsal": rehearsal.model_dump(mode="json"),
+        "remarks": list(trainer.remarks),
         "suite": plan.suite,
         "graph": plan.graph.kind,
         "roster": judged.assessment.roster,
@@ -117,6 +124,7 @@ def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = Non
     lines = [
         f"The self-check of run {run_id[:8]} passed with dataset {job.dataset.name}; nothing was charged.",
         f"On {rehearsal.device} training takes up to {rehearsal.seconds} s a round, and {rehearsal.mib} MiB of memory.",
+        *(f"{job.dataset.name}: {remark}" for remark in trainer.remarks),
         *([] if same else ["The dataset's bytes are not those that were registered; its size is."]),
         f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: {judged.assessment.roster}",
         *(f"{rule.outcome.value:<15}{rule.name}: {rule.says}" for rule in unmet),
@@ -124,19 +132,17 @@ def dry_run(run: RunName, dataset: DatasetOption = None, config: Directory = Non
     show(value, lines, as_json=as_json)
 
 
-def _rehearsed(job: TrainingJob) -> Rehearsal:
-    """Prepare training as the daemon would, and time a round on synthetic rows."""
+def _rehearsed(trainer: TorchTrainer) -> Rehearsal:
+    """Time a round on synthetic rows."""
     from host.system import SystemClock
-    from participant.daemon.assembly import torch_trainer
     from participant.owner.plan_store import Rehearsal
 
-    trainer, clock = torch_trainer(job, strict=True), SystemClock()
-    trainer.prepare()
+    clock = SystemClock()
     seconds, mib, device = trainer.rehearse(clock.monotonic)
     return Rehearsal(seconds=math.ceil(seconds), mib=mib, device=device, at=int(clock.now()))
 
 
-def _training_job(participant: OpenHome, run_id: str, judged: Judged) -> TrainingJob:
+def training_job(participant: OpenHome, run_id: str, judged: Judged) -> TrainingJob:
     """Return what a trainer would be made from, before anybody has approved."""
     from participant.runs.context import TrainingJob
     from privacy.errors import LocalError
@@ -160,7 +166,7 @@ def _training_job(participant: OpenHome, run_id: str, judged: Judged) -> Trainin
 
 @app.command("approve")
 def approve(
-    run: RunName,
+    run: WaitingRun = "",
     *,
     who: Person = "",
     dataset: DatasetOption = None,
@@ -169,28 +175,50 @@ def approve(
         typer.Option("--overrule", metavar="RULE", help="A broken rule that the policy lets you overrule; repeatable."),
     ] = None,
     because: Annotated[str, typer.Option("--because", metavar="TEXT", help="Why; kept, and told to nobody.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not show the plan and ask: it was read.")] = False,
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Approve a plan.
+    """Show a plan, ask, and approve it.
 
-    The daemon runs the self-check and tells the coordinator. What a rule of
-    the policy refuses, only the persons in approval.may_overrule can approve,
-    with --overrule, --as and --because.
+    Without a terminal nothing is asked. The daemon runs the self-check and
+    tells the coordinator. What a rule of the policy refuses, only the persons
+    in approval.may_overrule can approve, with --overrule, --as and --because.
 
     Example: onlysum participant plan approve 3f2a --as "Anna Meier"
     """
-    review = opened(config).review
+    import sys
+
+    from privacy.errors import LocalError
+
+    participant = opened(config)
+    review = participant.review
+    asks = sys.stdin.isatty() and not as_json and not yes
+    if not (run or asks or yes):
+        raise LocalError("E-USAGE", "name the plan that you have read: another one may have come since")
     run_id = review.plans.find(run)
+    if asks:
+        _show_and_ask(participant, run_id, dataset)
     decision = review.approve(run_id, who=who or None, dataset_name=dataset, overruling=overrule or (), because=because)
     lines = [f"approved by {decision.who} with dataset {decision.dataset}; plan hash {decision.plan_hash}"]
     lines += [f"overruled: {rule.rule}: {rule.says}" for rule in decision.overruled]
     show({"run": run_id, **decision.model_dump(mode="json")}, lines, as_json=as_json)
 
 
+def _show_and_ask(participant: OpenHome, run_id: str, dataset: str | None) -> None:
+    from participant.owner.plan_page import plan_page
+
+    judged = participant.review.judge_run(run_id, dataset)
+    plans = participant.review.plans
+    say(*plan_page(judged, participant.owner.name, plans.decision(run_id), plans.ended(run_id)).lines())
+    if not judged.assessment.broken:
+        typer.confirm("Approve this plan?", abort=True)
+
+
 @app.command("refuse")
 def refuse(
-    run: RunName,
+    run: WaitingRun = "",
+    *,
     because: Annotated[str, typer.Option("--because", metavar="TEXT", help="What the operator is told.")],
     who: Person = "",
     config: Directory = None,

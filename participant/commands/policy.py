@@ -1,18 +1,18 @@
 """``onlysum participant policy``: what is allowed.
 
-Guarantees: these commands read; the policy is changed in its file.
+Guarantees: these commands read, but for `propose --append`, which adds sections and changes none.
 Leaves to others: judging plans (``participant.owner.rules``), deciding about them (``participant.commands.plan``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from host.console import AsJson, show
-from participant.commands.console import Directory, RunName, directory, opened
+from participant.commands.console import DatasetOption, Directory, WaitingRun, directory, opened
 
 if TYPE_CHECKING:
     from host.rendering import Json
@@ -95,7 +95,7 @@ def _left_to_the_policy(policy: Policy) -> Iterator[str]:
 
 
 @app.command("explain")
-def explain_policy(run: RunName, config: Directory = None, as_json: AsJson = False) -> None:
+def explain_policy(run: WaitingRun = "", config: Directory = None, as_json: AsJson = False) -> None:
     """Show rule by rule how a plan fares under the policy.
 
     Example: onlysum participant policy explain 3f2a
@@ -105,3 +105,37 @@ def explain_policy(run: RunName, config: Directory = None, as_json: AsJson = Fal
     rules = judged.assessment.rules
     value: list[Json] = [{"rule": rule.name, "outcome": rule.outcome.value, "says": rule.says} for rule in rules]
     show(value, [f"{rule.outcome.value:<15}{rule.name}: {rule.says}" for rule in rules], as_json=as_json)
+
+
+@app.command("propose")
+def propose_policy(
+    run: WaitingRun = "",
+    *,
+    append: Annotated[bool, typer.Option("--append", help="Append the lines to policy.toml.")] = False,
+    dataset: DatasetOption = None,
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the lines that a plan needs in policy.toml, or append them.
+
+    They allow this plan and no more, with the least budget that it needs.
+
+    Example: onlysum participant policy propose 3f2a --append
+    """
+    from participant.owner import proposal
+
+    participant = opened(config)
+    run_id = participant.review.plans.find(run)
+    proposed = proposal.proposal_for(participant.review, participant.home, run_id, dataset)
+    if append:
+        proposal.append(participant.home, proposed)
+    value: Json = {
+        "lines": list(proposed.lines),
+        "changes": list(proposed.changes),
+        "remaining": [{"rule": rule.name, "says": rule.says} for rule in proposed.remaining],
+        "appended": append,
+    }
+    lines = [*proposed.lines, *(f"change: {change}" for change in proposed.changes)]
+    lines += [f"still refuses it: {rule.name}: {rule.says}" for rule in proposed.remaining]
+    lines += ["", f"Appended to {participant.home.policy}."] if append else []
+    show(value, lines or ["The policy has every section that the plan needs."], as_json=as_json)

@@ -31,10 +31,10 @@ from participant.training.timing import FixedDuration
 from participant.training.trainer import Trainer
 from privacy.errors import LocalError
 from privacy.secagg import masks
-from privacy.task_parts import require_classification
 from protos.transport import SESSION_BYTES
 
 if TYPE_CHECKING:
+    from methods.method import Fusion
     from participant.training.torch_trainer import TorchTrainer
 
 
@@ -112,10 +112,11 @@ def torch_trainer(
         model=Path(job.model.path),
         dataset=Path(dataset.path),
         columns=task_columns(
-            require_classification(plan.recipe.task),
+            plan.recipe.task,
             input_column=dataset.input_column,
             label_column=dataset.label_column,
             user_column=dataset.user_column,
+            renamed=dataset.renamed,
         ),
         initial_adapter=job.initial_adapter,
         device=job.device,
@@ -129,6 +130,23 @@ def torch_trainer(
     if runs is None:
         return TorchTrainer(materials, SystemRandom(), keys, pace)
     return TorchTrainer(materials, SystemRandom(), keys, pace, partial(record_failure, runs / plan.run_id))
+
+
+def choose_fusion(job: TrainingJob, adapter: NDArray[np.float32], kept: NDArray[np.float32]) -> Fusion:
+    """Return how much of a released adapter and of its own an owner's rows want; nothing of it leaves.
+
+    Args:
+        job: what was trained with what.
+        adapter: the released state.
+        kept: what stays at home.
+
+    Raises:
+        LocalError: ``E-EXTRA-MISSING``, ``E-MODEL-*``, ``E-DATA-*`` or ``E-SELF-CHECK``.
+    """
+    trainer = torch_trainer(job)
+    trainer.prepare()
+    trainer.kept = kept
+    return trainer.best_fusion(adapter)
 
 
 class TorchMeasure:
@@ -156,7 +174,10 @@ def _load_measure(job: TrainingJob) -> Callable[[NDArray[np.float32]], Measured]
         model=Path(job.model.path),
         dataset=Path(dataset.path),
         columns=task_columns(
-            require_classification(recipe.task), input_column=dataset.input_column, label_column=dataset.label_column
+            recipe.task,
+            input_column=dataset.input_column,
+            label_column=dataset.label_column,
+            renamed=dataset.renamed,
         ),
         initial_adapter=job.initial_adapter,
         device=job.device,
@@ -166,7 +187,7 @@ def _load_measure(job: TrainingJob) -> Callable[[NDArray[np.float32]], Measured]
 
     def measured(adapter: NDArray[np.float32]) -> Measured:
         result = evaluator.measure(adapter)
-        return Measured(result.correct, result.examples, result.data_sha256)
+        return Measured(result.examples, result.metrics, result.data_sha256)
 
     return measured
 

@@ -29,6 +29,8 @@ ENTRIES: Final = (
     *(CONFIG_NAME, FORMAT_NAME, "policy.toml", "identity", "datasets", "models", "plans", NOISE_KEYS),
     "peer-heads.json",
 )
+# Of a run, beside its journal. What stays at home may have no noise: it is as private as the keys in the archive.
+KEPT: Final = ("certificate.", "report.", "adapter.", "kept-")
 
 
 def write_backup(opened: OpenHome, file: Path) -> int:
@@ -46,7 +48,7 @@ def write_backup(opened: OpenHome, file: Path) -> int:
                 if (home.directory / name).exists():
                     archive.add(home.directory / name, name)
             for path in sorted(home.runs.glob("*/*")):
-                if path.name == "journal" or path.name.startswith(("certificate.", "report.", "adapter.")):
+                if path.name == "journal" or path.name.startswith(KEPT):
                     archive.add(path, str(path.relative_to(home.directory)))
             archive.add(copy.path, DEFAULT_LEDGERS)
     return file.stat().st_size

@@ -229,6 +229,7 @@ class Channel:
         )
         expected = Expected(authority=identity.authority, certificate=identity.certificate, proxy=proxy)
         self._connection = _Connection(identity.addresses, credentials, expected, session)
+        self._begun = b""  # hash of the last upload that was begun here
 
     def __enter__(self) -> Self:
         return self
@@ -286,13 +287,27 @@ class Channel:
         retrying(lambda: self._upload_rest(upload, memoryview(masked), progress), attempts=attempts)
 
     def _upload_rest(self, upload: UploadAnnounced, masked: memoryview, progress: Progress) -> None:
-        offset = wire.decode_offset(self._call("UploadOffset", wire.encode_announcement(upload)))
-        if offset < upload.length:
-            parts = map(wire.encode_upload_part, _upload_parts(upload, masked, offset, progress))
-            offset = wire.decode_offset(self._call("Upload", parts, seconds=None))
+        """Send what the coordinator lacks; it is asked how much that is only if some of it may be there."""
+        begun, self._begun = self._begun == upload.sha256, upload.sha256
+        offset = self._upload_offset(upload) if begun else 0
+        try:
+            offset = self._upload_from(offset, upload, masked, progress)
+        except PeerError as error:
+            if begun or error.code != "E-WIRE-CHUNK":
+                raise
+            offset = self._upload_from(self._upload_offset(upload), upload, masked, progress)
         if offset != upload.length:
             raise _wrong(f"the coordinator took {offset} of {upload.length} bytes")
         progress(offset, upload.length)
+
+    def _upload_offset(self, upload: UploadAnnounced) -> int:
+        return wire.decode_offset(self._call("UploadOffset", wire.encode_announcement(upload)))
+
+    def _upload_from(self, offset: int, upload: UploadAnnounced, masked: memoryview, progress: Progress) -> int:
+        if offset == upload.length:
+            return offset
+        parts = map(wire.encode_upload_part, _upload_parts(upload, masked, offset, progress))
+        return wire.decode_offset(self._call("Upload", parts, seconds=None))
 
     def download(self, ref: ContentRef, destination: Path, *, progress: Progress = _silent, attempts: int = 1) -> None:
         """Download content into a file, which appears whole and verified; what a cut left is gone on from.

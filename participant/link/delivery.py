@@ -39,6 +39,7 @@ from protos.envelope import (
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 30.0
 REMEMBERED_TASKS: Final = 512  # more than can be current at a time; a forgotten one is merely looked at again
+CURRENT_TASKS: Final = 4  # of a run whose next attempt is open: its offer, and how the last round and attempt ended
 _FOREVER: Final = (2**63, 0)  # later than any (round, attempt)
 
 T = TypeVar("T")
@@ -129,7 +130,7 @@ class TaskQueue:
 
     def __init__(self) -> None:
         self._queue: queue.Queue[NumberedTask | Welcome] = queue.Queue()
-        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._seen: OrderedDict[bytes, str] = OrderedDict()  # runs, by the ids of their tasks
         self._closed: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
 
@@ -137,11 +138,19 @@ class TaskQueue:
         """Take a task, or the answer to a handshake, which must be looked at before the tasks after it."""
         if isinstance(item, NumberedTask):
             with self._lock:
-                self._seen[item.id] = None
+                self._seen[item.id] = item.task.run_id
+                if isinstance(item.task, AttemptOpened):
+                    self._forget_before(item.task.run_id)
                 while len(self._seen) > REMEMBERED_TASKS:
                     self._seen.popitem(last=False)
                 self._note_closed(item.task)
         self._queue.put(item)
+
+    def _forget_before(self, run_id: str) -> None:
+        """Forget a run's tasks before its newest ones: they do not come again, and every poll names what was seen."""
+        of_run = [task for task, run in self._seen.items() if run == run_id]
+        for task in of_run[:-CURRENT_TASKS]:
+            del self._seen[task]
 
     def get(self, timeout: float) -> NumberedTask | Welcome | None:
         """Return the next item, or ``None`` after a while."""

@@ -115,7 +115,12 @@ class PlanReview:
         return policy
 
     def judge(
-        self, verified: VerifiedPlan, dataset_name: str | None = None, overruled: Sequence[Overrule] = ()
+        self,
+        verified: VerifiedPlan,
+        dataset_name: str | None = None,
+        overruled: Sequence[Overrule] = (),
+        *,
+        policy: Policy | None = None,
     ) -> Judged:
         """Compare a plan with the policy, the registry and the ledger.
 
@@ -123,8 +128,9 @@ class PlanReview:
             verified: the plan.
             dataset_name: the dataset to use; by default the one that was decided, or the plan's name for it.
             overruled: the rules that a person has overruled for this plan.
+            policy: to try; by default the one that holds.
         """
-        plan, policy = verified.plan, self.policy()
+        plan, policy = verified.plan, policy or self.policy()
         dataset = self._dataset(dataset_name or plan.recipe.task.data)
         model = self.registry.model_with_hash(plan.recipe.base.hash)
         section = policy.dataset.get(dataset.name) if dataset else None

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from participant.training.data import DatasetFacts
 
 
-def inspect(path: Path, *, input_column: str | None, label_column: str | None, user_column: str | None) -> DatasetFacts:
+def inspect(
+    path: Path, *, input_column: str | None, label_column: str | None, user_column: str | None, classes: bool = True
+) -> DatasetFacts:
     """Return what a dataset holds.
 
     Raises:
@@ -26,7 +28,9 @@ def inspect(path: Path, *, input_column: str | None, label_column: str | None, u
 
     if not path.exists():
         raise LocalError("E-NOT-FOUND", f"there is no {path}")
-    return inspect_dataset(path, input_column=input_column, label_column=label_column, user_column=user_column)
+    return inspect_dataset(
+        path, input_column=input_column, label_column=label_column, user_column=user_column, classes=classes
+    )
 
 
 def is_unchanged(entry: DatasetEntry) -> bool:
@@ -40,6 +44,7 @@ def is_unchanged(entry: DatasetEntry) -> bool:
         input_column=entry.input_column,
         label_column=entry.label_column,
         user_column=entry.user_column,
+        classes=entry.classes,
     )
     if (facts.rows, facts.users) != (entry.rows, entry.users):
         detail = f"{entry.name} has {facts.rows} rows and {facts.users} users, registered were {entry.rows} and "

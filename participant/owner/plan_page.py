@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import methods
 from host.rendering import moment
 from participant.owner.approval import Judged
 from participant.owner.cost import best_order, divergence_of, left_of, lifetime_budget
@@ -40,6 +41,7 @@ from privacy.claims import (
 from privacy.dp.events import format_epsilon_up
 from privacy.notice import HEADING, notice_sentences
 from privacy.plan import Plan, VerifiedPlan
+from privacy.task_parts import task_words
 
 if TYPE_CHECKING:
     from privacy.dp.accountants import TrustEpsilons
@@ -156,10 +158,16 @@ def _here(judged: Judged) -> Iterator[str]:
     each = f"user (at most {privacy.max_rows_per_user} of a user's rows)" if by_user else "row"
     where = f"registered as {model.name}" if model else "not registered here"
     yield f"Method {recipe.adapter.method} trains {recipe.entries:,} numbers on top of {recipe.base.name} ({where})."
+    if kept := methods.get(recipe.adapter.method).kept(recipe):
+        yield (
+            f"Beside them {kept:,} numbers stay on this machine from round to round and are sent to nobody; they are "
+            "as private as the data, and a backup has them."
+        )
     yield (
         f"In each of {recipe.rounds} rounds your daemon reads {rows} and takes {privacy.local_steps} "
         f"step{'s' if privacy.local_steps > 1 else ''}, sampling each {each} with probability {privacy.sampling_rate}."
     )
+    yield f"The model learns {task_words(recipe.task)}."
     yield "No code comes with a plan. A self-check on synthetic rows runs before the approval is sent."
 
 

@@ -152,17 +152,26 @@ class PlanStore:
         return (self.directory(run_id) / "plan.sig").read_bytes()
 
     def find(self, start: str) -> str:
-        """Return the run id that begins like this.
+        """Return the run id that begins like this; of an empty beginning, that of the one plan that waits.
 
         Raises:
             LocalError: ``E-NOT-FOUND``, none or several do.
         """
+        if not start:
+            return self._waiting()
         found = [run_id for run_id in self.run_ids() if run_id.startswith(start)]
         if len(found) != 1:
             says = "several plans" if found else "no plan"
             raise LocalError(
                 "E-NOT-FOUND", f"{says} of a run that begins with {start!r}; see `onlysum participant plan list`"
             )
+        return found[0]
+
+    def _waiting(self) -> str:
+        found = [run_id for run_id in self.open_runs() if self.decision(run_id) is None]
+        if len(found) != 1:
+            says = f"{len(found)} plans wait, name one" if found else "no plan waits"
+            raise LocalError("E-NOT-FOUND", f"{says}; see `onlysum participant plan list --pending`")
         return found[0]
 
     def run_ids(self) -> tuple[str, ...]:

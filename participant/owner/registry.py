@@ -22,6 +22,7 @@ from privacy.draft import FileHash
 from privacy.errors import LocalError
 from privacy.patterns import NAME_RULE
 from privacy.plan_parts import Count, Name, Positive
+from privacy.printable import first_unprintable, printable
 from protos.envelope import DatasetOffer
 
 
@@ -41,6 +42,8 @@ class DatasetEntry(Entry):
     input_column: str | None = None  # None: the plan's
     label_column: str | None = None
     user_column: str | None = None
+    classes: bool = True  # whether the label column holds classes, or lists of them
+    renamed: dict[str, str] = {}  # the plans' label by this owner's own spelling of it
     population: Name | None = None
     another_population: bool = False  # its owner has said that other people's rows are the same
     rows: Positive
@@ -153,6 +156,11 @@ class Registry:
             raise LocalError("E-EXISTS", f"{kind} {entry.name} is registered; remove it first or choose another name")
         durable.write(path, canonical.encode(entry.model_dump(mode="json")) + b"\n")
 
+    def replace(self, entry: DatasetEntry) -> DatasetEntry:
+        """Write an entry over the one of its name, and return it."""
+        durable.write(self._path(entry), canonical.encode(entry.model_dump(mode="json")) + b"\n")
+        return entry
+
     def remove(self, entry: DatasetEntry | ModelEntry) -> None:
         """Forget an entry; the files it names stay where they are, and so does all that was charged."""
         durable.erase(self._path(entry))
@@ -213,6 +221,25 @@ def absolute(path: Path) -> str:
         shown = text.encode(errors="backslashreplace").decode()
         raise LocalError("E-USAGE", f"{shown} is not UTF-8; rename it") from None
     return text
+
+
+def renamed_labels(entry: DatasetEntry, pairs: Iterable[str]) -> dict[str, str]:
+    """Return the plans' label by an owner's own, from ``OWN=PLAN``.
+
+    Raises:
+        LocalError: ``E-USAGE``: it is no pair, a label has two names, or no row has it, as far as that was noted.
+    """
+    renamed: dict[str, str] = {}
+    for pair in pairs:
+        own, separator, plans = (part.strip() for part in pair.partition("="))
+        if not (own and separator and plans) or first_unprintable(pair):
+            raise LocalError("E-USAGE", f"{printable(pair)} is no OWN=PLAN")
+        if own in renamed:
+            raise LocalError("E-USAGE", f"{own} has two names")
+        if entry.labels and own not in entry.labels:
+            raise LocalError("E-USAGE", f"no row has label {own}; there are {', '.join(entry.labels)}")
+        renamed[own] = plans
+    return renamed
 
 
 def check_name(name: str) -> None:

@@ -24,6 +24,7 @@ from privacy.secagg.messages import (
     DealtShare,
     HolderShares,
     Position,
+    Receipt,
     RoundCertificate,
     SurvivorProposal,
     SurvivorSet,
@@ -103,7 +104,8 @@ def check_advertisements(participant: Participant, own: Advertisement, advertise
             "E-ROUND-CONTEXT", phase, "this participant's own advertisement is missing or changed"
         )
     for advertisement in advertisements:
-        _check_advertisement(participant, own.offer, advertisement)
+        if advertisement.sender != participant.me:
+            _check_advertisement(participant, own.offer, advertisement)
     _check_distinct_keys(parameters.suite, advertisements)
 
 
@@ -176,7 +178,7 @@ def check_dealers(participant: Participant, graph: MaskingGraph, dealt: HolderSh
 def check_passed_on(
     participant: Participant, at: Position, share: DealtShare, *, round_ctx: bytes, holders: Sequence[str]
 ) -> None:
-    """What the coordinator alone can have broken: position, signature, proof and ciphertext (section 5.3)."""
+    """Of a share that does not open, what the coordinator alone can have broken (section 5.3)."""
     phase, me = Phase.COLLECT_MASKED, participant.me
     if share.position != at or share.leaf.recipient != me:
         raise PeerError.by_coordinator(
@@ -221,7 +223,11 @@ def check_proposal(
 
 
 def check_request(participant: Participant, record: UpdateMasked, request: UnmaskRequest, memory: RunMemory) -> Quorum:
-    """All that must hold before shares are released along S (section 5.5); return the quorum that it showed."""
+    """All that must hold before shares are released along S (section 5.5); return the quorum that it showed.
+
+    Each of S has signed the U2 that it masked with: in its signature over S, or, if that is not of the quorum, in its
+    receipt.
+    """
     phase, proposal = Phase.UNMASK, request.proposal
     _check_open(record, proposal.position, memory, phase)
     _check_members(participant, record, proposal, phase)
@@ -231,10 +237,12 @@ def check_request(participant: Participant, record: UpdateMasked, request: Unmas
             raise PeerError.by_coordinator(
                 "E-ROUND-COMMITTED", phase, "this is not the survivor set signed or released before"
             )
-    if not signed:
-        _check_receipts(participant, record, proposal, phase)
+    _check_receipts(participant, record, proposal, phase)
     quorum = Quorum(record.offer.position, record.round_ctx, proposal.survivors, request.signatures)
-    check_quorum(participant, quorum, phase)
+    signers = check_quorum(participant, quorum, phase)
+    for receipt in proposal.receipts:
+        if receipt.sender not in signers and receipt.sender != participant.me:
+            _check_receipt_signature(participant, record, receipt, phase)
     return quorum
 
 
@@ -258,7 +266,8 @@ def _check_members(participant: Participant, record: UpdateMasked, proposal: Sur
 
 
 def _check_receipts(participant: Participant, record: UpdateMasked, proposal: SurvivorProposal, phase: Phase) -> None:
-    version, own = participant.parameters.protocol_version, record.receipt
+    """All of S uploaded in this attempt, masked with this U2; one's own upload is the one that one made."""
+    own = record.receipt
     for receipt in proposal.receipts:
         if receipt.position != record.offer.position:
             raise PeerError.by_coordinator(
@@ -272,16 +281,18 @@ def _check_receipts(participant: Participant, record: UpdateMasked, proposal: Su
             raise PeerError.by_coordinator(
                 "E-ROUND-UPLOAD", phase, f"the upload of {receipt.sender} has another length"
             )
-        if not participant.signed_by(
-            receipt.sender, receipt.signature, receipt.signed_bytes(version, record.round_ctx)
-        ):
-            raise PeerError.by_coordinator(
-                "E-ROUND-SIGNATURE", phase, f"the receipt of {receipt.sender} is not signed by it"
-            )
         if receipt.sender == participant.me and receipt.masked_hash != own.masked_hash:
             raise PeerError.by_coordinator(
                 "E-ROUND-UPLOAD", phase, "the receipt of this participant names another upload"
             )
+
+
+def _check_receipt_signature(participant: Participant, record: UpdateMasked, receipt: Receipt, phase: Phase) -> None:
+    signed = receipt.signed_bytes(participant.parameters.protocol_version, record.round_ctx)
+    if not participant.signed_by(receipt.sender, receipt.signature, signed):
+        raise PeerError.by_coordinator(
+            "E-ROUND-SIGNATURE", phase, f"the receipt of {receipt.sender} is not signed by it"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,8 +309,8 @@ class Quorum:
         return self.survivors.signed_bytes(version, self.position, sender, self.round_ctx)
 
 
-def check_quorum(participant: Participant, quorum: Quorum, phase: Phase) -> None:
-    """At least T distinct members of S signed this S over this context; once T are found no more are looked at."""
+def check_quorum(participant: Participant, quorum: Quorum, phase: Phase) -> set[str]:
+    """At least T distinct members of S signed this S over this context; return T of them, and look at no more."""
     version, listed = participant.parameters.protocol_version, set(quorum.survivors.ids)
     signers = (
         signature.sender
@@ -316,6 +327,7 @@ def check_quorum(participant: Participant, quorum: Quorum, phase: Phase) -> None
     if len(valid) < participant.parameters.quorum:
         rule = f"{len(valid)} of the {participant.parameters.quorum} signatures that the plan asks for are valid"
         raise PeerError.by_coordinator("E-ROUND-QUORUM", phase, rule)
+    return valid
 
 
 # --- RESULT, and catching up ---

@@ -25,18 +25,17 @@ from privacy.secret import SecretBytes
 
 
 def open_shares(state: Shared, dealt: HolderShares) -> Step[Ready] | Step[Idle]:
-    """Check U2 and open every neighbour's shares (section 5.3); a lying dealer is named in a signed complaint."""
+    """Check U2 and open every neighbour's shares (section 5.3); who sealed what does not open is named."""
     participant = state.participant
     check_dealers(participant, state.graph, dealt)
-    for share in dealt.shares:
-        holders = state.graph.holders(share.dealer)
-        check_passed_on(participant, state.position, share, round_ctx=state.round_ctx, holders=holders)
     held, masking = {participant.me: state.kept}, dict[str, SecretBytes]()
     for share in dealt.shares:
         try:
             held[share.dealer] = open_dealt(state.channels, share)
             masking[share.dealer] = state.pairing.seed(share.dealer, _pair_with(state, share))
-        except ValueError:
+        except ValueError:  # only now it matters what the dealer signed: what opens, its dealer alone can have sealed
+            holders = state.graph.holders(share.dealer)
+            check_passed_on(participant, state.position, share, round_ctx=state.round_ctx, holders=holders)
             return _complain(state, share.dealer)
     shares, u2 = tuple(held[name] for name in sorted(held)), dealt.u2(participant.me)
     return Step(Ready(participant, state.offer, state.round_ctx, u2, shares, state.seed, masking))
@@ -55,12 +54,14 @@ def _complain(state: Shared, dealer: str) -> Step[Idle]:
 
 
 def mask(state: Ready, update: EncodedUpdate, memory: RunMemory) -> Step[Masked]:
-    """Mask the update; from here on the masked bytes and the shares held for others lie in files (5.3)."""
+    """Mask the update in place; from here on the masked bytes and the shares held for others lie in files (5.3)."""
     participant, parameters, at = state.participant, state.participant.parameters, state.position
     if memory.encoded_in(at.round) is None:
         raise LocalError("E-BUG", f"the encoded update of round {at.round} must be durable before it is masked")
     layout = participant.plan.plan.layout(at.round)
-    words = layout.encode(update.entries, parameters.member(participant.me).weight)
+    words = update.words
+    if words.size != layout.words or words.dtype != layout.ring.dtype:
+        raise LocalError("E-BUG", f"{words.size} words of {words.dtype} are no encoded update of round {at.round}")
     layout.mask(words, lambda stream: _terms(state, stream), threads=update.threads)
     masked = layout.ring.to_bytes(words)
     unsigned = Receipt(

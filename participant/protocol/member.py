@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from privacy.plan import VerifiedPlan
 from privacy.secagg import keys
 from privacy.secagg.keys import SigningKey
+from privacy.secagg.layout import Words
 from privacy.secagg.parameters import Parameters
 
 
@@ -28,3 +32,7 @@ class Participant:
     def signed_by(self, sender: str, signature: bytes, signed: bytes) -> bool:
         """Return whether a member of the roster signed these bytes."""
         return keys.verify(self.parameters.member(sender).identity_key, signature, signed)
+
+    def encode(self, round_number: int, update: NDArray[np.int64]) -> Words:
+        """Return the ring words of a round's update, shape (entries of its turn,), with this participant's weight."""
+        return self.plan.plan.layout(round_number).encode(update, self.parameters.member(self.me).weight)

@@ -37,6 +37,18 @@ class UpdateEncoded:
 
 
 @dataclass(frozen=True, slots=True)
+class PartKept:
+    """What a round leaves at home lies in a file; it counts once the round closes with its update in the sum.
+
+    Written before :class:`UpdateEncoded`, so that there is no update without it.
+    """
+
+    round: int
+    member: str  # whose: this participant
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateMasked:
     """The masked update of an attempt and the shares held for others lie in files; all else to go on after a restart.
 
@@ -97,11 +109,21 @@ class RunRefused:
     code: str
 
 
-Record = AttemptAdvertised | UpdateEncoded | UpdateMasked | SurvivorsSigned | SharesReleased | RoundClosed | RunRefused
+Record = (
+    AttemptAdvertised
+    | PartKept
+    | UpdateEncoded
+    | UpdateMasked
+    | SurvivorsSigned
+    | SharesReleased
+    | RoundClosed
+    | RunRefused
+)
 _KINDS: Final[dict[str, type[Record]]] = {
     kind.__name__: kind
     for kind in (
         AttemptAdvertised,
+        PartKept,
         UpdateEncoded,
         UpdateMasked,
         SurvivorsSigned,
@@ -150,6 +172,11 @@ def encoded_name(round_number: int) -> str:
     return f"encoded-{round_number}"
 
 
+def kept_name(round_number: int) -> str:
+    """Return the name of the file with what a round leaves at home."""
+    return f"kept-{round_number}"
+
+
 def masked_name(at: Position) -> str:
     """Return the name of the file with an attempt's masked update."""
     return f"masked-{at.round}-{at.attempt}"
@@ -196,6 +223,8 @@ class RunMemory:
     transcript: bytes
     completed: int = 0
     highest: tuple[int, int] = (0, 0)  # the last (round, attempt) that it advertised
+    left: PartKept | None = None  # at home by the last round that was trained
+    kept: PartKept | None = None  # at home, by the last round whose sum has this participant's update
     encoded: UpdateEncoded | None = None
     masked: UpdateMasked | None = None  # the last of any attempt; closed once a later attempt is advertised
     signed: SurvivorsSigned | None = None
@@ -213,6 +242,8 @@ class RunMemory:
         match record:
             case AttemptAdvertised():
                 return replace(self, highest=max(self.highest, (record.round, record.attempt)))
+            case PartKept():
+                return replace(self, left=record)
             case UpdateEncoded():
                 return replace(self, encoded=record)
             case UpdateMasked():
@@ -222,8 +253,14 @@ class RunMemory:
             case SharesReleased():
                 return replace(self, released=record)
             case RoundClosed():
+                left = self.left
+                counts = left is not None and left.round == record.round and left.member in record.survivors
                 return replace(
-                    self, completed=record.round, transcript=record.transcript, history=(*self.history, record)
+                    self,
+                    completed=record.round,
+                    transcript=record.transcript,
+                    history=(*self.history, record),
+                    kept=left if counts else self.kept,
                 )
             case RunRefused():
                 return replace(self, refused=record.code)
@@ -251,12 +288,19 @@ class RunMemory:
         """
         if self.refused:
             return frozenset()
-        names, encoded, masked = set[str](), self.encoded, self.resumable
+        names, encoded, masked = set(self.at_home), self.encoded, self.resumable
+        if self.left is not None and self.left.round > self.completed:
+            names.add(kept_name(self.left.round))
         if encoded is not None and encoded.round > self.completed and self.signed_in(encoded.round) is None:
             names.add(encoded_name(encoded.round))
         if masked is not None:
             names |= {masked_name(masked.offer.position), shares_name(masked.offer.position)}
         return frozenset(names)
+
+    @property
+    def at_home(self) -> frozenset[str]:
+        """The name of the file with what stays at home, if there is one: its owner's, also when the run is over."""
+        return frozenset() if self.kept is None or self.refused else frozenset({kept_name(self.kept.round)})
 
     def encoded_in(self, round_number: int) -> UpdateEncoded | None:
         """Return this round's encoded update, if it was ever fsynced."""

@@ -12,11 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from participant.protocol.states import Advertised, Idle, Masked, Ready, Released, Shared, Signed, State
 from privacy.errors import LocalError
+from privacy.secagg.layout import Words
 from privacy.secagg.messages import (
     AdvertisementSet,
     AttemptOffer,
@@ -33,7 +31,7 @@ from privacy.secagg.messages import (
 class EncodedUpdate:
     """The round's encoded update; file and record of it are durable already."""
 
-    entries: NDArray[np.int64]  # ``layout.entries`` integers within the plan's clamp
+    words: Words  # as ``layout.encode`` makes them, with the weight; they become the masked update where they lie
     threads: int = 1  # of the mask streams at most; 1 where participants share a machine
 
 

@@ -8,8 +8,6 @@ Source: docs/protocol.md sections 5.4 to 5.6.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from participant.protocol.checks import check_certificate, check_proposal, check_request, check_voided, uploaded_to
 from participant.protocol.memory import RoundClosed, RunMemory, SharesReleased, SurvivorsSigned
 from participant.protocol.states import Idle, Masked, Released, Signed, State
@@ -53,17 +51,15 @@ def release(state: Masked, request: UnmaskRequest, memory: RunMemory) -> Step[Re
 
 
 def _release(state: Masked, survivors: set[str]) -> UnmaskShares:
-    participant, shares = state.participant, state.shares
+    shares = state.shares
     seeds = (ReleasedShare(held.dealer, held.seed_share) for held in shares if held.dealer in survivors)
     masking = (ReleasedShare(held.dealer, held.masking_share) for held in shares if held.dealer not in survivors)
-    unsigned = UnmaskShares(
+    return UnmaskShares(
         position=state.position,
-        sender=participant.me,
+        sender=state.participant.me,
         seed_shares=tuple(seeds),
         masking_shares=tuple(masking),
     )
-    signed = unsigned.signed_bytes(participant.parameters.protocol_version, state.record.round_ctx)
-    return replace(unsigned, signature=participant.identity.sign(signed))
 
 
 def complete(state: State, certificate: RoundCertificate, memory: RunMemory) -> Step[Idle]:

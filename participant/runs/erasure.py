@@ -2,7 +2,8 @@
 
 Guarantees: an encoded (un-masked) update, a masked one and shares that others dealt outlive neither their use nor the
 owner's consent, however their end came about: a refusal while the daemon was off, a crash between a record and the
-erasing that follows from it, an end that was never told. Journals, certificates and reports stay.
+erasing that follows from it, an end that was never told. Journals, certificates and reports stay, and so does the part
+of an adapter that a method leaves at home, until its owner erases it, refuses the run, or leaves.
 Leaves to others: when to sweep (``open_runs``, commands); which files a journal still needs (``RunMemory.files``);
 overwriting, which file systems and disks do not promise.
 Source: docs/protocol.md section 6.
@@ -40,7 +41,8 @@ def sweep_run(home: Home, plans: PlanStore, run_id: str, *, now: float) -> int:
     keep = _of_use(home, plans, run_id, now=now)
     if keep is None:
         erase_adapters(home.runs / run_id)
-    return erase_updates(home.runs / run_id, keep=keep or ())
+        keep = _of_owner(home, plans, run_id)
+    return erase_updates(home.runs / run_id, keep=keep)
 
 
 def sweep_without_daemon(home: Home, plans: PlanStore, *, now: float) -> None:
@@ -69,3 +71,18 @@ def _of_use(home: Home, plans: PlanStore, run_id: str, *, now: float) -> frozens
         if error.code in UNREADABLE:
             raise
         return None
+
+
+def _of_owner(home: Home, plans: PlanStore, run_id: str) -> frozenset[str]:
+    """Return the name of what a run that is over has left at home: its owner's, unless the run was refused, or left."""
+    if home.left_mark.exists():
+        return frozenset()
+    try:
+        decision = plans.decision(run_id)
+        if decision is None or decision.verdict != "approved":
+            return frozenset()
+        return Journal.open(home.runs / run_id, bytes.fromhex(decision.plan_hash)).memory.at_home
+    except OnlysumError as error:
+        if error.code in UNREADABLE:
+            raise
+        return frozenset()

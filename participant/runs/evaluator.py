@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from participant.runs.context import DaemonContext, TrainingJob
 from privacy.errors import PeerError, Phase
-from privacy.evaluation import SignedEvaluation
+from privacy.evaluation import Metric, SignedEvaluation, metrics_words
 from protos.envelope import Evaluation, EvaluationAsked
 
 _log = structlog.get_logger("onlysum.participant")
@@ -24,10 +24,10 @@ _log = structlog.get_logger("onlysum.participant")
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """How many of how many public examples an adapter gets right, and the hash of that data."""
+    """An adapter's figures over public examples, sorted by name, and the hash of that data."""
 
-    correct: int
     examples: int
+    metrics: tuple[Metric, ...]
     data_sha256: bytes
 
 
@@ -53,8 +53,8 @@ def evaluate_adapter(work: DaemonContext, job: TrainingJob, task: EvaluationAske
         round=task.round,
         adapter_sha256=task.adapter.sha256,
         data_sha256=measured.data_sha256,
-        correct=measured.correct,
         examples=measured.examples,
+        metrics=measured.metrics,
     ).signed(work.owner.identity)
     work.sender.submit(
         Evaluation(
@@ -62,10 +62,16 @@ def evaluate_adapter(work: DaemonContext, job: TrainingJob, task: EvaluationAske
             plan_hash=signed.plan_hash,
             round=signed.round,
             adapter_sha256=signed.adapter_sha256,
-            correct=signed.correct,
             examples=signed.examples,
+            metrics=signed.metrics,
             data_sha256=signed.data_sha256,
             signature=signed.signature,
         )
     )
-    _log.info("adapter measured", run=task.run_id, round=task.round, correct=signed.correct, examples=signed.examples)
+    _log.info(
+        "adapter measured",
+        run=task.run_id,
+        round=task.round,
+        figures=metrics_words(signed.metrics),
+        examples=signed.examples,
+    )

@@ -136,7 +136,9 @@ class GlobalAdapter:
         words = np.frombuffer(data, dtype=layout.ring.dtype)
         if layout.count_beyond(words, largest_sum(self._plan)):
             raise _refusal("E-ROUND-STEP", f"the sum of round {number} is larger than updates of this plan can sum to")
-        return next_state(self._plan, state, layout.decode(words), certificate.survivors.ids)
+        if layout.count_stray(words):
+            raise _refusal("E-ROUND-STEP", f"the sum of round {number} has bits beyond its lanes")
+        return next_state(self._plan, state, layout.blocks(words), certificate.survivors.ids)
 
     def _stored(self) -> OptimizerState:
         """Return the last state on disk; before round 1 it is the plan's initial adapter."""

@@ -12,12 +12,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+import methods
 from host import durable
 from participant.home import certificate_file, erase_updates
 from participant.owner.peer_heads import PeerHeads
@@ -55,6 +55,8 @@ from protos.envelope import (
     AttemptAborted,
     AttemptOpened,
     KeysAdvertised,
+    MessageWithHeads,
+    RecordedMessage,
     RoundCompleted,
     RoundKnown,
     RoundVoided,
@@ -63,14 +65,6 @@ from protos.envelope import (
     UnmaskRequested,
     UploadAnnounced,
 )
-
-# Messages of which the journal has a record. Keys stand for shares and complaints too: after a restart none is made
-# again in an attempt whose keys were sent.
-RECORDED: Final[Mapping[type[Message], Moment]] = {
-    Advertisement: Moment.ADVERTISE,
-    SurvivorSignature: Moment.SIGN,
-    UnmaskShares: Moment.RELEASE,
-}
 
 _log = structlog.get_logger("onlysum.participant")
 
@@ -96,7 +90,11 @@ class Participation:
         directory = work.home.runs / self._run_id
         self._adapter = GlobalAdapter(self._plan, job.initial_adapter, directory, work.sender)
         self._peer_heads = PeerHeads(work.home.peer_heads)
-        self._update = RoundUpdate(self._journal, self._consent, ring_bits=self._plan.encoding.ring_bits)
+        keeps = methods.get(self._plan.recipe.adapter.method).keeps
+        home = self._training if keeps else None
+        word = self._plan.layout(1).ring.dtype
+        encode = self._participant.encode
+        self._update = RoundUpdate(self._journal, self._consent, encode, word, me=job.me, home=home)
         self._log = _log.bind(run=self._run_id)
 
     @property
@@ -242,15 +240,16 @@ class Participation:
         """Mask this round's update, make that durable, and send it."""
 
         def train(number: int) -> NDArray[np.int64]:
-            self._show(Moment.TRAIN, ready.position)  # the charge is known elsewhere before anything follows from it
+            shown = self._heads(Moment.TRAIN, ready.position)  # the charge is known before anything follows from it
+            self._work.sender.submit(shown, of=(self._run_id, ready.position))
             return self._training.train(number)
 
-        entries = self._update.encoded(ready.offer, train)
+        words = self._update.encoded(ready.offer, train)
         self._work.sender.still_wanted(self._run_id, ready.position)
-        update = EncodedUpdate(entries, threads=self._work.settings.threads)
+        update = EncodedUpdate(words, threads=self._work.settings.threads)
         step = hear(ready, update, self._journal.memory, self._work.random)
         self._keep(step)
-        self._log.info("masked", round=ready.position.round, attempt=ready.position.attempt, entries=len(entries))
+        self._log.info("masked", round=ready.position.round, attempt=ready.position.attempt, words=words.size)
         self._send(step.message)
 
     def _masked_before(self, state: Masked) -> MaskedUpload:
@@ -351,21 +350,26 @@ class Participation:
             case None:
                 return
             case MaskedUpload():
-                self._show(Moment.UPLOAD, message.position, message.receipt.masked_hash)
                 self._upload(message)
-            case _:
-                if (moment := RECORDED.get(type(message))) is not None:
-                    about = hashlib.sha256(message.body).digest() if isinstance(message, Advertisement) else b""
-                    self._show(moment, message.position, about)
+            case Advertisement():
+                self._submit(message, Moment.ADVERTISE, hashlib.sha256(message.body).digest())
+            case SurvivorSignature():
+                self._submit(message, Moment.SIGN)
+            case UnmaskShares():
+                self._submit(message, Moment.RELEASE)
+            case _:  # keys stand for shares and complaints: after a restart none is made again with the same keys
                 self._work.sender.submit(message, of=(self._run_id, message.position))
 
-    def _show(self, moment: Moment, at: Position, about: bytes = b"") -> None:
-        """Let the coordinator keep how far journal and ledger have come: only then may what they record leave."""
+    def _submit(self, message: RecordedMessage, moment: Moment, about: bytes = b"") -> None:
+        """Send a message of which the journal has a record, with the heads that say so: both are taken, or neither."""
+        shown = self._heads(moment, message.position, about)
+        self._work.sender.submit(MessageWithHeads(shown, message), of=(self._run_id, message.position))
+
+    def _heads(self, moment: Moment, at: Position, about: bytes = b"") -> HeadsShown:
+        """Return how far journal and ledger have come, signed."""
         me = self._participant
         unsigned = HeadsShown(at, me.me, moment, self._journal.head, self._work.ledger.head(), about)
-        signed = unsigned.signed_bytes(me.parameters.protocol_version)
-        shown = replace(unsigned, signature=me.identity.sign(signed))
-        self._work.sender.submit(shown, of=(self._run_id, at))
+        return replace(unsigned, signature=me.identity.sign(unsigned.signed_bytes(me.parameters.protocol_version)))
 
     def _upload(self, upload: MaskedUpload) -> None:
         """Send a masked update, not before the plan's least time since the attempt was opened, then its receipt."""
@@ -375,7 +379,7 @@ class Participation:
         self._work.sender.pause(opened_at + self._plan.privacy.upload_after_ms / 1000 - now)
         announced = UploadAnnounced(self._run_id, at, receipt.masked_hash, receipt.length)
         self._work.sender.upload(announced, upload.masked)
-        self._work.sender.submit(receipt, of=(self._run_id, at))
+        self._submit(receipt, Moment.UPLOAD, receipt.masked_hash)
 
     def _resumed(self) -> State:
         """Return where this participant stands after a restart."""

@@ -33,6 +33,16 @@ class RoundTraining:
         self._trainer: Trainer | None = None
         self._adapter: NDArray[np.float32] | None = None
 
+    @property
+    def kept(self) -> NDArray[np.float32] | None:
+        """What stays at home: see :class:`~participant.training.trainer.Trainer`."""
+        return None if self._trainer is None else self._trainer.kept
+
+    @kept.setter
+    def kept(self, value: NDArray[np.float32] | None) -> None:
+        if self._trainer is not None:
+            self._trainer.kept = value
+
     def prepare(self) -> None:
         """Load base and data and run the self-check, once per process; nothing is charged."""
         if self._trainer is None:
@@ -54,13 +64,15 @@ class RoundTraining:
             raise LocalError("E-BUG", "a round reached training without a trainer or an adapter")
         progress = self._work.show_progress(run_id=self._job.verified.plan.run_id, round_number=number)
         try:
-            return self._trainer.train(number, self._adapter, progress)
+            update = self._trainer.train(number, self._adapter, progress)
         except Exception as error:  # whatever happened there may depend on the data
             if isinstance(error, LocalError) and error.code in BEFORE_DATA:
                 raise
             _log.error("training failed", run=self._job.verified.plan.run_id, round=number, kind=type(error).__name__)
             record_failure(self._work.home.runs / self._job.verified.plan.run_id, number, type(error).__name__)
             raise LocalError("E-BUG", f"training failed with {type(error).__name__}: abstaining") from None
+        self._adapter = None  # a round is not trained twice, and an adapter may be long
+        return update
 
     def close(self) -> None:
         """Let go of the trainer: the run is over."""

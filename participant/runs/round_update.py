@@ -2,7 +2,9 @@
 
 Guarantees: nothing is trained before its charge is on the ledger's disk; nothing is returned, and so nothing masked,
 before its bytes and the record of their hash are durable; a round whose update was recorded is not trained again, and
-each attempt at it masks the same bytes. If they are lost, nothing is masked in this round any more.
+each attempt at it masks the same bytes. If they are lost, nothing is masked in this round any more. What stays at home
+is durable before the update that goes with it, and a round starts from what the last one left whose sum has this
+participant's update: so home and sum tell one history.
 Leaves to others: when a round may be charged at all (``consent``), what training is (``round_training``), masking, and
 erasing the bytes when the round closes.
 Source: docs/protocol.md sections 5.3 and 6.
@@ -12,17 +14,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from participant.protocol.memory import UpdateEncoded, encoded_name
+from methods.global_adapter import VECTOR_TYPE, iterate_bytes
+from participant.protocol.memory import PartKept, UpdateEncoded, encoded_name, kept_name
 from participant.runs.journal import Journal
 from privacy.errors import LocalError
+from privacy.secagg.layout import Words
 from privacy.secagg.messages import AttemptOffer
 
 Train = Callable[[int], NDArray[np.int64]]  # returns the update of a round
+Encode = Callable[[int, NDArray[np.int64]], Words]  # returns the ring words of a round's update, weight included
 
 
 class Budget(Protocol):
@@ -33,24 +38,44 @@ class Budget(Protocol):
         ...
 
 
+class HomePart(Protocol):
+    """What stays at home: before a training what the last round left, after it what is new."""
+
+    kept: NDArray[np.float32] | None
+
+
 class RoundUpdate:
     """The encoded updates of one run, each made once.
 
     Args:
         journal: of the run.
         budget: charged before each training.
-        ring_bits: of the plan: an update is stored as wide as the ring, since weights and masks are applied modulo
-            2^bits, so that nothing is lost.
+        encode: the plan's; an update is stored as the ring words that are masked, and takes no more room than they do.
+        word: type of a ring word.
+        me: this participant, where a part of what it trains stays at home.
+        home: that part.
     """
 
-    def __init__(self, journal: Journal, budget: Budget, *, ring_bits: int) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        budget: Budget,
+        encode: Encode,
+        word: np.dtype[Any],
+        *,
+        me: str = "",
+        home: HomePart | None = None,
+    ) -> None:
         self._journal = journal
+        self._me = me
+        self._home = home
         self._budget = budget
-        self._format = np.dtype(f"<i{ring_bits // 8}")
-        self._not_stored: tuple[int, NDArray[np.int64]] | None = None
+        self._encode = encode
+        self._word = word
+        self._not_stored: tuple[int, Words] | None = None
 
-    def encoded(self, offer: AttemptOffer, train: Train) -> NDArray[np.int64]:
-        """Return the encoded update of the round that an attempt is of; it is durable.
+    def encoded(self, offer: AttemptOffer, train: Train) -> Words:
+        """Return the encoded update of the round that an attempt is of; it is durable, and the caller's to change.
 
         Raises:
             RefusedError: the budget does not allow the round; nothing is trained.
@@ -62,25 +87,45 @@ class RoundUpdate:
         if known is not None:
             return self._stored(known)
         self._budget.charge(number)
-        update = self._trained(number, train)
-        data = update.astype(self._format).data.cast("B")
-        self._journal.store(encoded_name(number), data)
-        sha256 = hashlib.sha256(data).digest()
+        words = self._trained(number, train)
+        self._keep(number)
+        self._journal.store(encoded_name(number), words.data.cast("B"))
+        sha256 = hashlib.sha256(words.data).digest()
         self._journal.append(UpdateEncoded(number, sha256, offer.adapter_hash, offer.previous_transcript))
         self._not_stored = None
-        return update
+        return words
 
     def forget(self) -> None:
         """Let go of an update that could not be stored: its round is over."""
         self._not_stored = None
 
-    def _trained(self, number: int, train: Train) -> NDArray[np.int64]:
+    def _trained(self, number: int, train: Train) -> Words:
         if self._not_stored is None or self._not_stored[0] != number:
-            self._not_stored = number, train(number)
+            if self._home is not None:
+                self._home.kept = self._left_before()
+            self._not_stored = number, self._encode(number, train(number))
         return self._not_stored[1]
 
-    def _stored(self, record: UpdateEncoded) -> NDArray[np.int64]:
+    def _left_before(self) -> NDArray[np.float32] | None:
+        """Return what stays at home, as the last round left it whose sum has this participant's update."""
+        record = self._journal.memory.kept
+        if record is None:
+            return None
+        data = self._journal.load(kept_name(record.round), record.sha256)
+        if data is None:
+            raise LocalError("E-STATE-DAMAGED", f"what round {record.round} left at home is lost: abstaining")
+        return np.frombuffer(data, dtype=VECTOR_TYPE).astype(np.float32)
+
+    def _keep(self, number: int) -> None:
+        """Make what the round leaves at home durable, before the update that belongs to it."""
+        if self._home is None or self._home.kept is None:
+            return
+        data = iterate_bytes(self._home.kept)
+        self._journal.store(kept_name(number), data)
+        self._journal.append(PartKept(number, self._me, hashlib.sha256(data).digest()))
+
+    def _stored(self, record: UpdateEncoded) -> Words:
         data = self._journal.load(encoded_name(record.round), record.sha256)
         if data is None:
             raise LocalError("E-STATE-DAMAGED", f"the encoded update of round {record.round} is lost: abstaining")
-        return np.frombuffer(data, dtype=self._format).astype(np.int64)
+        return np.frombuffer(data, dtype=self._word).copy()

@@ -1,4 +1,4 @@
-"""Datasets as their owner keeps them: rows with an input, a label and, if declared, a user.
+"""Datasets as their owner keeps them: rows with an input, mostly a label and, if declared, a user.
 
 Guarantees: nothing in a file is run (no pickles); every refusal names the file and the row, never what is in it; with
 a user column every row has a user. Reading needs no torch.
@@ -14,7 +14,8 @@ Formats, by what the path is:
 - a directory of images in one sub-directory per label: the label is the sub-directory's name.
 
 An image is nested lists or an array of pixels (height, width) or (height, width, channels), a file's bytes, or, in
-directories, a file. A label is text or a whole number; plans name labels as text.
+directories, a file. A label is text or a whole number; plans name labels as text. Of other tasks it is a number, a list
+of labels, or a text; messages of a chat are a list of objects, or the same as JSON.
 """
 
 from __future__ import annotations
@@ -22,38 +23,89 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from participant.training.rows.cells import Unreadable, cell, composed, label_of, require_columns, user_of
 from participant.training.rows.formats import format_of, read_rows
 from participant.training.rows.pictures import is_encoded, pixels
 from privacy.errors import LocalError
-from privacy.task_parts import Classification
+from privacy.task_parts import (
+    CausalLanguageModelling,
+    ImageClassification,
+    MaskedLanguageModelling,
+    SentenceEmbedding,
+    Task,
+    TextClassification,
+)
 
 _CHUNK: Final = 2**20
+MOST_LABELS: Final = 10_000  # different ones in a column of classes
 LEFT_BEHIND: Final = frozenset({"Thumbs.db", "desktop.ini"})  # by file managers of Windows, which hide them
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns of a dataset are the input, the label and the user."""
+    """Which columns of a dataset are the input, the label and the user.
+
+    Attributes:
+        input: a picture, a text, a prompt, messages, words.
+        label: what is asked for; ``None`` where the input itself is.
+        user: who a row is about.
+        pair: a second text.
+        classes: whether a label is one class; otherwise it is read as it is.
+        renamed: the plan's label by the owner's own spelling of it.
+    """
 
     input: str
-    label: str
+    label: str | None
     user: str | None = None
+    pair: str | None = None
+    classes: bool = True
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Those that every row must have, beside the user's."""
+        return tuple(name for name in (self.input, self.label, self.pair) if name is not None)
+
+    def as_compared(self) -> Columns:
+        """Return the same with names as they are compared."""
+        label, user, pair = (None if name is None else composed(name) for name in (self.label, self.user, self.pair))
+        return replace(self, input=composed(self.input), label=label, user=user, pair=pair)
 
 
 def task_columns(
-    task: Classification,
+    task: Task,
     *,
     input_column: str | None = None,
     label_column: str | None = None,
     user_column: str | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> Columns:
     """Return the columns for a task: the owner's names where given, the plan's otherwise."""
-    return Columns(input_column or task.input_column, label_column or task.label_column, user_column)
+    pair = task.pair_column if isinstance(task, SentenceEmbedding) else None
+    return Columns(
+        input_column or task.input_column,
+        _label_column(task, label_column),
+        user_column,
+        pair,
+        isinstance(task, ImageClassification | TextClassification),
+        renamed or {},
+    )
+
+
+def _label_column(task: Task, own: str | None) -> str | None:
+    match task:
+        case CausalLanguageModelling():
+            return own or task.completion_column if task.form == "completion" else None
+        case MaskedLanguageModelling():
+            return None
+        case _:
+            return own or task.label_column
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +132,22 @@ class Table:
     source: str
     places: Sequence[str]  # the words that name each row in a refusal
     inputs: Sequence[Any]  # None where a row was let through without one
-    labels: Sequence[str | None]  # likewise
+    labels: Sequence[Any]  # likewise; text of a class, what its cell holds of another label, None without labels
     users: Sequence[str] | None
+    pairs: Sequence[Any] = ()  # second texts
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Table({self.source}, {len(self.labels)} rows)"
 
 
 def inspect_dataset(
-    path: Path, *, input_column: str | None = None, label_column: str | None = None, user_column: str | None = None
+    path: Path,
+    *,
+    input_column: str | None = None,
+    label_column: str | None = None,
+    user_column: str | None = None,
+    classes: bool = True,
 ) -> DatasetFacts:
     """Read a whole dataset and say what it is.
 
@@ -97,6 +156,7 @@ def inspect_dataset(
         input_column: checked to be there in every row; None leaves it to plans.
         label_column: likewise.
         user_column: who a row is about; None where rows are about different people.
+        classes: whether the label column holds classes, or lists of them, that are to be listed.
 
     Raises:
         LocalError: ``E-DATA-PARSE`` or ``E-DATA-USER``, naming file and row.
@@ -115,7 +175,13 @@ def inspect_dataset(
         columns = columns or tuple(sorted(row))
         _check_input(row, input_column, {label_column, user_column}, where)
         if label_column is not None:
-            labels.add(label_of(row, label_column, where))
+            labels |= _labels_in(row, label_column, where) if classes else set()
+            cell(row, label_column, where)
+            if len(labels) > MOST_LABELS:
+                detail = (
+                    f"column {label_column} holds more than {MOST_LABELS:,} labels; --values says it has no classes"
+                )
+                raise LocalError("E-DATA-PARSE", f"{path.name}: {detail}")
         else:
             _check_classes(row, where)
         if user_column is not None:
@@ -132,6 +198,14 @@ def _check_input(row: Mapping[str, Any], column: str | None, others: Collection[
     for name in sorted(row.keys() - others) if column is None else (column,):
         if is_encoded(row[name]):
             pixels(row[name], 3, where if name == "image" else f"{where}: column {name}")
+
+
+def _labels_in(row: Mapping[str, Any], column: str, where: str) -> set[str]:
+    """Return the label of a row, or those of a list in it."""
+    value = cell(row, column, where)
+    if isinstance(value, list | tuple | np.ndarray) and np.ndim(value) == 1:
+        return {label_of({column: entry}, column, where) for entry in value}
+    return {label_of(row, column, where)}
 
 
 def _check_classes(row: Mapping[str, Any], where: str) -> None:
@@ -158,31 +232,36 @@ def read_table(path: Path, columns: Columns, *, strict: bool = True) -> Table:
     Raises:
         LocalError: ``E-DATA-PARSE`` or ``E-DATA-USER``, naming file and row.
     """
-    columns = Columns(
-        composed(columns.input), composed(columns.label), None if columns.user is None else composed(columns.user)
-    )
-    wanted = {name for name in (columns.input, columns.label, columns.user) if name is not None}
+    columns = columns.as_compared()
     places: list[str] = []
-    inputs: list[Any] = []
-    labels: list[str | None] = []
+    cells: list[_Cells] = []
     users: list[str] = []
-    for where, row in read_rows(path, wanted):
-        if strict or not labels:
-            require_columns(row, (columns.input, columns.label), where, listed=strict)
+    for where, row in read_rows(path, {*columns.wanted, *([columns.user] if columns.user else [])}):
+        if strict or not places:
+            require_columns(row, columns.wanted, where, listed=strict)
         try:
-            value, label = cell(row, columns.input, where), label_of(row, columns.label, where)
+            cells.append(_cells(row, columns, where))
         except LocalError:
             if strict:
                 raise
-            value, label = None, None
+            cells.append((None, None, None))
         places.append(where)
-        inputs.append(value)
-        labels.append(label)
         if columns.user is not None:
             users.append(user_of(row, columns.user, where))
-    if not labels:
+    if not places:
         raise _no_rows(path)
-    return Table(path.name, places, inputs, labels, None if columns.user is None else users)
+    inputs, labels, pairs = zip(*cells, strict=True)
+    return Table(path.name, places, inputs, labels, users if columns.user else None, pairs, columns.renamed)
+
+
+_Cells = tuple[Any, Any, Any]  # input, label and second text
+
+
+def _cells(row: Mapping[str, Any], columns: Columns, where: str) -> _Cells:
+    label: Any = None
+    if columns.label is not None:
+        label = (label_of if columns.classes else cell)(row, columns.label, where)
+    return cell(row, columns.input, where), label, None if columns.pair is None else cell(row, columns.pair, where)
 
 
 def hash_dataset(path: Path) -> str:

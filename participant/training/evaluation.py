@@ -1,6 +1,6 @@
 """Measuring a released adapter on public data: the evaluator's work, without masks, noise or budgets.
 
-Guarantees: the same adapter, base and data give the same counts; the data's hash says what was measured on.
+Guarantees: the same adapter, base and data give the same figures; the data's hash says what was measured on.
 Leaves to others: who evaluates when (``participant.runs.evaluator``), signing (``privacy.evaluation``).
 """
 
@@ -18,20 +18,18 @@ from participant.training.adapters.configurations import whole_modules
 from participant.training.adapters.device import find_device
 from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples
-from participant.training.models import load_base
+from participant.training.models import Base, load_base
 from participant.training.trainer import Weights
 from privacy.draft import Recipe
-from privacy.task_parts import require_classification
-
-BATCH = 128  # examples at once; it changes no count
+from privacy.evaluation import Metric
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """How many of how many examples an adapter gets right, and the SHA-256 of that data."""
+    """An adapter's figures over some examples, sorted by name, and the SHA-256 of that data."""
 
-    correct: int
     examples: int
+    metrics: tuple[Metric, ...]
     data_sha256: bytes
 
 
@@ -40,6 +38,7 @@ class AdapterEvaluator:
     """A base with its adapter, and public examples: loaded once, for all rounds of a run."""
 
     adapted: AdaptedModel
+    base: Base
     examples: Examples
     data_sha256: bytes
 
@@ -74,20 +73,22 @@ class AdapterEvaluator:
         torch.set_num_threads(threads)
         place = find_device(device)
         initial = read_initial(initial_adapter, recipe.adapter)
-        task = require_classification(recipe.task)
-        whole = whole_modules(recipe.adapter)
+        task, whole = recipe.task, whole_modules(recipe.adapter)
         base = load_base(model, recipe.base, task, head_modules=whole, seed=recipe.adapter.seed, weights=weights)
         adapted = AdaptedModel.attach(base.model, recipe, initial, place)
         examples = load_examples(dataset, columns, task, base).to(place)
-        return cls(adapted, examples, bytes.fromhex(hash_dataset(dataset)))
+        return cls(adapted, base, examples, bytes.fromhex(hash_dataset(dataset)))
 
     def measure(self, adapter: NDArray[np.float32]) -> EvaluationResult:
-        """Return how many examples the model gets right with a global adapter, shape (state entries,)."""
+        """Return the figures of the model with a global adapter, shape (state entries,)."""
         self.adapted.load(adapter)
-        correct, count = 0, len(self.examples)
+        work, count, size = self.adapted.work, len(self.examples), self.adapted.recipe.training.micro_batch
+        tally = work.tally()
         with torch.no_grad():
-            for start in range(0, count, BATCH):
-                batch = self.examples.take(np.arange(start, min(start + BATCH, count)))
-                guesses = self.adapted.logits(batch.inputs).argmax(dim=1)
-                correct += int((guesses == batch.labels).sum())
-        return EvaluationResult(correct, count, self.data_sha256)
+            for start in range(0, count, size):
+                batch = self.examples.take(np.arange(start, min(start + size, count)))
+                tally.add(self.adapted.logits(batch.inputs), batch.labels)
+        counted = (Metric.of(name, value) for name, value in tally.metrics())
+        written = work.generated(self.adapted.model, self.base, self.examples)
+        metrics = tuple(sorted([*filter(None, counted), *written]))
+        return EvaluationResult(count, metrics, self.data_sha256)

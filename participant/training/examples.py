@@ -1,17 +1,17 @@
-"""Rows become tensors: what a base model reads, and the class it should answer.
+"""Rows become tensors: what a base model reads, and what its answers are compared with.
 
 Guarantees: every example has one fixed shape (images resized to the base's size, text padded to the plan's length), so
 that no example's bits depend on its company in a batch; refusals name rows, never their content. What is refused to
 the eyes of an owner is let through for a round, as an empty example: there a refusal would tell of the data.
-Leaves to others: reading files (``participant.training.data``).
+Leaves to others: reading files (``participant.training.data``), the kinds of tasks (``participant.training.tasks``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,18 +19,13 @@ from numpy.typing import NDArray
 
 from participant.training.data import Columns, Table, read_table
 from participant.training.models import Base
-from participant.training.rows.cells import name_text
-from participant.training.rows.pictures import pixels
-from privacy.errors import LocalError
-from privacy.task_parts import Classification, ImageClassification
+from participant.training.tasks.kinds import work_of
+from participant.training.tasks.work import IMAGES, TOKEN_MASK, TOKENS, Reading
+from privacy.task_parts import Task
 
-IMAGES: Final = "pixel_values"
-TOKENS: Final = "input_ids"
-TOKEN_MASK: Final = "attention_mask"  # noqa: S105  the name of a model's input
+__all__ = ["IMAGES", "TOKENS", "TOKEN_MASK", "Examples", "load_examples", "synthetic_examples"]
 
 SYNTHETIC_SEED: Final = 20_240_229  # public
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +34,17 @@ class Examples:
 
     Attributes:
         inputs: the model's arguments by name, each with the examples first.
-        labels: classes, int64, shape (count,).
+        labels: what the answers are compared with, the examples first; its form is the task's.
         users: for each example the number of its user, from 0; None without a user column.
-        unfit: rows that the plan cannot use, ascending; they count as empty.
+        unusable: rows that the plan cannot use, ascending; they count as empty.
+        remarks: what the owner should know of the rows; nothing of what is in them.
     """
 
     inputs: Mapping[str, torch.Tensor]
     labels: torch.Tensor
     users: NDArray[np.int64] | None = None
     unusable: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -61,8 +58,9 @@ class Examples:
         index = torch.from_numpy(np.maximum(rows, 0)).to(self.labels.device)
         empty = torch.from_numpy(rows < 0).to(self.labels.device)
         inputs = {name: _blank(values[index], empty) for name, values in self.inputs.items()}
-        if TOKEN_MASK in inputs:
-            inputs[TOKEN_MASK][empty, 0] = 1  # attention to nothing at all is not a number
+        for name, values in inputs.items():
+            if name.endswith(TOKEN_MASK):
+                values[empty, 0] = 1  # attention to nothing at all is not a number
         return Examples(inputs, _blank(self.labels[index], empty))
 
     def to(self, device: torch.device) -> Examples:
@@ -71,7 +69,7 @@ class Examples:
         return replace(self, inputs=moved, labels=self.labels.to(device))
 
 
-def load_examples(path: Path, columns: Columns, task: Classification, base: Base, *, strict: bool = True) -> Examples:
+def load_examples(path: Path, columns: Columns, task: Task, base: Base, *, strict: bool = True) -> Examples:
     """Read a dataset for a task.
 
     Args:
@@ -85,34 +83,16 @@ def load_examples(path: Path, columns: Columns, task: Classification, base: Base
         LocalError: ``E-DATA-PARSE``, ``E-DATA-USER`` or ``E-DATA-MISMATCH``.
     """
     table = read_table(path, columns, strict=strict)
-    reading = _Reading(table, strict)
-    labels = reading.rows(lambda row, where: _class(table.labels[row], task, where), otherwise=0)
-    if isinstance(task, ImageClassification):
-        images = torch.zeros(len(labels), base.channels, *base.image_size)
-        reading.rows(lambda row, where: images[row].copy_(_image(table.inputs[row], task, base, where)), otherwise=None)
-        inputs = {IMAGES: images}
-    else:
-        texts = reading.rows(lambda row, where: _text(table.inputs[row], where), otherwise="")
-        inputs = tokenised(base.tokenizer, texts, task.max_length)
+    reading = Reading(table, strict)
+    inputs, labels = work_of(task).read(reading, base)
     unusable = np.array(sorted(reading.unusable), dtype=np.int64)
-    return Examples(inputs, torch.tensor(labels, dtype=torch.int64), _user_numbers(table), unusable)
+    return Examples(inputs, labels, _user_numbers(table), unusable, reading.remarks())
 
 
-def synthetic_examples(base: Base, task: Classification, count: int) -> Examples:
-    """Return synthetic examples of the very shape of a task's real ones: the same every time, and nobody's data.
-
-    Text has all lengths from the shortest to the longest, so that padding and its absence are both met.
-    """
-    random = np.random.default_rng(SYNTHETIC_SEED)
-    labels = torch.from_numpy(random.integers(len(task.labels), size=count))
-    if isinstance(task, ImageClassification):
-        images = random.normal(size=(count, base.channels, *base.image_size)).astype(np.float32)
-        return Examples({IMAGES: torch.from_numpy(images)}, labels)
-    ids = random.integers(base.tokenizer_size, size=(count, task.max_length))
-    lengths = np.linspace(task.max_length, 1, count).astype(np.int64)
-    mask = (np.arange(task.max_length) < lengths[:, None]).astype(np.int64)
-    tokens = np.where(mask == 1, ids, base.pad)
-    return Examples({TOKENS: torch.from_numpy(tokens), TOKEN_MASK: torch.from_numpy(mask)}, labels)
+def synthetic_examples(base: Base, task: Task, count: int) -> Examples:
+    """Return synthetic examples of the very shape of a task's real ones: the same every time, and nobody's data."""
+    inputs, labels = work_of(task).synthetic(base, np.random.default_rng(SYNTHETIC_SEED), count)
+    return Examples(inputs, labels)
 
 
 def _blank(values: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
@@ -120,68 +100,7 @@ def _blank(values: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
     return values
 
 
-class _Reading:
-    """Reads a table row by row, and notes which rows are unfit."""
-
-    def __init__(self, table: Table, strict: bool) -> None:
-        self._table = table
-        self._strict = strict
-        self.unusable: set[int] = set()
-
-    def rows(self, read: Callable[[int, str], Value], *, otherwise: Value) -> list[Value]:
-        """Return what each row is read as, or something else where that fails."""
-        values = []
-        for row, where in enumerate(self._table.places):
-            try:
-                values.append(read(row, where))
-            except Exception:  # whatever a row brings about: nothing about it may show
-                if self._strict:
-                    raise
-                self.unusable.add(row)
-                values.append(otherwise)
-        return values
-
-
-def _class(label: str | None, task: Classification, where: str) -> int:
-    names = [name_text(name) for name in task.labels]  # both sides alike: composed, and no 1.0 beside 1
-    if label is None or label not in names:
-        raise LocalError("E-DATA-MISMATCH", f"{where}: its label is not among the plan's")
-    return names.index(label)
-
-
 def _user_numbers(table: Table) -> NDArray[np.int64] | None:
     if table.users is None:
         return None
     return np.unique(np.asarray(table.users), return_inverse=True)[1].astype(np.int64)
-
-
-def _image(value: Any, task: ImageClassification, base: Base, where: str) -> torch.Tensor:
-    scale, mean, std = float(task.image_scale), float(task.image_mean), float(task.image_std)
-    array = pixels(value, base.channels, where)
-    image = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
-    return (_resized(image, base.image_size) / scale - mean) / std
-
-
-def _resized(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    if image.shape[1:] == size:
-        return image
-    stretched = torch.nn.functional.interpolate(image[None], size=size, mode="bilinear", antialias=True)
-    return stretched[0]
-
-
-def _text(value: Any, where: str) -> str:
-    try:
-        if isinstance(value, str):
-            value.encode()  # half a surrogate pair is no text to a tokenizer
-            return value
-    except UnicodeEncodeError:
-        pass
-    raise LocalError("E-DATA-MISMATCH", f"{where}: its input is not text")
-
-
-def tokenised(tokenizer: Any, texts: Sequence[str], length: int) -> dict[str, torch.Tensor]:
-    """Return token ids and attention mask, each of shape (count, length), int64."""
-    found = tokenizer(
-        list(texts), padding="max_length", truncation=True, max_length=length, return_token_type_ids=False
-    )
-    return {name: torch.tensor(found[name], dtype=torch.int64) for name in (TOKENS, TOKEN_MASK)}

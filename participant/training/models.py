@@ -23,7 +23,7 @@ from participant.training.trainer import Weights
 from privacy import patterns
 from privacy.draft import BaseReference, FileHash
 from privacy.errors import LocalError
-from privacy.task_parts import Classification, ImageClassification
+from privacy.task_parts import ImageClassification, Task
 
 if TYPE_CHECKING:
     import transformers
@@ -107,8 +107,8 @@ class Base:
 
     @property
     def pad(self) -> int:
-        """Id of the padding token; 0 for images."""
-        return 0 if self.tokenizer is None else int(self.tokenizer.pad_token_id)
+        """Id of what fills up a text, which nothing reads; 0 for images and where a tokenizer has no such token."""
+        return int(getattr(self.tokenizer, "pad_token_id", None) or 0)
 
     @property
     def tokenizer_size(self) -> int:
@@ -119,7 +119,7 @@ class Base:
 def load_base(
     folder: Path,
     expected: BaseReference,
-    task: Classification,
+    task: Task,
     *,
     head_modules: Sequence[str],
     seed: int,
@@ -141,16 +141,19 @@ def load_base(
     Raises:
         LocalError: ``E-MODEL-HASH``, ``E-MODEL-PICKLE``, ``E-MODEL-LOAD`` or ``E-EXTRA-MISSING``.
     """
+    from participant.training.tasks.kinds import work_of
+
     verify_base(folder, expected)
     base, report = load_checked(folder, expected.name, task, seed=seed, weights=weights, spared=head_modules)
-    refuse_gaps(expected.name, report, lambda key: any(part in key.split(".") for part in head_modules))
+    unused = work_of(task).unused
+    refuse_gaps(expected.name, report, lambda key: unused(key) or any(part in key.split(".") for part in head_modules))
     return base
 
 
 def load_checked(
     folder: Path,
     name: str,
-    task: Classification,
+    task: Task,
     *,
     seed: int,
     weights: Weights = "own",
@@ -178,12 +181,13 @@ def load_checked(
     from participant.training.bases.answers import row_by_row
     from participant.training.bases.checks import check_base
     from participant.training.bases.narrow import keep_narrow
+    from participant.training.tasks.kinds import work_of
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     # A missing head is expected, and every other gap is refused below: no need for transformers' own warning.
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    images = isinstance(task, ImageClassification)
-    loader = transformers.AutoModelForImageClassification if images else transformers.AutoModelForSequenceClassification
+    images, work = isinstance(task, ImageClassification), work_of(task)
+    loader = getattr(transformers, work.loader)
     options = {"trust_remote_code": False, "local_files_only": True}
     try:
         with torch.random.fork_rng(devices=[]):
@@ -196,27 +200,25 @@ def load_checked(
                 dtype=getattr(torch, "float32" if weights == "float32" else own_type(folder)),
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                **_labels(task),
+                **work.options(),
             )
         tokenizer = None if images else transformers.AutoTokenizer.from_pretrained(str(folder), **options)
     except Exception as error:  # noqa: BLE001  no list of what loaders raise is complete; a base is nobody's data
         words = (str(error).splitlines() or [""])[0]
         raise LocalError("E-MODEL-LOAD", f"{name}: {type(error).__name__}: {words}") from None
-    if tokenizer is not None and tokenizer.pad_token is None:
-        raise LocalError("E-MODEL-LOAD", f"{name}: the tokenizer has no padding token")
+    if tokenizer is not None and tokenizer.pad_token is None and work.pads:
+        detail = "the tokenizer has no padding token; name one as pad_token in tokenizer_config.json"
+        raise LocalError("E-MODEL-LOAD", f"{name}: {detail}, and its id as pad_token_id in config.json")
     model.requires_grad_(False)
     keep_narrow(model, weights, spared=spared)
+    model.config.use_cache = False  # what was read before is of use to writing alone, which asks for it
     height, width = _image_size(model.config) if images else (0, 0)
     tower = getattr(model.config, "vision_config", model.config)  # of CLIP and SigLIP, beside the text's
     channels = int(getattr(tower, "num_channels", 3)) if images else 0
     base = Base(row_by_row(model).eval(), tokenizer, (height, width), channels)
     check_base(name, base)
+    work.require_base(name, base)
     return base, report
-
-
-def _labels(task: Classification) -> dict[str, Any]:
-    names = dict(enumerate(task.labels))
-    return {"num_labels": len(names), "id2label": names, "label2id": {name: place for place, name in names.items()}}
 
 
 def refuse_gaps(name: str, report: dict[str, Any], made_up: Callable[[str], bool]) -> None:

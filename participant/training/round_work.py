@@ -12,13 +12,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 import methods
-from methods import products, ranks
-from methods.coin import gathered
-from methods.vectors import places, trained_streams
+from methods import ranks
+from methods.coin import chosen_layers, gathered, layer_of
+from methods.count_sketch import Tables
+from methods.uploads import Steps, encoded
+from methods.vectors import local_places, local_streams, places
+from participant.training.adapters.adapted import AdaptedModel
 from participant.training.adapters.sums import GradientSums
-from privacy.adapter_parts import Turn
+from participant.training.adapters.switched import blocks_with
+from privacy.adapter_parts import Role, Turn
 from privacy.draft import Recipe, rate_of
 from privacy.plan_parts import Member
 
@@ -35,7 +40,7 @@ class RoundWork:
         recipe: of the plan.
         number: of the round.
         turn: of the round.
-        places: in the state, of the entries that train in the turn.
+        places: in the state, and what stays at home behind it, of the entries that train in the turn.
         columns: which of these move; all, or what a mask or a step lets.
         sums: sums of their gradients over the owner's data.
     """
@@ -60,28 +65,56 @@ class RoundWork:
         turn = recipe.turn(number)
         if recipe.counts == "rank":
             sums = replace(sums, held=ranks.held(recipe, turn, member))
-        every = places(recipe, turn)
-        return cls(recipe, number, turn, every, np.arange(every.size), sums).of_columns(gathered(recipe, number))
+        if methods.get(recipe.adapter.method).skips_layers:
+            sums = replace(sums, skipped=resting_layers(sums.engine.adapted, number))
+        shared, every = places(recipe, turn), local_places(recipe, turn)
+        work = cls(recipe, number, turn, every, np.arange(every.size), sums)
+        return work.of_columns(np.concatenate([gathered(recipe, number), np.arange(shared.size, every.size)]))
 
     @property
     def learning_rates(self) -> Wide:
         """The local learning rate of every entry that trains in the turn."""
-        streams = trained_streams(self.recipe, self.turn)
+        streams = local_streams(self.recipe, self.turn)
         rates = [rate_of(self.recipe.training, stream.name) for stream in streams]
         return np.repeat(np.array(rates), [stream.length for stream in streams])
 
-    def uploaded(self, start: Vector, end: Wide) -> Wide:
-        """Return how far local steps led, in the form that goes up, shape (entries of the turn's sums,).
+    def uploaded(self, start: Vector, end: Wide, kept: Vector, steps: int) -> tuple[Wide, Vector]:
+        """Return how far local steps led, in the form that goes up, and what stays at home.
 
         Args:
-            start: state before them.
+            start: state before them, and what stays at home behind it.
             end: state after them.
+            kept: what had stayed at home.
+            steps: how many they were.
         """
-        method, wide = methods.get(self.recipe.adapter.method), start.astype(np.float64)
-        end = method.align(self.recipe, wide, end)
-        if self.recipe.upload.kind == "products":
-            return products.differences(self.recipe, wide, end, factors_beside=method.factors_beside)
-        return (end - wide)[self.places[self.columns]]
+        done = Steps(
+            number=self.number,
+            start=start.astype(np.float64),
+            end=end,
+            kept=kept,
+            reach=steps * self.learning_rates,
+        )
+        return encoded(methods.get(self.recipe.adapter.method), self.recipe, done)
+
+    def pull(self, start: Vector, kept: Vector) -> Wide:
+        """Return what the method adds to each gradient, shape (entries that train,): no data is read for it."""
+        pull = methods.get(self.recipe.adapter.method).pull
+        return np.zeros(self.places.size) if pull is None else pull(self.recipe, start.astype(np.float64), kept)
+
+    def as_summed(self) -> RoundWork:
+        """Return the same round, each example's gradient in the form that is summed."""
+        sketched = self.recipe.upload.kind == "count-sketch"
+        return replace(self, sums=replace(self.sums, sketch=Tables.of(self.recipe))) if sketched else self
+
+    def at_home(self, sums: GradientSums) -> RoundWork:
+        """Return what trains at home by itself after this round's steps: a turn of what stays there.
+
+        Args:
+            sums: of its gradients.
+        """
+        first, count = self.recipe.state_entries, sums.engine.adapted.entries
+        turn = self.turn.model_copy(update={"trains": (Role.PERSONAL.value,)})
+        return RoundWork(self.recipe, self.number, turn, first + np.arange(count), np.arange(count), sums)
 
     def start(self, adapter: Vector) -> Vector:
         """Return the global adapter as far as this participant trains it: zero beyond its own rank."""
@@ -100,3 +133,10 @@ class RoundWork:
         """Return the same round with some of the entries that train."""
         some = columns.size < self.places.size
         return replace(self, columns=columns, sums=replace(self.sums, columns=columns if some else None))
+
+
+def resting_layers(adapted: AdaptedModel, number: int) -> tuple[nn.Module, ...]:
+    """Return the layers of a model whose adapters rest in a round, where the mask is of layers."""
+    chosen = chosen_layers(adapted.recipe, number)
+    resting = [one for tensor, one in adapted.placed if layer_of(tensor.key) not in {None, *chosen}]
+    return tuple(blocks_with(adapted.model, resting))

@@ -25,12 +25,14 @@ from peft import PeftModel
 from safetensors.numpy import save_file
 
 import methods
-from methods.vectors import places, trained_streams, trained_tensors
+from methods.vectors import local_places, local_streams, local_tensors
 from participant.training.adapters.adapted import ADAPTER_FILE, CONFIG_FILE, AdaptedModel, config_json
 from participant.training.adapters.gradients import GradientEngine
 from participant.training.adapters.sums import EMPTY_SLOT, Clip, GradientSums, joined
+from participant.training.adapters.switched import left_out
 from participant.training.adapters.turns import TurnEngines
 from participant.training.examples import IMAGES, Examples
+from participant.training.round_work import resting_layers
 from privacy.adapter_parts import StateStream, Tensor, Turn
 from privacy.draft import Recipe
 from privacy.errors import LocalError
@@ -80,7 +82,7 @@ class SelfCheck:
         """Run every check in every turn: where the run starts, and at an adapter that has moved from there.
 
         At the start a factor may be zero and hide what is wrong with the other's gradient. Turns that the run does not
-        start with are checked at the moved adapter alone.
+        start with are checked at the moved adapter alone, and so is everything where a factor stays at home.
 
         Returns:
             Whether each example needs a fixed slot in its micro-batch (``GradientSums.fixed_slots``).
@@ -97,11 +99,13 @@ class SelfCheck:
             for number, turn in enumerate(self.recipe.turns):
                 rows = self.slot_rows or self.synthetic
                 check = TurnCheck(self.recipe, turn, self.privacy, self.engines.enter(number), self.synthetic, rows)
-                positions = (start, moved) if number == self.recipe.schedule.turn(1) else (moved,)
+                first = number == self.recipe.schedule.turn(1) and not methods.get(self.recipe.adapter.method).home
+                positions = (start, moved) if first else (moved,)
                 for position in positions:
                     adapted.load(position)
                     fixed_slots |= check.run(position, every_tensor=position is moved)
-            adapted.load(moved)
+            self._left_out_layers()
+            adapted.load(moved[: self.recipe.state_entries])
             self._reload()
         finally:
             adapted.load(start)
@@ -118,11 +122,26 @@ class SelfCheck:
             if self.privacy.mode in PER_EXAMPLE and ROUTERS.search(type(module).__name__):
                 _fail("modules", f"{name} routes to experts ({type(module).__name__}): their batches depend on company")
 
+    def _left_out_layers(self) -> None:
+        """A model without the layers that rest in a round answers, and each example's gradient is its own there too."""
+        if not methods.get(self.recipe.adapter.method).skips_layers:
+            return
+        engine = self.engines.enter(self.recipe.schedule.turn(1))
+        rows = self.slot_rows or self.synthetic
+        check = TurnCheck(self.recipe, self.recipe.turn(1), self.privacy, engine, self.synthetic, rows)
+        try:
+            with left_out(resting_layers(self.engines.adapted, 1)):
+                check.without_layers()
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            _fail("left-out layers", f"the model does not run without them ({type(error).__name__})")
+
     def _reload(self) -> None:
         """The adapter as it will be exported gives the same answers on a clean base."""
         adapted = self.engines.adapted
         inputs = self.synthetic.take(np.arange(min(SINGLE_EXAMPLES, len(self.synthetic)))).inputs
-        tensors = methods.get(self.recipe.adapter.method).export(self.recipe, adapted.vector(), self.initial)
+        tensors = methods.get(self.recipe.adapter.method).export(
+            self.recipe, adapted.vector()[: self.recipe.state_entries], self.initial
+        )
         with tempfile.TemporaryDirectory(prefix="onlysum-selfcheck-") as directory, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT's advice on names and formats does not concern this throw-away copy
             folder = Path(directory)
@@ -130,7 +149,10 @@ class SelfCheck:
             (folder / CONFIG_FILE).write_text(config_json(adapted.model, self.recipe.adapter, self.recipe.base.name))
             clean = PeftModel.from_pretrained(self.clean_base().to(adapted.device), directory).eval()
         with torch.no_grad():
-            answers, reloaded = replace(adapted, precision="float32").logits(inputs), clean(**inputs).logits
+            answers, reloaded = (
+                replace(adapted, precision="float32").logits(inputs),
+                adapted.work.answers(clean, inputs),
+            )
         if not (answers - reloaded).abs().max() <= LOGIT_TOLERANCE * answers.abs().max():
             _fail("save and reload", "the exported adapter answers differently on a clean base")
 
@@ -182,6 +204,18 @@ class TurnCheck:
             self._sensitivity(fixed_slots)
         self._step(position, every_tensor=every_tensor)
         return fixed_slots
+
+    def without_layers(self) -> None:
+        """Check gradients where some layers are left out.
+
+        Raises:
+            LocalError: ``E-SELF-CHECK``.
+        """
+        if self.privacy.mode in PER_EXAMPLE:
+            self._gradients()
+            self._independence()
+        elif not np.isfinite(self.engine.summed(self.synthetic.take(np.arange(self._size)))).all():
+            _fail("left-out layers", "the model's gradient is no number without them")
 
     def _trainables(self) -> None:
         """What trains is what the plan says, no more and no less."""
@@ -270,14 +304,14 @@ class TurnCheck:
         """A step moves every stream, at a moved adapter every tensor, and with each stream the model's answers."""
         gradient = self.engine.summed(self.synthetic.take(np.arange(self._size)))
         inputs = self.synthetic.take(np.arange(self._size)).inputs
-        where = places(self.recipe, self.turn)
+        where = local_places(self.recipe, self.turn)
         with torch.no_grad():
             answers = self._adapted.logits(inputs)
-        for tensor, span in _spans(trained_tensors(self.recipe, self.turn)):
+        for tensor, span in _spans(local_tensors(self.recipe, self.turn)):
             length = np.linalg.norm(gradient[span])
             if not np.isfinite(length) or (every_tensor and length == 0):
                 _fail("non-zero update", f"a step does not move {tensor.key} of stream {tensor.stream}")
-        for stream, span in _spans(trained_streams(self.recipe, self.turn)):
+        for stream, span in _spans(local_streams(self.recipe, self.turn)):
             length = np.linalg.norm(gradient[span])
             if not length > 0:
                 _fail("non-zero update", f"a step does not move stream {stream.name}")

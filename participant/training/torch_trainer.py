@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, assert_never
@@ -25,10 +25,13 @@ import torch
 from numpy.typing import NDArray
 
 import methods
+from methods.method import BY_ITSELF, Fusion, Method
+from methods.uploads import kept_at_start
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.checkpointing import run_blocks_again
 from participant.training.adapters.configurations import whole_modules
 from participant.training.adapters.device import find_device, peak_mib, require_precision
+from participant.training.adapters.gradients import GradientEngine
 from participant.training.adapters.kinds import require_weights
 from participant.training.adapters.prefix import shortened
 from participant.training.adapters.sums import Clip, GradientSums, joined
@@ -49,7 +52,6 @@ from privacy.errors import LocalError
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan
 from privacy.secagg.fixed_point import fixed
-from privacy.task_parts import require_classification
 
 Vector = NDArray[np.float32]
 Wide = NDArray[np.float64]
@@ -125,13 +127,17 @@ class TorchTrainer:
         self._keys = keys
         self._pace = pace if materials.plan.privacy.noised else None
         self._on_failure = on_failure
+        self.kept: Vector | None = None
+        self._at_start = np.empty(0, dtype=np.float32)
         self._round = 0
         self._paced: Callable[[], AbstractContextManager[None]] = nullcontext
         self._self_check: SelfCheck | None = None
         self._engines: TurnEngines | None = None
         self._examples: Examples | None = None
+        self._base: Base | None = None
         self._fixed_slots = False
         self._units: list[Integers] = []
+        self.remarks: tuple[str, ...] = ()  # what the owner should know of the rows, once they are read
 
     def prepare(self) -> None:
         """Load base and adapter, run the self-check on synthetic rows, then read the data.
@@ -150,7 +156,7 @@ class TorchTrainer:
         device = find_device(given.device)
         require_precision(device, given.precision)
         initial = read_initial(given.initial_adapter, recipe.adapter)
-        task = require_classification(recipe.task)
+        task = recipe.task
 
         def base() -> Base:
             return load_base(
@@ -163,6 +169,7 @@ class TorchTrainer:
             )
 
         require_weights(recipe.adapter, given.memory.weights)
+        self._at_start = kept_at_start(self._method, recipe, initial)
         loaded = base()
         adapted = AdaptedModel.attach(loaded.model, recipe, initial, device, precision=given.precision)
         if given.memory.checkpointing:
@@ -185,10 +192,11 @@ class TorchTrainer:
         examples = load_examples(given.dataset, given.columns, task, loaded, strict=given.strict).to(device)
         if examples.unusable.size:
             _log.warning("rows that do not fit the plan count as empty", run=self._plan.run_id, next=ASK_A_DRY_RUN)
-        self._units = self._rows_of_units(examples)
-        if self._visits > 1:
+        self.remarks = examples.remarks
+        self._units = self._rows_of_units(examples, np.arange(len(examples), dtype=np.int64))
+        if self._visits > 1 and adapted.work.cacheable:
             examples = shortened(engines, synthetic, examples)
-        self._engines, self._examples = engines, examples
+        self._engines, self._examples, self._base = engines, examples, loaded
         self._set_pace()
 
     def rehearse(self, monotonic: Callable[[], float]) -> tuple[float, int, str]:
@@ -203,6 +211,24 @@ class TorchTrainer:
         seconds = self._longest(FixedDuration(monotonic, lambda _seconds: None))
         device = find_device(self._materials.device)
         return seconds, peak_mib(device), str(device)
+
+    def of_participant(self, me: str, rows: Integers, random: RandomSource) -> TorchTrainer:
+        """Return the trainer of a participant that has some of these rows, on this one's base, engines and self-check.
+
+        For simulations, where one process plays everybody: what is loaded once serves them all, one after the other.
+
+        Args:
+            me: its name on the roster.
+            rows: which of the dataset's, ascending.
+            random: its coins and noise.
+        """
+        if self._examples is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        other = TorchTrainer(replace(self._materials, me=me), random)
+        other._engines, other._examples, other._fixed_slots = self._engines, self._examples, self._fixed_slots
+        other._at_start, other._base = self._at_start, self._base
+        other._units = self._rows_of_units(self._examples, rows)
+        return other
 
     def check(self) -> None:
         """Repeat the self-check on the very engines that train, so that what rounds changed in them is seen.
@@ -238,15 +264,18 @@ class TorchTrainer:
         work = self._work(round_number)
         match self._plan.privacy.mode:
             case "distributed":
-                return self._noisy_sum(work, adapter, progress)
+                update = self._noisy_sum(work, adapter, progress)
             case "distributed-participant":
-                return self._noisy_difference(work, adapter, progress)
+                update = self._noisy_difference(work, adapter, progress)
             case "local" | "none":
                 encoding = self._plan.encoding
                 difference = self._local_steps(work, adapter, progress)
-                return fixed(difference, scale_exponent=encoding.scale_exponent, clamp=encoding.clamp)
+                update = fixed(difference, scale_exponent=encoding.scale_exponent, clamp=encoding.clamp)
             case _ as unknown:
                 assert_never(unknown)
+        if self._method.home in BY_ITSELF:
+            self._home_steps(work, adapter)
+        return update
 
     def _work(self, round_number: int) -> RoundWork:
         """Enter a round's turn and return what trains in it."""
@@ -256,16 +285,23 @@ class TorchTrainer:
 
     def sums_of_turn(self, turn: int) -> GradientSums:
         """Enter a turn, by its number in the plan, and return sums of its gradients over the owner's data."""
-        if self._engines is None or self._examples is None:
+        if self._engines is None:
             raise LocalError("E-BUG", "a trainer was not prepared")
-        return GradientSums(self._engines.enter(turn), self._examples, self._micro_batch, self._fixed_slots)
+        return self._sums(self._engines.enter(turn))
+
+    def _sums(self, engine: GradientEngine) -> GradientSums:
+        if self._examples is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        return GradientSums(engine, self._examples, self._micro_batch, self._fixed_slots)
 
     def _local_steps(self, work: RoundWork, adapter: Vector, progress: Progress) -> Wide:
         """Take the plan's local steps and return how far they led, shape (entries of the turn's sums,)."""
         privacy, recipe = self._plan.privacy, self._plan.recipe
         rates, proximal = work.learning_rates, float(recipe.training.proximal)
         expected = float(privacy.sampling_rate) * self._counted
-        adapter = work.start(adapter)
+        kept = self._at_start if self.kept is None else self.kept
+        adapter = work.start(self._with_home(adapter, kept))
+        pull = work.pull(adapter, kept)
         position: Wide = adapter.astype(np.float64)
         for step in range(privacy.local_steps):
             part = work.in_step((work.number - 1) * privacy.local_steps + step)
@@ -276,15 +312,59 @@ class TorchTrainer:
                 gradient = total * (self._unit(part.columns.size) / expected)
             else:
                 gradient = self._sum_at(part, position, self._plain) / expected
-            gradient = gradient + proximal * (position - adapter)[where]  # reads no data
+            gradient = gradient + proximal * (position - adapter)[where] + pull[part.columns]  # neither reads data
             position[where] -= rates[part.columns] * gradient
             progress(step + 1, privacy.local_steps)
-        return work.uploaded(adapter, position)
+        difference, stays = work.uploaded(adapter, position, kept, privacy.local_steps)
+        self.kept = stays if np.isfinite(stays).all() else kept  # steps that went astray leave nothing behind
+        return difference
+
+    def _with_home(self, adapter: Vector, kept: Vector) -> Vector:
+        """Return a global adapter as this participant trains on it, and the tensors that stay at home behind it."""
+        method, plan = self._method, self._plan
+        if method.seen is not None:
+            share = plan.member(self._materials.me).weight / sum(member.weight for member in plan.roster)
+            adapter = method.seen(plan.recipe, adapter, kept, share)
+        return np.concatenate([adapter, kept]) if method.home else adapter
+
+    def _home_steps(self, work: RoundWork, adapter: Vector) -> None:
+        """Train what stays at home by itself, as many steps as the others: no clip and no noise, for nobody gets it."""
+        kept = self._at_start if self.kept is None else self.kept
+        start = np.concatenate([adapter, kept])
+        home, position = work.at_home(self._sums(self._home_engine())), start.astype(np.float64)
+        expected = float(self._plan.privacy.sampling_rate) * self._counted
+        for _ in range(self._plan.privacy.local_steps):
+            position[home.places] -= home.learning_rates * self._sum_at(home, position, self._plain) / expected
+        stays = position[home.places].astype(np.float32)
+        self.kept = stays if np.isfinite(stays).all() else kept
+
+    def own_model(self, adapter: Vector) -> tuple[GradientEngine, Vector]:
+        """Return an engine with this participant's own adapter switched on, and what it loads for a global adapter."""
+        kept = self._at_start if self.kept is None else self.kept
+        if self._method.home in BY_ITSELF:
+            return self._home_engine(), np.concatenate([adapter, kept])
+        return self.sums_of_turn(0).engine, self._with_home(adapter, kept)
+
+    def best_fusion(self, adapter: Vector) -> Fusion:
+        """Return the weights of a released state and one's own LoRA that one's own rows like best; for the owner."""
+        if self._engines is None or self._examples is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        kept = self._at_start if self.kept is None else self.kept
+        return self._engines.best_fusion(self._examples, np.concatenate([adapter, kept]))
+
+    def _home_engine(self) -> GradientEngine:
+        if self._engines is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        return self._engines.at_home()
+
+    @property
+    def _method(self) -> Method:
+        return methods.get(self._plan.recipe.adapter.method)
 
     def _noisy_sum(self, work: RoundWork, adapter: Vector, progress: Progress) -> Integers:
         """One step's clipped gradient sum with this participant's share of the noise."""
         noise = self._noise(work.turn.entries)
-        total = clamp(self._sum_at(work, work.start(adapter), self._clipped), self._plan.encoding.clamp)
+        total = clamp(self._sum_at(work.as_summed(), work.start(adapter), self._clipped), self._plan.encoding.clamp)
         progress(1, 1)
         return total + noise
 
@@ -305,7 +385,7 @@ class TorchTrainer:
         batch = self._batch()
         try:
             work.sums.engine.adapted.load(position.astype(np.float32))
-            return sum_of(work.sums, batch)
+            return sum_of(self._in_step(work.sums, batch), batch)
         except Exception as error:
             if not self._plan.privacy.noised:
                 raise
@@ -316,7 +396,15 @@ class TorchTrainer:
             _log.error(
                 "training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step
             )
-            return np.zeros(work.columns.size, dtype=np.int64)
+            return np.zeros(work.sums.entries, dtype=np.int64)
+
+    def _in_step(self, sums: GradientSums, batch: list[Integers]) -> GradientSums:
+        """Return sums over the examples as this step sees them: with coins of its own, where the task tosses any."""
+        if self._base is None:
+            raise LocalError("E-BUG", "a trainer was not prepared")
+        work = sums.engine.adapted.work
+        examples = work.in_step(sums.examples, joined(batch), self._base, self._random)
+        return replace(sums, examples=examples)
 
     def _longest(self, pace: FixedDuration) -> float:
         """Return how many seconds a round's training takes at most: of the largest batches, on synthetic rows."""
@@ -328,10 +416,12 @@ class TorchTrainer:
         timed = partial(sums.time_micro_batch, **self._clip) if privacy.noised else sums.time_plain
         one = pace.median_seconds(timed, times=REHEARSALS)
         noise = pace.median_seconds(lambda: self._noise(turn.entries), times=REHEARSALS) if privacy.noised else 0.0
+        if self._method.home in BY_ITSELF:  # trained as well, without a clip
+            one += pace.median_seconds(self._sums(self._home_engine()).time_plain, times=REHEARSALS)
         return SPARE_TIME * privacy.local_steps * (count * one + noise)
 
     def _noise(self, entries: int) -> Integers:
-        return discrete_gaussian(entries, self._plan.privacy.noise_exponent, self._random)
+        return discrete_gaussian(entries, self._plan.privacy.variance_exponent, self._random)
 
     def _batch(self) -> list[Integers]:
         """Return the rows of each unit of privacy in a Poisson sample."""
@@ -350,12 +440,13 @@ class TorchTrainer:
         """Sum the batch's gradients without a clip: in mode none, or where the whole difference is clipped later."""
         return sums.plain(joined(batch))
 
-    def _rows_of_units(self, examples: Examples) -> list[Integers]:
-        rows = np.arange(len(examples), dtype=np.int64)
+    def _rows_of_units(self, examples: Examples, rows: Integers) -> list[Integers]:
+        """Return each unit's rows among some rows of the examples."""
         if self._plan.privacy.unit != "user" or examples.users is None:
-            return [rows[place : place + 1] for place in rows]
-        order = np.argsort(examples.users, kind="stable")
-        return np.split(rows[order], np.flatnonzero(np.diff(examples.users[order])) + 1)
+            return [rows[place : place + 1] for place in range(rows.size)]
+        users = examples.users[rows]
+        order = np.argsort(users, kind="stable")
+        return np.split(rows[order], np.flatnonzero(np.diff(users[order])) + 1)
 
     @property
     def _micro_batch(self) -> int:

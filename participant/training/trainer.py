@@ -23,7 +23,15 @@ Weights = Literal["own", "float32", "8-bit", "4-bit"]  # how a frozen base lies 
 
 
 class Trainer(Protocol):
-    """Trains on the owner's data; made for one plan, one dataset and one base model."""
+    """Trains on the owner's data; made for one plan, one dataset and one base model.
+
+    Attributes:
+        kept: what stays at home from round to round, flat, where the method has such a part. Before a round it is what
+            stayed from the last one whose update was in its sum (``None``: there was none); after it, what stays if
+            this one's is.
+    """
+
+    kept: NDArray[np.float32] | None
 
     def prepare(self) -> None:
         """Load the base and the data, wrap the adapter, and run the self-check on synthetic rows.
@@ -46,12 +54,13 @@ class Trainer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OneHotTrainer:
     """Contributes the unit vector of its own place on the roster, so that a sum shows who was counted how often."""
 
     plan: Plan
     me: str
+    kept: NDArray[np.float32] | None = None
 
     def prepare(self) -> None:
         """Nothing to prepare."""

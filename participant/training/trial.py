@@ -11,10 +11,11 @@ from typing import Final
 from participant.training.bases.checks import check_forward
 from participant.training.bases.files import check_files
 from participant.training.examples import synthetic_examples
-from participant.training.models import load_checked, refuse_gaps
-from privacy.task_parts import Classification, ImageClassification, TextClassification
+from participant.training.models import architecture, load_checked, refuse_gaps
+from privacy.task_parts import CausalLanguageModelling, ImageClassification, Task, TextClassification
 
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+WRITERS: Final = ("ForCausalLM", "LMHeadModel")  # how classes of models that write end
 TRIAL_LENGTH: Final = 8  # tokens of the rows on which a base is tried
 TRIAL_ROWS: Final = 2
 
@@ -26,13 +27,23 @@ def try_base(folder: Path, name: str) -> None:
         LocalError: ``E-MODEL-PICKLE`` or ``E-MODEL-LOAD``.
     """
     check_files(folder)
-    texts = any((folder / file).is_file() for file in TOKENIZER_FILES)
-    task: Classification = (
-        TextClassification(data="synthetic", labels=("0", "1"), max_length=TRIAL_LENGTH)
-        if texts
-        else ImageClassification(data="synthetic", labels=("0", "1"))
-    )
+    task = _task(folder)
     base, report = load_checked(folder, name, task, seed=0)
     body = f"{base.model.base_model_prefix}."
-    refuse_gaps(name, report, lambda key: not key.startswith(body) or "pooler" in key.split("."))  # a plan may carry it
-    check_forward(name, base.model, synthetic_examples(base, task, TRIAL_ROWS).inputs, len(task.labels))
+
+    def carried(key: str) -> bool:
+        """Return whether a plan may carry a weight: a head, of which that of a writer is no part of any plan."""
+        writes = isinstance(task, CausalLanguageModelling)
+        return not writes and (not key.startswith(body) or "pooler" in key.split("."))
+
+    refuse_gaps(name, report, carried)
+    check_forward(name, base.model, synthetic_examples(base, task, TRIAL_ROWS).inputs, task, base)
+
+
+def _task(folder: Path) -> Task:
+    """Return the task that a base is tried on, by its files and the class that it says it is."""
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        return ImageClassification(data="synthetic", labels=("0", "1"))
+    if architecture(folder).endswith(WRITERS):
+        return CausalLanguageModelling(data="synthetic", form="text", max_length=TRIAL_LENGTH)
+    return TextClassification(data="synthetic", labels=("0", "1"), max_length=TRIAL_LENGTH)

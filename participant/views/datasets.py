@@ -30,6 +30,7 @@ class DatasetView:
             "user": entry.user_column,
             "columns": list(entry.columns),
             "labels": list(entry.labels),
+            "renamed": dict(entry.renamed),
             "added_at": timestamp(entry.added_at),
         }
 
@@ -72,4 +73,6 @@ def dataset_view(opened: OpenHome, name: str) -> DatasetView:
 def _text(value: Json) -> str:
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} -> {item}" for key, item in value.items()) or "-"
     return "-" if value is None else str(value)

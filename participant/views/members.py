@@ -55,9 +55,7 @@ class MemberList:
         rows = [(member.name, member.role, member.fingerprint, member.state.value) for member in self.members]
         lines = table(("MEMBER", "ROLE", "IDENTITY FINGERPRINT", ""), rows)
         if any(member.state is PinState.NOT_PINNED for member in self.members):
-            lines.append(
-                'Compare by telephone, then write NAME = "FINGERPRINT" under [coordinator.roster] in policy.toml.'
-            )
+            lines.append("Compare by telephone and pin: onlysum participant member pin NAME FINGERPRINT")
         return lines
 
 
@@ -105,3 +103,18 @@ def _view(entry: MemberEntry, pin: str | None, own_name: str) -> MemberView:
     if pin is not None and not matches(entry.identity_key, pin):
         state = PinState.DIFFERS
     return MemberView(entry.name, entry.role.value, fingerprint(entry.identity_key), state)
+
+
+def listed_key(opened: OpenHome, name: str) -> bytes:
+    """Return the identity key that the coordinator lists for a member.
+
+    Raises:
+        LocalError: ``E-NOT-FOUND``: no daemon has run yet, or nobody of this name is enrolled.
+    """
+    daemon = read_status(opened.home)
+    entry = next((entry for entry in daemon.members if entry.name == name), None) if daemon else None
+    if entry is None:
+        raise LocalError(
+            "E-NOT-FOUND", f"the coordinator lists no member {name}; see `onlysum participant member list`"
+        )
+    return entry.identity_key

@@ -21,6 +21,7 @@ from privacy.claims.masks import (
 from privacy.claims.noise import NO_NOISE, noise_sentences
 from privacy.plan import Plan
 from privacy.secagg.suites import HYBRID
+from privacy.task_parts import CausalLanguageModelling, MaskedLanguageModelling
 
 MACHINES: Final = (
     "Each honest participant's machine runs the published program and is not taken over; one that is taken over counts "
@@ -35,6 +36,7 @@ UNVERIFIED: Final = (
 
 COMMON: Final = "What many records have in common: a pattern that they share can be learned from the result."
 METADATA: Final = "Who took part, when, how large their dataset is, and the timing and size of messages."
+WORDS: Final = "Words: a model of language may repeat what it was trained on, above all what many people wrote alike."
 CORRECTNESS: Final = "Correctness of the model: participants or a coordinator that lie can make it useless or steer it."
 AVAILABILITY: Final = "Availability: anyone on the roster can stop a round, and the coordinator a run."
 HOST: Final = "A computer that is taken over: its data, its updates and its keys are then in the attacker's hands."
@@ -77,8 +79,10 @@ def trust_sentences(plan: Plan) -> tuple[str, ...]:
 
 
 def limits(plan: Plan) -> tuple[str, ...]:
-    """Return what neither masks nor noise protect, whatever the graph and the suite."""
-    return (COMMON if plan.privacy.noised else NO_NOISE, METADATA, CORRECTNESS, AVAILABILITY, HOST)
+    """Return what neither masks nor noise protect, whatever the graph and the suite; of words where a task has any."""
+    writes = isinstance(plan.recipe.task, CausalLanguageModelling | MaskedLanguageModelling)
+    first = (COMMON if plan.privacy.noised else NO_NOISE, *((WORDS,) if writes else ()))
+    return (*first, METADATA, CORRECTNESS, AVAILABILITY, HOST)
 
 
 def not_protected(plan: Plan) -> tuple[str, ...]:

@@ -1,61 +1,95 @@
-"""From a privacy target to the integers of the mechanism and of the ring.
+"""From a privacy target to the integers of the mechanism and of the ring, in words as narrow as the sum allows.
 
 Guarantees: the integers keep the target under the very accountant that the ledger and the report use (the noise
 multiplier is derived from them and rounded against us), ``D^2 > d/12 + 4D``, and the ring rule of the plan.
-Leaves to others: rules of a plan (``privacy.plan`` checks them again), the mechanism itself (``clipping``, ``noise``).
+Leaves to others: rules of a plan (``privacy.plan`` checks them again), what whole numbers cost (``signal``), the
+mechanism itself (``clipping``, ``noise``).
 Source: docs/privacy-accounting.md section 4.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import Final
+from typing import Final, Literal
 
 from privacy import canonical
 from privacy.dp.accountants import epsilon
+from privacy.dp.clipping import MAX_SENSITIVITY
 from privacy.dp.events import Composed, Event, Gaussian, PoissonSampled, derived_multiplier
+from privacy.dp.signal import Setting, least_clamp, noise_of_difference, share_lost
 from privacy.draft import PrivacyTarget
 from privacy.errors import LocalError
-from privacy.plan import WRAP_EVENTS, WRAP_SIGMAS
-from privacy.plan_parts import MAX_NOISE_EXPONENT, MIN_NOISE_EXPONENT, Encoding, Privacy
+from privacy.plan import wrap_sigmas
+from privacy.plan_parts import MAX_VARIANCE_EXPONENT, MIN_VARIANCE_EXPONENT, Encoding, Privacy
 
-ROUNDING_LOSS: Final = 1 / 2500  # share of an example's signal lost to rounding, d/(24 D^2), that k must stay below
-LEAST_SENSITIVITY: Final = 2000  # the clip radius sqrt(D^2 - d/12 - 4D) lies about 2 below D: at most 0.1% of it
+ENTRY_BITS: Final = (8, 9, 10, 12, 16, 21, 32, 64)  # narrowest first; below 32 as many as fill a 64-bit word
+MOST_LOST: Final = 0.01  # share of the signal that narrow words may cost
+LITTLE_LOST: Final = 0.001  # a share that finer grids need not save
 LEAST_MULTIPLIER: Final = 0.05  # less noise than this has no meaningful epsilon
 MOST_MULTIPLIER: Final = 2.0**20
 PRECISION: Final = 1e-4  # relative, of the bisection; the final check is on the integers
 MAX_SCALE_EXPONENT: Final = 24  # the precision of a float32 mantissa
-LEAST_SCALE_EXPONENT: Final = 16  # coarser fixed point than 1.5e-5 would show: take 64 bits instead
-LEAST_CLAMP_RECORDS: Final = 16  # aligned records of one participant that a clamp must not touch
+LEAST_SCALE_EXPONENT: Final = 16  # of differences without noise: coarser fixed point than 1.5e-5 would show
+LEAST_STEPS: Final = 2**10  # of such a difference's bound
 
 
-def calibrate(target: PrivacyTarget, *, rounds: int, entries: int, n: int, f: int, min_survivors: int) -> Privacy:
-    """Return the mechanism's integers for a target once roster, f and min_survivors are known.
+def calibrate(target: PrivacyTarget, setting: Setting, *, entry_bits: int | None = None) -> tuple[Privacy, Encoding]:
+    """Return the mechanism's integers and the ring for a target once roster, f and min_survivors are known.
+
+    They are chosen together: the narrowest words that hold the sum and cost at most :data:`MOST_LOST` of the signal.
 
     Args:
         target: what the draft asks for.
-        rounds: T of the run.
-        entries: d, length of the vector.
-        n: size of the roster.
-        f: colluding participants that the plan tolerates.
-        min_survivors: least size of S.
+        setting: whom and what it is for.
+        entry_bits: one of :data:`ENTRY_BITS`, whatever it costs; ``None`` to choose.
 
     Raises:
-        LocalError: ``E-PLAN-NOISE``, no noise that the lemma covers reaches the target.
+        LocalError: ``E-PLAN-NOISE``, no noise that the lemma covers reaches the target; ``E-PLAN-RING``, these words,
+            or none, hold the sum; ``E-USAGE``, there are no words of so many bits.
     """
+    if entry_bits is not None and entry_bits not in ENTRY_BITS:
+        raise LocalError("E-USAGE", f"an entry has one of {', '.join(map(str, ENTRY_BITS))} bits")
+    mechanisms = list(_mechanisms(target, setting))
+    for bits in ENTRY_BITS if entry_bits is None else (entry_bits,):
+        encodings = [(privacy, _encoding(privacy, target, setting, bits)) for privacy in mechanisms]
+        costs = [
+            (share_lost(privacy, encoding, setting), privacy, encoding)
+            for privacy, encoding in encodings
+            if encoding is not None
+        ]
+        least = min((cost for cost, _, _ in costs), default=1.0)
+        if least > (MOST_LOST if entry_bits is None else 1.0):
+            continue
+        for cost, privacy, encoding in costs:  # the coarsest grid about as good as the finest
+            if cost <= least + LITTLE_LOST:
+                return _within_target(privacy, target, setting), encoding
+    words = "no words hold" if entry_bits is None else f"words of {entry_bits} bits do not hold"
+    raise LocalError("E-PLAN-RING", f"{words} a sum of {setting.n} updates of {setting.entries} entries")
+
+
+def _mechanisms(target: PrivacyTarget, setting: Setting) -> Iterator[Privacy]:
+    """Yield what reaches the target, from the least noise that the lemma covers; in mode ``none`` what has none."""
     if target.mode == "none":
-        return _without_noise(target)
-    if not max(f, 1) < min_survivors <= n:
-        raise LocalError("E-PLAN-NOISE", f"min_survivors {min_survivors} leaves no honest noise beside f = {f}")
-    honest = 1 if target.mode == "local" else min_survivors - max(f, 1)
-    needed = needed_multiplier(target, rounds=rounds)
-    exponent, sensitivity = _integers(needed, honest=honest, entries=entries)
-    while epsilon(_run(target, rounds)(derived_multiplier(exponent, sensitivity, honest)), float(target.delta)) > float(
-        target.epsilon
-    ):
-        sensitivity -= 1  # the accountant's grid is chosen by epsilon and may have moved between the two
+        yield _without_noise(target)
+        return
+    if not max(setting.f, 1) < setting.min_survivors <= setting.n:
+        rule = f"min_survivors {setting.min_survivors} leaves no honest noise beside f = {setting.f}"
+        raise LocalError("E-PLAN-NOISE", rule)
+    honest = 1 if target.mode == "local" else setting.min_survivors - max(setting.f, 1)
+    needed, known = needed_multiplier(target, rounds=setting.rounds), False
+    for exponent in range(MIN_VARIANCE_EXPONENT, MAX_VARIANCE_EXPONENT + 1):
+        sensitivity = largest_sensitivity(needed, honest=honest, exponent=exponent)
+        if sensitivity**2 > setting.clipped / 12 + 4 * sensitivity and sensitivity <= MAX_SENSITIVITY:
+            known = True
+            yield _with_noise(target, exponent, sensitivity, honest)
+    if not known:
+        detail = f"noise multiplier {needed:.4g} over {setting.clipped} entries needs a variance of more than 2^50"
+        raise LocalError("E-PLAN-NOISE", detail)
+
+
+def _with_noise(target: PrivacyTarget, exponent: int, sensitivity: int, honest: int) -> Privacy:
     return Privacy(
         mode=target.mode,
         unit=target.unit,
@@ -65,12 +99,25 @@ def calibrate(target: PrivacyTarget, *, rounds: int, entries: int, n: int, f: in
         sampling_rate=target.sampling_rate,
         local_steps=target.local_steps,
         clip_norm=target.clip_norm,
-        noise_exponent=exponent,
+        variance_exponent=exponent,
         sensitivity=sensitivity,
         honest_noise=honest,
         max_rows_per_user=target.max_rows_per_user,
         upload_after_ms=target.upload_after_ms,
     )
+
+
+def _within_target(privacy: Privacy, target: PrivacyTarget, setting: Setting) -> Privacy:
+    """Return the mechanism with D lowered until the accountant agrees: its grid may have moved since the bisection."""
+    if not privacy.noised:
+        return privacy
+    exponent, sensitivity, honest = privacy.variance_exponent, privacy.sensitivity, privacy.honest_noise
+    events = _run(target, setting.rounds)
+    while epsilon(events(derived_multiplier(exponent, sensitivity, honest)), float(target.delta)) > float(
+        target.epsilon
+    ):
+        sensitivity -= 1
+    return _with_noise(target, exponent, sensitivity, honest)
 
 
 def needed_multiplier(target: PrivacyTarget, *, rounds: int) -> float:
@@ -105,21 +152,9 @@ def _run(target: PrivacyTarget, rounds: int) -> Callable[[float], Event]:
     return events
 
 
-def _integers(needed: float, *, honest: int, entries: int) -> tuple[int, int]:
-    """Return the smallest noise exponent k whose sensitivity D loses little to rounding, and that D."""
-    for exponent in range(MIN_NOISE_EXPONENT, MAX_NOISE_EXPONENT + 1):
-        sensitivity = largest_sensitivity(needed, honest=honest, exponent=exponent)
-        square = sensitivity * sensitivity
-        if sensitivity < LEAST_SENSITIVITY or square <= entries / 12 + 4 * sensitivity:
-            continue
-        if entries / (24 * square) <= ROUNDING_LOSS:
-            return exponent, sensitivity
-    raise LocalError("E-PLAN-NOISE", f"noise multiplier {needed:.4g} over {entries} entries needs more than 2^25")
-
-
 def largest_sensitivity(needed: float, *, honest: int, exponent: int) -> int:
-    """Return the largest D with sqrt(h*4^k - 9)/D, rounded down as the accountant does, at least ``needed``."""
-    sensitivity = int(Decimal(honest * 4**exponent - 9).sqrt() / Decimal(needed))
+    """Return the largest D with sqrt(h*2^j - 9)/D, rounded down as the accountant does, at least ``needed``."""
+    sensitivity = int(Decimal(honest * 2**exponent - 9).sqrt() / Decimal(needed))
     while sensitivity and derived_multiplier(exponent, sensitivity, honest) < needed:
         sensitivity -= 1
     return sensitivity
@@ -139,43 +174,32 @@ def _without_noise(target: PrivacyTarget) -> Privacy:
     )
 
 
-def choose_encoding(
-    privacy: Privacy, *, update_bound: str, entries: int, rounds: int, weights: Sequence[int]
-) -> Encoding:
-    """Return the fixed point and ring that keep the plan's ring rule, in 32 bits where those serve.
-
-    Args:
-        privacy: the calibrated mechanism.
-        update_bound: largest absolute coordinate of a difference, as the draft has it (modes ``local``, ``none``).
-        entries: d, length of the vector.
-        rounds: T of the run.
-        weights: the roster's public weights, one per participant.
-
-    Raises:
-        LocalError: ``E-PLAN-RING``, not even 64 bits hold the sum.
-    """
+def _encoding(privacy: Privacy, target: PrivacyTarget, setting: Setting, bits: int) -> Encoding | None:
+    """Return the fixed point with the plan's ring rule in words of so many bits, or None if there is none."""
     if privacy.mode.startswith("distributed"):
-        return _for_noisy_sums(privacy, entries=entries, rounds=rounds, n=len(weights))
-    return _for_differences(Decimal(update_bound), total=sum(weights))
+        return _of_noisy_sums(privacy, setting, bits)
+    return _of_differences(privacy, Decimal(target.update_bound), setting, bits)
 
 
-def _for_noisy_sums(privacy: Privacy, *, entries: int, rounds: int, n: int) -> Encoding:
+def _of_noisy_sums(privacy: Privacy, setting: Setting, bits: int) -> Encoding | None:
     """The clamp is as large as the ring allows beside the noise: it should never bite."""
-    events = entries * rounds
-    sigmas = WRAP_SIGMAS if events <= WRAP_EVENTS else math.sqrt(2 * math.log(2.0**41 * events))
-    noise = math.ceil(sigmas * math.sqrt(n) * 2.0**privacy.noise_exponent) + 1
-    small = (2**31 - 1 - noise) // n
-    if small >= LEAST_CLAMP_RECORDS * privacy.sensitivity:
-        return Encoding(ring_bits=32, scale_exponent=0, clamp=small)
-    return Encoding(ring_bits=64, scale_exponent=0, clamp=min((2**62 - noise) // n, canonical.MAX_INTEGER))
+    sigmas = wrap_sigmas(setting.entries * setting.rounds)
+    noise = math.ceil(sigmas * math.sqrt(setting.n) * privacy.sigma) + 1
+    clamp = min((2 ** (bits - 1) - 1 - noise) // setting.n, canonical.MAX_INTEGER)
+    return _words(bits, 0, clamp) if clamp >= max(1.0, least_clamp(privacy, setting)) else None
 
 
-def _for_differences(bound: Decimal, *, total: int) -> Encoding:
-    for exponent in range(MAX_SCALE_EXPONENT, LEAST_SCALE_EXPONENT - 1, -1):
+def _of_differences(privacy: Privacy, bound: Decimal, setting: Setting, bits: int) -> Encoding | None:
+    """The scale is as fine as the ring allows; how fine it must be depends on the noise, or on nothing known."""
+    known = privacy.noised and noise_of_difference(privacy, setting) > 0
+    coarsest, least = (0, 1) if known else (LEAST_SCALE_EXPONENT, min(LEAST_STEPS, int(bound * 2**MAX_SCALE_EXPONENT)))
+    for exponent in range(MAX_SCALE_EXPONENT, coarsest - 1, -1):
         clamp = int(bound * 2**exponent)
-        if clamp >= 1 and total * (clamp + 1) < 2**31:
-            return Encoding(ring_bits=32, scale_exponent=exponent, clamp=clamp)
-    clamp = int(bound * 2**MAX_SCALE_EXPONENT)
-    if clamp < 1 or total * (clamp + 1) >= 2**62 or clamp > canonical.MAX_INTEGER:
-        raise LocalError("E-PLAN-RING", f"an update bound of {bound} with weights of {total} in all fits no ring")
-    return Encoding(ring_bits=64, scale_exponent=MAX_SCALE_EXPONENT, clamp=clamp)
+        if max(least, 1) <= clamp <= canonical.MAX_INTEGER and setting.weights * (clamp + 1) < 2 ** (bits - 1):
+            return _words(bits, exponent, clamp)
+    return None
+
+
+def _words(bits: int, exponent: int, clamp: int) -> Encoding:
+    ring: Literal[32, 64] = 32 if bits == 32 else 64
+    return Encoding(ring_bits=ring, lane_bits=bits if bits < 32 else 0, scale_exponent=exponent, clamp=clamp)

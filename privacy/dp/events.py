@@ -145,8 +145,8 @@ def _number(text: str) -> float:
 
 
 def derived_multiplier(exponent: int, sensitivity: int, honest_noise: int) -> float:
-    """Return z' = sqrt(h*4^k - 9)/D of the lemma, rounded down."""
-    root = Decimal(honest_noise * 4**exponent - 9).sqrt()
+    """Return z' = sqrt(h*2^j - 9)/D of the lemma, rounded down."""
+    root = Decimal(honest_noise * 2**exponent - 9).sqrt()
     return float((root / sensitivity).quantize(MULTIPLIER_DECIMALS, rounding=ROUND_FLOOR))
 
 
@@ -162,7 +162,7 @@ def round_event(plan: Plan, *, honest_noise: int | None = None) -> Event | None:
     relied_on = privacy.honest_noise if honest_noise is None or privacy.mode == "local" else honest_noise
     if privacy.mode == "none":
         return None
-    noised = Gaussian(derived_multiplier(privacy.noise_exponent, privacy.sensitivity, relied_on))
+    noised = Gaussian(derived_multiplier(privacy.variance_exponent, privacy.sensitivity, relied_on))
     sampled = PoissonSampled(float(privacy.sampling_rate), noised)
     match privacy.mode:
         case "local":

@@ -22,11 +22,11 @@ _WORD: Final = np.dtype("<i8")
 
 
 def discrete_gaussian(count: int, exponent: int, random: RandomSource) -> NDArray[np.int64]:
-    """Return ``count`` independent draws of the discrete Gaussian with sigma = 2^exponent.
+    """Return ``count`` independent draws of the discrete Gaussian whose variance is 2^exponent.
 
     Args:
         count: how many, shape (count,) int64.
-        exponent: k of the plan, 0 to 25.
+        exponent: j of the plan, 0 to 50.
         random: secret bytes; about 110 of them an entry.
 
     Raises:

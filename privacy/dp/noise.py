@@ -1,10 +1,10 @@
 """Discrete Gaussian noise, exactly: no float takes part, so no low bits betray what was noised.
 
-Guarantees: an entry is the integer y with probability proportional to exp(-y^2 / (2 * 4^k)), up to 2^-2900; entries are
+Guarantees: an entry is the integer y with probability proportional to exp(-y^2 / 2^(j + 1)), up to 2^-2900; entries are
 independent; all randomness comes from the given source; the time taken does not depend on any data.
 Leaves to others: which sigma (``calibration``), sampling faster (``fast_noise``, whose reference and fallback this is).
 Source: Canonne, Kamath, Steinke, "The Discrete Gaussian for Differential Privacy", NeurIPS 2020, algorithms 1 to 3,
-with t = sigma = 2^k, so that every probability is a masked word compared with an integer.
+with sigma^2 = 2^j and t = 2^ceil(j/2), so that every probability is a masked word compared with an integer.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from privacy.interfaces import RandomSource
 
-MAX_EXPONENT: Final = 25  # (|y| - 2^k)^2 stays within int64 for the candidates below
-TAIL: Final = 64  # candidates beyond 64 sigma are rejected: they would be accepted with probability e^-1984
+MAX_EXPONENT: Final = 50  # (|y| - sigma^2/t)^2 stays within int64 for the candidates below
+TAIL: Final = 64  # candidates beyond 64 t, and t is at least sigma, are rejected: once in e^1984 they would be accepted
 LEAST_BATCH: Final = 64  # candidates drawn at once; about two in three are accepted
 _WORD_BYTES: Final = 8
 _Integers = NDArray[np.int64]
@@ -25,23 +25,24 @@ _Flags = NDArray[np.bool_]
 
 
 def discrete_gaussian(count: int, exponent: int, random: RandomSource) -> NDArray[np.int64]:
-    """Return ``count`` independent draws of the discrete Gaussian with sigma = 2^exponent.
+    """Return ``count`` independent draws of the discrete Gaussian whose variance is 2^exponent.
 
     Args:
         count: how many, shape (count,) int64.
-        exponent: k of the plan, 0 to 25.
+        exponent: j of the plan, 0 to 50.
         random: secret bytes; about 170 of them an entry.
 
     Raises:
         ValueError: the exponent is out of range.
     """
     check_exponent(exponent)
+    scale = -(-exponent // 2)  # of the candidates: t = 2^scale
     parts: list[_Integers] = []
     missing = count
     while missing > 0:
-        candidates = _discrete_laplace(max(LEAST_BATCH, missing + missing // 2), exponent, random)
-        distance = np.abs(candidates) - (1 << exponent)
-        accepted = candidates[_bernoulli_exp(distance * distance, 2 * exponent + 1, random)][:missing]
+        candidates = _discrete_laplace(max(LEAST_BATCH, missing + missing // 2), scale, random)
+        distance = np.abs(candidates) - (1 << (exponent - scale))
+        accepted = candidates[_bernoulli_exp(distance * distance, exponent + 1, random)][:missing]
         parts.append(accepted)
         missing -= accepted.size
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)

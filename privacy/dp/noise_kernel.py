@@ -4,8 +4,8 @@ Guarantees: an entry is the same function of the words that follow the entry bef
 candidate that does not end within the buffer is given back. No float takes part, no division, no table; a coin is a
 masked word compared with an integer.
 Leaves to others: where words come from, the checks of arguments (``fast_noise``).
-Source: Canonne, Kamath, Steinke, NeurIPS 2020, algorithms 1 to 3, with t = sigma = 2^k. Importing this module needs
-numba; machine code is kept beside the module, so that it is compiled once.
+Source: Canonne, Kamath, Steinke, NeurIPS 2020, algorithms 1 to 3, with sigma^2 = 2^j and t = 2^ceil(j/2). Importing
+this module needs numba; machine code is kept beside the module, so that it is compiled once.
 """
 
 from __future__ import annotations
@@ -100,20 +100,20 @@ def candidate(exponent: int, words: Integers, at: int) -> tuple[int, int, int]:
     """
     if at >= words.size:
         return CUT, 0, at
-    first = words[at]
-    low = first & ((1 << exponent) - 1)
-    shown, at = exp_fraction(low, exponent, words, at + 1) if exponent > 0 else (YES, at + 1)
+    first, scale = words[at], (exponent + 1) // 2  # t = 2^scale
+    low = first & ((1 << scale) - 1)
+    shown, at = exp_fraction(low, scale, words, at + 1) if scale > 0 else (YES, at + 1)
     if shown != YES:
         return shown, 0, at
     high, at = exp_whole(TAIL, words, at)
     if high == CUT:
         return CUT, 0, at
-    size = low + (high << exponent)
+    size = low + (high << scale)
     negative = (first >> SIGN_BIT) & 1
     if high == TAIL or (negative == 1 and size == 0):  # too far out; minus zero would count zero twice
         return NO, 0, at
-    distance = size - (1 << exponent)
-    gamma, bits = distance * distance, 2 * exponent + 1
+    distance = size - (1 << (exponent - scale))  # sigma^2/t
+    gamma, bits = distance * distance, exponent + 1
     heads, at = exp_whole(gamma >> bits, words, at)
     if heads != gamma >> bits:
         return (CUT if heads == CUT else NO), 0, at
@@ -127,7 +127,7 @@ def fill(out: Integers, exponent: int, words: Integers) -> tuple[int, int]:
 
     Args:
         out: int64, shape (count,).
-        exponent: k, 0 to 25.
+        exponent: j, 0 to 50.
         words: uniformly random int64.
 
     Returns:

@@ -57,10 +57,15 @@ class Ring:
         if not self.lane_bits:
             np.copyto(words, values, casting="unsafe")
             return
-        words[:] = 0
-        for lane in range(self.lanes):
-            entries = values[lane :: self.lanes].astype(self.dtype)
-            words[: entries.size] += entries << np.uint64(lane * self.lane_bits)
+        step = _BLOCK // self.lanes
+        for start in range(0, words.size, step):
+            block = words[start : start + step].view(np.int64)  # wraps as the unsigned words do
+            entries = _padded(values[start * self.lanes : (start + step) * self.lanes], block.size * self.lanes)
+            by_lane = entries.reshape(-1, self.lanes)
+            np.copyto(block, by_lane[:, -1])
+            for lane in reversed(range(self.lanes - 1)):
+                np.left_shift(block, self.lane_bits, out=block)
+                np.add(block, by_lane[:, lane], out=block)
 
     def decode(self, words: NDArray[Any], entries: int) -> NDArray[np.int64]:
         """Return the centred int64 entries, shape (entries,), of words or of a sum of words.
@@ -72,14 +77,36 @@ class Ring:
         if not self.lane_bits:
             return words.view(f"<i{self.bits // 8}").astype(np.int64)
         found = np.empty((words.size, self.lanes), dtype=np.int64)
-        rest = words.copy()
-        spare = np.int64(self.bits - self.lane_bits)
-        for lane in range(self.lanes):
-            # Shifting up and back down, arithmetically, sign-extends the lowest lane: the centred residue.
-            found[:, lane] = (rest.view("<i8") << spare) >> spare
-            rest -= found[:, lane].astype(self.dtype)
-            rest >>= np.uint64(self.lane_bits)
+        half, mask = np.int64(1 << (self.lane_bits - 1)), np.uint64((1 << self.lane_bits) - 1)
+        step = _BLOCK // self.lanes
+        for start in range(0, words.size, step):
+            lifted = self._lifted(words[start : start + step])
+            block = found[start : start + step]
+            for lane in range(self.lanes):
+                np.bitwise_and(lifted >> np.uint64(lane * self.lane_bits), mask, out=block[:, lane], casting="unsafe")
+            np.subtract(block, half, out=block)
         return found.reshape(-1)[:entries]
+
+    def count_stray(self, words: NDArray[Any], entries: int) -> int:
+        """Return how many words of ``entries`` entries have bits where no entry is: above the lanes, or in the last.
+
+        Raises:
+            ValueError: the number of words is not that of ``entries``.
+        """
+        self._check(words.size, entries)
+        if not self.lane_bits or not words.size:
+            return 0
+        step, above = _BLOCK // self.lanes, self.lanes * self.lane_bits
+        starts = range(0, words.size, step) if above < self.bits else ()
+        stray = sum(int(np.count_nonzero(self._lifted(words[at : at + step]) >> np.uint64(above))) for at in starts)
+        unused = self.decode(words[-1:], self.lanes)[entries - (words.size - 1) * self.lanes :]
+        return stray + bool(unused.any())
+
+    def _lifted(self, words: NDArray[Any]) -> NDArray[Any]:
+        """Return words whose entries are all 2^(L-1) larger, and so not negative: no lane borrows from the next."""
+        bias = sum(1 << (lane * self.lane_bits + self.lane_bits - 1) for lane in range(self.lanes))
+        lifted: NDArray[Any] = words + np.uint64(bias)
+        return lifted
 
     def to_bytes(self, words: NDArray[Any]) -> memoryview:
         """Return the little-endian bytes that are sent, hashed and summed: a read-only view, not a copy."""
@@ -108,6 +135,11 @@ class Ring:
     def _check(self, words: int, entries: int) -> None:
         if words != self.words(entries):
             raise ValueError(f"{words} words do not hold {entries} entries")
+
+
+def _padded(entries: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return entries with zeros behind them, ``size`` in all."""
+    return entries if entries.size == size else np.concatenate([entries, np.zeros(size - entries.size, np.int64)])
 
 
 def fixed(values: NDArray[np.floating[Any]], *, scale_exponent: int, clamp: int) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from privacy.secagg.fixed_point import Ring
 from privacy.secagg.masks import MaskTerm, apply_masks
 
 Words = NDArray[Any]  # uint32 or uint64, by the ring
-COUNTED_WORDS: Final = 2**14  # that are decoded at a time where a sum is only looked at: they stay in the cache
+BLOCK_WORDS: Final = 2**12  # that are decoded at a time: they stay in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +73,56 @@ class Layout:
             self.ring.encode_into(words[span.words], weighted[span.entries])
         return words
 
+    def blocks(self, words: Words) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield the integers of an unmasked sum in the order of the streams, some of one stream at a time.
+
+        Yields:
+            The place of the first among all entries, and the integers: few enough to stay in the cache.
+        """
+        lanes = self.ring.lanes
+        for span in self.spans():
+            stream, length = words[span.words], span.entries.stop - span.entries.start
+            for start in range(0, stream.size, BLOCK_WORDS):
+                block = stream[start : start + BLOCK_WORDS]
+                entries = self.ring.decode(block, min(block.size * lanes, length - start * lanes))
+                yield span.entries.start + start * lanes, entries
+
     def decode(self, words: Words) -> NDArray[np.int64]:
         """Return the integers of an unmasked sum, in the order of the streams."""
         total = np.empty(self.entries, dtype=np.int64)
-        for span in self.spans():
-            total[span.entries] = self.ring.decode(words[span.words], span.entries.stop - span.entries.start)
+        for start, entries in self.blocks(words):
+            total[start : start + entries.size] = entries
         return total
 
     def count_beyond(self, words: Words, bound: float) -> int:
         """Return how many integers of an unmasked sum have a larger absolute value; without decoding all at once."""
-        beyond = 0
-        for span in self.spans():
-            stream, length = words[span.words], span.entries.stop - span.entries.start
-            for start in range(0, stream.size, COUNTED_WORDS):
-                block = stream[start : start + COUNTED_WORDS]
-                entries = self.ring.decode(block, min(block.size * self.ring.lanes, length - start * self.ring.lanes))
-                beyond += int(np.count_nonzero((entries > bound) | (entries < -bound)))
-        return beyond
+        return sum(int(np.count_nonzero((entries > bound) | (entries < -bound))) for _, entries in self.blocks(words))
 
-    def mask(self, words: Words, terms: Callable[[str], list[MaskTerm]], *, threads: int = 1) -> None:
-        """Add mask streams to ring words in place: ``terms`` gives the keys and signs of a stream by its name."""
+    def count_stray(self, words: Words) -> int:
+        """Return how many words of an unmasked sum have bits where no entry is."""
+        return sum(
+            self.ring.count_stray(words[span.words], span.entries.stop - span.entries.start) for span in self.spans()
+        )
+
+    def mask(
+        self, words: Words, terms: Callable[[str], list[MaskTerm]], *, first_word: int = 0, threads: int = 1
+    ) -> None:
+        """Add mask streams to ring words in place.
+
+        Args:
+            words: all of a vector, or a part of it, so that parts can be masked wherever they lie.
+            terms: gives the keys and signs of a stream by its name.
+            first_word: of the vector, where ``words`` begins: within its stream a multiple of ``MASK_CHUNK`` bytes.
+            threads: over how many threads at most the chunks of a stream are spread.
+
+        Raises:
+            ValueError: ``words`` begins elsewhere, or is longer than the vector.
+        """
+        if first_word + words.size > self.words:
+            raise ValueError(f"{words.size} words from word {first_word} on are not of a vector of {self.words}")
         for span in self.spans():
-            apply_masks(words[span.words], terms(span.stream), threads=threads)
+            start, stop = max(span.words.start, first_word), min(span.words.stop, first_word + words.size)
+            if start < stop:
+                part = words[start - first_word : stop - first_word]
+                first_byte = (start - span.words.start) * words.itemsize
+                apply_masks(part, terms(span.stream), first_byte=first_byte, threads=threads)

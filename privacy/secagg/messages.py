@@ -25,8 +25,8 @@ from privacy.secagg.hashes import (
     LABEL_LEAF,
     LABEL_ROUND_CONTEXT,
     LABEL_SHARE,
+    LABEL_SURVIVORS,
     LABEL_TRANSCRIPT,
-    LABEL_UNMASK,
     digest,
     genesis_transcript,
     voided_transcript,
@@ -333,13 +333,14 @@ class SurvivorSet:
         return tuple(name for name, _ in self.members)
 
     @cached_property
-    def body(self) -> bytes:
-        """H(U2) and the sorted (id, upload digest) of S."""
-        return framed(self.u2_hash, *(field for name, value in self.members for field in (name.encode(), value)))
+    def hash(self) -> bytes:
+        """H(label, H(U2), sorted (id, upload digest) of S): what stands for them where they are signed or hashed."""
+        members = (field for name, value in self.members for field in (name.encode(), value))
+        return digest(LABEL_SURVIVORS, self.u2_hash, *members)
 
     def signed_bytes(self, version: int, at: Position, sender: str, round_ctx: bytes) -> bytes:
         """The string that a member of S signs in AGREE_SURVIVORS: the commit point of the round."""
-        return _signed(LABEL_AGREE, version, at, sender, round_ctx, self.body)
+        return _signed(LABEL_AGREE, version, at, sender, round_ctx, self.hash)
 
 
 @dataclass(frozen=True)  # no slots: S is kept once it is asked for
@@ -384,21 +385,15 @@ class ReleasedShare:
 
 @dataclass(frozen=True, slots=True)
 class UnmaskShares:
-    """Shares of self-mask seeds of S and of masking secrets of U2 minus S, each list sorted by owner."""
+    """Shares of self-mask seeds of S and of masking secrets of U2 minus S, each list sorted by owner.
+
+    Nobody signs them: only who was dealt a share knows what its dealer's signed hash of it is of.
+    """
 
     position: Position
     sender: str
     seed_shares: tuple[ReleasedShare, ...]
     masking_shares: tuple[ReleasedShare, ...]
-    signature: bytes = b""
-
-    def signed_bytes(self, version: int, round_ctx: bytes) -> bytes:
-        """The string that the holder signs: both lists of shares."""
-        lists = (
-            framed(*(field for share in shares for field in (share.owner.encode(), share.share)))
-            for shares in (self.seed_shares, self.masking_shares)
-        )
-        return _signed(LABEL_UNMASK, version, self.position, self.sender, round_ctx, framed(*lists))
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,7 +408,7 @@ class RoundCertificate:
 
     def transcript(self, previous: bytes) -> bytes:
         """Return transcript_r = H(label, transcript_{r-1}, round_ctx, S with digests, H(sum))."""
-        return digest(LABEL_TRANSCRIPT, previous, self.round_ctx, self.survivors.body, self.sum_hash)
+        return digest(LABEL_TRANSCRIPT, previous, self.round_ctx, self.survivors.hash, self.sum_hash)
 
 
 @dataclass(frozen=True, slots=True)

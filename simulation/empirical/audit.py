@@ -115,7 +115,7 @@ def _estimate(
     overlaps = directions @ directions.T
     expected = rate * rounds
     seen = directions @ total.astype(np.float64) - expected * overlaps.sum(axis=1) / 2
-    noise = rounds * noises * 4.0**privacy.noise_exponent
+    noise = rounds * noises * 2.0**privacy.variance_exponent
     spread = expected**2 / 4 + rounds * rate * (1 - rate) / 2
     estimate: NDArray[np.float64] = np.linalg.solve(spread * overlaps + noise * np.eye(len(directions)), seen)
     return estimate

@@ -55,7 +55,7 @@ class Evidence:
     @property
     def sigma(self) -> float:
         """Standard deviation of one participant's noise, in steps."""
-        return 2.0**self.laboratory.plan.privacy.noise_exponent
+        return self.laboratory.plan.privacy.sigma
 
     @property
     def names(self) -> list[str]:

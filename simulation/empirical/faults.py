@@ -200,13 +200,13 @@ def _silence(trainer: TorchTrainer, entries: int) -> Integers:
 
 
 def _seeded_noise(trainer: TorchTrainer, entries: int, source: SeededSource) -> Integers:
-    return discrete_gaussian(entries, trainer._plan.privacy.noise_exponent, source)
+    return discrete_gaussian(entries, trainer._plan.privacy.variance_exponent, source)
 
 
 def _laplace(trainer: TorchTrainer, entries: int) -> Integers:
     """Draw noise of the right variance and another distribution."""
     random = np.random.default_rng(np.abs(_noise(trainer, entries)))
-    scale = 2.0**trainer._plan.privacy.noise_exponent / math.sqrt(2)
+    scale = trainer._plan.privacy.sigma / math.sqrt(2)
     return np.rint(random.laplace(scale=scale, size=entries)).astype(np.int64)
 
 

@@ -25,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 import methods
 from authoring.draft import INITIAL_FILE, build_draft
+from coordinator.runs.thresholds import Requested
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.fast import FastEngine
 from participant.training.adapters.sums import Clip, GradientSums
@@ -39,11 +40,11 @@ from privacy.plan import Plan
 from privacy.plan_parts import Member
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
-from privacy.task_parts import require_classification
 from simulation.binding import bind
 from simulation.empirical.result import Setting
 
 IMAGE_SIDE: Final = 8
+ENTRY_BITS: Final = 32
 WIDTH: Final = 8
 RANK: Final = 8
 COLLUDING: Final = 1  # f
@@ -107,7 +108,9 @@ class Workbench:
         recipe = _with_metrics(draft.recipe) if self.with_metrics else draft.recipe
         draft = draft.model_copy(update={"recipe": recipe})
         roster = [_member(number, self.setting) for number in range(self.setting.participants)]
-        plan = bind(draft, roster, federation="laboratory", f=COLLUDING)
+        # Wide words: what is audited is the mechanism, whose steps narrow ones would round away in mode ``local``.
+        tolerance = Requested(f=COLLUDING)
+        plan = bind(draft, roster, federation="laboratory", tolerance=tolerance, entry_bits=ENTRY_BITS)
         methods.require_sound(plan.recipe, plan.privacy.mode)
         return plan
 
@@ -144,12 +147,12 @@ class Workbench:
         loaded = load_base(
             self.directory / "base",
             recipe.base,
-            require_classification(recipe.task),
+            recipe.task,
             head_modules=recipe.adapter.head_modules,
             seed=0,
         )
         rows = np.arange(self.setting.canaries)
-        examples = load_examples(self._write_rows("all", rows), _COLUMNS, require_classification(recipe.task), loaded)
+        examples = load_examples(self._write_rows("all", rows), _COLUMNS, recipe.task, loaded)
         initial = read_initial(self.directory / "draft" / INITIAL_FILE, recipe.adapter)
         adapted = AdaptedModel.attach(loaded.model, recipe, initial, torch.device("cpu"))
         sums = GradientSums(FastEngine(adapted), examples, MICRO_BATCH)

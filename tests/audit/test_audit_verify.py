@@ -172,7 +172,7 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a dropout kept quiet": (_set("rounds", 1, "dropouts", to=[]), "E-REPORT-TRANSCRIPT"),
     "an attempt kept quiet": (_set("rounds", 1, "attempts", to=1), "E-REPORT-TRANSCRIPT"),
     "more attempts than the plan has": (_set("rounds", 2, "attempts", to=99), "E-REPORT-TRANSCRIPT"),
-    "a better accuracy": (_set("evaluations", 2, "correct", to=333), "E-REPORT-EVALUATION"),
+    "a better accuracy": (_set("evaluations", 2, "metrics", 0, "value", to="0.999"), "E-REPORT-EVALUATION"),
     "an unknown evaluator": (_set("evaluations", 0, "evaluator", to="friend"), "E-REPORT-EVALUATION"),
 }  # fmt: skip
 

@@ -18,7 +18,8 @@ from participant.training.evaluation import AdapterEvaluator
 from participant.training.models import load_base
 from privacy.draft import Draft
 from privacy.errors import LocalError
-from privacy.task_parts import require_classification
+from privacy.evaluation import Metric
+from privacy.plan_parts import Mode
 from tests.worlds.torch_world import LABELS, ROWS, image_base, make_world, recipe_text, text_base
 
 # PEFT asks transformers for a name that it deprecates.
@@ -83,9 +84,7 @@ def test_a_base_without_a_head_gets_one_from_the_seed(tmp_path: Path) -> None:
     recipe = draft.recipe
     initial = load_file(tmp_path / "draft" / "initial_adapter.safetensors")
     assert initial["base_model.model.classifier.weight"].shape == (4, 16)
-    again = load_base(
-        tmp_path / "base", recipe.base, require_classification(recipe.task), head_modules=["classifier"], seed=7
-    )
+    again = load_base(tmp_path / "base", recipe.base, recipe.task, head_modules=["classifier"], seed=7)
     weight = again.model.get_parameter("classifier.weight").detach().numpy()
     assert np.array_equal(weight, initial["base_model.model.classifier.weight"])
 
@@ -133,7 +132,17 @@ UNFIT: dict[str, tuple[str, str, str, str]] = {
     "a rank above the rows that can be orthonormal": ("fedsvd", "rank = 2", "rank = 17", "has 16 singular vectors"),
     "a budget that grows": ("adalora", "target_rank = 2", "target_rank = 4", "target_rank must be at most rank"),
     "a method with nothing to train": ("head", '["classifier"]', "[]", "name head_modules"),
-    "no mask for a method that needs one": ("random-mask", "mask = 0.5", "", "needs a share above 0"),
+    "no mask for a method that needs one": ("random-mask", "mask = 0.5", "", "training.mask: .* needs it"),
+    "a mask of everything": ("random-mask", "mask = 0.5", "mask = 1", "needs a share above 0 and below 1"),
+    "no sketch for a method that needs one": ("fedask", "sketch = 8", "", "training.sketch: FedASK needs it"),
+    "a sketch longer than the adapter": ("count-sketch", "sketch = 40", "sketch = 64", "no fewer than 256 entries"),
+    "no opening for SLoRA": ("slora", "opening_rounds = 1", "", "training.opening_rounds: SLoRA needs it"),
+    "an opening without an end": ("slora", "opening_rounds = 1", "opening_rounds = 3", "fewer than the 3 rounds"),
+    "an opening of another method": ("fedit", "micro_batch", "opening_rounds = 1\nmicro_batch", "FedIT has none"),
+    "layers of several sizes": ("droppeft", '["q_proj", "v_proj"]', '["layers.0.mlp.fc1"]', "at least two layers"),
+    "heads wider than the module": ("ravan", "heads = 3", "heads = 9", "has 16 singular vectors"),
+    "no directions for FedKSeed": ("fedkseed", "directions = 16", "", "SEEDS needs it"),
+    "an optimizer beside a plain mean": ("fedask", "[evaluation]", '[optimizer]\nname = "adam"\n[evaluation]', "mean"),
     "a mask beside another method": ("fedit", "micro_batch", "mask = 0.5\nmicro_batch", "FedIT has none"),
     "no pull for FedProx": ("fedprox", "proximal = 0.5", "", "needs training.proximal"),
     "a pull that leaps over the start": ("fedprox", "proximal = 0.5", "proximal = 3", "must be at most 1"),
@@ -145,6 +154,29 @@ UNFIT: dict[str, tuple[str, str, str, str]] = {
     ),
     "an option of another type": ("bitfit", "seed = 7", "seed = 7\nrank = 2", "BIAS has no such option"),
 }
+
+
+REFUSED_MODES = {method.name: dict(method.refused) for method in methods.all_methods() if method.refused}
+
+
+@pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, modes in REFUSED_MODES.items() for mode in modes])
+def test_a_mode_that_a_method_refuses_is_refused_with_the_reason_and_the_modes_that_are_left(
+    name: str, mode: Mode, tmp_path: Path
+) -> None:
+    with pytest.raises(LocalError) as info:
+        draft_of(tmp_path, recipe_text(method=name, mode=mode))
+    assert info.value.code == "E-METHOD-REFUSED"
+    assert REFUSED_MODES[name][mode] in info.value.detail
+    assert ", ".join(methods.get(name).modes) in info.value.detail
+    assert not (tmp_path / "draft").exists()
+
+
+@pytest.mark.parametrize("name", sorted(methods.REFUSED))
+def test_a_method_that_no_sum_can_serve_is_refused_with_the_reason(name: str, tmp_path: Path) -> None:
+    with pytest.raises(LocalError) as info:
+        draft_of(tmp_path, recipe_text().replace("ffa-lora", name))
+    assert info.value.code == "E-METHOD-REFUSED"
+    assert methods.REFUSED[name].reason in info.value.detail
 
 
 @pytest.mark.parametrize("sentence", UNFIT)
@@ -218,5 +250,6 @@ def test_peft_loads_an_exported_adapter_and_gives_the_same_answers(kind: str, me
     assert torch.allclose(here, there, atol=1e-5)
     correct = int((there.argmax(dim=1) == evaluator.examples.labels).sum())
     measured = evaluator.measure(vector)
-    assert (measured.correct, measured.examples) == (correct, ROWS)
+    assert (measured.examples, measured.metrics[0]) == (ROWS, Metric.of("accuracy", correct / ROWS))
+    assert [metric.name for metric in measured.metrics] == ["accuracy", "f1", "loss"]
     assert evaluator.measure(vector) == measured

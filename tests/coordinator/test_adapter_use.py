@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from authoring.draft import build_draft
 from coordinator.runs.adapter_use import TASK_FILE, task_json
 from coordinator.runs.release import model_card
 from privacy.errors import LocalError
+from tests.worlds.task_world import CASES, draft_of
 from tests.worlds.torch_world import IMAGE_SIDE, image_base, plan_of, recipe_text, text_base
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -52,3 +54,31 @@ def test_the_base_s_own_labels_in_another_order_are_refused_with_its_order(tmp_p
     (tmp_path / "recipe.toml").write_text(recipe_text().replace('["a", "b", "c"]', '["c", "a", "b"]'))
     with pytest.raises(LocalError, match=r"task\.labels: the base has them in the order a, b, c"):
         build_draft(tmp_path / "recipe.toml", tmp_path / "draft")
+
+
+SHOWN = {
+    "plain text": r".*",
+    "completions": r".*",
+    "chats": r".*",
+    "masked-lm": r"\['\S+'\]",
+    "multi-label": r"\[\[('[abc]'(, )?)*\]\]",
+    "regression": r"\[-?\d+\.\d+(e-\d+)?\]",
+    "token-classification": r"\[\('a', '(bad|good)'\), \('text', '(bad|good)'\)\]",
+    "sentence-embedding": r"\[\[(-?\d\.\d+(e-\d+)?(, )?){16}\]\]",
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_lines_of_a_card_use_the_adapter_of_every_kind_of_task(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_of(draft_of(tmp_path, CASES[name]))
+    (tmp_path / "base").rename(tmp_path / plan.recipe.base.name)
+    (tmp_path / "draft").rename(tmp_path / "adapter")
+    (tmp_path / "adapter" / "initial_adapter.safetensors").rename(tmp_path / "adapter" / "adapter_model.safetensors")
+    (tmp_path / "adapter" / TASK_FILE).write_bytes(task_json(plan))
+    monkeypatch.chdir(tmp_path)
+    lines = model_card(plan, ()).split("```python\n")[1].split("```")[0]
+    capsys.readouterr()
+    exec(lines, {})
+    assert re.fullmatch(SHOWN[name], capsys.readouterr().out.splitlines()[-1])

@@ -345,7 +345,7 @@ def test_a_finished_run_is_listed_shown_watched_and_exported(
     assert (listed["state"], listed["rounds_completed"], listed["rounds"]) == ("completed", 2, 2)
     seen = said(capsys, "run", "show", RUN_ID[:6])
     assert [one["uploaded_bytes"] for one in seen["completed"]] == [3 * 48, 3 * 48]
-    assert [one["accuracy"] for one in seen["evaluations"]] == [0.7, 0.7, 0.7]
+    assert [one["metrics"] for one in seen["evaluations"]] == [{"accuracy": 0.7}] * 3
     capsys.readouterr()
     assert onlysum.run(["coordinator", "run", "watch", RUN_ID[:6], "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

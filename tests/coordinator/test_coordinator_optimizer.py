@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from methods.optimizer import OptimizerState, learning_rates, step
+from methods.optimizer import OptimizerState, learning_rates, step, step_by_blocks
 from privacy.draft import Optimizer, Recipe
 from tests.worlds.plans import make_plan
 
@@ -132,3 +132,44 @@ def test_adam_is_torch_s_without_the_correction_of_bias_from_the_published_start
         vector.grad = torch.from_numpy(gradient)
         theirs.step()
         np.testing.assert_allclose(state.iterate, vector.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("average", ["0", "0.9"])
+@pytest.mark.parametrize("name", ["mean", "sgd", "adam", "yogi"])
+def test_a_step_by_blocks_is_the_step_bit_for_bit_also_of_what_does_not_train(name: str, average: str) -> None:
+    """Three streams of which the outer two train in odd rounds and the middle one in even ones."""
+    streams = (("first", 70_000), ("middle", 11), ("head", 9))
+    turns = [["first", "head"], ["middle"]]
+    plan, _ = make_plan(
+        recipe={
+            "adapter": {
+                "tensors": [{"key": key, "shape": [size], "stream": key, "part": "adapter"} for key, size in streams]
+            },
+            "state": [{"name": key, "length": size, "role": "shared"} for key, size in streams],
+            "turns": [
+                {"trains": turn, "sums": [{"name": key, "length": size} for key, size in streams if key in turn]}
+                for turn in turns
+            ],
+            "schedule": {"opening": [], "cycle": [0, 1]},
+            "optimizer": {"name": name, "momentum": "0.9", "second_momentum": "0.99", "average": average},
+        }
+    )
+    source = np.random.default_rng(1)
+    whole = by_blocks = OptimizerState.start(source.normal(size=70_020).astype(np.float32))
+    for number in range(1, 5):
+        layout = plan.layout(number)
+        direction = source.normal(size=layout.entries)
+        places = layout.blocks(np.zeros(layout.words, dtype=layout.ring.dtype))
+        blocks = ((start, direction[start : start + part.size]) for start, part in places)
+        whole = step(plan.recipe, whole, direction)
+        by_blocks = step_by_blocks(plan.recipe, by_blocks, blocks)
+        for part in ("iterate", "average", "momentum", "second"):
+            ours, theirs = getattr(by_blocks, part), getattr(whole, part)
+            assert ours.dtype == theirs.dtype == np.float32
+            assert np.array_equal(ours, theirs), part
+
+
+def test_blocks_that_leave_something_out_are_a_bug() -> None:
+    plan, _ = make_plan()
+    with pytest.raises(ValueError, match="does not follow"):
+        step_by_blocks(plan.recipe, OptimizerState.start(np.zeros(12, dtype=np.float32)), [(1, np.zeros(11))])

@@ -276,8 +276,8 @@ def test_sets_come_with_the_heads_of_their_members_also_after_a_restart(world: W
             again = world.daemon()
             await again.tick()
             for name in world.members:
-                for numbered in again._runs[RUN_ID].tasks(name):
-                    match numbered.task:
+                for due in again._runs[RUN_ID].tasks(name):
+                    match due.make():
                         case env.KeysAdvertised(_, advertisements, heads):
                             told.append(([keys.sender for keys in advertisements], [shown.sender for shown in heads]))
                         case env.SurvivorsProposed(_, proposal, heads):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -18,6 +19,8 @@ from coordinator.database.engines import connect
 from coordinator.database.member_rows import MemberRecord, TokenRecord
 from coordinator.database.store import HEAD, Store, downgrade, upgrade
 from coordinator.database.tables import metadata
+from coordinator.database.writer import Writer
+from coordinator.runs.ledger_heads import LedgerHeads
 from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
 from protos.envelope import DatasetOffer, LedgerHead, Role
 
@@ -216,15 +219,23 @@ def test_what_a_member_announces_replaces_what_it_announced_before(opened: Store
         assert member_rows.announced(connection, "alice") == (DatasetOffer("letters", 4),)
 
 
+def seen(store: Store, *shown: tuple[bytes, LedgerHead]) -> list[LedgerHead]:
+    """Return what the coordinator knows after each handshake of alice with an identity and a head."""
+
+    async def scenario() -> list[LedgerHead]:
+        heads = LedgerHeads(store, Writer(store))
+        return [await heads.see(identity("alice", key), head, NOW + number) for number, (key, head) in enumerate(shown)]
+
+    return asyncio.run(scenario())
+
+
 def test_a_ledger_head_never_goes_back_and_an_older_one_is_logged(opened: Store) -> None:
-    newer, older = LedgerHead(7, b"n" * 32), LedgerHead(6, b"o" * 32)
-    alice = identity("alice", b"a" * 32)
-    with opened.begin() as connection:
-        assert member_rows.see_head(connection, alice, newer, NOW) == newer
-        assert member_rows.see_head(connection, alice, older, NOW) == newer
-        assert member_rows.see_head(connection, alice, LedgerHead(7, b"f" * 32), NOW) == newer
+    newer, older, key = LedgerHead(7, b"n" * 32), LedgerHead(6, b"o" * 32), b"a" * 32
+    assert seen(opened, (key, newer), (key, older), (key, LedgerHead(7, b"f" * 32))) == [newer] * 3
+    assert seen(opened, (key, older)) == [newer], "a new daemon reads it"
+    with opened.read() as connection:
         kinds = [row.kind for row in member_rows.security_log(connection)]
-    assert kinds == ["ledger-rollback", "ledger-rollback"]
+    assert kinds == ["ledger-rollback"] * 3
 
 
 def identity(name: str, key: bytes) -> MemberRecord:
@@ -233,16 +244,14 @@ def identity(name: str, key: bytes) -> MemberRecord:
 
 def test_a_member_that_enrols_anew_begins_a_ledger_anew_and_the_coordinator_says_so(opened: Store) -> None:
     long, short = LedgerHead(40, b"n" * 32), LedgerHead(2, b"s" * 32)
-    with opened.begin() as connection:
-        member_rows.see_head(connection, identity("alice", b"a" * 32), long, NOW)
-        assert member_rows.see_head(connection, identity("alice", b"b" * 32), short, NOW + 1) == short
-        assert member_rows.see_head(connection, identity("alice", b"a" * 32), short, NOW + 2) == long
-        seen = member_rows.ledgers_seen(connection, "alice")
+    assert seen(opened, (b"a" * 32, long), (b"b" * 32, short), (b"a" * 32, short)) == [long, short, long]
+    with opened.read() as connection:
+        ledgers = member_rows.ledgers_seen(connection, "alice")
         rows = [(row.kind, row.detail) for row in member_rows.security_log(connection)]
-    assert [(one.identity_key, one.sequence) for one in seen] == [(b"a" * 32, 40), (b"b" * 32, 2)]
+    assert [(one.identity_key, one.sequence) for one in ledgers] == [(b"a" * 32, 40), (b"b" * 32, 2)]
     assert [kind for kind, _ in rows] == ["ledger-identity", "ledger-rollback"]
-    assert "begins anew at record 2" in rows[0][1]
-    assert "last seen at 40" in rows[0][1]
+    assert "shows record 2;" in rows[0][1]
+    assert "last seen at record 40" in rows[0][1]
 
 
 def test_heads_that_were_kept_by_name_belong_to_the_identity_of_that_name(tmp_path: Path) -> None:

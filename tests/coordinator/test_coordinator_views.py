@@ -14,11 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 import onlysum
-from coordinator.commands.choices import GraphKind, MemberRole, Suite, Weights
+from coordinator.commands.choices import GraphKind, MemberRole, Suite, UserRole, Weights
 from coordinator.commands.coordinator import app
 from coordinator.config import settings_template
 from coordinator.daemon.status import DaemonStatus, live_members, read_status, write_status
-from coordinator.database import attempt_rows, member_rows
+from coordinator.database import attempt_rows, member_rows, user_rows
 from coordinator.database.member_rows import TokenRecord
 from coordinator.enrolment.authority import save_authority
 from coordinator.home import Home
@@ -31,6 +31,7 @@ from coordinator.views.phase import Waiting, open_phase
 from coordinator.views.proposal import Proposal
 from coordinator.views.runs import run_list
 from coordinator.views.status import service_status
+from coordinator.views.users import user_list
 from host.console import laid_out
 from host.locks import only_daemon
 from host.rendering import View, moment
@@ -91,6 +92,7 @@ VIEWS: dict[str, Callable[[OpenHome], View]] = {
     "member show alice": lambda opened: member_details(opened, "alice"),
     "member fingerprint": fingerprints,
     "run list": run_list,
+    "user list": user_list,
     f"run show {RUN_ID[:6]}": lambda opened: overview(opened, RUN_ID[:6]),
 }
 
@@ -123,14 +125,14 @@ def test_a_view_cannot_be_changed_and_does_not_print(
 KEYS: dict[str, set[str]] = {
     "status": {"federation", "running", "pid", "since", "address", "members", "invited", "runs", "troubles"},
     "member list": {
-        "name", "role", "active", "live", "identity_fingerprint", "software_version", "labels", "enrolled_at",
-        "revoked_at",
+        "name", "role", "active", "live", "state", "code", "last_seen", "identity_fingerprint", "software_version",
+        "labels", "enrolled_at", "revoked_at", "certificate_until", "lost", "late",
     },
     "run list": {"run", "title", "state", "paused", "rounds_completed", "rounds", "code", "reason", "created_at"},
     f"run show {RUN_ID[:6]}": {
         "run", "title", "state", "code", "reason", "paused", "created_at", "ended_at", "undecided", "suite", "graph",
-        "roster", "rounds", "completed", "aborted", "phase", "late", "excluded", "evaluations", "daemon_running",
-        "troubles",
+        "roster", "rounds", "completed", "aborted", "phase", "late", "excluded", "turnout", "evaluations",
+        "daemon_running", "troubles",
     },
 }  # fmt: skip
 
@@ -180,7 +182,7 @@ def test_a_member_that_was_revoked_is_listed_as_such(directory: Path) -> None:
             member_rows.revoke_member(connection, "bob", NOW)
         states = {member.name: member.state for member in member_list(opened).members}
         assert "bob" not in fingerprints(opened).members
-    assert (states["alice"], states["bob"]) == ("live", "revoked")
+    assert (states["alice"], states["bob"]) == ("here", "revoked")
 
 
 def test_an_empty_coordinator_says_what_comes_next(
@@ -232,6 +234,7 @@ def test_what_is_no_choice_is_refused_before_anything_is_read(
 
 def test_the_choices_are_the_words_of_plans_and_of_the_wire() -> None:
     assert [role.value for role in MemberRole] == [role.value for role in Role]
+    assert [role.value for role in UserRole] == [role.value for role in user_rows.UserRole]
     assert [weights.rule for weights in Weights] == [weights.value for weights in Weights]
     assert [graph.kind for graph in GraphKind] == [graph.value for graph in GraphKind]
     assert [suite.number for suite in Suite] == [int(suite.value) for suite in Suite] == [1, 2]

@@ -33,7 +33,9 @@ def told(world: Federation, machine: CoordinatorRound, member: str) -> Told:
         aborted=None,
         excluded={},
     )
-    (task,) = roster_tasks(view, member, answered_plan=True, knows=0)
+    (due,) = roster_tasks(view, member, answered_plan=True, knows=0)
+    task = due.numbered()
+    assert task is not None
     match codec.decode_task(codec.encode_task(task)).task:
         case AttemptOpened(offer=offer):
             return offer

@@ -185,7 +185,7 @@ def test_run_show_says_until_when_a_phase_waits_and_since_when_somebody_is_late(
 
     asyncio.run(scenario())
     (late,) = shown(world).late
-    assert (late.member, late.phase) == ("erin", "ADVERTISE_KEYS")
+    assert (late.member, late.phase) == ("erin", "SHARE_KEYS")
     assert late.since > world.plan.created_at
     assert [value["member"] for value in json.loads(json.dumps(shown(world).to_json()))["late"]] == ["erin"]
 
@@ -259,7 +259,8 @@ def exclude(member: str, word: str = "exclude") -> int:
 def told(world: World, name: str) -> list[str]:
     """Return the kinds of tasks that a member has now."""
     run = world.runner._runs[RUN_ID]
-    return [type(task.task).__name__ for task in run.tasks(name)]
+    numbered = [due.numbered() for due in run.tasks(name)]
+    return [type(one.task).__name__ for one in numbered if one is not None]
 
 
 def test_an_excluded_member_is_waited_for_no_more_told_left_out_and_taken_back(

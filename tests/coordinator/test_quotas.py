@@ -9,7 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.daemon.quotas import HANDSHAKE_SECONDS, HANDSHAKES, MAX_BUFFERED, MAX_CALLS, CallQuota, HandshakeRate
+from coordinator.daemon.quotas import (
+    HANDSHAKE_SECONDS,
+    HANDSHAKES,
+    LEAST_CHUNK_BYTES,
+    MAX_BUFFERED,
+    MAX_CALLS,
+    WORK_SECONDS,
+    WORK_SHARE,
+    CallQuota,
+    ChunkSizes,
+    HandshakeRate,
+    WorkQuota,
+)
+from coordinator.daemon.troubles import Trouble
 from coordinator.database import member_rows
 from privacy.errors import NetworkError, PeerError
 from privacy.plan import PROTOCOL_VERSION
@@ -59,6 +72,37 @@ def test_handshakes_follow_each_other_at_a_bounded_rate() -> None:
     clock.seconds += HANDSHAKE_SECONDS
     rate.spend("mallory")
     busy(lambda: rate.spend("mallory"))
+
+
+def test_work_for_a_member_is_bounded_at_once_and_a_share_of_a_core_after_that() -> None:
+    clock = VirtualClock()
+    quota = WorkQuota(clock)
+    for _ in range(10):
+        quota.spend("mallory", WORK_SECONDS / 10)
+    busy(lambda: quota.spend("mallory", 0.01))
+    quota.spend("alice", WORK_SECONDS)
+    clock.seconds += 10
+    quota.spend("mallory", 10 * WORK_SHARE)
+    busy(lambda: quota.spend("mallory", 0.01))
+
+
+def test_only_the_last_chunk_of_a_message_may_be_small() -> None:
+    sizes = ChunkSizes("mallory")
+    for length in (LEAST_CHUNK_BYTES, LEAST_CHUNK_BYTES, 1):
+        sizes.take(length)
+    with pytest.raises(PeerError, match="only the last chunk has less than 65536 bytes") as caught:
+        sizes.take(LEAST_CHUNK_BYTES)
+    assert (caught.value.code, caught.value.participant) == ("E-WIRE-CHUNK", "mallory")
+
+
+def test_who_was_refused_for_its_quota_is_named_to_the_operator_and_in_the_security_log(tmp_path: Path) -> None:
+    world = World(tmp_path, n=3)
+    for _ in range(5):
+        world.runner.over_quota("bob", NetworkError("E-NET-BUSY", "bob has 8 calls of Submit in flight"))
+    assert Trouble("E-NET-BUSY", "bob has 8 calls of Submit in flight") in world.runner.troubles()
+    with world.store.read() as connection:
+        rows = [(row.kind, row.subject, row.detail) for row in member_rows.security_log(connection)]
+    assert rows.count(("over-quota", "bob", "E-NET-BUSY")) == 1
 
 
 def test_malicious_handshakes_with_old_heads_write_a_bounded_number_of_rows(tmp_path: Path) -> None:

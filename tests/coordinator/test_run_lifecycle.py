@@ -37,7 +37,7 @@ from privacy.secagg.messages import (
     UnmaskShares,
 )
 from protos.envelope import PlanApproved, PlanRefused
-from tests.worlds.coordinator import EVALUATOR, RUN_ID, Send, World
+from tests.worlds.coordinator import EVALUATOR, RUN_ID, SEVENTY_PERCENT, Send, World
 from tests.worlds.federation import SeededSource
 from tests.worlds.lying_dealer import LIES, dealing
 from tests.worlds.plans import signing_key
@@ -81,7 +81,7 @@ def test_the_adapter_leaves_in_pefts_format_with_a_card_that_says_what_is_privat
     card = (exported / "README.md").read_text()
     assert "No differential privacy" in card
     assert f"- {difference_sentence(world.plan)}\n" in card
-    assert "7 of 10 examples" in card
+    assert "accuracy 0.7 on 10 examples" in card
 
 
 def test_the_report_of_a_completed_run_is_signed_and_verifies(tmp_path: Path) -> None:
@@ -95,7 +95,9 @@ def test_the_evaluator_measures_the_start_and_every_released_adapter(tmp_path: P
     world = settled(World(tmp_path, rounds=3, evaluated=True, database=database))
     assert world.measured == [0, 1, 2, 3]
     with world.store.read() as connection:
-        assert [evaluation.correct for evaluation in run_rows.list_evaluations(connection, RUN_ID)] == [7, 7, 7, 7]
+        assert [evaluation.metrics for evaluation in run_rows.list_evaluations(connection, RUN_ID)] == [
+            SEVENTY_PERCENT
+        ] * 4
 
 
 def test_an_averaged_iterate_is_released_and_the_raw_one_is_trained_on(
@@ -474,7 +476,7 @@ def test_who_missed_rounds_catches_up_and_takes_part_again(tmp_path: Path) -> No
             await world.turn()
         world.members["erin"].present = False
         world.clock.seconds += 3
-        while len(world.rounds()) < 3:
+        while len(world.rounds()) < 2:  # the third has begun without it
             await world.turn()
             world.clock.seconds += 1
         world.members["erin"].present = True
@@ -613,6 +615,20 @@ def test_malicious_garbage_upload_ends_the_round_with_that_reason_and_no_adapter
     state = world.state()
     assert (state.state, state.code) == (RunState.ABORTED, "E-ROUND-SUM")
     assert "12 of the 12 coordinates of the sum" in state.reason
+    assert world.rounds() == ()
+
+
+def test_malicious_upload_with_a_bit_beyond_its_lanes_ends_the_round_with_that_reason(tmp_path: Path) -> None:
+    """Three lanes of 21 bits leave one bit of a word, which no entry of the sum would show."""
+    world = World(tmp_path, n=3, f=1, rounds=1, encoding={"ring_bits": 64, "lane_bits": 21, "clamp": 1000})
+    simulated = world.members["bob"].simulated
+    honest, stray = simulated.train, np.zeros(world.plan.recipe.entries, dtype=np.int64)
+    stray[2] = 2**21  # in the highest lane of the first word
+    simulated.train = lambda number: honest(number) + stray
+    settled(world)
+    state = world.state()
+    assert (state.state, state.code) == (RunState.ABORTED, "E-ROUND-SUM")
+    assert "1 words of the sum have bits beyond their lanes" in state.reason
     assert world.rounds() == ()
 
 

@@ -15,8 +15,11 @@ from coordinator.daemon.backup import DATABASE
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.run_rows import RunState
 from coordinator.database.store import Store, copy_sqlite
+from coordinator.opened import OpenHome
 from coordinator.protocol.checks import check_known_round
 from coordinator.runs.run import COORDINATOR
+from coordinator.views.overview import overview
+from coordinator.views.sentence import run_sentence
 from coordinator.views.status import OpenRun
 from privacy.errors import PeerError
 from privacy.plan import PROTOCOL_VERSION
@@ -92,8 +95,11 @@ def test_a_later_rounds_certificate_holds_the_run_and_says_what_to_do(story: Sto
         assert not [one for one in attempt_rows.list_attempts(connection, RUN_ID) if one.state == "open"]
     show(world, third)  # said again, it changes nothing
     assert world.state() == row
-    line = OpenRun(row.run_id, row.state.value, row.paused, row.code).to_line()
+    opened = OpenHome(world.home, world.settings, world.store)
+    said = run_sentence(overview(opened, RUN_ID), world.clock.now())
+    line = OpenRun(row.run_id, row.state.value, row.paused, row.code, said).to_line()
     assert "held: E-COORDINATOR-ROLLBACK" in line
+    assert "in trouble (E-COORDINATOR-ROLLBACK)" in said.text
 
 
 def test_an_attempt_that_is_open_when_the_certificate_comes_is_aborted_with_that_code(story: Story) -> None:

@@ -244,7 +244,8 @@ def chunks_target(data: bytes) -> None:
     expected = b""
     with directory() as place:
         spool = UploadStore(place)
-        assert spool.offset(UPLOAD) == 0
+        assert spool.open(UPLOAD.run_id, UPLOAD.position) == {}
+        assert spool.offset(UPLOAD, ()) == 0
         for at in range(0, len(data) - 1, 2):
             offset, length = data[at], data[at + 1] % 40
             chunk = data[at : at + length]
@@ -254,7 +255,7 @@ def chunks_target(data: bytes) -> None:
                 continue
             assert offset == len(expected)
             expected += chunk
-            assert after == len(expected) == spool.offset(UPLOAD)
+            assert after == len(expected) == spool.offset(UPLOAD, (spool.path(UPLOAD),))
         assert len(expected) <= UPLOAD.length
         assert (spool.path(UPLOAD).read_bytes() if spool.path(UPLOAD).exists() else b"") == expected
 

@@ -12,7 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peft import PeftModel
+from safetensors.numpy import load_file
+from transformers import AutoModelForImageClassification
 
+import methods
 import onlysum
 from authoring.draft import build_draft
 from coordinator.config import Durations
@@ -57,7 +61,7 @@ per_run_delta = 1e-5
 population = "patients"
 modes = ["{mode}"]
 bases = ["{base}"]
-methods = ["ffa-lora", "rolora", "ia3", "prompt"]
+methods = {methods}
 """
 
 
@@ -116,7 +120,10 @@ def enrol(service: Service, tmp_path: Path, name: str, kind: str, *, mode: str, 
     base = open_home(home).review.registry.models()[0].hash
     if role is Role.PARTICIPANT:
         budget = "example" if unit == "none" else unit
-        text = POLICY.format(authority=service.authority.fingerprint, mode=mode, unit=budget, base=base)
+        allowed = json.dumps([method.name for method in methods.all_methods()])
+        text = POLICY.format(
+            authority=service.authority.fingerprint, mode=mode, unit=budget, base=base, methods=allowed
+        )
         (home / "policy.toml").write_text(text)
     return Owner(home)
 
@@ -140,9 +147,22 @@ CASES = {
     "distributed, by examples, one factor in turns": ("image", "distributed", "example", {"method": "rolora"}),
     "local, by examples, scales": ("image", "local", "example", {"method": "ia3"}),
     "distributed, by examples, a prompt": ("text", "distributed", "example", {"method": "prompt"}),
+    "local, by examples, one factor at home": ("image", "local", "example", {"method": "fedsa-lora"}),
+    "distributed, by examples, a LoRA at home": ("image", "distributed", "example", {"method": "feddpa"}),
+    "none, own LoRAs beside the others' mean": ("image", "none", "none", {"method": "fedalt"}),
+    "distributed, by participants, variates": (
+        "image",
+        "distributed-participant",
+        "participant",
+        {"method": "scaffold", "local_steps": 2},
+    ),
+    "distributed, by examples, layers by a coin": ("image", "distributed", "example", {"method": "droppeft"}),
+    "local, by examples, sketches": ("image", "local", "example", {"method": "fedask"}),
+    "none, directions": ("image", "none", "none", {"method": "fedkseed"}),
 }
 
-SELDOM = {"local, by users", "distributed, by examples, one factor in turns"}  # left to `make test-all`
+# Left to `make test-all`.
+SELDOM = {"local, by users", "distributed, by examples, one factor in turns", *list(CASES)[7:]}
 
 
 @pytest.mark.parametrize(
@@ -169,6 +189,8 @@ def test_a_run_from_its_recipe_to_reports_that_agree_although_one_participant_le
             check_ledger(owners[name], plan)
         check_screen(owners["alice"], plan, capsys)
         check_reports(service, owners["alice"], plan, capsys)
+        if methods.get(plan.recipe.adapter.method).home:
+            check_own_adapter(service, owners["alice"], plan)
         if kind == "text":
             check_dry_run(owners["alice"], plan, capsys)
     finally:
@@ -211,6 +233,21 @@ def check_dry_run(owner: Owner, plan: Plan, capsys: Any) -> None:
     told = capsys.readouterr().err
     assert f"alice.jsonl row {ROWS}: its label is not among the plan's" in told
     assert "zebra" not in told
+
+
+def check_own_adapter(service: Service, owner: Owner, plan: Plan) -> None:
+    """The owner exports its own adapter, which is not the released one, and may erase what it was made from."""
+    released, own = RunFiles(service.home.run(plan.run_id)).exported, owner.directory.parent / "own"
+    say("participant", "run", "export", plan.run_id, released, own, "--config", owner.directory)
+    mixed = methods.get(plan.recipe.adapter.method).home == "mixed"
+    file = "own_adapter.safetensors" if mixed else "adapter_model.safetensors"
+    mine, public = load_file(own / file), load_file(released / "adapter_model.safetensors")
+    assert any(key not in public or not np.array_equal(value, public[key]) for key, value in mine.items())
+    if not mixed:
+        base = AutoModelForImageClassification.from_pretrained(owner.directory.parent / "base")
+        assert PeftModel.from_pretrained(base, own).active_peft_config.r in {2, 4}
+    say("participant", "run", "erase", plan.run_id, "--config", owner.directory)
+    assert not list((owner.directory / "runs" / plan.run_id).glob("kept-*"))
 
 
 def check_ledger(owner: Owner, plan: Plan) -> None:

@@ -19,6 +19,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from coordinator.daemon.quotas import BUSY_SECONDS, MAX_CALLS
 from coordinator.enrolment.authority import Authority
 from participant.link import identity
 from participant.link.channel import Channel, enrol
@@ -98,6 +99,14 @@ def until(condition: Callable[[], bool]) -> None:
 
 def upload_of(content: bytes) -> UploadAnnounced:
     return UploadAnnounced(RUN, AT, hashlib.sha256(content).digest(), len(content))
+
+
+CONTENT = bytes(range(200))
+ANNOUNCED = wire.encode_upload_part(upload_of(CONTENT))
+
+
+def part(offset: int, data: bytes) -> bytes:
+    return wire.encode_upload_part(Chunk(offset, data))
 
 
 # --- handshake, poll, submit ---
@@ -235,9 +244,9 @@ def test_an_upload_that_is_there_already_sends_nothing(service: Loopback, channe
 
 
 def test_an_upload_goes_on_where_it_was_cut(service: Loopback, alice: Identity) -> None:
-    content = os.urandom(4 * 2**20)
+    content = os.urandom(2**24)
     with (
-        relay(service.listeners.address, cut_after=3 * 2**19) as through,
+        relay(service.listeners.address, cut_after=10 * 2**20) as through,
         Channel(replace(alice, addresses=(through.address,))) as channel,
     ):
         assert refused(lambda: channel.upload(upload_of(content), content)).code == "E-NET-LOST"
@@ -260,6 +269,73 @@ def test_an_upload_is_tried_again_only_if_asked(service: Loopback, alice: Identi
     assert service.backend.uploads[upload_of(content).sha256] == content
 
 
+def test_what_a_process_before_had_sent_is_asked_for_when_the_first_chunk_is_refused(
+    service: Loopback, channel: Channel
+) -> None:
+    content = os.urandom(3 * 2**20)
+    service.backend.uploads[upload_of(content).sha256] = bytearray(content[: 2**20])
+    told: list[int] = []
+    channel.upload(upload_of(content), content, progress=lambda done, _: told.append(done))
+    assert service.backend.uploads[upload_of(content).sha256] == content
+
+
+# --- quotas ---
+
+
+def test_malicious_streams_are_held_to_a_quota_and_named_and_others_do_not_notice(
+    service: Loopback, alice: Identity
+) -> None:
+    forever = threading.Event()
+
+    def never_ending() -> Iterator[bytes]:
+        forever.wait(20)
+        yield from ()
+
+    method = transport.path(transport.FEDERATION.methods_by_name["Submit"])
+    credentials = grpc.ssl_channel_credentials(alice.authority, alice.keys.tls.reveal(), alice.certificate)
+    with grpc.secure_channel(alice.addresses[0], credentials) as raw, Channel(service.member("bob")) as bob:
+        calls = [
+            raw.stream_unary(method, bytes, bytes).future(never_ending(), timeout=20) for _ in range(MAX_CALLS + 4)
+        ]
+        until(lambda: len(service.backend.over) == 4)
+        begun = time.monotonic()
+        bob.submit(PlanApproved(RUN, b"h" * 32, b"s" * 64))
+        assert time.monotonic() - begun < BUSY_SECONDS
+        until(lambda: sum(call.done() for call in calls) == 4)
+        assert time.monotonic() - begun > BUSY_SECONDS / 2, "a refusal is made to wait, so that asking again is slow"
+        forever.set()
+    assert set(service.backend.over) == {("alice", f"alice has {MAX_CALLS} calls of Submit in flight")}
+    assert [who for who, _ in service.backend.submissions] == ["bob"]
+
+
+def test_malicious_crumbs_are_refused_after_the_first(service: Loopback, alice: Identity) -> None:
+    error = raw_upload(alice, [ANNOUNCED, *(part(at, b"x") for at in range(100))])
+    assert error is not None
+    assert error.details() == "E-WIRE-CHUNK"
+    assert len(service.backend.uploads[upload_of(CONTENT).sha256]) == 1
+
+
+def test_a_member_that_stalls_in_the_middle_of_a_call_is_cut_off_and_named(
+    service: Loopback, alice: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.daemon.quotas.STALL_SECONDS", 0.2)
+    monkeypatch.setattr("coordinator.daemon.service.BUSY_SECONDS", 0.0)
+    forever = threading.Event()
+
+    def stalls() -> Iterator[bytes]:
+        yield ANNOUNCED
+        forever.wait(10)
+
+    credentials = grpc.ssl_channel_credentials(alice.authority, alice.keys.tls.reveal(), alice.certificate)
+    with grpc.secure_channel(alice.addresses[0], credentials) as raw:
+        call = raw.stream_unary(transport.path(transport.FEDERATION.methods_by_name["Upload"]), bytes, bytes)
+        with pytest.raises(grpc.RpcError) as caught:
+            call(stalls(), timeout=5)
+        forever.set()
+    assert caught.value.details() == "E-NET-BUSY"
+    assert service.backend.over == [("alice", "alice has sent nothing for 0 s in the middle of a call")]
+
+
 def raw_upload(member: Identity, parts: list[bytes]) -> grpc.RpcError | None:
     credentials = grpc.ssl_channel_credentials(member.authority, member.keys.tls.reveal(), member.certificate)
     with grpc.secure_channel(member.addresses[0], credentials) as raw:
@@ -269,14 +345,6 @@ def raw_upload(member: Identity, parts: list[bytes]) -> grpc.RpcError | None:
         except grpc.RpcError as error:
             return error
     return None
-
-
-CONTENT = bytes(range(200))
-ANNOUNCED = wire.encode_upload_part(upload_of(CONTENT))
-
-
-def part(offset: int, data: bytes) -> bytes:
-    return wire.encode_upload_part(Chunk(offset, data))
 
 
 BAD_UPLOADS = {

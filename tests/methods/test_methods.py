@@ -13,6 +13,7 @@ import methods
 from authoring.method_command import app
 from methods.fed_sb import multiplied_out
 from methods.federa import difference, of_twice_the_rank
+from methods.layout import Sizes
 from methods.method import ALL_MODES, Method
 from methods.p_tuning import network_output
 from methods.selectors import Selector, select
@@ -169,7 +170,7 @@ def test_what_goes_up_is_of_the_stated_size_beside_plain_lora(name: str) -> None
         shapes[module + "lora_B.out.weight"] = shapes.pop(module + "lora_B.weight")
         shapes[module + "lora_B.core.weight"] = (8, 8)
     state = method.state(method.manifest(shapes, adapter(options)))
-    upload = method.upload_of(state, 0.25 if name == "random-mask" else None)
+    upload = method.upload_of(state, Sizes(mask=0.25 if name == "random-mask" else None))
     assert max(turn.entries for turn in method.turns_of(state, upload)) == SIZES[name] * 8 * 2 * 768
 
 
@@ -233,7 +234,8 @@ def test_every_method_is_described_whole_and_runs_in_some_mode(method: Method) -
     shared = {selector for selector, role in method.roles.items() if role in {Role.SHARED, Role.DERIVED}}
     assert frozenset().union(*method.streams.values()) == shared
     assert all(turn <= set(method.streams) for turn in method.turns)
-    assert method.schedule.turns == set(range(max(1, len(method.turns))))
+    opening = {0} if "opening_rounds" in method.takes else set()
+    assert method.schedule.turns | opening == set(range(max(1, len(method.turns))))
     for mode in method.modes:
         method.require_mode(mode)
 

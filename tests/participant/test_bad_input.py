@@ -100,8 +100,8 @@ def test_what_is_spent_is_shown_with_the_reason_why_a_lifetime_counts_more(
 # --- plans that nobody should build ---
 
 PLANS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "noise below 8": ("E-PLAN-NOISE", "must be 3 to 25", {"privacy": {"noise_exponent": 2}}),
-    "noise that is no power of two": ("E-PLAN-MALFORMED", "valid integer", {"privacy": {"noise_exponent": "3.5"}}),
+    "noise below 8": ("E-PLAN-NOISE", "must be 6 to 50", {"privacy": {"variance_exponent": 5}}),
+    "noise that is no power of two": ("E-PLAN-MALFORMED", "valid integer", {"privacy": {"variance_exponent": "3.5"}}),
     "a sampling rate over 1": ("E-PLAN-RULE", "at most 1", {"privacy": {"sampling_rate": "1.5"}}),
     "a ring too small": ("E-PLAN-RING", "the ring of 32 bits holds", {"encoding": {"clamp": 2**31}}),
     "an unknown mode": ("E-PLAN-MALFORMED", "privacy.mode", {"privacy": {"mode": "laplace"}}),

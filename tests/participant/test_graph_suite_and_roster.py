@@ -212,6 +212,8 @@ def test_a_dry_run_names_graph_suite_and_roster_and_every_rule_that_is_not_met(
     say: Say, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Ready:
+        remarks = ("2 of 3 rows are longer",)
+
         def prepare(self) -> None:
             """Nothing to check."""
 
@@ -232,6 +234,7 @@ def test_a_dry_run_names_graph_suite_and_roster_and_every_rule_that_is_not_met(
     found.sha256 = entry.sha256
     said = say("plan", "dry-run", run)
     assert "not those that were registered" not in said
+    assert ": 2 of 3 rows are longer" in said
     assert "suite 1: X25519" in said
     assert "graph k-regular: at most 28 neighbours" in said
     assert "On cpu training takes up to 12 s a round, and 640 MiB of memory." in said

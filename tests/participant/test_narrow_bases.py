@@ -24,7 +24,6 @@ from participant.training.models import load_base
 from participant.training.torch_trainer import TorchTrainer
 from participant.training.trainer import Weights
 from privacy.errors import LocalError
-from privacy.task_parts import require_classification
 from tests.worlds.families import FAMILIES
 from tests.worlds.model_table import cell, recipe_text
 from tests.worlds.seeded import SeededRandom
@@ -66,6 +65,9 @@ def update(world: World, **memory: Any) -> tuple[np.ndarray, TorchTrainer]:
     [
         ("text", "fedit", "bfloat16"),
         ("text", "layers", "float16"),
+        ("text", "fedkseed", "bfloat16"),
+        pytest.param("text", "droppeft", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("text", "fedalt", "bfloat16", marks=pytest.mark.slow),
         pytest.param("image", "dora", "bfloat16", marks=pytest.mark.slow),
         pytest.param("image", "fedit", "float16", marks=pytest.mark.slow),
     ],
@@ -84,7 +86,7 @@ def test_an_update_has_the_same_bits_as_with_a_float32_copy_of_the_base(
     assert {one.dtype for one in wider.sums_of_turn(0).engine.adapted.model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("method", ["federa", pytest.param("bitfit", marks=pytest.mark.slow), "fedex-lora"])
+@pytest.mark.parametrize("method", ["federa", pytest.param("bitfit", marks=pytest.mark.slow), "fedex-lora", "slora"])
 def test_a_method_that_changes_or_extends_the_base_passes_the_self_check_on_a_narrow_base(
     method: str, tmp_path: Path
 ) -> None:
@@ -104,8 +106,7 @@ def test_a_narrow_base_lies_in_the_pages_of_its_file_and_only_what_is_small_is_c
     family.write(tmp_path / "base", dtype=torch.bfloat16)
     (tmp_path / "recipe.toml").write_text(recipe_text(family, "fedit"))
     recipe = build_draft(tmp_path / "recipe.toml", tmp_path / "draft").recipe
-    task = require_classification(recipe.task)
-    model = load_base(tmp_path / "base", recipe.base, task, head_modules=["score"], seed=0).model
+    model = load_base(tmp_path / "base", recipe.base, recipe.task, head_modules=["score"], seed=0).model
     assert isinstance(model.model.layers[0].mlp.up_proj, NarrowLinear)
     assert isinstance(model.get_input_embeddings(), NarrowEmbedding)
     wide = {name for name, parameter in model.named_parameters() if parameter.dtype == torch.float32}

@@ -116,7 +116,7 @@ def test_labels_that_no_row_has_are_refused_no_more_than_labels_that_all_have(tm
     world = make_world(tmp_path, "text", mode="distributed")
     lines = [{**json.loads(line), "label": "zebra"} for line in world.dataset.read_text().splitlines()]
     dataset = written(tmp_path / "zebras.jsonl", lines, lambda row: row)
-    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.noise_exponent, SeededRandom("secret"))
+    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.variance_exponent, SeededRandom("secret"))
     assert np.array_equal(one_round(world, dataset=dataset), noise)
 
 

@@ -193,6 +193,34 @@ def test_a_registered_name_is_not_taken_twice(say: Say, tmp_path: Path) -> None:
     assert refused(lambda: say("dataset", "add", "wards", data)).code == "E-EXISTS"
 
 
+def test_labels_of_an_own_spelling_are_translated_until_something_else_is_said(say: Say, tmp_path: Path) -> None:
+    data = rows(tmp_path / "w.csv", "text,label\nfine,gut\nbad,schlecht\n")
+    say("dataset", "add", "wards", data, "--label", "label")
+    assert "gut -> good" in say("dataset", "map", "wards", "gut=good", "schlecht=bad")
+    assert json.loads(say("dataset", "show", "wards", "--json"))["renamed"] == {"gut": "good", "schlecht": "bad"}
+    assert "gut -> good, schlecht -> bad" in say("dataset", "show", "wards")
+    assert "as it was registered" in say("dataset", "test", "wards")
+    for pairs, why in (
+        (["gut"], "no OWN=PLAN"),
+        (["gut=a", "gut=b"], "two names"),
+        (["prima=good"], "no row has label"),
+    ):
+        error = refused(lambda pairs=pairs: say("dataset", "map", "wards", *pairs))  # type: ignore[misc]
+        assert (error.code, why in error.detail) == ("E-USAGE", True)
+    assert "labels are taken as they are" in say("dataset", "map", "wards")
+    assert json.loads(say("dataset", "show", "wards", "--json"))["renamed"] == {}
+
+
+def test_a_column_of_numbers_is_registered_as_values_and_lists_as_their_labels(say: Say, tmp_path: Path) -> None:
+    data = rows(tmp_path / "w.jsonl", '{"text": "fine", "value": 0.5}\n{"text": "bad", "value": 2}\n')
+    assert "neither text nor an integer" in refused(lambda: say("dataset", "add", "w", data, "--label", "value")).detail
+    said = say("dataset", "add", "w", data, "--label", "value", "--values")
+    assert "labels:" not in said
+    assert "as it was registered" in say("dataset", "test", "w")
+    lists = rows(tmp_path / "l.jsonl", '{"text": "a", "tags": ["x", "y"]}\n{"text": "b", "tags": ["y"]}\n')
+    assert "labels:  x, y" in say("dataset", "add", "l", lists, "--label", "tags")
+
+
 def test_a_dataset_that_has_changed_is_found_out_and_can_be_removed(say: Say, tmp_path: Path) -> None:
     path = tmp_path / "wards.csv"
     say("dataset", "add", "wards", rows(path, "text,label\nfine,0\n"))
@@ -467,6 +495,7 @@ def test_a_backup_restores_everything_but_updates(
     say("plan", "approve", run)
     (home.runs / run).mkdir()
     (home.runs / run / "encoded-1").write_bytes(b"an update")
+    (home.runs / run / "kept-1").write_bytes(b"what stays at home")
     (home.runs / run / "journal").write_bytes(b"")
     home.noise_keys.write_bytes(b"h" * 32)
     archive = tmp_path / "alice.tar.gz"
@@ -477,7 +506,7 @@ def test_a_backup_restores_everything_but_updates(
     say("restore", str(archive))
     assert json.loads(say("plan", "list", "--json"))[0]["decision"] == "approved"
     assert "records, chained" in say("ledger", "verify")
-    assert sorted(path.name for path in (elsewhere / "runs" / run).iterdir()) == ["journal"]
+    assert sorted(path.name for path in (elsewhere / "runs" / run).iterdir()) == ["journal", "kept-1"]
     assert Home(elsewhere).noise_keys.read_bytes() == b"h" * 32, "what was drawn before is refused there too"
     assert refused(lambda: say("restore", str(archive))).code == "E-EXISTS"
 

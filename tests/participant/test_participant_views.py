@@ -109,7 +109,7 @@ KEYS: dict[str, set[str]] = {
     "member fingerprint": {"name", "identity", "authority"},
     "dataset list": {
         "name", "path", "rows", "users", "units", "population", "input", "label", "user", "columns", "labels",
-        "added_at",
+        "renamed", "added_at",
     },
     "model list": {"name", "path", "hash", "files", "added_at"},
 }  # fmt: skip

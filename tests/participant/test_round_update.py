@@ -21,6 +21,7 @@ from participant.runs.round_training import RoundTraining
 from participant.runs.round_update import RoundUpdate
 from privacy.errors import LocalError, RefusedError
 from privacy.secagg.fixed_point import Buffer
+from privacy.secagg.layout import Words
 from privacy.secagg.messages import AttemptOffer, Position
 from tests.worlds.expect import expect
 from tests.worlds.owner import Killed
@@ -49,7 +50,7 @@ class Counter:
         journal = WatchedJournal.open(self.path, PLAN)
         expect(WatchedJournal, journal).counter = self
         self.journal = journal
-        self.update = RoundUpdate(journal, self, ring_bits=32)
+        self.update = RoundUpdate(journal, self, lambda _, update: update.astype("<u4"), np.dtype("<u4"))
 
     def note(self, step: str, act: Callable[[], Any]) -> Any:
         """Take a step."""
@@ -69,18 +70,18 @@ class Counter:
         made: NDArray[np.int64] = self.note("train", lambda: np.full(ENTRIES, -len(self.steps), dtype=np.int64))
         return made
 
-    def ask(self, *, attempt: int = 1, number: int = 1) -> NDArray[np.int64]:
+    def ask(self, *, attempt: int = 1, number: int = 1) -> Words:
         """Return the encoded update; it must be durable, as another process would find it."""
         update = self.update.encoded(offer(number, attempt), self.train)
         self.assert_durable(number, update)
         return update
 
-    def assert_durable(self, number: int, update: NDArray[np.int64]) -> None:
+    def assert_durable(self, number: int, update: Words) -> None:
         """Look at the disk alone."""
         again = Journal.open(self.path, PLAN)
         record = again.memory.encoded_in(number)
         assert record is not None, "returned, and so masked, before it was recorded"
-        assert again.load(encoded_name(number), record.sha256) == update.astype("<i4").tobytes()
+        assert again.load(encoded_name(number), record.sha256) == update.tobytes()
 
 
 class WatchedJournal(Journal):
@@ -247,7 +248,7 @@ def watched(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> list[bytes
         assert record is not None, "masked before the encoded update was recorded"
         stored = (run / encoded_name(record.round)).read_bytes()
         assert hashlib.sha256(stored).digest() == record.sha256
-        assert stored == update.entries.astype("<i4").tobytes(), "masked something else than what lies on disk"
+        assert stored == update.words.tobytes(), "masked something else than what lies on disk"
         masked.append(stored)
         return mask(ready, update, memory)
 

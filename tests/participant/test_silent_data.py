@@ -27,7 +27,7 @@ COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"
 
 def refusal(path: Path, **columns: str) -> str:
     with pytest.raises(LocalError) as info:
-        inspect_dataset(path, **columns)
+        inspect_dataset(path, **columns)  # type: ignore[arg-type]
     assert info.value.code in {"E-DATA-PARSE", "E-DATA-USER"}
     return info.value.detail
 

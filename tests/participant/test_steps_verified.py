@@ -18,7 +18,7 @@ from privacy.plan import largest_sum
 from privacy.plan_parts import Mode
 from privacy.secagg.hashes import adapter_hash, sum_hash
 from protos import codec
-from protos.envelope import Abstained, AttemptOpened, ContentRef, RoundCompleted
+from protos.envelope import Abstained, AttemptOpened, ContentRef, NumberedTask, RoundCompleted
 from tests.worlds.expect import expect
 from tests.worlds.owner import content, give
 from tests.worlds.rehearsal import ME, Rehearsal, exact
@@ -75,7 +75,7 @@ def starts(rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> list[bytes]
     train = trainer.train
 
     def noting(number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
-        seen.append(iterate_bytes(adapter))
+        seen.append(bytes(iterate_bytes(adapter)))
         return train(number, adapter, progress)
 
     monkeypatch.setattr(trainer, "train", noting)
@@ -164,6 +164,19 @@ def test_malicious_offer_without_the_sums_is_refused(rehearsal: Rehearsal) -> No
     )
 
 
+def bytes_of(iterate: NDArray[np.float32]) -> bytes:
+    return bytes(iterate_bytes(iterate))
+
+
+def announce(rehearsal: Rehearsal, total: bytes) -> None:
+    """Complete the round with a sum of the coordinator's own making."""
+    lie = replace(rehearsal.machine.result.certificate, sum_hash=sum_hash(total))
+    give(rehearsal.daemon, RoundCompleted(rehearsal.plan.run_id, lie))
+    rehearsal.world.completed.append(lie)
+    rehearsal.world.transcript = lie.transcript(rehearsal.world.transcript)
+    rehearsal.sums.append(rehearsal.serve(total))
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_malicious_sum_beyond_what_updates_can_sum_to_is_refused_though_its_hash_is_announced(
     rehearsal: Rehearsal, sign: int
@@ -174,12 +187,21 @@ def test_malicious_sum_beyond_what_updates_can_sum_to_is_refused_though_its_hash
         rehearsal.phase()
     beyond = np.zeros(12, dtype="<i4")
     beyond[3] = sign * (int(largest_sum(rehearsal.plan)) + 1)
-    lie = replace(rehearsal.machine.result.certificate, sum_hash=sum_hash(beyond.tobytes()))
-    give(rehearsal.daemon, RoundCompleted(rehearsal.plan.run_id, lie))
-    rehearsal.world.completed.append(lie)
-    rehearsal.world.transcript = lie.transcript(rehearsal.world.transcript)
-    rehearsal.sums.append(rehearsal.serve(beyond.tobytes()))
+    announce(rehearsal, beyond.tobytes())
     blames_the_coordinator(refusal(rehearsal, offered(rehearsal, 2)), "E-ROUND-STEP", "larger than updates of this")
+
+
+def test_malicious_sum_with_bits_beyond_its_lanes_is_refused(tmp_path: Path) -> None:
+    packed = Rehearsal(tmp_path / ME, encoding={"ring_bits": 64, "lane_bits": 21, "clamp": 1000})
+    packed.propose()
+    packed.open(1)
+    while packed.machine.phase.name != "RESULT":
+        packed.phase()
+    words = packed.machine.result.words.copy()
+    words[1] ^= np.uint64(1 << 63)
+    assert packed.plan.layout(1).count_beyond(words, largest_sum(packed.plan)) == 0
+    announce(packed, words.tobytes())
+    blames_the_coordinator(refusal(packed, offered(packed, 2)), "E-ROUND-STEP", "has bits beyond its lanes")
 
 
 # --- absence, restarts, disks ---
@@ -236,9 +258,7 @@ def test_a_lost_state_is_computed_anew_if_the_coordinator_brings_all_sums(rehear
 def test_sums_travel_over_the_wire_in_the_order_of_their_rounds(rehearsal: Rehearsal) -> None:
     rehearsal.round(1)
     task = replace(offered(rehearsal, 2), sums=(ContentRef(b"a" * 32, 48), content(bytes(48))))
-    from coordinator.runs.tasks import numbered
-
-    assert codec.decode_task(codec.encode_task(numbered(task))).task == task
+    assert codec.decode_task(codec.encode_task(NumberedTask(b"t" * 16, task))).task == task
 
 
 # --- methods whose step two libraries may round differently ---
@@ -257,7 +277,7 @@ def with_iterate(
     rehearsal: Rehearsal, iterate: NDArray[np.float32], content: ContentRef | None = None
 ) -> AttemptOpened:
     """Return the offer of round 2 from some iterate, which is there to be downloaded."""
-    data = iterate_bytes(iterate)
+    data = bytes_of(iterate)
     task = offered(rehearsal, 2)
     return replace(
         task, offer=replace(task.offer, adapter_hash=adapter_hash(data)), adapter=content or rehearsal.serve(data)
@@ -268,12 +288,12 @@ def test_an_iterate_that_differs_in_rounding_is_taken_and_kept(
     inexact: Rehearsal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, rounded = starts(inexact, monkeypatch), inexact.state.iterate * np.float32(1 + 2**-20)
-    assert iterate_bytes(rounded) != inexact.adapter
+    assert bytes_of(rounded) != inexact.adapter
     inexact.part.handle(with_iterate(inexact, rounded))
     assert inexact.part.highest == (2, 1)
-    assert taken_file(run_directory(inexact), 1).read_bytes() == iterate_bytes(rounded)
+    assert taken_file(run_directory(inexact), 1).read_bytes() == bytes_of(rounded)
     own = state_from_bytes(1, adapter_file(run_directory(inexact), 1).read_bytes())
-    assert iterate_bytes(own.iterate) == inexact.adapter, "its own is kept, for what comes is compared with that"
+    assert bytes_of(own.iterate) == inexact.adapter, "its own is kept, for what comes is compared with that"
     assert seen == []
 
 
@@ -282,7 +302,7 @@ def test_malicious_iterates_that_creep_away_from_attempt_to_attempt_are_refused(
     first = with_iterate(inexact, inexact.state.iterate * np.float32(1 + 2**-15))
     inexact.part.handle(first)
     inexact.me.link.take()
-    data = iterate_bytes(inexact.state.iterate * np.float32(1 + 2**-14))
+    data = bytes_of(inexact.state.iterate * np.float32(1 + 2**-14))
     retry = offered(inexact, 2, 2)
     creeping = replace(retry, offer=replace(retry.offer, adapter_hash=adapter_hash(data)), adapter=inexact.serve(data))
     for _ in range(2):
@@ -328,7 +348,7 @@ def test_malicious_start_of_a_round_that_is_past_takes_no_place_of_a_later_one(i
     inexact.round(2)
     task = offered(inexact, 3)
     inexact.part.handle(task)
-    rounded = iterate_bytes(inexact.state.iterate * np.float32(1 + 2**-20))
+    rounded = bytes_of(inexact.state.iterate * np.float32(1 + 2**-20))
     past = replace(task.offer, adapter_hash=adapter_hash(rounded), position=replace(task.offer.position, round=2))
     with pytest.raises(PeerError, match="E-ROUND-STEP"):
         inexact.part._adapter.start_of(past, [], inexact.serve(rounded))
@@ -340,7 +360,7 @@ def test_malicious_start_of_the_first_round_is_compared_to_the_bit_in_every_meth
 ) -> None:
     method = replace(methods.get(rehearsal.plan.recipe.adapter.method), exact_step=False)
     monkeypatch.setattr("participant.runs.global_adapter.methods.get", lambda _: method)
-    data = iterate_bytes(rehearsal.state.iterate + np.float32(1e-30))
+    data = bytes_of(rehearsal.state.iterate + np.float32(1e-30))
     task = offered(rehearsal, 1)
     task = replace(task, offer=replace(task.offer, adapter_hash=adapter_hash(data)), adapter=rehearsal.serve(data))
     blames_the_coordinator(refusal(rehearsal, task), "E-ROUND-STEP", "another adapter")

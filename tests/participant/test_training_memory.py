@@ -30,9 +30,12 @@ def test_blocks_that_run_twice_give_the_same_update_bit_for_bit(kind: str, metho
     assert np.array_equal(updates(world), updates(world, checkpointing=True))
 
 
-def test_prefix_tuning_is_refused_where_blocks_would_run_twice(tmp_path: Path) -> None:
-    with pytest.raises(LocalError, match=r"memory\.checkpointing: prefix tuning") as info:
-        updates(make_world(tmp_path, "text", mode="none", method="prefix"), checkpointing=True)
+@pytest.mark.parametrize("method", ["prefix", "fedkseed", "fedalt", "fdlora"])
+def test_what_is_put_into_a_model_for_one_pass_is_refused_where_blocks_would_run_twice(
+    method: str, tmp_path: Path
+) -> None:
+    with pytest.raises(LocalError, match=r"memory\.checkpointing: .* cannot run blocks again; set it to false") as info:
+        updates(make_world(tmp_path, "text", mode="none", method=method), checkpointing=True)
     assert info.value.code == "E-CONFIG-INVALID"
 
 

@@ -14,11 +14,12 @@ from peft.tuners.lora import LoraLayer
 
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.fast import FastEngine
-from participant.training.adapters.gradients import GradientEngine, Losses, example_losses
+from participant.training.adapters.gradients import GradientEngine, Losses
 from participant.training.adapters.reference import OpacusEngine
 from participant.training.adapters.sums import GradientSums, joined
 from participant.training.examples import Examples, synthetic_examples
 from participant.training.selfcheck import SLOT_ROWS, SelfCheck, TurnCheck
+from participant.training.tasks.losses import class_losses
 from participant.training.trainer import Precision
 from privacy.errors import LocalError
 from tests.worlds.torch_world import OneEngine, World, make_world
@@ -42,7 +43,7 @@ def self_check(world: World, engine: GradientEngine) -> SelfCheck:
 
 
 def check(
-    world: World, adapted: AdaptedModel | None = None, losses: Losses = example_losses, engine: Engine = FastEngine
+    world: World, adapted: AdaptedModel | None = None, losses: Losses = class_losses, engine: Engine = FastEngine
 ) -> bool:
     return self_check(world, engine(adapted or world.adapted(), losses)).run()
 
@@ -232,11 +233,11 @@ def test_the_self_check_refuses_users_whose_rows_are_clipped_one_by_one(
 
 
 def contrastive(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return example_losses(logits - logits.mean(dim=0, keepdim=True), labels)
+    return class_losses(logits - logits.mean(dim=0, keepdim=True), labels)
 
 
 def mean_over_the_batch(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return example_losses(logits, labels) / len(labels)
+    return class_losses(logits, labels) / len(labels)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

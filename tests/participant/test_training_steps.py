@@ -28,7 +28,6 @@ from privacy.dp.fast_noise import discrete_gaussian
 from privacy.dp.sampling import poisson_sample
 from privacy.errors import LocalError
 from privacy.plan_parts import Mode
-from privacy.task_parts import require_classification
 from tests.worlds.seeded import SeededRandom
 from tests.worlds.torch_world import ROWS, World, image_rows, make_world
 
@@ -49,7 +48,7 @@ def start(world: World) -> np.ndarray:
 def sums_of(world: World, *, fixed_slots: bool = False, engine: Engine = FastEngine) -> GradientSums:
     adapted = world.adapted()
     base, recipe = world.base(), world.plan.recipe
-    examples = load_examples(world.dataset, world.columns, require_classification(recipe.task), base)
+    examples = load_examples(world.dataset, world.columns, recipe.task, base)
     return GradientSums(engine(adapted), examples, recipe.training.micro_batch, fixed_slots)
 
 
@@ -67,7 +66,7 @@ def test_a_base_in_bfloat16_trains_nearly_the_same(tmp_path: Path) -> None:
         world.trainer(SeededRandom("secret"), precision=precision).train(1, start(world), silent)
         for precision in ("bfloat16", "float32")
     )
-    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.noise_exponent, SeededRandom("secret"))
+    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.variance_exponent, SeededRandom("secret"))
     error = np.linalg.norm(narrow - wide) / np.linalg.norm(wide - noise)
     assert 0 < error < 2e-2
 
@@ -88,7 +87,7 @@ def test_one_noisy_sum_is_the_clipped_integers_of_the_sampled_rows_plus_the_nois
     privacy, entries = world.plan.privacy, world.plan.recipe.entries
     update = world.trainer(SeededRandom("secret")).train(1, start(world), silent)
     random = SeededRandom("secret")
-    noise = discrete_gaussian(entries, privacy.noise_exponent, random)
+    noise = discrete_gaussian(entries, privacy.variance_exponent, random)
     rows = poisson_sample(ROWS, privacy.sampling_rate, random)
     sums = sums_of(world)
     single = [sums.engine.per_example(sums.examples.take(np.array([row]))) for row in rows]
@@ -103,14 +102,15 @@ def test_local_steps_follow_the_noisy_gradient_with_the_plan_s_constants(tmp_pat
     plan, privacy, entries = world.plan, world.plan.privacy, world.plan.recipe.entries
     update = world.trainer(SeededRandom("secret")).train(1, start(world), silent)
     random = SeededRandom("secret")
-    noise = discrete_gaussian(entries, privacy.noise_exponent, random)
+    noise = discrete_gaussian(entries, privacy.variance_exponent, random)
     rows = poisson_sample(ROWS, privacy.sampling_rate, random)
     total = sums_of(world).clipped(rows, sensitivity=privacy.sensitivity, clip_norm=1.0) + noise
     gradient = total / clip_radius(privacy.sensitivity, entries) / (0.5 * ROWS)
     head = plan.recipe.state[-1].length
     rates = np.array([0.5] * (entries - head) + [0.25] * head)
     assert plan.recipe.state[-1].name == "head"
-    assert np.allclose(update / 2**plan.encoding.scale_exponent, -rates * gradient, atol=1e-6)
+    exact = -rates * gradient * 2**plan.encoding.scale_exponent
+    assert np.abs(update - exact).max() < 0.5 + 1e-3, "rounded to the nearest step"
 
 
 def test_without_noise_steps_are_plain_gradient_descent_and_lower_the_loss(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_an_empty_batch_is_a_local_step_too(mode: Mode, tmp_path: Path) -> None:
 def test_an_empty_batch_is_a_step_with_noise(tmp_path: Path) -> None:
     world = make_world(tmp_path, mode="distributed", sampling_rate=0.000001)
     update = world.trainer(SeededRandom("secret")).train(1, start(world), silent)
-    entries, exponent = world.plan.recipe.entries, world.plan.privacy.noise_exponent
+    entries, exponent = world.plan.recipe.entries, world.plan.privacy.variance_exponent
     assert np.array_equal(update, discrete_gaussian(entries, exponent, SeededRandom("secret")))
 
 
@@ -237,7 +237,7 @@ def test_a_coordinator_that_sends_no_numbers_gets_the_noise_alone(mode: Mode, va
     vector = np.full(world.plan.recipe.entries, value, dtype=np.float32)
     with capture_logs() as logs:
         update = world.trainer(SeededRandom("secret")).train(1, vector, silent)
-    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.noise_exponent, SeededRandom("secret"))
+    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.variance_exponent, SeededRandom("secret"))
     assert np.array_equal(update, noise)
     assert logs == []
 
@@ -245,7 +245,7 @@ def test_a_coordinator_that_sends_no_numbers_gets_the_noise_alone(mode: Mode, va
 def test_a_participant_s_whole_difference_is_clipped_as_one_unit(tmp_path: Path) -> None:
     world = make_world(tmp_path, mode="distributed-participant", local_steps=5, clip_norm=0.01)
     update = world.trainer(SeededRandom("secret")).train(1, start(world), silent)
-    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.noise_exponent, SeededRandom("secret"))
+    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.variance_exponent, SeededRandom("secret"))
     squared = sum(int(entry) ** 2 for entry in update - noise)
     assert 0.9 * world.plan.privacy.sensitivity**2 < squared <= world.plan.privacy.sensitivity**2
 
@@ -263,7 +263,7 @@ def test_a_user_s_rows_become_one_clipped_row(tmp_path: Path) -> None:
     privacy = world.plan.privacy
     trainer = world.trainer(SeededRandom("secret"))
     update = trainer.train(1, start(world), silent)
-    noise = discrete_gaussian(world.plan.recipe.entries, privacy.noise_exponent, SeededRandom("secret"))
+    noise = discrete_gaussian(world.plan.recipe.entries, privacy.variance_exponent, SeededRandom("secret"))
     squared = sum(int(entry) ** 2 for entry in update - noise)
     assert 0 < squared <= (8 * privacy.sensitivity) ** 2
     sums = sums_of(world)
@@ -429,7 +429,7 @@ def test_every_round_draws_from_a_key_of_its_own(tmp_path: Path) -> None:
     trainer.prepare()
     updates = [trainer.train(number, start(world), silent) for number in (1, 2)]
     book = NoiseKeys(tmp_path / "other", SeededRandom("os"))
-    entries, exponent = world.plan.recipe.entries, world.plan.privacy.noise_exponent
+    entries, exponent = world.plan.recipe.entries, world.plan.privacy.variance_exponent
     for update in updates:
         assert np.array_equal(update, discrete_gaussian(entries, exponent, book.open_stream()))
     assert (tmp_path / "keys").stat().st_size == 64

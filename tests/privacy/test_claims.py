@@ -11,6 +11,7 @@ import pytest
 from privacy.claims import (
     NO_NOISE,
     UNVERIFIED,
+    WORDS,
     adversaries,
     collusion_sentence,
     departing_sentence,
@@ -33,6 +34,7 @@ from privacy.claims import (
 from privacy.claims.noise import EXCEPTION, SURER, certainty
 from privacy.plan import Plan
 from privacy.plan_parts import Mode
+from privacy.task_parts import CausalLanguageModelling
 from tests.worlds.plans import STRONG, make_plan
 
 SMALL: dict[str, Any] = {"n": 5, "f": 1}
@@ -156,6 +158,15 @@ def test_whose_noise_is_relied_on_depends_on_the_mode() -> None:
 def test_what_stays_open_begins_with_what_noise_does_not_hide_or_with_its_absence() -> None:
     assert limits(_plan(SMALL, "distributed"))[0].startswith("What many records have in common")
     assert limits(_plan(SMALL))[0] == NO_NOISE
+
+
+@pytest.mark.parametrize("mode", ["none", "distributed"])
+def test_of_a_model_of_language_it_is_said_that_it_may_repeat_words(mode: Mode) -> None:
+    plan = _plan(SMALL, mode)
+    task = CausalLanguageModelling(data="notes", form="text", max_length=8)
+    writing = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"task": task})})
+    assert WORDS not in limits(plan)
+    assert [*limits(plan)[:1], WORDS, *limits(plan)[1:]] == [*limits(writing)]
 
 
 def test_epsilons_are_rounded_up_wherever_they_are_said() -> None:

@@ -173,8 +173,9 @@ def discrete_gaussian(sigma: float, reach: int) -> NDArray[np.float64]:
 
 
 def noise_of_the_sum(exponent: int, honest: int) -> NDArray[np.float64]:
-    """Return the exact distribution of the sum of ``honest`` discrete Gaussians of sigma 2**exponent."""
-    one = discrete_gaussian(2.0**exponent, 14 * 2**exponent)
+    """Return the exact distribution of the sum of ``honest`` discrete Gaussians of variance 2**exponent."""
+    sigma = 2.0 ** (exponent / 2)
+    one = discrete_gaussian(sigma, math.ceil(14 * sigma))
     total = one
     for _ in range(honest - 1):
         total = np.convolve(total, one)
@@ -199,7 +200,15 @@ def pair(rate: float, exponent: int, honest: int, shift: int) -> tuple[NDArray[n
 
 @pytest.mark.parametrize(
     ("rate", "exponent", "honest", "sensitivity"),
-    [(1.0, 3, 1, 8), (0.1, 3, 1, 8), (0.5, 3, 3, 9), (0.1, 4, 2, 20), (0.01, 3, 2, 11), (0.3, 5, 1, 16)],
+    [
+        (1.0, 6, 1, 8),
+        (0.1, 6, 1, 8),
+        (0.5, 6, 3, 9),
+        (0.1, 7, 2, 16),
+        (0.1, 8, 2, 20),
+        (0.01, 6, 2, 11),
+        (0.3, 9, 1, 13),
+    ],
 )
 def test_an_exact_round_on_integers_stays_within_its_event(
     rate: float, exponent: int, honest: int, sensitivity: int
@@ -216,7 +225,7 @@ def test_an_exact_round_on_integers_stays_within_its_event(
         assert looser < 0 or max(hockey_stick(p, q, looser), hockey_stick(q, p, looser)) > delta
 
 
-@pytest.mark.parametrize(("rate", "exponent", "honest", "sensitivity"), [(0.1, 3, 1, 8), (0.5, 3, 2, 8)])
+@pytest.mark.parametrize(("rate", "exponent", "honest", "sensitivity"), [(0.1, 6, 1, 8), (0.5, 7, 2, 11)])
 def test_two_exact_rounds_stay_within_two_events(rate: float, exponent: int, honest: int, sensitivity: int) -> None:
     event = Composed(PoissonSampled(rate, Gaussian(derived_multiplier(exponent, sensitivity, honest))), 2)
     p, q = (np.outer(one, one) for one in pair(rate, exponent, honest, sensitivity))
@@ -226,7 +235,7 @@ def test_two_exact_rounds_stay_within_two_events(rate: float, exponent: int, hon
 
 
 def test_two_records_of_an_exact_round_stay_within_the_group_of_two() -> None:
-    rate, exponent, honest, sensitivity = 0.2, 3, 2, 6
+    rate, exponent, honest, sensitivity = 0.2, 6, 2, 6
     event = PoissonSampled(rate, Gaussian(derived_multiplier(exponent, sensitivity, honest)))
     noise = np.pad(noise_of_the_sum(exponent, honest), (0, 2 * sensitivity))
     both = (
@@ -240,14 +249,14 @@ def test_two_records_of_an_exact_round_stay_within_the_group_of_two() -> None:
 
 
 def test_without_the_lemmas_nine_the_claim_would_not_be_proved_but_noise_below_eight_is_refused_anyway() -> None:
-    smaller, larger = derived_multiplier(3, 8, 1), math.sqrt(64) / 8
+    smaller, larger = derived_multiplier(6, 8, 1), math.sqrt(64) / 8
     assert smaller < larger
     assert smaller == pytest.approx(math.sqrt(55) / 8, abs=1e-9)
 
 
 def test_the_sum_of_discrete_gaussians_is_one_discrete_gaussian_up_to_nothing_at_sigma_eight() -> None:
     for honest in (2, 3):
-        total = noise_of_the_sum(3, honest)
+        total = noise_of_the_sum(6, honest)
         reach = len(total) // 2
         single = discrete_gaussian(8 * math.sqrt(honest), reach)
         middle = slice(reach - 100, reach + 101)

@@ -81,7 +81,7 @@ def test_a_distributed_round_is_one_sampled_step_with_the_noise_that_is_relied_o
     assert isinstance(event, PoissonSampled)
     assert event.sampling_rate == 0.5
     privacy = plan.privacy
-    exact = math.sqrt(privacy.honest_noise * 4**privacy.noise_exponent - 9) / privacy.sensitivity
+    exact = math.sqrt(privacy.honest_noise * 2**privacy.variance_exponent - 9) / privacy.sensitivity
     assert exact - 2e-12 <= event.event.noise_multiplier <= exact
 
 

@@ -23,7 +23,7 @@ from privacy.dp import noise_kernel
 from privacy.dp.noise_kernel import CUT, NO, YES
 
 LEAST_P = 1e-6  # seeds are fixed: a test that passes once passes always
-EXPONENTS = (0, 1, 2, 3, 8, 14, 25)
+EXPONENTS = (0, 1, 2, 3, 6, 7, 16, 19, 28, 49, 50)  # of the variance
 
 
 class OneStream:
@@ -44,7 +44,7 @@ class OneStream:
 
 def chances(exponent: int) -> dict[int, float]:
     """Return the probability of every entry within 12 sigma."""
-    sigma = 2.0**exponent
+    sigma = 2.0 ** (exponent / 2)
     reach = int(12 * sigma) + 12
     weights = {y: math.exp(-(y * y) / (2 * sigma * sigma)) for y in range(-reach, reach + 1)}
     total = math.fsum(weights.values())
@@ -73,7 +73,7 @@ def test_entries_are_bit_for_bit_those_of_the_reference_from_the_same_words(expo
     assert fast_noise.discrete_gaussian(4000, exponent, stream).tolist() == expected
 
 
-@pytest.mark.parametrize("exponent", [0, 3, 25])
+@pytest.mark.parametrize("exponent", [0, 5, 50])
 def test_where_a_buffer_ends_changes_nothing(exponent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = slow_noise.discrete_gaussian(300, exponent, OneStream("cut").words())
     for most in (1, 2, 3, 7, 100):
@@ -81,25 +81,25 @@ def test_where_a_buffer_ends_changes_nothing(exponent: int, monkeypatch: pytest.
         assert fast_noise.discrete_gaussian(300, exponent, OneStream("cut")).tolist() == expected
 
 
-@pytest.mark.parametrize("exponent", [0, 1, 3, 5])
+@pytest.mark.parametrize("exponent", [0, 1, 2, 5, 6, 9])
 def test_the_noise_fits_the_discrete_gaussian(exponent: int) -> None:
     sample = fast_noise.discrete_gaussian(400_000, exponent, SeededRandom(exponent))
     assert chi_square(sample, chances(exponent)) > LEAST_P
 
 
-@pytest.mark.parametrize("exponent", [8, 14, 25])
+@pytest.mark.parametrize("exponent", [15, 16, 28, 49])
 def test_wide_noise_has_the_moments_of_a_gaussian_and_uses_every_low_bit(exponent: int) -> None:
     whole = fast_noise.discrete_gaussian(400_000, exponent, SeededRandom(exponent))
-    sample = whole / 2.0**exponent
+    sample = whole / 2.0 ** (exponent / 2)
     assert abs(sample.mean()) < 5 / math.sqrt(len(sample))
     assert abs(sample.var() - 1) < 5 * math.sqrt(2 / len(sample))
-    assert stats.kstest(sample, "norm").pvalue > LEAST_P or exponent < 10
-    for bit in range(exponent - 1):
+    assert stats.kstest(sample, "norm").pvalue > LEAST_P or exponent < 20
+    for bit in range(exponent // 2 - 1):
         assert abs(((whole >> bit) & 1).mean() - 0.5) < 5 * 0.5 / math.sqrt(len(whole))
 
 
 def test_neighbouring_entries_are_uncorrelated() -> None:
-    sample = fast_noise.discrete_gaussian(200_000, 6, SeededRandom(3)) / 64
+    sample = fast_noise.discrete_gaussian(200_000, 12, SeededRandom(3)) / 64
     for distance in (1, 2, 3):
         assert abs(np.mean(sample[distance:] * sample[:-distance])) < 5 / math.sqrt(len(sample))
 
@@ -109,15 +109,15 @@ def test_the_noise_agrees_with_opendp_s_exact_sampler() -> None:
     dp.enable_features("contrib")
     space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")
     theirs = np.array(dp.m.make_gaussian(*space, scale=8.0)([0] * 10_000))
-    ours = fast_noise.discrete_gaussian(10_000, 3, SeededRandom(1))
+    ours = fast_noise.discrete_gaussian(10_000, 6, SeededRandom(1))
     assert stats.ks_2samp(ours, theirs).pvalue > LEAST_P
-    assert chi_square(theirs, chances(3)) > LEAST_P
-    assert chi_square(ours, chances(3)) > LEAST_P
+    assert chi_square(theirs, chances(6)) > LEAST_P
+    assert chi_square(ours, chances(6)) > LEAST_P
 
 
 def test_the_noise_agrees_with_the_slow_sampler() -> None:
-    slow = noise.discrete_gaussian(100_000, 4, SeededRandom("slow"))
-    fast = fast_noise.discrete_gaussian(100_000, 4, SeededRandom("fast"))
+    slow = noise.discrete_gaussian(100_000, 7, SeededRandom("slow"))
+    fast = fast_noise.discrete_gaussian(100_000, 7, SeededRandom("fast"))
     assert stats.ks_2samp(slow, fast).pvalue > LEAST_P
 
 
@@ -181,7 +181,7 @@ def test_any_count_gives_just_as_many_entries(count: int) -> None:
     assert found.dtype == np.int64
 
 
-@pytest.mark.parametrize("exponent", [-1, 26])
+@pytest.mark.parametrize("exponent", [-1, 51])
 def test_an_exponent_that_would_overflow_is_refused(exponent: int) -> None:
     with pytest.raises(ValueError, match="noise exponent"):
         fast_noise.discrete_gaussian(1, exponent, SeededRandom(0))

@@ -38,19 +38,19 @@ def chi_square(sample: np.ndarray, expected: dict[int, float]) -> float:
     return float(stats.chisquare(observed, wanted * observed.sum() / wanted.sum()).pvalue)
 
 
-@pytest.mark.parametrize("exponent", [0, 1, 3, 5])
+@pytest.mark.parametrize("exponent", [0, 1, 5, 6])
 def test_the_noise_fits_the_discrete_gaussian(exponent: int) -> None:
     sample = discrete_gaussian(60_000, exponent, SeededRandom(exponent))
-    assert chi_square(sample, probabilities(2.0**exponent)) > LEAST_P
+    assert chi_square(sample, probabilities(2.0 ** (exponent / 2))) > LEAST_P
 
 
-@pytest.mark.parametrize("exponent", [8, 14, 25])
+@pytest.mark.parametrize("exponent", [15, 28, 49])
 def test_wide_noise_has_the_moments_of_a_gaussian_and_uses_every_low_bit(exponent: int) -> None:
-    sample = discrete_gaussian(40_000, exponent, SeededRandom(exponent)) / 2.0**exponent
+    sample = discrete_gaussian(40_000, exponent, SeededRandom(exponent)) / 2.0 ** (exponent / 2)
     assert abs(sample.mean()) < 5 / math.sqrt(len(sample))
     assert abs(sample.var() - 1) < 5 * math.sqrt(2 / len(sample))
-    assert stats.kstest(sample, "norm").pvalue > LEAST_P or exponent < 10
-    odd = (np.rint(sample * 2.0**exponent).astype(np.int64) & 1).mean()
+    assert stats.kstest(sample, "norm").pvalue > LEAST_P or exponent < 20
+    odd = (np.rint(sample * 2.0 ** (exponent / 2)).astype(np.int64) & 1).mean()
     assert abs(odd - 0.5) < 5 * 0.5 / math.sqrt(len(sample))
 
 
@@ -59,20 +59,20 @@ def test_the_noise_agrees_with_opendp_s_exact_sampler() -> None:
     dp.enable_features("contrib")
     space = dp.vector_domain(dp.atom_domain(T="i64")), dp.l2_distance(T="i64")
     theirs = np.array(dp.m.make_gaussian(*space, scale=8.0)([0] * 10_000))
-    ours = discrete_gaussian(10_000, 3, SeededRandom(1))
+    ours = discrete_gaussian(10_000, 6, SeededRandom(1))
     assert stats.ks_2samp(ours, theirs).pvalue > LEAST_P
     assert chi_square(theirs, probabilities(8.0)) > LEAST_P
 
 
 def test_the_noise_is_what_the_source_gave_and_entries_differ() -> None:
-    first, again, other = (discrete_gaussian(1000, 10, SeededRandom(seed)) for seed in (1, 1, 2))
+    first, again, other = (discrete_gaussian(1000, 20, SeededRandom(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert len(np.unique(first)) > 500
 
 
 def test_neighbouring_entries_are_uncorrelated() -> None:
-    sample = discrete_gaussian(50_000, 6, SeededRandom(3)) / 64
+    sample = discrete_gaussian(50_000, 12, SeededRandom(3)) / 64
     assert abs(np.mean(sample[1:] * sample[:-1])) < 5 / math.sqrt(len(sample))
 
 
@@ -81,7 +81,7 @@ def test_any_count_gives_just_as_many_entries(count: int) -> None:
     assert discrete_gaussian(count, 4, SeededRandom(4)).shape == (count,)
 
 
-@pytest.mark.parametrize("exponent", [-1, 26])
+@pytest.mark.parametrize("exponent", [-1, 51])
 def test_an_exponent_that_would_overflow_is_refused(exponent: int) -> None:
     with pytest.raises(ValueError, match="noise exponent"):
         discrete_gaussian(1, exponent, SeededRandom(0))

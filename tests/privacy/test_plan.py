@@ -197,7 +197,7 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
         "weights must be 1 under the equal rule",
     ),
     "a sensitivity too small for the vector": (
-        {"mode": "local", "entries": 10_000, "privacy": {"noise_exponent": 6, "sensitivity": 30}},
+        {"mode": "local", "entries": 10_000, "privacy": {"variance_exponent": 12, "sensitivity": 30}},
         "sensitivity D=30 is too small for d=10000",
     ),
     "honest noise that relies on colluders": (
@@ -221,7 +221,7 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
     "noise that can wrap the ring": (
         {
             "mode": "distributed",
-            "privacy": {"noise_exponent": 25, "sensitivity": 2**25},
+            "privacy": {"variance_exponent": 50, "sensitivity": 2**25},
             "encoding": {"clamp": 2**28 + 2**23},
         },
         "the ring of 32 bits holds",
@@ -229,6 +229,18 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
     "packed lanes that can wrap": (
         {"encoding": {"ring_bits": 64, "lane_bits": 16, "clamp": 7000}},
         "the ring of 16 bits holds",
+    ),
+    "noise that can wrap packed lanes": (
+        {
+            "mode": "distributed",
+            "privacy": {"variance_exponent": 22, "sensitivity": 2000},
+            "encoding": {"ring_bits": 64, "lane_bits": 16, "clamp": 1},
+        },
+        "the ring of 16 bits holds",
+    ),
+    "a scale where whole numbers are summed": (
+        {"mode": "distributed", "encoding": {"scale_exponent": 1}},
+        "the distributed modes sum whole numbers: scale_exponent is 0",
     ),
     "packed lanes in a 32-bit ring": ({"encoding": {"lane_bits": 16, "clamp": 1}}, "packed lanes are 8 to 32 bits"),
     "lanes that are too narrow": (
@@ -239,7 +251,7 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
         {"encoding": {"ring_bits": 64, "lane_bits": 33, "clamp": 1}},
         "packed lanes are 8 to 32 bits",
     ),
-    "noise in mode none": ({"privacy": {"noise_exponent": 3}}, "mode none has no noise"),
+    "noise in mode none": ({"privacy": {"variance_exponent": 6}}, "mode none has no noise"),
     "a unit in mode none": ({"privacy": {"unit": "example"}}, "mode none has no noise"),
     "a relation in mode none": ({"privacy": {"relation": "zero-out"}}, "mode none has no noise"),
     "a noised mode without a unit": ({"mode": "local", "privacy": {"unit": "none"}}, "has a unit of privacy"),
@@ -261,12 +273,12 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
         "max_rows_per_user belongs to the user unit",
     ),
     "noise too small for the lemma": (
-        {"mode": "local", "privacy": {"noise_exponent": 2}},
-        "noise_exponent must be 3 to 25",
+        {"mode": "local", "privacy": {"variance_exponent": 5}},
+        "variance_exponent must be 6 to 50",
     ),
     "noise too large for the sampler": (
-        {"mode": "local", "privacy": {"noise_exponent": 26}},
-        "noise_exponent must be 3 to 25",
+        {"mode": "local", "privacy": {"variance_exponent": 51}},
+        "variance_exponent must be 6 to 50",
     ),
     "no sensitivity": ({"mode": "local", "privacy": {"sensitivity": 0}}, "sensitivity and honest noise of at least 1"),
     "no honest noise": (
@@ -373,7 +385,8 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
 CODES = {
     "the ring of 32 bits holds": "E-PLAN-RING",
     "the ring of 16 bits holds": "E-PLAN-RING",
-    "noise_exponent must be 3 to 25": "E-PLAN-NOISE",
+    "the distributed modes sum whole numbers: scale_exponent is 0": "E-PLAN-RING",
+    "variance_exponent must be 6 to 50": "E-PLAN-NOISE",
     "sensitivity D=30 is too small for d=10000": "E-PLAN-NOISE",
 }
 
@@ -533,24 +546,24 @@ def test_weights_count_in_the_sum() -> None:
 
 def test_noise_counts_ten_and_a_half_sigmas_and_more_for_huge_runs() -> None:
     plan, _ = make_plan(mode="distributed", n=4, f=1, encoding={"clamp": 1000})
-    sigma = 2**plan.privacy.noise_exponent
+    sigma = plan.privacy.sigma
     assert largest_sum(plan) == 4 * 1000 + 10.5 * 2 * sigma
     huge, _ = make_plan(mode="distributed", n=4, f=1, entries=10**6, encoding={"clamp": 1000}, recipe={"rounds": 10**6})
-    sigma, events = 2**huge.privacy.noise_exponent, 10**6 * 10**6
+    sigma, events = huge.privacy.sigma, 10**6 * 10**6
     assert largest_sum(huge) == pytest.approx(4000 + math.sqrt(2 * math.log(2**41 * events)) * 2 * sigma)
     assert largest_sum(huge) > 4000 + 10.5 * 2 * sigma
 
 
 def test_the_sensitivity_rule_is_strict() -> None:
     entries = 12 * (64 * 64 - 4 * 64)  # D^2 = d/12 + 4D at D = 64
-    privacy = {"noise_exponent": 7, "sensitivity": 64}
+    privacy = {"variance_exponent": 14, "sensitivity": 64}
     assert "D=64 is too small" in refusal(mode="local", entries=entries, privacy=privacy).rule
     assert make_plan(mode="local", entries=entries - 1, privacy=privacy)[0].recipe.entries == entries - 1
 
 
 def test_the_noise_multiplier_is_that_of_the_lemma() -> None:
-    privacy = make_plan(mode="distributed", privacy={"noise_exponent": 6, "sensitivity": 100})[0].privacy
-    assert privacy.noise_multiplier == math.sqrt(3 * 4**6 - 9) / 100
+    privacy = make_plan(mode="distributed", privacy={"variance_exponent": 12, "sensitivity": 100})[0].privacy
+    assert privacy.noise_multiplier == math.sqrt(3 * 2**12 - 9) / 100
     assert make_plan()[0].privacy.noise_multiplier == 0
 
 

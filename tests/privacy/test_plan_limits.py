@@ -8,7 +8,7 @@ import pytest
 
 from privacy.canonical import Json
 from privacy.errors import PlanError
-from privacy.plan_parts import MAX_NOISE_EXPONENT, MIN_NOISE_EXPONENT, Encoding, Graph, Mode, PlanModel, Privacy
+from privacy.plan_parts import MAX_VARIANCE_EXPONENT, MIN_VARIANCE_EXPONENT, Encoding, Graph, Mode, PlanModel, Privacy
 from privacy.report import claim
 from privacy.report_model import Claim
 from tests.worlds.plans import STRONG, make_plan
@@ -56,9 +56,9 @@ def test_on_a_k_regular_graph_delta_is_not_below_what_its_masks_may_fail_with(de
     [
         ({"recipe": {"rounds": 1_000_000}}, ""),
         ({"recipe": {"rounds": 1_000_001}}, "E-PLAN-RULE"),
-        ({"privacy": {"noise_exponent": 20, "sensitivity": 182}, "encoding": {"ring_bits": 64}}, ""),
-        ({"privacy": {"noise_exponent": 20, "sensitivity": 181}, "encoding": {"ring_bits": 64}}, "E-PLAN-NOISE"),
-        ({"privacy": {"noise_exponent": 3, "sensitivity": 1386}}, "E-PLAN-NOISE"),
+        ({"privacy": {"variance_exponent": 40, "sensitivity": 182}, "encoding": {"ring_bits": 64}}, ""),
+        ({"privacy": {"variance_exponent": 40, "sensitivity": 181}, "encoding": {"ring_bits": 64}}, "E-PLAN-NOISE"),
+        ({"privacy": {"variance_exponent": 6, "sensitivity": 1386}}, "E-PLAN-NOISE"),
     ],
 )
 def test_a_noised_plan_is_one_that_accountants_can_count(plan: dict[str, Any], code: str) -> None:
@@ -68,11 +68,11 @@ def test_a_noised_plan_is_one_that_accountants_can_count(plan: dict[str, Any], c
 
 @pytest.mark.parametrize("rate", ["0.000001", "1"])
 @pytest.mark.parametrize("delta", ["0.000000000000001", "0.1"])
-@pytest.mark.parametrize("mechanism", [(20, 182), (3, 1300)])
+@pytest.mark.parametrize("mechanism", [(40, 182), (6, 1300)])
 def test_a_report_can_be_made_of_the_oddest_plan_that_is_allowed(
     rate: str, delta: str, mechanism: tuple[int, int]
 ) -> None:
-    odd: Json = {"sampling_rate": rate, "delta": delta, "noise_exponent": mechanism[0], "sensitivity": mechanism[1]}
+    odd: Json = {"sampling_rate": rate, "delta": delta, "variance_exponent": mechanism[0], "sensitivity": mechanism[1]}
     plan, _ = make_plan(mode="distributed", privacy=odd, recipe={"rounds": 1_000_000}, encoding={"ring_bits": 64})
     for charged in (0, 1, plan.recipe.rounds):
         figures = claim(plan, charged_rounds=charged)
@@ -83,7 +83,10 @@ def test_a_report_can_be_made_of_the_oddest_plan_that_is_allowed(
 # --- parts of plans by themselves: (fields, words of the refusal; none if it is allowed) ---
 
 EVEN, LANES = "even number of neighbours of at least 2", "packed lanes are 8 to 32 bits wide"
-EXPONENT, RATE = f"noise_exponent must be {MIN_NOISE_EXPONENT} to {MAX_NOISE_EXPONENT}", "above 0 and at most 1"
+EXPONENT, RATE = (
+    f"variance_exponent must be {MIN_VARIANCE_EXPONENT} to {MAX_VARIANCE_EXPONENT}",
+    "above 0 and at most 1",
+)
 AT_LEAST_1, TARGET = "sensitivity and honest noise of at least 1", "epsilon, delta and clip_norm must be positive"
 
 GRAPHS: list[tuple[dict[str, Any], str]] = [
@@ -102,10 +105,10 @@ ENCODINGS: list[tuple[dict[str, Any], str]] = [
     ({"ring_bits": 32, "lane_bits": 16}, LANES),
 ]
 PRIVACY: list[tuple[Mode, dict[str, Any], str]] = [
-    ("distributed", {"noise_exponent": MIN_NOISE_EXPONENT}, ""),
-    ("distributed", {"noise_exponent": MAX_NOISE_EXPONENT}, ""),
-    ("distributed", {"noise_exponent": MIN_NOISE_EXPONENT - 1}, EXPONENT),
-    ("distributed", {"noise_exponent": MAX_NOISE_EXPONENT + 1}, EXPONENT),
+    ("distributed", {"variance_exponent": MIN_VARIANCE_EXPONENT}, ""),
+    ("distributed", {"variance_exponent": MAX_VARIANCE_EXPONENT}, ""),
+    ("distributed", {"variance_exponent": MIN_VARIANCE_EXPONENT - 1}, EXPONENT),
+    ("distributed", {"variance_exponent": MAX_VARIANCE_EXPONENT + 1}, EXPONENT),
     ("distributed", {"sensitivity": 1, "honest_noise": 1}, ""),
     ("distributed", {"sensitivity": 0}, AT_LEAST_1),
     ("distributed", {"honest_noise": 0}, AT_LEAST_1),
@@ -135,7 +138,7 @@ PRIVACY: list[tuple[Mode, dict[str, Any], str]] = [
     ("local", {"honest_noise": 2}, "nobody else's noise is relied on"),
     ("local", {"local_steps": 2}, ""),
     ("none", {}, ""),
-    ("none", {"noise_exponent": MIN_NOISE_EXPONENT}, "mode none has no noise"),
+    ("none", {"variance_exponent": MIN_VARIANCE_EXPONENT}, "mode none has no noise"),
     ("none", {"sensitivity": 1}, "mode none has no noise"),
     ("none", {"honest_noise": 1}, "mode none has no noise"),
     ("none", {"unit": "example"}, "mode none has no noise"),

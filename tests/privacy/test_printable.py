@@ -167,7 +167,9 @@ def test_only_the_purpose_may_have_line_breaks() -> None:
 def draft_with(change: Callable[[dict[str, Any]], None]) -> bytes:
     plan, _ = make_plan()
     privacy = {
-        **plan.privacy.model_dump(mode="json", exclude={"relation", "noise_exponent", "sensitivity", "honest_noise"}),
+        **plan.privacy.model_dump(
+            mode="json", exclude={"relation", "variance_exponent", "sensitivity", "honest_noise"}
+        ),
         "update_bound": "8",
     }
     document: dict[str, Any] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -10,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.secagg.fixed_point import Ring, fixed, unfixed
-from privacy.secagg.layout import COUNTED_WORDS, Layout
+from privacy.secagg.layout import BLOCK_WORDS, Layout
+from privacy.secagg.masks import MASK_CHUNK, MaskTerm
+from privacy.secret import SecretBytes
 from tests.worlds.plans import make_plan
 
 RINGS = [Ring(bits=32), Ring(bits=64), *(Ring(bits=64, lane_bits=lane) for lane in (8, 10, 13, 16, 21, 25, 31, 32))]
@@ -206,9 +210,61 @@ def test_a_weighted_mean_survives_the_ring_up_to_rounding(weights: list[int], se
 
 @pytest.mark.parametrize("ring", RINGS)
 def test_integers_beyond_a_bound_are_counted_in_every_stream_and_block(ring: Ring) -> None:
-    length = COUNTED_WORDS * ring.lanes + 5
+    length = BLOCK_WORDS * ring.lanes + 5
     layout = Layout(ring, (("first", length), ("second", 7)))
     update = np.zeros(layout.entries, dtype=np.int64)
     update[[0, length - 1]], update[[1, length, -1]] = 100, -101
     words = layout.encode(update, 1)
     assert [layout.count_beyond(words, bound) for bound in (99, 100, 101)] == [5, 3, 0]
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_bits_where_no_entry_is_are_counted_and_no_sum_of_encodings_has_any(ring: Ring) -> None:
+    length = BLOCK_WORDS * ring.lanes + 1  # of the last word's lanes one is used
+    layout = Layout(ring, (("first", length), ("second", 2 * ring.lanes)))
+    extremes = np.resize(np.array([bound(ring), -bound(ring) - 1, 0, -1], dtype=np.int64), layout.entries)
+    words = layout.encode(extremes, 1)
+    assert layout.count_stray(words) == 0
+    above = ring.bits - ring.lanes * (ring.lane_bits or ring.bits)
+    if above:
+        words[[0, BLOCK_WORDS - 1, BLOCK_WORDS, -1]] ^= np.uint64(1 << 63)
+        assert layout.count_stray(words) == 4
+        assert layout.count_beyond(words, bound(ring) + 1) == 0, "no entry shows it"
+        words = layout.encode(extremes, 1)
+    if ring.lanes > 1:
+        words[BLOCK_WORDS] += np.uint64(1 << ring.lane_bits)  # the first stream's last word
+        assert layout.count_stray(words) == 1
+    assert np.array_equal(layout.decode(words), extremes)
+
+
+def test_ranges_of_a_vector_are_masked_wherever_they_lie() -> None:
+    """Two streams, each of which has more than one chunk of its key stream."""
+    layout = Layout(Ring(bits=64, lane_bits=21), (("first", 100_000), ("second", 150_000)))
+
+    def terms(stream: str) -> list[MaskTerm]:
+        key = SecretBytes(hashlib.sha256(stream.encode()).digest())
+        return [MaskTerm(key, 1), MaskTerm(SecretBytes(bytes(32)), -1)]
+
+    whole = np.zeros(layout.words, dtype=layout.ring.dtype)
+    layout.mask(whole, terms)
+    chunk, second = MASK_CHUNK // 8, layout.ring.words(100_000)
+    parts = []
+    for start, stop in pairwise([0, chunk, second, second + chunk, layout.words]):
+        part = np.zeros(stop - start, dtype=layout.ring.dtype)
+        layout.mask(part, terms, first_word=start)
+        parts.append(part)
+    assert np.array_equal(np.concatenate(parts), whole)
+    across = np.zeros(layout.words - chunk, dtype=layout.ring.dtype)
+    layout.mask(across, terms, first_word=chunk)
+    assert np.array_equal(across, whole[chunk:])
+    with pytest.raises(ValueError, match="multiple of"):
+        layout.mask(across[:10], terms, first_word=10)
+    with pytest.raises(ValueError, match="are not of a vector"):
+        layout.mask(across, terms, first_word=chunk + 1)
+
+
+def test_no_words_have_no_stray_bits_and_the_number_of_words_is_that_of_the_entries() -> None:
+    ring = Ring(bits=64, lane_bits=21)
+    assert ring.count_stray(np.zeros(0, dtype="<u8"), 0) == 0
+    with pytest.raises(ValueError, match="2 words do not hold 3 entries"):
+        ring.count_stray(np.zeros(2, dtype="<u8"), 3)

@@ -110,7 +110,6 @@ def test_anything_else_changes_the_round_context() -> None:
 
 RECEIPT = m.Receipt(AT, "alice", u2_hash=b"u" * 32, masked_hash=b"h" * 32, length=400)
 COMPLAINT = m.Complaint(AT, "alice", dealer="bob", rule="a bundle does not open")
-SHARES = m.UnmaskShares(AT, "alice", (m.ReleasedShare("bob", b"s" * 33),), (m.ReleasedShare("carol", b"z" * 33),))
 LEAVES = tuple(m.ShareLeaf(name, b"c" * 32, b"1" * 32, b"2" * 32) for name in ("alice", "bob"))
 BUNDLE = m.ShareBundle(AT, "alice", LEAVES, (b"", b"sealed"), b"d" * 32)
 SURVIVORS = m.SurvivorSet(b"u" * 32, (("alice", b"h" * 32), ("bob", b"i" * 32)))
@@ -137,17 +136,6 @@ VARIANTS: dict[str, list[Callable[[], bytes]]] = {
         lambda: COMPLAINT.signed_bytes(1, CTX),
         lambda: replace(COMPLAINT, dealer="carol").signed_bytes(1, CTX),
         lambda: replace(COMPLAINT, rule="another").signed_bytes(1, CTX),
-    ],
-    "released shares": [
-        lambda: SHARES.signed_bytes(1, CTX),
-        lambda: replace(SHARES, seed_shares=SHARES.masking_shares, masking_shares=SHARES.seed_shares).signed_bytes(
-            1, CTX
-        ),
-        lambda: replace(SHARES, seed_shares=()).signed_bytes(1, CTX),
-        lambda: replace(SHARES, masking_shares=()).signed_bytes(1, CTX),
-        lambda: replace(
-            SHARES, seed_shares=(*SHARES.seed_shares, *SHARES.masking_shares), masking_shares=()
-        ).signed_bytes(1, CTX),
     ],
     "share bundle": [
         lambda: BUNDLE.signed_bytes(1, CTX),

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from privacy.errors import LocalError, PeerError
+from privacy.evaluation import Metric
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import messages as said
 from privacy.secagg import shamir
@@ -102,8 +103,8 @@ OFFER = said.AttemptOffer(POSITION, b"t" * 32, b"a" * 32)
 ADVERTISEMENT = said.Advertisement(OFFER, "alice", b"k" * 32, b"c" * 32, b"n" * 16, b"s" * 64)
 DEALT = said.DealtShare(POSITION, "bob", LEAF, (b"h" * 32,), BOX, b"r" * 32, b"c" * 32, b"s" * 64)
 LAST_SHARE = (shamir.FIELD - 1).to_bytes(33, "big")
-SHARES = said.UnmaskShares(POSITION, "alice", (said.ReleasedShare("alice", LAST_SHARE),), (), b"s" * 64)
-EVALUATION = env.Evaluation(RUN, b"p" * 32, 0, b"a" * 32, 3, 4, b"d" * 32, b"s" * 64)
+SHARES = said.UnmaskShares(POSITION, "alice", (said.ReleasedShare("alice", LAST_SHARE),), ())
+EVALUATION = env.Evaluation(RUN, b"p" * 32, 0, b"a" * 32, 4, (Metric("accuracy", "0.75"),), b"d" * 32, b"s" * 64)
 REFUSED = env.PlanRefused(RUN, b"p" * 32, "E-POLICY-RULE", "no")
 
 
@@ -216,7 +217,14 @@ BAD_SUBMISSIONS: dict[str, tuple[env.Submission, Callable[[Any], object], str]] 
         lambda m: m.unmask_shares.masking_shares.extend([m.unmask_shares.seed_shares[0]] * 4097),
         "masking_shares has 4097 items",
     ),
-    "more are right than were asked": (EVALUATION, put("evaluation.correct", 5), "correct is 5"),
+    "more are right than there are": (EVALUATION, put("evaluation.metrics.0.value", "1.5"), "metrics are not known"),
+    "a figure has no known name": (EVALUATION, put("evaluation.metrics.0.name", "bliss"), "metrics are not known"),
+    "a figure is no number": (EVALUATION, put("evaluation.metrics.0.value", "nan"), "metrics are not known"),
+    "a figure is there twice": (
+        EVALUATION,
+        lambda m: m.evaluation.metrics.append(m.evaluation.metrics[0]),
+        "metrics are not known",
+    ),
     "nothing was measured": (EVALUATION, put("evaluation.examples", 0), "examples is 0"),
     "a run id is not hex": (REFUSED, put("plan_refused.run_id", "z" * 32), "run_id is not"),
     "a run id has capitals": (REFUSED, put("plan_refused.run_id", "AB" * 16), "run_id is not"),

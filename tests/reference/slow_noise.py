@@ -1,6 +1,6 @@
 """The discrete Gaussian sampler once more: Python integers, one word at a time, nothing from ``privacy``.
 
-Canonne, Kamath, Steinke 2020, algorithms 1 to 3, with t = sigma = 2^k, as ``privacy.dp.noise_kernel`` uses its words:
+Canonne, Kamath, Steinke 2020, algorithms 1 to 3, with t = 2^ceil(j/2), as ``privacy.dp.noise_kernel`` uses its words:
 the first word of a candidate holds its sign (highest bit) and its remainder (lowest bits); each further coin takes a
 word of its own; a die that shows too much is thrown again.
 """
@@ -46,7 +46,7 @@ def coin_exp_fraction(numerator: int, denominator: int, words: Iterator[int]) ->
 
 def discrete_gaussian(count: int, exponent: int, words: Iterator[int]) -> list[int]:
     """Return ``count`` entries from words of 64 bits."""
-    t = 2**exponent
+    t, centre = 2 ** ((exponent + 1) // 2), 2 ** (exponent // 2)  # t, sigma^2/t
     entries: list[int] = []
     while len(entries) < count:
         first = next(words)
@@ -59,6 +59,6 @@ def discrete_gaussian(count: int, exponent: int, words: Iterator[int]) -> list[i
         size = remainder + t * units
         if units == FAR or (negative and size == 0):
             continue
-        if coin_exp((size - t) ** 2, 2 * t * t, words):
+        if coin_exp((size - centre) ** 2, 2 * 2**exponent, words):
             entries.append(-size if negative else size)
     return entries

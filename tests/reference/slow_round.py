@@ -105,6 +105,13 @@ class Member:
         return derived(self.masking_secret, "masking-key")
 
 
+def packed(values: Sequence[int], lane: int, *, bits: int = 64) -> list[int]:
+    """Section 7: words of so many bits with entries of ``lane`` bits; 0: one entry per word."""
+    lanes = bits // lane if lane else 1
+    groups = [values[at : at + lanes] for at in range(0, len(values), lanes)]
+    return [sum(value << (place * lane) for place, value in enumerate(group)) % 2**bits for group in groups]
+
+
 class Round:
     """One attempt that completes: everybody of U1, U2 and S answers, and the rest is silence."""
 
@@ -147,7 +154,8 @@ class Round:
         said |= {"round_ctx": self.ctx.hex(), "u2_hash": self.u2_hash.hex()}
         said["bundles"] = {name: self.bundle(self.members[name]) for name in self.u2}
         said["uploads"] = {name: self.upload(self.members[name]) for name in self.survivors}
-        agreed = framed(
+        agreed = digest(
+            "survivors",
             self.u2_hash,
             *(part for name in self.survivors for part in (name.encode(), sha256(self.masked[name]))),
         )
@@ -255,10 +263,7 @@ class Round:
 
     def packed(self, values: Sequence[int]) -> list[int]:
         """Section 7: words of the ring, several entries in each if the plan packs lanes."""
-        bits, lane = self.plan["encoding"]["ring_bits"], self.plan["encoding"]["lane_bits"]
-        lanes = bits // lane if lane else 1
-        groups = [values[at : at + lanes] for at in range(0, len(values), lanes)]
-        return [sum(value << (place * lane) for place, value in enumerate(group)) % 2**bits for group in groups]
+        return packed(values, self.plan["encoding"]["lane_bits"], bits=self.plan["encoding"]["ring_bits"])
 
     def unpacked(self, words: Sequence[int], entries: int) -> list[int]:
         """Section 7: the lowest lane first, each centred."""
@@ -291,13 +296,9 @@ class Round:
         dropped = [peer for peer in self.u2 if peer not in self.survivors]
         seeds = [(owner, self.shares[owner, name][1]) for owner in self.survivors]
         masking = [(owner, self.shares[owner, name][0]) for owner in dropped]
-        lists = (
-            framed(*(part for owner, share in kind for part in (owner.encode(), share))) for kind in (seeds, masking)
-        )
         return {
             "seed_shares": {owner: share.hex() for owner, share in seeds},
             "masking_shares": {owner: share.hex() for owner, share in masking},
-            "signature": self.signed("UNMASK", name, self.ctx, framed(*lists)),
         }
 
     def result(self, agreed: bytes) -> dict[str, Any]:

@@ -74,8 +74,8 @@ def healthy(laboratory: Laboratory) -> Observation:
     return observe(laboratory)
 
 
-def sigma(laboratory: Laboratory) -> int:
-    return 1 << laboratory.plan.privacy.noise_exponent
+def sigma(laboratory: Laboratory) -> float:
+    return laboratory.plan.privacy.sigma
 
 
 def names(verdict: Verdict) -> list[str]:

@@ -106,7 +106,5 @@ def _said(vector: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             if phase is Phase.COLLECT_MASKED:
                 receipt, masked = change(honest.receipt, honest.masked, context)
                 yield {**case, "said": plain(receipt), "masked": masked.hex(), "error": error}
-            elif phase is Phase.UNMASK:
-                yield {**case, "said": plain(lying_participant.signed(change(honest), context)), "error": error}
             else:
                 yield {**case, "said": plain(change(honest)), "error": error}

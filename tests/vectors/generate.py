@@ -26,6 +26,7 @@ def files() -> Iterator[tuple[str, str]]:
             yield "round_bad_said_by_carol", written(bad.said_by_carol(vector))
     yield "shares", written(parts.shares())
     yield "proofs", written(parts.proofs())
+    yield "lanes", written(parts.lanes())
     yield "keys_bad", written(parts.refused_keys())
     yield "hybrid", written(hybrid_vectors.made())
 

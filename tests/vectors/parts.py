@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
+import numpy as np
+
 from privacy.secagg import shamir
+from privacy.secagg.fixed_point import Ring
 from privacy.secagg.merkle import MerkleTree
 from privacy.secret import SecretBytes
 from tests.vectors.rounds import RecordingSource
@@ -100,3 +103,29 @@ def refused_keys() -> dict[str, Any]:
             *({"case": f"_bad_ {why}", "agreement_key": key.hex()} for why, key in agreement.items()),
         ],
     }
+
+
+def lanes() -> dict[str, Any]:
+    """Entries and the words that they are packed into; ``_bad_`` words have bits where no entry is."""
+    cases: list[dict[str, Any]] = []
+    for bits in (16, 21):
+        ring, half = Ring(bits=64, lane_bits=bits), 1 << (bits - 1)
+        entries = [half - 1, -half, -1, 0, 1, -2, half - 1]
+        words = ring.encode(np.array(entries, dtype=np.int64))
+        case = {"lane_bits": bits, "entries": entries, "words": bytes(ring.to_bytes(words)).hex()}
+        cases.append({"case": f"{bits} bits", **case})
+        for why, word, change in (
+            ("an entry behind the last", -1, 1 << len(entries) % ring.lanes * bits),
+            *_above(bits),
+        ):
+            stray = words.copy()
+            stray[word] ^= np.uint64(change)
+            cases.append({"case": f"_bad_ {why}, {bits} bits", **case, "words": bytes(ring.to_bytes(stray)).hex()})
+    return {
+        "what": "packed lanes of 64-bit words, lowest first, negative entries borrowing from the next",
+        "cases": cases,
+    }
+
+
+def _above(bits: int) -> list[tuple[str, int, int]]:
+    return [("a bit above the lanes", 0, 1 << 63)] if 64 % bits else []

@@ -22,6 +22,7 @@ from tests.worlds.federation import Federation, SeededSource, SimulatedParticipa
 
 ADAPTER: Final = b"the global adapter of a test"
 PACKED: Final = {"ring_bits": 64, "lane_bits": 21, "clamp": 1000}
+NARROW: Final = {"ring_bits": 64, "lane_bits": 16, "clamp": 1000}
 
 # By file: how the federation is made, and who is lost at which phase.
 ROUNDS: Final[dict[str, tuple[dict[str, Any], dict[str, Phase]]]] = {
@@ -32,6 +33,11 @@ ROUNDS: Final[dict[str, tuple[dict[str, Any], dict[str, Phase]]]] = {
         {"n": 5, "f": 0, "seed": 2, "min_survivors": 3, "encoding": PACKED},
         {"alice": Phase.COLLECT_MASKED, "dave": Phase.SHARE_KEYS},
     ),
+    "round_n4_f0_narrow_lanes_drop1": (
+        {"n": 4, "f": 0, "seed": 7, "min_survivors": 3, "encoding": NARROW},
+        {"carol": Phase.COLLECT_MASKED},
+    ),
+    "round_n4_f0_suite_2_narrow_lanes": ({"n": 4, "f": 0, "seed": 8, "suite": 2, "encoding": NARROW}, {}),
     "round_n4_f0_suite_2_drop1": (
         {"n": 4, "f": 0, "seed": 5, "suite": 2, "min_survivors": 3},
         {"bob": Phase.COLLECT_MASKED},
@@ -218,6 +224,5 @@ def _form(answer: Any) -> Any:
             return {
                 "seed_shares": {one.owner: one.share.hex() for one in answer.seed_shares},
                 "masking_shares": {one.owner: one.share.hex() for one in answer.masking_shares},
-                "signature": answer.signature.hex(),
             }
     raise AssertionError(f"{type(answer).__name__} is no message of an honest round")

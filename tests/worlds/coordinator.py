@@ -29,7 +29,7 @@ from participant.protocol.member import Participant
 from participant.protocol.states import Idle
 from participant.training.trainer import OneHotTrainer
 from privacy.errors import PeerError
-from privacy.evaluation import SignedEvaluation
+from privacy.evaluation import Metric, SignedEvaluation
 from privacy.heads import JournalHead, Moment
 from privacy.plan import Plan, VerifiedPlan, signed_approval_bytes
 from privacy.secagg.keys import SigningKey
@@ -47,6 +47,7 @@ from tests.worlds.federation import MemoryJournal, SeededSource, SimulatedPartic
 from tests.worlds.plans import CREATED_AT, make_plan, sign_plan, signing_key
 
 EVALUATOR = "referee"
+SEVENTY_PERCENT = (Metric("accuracy", "0.700000"),)
 RUN_ID = "00112233445566778899aabbccddeeff"
 
 Send = Callable[[Any], Awaitable[None]]
@@ -300,18 +301,18 @@ class World:
         return True
 
     def measurement(self, asked: env.EvaluationAsked, key: SigningKey) -> env.Evaluation:
-        """Return a signed measurement: 7 of 10 correct."""
+        """Return a signed measurement."""
         signed = SignedEvaluation(
             plan_hash=self.plan.hash,
             evaluator=EVALUATOR,
             round=asked.round,
             adapter_sha256=asked.adapter.sha256,
             data_sha256=b"d" * 32,
-            correct=7,
             examples=10,
+            metrics=SEVENTY_PERCENT,
         ).signed(key)
         return env.Evaluation(
-            RUN_ID, self.plan.hash, asked.round, asked.adapter.sha256, 7, 10, b"d" * 32, signed.signature
+            RUN_ID, self.plan.hash, asked.round, asked.adapter.sha256, 10, SEVENTY_PERCENT, b"d" * 32, signed.signature
         )
 
     async def turn(self) -> bool:

@@ -31,6 +31,7 @@ from participant.runs.context import TrainingJob
 from participant.runs.evaluator import Measured
 from participant.training.trainer import OneHotTrainer, Progress, Trainer
 from privacy.draft import Draft, PrivacyTarget, Recipe
+from privacy.evaluation import Metric
 from protos.envelope import Role
 from protos.invitation import encode_invitation, token_hash
 
@@ -196,6 +197,8 @@ class Member:
         member, inner = self, OneHotTrainer(job.verified.plan, job.me)
 
         class Watched:
+            kept: NDArray[np.float32] | None = None
+
             def prepare(self) -> None:
                 inner.prepare()
 
@@ -208,7 +211,7 @@ class Member:
 
 
 def _measure(job: TrainingJob, adapter: NDArray[np.float32]) -> Measured:
-    return Measured(correct=int(np.count_nonzero(adapter)), examples=100, data_sha256=b"\2" * 32)
+    return Measured(100, (Metric("loss", str(np.count_nonzero(adapter))),), b"\2" * 32)
 
 
 NO_CLAIM = PrivacyTarget(

@@ -153,7 +153,8 @@ class SimulatedParticipant:
             self.journal.encoded = self.train(number)
             self.journal.append(UpdateEncoded(number, b"\0" * 32, offer.adapter_hash, offer.previous_transcript))
         assert self.journal.encoded is not None
-        return self._take(hear(ready, EncodedUpdate(self.journal.encoded), self.journal.memory, self.source))
+        words = self.participant.encode(number, self.journal.encoded)
+        return self._take(hear(ready, EncodedUpdate(words), self.journal.memory, self.source))
 
     def _take(self, step: Step[State]) -> list[Message]:
         self.journal.files |= {file.name: bytes(file.data) for file in step.files}

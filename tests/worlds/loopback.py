@@ -15,7 +15,7 @@ from coordinator.enrolment import authority as ca
 from coordinator.enrolment.authority import Authority
 from participant.link import identity
 from participant.link.identity import Identity
-from privacy.errors import OnlysumError, PeerError, Phase
+from privacy.errors import NetworkError, OnlysumError, PeerError, Phase
 from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.messages import Position
 from protos.envelope import Enrolment, Hello, LedgerHead, Membership, NumberedTask, Role, Submission, Welcome
@@ -43,6 +43,7 @@ class FakeBackend:
     polling: list[str] = field(default_factory=list)
     sessions: list[bytes] = field(default_factory=list)  # that calls named
     failures: list[Exception] = field(default_factory=list)
+    over: list[tuple[str, str]] = field(default_factory=list)  # who was refused for its quota, and why
     refusal: OnlysumError | Exception | None = None
     content_cut: int = 0  # bytes after which the next download fails inside
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -84,6 +85,10 @@ class FakeBackend:
         """Keep it."""
         self.failures.append(error)
 
+    def over_quota(self, member: str, error: NetworkError) -> None:
+        """Keep it."""
+        self.over.append((member, error.detail))
+
     async def handshake(self, member: str, hello: Hello) -> Welcome:
         """Return an empty welcome."""
         self._refuse()
@@ -115,7 +120,7 @@ class FakeBackend:
         """Return what a roster of a few members needs."""
         return 2**18
 
-    async def submit(self, member: str, submission: Submission) -> None:
+    async def submit(self, member: str, submission: Submission, data: bytes = b"") -> None:
         """Keep it."""
         self._refuse()
         self.submissions.append((member, submission))

@@ -35,6 +35,7 @@ from tests.worlds.federation import Fault, Federation, SeededSource
 from tests.worlds.plans import signing_key
 
 VICTIM = "bob"
+OTHER_POSITION = Position(b"\7" * 32, 1, 1)
 
 
 class Stage:
@@ -203,6 +204,11 @@ def _bad_share(index: int, **changes: Any) -> Callable[[tuple[Any, ...]], tuple[
     )
 
 
+def _unopened(index: int, **changes: Any) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """A share that does not open, so that it is asked what its dealer signed."""
+    return _bad_share(index, sealed=b"\0" * 94, **changes)
+
+
 def _bad_leaf(dealt: tuple[Any, ...]) -> tuple[Any, ...]:
     return (replace(dealt[0], leaf=replace(dealt[0].leaf, seed_share_hash=b"\6" * 32)), *dealt[1:])
 
@@ -216,13 +222,23 @@ SETS_2: dict[str, tuple[Callable[[tuple[Any, ...]], tuple[Any, ...]], str]] = {
         lambda dealt: (replace(dealt[1], dealer=dealt[0].dealer), *dealt[1:]),
         "E-ROUND-SIGNATURE",
     ),
-    "a share of another attempt": (_bad_share(0, position=Position(b"\7" * 32, 1, 1)), "E-ROUND-CONTEXT"),
-    "a share with a changed signature": (_bad_share(0, signature=b"\0" * 64), "E-ROUND-SIGNATURE"),
-    "a share with another root": (_bad_share(0, root=b"\0" * 32), "E-ROUND-SIGNATURE"),
-    "a share with another commitment": (_bad_share(0, seed_commitment=b"\0" * 32), "E-ROUND-SIGNATURE"),
-    "a share with a wrong proof": (_bad_share(0, proof=(b"\0" * 32,) * 3), "E-ROUND-SHARE"),
+    "an unopened share of another attempt": (_unopened(0, position=OTHER_POSITION), "E-ROUND-CONTEXT"),
+    "an unopened share with a changed signature": (_unopened(0, signature=b"\0" * 64), "E-ROUND-SIGNATURE"),
+    "an unopened share with another root": (_unopened(0, root=b"\0" * 32), "E-ROUND-SIGNATURE"),
+    "an unopened share with another commitment": (_unopened(0, seed_commitment=b"\0" * 32), "E-ROUND-SIGNATURE"),
+    "an unopened share with a wrong proof": (_unopened(0, proof=(b"\0" * 32,) * 3), "E-ROUND-SHARE"),
     "a share with a changed hash": (_bad_leaf, "E-ROUND-SHARE"),
-    "a changed ciphertext": (_bad_share(0, sealed=b"\0" * 94), "E-ROUND-SHARE"),
+    "a changed ciphertext": (_unopened(0), "E-ROUND-SHARE"),
+    "a longer ciphertext": (lambda dealt: _bad_share(0, sealed=dealt[0].sealed + b"\0")(dealt), "E-ROUND-SHARE"),
+}
+# Beside shares that open: what opens is what the dealer sealed, whatever is said of its signature.
+WITHOUT_EFFECT: dict[str, Callable[[tuple[Any, ...]], tuple[Any, ...]]] = {
+    "another attempt": _bad_share(0, position=OTHER_POSITION),
+    "a changed signature": _bad_share(0, signature=b"\0" * 64),
+    "another root": _bad_share(0, root=b"\0" * 32),
+    "another commitment": _bad_share(0, seed_commitment=b"\0" * 32),
+    "a wrong proof": _bad_share(0, proof=(b"\0" * 32,) * 3),
+    "another holder's name": lambda dealt: _bad_share(0, leaf=replace(dealt[0].leaf, recipient="carol"))(dealt),
 }
 
 
@@ -246,8 +262,7 @@ SETS_S: dict[str, tuple[Callable[[SurvivorProposal], SurvivorProposal], str]] = 
     "a survivor named twice": (lambda told: replace(told, receipts=(told.receipts[0], *told.receipts)), "E-ROUND-SET"),
     "unsorted survivors": (lambda told: replace(told, receipts=told.receipts[::-1]), "E-ROUND-SET"),
     "a survivor outside U2": (with_receipt("erin", sender="zoe"), "E-ROUND-SET"),
-    "a survivor that never uploaded": (with_receipt("erin", masked_hash=b"\0" * 32), "E-ROUND-SIGNATURE"),
-    "another digest for the victim's own upload": (with_receipt(VICTIM, masked_hash=b"\0" * 32), "E-ROUND-SIGNATURE"),
+    "another digest for the victim's own upload": (with_receipt(VICTIM, masked_hash=b"\0" * 32), "E-ROUND-UPLOAD"),
     "the receipts of another round": (
         lambda told: replace(told, position=replace(told.position, round=2)),
         "E-ROUND-CONTEXT",
@@ -297,6 +312,10 @@ REQUESTS: dict[str, tuple[Callable[[UnmaskRequest], UnmaskRequest], str]] = {
     "an S that is too small": (
         lambda told: replace(told, proposal=with_survivors("alice", "bob", "carol")(told.proposal)),
         "E-ROUND-SET",
+    ),
+    "a survivor outside the quorum whose receipt it did not sign": (
+        lambda told: replace(told, proposal=with_receipt("erin", signature=b"\0" * 64)(told.proposal)),
+        "E-ROUND-SIGNATURE",
     ),
     "an S with a stranger": (
         lambda told: replace(told, proposal=with_receipt("erin", sender="zoe")(told.proposal)),

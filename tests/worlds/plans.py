@@ -248,7 +248,7 @@ def _recipe(entries: int) -> Json:
 
 
 def _privacy(mode: Mode, entries: int, honest_noise: int) -> Json:
-    noise_exponent, sensitivity = (0, 0) if mode == "none" else _mechanism(entries, honest_noise)
+    variance_exponent, sensitivity = (0, 0) if mode == "none" else _mechanism(entries, honest_noise)
     unit = {"none": "none", "distributed-participant": "participant"}.get(mode, "example")
     return {
         "mode": mode,
@@ -259,7 +259,7 @@ def _privacy(mode: Mode, entries: int, honest_noise: int) -> Json:
         "sampling_rate": "0.5",
         "local_steps": 1 if mode.startswith("distributed") else 2,
         "clip_norm": "1",
-        "noise_exponent": noise_exponent,
+        "variance_exponent": variance_exponent,
         "sensitivity": sensitivity,
         "honest_noise": honest_noise,
         "max_rows_per_user": 0,
@@ -270,8 +270,8 @@ def _privacy(mode: Mode, entries: int, honest_noise: int) -> Json:
 
 def _mechanism(entries: int, honest_noise: int) -> tuple[int, int]:
     """Return the smallest (noise exponent, sensitivity) at the tests' noise multiplier that a plan may have."""
-    for exponent in range(6, 25):
-        sensitivity = math.floor(math.sqrt(honest_noise * 4**exponent - 9) / NOISE_MULTIPLIER)
+    for exponent in range(12, 50):
+        sensitivity = math.floor(math.sqrt(honest_noise * 2**exponent - 9) / NOISE_MULTIPLIER)
         if sensitivity * sensitivity > entries / 12 + 4 * sensitivity:
             return exponent, sensitivity
     raise ValueError(f"no noise exponent suits {entries} entries")

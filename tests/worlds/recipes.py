@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
+
 import methods
+from methods.layout import Sizes
 from privacy import canonical
 from privacy.adapter_parts import Adapter
 from privacy.draft import Recipe
@@ -51,7 +54,13 @@ LORA = {"peft_type": "LORA", "rank": 2, "alpha": "4", "target_modules": ["q_proj
 
 
 def recipe_of(
-    name: str, *, mask: float | None = None, shapes: dict[str, tuple[int, ...]] = SHAPES, **changes: Any
+    name: str,
+    *,
+    mask: float | None = None,
+    sketch: int | None = None,
+    opening_rounds: int | None = None,
+    shapes: dict[str, tuple[int, ...]] = SHAPES,
+    **changes: Any,
 ) -> Recipe:
     """A recipe of a method whose adapter is one small LoRA with a head, or of other shapes."""
     method = methods.get(name)
@@ -61,9 +70,11 @@ def recipe_of(
         "options": changes.pop("options", LORA),
         "tensors": [{"key": "any", "shape": [1], "stream": "frozen", "part": "adapter"}],
     }
+    beside = method.beside_model({key: np.zeros(shape) for key, shape in shapes.items()})
+    shapes = shapes | {key: value.shape for key, value in beside.items()}
     manifest = method.manifest(shapes, Adapter.model_validate_json(canonical.encode(adapter)))
     state = method.state(manifest)
-    upload = method.upload_of(state, mask)
+    upload = method.upload_of(state, Sizes(mask=mask, sketch=sketch, opening_rounds=opening_rounds), manifest)
     adapter["tensors"] = [tensor.model_dump(mode="json") for tensor in manifest]
     document |= {
         "adapter": adapter,

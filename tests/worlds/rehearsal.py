@@ -42,6 +42,7 @@ from protos.envelope import (
     HeadsShown,
     KeysAdvertised,
     MemberLeft,
+    MessageWithHeads,
     PlanApproved,
     PlanProposed,
     PlanRefused,
@@ -92,7 +93,7 @@ class Rehearsal:
     @property
     def adapter(self) -> bytes:
         """What the next round starts from, as it is hashed."""
-        return iterate_bytes(self.state.iterate)
+        return bytes(iterate_bytes(self.state.iterate))
 
     def serve(self, data: bytes) -> ContentRef:
         """Let the coordinator have some content; return its reference."""
@@ -185,6 +186,8 @@ class Rehearsal:
                     pass  # from an attempt that is over
                 case PlanApproved() | PlanRefused() | Evaluation() | HeadsShown() | RoundKnown() | MemberLeft():
                     raise AssertionError(f"no answer to a task of a round: {submission}")
+                case MessageWithHeads():
+                    raise AssertionError("the link of this world keeps heads apart")
                 case message if message.position == self.machine.offer.position:
                     self.machine.receive(message)
 
@@ -219,7 +222,7 @@ class Rehearsal:
         self.world.completed.append(result.certificate)
         self.world.transcript = result.certificate.transcript(self.world.transcript)
         self.sums.append(self.serve(result.words.tobytes()))
-        self.state = next_state(self.plan, self.state, result.total(), result.survivors)
+        self.state = next_state(self.plan, self.state, result.blocks(), result.survivors)
         for name in self.world.participants:
             if name != self.name:
                 self.world.participants[name].hear(result.certificate)

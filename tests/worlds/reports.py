@@ -16,7 +16,7 @@ from privacy import canonical
 from privacy.canonical import Json
 from privacy.dp.events import Gaussian, PoissonSampled, round_event
 from privacy.errors import VerificationError
-from privacy.evaluation import SignedEvaluation
+from privacy.evaluation import Metric, SignedEvaluation
 from privacy.ledger import LifetimeBudget, RunSpend, Spent
 from privacy.plan import Plan
 from privacy.plan_parts import Mode
@@ -60,8 +60,8 @@ def measured(plan: Plan, number: int, correct: int) -> SignedEvaluation:
         round=number,
         adapter_sha256=digest("adapter", number),
         data_sha256=digest("data"),
-        correct=correct,
         examples=334,
+        metrics=tuple(filter(None, [Metric.of("accuracy", correct / 334), Metric.of("loss", 2 - correct / 334)])),
     ).signed(MEASURER)
 
 

@@ -111,7 +111,8 @@ class Attempt:
     openers: dict[bytes, set[Secret]] = field(default_factory=dict)  # of each stream key
     dealers: dict[bytes, Secret] = field(default_factory=dict)  # of each share, by its bytes
     lost: dict[Actor, int] = field(default_factory=dict)  # how many shares of its secrets colluders hold
-    proposed: dict[tuple[Sequence[str], str], Proposed] = field(default_factory=dict)  # by S and who is asked
+    # By S, who is asked, and whose receipts are forged.
+    proposed: dict[tuple[Sequence[str], str, frozenset[str]], Proposed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,7 @@ class LyingCoordinator:
         encoded = UpdateEncoded(number, b"\0" * 32, ready.offer.adapter_hash, ready.offer.previous_transcript)
         memory = self.memories[shown.to].apply(encoded)
         STREAMS.forget()
-        nothing = EncodedUpdate(np.zeros(self.plan.plan.recipe.entries, dtype=np.int64))
+        nothing = EncodedUpdate(np.zeros(self.plan.plan.layout(1).words, dtype=self.plan.plan.layout(1).ring.dtype))
         step = hear(ready, nothing, memory, self._source())
         assert step.record is not None
         self.memories[shown.to] = memory.apply(step.record)
@@ -307,22 +308,28 @@ class LyingCoordinator:
 
     # --- survivors ---
 
-    def _proposed(self, number: int, survivors: Sequence[str], asked: str) -> Proposed:
-        attempt = self.attempts[number]
-        if (survivors, asked) not in attempt.proposed:
-            proposal = self._proposal(attempt, survivors, asked)
+    def _proposed(
+        self, number: int, survivors: Sequence[str], asked: str, forged: frozenset[str] = frozenset()
+    ) -> Proposed:
+        """Return S as somebody is told it; the receipts of ``forged`` are changed to suit, if they are honest."""
+        attempt, key = self.attempts[number], (survivors, asked, forged)
+        if key not in attempt.proposed:
+            proposal = self._proposal(attempt, survivors, asked, forged)
             made_up = tuple(self._made_up(attempt.uploads[asked], proposal))
-            attempt.proposed[survivors, asked] = Proposed(proposal, made_up)
-        return attempt.proposed[survivors, asked]
+            attempt.proposed[key] = Proposed(proposal, made_up)
+        return attempt.proposed[key]
 
-    def _proposal(self, attempt: Attempt, survivors: Sequence[str], asked: str) -> SurvivorProposal:
-        """Return S as receipts: honest ones as signed; colluders' to suit the one asked; of others, forged ones."""
+    def _proposal(
+        self, attempt: Attempt, survivors: Sequence[str], asked: str, forged: frozenset[str]
+    ) -> SurvivorProposal:
+        """Return S as receipts: honest ones as signed or forged; colluders' that suit who is asked; others made up."""
         upload = attempt.uploads[asked]
         receipts = []
         for name in survivors:
             actor = self._seen(upload, name)
             if name in attempt.uploads and not self._controls(actor):
-                receipts.append(attempt.uploads[name].receipt)
+                honest = attempt.uploads[name].receipt
+                receipts.append(replace(honest, u2_hash=upload.receipt.u2_hash) if name in forged else honest)
                 continue
             digest = hashlib.sha256(name.encode()).digest()
             lie = replace(upload.receipt, sender=name, masked_hash=digest, signature=b"\0" * 64)
@@ -330,6 +337,15 @@ class LyingCoordinator:
             controlled = self._controls(actor)
             receipts.append(replace(lie, signature=self._identity(actor).sign(signed)) if controlled else lie)
         return SurvivorProposal(upload.receipt.position, tuple(receipts))
+
+    def _ways(self, number: int, survivors: Sequence[str], asked: str, signers: Iterable[str]) -> Iterator[Proposed]:
+        """Yield S with honest receipts as they are, then changed to suit the one asked: of signers alone, of all."""
+        attempt = self.attempts[number]
+        u2_hash = attempt.uploads[asked].receipt.u2_hash
+        honest = ((name, attempt.uploads[name].receipt) for name in survivors if name in attempt.uploads)
+        others = frozenset(name for name, receipt in honest if receipt.u2_hash != u2_hash)
+        for forged in dict.fromkeys((frozenset[str](), others & frozenset(signers), others)):
+            yield self._proposed(number, survivors, asked, forged)
 
     @staticmethod
     def _seen(upload: Upload, name: str) -> Actor:
@@ -339,9 +355,12 @@ class LyingCoordinator:
         """Ask an honest participant to sign S; return its signature, or ``None`` if it refuses."""
         if asked not in self.attempts[number].uploads:
             return None
-        upload = self.attempts[number].uploads[asked]
-        step = self._committed(upload.state, self._proposed(number, survivors, asked).proposal, asked)
-        return None if step is None else expect(SurvivorSignature, step.message)
+        state = self.attempts[number].uploads[asked].state
+        for proposed in self._ways(number, survivors, asked, signers=()):
+            step = self._committed(state, proposed.proposal, asked)
+            if step is not None:
+                return expect(SurvivorSignature, step.message)
+        return None
 
     def _committed(self, state: State, told: Told, asked: str) -> Step[State] | None:
         """Tell an honest participant something, and let its memory know what it has committed itself to."""
@@ -357,14 +376,14 @@ class LyingCoordinator:
         attempt = self.attempts[number]
         if asked not in attempt.uploads:
             return None
-        proposed = self._proposed(number, survivors, asked)
-        request = UnmaskRequest(proposed.proposal, (*signatures, *signatures, *proposed.made_up))
-        step = self._committed(attempt.uploads[asked].state, request, asked)
-        if step is None:
-            return None
-        message = expect(UnmaskShares, step.message)
-        shares = (*message.seed_shares, *message.masking_shares)
-        return Release(number, asked, frozenset(attempt.dealers[released.share] for released in shares))
+        for proposed in self._ways(number, survivors, asked, signers=[one.sender for one in signatures]):
+            request = UnmaskRequest(proposed.proposal, (*signatures, *signatures, *proposed.made_up))
+            step = self._committed(attempt.uploads[asked].state, request, asked)
+            if step is not None:
+                message = expect(UnmaskShares, step.message)
+                shares = (*message.seed_shares, *message.masking_shares)
+                return Release(number, asked, frozenset(attempt.dealers[released.share] for released in shares))
+        return None
 
     def _made_up(self, upload: Upload, proposal: SurvivorProposal) -> Iterator[SurvivorSignature]:
         at, round_ctx = proposal.position, upload.state.record.round_ctx

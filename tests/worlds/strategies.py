@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from privacy.canonical import MAX_INTEGER
+from privacy.evaluation import METRICS, Metric
 from privacy.heads import JournalHead, Moment
 from privacy.plan import PROTOCOL_VERSION
 from privacy.printable import JOINERS, first_unprintable
@@ -17,6 +18,7 @@ from privacy.secagg.suites import PUBLIC_KEY_BYTES
 from privacy.secret import SecretBytes
 from protos import envelope as env
 from protos.codec import MAX_CLOCK
+from tests.worlds.expect import expect
 
 NAMES = ("alice", "bob", "carol", "dave", "x", "0", "a.b-c_d", "z" * 63)
 
@@ -146,7 +148,6 @@ unmask_shares = st.builds(
     sender=names,
     seed_shares=released,
     masking_shares=released,
-    signature=signatures,
 )
 certificates = st.builds(
     said.RoundCertificate,
@@ -223,21 +224,25 @@ tasks = st.one_of(
 )
 numbered_tasks = st.builds(env.NumberedTask, id=octets(16), task=tasks)
 
-evaluations = from_one.flatmap(
-    lambda examples: st.builds(
-        env.Evaluation,
-        run_id=run_ids,
-        plan_hash=hashes,
-        round=from_zero,
-        adapter_sha256=hashes,
-        correct=st.integers(0, examples),
-        examples=st.just(examples),
-        data_sha256=hashes,
-        signature=signatures,
-    )
+metrics = st.builds(Metric.of, st.sampled_from(METRICS), st.floats(0, 1)).map(lambda metric: expect(Metric, metric))
+evaluations = st.builds(
+    env.Evaluation,
+    run_id=run_ids,
+    plan_hash=hashes,
+    round=from_zero,
+    adapter_sha256=hashes,
+    examples=from_one,
+    metrics=st.lists(metrics, unique_by=lambda metric: metric.name).map(lambda found: tuple(sorted(found))),
+    data_sha256=hashes,
+    signature=signatures,
 )
 submissions = st.one_of(
     heads_shown,
+    st.builds(
+        env.MessageWithHeads,
+        heads=heads_shown,
+        message=st.one_of(advertisements, receipts(names), survivor_signatures, unmask_shares),
+    ),
     st.builds(env.PlanApproved, run_id=run_ids, plan_hash=hashes, signature=signatures),
     st.builds(env.PlanRefused, run_id=run_ids, plan_hash=hashes, code=codes, because=texts),
     advertisements,

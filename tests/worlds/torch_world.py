@@ -26,15 +26,17 @@ from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.gradients import GradientEngine
 from participant.training.adapters.turns import TurnEngines
 from participant.training.data import Columns
+from participant.training.examples import Examples, load_examples
 from participant.training.models import Base, load_base
 from participant.training.torch_trainer import Materials, TorchTrainer
 from participant.training.trainer import Precision
-from privacy.dp.calibration import calibrate, choose_encoding
+from privacy.dp.calibration import calibrate
+from privacy.dp.signal import Setting
 from privacy.draft import Draft
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan, default_survivors, threshold
 from privacy.plan_parts import Evaluation, Graph, Member, MemberOptions
-from privacy.task_parts import Classification, require_classification
+from privacy.task_parts import Task
 from tests.worlds.plans import CREATED_AT, EXPIRES_AT, names, signing_key
 from tests.worlds.seeded import SeededRandom
 
@@ -42,7 +44,15 @@ IMAGE_SIDE = 8
 LABELS = ("a", "b", "c")
 WORDS = ("pain", "fever", "cough", "rash", "calm", "fine", "well", "good")
 ROWS = 24
-TRAINING = {"fedprox": "proximal = 0.5", "random-mask": "mask = 0.5"}  # what methods need there
+TRAINING = {  # what methods need there
+    "count-sketch": "sketch = 40",
+    "droppeft": "mask = 0.5",
+    "fedask": "sketch = 8",
+    "fedprox": "proximal = 0.5",
+    "lora-a2": "mask = 0.5",
+    "random-mask": "mask = 0.5",
+    "slora": "mask = 0.5\nopening_rounds = 1",
+}
 
 
 def image_base(folder: Path) -> Path:
@@ -94,36 +104,33 @@ def text_rows(path: Path, *, rows: int = ROWS, seed: int = 0) -> Path:
     return path
 
 
-def adapter_text(method: str, kind: str, layers: tuple[int, ...] = ()) -> str:
+def adapter_text(method: str, kind: str, layers: tuple[int, ...] = (), targets: tuple[str, ...] | None = None) -> str:
     """Return the keys of ``[adapter]`` that belong to the PEFT type of a method, for a tiny model of a kind."""
-    targets = ["q_proj", "v_proj"] if kind == "image" else ["query", "value"]
-    match methods.get(method).peft_type:
-        case "LORA" | "LORA_CORE":
-            given = {"rank": 2, "alpha": 8, "target_modules": targets, "layers": list(layers)}
-        case "LOKR" | "LOHA":
-            given = {"rank": 2, "alpha": 8, "target_modules": targets}
-        case "ADALORA":
-            given = {"rank": 3, "target_rank": 2, "alpha": 8, "target_modules": targets}
-        case "VERA":
-            given = {"rank": 4, "target_modules": targets}
-        case "OFT":
-            given = {"block_size": 4, "target_modules": targets}
-        case "LN_TUNING":
-            given = {"target_modules": ["layernorm_before"] if kind == "image" else ["output.LayerNorm"]}
-        case "WHOLE":
-            given = {"target_modules": ["layers.1.mlp"] if kind == "image" else ["layer.1.intermediate"]}
-        case "BIAS" | "HEAD":
-            given = {}
-        case "IA3":
-            dense = ["fc2"] if kind == "image" else ["output.dense"]
-            given = {"target_modules": targets, "feedforward_modules": dense}
-        case "PROMPT_TUNING" | "PREFIX_TUNING":
-            given = {"tokens": 3}
-        case "P_TUNING":
-            given = {"tokens": 3, "hidden_size": 8}
-        case unknown:
-            raise ValueError(f"the tests have no recipe of {unknown}")
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in given.items())
+    images = kind == "image"
+    names = targets or (("q_proj", "v_proj") if images else ("query", "value"))
+    modules = {"target_modules": list(names)}
+    sized = {"rank": 2, "alpha": 8, **modules}
+    dense = ["layers.1.mlp"] if images else ["layer.1.intermediate"]
+    given: dict[str, dict[str, Any]] = {
+        "LORA": {**sized, "layers": list(layers)},
+        "LORA_CORE": {**sized, "layers": list(layers)},
+        "LORA_HEADS": {"heads": 3, **sized, "layers": list(layers)},
+        "LOKR": sized,
+        "LOHA": sized,
+        "ADALORA": {**sized, "rank": 3, "target_rank": 2},
+        "VERA": {"rank": 4, **modules},
+        "OFT": {"block_size": 4, **modules},
+        "LN_TUNING": {"target_modules": ["layernorm_before"] if images else ["output.LayerNorm"]},
+        "WHOLE": {"target_modules": dense},
+        "SEEDS": {"directions": 16, "target_modules": dense},
+        "BIAS": {},
+        "HEAD": {},
+        "IA3": {**modules, "feedforward_modules": ["fc2"] if images else ["output.dense"]},
+        "PROMPT_TUNING": {"tokens": 3},
+        "PREFIX_TUNING": {"tokens": 3},
+        "P_TUNING": {"tokens": 3, "hidden_size": 8},
+    }
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in given[methods.get(method).peft_type].items())
 
 
 def recipe_text(
@@ -132,9 +139,19 @@ def recipe_text(
     method: str = "ffa-lora",
     mode: str = "none",
     layers: tuple[int, ...] = (),
+    optimizer: str = "",
     **privacy: Any,
 ) -> str:
-    """Return the recipe of a tiny run; ``privacy`` adds to or replaces keys of its section."""
+    """Return the recipe of a tiny run; ``privacy`` adds to or replaces keys of its section.
+
+    Args:
+        kind: image or text.
+        method: by its name.
+        mode: of privacy.
+        layers: that are adapted; all if empty.
+        optimizer: its section, with the heading.
+        privacy: keys of its section.
+    """
     images = kind == "image"
     section = {"mode": mode, "sampling_rate": 0.5, "local_steps": 1 if mode.startswith("distributed") else 2}
     if mode != "none":
@@ -173,6 +190,7 @@ head_learning_rate = 0.25
 micro_batch = 8
 {TRAINING.get(method, "")}
 
+{optimizer}
 [evaluation]
 data = "public"
 """
@@ -181,16 +199,14 @@ data = "public"
 def plan_of(draft: Draft, *, n: int = 3, f: int = 1, units: int = ROWS) -> Plan:
     """Bind a draft to the tests' members, calibrated."""
     survivors = default_survivors(n, f)
-    recipe, target = draft.recipe, draft.privacy
-    privacy = calibrate(target, rounds=recipe.rounds, entries=recipe.entries, n=n, f=f, min_survivors=survivors)
-    encoding = choose_encoding(
-        privacy, update_bound=target.update_bound, entries=recipe.entries, rounds=recipe.rounds, weights=[1] * n
-    )
+    recipe = draft.recipe
     smaller = MemberOptions(rank=1) if recipe.counts == "rank" else MemberOptions()  # of the first member
     roster = tuple(
         Member(id=name, identity_key=signing_key(name).public.hex(), units=units, options=options)
         for name, options in zip(names(n), (smaller, *[MemberOptions()] * (n - 1)), strict=True)
     )
+    setting = Setting.of(recipe, roster, f=f, min_survivors=survivors)
+    privacy, encoding = calibrate(draft.privacy, setting)
     return Plan(
         federation="test-federation", operator="Test Operator", run_id="00" * 16, created_at=CREATED_AT,
         expires_at=EXPIRES_AT, recipe=recipe, privacy=privacy, encoding=encoding,
@@ -226,19 +242,29 @@ class World:
         return trainer
 
     @property
-    def task(self) -> Classification:
+    def task(self) -> Task:
         """The plan's task."""
-        return require_classification(self.plan.recipe.task)
+        return self.plan.recipe.task
 
     def base(self) -> Base:
         recipe = self.plan.recipe
         return load_base(
             self.directory / "base",
             recipe.base,
-            require_classification(recipe.task),
-            head_modules=["classifier"],
-            seed=7,
+            recipe.task,
+            head_modules=recipe.adapter.head_modules,
+            seed=recipe.adapter.seed,
         )
+
+    def measured(self) -> Examples:
+        """Return examples to measure on: images that nobody trains on; of texts the dataset's own.
+
+        A text model of random weights, which has never read, learns nothing of new texts from a few.
+        """
+        if self.dataset.suffix != ".npz":
+            return load_examples(self.dataset, self.columns, self.task, self.base())
+        held_out = image_rows(self.directory / "held-out.npz", rows=2 * ROWS, seed=1)
+        return load_examples(held_out, self.columns, self.task, self.base())
 
     def adapted(self, precision: Precision = "float32") -> AdaptedModel:
         recipe = self.plan.recipe

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import methods
 from privacy.adapter_parts import Adapter
 from privacy.errors import LocalError
 
@@ -22,12 +23,13 @@ def run_blocks_again(model: Any, adapter: Adapter) -> None:
     """Change a model so that its blocks are run again in the backward pass.
 
     Raises:
-        LocalError: ``E-CONFIG-INVALID``: prefix tuning writes into a cache while blocks run, twice if they run twice.
+        LocalError: ``E-CONFIG-INVALID``: prefix tuning writes into a cache while blocks run, twice if they run twice;
+            weights that move along directions and a second LoRA are put in for a forward pass, and gone in the second.
     """
-    if adapter.options.peft_type == "PREFIX_TUNING":
-        raise LocalError(
-            "E-CONFIG-INVALID", "memory.checkpointing: prefix tuning cannot run blocks again; set it to false"
-        )
+    method = methods.get(adapter.method)
+    if adapter.options.peft_type in {"PREFIX_TUNING", "SEEDS"} or method.home in {"beside", "alone", "mixed"}:
+        detail = f"memory.checkpointing: {method.title} cannot run blocks again; set it to false"
+        raise LocalError("E-CONFIG-INVALID", detail)
     model.config.use_cache = False  # of keys and values, which a second run would fill a second time
     for owner in model.modules():
         if isinstance(owner, nn.ModuleList):

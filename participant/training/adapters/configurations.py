@@ -23,7 +23,6 @@ from peft import (
     PromptEncoderConfig,
     PromptTuningConfig,
     PromptTuningInit,
-    TaskType,
     VeraConfig,
 )
 from peft.utils.constants import DUMMY_TARGET_MODULES
@@ -32,6 +31,7 @@ import methods
 from privacy.adapter_options import (
     AdaLoraOptions,
     CoreOptions,
+    HeadsOptions,
     Ia3Options,
     LohaOptions,
     LokrOptions,
@@ -41,6 +41,7 @@ from privacy.adapter_options import (
     PrefixOptions,
     PromptEncoderOptions,
     PromptOptions,
+    SeedsOptions,
     VeraOptions,
     WholeOptions,
 )
@@ -67,6 +68,13 @@ def core(adapter: Adapter) -> PeftConfig:
     options = _options(adapter, CoreOptions)
     layers = list(options.layers) or None
     return LoraConfig(**_sized(adapter, options), lora_dropout=0.0, layers_to_transform=layers, bias="none")
+
+
+def heads(adapter: Adapter) -> PeftConfig:
+    """Return the configuration of a LoRA of all heads together, whose cores are put in later."""
+    options = _options(adapter, HeadsOptions)
+    sized = {**_sized(adapter, options), "r": options.heads * options.rank}
+    return LoraConfig(**sized, lora_dropout=0.0, layers_to_transform=list(options.layers) or None, bias="none")
 
 
 def adalora(adapter: Adapter) -> PeftConfig:
@@ -126,31 +134,28 @@ def in_place(bias: Any = "none") -> Callable[[Adapter], PeftConfig]:
 
 
 def whole_modules(adapter: Adapter) -> tuple[str, ...]:
-    """Return the modules that travel whole: the head, and of a subset of layers these."""
-    whole = adapter.options.target_modules if isinstance(adapter.options, WholeOptions) else ()
+    """Return the modules that travel whole, or move along public directions: the head, and what stands for them."""
+    options = adapter.options
+    whole = options.target_modules if isinstance(options, WholeOptions | SeedsOptions) else ()
     return (*adapter.head_modules, *whole)
 
 
 def prompt(adapter: Adapter) -> PeftConfig:
     """Return the configuration of prompt tuning."""
     tokens = _options(adapter, PromptOptions).tokens
-    return PromptTuningConfig(
-        task_type=TaskType.SEQ_CLS, num_virtual_tokens=tokens, prompt_tuning_init=PromptTuningInit.RANDOM
-    )
+    return PromptTuningConfig(num_virtual_tokens=tokens, prompt_tuning_init=PromptTuningInit.RANDOM)
 
 
 def prefix(adapter: Adapter) -> PeftConfig:
     """Return the configuration of prefix tuning."""
     tokens = _options(adapter, PrefixOptions).tokens
-    return PrefixTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=tokens)
+    return PrefixTuningConfig(num_virtual_tokens=tokens)
 
 
 def prompt_network(adapter: Adapter) -> PeftConfig:
     """Return the configuration of p-tuning."""
     options = _options(adapter, PromptEncoderOptions)
-    return PromptEncoderConfig(
-        task_type=TaskType.SEQ_CLS, num_virtual_tokens=options.tokens, encoder_hidden_size=options.hidden_size
-    )
+    return PromptEncoderConfig(num_virtual_tokens=options.tokens, encoder_hidden_size=options.hidden_size)
 
 
 def _sized(adapter: Adapter, options: Any, alpha_name: str = "lora_alpha") -> dict[str, Any]:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from participant.training.adapters.adapted import AdaptedModel
-from participant.training.adapters.gradients import GradientEngine, Losses, example_losses
+from participant.training.adapters.gradients import GradientEngine, Losses
+from participant.training.adapters.switched import absent
 from participant.training.adapters.taps import LayerTap, Undo, UnknownLayerError, Use, find_sites
 from participant.training.examples import Examples
 from participant.training.trainer import EngineName
@@ -31,14 +32,14 @@ _Tapped = tuple[LayerTap, Use]
 
 
 def choose_engine(
-    adapted: AdaptedModel, synthetic: Examples, losses: Losses = example_losses, *, engine: EngineName = "fast"
+    adapted: AdaptedModel, synthetic: Examples, losses: Losses | None = None, *, engine: EngineName = "fast"
 ) -> GradientEngine:
     """Return the engine asked for; where the fast one cannot take a layer apart, Opacus' one.
 
     Args:
         adapted: the model.
         synthetic: examples that are nobody's data, on which the fast engine shows that it knows every layer.
-        losses: each example's own loss.
+        losses: each example's own loss; by default the task's.
         engine: the wish.
 
     Raises:
@@ -60,7 +61,7 @@ def choose_engine(
 class FastEngine(GradientEngine):
     """Gradients from one backward pass."""
 
-    def __init__(self, adapted: AdaptedModel, losses: Losses = example_losses) -> None:
+    def __init__(self, adapted: AdaptedModel, losses: Losses | None = None) -> None:
         super().__init__(adapted, losses)
         self._gradients = PerExampleGradients(adapted.model, adapted.trained)
 
@@ -88,6 +89,7 @@ class PerExampleGradients:
     """
 
     def __init__(self, model: nn.Module, trained: tuple[nn.Parameter, ...]) -> None:
+        self._model = model
         self._trained = trained
         self._sites = find_sites(model, trained)
         self._together: dict[int, bool] = {}  # of sites with several rows an example, as soon as they have gradients
@@ -103,7 +105,7 @@ class PerExampleGradients:
         """
         found, uses = self._run(losses)
         used = {id(one) for site, _ in uses for one in site.parameters.values()}
-        if any(id(one) not in used for one in self._trained):
+        if any(id(one) not in used | absent(self._model) for one in self._trained):
             raise UnknownLayerError("a trained tensor is used outside of its module, or not at all")
         rows: dict[int, Tensor] = {}
         for site, use, outer in self._by_example(found, uses):
@@ -112,7 +114,8 @@ class PerExampleGradients:
                 for name, parameter in site.parameters.items():
                     part = taken[name].reshape(len(found), parameter.numel())
                     rows[id(parameter)] = rows[id(parameter)] + part if id(parameter) in rows else part
-        return torch.cat([rows[id(one)].float() for one in self._trained], dim=1)
+        missing = {id(one): one.new_zeros(len(found), one.numel()) for one in self._trained if id(one) not in rows}
+        return torch.cat([(rows | missing)[id(one)].float() for one in self._trained], dim=1)
 
     def _by_example(self, found: Tensor, uses: list[_Tapped]) -> Iterator[tuple[LayerTap, Use, Tensor]]:
         """Yield every use with its gradient, both with the examples first."""

@@ -19,12 +19,7 @@ from numpy.typing import NDArray
 from participant.training.adapters.adapted import AdaptedModel
 from participant.training.examples import Examples
 
-Losses = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (batch, labels) and (batch,) to (batch,)
-
-
-def example_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy of each example, shape (batch,): one number per sequence, never a mean over tokens."""
-    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+Losses = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # answers and labels, examples first, to (batch,)
 
 
 class GradientEngine(ABC):
@@ -32,12 +27,12 @@ class GradientEngine(ABC):
 
     Args:
         adapted: the model; the engine may attach hooks to it, until :meth:`close`.
-        losses: each example's own loss.
+        losses: each example's own loss; by default the task's.
     """
 
-    def __init__(self, adapted: AdaptedModel, losses: Losses = example_losses) -> None:
+    def __init__(self, adapted: AdaptedModel, losses: Losses | None = None) -> None:
         self.adapted = adapted
-        self._losses = losses
+        self._losses = losses or adapted.work.losses
 
     @abstractmethod
     def rows(self, examples: Examples) -> torch.Tensor:

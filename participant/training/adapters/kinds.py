@@ -12,18 +12,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from peft import PeftConfig, PeftModel, get_peft_model
+import torch
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.ln_tuning.layer import LNTuningLayer
+from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.oft.layer import OFTLayer
 from torch import Tensor, nn
 
 import methods
+from methods.fedkseed import directions
 from methods.products import BASE
-from methods.selectors import PROMPT_KEY, PROMPT_NETWORK
+from methods.selectors import HOME_NAME, PROMPT_KEY, PROMPT_NETWORK, SEEDS_KEY
 from participant.training.adapters import configurations
 from participant.training.adapters.configurations import SAVED_WHOLE
 from participant.training.adapters.principal import lora_layers, start_from_base, start_orthonormal, take_out_of_base
+from participant.training.adapters.switched import put_second
 from participant.training.trainer import Weights
+from privacy.adapter_options import HeadsOptions
 from privacy.adapter_parts import Adapter
 from privacy.errors import LocalError
 
@@ -44,7 +49,7 @@ class AdapterKind:
 
     config: Callable[[Adapter], PeftConfig]
     key: Callable[[str], str | None]
-    change: Callable[[PeftModel], None] = lambda _: None
+    change: Callable[[PeftModel, Adapter], None] = lambda _model, _adapter: None
     buffers: bool = False
 
 
@@ -57,10 +62,26 @@ def wrapped(model: nn.Module, adapter: Adapter) -> PeftModel:
     kind = _KINDS[adapter.options.peft_type]
     config = kind.config(adapter)
     if config.is_prompt_learning:
+        config.task_type = _task_type(model)
         _measure(config, model)
     found: PeftModel = get_peft_model(model, config)
-    kind.change(found)
+    kind.change(found, adapter)
+    if (home := methods.get(adapter.method).home) in {"beside", "alone", "mixed"}:
+        put_second(found, home)
     return found
+
+
+def _task_type(model: nn.Module) -> TaskType:
+    """Return what PEFT calls the task of a model, by its class: how a prompt gets into it and out of its answers."""
+    types = {
+        "SequenceClassification": TaskType.SEQ_CLS,
+        "TokenClassification": TaskType.TOKEN_CLS,
+        "CausalLM": TaskType.CAUSAL_LM,
+        "LMHeadModel": TaskType.CAUSAL_LM,
+    }
+    names = [kind.__name__ for kind in type(model).__mro__]  # of our own classes too
+    found = (kind for end, kind in types.items() if any(name.endswith(end) for name in names))
+    return next(found, TaskType.FEATURE_EXTRACTION)
 
 
 def _measure(config: Any, model: Any) -> None:
@@ -137,21 +158,63 @@ def _within_layers(*names: str) -> Callable[[str], str | None]:
 
 
 def _lora_key(name: str) -> str | None:
+    if HOME_NAME in name.split("."):  # the second LoRA's, which is in no file of PEFT's
+        return name
     key = _within_layers("lora_A", "lora_B", "lora_magnitude_vector")(name)
     magnitude = ".lora_magnitude_vector"  # PEFT's files have it without the name of its tensor
     return key.removesuffix(".weight") if key and key.endswith(f"{magnitude}.weight") else key
 
 
-def _put_cores(model: PeftModel) -> None:
+def _put_cores(model: PeftModel, _adapter: Adapter) -> None:
     """Put a core, zero at first, between the factors of every LoRA."""
     for layer in lora_layers(model):
         rank, place = layer.r[PEFT_NAME], layer.lora_A[PEFT_NAME].weight
         core = nn.Linear(rank, rank, bias=False, device=place.device, dtype=place.dtype)
         nn.init.zeros_(core.weight)
-        cored = nn.Sequential()
-        cored.add_module("core", core)
-        cored.add_module("out", layer.lora_B[PEFT_NAME])
-        layer.lora_B[PEFT_NAME] = cored
+        _put_between(layer, "core", core)
+
+
+class Cores(nn.Module):
+    """Square cores side by side, zero at first, each with a scale, 1 at first.
+
+    Args:
+        count: how many.
+        rank: of each.
+    """
+
+    def __init__(self, count: int, rank: int, device: torch.device) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(count, rank, rank, device=device))
+        self.scale = nn.Parameter(torch.ones(count, device=device))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return what the cores make of the inputs, shape (..., count * rank)."""
+        count, rank, _ = self.weight.shape
+        apart = inputs.reshape(*inputs.shape[:-1], count, rank)
+        found = torch.einsum("...hr,hsr->...hs", apart, self.weight * self.scale[:, None, None])
+        return found.flatten(-2)
+
+
+def _put_heads(model: PeftModel, adapter: Adapter) -> None:
+    """Put cores between the factors of every LoRA."""
+    options = adapter.options
+    assert isinstance(options, HeadsOptions)  # as the table below says
+    for layer in lora_layers(model):
+        place = layer.get_parameter(f"lora_A.{PEFT_NAME}.weight").device
+        _put_between(layer, "cores", Cores(options.heads, options.rank, place))
+
+
+def _put_seeds(model: PeftModel, adapter: Adapter) -> None:
+    """Put the scalars of the directions beside the model: nothing computes with them, they say where weights are."""
+    place = next(model.parameters()).device
+    model.base_model.register_parameter("seeds", nn.Parameter(torch.zeros(directions(adapter), device=place)))
+
+
+def _put_between(layer: LoraLinear, name: str, core: nn.Module) -> None:
+    cored = nn.Sequential()
+    cored.add_module(name, core)
+    cored.add_module("out", layer.lora_B[PEFT_NAME])
+    layer.lora_B[PEFT_NAME] = cored
 
 
 def _vera_key(name: str) -> str | None:
@@ -161,7 +224,7 @@ def _vera_key(name: str) -> str | None:
     return _within_layers("vera_lambda_b", "vera_lambda_d")(name)
 
 
-def _require_blocks(model: PeftModel) -> None:
+def _require_blocks(model: PeftModel, _adapter: Adapter) -> None:
     """Refuse what PEFT would adjust: the plan's block size is the one that everybody has."""
     size = vars(model.peft_config[PEFT_NAME])["oft_block_size"]
     for name, layer in model.named_modules():
@@ -169,7 +232,7 @@ def _require_blocks(model: PeftModel) -> None:
             raise ValueError(f"block_size {size} does not divide the {layer.in_features} inputs of {name}")
 
 
-def _require_norms(model: PeftModel) -> None:
+def _require_norms(model: PeftModel, _adapter: Adapter) -> None:
     """Refuse a target that is no normalisation: PEFT would train any module whole."""
     for name, layer in model.named_modules():
         if isinstance(layer, LNTuningLayer) and any(tensor.dim() != 1 for tensor in layer.parameters()):
@@ -189,6 +252,10 @@ def _bias_key(name: str) -> str | None:
     return name if name.endswith(".bias") else None
 
 
+def _seeds_key(name: str) -> str | None:
+    return name if name == SEEDS_KEY else None
+
+
 def _no_key(_name: str) -> str | None:
     return None
 
@@ -196,6 +263,7 @@ def _no_key(_name: str) -> str | None:
 _KINDS: Final[dict[str, AdapterKind]] = {
     "LORA": AdapterKind(configurations.lora, _lora_key),
     "LORA_CORE": AdapterKind(configurations.core, _within_layers("lora_A", "lora_B"), _put_cores),
+    "LORA_HEADS": AdapterKind(configurations.heads, _within_layers("lora_A", "lora_B"), _put_heads),
     "ADALORA": AdapterKind(configurations.adalora, _within_layers("lora_A", "lora_B", "lora_E")),
     "VERA": AdapterKind(configurations.vera, _vera_key, buffers=True),
     "LOKR": AdapterKind(
@@ -210,5 +278,6 @@ _KINDS: Final[dict[str, AdapterKind]] = {
     "P_TUNING": AdapterKind(configurations.prompt_network, _network_key),
     "BIAS": AdapterKind(configurations.in_place("all"), _bias_key),
     "WHOLE": AdapterKind(configurations.in_place(), _no_key),
+    "SEEDS": AdapterKind(configurations.in_place(), _seeds_key, _put_seeds),
     "HEAD": AdapterKind(configurations.in_place(), _no_key),
 }

@@ -45,7 +45,7 @@ class FrozenPrefix:
     @classmethod
     def find(cls, adapted: AdaptedModel) -> Self | None:
         """Return the blocks below the lowest one that trains, if there are any."""
-        wanted = {id(parameter) for parameter in adapted.state}
+        wanted = {id(parameter) for _, parameter in adapted.placed}
         for owner in adapted.model.modules():
             for name, blocks in owner.named_children():
                 if not isinstance(blocks, nn.ModuleList):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleHooks
 
 from participant.training.adapters.adapted import AdaptedModel
-from participant.training.adapters.gradients import GradientEngine, Losses, example_losses
+from participant.training.adapters.gradients import GradientEngine, Losses
 from participant.training.examples import Examples
 from privacy.errors import LocalError
 
@@ -30,7 +30,7 @@ class OpacusEngine(GradientEngine):
         LocalError: ``E-SELF-CHECK``, a trained module has state that depends on batches.
     """
 
-    def __init__(self, adapted: AdaptedModel, losses: Losses = example_losses) -> None:
+    def __init__(self, adapted: AdaptedModel, losses: Losses | None = None) -> None:
         super().__init__(adapted, losses)
         for module in adapted.model.modules():
             own = list(module.parameters(recurse=False))

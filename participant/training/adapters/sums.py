@@ -18,8 +18,11 @@ from typing import TypedDict, Unpack
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from methods.count_sketch import Tables
 from participant.training.adapters.gradients import GradientEngine
+from participant.training.adapters.switched import left_out
 from participant.training.examples import Examples
 from privacy.dp.torch_clipping import clipped_sum
 
@@ -47,6 +50,8 @@ class GradientSums:
             bits of an example's gradient differ from slot to slot.
         columns: which entries of a gradient are looked at, the same of every example; ``None``: all.
         held: which of these entries this participant trains, the others are zero before the clip; ``None``: all.
+        skipped: layers that are left out of the model.
+        sketch: of each gradient, which is clipped in its place; ``None``: none.
     """
 
     engine: GradientEngine
@@ -55,17 +60,23 @@ class GradientSums:
     fixed_slots: bool = False
     columns: NDArray[np.int64] | None = None
     held: NDArray[np.bool_] | None = None
+    skipped: tuple[nn.Module, ...] = ()
+    sketch: Tables | None = None
 
     @property
     def entries(self) -> int:
         """Length of the vector."""
+        if self.sketch is not None:
+            rows, length = self.sketch.buckets.shape
+            return int(rows * self.sketch.width + self.engine.adapted.entries - length)
         return self.engine.adapted.entries if self.columns is None else self.columns.size
 
     def plain(self, rows: Rows) -> NDArray[np.float64]:
         """Return the summed gradient of these rows, shape (entries,): no clip, no privacy."""
         total = np.zeros(self.entries)
         for slots in self._micro_batches(rows):
-            summed = self.engine.summed(self.examples.take(slots), slots != EMPTY_SLOT)
+            with left_out(self.skipped):
+                summed = self.engine.summed(self.examples.take(slots), slots != EMPTY_SLOT)
             total += summed if self.columns is None else summed[self.columns]
         if self.held is not None:
             total *= self.held
@@ -108,11 +119,14 @@ class GradientSums:
     def _gradients(self, slots: Rows) -> torch.Tensor:
         """Return one gradient per row for the slots that hold an example."""
         counted = np.flatnonzero(slots != EMPTY_SLOT)
-        found = self.engine.rows(self.examples.take(slots))
+        with left_out(self.skipped):
+            found = self.engine.rows(self.examples.take(slots))
         if self.columns is not None:
             found = found[:, torch.from_numpy(self.columns).to(found.device)]
         if self.held is not None:
             found = found * torch.from_numpy(self.held).to(found.device)
+        if self.sketch is not None:
+            found = sketched_rows(found, self.sketch)
         if found.device.type == "mps":  # has no float64
             found = found.cpu()
         return found if counted.size == slots.size else found[torch.from_numpy(counted).to(found.device)]
@@ -127,6 +141,18 @@ class GradientSums:
             batch[slots[turns == turn]] = rows[turns == turn]
             batch[np.isin(batch, self.examples.unusable)] = EMPTY_SLOT
             yield batch
+
+
+def sketched_rows(gradients: torch.Tensor, tables: Tables) -> torch.Tensor:
+    """Return the sketch of each gradient's first entries, row by row, and the others as they are."""
+    length, device = tables.buckets.shape[1], gradients.device
+    parts = []
+    for buckets, signs in zip(tables.buckets, tables.signs, strict=True):
+        row = torch.zeros(len(gradients), tables.width, device=device)
+        signed = gradients[:, :length] * torch.from_numpy(signs.astype(np.float32)).to(device)
+        parts.append(row.index_add_(1, torch.from_numpy(buckets).to(device), signed))
+    sketch = torch.cat(parts, dim=1) / len(parts) ** 0.5
+    return torch.cat([sketch, gradients[:, length:]], dim=1)
 
 
 def joined(units: Sequence[Rows]) -> Rows:

@@ -6,8 +6,16 @@ Leaves to others: which round takes which turn (``privacy.draft.Recipe``), what 
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+
+import methods
+from methods.method import Fusion, Home
+from methods.second_lora import weighed
+from methods.vectors import Vector
 from participant.training.adapters.adapted import AdaptedModel
-from participant.training.adapters.fast import FastEngine, choose_engine
+from participant.training.adapters.directions import DirectionEngine
+from participant.training.adapters.fast import FastEngine, PerExampleGradients, choose_engine
 from participant.training.adapters.gradients import GradientEngine
 from participant.training.examples import Examples
 from participant.training.trainer import EngineName
@@ -52,8 +60,43 @@ class TurnEngines:
         if turn in self._fast:
             engine = self._fast[turn]
         else:
-            engine = choose_engine(adapted, self._synthetic, engine=self._wish)
+            engine = self._made(adapted)
             if isinstance(engine, FastEngine):
                 self._fast[turn] = engine
         self._entered = turn, engine
         return engine
+
+    def _made(self, adapted: AdaptedModel) -> GradientEngine:
+        if not adapted.moved:
+            return choose_engine(adapted, self._synthetic, engine=self._wish)
+        head = adapted.trained[1:]
+        return DirectionEngine(adapted, PerExampleGradients(adapted.model, head) if head else None)
+
+    def at_home(self, home: Home = "") -> GradientEngine:
+        """Let what stays at home train by itself, and return an engine for sums of its gradients.
+
+        Args:
+            home: how it is switched on; by default as the method says.
+        """
+        if self._entered is not None:
+            self._entered[1].close()
+        self._entered = None
+        return FastEngine(self.adapted.at_home(home))
+
+    def best_fusion(self, examples: Examples, vector: Vector) -> Fusion:
+        """Return the weights of the shared LoRA and of one's own at which the loss over one's own rows is least.
+
+        Args:
+            examples: of the dataset.
+            vector: a state, and what stays at home behind it.
+        """
+        engine, recipe = self.at_home("beside"), self.adapted.recipe
+        rows = np.setdiff1d(np.arange(len(examples)), examples.unusable)
+        batches = np.split(rows, np.arange(0, rows.size, recipe.training.micro_batch)[1:])
+
+        def loss(weights: Fusion) -> float:
+            engine.adapted.load(weighed(recipe, vector, weights))
+            with torch.no_grad():
+                return sum(float(engine.losses(examples.take(batch)).double().sum()) for batch in batches)
+
+        return min(methods.get(recipe.adapter.method).fusions, key=loss)

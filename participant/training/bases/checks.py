@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from participant.training.tasks.kinds import work_of
 from privacy.errors import LocalError
+from privacy.task_parts import Task
 
 if TYPE_CHECKING:
     from participant.training.models import Base
@@ -40,7 +42,7 @@ def _check_tokenizer(name: str, tokenizer: Any, model: Any) -> None:
         detail = f"the tokenizer gives {token} id {max(ids)}, the embedding has {rows} rows; resize it and save both"
         raise _refusal(name, detail)
     pad, expected = tokenizer.pad_token_id, getattr(model.config.get_text_config(), "pad_token_id", None)
-    if expected is not None and pad != expected:
+    if expected is not None and pad is not None and pad != expected:
         raise _refusal(name, f"the tokenizer pads with id {pad}, pad_token_id in config.json is {expected}")
 
 
@@ -65,23 +67,36 @@ def check_length(name: str, model: Any, length: int, prompt: int = 0) -> None:
         raise LocalError("E-CONFIG-INVALID", f"task.max_length {length}{added}: {name} has {positions} positions")
 
 
-def check_forward(name: str, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], labels: int) -> None:
+def check_forward(
+    name: str, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], task: Task, base: Base
+) -> None:
     """Run a model on synthetic inputs.
+
+    Args:
+        name: of the base.
+        model: the base, with or without an adapter.
+        inputs: synthetic.
+        task: says what its answers are.
+        base: as it was loaded.
 
     Raises:
         LocalError: ``E-MODEL-LOAD``, with the library's own words: the rows are nobody's.
     """
-    shape = next(iter(inputs.values())).shape
+    shape, work = next(iter(inputs.values())).shape, work_of(task)
     try:
         with torch.no_grad():
-            answers: torch.Tensor = model(**inputs).logits
+            answers = work.answers(model, inputs)
+    except LocalError:
+        raise
     except Exception as error:  # noqa: BLE001  whatever a model raises
         hint = _hint(model, error)
         words = (str(error).splitlines() or [""])[0]
         detail = f"it does not run on synthetic rows of shape {tuple(shape)}: {type(error).__name__}: {words}{hint}"
         raise _refusal(name, detail) from None
-    if tuple(answers.shape) != (shape[0], labels) or not bool(torch.isfinite(answers).all()):
-        raise _refusal(name, f"its answers to synthetic rows are no {labels} numbers per row")
+    expected = work.shape(base)
+    if tuple(answers.shape) != (shape[0], *expected) or not bool(torch.isfinite(answers).all()):
+        numbers = " x ".join(str(size) for size in expected)
+        raise _refusal(name, f"its answers to synthetic rows are no {numbers} numbers per row")
 
 
 def _hint(model: Any, error: Exception) -> str:

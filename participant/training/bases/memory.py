@@ -41,11 +41,11 @@ def micro_batch(recipe: Recipe, memory: Memory, *, per_example: bool) -> int:
     Raises:
         LocalError: ``E-CONFIG-INVALID``, there is no room for one.
     """
-    from methods.vectors import trained_tensors  # with every method, which no settings need
+    from methods.vectors import local_tensors  # with every method, which no settings need
 
     if not per_example:
         return recipe.training.micro_batch
-    entries = (sum(tensor.entries for tensor in trained_tensors(recipe, turn)) for turn in recipe.turns)
+    entries = (sum(tensor.entries for tensor in local_tensors(recipe, turn)) for turn in recipe.turns)
     most = max(entries) * BYTES_OF_AN_ENTRY
     if most > memory.gradients * MIB:
         needed = -(-most // MIB)

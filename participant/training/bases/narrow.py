@@ -53,6 +53,13 @@ class _Product(torch.autograd.Function):
         back = (rows @ (weight.T if isinstance(ctx.layer, Conv1D) else weight)).reshape(*given.shape[:-1], -1)
         return back, rows.sum(dim=0) if ctx.needs_input_grad[1] else None, None
 
+    @staticmethod
+    def jvp(ctx: Any, *along: Any) -> Tensor:
+        inputs, bias, _ = along
+        weight = ctx.layer.widened(inputs.dtype)
+        found: Tensor = inputs @ (weight if isinstance(ctx.layer, Conv1D) else weight.T)
+        return found if bias is None else found + bias
+
 
 class _Narrow(nn.Module):
     """Mixed into a layer with a weight; the same layer where its weight is as wide as what goes in."""

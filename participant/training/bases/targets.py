@@ -38,6 +38,29 @@ def check_targets(model: torch.nn.Module, targets: Mapping[str, Sequence[str]], 
                 raise _refusal(key, f"{target} is an embedding, whose factors no plan carries", linear)
 
 
+def check_untied(model: torch.nn.Module, whole: Sequence[str]) -> None:
+    """Refuse modules that would train whole and whose weights another module uses as well: a head tied to embeddings.
+
+    Args:
+        model: the base.
+        whole: names of modules that travel whole.
+
+    Raises:
+        LocalError: ``E-CONFIG-INVALID``, naming both modules.
+    """
+    users: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        users.setdefault(id(parameter), []).append(name.rpartition(".")[0])
+    tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})  # a head of a narrow base has weights of its own
+    pairs = ([name.rpartition(".")[0] for name in pair] for pair in tied.items())
+    for names in (*users.values(), *pairs):
+        inside = [name for name in names if _in(whole, name) or any(f"{name}.".endswith(f".{one}.") for one in whole)]
+        outside = [name for name in names if name not in inside]
+        if inside and outside:
+            detail = f"{inside[0]} shares its weights with {outside[0]} (tied); adapt other modules, or save the base"
+            raise LocalError("E-CONFIG-INVALID", f"adapter: {detail} with tie_word_embeddings = false")
+
+
 def _in(head_modules: Sequence[str], name: str) -> bool:
     return any(module in name.split(".") for module in head_modules)
 

@@ -1,0 +1,1 @@
+"""Recipes for each kind of task, with what makes their data; not part of the installed program."""

@@ -1,0 +1,1 @@
+"""Three owners fine-tune a small language model on their own conversations: ``make demo-text``."""

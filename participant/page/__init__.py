@@ -1,0 +1,1 @@
+"""The owner's page: plans, spend and reports in a browser on this machine."""

@@ -1,0 +1,105 @@
+"""Many light participants over gRPC, and daemons far away: what a round costs in calls, and that it is exact."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import links, scale
+from coordinator.runs import creation
+from coordinator.runs.thresholds import Requested
+from host.system import SystemRandom
+from participant.link.channel import _Connection
+from protos.envelope import Role
+from tests.worlds.coordinator import initial_adapter
+from tests.worlds.daemons import Member, Service, draft, enrol, until
+from tests.worlds.plans import make_plan, names
+
+# What a participant waits for, one call after the other, from an offer to the round's end: docs/wire.md.
+FIRST_ROUND = ["Submit", "Submit", "Submit", "Upload", "Submit", "Submit", "Submit"]
+LATER_ROUND = ["Download", *FIRST_ROUND]
+
+
+@pytest.mark.parametrize("graph", ["complete", pytest.param("k-regular", marks=pytest.mark.slow)])
+def test_light_participants_in_processes_of_their_own_complete_every_round(tmp_path: Path, graph: Any) -> None:
+    n = 8 if graph == "complete" else 40
+    measured = scale.measure(tmp_path, n, 500, 2, graph)
+    assert measured.survivors == [n, n]
+    assert (measured.plan.n, measured.plan.graph.kind) == (n, graph)
+    assert [later.cpu > earlier.cpu for earlier, later in zip(measured.after, measured.after[1:], strict=False)] == [
+        True,
+        True,
+    ]
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    running = Service(tmp_path / "coordinator")
+    yield running
+    running.stop()
+
+
+def test_a_round_takes_eight_round_trips_of_a_participant(
+    tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, call, stream = dict[int, list[str]](), _Connection.call, _Connection.stream
+    lock = threading.Lock()
+
+    def noted(connection: _Connection, name: str) -> None:
+        with lock:
+            if name not in ("Poll", "Handshake", "Enrol"):
+                made.setdefault(id(connection), []).append(name)
+
+    def counted_call(connection: _Connection, method: Any, *args: Any, **kwargs: Any) -> bytes:
+        noted(connection, method.name)
+        return call(connection, method, *args, **kwargs)
+
+    def counted_stream(connection: _Connection, method: Any, *args: Any, **kwargs: Any) -> Any:
+        noted(connection, method.name)
+        return stream(connection, method, *args, **kwargs)
+
+    monkeypatch.setattr(_Connection, "call", counted_call)
+    monkeypatch.setattr(_Connection, "stream", counted_stream)
+    initial = initial_adapter(12)
+    changed: Any = {"adapter": {"initial_hash": hashlib.sha256(initial).hexdigest()}, "rounds": 3}
+    recipe = make_plan(entries=12, recipe=changed)[0].recipe
+    members = {name: enrol(service, tmp_path / name, name, Role.PARTICIPANT, recipe) for name in names(3)}
+    for member in members.values():
+        member.start()
+    until(lambda: service.live() == frozenset(members), "everybody polls")
+    plan = _create(service, draft(tmp_path / "draft", recipe, initial), tuple(members))
+    until(lambda: service.state(plan.run_id) == "completed", "the run completes")
+    for member in members.values():
+        _ended(member)
+    proposal = ["Download", "Submit"]  # the initial adapter, and the answer to the plan
+    assert list(made.values()) == [[*proposal, *FIRST_ROUND, *LATER_ROUND, *LATER_ROUND]] * 3
+    assert len(LATER_ROUND) == links.ROUND_TRIPS
+
+
+def _create(service: Service, directory: Path, members: tuple[str, ...]) -> Any:
+    now = int(time.time())
+    request = creation.RunRequest(members=members, tolerance=Requested(f=1), created_at=now, expires_at=now + 3600)
+    plan = creation.make_plan(
+        service.store, service.settings, creation.read_draft(directory), request, random=SystemRandom()
+    )
+    creation.register(service.store, service.home, service.authority.operator, plan, directory)
+    return plan
+
+
+def _ended(member: Member) -> None:
+    member.stop.set()
+    member.end()
+
+
+@pytest.mark.slow
+def test_a_round_over_a_bad_link_takes_little_more_than_its_bytes_and_eight_round_trips() -> None:
+    """Half a megabyte a second and a fifth of a second, so that round trips count as much as bytes do."""
+    seconds, vectors, carried = links.round_seconds(500_000, 3, round_trip=0.2, rate=5e5)
+    assert seconds <= links.MOST * vectors / 5e5 + links.ROUND_TRIPS * 0.2
+    assert carried <= 1.1 * vectors
