@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from safetensors.numpy import save
 
 import methods
+from authoring.pooling import compare_pooling
 from authoring.preprocessing import compare_preprocessing
 from authoring.recipe import AdapterSection, RecipeFile, TrainingSection, read_recipe
 from host import durable
@@ -94,7 +95,7 @@ def build_draft(
         task: Task = fitting(_TASKS[wanted.task.kind], "task", wanted.task.model_dump())
         method.require_task(task)
         require_order(folder, wanted.task.labels or ())
-        for difference in compare_preprocessing(folder, wanted.task):
+        for difference in (*compare_preprocessing(folder, wanted.task), *compare_pooling(folder, wanted.task)):
             warn(difference)
         adapter = make_adapter(method, wanted.adapter, folder, base, task)
         draft = _draft(wanted, method, base, task, adapter.description)
@@ -219,7 +220,7 @@ def _stream_rates(rates: Mapping[str, str]) -> tuple[StreamRate, ...]:
 
 
 def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
-    return np.ascontiguousarray(tensor.detach().cpu().numpy().astype(np.float32))
+    return np.ascontiguousarray(tensor.detach().cpu().float().numpy())
 
 
 def _check_heads(head_modules: Sequence[str], tensors: Mapping[str, Any]) -> None:

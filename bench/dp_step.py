@@ -38,8 +38,8 @@ from participant.training.adapters.fast import FastEngine
 from participant.training.adapters.gradients import GradientEngine
 from participant.training.adapters.reference import OpacusEngine
 from participant.training.examples import Examples, synthetic_examples
-from participant.training.models import load_base
-from participant.training.trainer import Precision
+from participant.training.models import Base, load_base
+from participant.training.trainer import Precision, Weights
 from privacy.dp.torch_clipping import clipped_sum
 
 PACKAGES: Final = ("torch", "transformers", "peft", "opacus", "numpy")
@@ -173,16 +173,19 @@ def prepared(name: str, case: Case, folder: Path) -> tuple[Callable[..., Adapted
     (folder / "recipe.toml").write_text(case.recipe(name, folder))
     recipe = build_draft(folder / "recipe.toml", folder / "draft", self_check=False).recipe
     initial = read_initial(folder / "draft" / INITIAL_FILE, recipe.adapter)
-    base = load_base(case.base(folder), recipe.base, recipe.task, head_modules=recipe.adapter.head_modules, seed=0)
 
-    def adapted(device: str, precision: Precision = "float32") -> AdaptedModel:
-        again = load_base(case.base(folder), recipe.base, recipe.task, head_modules=recipe.adapter.head_modules, seed=0)
+    def loaded(weights: Weights = "own") -> Base:
+        heads = recipe.adapter.head_modules
+        return load_base(case.base(folder), recipe.base, recipe.task, head_modules=heads, seed=0, weights=weights)
+
+    def adapted(device: str, precision: Precision = "float32", weights: Weights = "own") -> AdaptedModel:
+        again = loaded(weights)
         made = AdaptedModel.attach(again.model, recipe, initial, find_device(device), precision=precision)
         shake = np.random.default_rng(0).normal(size=recipe.entries) * SHAKE
         made.load((made.vector() + shake).astype(np.float32))
         return made
 
-    return adapted, synthetic_examples(base, recipe.task, case.batch)
+    return adapted, synthetic_examples(loaded(), recipe.task, case.batch)
 
 
 def steps_of(fast: GradientEngine, opacus: GradientEngine, batch: Examples) -> dict[str, Callable[[], object]]:

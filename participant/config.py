@@ -19,6 +19,7 @@ from host.logs import Log, log_template
 from host.settings import Section
 from host.state_format import require_format
 from participant.home import Home
+from participant.training.bases.memory import Memory
 from participant.training.trainer import EngineName, Precision
 from privacy import patterns
 from privacy.plan_parts import Name
@@ -38,6 +39,7 @@ class Settings(Section):
     proxy: Annotated[str, StringConstraints(pattern=patterns.PROXY)] = ""  # of the CONNECT kind
     notify: tuple[str, ...] = ()  # program and arguments, run without a shell when a plan waits
     ledgers: str = DEFAULT_LEDGERS  # where backups are newest: an older copy makes the participant abstain
+    memory: Memory = Memory()
     log: Log = Log()
 
     def ledger_directory(self, home: Home) -> Path:
@@ -77,6 +79,12 @@ precision = "float32"      # of the frozen base; "bfloat16" is faster on a GPU, 
 # Where spent budget is recorded: one directory for all federations that this machine is a member of, so that people
 # have one budget. Move it whole, and with care: an older copy makes the participant abstain.
 ledgers = {_quoted(ledgers)}
+
+[memory]
+weights = "own"            # of the frozen base: as its files have them; "float32" is faster with twice or more memory,
+                           # "8-bit" and "4-bit" pack linear layers by bitsandbytes and lose some accuracy
+gradients = 1024           # MiB for gradients of single examples; where it is too little, micro-batches shrink
+checkpointing = false      # true runs blocks twice instead of remembering what went on in them
 
 {log_template("participant")}"""
 

@@ -27,7 +27,7 @@ WORDS: Final = {
     HEX_256: "it must be 64 characters of 0-9 and a-f",
     DECIMAL: "it must be a finite number, not negative, with at most 18 digits before and after the point",
     SIGNED_DECIMAL: "it must be a finite number with at most 13 digits before and 6 after the point",
-    DEVICE: "it must be auto, cpu, mps, cuda or cuda:NUMBER",
+    DEVICE: "it must be auto, cpu, mps, cuda or cuda:NUMBER; a base lies on one device",
     PROXY: "it must be http://HOST:PORT or http://USER:PASSWORD@HOST:PORT; what goes through it is encrypted to the"
     " coordinator all the same",
     r"^[0-9a-f]{32,64}$": "it must be 32 to 64 characters of 0-9 and a-f",

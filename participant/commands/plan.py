@@ -7,6 +7,7 @@ Leaves to others: the rules (``participant.owner.rules``), the page (``participa
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from host.rendering import Json
     from participant.opened import OpenHome
     from participant.owner.approval import Judged
+    from participant.owner.plan_store import Rehearsal
     from participant.runs.context import TrainingJob
+    from participant.training.torch_trainer import TorchTrainer
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="See, approve and refuse plans.")
 Person = Annotated[str, typer.Option("--as", metavar="NAME", help="Who decides; by default the user who is logged in.")]
@@ -61,13 +64,15 @@ def show_plan(
     run_id = participant.review.plans.find(run)
     judged = participant.review.judge_run(run_id, dataset)
     plans = participant.review.plans
-    page = plan_page(judged, participant.owner.name, plans.decision(run_id), plans.ended(run_id))
+    rehearsal = plans.rehearsal(run_id)
+    page = plan_page(judged, participant.owner.name, plans.decision(run_id), plans.ended(run_id), rehearsal)
     value: Json = {
         "run": run_id,
         "plan_hash": judged.verified.hash.hex(),
         "roster": judged.assessment.roster,
         "suite": judged.verified.plan.suite,
         "graph": judged.verified.plan.graph.kind,
+        "rehearsal": rehearsal.model_dump(mode="json") if rehearsal else None,
         "sections": {heading: list(sentences) for heading, sentences in page.sections},
         "rules": [
             {"rule": rule.name, "outcome": rule.outcome.value, "says": rule.says} for rule in judged.assessment.rules
@@ -82,9 +87,10 @@ def show_plan(
 def dry_run(
     run: WaitingRun = "", dataset: DatasetOption = None, config: Directory = None, as_json: AsJson = False
 ) -> None:
-    """Load base and data, self-check, and take a step on the rows.
+    """Load base and data, self-check, rehearse a round, step on the rows.
 
-    One private step of each turn. Nothing is sent, charged or kept.
+    One private step of each turn. Nothing is sent or charged; what a round
+    takes here is kept for `plan show`.
 
     Example: onlysum participant plan dry-run 3f2a
     """
@@ -100,13 +106,15 @@ def dry_run(
     same = is_unchanged(job.dataset)
     trainer = torch_trainer(job, strict=True)
     trainer.prepare()
-    steps = trainer.step_on_rows()
+    steps, rehearsal = trainer.step_on_rows(), _rehearsed(trainer)
+    participant.review.plans.note_rehearsal(run_id, rehearsal)
     plan, unmet = judged.verified.plan, [rule for rule in judged.assessment.rules if rule.outcome is not Outcome.MET]
     value: Json = {
         "run": run_id,
         "dataset": job.dataset.name,
         "ok": True,
         "unchanged": same,
+        "rehearsal": rehearsal.model_dump(mode="json"),
         "remarks": list(trainer.remarks),
         "steps": list(steps),
         "suite": plan.suite,
@@ -116,12 +124,23 @@ def dry_run(
     }
     lines = [
         f"The self-check of run {run_id[:8]} passed with dataset {job.dataset.name}; nothing was charged.",
+        f"On {rehearsal.device} training takes up to {rehearsal.seconds} s a round, and {rehearsal.mib} MiB of memory.",
         *(f"{job.dataset.name}: {remark}" for remark in (*trainer.remarks, *steps)),
         *([] if same else ["The dataset's bytes are not those that were registered; its size is."]),
         f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: {judged.assessment.roster}",
         *(f"{rule.outcome.value:<15}{rule.name}: {rule.says}" for rule in unmet),
     ]
     show(value, lines, as_json=as_json)
+
+
+def _rehearsed(trainer: TorchTrainer) -> Rehearsal:
+    """Time a round on synthetic rows."""
+    from host.system import SystemClock
+    from participant.owner.plan_store import Rehearsal
+
+    clock = SystemClock()
+    seconds, mib, device = trainer.rehearse(clock.monotonic)
+    return Rehearsal(seconds=math.ceil(seconds), mib=mib, device=device, at=int(clock.now()))
 
 
 def training_job(participant: OpenHome, run_id: str, judged: Judged) -> TrainingJob:
@@ -142,6 +161,7 @@ def training_job(participant: OpenHome, run_id: str, judged: Judged) -> Training
         threads=participant.settings.threads,
         engine=participant.settings.engine,
         precision=participant.settings.precision,
+        memory=participant.settings.memory,
     )
 
 

@@ -123,6 +123,7 @@ def torch_trainer(
         threads=job.threads,
         engine=job.engine,
         precision=job.precision,
+        memory=job.memory,
         sha256="" if strict else dataset.sha256,  # `dry-run` compares by itself, and says so
         strict=strict,
     )
@@ -180,6 +181,7 @@ def _load_measure(job: TrainingJob) -> Callable[[NDArray[np.float32]], Measured]
         initial_adapter=job.initial_adapter,
         device=job.device,
         threads=job.threads,
+        weights=job.memory.weights,
     )
 
     def measured(adapter: NDArray[np.float32]) -> Measured:

@@ -16,7 +16,7 @@ import methods
 from host.rendering import broken, moment
 from participant.owner.approval import Judged
 from participant.owner.cost import best_order, divergence_of, left_of, lifetime_budget
-from participant.owner.plan_store import Decision, Ended
+from participant.owner.plan_store import Decision, Ended, Rehearsal
 from participant.owner.policy import Population
 from participant.owner.rules import SHOWN_ID, Cost, Outcome, Rule, mismatched_pins, unpinned_members
 from privacy.claims import (
@@ -101,14 +101,20 @@ class Page:
         return html.render_page(sheet)
 
 
-def plan_page(judged: Judged, me: str, decision: Decision | None, ended: Ended | None = None) -> Page:
-    """Return what an owner is shown about a plan, and how its run ended if it has."""
+def plan_page(
+    judged: Judged,
+    me: str,
+    decision: Decision | None,
+    ended: Ended | None = None,
+    rehearsal: Rehearsal | None = None,
+) -> Page:
+    """Return what an owner is shown about a plan, what a round takes here, and how its run ended if it has."""
     plan, cost = judged.verified.plan, judged.cost
     return Page(
         plan.recipe.title,
         f"run {plan.run_id}, plan hash {judged.verified.hash.hex()}",
         (
-            ("What happens here", tuple(_here(judged))),
+            ("What happens here", (*_here(judged), _takes(judged, rehearsal))),
             ("What leaves this machine", (departing_sentence(plan),)),
             ("With whom", tuple(_whom(judged, me))),
             (HEADING, notice_sentences(plan)),
@@ -163,6 +169,18 @@ def _here(judged: Judged) -> Iterator[str]:
     )
     yield f"The model learns {task_words(recipe.task)}."
     yield "No code comes with a plan. A self-check on synthetic rows runs before the approval is sent."
+
+
+def _takes(judged: Judged, rehearsal: Rehearsal | None) -> str:
+    """Say what a round takes on this machine."""
+    if rehearsal is None:
+        command = f"onlysum participant plan dry-run {judged.verified.plan.run_id[:8]}"
+        return f"How long a round takes here, and how much memory, is not known yet: `{command}` rehearses one."
+    return (
+        f"On this machine ({rehearsal.device}) a round's training takes up to {rehearsal.seconds:,} s, and the daemon "
+        f"{rehearsal.mib:,} MiB of memory meanwhile, as a rehearsal on synthetic rows showed on "
+        f"{moment(rehearsal.at)} UTC."
+    )
 
 
 def _whom(judged: Judged, me: str) -> Iterator[str]:

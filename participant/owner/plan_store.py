@@ -76,6 +76,17 @@ class Ended(BaseModel):
         return f"{self.state}: {why}" if why else self.state
 
 
+class Rehearsal(BaseModel):
+    """What a round of a plan takes on this machine, as it was seen on synthetic rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seconds: Count  # of a round's training at most, rounded up
+    mib: Count  # the most that the process had, base and data included
+    device: str
+    at: Count
+
+
 class PlanStore:
     """The plans in a participant's directory, by run id."""
 
@@ -237,6 +248,14 @@ class PlanStore:
                     yield
                 finally:
                     self._deciding = False
+
+    def rehearsal(self, run_id: str) -> Rehearsal | None:
+        """Return what a round was seen to take, or ``None`` before a dry run."""
+        return _read(self.directory(run_id) / "rehearsal.json", Rehearsal)
+
+    def note_rehearsal(self, run_id: str, rehearsal: Rehearsal) -> None:
+        """Write down what a round takes; the last rehearsal counts."""
+        _write(self.directory(run_id) / "rehearsal.json", rehearsal)
 
     def ended(self, run_id: str) -> Ended | None:
         """Return how a run ended, or ``None``."""

@@ -7,7 +7,7 @@ Leaves to others: making trainers (``training``), the work (``participation``, `
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from participant.link.delivery import Sender
 from participant.owner.approval import Owner, PlanReview
 from participant.owner.ledger import Ledger
 from participant.owner.registry import DatasetEntry, ModelEntry
+from participant.training.bases.memory import Memory
 from participant.training.trainer import EngineName, Precision, Progress, Trainer
 from privacy.interfaces import Clock, RandomSource
 from privacy.plan import VerifiedPlan
@@ -35,6 +36,7 @@ class TrainingJob:
     threads: int
     engine: EngineName = "fast"
     precision: Precision = "float32"
+    memory: Memory = field(default_factory=Memory)
 
 
 class ShowProgress(Protocol):

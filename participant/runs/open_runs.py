@@ -166,6 +166,7 @@ class Runs:
             threads=settings.threads,
             engine=settings.engine,
             precision=settings.precision,
+            memory=settings.memory,
         )
 
     def end(self, task: RunEnded) -> None:

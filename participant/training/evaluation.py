@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from participant.training.adapters.adapted import AdaptedModel, read_initial
+from participant.training.adapters.configurations import whole_modules
 from participant.training.adapters.device import find_device
 from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples
 from participant.training.models import Base, load_base
+from participant.training.trainer import Weights
 from privacy.draft import Recipe
 from privacy.evaluation import Metric
 
@@ -51,6 +53,7 @@ class AdapterEvaluator:
         initial_adapter: Path,
         device: str = "cpu",
         threads: int = 1,
+        weights: Weights = "own",
     ) -> AdapterEvaluator:
         """Load everything.
 
@@ -62,6 +65,7 @@ class AdapterEvaluator:
             initial_adapter: the plan's safetensors file.
             device: as ``participant.toml`` has it.
             threads: of torch.
+            weights: how the frozen base lies in memory.
 
         Raises:
             LocalError: ``E-MODEL-*``, ``E-ADAPTER-HASH``, ``E-DATA-*`` or ``E-DEVICE``.
@@ -69,8 +73,8 @@ class AdapterEvaluator:
         torch.set_num_threads(threads)
         place = find_device(device)
         initial = read_initial(initial_adapter, recipe.adapter)
-        task = recipe.task
-        base = load_base(model, recipe.base, task, head_modules=recipe.adapter.head_modules, seed=recipe.adapter.seed)
+        task, whole = recipe.task, whole_modules(recipe.adapter)
+        base = load_base(model, recipe.base, task, head_modules=whole, seed=recipe.adapter.seed, weights=weights)
         adapted = AdaptedModel.attach(base.model, recipe, initial, place)
         examples = load_examples(dataset, columns, task, base).to(place)
         return cls(adapted, base, examples, bytes.fromhex(hash_dataset(dataset)))

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from participant.training.bases.files import check_files
+from participant.training.bases.files import check_files, own_type
+from participant.training.trainer import Weights
 from privacy import patterns
 from privacy.draft import BaseReference, FileHash
 from privacy.errors import LocalError
@@ -115,7 +116,15 @@ class Base:
         return 0 if self.tokenizer is None else min(len(self.tokenizer), int(self.model.config.vocab_size))
 
 
-def load_base(folder: Path, expected: BaseReference, task: Task, *, head_modules: Sequence[str], seed: int) -> Base:
+def load_base(
+    folder: Path,
+    expected: BaseReference,
+    task: Task,
+    *,
+    head_modules: Sequence[str],
+    seed: int,
+    weights: Weights = "own",
+) -> Base:
     """Verify the files' hashes, then load the model for a task.
 
     Attention is computed eagerly: other kernels are chosen by what the rest of a batch contains.
@@ -124,32 +133,54 @@ def load_base(folder: Path, expected: BaseReference, task: Task, *, head_modules
         folder: the owner's copy.
         expected: the plan's.
         task: kind and labels.
-        head_modules: modules that the checkpoint may lack or have for other labels.
+        head_modules: modules that travel whole: the checkpoint may lack them or have them for other labels, and they
+            are float32.
         seed: of the head's first weights where the checkpoint has none.
+        weights: how the frozen weights lie in memory.
 
     Raises:
-        LocalError: ``E-MODEL-HASH``, ``E-MODEL-PICKLE`` or ``E-MODEL-LOAD``.
+        LocalError: ``E-MODEL-HASH``, ``E-MODEL-PICKLE``, ``E-MODEL-LOAD`` or ``E-EXTRA-MISSING``.
     """
     from participant.training.tasks.kinds import work_of
 
     verify_base(folder, expected)
-    base, report = load_checked(folder, expected.name, task, seed=seed)
+    base, report = load_checked(folder, expected.name, task, seed=seed, weights=weights, spared=head_modules)
     unused = work_of(task).unused
     refuse_gaps(expected.name, report, lambda key: unused(key) or any(part in key.split(".") for part in head_modules))
     return base
 
 
-def load_checked(folder: Path, name: str, task: Task, *, seed: int) -> tuple[Base, dict[str, Any]]:
+def load_checked(
+    folder: Path,
+    name: str,
+    task: Task,
+    *,
+    seed: int,
+    weights: Weights = "own",
+    spared: Sequence[str] = (),
+) -> tuple[Base, dict[str, Any]]:
     """Return a base, checked, and transformers' report of what its checkpoint lacks.
 
+    Weights that keep the type that they have in their files are memory-mapped: loaded again they take no more room.
+
+    Args:
+        folder: of the base.
+        name: of the base.
+        task: kind and labels.
+        seed: of weights that the checkpoint lacks.
+        weights: how the frozen weights lie in memory.
+        spared: modules that are float32 whatever ``weights`` says.
+
     Raises:
-        LocalError: ``E-MODEL-LOAD``.
+        LocalError: ``E-MODEL-LOAD`` or ``E-EXTRA-MISSING``.
     """
     check_files(folder)
     import torch
     import transformers
 
+    from participant.training.bases.answers import row_by_row
     from participant.training.bases.checks import check_base
+    from participant.training.bases.narrow import keep_narrow
     from participant.training.tasks.kinds import work_of
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -166,7 +197,7 @@ def load_checked(folder: Path, name: str, task: Task, *, seed: int) -> tuple[Bas
                 **options,
                 use_safetensors=True,
                 attn_implementation="eager",
-                dtype=torch.float32,
+                dtype=getattr(torch, "float32" if weights == "float32" else own_type(folder)),
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 **work.options(),
@@ -179,11 +210,12 @@ def load_checked(folder: Path, name: str, task: Task, *, seed: int) -> tuple[Bas
         detail = "the tokenizer has no padding token; name one as pad_token in tokenizer_config.json"
         raise LocalError("E-MODEL-LOAD", f"{name}: {detail}, and its id as pad_token_id in config.json")
     model.requires_grad_(False)
+    keep_narrow(model, weights, spared=spared)
     model.config.use_cache = False  # what was read before is of use to writing alone, which asks for it
     height, width = _image_size(model.config) if images else (0, 0)
     tower = getattr(model.config, "vision_config", model.config)  # of CLIP and SigLIP, beside the text's
     channels = int(getattr(tower, "num_channels", 3)) if images else 0
-    base = Base(model.eval(), tokenizer, (height, width), channels)
+    base = Base(row_by_row(model).eval(), tokenizer, (height, width), channels)
     check_base(name, base)
     work.require_base(name, base)
     return base, report

@@ -65,7 +65,7 @@ class SelfCheck:
         recipe: of the plan.
         privacy: of the plan.
         engines: those that training uses, over the model with the adapter loaded.
-        synthetic: synthetic examples, at least a micro-batch.
+        synthetic: a micro-batch of synthetic examples.
         initial: tensors of the initial adapter.
         clean_base: loads the base anew.
         slot_rows: rows that are compared in every slot of a micro-batch; by default the synthetic ones.
@@ -138,7 +138,7 @@ class SelfCheck:
     def _reload(self) -> None:
         """The adapter as it will be exported gives the same answers on a clean base."""
         adapted = self.engines.adapted
-        inputs = self.synthetic.take(np.arange(min(SINGLE_EXAMPLES, self.recipe.training.micro_batch))).inputs
+        inputs = self.synthetic.take(np.arange(min(SINGLE_EXAMPLES, len(self.synthetic)))).inputs
         tensors = methods.get(self.recipe.adapter.method).export(
             self.recipe, adapted.vector()[: self.recipe.state_entries], self.initial
         )
@@ -177,7 +177,7 @@ class TurnCheck:
         turn: which one.
         privacy: of the plan.
         engine: of the turn.
-        synthetic: synthetic examples, at least a micro-batch.
+        synthetic: a micro-batch of synthetic examples.
         slot_rows: rows that are compared in every slot.
     """
 
@@ -194,7 +194,7 @@ class TurnCheck:
 
     @property
     def _size(self) -> int:
-        return self.recipe.training.micro_batch
+        return len(self.synthetic)
 
     def run(self, position: NDArray[np.float32], *, every_tensor: bool) -> bool:
         """Run the checks at the adapter that is loaded; return whether each example needs a fixed slot.
@@ -279,14 +279,12 @@ class TurnCheck:
 
     def _rows_same_in_every_slot(self) -> bool:
         """Return whether many rows have the same bits wherever they stand: a few would miss rare differences."""
-        count = len(self.slot_rows)
-        for start in range(0, count, self._size):
-            rows = (start + np.arange(self._size)) % count
-            first = self.engine.per_example(self.slot_rows.take(rows))
-            for turned in range(1, self._size):
-                if not np.array_equal(
-                    self.engine.per_example(self.slot_rows.take(np.roll(rows, turned))), np.roll(first, turned, axis=0)
-                ):
+        for start in range(0, len(self.slot_rows), self._size):
+            count = min(self._size, len(self.slot_rows) - start)
+            first = self.engine.per_example(self.slot_rows.take(start + np.arange(self._size) % count))[:count]
+            for turn in range(1, count):  # after which each of these rows has been in every slot
+                rows = (np.arange(self._size) + turn) % count
+                if not np.array_equal(self.engine.per_example(self.slot_rows.take(start + rows)), first[rows]):
                     return False
         return True
 

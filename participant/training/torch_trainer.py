@@ -15,7 +15,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, assert_never
 
@@ -28,11 +29,15 @@ import methods
 from methods.method import BY_ITSELF, Fusion, Method
 from methods.uploads import kept_at_start
 from participant.training.adapters.adapted import AdaptedModel, read_initial
-from participant.training.adapters.device import find_device, require_precision
+from participant.training.adapters.checkpointing import run_blocks_again
+from participant.training.adapters.configurations import whole_modules
+from participant.training.adapters.device import find_device, peak_mib, require_precision
 from participant.training.adapters.gradients import GradientEngine
+from participant.training.adapters.kinds import require_weights
 from participant.training.adapters.prefix import shortened
 from participant.training.adapters.sums import Clip, GradientSums, joined
 from participant.training.adapters.turns import TurnEngines
+from participant.training.bases.memory import Memory, micro_batch
 from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples, synthetic_examples
 from participant.training.models import Base, load_base
@@ -79,6 +84,7 @@ class Materials:
         threads: of torch; one where participants share a machine.
         engine: computes gradients; ``fast`` gives way to ``opacus`` where it does not know a layer.
         precision: of the frozen base.
+        memory: how much of it training may take.
         sha256: of the dataset as it was registered; empty: not compared.
         strict: whether a row that the plan cannot use is refused; only for the owner's own eyes.
     """
@@ -93,6 +99,7 @@ class Materials:
     threads: int = 1
     engine: EngineName = "fast"
     precision: Precision = "float32"
+    memory: Memory = field(default_factory=Memory)
     sha256: str = ""
     strict: bool = False
 
@@ -162,14 +169,18 @@ class TorchTrainer:
                 given.model,
                 recipe.base,
                 task,
-                head_modules=recipe.adapter.head_modules,
+                head_modules=whole_modules(recipe.adapter),
                 seed=recipe.adapter.seed,
+                weights=given.memory.weights,
             )
 
+        require_weights(recipe.adapter, given.memory.weights)
         self._at_start = kept_at_start(self._method, recipe, initial)
         loaded = base()
         adapted = AdaptedModel.attach(loaded.model, recipe, initial, device, precision=given.precision)
-        size = recipe.training.micro_batch
+        if given.memory.checkpointing:
+            run_blocks_again(adapted.model, recipe.adapter)
+        size = self._micro_batch
         synthetic = synthetic_examples(loaded, task, size).to(device)
         engines = TurnEngines(adapted, synthetic, given.engine)
         self._start = adapted.vector()
@@ -180,7 +191,7 @@ class TorchTrainer:
             synthetic=synthetic,
             initial=initial,
             clean_base=lambda: base().model,
-            slot_rows=synthetic_examples(loaded, task, max(size, SLOT_ROWS)).to(device),
+            slot_rows=synthetic_examples(loaded, task, SLOT_ROWS).to(device),
         )
         self._fixed_slots = self._self_check.run()
         compile_now()  # before a round's clock runs
@@ -202,6 +213,19 @@ class TorchTrainer:
         if self._visits > 1 and adapted.work.cacheable:
             examples = shortened(engines, synthetic, examples)
         self._engines, self._examples, self._base = engines, examples, loaded
+
+    def rehearse(self, monotonic: Callable[[], float]) -> tuple[float, int, str]:
+        """Return what a round takes at most, timed on synthetic rows.
+
+        Args:
+            monotonic: seconds that never go backwards.
+
+        Returns:
+            Seconds of training, MiB of memory at most (the device's, where that is a GPU), and the device.
+        """
+        seconds = self._longest(FixedDuration(monotonic, lambda _seconds: None))
+        device = find_device(self._materials.device)
+        return seconds, peak_mib(device), str(device)
 
     def of_participant(self, me: str, rows: Integers, random: RandomSource) -> TorchTrainer:
         """Return the trainer of a participant that has some of these rows, on this one's base, engines and self-check.
@@ -321,7 +345,7 @@ class TorchTrainer:
     def _sums(self, engine: GradientEngine) -> GradientSums:
         if self._examples is None:
             raise LocalError("E-BUG", "a trainer was not prepared")
-        return GradientSums(engine, self._examples, self._plan.recipe.training.micro_batch, self._fixed_slots)
+        return GradientSums(engine, self._examples, self._micro_batch, self._fixed_slots)
 
     def _local_steps(self, work: RoundWork, adapter: Vector, progress: Progress) -> Wide:
         """Take the plan's local steps and return how far they led, shape (entries of the turn's sums,)."""
@@ -443,15 +467,15 @@ class TorchTrainer:
         privacy, sums, turn = self._plan.privacy, self.sums_of_turn(number), self._plan.recipe.turns[number]
         count = max_micro_batches(privacy, units=len(self._units), size=sums.micro_batch, fixed_slots=sums.fixed_slots)
         one = self._usual[number] = self._micro_batch_seconds(number, pace, times=REHEARSALS)
-        noise = pace.median_seconds(lambda: self._noise(turn.entries), times=REHEARSALS)
-        if self._method.home in BY_ITSELF:
-            home = self._sums(self._home_engine())
-            one += pace.median_seconds(lambda: home.time_micro_batch(**self._clip), times=REHEARSALS)
+        noise = pace.median_seconds(lambda: self._noise(turn.entries), times=REHEARSALS) if privacy.noised else 0.0
+        if self._method.home in BY_ITSELF:  # trained as well, without a clip
+            one += pace.median_seconds(self._sums(self._home_engine()).time_plain, times=REHEARSALS)
         return SPARE_TIME * (privacy.local_steps * (count * one + noise) + one)  # one shows how fast the machine is
 
     def _micro_batch_seconds(self, turn: int, pace: FixedDuration, *, times: int) -> float:
         sums = self.sums_of_turn(turn)
-        return pace.median_seconds(lambda: sums.time_micro_batch(**self._clip), times=times)
+        timed = partial(sums.time_micro_batch, **self._clip) if self._plan.privacy.noised else sums.time_plain
+        return pace.median_seconds(timed, times=times)
 
     def _noise(self, entries: int) -> Integers:
         return discrete_gaussian(entries, self._plan.privacy.variance_exponent, self._random)
@@ -484,6 +508,11 @@ class TorchTrainer:
         users = examples.users[rows]
         order = np.argsort(users, kind="stable")
         return np.split(rows[order], np.flatnonzero(np.diff(users[order])) + 1)
+
+    @property
+    def _micro_batch(self) -> int:
+        per_example = self._plan.privacy.mode in PER_EXAMPLE
+        return micro_batch(self._plan.recipe, self._materials.memory, per_example=per_example)
 
     @property
     def _counted(self) -> int:

@@ -19,6 +19,7 @@ from privacy.plan import Plan
 Progress = Callable[[int, int], None]  # steps done, steps in all
 EngineName = Literal["fast", "opacus"]  # what computes gradients of single examples
 Precision = Literal["float32", "bfloat16"]  # of what is frozen; whatever trains, clips or adds up is float32 or wider
+Weights = Literal["own", "float32", "8-bit", "4-bit"]  # how a frozen base lies in memory; "own": as its files have it
 
 
 class Trainer(Protocol):

@@ -273,10 +273,55 @@ def test_a_layer_that_no_loss_depends_on_has_a_gradient_of_zero() -> None:
     assert not taken(Small(lambda layer, given: given.requires_grad_() + 0 * layer(given))).any()
 
 
+def shared_table(layer: nn.Linear, given: Tensor) -> Tensor:
+    found: Tensor = given @ layer(torch.linspace(-1, 1, 20).reshape(1, 5, 4))[0].tanh().T
+    return found
+
+
+def windows(layer: nn.Linear, given: Tensor) -> Tensor:
+    found: Tensor = layer(given.reshape(6, 2)[:, [0, 1, 1, 0]]).tanh().reshape(3, 8)
+    return found
+
+
+def mixed_windows(layer: nn.Linear, given: Tensor) -> Tensor:
+    found: Tensor = layer(given.repeat(2, 1) * torch.linspace(1, 2, 6)[:, None]).tanh().reshape(2, 3, 4).sum(dim=0)
+    return found
+
+
+ODDLY_ARRANGED: dict[str, Callable[[nn.Linear, Tensor], Tensor]] = {
+    "a table that all examples share": shared_table,
+    "several rows an example, one after the other": windows,
+    "several rows an example, in turns": mixed_windows,
+    "examples that do not come first": lambda layer, given: layer(given[:, None].expand(3, 2, 4).transpose(0, 1))[0],
+}
+
+
+@pytest.mark.parametrize("sentence", ODDLY_ARRANGED)
+def test_a_layer_is_taken_apart_that_is_given(sentence: str) -> None:
+    model = Small(ODDLY_ARRANGED[sentence])
+    apart = PerExampleGradients(model, trained_of(model))
+    losses = model.losses()
+    singles = []
+    for loss in losses:
+        parts = torch.autograd.grad(loss, trained_of(model), retain_graph=True)
+        singles.append(torch.cat([part.reshape(-1) for part in parts]))
+    for _ in range(2):  # what was seen of a layer's rows the first time is known the second time
+        assert torch.allclose(apart(model.losses), torch.stack(singles), atol=1e-5)
+
+
+def test_an_example_that_is_no_number_does_not_spoil_the_rows_of_the_others() -> None:
+    model = Small(windows)
+    apart = PerExampleGradients(model, trained_of(model))
+    clean = apart(model.losses)
+    spoilt = torch.linspace(-1, 1, 12).reshape(3, 4)
+    spoilt[1] = torch.nan
+    rows = apart(lambda: windows(model.layer, spoilt).square().sum(dim=-1))
+    assert torch.equal(rows[[0, 2]], clean[[0, 2]])
+
+
 REFUSED: dict[str, Callable[[nn.Linear, Tensor], Tensor]] = {
     "an output that is changed in place": lambda layer, given: functional.relu(layer(given), inplace=True),
     "a tensor that is used outside of its module": lambda layer, given: given @ layer.weight + layer.bias,
-    "examples that do not come first": lambda layer, given: layer(given[:, None].expand(3, 2, 4).transpose(0, 1))[0],
     "an output without a gradient": lambda layer, given: given.requires_grad_() + layer(given.detach()).detach(),
 }
 

@@ -104,6 +104,7 @@ def test_a_byte_order_mark_is_no_part_of_a_setting(tmp_path: Path) -> None:
     [
         ('name = "Alice"', "a name has 1 to 63 of a-z"),
         ('name = "alice"\ndevice = "tpu"', "it must be auto, cpu, mps, cuda or cuda:NUMBER"),
+        ('name = "alice"\ndevice = "cuda:0,cuda:1"', "a base lies on one device"),
         ('name = "alice"\nproxy = "proxy:3128"', "it must be http://HOST:PORT"),
     ],
 )

@@ -220,10 +220,14 @@ def test_a_dry_run_names_graph_suite_and_roster_and_every_rule_that_is_not_met(
         def step_on_rows(self) -> tuple[str, ...]:
             return ("turn 1 (shared): a step on 3 of 3 rows went well",)
 
+        def rehearse(self, monotonic: Callable[[], float]) -> tuple[float, int, str]:
+            return 11.2, 640, "cpu"
+
     monkeypatch.setattr("participant.daemon.assembly.torch_trainer", lambda job, **_: Ready())
     found = SimpleNamespace(rows=0, users=0, sha256="changed")
     monkeypatch.setattr("participant.owner.inspection.inspect", lambda *_, **__: found)
     run = proposed(home, policy_text(roster=PEERS[1:]), owned_plan(**STRONG))
+    assert f"not known yet: `onlysum participant plan dry-run {run[:8]}` rehearses one" in say("plan", "show", run)
     entry = Registry(home).datasets()[0]
     found.rows, found.users = entry.rows + 1, entry.users
     with pytest.raises(OnlysumError, match=f"E-DATA-MISMATCH.*has {entry.rows + 1} rows"):
@@ -237,8 +241,12 @@ def test_a_dry_run_names_graph_suite_and_roster_and_every_rule_that_is_not_met(
     assert ": turn 1 (shared): a step on 3 of 3 rows went well" in said
     assert "suite 1: X25519" in said
     assert "graph k-regular: at most 28 neighbours" in said
+    assert "On cpu training takes up to 12 s a round, and 640 MiB of memory." in said
     assert "roster: unverified" in said
     assert "broken floors.graphs: the graph is k-regular" in said
+    page = say("plan", "show", run)
+    assert "On this machine (cpu) a round's training takes up to 12 s, and the daemon 640 MiB of memory" in page
+    assert json.loads(say("plan", "show", run, "--json"))["rehearsal"]["seconds"] == 12
     shown = json.loads(say("plan", "dry-run", run, "--json"))
     assert {one["rule"]: one["outcome"] for one in shown["unmet"]} == {
         "roster.known": "needs a person",

@@ -67,8 +67,9 @@ def wrap(model: torch.nn.Module, adapter: Adapter) -> PeftModel:
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a name that it deprecates
             warnings.filterwarnings("ignore", message="fan_in_fan_out")  # of GPT-2's layers, which PEFT then sets right
             return wrapped(model, adapter).eval()
-    except ValueError as error:
-        raise LocalError("E-CONFIG-INVALID", f"adapter: {str(error).splitlines()[0]}") from None
+    except (ValueError, TypeError, NotImplementedError) as error:  # PEFT's: no such modules, or not of such a kind
+        hint = "" if isinstance(error, ValueError) else "; take other target_modules, or another method"
+        raise LocalError("E-CONFIG-INVALID", f"adapter: {str(error).splitlines()[0].rstrip('.')}{hint}") from None
 
 
 def named_tensors(model: PeftModel, adapter: Adapter) -> dict[str, torch.Tensor]:
@@ -163,8 +164,9 @@ class AdaptedModel:
             value = initial.get(key)
             if value is None or not value.shape == tensor.shape == tuple(tensors[key].shape):
                 raise LocalError("E-PLAN-RULE", f"{key} is not of shape {tensor.shape}")
-            if tensor.part == "adapter":
-                tensors[key].data.copy_(torch.from_numpy(value.astype(np.float32)))
+            # Not copied into what is there, which has the base's type; of the base's own tensors nothing is loaded.
+            mine = torch.from_numpy(value.astype(np.float32)) if tensor.part == "adapter" else tensors[key].data.float()
+            tensors[key].data = mine.to(tensors[key].device)
         settle(model, recipe.adapter)
         parameters = {id(parameter): parameter for parameter in model.parameters()}
         home = home_tensors(recipe)

@@ -127,12 +127,17 @@ def in_place(bias: Any = "none") -> Callable[[Adapter], PeftConfig]:
     """Return PEFT's configuration of what lies beside no module: a LoRA without targets."""
 
     def config(adapter: Adapter) -> PeftConfig:
-        options = adapter.options
-        whole = options.target_modules if isinstance(options, WholeOptions | SeedsOptions) else ()
-        saved = [*adapter.head_modules, *whole] or None
+        saved = list(whole_modules(adapter)) or None
         return LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=saved, lora_dropout=0.0, bias=bias)
 
     return config
+
+
+def whole_modules(adapter: Adapter) -> tuple[str, ...]:
+    """Return the modules that travel whole, or move along public directions: the head, and what stands for them."""
+    options = adapter.options
+    whole = options.target_modules if isinstance(options, WholeOptions | SeedsOptions) else ()
+    return (*adapter.head_modules, *whole)
 
 
 def prompt(adapter: Adapter) -> PeftConfig:

@@ -6,6 +6,9 @@ convolutions take by default would make a gradient depend on the shape of its ba
 
 from __future__ import annotations
 
+import resource
+import sys
+
 import torch
 
 from participant.training.trainer import Precision
@@ -41,6 +44,14 @@ def require_precision(device: torch.device, precision: Precision) -> None:
     there = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
     if not (there and torch.amp.is_autocast_available(device.type)):
         raise LocalError("E-DEVICE", f"{device} does not compute in {precision}")
+
+
+def peak_mib(device: torch.device) -> int:
+    """Return how much memory has been in use at most: the GPU's by torch, or all of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device)) >> 20
+    unit = 1 if sys.platform == "darwin" else 1024  # of what getrusage counts in
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20
 
 
 def _exact(device: torch.device) -> torch.device:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model
@@ -27,8 +27,10 @@ from participant.training.adapters import configurations
 from participant.training.adapters.configurations import SAVED_WHOLE
 from participant.training.adapters.principal import lora_layers, start_from_base, start_orthonormal, take_out_of_base
 from participant.training.adapters.switched import put_second
+from participant.training.trainer import Weights
 from privacy.adapter_options import HeadsOptions
 from privacy.adapter_parts import Adapter
+from privacy.errors import LocalError
 
 PEFT_NAME: Final = "default"  # how PEFT names the one adapter within the model
 REPLACED: Final = "original_module"  # stays beside a module that is saved whole, and is never run
@@ -60,7 +62,8 @@ def wrapped(model: nn.Module, adapter: Adapter) -> PeftModel:
     kind = _KINDS[adapter.options.peft_type]
     config = kind.config(adapter)
     if config.is_prompt_learning:
-        config.task_type = _task_type(type(model).__name__)
+        config.task_type = _task_type(model)
+        _measure(config, model)
     found: PeftModel = get_peft_model(model, config)
     kind.change(found, adapter)
     if (home := methods.get(adapter.method).home) in {"beside", "alone", "mixed"}:
@@ -68,7 +71,7 @@ def wrapped(model: nn.Module, adapter: Adapter) -> PeftModel:
     return found
 
 
-def _task_type(model: str) -> TaskType:
+def _task_type(model: nn.Module) -> TaskType:
     """Return what PEFT calls the task of a model, by its class: how a prompt gets into it and out of its answers."""
     types = {
         "SequenceClassification": TaskType.SEQ_CLS,
@@ -76,7 +79,19 @@ def _task_type(model: str) -> TaskType:
         "CausalLM": TaskType.CAUSAL_LM,
         "LMHeadModel": TaskType.CAUSAL_LM,
     }
-    return next((kind for end, kind in types.items() if model.endswith(end)), TaskType.FEATURE_EXTRACTION)
+    names = [kind.__name__ for kind in type(model).__mro__]  # of our own classes too
+    found = (kind for end, kind in types.items() if any(name.endswith(end) for name in names))
+    return next(found, TaskType.FEATURE_EXTRACTION)
+
+
+def _measure(config: Any, model: Any) -> None:
+    """Say how large a base is where PEFT would look for it under another name: a prompt is as wide as an embedding."""
+    sizes = model.config.get_text_config()
+    if str(config.peft_type.value) != "PREFIX_TUNING":
+        config.token_dim = model.get_input_embeddings().weight.shape[1]
+    elif not hasattr(sizes, "n_embd"):
+        config.token_dim = sizes.hidden_size
+    config.num_layers, config.num_attention_heads = sizes.num_hidden_layers, sizes.num_attention_heads
 
 
 def start(model: PeftModel, adapter: Adapter) -> None:
@@ -90,6 +105,19 @@ def start(model: PeftModel, adapter: Adapter) -> None:
             start_from_base(model, with_values=False)
         case "principal, out of the base":
             start_from_base(model, with_values=True)
+
+
+def require_weights(adapter: Adapter, weights: Weights) -> None:
+    """Refuse packed weights where a method computes with the base's weights themselves.
+
+    Raises:
+        LocalError: ``E-CONFIG-INVALID``.
+    """
+    method = methods.get(adapter.method)
+    reads = method.base_moves or method.start == "principal, out of the base" or "use_dora" in method.settings
+    if reads and weights in {"8-bit", "4-bit"}:
+        detail = f"memory.weights = {weights}: {method.title} computes with the base's own weights; set it to own"
+        raise LocalError("E-CONFIG-INVALID", detail)
 
 
 def settle(model: PeftModel, adapter: Adapter) -> None:

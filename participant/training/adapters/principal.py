@@ -54,6 +54,7 @@ def take_out_of_base(model: nn.Module) -> None:
     for layer in lora_layers(model):
         weight = _weight(layer)
         with torch.no_grad():
+            weight.data = weight.data.float()  # the difference is finer than a narrow weight can hold
             weight -= layer.get_delta_weight(ADAPTER).to(weight.dtype)
 
 

@@ -112,6 +112,10 @@ class GradientSums:
         nobody = np.full(self.micro_batch, EMPTY_SLOT, dtype=np.int64)
         clipped_sum(self.engine.rows(self.examples.take(nobody)), **clip).cpu()
 
+    def time_plain(self) -> None:
+        """Run one micro-batch of empty examples as :meth:`plain` does, to time it."""
+        self.engine.summed(self.examples.take(np.full(self.micro_batch, EMPTY_SLOT, dtype=np.int64)))
+
     def _gradients(self, slots: Rows) -> torch.Tensor:
         """Return one gradient per row for the slots that hold an example."""
         counted = np.flatnonzero(slots != EMPTY_SLOT)

@@ -110,13 +110,16 @@ def blocks_with(model: nn.Module, tensors: Collection[Tensor]) -> list[nn.Module
 @contextmanager
 def left_out(blocks: Collection[nn.Module]) -> Iterator[None]:
     """Leave layers out of every forward pass within."""
+    before = [(vars(block), vars(block).get("forward")) for block in blocks]  # run again, it has one of its own
     try:
         for block in blocks:
             vars(block)["forward"] = _pass_on
         yield
     finally:
-        for block in blocks:
-            vars(block).pop("forward", None)
+        for own, forward in before:
+            del own["forward"]
+            if forward is not None:
+                own["forward"] = forward
 
 
 def absent(model: nn.Module) -> set[int]:

@@ -5,9 +5,9 @@ gradient of the summed loss at the point has the examples first; a batched produ
 gradients of the module's tensors. Linear layers, norms, embeddings and IA3's scales have such a product of their own;
 any other module is differentiated by itself, example by example (``torch.func.vmap``).
 
-Guarantees: a use whose point has not the examples first, or was changed in place, is refused, never guessed at.
-Leaves to others: the one backward pass (``fast``); whether a module treats each example by itself, which
-``participant.training.selfcheck`` shows on the very model.
+Guarantees: a use whose point was changed in place is refused, never guessed at.
+Leaves to others: the backward passes, and what becomes of a point that has not one row for each example (``fast``);
+whether a module treats each example by itself, which ``participant.training.selfcheck`` shows on the very model.
 Source: Goodfellow 2015, "Efficient per-example gradient computations", arXiv:1510.01799.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
+
+from participant.training.bases.narrow import NarrowConv1D, NarrowEmbedding, NarrowLinear
 
 Undo = Callable[[], object]
 Parameters = Mapping[str, nn.Parameter]  # trained ones, by their names within the site's module
@@ -43,13 +45,31 @@ class Use:
 
     Attributes:
         given: what the module was called with, positional and by name.
-        point: the tensor whose gradient is asked for, the examples first.
+        point: the tensor whose gradient is asked for.
         version: of the point, as torch counts changes in place.
+        several: whether an example's part of what was given has an axis of its own in front, as the module got it:
+            several windows of one image, or what all examples share.
     """
 
     given: tuple[tuple[Any, ...], dict[str, Any]]
     point: Tensor
     version: int
+    several: bool = False
+
+    def by_example(self, batch: int) -> Use:
+        """Return the use with the examples in an axis of their own, where each has several rows, one after another."""
+        return self._mapped(
+            lambda value: value.reshape(batch, -1, *value.shape[1:]) if len(value) == len(self.point) else value
+        )
+
+    def for_each(self, batch: int) -> Use:
+        """Return the use as every example has it, where all share one."""
+        return self._mapped(lambda value: value.expand(batch, *value.shape))
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Use:
+        args, kwargs = self.given
+        changed = tuple(change(value) if isinstance(value, Tensor) and value.dim() else value for value in args)
+        return replace(self, given=(changed, kwargs), several=True)
 
 
 class LayerTap(ABC):
@@ -88,7 +108,7 @@ class LayerTap(ABC):
 
         Args:
             use: one of :attr:`uses`.
-            outer: gradient of the summed loss at its point.
+            outer: gradient of the summed loss at its point, the examples first.
 
         Returns:
             By the names of :attr:`parameters`, each with the examples first and as many entries per example as the
@@ -202,13 +222,13 @@ class AnySite(LayerTap):
         def one_example(mine: list[Tensor], outer: Tensor) -> dict[str, Tensor]:
             given = list(args)
             for place, value in zip(owned, mine, strict=True):
-                given[place] = value[None]
+                given[place] = value if use.several else value[None]
 
             def use_again(tensors: dict[str, Tensor]) -> Tensor:
                 found: Tensor = functional_call(self.module, tensors, tuple(given), kwargs)
                 return found
 
-            found: dict[str, Tensor] = vjp(use_again, own)[1](outer[None])[0]
+            found: dict[str, Tensor] = vjp(use_again, own)[1](outer if use.several else outer[None])[0]
             return found
 
         try:
@@ -251,9 +271,12 @@ class PromptSite(LayerTap):
 
 _CLOSED: Mapping[type[nn.Module], type[LayerTap]] = {
     nn.Linear: LinearSite,
+    NarrowLinear: LinearSite,
     Conv1D: LinearSite,
+    NarrowConv1D: LinearSite,
     nn.LayerNorm: NormSite,
     nn.Embedding: EmbeddingSite,
+    NarrowEmbedding: EmbeddingSite,
 }
 
 

@@ -1,1 +1,1 @@
-"""What a base model must be before a plan may name it: whole files, and a model that runs."""
+"""What a base must be before a plan may name it: whole files, and a model that runs; how it lies in memory."""

@@ -120,6 +120,10 @@ def check_forward(
 def _hint(model: Any, error: Exception) -> str:
     if "pad" in str(error).lower() and getattr(model.config, "pad_token_id", None) is None:
         return "; set pad_token_id in config.json to the tokenizer's"
+    if "<eos>" in str(error):
+        return "; it answers at the end of a text, which an empty row has not: take an encoder, or T5"
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        return "; this base takes no such prompt: take another method"
     if isinstance(error, IndexError):
         return "; the length is beyond its positions, some of which may be reserved"
     return ""

@@ -22,6 +22,7 @@ SENTENCE_PIECE: Final = ("spm.model", "spiece.model", "sentencepiece.bpe.model",
 INDEX: Final = ".safetensors.index.json"
 # Types of tensors, as safetensors names them: floats, and the whole numbers of tables of positions.
 WHOLE_TYPES: Final = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "BOOL"})
+FLOATS: Final = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of which a base is kept as it is
 HEADER_BYTES: Final = 8  # length of a safetensors header, little-endian
 MAX_HEADER: Final = 100 * 2**20  # as the safetensors library has it
 
@@ -50,8 +51,18 @@ def check_files(folder: Path) -> None:
         raise _refusal(pieces[0], detail)
 
 
-def _check_weights(path: Path) -> None:
-    """Compare a file's size with what its header says."""
+def own_type(folder: Path) -> str:
+    """Return the type that all of a checkpoint's float weights have, as torch calls it; ``float32`` if they differ.
+
+    Raises:
+        LocalError: ``E-MODEL-LOAD``, a file is damaged.
+    """
+    kinds = {kind for path in folder.glob("*.safetensors") for kind in _read_header(path)[1] if kind in FLOATS}
+    return FLOATS[kinds.pop()] if len(kinds) == 1 else "float32"
+
+
+def _read_header(path: Path) -> tuple[int, set[str]]:
+    """Return how many bytes a file of weights must have, and the types of its tensors."""
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -61,9 +72,14 @@ def _check_weights(path: Path) -> None:
             header = json.loads(file.read(length))
         entries = [entry for name, entry in header.items() if name != "__metadata__"]
         ends, kinds = [entry["data_offsets"][1] for entry in entries], {str(entry["dtype"]) for entry in entries}
+        return HEADER_BYTES + length + max(ends, default=0), kinds
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         raise _refusal(path.name, "cut or damaged; copy it again") from None
-    expected = HEADER_BYTES + length + max(ends, default=0)
+
+
+def _check_weights(path: Path) -> None:
+    """Compare a file's size with what its header says."""
+    (expected, kinds), size = _read_header(path), path.stat().st_size
     if size != expected:
         raise _refusal(path.name, f"cut or damaged: it has {size} bytes of {expected}; copy it again")
     if packed := sorted(kinds - WHOLE_TYPES):

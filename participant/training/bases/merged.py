@@ -50,7 +50,7 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
         raise LocalError("E-EXISTS", str(out))
     task = _task(adapter)
     work = work_of(task)
-    loaded, _ = load_checked(base, base.name, task, seed=0)
+    loaded, _ = load_checked(base, base.name, task, seed=0, weights="float32")  # sums are rounded once, at the end
     model = _with_adapter(loaded.model, adapter)
     if model.active_peft_config.is_prompt_learning:
         kind = model.active_peft_config.peft_type.value

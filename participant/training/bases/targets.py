@@ -51,7 +51,9 @@ def check_untied(model: torch.nn.Module, whole: Sequence[str]) -> None:
     users: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         users.setdefault(id(parameter), []).append(name.rpartition(".")[0])
-    for names in users.values():
+    tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})  # a head of a narrow base has weights of its own
+    pairs = ([name.rpartition(".")[0] for name in pair] for pair in tied.items())
+    for names in (*users.values(), *pairs):
         inside = [name for name in names if _in(whole, name) or any(f"{name}.".endswith(f".{one}.") for one in whole)]
         outside = [name for name in names if name not in inside]
         if inside and outside:
