@@ -74,11 +74,14 @@ def report(
     verified = verify_report(data)
     durable.write_new(output, data)
     say(f"wrote {output}: {_headline(verified)}")
+    _say_to_owner(path, verified)
 
 
 @app.command()
 def show(file: File, as_json: AsJson = False) -> None:
     """Verify a report and print what it says.
+
+    In its owner's own directory also how training went, which no report says.
 
     Example: onlysum audit show report.json
     """
@@ -90,6 +93,7 @@ def show(file: File, as_json: AsJson = False) -> None:
 
     say(text.rendered(verified.report))
     say(_whose_key(verified))
+    _say_to_owner(file, verified)
 
 
 @app.command()
@@ -120,6 +124,7 @@ def verify(file: ReportOrLedger, key: Key = "", as_json: AsJson = False) -> None
         say(text.aligned(f"ok  {check.name}", check.outcome))
     say(f"verified: {_headline(verified)}")
     say(_whose_key(verified))
+    _say_to_owner(file, verified)
 
 
 @app.command()
@@ -226,6 +231,14 @@ def _headline(verified: VerifiedReport) -> str:
     from audit import text
 
     return text.headline(verified.report)
+
+
+def _say_to_owner(file: Path, verified: VerifiedReport) -> None:
+    """Print what the owner's directory keeps beside a report; it depends on data, so no file that is written has it."""
+    from audit.training_record import owners_line
+
+    if line := owners_line(file, verified.report.plan.recipe.rounds):
+        say("", line)
 
 
 def _whose_key(verified: VerifiedReport) -> str:

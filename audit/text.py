@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from audit import wording
 from audit.statements import maker_statements
+from host.rendering import broken
 from privacy.claims import NO_PRIVACY, not_protected, unnoised_runs_sentence
 from privacy.notice import HEADING, notice_sentences
 from privacy.report_model import Claim, Report
@@ -14,7 +15,7 @@ from privacy.report_model import Claim, Report
 
 def headline(report: Report) -> str:
     """Return the run and its figure in one line."""
-    stated, title = report.privacy, report.plan.recipe.title or report.plan.run_id
+    stated, title = report.privacy, broken(report.plan.recipe.title) or report.plan.run_id
     if not isinstance(stated, Claim):
         return f"{title}: {NO_PRIVACY.lower()}"
     figure = wording.short(stated.charged.epsilon)
@@ -48,7 +49,7 @@ def aligned(name: str, words: str) -> str:
 
 
 def _section(title: str, lines: tuple[str, ...]) -> str:
-    return "\n".join((title, *(f"  {' '.join(line.split())}" for line in lines))) if lines else ""
+    return "\n".join((title, *(f"  {broken(line)}" for line in lines))) if lines else ""
 
 
 def _figures(report: Report) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """From a researcher's recipe to a draft: hashes of the base, the initial adapter, the manifest and the vector layout.
 
 Guarantees: the initial adapter is a function of the base's bytes and the recipe's seed, so it can be made again; it
-leaves the base's answers unchanged (B = 0) and depends on nobody's data; a mode that the method refuses is refused.
+leaves the base's answers unchanged (B = 0) and depends on nobody's data; a mode that the method refuses is refused; the
+self-check that each owner runs has passed here.
 Leaves to others: roster, thresholds and the noise's integers (``coordinator run create``); what a recipe
 may say (``authoring.recipe``).
 """
@@ -35,8 +36,9 @@ from participant.training.bases.targets import check_targets, check_untied
 from participant.training.examples import synthetic_examples
 from participant.training.models import architecture, hash_model, label_names, load_base
 from participant.training.rows.cells import name_text
-from participant.training.trial import TRIAL_ROWS
+from participant.training.trial import TRIAL_ROWS, try_recipe
 from privacy.adapter_parts import Adapter, Tensor
+from privacy.dp.calibration import assumed
 from privacy.draft import (
     BaseReference,
     Draft,
@@ -67,16 +69,19 @@ class InitialAdapter:
     config: str  # adapter_config.json
 
 
-def build_draft(recipe: Path, out: Path, *, warn: Callable[[str], None] = lambda _: None) -> Draft:
+def build_draft(
+    recipe: Path, out: Path, *, warn: Callable[[str], None] = lambda _: None, self_check: bool = True
+) -> Draft:
     """Read a recipe and write a draft directory: ``draft.json``, the initial adapter and PEFT's configuration.
 
     Args:
         recipe: ``recipe.toml``.
         out: the directory to make.
         warn: is given what of the base's own preprocessing the recipe does not follow.
+        self_check: whether to run the check that each owner's daemon runs; not needed where that follows at once.
 
     Raises:
-        LocalError: ``E-CONFIG-*``, ``E-EXISTS``, ``E-METHOD-*`` or ``E-MODEL-*``.
+        LocalError: ``E-CONFIG-*``, ``E-EXISTS``, ``E-METHOD-*``, ``E-MODEL-*`` or ``E-SELF-CHECK``.
     """
     if out.exists():
         raise LocalError("E-EXISTS", str(out))
@@ -102,6 +107,9 @@ def build_draft(recipe: Path, out: Path, *, warn: Callable[[str], None] = lambda
         (directory / INITIAL_FILE).write_bytes(adapter.tensors)
         (directory / CONFIG_FILE).write_text(adapter.config)
         (directory / DRAFT_FILE).write_bytes(draft.to_bytes())
+        if self_check:
+            privacy = assumed(draft.privacy, clipped=draft.recipe.clipped_entries)
+            try_recipe(draft.recipe, privacy, folder, directory / INITIAL_FILE)
     return draft
 
 

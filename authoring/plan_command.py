@@ -39,7 +39,8 @@ def build(
 ) -> None:
     """Turn a recipe into a draft.
 
-    Hashes the base, makes the initial adapter and lays out the vector.
+    Hashes the base, makes the initial adapter, lays out the vector, and runs
+    the self-check that each owner will run.
 
     Example: onlysum plan build recipe.toml -o draft
     """
@@ -49,7 +50,7 @@ def build(
     from authoring.draft import build_draft
 
     warnings: list[str] = []
-    with working("hashing the base, making the adapter and trying both"):
+    with working("hashing the base, making the adapter and checking both"):
         draft = build_draft(recipe, out, warn=warnings.append)
     lines = [
         f"Wrote {out}/: draft.json, initial_adapter.safetensors, adapter_config.json",

@@ -1,13 +1,16 @@
 """Values that are shown to people and to programs: one value, two forms.
 
 Guarantees: what a terminal shows and what ``--json`` prints come from the same value; nothing here prints. Lines and
-tables break between words at any width; a word that is longer than the width stays whole, to be copied.
+tables break between words at any width; a word that is longer than the width stays whole, to be copied, unless
+it is of a text that others wrote (:func:`broken`).
 Leaves to others: the values (``coordinator.views``, ``participant.views``), printing them (``host.console``).
 """
 
 from __future__ import annotations
 
+import re
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +19,8 @@ from typing import Final, Protocol
 Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
 
+WIDEST_WORD: Final = 40  # columns of a word that somebody else wrote
+_HASH: Final = re.compile(r"[0-9a-f]{32,64}")
 GAP: Final = 2  # spaces between columns, and by which the rest of a broken line is indented
 
 
@@ -53,6 +58,28 @@ class View(Protocol):
     def to_lines(self) -> Sequence[Line]:
         """Return it for people: sentences and tables, which are broken for the terminal when they are printed."""
         ...
+
+
+def broken(text: str) -> str:
+    """Return a text of others with one space between its words, none of them wider than :data:`WIDEST_WORD` columns.
+
+    A word without end would reach beyond the width, and what a terminal then begins a line with could pass for one of
+    our lines. Hashes stay whole, to be compared.
+    """
+    return " ".join(piece for word in text.split() for piece in _pieces(word))
+
+
+def _pieces(word: str) -> list[str]:
+    if len(word) <= WIDEST_WORD // 2 or _HASH.fullmatch(word):
+        return [word]
+    pieces, width = [""], 0
+    for character in word:
+        wide = 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if width + wide > WIDEST_WORD and not unicodedata.combining(character):
+            pieces, width = [*pieces, ""], 0
+        pieces[-1] += character
+        width += wide
+    return pieces
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Line]:

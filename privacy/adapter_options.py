@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from privacy.plan_parts import Count, DecimalString, PlanModel, Positive, Text
+from privacy.plan_parts import Count, PlanModel, Positive, Scale, Text
 
 Modules = Annotated[tuple[Text, ...], Field(max_length=1000)]
 Targets = Annotated[Modules, Field(min_length=1)]
@@ -34,7 +34,7 @@ class LoraOptions(PeftOptions):
 
     peft_type: Literal["LORA"] = "LORA"
     rank: Positive
-    alpha: DecimalString
+    alpha: Scale
     target_modules: Targets
     layers: tuple[Count, ...] = ()  # which layers are adapted; empty: all
 
@@ -49,7 +49,7 @@ class CoreOptions(PeftOptions):
 
     peft_type: Literal["LORA_CORE"] = "LORA_CORE"
     rank: Positive
-    alpha: DecimalString
+    alpha: Scale
     target_modules: Targets
     layers: tuple[Count, ...] = ()  # which layers are adapted; empty: all
 
@@ -65,7 +65,7 @@ class HeadsOptions(PeftOptions):
     peft_type: Literal["LORA_HEADS"] = "LORA_HEADS"
     heads: Annotated[int, Field(ge=1, le=1000)]
     rank: Positive  # of each head
-    alpha: DecimalString
+    alpha: Scale
     target_modules: Targets
     layers: tuple[Count, ...] = ()  # which layers are adapted; empty: all
 
@@ -81,7 +81,7 @@ class AdaLoraOptions(PeftOptions):
     peft_type: Literal["ADALORA"] = "ADALORA"
     rank: Positive
     target_rank: Positive  # mean rank of a layer at the end
-    alpha: DecimalString
+    alpha: Scale
     target_modules: Targets
 
     @property
@@ -114,7 +114,7 @@ class LokrOptions(PeftOptions):
 
     peft_type: Literal["LOKR"] = "LOKR"
     rank: Positive
-    alpha: DecimalString
+    alpha: Scale
     target_modules: Targets
 
     @property
@@ -128,7 +128,7 @@ class LohaOptions(PeftOptions):
 
     peft_type: Literal["LOHA"] = "LOHA"
     rank: Positive
-    alpha: DecimalString
+    alpha: Scale
     target_modules: Targets
 
     @property

@@ -21,11 +21,13 @@ from privacy.plan_parts import (
     Attempts,
     DecimalString,
     Hex256,
+    MicroBatch,
     Name,
     Paragraphs,
     PlanModel,
     Positive,
     PrivacySpec,
+    Rate,
     Text,
     first_problem,
 )
@@ -66,15 +68,15 @@ class StreamRate(PlanModel):
     """A learning rate of one stream."""
 
     stream: Name
-    rate: DecimalString
+    rate: Rate
 
 
 class Optimizer(PlanModel):
     """What the coordinator does with the decoded mean (``local``, ``none``) or noisy gradient (``distributed``)."""
 
     name: Literal["mean", "sgd", "adam", "yogi"] = "mean"
-    learning_rate: DecimalString = "1"
-    head_learning_rate: DecimalString = "1"
+    learning_rate: Rate = "1"
+    head_learning_rate: Rate = "1"
     stream_rates: tuple[StreamRate, ...] = ()  # in place of the two, for the streams that it names
     momentum: DecimalString = "0"
     second_momentum: DecimalString = "0"
@@ -85,10 +87,10 @@ class Optimizer(PlanModel):
 class Training(PlanModel):
     """What a participant does in its steps; all constants, never a realised batch."""
 
-    learning_rate: DecimalString
-    head_learning_rate: DecimalString
+    learning_rate: Rate
+    head_learning_rate: Rate
     stream_rates: tuple[StreamRate, ...] = ()  # in place of the two, for the streams that it names
-    micro_batch: Positive = 64
+    micro_batch: MicroBatch = 64
     # Weight of the pull back to the round's start; left out of a plan's bytes where there is none.
     proximal: Annotated[DecimalString, Field(exclude_if=lambda weight: weight == "0")] = "0"
 

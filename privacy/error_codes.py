@@ -459,8 +459,8 @@ REGISTRY: Final[dict[str, Explanation]] = {
     ),
     "E-TRAINING": Explanation(
         _B,
-        "a step of training failed; its noise left without it, so that nobody learns that it failed",
-        "the device ran out of memory or broke down, or a bug; the round is charged all the same",
+        "a step of training failed; in a round its noise leaves without it, so that nobody learns that it failed",
+        "the device ran out of memory or broke down, or a bug; a round is charged all the same",
         "run `onlysum participant plan dry-run`; take a smaller `threads` or another `device`; pause if it goes on",
     ),
     "E-DEVICE": Explanation(

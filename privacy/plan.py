@@ -232,9 +232,9 @@ class Plan(PlanModel):
     @model_validator(mode="after")
     def _mechanism(self) -> Self:
         privacy = self.privacy
+        privacy.require_countable(self.recipe.rounds)
         if not privacy.noised:
             return self
-        privacy.require_countable(self.recipe.rounds)
         if not MIN_MULTIPLIER <= privacy.noise_multiplier <= MAX_MULTIPLIER:
             rule = f"the noise multiplier must be from {MIN_MULTIPLIER:g} to {MAX_MULTIPLIER:,.0f}"
             raise BrokenRuleError("E-PLAN-NOISE", rule)

@@ -24,7 +24,11 @@ MAX_VARIANCE_EXPONENT = 50  # the sampler's gamma stays within int64
 MIN_SAMPLING_RATE = Decimal("0.000001")
 MIN_DELTA, MAX_DELTA = Decimal("1e-15"), Decimal("0.1")
 MIN_MULTIPLIER, MAX_MULTIPLIER = 0.01, 1e4  # of noise: epsilons of a step from about 10 000 down to 1e-4
-MAX_STEPS = 1_000_000  # noised steps of a run: rounds times local steps
+MAX_STEPS = 1_000_000  # of a run: rounds times local steps
+# Beyond these a step is lost in the rounding of float32, and charged for, or leaps out of its range.
+LEAST_RATE, MOST_RATE = Decimal("1e-9"), Decimal(10_000)
+LEAST_SCALE, MOST_SCALE = Decimal("1e-6"), Decimal(1_000_000)  # of what is multiplied, divided by or clipped to
+MOST_MICRO_BATCH = 4096  # rows whose gradients are in memory at a time
 
 Name = Annotated[str, StringConstraints(pattern=patterns.NAME)]
 Hex128 = Annotated[str, StringConstraints(pattern=patterns.HEX_128)]
@@ -46,6 +50,21 @@ def _require_printable(text: str, character: str | None) -> str:
     return text
 
 
+def bounded(least: Decimal, most: Decimal) -> AfterValidator:
+    """Return a check that a decimal lies within bounds, both included."""
+
+    def check(text: str) -> str:
+        if not least <= Decimal(text) <= most:
+            bounds = {"least": f"{least.normalize():f}", "most": f"{most:,f}"}
+            raise PydanticCustomError("bounds", "it must be from {least} to {most}", bounds)
+        return text
+
+    return AfterValidator(check)
+
+
+Rate = Annotated[DecimalString, bounded(LEAST_RATE, MOST_RATE)]
+Scale = Annotated[DecimalString, bounded(LEAST_SCALE, MOST_SCALE)]
+MicroBatch = Annotated[int, Field(ge=1, le=MOST_MICRO_BATCH)]
 Text = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterValidator(_one_line)]
 # As Text, but with line feeds.
 Paragraphs = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterValidator(_lines)]
@@ -220,6 +239,8 @@ class PrivacySpec(PlanModel):
             raise ValueError("mode distributed takes one step per round")
         if not (0 < Decimal(self.epsilon) and 0 < Decimal(self.delta) < 1 and Decimal(self.clip_norm) > 0):
             raise ValueError("epsilon, delta and clip_norm must be positive, delta below 1")
+        if not LEAST_SCALE <= Decimal(self.clip_norm) <= MOST_SCALE:
+            raise ValueError(f"clip_norm must be from {LEAST_SCALE:f} to {MOST_SCALE:,f} in a noised mode")
         if Decimal(self.sampling_rate) < MIN_SAMPLING_RATE:
             raise ValueError(f"sampling_rate must be at least {MIN_SAMPLING_RATE:f} in a noised mode")
         if not MIN_DELTA <= Decimal(self.delta) <= MAX_DELTA:
@@ -227,13 +248,13 @@ class PrivacySpec(PlanModel):
         return self
 
     def require_countable(self, rounds: int) -> None:
-        """Refuse more noised steps than accountants add up.
+        """Refuse more steps than accountants add up, or than any run takes.
 
         Raises:
             ValueError: there are more than :data:`MAX_STEPS`.
         """
-        if self.noised and rounds * self.local_steps > MAX_STEPS:
-            raise ValueError(f"rounds times local_steps must be at most {MAX_STEPS:,} in a noised mode")
+        if rounds * self.local_steps > MAX_STEPS:
+            raise ValueError(f"rounds times local_steps must be at most {MAX_STEPS:,}")
 
 
 class Privacy(PrivacySpec):

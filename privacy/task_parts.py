@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from privacy.canonical import MAX_INTEGER
-from privacy.plan_parts import DecimalString, Name, PlanModel, Positive, Text
+from privacy.plan_parts import LEAST_SCALE, MOST_SCALE, DecimalString, Name, PlanModel, Positive, Text
 
 Labels = Annotated[tuple[Text, ...], Field(min_length=2)]
 LongEnough = Annotated[int, Field(ge=2, le=MAX_INTEGER)]  # for a token, and one that is asked for
@@ -35,8 +35,11 @@ class ImageClassification(PlanModel):
 
     @model_validator(mode="after")
     def _divisors(self) -> Self:
-        if Decimal(self.image_std) == 0 or Decimal(self.image_scale) == 0:
-            raise ValueError("image_std and image_scale divide: they must not be 0")
+        if not all(LEAST_SCALE <= Decimal(divisor) <= MOST_SCALE for divisor in (self.image_std, self.image_scale)):
+            rule = f"they must not be 0, but from {LEAST_SCALE:f} to {MOST_SCALE:,f}"
+            raise ValueError(f"image_std and image_scale divide: {rule}")
+        if Decimal(self.image_mean) > MOST_SCALE:
+            raise ValueError(f"image_mean must be at most {MOST_SCALE:,f}")
         return self
 
 

@@ -143,6 +143,7 @@ EQUIVALENT: Final[dict[tuple[str, str], str]] = {
     ),
     ("_accumulate", "receipt.length == 0  ->  False"): "no empty upload is ever announced, so none lies there",
     ("from_bytes", "'plan'  ->  False"): "a word of the refusal",
+    ("owner", "isinstance(first, Genesis)  ->  True"): "a chain that was verified begins with it: for the type checker",
     ("_mechanism", f"{_BOUNDS}  ->  {_BOUNDS.replace('<=', '<', 1)}"): _NO_MULTIPLIER,
     ("_mechanism", f"{_BOUNDS}  ->  {'<'.join(_BOUNDS.rsplit('<=', 1))}"): _NO_MULTIPLIER,
     (

@@ -57,6 +57,8 @@ def test_an_example_builds_and_its_dry_run_passes(kind: str, tmp_path: Path) -> 
     next(home.directory.rglob("initial_adapter.safetensors")).write_bytes(initial)
     told = json.loads(say(home.directory, "plan", "dry-run", run, "--json"))
     assert (told["ok"], told["unchanged"], told["remarks"]) == (True, True, [])
+    assert all(step.endswith("rows went well") for step in told["steps"])
+    assert len(told["steps"]) == len(draft.recipe.turns)
 
 
 def test_there_is_an_example_of_every_kind_of_task_and_every_form_of_text() -> None:

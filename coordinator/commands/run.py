@@ -176,7 +176,7 @@ def resume(run: RunName, config: Directory = None, as_json: AsJson = False) -> N
 
 
 def _set_paused(config: Path | None, run: str, *, paused: bool, as_json: bool) -> None:
-    from coordinator.runs import orders
+    from coordinator import orders
 
     with opened(config) as coordinator:
         run_id = orders.set_paused(coordinator.store, run, paused=paused)
@@ -189,7 +189,7 @@ def abort(run: RunName, config: Directory = None, as_json: AsJson = False) -> No
 
     Example: onlysum coordinator run abort 0a1b
     """
-    from coordinator.runs import orders
+    from coordinator import orders
 
     with opened(config) as coordinator:
         run_id = orders.abort(coordinator.store, run)
@@ -227,7 +227,7 @@ def include(
 
 
 def _set_excluded(config: Path | None, run: str, member: str, *, excluded: bool, as_json: bool) -> None:
-    from coordinator.runs import orders
+    from coordinator import orders
 
     with opened(config) as coordinator:
         left = orders.set_excluded(coordinator.store, run, member, excluded=excluded, now=now())
@@ -253,7 +253,7 @@ def export(
 
     Example: onlysum coordinator run export 0a1b -o result
     """
-    from coordinator.runs.orders import export_run
+    from coordinator.orders import export_run
     from coordinator.views.overview import overview
     from host import durable
 

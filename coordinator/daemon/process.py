@@ -19,11 +19,11 @@ from coordinator.config import Settings
 from coordinator.daemon import admin
 from coordinator.daemon.runner import Runner
 from coordinator.daemon.service import Credentials, Listeners, serve
-from coordinator.daemon.sightings import Sightings
 from coordinator.daemon.status import DaemonStatus, write_status
 from coordinator.database.store import Store
 from coordinator.enrolment.authority import Authority
 from coordinator.enrolment.renewal import with_valid_server
+from coordinator.enrolment.sightings import Sightings
 from coordinator.home import Home
 from coordinator.opened import OpenHome, open_store
 from host.locks import only_daemon

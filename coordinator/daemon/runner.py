@@ -17,7 +17,6 @@ from typing import Final
 import structlog
 
 from coordinator.config import Settings
-from coordinator.daemon.membership import Members
 from coordinator.daemon.polls import Polls
 from coordinator.daemon.refusals import RefusalLog
 from coordinator.daemon.troubles import Trouble, Troubles
@@ -27,6 +26,7 @@ from coordinator.database.member_rows import MemberRecord
 from coordinator.database.store import Store
 from coordinator.database.writer import Writer
 from coordinator.enrolment.authority import Authority
+from coordinator.enrolment.membership import Members
 from coordinator.home import Home
 from coordinator.runs.ledger_heads import LedgerHeads
 from coordinator.runs.lifecycle import Lifecycle

@@ -1,7 +1,7 @@
 """What operators can press: the orders of the commands, with a row of the security log that says whose it was.
 
 Guarantees: each button does what the command of the same name does, through the same functions.
-Leaves to others: who may press (``app``), the orders (``coordinator.runs.orders``).
+Leaves to others: who may press (``app``), the orders (``coordinator.orders``).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from urllib.parse import quote
 
 from starlette.responses import RedirectResponse, Response
 
+from coordinator import orders
 from coordinator.dashboard.accounts import Login
 from coordinator.dashboard.context import Dashboard
 from coordinator.database import member_rows
 from coordinator.enrolment.invitations import make_invitation
-from coordinator.runs import orders
 from coordinator.views.overview import overview
 from privacy.errors import LocalError
 from protos.envelope import Role

@@ -73,7 +73,7 @@ def pin_member(
     import sys
 
     from host.fingerprints import matches
-    from participant.owner.proposal import pin
+    from participant.page.proposal import pin
     from participant.views.members import listed_key
     from privacy.errors import LocalError, VerificationError
 

@@ -42,10 +42,11 @@ def add_model(
     with working(f"hashing the files of {path}") as progress:
         files = hash_model(path, progress)
     with working("running it on synthetic rows"):
-        try_base(path, name)
+        remarks = try_base(path, name)
     entry = ModelEntry(name=name, path=location, added_at=int(SystemClock().now()), files=files)
     Registry(participant.home).add(entry)
     lines = [f"{name}: {len(files)} files, registered.", f"hash {entry.hash}", "Allow it in policy.toml under bases."]
+    lines += remarks
     show(ModelView(entry).to_json(), lines, as_json=as_json)
 
 

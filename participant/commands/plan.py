@@ -87,10 +87,10 @@ def show_plan(
 def dry_run(
     run: WaitingRun = "", dataset: DatasetOption = None, config: Directory = None, as_json: AsJson = False
 ) -> None:
-    """Load base and data, run the self-check and rehearse a round.
+    """Load base and data, run the self-check, take a step, rehearse a round.
 
-    Nothing is sent and nothing charged. What a round takes here is kept for
-    `plan show`.
+    One private step of each turn on the rows. Nothing is sent or charged. What a
+    round takes here is kept for `plan show`.
 
     Example: onlysum participant plan dry-run 3f2a
     """
@@ -106,6 +106,7 @@ def dry_run(
     same = is_unchanged(job.dataset)
     trainer = torch_trainer(job, strict=True)
     trainer.prepare()
+    steps = trainer.step_on_rows()
     rehearsal = _rehearsed(trainer)
     participant.review.plans.note_rehearsal(run_id, rehearsal)
     plan, unmet = judged.verified.plan, [rule for rule in judged.assessment.rules if rule.outcome is not Outcome.MET]
@@ -116,6 +117,7 @@ def dry_run(
         "unchanged": same,
         "rehearsal": rehearsal.model_dump(mode="json"),
         "remarks": list(trainer.remarks),
+        "steps": list(steps),
         "suite": plan.suite,
         "graph": plan.graph.kind,
         "roster": judged.assessment.roster,
@@ -124,7 +126,7 @@ def dry_run(
     lines = [
         f"The self-check of run {run_id[:8]} passed with dataset {job.dataset.name}; nothing was charged.",
         f"On {rehearsal.device} training takes up to {rehearsal.seconds} s a round, and {rehearsal.mib} MiB of memory.",
-        *(f"{job.dataset.name}: {remark}" for remark in trainer.remarks),
+        *(f"{job.dataset.name}: {remark}" for remark in (*trainer.remarks, *steps)),
         *([] if same else ["The dataset's bytes are not those that were registered; its size is."]),
         f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: {judged.assessment.roster}",
         *(f"{rule.outcome.value:<15}{rule.name}: {rule.says}" for rule in unmet),

@@ -122,7 +122,7 @@ def propose_policy(
 
     Example: onlysum participant policy propose 3f2a --append
     """
-    from participant.owner import proposal
+    from participant.page import proposal
 
     participant = opened(config)
     run_id = participant.review.plans.find(run)

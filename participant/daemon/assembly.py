@@ -26,7 +26,7 @@ from participant.runs.context import DaemonContext, ShowProgress, TrainingJob
 from participant.runs.evaluator import Measure, Measured
 from participant.training.noise_keys import NoiseKeys
 from participant.training.progress import silent
-from participant.training.record import record_failure
+from participant.training.record import RunRecord
 from participant.training.timing import FixedDuration
 from participant.training.trainer import Trainer
 from privacy.errors import LocalError
@@ -95,7 +95,7 @@ def torch_trainer(
         job: what is trained with what.
         keys: opens each round's stream of coins and noise; not needed where nothing is trained.
         pace: hides how long a round's training takes; likewise.
-        runs: where failures of training are written down, in the run's directory; None: nowhere.
+        runs: where unusable rows and failures of training are written down, in the run's directory; None: nowhere.
         strict: refuse rows that the plan cannot use, for the owner's own eyes.
 
     Raises:
@@ -127,9 +127,8 @@ def torch_trainer(
         sha256="" if strict else dataset.sha256,  # `dry-run` compares by itself, and says so
         strict=strict,
     )
-    if runs is None:
-        return TorchTrainer(materials, SystemRandom(), keys, pace)
-    return TorchTrainer(materials, SystemRandom(), keys, pace, partial(record_failure, runs / plan.run_id))
+    record = None if runs is None else RunRecord(runs / plan.run_id)
+    return TorchTrainer(materials, SystemRandom(), keys, pace, record)
 
 
 def choose_fusion(job: TrainingJob, adapter: NDArray[np.float32], kept: NDArray[np.float32]) -> Fusion:

@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from host import durable
 from host.credentials import (
-    check_private,
     load_signing_key,
     make_private_directory,
     read_private,
@@ -189,7 +188,6 @@ class LedgerDirectory:
             LocalError: ``E-PERMISSIONS``.
             VerificationError: ``E-STATE-DAMAGED``.
         """
-        check_private(self.path)
         identity = bytes.fromhex(member.identity)
         return Ledger.open(self.file(member.ledger), key=self.key(member.ledger), member=identity)
 

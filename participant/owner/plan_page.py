@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import methods
-from host.rendering import moment
+from host.rendering import broken, moment
 from participant.owner.approval import Judged
 from participant.owner.cost import best_order, divergence_of, left_of, lifetime_budget
 from participant.owner.plan_store import Decision, Ended, Rehearsal
@@ -69,11 +69,11 @@ class Page:
     def lines(self) -> list[str]:
         """Return the page for a terminal, a line per sentence; printing breaks them.
 
-        A purpose may have line breaks, and no line of it may pass for one of the page.
+        A purpose may have line breaks and words of any length, and no line of it may pass for one of the page.
         """
-        lines = [self.title, self.origin, ""]
+        lines = [broken(self.title), self.origin, ""]
         for heading, sentences in self.sections:
-            lines += [heading.upper(), *(f"  {' '.join(sentence.split())}" for sentence in sentences)]
+            lines += [heading.upper(), *(f"  {broken(sentence)}" for sentence in sentences)]
         return lines
 
     def html(self) -> str:

@@ -33,7 +33,7 @@ from host.web.guard import Guard, Origins, form
 from host.web.pages import Pages
 from participant.opened import OpenHome, open_home
 from participant.owner.plan_page import plan_page
-from participant.owner.proposal import append, proposal_for
+from participant.page.proposal import append, proposal_for
 from participant.runs.erasure import sweep_without_daemon
 from participant.runs.reporting import REPORT_FILE
 from participant.views.history import history

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from audit.training_record import read_record
 from participant.owner.cost import lifetime_budget
 from participant.owner.policy import DatasetPolicy, Policy
 from participant.owner.rules import expired
 from participant.runs.context import DaemonContext, TrainingJob
-from participant.training.record import read_record
 from privacy.dp.events import round_event
 from privacy.errors import RefusedError
 from privacy.ledger_entries import Charge, Unprotected
@@ -33,8 +33,8 @@ class Consent:
 
         Raises:
             RefusedError: ``E-PLAN-EXPIRED``, ``E-POLICY-REFUSED`` (the approval was taken back), ``E-POLICY-WAITING``
-                (paused, or training failed in
-                ``max_failed_rounds`` rounds), ``E-POLICY-RULE`` or ``E-POLICY-BUDGET``.
+                (paused; training failed in ``max_failed_rounds`` rounds, or no row is usable and that is set),
+                ``E-POLICY-RULE`` or ``E-POLICY-BUDGET``.
         """
         plan, now = self._verified.plan, self._work.clock.now()
         if now >= plan.expires_at:
@@ -51,9 +51,10 @@ class Consent:
             self._judged = policy
         section = self._section(policy)
         record = read_record(self._work.home.runs / plan.run_id)
-        if section.max_failed_rounds is not None and len(record.failed) >= section.max_failed_rounds:
-            detail = f"{record.summary(plan.recipe.rounds)}; to go on, raise dataset.max_failed_rounds in policy.toml"
-            raise RefusedError("E-POLICY-WAITING", detail)
+        if section.max_failed_rounds is not None and record.too_many(section.max_failed_rounds):
+            change = "take out" if record.trains_on_nothing else "raise"
+            wait = f"to go on, {change} dataset.max_failed_rounds in policy.toml"
+            raise RefusedError("E-POLICY-WAITING", f"{record.summary(plan.recipe.rounds)}; {wait}")
         if not section.allows_time(datetime.fromtimestamp(now).astimezone().time()):
             raise RefusedError("E-POLICY-RULE", f"dataset.hours: training is allowed {section.hours}")
 

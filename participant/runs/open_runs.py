@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from audit.training_record import read_record
 from host import durable
 from participant.owner.approval import notify
 from participant.owner.plan_store import Decision, Ended
@@ -21,7 +22,6 @@ from participant.runs.erasure import sweep, sweep_run
 from participant.runs.journal import Journal
 from participant.runs.participation import Participation
 from participant.runs.rollback import lost_head, own_heads
-from participant.training.record import read_record
 from privacy.errors import LocalError, OnlysumError, RefusedError
 from protos.envelope import HeadsShown, LedgerHead, MemberExcluded, Role, RunEnded, Welcome
 

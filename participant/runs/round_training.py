@@ -14,7 +14,7 @@ import structlog
 from numpy.typing import NDArray
 
 from participant.runs.context import DaemonContext, TrainingJob
-from participant.training.record import record_failure
+from participant.training.record import RunRecord
 from participant.training.trainer import Trainer
 from privacy.errors import LocalError
 
@@ -69,7 +69,7 @@ class RoundTraining:
             if isinstance(error, LocalError) and error.code in BEFORE_DATA:
                 raise
             _log.error("training failed", run=self._job.verified.plan.run_id, round=number, kind=type(error).__name__)
-            record_failure(self._work.home.runs / self._job.verified.plan.run_id, number, type(error).__name__)
+            RunRecord(self._work.home.runs / self._job.verified.plan.run_id).failed(number, type(error).__name__)
             raise LocalError("E-BUG", f"training failed with {type(error).__name__}: abstaining") from None
         self._adapter = None  # a round is not trained twice, and an adapter may be long
         return update

@@ -29,10 +29,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from audit.training_record import unusable_words
 from participant.training.rows.cells import Unreadable, cell, composed, label_of, require_columns, user_of
-from participant.training.rows.formats import format_of, read_rows
-from participant.training.rows.pictures import is_encoded, pixels
-from privacy.errors import LocalError
+from participant.training.rows.formats import FOLDER_LABEL, format_of, read_rows
+from participant.training.rows.pictures import is_encoded, pixels, require_finite
+from privacy.errors import LocalError, OnlysumError
 from privacy.task_parts import (
     CausalLanguageModelling,
     ImageClassification,
@@ -125,6 +126,41 @@ class DatasetFacts:
         return self.users or self.rows
 
 
+class UnusableRows:
+    """Rows that cannot be used, found one by one, and why the first of them cannot.
+
+    Attributes:
+        numbers: of the rows, from 0.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: set[int] = set()
+        self._first: tuple[int, str, str] | None = None  # row, code, words
+
+    def note(self, row: int, where: str, error: Exception) -> None:
+        """Note a row; of an error that is not ours only the type is kept, as its words may be the data's."""
+        code, words = "E-DATA-MISMATCH", f"{where}: {type(error).__name__}"
+        if isinstance(error, OnlysumError):
+            code, words = error.code, error.detail
+        self.numbers.add(row)
+        if self._first is None or row < self._first[0]:
+            self._first = row, code, words
+
+    @property
+    def cause(self) -> str:
+        """Why the first of them cannot be used, with the words that name it; empty if there is none."""
+        return "" if self._first is None else self._first[2]
+
+    def require_none(self, rows: int) -> None:
+        """Refuse them.
+
+        Raises:
+            LocalError: with the code and the words of the first.
+        """
+        if self._first is not None:
+            raise LocalError(self._first[1], unusable_words(len(self.numbers), rows, self.cause))
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """The rows of a dataset, column by column; its repr shows none of them."""
@@ -136,6 +172,7 @@ class Table:
     users: Sequence[str] | None
     pairs: Sequence[Any] = ()  # second texts
     renamed: Mapping[str, str] = field(default_factory=dict)
+    unusable: UnusableRows = field(default_factory=UnusableRows)  # those that were let through
 
     def __repr__(self) -> str:
         return f"Table({self.source}, {len(self.labels)} rows)"
@@ -164,6 +201,8 @@ def inspect_dataset(
     input_column, label_column, user_column = (
         None if name is None else composed(name) for name in (input_column, label_column, user_column)
     )
+    if label_column is None and format_of(path) == "imagefolder":
+        label_column = FOLDER_LABEL
     named = {name for name in (input_column, label_column, user_column) if name is not None}
     wanted = None if input_column is None or label_column is None else named
     rows = 0
@@ -192,12 +231,15 @@ def inspect_dataset(
 
 
 def _check_input(row: Mapping[str, Any], column: str | None, others: Collection[str | None], where: str) -> None:
-    """Refuse a row without its input, and an encoded image that does not decode, whatever column may be the input."""
+    """Refuse a row without its input, and an image that no plan can read, whatever column may be the input."""
     if column is not None:
         cell(row, column, where)
     for name in sorted(row.keys() - others) if column is None else (column,):
+        place = where if name == "image" else f"{where}: column {name}"
         if is_encoded(row[name]):
-            pixels(row[name], 3, where if name == "image" else f"{where}: column {name}")
+            pixels(row[name], 3, place)
+        else:
+            require_finite(row[name], place)
 
 
 def _labels_in(row: Mapping[str, Any], column: str, where: str) -> set[str]:
@@ -220,14 +262,16 @@ def _no_rows(path: Path) -> LocalError:
     return LocalError("E-DATA-PARSE", f"{path.name}: no rows{hint}")
 
 
-def read_table(path: Path, columns: Columns, *, strict: bool = True) -> Table:
+def read_table(path: Path, columns: Columns, *, strict: bool = True, listed: bool | None = None) -> Table:
     """Return the rows of a dataset.
 
     Args:
         path: file or directory.
         columns: which ones are read.
-        strict: whether a row without input or label is refused. If not, it is there with ``None``, unless it is the
-            first, by whose columns the dataset is known.
+        strict: whether rows without input or label are refused. If not, they are there with ``None``, unless it is
+            the first that lacks a column: by it the dataset's columns are known.
+        listed: whether that refusal names the columns that are there, as a file without a header names data; by
+            default where it is strict.
 
     Raises:
         LocalError: ``E-DATA-PARSE`` or ``E-DATA-USER``, naming file and row.
@@ -236,22 +280,24 @@ def read_table(path: Path, columns: Columns, *, strict: bool = True) -> Table:
     places: list[str] = []
     cells: list[_Cells] = []
     users: list[str] = []
+    unusable = UnusableRows()
     for where, row in read_rows(path, {*columns.wanted, *([columns.user] if columns.user else [])}):
-        if strict or not places:
-            require_columns(row, columns.wanted, where, listed=strict)
+        if not places:
+            require_columns(row, columns.wanted, where, listed=strict if listed is None else listed)
         try:
             cells.append(_cells(row, columns, where))
-        except LocalError:
-            if strict:
-                raise
+        except LocalError as error:
+            unusable.note(len(places), where, error)
             cells.append((None, None, None))
         places.append(where)
         if columns.user is not None:
             users.append(user_of(row, columns.user, where))
     if not places:
         raise _no_rows(path)
+    if strict:
+        unusable.require_none(len(places))
     inputs, labels, pairs = zip(*cells, strict=True)
-    return Table(path.name, places, inputs, labels, users if columns.user else None, pairs, columns.renamed)
+    return Table(path.name, places, inputs, labels, users if columns.user else None, pairs, columns.renamed, unusable)
 
 
 _Cells = tuple[Any, Any, Any]  # input, label and second text

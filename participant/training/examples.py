@@ -37,6 +37,7 @@ class Examples:
         labels: what the answers are compared with, the examples first; its form is the task's.
         users: for each example the number of its user, from 0; None without a user column.
         unusable: rows that the plan cannot use, ascending; they count as empty.
+        cause: why the first of them cannot be used; for the owner's eyes.
         remarks: what the owner should know of the rows; nothing of what is in them.
     """
 
@@ -44,6 +45,7 @@ class Examples:
     labels: torch.Tensor
     users: NDArray[np.int64] | None = None
     unusable: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    cause: str = ""
     remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -77,16 +79,18 @@ def load_examples(path: Path, columns: Columns, task: Task, base: Base, *, stric
         columns: of the dataset.
         task: of the plan.
         base: gives images their size and text its tokens.
-        strict: whether the first row that the plan cannot use is refused; otherwise such rows are unfit.
+        strict: whether rows that the plan cannot use are refused, with their number and the first one's cause.
 
     Raises:
         LocalError: ``E-DATA-PARSE``, ``E-DATA-USER`` or ``E-DATA-MISMATCH``.
     """
-    table = read_table(path, columns, strict=strict)
-    reading = Reading(table, strict)
+    table = read_table(path, columns, strict=False, listed=strict)
+    reading = Reading(table)
     inputs, labels = work_of(task).read(reading, base)
-    unusable = np.array(sorted(reading.unusable), dtype=np.int64)
-    return Examples(inputs, labels, _user_numbers(table), unusable, reading.remarks())
+    if strict:
+        reading.unusable.require_none(len(table.places))
+    unusable = np.array(sorted(reading.unusable.numbers), dtype=np.int64)
+    return Examples(inputs, labels, _user_numbers(table), unusable, reading.unusable.cause, reading.remarks())
 
 
 def synthetic_examples(base: Base, task: Task, count: int) -> Examples:

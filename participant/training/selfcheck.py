@@ -31,6 +31,7 @@ from participant.training.adapters.gradients import GradientEngine
 from participant.training.adapters.sums import EMPTY_SLOT, Clip, GradientSums, joined
 from participant.training.adapters.switched import left_out
 from participant.training.adapters.turns import TurnEngines
+from participant.training.bases.checks import normalises_over_batch
 from participant.training.examples import IMAGES, Examples
 from participant.training.round_work import resting_layers
 from privacy.adapter_parts import StateStream, Tensor, Turn
@@ -92,7 +93,7 @@ class SelfCheck:
         """
         adapted = self.engines.adapted
         start = adapted.vector()
-        moved = start + MOVED * np.random.default_rng(MOVED_SEED).normal(size=start.shape).astype(np.float32)
+        moved = moved_from(start)
         fixed_slots = False
         try:
             self._modules()
@@ -114,13 +115,12 @@ class SelfCheck:
     def _modules(self) -> None:
         """Nothing drops out, and nothing keeps statistics of batches."""
         for name, module in self.engines.adapted.model.named_modules():
-            batch_norm = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-            if batch_norm and (module.training or module.running_mean is None):  # frozen statistics couple nobody
+            if normalises_over_batch(module):
                 _fail("modules", f"{name} normalises over the batch")
             if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.training and module.p:
                 _fail("modules", f"{name} drops out")
-            if self.privacy.mode in PER_EXAMPLE and ROUTERS.search(type(module).__name__):
-                _fail("modules", f"{name} routes to experts ({type(module).__name__}): their batches depend on company")
+        if self.privacy.mode in PER_EXAMPLE and (found := routers(self.engines.adapted.model)):
+            _fail("modules", f"{found[0]} routes to experts: their batches depend on company")
 
     def _left_out_layers(self) -> None:
         """A model without the layers that rest in a round answers, and each example's gradient is its own there too."""
@@ -155,6 +155,17 @@ class SelfCheck:
             )
         if not (answers - reloaded).abs().max() <= LOGIT_TOLERANCE * answers.abs().max():
             _fail("save and reload", "the exported adapter answers differently on a clean base")
+
+
+def moved_from(start: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return an adapter that has moved from the start, the same every time; shape as the start's."""
+    return start + MOVED * np.random.default_rng(MOVED_SEED).normal(size=start.shape).astype(np.float32)
+
+
+def routers(model: torch.nn.Module) -> list[str]:
+    """Return the modules of a model that send tokens to experts, each with its class."""
+    named = ((name, type(module).__name__) for name, module in model.named_modules())
+    return [f"{name} ({kind})" for name, kind in named if ROUTERS.search(kind)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """How long training takes to whoever waits for its result: whole periods, whatever the batch.
 
-How many examples are in a batch is secret, and how long a step takes tells it. So a round's training ends only after a
-period that the largest batch would need; what takes longer, on a busy machine, ends after two of them, and so on.
+How many examples are in a batch is secret, and how long a step takes tells it. So a round's training ends only after
+periods that the largest batch would need at the machine's present speed, which synthetic rows show.
 
-Guarantees: the time from begin to end of :meth:`FixedDuration.pad` tells how many periods it took, and nothing else.
+Guarantees: how many periods a round takes follows from the plan, from the machine's speed and from the rounds before;
+of its own batch it tells only that the machine became too slow for it in the middle of the round.
 Leaves to others: how long a period must be (``training``), the plan's own least time (``participation``).
-Source: docs/privacy-accounting.md section 2.
+Source: docs/privacy-accounting.md section 2; ADR 0047.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
+from typing import Final
 
 from privacy.dp.sampling import TAIL_BITS, largest_batch
 from privacy.plan_parts import Privacy
+
+SHORTEST: Final = 0.001  # seconds of a period
+RECENT: Final = 3  # measurements of the machine's speed, of which the middle one counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +47,55 @@ class FixedDuration:
         return self.monotonic() - began
 
     @contextmanager
-    def pad(self, period: float) -> Iterator[None]:
-        """Pad the block's running time to a whole multiple of ``period`` seconds, even if it raises."""
+    def pad(self, least: float) -> Iterator[None]:
+        """Pad the block's running time to ``least`` seconds, or twice, four times, ... as many, even if it raises."""
         began = self.monotonic()
         try:
             yield
         finally:
-            spent = self.monotonic() - began
-            self.wait(max(1, math.ceil(spent / period)) * period - spent)
+            spent, slot = self.monotonic() - began, least
+            while slot < spent:
+                slot *= 2
+            self.wait(slot - spent)
+
+
+class Slots:
+    """How many periods each round of a run takes: as many as the machine's speed asks for, never fewer than before.
+
+    How slow the machine is at present is measured on synthetic rows, at a round's begin and within its time. Of a
+    round's measurement and the two before the middle one counts, so that a moment's load changes nothing. What still
+    takes longer, as the machine became slower in the middle, doubles the periods, for that round and all that follow.
+
+    Args:
+        pace: clock and way to wait.
+        period: seconds, of which a round takes one while the machine is as fast as when it was rehearsed.
+        spare: how many times slower the machine may be within a period.
+    """
+
+    def __init__(self, pace: FixedDuration, period: float, *, spare: float) -> None:
+        self._pace = pace
+        self._spare = spare
+        self._slowness = [1.0, 1.0]
+        self.period = max(period, SHORTEST)
+        self.count = 1
+
+    @contextmanager
+    def pad(self, slowness: Callable[[], float]) -> Iterator[None]:
+        """Pad the block's running time to the periods that a round takes now, even if it raises.
+
+        Args:
+            slowness: measures how many times longer than in the rehearsal the same work takes; reads no data.
+        """
+        began = self._pace.monotonic()
+        self._slowness = [*self._slowness, slowness()][-RECENT:]
+        self.count = max(self.count, math.ceil(median(self._slowness) / self._spare))
+        try:
+            yield
+        finally:
+            spent = self._pace.monotonic() - began
+            while self.count * self.period < spent:
+                self.count *= 2
+            self._pace.wait(self.count * self.period - spent)
 
 
 def max_micro_batches(privacy: Privacy, *, units: int, size: int, fixed_slots: bool) -> int:

@@ -12,8 +12,9 @@ Source: docs/privacy-accounting.md section 3.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,6 @@ import methods
 from methods.method import BY_ITSELF, Fusion, Method
 from methods.uploads import kept_at_start
 from participant.training.adapters.adapted import AdaptedModel, read_initial
-from participant.training.adapters.checkpointing import run_blocks_again
 from participant.training.adapters.configurations import whole_modules
 from participant.training.adapters.device import find_device, peak_mib, require_precision
 from participant.training.adapters.gradients import GradientEngine
@@ -36,18 +36,20 @@ from participant.training.adapters.kinds import require_weights
 from participant.training.adapters.prefix import shortened
 from participant.training.adapters.sums import Clip, GradientSums, joined
 from participant.training.adapters.turns import TurnEngines
+from participant.training.bases.checkpointing import run_blocks_again
 from participant.training.bases.memory import Memory, micro_batch
 from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples, synthetic_examples
 from participant.training.models import Base, load_base
 from participant.training.noise_keys import NoiseKeys
+from participant.training.record import OwnersRecord
 from participant.training.round_work import RoundWork
-from participant.training.selfcheck import PER_EXAMPLE, SLOT_ROWS, SelfCheck
-from participant.training.timing import FixedDuration, max_micro_batches
+from participant.training.selfcheck import PER_EXAMPLE, SLOT_ROWS, SelfCheck, moved_from
+from participant.training.timing import FixedDuration, Slots, max_micro_batches
 from participant.training.trainer import EngineName, Precision, Progress
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
 from privacy.dp.fast_noise import compile_now, discrete_gaussian
-from privacy.dp.sampling import choose, poisson_sample
+from privacy.dp.sampling import choose, largest_batch, poisson_sample
 from privacy.errors import LocalError
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan
@@ -60,8 +62,9 @@ Number = TypeVar("Number", np.int64, np.float64)
 
 REHEARSALS: Final = 5  # of a micro-batch and of the noise, to see how long they take
 SPARE_TIME: Final = 1.5  # a period over what its parts usually took when they were rehearsed
+READING_SECONDS: Final = 1.0  # that reading the data takes at least; then twice as many, and so on
 
-ASK_A_DRY_RUN: Final = "`onlysum participant plan dry-run RUN` names the first of them"
+ASK_A_DRY_RUN: Final = "`onlysum participant status` says how many, and why not the first of them"
 
 _log = structlog.get_logger("onlysum.participant")
 
@@ -108,9 +111,10 @@ class TorchTrainer:
         materials: model, data and plan.
         random: secret coins and noise; a seeded source makes a simulation that is not private.
         keys: opens a stream for each round, from which secret coins and noise are drawn instead.
-        pace: makes every round of a noised mode take the same time; a simulation needs none.
-        on_failure: told the round and the class of the error where a step fails and noise leaves without it; for the
-            owner's eyes, and within the round's fixed time.
+        pace: makes reading the data and every round of a noised mode take times that tell nothing of the data; a
+            simulation needs none.
+        record: told how many rows the plan cannot use, and the round and the class of the error where a step fails
+            and noise leaves without it; for the owner's eyes, and within the round's fixed time.
     """
 
     def __init__(
@@ -119,23 +123,25 @@ class TorchTrainer:
         random: RandomSource,
         keys: NoiseKeys | None = None,
         pace: FixedDuration | None = None,
-        on_failure: Callable[[int, str], None] | None = None,
+        record: OwnersRecord | None = None,
     ) -> None:
         self._materials = materials
         self._plan = materials.plan
         self._random = random
         self._keys = keys
         self._pace = pace if materials.plan.privacy.noised else None
-        self._on_failure = on_failure
+        self._record = record
         self.kept: Vector | None = None
         self._at_start = np.empty(0, dtype=np.float32)
         self._round = 0
-        self._paced: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._slots: Slots | None = None
+        self._usual: dict[int, float] = {}  # seconds of a micro-batch when it was rehearsed, by turn
         self._self_check: SelfCheck | None = None
         self._engines: TurnEngines | None = None
         self._examples: Examples | None = None
         self._base: Base | None = None
         self._fixed_slots = False
+        self._start: Vector = np.zeros(0, dtype=np.float32)
         self._units: list[Integers] = []
         self.remarks: tuple[str, ...] = ()  # what the owner should know of the rows, once they are read
 
@@ -177,6 +183,7 @@ class TorchTrainer:
         size = self._micro_batch
         synthetic = synthetic_examples(loaded, task, size).to(device)
         engines = TurnEngines(adapted, synthetic, given.engine)
+        self._start = adapted.vector()
         self._self_check = SelfCheck(
             recipe=recipe,
             privacy=self._plan.privacy,
@@ -188,8 +195,17 @@ class TorchTrainer:
         )
         self._fixed_slots = self._self_check.run()
         compile_now()  # before a round's clock runs
+        with nullcontext() if self._pace is None else self._pace.pad(READING_SECONDS):
+            self._read(loaded, engines, synthetic)
+        self._set_pace()
+
+    def _read(self, loaded: Base, engines: TurnEngines, synthetic: Examples) -> None:
+        """Read the data: how long that takes may tell what is in it."""
+        given, task, adapted = self._materials, self._plan.recipe.task, engines.adapted
         _require_unchanged(given)
-        examples = load_examples(given.dataset, given.columns, task, loaded, strict=given.strict).to(device)
+        examples = load_examples(given.dataset, given.columns, task, loaded, strict=given.strict).to(adapted.device)
+        if self._record is not None:
+            self._record.read(len(examples), examples.unusable.size, examples.cause)
         if examples.unusable.size:
             _log.warning("rows that do not fit the plan count as empty", run=self._plan.run_id, next=ASK_A_DRY_RUN)
         self.remarks = examples.remarks
@@ -197,7 +213,6 @@ class TorchTrainer:
         if self._visits > 1 and adapted.work.cacheable:
             examples = shortened(engines, synthetic, examples)
         self._engines, self._examples, self._base = engines, examples, loaded
-        self._set_pace()
 
     def rehearse(self, monotonic: Callable[[], float]) -> tuple[float, int, str]:
         """Return what a round takes at most, timed on synthetic rows.
@@ -240,11 +255,43 @@ class TorchTrainer:
             raise LocalError("E-BUG", "a trainer was not prepared")
         self._self_check.run()
 
+    def step_on_rows(self) -> tuple[str, ...]:
+        """Take one private step of each turn on the owner's rows, keep nothing, and say what it found.
+
+        The step reads as many rows as the largest batch, so that it costs no more than a step of a round.
+
+        Raises:
+            LocalError: ``E-TRAINING``, with the turn and the class of what failed.
+        """
+        sum_of = self._clipped if self._plan.privacy.mode in PER_EXAMPLE else self._plain
+        found, recipe = [], self._plan.recipe
+        for number, turn in enumerate(recipe.turns):
+            which, batch = f"turn {number + 1} ({', '.join(turn.trains)})", self._largest_batch()
+            try:
+                sums = self.sums_of_turn(number)
+                sums.engine.adapted.load(self._start if number == recipe.schedule.turn(1) else moved_from(self._start))
+                total = sum_of(self._in_step(sums, batch), batch)
+                noisy = total + self._noise(total.size) if self._plan.privacy.noised else total
+            except Exception as error:  # noqa: BLE001  whatever the rows bring about; its words may be theirs
+                raise LocalError("E-TRAINING", f"{which}: {type(error).__name__}") from None
+            if not np.isfinite(noisy).all():
+                raise LocalError("E-TRAINING", f"{which}: a gradient is infinite, or not a number")
+            moves = "went well" if total.any() else "moves nothing: every gradient is zero"
+            found.append(f"{which}: a step on {joined(batch).size} of {len(self._examples or ())} rows {moves}")
+        return tuple(found)
+
+    def _largest_batch(self) -> list[Integers]:
+        """Return the rows of as many units as a batch hardly ever exceeds, one at least."""
+        privacy, units = self._plan.privacy, len(self._units)
+        most = max(1, largest_batch(units, privacy.sampling_rate))
+        chosen = choose(np.arange(units, dtype=np.int64), most, self._random)
+        return self._rows_in_step([self._units[place] for place in chosen])
+
     def _set_pace(self) -> None:
         """See how long a round takes at most, so that every one takes as long."""
         if self._pace is not None:
             period = self._longest(self._pace)
-            self._paced = partial(self._pace.pad, period)
+            self._slots = Slots(self._pace, period, spare=SPARE_TIME)
             _log.info("every round's training takes the same time", run=self._plan.run_id, seconds=f"{period:.1f}")
 
     def train(self, round_number: int, adapter: Vector, progress: Progress) -> Integers:
@@ -257,8 +304,14 @@ class TorchTrainer:
         if self._keys is not None:
             self._random = self._keys.open_stream()
         self._round = round_number
-        with self._paced():
+        with nullcontext() if self._slots is None else self._slots.pad(self._slowness):
             return self._update(round_number, adapter, progress)
+
+    def _slowness(self) -> float:
+        """Return how many times longer than in the rehearsal a micro-batch of the round takes now."""
+        turn = self._plan.recipe.schedule.turn(self._round)
+        assert self._pace is not None  # there are slots
+        return self._micro_batch_seconds(turn, self._pace, times=1) / max(self._usual[turn], sys.float_info.min)
 
     def _update(self, round_number: int, adapter: Vector, progress: Progress) -> Integers:
         work = self._work(round_number)
@@ -390,8 +443,8 @@ class TorchTrainer:
             if not self._plan.privacy.noised:
                 raise
             failure = LocalError("E-TRAINING", type(error).__name__)  # its words may be the data's
-            if self._on_failure is not None:
-                self._on_failure(self._round, type(error).__name__)
+            if self._record is not None:
+                self._record.failed(self._round, type(error).__name__)
             next_step = failure.explanation.next_step
             _log.error(
                 "training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step
@@ -413,12 +466,16 @@ class TorchTrainer:
     def _longest_of(self, number: int, pace: FixedDuration) -> float:
         privacy, sums, turn = self._plan.privacy, self.sums_of_turn(number), self._plan.recipe.turns[number]
         count = max_micro_batches(privacy, units=len(self._units), size=sums.micro_batch, fixed_slots=sums.fixed_slots)
-        timed = partial(sums.time_micro_batch, **self._clip) if privacy.noised else sums.time_plain
-        one = pace.median_seconds(timed, times=REHEARSALS)
+        one = self._usual[number] = self._micro_batch_seconds(number, pace, times=REHEARSALS)
         noise = pace.median_seconds(lambda: self._noise(turn.entries), times=REHEARSALS) if privacy.noised else 0.0
         if self._method.home in BY_ITSELF:  # trained as well, without a clip
             one += pace.median_seconds(self._sums(self._home_engine()).time_plain, times=REHEARSALS)
-        return SPARE_TIME * privacy.local_steps * (count * one + noise)
+        return SPARE_TIME * (privacy.local_steps * (count * one + noise) + one)  # one shows how fast the machine is
+
+    def _micro_batch_seconds(self, turn: int, pace: FixedDuration, *, times: int) -> float:
+        sums = self.sums_of_turn(turn)
+        timed = partial(sums.time_micro_batch, **self._clip) if self._plan.privacy.noised else sums.time_plain
+        return pace.median_seconds(timed, times=times)
 
     def _noise(self, entries: int) -> Integers:
         return discrete_gaussian(entries, self._plan.privacy.variance_exponent, self._random)
@@ -426,7 +483,11 @@ class TorchTrainer:
     def _batch(self) -> list[Integers]:
         """Return the rows of each unit of privacy in a Poisson sample."""
         privacy = self._plan.privacy
-        units = [self._units[place] for place in poisson_sample(len(self._units), privacy.sampling_rate, self._random)]
+        sampled = poisson_sample(len(self._units), privacy.sampling_rate, self._random)
+        return self._rows_in_step([self._units[place] for place in sampled])
+
+    def _rows_in_step(self, units: list[Integers]) -> list[Integers]:
+        privacy = self._plan.privacy
         if privacy.unit != "user":
             return units
         return [choose(rows, privacy.max_rows_per_user, self._random) for rows in units]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from host.rendering import Json, Line, table, timestamp
+from audit.training_record import read_record
+from host.rendering import Json, Line, broken, table, timestamp
 from participant.opened import OpenHome
 from participant.owner.plan_store import Decision, Ended
-from participant.training.record import read_record
 
 SHOWN_ID: Final = 8  # characters of a run's id
 
@@ -53,9 +53,10 @@ class PlanList:
     def to_lines(self) -> list[Line]:
         """Return it for people."""
         rows = [
-            (plan.run_id[:SHOWN_ID], plan.title, plan.mode, plan.decision, plan.ended or "-") for plan in self.plans
+            (plan.run_id[:SHOWN_ID], broken(plan.title), plan.mode, plan.decision, plan.ended or "-")
+            for plan in self.plans
         ]
-        why = [f"{plan.run_id[:SHOWN_ID]}: {plan.reason}" for plan in self.plans if plan.reason]
+        why = [f"{plan.run_id[:SHOWN_ID]}: {broken(plan.reason)}" for plan in self.plans if plan.reason]
         failed = [f"{plan.run_id[:SHOWN_ID]}: {plan.training}" for plan in self.plans if plan.training]
         return [*table(("RUN", "TITLE", "MODE", "DECISION", "ENDED"), rows), *why, *failed]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from audit.training_record import read_record
 from host.rendering import Json, moment, timestamp
 from participant.daemon.status import read_status
 from participant.opened import OpenHome
 from participant.owner.policy import load_policy
 from participant.owner.rules import is_verified_roster
-from participant.training.record import read_record
 from privacy.claims import graph_words, suite_words
 from privacy.errors import OnlysumError
 from privacy.plan import Plan

@@ -46,9 +46,9 @@ ARITHMETIC: Final = (
     "company. Epsilons are computed in double precision, and rounded up."
 )
 TIMING: Final = (
-    "Timing: a round's training takes whole periods of a length rehearsed on synthetic rows, and no upload leaves "
-    "before the plan allows it. A machine that is slower in a round than in the rehearsal can show how much it did; "
-    "its power and its load are not hidden from who can watch them."
+    "Timing: a round's training takes whole periods, as many as the largest batch needs at the speed that synthetic "
+    "rows show, and no upload leaves before the plan allows it. A machine that becomes slower in the middle of a round "
+    "can show that its batch was no small one; its power and its load are not hidden from who can watch them."
 )
 SIMULATION: Final = "Simulation, not private: seeds that reproduce its noise or sampling exist."
 

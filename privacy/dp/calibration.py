@@ -33,6 +33,9 @@ PRECISION: Final = 1e-4  # relative, of the bisection; the final check is on the
 MAX_SCALE_EXPONENT: Final = 24  # the precision of a float32 mantissa
 LEAST_SCALE_EXPONENT: Final = 16  # of differences without noise: coarser fixed point than 1.5e-5 would show
 LEAST_STEPS: Final = 2**10  # of such a difference's bound
+# Of a draft: a grid about as fine as a plan's, so that rounding hides nothing from its self-check.
+ASSUMED_SENSITIVITY: Final = 2000
+ASSUMED_SQUARE: Final = 100  # of the sensitivity, per entry that is clipped
 
 
 def calibrate(target: PrivacyTarget, setting: Setting, *, entry_bits: int | None = None) -> tuple[Privacy, Encoding]:
@@ -87,6 +90,19 @@ def _mechanisms(target: PrivacyTarget, setting: Setting) -> Iterator[Privacy]:
     if not known:
         detail = f"noise multiplier {needed:.4g} over {setting.clipped} entries needs a variance of more than 2^50"
         raise LocalError("E-PLAN-NOISE", detail)
+
+
+def assumed(target: PrivacyTarget, *, clipped: int) -> Privacy:
+    """Return a mechanism for the self-check of a draft, which has no roster yet.
+
+    Args:
+        target: what the draft asks for.
+        clipped: entries of the longest vector that is clipped.
+    """
+    if target.mode == "none":
+        return _without_noise(target)
+    sensitivity = min(MAX_SENSITIVITY, max(ASSUMED_SENSITIVITY, math.isqrt(ASSUMED_SQUARE * clipped) + 1))
+    return _with_noise(target, MAX_VARIANCE_EXPONENT, sensitivity, honest=1)
 
 
 def _with_noise(target: PrivacyTarget, exponent: int, sensitivity: int, honest: int) -> Privacy:

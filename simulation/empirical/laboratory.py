@@ -104,7 +104,7 @@ class Workbench:
         """
         _write_base(self.directory / "base", self.setting.canaries)
         (self.directory / "recipe.toml").write_text(_recipe(self.setting))
-        draft = build_draft(self.directory / "recipe.toml", self.directory / "draft")
+        draft = build_draft(self.directory / "recipe.toml", self.directory / "draft", self_check=False)
         recipe = _with_metrics(draft.recipe) if self.with_metrics else draft.recipe
         draft = draft.model_copy(update={"recipe": recipe})
         roster = [_member(number, self.setting) for number in range(self.setting.participants)]

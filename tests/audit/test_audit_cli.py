@@ -48,6 +48,30 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "alice"
 
 
+@pytest.mark.parametrize("words", [("show",), ("verify",)])
+def test_the_owner_s_directory_says_beside_the_report_how_training_went_and_nothing_else_does(
+    words: tuple[str, ...], home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (report,) = home.glob("runs/*/report.json")
+    mark, before = "For the owner alone, unsigned and no part of the report: ", report.read_bytes()
+    assert mark not in run(capsys, *words, report)[1]
+    record = {"failed": [{"cause": "MemoryError", "round": 1}], "read": {"cause": "row 3: x", "rows": 9, "unusable": 2}}
+    (report.parent / "training.json").write_text(json.dumps(record))
+    code, out, _ = run(capsys, *words, report)
+    rounds = reported_plan()[0].recipe.rounds
+    said = f"training failed in 1 of {rounds} rounds (MemoryError); 2 of 9 rows cannot be used; the first: row 3: x"
+    assert code == 0
+    assert f"{mark}{said}" in " ".join(out.split())
+    exported = run(capsys, "report", report.parent.name[:6], "--config", home, "-o", tmp_path / "out.json")[1]
+    assert "unsigned" in exported
+    assert (tmp_path / "out.json").read_bytes() == before == report.read_bytes()
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    assert "unsigned" not in run(capsys, *words, tmp_path / "out.json")[1], "a stranger's file beside a report"
+    assert "unsigned" not in run(capsys, *words, report, "--json")[1]
+    (report.parent / "training.json").write_text("{")
+    assert "E-STATE-DAMAGED" in run(capsys, *words, report)[1]
+
+
 @pytest.mark.usefixtures("eighty_columns")
 def test_verify_lists_its_checks_and_asks_to_compare_the_fingerprint(
     file: Path, capsys: pytest.CaptureFixture[str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +14,17 @@ from transformers import (
     AutoTokenizer,
     GPT2Config,
     GPT2ForSequenceClassification,
+    MixtralConfig,
+    MixtralForSequenceClassification,
     PreTrainedTokenizerFast,
     ResNetConfig,
     ResNetForImageClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
 )
 
 from authoring.draft import build_draft
+from participant.training.bases.checks import normalises_over_batch
 from participant.training.models import hash_model
 from participant.training.trial import try_base
 from privacy.errors import LocalError
@@ -49,6 +55,31 @@ def gpt2(base: Path) -> None:
         file.unlink()
     GPT2ForSequenceClassification(config).save_pretrained(base)
     tokenizer.save_pretrained(base)
+
+
+def whole(base: Path, make: Callable[[Any], torch.nn.Module]) -> None:
+    """Replace a base of texts by another model, with a tokenizer of the same words."""
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_file=str(base / "tokenizer.json"), pad_token="[PAD]", unk_token="[UNK]"
+    )
+    for file in base.iterdir():
+        file.unlink()
+    torch.manual_seed(0)
+    options = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "hidden_size": 16}
+    options |= {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    make({**options, "max_position_embeddings": 16, "id2label": dict(enumerate(LABELS))}).save_pretrained(base)  # type: ignore[operator]
+    tokenizer.save_pretrained(base)
+
+
+def mixtral(base: Path) -> None:
+    """Replace a base by one whose layers send each token to two of four experts."""
+    more: dict[str, Any] = {"num_key_value_heads": 2, "num_local_experts": 4}
+    whole(base, lambda options: MixtralForSequenceClassification(MixtralConfig(**options, **more)))  # type: ignore[no-untyped-call]
+
+
+def roberta(base: Path) -> None:
+    """Replace a base by one whose positions begin after the padding's."""
+    whole(base, lambda options: RobertaForSequenceClassification(RobertaConfig(**options, type_vocab_size=1)))
 
 
 def batch_norm(base: Path) -> None:
@@ -161,7 +192,6 @@ BASES: dict[str, tuple[str, Change, str]] = {
         "text", lambda base: configured(base, pad_token_id=3), "pads with id 0, pad_token_id in config.json is 3"
     ),
     "a padding token that the model does not know": ("text", gpt2, "set pad_token_id in config.json"),
-    "batch normalisation": ("image", batch_norm, "BatchNorm"),
 }  # fmt: skip
 
 
@@ -224,7 +254,37 @@ def test_a_base_of_another_number_of_labels_may_be_added(tmp_path: Path) -> None
     try_base(base, "tiny")
 
 
-# A recipe that no owner could run: kind, method, what is changed in it, and the words of the refusal.
+def test_a_base_with_experts_is_refused_where_a_mode_clips_each_example_and_said_where_it_is_added(
+    tmp_path: Path,
+) -> None:
+    mixtral(base := base_of(tmp_path, "text"))
+    (said,) = try_base(base, "tiny")
+    assert said.endswith("routes to experts: no plan in mode local or distributed can use it")
+    text = recipe_text("text", mode="distributed").replace('"classifier"', '"score"')
+    with pytest.raises(LocalError, match=r"E-SELF-CHECK: modules: .*routes to experts"):
+        built(tmp_path, text.replace('"query", "value"', '"q_proj"'))
+    assert not (tmp_path / "draft").exists()
+
+
+def test_a_base_that_reserves_positions_is_held_to_those_that_are_left(tmp_path: Path) -> None:
+    roberta(base_of(tmp_path, "text"))
+    text = recipe_text("text", mode="distributed")
+    with pytest.raises(LocalError, match="max_length 16: tiny-text has 15 positions, as 1 are reserved"):
+        built(tmp_path, text.replace("max_length = 8", "max_length = 16"))
+    built(tmp_path, text.replace("max_length = 8", "max_length = 15"))
+
+
+def test_a_base_whose_batch_norms_are_frozen_may_be_added_and_built_for(tmp_path: Path) -> None:
+    batch_norm(base := base_of(tmp_path, "image"))
+    assert try_base(base, "tiny") == ()
+    built(tmp_path, recipe_text(method="head", mode="distributed"))
+    norm = torch.nn.BatchNorm2d(4)
+    assert normalises_over_batch(norm)
+    assert not normalises_over_batch(norm.eval())
+    assert normalises_over_batch(torch.nn.BatchNorm2d(4, track_running_stats=False).eval())
+
+
+# A recipe that no owner could run, or that trains nothing: kind, method, a change of it, and the words of the refusal.
 RECIPES: dict[str, tuple[str, str, tuple[str, str], str]] = {
     "a length beyond the positions": (
         "text", "ffa-lora", ("max_length = 8", "max_length = 17"), "task.max_length 17: tiny-text has 16 positions"
@@ -237,6 +297,30 @@ RECIPES: dict[str, tuple[str, str, tuple[str, str], str]] = {
         "target_modules: the base has no module values; it has dense, key, query, value",
     ),
     "labels that data cannot tell apart": ("text", "ffa-lora", ('"a", "b"', '"1", "1.0"'), "1 and 1.0 are one label"),
+    "factors whose product counts for nothing": (
+        "text", "ffa-lora", ("alpha = 8", "alpha = 0"), r"alpha: it must be from 0\.000001 to 1,000,000"
+    ),
+    "factors whose product counts for hardly anything": (
+        "text", "ffa-lora", ("alpha = 8", "alpha = 1e-17"), r"alpha: it must be from 0\.000001 to 1,000,000"
+    ),
+    "a step that rounding loses": (
+        "text", "ffa-lora", ("\nlearning_rate = 0.5", "\nlearning_rate = 1e-17"),
+        r"learning_rate: it must be from 0\.000000001 to 10,000",
+    ),
+    "a leap": ("text", "ffa-lora", ("\nlearning_rate = 0.5", "\nlearning_rate = 1e17"), r"learning_rate: it must be"),
+    "a micro-batch beyond any memory": (
+        "text", "ffa-lora", ("micro_batch = 8", "micro_batch = 10000000"), r"micro_batch: .*less than or equal to 4096"
+    ),
+    "a deviation of nearly nothing": (
+        "image", "ffa-lora", ("image_std = 0.5", "image_std = 1e-17"), r"image_std and image_scale divide"
+    ),
+    "a clip to nearly nothing": (
+        "text", "ffa-lora", ('mode = "none"', 'mode = "local"\nepsilon = 8\ndelta = 1e-5\nclip_norm = 1e-9'),
+        "clip_norm must be from",
+    ),
+    "more rounds than any run takes": (
+        "text", "ffa-lora", ("rounds = 3", "rounds = 9007199254740991"), "rounds times local_steps must be at most"
+    ),
     "an embedding": (
         "text", "ffa-lora", ('"query", "value"', '"word_embeddings"'), "word_embeddings is an embedding"
     ),

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from host.console import AsJson, laid_out, notes_config, say, show, with_config, working
-from host.rendering import Table, table, timestamp, wrapped
+from host.rendering import Table, broken, table, timestamp, wrapped
 
 WIDTHS = (40, 60, 80, 120)
 SENTENCE = (
@@ -76,6 +76,26 @@ def test_a_table_whose_words_are_too_long_for_columns_becomes_a_block_per_row() 
 
 def test_a_word_longer_than_the_line_stays_whole() -> None:
     assert "onlysum1-" + "x" * 200 in wrapped("Token: onlysum1-" + "x" * 200, 40)[-1]
+
+
+LONG = {
+    "letters": "x" * 300,
+    "dots before a claim": "Digits" + "." * 80 + "roster:verified",
+    "no-break spaces": "\u00a0".join(["Digits", *[""] * 80, "roster:\u00a0verified"]),
+    "wide letters": "医" * 100,
+    "letters with marks": "e\u0301" * 100,
+}
+
+
+@pytest.mark.parametrize("sentence", LONG)
+def test_a_word_that_others_wrote_begins_no_line_of_a_terminal(sentence: str) -> None:
+    shown = broken(f"Purpose: {LONG[sentence]}")
+    assert "".join(shown.split()) == "".join(f"Purpose:{LONG[sentence]}".split())
+    lines = wrapped(f"  {shown}", 50)
+    assert all(line.startswith("    ") for line in lines[1:])
+    assert all(sum(2 if character == "医" else 1 for character in line) <= 100 for line in lines)
+    assert all(len(word) <= 80 for word in shown.split())
+    assert broken("ab" * 32) == "ab" * 32, "a hash is compared whole"
 
 
 @pytest.mark.parametrize("width", WIDTHS)

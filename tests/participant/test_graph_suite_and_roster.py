@@ -217,6 +217,9 @@ def test_a_dry_run_names_graph_suite_and_roster_and_every_rule_that_is_not_met(
         def prepare(self) -> None:
             """Nothing to check."""
 
+        def step_on_rows(self) -> tuple[str, ...]:
+            return ("turn 1 (shared): a step on 3 of 3 rows went well",)
+
         def rehearse(self, monotonic: Callable[[], float]) -> tuple[float, int, str]:
             return 11.2, 640, "cpu"
 
@@ -235,6 +238,7 @@ def test_a_dry_run_names_graph_suite_and_roster_and_every_rule_that_is_not_met(
     said = say("plan", "dry-run", run)
     assert "not those that were registered" not in said
     assert ": 2 of 3 rows are longer" in said
+    assert ": turn 1 (shared): a step on 3 of 3 rows went well" in said
     assert "suite 1: X25519" in said
     assert "graph k-regular: at most 28 neighbours" in said
     assert "On cpu training takes up to 12 s a round, and 640 MiB of memory." in said

@@ -147,7 +147,8 @@ def test_data_that_was_charged_to_one_population_is_charged_to_no_other(machine:
     mark = alice.ledger.fingerprint(DATA)
     assert mark == bob.ledger.fingerprint(DATA) != bytes.fromhex(DATA)
     assert mark != alice.ledger.fingerprint(OTHER)
-    alice.ledger.charge(charge("alice", 1, data=mark), budget=ROOMY, max_rounds=5, at=CREATED_AT)
+    for number in (1, 2):  # the same people again
+        alice.ledger.charge(charge("alice", number, data=mark), budget=ROOMY, max_rounds=5, at=CREATED_AT)
 
     elsewhere = charge("bob", 1, population="customers", data=mark)
     with pytest.raises(RefusedError, match=r"E-LEDGER-DATA.*charged to population patients, not to customers"):
@@ -314,14 +315,16 @@ def test_no_ledger_is_begun_where_half_of_one_is_missing(machine: Machine) -> No
     alice.ledger.close()
     kept = machine.ledgers.file(SHARED).read_bytes()
     ledger_files(machine)
-    assert code_of(lambda: machine.enrol("bob", SECOND)) == "E-STATE-DAMAGED"
+    with pytest.raises(VerificationError, match=r"ledger\.db is missing; a new one would forget"):
+        machine.enrol("bob", SECOND)
     assert code_of(lambda: open_home(alice.home.directory)) == "E-STATE-DAMAGED"
     machine.ledgers.file(SHARED).write_bytes(kept)
     assert rounds(open_home(alice.home.directory)) == 1
     key = machine.ledgers.key_file(SHARED)
     key.rename(machine.path / "key")
     shutil.rmtree(machine.path / "bob")
-    assert code_of(lambda: machine.enrol("bob", SECOND)) == "E-STATE-DAMAGED"
+    with pytest.raises(VerificationError, match=r"ledger\.key is missing; a new one would forget"):
+        machine.enrol("bob", SECOND)
     (machine.path / "key").rename(key)
     assert rounds(open_home(alice.home.directory)) == 1, "nothing was put in its place"
 
@@ -346,6 +349,10 @@ def test_who_is_invited_again_under_its_name_goes_on_with_its_ledger(machine: Ma
     assert again.ledger == alice.member.ledger != carol.member.ledger
     assert [member.state for member in machine.ledgers.members() if member.name == "alice"].count("succeeded") == 1
     assert machine.ledgers.beside(again) == (carol.member,)
+    third = Newcomer(b"m" * 32, "alice", "test-federation", authority, Home(machine.path / "third"), charges=True)
+    assert machine.ledgers.admit(third, random=SeededRandom("third"), at=NOW).ledger == again.ledger
+    states = [member.state for member in machine.ledgers.members() if member.name == "alice"]
+    assert sorted(states) == ["member", "succeeded", "succeeded"]
 
 
 def test_a_participant_whose_directory_is_away_keeps_its_place(machine: Machine) -> None:

@@ -14,8 +14,8 @@ from participant.home import Home
 from participant.opened import open_home
 from participant.owner.cost import lifetime_budget
 from participant.owner.policy import load_policy, policy_template
-from participant.owner.proposal import append, proposal_for
 from participant.page.app import COOKIE, make_app
+from participant.page.proposal import append, proposal_for
 from privacy.errors import LocalError
 from tests.worlds.charges import CHARGE
 from tests.worlds.enrolled import authority, enrol, equip, propose

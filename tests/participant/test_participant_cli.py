@@ -364,7 +364,7 @@ def test_words_that_the_operators_terminal_must_not_get_are_refused_before_anyth
     assert error.code == "E-USAGE"
     assert "--because" in error.detail
     assert PlanStore(home, MADE.operator.public).decision(run) is None
-    say("plan", "refuse", run, "--because", "نه، \u200cهنوز نه — 还没有")
+    say("plan", "refuse", run, "--because", "نه، هنوز نمی\u200cشود — 还没有")
 
 
 def test_only_the_approvers_of_the_policy_decide(say: Say, home: Home) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -341,3 +342,42 @@ def test_the_first_charge_fixes_the_order_and_a_raised_budget_does_not_move_it(l
     assert [getattr(record.entry, "order", None) for record in again.rows()[1:]] == [BUDGET.order, BUDGET.order]
     assert not again.charge(asked, budget=raised, max_rounds=100, at=AT).new
     again.close()
+
+
+def test_an_empty_file_is_no_ledger_and_stays_empty(path: Path) -> None:
+    path.touch()
+    with pytest.raises(VerificationError, match=r"ledger's file .* is empty"):
+        reopen(path)
+    assert path.stat().st_size == 0
+
+
+def test_a_record_that_another_process_wrote_and_that_does_not_follow_is_found(ledger: Ledger, path: Path) -> None:
+    assert len(ledger.rows()) == 1
+    stranger = pure.append(None, PolicyChange(member=MEMBER, policy_sha256=b"1" * 32, summary="x"), at=AT, key=KEY)
+    stranger = replace(stranger, sequence=2)
+    stranger = replace(stranger, signature=KEY.sign(pure.signed_bytes(stranger.hash)))
+    with closing(sqlite3.connect(path)) as database:
+        values = (stranger.sequence, stranger.hash, stranger.body, stranger.signature, None, None)
+        database.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", values)
+        database.commit()
+    with pytest.raises(VerificationError, match="ledger record 2 does not follow"):
+        ledger.rows()
+
+
+class Faulty:
+    """A database in which SQLite finds a fault."""
+
+    def __init__(self, inner: sqlite3.Connection) -> None:
+        self._inner = inner
+
+    def execute(self, statement: str, *values: object) -> Any:
+        if "integrity_check" in statement:
+            return self._inner.execute("SELECT 'row 1 missing from index'")
+        return self._inner.execute(statement, *values)  # type: ignore[arg-type]
+
+
+def test_a_fault_that_sqlite_finds_is_damage(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "_database", Faulty(ledger._database))
+        with pytest.raises(VerificationError, match="SQLite finds 1 faults"):
+            ledger.verify()

@@ -21,7 +21,7 @@ from participant.home import Home
 from participant.opened import OpenHome, open_home
 from participant.owner.cost import lifetime_budget
 from participant.owner.policy import load_policy
-from participant.training.record import record_failure
+from participant.training.record import RunRecord
 from participant.views.datasets import dataset_list, dataset_view
 from participant.views.ledger import ledger_view
 from participant.views.members import PinState, member_list, own_fingerprints
@@ -203,13 +203,19 @@ def test_the_hash_of_a_datasets_files_is_not_shown(home: Home) -> None:
     assert "sha256" not in json.dumps(view.to_json())
 
 
-def test_status_and_plan_list_say_in_how_many_rounds_training_failed(home: Home) -> None:
+def test_status_and_plan_list_say_in_how_many_rounds_training_failed_and_of_unusable_rows(
+    home: Home,
+) -> None:
     opened = open_home(home.directory)
     assert not any("training failed" in line for line in (*participant_status(opened).to_lines(),))
     run = home.runs / PLAN.run_id
     run.mkdir(exist_ok=True)
-    record_failure(run, 2, "RuntimeError")
-    said = f"training failed in 1 of {PLAN.recipe.rounds} rounds (RuntimeError)"
+    RunRecord(run).failed(2, "RuntimeError")
+    RunRecord(run).read(24, 24, "digits.npz row 1: a pixel is infinite, or not a number")
+    said = (
+        f"training failed in 1 of {PLAN.recipe.rounds} rounds (RuntimeError); "
+        "24 of 24 rows cannot be used; the first: digits.npz row 1: a pixel is infinite, or not a number"
+    )
     for view in (participant_status(opened), plan_list(opened)):
         assert any(said in str(line) for line in view.to_lines())
         assert said in json.dumps(view.to_json())

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from audit.training_record import read_record
 from audit.verify import verify_report
 from participant.owner.plan_store import Decision
 from participant.owner.registry import DatasetEntry
 from participant.protocol.round import Masked
-from participant.training.record import read_record, record_failure
+from participant.training.record import RunRecord
 from privacy.errors import LocalError, NetworkError, PeerError, Phase, RefusedError
 from privacy.ledger_entries import Unprotected
 from privacy.plan import PROTOCOL_VERSION
@@ -729,10 +730,14 @@ def test_the_owner_and_nobody_else_learns_in_how_many_rounds_training_failed(
 ) -> None:
     rehearsal.round(1)
     run, told = rehearsal.me.home.runs / rehearsal.plan.run_id, tmp_path / "told"
-    record_failure(run, 1, "OutOfMemoryError")
-    record_failure(run, 1, "ValueError")
-    record_failure(run, 2, "OutOfMemoryError")
-    said = f"training failed in 2 of {rehearsal.plan.recipe.rounds} rounds (OutOfMemoryError)"
+    RunRecord(run).failed(1, "OutOfMemoryError")
+    RunRecord(run).failed(1, "ValueError")
+    RunRecord(run).failed(2, "OutOfMemoryError")
+    RunRecord(run).read(24, 3, "digits.npz row 5: its label is not among the plan's")
+    said = (
+        f"training failed in 2 of {rehearsal.plan.recipe.rounds} rounds (OutOfMemoryError); "
+        "3 of 24 rows cannot be used; the first: digits.npz row 5: its label is not among the plan's"
+    )
     assert read_record(run).summary(rehearsal.plan.recipe.rounds) == said
     command = ("/bin/sh", "-c", f'printf "%s" "$ONLYSUM_MESSAGE" > {told}')
     rehearsal.me.settings = rehearsal.me.settings.model_copy(update={"notify": command})
@@ -742,6 +747,7 @@ def test_the_owner_and_nobody_else_learns_in_how_many_rounds_training_failed(
     assert said in capsys.readouterr().out
     assert b"training failed" not in (run / "report.json").read_bytes()
     assert b"OutOfMemoryError" not in (run / "report.json").read_bytes()
+    assert b"cannot be used" not in (run / "report.json").read_bytes()
 
 
 def test_a_policy_may_ask_a_person_after_so_many_rounds_whose_training_failed(tmp_path: Path) -> None:
@@ -749,12 +755,26 @@ def test_a_policy_may_ask_a_person_after_so_many_rounds_whose_training_failed(tm
     made.propose()
     run = made.me.home.runs / made.plan.run_id
     made.round(1)
-    record_failure(run, 1, "RuntimeError")
+    RunRecord(run).failed(1, "RuntimeError")
     made.part._consent.require()
-    record_failure(run, 2, "RuntimeError")
+    RunRecord(run).failed(2, "RuntimeError")
     with pytest.raises(RefusedError, match="E-POLICY-WAITING: training failed in 2 of"):
         made.part._consent.require()
     made.me.write_policy(policy_text(wards="max_failed_rounds = 3"))
+    made.part._consent.require()
+
+
+def test_a_policy_that_asks_a_person_of_failures_asks_before_a_run_in_which_no_row_is_usable(tmp_path: Path) -> None:
+    made = Rehearsal(tmp_path / ME, policy=policy_text(wards="max_failed_rounds = 100"))
+    made.propose()
+    made.part._consent.require()
+    record = RunRecord(made.me.home.runs / made.plan.run_id)
+    record.read(24, 23, "digits.npz row 1: its label is not among the plan's")
+    made.part._consent.require()
+    record.read(24, 24, "digits.npz row 1: its label is not among the plan's")
+    with pytest.raises(RefusedError, match=r"E-POLICY-WAITING: 24 of 24 rows cannot be used; the first: digits\.npz"):
+        made.part._consent.require()
+    made.me.write_policy(policy_text())
     made.part._consent.require()
 
 
@@ -762,5 +782,5 @@ def test_a_record_of_failures_that_is_damaged_is_named(tmp_path: Path) -> None:
     (tmp_path / "training.json").write_text("{")
     with pytest.raises(LocalError, match="E-STATE-DAMAGED"):
         read_record(tmp_path)
-    record_failure(tmp_path, 1, "RuntimeError")  # is logged, and raises nothing
+    RunRecord(tmp_path).failed(1, "RuntimeError")  # is logged, and raises nothing
     assert (tmp_path / "training.json").read_text() == "{"

@@ -267,6 +267,11 @@ UNSEEN = {
     "a soft hyphen": "\u00ad",
     "a mark of direction": "\u202e",
     "half a pair": "\ud800",
+    "a Hangul filler": "\u3164",
+    "an empty Braille cell": "\u2800",
+    "a grapheme joiner": "\u034f",
+    "a variation selector": "\ufe0f",
+    "a joiner that joins nothing": "\u200d",
 }
 
 
@@ -377,3 +382,64 @@ def test_a_file_without_a_header_names_its_first_row_to_its_owner_alone(tmp_path
     with pytest.raises(LocalError) as info:
         read_table(path, Columns("text", "label"), strict=False)
     assert info.value.detail == "x.csv row 1: no column text"
+
+
+def with_notes_alone(pets: Path) -> None:
+    (pets / "fox").mkdir()
+    (pets / "fox" / "a.txt").touch()
+
+
+INCOMPLETE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a label that is a link to nothing": (
+        lambda pets: (pets / "fox").symlink_to("/nowhere"), "pets/fox: a link that leads nowhere"
+    ),
+    "an image that is a link to nothing": (
+        lambda pets: (pets / "dog" / "2.png").symlink_to("/nowhere"), "pets/dog/2.png: a link that leads nowhere"
+    ),
+    "an empty folder of a label": (lambda pets: (pets / "fox").mkdir(), "pets/fox: a label's folder without an image"),
+    "a folder of a label with notes alone": (
+        with_notes_alone, "pets/fox: a label's folder without"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", INCOMPLETE)
+def test_no_label_and_no_image_of_folders_is_missing_in_silence(sentence: str, tmp_path: Path) -> None:
+    change, says = INCOMPLETE[sentence]
+    pets = folder(tmp_path / "pets", cat__1=PLAIN, dog__1=PLAIN)
+    assert inspect_dataset(pets).rows == 2
+    change(pets)
+    assert refusal(pets).startswith(says)
+
+
+def test_the_labels_of_folders_are_listed_without_being_named(tmp_path: Path) -> None:
+    assert inspect_dataset(folder(tmp_path / "pets", cat__1=PLAIN, dog__1=PLAIN)).labels == ("cat", "dog")
+
+
+INFINITE: dict[str, Callable[[Path], Path]] = {
+    "an array": lambda path: npz(path / "x.npz", np.full((2, 3, 3), np.inf)),
+    "an array of no numbers": lambda path: npz(path / "x.npz", np.full((2, 3, 3, 1), np.nan)),
+    "lists": lambda path: written(path / "x.jsonl", '{"image": [[1, Infinity]], "label": 1}\n'),
+    "JSON in a table": lambda path: written(path / "x.csv", 'image,label\n"[[1, 1e999]]",1\n'),
+}
+
+
+def npz(path: Path, images: np.ndarray) -> Path:
+    np.savez(path, image=images, label=np.array(["a", "b"]))
+    return path
+
+
+@pytest.mark.parametrize("sentence", INFINITE)
+@pytest.mark.parametrize("columns", [{}, {"input_column": "image", "label_column": "label"}])
+def test_pixels_without_end_are_refused_as_such_when_a_dataset_is_added(
+    sentence: str, columns: dict[str, str], tmp_path: Path
+) -> None:
+    says = refusal(INFINITE[sentence](tmp_path), **columns)
+    assert "row 1: a pixel is infinite, or not a number" in says
+
+
+def test_numbers_that_are_no_pixels_may_be_infinite(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "x.jsonl", '{"text": "a", "value": Infinity, "vector": [Infinity], "odd": [[1], [1, 2]]}\n'
+    )
+    assert inspect_dataset(path).rows == 1

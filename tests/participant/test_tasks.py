@@ -52,8 +52,9 @@ def refused(world: World, row: dict[str, Any], place: int = 3) -> str:
     with pytest.raises(LocalError) as info:
         load_examples(rewritten(world, place, row), world.columns, world.task, world.base())
     assert info.value.code == "E-DATA-MISMATCH"
-    assert info.value.detail.startswith(f"changed.jsonl row {place + 1}: ")
-    return info.value.detail
+    before = f"1 of {ROWS} rows cannot be used; the first: "
+    assert info.value.detail.startswith(f"{before}changed.jsonl row {place + 1}: ")
+    return info.value.detail.removeprefix(before)
 
 
 # --- gradients ---

@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 from participant.training.adapters.sums import EMPTY_SLOT, GradientSums
 from participant.training.examples import Examples
-from participant.training.timing import FixedDuration, max_micro_batches
+from participant.training.timing import FixedDuration, Slots, max_micro_batches
 from privacy.dp.sampling import TAIL_BITS, largest_batch
 from tests.worlds.plans import make_plan
 
@@ -32,9 +32,9 @@ class Clock:
 
 
 @pytest.mark.parametrize(
-    ("worked", "taken"), [(0.0, 2.0), (0.5, 2.0), (1.999, 2.0), (2.0, 2.0), (2.001, 4.0), (7.0, 8.0)]
+    ("worked", "taken"), [(0.0, 2.0), (0.5, 2.0), (1.999, 2.0), (2.0, 2.0), (2.001, 4.0), (4.001, 8.0), (7.0, 8.0)]
 )
-def test_work_ends_at_the_end_of_a_period(worked: float, taken: float) -> None:
+def test_work_whose_length_nobody_can_plan_ends_after_a_time_that_doubles(worked: float, taken: float) -> None:
     clock = Clock()
     with FixedDuration(clock.monotonic, clock.work).pad(2.0):
         clock.work(worked)
@@ -46,6 +46,41 @@ def test_work_that_fails_takes_as_long() -> None:
     with pytest.raises(ZeroDivisionError), FixedDuration(clock.monotonic, clock.work).pad(2.0):
         clock.work(1 / 0)
     assert clock.seconds == pytest.approx(102.0)
+
+
+def rounds(slowness: list[float], worked: list[float]) -> list[float]:
+    """Return how long rounds take whose measurements and work are given, in periods of 10 seconds."""
+    clock, taken = Clock(), list[float]()
+    slots = Slots(FixedDuration(clock.monotonic, clock.work), 10.0, spare=1.5)
+    for slow, work in zip(slowness, worked, strict=True):
+        began = clock.seconds
+        with slots.pad(lambda slow=slow: slow):  # type: ignore[misc]
+            clock.work(work)
+        taken.append(round((clock.seconds - began) / 10, 6))
+    return taken
+
+
+def test_on_a_slower_machine_small_and_large_batches_take_the_same_time() -> None:
+    slow = [2.5] * 6
+    small, large = rounds(slow, [4.0] * 6), rounds(slow, [4.0, 4.0, 19.0, 4.0, 19.0, 4.0])
+    assert small == large == [1.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+
+
+def test_a_moment_s_load_changes_no_round_and_a_machine_that_recovers_keeps_its_periods() -> None:
+    assert rounds([1.0, 9.0, 1.0, 1.0], [5.0] * 4) == [1.0] * 4
+    assert rounds([3.1, 3.1, 1.0, 1.0, 1.0], [5.0] * 5) == [1.0, 3.0, 3.0, 3.0, 3.0]
+
+
+def test_a_machine_that_becomes_too_slow_within_a_round_is_given_twice_the_time_for_good() -> None:
+    assert rounds([1.0] * 4, [5.0, 10.5, 5.0, 45.0]) == [1.0, 2.0, 2.0, 8.0]
+
+
+def test_a_round_that_fails_takes_as_long() -> None:
+    clock = Clock()
+    slots = Slots(FixedDuration(clock.monotonic, clock.work), 10.0, spare=1.5)
+    with pytest.raises(ZeroDivisionError), slots.pad(lambda: 1.0):
+        clock.work(1 / 0)
+    assert clock.seconds == pytest.approx(110.0)
 
 
 def test_one_slow_try_of_several_does_not_count() -> None:

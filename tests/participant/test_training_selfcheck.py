@@ -178,7 +178,7 @@ def rescale(adapted: AdaptedModel, factor: float) -> None:
 PLANTED: dict[str, tuple[Callable[[AdaptedModel], None], str]] = {
     "a layer that routes to experts": (
         lambda adapted: append(adapted, SparseMoeBlock()),
-        "modules: .*routes to experts .SparseMoeBlock.",
+        "modules: .*SparseMoeBlock. routes to experts",
     ),
     "a layer that normalises over the batch": (
         lambda adapted: append(adapted, torch.nn.BatchNorm1d(5, affine=False, track_running_stats=False).eval()),

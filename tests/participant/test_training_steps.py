@@ -11,6 +11,7 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
+from audit.training_record import read_record
 from methods.vectors import joined, split
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.device import require_precision
@@ -20,6 +21,7 @@ from participant.training.adapters.sums import EMPTY_SLOT, Clip, GradientSums
 from participant.training.data import Columns
 from participant.training.examples import load_examples
 from participant.training.noise_keys import NoiseKeys
+from participant.training.record import RunRecord
 from participant.training.selfcheck import TurnCheck
 from participant.training.timing import FixedDuration
 from participant.training.torch_trainer import TorchTrainer
@@ -172,16 +174,98 @@ def test_a_step_that_fails_leaves_its_noise_and_no_word_of_why(
 def test_the_trainer_tells_its_owner_the_round_and_the_class_of_what_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world, told = make_world(tmp_path, mode="distributed", sampling_rate=1), list[tuple[int, str]]()
-    trainer = TorchTrainer(
-        world.materials(), SeededRandom("secret"), on_failure=lambda number, cause: told.append((number, cause))
-    )
+    world = make_world(tmp_path, mode="distributed", sampling_rate=1)
+    trainer = TorchTrainer(world.materials(), SeededRandom("secret"), record=RunRecord(tmp_path / "run"))
     trainer.prepare()
     trainer.train(2, start(world), silent)
-    assert told == []
+    assert read_record(tmp_path / "run").summary(3) == ""
     monkeypatch.setattr(GradientSums, "clipped", lambda *_, **__: 1 / 0)
     trainer.train(3, start(world), silent)
-    assert told == [(3, "ZeroDivisionError")]
+    assert read_record(tmp_path / "run").summary(3) == "training failed in 1 of 3 rounds (ZeroDivisionError)"
+
+
+def in_arrays(world: World, path: Path, **changed: np.ndarray) -> Path:
+    """Write the world's rows with some columns in place of its own."""
+    with np.load(world.dataset) as found:
+        np.savez(path, **{**found, **changed})
+    return path
+
+
+NO_USE: dict[str, tuple[dict[str, np.ndarray], str]] = {
+    "labels of other names": (
+        {"label": np.array(["zebra"] * ROWS)},
+        "row 1: its label is not among the plan's; `dataset map` translates an own spelling",
+    ),
+    "infinite pixels": (
+        {"image": np.full((ROWS, 8, 8), np.inf, dtype=np.float32)},
+        "row 1: a pixel is infinite, or not a number",
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", NO_USE)
+def test_that_no_row_is_usable_is_kept_for_the_owner_and_changes_nothing_that_is_sent(
+    sentence: str, tmp_path: Path
+) -> None:
+    changed, cause = NO_USE[sentence]
+    world = make_world(tmp_path, mode="distributed", sampling_rate=1)
+    useless = in_arrays(world, tmp_path / "useless.npz", **changed)
+    noise = discrete_gaussian(world.plan.recipe.entries, world.plan.privacy.variance_exponent, SeededRandom("secret"))
+    trainer = TorchTrainer(world.materials(dataset=useless), SeededRandom("secret"), record=RunRecord(tmp_path / "run"))
+    trainer.prepare()
+    assert np.array_equal(trainer.train(1, start(world), silent), noise)
+    record = read_record(tmp_path / "run")
+    assert record.summary(3) == f"{ROWS} of {ROWS} rows cannot be used; the first: useless.npz {cause}"
+    assert record.too_many(1000)
+    with pytest.raises(LocalError, match=f"{ROWS} of {ROWS} rows cannot be used; the first: useless.npz row 1: "):
+        world.trainer(dataset=useless, strict=True)
+
+
+def test_rows_that_can_be_used_take_back_what_was_written_of_those_that_could_not(tmp_path: Path) -> None:
+    world, record = make_world(tmp_path, mode="distributed"), RunRecord(tmp_path / "run")
+    few = in_arrays(world, tmp_path / "few.npz", label=np.array([*"zz", *["a"] * (ROWS - 2)]))
+    for dataset, said in ((few, f"2 of {ROWS} rows cannot be used; the first: few.npz row 1: "), (world.dataset, "")):
+        TorchTrainer(world.materials(dataset=dataset), SeededRandom(1), record=record).prepare()
+        assert read_record(tmp_path / "run").summary(3).startswith(said) is True
+        assert not read_record(tmp_path / "run").trains_on_nothing
+    assert read_record(tmp_path / "run").summary(3) == ""
+
+
+@pytest.mark.parametrize(
+    ("mode", "method"),
+    [("none", "ffa-lora"), ("local", "ffa-lora"), ("distributed", "rolora"), ("distributed-participant", "rolora")],
+)
+def test_a_dry_run_takes_one_step_of_each_turn_on_the_owner_s_rows_and_keeps_nothing(
+    mode: Mode, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, mode=mode, method=method, sampling_rate=1)
+    before, trainer = sorted(tmp_path.rglob("*")), world.trainer(strict=True)
+    found = trainer.step_on_rows()
+    assert [words.partition(": ")[2] for words in found] == [f"a step on {ROWS} of {ROWS} rows went well"] * len(
+        world.plan.recipe.turns
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+    again = world.trainer(SeededRandom("secret"), strict=True).train(1, start(world), silent)
+    other = world.trainer(SeededRandom("secret"), strict=True)
+    monkeypatch.setattr(other, "_random", SeededRandom("steps"))
+    other.step_on_rows()
+    monkeypatch.setattr(other, "_random", SeededRandom("secret"))
+    assert np.array_equal(other.train(1, start(world), silent), again), "the step left something behind"
+    for name in ("clipped", "plain"):
+        monkeypatch.setattr(GradientSums, name, lambda *_, **__: dict[str, int]()["patient 17"])
+    with pytest.raises(LocalError, match=r"E-TRAINING: turn 1 \(.*\): KeyError$"):
+        trainer.step_on_rows()
+
+
+def test_a_dry_run_says_when_no_row_moves_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path, mode="distributed", sampling_rate=0.000001)
+    trainer = world.trainer(strict=True)
+    (found,) = trainer.step_on_rows()
+    assert found.endswith(f"a step on 2 of {ROWS} rows went well"), "a batch may be empty, a dry run is not"
+    nothing = np.zeros(world.plan.recipe.entries, dtype=np.int64)
+    monkeypatch.setattr(GradientSums, "clipped", lambda *_, **__: nothing)
+    (found,) = trainer.step_on_rows()
+    assert found.endswith(f"of {ROWS} rows moves nothing: every gradient is zero")
 
 
 def test_without_noise_a_step_that_fails_ends_the_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,8 +289,8 @@ def test_training_takes_the_same_time_whatever_is_in_the_batch(mode: Mode, rate:
         trainer.prepare()
         trainer.train(1, start(world), silent)
     micro_batches = 3 if rate == 1 else 1  # of eight rows each
-    period = 1.5 * world.plan.privacy.local_steps * (micro_batches * 0.01 + 0.01)
-    assert waits == [pytest.approx(period - 0.01)]
+    period = 1.5 * (world.plan.privacy.local_steps * (micro_batches * 0.01 + 0.01) + 0.01)
+    assert waits == [pytest.approx(0.99), pytest.approx(period - 0.03)], "reading the data, then the round"
     assert [log["event"] for log in logs] == ["every round's training takes the same time"]
 
 

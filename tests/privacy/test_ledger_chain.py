@@ -250,3 +250,10 @@ def test_a_run_is_charged_for_no_more_rounds_than_it_has_whatever_other_runs_had
         spent = ledger.require_budget(spent, charge(number), budget=BUDGET, max_rounds=2)
     with pytest.raises(RefusedError, match="was charged for all of its 2 rounds"):
         ledger.require_budget(spent, charge(3), budget=BUDGET, max_rounds=2)
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_an_export_of_another_version_is_said_to_be_one(version: int) -> None:
+    whole: Any = canonical.decode(ledger.export(RECORDS))
+    with pytest.raises(VerificationError, match="not an exported ledger of version 2"):
+        ledger.verify_export(canonical.encode({**whole, "ledger_version": version}))

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from privacy.adapter_options import OPTIONS
 from privacy.canonical import Json
+from privacy.dp.calibration import assumed
+from privacy.draft import PrivacyTarget
 from privacy.errors import PlanError
 from privacy.plan_parts import MAX_VARIANCE_EXPONENT, MIN_VARIANCE_EXPONENT, Encoding, Graph, Mode, PlanModel, Privacy
 from privacy.report import claim
@@ -169,8 +173,58 @@ def test_a_mechanism_is_what_its_mode_takes(mode: Mode, fields: dict[str, Any], 
     check_part(Privacy, {**make_plan(mode=mode)[0].privacy.model_dump(), **fields}, words)
 
 
-def test_only_steps_with_noise_are_counted_and_so_bounded() -> None:
-    plan, _ = make_plan(mode="none", recipe={"rounds": 10_000_000})
-    plan.privacy.require_countable(plan.recipe.rounds)
-    with pytest.raises(ValueError, match="at most 1,000,000 in a noised mode"):
-        make_plan(mode="local")[0].privacy.require_countable(plan.recipe.rounds)
+@pytest.mark.parametrize("mode", ["none", "local", "distributed", "distributed-participant"])
+def test_no_run_takes_more_than_a_million_steps_whatever_its_mode(mode: Mode) -> None:
+    privacy = make_plan(mode=mode)[0].privacy
+    privacy.require_countable(1_000_000 // privacy.local_steps)
+    with pytest.raises(ValueError, match="at most 1,000,000"):
+        privacy.require_countable(1_000_000 // privacy.local_steps + 1)
+    for rounds in (1_000_001, 2**31, 2**53 - 1):
+        assert code_of(mode=mode, recipe={"rounds": rounds}) == "E-PLAN-RULE"
+
+
+BOUNDS: list[tuple[str, dict[str, Any], bool]] = [
+    *(
+        (f"{name} of {value} in {part}", {"recipe": {part: {name: value}}}, fits)
+        for part in ("training", "optimizer")
+        for name in ("learning_rate", "head_learning_rate")
+        for value, fits in (
+            ("0", False), ("0.000000000999", False), ("0.000000001", True), ("10000", True), ("10000.1", False)
+        )
+    ),
+    ("a micro-batch of 4096", {"recipe": {"training": {"micro_batch": 4096}}}, True),
+    ("a micro-batch of 4097", {"recipe": {"training": {"micro_batch": 4097}}}, False),
+    ("a clip norm of a millionth", {"privacy": {"clip_norm": "0.000001"}}, True),
+    ("a clip norm below a millionth", {"privacy": {"clip_norm": "0.00000099"}}, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sentence", "plan", "fits"), BOUNDS)
+def test_a_plan_trains_something_and_fits_into_memory(sentence: str, plan: dict[str, Any], fits: bool) -> None:
+    assert (code_of(mode="distributed", **plan) == "") is fits, sentence
+
+
+@pytest.mark.parametrize(
+    ("alpha", "fits"), [("0", False), ("0.0000001", False), ("0.000001", True), ("1000001", False)]
+)
+def test_the_scale_of_an_adapter_lets_it_count(alpha: str, fits: bool) -> None:
+    for kind in OPTIONS.values():
+        if "alpha" in kind.model_fields:
+            ranks: dict[str, Any] = {name: 2 for name in ("rank", "target_rank", "heads") if name in kind.model_fields}
+            given: dict[str, Any] = {"alpha": alpha, "target_modules": ("query",), **ranks}
+            if fits:
+                kind(**given)
+            else:
+                with pytest.raises(ValidationError, match="it must be from"):
+                    kind(**given)
+
+
+def test_a_draft_is_checked_with_a_sensitivity_that_a_plan_may_have() -> None:
+    target = PrivacyTarget(
+        mode="distributed", unit="example", epsilon="8", delta="0.00001", sampling_rate="0.1", local_steps=1,
+        clip_norm="1", update_bound="8",
+    )  # fmt: skip
+    for entries in (1, 1000, 10**8):
+        assumption = assumed(target, clipped=entries)
+        assert assumption.sensitivity**2 > entries / 12 + 4 * assumption.sensitivity
+        assert entries <= 0.01 * assumption.sensitivity**2

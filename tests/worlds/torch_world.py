@@ -278,7 +278,7 @@ def make_world(directory: Path, kind: str = "image", *, units: int = ROWS, **rec
     dataset = image_rows(directory / "rows.npz") if kind == "image" else text_rows(directory / "rows.jsonl")
     columns = Columns("image", "label") if kind == "image" else Columns("text", "label", "person")
     (directory / "recipe.toml").write_text(recipe_text(kind, **recipe))
-    draft = build_draft(directory / "recipe.toml", directory / "draft")
+    draft = build_draft(directory / "recipe.toml", directory / "draft", self_check=False)
     return World(directory, plan_of(draft, units=units), dataset, columns)
 
 

@@ -26,10 +26,16 @@ def check_base(name: str, base: Base) -> None:
         LocalError: ``E-MODEL-LOAD``.
     """
     for path, module in base.model.named_modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            raise _refusal(name, f"{path} normalises over the batch (BatchNorm); take a base without it")
+        if normalises_over_batch(module):
+            raise _refusal(name, f"{path} normalises over the batch (BatchNorm); take a base with frozen statistics")
     if base.tokenizer is not None:
         _check_tokenizer(name, base.tokenizer, base.model)
+
+
+def normalises_over_batch(module: torch.nn.Module) -> bool:
+    """Return whether a layer couples the examples of a batch; statistics that are stored and frozen couple nobody."""
+    is_norm = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    return is_norm and (module.training or getattr(module, "running_mean", None) is None)
 
 
 def _check_tokenizer(name: str, tokenizer: Any, model: Any) -> None:
@@ -62,9 +68,21 @@ def check_length(name: str, model: Any, length: int, prompt: int = 0) -> None:
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0 or getattr(config, "position_biased_input", True) is False:
         return  # positions relative to each other have no end
+    reserved = _reserved(model)
+    positions -= reserved
     if length + prompt > positions:
         added = f" and adapter.tokens {prompt}" if prompt else ""
-        raise LocalError("E-CONFIG-INVALID", f"task.max_length {length}{added}: {name} has {positions} positions")
+        fewer = f", as {reserved} are reserved" if reserved else ""
+        detail = f"task.max_length {length}{added}: {name} has {positions} positions{fewer}"
+        raise LocalError("E-CONFIG-INVALID", detail)
+
+
+def _reserved(model: Any) -> int:
+    """Return how many rows of the embedding of positions no token gets: RoBERTa counts on from its padding."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and "position" in name and module.padding_idx is not None:
+            return int(module.padding_idx) + 1
+    return 0
 
 
 def check_forward(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 # Pictures that are not read: left out in a word, half of a folder would be missing in silence.
 OTHER_IMAGES: Final = frozenset({".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".dcm", ".nef", ".cr2", ".dng"})
+FOLDER_LABEL: Final = "label"  # the column that folders' names are in
 CSV_FIELD_BYTES: Final = 2**24
 OTHER_SEPARATORS: Final = (";", "\t", "|")
 
@@ -277,23 +278,37 @@ def _npz_rows(path: Path, wanted: Names) -> Rows:
 
 def _folder_rows(path: Path, _wanted: Names) -> Rows:
     for entry in visible(path.iterdir()):
+        _require_target(entry, path)
         if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES:
             raise LocalError(
                 "E-DATA-PARSE", f"{_shown(entry, path)}: an image beside the folders of labels has no label"
             )
         if entry.is_dir():
-            yield from _images(path, entry)
+            images = 0
+            for row in _images(path, entry):
+                images += 1
+                yield row
+            if not images:
+                detail = "a label's folder without an image; remove it, or add what is missing"
+                raise LocalError("E-DATA-PARSE", f"{_shown(entry, path)}: {detail}")
+
+
+def _require_target(entry: Path, path: Path) -> None:
+    """Refuse a link that leads nowhere: left out, a label or an image would be missing in silence."""
+    if entry.is_symlink() and not entry.exists():
+        raise LocalError("E-DATA-PARSE", f"{_shown(entry, path)}: a link that leads nowhere; remove or mend it")
 
 
 def _images(path: Path, label: Path) -> Rows:
     for file in visible(label.iterdir()):
+        _require_target(file, path)
         if file.is_dir() and _has_images(file):
             detail = "a folder of images within a label's; each label has one folder, directly below the dataset's"
             raise LocalError("E-DATA-PARSE", f"{_shown(file, path)}: {detail}")
         if file.suffix.lower() in OTHER_IMAGES:
             raise LocalError("E-DATA-PARSE", f"{_shown(file, path)}: pictures of this kind are not read; make it a PNG")
         if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
-            yield _shown(file, path), {"image": file.read_bytes(), "label": _label(label, path)}
+            yield _shown(file, path), {"image": file.read_bytes(), FOLDER_LABEL: _label(label, path)}
 
 
 def _label(folder: Path, path: Path) -> str:

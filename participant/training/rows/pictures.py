@@ -27,11 +27,32 @@ DEEP: Final = re.compile(r";16[BLN]")  # 16 bits a channel, in Pillow's names of
 MAX_PIXELS: Final = 2**26  # of an encoded picture; a small file can claim any size
 GREY: Final = frozenset({"1", "L"})
 LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R 601
+NOT_FINITE: Final = "a pixel is infinite, or not a number"
 
 
 def is_encoded(value: object) -> bool:
     """Return whether an image is a file's bytes, which only decoding proves to be one."""
     return isinstance(value, bytes) or (isinstance(value, dict) and isinstance(value.get("bytes"), bytes))
+
+
+def require_finite(value: object, where: str) -> None:
+    """Refuse rows and columns of numbers, as an array, lists or JSON, of which one is infinite or not a number.
+
+    Raises:
+        LocalError: ``E-DATA-PARSE``.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("[["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return
+    if isinstance(value, list | np.ndarray):
+        try:
+            array = np.asarray(value)
+        except ValueError:  # lists of different lengths
+            return
+        if array.dtype.kind == "f" and array.ndim > 1 and not np.isfinite(array).all():
+            raise LocalError("E-DATA-PARSE", f"{where}: {NOT_FINITE}")
 
 
 def pixels(value: Any, channels: int, where: str) -> NDArray[np.float32]:
@@ -47,8 +68,10 @@ def pixels(value: Any, channels: int, where: str) -> NDArray[np.float32]:
         array = np.asarray(_decoded(value, where), dtype=np.float32)
     if array.ndim == 2:
         array = array[:, :, None]
-    if array.ndim != 3 or array.shape[2] not in {1, 3, 4} or not array.size or not np.isfinite(array).all():
+    if array.ndim != 3 or array.shape[2] not in {1, 3, 4} or not array.size:
         raise LocalError("E-DATA-PARSE", f"{where}: an image has shape (height, width) or (height, width, channels)")
+    if not np.isfinite(array).all():
+        raise LocalError("E-DATA-PARSE", f"{where}: {NOT_FINITE}")
     array = array[:, :, :3] if array.shape[2] == 4 else array
     if array.shape[2] == channels:
         return array

@@ -41,18 +41,16 @@ class Reading:
 
     Args:
         table: of the dataset.
-        strict: whether a row that the plan cannot use is refused.
 
     Attributes:
-        unusable: rows that the plan cannot use.
+        unusable: rows that the plan cannot use; those that the table lacks a value of are not read at all.
         cut: rows that are longer than the plan lets them be.
         notes: what else the owner should know of the rows; nothing of what is in them.
     """
 
-    def __init__(self, table: Table, strict: bool) -> None:
+    def __init__(self, table: Table) -> None:
         self.table = table
-        self._strict = strict
-        self.unusable: set[int] = set()
+        self.unusable = table.unusable
         self.cut: set[int] = set()
         self.notes: list[str] = []
 
@@ -64,13 +62,12 @@ class Reading:
             otherwise: of a row that the plan cannot use.
         """
         values = []
+        lacking = frozenset(self.table.unusable.numbers)
         for row, where in enumerate(self.table.places):
             try:
-                values.append(read(row, where))
-            except Exception:  # whatever a row brings about: nothing about it may show
-                if self._strict:
-                    raise
-                self.unusable.add(row)
+                values.append(otherwise if row in lacking else read(row, where))
+            except Exception as error:  # noqa: BLE001  whatever a row brings about: nothing of it may show
+                self.unusable.note(row, where, error)
                 values.append(otherwise)
         return values
 
@@ -180,6 +177,8 @@ def spread_lengths(longest: int, shortest: int, count: int) -> NDArray[np.int64]
 def random_tokens(base: Base, random: np.random.Generator, lengths: NDArray[np.int64], longest: int) -> Inputs:
     """Return synthetic texts of some lengths, padded to the longest; shape (count, longest)."""
     ids = random.integers(base.tokenizer_size, size=(len(lengths), longest))
+    longest_rows = lengths == longest  # without a token that a base would take for padding: these need every position
+    ids[longest_rows] = np.where(ids == base.pad, (base.pad + 1) % base.tokenizer_size, ids)[longest_rows]
     mask = (np.arange(longest) < lengths[:, None]).astype(np.int64)
     tokens = np.where(mask == 1, ids, base.pad)
     return {TOKENS: torch.from_numpy(tokens), TOKEN_MASK: torch.from_numpy(mask)}
