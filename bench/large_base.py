@@ -127,9 +127,9 @@ def measure(folder: Path, case: str) -> dict[str, float]:
 
     from authoring.draft import INITIAL_FILE
     from participant.training.adapters.adapted import AdaptedModel, read_initial
-    from participant.training.adapters.checkpointing import run_blocks_again
     from participant.training.adapters.fast import FastEngine
     from participant.training.adapters.sums import GradientSums
+    from participant.training.bases.checkpointing import run_blocks_again
     from participant.training.bases.memory import Memory
     from participant.training.examples import synthetic_examples
     from participant.training.models import Base, load_base

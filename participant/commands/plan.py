@@ -87,10 +87,11 @@ def show_plan(
 def dry_run(
     run: WaitingRun = "", dataset: DatasetOption = None, config: Directory = None, as_json: AsJson = False
 ) -> None:
-    """Load base and data, self-check, rehearse a round, step on the rows.
+    """Check base, data and plan together, and rehearse a round.
 
-    One private step of each turn. Nothing is sent or charged; what a round
-    takes here is kept for `plan show`.
+    Loads both, runs the self-check, and takes one private step of each turn on
+    the rows. Nothing is sent or charged. What a round takes here is kept for
+    `plan show`.
 
     Example: onlysum participant plan dry-run 3f2a
     """
@@ -106,7 +107,8 @@ def dry_run(
     same = is_unchanged(job.dataset)
     trainer = torch_trainer(job, strict=True)
     trainer.prepare()
-    steps, rehearsal = trainer.step_on_rows(), _rehearsed(trainer)
+    steps = trainer.step_on_rows()
+    rehearsal = _rehearsed(trainer)
     participant.review.plans.note_rehearsal(run_id, rehearsal)
     plan, unmet = judged.verified.plan, [rule for rule in judged.assessment.rules if rule.outcome is not Outcome.MET]
     value: Json = {

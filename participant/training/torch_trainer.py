@@ -29,7 +29,6 @@ import methods
 from methods.method import BY_ITSELF, Fusion, Method
 from methods.uploads import kept_at_start
 from participant.training.adapters.adapted import AdaptedModel, read_initial
-from participant.training.adapters.checkpointing import run_blocks_again
 from participant.training.adapters.configurations import whole_modules
 from participant.training.adapters.device import find_device, peak_mib, require_precision
 from participant.training.adapters.gradients import GradientEngine
@@ -37,6 +36,7 @@ from participant.training.adapters.kinds import require_weights
 from participant.training.adapters.prefix import shortened
 from participant.training.adapters.sums import Clip, GradientSums, joined
 from participant.training.adapters.turns import TurnEngines
+from participant.training.bases.checkpointing import run_blocks_again
 from participant.training.bases.memory import Memory, micro_batch
 from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples, synthetic_examples

@@ -3,7 +3,7 @@
 Guarantees: gradients of single examples never take more than is stated here: micro-batches shrink for it, while the
 logical batch, the noise and what is charged stay the plan's. Nothing here changes what is computed, but for packed
 weights, which are other weights. Needs no torch.
-Leaves to others: packing (``bases.narrow``), checkpointing (``adapters.checkpointing``).
+Leaves to others: packing (``bases.narrow``), checkpointing (``bases.checkpointing``).
 Source: docs/models.md.
 """
 
