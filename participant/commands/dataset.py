@@ -109,7 +109,7 @@ def map_labels(
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what plans call the labels of a dataset, where it spells them otherwise.
+    """Map the labels of a dataset to those that plans know.
 
     The data stays as it is. What was said before is replaced; without pairs
     labels are taken as they are.
