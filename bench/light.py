@@ -296,7 +296,7 @@ class LightParticipant:
         update: NDArray[np.int64] = OneHotTrainer(self.plan.plan, self.name).train(1, NOTHING, lambda *_: None)
         durable = UpdateEncoded(offer.position.round, bytes(32), offer.adapter_hash, offer.previous_transcript)
         self.memory = self.memory.apply(durable)
-        return self._hear(EncodedUpdate(update))
+        return self._hear(EncodedUpdate(ready.participant.encode(offer.position.round, update)))
 
     def _heads(self, moment: Moment, at: Position, about: bytes = b"") -> HeadsShown:
         self.shown += 1

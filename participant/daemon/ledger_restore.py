@@ -47,7 +47,7 @@ def restore_member(
     with to.locked():
         entry = to.path / "members" / f"{member.identity}.json"
         aside = [] if _parses(entry) else [_renamed(entry, at)]
-        for other in to.members():
+        for other in () if to is archive else to.members():
             _require_room(member, other, to, home)
         aside += _take_over(archive, to, member, at)
         to.write(member.model_copy(update={"home": str(home.directory)}))

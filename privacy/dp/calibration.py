@@ -62,11 +62,11 @@ def calibrate(target: PrivacyTarget, setting: Setting, *, entry_bits: int | None
             for privacy, encoding in encodings
             if encoding is not None
         ]
-        least = min((cost for cost, _, _ in costs), default=1.0)
-        if least > (MOST_LOST if entry_bits is None else 1.0):
+        least, most = min((cost for cost, _, _ in costs), default=1.0), MOST_LOST if entry_bits is None else 1.0
+        if least > most:
             continue
         for cost, privacy, encoding in costs:  # the coarsest grid about as good as the finest
-            if cost <= least + LITTLE_LOST:
+            if cost <= min(least + LITTLE_LOST, most):
                 return _within_target(privacy, target, setting), encoding
     words = "no words hold" if entry_bits is None else f"words of {entry_bits} bits do not hold"
     raise LocalError("E-PLAN-RING", f"{words} a sum of {setting.n} updates of {setting.entries} entries")

@@ -193,7 +193,7 @@ def test_a_command_sweeps_where_no_daemon_runs_and_leaves_it_to_one_that_does(ma
 
 
 def test_a_command_says_that_the_disk_refused(masked: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(path: Path) -> None:
+    def broken(*paths: Path) -> None:
         raise OSError(5, "Input/output error")
 
     refuse(masked)
