@@ -11,6 +11,7 @@ from typing import Final
 import torch
 
 from participant.training.adapters.adapted import AdaptedModel, read_initial
+from participant.training.adapters.configurations import whole_modules
 from participant.training.adapters.turns import TurnEngines
 from participant.training.bases.checks import check_forward
 from participant.training.bases.files import check_files
@@ -69,7 +70,7 @@ def try_recipe(recipe: Recipe, privacy: Privacy, folder: Path, initial: Path) ->
 
     def base() -> Base:
         adapter = recipe.adapter
-        return load_base(folder, recipe.base, recipe.task, head_modules=adapter.head_modules, seed=adapter.seed)
+        return load_base(folder, recipe.base, recipe.task, head_modules=whole_modules(adapter), seed=adapter.seed)
 
     loaded, tensors, size = base(), read_initial(initial, recipe.adapter), recipe.training.micro_batch
     adapted = AdaptedModel.attach(loaded.model, recipe, tensors, torch.device("cpu"))
