@@ -8,7 +8,7 @@ Source: docs/methods.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,8 @@ class Steps:
 
     number: int
     start: Wide
-    end: Wide
-    kept: Vector
+    end: Wide = field(repr=False)
+    kept: Vector = field(repr=False)
     reach: Wide
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from argon2 import PasswordHasher, profiles
@@ -54,7 +54,7 @@ class Login:
     """A user's login as its browser holds it."""
 
     user: UserRecord
-    token: str
+    token: str = field(repr=False)
 
     @property
     def form_token(self) -> str:

@@ -153,10 +153,9 @@ class Metrics(Collector):
             yield GaugeMetricFamily("onlysum_backup_timestamp_seconds", text, value=waiting.backed_up_at)
         status = read_status(self._opened.home)
         troubles = GaugeMetricFamily("onlysum_troubles", "What keeps this machine from working.", labels=["code"])
-        for trouble_code, count in (
-            sorted(Counter(each.code for each in status.troubles if status).items()) if status else ()
-        ):
-            troubles.add_metric([trouble_code], count)
+        counted = Counter(each.code for each in (status.troubles if status else ()))
+        for code, count in sorted(counted.items()):
+            troubles.add_metric([code], count)
         yield troubles
 
 

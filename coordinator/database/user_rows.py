@@ -7,7 +7,7 @@ Leaves to others: passwords and lockout (``coordinator.dashboard.accounts``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import sqlalchemy as sa
@@ -31,7 +31,7 @@ class UserRecord:
 
     name: str
     role: UserRole
-    password: str
+    password: str = field(repr=False)
     added_at: int
 
 

@@ -9,7 +9,6 @@ Leaves to others: who is logged in (each daemon). Source: OWASP CSRF Prevention;
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Collection, Mapping
 from typing import Final
 from urllib.parse import parse_qsl
@@ -78,7 +77,8 @@ class Guard:
         except OnlysumError as error:
             response = self.refusal(error)
         except Exception as error:  # noqa: BLE001  # logged; whoever asked learns only that something failed
-            _log.error("page failed", path=request.url.path, kind=type(error).__name__, trace=traceback.format_exc())
+            # Its words may be data: the traceback is written only where the daemon's log may have one.
+            _log.error("page failed", method=request.method, kind=type(error).__name__, exc_info=True)
             response = self.refusal(LocalError("E-BUG", "the page could not be made; the log has where"))
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)

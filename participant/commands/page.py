@@ -30,9 +30,13 @@ def page(
     Example: onlysum participant page
     """
     import secrets
+    import sys
 
+    from host.logs import configure
     from host.web import serving
     from participant.page.app import make_app
+
+    configure(sys.stderr, "info", tracebacks=False)  # as the daemon's log: they could show data
 
     host, _, port = listen.rpartition(":")
     if host.strip("[]") not in ("127.0.0.1", "::1", "localhost") or not port.isdigit():

@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,7 +55,7 @@ class OwnerPage:
 
     directory: Path
     pages: Pages
-    key: str
+    key: str = field(repr=False)
 
     @property
     def form_token(self) -> str:

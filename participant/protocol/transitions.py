@@ -9,7 +9,7 @@ Source: docs/protocol.md section 5, whose diagram is drawn from this table.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from participant.protocol.states import Advertised, Idle, Masked, Ready, Released, Shared, Signed, State
@@ -31,7 +31,8 @@ from privacy.secagg.messages import (
 class EncodedUpdate:
     """The round's encoded update; file and record of it are durable already."""
 
-    words: Words  # as ``layout.encode`` makes them, with the weight; they become the masked update where they lie
+    # As ``layout.encode`` makes them, with the weight; they become the masked update where they lie.
+    words: Words = field(repr=False)
     threads: int = 1  # of the mask streams at most; 1 where participants share a machine
 
 

@@ -32,10 +32,10 @@ def test_light_participants_in_processes_of_their_own_complete_every_round(tmp_p
     measured = scale.measure(tmp_path, n, 500, 2, graph)
     assert measured.survivors == [n, n]
     assert (measured.plan.n, measured.plan.graph.kind) == (n, graph)
-    assert [later.cpu >= earlier.cpu for earlier, later in zip(measured.after, measured.after[1:], strict=False)] == [
-        True,
-        True,
-    ]
+    spent = [usage.cpu for usage in measured.after]
+    assert len(spent) == 3
+    assert spent == sorted(spent)
+    assert spent[-1] > spent[0], "a round may be shorter than a tick of the clock, both together are not"
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def planned(
     return plan, setting
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     mode=st.sampled_from(MODES),
     wanted=st.sampled_from(["0.5", "1", "3.3", "8", "20"]),
