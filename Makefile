@@ -44,7 +44,7 @@ $(STAMP):
 test: setup ## Run the tests (10 to 15 minutes on 2 cores)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not docs and not ray" --session-timeout=1200
 
-docs-test: setup ## Run the commands of the README as they stand there, the demo among them (5 minutes)
+docs-test: setup ## Run the commands of the README's walk as they stand there (3 to 5 minutes)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m docs
 
 ray-test: setup ## Run the tests of the Ray engine on a cluster of two workers (80 MB, 1 minute)
