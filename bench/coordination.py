@@ -95,10 +95,11 @@ class Coordination:
         made = ca.create_authority(federation=FEDERATION, hosts=[HOST], random=SystemRandom(), now=time.time())
         self.authority: Authority = made
         ca.save_authority(self.home.authority, self.authority)
+        own = f"{HOST}:{_free_port()}"
         self.settings = Settings(
             federation=FEDERATION,
             operator="Benchmark",
-            participants=Listener(address=f"{HOST}:{_free_port()}"),
+            participants=Listener(address=self.advertised or own, listen=own),
             enrolment=Listener(address=f"{HOST}:{_free_port()}"),
             durations=Durations(phase_seconds=PATIENCE_SECONDS, gather_seconds=PATIENCE_SECONDS),
             log=Log(file="log"),
@@ -123,7 +124,7 @@ class Coordination:
     @property
     def address(self) -> str:
         """Where members dial."""
-        return self.advertised or self.settings.participants.address
+        return self.settings.participants.address
 
     def now(self) -> int:
         """Return the time that rows carry."""

@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import plans
-from bench.coordination import FEDERATION, Coordination, coordinate, until
+from bench.coordination import Coordination, coordinate, until
 from coordinator.config import Settings
-from coordinator.database import member_rows
-from coordinator.database.member_rows import TokenRecord
-from coordinator.enrolment import authority as ca
+from coordinator.enrolment.invitations import make_invitation
+from coordinator.opened import OpenHome
 from host.system import SystemClock, SystemRandom
 from participant.daemon import assembly as participant_daemon
 from participant.daemon.joining import join
@@ -34,7 +33,6 @@ from participant.runs.context import TrainingJob
 from participant.training.trainer import OneHotTrainer, Progress, Trainer
 from privacy.plan import Plan
 from protos.envelope import Role
-from protos.invitation import encode_invitation, token_hash
 
 POLICY: Final = """
 [approval]
@@ -133,29 +131,9 @@ class Daemons:
         return _Timed(OneHotTrainer(job.verified.plan, job.me), self.started)
 
     def _invite(self, name: str) -> str:
-        now, coordination = int(time.time()), self.coordination
-        made = ca.invite(
-            coordination.authority,
-            federation=FEDERATION,
-            name=name,
-            role=Role.PARTICIPANT,
-            enrolment_addresses=[coordination.settings.enrolment.address],
-            addresses=[coordination.address],
-            random=SystemRandom(),
-            until=now + 3600,
-        )
-        token = TokenRecord(
-            token_id=made.token_id,
-            secret_hash=token_hash(made.token_id, made.secret),
-            name=name,
-            role=Role.PARTICIPANT,
-            labels="",
-            made_at=now,
-            expires_at=made.expires_at,
-        )
-        with coordination.store.begin() as connection:
-            member_rows.add_token(connection, token)
-        return encode_invitation(made)
+        coordination, now = self.coordination, int(time.time())
+        opened = OpenHome(coordination.home, coordination.settings, coordination.store)
+        return make_invitation(opened, name=name, role=Role.PARTICIPANT, labels=(), now=now, until=now + 3600)
 
     def run(self, rounds: int) -> Plan:
         """Run a plan of some rounds to its end; ``started`` then holds their times."""

@@ -137,7 +137,7 @@ def first_screen(page: OwnerPage, opened: OpenHome, fields: Fields) -> Response:
         opened,
         status=participant_status(opened),
         ledger=ledger_view(opened),
-        runs=history(opened).runs,
+        runs=history(opened),
         known=opened.review.plans.run_ids(),
     )
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from host.rendering import Json, Line, moment, table, timestamp
 from participant.opened import OpenHome
 from participant.runs.reporting import REPORT_FILE
-from participant.views.plans import SHOWN_ID, plan_list
+from participant.views.plans import plan_list
 from privacy.ledger_entries import Charge
 
 
@@ -25,43 +24,9 @@ class RunHistory:
     last_at: int | None
     reported: bool
 
-    def to_json(self) -> Json:
-        """Return it for programs."""
-        return {
-            "run": self.run_id,
-            "title": self.title,
-            "mode": self.mode,
-            "decision": self.decision,
-            "ended": self.ended,
-            "charged_rounds": self.charged_rounds,
-            "first_at": timestamp(self.first_at),
-            "last_at": timestamp(self.last_at),
-            "reported": self.reported,
-        }
 
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """All runs, newest first."""
-
-    runs: tuple[RunHistory, ...]
-
-    def to_json(self) -> Json:
-        """Return it for programs."""
-        return [run.to_json() for run in self.runs]
-
-    def to_lines(self) -> list[Line]:
-        """Return it for people."""
-        rows = [
-            (run.run_id[:SHOWN_ID], run.title, run.decision, str(run.charged_rounds), moment(run.first_at),
-             moment(run.last_at), run.ended or "-")
-            for run in self.runs
-        ]  # fmt: skip
-        return table(("RUN", "TITLE", "DECISION", "CHARGED", "FROM (UTC)", "TO (UTC)", "ENDED"), rows)
-
-
-def history(opened: OpenHome) -> History:
-    """Read what ran."""
+def history(opened: OpenHome) -> tuple[RunHistory, ...]:
+    """Return what ran, newest first."""
     charged: dict[bytes, list[int]] = {}
     for record in opened.ledger.rows():
         if isinstance(record.entry, Charge):
@@ -82,4 +47,4 @@ def history(opened: OpenHome) -> History:
                 reported=(opened.home.runs / row.run_id / REPORT_FILE).is_file(),
             )
         )
-    return History(tuple(reversed(found)))
+    return tuple(reversed(found))

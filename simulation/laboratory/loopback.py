@@ -20,12 +20,13 @@ from typing import Final, Self
 from coordinator.config import Durations, Listener, Settings
 from coordinator.daemon import process as coordinator_daemon
 from coordinator.daemon.status import read_status
-from coordinator.database import member_rows, run_rows
-from coordinator.database.member_rows import TokenRecord
+from coordinator.database import run_rows
 from coordinator.database.run_rows import RoundRecord, RunRecord
 from coordinator.database.store import Store
 from coordinator.enrolment import authority as ca
+from coordinator.enrolment.invitations import make_invitation
 from coordinator.home import Home
+from coordinator.opened import OpenHome
 from coordinator.runs import creation
 from coordinator.runs.global_adapter import RunFiles
 from coordinator.runs.thresholds import Requested
@@ -41,7 +42,6 @@ from privacy.draft import Draft
 from privacy.errors import LocalError
 from privacy.plan import Plan
 from protos.envelope import Role
-from protos.invitation import encode_invitation, token_hash
 
 HOST: Final = "127.0.0.1"
 FEDERATION: Final = "loopback"
@@ -217,29 +217,9 @@ class Loopback:
         self._threads.append(thread)
 
     def _invite(self, name: str) -> str:
-        now = int(time.time())
-        made = ca.invite(
-            self._authority,
-            federation=FEDERATION,
-            name=name,
-            role=Role.PARTICIPANT,
-            enrolment_addresses=[self._settings.enrolment.address],
-            addresses=[self._settings.participants.address],
-            random=SystemRandom(),
-            until=now + VALID_SECONDS,
-        )
-        token = TokenRecord(
-            token_id=made.token_id,
-            secret_hash=token_hash(made.token_id, made.secret),
-            name=name,
-            role=Role.PARTICIPANT,
-            labels="",
-            made_at=now,
-            expires_at=made.expires_at,
-        )
-        with self.store.begin() as connection:
-            member_rows.add_token(connection, token)
-        return encode_invitation(made)
+        opened, now = OpenHome(self.home, self._settings, self.store), int(time.time())
+        until = now + VALID_SECONDS
+        return make_invitation(opened, name=name, role=Role.PARTICIPANT, labels=(), now=now, until=until)
 
 
 def _dataset(name: str, units: int, *, users: bool) -> DatasetEntry:
