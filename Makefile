@@ -98,7 +98,7 @@ docs-site: setup ## Build the documents as a site into site/; a warning is an er
 constraints: setup ## Pin the versions that are installed now
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[A-Za-z0-9.]+$$//' > constraints.txt
 
-demo: setup ## Fine-tune among five participants on this machine (5 minutes; PRIVACY=distributed, SUITE=1, OUT=demo-out)
+demo: setup ## Fine-tune among five participants on this machine (3 minutes; PRIVACY=distributed, SUITE=1, OUT=demo-out)
 	$(ONE_THREAD) $(BIN)/onlysum demo --privacy $(PRIVACY) --suite $(SUITE) --out $(OUT)
 
 demo-text: setup ## Fine-tune a small language model on three owners' conversations (5 minutes; TEXT_OUT=demo-text-out)
