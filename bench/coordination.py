@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,8 +35,8 @@ from host.logs import Log
 from host.system import SystemClock, SystemRandom
 from privacy.draft import Draft, PrivacyTarget
 from privacy.plan import Plan
+from simulation.ports import HOST, free_ports
 
-HOST: Final = "127.0.0.1"
 FEDERATION: Final = "bench"
 PATIENCE_SECONDS: Final = 1800.0
 LOOK_SECONDS: Final = 0.5  # between two looks: looking takes time from whom is measured
@@ -69,12 +68,6 @@ def coordinate(directory: Path, settings: Settings) -> None:
     coordinator_daemon.start(home, settings, authority, lambda _: None)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class Coordination:
     """A coordinator's directory, its daemon's process, and its operator; a context manager.
@@ -95,12 +88,12 @@ class Coordination:
         made = ca.create_authority(federation=FEDERATION, hosts=[HOST], random=SystemRandom(), now=time.time())
         self.authority: Authority = made
         ca.save_authority(self.home.authority, self.authority)
-        own = f"{HOST}:{_free_port()}"
+        own = f"{HOST}:{free_ports(1)[0]}"
         self.settings = Settings(
             federation=FEDERATION,
             operator="Benchmark",
             participants=Listener(address=self.advertised or own, listen=own),
-            enrolment=Listener(address=f"{HOST}:{_free_port()}"),
+            enrolment=Listener(address=f"{HOST}:{free_ports(1)[0]}"),
             durations=Durations(phase_seconds=PATIENCE_SECONDS, gather_seconds=PATIENCE_SECONDS),
             log=Log(file="log"),
         )

@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from privacy.errors import LocalError
 from privacy.plan import Plan
+from simulation.ports import free_ports
 from simulation.processes import Daemon, Processes, wait_until
-from simulation.stage import EVALUATOR, FEDERATION, Cast, Stage, free_ports
+from simulation.stage import EVALUATOR, FEDERATION, Cast, Stage
 
 READY_SECONDS: Final = 60.0
 

@@ -8,7 +8,6 @@ Leaves to others: enrolment and the run (``simulation.demo``).
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,15 +284,3 @@ def digits_cast(mode: Mode) -> Cast:
         evaluator_options=("--input", "image"),
         policy=lambda base, authority, roster: policy(mode=mode, base_hash=base, authority=authority, roster=roster),
     )
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback interface that nobody listens on, all different."""
-    with_sockets = [socket.socket() for _ in range(count)]
-    try:
-        for listener in with_sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in with_sockets]
-    finally:
-        for listener in with_sockets:
-            listener.close()

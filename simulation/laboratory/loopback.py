@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -42,8 +41,8 @@ from privacy.draft import Draft
 from privacy.errors import LocalError
 from privacy.plan import Plan
 from protos.envelope import Role
+from simulation.ports import HOST, free_ports
 
-HOST: Final = "127.0.0.1"
 FEDERATION: Final = "loopback"
 VALID_SECONDS: Final = 7 * 86_400  # of a plan; invitations are used at once
 LOOK_SECONDS: Final = 0.5  # between two looks: looking takes time from the participants, who are in this process
@@ -113,8 +112,8 @@ class Loopback:
         self._settings = Settings(
             federation=FEDERATION,
             operator="Simulation",
-            participants=Listener(address=f"{HOST}:{_free_port()}"),
-            enrolment=Listener(address=f"{HOST}:{_free_port()}"),
+            participants=Listener(address=f"{HOST}:{free_ports(1)[0]}"),
+            enrolment=Listener(address=f"{HOST}:{free_ports(1)[0]}"),
             durations=Durations(
                 phase_seconds=self._patience, update_seconds=self._patience, gather_seconds=self._patience
             ),
@@ -233,9 +232,3 @@ def _coordinate(directory: Path, settings: Settings) -> None:
     """Run the coordinator's daemon: the body of a process of its own."""
     home = Home(directory)
     coordinator_daemon.start(home, settings, ca.load_authority(home.authority), lambda _: None)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])

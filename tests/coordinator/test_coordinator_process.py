@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 import onlysum
-from tests.worlds.ports import free_ports
+from simulation.ports import free_ports
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     directory = tmp_path / "clinic"
-    address, enrolment = (f"127.0.0.1:{port}" for port in free_ports())
+    address, enrolment = (f"127.0.0.1:{port}" for port in free_ports(2))
     words = ["coordinator", "init", str(directory), "--name", "clinics", "--operator", "I"]
     assert onlysum.run([*words, "--address", address, "--enrolment-address", enrolment]) == 0
     return directory

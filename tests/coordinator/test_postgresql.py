@@ -33,9 +33,9 @@ from coordinator.enrolment.invitations import make_invitation
 from coordinator.opened import open_home
 from privacy.errors import LocalError, PeerError
 from protos.envelope import DatasetOffer, Role
+from simulation.ports import free_ports
 from tests.worlds.coordinator import ScriptedMember, World
 from tests.worlds.federation import SeededSource
-from tests.worlds.ports import free_ports
 from tests.worlds.postgres import Server
 
 NOW = 1_800_000_000
@@ -46,7 +46,7 @@ AWAY = LocalError("E-DATABASE-AWAY", "the database: the connection broke")
 def home(tmp_path: Path) -> Path:
     """What ``init`` leaves: a database of its own beside the keys."""
     directory = tmp_path / "clinic"
-    address, enrolment = (f"127.0.0.1:{port}" for port in free_ports())
+    address, enrolment = (f"127.0.0.1:{port}" for port in free_ports(2))
     words = ["coordinator", "init", str(directory), "--name", "clinics", "--operator", "I"]
     assert onlysum.run([*words, "--address", address, "--enrolment-address", enrolment]) == 0
     return directory

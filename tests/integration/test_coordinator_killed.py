@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -33,6 +32,7 @@ from participant.training.trainer import OneHotTrainer
 from privacy.draft import Draft
 from privacy.errors import Phase
 from protos import codec
+from simulation.ports import free_ports
 from tests.worlds.coordinator import initial_adapter
 from tests.worlds.daemons import NO_CLAIM, PATIENCE_SECONDS, POLICY, until
 from tests.worlds.plans import make_plan, names
@@ -55,10 +55,7 @@ class Coordinator:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        with socket.socket() as one, socket.socket() as other:
-            for probe in (one, other):
-                probe.bind(("127.0.0.1", 0))
-            address, enrolment = (f"127.0.0.1:{probe.getsockname()[1]}" for probe in (one, other))
+        address, enrolment = (f"127.0.0.1:{port}" for port in free_ports(2))
         words = ["--name", "clinics", "--operator", "I", "--address", address, "--enrolment-address", enrolment]
         self.made = onlysum("init", str(directory), *words)
         home = Home(directory)

@@ -41,6 +41,7 @@ from protos.envelope import (
     RunEnded,
     UploadAnnounced,
 )
+from simulation.ports import free_ports
 from tests.worlds.loopback import HOST, Loopback, coordinator, new_authority
 from tests.worlds.seeded import SeededRandom
 
@@ -585,7 +586,7 @@ def test_the_newcomers_listener_offers_nothing_but_enrolment(service: Loopback, 
 def test_a_coordinator_that_is_not_there_is_named_and_the_next_address_is_dialled(
     service: Loopback, alice: Identity
 ) -> None:
-    with Channel(replace(alice, addresses=(f"{HOST}:{free_port()}", *alice.addresses))) as channel:
+    with Channel(replace(alice, addresses=(f"{HOST}:{free_ports(1)[0]}", *alice.addresses))) as channel:
         error = refused(lambda: channel.handshake(hello()))
         assert (type(error), error.code) == (NetworkError, "E-NET-REFUSED")
         assert channel.handshake(hello())
@@ -616,7 +617,7 @@ def test_a_closed_channel_says_so(alice: Identity) -> None:
 def test_calls_go_through_a_proxy_if_one_is_configured_and_only_then(
     service: Loopback, alice: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("https_proxy", f"http://{HOST}:{free_port()}")
+    monkeypatch.setenv("https_proxy", f"http://{HOST}:{free_ports(1)[0]}")
     with Channel(alice) as direct:
         assert direct.handshake(hello())
     with relay(None) as proxy:
@@ -629,7 +630,7 @@ def test_calls_go_through_a_proxy_if_one_is_configured_and_only_then(
 
 
 def test_a_dead_proxy_is_told_as_such_and_not_as_a_silent_coordinator(service: Loopback, alice: Identity) -> None:
-    dead = f"{HOST}:{free_port()}"
+    dead = f"{HOST}:{free_ports(1)[0]}"
     with Channel(alice, proxy=f"http://anna:secret@{dead}") as channel:
         error = refused(lambda: channel.handshake(hello()))
     assert (error.code, error.detail) == ("E-NET-PROXY", f"the proxy {dead}: it does not answer: Connection refused")
@@ -641,12 +642,6 @@ def test_a_dead_proxy_is_told_as_such_and_not_as_a_silent_coordinator(service: L
 def test_an_address_in_use_is_refused(service: Loopback, authority: Authority) -> None:
     error = refused(lambda: coordinator(authority, address=service.listeners.address).__enter__())
     assert error.code == "E-PORT"
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as taken:
-        port: int = taken.getsockname()[1]
-    return port
 
 
 class Relay:

@@ -17,7 +17,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from tests.worlds.ports import free_ports
+from simulation.ports import free_ports
 
 USER: Final = "onlysum"
 OTHER_RELEASE: Final = "ONLYSUM_POSTGRES"  # names a folder with the binaries of another release
@@ -35,7 +35,7 @@ class Server:
             shutil.chown(self._directory, self._user)
         self._binaries = self._found_binaries()
         self._numbers = count(1)
-        self.port = free_ports()[0]
+        self.port = free_ports(1)[0]
         self._run("initdb", "--username", USER, "--auth", "trust", "--encoding", "UTF8", "--no-sync")
         with (self._directory / "data" / "postgresql.conf").open("a") as configuration:
             configuration.write(SETTINGS)
