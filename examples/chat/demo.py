@@ -29,7 +29,7 @@ from simulation.screen import Screen
 from simulation.stage import EVALUATOR, Cast, Stage
 
 RECIPE: Final = Path(__file__).parent / "recipe.toml"
-PEOPLE: Final = 250  # of each desk
+PEOPLE: Final = 500  # of each desk
 CHATS_EACH: Final = 2  # as the recipe's max_rows_per_user
 HELD_OUT: Final = 20  # chats of each desk with nobody who takes part
 SEED: Final = 100
