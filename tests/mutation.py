@@ -77,6 +77,7 @@ TESTS: Final = (
     "tests/test_malicious_histories.py",
     "tests/participant/test_coordinator_set_back.py",
     "tests/participant/test_erasure.py",
+    "tests/participant/test_home_part.py",
     "tests/test_voided_rounds.py",
     "tests/participant/test_journal.py",
     "tests/participant/test_journal_copied_back.py",

@@ -354,6 +354,26 @@ def test_malicious_release_along_forged_receipts_is_refused_by_one_who_never_sig
     assert stage.lie(replace(stage.told, proposal=unsigned)).code == "E-ROUND-SIGNATURE"
 
 
+LYING_RECEIPTS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "is of another attempt": ("alice", {"position": Position(b"\1" * 32, 1, 1)}, "E-ROUND-CONTEXT"),
+    "is over another U2": ("alice", {"u2_hash": b"\1" * 32}, "E-ROUND-SET"),
+    "has another length": ("alice", {"length": 44}, "E-ROUND-UPLOAD"),
+    "names another upload of the victim": (VICTIM, {"masked_hash": b"\0" * 32}, "E-ROUND-UPLOAD"),
+}
+
+
+@pytest.mark.parametrize("sentence", LYING_RECEIPTS)
+def test_malicious_release_is_refused_by_one_who_never_signed_if_a_receipt(sentence: str) -> None:
+    """A quorum that would sign anything vouches for receipts that this participant can see to be wrong."""
+    name, changes, code = LYING_RECEIPTS[sentence]
+    stage = Stage(Phase.UNMASK)
+    stage.victim.journal.memory = replace(stage.victim.journal.memory, signed=None)
+    masked = stage.victim.state
+    assert isinstance(masked, Masked)
+    lie = replace(stage.told, proposal=with_receipt(name, **changes)(stage.told.proposal))
+    assert stage.lie(_quorum(lie, ("alice", "carol", "dave", "erin"), masked.record.round_ctx)).code == code
+
+
 def test_a_participant_declared_dropped_releases_nothing_and_raises_an_alarm() -> None:
     federation = Federation(5, 1)
     late = [Fault(VICTIM, Phase.COLLECT_MASKED, FaultKind.LATE)]

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from coordinator.protocol import round as round_module
 from coordinator.protocol.round import CoordinatorRound
-from privacy.errors import Phase
+from privacy.errors import LocalError, Phase
 from tests.worlds.federation import Federation
 from tests.worlds.plans import names
 
@@ -111,6 +112,22 @@ def test_a_result_has_nothing_to_close_to_wait_for_or_to_answer() -> None:
     assert not attempt.round.can_close()
     assert not attempt.round.settled()
     assert attempt.round.expected() == attempt.round.answered() == attempt.round.awaited() == frozenset()
+
+
+def test_masks_that_were_removed_in_part_are_never_removed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = Attempt()
+    attempt.reaches(Phase.UNMASK)
+    attempt.answers(*names(5))
+
+    def fails_half_way(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(round_module, "remove_masks", fails_half_way)
+        with pytest.raises(MemoryError):
+            attempt.round.close()
+    with pytest.raises(LocalError, match="E-BUG: the masks of this attempt's sum were removed before, or in part"):
+        attempt.round.close()
 
 
 def test_who_takes_no_part_in_a_phase_is_told_nothing_until_the_result() -> None:

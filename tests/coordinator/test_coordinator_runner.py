@@ -19,6 +19,7 @@ from coordinator.daemon.runner import Runner
 from coordinator.database import member_rows
 from coordinator.database.member_rows import TokenRecord
 from coordinator.runs.attempt import MOST_SHOWN
+from coordinator.runs.uploads import Upload, UploadStore
 from host import credentials
 from participant.protocol.round import Advertised
 from privacy.errors import PeerError
@@ -534,6 +535,17 @@ def test_another_upload_of_the_same_member_replaces_the_unfinished_one(world: Wo
         assert len(list(spool.rglob("alice.*"))) == 1
 
     asyncio.run(scenario())
+
+
+def test_a_chunk_that_was_under_way_when_its_round_was_cleared_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    spool, at = UploadStore(tmp_path / "spool"), Position(b"\1" * 32, 1, 1)
+    spool.open(RUN_ID, at)
+    upload = Upload(RUN_ID, at, "alice", b"\2" * 32, 32)
+    assert spool.append(upload, 0, bytes(16)) == 16
+    spool.clear_round(RUN_ID, 1)
+    with pytest.raises(PeerError, match="E-WIRE-UNEXPECTED: alice in COLLECT_MASKED: the attempt is over"):
+        spool.append(upload, 0, bytes(16))
+    assert not list(spool.directory.rglob("alice.*"))
 
 
 def test_the_spool_is_empty_when_the_run_is_over(world: World) -> None:

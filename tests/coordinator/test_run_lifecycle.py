@@ -24,7 +24,7 @@ from coordinator.runs.global_adapter import RunFiles
 from coordinator.views.overview import overview
 from participant.protocol.states import Idle, Masked
 from privacy.claims import difference_sentence
-from privacy.errors import PeerError
+from privacy.errors import PeerError, Phase
 from privacy.plan import signed_approval_bytes
 from privacy.secagg.hashes import adapter_hash
 from privacy.secagg.messages import (
@@ -32,6 +32,7 @@ from privacy.secagg.messages import (
     Complaint,
     MaskedUpload,
     Position,
+    Receipt,
     ShareBundle,
     SurvivorSignature,
     UnmaskShares,
@@ -338,6 +339,34 @@ def test_who_vanishes_after_a_phase_costs_no_deadline_and_no_attempt(
     assert [attempt.attempt for attempt in world.attempts()] == [1]
     assert counted(world, 1) == [1, 1 if in_the_sum else 0, 1, 1, 1]
     assert world.rounds()[0].dropouts == (() if in_the_sum else ("bob",))
+
+
+def test_an_upload_whose_receipt_comes_after_its_phase_is_not_called_counted(tmp_path: Path) -> None:
+    world = World(tmp_path, n=5, f=1, rounds=1, durations=Durations(update_seconds=60, stall_seconds=1))
+    erin, receipts = world.members["erin"], list[Receipt]()
+
+    async def without_its_receipt(message: object) -> None:
+        if isinstance(message, MaskedUpload):
+            receipts.append(message.receipt)
+            await erin.upload(message.receipt, bytes(message.masked))
+        else:
+            await erin.deliver(message)
+
+    async def scenario() -> None:
+        attempt = None
+        while attempt is None or len(attempt.machine.answered()) < 4 or not receipts:
+            await world.turn()
+            attempt = world.runner._runs[RUN_ID].attempt
+        world.clock.seconds += 90
+        await world.runner.tick()
+        assert attempt.machine.phase is Phase.AGREE_SURVIVORS
+        (late,) = receipts
+        await world.runner.submit("erin", late)
+        with pytest.raises(PeerError, match="no upload of this member is expected now"):
+            await world.runner.upload_offset("erin", RUN_ID, late.position, late.masked_hash, late.length)
+
+    erin.send = without_its_receipt
+    asyncio.run(scenario())
 
 
 def test_a_round_that_too_few_can_finish_is_given_up_at_its_deadline_and_tried_again(

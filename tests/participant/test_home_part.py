@@ -19,6 +19,7 @@ from participant.owner.plan_store import Ended
 from participant.protocol.memory import (
     PartKept,
     RoundClosed,
+    RunRefused,
     UpdateEncoded,
     kept_name,
     record_from_json,
@@ -106,6 +107,8 @@ def test_a_round_starts_from_what_the_last_one_left_whose_sum_has_this_members_u
     member.start()
     assert member.round(5, ("ann",)) == 101010
     assert member.journal.memory.at_home == {"kept-5"}
+    member.journal.append(RunRefused("E-ROUND-CONTEXT"))
+    assert member.journal.memory.at_home == frozenset(), "who has refused its run keeps nothing of it"
 
 
 def test_what_stays_at_home_is_durable_before_the_update_that_goes_with_it(

@@ -344,7 +344,7 @@ def test_who_is_invited_again_under_its_name_goes_on_with_its_ledger(machine: Ma
     carol, alice = machine.enrol("carol", FIRST), machine.enrol("alice", FIRST)
     alice.ledger.charge(charge("alice", 1), budget=ROOMY, max_rounds=5, at=CREATED_AT)
     home, authority = Home(machine.path / "new"), alice.member.authority
-    newcomer = Newcomer(b"n" * 32, "alice", "test-federation", authority, home, charges=True)
+    newcomer = Newcomer(b"\xff" * 32, "alice", "test-federation", authority, home, charges=True)
     again = machine.ledgers.admit(newcomer, random=SeededRandom("again"), at=NOW)
     assert again.ledger == alice.member.ledger != carol.member.ledger
     assert [member.state for member in machine.ledgers.members() if member.name == "alice"].count("succeeded") == 1

@@ -95,6 +95,17 @@ def test_a_run_is_found_by_how_its_id_begins_if_only_one_does(plans: PlanStore) 
         plans.find("d")
 
 
+def test_without_a_name_the_one_plan_that_waits_is_meant(plans: PlanStore) -> None:
+    with pytest.raises(LocalError, match="E-NOT-FOUND: 3 plans wait, name one"):
+        plans.find("")
+    plans.decide(ONE, decision("approved"))
+    plans.end(TWO, Ended(state="aborted", code="E-ABORTED", at=1))
+    assert plans.find("") == OTHER
+    plans.decide(OTHER, decision("refused", because="no"))
+    with pytest.raises(LocalError, match="E-NOT-FOUND: no plan waits"):
+        plans.find("")
+
+
 @pytest.mark.parametrize("run_id", ["", "..", "../" + ONE, ONE[:-1], ONE + "0", ONE.upper(), "g" * 32])
 def test_what_is_no_run_id_is_no_directory(plans: PlanStore, run_id: str) -> None:
     for ask in (plans.directory, plans.get, plans.decision, plans.ended):
