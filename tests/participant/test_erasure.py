@@ -158,9 +158,12 @@ def test_a_disk_that_cannot_be_read_now_erases_nothing(masked: Rehearsal, monkey
         raise LocalError("E-DISK-FAILED", "journal: input/output error")
 
     monkeypatch.setattr(Journal, "open", broken)
+    adapter = masked.me.home.runs / masked.plan.run_id / "adapter.1"
+    adapter.write_bytes(b"what the round starts from")
     with pytest.raises(LocalError, match="E-DISK-FAILED"):
         sweep_run(masked.me.home, masked.me.review().plans, masked.plan.run_id, now=masked.me.clock.now())
     masked.daemon._runs.sweep()  # it is logged, and the daemon goes on
+    assert adapter.exists()
     assert masked.blobs() == ALL
 
 

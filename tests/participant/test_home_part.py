@@ -6,6 +6,8 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -25,8 +27,10 @@ from participant.protocol.memory import (
     record_from_json,
     record_to_json,
 )
+from participant.runs.context import DaemonContext, TrainingJob
 from participant.runs.erasure import sweep
 from participant.runs.journal import Journal
+from participant.runs.round_training import RoundTraining
 from participant.runs.round_update import RoundUpdate
 from privacy.errors import LocalError
 from privacy.plan import VerifiedPlan
@@ -154,6 +158,25 @@ def test_the_record_comes_back_from_the_journal() -> None:
     assert record_from_json(record_to_json(record)) == record
 
 
+class StubTrainer(Trainer):
+    """A trainer that a daemon makes."""
+
+    def prepare(self) -> None:
+        """Nothing to load."""
+
+
+def test_a_round_hands_to_its_trainer_what_stays_at_home_and_takes_it_back_once_there_is_one() -> None:
+    trainer = StubTrainer()
+    work, job = SimpleNamespace(make_trainer=lambda _: trainer), SimpleNamespace()
+    training = RoundTraining(cast("DaemonContext", work), cast("TrainingJob", job))
+    training.kept = np.ones(1, dtype=np.float32)
+    assert training.kept is None
+    training.prepare()
+    assert training.kept is None
+    training.kept = np.ones(1, dtype=np.float32)
+    assert training.kept is trainer.kept is not None
+
+
 # --- erasing ---
 
 
@@ -195,6 +218,21 @@ def test_after_the_run_what_counts_stays_its_owners_until_it_is_erased(left: Reh
     assert erase_own(left.me.home, plans, left.plan.run_id)
     assert swept(left) == []
     assert not erase_own(left.me.home, plans, left.plan.run_id)
+
+
+def test_after_the_run_a_disk_that_cannot_be_read_now_takes_nothing_from_its_owner(
+    left: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left.me.review().plans.end(left.plan.run_id, Ended(state="completed", code="", at=0))
+
+    def broken(*_: object) -> Journal:
+        raise LocalError("E-DISK-FAILED", "journal: input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "open", broken)
+        with pytest.raises(LocalError, match="E-DISK-FAILED"):
+            swept(left)
+    assert swept(left) == ["kept-1"]
 
 
 def test_an_owner_who_refuses_the_run_keeps_nothing_of_it(left: Rehearsal) -> None:
