@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final, Self
 
@@ -29,6 +30,7 @@ _ORIGIN = re.compile(r"https://[a-z0-9.-]{1,253}(:[1-9][0-9]{0,4})?")
 _EVERYBODY = ipaddress.IPv4Address("255.255.255.255")
 _ADMIN: Final = "dashboard, metrics and health over HTTP (pip install 'onlysum[dashboard]')"
 _LISTEN: Final = "127.0.0.1:8445"
+MAX_OTHERS: Final = 7  # coordinators: an invitation holds eight addresses of a kind
 DRIVERS: Final = ("sqlite", "postgresql", "postgresql+psycopg")
 
 
@@ -81,13 +83,14 @@ def _is_loopback(host: str) -> bool:
 
 
 Address = Annotated[str, AfterValidator(_address)]
+Dialled = Annotated[str, AfterValidator(_dialled)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
 
 
 class Listener(Section):
     """Where members dial (``address``) and where this machine listens (``listen``, the address unless it differs)."""
 
-    address: Annotated[str, AfterValidator(_dialled)]
+    address: Dialled
     listen: Address | None = None
 
     @property
@@ -117,6 +120,20 @@ class Admin(Section):
         return self
 
 
+class Replicas(Section):
+    """The other coordinators of the federation, on the same database and with the same keys."""
+
+    directory: str  # that all of them see, under any name: runs and uploads lie there
+    addresses: Annotated[tuple[Dialled, ...], Field(min_length=1, max_length=MAX_OTHERS)]  # of the others
+    enrolment_addresses: Annotated[tuple[Dialled, ...], Field(min_length=1, max_length=MAX_OTHERS)]
+
+    @model_validator(mode="after")
+    def _absolute(self) -> Self:
+        if not Path(self.directory).is_absolute():
+            raise ValueError("directory is shared with other machines: give its whole path")
+        return self
+
+
 class Durations(Section):
     """All durations that an operator can set, in seconds."""
 
@@ -138,6 +155,7 @@ class Settings(Section):
     participants: Listener
     enrolment: Listener
     admin: Admin | None = None
+    replicas: Replicas | None = None
     database: Annotated[str, AfterValidator(_database)] = "sqlite:///coordinator.db"
     spool: str = "spool"
     durations: Durations = Durations()
@@ -149,9 +167,35 @@ class Settings(Section):
             raise ValueError("participants and enrolment need listeners of their own")
         return self
 
+    @model_validator(mode="after")
+    def _replicas_share_a_server(self) -> Self:
+        if self.replicas is not None and sa.make_url(self.database).get_backend_name() == "sqlite":
+            raise ValueError("several coordinators need a database on a server: a file belongs to one of them")
+        return self
+
+    def placed(self, home: Home) -> Home:
+        """Return a coordinator's directory with the place of what it shares with others, if there are others."""
+        return replace(home, shared=Path(self.replicas.directory) if self.replicas else None)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where members dial this coordinator, and the others."""
+        return (self.participants.address, *(self.replicas.addresses if self.replicas else ()))
+
+    @property
+    def enrolment_addresses(self) -> tuple[str, ...]:
+        """Where newcomers dial this coordinator, and the others."""
+        return (self.enrolment.address, *(self.replicas.enrolment_addresses if self.replicas else ()))
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts under which members and newcomers dial any of the coordinators: certificates name them."""
+        dialled = (*self.addresses, *self.enrolment_addresses)
+        return tuple(sorted({address.rpartition(":")[0].strip("[]") for address in dialled}))
+
     def spool_path(self, home: Home) -> Path:
         """Return where uploads wait until their round ends."""
-        return home.directory / self.spool
+        return (self.placed(home).shared or home.directory) / self.spool
 
     def database_url(self, home: Home) -> str:
         """Return the database's URL, with a relative SQLite path taken from the coordinator's directory."""
@@ -228,6 +272,11 @@ address = "{enrolment}"
 
 {served}
 # origin = "https://sum.example.org"  # under which a proxy with TLS offers it
+
+# [replicas]  # further coordinators on the same PostgreSQL database, with the same keys; docs/operator.md
+# directory = "/srv/onlysum"  # that all of them see: runs and uploads
+# addresses = ["sum-b.example.org:8443"]  # of the others
+# enrolment_addresses = ["sum-b.example.org:8444"]
 
 [durations]  # seconds; a phase ends earlier when everybody who is live has answered
 {durations}

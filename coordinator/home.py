@@ -21,6 +21,7 @@ class Home:
     """Every path of a coordinator's directory."""
 
     directory: Path
+    shared: Path | None = None  # what several coordinators have in common, if there are several (``config``)
 
     @property
     def config(self) -> Path:
@@ -35,7 +36,7 @@ class Home:
     @property
     def runs(self) -> Path:
         """One directory per run."""
-        return self.directory / "runs"
+        return (self.shared or self.directory) / "runs"
 
     @property
     def unused(self) -> Path:

@@ -45,7 +45,7 @@ def open_home(directory: Path) -> Iterator[OpenHome]:
     """
     home = Home(directory)
     settings = load_settings(home)
-    store = open_store(home, settings)
+    home, store = settings.placed(home), open_store(home, settings)
     try:
         yield OpenHome(home, settings, store)
     finally:

@@ -172,6 +172,21 @@ def write_new(path: Path, data: bytes, *, mode: int = EXPORTED_MODE) -> None:
             raise
 
 
+def move(source: Path, target: Path) -> None:
+    """Rename a file or a directory within a disk, durably; nothing happens where it is not there (any more).
+
+    Raises:
+        LocalError: ``E-DISK-*``.
+    """
+    with disk_errors(target):
+        try:
+            source.rename(target)
+        except FileNotFoundError:
+            return
+        sync_directory(target.parent)
+        sync_directory(source.parent)
+
+
 def try_room(path: Path, size: int) -> None:
     """Take so many bytes of a disk under a name that nothing else has, and give them back.
 

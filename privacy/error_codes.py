@@ -129,6 +129,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "another command, or another program that reads it, has held it for long",
         "stop the other program and retry; the daemon retries by itself",
     ),
+    "E-LEASE-LOST": Explanation(
+        _U,
+        "another coordinator leads the run now",
+        "this process hung, or was cut off from the database, for longer than its lease holds; nothing was written",
+        "nothing: the other one goes on with the run; if it happens again, look at this machine's load and network",
+    ),
     "E-CERTIFICATE": Explanation(
         _U,
         "this machine's own certificate is not valid now, so nothing was started",
@@ -257,6 +263,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "the coordinator takes no more calls of this member for now",
         "a member has a share of the coordinator's connections, memory and handshakes",
         "the daemon retries; if it goes on, look for a second daemon with the same identity",
+    ),
+    "E-NET-ELSEWHERE": Explanation(
+        _N,
+        "another coordinator leads this member's runs",
+        "several coordinators serve the federation, and each run is led by one of them at a time",
+        "nothing: the daemon dials the other one",
     ),
     "E-NET-TWICE": Explanation(
         _N,

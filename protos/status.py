@@ -19,6 +19,8 @@ from privacy.errors import NetworkError, OnlysumError, PeerError, Phase, Refused
 from protos import federation_pb2 as pb
 from protos.codec_fields import Malformed, code, parse, text, write
 
+_LED_AT: Final = "its runs are led at "
+_LED_NOWHERE: Final = "nobody leads its runs at the moment"
 METADATA_KEY: Final = "onlysum-error-bin"
 MAX_DETAIL_BYTES: Final = 4096  # gRPC takes 8 KiB of metadata in all
 MAX_TEXT: Final = 1000  # characters; what is longer is cut
@@ -57,6 +59,19 @@ class Refusal:
     status: grpc.StatusCode
     details: str
     metadata: tuple[tuple[str, str | bytes], ...]
+
+
+def led_elsewhere(member: str, address: str) -> NetworkError:
+    """Return what a coordinator answers that does not lead a member's runs; the address is empty if nobody leads them.
+
+    The address is in the text, where members of older software show it and dial their next one.
+    """
+    return NetworkError("E-NET-ELSEWHERE", f"{member}: {_LED_AT}{address}" if address else f"{member}: {_LED_NOWHERE}")
+
+
+def leader_address(error: OnlysumError) -> str:
+    """Return where :func:`led_elsewhere` sends a member; empty if it names no address, or is another error."""
+    return error.detail.partition(_LED_AT)[2] if error.code == "E-NET-ELSEWHERE" else ""
 
 
 def to_refusal(error: OnlysumError) -> Refusal:

@@ -141,7 +141,7 @@ def start(config: Directory = None, as_json: AsJson = False) -> None:
         line = f"Ready: members at {status.address}, newcomers at {status.enrolment_address}{seen}. Ctrl-C ends."
         typer.echo(line if not as_json else _compact(value))
 
-    process.start(home, settings, authority, ready)
+    process.start(settings.placed(home), settings, authority, ready)
 
 
 def _compact(value: Json) -> str:

@@ -75,7 +75,7 @@ def _keys(home: Home, now: int) -> str:
 
 def _names(home: Home, settings: Settings) -> str:
     certificate = load_authority(home.authority).server_certificate
-    hosts = {listener.host for listener in (settings.participants, settings.enrolment)}
+    hosts = settings.hosts
     if strange := sorted(host for host in hosts if not covers(certificate, host)):
         raise CheckFailed(
             f"the server certificate does not name {', '.join(strange)}: whoever dials that is refused;{RENEWS}"
@@ -138,7 +138,7 @@ def _runs(home: Home, settings: Settings) -> str:
     with closing(store), store.read() as connection:
         runs = run_rows.list_runs(connection)
     open_runs = [run.run_id for run in runs if not run.state.ended]
-    if lost := [run_id for run_id in open_runs if not home.run(run_id).is_dir()]:
+    if lost := [run_id for run_id in open_runs if not settings.placed(home).run(run_id).is_dir()]:
         raise CheckFailed(f"the directory of run {lost[0]} is missing; restore a backup")
     return f"{len(runs)} runs, {len(open_runs)} of them go on"
 

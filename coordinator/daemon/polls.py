@@ -39,6 +39,12 @@ class Polls:
             if not polls:
                 del self._waiting[member]
 
+    def wake(self, members: Collection[str]) -> None:
+        """Wake all polls of some members, since they may have to ask elsewhere."""
+        for member in members:
+            for poll in self._waiting.get(member, ()):
+                poll.woken.set()
+
     def look(self, run: Run, members: Collection[str]) -> None:
         """Wake those of some members for whom a run has a task that they have not seen."""
         for member in members:

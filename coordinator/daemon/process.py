@@ -30,6 +30,7 @@ from host.locks import only_daemon
 from host.logs import logging_to
 from host.service_manager import GRACE_SECONDS, READY, STOPPING, StopSignals, notify
 from host.system import SystemClock, SystemRandom
+from privacy.errors import LocalError
 from privacy.secagg import masks
 
 STATUS_SECONDS: Final = 0.5
@@ -111,7 +112,10 @@ async def _run(
     await listeners.stop()
     for task in (*work, stopped):
         task.cancel()
-    for outcome in await asyncio.gather(*work, return_exceptions=True):
+    outcomes = await asyncio.gather(*work, return_exceptions=True)
+    with suppress(LocalError):  # a database that is away: the leases end by themselves
+        await asyncio.to_thread(runner.resign)
+    for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome
 

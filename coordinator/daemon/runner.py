@@ -1,17 +1,15 @@
-"""The coordinator at work: answers the network service, and moves every run on.
+"""The coordinator at work: answers the network service for members whose runs this process leads.
 
-Guarantees: implements :class:`coordinator.daemon.backend.Backend`; a call that fails has changed nothing; runs that
-commands create, pause or end are noticed within :data:`TICK_SECONDS`; one run's trouble never stops another; a database
-that is away or busy, or a full disk, is waited out.
-Leaves to others: runs (``coordinator.runs.lifecycle``, ``coordinator.runs.submissions``), members (``membership``),
-transport (``service``).
+Guarantees: implements :class:`coordinator.daemon.backend.Backend`; a call that fails has changed nothing; a member
+whose runs another process leads is sent there.
+Leaves to others: which runs are led here, and moving them on (``coordinator.leadership``), what members send
+(``coordinator.runs.submissions``), members (``membership``), transport (``service``).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -21,20 +19,20 @@ from coordinator.daemon.polls import Polls
 from coordinator.daemon.refusals import RefusalLog
 from coordinator.daemon.troubles import Trouble, Troubles
 from coordinator.database import run_rows
-from coordinator.database.engines import passing
 from coordinator.database.member_rows import MemberRecord
 from coordinator.database.store import Store
 from coordinator.database.writer import Writer
 from coordinator.enrolment.authority import Authority
 from coordinator.enrolment.membership import Members
 from coordinator.home import Home
+from coordinator.leadership.leadership import Leadership
+from coordinator.leadership.led_runs import LedRuns
 from coordinator.runs.ledger_heads import LedgerHeads
-from coordinator.runs.lifecycle import Lifecycle
 from coordinator.runs.liveness import Liveness
 from coordinator.runs.run import Run, RunContext
 from coordinator.runs.submissions import Submissions
 from coordinator.runs.uploads import UploadStore
-from privacy.errors import LocalError, NetworkError, OnlysumError, PeerError, Phase
+from privacy.errors import NetworkError, PeerError, Phase
 from privacy.interfaces import Clock, RandomSource
 from privacy.secagg.messages import Position
 from protos.envelope import (
@@ -54,16 +52,13 @@ from protos.envelope import (
     Welcome,
 )
 
-TICK_SECONDS: Final = 0.25  # how often rows are looked at that commands may have written
-TROUBLE_SECONDS: Final = 2.0  # before a run that met a local error, such as a full disk, is tried again
-ENDED_SECONDS: Final = 7 * 86_400  # for so long members are told that a run has ended
 SUBMISSION_BYTES: Final = 2**16  # of a submission that has no lists: a text of 4000 characters has at most 16 KiB
 MEMBER_BYTES: Final = 3 * 2**10  # that a submission has more per member of a roster: in suite 2 a leaf and its boxes
 READ_BYTES: Final = MAX_CHUNK_BYTES // 2
 
 
 class Runner:
-    """The backend of the network service, with one driver task for each run that goes on."""
+    """The backend of the network service."""
 
     def __init__(
         self,
@@ -96,94 +91,33 @@ class Runner:
         self._members = Members(self._desk, authority, random, self.refusals)
         self._log = structlog.get_logger("coordinator")
         self._troubles = Troubles(clock)
-        self._runs: dict[str, Run] = {}
-        self._lives: dict[str, Lifecycle] = {}
-        self._unreadable: set[str] = set()
-        self._drivers: dict[str, asyncio.Task[None]] = {}
+        address = settings.participants.address
+        leadership = Leadership(store, clock=clock, random=random, address=address, files=home.run)
+        self._led = LedRuns(
+            self._desk, leadership, self._polls, troubles=self._troubles, refresh_members=self._members.refresh
+        )
 
     # --- runs ---
 
     async def serve(self) -> None:
-        """Move all runs on until cancelled."""
-        try:
-            while True:
-                await self._discover_when_possible()
-                for run_id, life in self._lives.items():
-                    if run_id not in self._drivers and not self._runs[run_id].record.state.ended:
-                        self._drivers[run_id] = asyncio.create_task(self._drive(self._runs[run_id], life))
-                self._drivers = {run_id: task for run_id, task in self._drivers.items() if not task.done()}
-                await asyncio.sleep(TICK_SECONDS)
-        finally:
-            for task in self._drivers.values():
-                task.cancel()
-            await asyncio.gather(*self._drivers.values(), return_exceptions=True)
+        """Move all runs that this process leads on until cancelled."""
+        await self._led.serve()
 
     async def tick(self) -> None:
         """Move every run as far as it goes now; what :meth:`serve` does, one step at a time."""
-        self.discover()
-        for run_id, life in self._lives.items():
-            run = self._runs[run_id]
-            life.look_again()
-            run.wakeup.set()
-            while run.wakeup.is_set():
-                run.wakeup.clear()
-                await life.advance()
-
-    async def _discover_when_possible(self) -> None:
-        """Look for changes; a database that cannot be read now is asked again until it can, and said so once."""
-        waited = False
-        while True:
-            try:
-                self.discover()
-            except LocalError as error:
-                if not passing(error):
-                    raise
-                if not waited:
-                    self._log.warning("database-away", code=error.code, error=error.detail)
-                waited = True
-                await asyncio.sleep(TROUBLE_SECONDS)
-            else:
-                if waited:
-                    self._log.info("database-back")
-                return
+        await self._led.tick()
 
     def discover(self) -> None:
-        """Look for members and runs that commands have added or changed."""
-        after = self._desk.now() - ENDED_SECONDS
-        self._members.refresh()
-        with self._desk.store.read() as connection:
-            fresh = [run_id for run_id in run_rows.run_ids(connection, ended_after=after) if run_id not in self._runs]
-            records = [run_rows.find_run(connection, one) for one in fresh if one not in self._unreadable]
-        for record in records:
-            try:
-                run = Run(self._desk, record)
-            except (OnlysumError, OSError) as error:
-                if passing(error):
-                    raise
-                self._unreadable.add(record.run_id)
-                self._log.error("run-unreadable", run=record.run_id, error=str(error))
-                continue
-            if record.state.ended:
-                run.clear()  # a crash may have come between the end and this
-            self._runs[record.run_id], self._lives[record.run_id] = run, Lifecycle(run)
-            self._polls.look(run, run.members)
+        """Look for members and runs that commands have added or changed, and who leads them."""
+        self._led.discover()
 
-    async def _drive(self, run: Run, life: Lifecycle) -> None:
-        looked = float("-inf")
-        while not run.record.state.ended:
-            run.wakeup.clear()
-            now = self._desk.clock.monotonic()
-            if now - looked >= TICK_SECONDS:
-                looked = now
-                life.look_again()
-            try:
-                await life.advance()
-            except Exception as error:  # noqa: BLE001  # a full disk, a damaged file: logged, and tried again
-                self._troubles.note(error)
-                self._log.error("run-in-trouble", run=run.run_id, error=str(error), exc_info=not passing(error))
-                await asyncio.sleep(TROUBLE_SECONDS)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(run.wakeup.wait(), TICK_SECONDS)
+    def resign(self) -> None:
+        """Let other processes lead what this one led."""
+        self._led.resign()
+
+    def run(self, run_id: str) -> Run | None:
+        """Return a run that is led here or has ended."""
+        return self._led.by_id(run_id)
 
     # --- members ---
 
@@ -196,7 +130,8 @@ class Runner:
 
     async def handshake(self, member: str, hello: Hello) -> Welcome:
         """Match versions, note what the member announces, tell it what was last seen of it."""
-        return await self._members.handshake(member, hello, self._of(member))
+        self._led.require_here(member)
+        return await self._members.handshake(member, hello, self._led.of(member))
 
     async def admit(self, member: str, certificate: bytes, session: bytes) -> None:
         """Refuse a member that is unknown, revoked or there twice, or whose certificate (DER) is not its newest."""
@@ -213,17 +148,18 @@ class Runner:
 
     def troubles(self) -> tuple[Trouble, ...]:
         """Return what the operator should know of: what went wrong here lately, and who is there twice."""
-        return (*self._troubles.recent(), *self._members.twice())
+        return (*self._troubles.recent(), *self._members.twice(), *self._led.troubles())
 
     # --- tasks ---
 
     async def next_task(self, member: str, seen: frozenset[bytes], wait_seconds: float) -> NumberedTask | None:
         """Return the oldest current task of the member that it has not seen; wait for one up to the given time."""
         self._members.active(member)
+        self._led.require_here(member)
         new_here = not self.liveness.live(member)
         with self.liveness.poll(member), self._polls.waiting(member, seen) as woken:
             if new_here:
-                for run in self._of(member):
+                for run in self._led.of(member):
                     run.wakeup.set()
             try:
                 async with asyncio.timeout(wait_seconds):
@@ -231,31 +167,29 @@ class Runner:
                         await woken.wait()
                         woken.clear()
                         self._members.active(member)
+                        self._led.require_here(member)
             except TimeoutError:
                 return None
             return task
 
     def _first_task(self, member: str, seen: frozenset[bytes]) -> NumberedTask | None:
-        for run in self._of(member):
+        for run in self._led.of(member):
             for due in run.tasks(member):
                 if due.id not in seen and (task := run.made(due)) is not None:
                     return task
         return None
 
-    def _of(self, member: str) -> list[Run]:
-        runs = (run for run in self._runs.values() if run.concerns(member))
-        return sorted(runs, key=lambda run: (run.record.created_at, run.run_id))
-
     # --- what members send ---
 
     def submission_limit(self, member: str) -> int:
         """Return how many bytes a submission of this member may have: the bundle for its largest roster, and a text."""
-        return SUBMISSION_BYTES + MEMBER_BYTES * max((len(run.roster) for run in self._of(member)), default=0)
+        return SUBMISSION_BYTES + MEMBER_BYTES * max((len(run.roster) for run in self._led.of(member)), default=0)
 
     async def submit(self, member: str, submission: Submission, data: bytes = b"") -> None:
         """Take a message; it is durable when this returns. Repeating the same message is not an error."""
+        await self._led.led(member)
         if isinstance(submission, MemberLeft):
-            await self._members.leave(member, submission, self._of(member))
+            await self._members.leave(member, submission, self._led.of(member))
         else:
             self._members.active(member)
             await Submissions(self._run_of(member, submission)).submit(member, submission, data)
@@ -266,7 +200,7 @@ class Runner:
                 return self._run(member, submission.run_id)
             case _:
                 plan_hash = submission.position.plan_hash
-                found = next((run for run in self._of(member) if run.plan.hash == plan_hash), None)
+                found = next((run for run in self._led.of(member) if run.plan.hash == plan_hash), None)
                 if found is None:
                     raise PeerError.by_participant(
                         member, "E-ROUND-CONTEXT", Phase.ADVERTISE_KEYS, "no run of this member has this plan"
@@ -274,7 +208,7 @@ class Runner:
                 return found
 
     def _run(self, member: str, run_id: str) -> Run:
-        run = self._runs.get(run_id)
+        run = self._led.by_id(run_id)
         if run is None or not run.concerns(member):
             raise PeerError.by_participant(member, "E-WIRE-UNEXPECTED", Phase.PLAN, "no run of this member has this id")
         return run
@@ -282,6 +216,7 @@ class Runner:
     async def upload_offset(self, member: str, run_id: str, position: Position, sha256: bytes, length: int) -> int:
         """Announce an upload and return from which byte it is to go on (0 at first)."""
         self._members.active(member)
+        await self._led.led(member)
         return await Submissions(self._run(member, run_id)).upload_offset(member, position, sha256, length)
 
     async def write_chunk(
@@ -289,12 +224,14 @@ class Runner:
     ) -> int:
         """Append a chunk whose own hash the service has checked, and return the next offset."""
         self._members.active(member)
+        await self._led.led(member)
         return await Submissions(self._run(member, run_id)).write_chunk(member, position, sha256, offset, data)
 
     async def read_content(self, member: str, sha256: bytes, offset: int) -> AsyncIterator[bytes]:
         """Yield the rest of some content that this member may read, in chunks of at most 1 MiB."""
         self._members.active(member)
-        paths = (path for run in self._of(member) if (path := run.content(sha256)) is not None)
+        await self._led.led(member)
+        paths = (path for run in self._led.of(member) if (path := run.content(sha256)) is not None)
         path = next((path for path in paths if path.exists()), None)  # equal content of a run that ended may be gone
         if path is None and (plan := self._plan(member, sha256)):
             for start in range(offset, len(plan), READ_BYTES):

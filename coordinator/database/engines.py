@@ -25,7 +25,9 @@ from privacy.errors import LocalError
 
 BUSY_SECONDS: Final = 10  # how long a command waits for the daemon's transaction, and the other way round
 LOST_SECONDS: Final = 20  # after which a connection to a server that does not answer counts as broken
-PASSING: Final = ("E-DATABASE-AWAY", "E-STATE-BUSY", "E-DISK-FULL")  # of these nothing is wrong with the rows
+# With these nothing is wrong with the rows.
+PASSING: Final = ("E-DATABASE-AWAY", "E-STATE-BUSY", "E-DISK-FULL", "E-LEASE-LOST")
+STALLED_SECONDS: Final = 5  # that a writer may keep others waiting without a statement: its process hangs
 WRITERS: Final = 0x6F6E6C7973756D  # the advisory lock whose holder writes: "onlysum"
 
 # So that libpq notices when the server's machine is gone: the daemon waits for its answers.
@@ -48,6 +50,7 @@ _SQLITE_BUGS: Final = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
 # By the beginning of the SQLSTATE; the longest that fits counts.
 _SERVER_CODES: Final = {
     "08": "E-DATABASE-AWAY",  # connection
+    "25P03": "E-DATABASE-AWAY",  # ended by the server because this process hung in a transaction
     "57P": "E-DATABASE-AWAY",  # shut down, starting, or ended by an administrator
     "53": "E-DATABASE-AWAY",  # out of memory or connections
     "53100": "E-DISK-FULL",
@@ -168,4 +171,6 @@ def _begin_on_server(connection: Connection) -> None:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         return
     connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE")
+    # A process that was stopped in the middle of a transaction must not keep the others from ever writing again.
+    connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{STALLED_SECONDS}s'")
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")

@@ -146,6 +146,13 @@ def run_ids(connection: Connection, *, ended_after: int) -> tuple[str, ...]:
     return tuple(connection.execute(query).scalars())
 
 
+def going_on(connection: Connection) -> tuple[str, ...]:
+    """Return the ids of runs that have not ended, oldest first."""
+    open_states = [state.value for state in RunState if not state.ended]
+    query = sa.select(runs.c.run_id).where(runs.c.state.in_(open_states)).order_by(runs.c.created_at, runs.c.run_id)
+    return tuple(connection.execute(query).scalars())
+
+
 def find_run(connection: Connection, name: str) -> RunRecord:
     """Return a run by its id or the unique beginning of one.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
-HEAD: Final = "0005"  # the newest revision; read first, because importing alembic takes longer than most commands
+HEAD: Final = "0006"  # the newest revision; read first, because importing alembic takes longer than most commands
 
 
 class Store:
@@ -84,6 +84,11 @@ class Store:
             connection.begin(),
         ):
             yield connection
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes may work on it: not on a file, which belongs to one daemon."""
+        return self._engine.dialect.name != "sqlite"
 
     @property
     def engine(self) -> Engine:

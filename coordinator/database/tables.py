@@ -1,7 +1,7 @@
 """The tables of the coordinator's database.
 
 Guarantees: the schema that the migrations build is the one declared here (a test compares them); times are whole
-seconds since the Unix epoch.
+seconds since the Unix epoch, but for the end of a lease, which is in milliseconds.
 Leaves to others: what is written when (``coordinator.database.member_rows``, ``coordinator.database.run_rows``).
 """
 
@@ -79,6 +79,17 @@ runs = sa.Table(
     sa.Column("abort_requested", sa.Boolean, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("ended_at", sa.BigInteger),
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("run_id", sa.String(32), sa.ForeignKey("runs.run_id"), primary_key=True),
+    sa.Column("holder", sa.String(32), nullable=False),  # the process that leads the run; empty: it was handed over
+    sa.Column("address", sa.String(300), nullable=False),  # where members dial that process
+    sa.Column("token", sa.BigInteger, nullable=False),  # one more each time that somebody takes the lease
+    sa.Column("expires_at", sa.BigInteger, nullable=False),  # milliseconds since the epoch, by the database's clock
+    sa.Column("live", sa.Text, nullable=False),  # members of the run that poll the holder; names, comma-separated
 )
 
 approvals = sa.Table(

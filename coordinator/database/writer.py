@@ -1,9 +1,10 @@
 """What many members send at a time, committed together: few transactions, and nobody's lock waits for a disk.
 
 Guarantees: what is added is committed in the order in which it was added; :meth:`Writer.written` returns when all that
-was added before is durable. Where a commit fails, nothing that was added until then is written any more, so that what
-is durable is always a beginning of what was added; who added it hears of it in the same step of the event loop, whether
-or not anybody still waits.
+was added before is durable; what is added for a run is committed only while its lease is the one that was taken last,
+which the same transaction looks at. Where a commit fails, nothing that was added until then is written any more, so
+that what is durable is always a beginning of what was added; who added it hears of it in the same step of the event
+loop, whether or not anybody still waits.
 Leaves to others: what follows from a failure (``coordinator.runs.run``), transactions (``store``).
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.engine import Connection
 
 from coordinator.database.attempt_rows import Rows
+from coordinator.database.lease_rows import Lease
 from coordinator.database.store import Store
 
 Write = Callable[[Connection], object]
@@ -25,6 +27,7 @@ Write = Callable[[Connection], object]
 class _Batch:
     """What the next transaction writes, and who waits for it."""
 
+    leases: set[Lease] = field(default_factory=set)  # of the runs that it is about
     rows: Rows = field(default_factory=Rows)
     others: list[Write] = field(default_factory=list)
     on_failure: set[Callable[[], None]] = field(default_factory=set)
@@ -36,6 +39,8 @@ class _Batch:
 
     def write(self, store: Store) -> None:
         with store.begin() as connection:
+            for lease in sorted(self.leases, key=lambda lease: lease.run_id):
+                lease.require(connection)
             self.rows.write(connection)
             for write in self.others:
                 write(connection)
@@ -68,17 +73,27 @@ class Writer:
         self._under_way: _Batch | None = None
         self._committing: asyncio.Task[None] | None = None
 
-    def rows(self, on_failure: Callable[[], None]) -> Rows:
+    def rows(self, lease: Lease, on_failure: Callable[[], None]) -> Rows:
         """Return the rows of attempts that are committed next, to add to.
 
         Args:
+            lease: of the run to which the attempts belong.
             on_failure: called if they cannot be committed; what was taken into memory is then ahead of the rows.
         """
+        self._next.leases.add(lease)
         self._next.on_failure.add(on_failure)
         return self._next.rows
 
-    def also(self, write: Write, on_failure: Callable[[], None] = lambda: None) -> None:
-        """Add any other statement, which is executed after the rows of its transaction."""
+    def also(self, lease: Lease | None, write: Write, on_failure: Callable[[], None] = lambda: None) -> None:
+        """Add any other statement, which is executed after the rows of its transaction.
+
+        Args:
+            lease: of the run that it is about; ``None`` for what any process may write, which is about no run.
+            write: executes it.
+            on_failure: as of :meth:`rows`.
+        """
+        if lease is not None:
+            self._next.leases.add(lease)
         self._next.on_failure.add(on_failure)
         self._next.others.append(write)
 

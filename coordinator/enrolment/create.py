@@ -35,11 +35,10 @@ def create_coordinator(home: Home, text: str, *, now: int, random: RandomSource)
     settings = parse_settings(text)
     with durable.disk_errors(home.directory):
         durable.make_directory(home.directory, mode=DIRECTORY_MODE)
-        durable.make_directory(home.runs)
+        durable.make_directory(settings.placed(home).runs)
         durable.make_directory(settings.spool_path(home), mode=DIRECTORY_MODE)
     Store.create(settings.database_url(home)).close()  # before the keys: a full disk is noticed here
-    hosts = sorted({settings.participants.host, settings.enrolment.host})
-    made = create_authority(federation=settings.federation, hosts=hosts, random=random, now=now)
+    made = create_authority(federation=settings.federation, hosts=settings.hosts, random=random, now=now)
     save_authority(home.authority, made)
     write_format(home.directory)
     durable.write(home.unused, b"")

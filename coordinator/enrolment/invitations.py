@@ -42,8 +42,8 @@ def make_invitation(opened: OpenHome, *, name: str, role: Role, labels: Sequence
         federation=opened.settings.federation,
         name=name,
         role=role,
-        enrolment_addresses=[opened.settings.enrolment.address],
-        addresses=[opened.settings.participants.address],
+        enrolment_addresses=opened.settings.enrolment_addresses,
+        addresses=opened.settings.addresses,
         random=SystemRandom(),
         until=until,
     )

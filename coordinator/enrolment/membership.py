@@ -152,7 +152,9 @@ class Members:
             if not run.record.state.ended:
                 run.latecomers.heard_of(member)  # it may be a new process, which knows nothing of what hung
         software, offers = hello.software_version, hello.datasets
-        desk.writer.also(lambda connection: member_rows.announce(connection, member, version=software, offers=offers))
+        desk.writer.also(
+            None, lambda connection: member_rows.announce(connection, member, version=software, offers=offers)
+        )
         head = await desk.heads.see(known, hello.ledger_head, desk.now())
         with desk.store.read() as connection:
             last = attempt_rows.last_events_of(connection, member, HEADS.values(), most=codec.MAX_LAST_HEADS)
@@ -199,8 +201,8 @@ class Members:
         ending = [run for run in runs if not run.record.state.ended]
         for run in ending:
             answer = PlanRefused(run.run_id, run.plan.hash, "E-MEMBER-LEFT", "it has left the federation")
-            desk.writer.also(_approval(name, answer, now), run.distrust_memory)
-        desk.writer.also(lambda connection: member_rows.revoke_member(connection, name, now, left=True))
+            run.also(_approval(name, answer, now), run.distrust_memory)
+        desk.writer.also(None, lambda connection: member_rows.revoke_member(connection, name, now, left=True))
         await desk.writer.written()
         self._keep(replace(member, revoked_at=now))
         self._log.warning("member-left", member=name)

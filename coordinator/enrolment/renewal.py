@@ -27,7 +27,7 @@ def with_valid_server(
         LocalError: ``E-CERTIFICATE``, the authority itself is not valid now.
     """
     require_valid(authority.ca_certificate, "the authority's certificate", now)
-    hosts = sorted({settings.participants.host, settings.enrolment.host})
+    hosts = settings.hosts
     shown = authority.server_certificate
     holds = not invalid_now(shown, now) and expires_at(shown) - now >= RENEW_SECONDS
     if holds and all(covers(shown, host) for host in hosts):

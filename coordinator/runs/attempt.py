@@ -20,6 +20,7 @@ from sqlalchemy.engine import Connection
 
 from coordinator.database import attempt_rows, standing_rows
 from coordinator.database.attempt_rows import COORDINATOR, EventRecord, Rows
+from coordinator.database.lease_rows import Lease
 from coordinator.database.store import Store
 from coordinator.protocol.round import CoordinatorRound, Message
 from coordinator.runs.liveness import PhaseTimer, PhaseTimers
@@ -100,6 +101,7 @@ class Attempt:
         plan: VerifiedPlan,
         offer: AttemptOffer,
         *,
+        lease: Lease,
         rows: Callable[[], Rows],
         clock: Clock,
         timers: PhaseTimers,
@@ -108,9 +110,11 @@ class Attempt:
 
         Raises:
             ReplayError: ``E-STATE-DAMAGED``.
+            LocalError: ``E-LEASE-LOST``: another process leads the run.
         """
         run_id, at = plan.plan.run_id, offer.position
         with store.begin() as connection:
+            lease.require(connection)
             known = {(one.round, one.attempt) for one in attempt_rows.list_attempts(connection, run_id)}
             if at.order not in known:
                 attempt_rows.open_attempt(connection, run_id, at, int(clock.now()))

@@ -1,13 +1,16 @@
 """The files of a run: the adapter from round to round, the sums that lead there, and what is released.
 
-Guarantees: files of a run are whole or absent; a state that was written comes back bit for bit.
+Guarantees: files of a run are whole or absent; a state that was written comes back bit for bit; what a leader of the
+run writes lies apart, under the token of its lease, until a committed row says that it counts.
 Leaves to others: what a sum makes of a state (``methods.global_adapter``), the release (``coordinator.runs.release``).
 """
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -18,6 +21,9 @@ from methods.vectors import joined
 from privacy.errors import LocalError
 from privacy.plan import Plan
 from privacy.secagg.fixed_point import Buffer
+from privacy.secagg.hashes import adapter_hash
+
+_LED: Final = "led-"  # how the directories begin in which leaders write
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,40 @@ class RunFiles:
         averaged = self._average(round_number)
         return averaged if averaged.exists() else self.iterate(round_number)
 
+    def drafts(self, token: int) -> RunFiles:
+        """Return where the leader with a fencing token writes, until what it has written counts."""
+        return RunFiles(self.directory / f"{_LED}{token}")
+
+    def publish(self, round_number: int, committed: bytes) -> None:
+        """Make the files of a round that was committed those of the run; doing it again, or twice at once, is no error.
+
+        Args:
+            round_number: of the round.
+            committed: hash of its iterate, as its row has it: of what several leaders may have written, that counts.
+        """
+        for directory in sorted(self.directory.glob(f"{_LED}*")):
+            drafts = RunFiles(directory)
+            if _has(drafts.iterate(round_number), committed):
+                for path in drafts._of_round(round_number):  # the iterate last: then all of them are there
+                    durable.move(path, self.directory / path.name)
+
+    def publish_end(self, token: int) -> None:
+        """Make adapter and report those of the run that has ended, and drop what no other leader finished.
+
+        Args:
+            token: of the lease under which the run ended: nobody takes that of a run that has ended.
+        """
+        drafts = self.drafts(token)
+        if drafts.exported.exists():
+            shutil.rmtree(self.exported, ignore_errors=True)  # of an end that was written and never committed
+        for path in (drafts.exported, drafts.report):
+            durable.move(path, self.directory / path.name)
+        for directory in self.directory.glob(f"{_LED}*"):
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _of_round(self, number: int) -> tuple[Path, ...]:
+        return (self.sum(number), self._moments(number), self._average(number), self.iterate(number))
+
     def write_start(self, plan: Plan) -> None:
         """Write the vector that round 1 starts from."""
         vector = joined(plan.recipe, read_initial(self.initial.read_bytes(), plan.recipe))
@@ -66,16 +106,20 @@ class RunFiles:
 
     def write_sum(self, round_number: int, words: Buffer) -> None:
         """Make a sum durable; it stays while the run goes on, for members that come back after rounds."""
+        durable.make_directory(self.directory)
         durable.write(self.sum(round_number), words)
 
     def write_state(self, state: OptimizerState) -> tuple[Buffer, Buffer]:
         """Make a round's state durable, and return the bytes of its iterate and of what is released."""
+        durable.make_directory(self.directory)
         averaged = state.average is not state.iterate and not np.array_equal(state.average, state.iterate)
         iterate = iterate_bytes(state.iterate)
         released = iterate_bytes(state.average) if averaged else iterate
         durable.write(self._moments(state.round), state_to_bytes(state, with_iterate=False))
         if averaged:
             durable.write(self._average(state.round), released)
+        else:
+            durable.erase(self._average(state.round))  # of a leader with the same token that failed before its commit
         durable.write(self.iterate(state.round), iterate)
         return iterate, released
 
@@ -113,3 +157,10 @@ class RunFiles:
 
     def _average(self, round_number: int) -> Path:
         return self.directory / f"released-{round_number}.f32"
+
+
+def _has(path: Path, committed: bytes) -> bool:
+    try:
+        return adapter_hash(path.read_bytes()) == committed
+    except FileNotFoundError:
+        return False

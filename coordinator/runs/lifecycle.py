@@ -14,7 +14,7 @@ from typing import Final
 
 from coordinator.database import attempt_rows, run_rows, standing_rows
 from coordinator.database.member_rows import MemberRecord
-from coordinator.database.run_rows import RunState
+from coordinator.database.run_rows import RoundRecord, RunState
 from coordinator.runs import completion, release
 from coordinator.runs.attempt import RESTARTED, Attempt, ReplayError, bound_members, restarted_members
 from coordinator.runs.run import Run
@@ -170,12 +170,13 @@ class Lifecycle:
             run.rules,
             run.files,
             at,
+            drafts=run.drafts,
             previous=run.offer(at).previous_transcript,
             now=context.now(),
         )
-        context.writer.also(lambda connection: run_rows.add_round(connection, run.run_id, done))
+        run.also(lambda connection: run_rows.add_round(connection, run.run_id, done))
         await run.written()
-        await run.work(self._clear_after, at.round)
+        await run.work(self._settle, done)
         run.reload_and_notify("round-voided", round=at.round, reason=reason)
 
     async def _await_approvals(self) -> None:
@@ -193,9 +194,7 @@ class Lifecycle:
             return
         if run.roster <= run.answers.keys():
             now = run.context.now()
-            run.context.writer.also(
-                lambda connection: run_rows.set_run_state(connection, run.run_id, RunState.RUNNING, now=now)
-            )
+            run.also(lambda connection: run_rows.set_run_state(connection, run.run_id, RunState.RUNNING, now=now))
             await run.written()
             run.reload_and_notify("run-started", participants=len(run.roster))
 
@@ -222,9 +221,10 @@ class Lifecycle:
             run.attempt = await run.work(
                 Attempt.open,
                 context.store,
-                context.spool,
+                run.spool,
                 run.plan,
                 run.offer(at),
+                lease=run.lease,
                 rows=run.rows,
                 clock=context.clock,
                 timers=run.timers,
@@ -270,7 +270,7 @@ class Lifecycle:
         run, at, phase = self._run, attempt.position, attempt.machine.phase
         run.log.warning("late-members", round=at.round, attempt=at.attempt, phase=phase.name, members=sorted(late))
         now = run.context.now()
-        run.context.writer.also(
+        run.also(
             lambda connection: standing_rows.add_late(connection, run.run_id, sorted(late), phase=phase.name, now=now)
         )
         for member in late:
@@ -294,6 +294,7 @@ class Lifecycle:
             run.rules,
             run.files,
             attempt.machine.result,
+            drafts=run.drafts,
             previous=attempt.machine.offer.previous_transcript,
             now=context.now(),
         )
@@ -301,31 +302,30 @@ class Lifecycle:
             raise LocalError("E-STATE-BUSY", "what the round builds on could not be committed: it is opened again")
         attempt.journal_close(Phase.UNMASK, answered)
         now = context.now()
-        context.writer.also(lambda connection: run_rows.add_round(connection, run.run_id, done))
-        context.writer.also(
-            lambda connection: attempt_rows.end_attempt(connection, run.run_id, at, "completed", now=now)
-        )
+        run.also(lambda connection: run_rows.add_round(connection, run.run_id, done))
+        run.also(lambda connection: attempt_rows.end_attempt(connection, run.run_id, at, "completed", now=now))
         await run.written()
         run.attempt = None
-        await run.work(self._clear_after, at.round)
+        await run.work(self._settle, done)
 
-    def _clear_after(self, number: int) -> None:
-        """Remove uploads to a round that is over, and the adapter that it started from."""
-        run = self._run
-        run.context.spool.clear_round(run.run_id, number)
+    def _settle(self, done: RoundRecord) -> None:
+        """Publish a round that was committed; remove uploads to it, and the adapter that it started from."""
+        run, number = self._run, done.round
+        run.files.publish(number, done.adapter_hash)
+        run.spool.clear_round(run.run_id, number)
         if number > 1:  # the start is always needed
             run.files.forget(number - 1, keep_released=run.released(number - 1) is not None)
 
     async def _abort_attempt(self, at: Position, aborted: RoundAborted) -> None:
         run, now = self._run, self._run.context.now()
-        run.context.writer.also(
+        run.also(
             lambda connection: attempt_rows.end_attempt(
                 connection, run.run_id, at, "aborted", now=now, code=aborted.code, reason=aborted.reason
             )
         )
         await run.written()
         run.attempt = None
-        run.context.spool.clear_round(run.run_id, at.round)  # no upload to it counts any more
+        run.spool.clear_round(run.run_id, at.round)  # no upload to it counts any more
         run.reload_and_notify(
             "attempt-aborted", round=at.round, attempt=at.attempt, code=aborted.code, reason=aborted.reason
         )
@@ -345,16 +345,24 @@ class Lifecycle:
         run, context, at = self._run, self._run.context, self._run.open_position
         await run.written()  # so that the report finds all of it
         if run.tried or run.rounds:  # something was started, and so charged: there is something to report
-            note = await run.work(release.finish, context.store, context.operator, run.plan, run.files, context.now())
+            note = await run.work(
+                release.finish,
+                context.store,
+                context.operator,
+                run.plan,
+                run.files,
+                drafts=run.drafts,
+                now=context.now(),
+            )
             reason = "; ".join(part for part in (reason, note) if part)
         now = context.now()
         if at is not None:
-            context.writer.also(
+            run.also(
                 lambda connection: attempt_rows.end_attempt(
                     connection, run.run_id, at, "aborted", now=now, code=code, reason=reason
                 )
             )
-        context.writer.also(
+        run.also(
             lambda connection: run_rows.set_run_state(connection, run.run_id, state, now=now, code=code, reason=reason)
         )
         await run.written()

@@ -39,6 +39,11 @@ class Liveness:
         self._in_flight: Counter[str] = Counter()
         self._ended: dict[str, float] = {}
 
+    def settle(self, seconds: float) -> None:
+        """Give everybody time to come: a run was taken over whose members polled another process until now."""
+        self._settled = self._clock.monotonic() + seconds
+        self._ended = {member: at for member, at in self._ended.items() if self.live(member)}
+
     @contextmanager
     def poll(self, member: str) -> Iterator[None]:
         """Count a poll as in flight inside the ``with`` block, however it ends."""

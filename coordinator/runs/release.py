@@ -48,15 +48,21 @@ COORDINATOR: Final = "coordinator"
 LIBRARIES: Final = ("onlysum", "cryptography", "dp-accounting", "numpy", "safetensors")  # that the figures depend on
 
 
-def finish(store: Store, operator: SigningKey, plan: VerifiedPlan, files: RunFiles, now: int) -> str:
-    """Export the released adapter, write the signed report, and return a note for the run's row, usually empty."""
+def finish(
+    store: Store, operator: SigningKey, plan: VerifiedPlan, files: RunFiles, *, drafts: RunFiles, now: int
+) -> str:
+    """Export the released adapter, write the signed report, and return a note for the run's row, usually empty.
+
+    Both are written to ``drafts``, and published once the run's end is committed.
+    """
     with store.read() as connection:
         rounds = run_rows.list_rounds(connection, plan.plan.run_id)
         measured = run_rows.list_evaluations(connection, plan.plan.run_id)
     if len(rounds) == plan.plan.recipe.rounds:
-        write_adapter(files.exported, plan.plan, files, measured)
+        write_adapter(drafts.exported, plan.plan, files, measured)
     try:
-        durable.write(files.report, make_report(store, operator, plan, now))
+        durable.make_directory(drafts.directory)
+        durable.write(drafts.report, make_report(store, operator, plan, now))
     except OnlysumError as error:
         return f"no report: {error}"
     return ""

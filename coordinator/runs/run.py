@@ -1,7 +1,7 @@
 """A run in memory: its rows, its open attempt, what its members are told and may read.
 
-Guarantees: everything here follows from committed rows and files, so a restarted daemon knows the same; while a thread
-works on the round, members are told what they were told before.
+Guarantees: everything here follows from committed rows and files, so a restarted daemon knows the same, and so does
+another process that takes the run over; while a thread works on the round, members are told what they were told before.
 Leaves to others: moving a run on (``coordinator.runs.lifecycle``), what members send
 (``coordinator.runs.submissions``).
 """
@@ -23,10 +23,11 @@ import methods
 from coordinator.config import Settings
 from coordinator.database import attempt_rows, run_rows, standing_rows
 from coordinator.database.attempt_rows import AttemptRecord, Rows
+from coordinator.database.lease_rows import Lease
 from coordinator.database.member_rows import MemberRecord
 from coordinator.database.run_rows import ApprovalRecord, RoundRecord, RunRecord, RunState
 from coordinator.database.store import Store
-from coordinator.database.writer import Writer
+from coordinator.database.writer import Write, Writer
 from coordinator.home import Home
 from coordinator.runs.attempt import ADVERTISED, HEADS, Attempt
 from coordinator.runs.global_adapter import RunFiles
@@ -99,11 +100,21 @@ async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
 class Run:
     """One run, with its open attempt if there is one."""
 
-    def __init__(self, context: RunContext, record: RunRecord) -> None:
+    def __init__(self, context: RunContext, record: RunRecord, lease: Lease) -> None:
+        """Read a run.
+
+        Args:
+            context: of the daemon.
+            record: its row.
+            lease: under which this process leads it, or under which it ended.
+        """
         self.context = context
         self.record = record
+        self.lease = lease
         self.plan = VerifiedPlan.verify(record.plan, record.signature, context.operator.public)
         self.files = RunFiles(context.home.run(record.run_id))
+        self.drafts = self.files.drafts(lease.token)
+        self.spool = context.spool.led_by(lease.token)
         self.log = structlog.get_logger("coordinator").bind(run=record.run_id)
         self.lock = asyncio.Lock()
         self._uploading: dict[str, asyncio.Lock] = {}
@@ -177,6 +188,8 @@ class Run:
                 approvals = run_rows.list_approvals(connection, self.run_id)
                 measured = run_rows.list_evaluations(connection, self.run_id)
                 shown = attempt_rows.last_by_sender(connection, self.run_id, HEADS.values())
+        if fresh:  # a leader that was killed after its commit may have left the last one to be published
+            self.files.publish(fresh[-1].round, fresh[-1].adapter_hash)
         iterate = None if self._exact_step or not fresh else self.files.iterate(fresh[-1].round).read_bytes()
         closed = [self._closing(one) for one in fresh]
         if behind:
@@ -193,7 +206,11 @@ class Run:
 
     def rows(self) -> Rows:
         """Return the rows that are committed next; if they cannot be, memory is not trusted any more."""
-        return self.context.writer.rows(self.distrust_memory)
+        return self.context.writer.rows(self.lease, self.distrust_memory)
+
+    def also(self, write: Write, on_failure: Callable[[], None] = lambda: None) -> None:
+        """Add any other statement about this run to what is committed next."""
+        self.context.writer.also(self.lease, write, on_failure)
 
     async def written(self) -> None:
         """Wait, holding the lock no longer, until all that was added is durable; meanwhile nobody is told more.
@@ -267,7 +284,8 @@ class Run:
             self._answer_who_asked()
 
     def clear(self) -> None:
-        """Remove uploads and sums of a run that has ended: nobody needs them any more."""
+        """Publish what a run leaves that has ended under this lease, and remove its uploads and sums."""
+        self.files.publish_end(self.lease.token)
         self.context.spool.clear_run(self.run_id)
         self.files.forget_sums()
 

@@ -114,9 +114,7 @@ class Submissions:
         if run.record.state.ended or (before is not None and (approves or not before.approved)):
             return
         now = run.context.now()
-        run.context.writer.also(
-            lambda connection: run_rows.add_approval(connection, member, answer, now), run.distrust_memory
-        )
+        run.also(lambda connection: run_rows.add_approval(connection, member, answer, now), run.distrust_memory)
         run.answers[member] = run_rows.approval_record(member, answer, now)
         run.answered(member)
         run.log.info("plan-approved" if approves else "plan-refused", member=member)
@@ -147,9 +145,7 @@ class Submissions:
             f"set back; {member} has the certificate"
         )
         code, now = "E-COORDINATOR-ROLLBACK", run.context.now()
-        run.context.writer.also(
-            lambda connection: run_rows.hold(connection, run.run_id, code=code, reason=reason, now=now)
-        )
+        run.also(lambda connection: run_rows.hold(connection, run.run_id, code=code, reason=reason, now=now))
         await run.written()
         run.log.error("coordinator-set-back", round=at.round, known=len(run.rounds), member=member)
         run.reload_and_notify("run-held", code=code, reason=reason)
@@ -313,9 +309,7 @@ class Submissions:
         if (one.round, member) in run.measured:
             return
         now = run.context.now()
-        run.context.writer.also(
-            lambda connection: run_rows.add_evaluation(connection, member, one, now), run.distrust_memory
-        )
+        run.also(lambda connection: run_rows.add_evaluation(connection, member, one, now), run.distrust_memory)
         run.measured.add((one.round, member))
         run.answered(member)
         run.log.info("evaluated", member=member, round=one.round)

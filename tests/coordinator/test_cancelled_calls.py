@@ -13,7 +13,7 @@ from coordinator.database.run_rows import RunState
 from coordinator.runs.attempt import Attempt
 from coordinator.runs.run import to_the_end
 from privacy.secagg.messages import MaskedUpload, Receipt
-from tests.worlds.coordinator import RUN_ID, World
+from tests.worlds.coordinator import World
 
 
 async def cancelled_after(seconds: float, call: asyncio.Task[None]) -> None:
@@ -72,7 +72,7 @@ def test_opening_an_attempt_again_gains_no_time_for_its_phase(tmp_path: Path) ->
             await world.turn()
         for _ in range(7):
             world.clock.seconds += 10
-            world.runner._runs[RUN_ID].attempt = None  # as after a failure
+            world.run().attempt = None  # as after a failure
             async with asyncio.timeout(10):
                 await world.runner.next_task("bob", frozenset(), 0)  # who is there, and never uploads
             await world.runner.tick()

@@ -230,7 +230,7 @@ def test_malicious_messages_without_their_heads_or_with_others_are_not_taken(wor
 
     async def without(message: Any) -> None:
         if isinstance(message, Advertisement | MaskedUpload):
-            attempt = world.runner._runs[RUN_ID].attempt
+            attempt = world.run().attempt
             assert attempt is not None
             moment = Moment.ADVERTISE if isinstance(message, Advertisement) else Moment.UPLOAD
             shown = attempt.heads.pop((alice.name, moment))
@@ -277,7 +277,7 @@ def test_sets_come_with_the_heads_of_their_members_also_after_a_restart(world: W
             again = world.daemon()
             await again.tick()
             for name in world.members:
-                for due in again._runs[RUN_ID].tasks(name):
+                for due in world.run(again).tasks(name):
                     match due.make():
                         case env.KeysAdvertised(_, advertisements, heads):
                             told.append(([keys.sender for keys in advertisements], [shown.sender for shown in heads]))

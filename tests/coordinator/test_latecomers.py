@@ -258,7 +258,7 @@ def exclude(member: str, word: str = "exclude") -> int:
 
 def told(world: World, name: str) -> list[str]:
     """Return the kinds of tasks that a member has now."""
-    run = world.runner._runs[RUN_ID]
+    run = world.run()
     numbered = [due.numbered() for due in run.tasks(name)]
     return [type(one.task).__name__ for one in numbered if one is not None]
 

@@ -10,7 +10,6 @@ import pytest
 
 from coordinator.daemon.encoding import EncodedOnce
 from coordinator.daemon.runner import Runner
-from coordinator.runs.run import Run
 from protos import codec
 from protos import codec_transport as wire
 from protos.envelope import KeysAdvertised, NumberedTask, RunEnded
@@ -42,7 +41,7 @@ def test_an_answer_wakes_nobody_and_the_close_of_its_phase_everybody_once(
 
     async def scenario() -> list[NumberedTask | None]:
         await until_advertising(world)
-        seen = {name: frozenset(due.id for due in world.runner._runs[RUN_ID].tasks(name)) for name in world.members}
+        seen = {name: frozenset(due.id for due in world.run().tasks(name)) for name in world.members}
         monkeypatch.setattr(Runner, "_first_task", counted)
         polls = [asyncio.ensure_future(world.runner.next_task(name, seen[name], 20)) for name in world.members]
         await asyncio.sleep(0.01)
@@ -87,7 +86,7 @@ def test_what_many_are_told_is_encoded_once_and_kept_for_a_bounded_number(monkey
 def test_a_member_that_asks_while_a_thread_works_is_told_when_it_is_done(world: World) -> None:
     async def scenario() -> NumberedTask | None:
         await until_advertising(world)
-        run: Run = world.runner._runs[RUN_ID]
+        run = world.run()
         run._offered_tasks.clear()
         going, gate = asyncio.Event(), asyncio.Event()
 

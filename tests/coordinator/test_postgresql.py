@@ -326,7 +326,7 @@ def test_a_database_that_fails_again_and_again_costs_no_attempt_and_no_exactness
 def test_the_daemon_waits_out_a_restart_of_the_server_and_goes_on(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coordinator.daemon.runner.TROUBLE_SECONDS", 0.05)
+    monkeypatch.setattr("coordinator.leadership.led_runs.TROUBLE_SECONDS", 0.05)
     world = World(tmp_path, rounds=2, database=server.database())
 
     async def through() -> None:

@@ -81,7 +81,7 @@ def holding_back(member: ScriptedMember, kind: type, kept: list[Callable[[], Awa
 
 
 def advertised(world: World) -> int:
-    at = Position(world.runner._runs[RUN_ID].plan.hash, 1, 1)
+    at = Position(world.run().plan.hash, 1, 1)
     with world.store.read() as connection:
         events = attempt_rows.list_events(connection, RUN_ID, at)
     return sum(event.kind == Advertisement.__name__ for event in events)
@@ -101,7 +101,7 @@ def test_messages_that_come_while_the_disk_is_slow_are_taken_and_committed_toget
     world: World, disk: SlowDisk
 ) -> None:
     async def scenario() -> None:
-        kept, run = await kept_advertisements(world), world.runner._runs[RUN_ID]
+        kept, run = await kept_advertisements(world), world.run()
         disk.open.clear()
         before = disk.commits
         sending = [asyncio.ensure_future(send()) for send in kept]
@@ -121,7 +121,7 @@ def test_messages_that_come_while_the_disk_is_slow_are_taken_and_committed_toget
 
 def test_messages_that_could_not_be_committed_are_forgotten_and_may_come_again(world: World, disk: SlowDisk) -> None:
     async def scenario() -> None:
-        kept, run = await kept_advertisements(world), world.runner._runs[RUN_ID]
+        kept, run = await kept_advertisements(world), world.run()
         disk.fails = True
         refused = await asyncio.gather(*(send() for send in kept), return_exceptions=True)
         assert {error.code for error in refused if isinstance(error, LocalError)} == {"E-DISK-FULL"}
@@ -141,7 +141,7 @@ def test_malicious_cancelling_of_a_call_neither_undoes_its_message_nor_hides_tha
     world: World, disk: SlowDisk
 ) -> None:
     async def scenario() -> None:
-        kept, run = await kept_advertisements(world), world.runner._runs[RUN_ID]
+        kept, run = await kept_advertisements(world), world.run()
         disk.open.clear()
         calls = [asyncio.ensure_future(send()) for send in kept]
         await until(lambda: run.attempt is not None and len(run.attempt.machine.answered()) == len(kept))
@@ -171,14 +171,14 @@ def test_what_was_added_before_a_failure_is_known_is_not_committed_after_it(tmp_
         raise FULL
 
     async def scenario() -> list[object]:
-        writer.also(breaks, lambda: failed.append("first"))
+        writer.also(None, breaks, lambda: failed.append("first"))
         first = asyncio.ensure_future(writer.written())
         await until(begun.is_set)
-        writer.also(lambda connection: written.append("second"), lambda: failed.append("second"))
+        writer.also(None, lambda connection: written.append("second"), lambda: failed.append("second"))
         second = asyncio.ensure_future(writer.written())
         gate.set()
         errors = await asyncio.gather(first, second, return_exceptions=True)
-        writer.also(lambda connection: written.append("third"))
+        writer.also(None, lambda connection: written.append("third"))
         await writer.written()
         return list(errors)
 

@@ -25,6 +25,7 @@ from coordinator.database.store import Store
 from coordinator.enrolment.authority import Authority, create_authority
 from coordinator.home import Home
 from coordinator.runs.global_adapter import RunFiles
+from coordinator.runs.run import Run
 from participant.protocol.member import Participant
 from participant.protocol.states import Idle
 from participant.training.trainer import OneHotTrainer
@@ -233,6 +234,12 @@ class World:
             clock=self.clock,
             random=SeededSource("runner"),
         )
+
+    def run(self, runner: Runner | None = None) -> Run:
+        """Return the run as a daemon, by default the one that runs, has it in memory."""
+        run = (runner or self.runner).run(RUN_ID)
+        assert run is not None
+        return run
 
     def _enrol(self, evaluated: bool) -> None:
         everyone = dict.fromkeys(self.keys, env.Role.PARTICIPANT)

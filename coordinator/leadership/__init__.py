@@ -1,0 +1,1 @@
+"""Which process leads which run, where several coordinators work on one database."""
