@@ -14,6 +14,7 @@ from coordinator.database.run_rows import RunRecord, RunState
 from coordinator.opened import OpenHome
 from coordinator.runs.attempt import ABSTAINED
 from coordinator.views.attendance import Attendance, Turnout, read_turnout
+from coordinator.views.leaders import live_anywhere
 from coordinator.views.phase import abstention_code
 from host.certificates import expires_at
 from host.fingerprints import fingerprint
@@ -227,8 +228,8 @@ class _Known:
 def _read_known(opened: OpenHome) -> _Known:
     stuck: dict[str, str] = {}
     paused: set[str] = set()
-    live = frozenset(live_members(opened.home))
     with opened.store.read() as connection:
+        live = live_anywhere(connection, live_members(opened.home))
         runs = run_rows.list_runs(connection)
         going_on = [run for run in runs if not run.state.ended]
         for run in going_on:

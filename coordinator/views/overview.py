@@ -16,6 +16,7 @@ from coordinator.database.run_rows import ApprovalRecord, EvaluationRecord, Roun
 from coordinator.database.standing_rows import Lateness
 from coordinator.opened import OpenHome
 from coordinator.views.attendance import Turnout, turnout
+from coordinator.views.leaders import leaders
 from coordinator.views.phase import OpenPhase, Waiting, open_phase
 from coordinator.views.troubles import current_troubles, trouble_lines, troubles_json
 from host.rendering import Json, moment, timestamp
@@ -41,7 +42,8 @@ class Overview:
     phase: OpenPhase | None
     late: tuple[Lateness, ...]  # and not heard of since
     excluded: tuple[str, ...]  # by the operator
-    live: tuple[str, ...] | None  # None: the daemon does not run
+    live: tuple[str, ...] | None  # None: the daemon does not run, and no other one leads the run
+    leader: str  # where members dial the coordinator that leads it; empty without replicas, or while nobody does
     troubles: tuple[Trouble, ...]  # what keeps the coordinator itself from working
     turnout: Turnout
 
@@ -128,6 +130,7 @@ class Overview:
             "turnout": self.turnout.to_json(),
             "evaluations": self.evaluation_values(),
             "daemon_running": self.live is not None,
+            "leader": self.leader,
             "troubles": troubles_json(self.troubles),
         }
 
@@ -142,6 +145,7 @@ class Overview:
             lines.append(f"{run.code} {run.reason}".strip())
         lines += [f"created {moment(run.created_at)} UTC, to be over by {moment(plan.expires_at)} UTC"]
         lines.append(f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: unverified, owners compare it")
+        lines += [f"led at {self.leader}"] if self.leader else []
         if not run.state.ended:
             lines += trouble_lines(self.troubles)
         lines += self._next()
@@ -215,6 +219,9 @@ def overview(opened: OpenHome, name: str) -> Overview:
             waiting = Waiting(opened.settings.durations, status.started_at if status else None)
             phase = open_phase(plan, last, events, waiting)
         rounds = run_rows.list_rounds(connection, run.run_id)
+        leader = None if run.state.ended else leaders(connection).get(run.run_id)
+        running = status is not None or leader is not None
+        here = status.live if status else ()
         return Overview(
             run=run,
             plan=plan,
@@ -226,7 +233,8 @@ def overview(opened: OpenHome, name: str) -> Overview:
             phase=phase,
             late=standing_rows.late_now(connection, run.run_id),
             excluded=tuple(sorted(standing_rows.excluded_members(connection, run.run_id))),
-            live=status.live if status else None,
+            live=tuple(sorted({*here, *(leader.live if leader else ())})) if running else None,
+            leader=leader.address if leader else "",
             troubles=current_troubles(opened, status),
             turnout=turnout(connection, run.run_id, plan, rounds),
         )

@@ -11,6 +11,7 @@ from coordinator.daemon.status import read_status
 from coordinator.daemon.troubles import Trouble
 from coordinator.database import member_rows, run_rows
 from coordinator.opened import OpenHome
+from coordinator.views.leaders import leaders, live_anywhere
 from coordinator.views.overview import overview
 from coordinator.views.sentence import RunSentence, run_sentence
 from coordinator.views.troubles import current_troubles, trouble_lines, troubles_json
@@ -35,11 +36,13 @@ class OpenRun:
     paused: bool
     code: str  # of why it is held
     sentence: RunSentence
+    leader: str = ""  # where members dial the coordinator that leads it, if there are several
 
     def to_line(self) -> str:
         """Return it for people."""
+        led = f" (led at {self.leader})" if self.leader else ""
         why = f" (held: {self.code}, see run show {self.run_id[:8]})" if self.code else ""
-        return f"run {self.run_id[:8]}: {self.sentence.text}{why}"
+        return f"run {self.run_id[:8]}: {self.sentence.text}{led}{why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,13 @@ class ServiceStatus:
             "members": [{"name": member.name, "role": member.role, "live": member.live} for member in self.members],
             "invited": list(self.invited),
             "runs": [
-                {**run.sentence.to_json(), "state": run.state, "paused": run.paused, "code": run.code}
+                {
+                    **run.sentence.to_json(),
+                    "state": run.state,
+                    "paused": run.paused,
+                    "code": run.code,
+                    "leader": run.leader,
+                }
                 for run in self.runs
             ],
             "troubles": troubles_json(self.troubles),
@@ -93,8 +102,8 @@ class ServiceStatus:
 def service_status(opened: OpenHome, now: int) -> ServiceStatus:
     """Read the status; invitations that have expired by ``now`` (seconds since the Unix epoch) do not count."""
     daemon = read_status(opened.home)
-    live = daemon.live if daemon else ()
     with opened.store.read() as connection:
+        live, led = live_anywhere(connection, daemon.live if daemon else ()), leaders(connection)
         members = [member for member in member_rows.list_members(connection) if member.active]
         tokens = [token for token in member_rows.list_tokens(connection) if token.used_at is None]
         runs = [run for run in run_rows.list_runs(connection) if not run.state.ended]
@@ -112,6 +121,7 @@ def service_status(opened: OpenHome, now: int) -> ServiceStatus:
                 run.paused,
                 run.code,
                 run_sentence(overview(opened, run.run_id), now),
+                led[run.run_id].address if run.run_id in led else "",
             )
             for run in runs
         ),

@@ -45,7 +45,7 @@ from protos.envelope import (
     Welcome,
 )
 from protos.invitation import Invitation
-from protos.status import from_call
+from protos.status import from_call, leader_address
 
 # A call that is not content, from dialling to the last byte: the largest task on the slowest usable link. Dead links
 # are noticed by keepalive long before, and content has no deadline at all.
@@ -56,6 +56,8 @@ JITTER_SECONDS: Final = 0.5
 
 # Classes of failures whose cause is looked for once more, on the way to the coordinator or in its certificate.
 _CONNECTING: Final = frozenset({"E-NET-DNS", "E-NET-REFUSED", "E-NET-TLS", "E-NET-TIMEOUT", "E-NET-LOST"})
+
+_AT_THE_NEXT: Final = frozenset({"E-NET-ELSEWHERE", "E-NET-DNS", "E-NET-REFUSED", "E-NET-LOST"})
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 V = TypeVar("V")
@@ -89,7 +91,11 @@ def _may_pass(error: Exception) -> bool:
 
 
 class _Connection:
-    """One gRPC channel at a time; after it failed, the next address is dialled."""
+    """One gRPC channel at a time; after it failed, the next address is dialled.
+
+    A coordinator that says who leads this member's runs is believed if it names one of the addresses that the
+    invitation had: no other is ever dialled.
+    """
 
     def __init__(
         self,
@@ -157,7 +163,7 @@ class _Connection:
         else:
             return
         if isinstance(raised, NetworkError) and raised.code not in {"E-NET-FAILED", "E-NET-TIMEOUT"}:
-            self._give_up(channel)
+            self._give_up(channel, towards=leader_address(raised))
         raise (self._explanation(raised.code, address) or raised) from None
 
     def _explanation(self, code: str, address: str) -> NetworkError | None:
@@ -178,13 +184,14 @@ class _Connection:
                 self._channel = grpc.secure_channel(address, self._credentials, options=self._options)
             return self._channel, address
 
-    def _give_up(self, channel: grpc.Channel) -> None:
+    def _give_up(self, channel: grpc.Channel, *, towards: str) -> None:
         """Close a broken channel, so that the next call dials at once and not when gRPC's own back-off is over."""
         with self._lock:
             if self._channel is not channel:
                 return  # another thread was quicker
             self._channel = None
-            self._dialled += 1
+            known = towards in self._addresses
+            self._dialled = self._addresses.index(towards) if known else self._dialled + 1
         channel.close()
 
 
@@ -229,6 +236,7 @@ class Channel:
         )
         expected = Expected(authority=identity.authority, certificate=identity.certificate, proxy=proxy)
         self._connection = _Connection(identity.addresses, credentials, expected, session)
+        self._addresses = len(identity.addresses)
         self._begun = b""  # hash of the last upload that was begun here
 
     def __enter__(self) -> Self:
@@ -243,7 +251,8 @@ class Channel:
 
     def handshake(self, hello: Hello) -> Welcome:
         """Say the first words; ``E-VERSION`` names both versions if they differ."""
-        return codec.decode_welcome(self._call("Handshake", codec.encode_hello(hello)))
+        words = codec.encode_hello(hello)
+        return codec.decode_welcome(self._at_any_address(lambda: self._call("Handshake", words)))
 
     def poll(
         self, seen: Collection[bytes], wait_seconds: float, most: int = codec.PLAIN_TASK_BYTES
@@ -265,8 +274,20 @@ class Channel:
 
     def submit(self, submission: Submission) -> None:
         """Send a message; it is durable at the coordinator when this returns. Sending it again does no harm."""
-        chunks = transport.pieces(codec.encode_submission(submission))
-        wire.decode_accepted(self._call("Submit", map(wire.encode_chunk, chunks)))
+        data = codec.encode_submission(submission)
+        wire.decode_accepted(
+            self._at_any_address(lambda: self._call("Submit", map(wire.encode_chunk, transport.pieces(data))))
+        )
+
+    def _at_any_address(self, call: Callable[[], bytes]) -> bytes:
+        """Make a short call, at the other addresses too if this one leads none of the member's runs, or is away."""
+        for _ in range(self._addresses - 1):
+            try:
+                return call()
+            except NetworkError as error:
+                if error.code not in _AT_THE_NEXT:
+                    raise
+        return call()
 
     def upload(
         self,

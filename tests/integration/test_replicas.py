@@ -1,0 +1,141 @@
+"""Two coordinators on one PostgreSQL database: the leader is killed or stopped in every phase, and the run goes on.
+
+Whatever happens to a leader, a round's sum is the exact sum of the survivors of the one set that was signed, and it is
+released once.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coordinator.protocol.transitions import TRANSITIONS
+from coordinator.runs.attempt import SIGNED
+from privacy.errors import Phase
+from privacy.secagg.messages import SurvivorSignature, UnmaskShares
+from protos import codec
+from tests.worlds.daemons import until
+from tests.worlds.plans import names
+from tests.worlds.postgres import Server
+from tests.worlds.replicas import HeldBack, Replicas, onlysum
+
+MEMBERS = names(3)
+PHASES = [phase for phase in TRANSITIONS if phase is not Phase.RESULT]
+
+
+@pytest.fixture
+def replicas(tmp_path: Path, postgres: Server) -> Iterator[Replicas]:
+    url = postgres.database()
+    made = Replicas(tmp_path, url)
+    try:
+        for one in made.both:
+            one.start()
+        yield made
+    finally:
+        made.close()
+        postgres.drop(url)
+
+
+def check_one_set_a_round(replicas: Replicas, run: str) -> None:
+    """Nobody has signed two survivor sets of a round, and shares were released along the one that was completed."""
+    signed: dict[tuple[int, str], bytes] = {}
+    for at, event in replicas.events(run, SIGNED):
+        message = codec.decode_submission(event.body, sender=event.sender)
+        assert isinstance(message, SurvivorSignature)
+        assert (at.round, event.sender) not in signed
+        signed[at.round, event.sender] = message.signature
+    released = {(at.round, at.attempt) for at, _ in replicas.events(run, UnmaskShares.__name__)}
+    assert released == {(row.round, row.attempt) for row in replicas.rounds(run)}
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> HeldBack:
+    """What of carol's a test holds back, so that a phase stays open."""
+    return HeldBack(MEMBERS[-1], monkeypatch)
+
+
+def test_a_leader_killed_once_in_every_phase_is_replaced_and_each_sum_is_exactly_the_survivors(
+    replicas: Replicas, held: HeldBack
+) -> None:
+    held.hold(1, PHASES[0])
+    with replicas.members(MEMBERS):
+        run = replicas.create_run(MEMBERS, rounds=len(PHASES))
+        for number, phase in enumerate(PHASES, start=1):
+            until(held.arrived, f"round {number} in {phase.name}")
+            assert replicas.at(run) == (number, phase.name)
+            leader = replicas.await_leader(run)
+            leader.kill()
+            begun = time.monotonic()
+            replicas.await_leader(run, other_than=leader)
+            assert time.monotonic() - begun < 30  # seconds, on a machine with much else to do
+            held.let_go()
+            if number < len(PHASES):
+                held.hold(number + 1, PHASES[number])
+            leader.start()
+        until(lambda: replicas.state(run) == "completed", "the run completes")
+    assert len(replicas.rounds(run)) == len(PHASES)
+    assert {row.survivors for row in replicas.rounds(run)} == {len(MEMBERS)}
+    replicas.check_sums(run, MEMBERS)
+    check_one_set_a_round(replicas, run)
+    lease = replicas.lease(run)
+    assert lease is not None
+    assert lease.token == len(PHASES) + 1  # each one that was killed lost it, and nobody else
+
+
+@pytest.mark.parametrize("phase", [Phase.COLLECT_MASKED, Phase.UNMASK], ids=lambda phase: phase.name)
+def test_a_leader_that_was_stopped_and_wakes_after_it_was_replaced_releases_nothing(
+    replicas: Replicas, held: HeldBack, phase: Phase
+) -> None:
+    held.hold(1, phase)
+    with replicas.members(MEMBERS):
+        run = replicas.create_run(MEMBERS, rounds=2)
+        until(held.arrived, f"round 1 in {phase.name}")
+        stopped = replicas.await_leader(run)
+        stopped.signal(signal.SIGSTOP)
+        other = replicas.await_leader(run, other_than=stopped)
+        held.let_go()
+        until(lambda: bool(replicas.rounds(run)), "the other one completes the round")
+        stopped.signal(signal.SIGCONT)
+        until(lambda: "run-led-elsewhere" in stopped.said(), "the one that was stopped hears of it")
+        until(lambda: replicas.state(run) == "completed", "the run completes")
+    lease = replicas.lease(run)
+    assert lease is not None
+    assert (lease.address, lease.token) == (other.address, 2)
+    replicas.check_sums(run, MEMBERS)
+    check_one_set_a_round(replicas, run)
+    assert not list(replicas.files(run).directory.glob("led-*"))
+    assert [(row.round, row.survivors) for row in replicas.rounds(run)] == [(1, 3), (2, 3)]
+
+
+def test_commands_beside_either_coordinator_say_who_leads_and_who_is_there(replicas: Replicas, held: HeldBack) -> None:
+    held.hold(2, Phase.SHARE_KEYS)
+    with replicas.members(MEMBERS):
+        run = replicas.create_run(MEMBERS, rounds=2)
+        until(held.arrived, "round 2 in SHARE_KEYS")
+        leader = replicas.await_leader(run)
+        time.sleep(2)  # seconds, in which it renews its lease and says who polls
+        for one in replicas.both:
+            shown = onlysum("run", "show", run, "--config", str(one.directory))
+            assert shown["leader"] == leader.address
+            status = onlysum("status", "--config", str(one.directory))
+            assert [(each["run"], each["leader"]) for each in status["runs"]] == [(run, leader.address)]
+            assert all(member["live"] for member in status["members"])
+        held.let_go()
+
+
+def test_a_leader_that_is_told_to_end_hands_its_runs_over_at_once(replicas: Replicas, held: HeldBack) -> None:
+    held.hold(1, Phase.AGREE_SURVIVORS)
+    with replicas.members(MEMBERS):
+        run = replicas.create_run(MEMBERS, rounds=2)
+        until(held.arrived, "round 1 in AGREE_SURVIVORS")
+        leader = replicas.await_leader(run)
+        leader.signal(signal.SIGTERM)
+        replicas.await_leader(run, other_than=leader)
+        held.let_go()
+        until(lambda: replicas.state(run) == "completed", "the run completes")
+    replicas.check_sums(run, MEMBERS)
+    check_one_set_a_round(replicas, run)

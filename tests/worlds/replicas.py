@@ -1,0 +1,293 @@
+"""Coordinators' processes on one PostgreSQL database, with one directory of runs and uploads; members in threads.
+
+Guarantees: each coordinator is a process of its own (`onlysum coordinator start`) with a directory of its own, made as
+an operator makes it; members are the real daemons, with one-hot trainers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from coordinator.config import load_settings
+from coordinator.database import attempt_rows, lease_rows, run_rows
+from coordinator.database.attempt_rows import EventRecord
+from coordinator.database.lease_rows import LeaseRecord
+from coordinator.database.store import Store
+from coordinator.home import Home
+from coordinator.runs.global_adapter import RunFiles
+from host.system import SystemClock, SystemRandom
+from participant.daemon import assembly
+from participant.daemon.joining import join
+from participant.link.channel import Channel
+from participant.opened import open_home
+from participant.owner.registry import DatasetEntry, ModelEntry, Registry
+from participant.training.trainer import OneHotTrainer
+from privacy.draft import Draft
+from privacy.errors import Phase
+from privacy.secagg.messages import Advertisement, Position, Receipt, ShareBundle, SurvivorSignature, UnmaskShares
+from protos import codec
+from protos.envelope import MessageWithHeads, Submission
+from simulation.ports import free_ports
+from tests.worlds.coordinator import initial_adapter
+from tests.worlds.daemons import NO_CLAIM, PATIENCE_SECONDS, POLICY, until
+from tests.worlds.plans import make_plan
+
+ENTRIES = 12
+COORDINATOR = "coordinator"
+
+
+def onlysum(*words: str) -> Any:
+    """Run a command of the operator and return what it prints."""
+    command = [sys.executable, "-m", "onlysum", "coordinator", *words, "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode in (0, 3), done.stderr  # 3: the status of a daemon that was killed
+    return json.loads(done.stdout)
+
+
+# What a participant sends in each phase.
+SENT: Final[dict[Phase, type]] = {
+    Phase.ADVERTISE_KEYS: Advertisement,
+    Phase.SHARE_KEYS: ShareBundle,
+    Phase.COLLECT_MASKED: Receipt,
+    Phase.AGREE_SURVIVORS: SurvivorSignature,
+    Phase.UNMASK: UnmaskShares,
+}
+
+
+class HeldBack:
+    """Holds one participant's message of a phase back, so that the phase cannot close; all others go their way."""
+
+    def __init__(self, member: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._member = member
+        self._held: tuple[int, Phase] | None = None
+        self._waits, self._free = threading.Event(), threading.Event()
+        submit = Channel.submit
+
+        def held_back(channel: Channel, submission: Submission) -> None:
+            message = submission.message if isinstance(submission, MessageWithHeads) else submission
+            if self._is_held(message):
+                self._waits.set()
+                assert self._free.wait(PATIENCE_SECONDS)
+            submit(channel, submission)
+
+        monkeypatch.setattr(Channel, "submit", held_back)
+
+    def _is_held(self, message: object) -> bool:
+        if self._held is None or not isinstance(message, SENT[self._held[1]]):
+            return False
+        position, sender = getattr(message, "position", None), getattr(message, "sender", None)
+        return isinstance(position, Position) and (position.round, sender) == (self._held[0], self._member)
+
+    def hold(self, number: int, phase: Phase) -> None:
+        """Hold the message of a phase of a round back from now on."""
+        self._waits.clear()
+        self._free.clear()
+        self._held = number, phase
+
+    def arrived(self) -> bool:
+        """Return whether the message is there and waits."""
+        return self._waits.is_set()
+
+    def let_go(self) -> None:
+        """Let it go."""
+        self._held = None
+        self._free.set()
+
+
+class Replica:
+    """One coordinator: its directory, and its process while it runs."""
+
+    def __init__(self, directory: Path, address: str) -> None:
+        self.directory = directory
+        self.address = address
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start the process and wait until it listens."""
+        command = [sys.executable, "-m", "onlysum", "coordinator", "start", "--config", str(self.directory)]
+        log = (self.directory / "log").open("a")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().startswith("Ready")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the process a signal."""
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """End the process at once, if it runs."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def said(self) -> str:
+        """Return its log."""
+        return (self.directory / "log").read_text()
+
+
+class Replicas:
+    """Two coordinators of one federation."""
+
+    def __init__(self, place: Path, database: str) -> None:
+        self.place = place
+        self.shared = place / "shared"
+        self.shared.mkdir()
+        ports = free_ports(6)
+        self.addresses = [f"127.0.0.1:{port}" for port in ports[:2]]
+        enrolment = [f"127.0.0.1:{port}" for port in ports[2:4]]
+        admin = [f"127.0.0.1:{port}" for port in ports[4:]]
+        first, second = place / "first", place / "second"
+        words = ["--name", "clinics", "--operator", "I", "--database", database]
+        words += ["--address", self.addresses[0], "--enrolment-address", enrolment[0], "--admin", admin[0]]
+        self.made = onlysum("init", str(first), *words)
+        shutil.copytree(first, second)
+        for mine, directory in enumerate((first, second)):
+            file, other = directory / "coordinator.toml", 1 - mine
+            text = file.read_text().replace(f'"{self.addresses[0]}"', f'"{self.addresses[mine]}"')
+            text = text.replace(f'"{enrolment[0]}"', f'"{enrolment[mine]}"').replace(admin[0], admin[mine])
+            section = (
+                f'[replicas]\ndirectory = "{self.shared}"\naddresses = ["{self.addresses[other]}"]\n'
+                f'enrolment_addresses = ["{enrolment[other]}"]\n\n[durations]'
+            )
+            file.write_text(text.replace("[durations]", section, 1))
+        self.both = [Replica(first, self.addresses[0]), Replica(second, self.addresses[1])]
+        self.settings = load_settings(Home(first))
+        self.store = Store.create(database)
+
+    @property
+    def where(self) -> list[str]:
+        """Name the first directory to a command."""
+        return ["--config", str(self.both[0].directory)]
+
+    def leader(self, run: str) -> Replica | None:
+        """Return who leads a run now."""
+        record = self.lease(run)
+        if record is None or not record.valid:
+            return None
+        return next(one for one in self.both if one.address == record.address)
+
+    def lease(self, run: str) -> LeaseRecord | None:
+        """Return the run's lease."""
+        with self.store.read() as connection:
+            return lease_rows.list_leases(connection).get(run)
+
+    def attempts(self, run: str) -> tuple[attempt_rows.AttemptRecord, ...]:
+        """Return all attempts."""
+        with self.store.read() as connection:
+            return attempt_rows.list_attempts(connection, run)
+
+    def events(self, run: str, kind: str) -> list[tuple[Position, EventRecord]]:
+        """Return the events of a kind in all attempts of a run."""
+        found: list[tuple[Position, EventRecord]] = []
+        with self.store.read() as connection:
+            plan = run_rows.find_run(connection, run).parsed()
+            for attempt in attempt_rows.list_attempts(connection, run):
+                at = Position(plan.hash, attempt.round, attempt.attempt)
+                found += [(at, event) for event in attempt_rows.list_events(connection, run, at) if event.kind == kind]
+        return found
+
+    def at(self, run: str) -> tuple[int, str]:
+        """Return the round and the phase that a run is in."""
+        last = self.attempts(run)[-1]
+        return last.round, last.phase
+
+    def state(self, run: str) -> str:
+        """Return a run's state."""
+        with self.store.read() as connection:
+            return run_rows.find_run(connection, run).state.value
+
+    def rounds(self, run: str) -> tuple[run_rows.RoundRecord, ...]:
+        """Return the rounds that are over."""
+        with self.store.read() as connection:
+            return run_rows.list_rounds(connection, run)
+
+    def files(self, run: str) -> RunFiles:
+        """Return the run's files."""
+        return RunFiles(self.settings.placed(Home(self.both[0].directory)).run(run))
+
+    def check_sums(self, run: str, roster: tuple[str, ...]) -> None:
+        """Compare each round's step with the exact sum of the survivors that its certificate names."""
+        files, rows = self.files(run), self.rounds(run)
+        with self.store.read() as connection:
+            plan = run_rows.find_run(connection, run).parsed()
+        vectors = [np.frombuffer(files.released(number).read_bytes(), dtype="<f4") for number in range(len(rows) + 1)]
+        for row in rows:
+            counted = codec.decode_certificate(row.certificate, sender=COORDINATOR).survivors.ids
+            mean = (vectors[row.round] - vectors[row.round - 1]) * 2**plan.encoding.scale_exponent * len(counted)
+            assert np.rint(mean[: len(roster)]).tolist() == [name in counted for name in roster]
+
+    @contextmanager
+    def members(self, names: tuple[str, ...]) -> Iterator[None]:
+        """Enrol members, and run their daemons in threads while the block runs."""
+        stop, threads = threading.Event(), list[threading.Thread]()
+        base = make_plan(entries=ENTRIES)[0].recipe.base
+        for name in names:
+            path = self.place / name
+            token = onlysum("invite", name, *self.where)["token"]
+            join(token, path, ledgers=path / "ledgers", clock=SystemClock(), random=SystemRandom())
+            registry = Registry(open_home(path).home)
+            registry.add(DatasetEntry(name="digits", path="/data", added_at=0, rows=100))
+            registry.add(ModelEntry(name="tiny-vit", path="/models/tiny", added_at=0, files=base.files))
+            policy = POLICY.format(authority=self.made["authority_fingerprint"], base=base.hash)
+            (path / "policy.toml").write_text(policy)
+            runner = assembly.assemble(path, stop, make_trainer=_trainer, measure=_never)
+            threads.append(threading.Thread(target=runner.run, daemon=True))
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(20)
+
+    def create_run(self, names: tuple[str, ...], *, rounds: int) -> str:
+        """Create a run of everybody and return its id."""
+        initial = initial_adapter(ENTRIES)
+        given: dict[str, Any] = {"rounds": rounds, "adapter": {"initial_hash": hashlib.sha256(initial).hexdigest()}}
+        recipe = make_plan(entries=ENTRIES, recipe=given)[0].recipe
+        made = Draft(recipe=recipe, privacy=NO_CLAIM, evaluation_data="none")
+        directory = self.place / "draft"
+        directory.mkdir()
+        (directory / "draft.json").write_bytes(made.to_bytes())
+        (directory / "initial_adapter.safetensors").write_bytes(initial)
+        (directory / "adapter_config.json").write_text("{}")
+        run: str = onlysum("run", "create", str(directory), "--members", ",".join(names), *self.where)["run"]
+        return run
+
+    def await_leader(self, run: str, *, other_than: Replica | None = None) -> Replica:
+        """Wait until somebody leads a run, or somebody else."""
+        until(lambda: self.leader(run) not in (None, other_than), "somebody leads the run")
+        found = self.leader(run)
+        assert found is not None
+        return found
+
+    def close(self) -> None:
+        """End both."""
+        for one in self.both:
+            one.kill()
+        self.store.close()
+
+
+def _trainer(job: Any) -> OneHotTrainer:
+    return OneHotTrainer(job.verified.plan, job.me)
+
+
+def _never(job: Any, adapter: Any) -> Any:
+    raise AssertionError("nobody evaluates here")
