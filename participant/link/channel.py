@@ -57,7 +57,7 @@ JITTER_SECONDS: Final = 0.5
 # Classes of failures whose cause is looked for once more, on the way to the coordinator or in its certificate.
 _CONNECTING: Final = frozenset({"E-NET-DNS", "E-NET-REFUSED", "E-NET-TLS", "E-NET-TIMEOUT", "E-NET-LOST"})
 
-_AT_THE_NEXT: Final = frozenset({"E-NET-ELSEWHERE", "E-NET-DNS", "E-NET-REFUSED", "E-NET-LOST"})
+_AT_THE_NEXT: Final = frozenset({"E-NET-ELSEWHERE", "E-NET-DNS", "E-NET-REFUSED", "E-NET-TIMEOUT", "E-NET-LOST"})
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 V = TypeVar("V")
@@ -162,9 +162,13 @@ class _Connection:
             raised = NetworkError("E-NET-LOST", f"{method.name}: the connection was closed on this side")
         else:
             return
-        if isinstance(raised, NetworkError) and raised.code not in {"E-NET-FAILED", "E-NET-TIMEOUT"}:
+        if isinstance(raised, NetworkError) and not self._may_go_on(raised.code):
             self._give_up(channel, towards=leader_address(raised))
         raise (self._explanation(raised.code, address) or raised) from None
+
+    def _may_go_on(self, code: str) -> bool:
+        """Return whether a connection is kept after a failure: a slow one is, unless another coordinator may answer."""
+        return code == "E-NET-FAILED" or (code == "E-NET-TIMEOUT" and len(self._addresses) == 1)
 
     def _explanation(self, code: str, address: str) -> NetworkError | None:
         """Return what is behind a failure of the network that gRPC names by its class alone, if that can be seen."""
