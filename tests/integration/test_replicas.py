@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,16 @@ from coordinator.runs.attempt import SIGNED
 from privacy.errors import Phase
 from privacy.secagg.messages import SurvivorSignature, UnmaskShares
 from protos import codec
-from tests.worlds.daemons import until
+from tests.worlds.daemons import until as happens
 from tests.worlds.plans import names
 from tests.worlds.postgres import Server
 from tests.worlds.replicas import HeldBack, Replicas, onlysum
 
 MEMBERS = names(3)
+PATIENCE_SECONDS = (
+    240.0  # members notice after 20 s that who leads their run was stopped; here on a machine with other work
+)
+until = partial(happens, seconds=PATIENCE_SECONDS)
 PHASES = [phase for phase in TRANSITIONS if phase is not Phase.RESULT]
 
 

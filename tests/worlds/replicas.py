@@ -43,11 +43,12 @@ from protos import codec
 from protos.envelope import MessageWithHeads, Submission
 from simulation.ports import free_ports
 from tests.worlds.coordinator import initial_adapter
-from tests.worlds.daemons import NO_CLAIM, PATIENCE_SECONDS, POLICY, until
+from tests.worlds.daemons import NO_CLAIM, POLICY, until
 from tests.worlds.plans import make_plan
 
 ENTRIES = 12
 COORDINATOR = "coordinator"
+HELD_SECONDS = 300.0
 
 
 def onlysum(*words: str) -> Any:
@@ -81,7 +82,7 @@ class HeldBack:
             message = submission.message if isinstance(submission, MessageWithHeads) else submission
             if self._is_held(message):
                 self._waits.set()
-                assert self._free.wait(PATIENCE_SECONDS)
+                assert self._free.wait(HELD_SECONDS)
             submit(channel, submission)
 
         monkeypatch.setattr(Channel, "submit", held_back)
