@@ -56,6 +56,7 @@ ALSO: Final = (
 # Of these modules some functions alone: the rest verifies nothing that a round rests on.
 ONLY: Final[dict[str, tuple[str, ...]]] = {
     "privacy.secagg.masks": ("check",),
+    "coordinator.database.lease_rows": ("Lease.require",),
     "coordinator.runs.attempt": ("Attempt._replay_one", "Attempt._replay", "Attempt._accumulate", "Attempt.announced"),
 }
 
@@ -71,6 +72,7 @@ TESTS: Final = (
     "tests/coordinator/test_coordinator_round.py",
     "tests/coordinator/test_attempt_replay.py",
     "tests/coordinator/test_coordinator_runner.py",
+    "tests/coordinator/test_leadership.py",
     "tests/coordinator/test_quotas.py",
     "tests/coordinator/test_run_lifecycle.py",
     "tests/coordinator/test_set_back.py",

@@ -235,6 +235,13 @@ class World:
             random=SeededSource("runner"),
         )
 
+    def other_daemon(self, address: str) -> Runner:
+        """Return another coordinator's daemon on the same database and directory, which members dial at an address."""
+        listener = self.settings.participants.model_copy(update={"address": address})
+        settings = self.settings.model_copy(update={"participants": listener})
+        source = SeededSource("another runner")
+        return Runner(self.store, self.home, settings, self.authority, clock=self.clock, random=source)
+
     def run(self, runner: Runner | None = None) -> Run:
         """Return the run as a daemon, by default the one that runs, has it in memory."""
         run = (runner or self.runner).run(RUN_ID)
