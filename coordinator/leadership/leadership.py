@@ -130,7 +130,7 @@ class Leadership:
         """Let others lead at once what this process leads: it ends."""
         with self._keeping:
             mine, self._leading = self._leading.mine, _Leading()
-            if mine:
+            if mine and self._store.shared:
                 with self._store.begin() as connection:
                     lease_rows.hand_over(connection, tuple(mine.values()))
 

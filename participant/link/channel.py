@@ -2,7 +2,8 @@
 
 Guarantees: every failure is an ``OnlysumError``: what the coordinator refused as it was raised there, what the network
 did as a ``NetworkError`` that names its class. Nothing is tried again unless the caller asks, and then a bounded number
-of times. Content is given back only if it has the hash that was asked for.
+of times; only short calls are made at each of several addresses before they fail. Content is given back only if it has
+the hash that was asked for.
 Leaves to others: when to call (``runner``), what is true of the answers (``round``), why TLS failed
 (``tls_diagnosis``) or a proxy did not open the way (``proxy``).
 Source: docs/wire.md.

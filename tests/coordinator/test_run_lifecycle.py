@@ -356,7 +356,7 @@ def test_an_upload_whose_receipt_comes_after_its_phase_is_not_called_counted(tmp
         attempt = None
         while attempt is None or len(attempt.machine.answered()) < 4 or not receipts:
             await world.turn()
-            attempt = world.runner._runs[RUN_ID].attempt
+            attempt = world.run().attempt
         world.clock.seconds += 90
         await world.runner.tick()
         assert attempt.machine.phase is Phase.AGREE_SURVIVORS

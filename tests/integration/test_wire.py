@@ -41,6 +41,7 @@ from protos.envelope import (
     RunEnded,
     UploadAnnounced,
 )
+from protos.status import led_elsewhere
 from simulation.ports import free_ports
 from tests.worlds.loopback import HOST, Loopback, coordinator, new_authority
 from tests.worlds.seeded import SeededRandom
@@ -587,9 +588,33 @@ def test_a_coordinator_that_is_not_there_is_named_and_the_next_address_is_dialle
     service: Loopback, alice: Identity
 ) -> None:
     with Channel(replace(alice, addresses=(f"{HOST}:{free_ports(1)[0]}", *alice.addresses))) as channel:
-        error = refused(lambda: channel.handshake(hello()))
+        error = refused(lambda: channel.poll(frozenset(), 0))
         assert (type(error), error.code) == (NetworkError, "E-NET-REFUSED")
         assert channel.handshake(hello())
+
+
+def test_a_short_call_dials_each_address_once_before_it_fails(service: Loopback, alice: Identity) -> None:
+    nobody = tuple(f"{HOST}:{port}" for port in free_ports(2))
+    with Channel(replace(alice, addresses=(*nobody, *alice.addresses))) as channel:
+        assert channel.handshake(hello())
+    with Channel(replace(alice, addresses=nobody)) as channel:
+        assert refused(lambda: channel.handshake(hello())).code == "E-NET-REFUSED"
+
+
+def test_a_coordinator_elsewhere_is_dialled_if_the_invitation_named_it_and_no_other_ever_is(
+    authority: Authority,
+) -> None:
+    with coordinator(authority) as first, coordinator(authority) as second:
+        (here,), (there,) = first.member("alice").addresses, second.member("alice").addresses
+        nobody = f"{HOST}:{free_ports(1)[0]}"
+        alice = replace(first.member("alice"), addresses=(here, nobody, there))
+        first.backend.refusal = led_elsewhere("alice", there)
+        with Channel(alice) as channel:
+            assert refused(lambda: channel.poll(frozenset(), 0)).code == "E-NET-ELSEWHERE"
+            assert channel.poll(frozenset(), 0) is None  # there: nobody would have refused it
+        with Channel(replace(alice, addresses=(here, nobody))) as channel:
+            assert refused(lambda: channel.poll(frozenset(), 0)).code == "E-NET-ELSEWHERE"
+            assert refused(lambda: channel.poll(frozenset(), 0)).code == "E-NET-REFUSED"
 
 
 def test_a_name_that_does_not_resolve_is_named(service: Loopback, alice: Identity) -> None:
