@@ -23,12 +23,16 @@ from host.settings import Section
 from host.state_format import require_format
 from privacy.plan_parts import Name, Text
 from protos.invitation import is_address
+from protos.renewal import MAX_ADDRESSES
 
 _NUMBERS = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)(?:\.(?:0[xX][0-9a-fA-F]*|[0-9]+))*\.?")  # what inet_aton reads
 _ORIGIN = re.compile(r"https://[a-z0-9.-]{1,253}(:[1-9][0-9]{0,4})?")
 _EVERYBODY = ipaddress.IPv4Address("255.255.255.255")
 _ADMIN: Final = "dashboard, metrics and health over HTTP (pip install 'onlysum[dashboard]')"
 _LISTEN: Final = "127.0.0.1:8445"
+MEMBER_DAYS: Final = 90  # a stolen certificate without the identity key is of no use after that
+MIN_MEMBER_DAYS: Final = 7  # a daemon that is down over a long weekend must be able to renew
+MAX_MEMBER_DAYS: Final = 366
 DRIVERS: Final = ("sqlite", "postgresql", "postgresql+psycopg")
 
 
@@ -84,24 +88,40 @@ Address = Annotated[str, AfterValidator(_address)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
 
 
+def _bound(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return address if _is_local(host) else f"0.0.0.0:{port}"
+
+
 class Listener(Section):
     """Where members dial (``address``) and where this machine listens (``listen``, the address unless it differs)."""
 
     address: Annotated[str, AfterValidator(_dialled)]
     listen: Address | None = None
+    # Under which members may still dial (of participants alone): they are told of the address over these.
+    former: Annotated[tuple[Annotated[str, AfterValidator(_dialled)], ...], Field(max_length=MAX_ADDRESSES - 1)] = ()
 
     @property
     def bind(self) -> str:
         """The address to bind: all interfaces for a DNS name, which may be a router's."""
-        if self.listen is not None:
-            return self.listen
-        host, _, port = self.address.rpartition(":")
-        return self.address if _is_local(host) else f"0.0.0.0:{port}"
+        return self.listen if self.listen is not None else _bound(self.address)
 
     @property
-    def host(self) -> str:
-        """The host part of the address, which the server's certificate names."""
-        return self.address.rpartition(":")[0].strip("[]")
+    def binds(self) -> tuple[str, ...]:
+        """All addresses to bind: former ones answer too, unless ``listen`` says where this machine listens."""
+        if self.listen is not None:
+            return (self.listen,)
+        return tuple(dict.fromkeys(map(_bound, self.addresses)))
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Under which members may dial, the present one first."""
+        return tuple(dict.fromkeys((self.address, *self.former)))
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts of all addresses, which the server's certificate names."""
+        return tuple(dict.fromkeys(address.rpartition(":")[0].strip("[]") for address in self.addresses))
 
 
 class Admin(Section):
@@ -128,6 +148,12 @@ class Durations(Section):
     evaluation_seconds: Seconds = 300  # how long the end of a run waits for its evaluators
 
 
+class Certificates(Section):
+    """How long members' certificates hold; their daemons renew them after two thirds of that."""
+
+    member_days: Annotated[int, Field(ge=MIN_MEMBER_DAYS, le=MAX_MEMBER_DAYS)] = MEMBER_DAYS
+
+
 class Settings(Section):
     """The whole of coordinator.toml."""
 
@@ -141,11 +167,19 @@ class Settings(Section):
     database: Annotated[str, AfterValidator(_database)] = "sqlite:///coordinator.db"
     spool: str = "spool"
     durations: Durations = Durations()
+    certificates: Certificates = Certificates()
     log: Log = Log()
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Whom the server's certificate names: every host that members or newcomers dial, sorted."""
+        return tuple(sorted({*self.participants.hosts, *self.enrolment.hosts}))
 
     @model_validator(mode="after")
     def _two_listeners(self) -> Self:
-        if self.participants.bind == self.enrolment.bind:
+        if self.enrolment.former:
+            raise ValueError("newcomers dial what their invitation says: only participants have former addresses")
+        if self.enrolment.bind in self.participants.binds:
             raise ValueError("participants and enrolment need listeners of their own")
         return self
 
@@ -220,7 +254,7 @@ also_a_participant = [{names}]
 # spool = "spool"  # uploads wait here until their round ends
 
 [participants]  # gRPC with mutual TLS
-address = "{participants}"  # what members dial
+address = "{participants}"  # what members dial; changed by `onlysum coordinator renew --address`
 {listening}
 
 [enrolment]  # TLS; newcomers with an invitation and nobody else
@@ -231,6 +265,9 @@ address = "{enrolment}"
 
 [durations]  # seconds; a phase ends earlier when everybody who is live has answered
 {durations}
+
+[certificates]
+# member_days = {MEMBER_DAYS}  # {MIN_MEMBER_DAYS} to {MAX_MEMBER_DAYS}; members' daemons renew after two thirds
 
 {log_template("coordinator")}"""
 

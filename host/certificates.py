@@ -28,6 +28,18 @@ def expires_at(pem: bytes) -> int:
     return int(x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp())
 
 
+def renewal_due(pem: bytes) -> int:
+    """Return from when a certificate that its holder renews is to be renewed: two thirds of its time have passed."""
+    begin, end = valid_from(pem), expires_at(pem)
+    return begin + (end - begin) * 2 // 3
+
+
+def renewal_overdue(pem: bytes) -> int:
+    """Return from when somebody should look why a certificate was not renewed: five sixths of its time have passed."""
+    begin, end = valid_from(pem), expires_at(pem)
+    return begin + (end - begin) * 5 // 6
+
+
 def invalid_now(pem: bytes, now: float) -> str:
     """Return why a certificate does not hold at ``now`` by this machine's clock; empty if it does."""
     clock = f"this machine's clock says {moment(int(now))} UTC"

@@ -12,6 +12,7 @@ from typing import Protocol
 from privacy.errors import NetworkError
 from privacy.secagg.messages import Position
 from protos.envelope import Enrolment, Hello, Membership, NumberedTask, Submission, Welcome
+from protos.renewal import Renewal, RenewalRequest
 
 
 class Backend(Protocol):
@@ -27,6 +28,10 @@ class Backend(Protocol):
         Asked before each of a member's calls: whoever enrols again under its name puts the old certificate out of use.
         So is a member of whose daemon two run, each with a session of its own (empty: a command that only asks).
         """
+        ...
+
+    async def renew(self, member: str, present: bytes, request: RenewalRequest) -> Renewal:
+        """Return a certificate for a member's new TLS key; ``present`` is the one (DER) with which it asks."""
         ...
 
     def failed(self, error: Exception) -> None:

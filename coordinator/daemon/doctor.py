@@ -75,7 +75,7 @@ def _keys(home: Home, now: int) -> str:
 
 def _names(home: Home, settings: Settings) -> str:
     certificate = load_authority(home.authority).server_certificate
-    hosts = {listener.host for listener in (settings.participants, settings.enrolment)}
+    hosts = set(settings.hosts)
     if strange := sorted(host for host in hosts if not covers(certificate, host)):
         raise CheckFailed(
             f"the server certificate does not name {', '.join(strange)}: whoever dials that is refused;{RENEWS}"
@@ -121,7 +121,7 @@ def _ports(home: Home, settings: Settings) -> str:
     if status is not None:
         return f"the daemon listens at {status.address} and {status.enrolment_address}"
     admin = (settings.admin.listen,) if settings.admin else ()
-    for address in (settings.participants.bind, settings.enrolment.bind, *admin):
+    for address in (*settings.participants.binds, settings.enrolment.bind, *admin):
         host, _, port = address.rpartition(":")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -33,6 +33,7 @@ from host.system import SystemClock, SystemRandom
 from privacy.secagg import masks
 
 STATUS_SECONDS: Final = 0.5
+CERTIFICATES_SECONDS: Final = 10.0  # between looks at what `coordinator renew` has written, and at what ends
 
 
 def start(home: Home, settings: Settings, authority: Authority, ready: Callable[[DaemonStatus], None]) -> None:
@@ -75,11 +76,19 @@ async def _serve(
     StopSignals(lambda: loop.call_soon_threadsafe(stop.set), at_most=GRACE_SECONDS).install()
     runner = Runner(store, home, settings, authority, clock=SystemClock(), random=SystemRandom())
     runner.discover()
+    keeper, (address, *former) = runner.authority, settings.participants.binds
+
+    def current() -> Credentials:
+        authority, now = keeper.current, SystemClock().now()
+        return Credentials(authority.trusted(now), authority.chain(now), authority.server_key)
+
     listeners = await serve(
         runner,
-        credentials=Credentials(authority.ca_certificate, authority.server_certificate, authority.server_key),
-        address=settings.participants.bind,
+        credentials=current(),
+        address=address,
+        former=former,
         enrolment_address=settings.enrolment.bind,
+        renewed=current,
     )
     opened = OpenHome(home, settings, store)
     async with admin.serving(opened, runner.refusals) as admin_address:
@@ -104,7 +113,8 @@ async def _run(
     write_status(opened.home, status)
     ready(status)
     notify(READY)
-    work = [asyncio.create_task(runner.serve()), asyncio.create_task(_keep_status(opened, status, runner))]
+    keeping = (runner.serve(), _keep_status(opened, status, runner), _keep_certificates(runner))
+    work = [asyncio.create_task(task) for task in keeping]
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([*work, stopped], return_when=asyncio.FIRST_COMPLETED)
     notify(STOPPING)
@@ -114,6 +124,12 @@ async def _run(
     for outcome in await asyncio.gather(*work, return_exceptions=True):
         if isinstance(outcome, Exception):
             raise outcome
+
+
+async def _keep_certificates(runner: Runner) -> None:
+    while True:
+        await asyncio.sleep(CERTIFICATES_SECONDS)
+        await asyncio.to_thread(runner.authority.look)
 
 
 async def _keep_status(opened: OpenHome, status: DaemonStatus, runner: Runner) -> None:

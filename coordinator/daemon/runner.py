@@ -27,6 +27,7 @@ from coordinator.database.store import Store
 from coordinator.database.writer import Writer
 from coordinator.enrolment.authority import Authority
 from coordinator.enrolment.membership import Members
+from coordinator.enrolment.renewal import AuthorityKeeper
 from coordinator.home import Home
 from coordinator.runs.ledger_heads import LedgerHeads
 from coordinator.runs.lifecycle import Lifecycle
@@ -53,6 +54,7 @@ from protos.envelope import (
     Submission,
     Welcome,
 )
+from protos.renewal import Renewal, RenewalRequest
 
 TICK_SECONDS: Final = 0.25  # how often rows are looked at that commands may have written
 TROUBLE_SECONDS: Final = 2.0  # before a run that met a local error, such as a full disk, is tried again
@@ -93,7 +95,8 @@ class Runner:
             members=self._known_members,
         )
         self.refusals = RefusalLog(store, clock)
-        self._members = Members(self._desk, authority, random, self.refusals)
+        self.authority = AuthorityKeeper(home, settings, authority, clock=clock, random=random)
+        self._members = Members(self._desk, self.authority, random, self.refusals)
         self._log = structlog.get_logger("coordinator")
         self._troubles = Troubles(clock)
         self._runs: dict[str, Run] = {}
@@ -201,6 +204,10 @@ class Runner:
     async def admit(self, member: str, certificate: bytes, session: bytes) -> None:
         """Refuse a member that is unknown, revoked or there twice, or whose certificate (DER) is not its newest."""
         await self._members.admit(member, certificate, session)
+
+    async def renew(self, member: str, present: bytes, request: RenewalRequest) -> Renewal:
+        """Return a certificate for a member's new TLS key; ``present`` is the one (DER) with which it asks."""
+        return await self._members.renew(member, present, request)
 
     def failed(self, error: Exception) -> None:
         """Take note of an error of this machine that ended a call."""

@@ -2,7 +2,7 @@
 
 Guarantees: never ends because of what the network or the coordinator does; polls while the rest of the daemon works, so
 that a participant in a long training still counts as there; announces the registry again when it has changed, and asks
-who is enrolled again after a while.
+who is enrolled again after a while; with each handshake it looks whether something is to be renewed (``upkeep``).
 Leaves to others: what tasks mean (``runner``), the connection (``channel``).
 """
 
@@ -18,6 +18,7 @@ import structlog
 
 from host.certificates import compare_clocks
 from participant.daemon.status import StatusFile
+from participant.daemon.upkeep import Upkeep
 from participant.link.delivery import Backoff, Link, OutageLog, Stopping, TaskQueue
 from participant.runs.context import DaemonContext
 from privacy.errors import LocalError, NetworkError, OnlysumError
@@ -45,6 +46,7 @@ class Poller(threading.Thread):
         status: StatusFile,
         is_idle: Callable[[], bool],
         stop: threading.Event,
+        upkeep: Upkeep | None = None,
     ) -> None:
         super().__init__(name=f"poll-{work.owner.name}", daemon=True)
         self._work = work
@@ -54,6 +56,7 @@ class Poller(threading.Thread):
         self._status = status
         self._resting = is_idle
         self._stop_event = stop
+        self._upkeep = upkeep
         self._backoff = Backoff(stop)
         self._trouble = OutageLog()
         self._was_connected = False
@@ -73,9 +76,13 @@ class Poller(threading.Thread):
         except Stopping:
             return
 
-    def _converse(self) -> None:
+    def greet(self) -> tuple[DatasetOffer, ...]:
+        """Shake hands, take in what the coordinator says, and renew what is due; return what was offered."""
         offers = self._work.review.offers()
-        welcome = self._link.handshake(self._hello(offers))
+        hello = self._hello(offers)
+        if self._upkeep is not None:
+            self._upkeep.before_handshake(hello)
+        welcome = self._link.handshake(hello)
         if not self._was_connected:
             _log.info("connected", member=self._work.owner.name, federation=welcome.federation)
             self._was_connected = True
@@ -84,6 +91,12 @@ class Poller(threading.Thread):
         self._status.connected(self._clocks(welcome))
         self._status.note_members(welcome.members)
         self._inbox.put(welcome)
+        if self._upkeep is not None:
+            self._upkeep.after_handshake(hello, welcome)
+        return offers
+
+    def _converse(self) -> None:
+        offers = self.greet()
         old, most = time.monotonic() + LISTING_SECONDS, self._task_limit()
         while not self._stop_event.is_set() and self._work.review.offers() == offers and time.monotonic() < old:
             if self._resting():

@@ -17,6 +17,7 @@ from host.durable import disk_error_behind
 from participant.daemon.disk_trouble import DiskTrouble
 from participant.daemon.poller import Poller
 from participant.daemon.status import StatusFile
+from participant.daemon.upkeep import Upkeep
 from participant.link.delivery import Link, Stopping, Superseded, TaskQueue
 from participant.runs.context import DaemonContext
 from participant.runs.evaluator import Measure, evaluate_adapter
@@ -51,7 +52,15 @@ class Runner:
     """The daemon; made by ``participant.daemon.assembly``, or by a test."""
 
     def __init__(
-        self, work: DaemonContext, role: Role, *, link: Link, queue: TaskQueue, stop: threading.Event, measure: Measure
+        self,
+        work: DaemonContext,
+        role: Role,
+        *,
+        link: Link,
+        queue: TaskQueue,
+        stop: threading.Event,
+        measure: Measure,
+        upkeep: Upkeep | None = None,
     ) -> None:
         self._work = work
         self._link = link
@@ -72,6 +81,7 @@ class Runner:
             status=self._status,
             is_idle=self._is_idle,
             stop=stop,
+            upkeep=upkeep,
         )
 
     def run(self) -> None:

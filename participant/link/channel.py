@@ -22,12 +22,13 @@ import grpc
 import stamina
 from google.protobuf.descriptor import MethodDescriptor
 
+from host.system import SystemClock
 from participant.link.identity import Identity, authority_pem
 from participant.link.proxy import explain_proxy
 from participant.link.tls_diagnosis import Expected, explain_tls
 from privacy.errors import LocalError, NetworkError, PeerError, Phase
 from privacy.secagg.fixed_point import Buffer
-from protos import codec, transport
+from protos import codec, codec_renewal, transport
 from protos import codec_transport as wire
 from protos.codec_fields import COORDINATOR
 from protos.codec_task import MAX_PLAN_BYTES
@@ -45,6 +46,7 @@ from protos.envelope import (
     Welcome,
 )
 from protos.invitation import Invitation
+from protos.renewal import Renewal, RenewalRequest
 from protos.status import from_call
 
 # A call that is not content, from dialling to the last byte: the largest task on the slowest usable link. Dead links
@@ -109,7 +111,20 @@ class _Connection:
         self._lock = threading.Lock()
         self._dialled = 0
         self._channel: grpc.Channel | None = None
+        self._retired: list[grpc.Channel] = []  # calls that were under way when the credentials changed end on these
         self._closed = False
+
+    def change(
+        self, addresses: tuple[str, ...], credentials: grpc.ChannelCredentials, authority: bytes, certificate: bytes
+    ) -> None:
+        """Make further calls over a new connection, with other addresses and credentials."""
+        with self._lock:
+            self._addresses, self._credentials, self._dialled = addresses, credentials, 0
+            self._expected = Expected(authority=authority, certificate=certificate, proxy=self._expected.proxy)
+            ended, self._retired = self._retired, [self._channel] if self._channel is not None else []
+            self._channel = None
+        for channel in ended:
+            channel.close()
 
     def call(self, method: MethodDescriptor, request: bytes | Iterator[bytes], *, seconds: float | None) -> bytes:
         """Make a call with one answer."""
@@ -138,8 +153,9 @@ class _Connection:
         """Drop the connection for good; calls in flight end with ``E-NET-LOST``."""
         with self._lock:
             self._closed = True
-            channel, self._channel = self._channel, None
-        if channel is not None:
+            open_channels = [*self._retired, *([self._channel] if self._channel is not None else [])]
+            self._channel, self._retired = None, []
+        for channel in open_channels:
             channel.close()
 
     @contextlib.contextmanager
@@ -188,6 +204,14 @@ class _Connection:
         channel.close()
 
 
+def _credentials(identity: Identity, roots: bytes) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(
+        root_certificates=roots,
+        private_key=identity.keys.tls.reveal(),
+        certificate_chain=identity.certificate,
+    )
+
+
 def enrol(invitation: Invitation, request: Enrolment, *, proxy: str = "") -> Membership:
     """Spend an invitation; each address is tried once.
 
@@ -222,13 +246,9 @@ class Channel:
     """
 
     def __init__(self, identity: Identity, *, proxy: str = "", session: bytes = b"") -> None:
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=identity.authority,
-            private_key=identity.keys.tls.reveal(),
-            certificate_chain=identity.certificate,
-        )
-        expected = Expected(authority=identity.authority, certificate=identity.certificate, proxy=proxy)
-        self._connection = _Connection(identity.addresses, credentials, expected, session)
+        roots = identity.roots(SystemClock().now())
+        expected = Expected(authority=roots, certificate=identity.certificate, proxy=proxy)
+        self._connection = _Connection(identity.addresses, _credentials(identity, roots), expected, session)
         self._begun = b""  # hash of the last upload that was begun here
 
     def __enter__(self) -> Self:
@@ -240,6 +260,15 @@ class Channel:
     def close(self) -> None:
         """Drop the connection; a poll in flight in another thread ends with ``E-NET-LOST``."""
         self._connection.close()
+
+    def use(self, identity: Identity) -> None:
+        """Make further calls with another certificate, other authorities or addresses; calls under way go on."""
+        roots = identity.roots(SystemClock().now())
+        self._connection.change(identity.addresses, _credentials(identity, roots), roots, identity.certificate)
+
+    def renew(self, request: RenewalRequest) -> Renewal:
+        """Ask for a certificate of a new TLS key."""
+        return codec_renewal.decode_renewal(self._call("Renew", codec_renewal.encode_renewal_request(request)))
 
     def handshake(self, hello: Hello) -> Welcome:
         """Say the first words; ``E-VERSION`` names both versions if they differ."""

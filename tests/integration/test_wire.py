@@ -467,7 +467,7 @@ def test_a_certificate_of_another_authority_is_refused(service: Loopback) -> Non
     with Channel(eve) as channel:
         error = refused(lambda: channel.handshake(hello("eve")))
     assert (type(error), error.code) == (NetworkError, "E-NET-TLS")
-    assert "refused this participant's" in error.detail
+    assert "by another authority than the one it pinned" in error.detail
 
 
 def test_an_expired_certificate_is_refused_and_named(service: Loopback) -> None:

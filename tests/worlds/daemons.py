@@ -94,13 +94,18 @@ class Service:
             self.store, self.home, self.settings, self.authority, clock=SystemClock(), random=SystemRandom()
         )
         self.runner.discover()
-        credentials = Credentials(
-            self.authority.ca_certificate, self.authority.server_certificate, self.authority.server_key
-        )
         self.listeners = await serve(
-            self.runner, credentials=credentials, address=f"{HOST}:0", enrolment_address=f"{HOST}:0"
+            self.runner,
+            credentials=self._credentials(),
+            address=f"{HOST}:0",
+            enrolment_address=f"{HOST}:0",
+            renewed=self._credentials,
         )
         self.serving = asyncio.create_task(self.runner.serve())
+
+    def _credentials(self) -> Credentials:
+        authority, now = self.runner.authority.current, time.time()
+        return Credentials(authority.trusted(now), authority.chain(now), authority.server_key)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something on the service's loop and return its result."""

@@ -20,6 +20,7 @@ from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.messages import Position
 from protos.envelope import Enrolment, Hello, LedgerHead, Membership, NumberedTask, Role, Submission, Welcome
 from protos.invitation import Invitation, token_hash
+from protos.renewal import Renewal, RenewalRequest
 from tests.worlds.seeded import SeededRandom
 
 FEDERATION = "test-federation"
@@ -80,6 +81,18 @@ class FakeBackend:
         self.sessions.append(session)
         if certificate in self.replaced:
             raise PeerError("E-MEMBER-REVOKED", participant=member, phase=Phase.HANDSHAKE, rule="enrolled again since")
+
+    async def renew(self, member: str, present: bytes, request: RenewalRequest) -> Renewal:
+        """Certify the key, whoever asks."""
+        self._refuse()
+        issued = ca.issue_member(
+            self.authority,
+            request=request.certificate_request,
+            name=member,
+            random=SeededRandom(f"renewal of {member}"),
+            now=self.now(),
+        )
+        return Renewal(issued, self.authority.ca_certificate)
 
     def failed(self, error: Exception) -> None:
         """Keep it."""
