@@ -62,18 +62,13 @@ def join(
 
     Example: onlysum participant join TOKEN --config clinic-a
     """
-    import sys
-
     from host.fingerprints import fingerprint
     from host.system import SystemClock, SystemRandom
     from participant.commands import guided
     from participant.daemon.joining import join as enrol
     from protos.envelope import Role
 
-    line = token
-    if token == "-":  # noqa: S105  # a dash is no secret
-        line = sys.stdin.read() if sys.stdin is not None else ""  # none where a service closed it
-    home = directory(config).resolve()
+    line, home = _line(token), directory(config).resolve()
     with working("enrolling with the coordinator"):
         joined = enrol(line, home, clock=SystemClock(), random=SystemRandom(), ledgers=ledgers, proxy=proxy)
     identity, ledger = joined.identity, joined.ledgers.file(joined.member.ledger)
@@ -104,6 +99,54 @@ def join(
     show(value, lines, as_json=as_json)
     if not as_json:
         guided.go_on(config, evaluator=identity.role is Role.EVALUATOR)
+
+
+def _line(token: str) -> str:
+    import sys
+
+    if token != "-":  # noqa: S105  # a dash is no secret
+        return token
+    return sys.stdin.read() if sys.stdin is not None else ""  # none where a service closed it
+
+
+@app.command()
+def renew(
+    token: Annotated[
+        str, typer.Argument(metavar="[TOKEN]", help="The operator's line, if the certificate has ended; - as for join.")
+    ] = "",
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Get a new certificate now; the identity and the ledger stay.
+
+    A running daemon does so by itself. Where the certificate has ended, the
+    operator's line is needed: `onlysum coordinator invite NAME --again`.
+
+    Example: onlysum participant renew --config clinic-a
+    """
+    from host.certificates import expires_at
+    from host.fingerprints import fingerprint
+    from host.rendering import moment, timestamp
+    from host.system import SystemClock, SystemRandom
+    from participant.daemon import renewing
+
+    home, line = directory(config).resolve(), _line(token)
+    with working("asking the coordinator"):
+        if line:
+            identity = renewing.renew_by_invitation(line, home, random=SystemRandom())
+        else:
+            identity = renewing.renew_over_connection(opened(config), clock=SystemClock(), random=SystemRandom())
+    until, authority = expires_at(identity.certificate), fingerprint(identity.authority_der)
+    value: Json = {"name": identity.name, "certificate_until": timestamp(until), "authority": authority}
+    lines = [f"The certificate of {identity.name} is valid until {moment(until)} UTC.", *_authority_lines(config)]
+    show(value, lines, as_json=as_json)
+
+
+def _authority_lines(config: Path | None) -> list[str]:
+    """Return what the policy should say of the authority, where it says something else."""
+    from participant.views.identity import identity_view
+
+    return identity_view(opened(config)).policy_lines()
 
 
 @app.command()

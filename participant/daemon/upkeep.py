@@ -95,7 +95,7 @@ class Upkeep:
             self._take_addresses(welcome)
             self._drop_ended()
             if self._due(welcome):
-                self._renew(hello)
+                self.renew(hello)
             self._said = ""
         except OnlysumError as error:
             self._not_before = self._clock.monotonic() + RETRY_SECONDS
@@ -122,7 +122,12 @@ class Upkeep:
         another = bool(welcome.authority) and welcome.authority.hex() != self.identity.authority_sha256
         return another or self._clock.now() >= renewal_due(self.identity.certificate)
 
-    def _renew(self, hello: Hello) -> None:
+    def renew(self, hello: Hello) -> None:
+        """Ask for a new certificate, whatever the age of the present one, and go over to it.
+
+        Raises:
+            OnlysumError: it was refused, or the coordinator cannot be reached.
+        """
         tls = renewal.next_key(self._directory, self._random)
         answer = self._link.renew(renewal.renewal_request(self.identity, tls))
         new = renewal.accept_renewal(self.identity, tls, answer, now=self._clock.now())

@@ -161,8 +161,6 @@ def new_keys(random: RandomSource) -> OwnKeys:
 def enrolment_request(invitation: Invitation, keys: OwnKeys) -> Enrolment:
     """Return the request by which an invited newcomer enrols with its keys."""
     tls = credentials.load_tls_key(keys.tls)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, invitation.name)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(tls, SHA256())
     signed = enrolment_bytes(
         federation=invitation.federation,
         token_id=invitation.token_id,
@@ -174,10 +172,17 @@ def enrolment_request(invitation: Invitation, keys: OwnKeys) -> Enrolment:
         token_id=invitation.token_id,
         token_secret=invitation.secret,
         name=invitation.name,
-        certificate_request=request.public_bytes(Encoding.DER),
+        certificate_request=certificate_request(invitation.name, keys.tls),
         identity_key=keys.signing.public,
         identity_signature=keys.signing.sign(signed),
     )
+
+
+def certificate_request(name: str, tls: SecretBytes) -> bytes:
+    """Return a certificate request (PKCS#10, DER) for a TLS key (PEM), signed by it."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    return builder.sign(credentials.load_tls_key(tls), SHA256()).public_bytes(Encoding.DER)
 
 
 def accept_membership(invitation: Invitation, keys: OwnKeys, membership: Membership) -> Identity:

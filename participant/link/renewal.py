@@ -16,7 +16,6 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from host import credentials, durable
@@ -29,7 +28,9 @@ from participant.link.identity import (
     Identity,
     OwnKeys,
     Predecessor,
+    accept_membership,
     belongs,
+    certificate_request,
     check_certificate,
     mismatch,
 )
@@ -37,6 +38,8 @@ from privacy.errors import LocalError, VerificationError
 from privacy.interfaces import RandomSource
 from privacy.secagg import keys
 from privacy.secret import SecretBytes
+from protos.envelope import Membership
+from protos.invitation import Invitation
 from protos.renewal import (
     AddressNotice,
     Renewal,
@@ -64,13 +67,6 @@ def next_key(directory: Path, random: RandomSource) -> SecretBytes:
     tls = credentials.tls_key_pem(credentials.new_tls_key(random))
     credentials.write_private(path, tls)
     return tls
-
-
-def certificate_request(name: str, tls: SecretBytes) -> bytes:
-    """Return a certificate request (PKCS#10, DER) for a TLS key (PEM), signed by it."""
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
-    return builder.sign(credentials.load_tls_key(tls), SHA256()).public_bytes(Encoding.DER)
 
 
 def renewal_request(identity: Identity, tls: SecretBytes) -> RenewalRequest:
@@ -139,6 +135,40 @@ def follow(identity: Identity, authority: bytes, succession: Succession, *, now:
         raise mismatch("the operator did not say that the new authority follows the trusted one")
     ended = Predecessor(identity.authority, expires_at(succession.certificate), followed=True)
     return replace(identity, authority=authority, before=(ended, *identity.before)[:MOST_AUTHORITIES_KEPT])
+
+
+def accept_invitation(identity: Identity, invitation: Invitation, tls: SecretBytes, membership: Membership) -> Identity:
+    """Return the identity with the certificate that an invitation for it brought, whatever authority issues now.
+
+    Args:
+        identity: as it is.
+        invitation: the operator's, for this very member.
+        tls: the new key (PEM).
+        membership: the coordinator's answer.
+
+    Raises:
+        PeerError: ``E-IDENTITY-MISMATCH``, it is another's, or another coordinator's.
+    """
+    asked = OwnKeys(identity.keys.identity, tls)
+    enrolled = accept_membership(invitation, asked, membership)
+    before = identity.before
+    if enrolled.authority_der != identity.authority_der:  # the line pins it, and no authority that was trusted does
+        before = (Predecessor(identity.authority, 0, followed=False), *before)[:MOST_AUTHORITIES_KEPT]
+    return replace(enrolled, before=before, said_at=identity.said_at)
+
+
+def check_invitation(identity: Identity, invitation: Invitation) -> None:
+    """Refuse an invitation that is not for this member, from the operator that it knows.
+
+    Raises:
+        PeerError: ``E-IDENTITY-MISMATCH``.
+    """
+    known = (identity.federation, identity.name, identity.role)
+    if (invitation.federation, invitation.name, invitation.role) != known:
+        invited = f"{invitation.role.value} {invitation.name} in {invitation.federation}"
+        raise mismatch(f"the invitation is for {invited}, this is {known[2].value} {known[1]} in {known[0]}")
+    if invitation.operator_key != identity.operator_key:
+        raise mismatch("the invitation is of another operator than the one that was pinned at joining")
 
 
 def accept_notice(identity: Identity, notice: AddressNotice) -> Identity | None:
