@@ -21,8 +21,6 @@ from participant.link.identity import (
     OwnKeys,
     enrolment_request,
     load_identity,
-    save_authorities,
-    save_membership,
 )
 from participant.link.introduction import introduced
 from participant.opened import OpenHome
@@ -76,10 +74,6 @@ def renew_by_invitation(line: str, directory: Path, *, random: RandomSource) -> 
         renewal.check_invitation(identity, invitation)
         tls = renewal.next_key(home.identity, random)
         request = enrolment_request(invitation, OwnKeys(identity.keys.identity, tls))
-        new = renewal.accept_invitation(identity, invitation, tls, enrol(invitation, request, proxy=proxy))
-        if new.before != identity.before:
-            save_authorities(home.identity, new)
-        save_membership(home.identity, new)
-        renewal.save_next_certificate(home.identity, new.certificate)
-        renewal.put_in_place(home.identity)
-    return new
+        return renewal.take_membership(
+            home.identity, identity, invitation, tls, enrol(invitation, request, proxy=proxy)
+        )

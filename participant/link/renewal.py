@@ -33,6 +33,8 @@ from participant.link.identity import (
     certificate_request,
     check_certificate,
     mismatch,
+    save_authorities,
+    save_membership,
 )
 from privacy.errors import LocalError, VerificationError
 from privacy.interfaces import RandomSource
@@ -155,6 +157,19 @@ def accept_invitation(identity: Identity, invitation: Invitation, tls: SecretByt
     if enrolled.authority_der != identity.authority_der:  # the line pins it, and no authority that was trusted does
         before = (Predecessor(identity.authority, 0, followed=False), *before)[:MOST_AUTHORITIES_KEPT]
     return replace(enrolled, before=before, said_at=identity.said_at)
+
+
+def take_membership(
+    directory: Path, identity: Identity, invitation: Invitation, tls: SecretBytes, membership: Membership
+) -> Identity:
+    """Write down what an invitation for this member brought, see :func:`accept_invitation`; return the identity."""
+    new = accept_invitation(identity, invitation, tls, membership)
+    if new.before != identity.before:
+        save_authorities(directory, new)
+    save_membership(directory, new)
+    save_next_certificate(directory, new.certificate)
+    put_in_place(directory)
+    return new
 
 
 def check_invitation(identity: Identity, invitation: Invitation) -> None:
