@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from coordinator.enrolment.authority import issue_member
 from coordinator.enrolment.succession import succeed
 from host import credentials
 from host.certificates import expires_at, renewal_due
-from host.system import SystemRandom
+from host.locks import only_daemon
+from host.system import SystemClock, SystemRandom
 from participant.daemon import poller
 from participant.daemon.doctor import first_words
+from participant.daemon.renewing import renew_by_invitation, renew_over_connection
 from participant.link.channel import Channel
 from participant.link.identity import TLS_CERTIFICATE, Identity, OwnKeys, certificate_request, load_identity
 from participant.link.renewal import accept_renewal, renewal_request
@@ -145,6 +148,62 @@ def test_a_running_daemon_follows_a_new_authority_and_forgets_the_old_one_when_t
         assert channel.handshake(hello(alice))
     late = refused(old, hello(alice))
     assert late.code == "E-NET-TLS"
+
+
+# --- by command ---
+
+
+def test_a_command_renews_at_once_where_no_daemon_runs(service: Service, alice: Member) -> None:
+    old = identity_of(alice)
+    renew_over_connection(open_home(alice.directory), clock=SystemClock(), random=SystemRandom())
+    new = identity_of(alice)
+    assert new.certificate != old.certificate
+    assert enrolled(service) == (new.certificate, None)
+    alice.start()
+    until(lambda: service.runner.liveness.live("alice"), "the daemon polls with it")
+
+
+def test_a_command_leaves_a_running_daemon_alone(service: Service, alice: Member) -> None:
+    with only_daemon(alice.directory, "participant"):
+        line, opened = service.invite("alice", Role.PARTICIPANT), open_home(alice.directory)
+        for renewing in (
+            partial(renew_over_connection, opened, clock=SystemClock(), random=SystemRandom()),
+            partial(renew_by_invitation, line, alice.directory, random=SystemRandom()),
+        ):
+            assert refusal(renewing).code == "E-RUNNING"
+
+
+def test_a_member_whose_certificate_has_ended_comes_back_with_an_invitation_for_the_same_identity(
+    service: Service, alice: Member
+) -> None:
+    aged(service, alice, 91)
+    old = identity_of(alice)
+    error = refused(old, hello(alice))
+    assert (error.code, "certificate expired at" in error.detail) == ("E-NET-TLS", True)
+    line = service.invite("alice", Role.PARTICIPANT)
+    new = renew_by_invitation(line, alice.directory, random=SystemRandom())
+    assert (identity_of(alice).certificate, new.signing.public) == (new.certificate, old.signing.public)
+    with Channel(identity_of(alice)) as channel:
+        assert channel.handshake(hello(alice))
+    assert refusal(lambda: renew_by_invitation(line, alice.directory, random=SystemRandom())).code == "E-TOKEN-USED"
+    kinds = [row.kind for row in security(service)]
+    assert "enrolled-again" in kinds
+    assert "revoked" not in kinds
+
+
+def test_malicious_invitation_of_another_name_or_operator_changes_nothing(
+    tmp_path: Path, service: Service, alice: Member
+) -> None:
+    before = identity_of(alice)
+    other = Service(tmp_path / "another")
+    try:
+        lines = service.invite("bob", Role.PARTICIPANT), other.invite("alice", Role.PARTICIPANT)
+        for line in lines:
+            renewing = partial(renew_by_invitation, line, alice.directory, random=SystemRandom())
+            assert refusal(renewing).code == "E-IDENTITY-MISMATCH"
+    finally:
+        other.stop()
+    assert identity_of(alice).certificate == before.certificate
 
 
 # --- attacks ---
