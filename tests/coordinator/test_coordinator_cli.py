@@ -13,8 +13,10 @@ import stat
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from coordinator.config import settings_template
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.run_rows import RunState
 from coordinator.database.tables import runs
-from coordinator.enrolment.authority import introduction_of, load_authority
+from coordinator.enrolment.authority import introduction_of, load_authority, renew_server, save_authority
 from host.state_format import write_format
 from privacy.claims import unfinished_sentences
 from privacy.errors import LocalError
@@ -37,6 +39,7 @@ from privacy.secagg.messages import Position
 from protos.invitation import decode_invitation
 from simulation.ports import free_ports
 from tests.worlds.coordinator import RUN_ID, World
+from tests.worlds.seeded import SeededRandom
 
 Operated = Callable[..., World]
 
@@ -286,9 +289,9 @@ def test_a_doctor_whose_database_is_damaged_says_so_in_a_line_and_still_writes_i
 def test_what_was_backed_up_is_restored_and_open_attempts_are_given_up(
     finished: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from coordinator.enrolment.authority import save_authority
-
-    save_authority(finished.home.authority, finished.authority)
+    made = finished.authority
+    shown = renew_server(made, hosts=["127.0.0.1"], random=SeededRandom("now"), now=time.time())
+    save_authority(finished.home.authority, replace(made, server_certificate=shown))
     with finished.store.begin() as connection:
         at = Position(finished.plan.hash, 3, 1)
         attempt_rows.open_attempt(connection, RUN_ID, at, 1)
