@@ -237,9 +237,9 @@ class Years:
     def connect_members(self) -> None:
         """Let all that the members of the run say pass their certificates' checks."""
         for name, member in self.world.members.items():
-            member.send = self._checked(name)
+            member.send = self._through_tls(name)
 
-    def _checked(self, name: str) -> Any:
+    def _through_tls(self, name: str) -> Any:
         async def send(message: Any) -> None:
             presented = self.daemons[name].link.verified()
             await self.world.runner.admit(name, presented, b"")
