@@ -22,6 +22,7 @@ import grpc
 import stamina
 from google.protobuf.descriptor import MethodDescriptor
 
+from host import durable
 from participant.link.identity import Identity, authority_pem
 from participant.link.proxy import explain_proxy
 from participant.link.tls_diagnosis import Expected, explain_tls
@@ -310,22 +311,21 @@ class Channel:
         return wire.decode_offset(self._call("Upload", parts, seconds=None))
 
     def download(self, ref: ContentRef, destination: Path, *, progress: Progress = _silent, attempts: int = 1) -> None:
-        """Download content into a file, which appears whole and verified; what a cut left is gone on from.
+        """Download content into a file, which appears whole, verified and durable; what a cut left is gone on from.
 
         Raises:
             PeerError: ``E-WIRE-CHUNK``, the content has another length or hash; what had come is dropped.
+            LocalError: ``E-DISK-FULL``, ``E-DISK-READONLY`` or ``E-DISK-FAILED``.
         """
         partial = destination.with_name(f"{destination.name}.part")
         retrying(lambda: self._download_rest(ref, partial, progress), attempts=attempts)
-        with partial.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").digest()
-        if found != ref.sha256:
+        if durable.sha256(partial) != ref.sha256:
             partial.unlink()
             raise _wrong("the downloaded content does not have its hash")
-        partial.replace(destination)
+        durable.adopt(partial, destination)
 
     def _download_rest(self, ref: ContentRef, partial: Path, progress: Progress) -> None:
-        with partial.open("ab") as file:
+        with durable.disk_errors(partial), open(partial, "ab", opener=durable.owners_alone) as file:
             if file.tell() > ref.length:
                 file.truncate(0)  # left by other content of the same name
             self._receive(ref, file, progress)

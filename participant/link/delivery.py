@@ -13,11 +13,13 @@ import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from secrets import SystemRandom
 from typing import Final, Protocol, TypeVar
 
 import structlog
 
+from host import durable
 from privacy.errors import NetworkError, OnlysumError, PeerError, Phase
 from privacy.secagg.fixed_point import Buffer
 from privacy.secagg.messages import Position
@@ -67,6 +69,10 @@ class Link(Protocol):
 
     def download_bytes(self, ref: ContentRef) -> bytes:
         """Return some content whose hash and length are as announced."""
+        ...
+
+    def download(self, ref: ContentRef, destination: Path) -> None:
+        """Bring such content into a file, durably, holding little of it in memory."""
         ...
 
     def close(self) -> None:
@@ -222,9 +228,20 @@ class Sender:
         """Return some content, checked again here against hash and length; raises as :meth:`submit`."""
         data = self._until_done(lambda: self._link.download_bytes(content), of)
         if len(data) != content.length or hashlib.sha256(data).digest() != content.sha256:
-            rule = f"content of {content.length} bytes is not what its hash announced"
-            raise PeerError.by_coordinator("E-WIRE-CHUNK", Phase.DOWNLOAD, rule)
+            raise _another_content(content)
         return data
+
+    def download_file(self, content: ContentRef, path: Path) -> None:
+        """Bring some content into a file, durable when this returns; long content is never in memory whole.
+
+        Raises:
+            PeerError: ``E-WIRE-CHUNK``, it is not what its hash announced; there is no file then.
+            OnlysumError: as :meth:`submit`.
+        """
+        self._until_done(lambda: self._link.download(content, path), None)
+        if path.stat().st_size != content.length or durable.sha256(path) != content.sha256:
+            path.unlink()
+            raise _another_content(content)
 
     def pause(self, seconds: float) -> None:
         """Wait, or raise :class:`Stopping`."""
@@ -251,3 +268,8 @@ class Sender:
                 continue
             self._trouble.over()
             return result
+
+
+def _another_content(content: ContentRef) -> PeerError:
+    rule = f"content of {content.length} bytes is not what its hash announced"
+    return PeerError.by_coordinator("E-WIRE-CHUNK", Phase.DOWNLOAD, rule)

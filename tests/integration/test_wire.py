@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import ssl
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -394,6 +395,7 @@ def test_a_download_larger_than_any_message_arrives(service: Loopback, channel: 
     channel.download(ref, tmp_path / "adapter")
     assert (tmp_path / "adapter").read_bytes() == content
     assert list(tmp_path.iterdir()) == [tmp_path / "adapter"]
+    assert stat.S_IMODE((tmp_path / "adapter").stat().st_mode) == 0o600
 
 
 def test_a_download_that_broke_goes_on_where_it_was(service: Loopback, channel: Channel, tmp_path: Path) -> None:

@@ -148,6 +148,10 @@ class RecordingLink:
         self.before("download")
         return self.contents[ref.sha256]
 
+    def download(self, ref: ContentRef, destination: Path) -> None:
+        """Serve some content into a file."""
+        destination.write_bytes(self.download_bytes(ref))
+
     def close(self) -> None:
         """Nothing to close."""
 
