@@ -154,16 +154,25 @@ class Connection:
         call = self.channel.unary_unary(self._path("Handshake"), bytes, bytes)
         codec.decode_welcome(await call(codec.encode_hello(hello), metadata=self._metadata))
 
-    async def poll(self, seen: frozenset[bytes], wait: float) -> NumberedTask | None:
-        """Return a task, or ``None``."""
-        data = b"".join([chunk.data async for chunk in self._chunks("Poll", wire.encode_poll(PollRequest(seen, wait)))])
-        return codec.decode_task(data) if data else None
+    async def poll(self, seen: frozenset[bytes], wait: float) -> AsyncIterator[NumberedTask]:
+        """Yield the tasks of one poll."""
+        call, data = self.channel.unary_stream(self._path("Poll"), bytes, bytes), b""
+        async for answer in call(wire.encode_poll(PollRequest(seen, wait)), metadata=self._metadata):
+            part = wire.decode_task_part(answer)
+            data += part.chunk.data
+            if part.last:
+                yield codec.decode_task(data)
+                data = b""
 
     async def submit(self, message: Submission) -> None:
         """Send a message."""
-        call = self.channel.stream_unary(self._path("Submit"), bytes, bytes)
-        chunks = [wire.encode_chunk(chunk) for chunk in transport.pieces(codec.encode_submission(message))]
-        wire.decode_accepted(await call(iter(chunks), metadata=self._metadata))
+        first, *rest = [wire.encode_chunk(chunk) for chunk in transport.pieces(codec.encode_submission(message))]
+        if rest:
+            long = self.channel.stream_unary(self._path("SubmitLong"), bytes, bytes)
+            wire.decode_accepted(await long(iter((first, *rest)), metadata=self._metadata))
+        else:
+            call = self.channel.unary_unary(self._path("Submit"), bytes, bytes)
+            wire.decode_accepted(await call(first, metadata=self._metadata))
 
     async def upload(self, upload: UploadAnnounced, masked: memoryview) -> None:
         """Send a masked update from its beginning."""
@@ -216,8 +225,7 @@ class LightParticipant:
 
     async def _poll(self) -> None:
         while True:
-            numbered = await self.link.poll(self.inbox.seen(), transport.MAX_POLL_SECONDS)
-            if numbered is not None:
+            async for numbered in self.link.poll(self.inbox.seen(), transport.MAX_POLL_SECONDS):
                 self.inbox.put(numbered)
                 self.inbox.get(0)
                 self.tasks.put_nowait(numbered.task)

@@ -247,27 +247,34 @@ class Channel:
         return codec.decode_welcome(self._call("Handshake", codec.encode_hello(hello)))
 
     def poll(
-        self, seen: Collection[bytes], wait_seconds: float, most: int = codec.PLAIN_TASK_BYTES
-    ) -> NumberedTask | None:
-        """Return the oldest current task whose id is not in ``seen``, waiting up to 20 s for one; else ``None``.
+        self, seen: Collection[bytes], wait_seconds: float, most: Callable[[], int] = lambda: codec.PLAIN_TASK_BYTES
+    ) -> Generator[NumberedTask, None, None]:
+        """Yield current tasks whose ids are not in ``seen``, the oldest first, and those that come in the given time.
 
         Args:
             seen: ids of tasks.
-            wait_seconds: how long to wait.
-            most: bytes that a task may have; what is longer is refused before it is kept.
+            wait_seconds: how long to wait, up to 20 s in all.
+            most: gives the bytes that the next task may have; what is longer is refused before it is kept.
         """
         request = wire.encode_poll(PollRequest(frozenset(seen), min(wait_seconds, transport.MAX_POLL_SECONDS)))
-        message = transport.Assembly(sender=COORDINATOR, most=most)
-        with contextlib.closing(self._chunks("Poll", request, seconds=CALL_SECONDS)) as chunks:
-            for chunk in chunks:
-                message.add(chunk)
-        whole = message.whole()
-        return codec.decode_task(whole) if whole else None
+        poll, message = (
+            transport.FEDERATION.methods_by_name["Poll"],
+            transport.Assembly(sender=COORDINATOR, most=most()),
+        )
+        with contextlib.closing(self._connection.stream(poll, request, seconds=CALL_SECONDS)) as answers:
+            for part in map(wire.decode_task_part, answers):
+                message.add(part.chunk)
+                if part.last:
+                    yield codec.decode_task(message.whole())
+                    message = transport.Assembly(sender=COORDINATOR, most=most())
+        if message.whole():
+            raise _wrong("a task broke off before its end")
 
     def submit(self, submission: Submission) -> None:
         """Send a message; it is durable at the coordinator when this returns. Sending it again does no harm."""
-        chunks = transport.pieces(codec.encode_submission(submission))
-        wire.decode_accepted(self._call("Submit", map(wire.encode_chunk, chunks)))
+        first, *rest = map(wire.encode_chunk, transport.pieces(codec.encode_submission(submission)))
+        answer = self._call("SubmitLong", iter((first, *rest))) if rest else self._call("Submit", first)
+        wire.decode_accepted(answer)
 
     def upload(
         self,

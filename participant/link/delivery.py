@@ -12,7 +12,7 @@ import hashlib
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from secrets import SystemRandom
 from typing import Final, Protocol, TypeVar
@@ -55,8 +55,10 @@ class Link(Protocol):
         """Say who this is and learn what was last seen of it."""
         ...
 
-    def poll(self, seen: frozenset[bytes], wait_seconds: float, most: int = ...) -> NumberedTask | None:
-        """Return a current task that is not among the seen ones, waiting for one up to the given time."""
+    def poll(
+        self, seen: frozenset[bytes], wait_seconds: float, most: Callable[[], int] = ...
+    ) -> Generator[NumberedTask, None, None]:
+        """Yield current tasks that are not among the seen ones, and those that come in the given time."""
         ...
 
     def submit(self, submission: Submission) -> None:
@@ -135,10 +137,12 @@ class TaskQueue:
     """Tasks on their way from the polling thread to the working one."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[NumberedTask | Welcome] = queue.Queue()
+        # A coordinator that tells more than can be current is not heard until these are worked off.
+        self._queue: queue.Queue[NumberedTask | Welcome] = queue.Queue(REMEMBERED_TASKS)
         self._seen: OrderedDict[bytes, str] = OrderedDict()  # runs, by the ids of their tasks
         self._closed: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
+        self._asked_again = False
 
     def put(self, item: NumberedTask | Welcome) -> None:
         """Take a task, or the answer to a handshake, which must be looked at before the tasks after it."""
@@ -169,11 +173,18 @@ class TaskQueue:
         """Let the coordinator ask again, if the task is still current."""
         with self._lock:
             self._seen.pop(task.id, None)
+            self._asked_again = True
 
     def seen(self) -> frozenset[bytes]:
-        """Return the ids of the tasks that were handed in."""
+        """Return the ids of the tasks that were handed in: what a new poll names."""
         with self._lock:
+            self._asked_again = False
             return frozenset(self._seen)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether a task was put back since the last poll began, which only another poll brings again."""
+        return self._asked_again
 
     def is_open(self, run_id: str, position: Position) -> bool:
         """Return whether no task has come that closes an attempt: asked before long work, so that none is wasted."""

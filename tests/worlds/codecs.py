@@ -45,6 +45,7 @@ PAIRS = {
     "hello": Pair(drawn.hellos, codec.encode_hello, lambda data: codec.decode_hello(data, sender="alice")),
     "welcome": Pair(drawn.welcomes, codec.encode_welcome, codec.decode_welcome),
     "chunk": Pair(drawn.chunks, wire.encode_chunk, lambda data: wire.decode_chunk(data, sender="alice")),
+    "task part": Pair(drawn.task_parts, wire.encode_task_part, wire.decode_task_part),
     "upload part": Pair(
         st.one_of(drawn.chunks, drawn.announcements),
         wire.encode_upload_part,
