@@ -83,6 +83,7 @@ from protos.envelope import (
     UploadAnnounced,
 )
 
+AT_ONCE: Final = 25  # that shake hands, of a process: daemons do not start in one moment, and these do not try again
 OFFERS: Final = (DatasetOffer("digits", 100),)
 NOTHING: Final = np.zeros(0, dtype=np.float32)
 MOMENTS: Final = {Advertisement: Moment.ADVERTISE, SurvivorSignature: Moment.SIGN, UnmaskShares: Moment.RELEASE}
@@ -205,6 +206,7 @@ class LightParticipant:
     """One participant: a polling task and a working one, as a daemon's two threads."""
 
     member: Credentials
+    door: asyncio.Semaphore  # through which those of a process connect
     ended: str = ""
 
     def __post_init__(self) -> None:
@@ -216,7 +218,8 @@ class LightParticipant:
         """Take part until a run has ended."""
         self.link = Connection(self.member)
         hello = Hello(PROTOCOL_VERSION, "bench", self.name, Role.PARTICIPANT, self._ledger(), OFFERS)
-        await self.link.handshake(hello)
+        async with self.door:
+            await self.link.handshake(hello)
         polling = asyncio.create_task(self._poll())
         while not self.ended:
             await self._take(await self.tasks.get())
@@ -320,7 +323,8 @@ def take_part(members: Sequence[Credentials]) -> None:
     """Let light participants take part until a run has ended: the body of a process."""
 
     async def everybody() -> None:
-        await asyncio.gather(*(LightParticipant(member).run() for member in members))
+        door = asyncio.Semaphore(AT_ONCE)
+        await asyncio.gather(*(LightParticipant(member, door).run() for member in members))
 
     with patch.object(keys, "verify", Memo()):
         asyncio.run(everybody())

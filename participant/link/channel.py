@@ -50,7 +50,7 @@ from protos.status import from_call
 
 # A call that is not content, from dialling to the last byte: the largest task on the slowest usable link. Dead links
 # are noticed by keepalive long before, and content has no deadline at all.
-CALL_SECONDS: Final = 120.0
+CALL_SECONDS: Final = float(transport.CALL_SECONDS)
 FIRST_WAIT_SECONDS: Final = 0.25
 LONGEST_WAIT_SECONDS: Final = 10.0
 JITTER_SECONDS: Final = 0.5
