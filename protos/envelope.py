@@ -365,6 +365,14 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskPart:
+    """A chunk of a task's bytes; the last one makes it whole, and the next part begins another task."""
+
+    chunk: Chunk
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
 class UploadAnnounced:
     """A masked update is about to be uploaded: where it belongs, its SHA-256 and its length in bytes."""
 

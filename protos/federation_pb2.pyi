@@ -156,6 +156,32 @@ class PollRequest(_message.Message):
 Global___PollRequest: _TypeAlias = PollRequest  # noqa: Y015
 
 @_typing.final
+class TaskPart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    last: _builtins.bool
+    """the task is whole"""
+    @_builtins.property
+    def chunk(self) -> Global___Chunk:
+        """of the task that is being told"""
+
+    def __init__(
+        self,
+        *,
+        chunk: Global___Chunk | None = ...,
+        last: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskPart: _TypeAlias = TaskPart  # noqa: Y015
+
+@_typing.final
 class UploadAnnounced(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -290,12 +290,14 @@ class FederationService:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._quota = CallQuota()
-        self._work = WorkQuota(SystemClock())
+        self._clock = SystemClock()
+        self._work = WorkQuota(self._clock)
         self._encoded = EncodedOnce()
         self.methods: Final[Mapping[str, Method]] = {
             "Handshake": self._limited("Handshake", self._handshake),
             "Poll": self._limited("Poll", self._poll),
             "Submit": self._limited("Submit", self._submit),
+            "SubmitLong": self._limited("SubmitLong", self._submit_long),
             "UploadOffset": self._limited("UploadOffset", self._upload_offset),
             "Upload": self._limited("Upload", self._upload),
             "Download": self._limited("Download", self._download),
@@ -346,16 +348,28 @@ class FederationService:
 
     async def _poll(self, member: str, request: Request, context: Context) -> None:
         poll = wire.decode_poll(request, sender=member)
-        wait = min(poll.wait_seconds, transport.MAX_POLL_SECONDS)
-        task = await self._backend.next_task(member, poll.seen, wait)
-        if task is not None:
-            chunks, seconds = await self._encoded.task(task)
-            self._work.spend(member, seconds)
-            for data in chunks:
+        wait, seen = min(poll.wait_seconds, transport.MAX_POLL_SECONDS), poll.seen
+        ends = self._clock.monotonic() + wait
+        while (task := await self._backend.next_task(member, seen, wait)) is not None:
+            parts, seconds = await self._encoded.task(task)
+            self._work.spend(member, CALL_SECONDS + seconds)
+            for data in parts:
                 await context.write(data)
+            wait, seen = ends - self._clock.monotonic(), seen | {task.id}
+            if wait <= 0:
+                return
+
+    def _most(self, member: str) -> int:
+        """Return how many bytes a submission of a member may have."""
+        return min(codec.MAX_SUBMISSION_BYTES, self._backend.submission_limit(member))
 
     async def _submit(self, member: str, request: Request, context: Context) -> bytes:
-        most = min(codec.MAX_SUBMISSION_BYTES, self._backend.submission_limit(member))
+        message = transport.Assembly(sender=member, most=self._most(member))
+        message.add(await self._decoded(wire.decode_chunk, request, member))
+        return await self._take(member, message.whole())
+
+    async def _submit_long(self, member: str, request: Request, context: Context) -> bytes:
+        most = self._most(member)
         message, sizes = transport.Assembly(sender=member, most=most), ChunkSizes(member)
         with self._quota.buffer(member, most) as buffered:
             async for data in unstalled(request, member):
@@ -363,8 +377,10 @@ class FederationService:
                 chunk = await self._decoded(wire.decode_chunk, data, member)
                 sizes.take(len(chunk.data))
                 message.add(chunk)
-            whole = message.whole()
-            submission = await self._decoded(codec.decode_submission, whole, member)
+            return await self._take(member, message.whole())
+
+    async def _take(self, member: str, whole: bytes) -> bytes:
+        submission = await self._decoded(codec.decode_submission, whole, member)
         _check_submission(member, submission)
         await self._backend.submit(member, submission, whole)
         return wire.encode_accepted()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from importlib.metadata import version
 from typing import Final
 
@@ -97,14 +98,20 @@ class Poller(threading.Thread):
 
     def _converse(self) -> None:
         offers = self.greet()
-        old, most = time.monotonic() + LISTING_SECONDS, self._task_limit()
+        old = time.monotonic() + LISTING_SECONDS
         while not self._stop_event.is_set() and self._work.review.offers() == offers and time.monotonic() < old:
             if self._resting():
                 self._stop_event.wait(RESTING_SECONDS)
                 continue
-            task = self._link.poll(self._inbox.seen(), POLL_SECONDS, most)
-            if task is not None:
+            self._poll()
+
+    def _poll(self) -> None:
+        """Take tasks until the poll is over, or another has to ask for one that was put back."""
+        with closing(self._link.poll(self._inbox.seen(), POLL_SECONDS, self._task_limit)) as tasks:
+            for task in tasks:
                 self._inbox.put(task)
+                if self._stop_event.is_set() or self._inbox.outdated or self._resting():
+                    return
 
     def _clocks(self, welcome: Welcome) -> LocalError | None:
         clocks = compare_clocks(self._work.clock.now(), welcome.clock)

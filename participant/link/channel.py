@@ -22,6 +22,7 @@ import grpc
 import stamina
 from google.protobuf.descriptor import MethodDescriptor
 
+from host import durable
 from host.system import SystemClock
 from participant.link.identity import Identity, authority_pem
 from participant.link.proxy import explain_proxy
@@ -51,7 +52,7 @@ from protos.status import from_call
 
 # A call that is not content, from dialling to the last byte: the largest task on the slowest usable link. Dead links
 # are noticed by keepalive long before, and content has no deadline at all.
-CALL_SECONDS: Final = 120.0
+CALL_SECONDS: Final = float(transport.CALL_SECONDS)
 FIRST_WAIT_SECONDS: Final = 0.25
 LONGEST_WAIT_SECONDS: Final = 10.0
 JITTER_SECONDS: Final = 0.5
@@ -275,27 +276,34 @@ class Channel:
         return codec.decode_welcome(self._call("Handshake", codec.encode_hello(hello)))
 
     def poll(
-        self, seen: Collection[bytes], wait_seconds: float, most: int = codec.PLAIN_TASK_BYTES
-    ) -> NumberedTask | None:
-        """Return the oldest current task whose id is not in ``seen``, waiting up to 20 s for one; else ``None``.
+        self, seen: Collection[bytes], wait_seconds: float, most: Callable[[], int] = lambda: codec.PLAIN_TASK_BYTES
+    ) -> Generator[NumberedTask, None, None]:
+        """Yield current tasks whose ids are not in ``seen``, the oldest first, and those that come in the given time.
 
         Args:
             seen: ids of tasks.
-            wait_seconds: how long to wait.
-            most: bytes that a task may have; what is longer is refused before it is kept.
+            wait_seconds: how long to wait, up to 20 s in all.
+            most: gives the bytes that the next task may have; what is longer is refused before it is kept.
         """
         request = wire.encode_poll(PollRequest(frozenset(seen), min(wait_seconds, transport.MAX_POLL_SECONDS)))
-        message = transport.Assembly(sender=COORDINATOR, most=most)
-        with contextlib.closing(self._chunks("Poll", request, seconds=CALL_SECONDS)) as chunks:
-            for chunk in chunks:
-                message.add(chunk)
-        whole = message.whole()
-        return codec.decode_task(whole) if whole else None
+        poll, message = (
+            transport.FEDERATION.methods_by_name["Poll"],
+            transport.Assembly(sender=COORDINATOR, most=most()),
+        )
+        with contextlib.closing(self._connection.stream(poll, request, seconds=CALL_SECONDS)) as answers:
+            for part in map(wire.decode_task_part, answers):
+                message.add(part.chunk)
+                if part.last:
+                    yield codec.decode_task(message.whole())
+                    message = transport.Assembly(sender=COORDINATOR, most=most())
+        if message.whole():
+            raise _wrong("a task broke off before its end")
 
     def submit(self, submission: Submission) -> None:
         """Send a message; it is durable at the coordinator when this returns. Sending it again does no harm."""
-        chunks = transport.pieces(codec.encode_submission(submission))
-        wire.decode_accepted(self._call("Submit", map(wire.encode_chunk, chunks)))
+        first, *rest = map(wire.encode_chunk, transport.pieces(codec.encode_submission(submission)))
+        answer = self._call("SubmitLong", iter((first, *rest))) if rest else self._call("Submit", first)
+        wire.decode_accepted(answer)
 
     def upload(
         self,
@@ -339,22 +347,21 @@ class Channel:
         return wire.decode_offset(self._call("Upload", parts, seconds=None))
 
     def download(self, ref: ContentRef, destination: Path, *, progress: Progress = _silent, attempts: int = 1) -> None:
-        """Download content into a file, which appears whole and verified; what a cut left is gone on from.
+        """Download content into a file, which appears whole, verified and durable; what a cut left is gone on from.
 
         Raises:
             PeerError: ``E-WIRE-CHUNK``, the content has another length or hash; what had come is dropped.
+            LocalError: ``E-DISK-FULL``, ``E-DISK-READONLY`` or ``E-DISK-FAILED``.
         """
         partial = destination.with_name(f"{destination.name}.part")
         retrying(lambda: self._download_rest(ref, partial, progress), attempts=attempts)
-        with partial.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").digest()
-        if found != ref.sha256:
+        if durable.sha256(partial) != ref.sha256:
             partial.unlink()
             raise _wrong("the downloaded content does not have its hash")
-        partial.replace(destination)
+        durable.adopt(partial, destination)
 
     def _download_rest(self, ref: ContentRef, partial: Path, progress: Progress) -> None:
-        with partial.open("ab") as file:
+        with durable.disk_errors(partial), open(partial, "ab", opener=durable.owners_alone) as file:
             if file.tell() > ref.length:
                 file.truncate(0)  # left by other content of the same name
             self._receive(ref, file, progress)

@@ -51,6 +51,7 @@ PAIRS = {
     ),
     "renewal": Pair(drawn.renewals, codec_renewal.encode_renewal, codec_renewal.decode_renewal),
     "chunk": Pair(drawn.chunks, wire.encode_chunk, lambda data: wire.decode_chunk(data, sender="alice")),
+    "task part": Pair(drawn.task_parts, wire.encode_task_part, wire.decode_task_part),
     "upload part": Pair(
         st.one_of(drawn.chunks, drawn.announcements),
         wire.encode_upload_part,

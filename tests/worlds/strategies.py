@@ -321,6 +321,7 @@ memberships = st.builds(
 )
 
 chunks = st.builds(env.Chunk, offset=from_zero, data=st.binary(min_size=1, max_size=60))
+task_parts = st.builds(env.TaskPart, chunk=chunks, last=st.booleans())
 announcements = st.builds(env.UploadAnnounced, run_id=run_ids, position=positions, sha256=hashes, length=lengths)
 polls = st.builds(
     env.PollRequest,

@@ -11,7 +11,7 @@ import datetime as dt
 import ipaddress
 import ssl
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -93,9 +93,11 @@ class CheckedLink:
         shown = replace(hello, ledger_head=member_rows.NO_HEAD)
         return self.years.run(self.years.world.runner.handshake(self.identity.name, shown))
 
-    def poll(self, seen: frozenset[bytes], wait_seconds: float, most: int = 0) -> NumberedTask | None:
-        """Nothing to do: rounds are the scripted members'."""
-        return None
+    def poll(
+        self, seen: frozenset[bytes], wait_seconds: float, most: Callable[[], int] = lambda: 0
+    ) -> Generator[NumberedTask, None, None]:
+        """Yield nothing: rounds are the scripted members'."""
+        yield from ()
 
     def submit(self, submission: Submission) -> None:
         """Send a message."""
@@ -107,6 +109,10 @@ class CheckedLink:
         raise NotImplementedError
 
     def download_bytes(self, ref: ContentRef) -> bytes:
+        """Nothing is downloaded here."""
+        raise NotImplementedError
+
+    def download(self, ref: ContentRef, destination: Path) -> None:
         """Nothing is downloaded here."""
         raise NotImplementedError
 
