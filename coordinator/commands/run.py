@@ -6,6 +6,9 @@ Leaves to others: what is shown (``coordinator.views``), following a run (``coor
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +16,7 @@ import typer
 
 from coordinator.commands.choices import GraphKind, Suite, Weights
 from coordinator.commands.console import Directory, complete_members, complete_runs, now, opened, seconds
-from host.console import AsJson, show, show_view
+from host.console import AsJson, say, show, show_view, working
 
 if TYPE_CHECKING:
     from coordinator.opened import OpenHome
@@ -34,11 +37,19 @@ NewestRun = Annotated[
 
 @app.command()
 def create(
-    draft: Annotated[Path, typer.Argument(metavar="DRAFT", help="The directory that `onlysum plan build` made.")],
+    context: typer.Context,
+    draft: Annotated[
+        Path, typer.Argument(metavar="DRAFT", help="What `onlysum plan build` made; or a recipe.toml, to build it now.")
+    ],
     *,
     members: Annotated[
-        str, typer.Option("--members", help="Names of the roster, comma-separated.", autocompletion=complete_members)
-    ],
+        str,
+        typer.Option(
+            "--members",
+            help="Names of the roster, comma-separated; default: every participant.",
+            autocompletion=complete_members,
+        ),
+    ] = "",
     f: Annotated[int | None, typer.Option("--f", help="Colluding participants to withstand; default a third.")] = None,
     min_survivors: Annotated[int | None, typer.Option("--min-survivors", help="Least participants in a sum.")] = None,
     weights: Annotated[
@@ -65,7 +76,8 @@ def create(
 ) -> None:
     """Bind a draft to a roster and propose the plan to everybody.
 
-    Noise and words are calibrated to the roster, and the plan is signed.
+    Noise and words are calibrated to the roster, and the plan is signed. A
+    recipe is made into a draft first, which needs torch and the base here.
 
     Example: onlysum coordinator run create digits/ --members a,b,c
     """
@@ -77,7 +89,7 @@ def create(
     with opened(config) as coordinator:
         made_at = now()
         request = creation.RunRequest(
-            members=[name.strip() for name in members.split(",") if name.strip()],
+            members=[name.strip() for name in members.split(",") if name.strip()] or _everybody(coordinator),
             tolerance=Requested(
                 f=f,
                 min_survivors=min_survivors,
@@ -91,12 +103,44 @@ def create(
             created_at=made_at,
             expires_at=made_at + seconds(expires),
         )
-        known = creation.read_draft(draft)
-        plan = creation.make_plan(coordinator.store, coordinator.settings, known, request, random=SystemRandom())
-        creation.register(coordinator.store, coordinator.home, coordinator.authority().operator, plan, draft)
+        with _drafted(context, draft) as directory:
+            known = creation.read_draft(directory)
+            plan = creation.make_plan(coordinator.store, coordinator.settings, known, request, random=SystemRandom())
+            creation.register(coordinator.store, coordinator.home, coordinator.authority().operator, plan, directory)
     show_view(Proposal(plan), as_json=as_json)
     if then_watch:
         watch(plan.run_id, config, as_json=as_json)
+
+
+def _everybody(coordinator: OpenHome) -> list[str]:
+    """Return the names of all participants that are enrolled."""
+    from coordinator.database import member_rows
+    from protos.envelope import Role
+
+    with coordinator.store.read() as connection:
+        members = member_rows.list_members(connection)
+    return [member.name for member in members if member.active and member.role is Role.PARTICIPANT]
+
+
+@contextmanager
+def _drafted(context: typer.Context, source: Path) -> Iterator[Path]:
+    """Yield a draft's directory: as it was given, or made of a recipe for as long as the block runs.
+
+    This package may not import what makes drafts, which needs torch; the command that mounts it hands it over.
+    """
+    from privacy.errors import LocalError
+
+    if source.suffix != ".toml":
+        yield source
+        return
+    if not callable(context.obj):
+        raise LocalError("E-USAGE", "a recipe is built by `onlysum plan build`; give the draft that it makes")
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = Path(scratch) / "draft"
+        with working("hashing the base, making the adapter and checking both"):
+            warnings = context.obj(source, draft)
+        say(*(f"warning: {warning}" for warning in warnings), to_error=True)
+        yield draft
 
 
 def _named(coordinator: OpenHome, run: str) -> str:
