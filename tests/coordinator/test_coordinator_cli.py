@@ -515,6 +515,7 @@ def test_tab_completes_runs_and_members_also_in_a_list(
         (f"run show {RUN_ID[:3]}", RUN_ID),
         ("member show ali", "alice"),
         ("run create draft --members bob,ali", "bob,alice"),
+        (f"run create --like {RUN_ID[:3]}", RUN_ID),
     ):
         monkeypatch.setenv("_ONLYSUM_COMPLETE", "complete_bash")
         monkeypatch.setenv("COMP_WORDS", f"onlysum coordinator {words}")
