@@ -125,7 +125,7 @@ TURNS: dict[str, tuple[Contender, bool]] = {
     "an older one that is paused": (Contender("a", (1, "a"), True, False, AT - 1), False),
     "an older one that is paused in a round": (Contender("a", (1, "a"), True, True, AT - 1), True),
     "a younger one between two rounds": (Contender("c", (3, "c"), False, False, AT - 1), False),
-    "a younger one in a round": (Contender("c", (3, "c"), False, True, AT - 500), True),
+    "a younger one while it has a round open": (Contender("c", (3, "c"), False, True, AT - 500), True),
     "one of the same second, by its id": (Contender("a", (2, "a"), False, False, AT), True),
 }
 
