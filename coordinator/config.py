@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from coordinator.home import CONFIG_NAME, Home
 from host import configuration, settings
+from host.events.event import EVENTS_TEMPLATE, Events, is_loopback
 from host.logs import Log, log_template
 from host.settings import Section
 from host.state_format import require_format
@@ -77,13 +78,6 @@ def _origin(value: str) -> str:
     return value
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 Address = Annotated[str, AfterValidator(_address)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
 
@@ -132,7 +126,7 @@ class Admin(Section):
 
     @model_validator(mode="after")
     def _encrypted_beyond_this_machine(self) -> Self:
-        if not self.origin and not _is_loopback(self.listen.rpartition(":")[0]):
+        if not self.origin and not is_loopback(self.listen.rpartition(":")[0]):
             raise ValueError('beyond this machine a proxy must add TLS: set origin = "https://...", which it serves')
         return self
 
@@ -168,6 +162,7 @@ class Settings(Section):
     spool: str = "spool"
     durations: Durations = Durations()
     certificates: Certificates = Certificates()
+    events: Events = Events()
     log: Log = Log()
 
     @property
@@ -269,6 +264,7 @@ address = "{enrolment}"
 [certificates]
 # member_days = {MEMBER_DAYS}  # {MIN_MEMBER_DAYS} to {MAX_MEMBER_DAYS}; members' daemons renew after two thirds
 
+{EVENTS_TEMPLATE}
 {log_template("coordinator")}"""
 
 

@@ -187,6 +187,9 @@ def invite(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names that the newcomers will have.")],
     *,
     role: Annotated[MemberRole, typer.Option("--role", help="What the newcomer will be.")] = MemberRole.PARTICIPANT,
+    evaluator: Annotated[
+        list[str] | None, typer.Option("--evaluator", metavar="NAME", help="Invite an evaluator too; repeatable.")
+    ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="Kept with the member.")] = None,
     expires: Annotated[str, typer.Option("--expires", help="How long the invitation is valid.")] = "7d",
     again: Annotated[
@@ -207,11 +210,14 @@ def invite(
     """
     made: list[Json] = []
     lines: list[str] = []
+    roles = [*((name, role) for name in names), *((name, MemberRole.EVALUATOR) for name in evaluator or ())]
+    if len({name for name, _ in roles}) < len(roles):
+        raise LocalError("E-USAGE", "each name once: a second invitation would void the first")
     with opened(config) as coordinator:
         until = now() + seconds(expires)
-        for name in names:
-            file = out / f"{name}.token" if out is not None and len(names) > 1 else out
-            value, said = _invited(coordinator, name, role, label or [], until, out=file, again=again)
+        for name, as_role in roles:
+            file = out / f"{name}.token" if out is not None and len(roles) > 1 else out
+            value, said = _invited(coordinator, name, as_role, label or [], until, out=file, again=again)
             made.append(value)
             lines += [*([""] if lines else []), *said]
     show(made[0] if len(made) == 1 else made, lines, as_json=as_json)
@@ -250,7 +256,7 @@ def _invited(
         *([line, ""] if out is None else []),
         f"Send {what} to {name} over a private channel; it expires at {moment(until)} UTC.",
         *(["Its previous invitation is now void."] if replaced else []),
-        f"There, with the line on standard input: onlysum participant {'renew' if again else 'join'} -",
+        f"There, with the line in a file: onlysum participant {'renew' if again else 'join'} FILE",
     ]
     return value, lines
 

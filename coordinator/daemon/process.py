@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
+import structlog
+
 from coordinator.config import Settings
 from coordinator.daemon import admin
 from coordinator.daemon.runner import Runner
@@ -25,8 +27,10 @@ from coordinator.database.store import Store
 from coordinator.enrolment.authority import Authority
 from coordinator.enrolment.renewal import with_valid_server
 from coordinator.enrolment.sightings import Sightings
+from coordinator.events.watch import LOOK_SECONDS, EventWatch
 from coordinator.home import Home
 from coordinator.opened import OpenHome, open_store
+from host.events.announcer import FILE_NAME, Announcer, Told
 from host.locks import only_daemon
 from host.logs import logging_to
 from host.service_manager import GRACE_SECONDS, READY, STOPPING, StopSignals, notify
@@ -129,6 +133,8 @@ async def _run(
     notify(READY)
     keeping = (runner.serve(), _keep_status(opened, status, runner), _keep_certificates(runner))
     work = [asyncio.create_task(task) for task in keeping]
+    if opened.settings.events.wanted:
+        work.append(asyncio.create_task(_tell_events(opened, runner)))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([*work, stopped], return_when=asyncio.FIRST_COMPLETED)
     notify(STOPPING)
@@ -155,3 +161,20 @@ async def _keep_status(opened: OpenHome, status: DaemonStatus, runner: Runner) -
             status = current
             write_status(opened.home, status)
         await asyncio.sleep(STATUS_SECONDS)
+
+
+async def _tell_events(opened: OpenHome, runner: Runner) -> None:
+    """Tell what an operator should hear of; nothing that goes wrong here stops the daemon."""
+    log, told = structlog.get_logger("coordinator"), Told(opened.home.directory / FILE_NAME)
+    announcer = Announcer(opened.settings.events, told)
+    announcer.start()
+    watch = EventWatch(opened, announcer, told, clock=SystemClock())
+    try:
+        while True:
+            try:
+                await asyncio.to_thread(watch.look, runner.liveness.all_live())
+            except Exception as error:  # noqa: BLE001  a database that is away, a damaged row: looked at again
+                log.warning("events-not-looked-at", error=str(error))
+            await asyncio.sleep(LOOK_SECONDS)
+    finally:
+        announcer.close()

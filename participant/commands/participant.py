@@ -19,6 +19,7 @@ from privacy.error_codes import Fault
 
 if TYPE_CHECKING:
     from host.rendering import Json
+    from participant.daemon.joining import Joined
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,7 +42,21 @@ app.command("page")(page.page)
 
 @app.command()
 def join(
-    token: Annotated[str, typer.Argument(metavar="TOKEN", help="The operator's line; - reads it from standard input.")],
+    token: Annotated[
+        str, typer.Argument(metavar="TOKEN", help="A file with the operator's line, the line, or - for standard input.")
+    ],
+    *,
+    data: Annotated[
+        str, typer.Option("--data", metavar="[NAME=]PATH", help="Register this dataset, as `dataset add` does.")
+    ] = "",
+    population: Annotated[str | None, typer.Option("--population", help="Whose budget it spends.")] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="COLUMN", help="Column that identifies the person in each row.")
+    ] = None,
+    base: Annotated[
+        str, typer.Option("--base", metavar="[NAME=]PATH", help="Register this base model, as `model add` does.")
+    ] = "",
+    then_start: Annotated[bool, typer.Option("--start", help="Then run the daemon, as `start` does.")] = False,
     proxy: Annotated[str, typer.Option("--proxy", help="HTTPS CONNECT proxy, http://host:port.")] = "",
     ledgers: Annotated[
         Path | None,
@@ -58,22 +73,66 @@ def join(
     """Enrol with an invitation.
 
     Makes keys, gets a certificate, and writes a policy that allows nothing.
-    On a terminal it goes on to ask for data and base model.
+    Data and base model that are given are read to the end before the
+    invitation is spent. On a terminal it goes on to ask for what is missing.
 
-    Example: onlysum participant join TOKEN --config clinic-a
+    Example: onlysum participant join hospital-a.token --data wards.csv --population patients --base /models/minilm
     """
-    from host.fingerprints import fingerprint
     from host.system import SystemClock, SystemRandom
-    from participant.commands import guided
+    from participant.commands import equipment, guided
     from participant.daemon.joining import join as enrol
+    from privacy.errors import LocalError
     from protos.envelope import Role
 
-    line, home = _line(token), directory(config).resolve()
+    if not data and (population or user):
+        raise LocalError("E-USAGE", "--population and --user belong to --data")
+    line = _line_of(token)
+    home = directory(config).resolve()
+    equipped = equipment.examine(data, base, population=population, user=user)
     with working("enrolling with the coordinator"):
         joined = enrol(line, home, clock=SystemClock(), random=SystemRandom(), ledgers=ledgers, proxy=proxy)
+    value, lines = _joined(joined, home)
+    try:
+        lines += equipped.register(opened(config))
+        value["dataset"] = equipped.dataset.name if equipped.dataset else None
+        value["base"] = equipped.model.hash if equipped.model else None
+    finally:  # whatever registering says: the invitation is spent, and here is what came of it
+        show(value, lines, as_json=as_json)
+    if then_start:
+        start(config)
+    elif not as_json:
+        guided.go_on(config, evaluator=joined.identity.role is Role.EVALUATOR, data=not data, base=not base)
+
+
+def _line_of(token: str) -> str:
+    """Return the operator's line: of standard input, of a file, or as it was given.
+
+    Raises:
+        LocalError: ``E-TOKEN-INVALID``: it is neither a line nor a file that can be read.
+    """
+    import sys
+
+    from privacy.errors import LocalError
+    from protos.invitation import MAX_LINE, PREFIX
+
+    if token == "-":  # noqa: S105  # a dash is no secret
+        return sys.stdin.read() if sys.stdin is not None else ""  # none where a service closed it
+    if token.startswith(PREFIX):
+        return token
+    try:
+        with Path(token).open(encoding="ascii") as file:
+            return file.read(2 * MAX_LINE)  # a longer one is refused as any that is too long
+    except (OSError, ValueError):
+        raise LocalError("E-TOKEN-INVALID", "it is no line of an operator, and no file that has one") from None
+
+
+def _joined(joined: Joined, home: Path) -> tuple[dict[str, Json], list[str]]:
+    """Return what to say of a new membership, to programs and to people."""
+    from host.fingerprints import fingerprint
+
     identity, ledger = joined.identity, joined.ledgers.file(joined.member.ledger)
     authority = fingerprint(identity.authority_der)
-    value: Json = {
+    value: dict[str, Json] = {
         "directory": str(home),
         "name": identity.name,
         "role": identity.role.value,
@@ -93,20 +152,10 @@ def join(
         f"Budget is charged to {ledger}" + (", as it is by:" if joined.sharing else "."),
         *(f"  {other.name} of {other.federation}, {other.home}" for other in joined.sharing),
         *joined.apart,
-        "Next: `onlysum participant dataset add NAME PATH` and `onlysum participant model add NAME PATH`,",
-        "edit policy.toml (it allows nothing yet), then `onlysum participant start`.",
+        "What a plan needs beside the keys: `onlysum participant dataset add NAME PATH` and",
+        "`onlysum participant model add NAME PATH`; then `onlysum participant start`. The policy allows nothing yet.",
     ]
-    show(value, lines, as_json=as_json)
-    if not as_json:
-        guided.go_on(config, evaluator=identity.role is Role.EVALUATOR)
-
-
-def _line(token: str) -> str:
-    import sys
-
-    if token != "-":  # noqa: S105  # a dash is no secret
-        return token
-    return sys.stdin.read() if sys.stdin is not None else ""  # none where a service closed it
+    return value, lines
 
 
 @app.command()
@@ -130,7 +179,7 @@ def renew(
     from host.system import SystemClock, SystemRandom
     from participant.daemon import renewing
 
-    home, line = directory(config).resolve(), _line(token)
+    home, line = directory(config).resolve(), _line_of(token) if token else ""
     with working("asking the coordinator"):
         if line:
             identity = renewing.renew_by_invitation(line, home, random=SystemRandom())

@@ -18,10 +18,12 @@ from host.service_manager import GRACE_SECONDS, READY, STOPPING, StopSignals, no
 from host.system import SystemClock
 from participant.config import load_settings
 from participant.daemon.assembly import assemble
+from participant.daemon.events import EventThread
 from participant.daemon.status import StatusFile
 from participant.home import Home
 from participant.link.identity import load_identity
 from participant.link.renewal import load_next
+from participant.opened import open_home
 from participant.training.progress import bars, silent
 from privacy.errors import LocalError
 
@@ -46,6 +48,8 @@ def start(directory: Path) -> None:
         StatusFile(home, SystemClock())  # what a daemon that was killed said holds no more
         StopSignals(stop.set, at_most=GRACE_SECONDS).install()
         runner = assemble(directory, stop, show_progress=bars if sys.stderr.isatty() else silent)
+        if settings.events.wanted:
+            EventThread(open_home(directory), stop).start()
         notify(READY)
         runner.run()
         notify(STOPPING)

@@ -515,6 +515,7 @@ def test_tab_completes_runs_and_members_also_in_a_list(
         (f"run show {RUN_ID[:3]}", RUN_ID),
         ("member show ali", "alice"),
         ("run create draft --members bob,ali", "bob,alice"),
+        (f"run create --like {RUN_ID[:3]}", RUN_ID),
     ):
         monkeypatch.setenv("_ONLYSUM_COMPLETE", "complete_bash")
         monkeypatch.setenv("COMP_WORDS", f"onlysum coordinator {words}")
@@ -534,3 +535,44 @@ def test_the_security_log_shows_who_was_invited_and_finds_a_row_that_was_changed
     with sqlite3.connect(home / "coordinator.db") as database:
         database.execute("UPDATE security SET subject = 'hospital-b'")
     assert failed(capsys, "security", "show", code=6) == "E-STATE-DAMAGED"
+
+
+# --- several at once, and from a recipe ---
+
+
+def test_participants_and_evaluators_are_invited_at_once_into_files(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = said(capsys, "invite", "a", "b", "--evaluator", "eva", "-o", str(tmp_path))
+    assert [(one["name"], one["role"]) for one in made] == [
+        ("a", "participant"),
+        ("b", "participant"),
+        ("eva", "evaluator"),
+    ]
+    for one in made:
+        file = tmp_path / f"{one['name']}.token"
+        assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == (f"{one['token']}\n", 0o600)
+        assert decode_invitation(one["token"]).role.value == one["role"]
+
+
+def test_a_name_that_is_invited_twice_at_once_invites_nobody(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert failed(capsys, "invite", "a", "b", "--evaluator", "a", code=2) == "E-USAGE"
+    assert said(capsys, "status", code=3)["invited"] == []
+
+
+def test_a_recipe_becomes_a_draft_before_a_plan_and_only_where_somebody_can_build_it(
+    operated: Operated, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operated()
+    recipe, built = tmp_path / "recipe.toml", []
+
+    def build(source: Path, out: Path) -> list[str]:
+        built.append((source, out))
+        raise LocalError("E-METHOD-REFUSED", "by the builder")
+
+    monkeypatch.setattr("onlysum.build_draft", build)
+    assert failed(capsys, "run", "create", str(recipe), code=2) == "E-METHOD-REFUSED"
+    assert [source for source, _ in built] == [recipe]
+    assert not built[0][1].parent.exists()  # what was begun is gone
+    monkeypatch.setattr("onlysum.build_draft", None)
+    assert failed(capsys, "run", "create", str(recipe), code=2) == "E-USAGE"
