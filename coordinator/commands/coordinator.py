@@ -281,7 +281,7 @@ def renew(
     config: Directory = None,
     as_json: AsJson = False,
 ) -> None:
-    """Renew the service's certificate; replace the authority or the address.
+    """Renew the certificate; replace the authority or the address.
 
     Members' certificates are renewed by their own daemons. A running service
     takes up certificates by itself, within seconds.
