@@ -1,7 +1,8 @@
 """The crash matrix: a federation whose coordinator, or one of whose participants, dies at each step to its disk.
 
 ``python -m tests.crash_matrix`` plays each course once without a fault and takes down every durable step of either
-side; then once for each step, dying before it and after it, by kill -9 and by a power cut, on either kind of database.
+side; then once for each step, dying before it and after it, by kill -9 and by a power cut, on either kind of database,
+and once where the disk is full or fails at that step.
 Whatever happens, the run ends as the course says, each sum is exactly that of its certificate's survivors, and nobody
 says two different things where one may be said, or is charged twice. The last line has the figures.
 """
@@ -38,8 +39,11 @@ POSTGRESQL: Final = "PostgreSQL"
 MEMORY: Final = Path("/dev/shm")  # where steps take no time; a power cut is simulated, so nothing is lost by it
 LOST: Final = ("carol", "dave")  # who go away in courses where too few are left
 VICTIMS: Final = ("alice", "bob", "carol", "dave")  # who dies in turn: a case each has one
-WAYS: Final = {  # to die at a step; the disk of a database's server is not cut here
-    SQLITE: tuple(itertools.product(Moment, Death)),
+WAYS: Final = {  # to die at a step; the disk of a database's server is not cut here, nor refuses
+    SQLITE: (
+        *itertools.product(Moment, (Death.KILL, Death.POWER)),
+        *((Moment.BEFORE, death) for death in Death if death.refusal),
+    ),
     POSTGRESQL: tuple(itertools.product(Moment, (Death.KILL,))),
 }
 

@@ -37,7 +37,7 @@ class FaultyFederation:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.service = Service(directory / "coordinator", DURATIONS)
-        self.proxy = FaultProxy(lambda: self.service.listeners.address)
+        self.proxy = FaultProxy(lambda: self.service.listeners.address, record=True)
         self.members: dict[str, Member] = {}
         self.back = threading.Event()
         self.recipe: Recipe = make_plan(

@@ -1,4 +1,4 @@
-"""Every step by which a daemon makes something durable, counted; and a death at any of them.
+"""Every step by which a daemon makes something durable, counted; and a death, or a refusal of the disk, at any of them.
 
 A step is a commit to a database or a call by which a file's bytes or name reach the disk: fsync, rename, removal,
 truncation. They are found where Python hands them to the system, so that a step which is new in the daemons is found
@@ -10,6 +10,7 @@ Source: POSIX fsync(2), whose promise ends at the file: a name is durable when i
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sqlite3
@@ -47,10 +48,17 @@ class Moment(Enum):
 
 
 class Death(Enum):
-    """How a side dies: the system lives on and keeps what was handed to it, or not."""
+    """How a side dies: the system lives on and keeps what was handed to it, or not; or what its disk refuses, once."""
 
     KILL = "kill -9"
     POWER = "power cut"
+    FULL = "disk full"
+    BROKEN = "disk error"
+
+    @property
+    def refusal(self) -> bool:
+        """Whether nobody dies: the disk refuses one step, and the daemon goes on."""
+        return self in (Death.FULL, Death.BROKEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,9 @@ class DurableSteps:
         self._count[side] += 1
         self.steps.append(step)
         due = self.kill is not None and (self.kill.side, self.kill.number) == (side, number)
+        if due and self.kill is not None and self.kill.death.refusal:
+            self.deaths.append(step)
+            raise _refusal(self.kill.death, what)
         if due and self.kill is not None and self.kill.moment is Moment.BEFORE:
             self._die(step)
         done = do()
@@ -282,6 +293,16 @@ class DurableSteps:
             return self._step(self.databases, what, lambda: original(dialect, connection))
 
         return do_commit
+
+
+def _refusal(death: Death, what: str) -> Exception:
+    """Return what the system raises where a disk refuses."""
+    if what.startswith("commit"):
+        error = sqlite3.OperationalError("the disk refused")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL if death is Death.FULL else sqlite3.SQLITE_IOERR
+        return error
+    number = errno.ENOSPC if death is Death.FULL else errno.EIO
+    return OSError(number, os.strerror(number), what)
 
 
 def _of_driver(connection: Any) -> int:

@@ -38,9 +38,11 @@ class FaultProxy:
 
     Args:
         target: host and port to hand on to.
+        record: whether what connections bring is kept, so that it can be replayed.
     """
 
     target: Callable[[], str]
+    record: bool = False
     address: str = ""
     up: list[_Flow] = field(default_factory=list)  # from the end that dialled, newest last
     accepted: int = 0
@@ -71,11 +73,14 @@ class FaultProxy:
 
     # --- faults ---
 
-    def cut(self) -> None:
-        """Reset every connection."""
+    def cut(self, which: int | None = None) -> None:
+        """Reset every connection, or that of a number, counted from the oldest that is open and beginning anew."""
 
         async def reset() -> None:
-            for flow in (*self.up, *self._down):
+            pairs = list(zip(self.up, self._down, strict=True))
+            if which is not None and pairs:
+                pairs = [pairs[which % len(pairs)]]
+            for flow in (flow for pair in pairs for flow in pair):
                 raw = flow.writer.get_extra_info("socket")
                 with suppress(OSError):
                     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -183,10 +188,14 @@ class FaultProxy:
         finally:
             for flow in (up, down):
                 flow.writer.close()
+            if not self.record:
+                self.up.remove(up)
+                self._down.remove(down)
 
     async def _carry(self, flow: _Flow) -> None:
         while data := await flow.reader.read(READ_BYTES):
-            flow.recorded += data
+            if self.record:
+                flow.recorded += data
             await self._open.wait()
             if flow.black_hole:
                 await asyncio.Event().wait()  # until the proxy ends
