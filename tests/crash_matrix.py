@@ -298,7 +298,7 @@ def main() -> int:
             figures.add(case, died, verdict)
             if str(verdict) or died != 1:
                 print(f"{case}: {verdict or f'{died} died'}", flush=True)
-            if number % 100 == 0:
+            if number % max(1, len(chosen) // 20) == 0:
                 print(f"{number} of {len(chosen)}: {figures}", flush=True)
     databases.close()
     print(figures)

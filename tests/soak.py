@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
+import math
 import multiprocessing
 import os
 import random
@@ -60,10 +60,12 @@ from tests.worlds.plans import make_plan, names
 
 MEMBERS: Final = names(4)  # of whom one may be missing in a sum
 ENTRIES: Final = 12
-ROUNDS: Final = 30  # of a run; one follows the other
+ROUNDS: Final = 10  # of a run; one follows the other
 HUNG_SECONDS: Final = 180.0  # without a round: several times what the slowest course of phases takes
 START_SECONDS: Final = 120.0
-WARM_SECONDS: Final = 20.0  # of a process, after which its memory and descriptors are watched
+WARM_SECONDS: Final = (
+    10.0  # after the end of a process's first run, for whose report it imports SciPy: then it is watched
+)
 GROWTH_MIB: Final = 24.0  # that a process may grow by after that: caches fill
 GROWTH_DESCRIPTORS: Final = 24  # connections that are being closed, files that are open at the moment
 DURATIONS: Final = Durations(phase_seconds=15, update_seconds=30, gather_seconds=10, evaluation_seconds=5)
@@ -87,7 +89,7 @@ class Watched:
 
     name: str
     process: BaseProcess
-    since: float
+    since: float = math.inf  # when it had taken part in the end of a run
     first: tuple[float, int] | None = None
     last: tuple[float, int] | None = None
 
@@ -156,7 +158,6 @@ class Soak:
         self.home.directory.mkdir()
         self._random = random.Random(seed)
         self._watched: dict[str, Watched] = {}
-        self._numbers = itertools.count(1)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -213,7 +214,7 @@ class Soak:
         else:
             process = spawn.Process(target=_take_part, args=(self.directory / name,), name=name)
         process.start()
-        self._watched[name] = Watched(name, process, time.monotonic())
+        self._watched[name] = Watched(name, process)
 
     def _stop_watching(self, name: str) -> None:
         watched = self._watched[name]
@@ -270,6 +271,8 @@ class Soak:
             if record.state.ended:
                 self._check(plan, rounds, f"{record.state.value} {record.code}".strip())
                 plan, counted = self._create(), 0
+                for watched in self._watched.values():
+                    watched.since = min(watched.since, now)
             elif now - last_round > HUNG_SECONDS:
                 self.figures.hung += 1
                 break

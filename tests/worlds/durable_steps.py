@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import sqlite3
 import sys
 from collections import Counter
@@ -221,9 +222,12 @@ class DurableSteps:
 
     def _lose(self, root: Path) -> None:
         """Take from a side's directory all that was not synced."""
-        for directory, _, files in os.walk(root):  # a directory without its name keeps no file: each is looked at alone
+        for directory, folders, files in os.walk(root):
             here = Path(directory)
             known, before = self._known.get(here, set()), self._before.get(here, {})
+            for name in set(folders) - known:
+                shutil.rmtree(here / name)
+                folders.remove(name)
             for name in files:
                 path = here / name
                 if self._side(path) is None:
