@@ -159,6 +159,12 @@ def test_an_upload_whose_name_is_not_synced_costs_no_round(databases: Databases)
     assert not str(verdict)
 
 
+def test_a_disk_error_while_a_plan_is_taken_leaves_no_run_waiting_for_its_answer(databases: Databases) -> None:
+    """The plan was not looked at again before a restart, and the run waited until it expired."""
+    _, verdict = databases.play(PLAIN, SQLITE, Kill("alice", 0, Moment.BEFORE, Death.BROKEN))
+    assert not str(verdict)
+
+
 def test_the_matrix_sees_an_upload_whose_name_is_not_synced(
     databases: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:

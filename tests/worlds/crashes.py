@@ -225,7 +225,8 @@ class CrashingOwner:
 
     def records(self) -> set[str]:
         """Return the kinds of the records in its journal."""
-        lines = (self.owner.home.runs / RUN_ID / "journal").read_bytes().splitlines()
+        journal = self.owner.home.runs / RUN_ID / "journal"
+        lines = journal.read_bytes().splitlines() if journal.exists() else []  # it may never have taken part
         return {str(json.loads(line)["record"]["kind"]) for line in lines}
 
     def charged(self) -> list[int]:
