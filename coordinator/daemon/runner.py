@@ -213,6 +213,10 @@ class Runner:
         """Take note of an error of this machine that ended a call."""
         self._troubles.note(error)
 
+    def handshake_refused(self, member: str, error: PeerError) -> None:
+        """Name a member whose first words could not be read, because it speaks another version above all."""
+        self.refusals.note("handshake-refused", member, error.code)
+
     def over_quota(self, member: str, error: NetworkError) -> None:
         """Name a member that was refused because it asked for too much: to the operator, and in the security log."""
         self._troubles.add(Trouble(error.code, error.detail))

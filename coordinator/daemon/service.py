@@ -342,8 +342,12 @@ class FederationService:
         return value
 
     async def _handshake(self, member: str, request: Request, context: Context) -> bytes:
-        hello = await self._decoded(codec.decode_hello, request, member)
-        _check_sender(member, hello.member)
+        try:
+            hello = await self._decoded(codec.decode_hello, request, member)
+            _check_sender(member, hello.member)
+        except PeerError as error:  # of another version, above all
+            self._backend.handshake_refused(member, error)
+            raise
         return codec.encode_welcome(await self._backend.handshake(member, hello))
 
     async def _poll(self, member: str, request: Request, context: Context) -> None:

@@ -42,7 +42,7 @@ class UploadStore:
     def open(self, run_id: str, position: Position) -> dict[str, set[Path]]:
         """Make an attempt's directory, and return what lies there already, by member."""
         directory, there = self._attempt(run_id, position), dict[str, set[Path]]()
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_directory(directory, mode=0o700)
         for path in directory.iterdir():  # a member's name may contain dots
             there.setdefault(path.name.rpartition(".")[0], set()).add(path)
         return there
@@ -56,7 +56,7 @@ class UploadStore:
         return path.stat().st_size if path.exists() else 0
 
     def append(self, upload: Upload, offset: int, data: bytes) -> int:
-        """Append a chunk and return the next offset; the last chunk is made durable with all before it.
+        """Append a chunk and return the next offset; the last is made durable with all before it, and with the name.
 
         Raises:
             PeerError: ``E-WIRE-CHUNK``, naming the offset from which to go on.
@@ -75,6 +75,7 @@ class UploadStore:
             if offset + len(data) == upload.length:
                 file.flush()
                 os.fsync(file.fileno())
+                durable.sync_directory(path.parent)
         return offset + len(data)
 
     def discard(self, upload: Upload) -> None:

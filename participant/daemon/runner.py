@@ -159,7 +159,9 @@ class Runner:
         log = _log.bind(run=task.run_id, task=type(task).__name__)
         log.warning("refused", code=error.code, detail=error.detail, next=error.explanation.next_step)
         self._status.note_run(task.run_id, error)
-        if error.code in PASSING and self._current(task) and not self._disk.lasts(error):
+        # A plan is proposed once: its run would wait for an answer until the plan expires.
+        passes = error.code in PASSING or (error.code == "E-DISK-FAILED" and isinstance(task, PlanProposed))
+        if passes and self._current(task) and not self._disk.lasts(error):
             self._work.sender.pause(RETRY_SECONDS)
             self._inbox.put_back(numbered)
         else:

@@ -125,6 +125,7 @@ def test_other_versions_are_named_to_the_participant_whichever_side_notices(
     error = refused(lambda: channel.handshake(hello(version=3)))
     assert (type(error), error.code) == (PeerError, "E-VERSION")
     assert f"alice speaks protocol version 3, the other side version {PROTOCOL_VERSION}" in error.detail
+    assert service.backend.refused == [("alice", "E-VERSION")]
     service.backend.protocol_version = 3
     error = refused(lambda: channel.handshake(hello()))
     assert (type(error), error.code) == (PeerError, "E-VERSION")

@@ -124,15 +124,15 @@ class Service:
         self.thread.join(5)
         self.store.close()
 
-    def invite(self, name: str, role: Role) -> str:
-        """Return the line with which a member joins."""
+    def invite(self, name: str, role: Role, *, address: str = "") -> str:
+        """Return the line with which a member joins; ``address`` is where it dials, if not straight here."""
         made = ca.invite(
             self.authority,
             federation="test-federation",
             name=name,
             role=role,
             enrolment_addresses=[self.listeners.enrolment_address],
-            addresses=[self.listeners.address],
+            addresses=[address or self.listeners.address],
             random=SystemRandom(),
             until=int(time.time()) + 3600,
         )
@@ -241,11 +241,22 @@ def draft(directory: Path, recipe: Recipe, initial: bytes, target: PrivacyTarget
     return directory
 
 
-def enrol(service: Service, directory: Path, name: str, role: Role, recipe: Recipe, policy: str = POLICY) -> Member:
-    """Join a member and let its policy approve the recipe's plans; its daemon is not started yet."""
-    join(
-        service.invite(name, role), directory, ledgers=directory / "ledgers", clock=SystemClock(), random=SystemRandom()
-    )
+def enrol(
+    service: Service,
+    directory: Path,
+    name: str,
+    role: Role,
+    recipe: Recipe,
+    policy: str = POLICY,
+    *,
+    address: str = "",
+) -> Member:
+    """Join a member and let its policy approve the recipe's plans; its daemon is not started yet.
+
+    ``address`` is where it dials, if not straight to the coordinator.
+    """
+    invitation = service.invite(name, role, address=address)
+    join(invitation, directory, ledgers=directory / "ledgers", clock=SystemClock(), random=SystemRandom())
     registry = Registry(open_home(directory).home)
     data = recipe.task.data if role is Role.PARTICIPANT else "public-digits"
     registry.add(DatasetEntry(name=data, path="/data", added_at=0, rows=100))

@@ -45,6 +45,7 @@ class FakeBackend:
     sessions: list[bytes] = field(default_factory=list)  # that calls named
     failures: list[Exception] = field(default_factory=list)
     over: list[tuple[str, str]] = field(default_factory=list)  # who was refused for its quota, and why
+    refused: list[tuple[str, str]] = field(default_factory=list)  # whose first words were, and why
     refusal: OnlysumError | Exception | None = None
     content_cut: int = 0  # bytes after which the next download fails inside
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -97,6 +98,10 @@ class FakeBackend:
     def failed(self, error: Exception) -> None:
         """Keep it."""
         self.failures.append(error)
+
+    def handshake_refused(self, member: str, error: PeerError) -> None:
+        """Take note of it."""
+        self.refused.append((member, error.code))
 
     def over_quota(self, member: str, error: NetworkError) -> None:
         """Keep it."""
