@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +23,7 @@ import numpy as np
 from coordinator.config import Durations
 from coordinator.database.run_rows import RunState
 from coordinator.database.store import Store
+from host import durable
 from methods.global_adapter import unit
 from participant.daemon.runner import Runner
 from participant.link.delivery import Backoff, Sender
@@ -103,9 +104,13 @@ class DirectLink:
         """Say the first words."""
         return self._world.call(lambda: self._world.runner.handshake(self._name, hello))
 
-    def poll(self, seen: frozenset[bytes], wait_seconds: float, most: int = 0) -> NumberedTask | None:
-        """Return a task, if there is one."""
-        return self._world.call(lambda: self._world.runner.next_task(self._name, seen, 0))
+    def poll(
+        self, seen: frozenset[bytes], wait_seconds: float, most: Callable[[], int] = lambda: 0
+    ) -> Generator[NumberedTask, None, None]:
+        """Yield a task, if there is one."""
+        task = self._world.call(lambda: self._world.runner.next_task(self._name, seen, 0))
+        if task is not None:
+            yield task
 
     def submit(self, submission: Submission) -> None:
         """Send a message."""
@@ -133,6 +138,12 @@ class DirectLink:
             return b"".join([data async for data in self._world.runner.read_content(self._name, ref.sha256, 0)])
 
         return self._world.call(whole)
+
+    def download(self, ref: ContentRef, destination: Path) -> None:
+        """Bring some content into a file."""
+        part = destination.with_name(f"{destination.name}.part")
+        part.write_bytes(self.download_bytes(ref))
+        durable.adopt(part, destination)
 
     def close(self) -> None:
         """Nothing to close."""
@@ -185,7 +196,7 @@ class CrashingOwner:
             daemon._compare(daemon._link.handshake(hello))
             self._greeted = True
         daemon._reconsider()
-        task = daemon._link.poll(daemon._inbox.seen(), 0)
+        task = next(daemon._link.poll(daemon._inbox.seen(), 0), None)
         if task is None:
             return False
         self._world.on_task(self.name, task)
