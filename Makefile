@@ -12,6 +12,8 @@ WORKERS ?= 2
 SECONDS ?= 60
 N ?= 300
 ROUNDS ?= 5
+MINUTES ?= 10
+SEED ?= 0
 EXTRA ?= participant
 
 # A real foundation model for benchmarks, as a package; its dependencies are for loading it another way.
@@ -23,7 +25,7 @@ STAMP := .venv/.installed-$(HASH)
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help docs-site sbom wheelhouse setup test docs-test ray-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-text demo-compare demo-clean flower bench-flower figures dist dashboard-pictures scale
+.PHONY: help docs-site sbom wheelhouse setup test docs-test ray-test test-all lint types contracts proto generated vectors mutation fuzz notices constraints demo demo-text demo-compare demo-clean flower bench-flower figures dist dashboard-pictures scale test-crash soak
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | \
@@ -51,7 +53,7 @@ ray-test: setup ## Run the tests of the Ray engine on a cluster of two workers (
 	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt $(PIP_ARGS) --editable '.[ray]'
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m ray
 
-test-all: setup mutation ray-test ## Run the mutants and every test, the slow ones too (no limit)
+test-all: setup mutation ray-test test-crash ## Run the mutants, the crash matrix and every test, the slow ones too (no limit)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 lint: setup contracts ## Check style, format, and who may import whom
@@ -76,6 +78,12 @@ vectors: setup ## Write the protocol's test vectors anew
 
 mutation: setup ## Delete and negate each check, one at a time: a test must fail each time (15 minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.mutation --workers $(WORKERS)
+
+test-crash: setup ## Kill either side at every durable step, on both databases (an hour or two)
+	$(ONE_THREAD) $(BIN)/python -m tests.crash_matrix --workers $(WORKERS)
+
+soak: setup ## Run daemons, and kill or cut one once a minute (MINUTES=10, SEED=0)
+	$(ONE_THREAD) $(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
 
 fuzz: setup ## Fuzz every parser of untrusted input (SECONDS=60)
 	$(ONE_THREAD) $(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)

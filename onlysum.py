@@ -27,6 +27,7 @@ from typer.exceptions import TyperException
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from host.rendering import Json
     from privacy.error_codes import Explanation
@@ -190,7 +191,8 @@ def run(words: list[str]) -> int:
     """Run the command with these arguments and return its exit code; errors are printed to standard error."""
     as_json = "--json" in words
     try:
-        outcome = typer.main.get_command(app).main(args=words, prog_name="onlysum", standalone_mode=False)
+        command = typer.main.get_command(app)
+        outcome = command.main(args=words, prog_name="onlysum", standalone_mode=False, obj=build_draft)
     except (typer.Abort, KeyboardInterrupt) as ended:
         if isinstance(ended.__cause__, EOFError):  # typer takes it for Ctrl-D at a question; no command asks one
             return _leave(ended.__cause__, as_json=as_json)
@@ -204,6 +206,29 @@ def run(words: list[str]) -> int:
     except Exception as problem:  # noqa: BLE001  the last place where an exception can be turned into an exit code
         return _leave(problem, as_json=as_json)
     return outcome if isinstance(outcome, int) else 0
+
+
+def build_draft(recipe: Path, out: Path) -> list[str]:
+    """Turn a recipe into a draft, for ``coordinator run create``: the coordinator's package may not import authoring.
+
+    Args:
+        recipe: ``recipe.toml``.
+        out: the directory to make.
+
+    Returns:
+        What of the base's own preprocessing the recipe does not follow.
+
+    Raises:
+        LocalError: ``E-EXTRA-MISSING``, or as ``authoring.draft.build_draft``.
+    """
+    from participant.daemon.assembly import require_torch
+
+    require_torch()
+    from authoring.draft import build_draft as build
+
+    warnings: list[str] = []
+    build(recipe, out, warn=warnings.append)
+    return warnings
 
 
 def _load(place: CommandGroup) -> Any:

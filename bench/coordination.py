@@ -39,6 +39,7 @@ from simulation.ports import HOST, free_ports
 
 FEDERATION: Final = "bench"
 PATIENCE_SECONDS: Final = 1800.0
+SILENT_SECONDS: Final = 300.0  # hundreds of light participants share a thread: while one seals shares none can poll
 LOOK_SECONDS: Final = 0.5  # between two looks: looking takes time from whom is measured
 NO_CLAIM: Final = PrivacyTarget(
     mode="none",
@@ -94,7 +95,9 @@ class Coordination:
             operator="Benchmark",
             participants=Listener(address=self.advertised or own, listen=own),
             enrolment=Listener(address=f"{HOST}:{free_ports(1)[0]}"),
-            durations=Durations(phase_seconds=PATIENCE_SECONDS, gather_seconds=PATIENCE_SECONDS),
+            durations=Durations(
+                phase_seconds=PATIENCE_SECONDS, gather_seconds=PATIENCE_SECONDS, liveness_seconds=SILENT_SECONDS
+            ),
             log=Log(file="log"),
         )
         self.store = Store.create(self.settings.database_url(self.home))

@@ -83,6 +83,7 @@ from protos.envelope import (
     UploadAnnounced,
 )
 
+AT_ONCE: Final = 25  # that shake hands, of a process: daemons do not start in one moment, and these do not try again
 OFFERS: Final = (DatasetOffer("digits", 100),)
 NOTHING: Final = np.zeros(0, dtype=np.float32)
 MOMENTS: Final = {Advertisement: Moment.ADVERTISE, SurvivorSignature: Moment.SIGN, UnmaskShares: Moment.RELEASE}
@@ -154,16 +155,25 @@ class Connection:
         call = self.channel.unary_unary(self._path("Handshake"), bytes, bytes)
         codec.decode_welcome(await call(codec.encode_hello(hello), metadata=self._metadata))
 
-    async def poll(self, seen: frozenset[bytes], wait: float) -> NumberedTask | None:
-        """Return a task, or ``None``."""
-        data = b"".join([chunk.data async for chunk in self._chunks("Poll", wire.encode_poll(PollRequest(seen, wait)))])
-        return codec.decode_task(data) if data else None
+    async def poll(self, seen: frozenset[bytes], wait: float) -> AsyncIterator[NumberedTask]:
+        """Yield the tasks of one poll."""
+        call, data = self.channel.unary_stream(self._path("Poll"), bytes, bytes), b""
+        async for answer in call(wire.encode_poll(PollRequest(seen, wait)), metadata=self._metadata):
+            part = wire.decode_task_part(answer)
+            data += part.chunk.data
+            if part.last:
+                yield codec.decode_task(data)
+                data = b""
 
     async def submit(self, message: Submission) -> None:
         """Send a message."""
-        call = self.channel.stream_unary(self._path("Submit"), bytes, bytes)
-        chunks = [wire.encode_chunk(chunk) for chunk in transport.pieces(codec.encode_submission(message))]
-        wire.decode_accepted(await call(iter(chunks), metadata=self._metadata))
+        first, *rest = [wire.encode_chunk(chunk) for chunk in transport.pieces(codec.encode_submission(message))]
+        if rest:
+            long = self.channel.stream_unary(self._path("SubmitLong"), bytes, bytes)
+            wire.decode_accepted(await long(iter((first, *rest)), metadata=self._metadata))
+        else:
+            call = self.channel.unary_unary(self._path("Submit"), bytes, bytes)
+            wire.decode_accepted(await call(first, metadata=self._metadata))
 
     async def upload(self, upload: UploadAnnounced, masked: memoryview) -> None:
         """Send a masked update from its beginning."""
@@ -196,6 +206,7 @@ class LightParticipant:
     """One participant: a polling task and a working one, as a daemon's two threads."""
 
     member: Credentials
+    door: asyncio.Semaphore  # through which those of a process connect
     ended: str = ""
 
     def __post_init__(self) -> None:
@@ -207,7 +218,8 @@ class LightParticipant:
         """Take part until a run has ended."""
         self.link = Connection(self.member)
         hello = Hello(PROTOCOL_VERSION, "bench", self.name, Role.PARTICIPANT, self._ledger(), OFFERS)
-        await self.link.handshake(hello)
+        async with self.door:
+            await self.link.handshake(hello)
         polling = asyncio.create_task(self._poll())
         while not self.ended:
             await self._take(await self.tasks.get())
@@ -216,8 +228,7 @@ class LightParticipant:
 
     async def _poll(self) -> None:
         while True:
-            numbered = await self.link.poll(self.inbox.seen(), transport.MAX_POLL_SECONDS)
-            if numbered is not None:
+            async for numbered in self.link.poll(self.inbox.seen(), transport.MAX_POLL_SECONDS):
                 self.inbox.put(numbered)
                 self.inbox.get(0)
                 self.tasks.put_nowait(numbered.task)
@@ -312,7 +323,8 @@ def take_part(members: Sequence[Credentials]) -> None:
     """Let light participants take part until a run has ended: the body of a process."""
 
     async def everybody() -> None:
-        await asyncio.gather(*(LightParticipant(member).run() for member in members))
+        door = asyncio.Semaphore(AT_ONCE)
+        await asyncio.gather(*(LightParticipant(member, door).run() for member in members))
 
     with patch.object(keys, "verify", Memo()):
         asyncio.run(everybody())

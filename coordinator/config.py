@@ -19,18 +19,23 @@ from pydantic import AfterValidator, Field, model_validator
 
 from coordinator.home import CONFIG_NAME, Home
 from host import configuration, settings
+from host.events.event import EVENTS_TEMPLATE, Events, is_loopback
 from host.logs import Log, log_template
 from host.settings import Section
 from host.state_format import require_format
 from privacy.plan_parts import Name, Text
 from protos.invitation import is_address
+from protos.renewal import MAX_ADDRESSES
 
 _NUMBERS = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)(?:\.(?:0[xX][0-9a-fA-F]*|[0-9]+))*\.?")  # what inet_aton reads
 _ORIGIN = re.compile(r"https://[a-z0-9.-]{1,253}(:[1-9][0-9]{0,4})?")
 _EVERYBODY = ipaddress.IPv4Address("255.255.255.255")
 _ADMIN: Final = "dashboard, metrics and health over HTTP (pip install 'onlysum[dashboard]')"
 _LISTEN: Final = "127.0.0.1:8445"
-MAX_OTHERS: Final = 7  # coordinators: an invitation holds eight addresses of a kind
+MAX_OTHERS: Final = MAX_ADDRESSES - 1  # addresses of other coordinators
+MEMBER_DAYS: Final = 90  # a stolen certificate without the identity key is of no use after that
+MIN_MEMBER_DAYS: Final = 7  # a daemon that is down over a long weekend must be able to renew
+MAX_MEMBER_DAYS: Final = 366
 DRIVERS: Final = ("sqlite", "postgresql", "postgresql+psycopg")
 
 
@@ -75,16 +80,14 @@ def _origin(value: str) -> str:
     return value
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 Address = Annotated[str, AfterValidator(_address)]
 Dialled = Annotated[str, AfterValidator(_dialled)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
+
+
+def _bound(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return address if _is_local(host) else f"0.0.0.0:{port}"
 
 
 class Listener(Section):
@@ -92,19 +95,25 @@ class Listener(Section):
 
     address: Dialled
     listen: Address | None = None
+    # Under which members may still dial (of participants alone): they are told of the address over these.
+    former: Annotated[tuple[Dialled, ...], Field(max_length=MAX_ADDRESSES - 1)] = ()
 
     @property
     def bind(self) -> str:
         """The address to bind: all interfaces for a DNS name, which may be a router's."""
-        if self.listen is not None:
-            return self.listen
-        host, _, port = self.address.rpartition(":")
-        return self.address if _is_local(host) else f"0.0.0.0:{port}"
+        return self.listen if self.listen is not None else _bound(self.address)
 
     @property
-    def host(self) -> str:
-        """The host part of the address, which the server's certificate names."""
-        return self.address.rpartition(":")[0].strip("[]")
+    def binds(self) -> tuple[str, ...]:
+        """All addresses to bind: former ones answer too, unless ``listen`` says where this machine listens."""
+        if self.listen is not None:
+            return (self.listen,)
+        return tuple(dict.fromkeys(map(_bound, self.addresses)))
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Under which members may dial, the present one first."""
+        return tuple(dict.fromkeys((self.address, *self.former)))
 
 
 class Admin(Section):
@@ -115,7 +124,7 @@ class Admin(Section):
 
     @model_validator(mode="after")
     def _encrypted_beyond_this_machine(self) -> Self:
-        if not self.origin and not _is_loopback(self.listen.rpartition(":")[0]):
+        if not self.origin and not is_loopback(self.listen.rpartition(":")[0]):
             raise ValueError('beyond this machine a proxy must add TLS: set origin = "https://...", which it serves')
         return self
 
@@ -145,6 +154,12 @@ class Durations(Section):
     evaluation_seconds: Seconds = 300  # how long the end of a run waits for its evaluators
 
 
+class Certificates(Section):
+    """How long members' certificates hold; their daemons renew them after two thirds of that."""
+
+    member_days: Annotated[int, Field(ge=MIN_MEMBER_DAYS, le=MAX_MEMBER_DAYS)] = MEMBER_DAYS
+
+
 class Settings(Section):
     """The whole of coordinator.toml."""
 
@@ -159,11 +174,15 @@ class Settings(Section):
     database: Annotated[str, AfterValidator(_database)] = "sqlite:///coordinator.db"
     spool: str = "spool"
     durations: Durations = Durations()
+    certificates: Certificates = Certificates()
+    events: Events = Events()
     log: Log = Log()
 
     @model_validator(mode="after")
     def _two_listeners(self) -> Self:
-        if self.participants.bind == self.enrolment.bind:
+        if self.enrolment.former:
+            raise ValueError("newcomers dial what their invitation says: only participants have former addresses")
+        if self.enrolment.bind in self.participants.binds:
             raise ValueError("participants and enrolment need listeners of their own")
         return self
 
@@ -171,6 +190,10 @@ class Settings(Section):
     def _replicas_share_a_server(self) -> Self:
         if self.replicas is not None and sa.make_url(self.database).get_backend_name() == "sqlite":
             raise ValueError("several coordinators need a database on a server: a file belongs to one of them")
+        if max(len(self.addresses), len(self.enrolment_addresses)) > MAX_ADDRESSES:
+            raise ValueError(
+                f"members know {MAX_ADDRESSES} addresses: of this coordinator, former ones, and of the others"
+            )
         return self
 
     def placed(self, home: Home) -> Home:
@@ -179,17 +202,19 @@ class Settings(Section):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where members dial this coordinator, and the others."""
-        return (self.participants.address, *(self.replicas.addresses if self.replicas else ()))
+        """Where members dial this coordinator, under its former addresses too, and the others."""
+        others = self.replicas.addresses if self.replicas else ()
+        return tuple(dict.fromkeys((*self.participants.addresses, *others)))
 
     @property
     def enrolment_addresses(self) -> tuple[str, ...]:
         """Where newcomers dial this coordinator, and the others."""
-        return (self.enrolment.address, *(self.replicas.enrolment_addresses if self.replicas else ()))
+        others = self.replicas.enrolment_addresses if self.replicas else ()
+        return tuple(dict.fromkeys((self.enrolment.address, *others)))
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The hosts under which members and newcomers dial any of the coordinators: certificates name them."""
+        """Whom the server's certificate names: the hosts under which any of the coordinators is dialled, sorted."""
         dialled = (*self.addresses, *self.enrolment_addresses)
         return tuple(sorted({address.rpartition(":")[0].strip("[]") for address in dialled}))
 
@@ -264,7 +289,7 @@ also_a_participant = [{names}]
 # spool = "spool"  # uploads wait here until their round ends
 
 [participants]  # gRPC with mutual TLS
-address = "{participants}"  # what members dial
+address = "{participants}"  # what members dial; changed by `onlysum coordinator renew --address`
 {listening}
 
 [enrolment]  # TLS; newcomers with an invitation and nobody else
@@ -281,6 +306,10 @@ address = "{enrolment}"
 [durations]  # seconds; a phase ends earlier when everybody who is live has answered
 {durations}
 
+[certificates]
+# member_days = {MEMBER_DAYS}  # {MIN_MEMBER_DAYS} to {MAX_MEMBER_DAYS}; members' daemons renew after two thirds
+
+{EVENTS_TEMPLATE}
 {log_template("coordinator")}"""
 
 

@@ -14,7 +14,7 @@ from cryptography import x509
 from host.rendering import moment
 from privacy.errors import LocalError
 
-RENEW_SECONDS: Final = 60 * 86_400  # a certificate that expires within this time is reported
+RENEW_SECONDS: Final = 60 * 86_400  # the service's and the authority's are reported when they end within this time
 SKEW_SECONDS: Final = 300  # by which clocks may differ: what expires here does so after hours or days
 
 
@@ -26,6 +26,23 @@ def valid_from(pem: bytes) -> int:
 def expires_at(pem: bytes) -> int:
     """Return when a certificate expires, in seconds since the Unix epoch."""
     return int(x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp())
+
+
+def issued_by(pem: bytes, authority: bytes) -> bool:
+    """Return whether a certificate names an authority (both PEM) as the one that issued it."""
+    return x509.load_pem_x509_certificate(pem).issuer == x509.load_pem_x509_certificate(authority).subject
+
+
+def renewal_due(pem: bytes) -> int:
+    """Return from when a certificate that its holder renews is to be renewed: two thirds of its time have passed."""
+    begin, end = valid_from(pem), expires_at(pem)
+    return begin + (end - begin) * 2 // 3
+
+
+def renewal_overdue(pem: bytes) -> int:
+    """Return from when somebody should look why a certificate was not renewed: five sixths of its time have passed."""
+    begin, end = valid_from(pem), expires_at(pem)
+    return begin + (end - begin) * 5 // 6
 
 
 def invalid_now(pem: bytes, now: float) -> str:

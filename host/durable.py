@@ -8,6 +8,7 @@ Leaves to others: what the files mean, and who may enter their directories (``ho
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -101,6 +102,35 @@ def write(path: Path, data: bytes | bytearray | memoryview) -> None:
         except OSError:
             draft.unlink(missing_ok=True)
             raise
+
+
+def owners_alone(path: str, flags: int) -> int:
+    """Open a file, as ``open`` asks for it, that nobody but its owner may read."""
+    return os.open(path, flags, FILE_MODE)
+
+
+def sha256(path: Path) -> bytes:
+    """Return a file's SHA-256, read piece by piece: it may be long.
+
+    Raises:
+        LocalError: ``E-DISK-FAILED``.
+    """
+    with disk_errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def adopt(draft: Path, path: Path) -> None:
+    """Let a file that was filled bit by bit, in the same directory, become another as :func:`write` would write it.
+
+    Raises:
+        LocalError: ``E-DISK-FULL``, ``E-DISK-READONLY`` or ``E-DISK-FAILED``; the old file is untouched.
+    """
+    with disk_errors(path):
+        with draft.open("rb") as file:
+            os.fchmod(file.fileno(), FILE_MODE)
+            os.fsync(file.fileno())
+        draft.replace(path)
+        sync_directory(path.parent)
 
 
 def make_directory(path: Path, *, mode: int = 0o777) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated, Final
 from pydantic import Field, StringConstraints
 
 from host import configuration
+from host.events.event import EVENTS_TEMPLATE, Events
 from host.logs import Log, log_template
 from host.settings import Section
 from host.state_format import require_format
@@ -40,6 +41,7 @@ class Settings(Section):
     notify: tuple[str, ...] = ()  # program and arguments, run without a shell when a plan waits
     ledgers: str = DEFAULT_LEDGERS  # where backups are newest: an older copy makes the participant abstain
     memory: Memory = Memory()
+    events: Events = Events()
     log: Log = Log()
 
     def ledger_directory(self, home: Home) -> Path:
@@ -86,6 +88,7 @@ weights = "own"            # of the frozen base: as its files have them; "float3
 gradients = 1024           # MiB for gradients of single examples; where it is too little, micro-batches shrink
 checkpointing = false      # true runs blocks twice instead of remembering what went on in them
 
+{EVENTS_TEMPLATE}
 {log_template("participant")}"""
 
 

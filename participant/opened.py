@@ -6,7 +6,6 @@ Leaves to others: the daemon (``participant.daemon.assembly``).
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +52,7 @@ def open_home(directory: Path) -> OpenHome:
     if settings.name != identity.name:
         detail = f"participant.toml says {settings.name}, the certificate {identity.name}"
         raise LocalError("E-CONFIG-INVALID", detail)
-    authority = hashlib.sha256(identity.authority_der).hexdigest()
-    owner = Owner(identity.name, identity.federation, identity.signing, authority)
+    owner = Owner(identity.name, identity.federation, identity.signing, identity.authority_sha256, identity.followed)
     ledgers = LedgerDirectory(settings.ledger_directory(home))
     member = ledgers.member(owner.identity.public, home)
     ledger = ledgers.open(member)

@@ -139,7 +139,8 @@ REGISTRY: Final[dict[str, Explanation]] = {
         _U,
         "this machine's own certificate is not valid now, so nothing was started",
         "it has expired, or this machine's clock is wrong",
-        "set the clock right; a member whose certificate has expired joins again with a new invitation",
+        "set the clock right; of a member whose certificate has expired, the operator runs `coordinator invite NAME "
+        "--again`, and the member `participant renew -` with that line",
     ),
     "E-CLOCK": Explanation(
         _U,
@@ -218,9 +219,9 @@ REGISTRY: Final[dict[str, Explanation]] = {
     ),
     "E-MEMBER-REVOKED": Explanation(
         _P,
-        "the member's key was revoked",
-        "an operator revoked it",
-        "ask the operator; enrol again with a new invitation",
+        "the member's key was revoked, or another certificate of it is in use",
+        "an operator revoked it, or the directory is an older copy: its certificate was renewed since",
+        "ask the operator, who invites anew, or once more (`coordinator invite NAME --again`)",
     ),
     "E-MEMBER-LEFT": Explanation(
         _P,

@@ -50,20 +50,23 @@ def _require_printable(text: str, character: str | None) -> str:
     return text
 
 
-def bounded(least: Decimal, most: Decimal) -> AfterValidator:
-    """Return a check that a decimal lies within bounds, both included."""
-
-    def check(text: str) -> str:
-        if not least <= Decimal(text) <= most:
-            bounds = {"least": f"{least.normalize():f}", "most": f"{most:,f}"}
-            raise PydanticCustomError("bounds", "it must be from {least} to {most}", bounds)
-        return text
-
-    return AfterValidator(check)
+def _rate(text: str) -> str:
+    return _require_within(text, LEAST_RATE, MOST_RATE)
 
 
-Rate = Annotated[DecimalString, bounded(LEAST_RATE, MOST_RATE)]
-Scale = Annotated[DecimalString, bounded(LEAST_SCALE, MOST_SCALE)]
+def _scale(text: str) -> str:
+    return _require_within(text, LEAST_SCALE, MOST_SCALE)
+
+
+def _require_within(text: str, least: Decimal, most: Decimal) -> str:
+    if not least <= Decimal(text) <= most:
+        bounds = {"least": f"{least.normalize():f}", "most": f"{most:,f}"}
+        raise PydanticCustomError("bounds", "it must be from {least} to {most}", bounds)
+    return text
+
+
+Rate = Annotated[DecimalString, AfterValidator(_rate)]
+Scale = Annotated[DecimalString, AfterValidator(_scale)]
 MicroBatch = Annotated[int, Field(ge=1, le=MOST_MICRO_BATCH)]
 Text = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterValidator(_one_line)]
 # As Text, but with line feeds.

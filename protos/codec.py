@@ -13,6 +13,7 @@ from typing import Final
 
 from privacy.errors import LocalError, PeerError, Phase
 from privacy.plan import PROTOCOL_VERSION
+from privacy.secagg.hashes import HASH_BYTES
 from privacy.secagg.keys import KEY_BYTES, SIGNATURE_BYTES
 from privacy.secagg.messages import RoundCertificate
 from privacy.secret import SecretBytes
@@ -39,6 +40,7 @@ from protos.codec_fields import (
     text,
     write,
 )
+from protos.codec_renewal import MAX_CLOCK, read_notice, write_notice
 
 MAX_UNARY_BYTES: Final = 2**20  # of a message that travels whole: a member list of 4096 has 450 KiB
 MAX_SUBMISSION_BYTES: Final = 2**23  # a bundle for a roster of 4096 has 1 MiB
@@ -49,7 +51,6 @@ MAX_CERTIFICATE_BYTES: Final = 2**16  # requests and certificates have less than
 MAX_LAST_HEADS: Final = 1024  # runs of a member, the newest; of 400 bytes each, beside a member list
 MAX_VERSION_TEXT: Final = 100  # characters of a software version
 TOKEN_SECRET_BYTES: Final = 32
-MAX_CLOCK: Final = 253_402_300_799  # seconds since the Unix epoch at the end of the year 9999
 _ROLES: Final = {
     pb.ROLE_PARTICIPANT: env.Role.PARTICIPANT,
     pb.ROLE_EVALUATOR: env.Role.EVALUATOR,
@@ -233,6 +234,8 @@ def encode_welcome(value: env.Welcome) -> bytes:
             pb.MemberEntry(name=member.name, role=_ROLE_NUMBERS[member.role], identity_key=member.identity_key)
             for member in value.members
         ],
+        authority=value.authority,
+        addresses=None if value.addresses is None else write_notice(value.addresses),
         clock=value.clock,
     )
     return write(message, most=MAX_UNARY_BYTES)
@@ -253,6 +256,8 @@ def _read_welcome(message: pb.Welcome) -> env.Welcome:
         last_heads=each(message.last_heads, "last_heads", heads.read_heads, most=MAX_LAST_HEADS),
         members=each(message.members, "members", _read_member),
         clock=count(message.clock, "clock", most=MAX_CLOCK),
+        authority=exact(message.authority, HASH_BYTES, "authority") if message.authority else b"",
+        addresses=part(message, "addresses", read_notice) if message.HasField("addresses") else None,
     )
 
 

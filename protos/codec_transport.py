@@ -50,6 +50,19 @@ def _checked(message: pb.Chunk, sender: str) -> env.Chunk:
     raise PeerError.by_participant(sender, "E-WIRE-CHUNK", Phase.WIRE, rule)
 
 
+def encode_task_part(value: env.TaskPart) -> bytes:
+    """Return the bytes of one message of a poll's answer."""
+    message = pb.TaskPart(chunk=_write_chunk(value.chunk), last=value.last)
+    return write(message, most=env.MAX_CHUNK_BYTES + 2 * _FRAME_BYTES)
+
+
+def decode_task_part(data: bytes) -> env.TaskPart:
+    """Return one message of a poll's answer, or raise ``E-WIRE-CHUNK`` or ``E-WIRE-MALFORMED``."""
+    most = env.MAX_CHUNK_BYTES + 2 * _FRAME_BYTES
+    message = read(pb.TaskPart, data, lambda message: message, sender=COORDINATOR, most=most)
+    return env.TaskPart(_checked(message.chunk, COORDINATOR), message.last)
+
+
 def encode_upload_part(value: env.UploadAnnounced | env.Chunk) -> bytes:
     """Return the bytes of one message of an upload stream."""
     if isinstance(value, env.Chunk):

@@ -29,6 +29,7 @@ from privacy.secagg.messages import (
     VoidedRound,
 )
 from privacy.secret import SecretBytes
+from protos.renewal import AddressNotice
 
 MAX_CHUNK_BYTES = 2**20  # wire chunks; the mask chunk is a protocol constant of its own
 MAX_CONTENT_BYTES = 2**34  # of a download or upload as a whole
@@ -115,6 +116,8 @@ class Welcome:
     last_heads: tuple[HeadsShown, ...]  # that this member showed last in each of its runs, signed by itself
     members: tuple[MemberEntry, ...]
     clock: int = 0  # the coordinator's, in seconds since the Unix epoch; 0: it did not say
+    authority: bytes = b""  # SHA-256 of the authority's certificate that issues now; empty: it did not say
+    addresses: AddressNotice | None = None
 
 
 # --- tasks: what the coordinator asks of a member ---
@@ -359,6 +362,14 @@ class Chunk:
 
     offset: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPart:
+    """A chunk of a task's bytes; the last one makes it whole, and the next part begins another task."""
+
+    chunk: Chunk
+    last: bool
 
 
 @dataclass(frozen=True, slots=True)

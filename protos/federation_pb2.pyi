@@ -156,6 +156,32 @@ class PollRequest(_message.Message):
 Global___PollRequest: _TypeAlias = PollRequest  # noqa: Y015
 
 @_typing.final
+class TaskPart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    last: _builtins.bool
+    """the task is whole"""
+    @_builtins.property
+    def chunk(self) -> Global___Chunk:
+        """of the task that is being told"""
+
+    def __init__(
+        self,
+        *,
+        chunk: Global___Chunk | None = ...,
+        last: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskPart: _TypeAlias = TaskPart  # noqa: Y015
+
+@_typing.final
 class UploadAnnounced(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -365,6 +391,118 @@ class Membership(_message.Message):
 Global___Membership: _TypeAlias = Membership  # noqa: Y015
 
 @_typing.final
+class RenewalRequest(_message.Message):
+    """The identity key vouches for a new TLS key, in place of the one that this connection was made with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_REQUEST_FIELD_NUMBER: _builtins.int
+    IDENTITY_SIGNATURE_FIELD_NUMBER: _builtins.int
+    certificate_request: _builtins.bytes
+    """PKCS#10, DER"""
+    identity_signature: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        certificate_request: _builtins.bytes = ...,
+        identity_signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_request", b"certificate_request", "identity_signature", b"identity_signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewalRequest: _TypeAlias = RenewalRequest  # noqa: Y015
+
+@_typing.final
+class Succession(_message.Message):
+    """The authority before vouches for the one after it, and so does the operator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    OPERATOR_SIGNATURE_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.bytes
+    """PEM: name and key of the new authority, signed by the one before"""
+    operator_signature: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.bytes = ...,
+        operator_signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "operator_signature", b"operator_signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Succession: _TypeAlias = Succession  # noqa: Y015
+
+@_typing.final
+class Renewal(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    SUCCESSION_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.bytes
+    """PEM"""
+    authority: _builtins.bytes
+    """PEM, of the authority that issued it"""
+    @_builtins.property
+    def succession(self) -> Global___Succession:
+        """while members follow from the authority before"""
+
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.bytes = ...,
+        authority: _builtins.bytes = ...,
+        succession: Global___Succession | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["succession", b"succession"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "certificate", b"certificate", "succession", b"succession"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Renewal: _TypeAlias = Renewal  # noqa: Y015
+
+@_typing.final
+class AddressNotice(_message.Message):
+    """Where members dial from now on, said by the operator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    SAID_AT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    said_at: _builtins.int
+    """seconds since the Unix epoch: a later one replaces it"""
+    signature: _builtins.bytes
+    """of the operator's key"""
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """host:port, tried in order"""
+
+    def __init__(
+        self,
+        *,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        said_at: _builtins.int = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "said_at", b"said_at", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddressNotice: _TypeAlias = AddressNotice  # noqa: Y015
+
+@_typing.final
 class LedgerHead(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -556,10 +694,14 @@ class Welcome(_message.Message):
     LEDGER_HEAD_FIELD_NUMBER: _builtins.int
     LAST_HEADS_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     software_version: _builtins.str
     federation: _builtins.str
+    authority: _builtins.bytes
+    """SHA-256 of the certificate (DER) of the authority that issues certificates now"""
     clock: _builtins.int
     """the coordinator's, in seconds since the Unix epoch"""
     @_builtins.property
@@ -568,6 +710,8 @@ class Welcome(_message.Message):
     def last_heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadsShown]: ...
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberEntry]: ...
+    @_builtins.property
+    def addresses(self) -> Global___AddressNotice: ...
     def __init__(
         self,
         *,
@@ -577,11 +721,13 @@ class Welcome(_message.Message):
         ledger_head: Global___LedgerHead | None = ...,
         last_heads: _abc.Iterable[Global___HeadsShown] | None = ...,
         members: _abc.Iterable[Global___MemberEntry] | None = ...,
+        authority: _builtins.bytes = ...,
+        addresses: Global___AddressNotice | None = ...,
         clock: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ledger_head", b"ledger_head"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "ledger_head", b"ledger_head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "federation", b"federation", "last_heads", b"last_heads", "ledger_head", b"ledger_head", "members", b"members", "protocol_version", b"protocol_version", "software_version", b"software_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "authority", b"authority", "clock", b"clock", "federation", b"federation", "last_heads", b"last_heads", "ledger_head", b"ledger_head", "members", b"members", "protocol_version", b"protocol_version", "software_version", b"software_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,6 +28,7 @@ KEEPALIVE_TIMEOUT_SECONDS: Final = 10  # without an answer, after which the conn
 HANDSHAKE_SECONDS: Final = 20  # that a connection may take to begin TLS and HTTP/2
 SESSION_KEY: Final = "onlysum-session-bin"  # metadata of a member's calls: which of its starts a daemon calls from
 SESSION_BYTES: Final = 16
+CALL_SECONDS: Final = 120  # of a call that is not content, from dialling to the last byte: see ``channel``
 MAX_STREAMS: Final = 64  # calls on a connection at a time; a daemon has a few
 
 FEDERATION: Final = pb.DESCRIPTOR.services_by_name["Federation"]
@@ -38,6 +39,7 @@ _BOTH: Final[Options] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),  # a minute by default, which counts if longer
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
@@ -46,6 +48,8 @@ SERVER_OPTIONS: Final[Options] = (
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_SECONDS * 500),  # twice what a peer will use
     ("grpc.max_concurrent_streams", MAX_STREAMS),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+    # Calls of many members at once wait their turn, for as long as their callers do, instead of being cancelled.
+    ("grpc.server_max_unrequested_time_in_server", CALL_SECONDS),
     ("grpc.so_reuseport", 0),  # a second coordinator on the same port fails instead of taking every other call
 )
 CLIENT_OPTIONS: Final[Options] = (

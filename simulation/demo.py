@@ -53,7 +53,7 @@ _SHARED: Final = Privacy.DISTRIBUTED
 @app.command()
 def demo(
     privacy: Annotated[Privacy, typer.Option("--privacy", help="Who adds how much noise.")] = Privacy.DISTRIBUTED,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the results go.")] = Path("demo-out"),
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where the results go.")] = Path("demo-out"),
     suite: Annotated[int, typer.Option("--suite", min=1, max=2, help="2 adds ML-KEM-768 to X25519.")] = 1,
     prepare: Annotated[bool, typer.Option("--prepare", help="Write base, data and recipe, and stop.")] = False,
 ) -> None:

@@ -86,7 +86,7 @@ class Stage:
     """Every path of a demo, below one directory."""
 
     out: Path
-    rows: str = "digits.npz"  # the end of the names of files of rows
+    rows: str = f"{DATASET}.npz"  # the name of an owner's file of rows
 
     @property
     def base(self) -> Path:
@@ -136,7 +136,7 @@ class Stage:
     @property
     def recipe(self) -> Path:
         """What the researcher wrote."""
-        return self.federation / "recipe.toml"
+        return self.out / "recipe.toml"
 
     @property
     def draft(self) -> Path:
@@ -153,8 +153,9 @@ class Stage:
         return self.federation / member
 
     def data(self, member: str) -> Path:
-        """Return the file of a member's rows."""
-        return self.federation / f"{member}-{self.rows}"
+        """Return the file of a member's rows, in a directory that nobody else looks into."""
+        name = f"{HELD_OUT}{Path(self.rows).suffix}" if member == EVALUATOR else self.rows
+        return self.out / member / name
 
     def clear(self) -> None:
         """Remove what an earlier demo left, and make the directory.
@@ -174,6 +175,7 @@ def write_data(stage: Stage, seed: int, members: Sequence[str] = PARTICIPANTS) -
     """Split the digits and write each member's part where only its daemon looks."""
     parts = split(len(members), seed)
     for member, digits in (*zip(members, parts.participants, strict=True), (EVALUATOR, parts.held_out)):
+        stage.data(member).parent.mkdir(exist_ok=True)
         write_npz(stage.data(member), digits)
     return parts
 
@@ -196,7 +198,7 @@ suite = {suite}
 
 [base]
 name = "digits-vit"
-path = "../base"
+path = "base"
 
 [task]
 kind = "image-classification"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Directory = Annotated[
     Path | None,
     typer.Option(
+        "-c",
         "--config",
         metavar="DIR",
         envvar="ONLYSUM_HOME",

@@ -187,8 +187,14 @@ def invite(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names that the newcomers will have.")],
     *,
     role: Annotated[MemberRole, typer.Option("--role", help="What the newcomer will be.")] = MemberRole.PARTICIPANT,
+    evaluator: Annotated[
+        list[str] | None, typer.Option("--evaluator", metavar="NAME", help="Invite an evaluator too; repeatable.")
+    ] = None,
     label: Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="Kept with the member.")] = None,
     expires: Annotated[str, typer.Option("--expires", help="How long the invitation is valid.")] = "7d",
+    again: Annotated[
+        bool, typer.Option("--again", help="Of a member whose certificate has ended: same identity, new certificate.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="A new file, 0600; of several names, a directory of them."),
@@ -204,18 +210,28 @@ def invite(
     """
     made: list[Json] = []
     lines: list[str] = []
+    roles = [*((name, role) for name in names), *((name, MemberRole.EVALUATOR) for name in evaluator or ())]
+    if len({name for name, _ in roles}) < len(roles):
+        raise LocalError("E-USAGE", "each name once: a second invitation would void the first")
     with opened(config) as coordinator:
         until = now() + seconds(expires)
-        for name in names:
-            file = out / f"{name}.token" if out is not None and len(names) > 1 else out
-            value, said = _invited(coordinator, name, role, label or [], until, file)
+        for name, as_role in roles:
+            file = out / f"{name}.token" if out is not None and len(roles) > 1 else out
+            value, said = _invited(coordinator, name, as_role, label or [], until, out=file, again=again)
             made.append(value)
             lines += [*([""] if lines else []), *said]
     show(made[0] if len(made) == 1 else made, lines, as_json=as_json)
 
 
 def _invited(
-    coordinator: OpenHome, name: str, role: MemberRole, labels: list[str], until: int, out: Path | None
+    coordinator: OpenHome,
+    name: str,
+    role: MemberRole,
+    labels: list[str],
+    until: int,
+    *,
+    out: Path | None,
+    again: bool,
 ) -> tuple[Json, list[str]]:
     from coordinator.database import member_rows
     from coordinator.enrolment.invitations import make_invitation
@@ -225,7 +241,7 @@ def _invited(
     with coordinator.store.read() as connection:
         unused = [token for token in member_rows.list_tokens(connection) if token.used_at is None]
     replaced = any(token.name == name and token.expires_at > now() for token in unused)
-    line = make_invitation(coordinator, name=name, role=Role(role), labels=labels, now=now(), until=until)
+    line = make_invitation(coordinator, name=name, role=Role(role), labels=labels, now=now(), until=until, again=again)
     if out is not None:
         durable.write_new(out, f"{line}\n".encode(), mode=durable.FILE_MODE)
     value: Json = {
@@ -240,9 +256,44 @@ def _invited(
         *([line, ""] if out is None else []),
         f"Send {what} to {name} over a private channel; it expires at {moment(until)} UTC.",
         *(["Its previous invitation is now void."] if replaced else []),
-        "There, with the line on standard input: onlysum participant join -",
+        f"There, with the line in a file: onlysum participant {'renew' if again else 'join'} FILE",
     ]
     return value, lines
+
+
+@app.command()
+def renew(
+    authority: Annotated[
+        bool, typer.Option("--authority", help="Put a new authority in the place of the present one, which names it.")
+    ] = False,
+    overlap: Annotated[
+        str,
+        typer.Option(
+            "--overlap",
+            metavar="DAYS",
+            help="How long the old authority still counts, e.g. 30d; default: as long as members' certificates hold.",
+        ),
+    ] = "",
+    address: Annotated[
+        str,
+        typer.Option("--address", metavar="HOST:PORT", help="What members dial from now on; the old one answers too."),
+    ] = "",
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Renew the certificate; replace the authority or the address.
+
+    Members' certificates are renewed by their own daemons. A running service
+    takes up certificates by itself, within seconds.
+
+    Example: onlysum coordinator renew --authority --config clinic
+    """
+    from coordinator.commands.renewing import renew_all
+
+    if overlap and not authority:
+        raise LocalError("E-USAGE", "--overlap is of --authority")
+    value, lines = renew_all(directory(config), authority=authority, overlap=overlap, address=address)
+    show(value, lines, as_json=as_json)
 
 
 @app.command()

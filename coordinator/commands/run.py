@@ -6,6 +6,9 @@ Leaves to others: what is shown (``coordinator.views``), following a run (``coor
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +16,12 @@ import typer
 
 from coordinator.commands.choices import GraphKind, Suite, Weights
 from coordinator.commands.console import Directory, complete_members, complete_runs, now, opened, seconds
-from host.console import AsJson, show, show_view
+from host.console import AsJson, say, show, show_view, working
 
 if TYPE_CHECKING:
     from coordinator.opened import OpenHome
+    from coordinator.runs.creation import Again
+    from coordinator.runs.thresholds import Requested
     from host.rendering import Json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Create, watch and end runs.")
@@ -34,22 +39,42 @@ NewestRun = Annotated[
 
 @app.command()
 def create(
-    draft: Annotated[Path, typer.Argument(metavar="DRAFT", help="The directory that `onlysum plan build` made.")],
+    context: typer.Context,
+    draft: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DRAFT]", help="What `onlysum plan build` made; or a recipe.toml, to build it now."),
+    ] = None,
     *,
+    like: Annotated[
+        str,
+        typer.Option(
+            "--like",
+            metavar="RUN",
+            help="In place of DRAFT: once more what that run was.",
+            autocompletion=complete_runs,
+        ),
+    ] = "",
     members: Annotated[
-        str, typer.Option("--members", help="Names of the roster, comma-separated.", autocompletion=complete_members)
-    ],
+        str,
+        typer.Option(
+            "--members",
+            help="Names of the roster, comma-separated; default: every participant.",
+            autocompletion=complete_members,
+        ),
+    ] = "",
     f: Annotated[int | None, typer.Option("--f", help="Colluding participants to withstand; default a third.")] = None,
     min_survivors: Annotated[int | None, typer.Option("--min-survivors", help="Least participants in a sum.")] = None,
     weights: Annotated[
-        Weights, typer.Option("--weights", help="Of members in a sum; units: by public dataset size.")
-    ] = Weights.EQUAL,
+        Weights | None,
+        typer.Option("--weights", help="Of members in a sum; units: by public dataset size. Default: equal."),
+    ] = None,
     ranks: Annotated[
         str, typer.Option("--ranks", metavar="NAME=RANK,...", help="Of members that train a smaller rank (hetlora).")
     ] = "",
     graph: Annotated[
-        GraphKind, typer.Option("--graph", help="Who masks with whom; k-regular: cheaper, a weaker claim.")
-    ] = GraphKind.COMPLETE,
+        GraphKind | None,
+        typer.Option("--graph", help="Who masks with whom; k-regular: cheaper, a weaker claim. Default: complete."),
+    ] = None,
     max_dropouts: Annotated[int | None, typer.Option("--max-dropouts", help="Of a round on a k-regular graph.")] = None,
     suite: Annotated[
         Suite | None, typer.Option("--suite", help="How keys are agreed; 2: also ML-KEM-768. Default: the draft's.")
@@ -65,38 +90,97 @@ def create(
 ) -> None:
     """Bind a draft to a roster and propose the plan to everybody.
 
-    Noise and words are calibrated to the roster, and the plan is signed.
+    Noise and words are calibrated to the roster, and the plan is signed. A
+    recipe is made into a draft first, which needs torch and the base here.
+    With --like, what is not said is as in the earlier run.
 
     Example: onlysum coordinator run create digits/ --members a,b,c
     """
     from coordinator.runs import creation
-    from coordinator.runs.thresholds import Requested
     from coordinator.views.proposal import Proposal
     from host.system import SystemRandom
+    from privacy.errors import LocalError
 
+    if (draft is None) == (not like):
+        raise LocalError("E-USAGE", "give a draft, or --like and an earlier run")
+    names = [name.strip() for name in members.split(",") if name.strip()]
     with opened(config) as coordinator:
+        again = _again(coordinator, like, names) if like else None
+        names = list(again.members) if again else names or _everybody(coordinator)
         made_at = now()
         request = creation.RunRequest(
-            members=[name.strip() for name in members.split(",") if name.strip()],
-            tolerance=Requested(
-                f=f,
-                min_survivors=min_survivors,
-                graph=graph.kind,
-                max_dropouts=max_dropouts,
-            ),
-            weight_rule=weights.rule,
-            ranks=creation.read_ranks(ranks),
-            suite=None if suite is None else suite.number,
+            members=names,
+            tolerance=_tolerance(again, f, min_survivors, graph, max_dropouts),
+            weight_rule=weights.rule if weights else again.weight_rule if again else "equal",
+            ranks=creation.read_ranks(ranks) if ranks or again is None else again.ranks,
+            suite=suite.number if suite else again.suite if again else None,
             entry_bits=entry_bits,
             created_at=made_at,
             expires_at=made_at + seconds(expires),
         )
-        known = creation.read_draft(draft)
-        plan = creation.make_plan(coordinator.store, coordinator.settings, known, request, random=SystemRandom())
-        creation.register(coordinator.store, coordinator.home, coordinator.authority().operator, plan, draft)
+        with _drafted(context, again.draft if again else draft or Path()) as directory:
+            known = creation.read_draft(directory)
+            plan = creation.make_plan(coordinator.store, coordinator.settings, known, request, random=SystemRandom())
+            creation.register(coordinator.store, coordinator.home, coordinator.authority().operator, plan, directory)
     show_view(Proposal(plan), as_json=as_json)
     if then_watch:
         watch(plan.run_id, config, as_json=as_json)
+
+
+def _again(coordinator: OpenHome, name: str, members: list[str]) -> Again:
+    from coordinator.database import run_rows
+    from coordinator.runs import creation
+
+    with coordinator.store.read() as connection:
+        plan = run_rows.find_run(connection, name).parsed()
+    return creation.like(coordinator.home, plan, members)
+
+
+def _tolerance(
+    again: Again | None, f: int | None, min_survivors: int | None, graph: GraphKind | None, max_dropouts: int | None
+) -> Requested:
+    """Return what a run is to withstand: as asked for, of an earlier run's what fits the graph."""
+    from coordinator.runs.thresholds import Requested
+
+    kind = graph.kind if graph else again.tolerance.graph if again else "complete"
+    before = again.tolerance if again and again.tolerance.graph == kind else Requested(graph=kind)
+    return Requested(
+        f=before.f if f is None else f,
+        min_survivors=before.min_survivors if min_survivors is None else min_survivors,
+        graph=kind,
+        max_dropouts=before.max_dropouts if max_dropouts is None else max_dropouts,
+    )
+
+
+def _everybody(coordinator: OpenHome) -> list[str]:
+    """Return the names of all participants that are enrolled."""
+    from coordinator.database import member_rows
+    from protos.envelope import Role
+
+    with coordinator.store.read() as connection:
+        members = member_rows.list_members(connection)
+    return [member.name for member in members if member.active and member.role is Role.PARTICIPANT]
+
+
+@contextmanager
+def _drafted(context: typer.Context, source: Path) -> Iterator[Path]:
+    """Yield a draft's directory: as it was given, or made of a recipe for as long as the block runs.
+
+    This package may not import what makes drafts, which needs torch; the command that mounts it hands it over.
+    """
+    from privacy.errors import LocalError
+
+    if source.suffix != ".toml":
+        yield source
+        return
+    if not callable(context.obj):
+        raise LocalError("E-USAGE", "a recipe is built by `onlysum plan build`; give the draft that it makes")
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = Path(scratch) / "draft"
+        with working("hashing the base, making the adapter and checking both"):
+            warnings = context.obj(source, draft)
+        say(*(f"warning: {warning}" for warning in warnings), to_error=True)
+        yield draft
 
 
 def _named(coordinator: OpenHome, run: str) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from privacy.errors import NetworkError
+from privacy.errors import NetworkError, PeerError
 from privacy.secagg.messages import Position
 from protos.envelope import Enrolment, Hello, Membership, NumberedTask, Submission, Welcome
+from protos.renewal import Renewal, RenewalRequest
 
 
 class Backend(Protocol):
@@ -29,8 +30,16 @@ class Backend(Protocol):
         """
         ...
 
+    async def renew(self, member: str, present: bytes, request: RenewalRequest) -> Renewal:
+        """Return a certificate for a member's new TLS key; ``present`` is the one (DER) with which it asks."""
+        ...
+
     def failed(self, error: Exception) -> None:
         """Take note of an error of the coordinator itself that ended a call."""
+        ...
+
+    def handshake_refused(self, member: str, error: PeerError) -> None:
+        """Take note of a member whose first words could not be read, or name another."""
         ...
 
     def over_quota(self, member: str, error: NetworkError) -> None:

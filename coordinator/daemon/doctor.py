@@ -21,11 +21,12 @@ from coordinator.enrolment.authority import covers, load_authority
 from coordinator.home import Home
 from coordinator.opened import open_store
 from host import checkup
-from host.certificates import RENEW_SECONDS, expires_at, invalid_now, require_valid
+from host.certificates import RENEW_SECONDS, expires_at, invalid_now, renewal_overdue, require_valid
 from host.checkup import Check, CheckFailed, Examination, check, check_disk, versions_check
 from host.rendering import Json, moment
 
-RENEWS: Final = " the next `onlysum coordinator start` renews it"
+RENEWS: Final = " the service renews it when it runs, or: onlysum coordinator renew"
+MOST_NAMED: Final = 8
 PACKAGES: Final = ("onlysum", "grpcio", "cryptography", "SQLAlchemy", "alembic", "pydantic", "numpy", "safetensors")
 
 
@@ -49,6 +50,7 @@ def _checks(home: Home, now: int) -> tuple[Check, ...]:
         checks += [
             check("names", lambda: _names(home, settings)),
             check("database", lambda: _database(home, settings)),
+            check("members", lambda: _members(home, settings, now)),
             check("security log", lambda: _security_log(home, settings)),
             check("ports", lambda: _ports(home, settings)),
             check("runs", lambda: _runs(home, settings)),
@@ -67,10 +69,31 @@ def _keys(home: Home, now: int) -> str:
     require_valid(authority.ca_certificate, "the authority's certificate", now)
     if reason := invalid_now(authority.server_certificate, now):
         raise CheckFailed(f"the server certificate {reason};{RENEWS}")
-    until = min(expires_at(authority.ca_certificate), expires_at(authority.server_certificate))
+    authority_until, until = expires_at(authority.ca_certificate), expires_at(authority.server_certificate)
+    if authority_until - now < RENEW_SECONDS:
+        raise CheckFailed(
+            f"the authority ends at {moment(authority_until)} UTC; next: onlysum coordinator renew --authority, "
+            "while members are connected: who has not followed by then must be invited again"
+        )
     if until - now < RENEW_SECONDS:
-        raise CheckFailed(f"a certificate expires at {moment(until)} UTC;{RENEWS}, if it is the server's")
-    return f"private, certificates hold until {moment(until)} UTC"
+        raise CheckFailed(f"the server certificate expires at {moment(until)} UTC;{RENEWS}")
+    overlap = authority.overlapping(now)
+    before = f"; the authority before counts until {moment(overlap.ends)} UTC" if overlap else ""
+    return f"private, server certificate until {moment(until)}, authority until {moment(authority_until)} UTC{before}"
+
+
+def _members(home: Home, settings: Settings, now: int) -> str:
+    store = open_store(home, settings)
+    with closing(store), store.read() as connection:
+        active = [member for member in member_rows.list_members(connection) if member.active and member.certificate]
+    if late := [member.name for member in active if now >= renewal_overdue(member.certificate)]:
+        names = ", ".join(late[:MOST_NAMED]) + (" and others" if len(late) > MOST_NAMED else "")
+        raise CheckFailed(
+            f"not renewed in time: {names}; are their daemons connected? Of one that has ended: "
+            "onlysum coordinator invite NAME --again"
+        )
+    first = min((expires_at(member.certificate) for member in active), default=None)
+    return f"{len(active)} members, the first certificate ends at {moment(first)} UTC" if first else "no members yet"
 
 
 def _names(home: Home, settings: Settings) -> str:
@@ -121,7 +144,7 @@ def _ports(home: Home, settings: Settings) -> str:
     if status is not None:
         return f"the daemon listens at {status.address} and {status.enrolment_address}"
     admin = (settings.admin.listen,) if settings.admin else ()
-    for address in (settings.participants.bind, settings.enrolment.bind, *admin):
+    for address in (*settings.participants.binds, settings.enrolment.bind, *admin):
         host, _, port = address.rpartition(":")
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -13,7 +13,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from protos import codec, transport
 from protos import codec_transport as wire
-from protos.envelope import Chunk, NumberedTask
+from protos.envelope import Chunk, NumberedTask, TaskPart
 
 KEPT_CHUNKS: Final = 16  # of content, at most 1 MiB each: members of a round download the same
 KEPT_TASKS: Final = 16  # members of a round are told the same, but for the shares dealt to them
@@ -30,15 +30,15 @@ class EncodedOnce:
         self._tasks: dict[int, tuple[NumberedTask, asyncio.Task[tuple[list[bytes], float]]]] = {}  # by identity
 
     async def task(self, task: NumberedTask) -> tuple[list[bytes], float]:
-        """Return the chunks of a task, and the seconds that encoding it took, if it was begun for this caller."""
+        """Return the parts of a task, and the seconds that encoding it took, if it was begun for this caller."""
         known = self._tasks.pop(id(task), None)
         # A task of its own: whoever asked first may cancel its call, and the others want to be told.
-        encoding = known[1] if known else asyncio.create_task(asyncio.to_thread(timed, _task_chunks, task))
+        encoding = known[1] if known else asyncio.create_task(asyncio.to_thread(timed, _task_parts, task))
         self._tasks[id(task)] = task, encoding  # last: those that nobody asks for come first
         if len(self._tasks) > KEPT_TASKS:
             del self._tasks[next(iter(self._tasks))]
-        chunks, seconds = await asyncio.shield(encoding)
-        return chunks, 0.0 if known else seconds
+        parts, seconds = await asyncio.shield(encoding)
+        return parts, 0.0 if known else seconds
 
     def chunk(self, content: bytes, chunk: Chunk) -> bytes:
         """Return a chunk of some content as it travels."""
@@ -50,8 +50,12 @@ class EncodedOnce:
         return data
 
 
-def _task_chunks(task: NumberedTask) -> list[bytes]:
-    return [wire.encode_chunk(chunk) for chunk in transport.pieces(codec.encode_task(task))]
+def _task_parts(task: NumberedTask) -> list[bytes]:
+    *others, last = transport.pieces(codec.encode_task(task))
+    return [
+        wire.encode_task_part(part)
+        for part in (*(TaskPart(chunk, last=False) for chunk in others), TaskPart(last, last=True))
+    ]
 
 
 def timed(function: Callable[P, V], *args: P.args, **kwargs: P.kwargs) -> tuple[V, float]:

@@ -21,6 +21,8 @@ MAX_CALLS: Final = 8
 MAX_BUFFERED: Final = 2  # submissions of the largest allowed size that a member may have half sent
 HANDSHAKES: Final = 20  # that may follow each other at once
 HANDSHAKE_SECONDS: Final = 5.0  # after which one more may come
+RENEWALS: Final = 4  # certificates that a member may ask for at once; a daemon needs one in two months
+RENEWAL_SECONDS: Final = 900.0  # after which one more may be asked for
 # Of the coordinator's processor: what a member may have done for it at once, and which part of a core after that. A
 # round of 1000 participants takes some 20 ms for each of them, an upload of a gigabyte 2 s.
 WORK_SECONDS: Final = 10.0
@@ -125,6 +127,22 @@ class HandshakeRate:
         """
         if not self._debts.add(member, HANDSHAKE_SECONDS):
             raise NetworkError("E-NET-BUSY", f"{member} shakes hands too often")
+
+
+class RenewalRate:
+    """Lets a member ask for some certificates at once, and then for one per :data:`RENEWAL_SECONDS`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._debts = _Debts(clock, RENEWALS * RENEWAL_SECONDS)
+
+    def spend(self, member: str) -> None:
+        """Count a request.
+
+        Raises:
+            NetworkError: ``E-NET-BUSY``.
+        """
+        if not self._debts.add(member, RENEWAL_SECONDS):
+            raise NetworkError("E-NET-BUSY", f"{member} asks for certificates too often")
 
 
 class WorkQuota:

@@ -24,6 +24,7 @@ from coordinator.database.store import Store
 from coordinator.database.writer import Writer
 from coordinator.enrolment.authority import Authority
 from coordinator.enrolment.membership import Members
+from coordinator.enrolment.renewal import AuthorityKeeper
 from coordinator.home import Home
 from coordinator.leadership.leadership import Leadership
 from coordinator.leadership.led_runs import LedRuns
@@ -51,6 +52,7 @@ from protos.envelope import (
     Submission,
     Welcome,
 )
+from protos.renewal import Renewal, RenewalRequest
 
 SUBMISSION_BYTES: Final = 2**16  # of a submission that has no lists: a text of 4000 characters has at most 16 KiB
 MEMBER_BYTES: Final = 3 * 2**10  # that a submission has more per member of a roster: in suite 2 a leaf and its boxes
@@ -88,7 +90,8 @@ class Runner:
             members=self._known_members,
         )
         self.refusals = RefusalLog(store, clock)
-        self._members = Members(self._desk, authority, random, self.refusals)
+        self.authority = AuthorityKeeper(home, settings, authority, clock=clock, random=random)
+        self._members = Members(self._desk, self.authority, random, self.refusals)
         self._log = structlog.get_logger("coordinator")
         self._troubles = Troubles(clock)
         address = settings.participants.address
@@ -137,9 +140,17 @@ class Runner:
         """Refuse a member that is unknown, revoked or there twice, or whose certificate (DER) is not its newest."""
         await self._members.admit(member, certificate, session)
 
+    async def renew(self, member: str, present: bytes, request: RenewalRequest) -> Renewal:
+        """Return a certificate for a member's new TLS key; ``present`` is the one (DER) with which it asks."""
+        return await self._members.renew(member, present, request)
+
     def failed(self, error: Exception) -> None:
         """Take note of an error of this machine that ended a call."""
         self._troubles.note(error)
+
+    def handshake_refused(self, member: str, error: PeerError) -> None:
+        """Name a member whose first words could not be read, because it speaks another version above all."""
+        self.refusals.note("handshake-refused", member, error.code)
 
     def over_quota(self, member: str, error: NetworkError) -> None:
         """Name a member that was refused because it asked for too much: to the operator, and in the security log."""

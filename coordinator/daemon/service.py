@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, TypeVar
@@ -29,7 +29,7 @@ from coordinator.daemon.quotas import BUSY_SECONDS, CALL_SECONDS, CallQuota, Chu
 from host.system import SystemClock
 from privacy.errors import LocalError, NetworkError, OnlysumError, PeerError, Phase
 from privacy.secret import SecretBytes
-from protos import codec, transport
+from protos import codec, codec_renewal, transport
 from protos import codec_transport as wire
 from protos.codec_fields import Malformed, name
 from protos.envelope import (
@@ -70,9 +70,14 @@ _log = structlog.get_logger("onlysum.service")
 class Credentials:
     """What the listeners prove themselves with, and whose members they admit; all PEM."""
 
-    authority: bytes
-    certificate: bytes
+    authority: bytes  # of one or two authorities
+    certificate: bytes  # with those between it and an authority, if there are any
     key: SecretBytes
+
+    @property
+    def shown(self) -> tuple[bytes, bytes]:
+        """What tells them from others; a new key has a new certificate."""
+        return self.authority, self.certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,15 @@ class Listeners:
         await asyncio.gather(*(server.stop(STOP_SECONDS) for server in self._servers))
 
 
-async def serve(backend: Backend, *, credentials: Credentials, address: str, enrolment_address: str) -> Listeners:
+async def serve(
+    backend: Backend,
+    *,
+    credentials: Credentials,
+    address: str,
+    enrolment_address: str,
+    former: Sequence[str] = (),
+    renewed: Callable[[], Credentials] | None = None,
+) -> Listeners:
     """Start both listeners.
 
     Args:
@@ -98,11 +111,12 @@ async def serve(backend: Backend, *, credentials: Credentials, address: str, enr
         credentials: of the coordinator.
         address: host and port for members (mutual TLS); port 0 takes a free one.
         enrolment_address: host and port for newcomers (TLS).
+        former: more addresses for members.
+        renewed: gives the credentials for each new connection, from a thread of gRPC's; those it began with otherwise.
 
     Raises:
         LocalError: ``E-PORT``, an address cannot be bound.
     """
-    pair = [(credentials.key.reveal(), credentials.certificate)]
     members = grpc.aio.server(options=transport.SERVER_OPTIONS)
     newcomers = grpc.aio.server(options=NEWCOMER_OPTIONS)
     healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack its asyncio half
@@ -113,14 +127,39 @@ async def serve(backend: Backend, *, credentials: Credentials, address: str, enr
     newcomers.add_generic_rpc_handlers(
         (_handlers(transport.ENROLMENT, EnrolmentService(backend).methods, backend.failed),)
     )
-    mutual = grpc.ssl_server_credentials(pair, root_certificates=credentials.authority, require_client_auth=True)
-    bound = _bind(members, address, mutual)
-    enrolment_bound = _bind(newcomers, enrolment_address, grpc.ssl_server_credentials(pair))
+    current = renewed or (lambda: credentials)
+    bound = _bind(members, address, _renewing(credentials, current, mutual=True))
+    for other in former:
+        _bind(members, other, _renewing(credentials, current, mutual=True))
+    enrolment_bound = _bind(newcomers, enrolment_address, _renewing(credentials, current, mutual=False))
     await members.start()
     await newcomers.start()
     for service in ("", transport.FEDERATION.full_name):
         await healthy.set(service, health_pb2.HealthCheckResponse.SERVING)
     return Listeners(bound, enrolment_bound, (members, newcomers), healthy)
+
+
+def _renewing(first: Credentials, current: Callable[[], Credentials], *, mutual: bool) -> grpc.ServerCredentials:
+    """Return credentials of a listener that are looked at again for each connection, with or without the peer's."""
+    known = first.shown
+
+    def configuration(credentials: Credentials) -> grpc.ServerCertificateConfiguration:
+        pair = [(credentials.key.reveal(), credentials.certificate)]
+        return grpc.ssl_server_certificate_configuration(pair, credentials.authority if mutual else None)
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal known
+        credentials = current()
+        if credentials.shown == known:
+            return None
+        known = credentials.shown
+        return configuration(credentials)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(first),
+        changed,  # type: ignore[arg-type]  # the stubs lack None: no change
+        require_client_authentication=mutual,
+    )
 
 
 def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials) -> str:
@@ -251,15 +290,18 @@ class FederationService:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._quota = CallQuota()
-        self._work = WorkQuota(SystemClock())
+        self._clock = SystemClock()
+        self._work = WorkQuota(self._clock)
         self._encoded = EncodedOnce()
         self.methods: Final[Mapping[str, Method]] = {
             "Handshake": self._limited("Handshake", self._handshake),
             "Poll": self._limited("Poll", self._poll),
             "Submit": self._limited("Submit", self._submit),
+            "SubmitLong": self._limited("SubmitLong", self._submit_long),
             "UploadOffset": self._limited("UploadOffset", self._upload_offset),
             "Upload": self._limited("Upload", self._upload),
             "Download": self._limited("Download", self._download),
+            "Renew": self._limited("Renew", self._renew),
         }
 
     def _limited(self, call: str, behaviour: MemberMethod) -> Method:
@@ -284,8 +326,12 @@ class FederationService:
         verified = context.auth_context()
         member = member_of(verified)
         session = session_of(context.invocation_metadata() or (), member)
-        await self._backend.admit(member, _der(next(iter(verified["x509_pem_cert"]))), session)
+        await self._backend.admit(member, _presented(context), session)
         return member
+
+    async def _renew(self, member: str, request: Request, context: Context) -> bytes:
+        asked = codec_renewal.decode_renewal_request(request, sender=member)
+        return codec_renewal.encode_renewal(await self._backend.renew(member, _presented(context), asked))
 
     async def _decoded(self, decode: Callable[..., V], data: bytes, member: str) -> V:
         """Decode a message at its sender's cost; a large one in a thread, since meanwhile others want to be heard."""
@@ -296,22 +342,38 @@ class FederationService:
         return value
 
     async def _handshake(self, member: str, request: Request, context: Context) -> bytes:
-        hello = await self._decoded(codec.decode_hello, request, member)
-        _check_sender(member, hello.member)
+        try:
+            hello = await self._decoded(codec.decode_hello, request, member)
+            _check_sender(member, hello.member)
+        except PeerError as error:  # of another version, above all
+            self._backend.handshake_refused(member, error)
+            raise
         return codec.encode_welcome(await self._backend.handshake(member, hello))
 
     async def _poll(self, member: str, request: Request, context: Context) -> None:
         poll = wire.decode_poll(request, sender=member)
-        wait = min(poll.wait_seconds, transport.MAX_POLL_SECONDS)
-        task = await self._backend.next_task(member, poll.seen, wait)
-        if task is not None:
-            chunks, seconds = await self._encoded.task(task)
-            self._work.spend(member, seconds)
-            for data in chunks:
+        wait, seen = min(poll.wait_seconds, transport.MAX_POLL_SECONDS), poll.seen
+        ends = self._clock.monotonic() + wait
+        while (task := await self._backend.next_task(member, seen, wait)) is not None:
+            parts, seconds = await self._encoded.task(task)
+            self._work.spend(member, CALL_SECONDS + seconds)
+            for data in parts:
                 await context.write(data)
+            wait, seen = ends - self._clock.monotonic(), seen | {task.id}
+            if wait <= 0:
+                return
+
+    def _most(self, member: str) -> int:
+        """Return how many bytes a submission of a member may have."""
+        return min(codec.MAX_SUBMISSION_BYTES, self._backend.submission_limit(member))
 
     async def _submit(self, member: str, request: Request, context: Context) -> bytes:
-        most = min(codec.MAX_SUBMISSION_BYTES, self._backend.submission_limit(member))
+        message = transport.Assembly(sender=member, most=self._most(member))
+        message.add(await self._decoded(wire.decode_chunk, request, member))
+        return await self._take(member, message.whole())
+
+    async def _submit_long(self, member: str, request: Request, context: Context) -> bytes:
+        most = self._most(member)
         message, sizes = transport.Assembly(sender=member, most=most), ChunkSizes(member)
         with self._quota.buffer(member, most) as buffered:
             async for data in unstalled(request, member):
@@ -319,8 +381,10 @@ class FederationService:
                 chunk = await self._decoded(wire.decode_chunk, data, member)
                 sizes.take(len(chunk.data))
                 message.add(chunk)
-            whole = message.whole()
-            submission = await self._decoded(codec.decode_submission, whole, member)
+            return await self._take(member, message.whole())
+
+    async def _take(self, member: str, whole: bytes) -> bytes:
+        submission = await self._decoded(codec.decode_submission, whole, member)
         _check_submission(member, submission)
         await self._backend.submit(member, submission, whole)
         return wire.encode_accepted()
@@ -365,6 +429,11 @@ class FederationService:
         finally:
             if isinstance(content, AsyncGenerator):  # a cut download lets go of its file now, not at collection
                 await content.aclose()
+
+
+def _presented(context: Context) -> bytes:
+    """Return the certificate (DER) with which a caller proved who it is."""
+    return _der(next(iter(context.auth_context()["x509_pem_cert"])))
 
 
 @lru_cache(maxsize=KEPT_CERTIFICATES)

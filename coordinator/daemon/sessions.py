@@ -36,7 +36,11 @@ class Sessions:
 
     def hear(self, member: str, session: bytes) -> None:
         """Note a call."""
-        now, sessions = self._clock.monotonic(), self._recent(member)
+        now, known = self._clock.monotonic(), self._heard.get(member, {})
+        if len(known) == 1 and session in known and now - known[session].last <= SILENT_SECONDS:
+            known[session].last = now  # as nearly always: one daemon
+            return
+        sessions = self._recent(member)
         sessions.setdefault(session, _Session(now, now)).last = now
         if len(sessions) > MAX_SESSIONS:
             del sessions[min(sessions, key=lambda name: sessions[name].last)]
@@ -44,6 +48,8 @@ class Sessions:
 
     def twice(self, member: str) -> bool:
         """Return whether two daemons of a member run: one was heard after the next one began."""
+        if len(self._heard.get(member, ())) < 2:
+            return False
         by_age = sorted(self._recent(member).values(), key=lambda session: session.first)
         return any(older.last > newer.first for number, newer in enumerate(by_age) for older in by_age[:number])
 

@@ -39,6 +39,7 @@ class MemberRecord:
     enrolled_at: int
     revoked_at: int | None
     last_seen: int | None = None
+    renewed: bytes | None = None  # PEM: issued in place of the certificate, and not used yet
 
     @property
     def active(self) -> bool:
@@ -163,6 +164,26 @@ def enrol_member(connection: Connection, member: MemberRecord, *, token_id: str,
     log_security(connection, member.enrolled_at, "enrolled", member.name, f"identity {fingerprint}, token {token_id}")
 
 
+def certify_again(
+    connection: Connection, member: MemberRecord, *, token_id: str, request_hash: bytes, now: int
+) -> None:
+    """Spend the invitation of a member that is enrolled, and replace its certificate; all else stays.
+
+    Raises:
+        PeerError: ``E-IDENTITY-MISMATCH``, it was asked for with another identity key than the enrolled one.
+    """
+    known = active_member(connection, member.name)
+    if known.identity_key != member.identity_key or known.role is not member.role:
+        rule = "the invitation is for the identity and role that are enrolled; the operator revokes that first"
+        raise PeerError.by_participant(member.name, "E-IDENTITY-MISMATCH", Phase.ENROLMENT, rule)
+    changed = {"certificate": member.certificate, "renewed": None}
+    connection.execute(sa.update(members).where(members.c.name == member.name).values(changed))
+    connection.execute(
+        sa.update(tokens).where(tokens.c.token_id == token_id).values(used_at=now, request_hash=request_hash)
+    )
+    log_security(connection, now, "enrolled-again", member.name, f"token {token_id}")
+
+
 def _token(row: sa.Row[tuple[object, ...]]) -> TokenRecord:
     return TokenRecord(
         token_id=row.token_id,
@@ -228,6 +249,25 @@ def revoke_member(connection: Connection, name: str, now: int, *, left: bool = F
     connection.execute(sa.delete(tokens).where(tokens.c.name == name, tokens.c.used_at.is_(None)))
     fingerprint = hashlib.sha256(member.identity_key).hexdigest()
     log_security(connection, now, "left" if left else "revoked", name, f"identity {fingerprint}")
+
+
+def keep_renewed(connection: Connection, name: str, certificate: bytes, now: int, detail: str) -> None:
+    """Remember a certificate that takes the place of a member's present one as soon as it is used."""
+    connection.execute(sa.update(members).where(members.c.name == name).values(renewed=certificate))
+    log_security(connection, now, "certificate-issued", name, detail)
+
+
+def use_renewed(connection: Connection, name: str, certificate: bytes, now: int) -> bool:
+    """Put a member's renewed certificate in the place of the present one; return whether it still was to be used."""
+    result = connection.execute(
+        sa.update(members)
+        .where(members.c.name == name, members.c.renewed == certificate, members.c.revoked_at.is_(None))
+        .values(certificate=certificate, renewed=None)
+    )
+    if result.rowcount != 1:
+        return False
+    log_security(connection, now, "certificate-replaced", name, "the renewed certificate is in use")
+    return True
 
 
 def announce(connection: Connection, name: str, *, version: str, offers: Sequence[DatasetOffer]) -> None:
@@ -308,6 +348,7 @@ def _member(row: sa.Row[tuple[object, ...]]) -> MemberRecord:
         enrolled_at=row.enrolled_at,
         revoked_at=row.revoked_at,
         last_seen=row.last_seen,
+        renewed=bytes(row.renewed) if row.renewed is not None else None,
     )
 
 

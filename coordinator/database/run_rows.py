@@ -67,6 +67,22 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a run stands, without its plan."""
+
+    run_id: str
+    state: RunState
+    code: str
+    paused: bool
+    ended_at: int | None
+
+    @property
+    def held(self) -> bool:
+        """As :attr:`RunRecord.held`."""
+        return self.paused and bool(self.code) and not self.state.ended
+
+
+@dataclass(frozen=True, slots=True)
 class ApprovalRecord:
     """A member's answer to a plan."""
 
@@ -138,6 +154,13 @@ def add_run(connection: Connection, run: RunRecord) -> None:
 def list_runs(connection: Connection) -> tuple[RunRecord, ...]:
     """Return all runs, oldest first."""
     return tuple(_run(row) for row in connection.execute(sa.select(runs).order_by(runs.c.created_at, runs.c.run_id)))
+
+
+def list_standings(connection: Connection) -> tuple[Standing, ...]:
+    """Return where all runs stand, oldest first; their plans, which are long, are not read."""
+    columns = (runs.c.run_id, runs.c.state, runs.c.code, runs.c.paused, runs.c.ended_at)
+    rows = connection.execute(sa.select(*columns).order_by(runs.c.created_at, runs.c.run_id))
+    return tuple(Standing(row.run_id, RunState(row.state), row.code, row.paused, row.ended_at) for row in rows)
 
 
 def run_ids(connection: Connection, *, ended_after: int) -> tuple[str, ...]:

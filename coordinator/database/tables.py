@@ -30,6 +30,7 @@ members = sa.Table(
     sa.Column("software_version", sa.String(128), nullable=False),  # as of the last handshake; empty before
     sa.Column("enrolled_at", sa.BigInteger, nullable=False),
     sa.Column("revoked_at", sa.BigInteger),
+    sa.Column("renewed", sa.LargeBinary),  # PEM: issued in place of the certificate, and not used yet
     sa.Column("last_seen", sa.BigInteger),  # when it was last connected, to a minute; empty before the first time
 )
 

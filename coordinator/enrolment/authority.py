@@ -1,38 +1,41 @@
 """The federation's certificate authority, its operator's signing key, and the checks of an enrolment.
 
-Guarantees: a member's certificate names it and nothing else, and serves as a client's only, so that no member can stand
-in for the coordinator whatever its name; a newcomer gets one only for a TLS key that it holds and that its identity key
-vouches for. Keys never leave ``authority/`` (0700, files 0600).
-Leaves to others: which tokens were issued and spent, and who is revoked (``store``, ``runner``).
-Source: RFC 5280 sections 4.1 and 4.2; docs/protocol.md section 2; docs/wire.md.
+Guarantees: a newcomer gets a certificate only for a TLS key that it holds and that its identity key vouches for. Keys
+never leave ``authority/`` (0700, files 0600), and an authority is replaced whole or not at all.
+Leaves to others: what certificates say (``issuing``), which tokens were issued and spent, and who is revoked
+(``membership``), how an authority names its successor (``succession``).
+Source: docs/protocol.md section 2; docs/wire.md.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from pydantic import StringConstraints, ValidationError
 
-from host import credentials
+from coordinator.config import MEMBER_DAYS
+from coordinator.enrolment.issuing import INTRODUCTION, Issuer, authority_certificate, general_name
+from host import credentials, durable
+from host.certificates import expires_at
 from host.fingerprints import fingerprint
+from privacy import canonical, patterns
 from privacy.errors import LocalError, PeerError, Phase, VerificationError
 from privacy.interfaces import RandomSource
+from privacy.plan_parts import PlanModel
 from privacy.secagg import keys
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes
 from protos.envelope import Enrolment, Role
 from protos.invitation import (
-    INTRODUCTION_OID,
     TOKEN_ID_BYTES,
     TOKEN_SECRET_BYTES,
     Invitation,
@@ -40,17 +43,37 @@ from protos.invitation import (
     introduction,
 )
 
-AUTHORITY_DAYS: Final = 3653  # ten years: members pin the authority, so it outlives their certificates
-CERTIFICATE_DAYS: Final = 1826  # five years: there is no renewal call yet, and a revocation counts at once
-SKEW: Final = dt.timedelta(hours=1)  # members' clocks may be behind
-SERIAL_BYTES: Final = 16
-INTRODUCTION: Final = x509.ObjectIdentifier(INTRODUCTION_OID)
-MAX_COMMON_NAME: Final = 64  # RFC 5280, appendix A.1
 CA_KEY: Final = "ca.key"
 CA_CERTIFICATE: Final = "ca.crt"
 SERVER_KEY: Final = "server.key"
 SERVER_CERTIFICATE: Final = "server.crt"
 OPERATOR_KEY: Final = "operator.key"
+HANDOVER: Final = "handover.json"  # there while members follow from the authority before
+NEXT: Final = "next"  # a replacement on its way: its files, and the mark that all of them are there
+READY: Final = "ready"
+REPLACED: Final = (CA_KEY, CA_CERTIFICATE, SERVER_KEY, SERVER_CERTIFICATE, HANDOVER)
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """How members get from the authority that they pinned to the one after it."""
+
+    before: bytes  # PEM, of the authority before: its key is gone
+    named: bytes  # PEM, by which it names its successor; its end is the end of the overlap
+    operator_signature: bytes
+
+    @property
+    def ends(self) -> int:
+        """When the authority before counts no longer, in seconds since the Unix epoch."""
+        return expires_at(self.named)
+
+
+class _Handover(PlanModel):
+    """The form of ``handover.json``."""
+
+    before: str
+    named: str
+    operator_signature: Annotated[str, StringConstraints(pattern=patterns.HEX_512)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +85,7 @@ class Authority:
     server_key: SecretBytes  # PEM
     server_certificate: bytes  # PEM
     operator_key: SecretBytes  # 32 private bytes
+    handover: Handover | None = None
 
     @property
     def operator(self) -> SigningKey:
@@ -78,6 +102,20 @@ class Authority:
         """The authority's fingerprint, as owners compare it."""
         return fingerprint(self.ca_der)
 
+    def overlapping(self, now: float) -> Handover | None:
+        """Return the handover from the authority before, while that one still counts."""
+        return self.handover if self.handover is not None and now < self.handover.ends else None
+
+    def trusted(self, now: float) -> bytes:
+        """Return whose certificates of members count (PEM): this authority's, and of the one before for a while."""
+        handover = self.overlapping(now)
+        return self.ca_certificate + (handover.before if handover else b"")
+
+    def chain(self, now: float) -> bytes:
+        """Return what the listeners show (PEM), so that those who pinned either authority accept it."""
+        handover = self.overlapping(now)
+        return self.server_certificate + (handover.named if handover else b"")
+
 
 def create_authority(*, federation: str, hosts: Sequence[str], random: RandomSource, now: float) -> Authority:
     """Make all keys and certificates of a new coordinator.
@@ -89,19 +127,8 @@ def create_authority(*, federation: str, hosts: Sequence[str], random: RandomSou
         now: seconds since the Unix epoch.
     """
     ca_key, server_key = credentials.new_tls_key(random), credentials.new_tls_key(random)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"onlysum {federation}"[:MAX_COMMON_NAME])])
-    usage = x509.KeyUsage(
-        digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
-        key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
-    ca = (
-        _builder(subject, subject, ca_key.public_key(), random=random, now=now, days=AUTHORITY_DAYS)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, SHA256())
-    )
-    issuer, operator_key = _Issuer(ca_key, ca, random, now), SecretBytes(random.token_bytes(keys.KEY_BYTES))
+    ca = authority_certificate(ca_key, federation=federation, random=random, now=now)
+    issuer, operator_key = Issuer(ca_key, ca, random, now), SecretBytes(random.token_bytes(keys.KEY_BYTES))
     shown = introduction(
         federation=federation,
         authority=ca.public_bytes(Encoding.DER),
@@ -120,7 +147,7 @@ def renew_server(authority: Authority, *, hosts: Sequence[str], random: RandomSo
     """Return a new server certificate (PEM) for the same key: for other hosts, or before the old one expires."""
     key = credentials.load_tls_key(authority.server_key)
     shown = introduction_of(x509.load_pem_x509_certificate(authority.server_certificate))
-    return _issuer(authority, random, now).server(key.public_key(), hosts, shown)
+    return issuer_of(authority, random, now).server(key.public_key(), hosts, shown)
 
 
 def introduction_of(certificate: x509.Certificate) -> bytes:
@@ -137,13 +164,15 @@ def introduction_of(certificate: x509.Certificate) -> bytes:
     return extension.value
 
 
-def issue_member(authority: Authority, *, request: bytes, name: str, random: RandomSource, now: float) -> bytes:
-    """Return a member's certificate (PEM) for the key of its certificate request.
+def issue_member(
+    authority: Authority, *, request: bytes, name: str, random: RandomSource, now: float, days: int = MEMBER_DAYS
+) -> bytes:
+    """Return a member's certificate (PEM) for the key of its certificate request, for so many days.
 
     Raises:
         PeerError: as :func:`check_request`.
     """
-    return _issuer(authority, random, now).member(check_request(request, name), name)
+    return issuer_of(authority, random, now).member(check_request(request, name), name, days=days)
 
 
 def save_server_certificate(directory: Path, certificate: bytes) -> None:
@@ -167,19 +196,54 @@ def save_authority(directory: Path, authority: Authority) -> None:
     credentials.write_private(directory / OPERATOR_KEY, credentials.signing_key_pem(authority.operator_key))
 
 
+def replace_authority(directory: Path, authority: Authority) -> None:
+    """Put another authority with its server's key in the place of the present one; the operator's key stays.
+
+    A crash leaves the old one, or the new one: what is not moved yet is moved when the directory is read next.
+    """
+    draft = directory / NEXT
+    if draft.exists():
+        shutil.rmtree(draft)  # of a replacement that was not complete: `load_authority` has finished any other
+    assert authority.handover is not None
+    credentials.make_private_directory(draft)
+    credentials.write_private(draft / CA_KEY, authority.ca_key)
+    credentials.write_private(draft / CA_CERTIFICATE, authority.ca_certificate)
+    credentials.write_private(draft / SERVER_KEY, authority.server_key)
+    credentials.write_private(draft / SERVER_CERTIFICATE, authority.server_certificate)
+    credentials.write_private(draft / HANDOVER, _handover_bytes(authority.handover))
+    credentials.write_private(draft / READY, b"")
+    _finish_replacement(directory)
+
+
+def _finish_replacement(directory: Path) -> None:
+    """Move what a complete replacement still has in its directory; several processes may do it at once."""
+    draft = directory / NEXT
+    if not (draft / READY).exists():
+        return
+    with durable.disk_errors(directory):
+        for name in REPLACED:
+            with suppress(FileNotFoundError):  # moved already
+                (draft / name).replace(directory / name)
+        durable.sync_directory(directory)
+        shutil.rmtree(draft, ignore_errors=True)
+        durable.sync_directory(directory)
+
+
 def load_authority(directory: Path) -> Authority:
-    """Read an authority.
+    """Read an authority, after moving in what a crash has left of its replacement.
 
     Raises:
         LocalError: ``E-CONFIG-MISSING`` or ``E-PERMISSIONS``.
         VerificationError: ``E-STATE-DAMAGED``.
     """
+    _finish_replacement(directory)
     authority = Authority(
         ca_key=credentials.read_private(directory / CA_KEY),
         ca_certificate=credentials.read_public(directory / CA_CERTIFICATE),
         server_key=credentials.read_private(directory / SERVER_KEY),
         server_certificate=credentials.read_public(directory / SERVER_CERTIFICATE),
         operator_key=credentials.load_signing_key(credentials.read_private(directory / OPERATOR_KEY)),
+        handover=_load_handover(directory / HANDOVER),
     )
     for key, certificate in (
         (authority.ca_key, authority.ca_certificate),
@@ -189,10 +253,32 @@ def load_authority(directory: Path) -> Authority:
     return authority
 
 
+def _handover_bytes(handover: Handover) -> bytes:
+    return canonical.encode(
+        {
+            "before": handover.before.decode(),
+            "named": handover.named.decode(),
+            "operator_signature": handover.operator_signature.hex(),
+        }
+    )
+
+
+def _load_handover(path: Path) -> Handover | None:
+    if not path.exists():
+        return None
+    try:
+        saved = _Handover.model_validate_json(credentials.read_public(path))
+        handover = Handover(saved.before.encode(), saved.named.encode(), bytes.fromhex(saved.operator_signature))
+        x509.load_pem_x509_certificates(handover.before + handover.named)
+    except (ValidationError, ValueError):
+        raise VerificationError("E-STATE-DAMAGED", f"{path} does not parse") from None
+    return handover
+
+
 def covers(certificate: bytes, host: str) -> bool:
     """Return whether a server certificate (PEM) names a host, so that members who dial it accept the connection."""
     names = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    return _host(host) in names.value
+    return general_name(host) in names.value
 
 
 def invite(
@@ -287,85 +373,7 @@ def _check_pair(key: SecretBytes, certificate: bytes) -> None:
         raise VerificationError("E-STATE-DAMAGED", "a certificate does not belong to its key")
 
 
-def _issuer(authority: Authority, random: RandomSource, now: float) -> _Issuer:
+def issuer_of(authority: Authority, random: RandomSource, now: float) -> Issuer:
+    """Return what signs certificates at a moment, in seconds since the Unix epoch."""
     ca = x509.load_pem_x509_certificate(authority.ca_certificate)
-    return _Issuer(credentials.load_tls_key(authority.ca_key), ca, random, now)
-
-
-@dataclass(frozen=True, slots=True)
-class _Issuer:
-    """Signs certificates at one moment."""
-
-    key: ec.EllipticCurvePrivateKey
-    certificate: x509.Certificate
-    random: RandomSource
-    now: float
-
-    def server(self, key: ec.EllipticCurvePublicKey, hosts: Sequence[str], shown: bytes) -> bytes:
-        """Return the coordinator's own certificate, in which it shows who it is."""
-        names = [_host(host) for host in hosts]
-        return self._leaf(key, hosts[0], names, ExtendedKeyUsageOID.SERVER_AUTH, shown=shown)
-
-    def member(self, key: ec.EllipticCurvePublicKey, name: str) -> bytes:
-        """Return a member's certificate: one alternative name, its own."""
-        return self._leaf(key, name, [x509.DNSName(name)], ExtendedKeyUsageOID.CLIENT_AUTH)
-
-    def _leaf(
-        self,
-        key: ec.EllipticCurvePublicKey,
-        common_name: str,
-        names: Sequence[x509.GeneralName],
-        purpose: x509.ObjectIdentifier,
-        *,
-        shown: bytes = b"",
-    ) -> bytes:
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:MAX_COMMON_NAME])])
-        usage = x509.KeyUsage(
-            digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False,
-            key_agreement=False, key_cert_sign=False, crl_sign=False, encipher_only=False, decipher_only=False,
-        )  # fmt: skip
-        issuer_key = self.key.public_key()
-        builder = _builder(
-            subject, self.certificate.subject, key, random=self.random, now=self.now, days=CERTIFICATE_DAYS
-        )
-        if shown:
-            builder = builder.add_extension(x509.UnrecognizedExtension(INTRODUCTION, shown), critical=False)
-        signed = (
-            builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(usage, critical=True)
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=True)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
-            .sign(self.key, SHA256())
-        )
-        return signed.public_bytes(Encoding.PEM)
-
-
-def _host(value: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(value.strip("[]")))
-    except ValueError:
-        return x509.DNSName(value)
-
-
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
-    *,
-    random: RandomSource,
-    now: float,
-    days: int,
-) -> x509.CertificateBuilder:
-    begin = dt.datetime.fromtimestamp(now, dt.UTC)
-    serial = int.from_bytes(random.token_bytes(SERIAL_BYTES), "big") | 1  # positive, 128 random bits
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(serial)
-        .not_valid_before(begin - SKEW)
-        .not_valid_after(begin + dt.timedelta(days=days))
-    )
+    return Issuer(credentials.load_tls_key(authority.ca_key), ca, random, now)

@@ -9,10 +9,8 @@ Leaves to others: what members do in runs (``runner``, ``coordinator.runs.submis
 from __future__ import annotations
 
 import hashlib
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Final
@@ -26,7 +24,9 @@ from coordinator.daemon.troubles import Trouble
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database.member_rows import MemberRecord, TokenRecord
 from coordinator.enrolment import authority as authorities
-from coordinator.enrolment.authority import Authority
+from coordinator.enrolment.notices import read_notice
+from coordinator.enrolment.renewal import AuthorityKeeper
+from coordinator.enrolment.renewals import Renewals
 from coordinator.runs.attempt import HEADS
 from coordinator.runs.run import Run, RunContext, in_thread
 from host import credentials
@@ -38,17 +38,18 @@ from privacy.secagg.keys import framed
 from protos import codec
 from protos.envelope import Enrolment, HeadsShown, Hello, MemberEntry, MemberLeft, Membership, PlanRefused, Welcome
 from protos.invitation import leaving_bytes, token_hash
+from protos.renewal import Renewal, RenewalRequest
 
 TWICE: Final = "neither of its two daemons is served until one has been stopped"
-KEPT_CERTIFICATES: Final = 2**14  # of members, in both forms: they are compared at each call
 
 
 class Members:
     """The members of a federation, as its coordinator deals with them."""
 
-    def __init__(self, desk: RunContext, authority: Authority, random: RandomSource, refusals: RefusalLog) -> None:
+    def __init__(self, desk: RunContext, keeper: AuthorityKeeper, random: RandomSource, refusals: RefusalLog) -> None:
         self._desk = desk
-        self._authority = authority
+        self._keeper = keeper
+        self._notice = read_notice(desk.home)
         self._random = random
         self.refusals = refusals
         self._handshakes = HandshakeRate(desk.clock)
@@ -56,6 +57,7 @@ class Members:
         self._log = structlog.get_logger("coordinator")
         self._newest = -1  # row of the security log at which the members were read
         self._known: Mapping[str, MemberRecord] = {}
+        self._renewals = Renewals(desk, keeper, random, keep=self._keep)
 
     def known(self) -> Mapping[str, MemberRecord]:
         """Return all members, revoked ones too, by name: another object after each change."""
@@ -78,6 +80,8 @@ class Members:
             return member_rows.active_member(connection, member)
 
     def _keep(self, *members: MemberRecord) -> None:
+        for member in members:
+            self._renewals.changed(self._known.get(member.name), member)
         self._known = MappingProxyType({**self._known, **{member.name: member for member in members}})
 
     @noting_refusals("enrolment-refused", lambda request: str(request.name))
@@ -92,7 +96,7 @@ class Members:
             )
         self._keep(member)
         self._log.info("enrolled", member=member.name, role=member.role.value)
-        ca = self._authority.ca_certificate
+        ca = self._keeper.current.ca_certificate
         return Membership(self._desk.settings.federation, member.name, member.role, member.certificate, ca)
 
     def _enrol(self, request: Enrolment) -> MemberRecord | None:
@@ -109,10 +113,15 @@ class Members:
                     request_hash=request_hash,
                     now=now,
                 )
-                member = member_rows.find_member(connection, request.name)
-                if token.used_at is None:
-                    member = self._new_member(request, token, member, now)
-                    member_rows.enrol_member(connection, member, token_id=token.token_id, request_hash=request_hash)
+                known = member_rows.find_member(connection, request.name)
+                if token.used_at is not None:
+                    return known
+                member, spent = self._new_member(request, token, now), (token.token_id, request_hash)
+                if known is not None and known.active:
+                    member_rows.certify_again(connection, member, token_id=spent[0], request_hash=spent[1], now=now)
+                    member = replace(known, certificate=member.certificate, renewed=None)
+                else:
+                    member_rows.enrol_member(connection, member, token_id=spent[0], request_hash=spent[1])
         except PeerError as refused:
             if refused.code == "E-TOKEN-USED":  # whoever comes here knew the secret: somebody should hear of it
                 with self._desk.store.begin() as connection:
@@ -120,12 +129,14 @@ class Members:
             raise
         return member
 
-    def _new_member(self, request: Enrolment, token: TokenRecord, known: MemberRecord | None, now: int) -> MemberRecord:
-        if known is not None and known.active:
-            rule = "a member of this name is enrolled; the operator revokes it first"
-            raise PeerError.by_participant(request.name, "E-IDENTITY-MISMATCH", Phase.ENROLMENT, rule)
+    def _new_member(self, request: Enrolment, token: TokenRecord, now: int) -> MemberRecord:
         certificate = authorities.issue_member(
-            self._authority, request=request.certificate_request, name=request.name, random=self._random, now=now
+            self._keeper.current,
+            request=request.certificate_request,
+            name=request.name,
+            random=self._random,
+            now=now,
+            days=self._desk.settings.certificates.member_days,
         )
         return MemberRecord(
             name=request.name,
@@ -168,15 +179,21 @@ class Members:
             last_heads=tuple(heads for heads in shown if isinstance(heads, HeadsShown)),
             members=tuple(MemberEntry(m.name, m.role, m.identity_key) for m in self._known.values() if m.active),
             clock=desk.now(),
+            authority=hashlib.sha256(self._keeper.current.ca_der).digest(),
+            addresses=self._notice,
         )
+
+    @noting_refusals("renewal-refused")
+    async def renew(self, member: str, present: bytes, request: RenewalRequest) -> Renewal:
+        """Return a certificate for a member's new TLS key; ``present`` is the one (DER) with which it asks."""
+        renewal = await self._renewals.renew(self.active(member), present, request)
+        self._log.info("certificate issued", member=member)
+        return renewal
 
     @noting_refusals("connection-refused")
     async def admit(self, member: str, certificate: bytes, session: bytes) -> None:
         """Refuse a member that is unknown, revoked or there twice, or whose certificate (DER) is not its newest."""
-        if _der(self.active(member).certificate) != certificate:
-            raise PeerError.by_participant(
-                member, "E-MEMBER-REVOKED", Phase.HANDSHAKE, "the member enrolled again with another certificate"
-            )
+        await self._renewals.admit(self.active(member), certificate)
         was_twice = self._sessions.twice(member)
         if session:
             self._sessions.hear(member, session)
@@ -214,11 +231,6 @@ class Members:
 
 def _approval(name: str, answer: PlanRefused, now: int) -> Callable[..., None]:
     return lambda connection: run_rows.add_approval(connection, name, answer, now)
-
-
-@lru_cache(maxsize=KEPT_CERTIFICATES)
-def _der(certificate: bytes) -> bytes:
-    return ssl.PEM_cert_to_DER_cert(certificate.decode())
 
 
 def _check_version(who: str, spoken: int) -> None:

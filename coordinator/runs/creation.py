@@ -56,6 +56,54 @@ class RunRequest:
     created_at: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """What a run like an earlier one takes over, where the operator says nothing else."""
+
+    draft: Path
+    members: tuple[str, ...]
+    tolerance: Requested
+    weight_rule: WeightRule
+    ranks: Mapping[str, int]
+    suite: Literal[1, 2]
+
+
+def like(home: Home, plan: Plan, members: Sequence[str]) -> Again:
+    """Return what another run takes over from a plan: its draft, and with the same roster all that was chosen for it.
+
+    With another roster f, least survivors and dropouts are chosen anew; noise and words always are.
+
+    Args:
+        home: of the coordinator.
+        plan: of the earlier run.
+        members: the roster that is asked for; empty for the same.
+
+    Raises:
+        LocalError: ``E-NOT-FOUND``: the earlier run has no draft, since older software made it.
+    """
+    directory, roster = home.run(plan.run_id), tuple(member.id for member in plan.roster)
+    if not (directory / "draft.json").is_file():
+        raise LocalError(
+            "E-NOT-FOUND", f"run {plan.run_id} has no draft: older software made it; create from the draft"
+        )
+    names = tuple(members) or roster
+    tolerance = Requested(graph=plan.graph.kind)
+    if {*names} == {*roster}:
+        regular = plan.graph.kind == "k-regular"
+        dropouts = plan.graph.max_dropouts if regular else None
+        survivors = None if regular else plan.min_survivors
+        tolerance = Requested(f=plan.f, min_survivors=survivors, graph=plan.graph.kind, max_dropouts=dropouts)
+    ranks = {member.id: member.options.rank for member in plan.roster if member.options.rank and member.id in names}
+    return Again(
+        draft=directory,
+        members=names,
+        tolerance=tolerance,
+        weight_rule=plan.weight_rule,
+        ranks=ranks,
+        suite=plan.suite,
+    )
+
+
 def read_draft(directory: Path) -> Draft:
     """Read a draft directory as ``plan build`` makes it.
 
@@ -256,6 +304,7 @@ def register(store: Store, home: Home, operator: SigningKey, plan: Plan, draft: 
         files = RunFiles(directory)
         durable.write(files.initial, initial)
         durable.write(files.adapter_config, (draft / "adapter_config.json").read_bytes())
+        durable.write(directory / "draft.json", (draft / "draft.json").read_bytes())  # for another run like this one
         durable.write(directory / "plan.json", data)
         durable.write(directory / "plan.sig", signature)
         files.write_start(plan)

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from coordinator.database import attempt_rows, run_rows, standing_rows
+from coordinator.database import attempt_rows, run_rows, standing_rows, turn_rows
 from coordinator.database.member_rows import MemberRecord
 from coordinator.database.run_rows import RoundRecord, RunState
 from coordinator.runs import completion, release
@@ -41,6 +41,8 @@ class Lifecycle:
         self._free = 0
         self._quorum_since: float | None = None
         self._finishing_since: float | None = None
+        self._waits_for = ""  # the run whose turn it is, as last logged
+        self._rosters: dict[str, frozenset[str]] = {}  # of runs that it has waited for
 
     def look_again(self) -> None:
         """Let the next step look at what commands may have changed, which reads the database."""
@@ -120,7 +122,7 @@ class Lifecycle:
             reason = f"round {last.round} was not completed in {last.attempt} attempts; the last: {last.reason}"
             await self._end(RunState.ABORTED, "E-RUN-FAILED", reason)
         elif not run.record.paused and self._enough_live():
-            await self._open(Position(run.plan.hash, len(run.rounds) + 1, len(run.tried) + 1))
+            await self._open_in_turn(Position(run.plan.hash, len(run.rounds) + 1, len(run.tried) + 1))
 
     def _used_up(self) -> bool:
         """Return whether the round is not tried again: it failed too often, or has had all attempts of the plan.
@@ -214,6 +216,27 @@ class Lifecycle:
         waited = clock.monotonic() - self._quorum_since
         self._gathered |= live == wanted or waited >= run.context.settings.durations.gather_seconds
         return self._gathered
+
+    async def _open_in_turn(self, at: Position) -> None:
+        """Open a new attempt, unless another run has some of the participants: a machine trains one run at a time.
+
+        An attempt that is open already is never waited with: it has been offered.
+        """
+        run, context = self._run, self._run.context
+        async with context.opening:  # two runs of this daemon must not both find that it is their turn
+            ahead = await run.work(self._ahead)
+            if ahead != self._waits_for:
+                self._waits_for = ahead
+                run.log.info("run-waits" if ahead else "run-goes-on", other=ahead)
+            if not ahead:
+                await self._open(at)
+
+    def _ahead(self) -> str:
+        """Return the id of the run that this one waits for; empty if it is its turn."""
+        run, context = self._run, self._run.context
+        stalled = turn_rows.stalled_after(context.settings.durations.gather_seconds)
+        with context.store.read() as connection:
+            return turn_rows.ahead(connection, run.record, now=context.now(), stalled=stalled, rosters=self._rosters)
 
     async def _open(self, at: Position) -> None:
         run, context, again = self._run, self._run.context, self._run.open_position is not None

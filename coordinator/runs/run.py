@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -69,6 +69,7 @@ class RunContext:
     operator: SigningKey
     changed: Callable[[Run, Collection[str]], None]
     members: Callable[[], Mapping[str, MemberRecord]]
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while a run looks whose turn it is and opens
 
     def now(self) -> int:
         """Return the time that rows carry."""

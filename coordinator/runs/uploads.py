@@ -57,7 +57,7 @@ class UploadStore:
         """
         directory, there = self._attempt(run_id, position), dict[str, set[Path]]()
         self._take_over(directory, f"{position.round}-{position.attempt}")
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_directory(directory, mode=0o700)
         for path in directory.iterdir():  # a member's name may contain dots
             there.setdefault(path.name.rpartition(".")[0], set()).add(path)
         return there
@@ -71,7 +71,7 @@ class UploadStore:
         return path.stat().st_size if path.exists() else 0
 
     def append(self, upload: Upload, offset: int, data: bytes) -> int:
-        """Append a chunk and return the next offset; the last chunk is made durable with all before it.
+        """Append a chunk and return the next offset; the last is made durable with all before it, and with the name.
 
         Raises:
             PeerError: ``E-WIRE-CHUNK``, naming the offset from which to go on.
@@ -90,6 +90,7 @@ class UploadStore:
             if offset + len(data) == upload.length:
                 file.flush()
                 os.fsync(file.fileno())
+                durable.sync_directory(path.parent)
         return offset + len(data)
 
     def discard(self, upload: Upload) -> None:
@@ -120,6 +121,7 @@ class UploadStore:
                 newest.rename(directory)
             except FileNotFoundError:
                 raise LocalError("E-LEASE-LOST", f"another process has just taken over {newest}") from None
+            durable.sync_directory(directory.parent)
 
 
 def _token(directory: Path) -> int:

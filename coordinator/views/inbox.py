@@ -18,7 +18,7 @@ from coordinator.database import member_rows, run_rows
 from coordinator.database.run_rows import RunRecord, RunState
 from coordinator.database.store import sqlite_path
 from coordinator.opened import OpenHome
-from host.certificates import RENEW_SECONDS, expires_at
+from host.certificates import RENEW_SECONDS, expires_at, issued_by, renewal_overdue
 from host.checkup import FREE_BYTES
 from host.rendering import Json, moment, timestamp
 
@@ -27,7 +27,11 @@ INVITATION_SECONDS: Final = 2 * DAY  # an invitation that ends within this time 
 BACKUP_SECONDS: Final = 7 * DAY  # and an older backup than this
 MOST_NAMED: Final = 8
 BACKED_UP: Final = "backed-up"  # kind in the security log
-RENEWED: Final = "the next start of the service renews it"
+RENEWED: Final = "the running service renews it by itself; or: onlysum coordinator renew"
+ROTATED: Final = "onlysum coordinator renew --authority"
+MEMBERS_CERTIFICATE: Final = (
+    "its daemon renews it when connected; once it has ended: onlysum coordinator invite {} --again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +88,17 @@ def inbox(opened: OpenHome, now: int) -> Inbox:
     for token in tokens:
         items += _invitation(token.name, token.expires_at, now)
     authority = opened.authority()
-    items += _certificate("the authority", expires_at(authority.ca_certificate), now, "see `doctor`")
-    items += _certificate("the service", expires_at(authority.server_certificate), now, RENEWED)
+    for whose, pem, step in (
+        ("the authority", authority.ca_certificate, ROTATED),
+        ("the service", authority.server_certificate, RENEWED),
+    ):
+        items += _certificate(whose, expires_at(pem), now, step, since=expires_at(pem) - RENEW_SECONDS)
     for member in members:
-        anew = f"onlysum coordinator member revoke {member.name}, then invite it again"
-        items += _certificate(member.name, expires_at(member.certificate), now, anew)
+        step, since = MEMBERS_CERTIFICATE.format(member.name), renewal_overdue(member.certificate)
+        items += _certificate(member.name, expires_at(member.certificate), now, step, since=since)
+    if (handover := authority.overlapping(now)) is not None:
+        behind = [member.name for member in members if not issued_by(member.certificate, authority.ca_certificate)]
+        items += _followers(behind, handover.ends)
     free, backed_up_at = shutil.disk_usage(opened.home.directory).free, max(backups, default=None)
     items += _disk(free)
     items += _backup(opened, backed_up_at, now)
@@ -125,10 +135,19 @@ def _invitation(name: str, until: int, now: int) -> Iterator[Item]:
     yield Item("invitation", until <= now, text, until, f"onlysum coordinator invite {name}", name)
 
 
-def _certificate(whose: str, until: int, now: int, next_step: str) -> Iterator[Item]:
-    if until - now < RENEW_SECONDS:
+def _certificate(whose: str, until: int, now: int, next_step: str, *, since: int) -> Iterator[Item]:
+    if now >= since:
         text = f"the certificate of {whose} {'ended' if until <= now else 'ends'} at {moment(until)} UTC"
         yield Item("certificate", until - now < 7 * DAY, text, until, next_step, whose)
+
+
+def _followers(behind: list[str], until: int) -> Iterator[Item]:
+    """Report who has not followed to the new authority yet."""
+    if behind:
+        more = f" and {len(behind) - MOST_NAMED} more" if len(behind) > MOST_NAMED else ""
+        text = f"the authority before counts until {moment(until)} UTC, and {', '.join(behind[:MOST_NAMED])}{more} "
+        text += "have not followed to the new one yet"
+        yield Item("certificate", False, text, until, "their daemons follow when they are connected")
 
 
 def _disk(free: int) -> Iterator[Item]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from coordinator.daemon.status import read_status
 from coordinator.daemon.troubles import Trouble
-from coordinator.database import attempt_rows, run_rows, standing_rows
+from coordinator.database import attempt_rows, run_rows, standing_rows, turn_rows
 from coordinator.database.attempt_rows import AttemptRecord
 from coordinator.database.run_rows import ApprovalRecord, EvaluationRecord, RoundRecord, RunRecord, RunState
 from coordinator.database.standing_rows import Lateness
@@ -20,6 +20,7 @@ from coordinator.views.leaders import leaders
 from coordinator.views.phase import OpenPhase, Waiting, open_phase
 from coordinator.views.troubles import current_troubles, trouble_lines, troubles_json
 from host.rendering import Json, moment, timestamp
+from host.system import SystemClock
 from privacy.claims import graph_words, suite_words
 from privacy.evaluation import metrics_words
 from privacy.plan import Plan
@@ -46,6 +47,7 @@ class Overview:
     leader: str  # where members dial the coordinator that leads it; empty without replicas, or while nobody does
     troubles: tuple[Trouble, ...]  # what keeps the coordinator itself from working
     turnout: Turnout
+    waits_for: str = ""  # the run whose turn it is, where they share participants
 
     @property
     def undecided(self) -> tuple[str, ...]:
@@ -128,6 +130,7 @@ class Overview:
             "late": [{"member": late.member, "phase": late.phase, "since": late.since} for late in self.late],
             "excluded": list(self.excluded),
             "turnout": self.turnout.to_json(),
+            "waits_for": self.waits_for or None,
             "evaluations": self.evaluation_values(),
             "daemon_running": self.live is not None,
             "leader": self.leader,
@@ -185,6 +188,8 @@ class Overview:
         ]
         lines += [f"excluded: {', '.join(self.excluded)}"] if self.excluded else []
         lines += self.turnout.to_lines()
+        if self.waits_for:
+            lines.append(f"waits for run {self.waits_for[:8]}, which has some of its participants")
         if phase is None and not self.enough_there:
             lines.append(f"a round opens when {self.plan.min_survivors} participants are there")
         return lines
@@ -222,6 +227,11 @@ def overview(opened: OpenHome, name: str) -> Overview:
         leader = None if run.state.ended else leaders(connection).get(run.run_id)
         running = status is not None or leader is not None
         here = status.live if status else ()
+        waits_for = ""
+        if run.state is RunState.RUNNING and not run.paused and phase is None and len(rounds) < plan.recipe.rounds:
+            stalled = turn_rows.stalled_after(opened.settings.durations.gather_seconds)
+            now = int(SystemClock().now())
+            waits_for = turn_rows.ahead(connection, run, now=now, stalled=stalled, rosters={})
         return Overview(
             run=run,
             plan=plan,
@@ -237,4 +247,5 @@ def overview(opened: OpenHome, name: str) -> Overview:
             leader=leader.address if leader else "",
             troubles=current_troubles(opened, status),
             turnout=turnout(connection, run.run_id, plan, rounds),
+            waits_for=waits_for,
         )

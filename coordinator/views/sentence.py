@@ -108,6 +108,8 @@ def _parts(current: Overview, health: Health, now: float) -> Iterator[str]:
         return
     if phase is not None:
         yield from _waiting(current, phase, now)
+    elif current.waits_for:
+        yield f"waits for run {current.waits_for[:8]}, which has some of its participants"
     elif not current.enough_there:
         yield f"opens when {current.plan.min_survivors} of {current.plan.n} are there, {current.there} are"
     if not run.paused and (end := expected_end(current.rounds, current.plan.recipe.rounds, now)):

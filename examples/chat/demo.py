@@ -123,6 +123,8 @@ class Story:
     def _prepare(self) -> None:
         from examples.chat import base
 
+        for member in (*DESKS, EVALUATOR):
+            self._stage.data(member).parent.mkdir(exist_ok=True)
         for place, desk in enumerate(DESKS):
             town = Town(SEED + place)
             rows = [
@@ -132,8 +134,7 @@ class Story:
             ]
             write_rows(self._stage.data(desk), rows)
         write_rows(self._stage.data(EVALUATOR), held_out())
-        text = RECIPE.read_text(encoding="utf-8").replace('path = "base"', 'path = "../base"')
-        self._stage.recipe.write_text(text, encoding="utf-8")
+        self._stage.recipe.write_bytes(RECIPE.read_bytes())
         base.build(self._stage.base, self._own, self._base_progress)
 
     def _base_progress(self, done: int, steps: int) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Directory = Annotated[
     Path | None,
     typer.Option(
+        "-c",
         "--config",
         metavar="DIR",
         envvar="ONLYSUM_HOME",
@@ -83,6 +84,10 @@ DatasetOption = Annotated[
         help="Use this dataset; default: the plan's name for it.",
         autocompletion=_complete_datasets,
     ),
+]
+Heard = Annotated[
+    str,
+    typer.Option("--heard", metavar="DIGITS", help="The roster's fingerprint, as the other owners read it to you."),
 ]
 
 

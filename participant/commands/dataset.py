@@ -7,12 +7,16 @@ Leaves to others: parsing (``participant.training.data``), what may be done with
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from host.console import AsJson, show, show_view, working
 from participant.commands.console import DatasetName, Directory, LocalName, complete_populations, opened
+
+if TYPE_CHECKING:
+    from participant.opened import OpenHome
+    from participant.owner.registry import DatasetEntry
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Register, list and test datasets.")
 
@@ -47,15 +51,44 @@ def add_dataset(
 
     Example: onlysum participant dataset add wards wards.csv --user patient --population patients
     """
+    from participant.views.datasets import DatasetView
+
+    participant = opened(config)
+    entry = examine_dataset(
+        name,
+        path,
+        user=user,
+        population=population,
+        input_column=input_column,
+        label_column=label_column,
+        values=values,
+        another_population=another_population,
+    )
+    lines = register_dataset(participant, entry)
+    show(DatasetView(entry).to_json(), lines, as_json=as_json)
+
+
+def examine_dataset(
+    name: str,
+    path: Path,
+    *,
+    user: str | None = None,
+    population: str | None = None,
+    input_column: str | None = None,
+    label_column: str | None = None,
+    values: bool = False,
+    another_population: bool = False,
+) -> DatasetEntry:
+    """Parse a whole dataset and return what would be registered; the options are those of ``dataset add``.
+
+    Raises:
+        LocalError: ``E-USAGE``, a name that cannot travel; ``E-NOT-FOUND``, ``E-DATA-PARSE`` or ``E-DATA-USER``.
+    """
     from host.system import SystemClock
     from participant.owner.inspection import inspect
-    from participant.owner.policy import dataset_section, load_policy
-    from participant.owner.registry import DatasetEntry, Registry, absolute, check_name, require_same_people
-    from participant.views.datasets import DatasetView
-    from protos.envelope import Role
+    from participant.owner.registry import DatasetEntry, absolute, check_name
 
     check_name(name)
-    participant = opened(config)
     if population is not None:
         check_name(population)
     location = absolute(path)
@@ -63,7 +96,7 @@ def add_dataset(
         facts = inspect(
             path, input_column=input_column, label_column=label_column, user_column=user, classes=not values
         )
-    entry = DatasetEntry(
+    return DatasetEntry(
         name=name,
         path=location,
         added_at=int(SystemClock().now()),
@@ -79,8 +112,21 @@ def add_dataset(
         labels=facts.labels,
         sha256=facts.sha256,
     )
+
+
+def register_dataset(participant: OpenHome, entry: DatasetEntry) -> list[str]:
+    """Register an examined dataset and return what to tell its owner.
+
+    Raises:
+        LocalError: ``E-EXISTS``, the name is taken; ``E-DATA-POPULATION``, its people have another budget already.
+    """
+    from participant.owner.policy import dataset_section, load_policy
+    from participant.owner.registry import Registry, require_same_people
+    from protos.envelope import Role
+
     policy, registry = load_policy(participant.home), Registry(participant.home)
-    if participant.identity.role is not Role.EVALUATOR and not another_population:
+    evaluator, name = participant.identity.role is Role.EVALUATOR, entry.name
+    if not evaluator and not entry.another_population:
         populations = {key: value.population for key, value in policy.dataset.items()}
         registry.require_one_population(entry, populations, participant.neighbours.registered())
         charged = participant.ledger.populations_of_data(entry.sha256)
@@ -90,14 +136,14 @@ def add_dataset(
     lines.append(f"columns: {', '.join(entry.columns)}")
     if entry.labels:
         lines.append(f"labels:  {', '.join(entry.labels)}")
-    if participant.identity.role is Role.EVALUATOR:
+    if evaluator:
         lines.append("Adapters are measured on it when a plan names it.")
     elif name not in policy.dataset:
         lines += ["Nothing may be done with it until policy.toml says so, for example:", ""]
-        lines += dataset_section(name, population or "POPULATION").rstrip().splitlines()
-        if population is None or population not in policy.population:
+        lines += dataset_section(name, entry.population or "POPULATION").rstrip().splitlines()
+        if entry.population is None or entry.population not in policy.population:
             lines += ["", "The population needs a section of its own; policy.toml has an example."]
-    show(DatasetView(entry).to_json(), lines, as_json=as_json)
+    return lines
 
 
 @app.command("map")

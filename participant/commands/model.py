@@ -7,12 +7,15 @@ Leaves to others: hashing (``participant.training.models``), which plans may use
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from host.console import AsJson, show, show_view, working
 from participant.commands.console import Directory, LocalName, ModelName, opened
+
+if TYPE_CHECKING:
+    from participant.owner.registry import ModelEntry
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Register and list base models.")
 
@@ -30,24 +33,34 @@ def add_model(
 
     Example: onlysum participant model add minilm /models/minilm
     """
-    from host.system import SystemClock
-    from participant.owner.registry import ModelEntry, Registry, absolute, check_name
-    from participant.training.models import hash_model
-    from participant.training.trial import try_base
+    from participant.owner.registry import Registry
     from participant.views.models import ModelView
 
-    check_name(name)
     participant = opened(config)
+    entry, remarks = examine_model(name, path)
+    Registry(participant.home).add(entry)
+    lines = [f"{name}: {len(entry.files)} files, registered.", f"hash {entry.hash}"]
+    show(ModelView(entry).to_json(), [*lines, "Allow it in policy.toml under bases.", *remarks], as_json=as_json)
+
+
+def examine_model(name: str, path: Path) -> tuple[ModelEntry, tuple[str, ...]]:
+    """Hash a base model, run it on synthetic rows, and return what would be registered, with remarks for its owner.
+
+    Raises:
+        LocalError: ``E-USAGE``, a name that cannot travel; ``E-NOT-FOUND`` or ``E-MODEL-*``.
+    """
+    from host.system import SystemClock
+    from participant.owner.registry import ModelEntry, absolute, check_name
+    from participant.training.models import hash_model
+    from participant.training.trial import try_base
+
+    check_name(name)
     location = absolute(path)
     with working(f"hashing the files of {path}") as progress:
         files = hash_model(path, progress)
     with working("running it on synthetic rows"):
         remarks = try_base(path, name)
-    entry = ModelEntry(name=name, path=location, added_at=int(SystemClock().now()), files=files)
-    Registry(participant.home).add(entry)
-    lines = [f"{name}: {len(files)} files, registered.", f"hash {entry.hash}", "Allow it in policy.toml under bases."]
-    lines += remarks
-    show(ModelView(entry).to_json(), lines, as_json=as_json)
+    return ModelEntry(name=name, path=location, added_at=int(SystemClock().now()), files=files), tuple(remarks)
 
 
 @app.command("list")

@@ -19,6 +19,7 @@ from privacy.error_codes import Fault
 
 if TYPE_CHECKING:
     from host.rendering import Json
+    from participant.daemon.joining import Joined
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,7 +42,21 @@ app.command("page")(page.page)
 
 @app.command()
 def join(
-    token: Annotated[str, typer.Argument(metavar="TOKEN", help="The operator's line; - reads it from standard input.")],
+    token: Annotated[
+        str, typer.Argument(metavar="TOKEN", help="A file with the operator's line, the line, or - for standard input.")
+    ],
+    *,
+    data: Annotated[
+        str, typer.Option("--data", metavar="[NAME=]PATH", help="Register this dataset, as `dataset add` does.")
+    ] = "",
+    population: Annotated[str | None, typer.Option("--population", help="Whose budget it spends.")] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", metavar="COLUMN", help="Column that identifies the person in each row.")
+    ] = None,
+    base: Annotated[
+        str, typer.Option("--base", metavar="[NAME=]PATH", help="Register this base model, as `model add` does.")
+    ] = "",
+    then_start: Annotated[bool, typer.Option("--start", help="Then run the daemon, as `start` does.")] = False,
     proxy: Annotated[str, typer.Option("--proxy", help="HTTPS CONNECT proxy, http://host:port.")] = "",
     ledgers: Annotated[
         Path | None,
@@ -58,27 +73,66 @@ def join(
     """Enrol with an invitation.
 
     Makes keys, gets a certificate, and writes a policy that allows nothing.
-    On a terminal it goes on to ask for data and base model.
+    Data and base model that are given are read to the end before the
+    invitation is spent. On a terminal it goes on to ask for what is missing.
 
-    Example: onlysum participant join TOKEN --config clinic-a
+    Example: onlysum participant join hospital-a.token --data wards.csv --population patients --base /models/minilm
+    """
+    from host.system import SystemClock, SystemRandom
+    from participant.commands import equipment, guided
+    from participant.daemon.joining import join as enrol
+    from privacy.errors import LocalError
+    from protos.envelope import Role
+
+    if not data and (population or user):
+        raise LocalError("E-USAGE", "--population and --user belong to --data")
+    line = _line_of(token)
+    home = directory(config).resolve()
+    equipped = equipment.examine(data, base, population=population, user=user)
+    with working("enrolling with the coordinator"):
+        joined = enrol(line, home, clock=SystemClock(), random=SystemRandom(), ledgers=ledgers, proxy=proxy)
+    value, lines = _joined(joined, home)
+    try:
+        lines += equipped.register(opened(config))
+        value["dataset"] = equipped.dataset.name if equipped.dataset else None
+        value["base"] = equipped.model.hash if equipped.model else None
+    finally:  # whatever registering says: the invitation is spent, and here is what came of it
+        show(value, lines, as_json=as_json)
+    if then_start:
+        start(config)
+    elif not as_json:
+        guided.go_on(config, evaluator=joined.identity.role is Role.EVALUATOR, data=not data, base=not base)
+
+
+def _line_of(token: str) -> str:
+    """Return the operator's line: of standard input, of a file, or as it was given.
+
+    Raises:
+        LocalError: ``E-TOKEN-INVALID``: it is neither a line nor a file that can be read.
     """
     import sys
 
-    from host.fingerprints import fingerprint
-    from host.system import SystemClock, SystemRandom
-    from participant.commands import guided
-    from participant.daemon.joining import join as enrol
-    from protos.envelope import Role
+    from privacy.errors import LocalError
+    from protos.invitation import MAX_LINE, PREFIX
 
-    line = token
     if token == "-":  # noqa: S105  # a dash is no secret
-        line = sys.stdin.read() if sys.stdin is not None else ""  # none where a service closed it
-    home = directory(config).resolve()
-    with working("enrolling with the coordinator"):
-        joined = enrol(line, home, clock=SystemClock(), random=SystemRandom(), ledgers=ledgers, proxy=proxy)
+        return sys.stdin.read() if sys.stdin is not None else ""  # none where a service closed it
+    if token.startswith(PREFIX):
+        return token
+    try:
+        with Path(token).open(encoding="ascii") as file:
+            return file.read(2 * MAX_LINE)  # a longer one is refused as any that is too long
+    except (OSError, ValueError):
+        raise LocalError("E-TOKEN-INVALID", "it is no line of an operator, and no file that has one") from None
+
+
+def _joined(joined: Joined, home: Path) -> tuple[dict[str, Json], list[str]]:
+    """Return what to say of a new membership, to programs and to people."""
+    from host.fingerprints import fingerprint
+
     identity, ledger = joined.identity, joined.ledgers.file(joined.member.ledger)
     authority = fingerprint(identity.authority_der)
-    value: Json = {
+    value: dict[str, Json] = {
         "directory": str(home),
         "name": identity.name,
         "role": identity.role.value,
@@ -98,12 +152,50 @@ def join(
         f"Budget is charged to {ledger}" + (", as it is by:" if joined.sharing else "."),
         *(f"  {other.name} of {other.federation}, {other.home}" for other in joined.sharing),
         *joined.apart,
-        "Next: `onlysum participant dataset add NAME PATH` and `onlysum participant model add NAME PATH`,",
-        "edit policy.toml (it allows nothing yet), then `onlysum participant start`.",
+        "What a plan needs beside the keys: `onlysum participant dataset add NAME PATH` and",
+        "`onlysum participant model add NAME PATH`; then `onlysum participant start`. The policy allows nothing yet.",
     ]
+    return value, lines
+
+
+@app.command()
+def renew(
+    token: Annotated[
+        str, typer.Argument(metavar="[TOKEN]", help="The operator's line, if the certificate has ended; - as for join.")
+    ] = "",
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Get a new certificate now; the identity and the ledger stay.
+
+    A running daemon does so by itself. Where the certificate has ended, the
+    operator's line is needed: `onlysum coordinator invite NAME --again`.
+
+    Example: onlysum participant renew --config clinic-a
+    """
+    from host.certificates import expires_at
+    from host.fingerprints import fingerprint
+    from host.rendering import moment, timestamp
+    from host.system import SystemClock, SystemRandom
+    from participant.daemon import renewing
+
+    home, line = directory(config).resolve(), _line_of(token) if token else ""
+    with working("asking the coordinator"):
+        if line:
+            identity = renewing.renew_by_invitation(line, home, random=SystemRandom())
+        else:
+            identity = renewing.renew_over_connection(opened(config), clock=SystemClock(), random=SystemRandom())
+    until, authority = expires_at(identity.certificate), fingerprint(identity.authority_der)
+    value: Json = {"name": identity.name, "certificate_until": timestamp(until), "authority": authority}
+    lines = [f"The certificate of {identity.name} is valid until {moment(until)} UTC.", *_authority_lines(config)]
     show(value, lines, as_json=as_json)
-    if not as_json:
-        guided.go_on(config, evaluator=identity.role is Role.EVALUATOR)
+
+
+def _authority_lines(config: Path | None) -> list[str]:
+    """Return what the policy should say of the authority, where it says something else."""
+    from participant.views.identity import identity_view
+
+    return identity_view(opened(config)).policy_lines()
 
 
 @app.command()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from host.console import AsJson, say, show, show_view
-from participant.commands.console import DatasetOption, Directory, WaitingRun, opened
+from participant.commands.console import DatasetOption, Directory, Heard, WaitingRun, opened
 
 if TYPE_CHECKING:
     from host.rendering import Json
@@ -178,6 +178,10 @@ def approve(
         typer.Option("--overrule", metavar="RULE", help="A broken rule that the policy lets you overrule; repeatable."),
     ] = None,
     because: Annotated[str, typer.Option("--because", metavar="TEXT", help="Why; kept, and told to nobody.")] = "",
+    propose: Annotated[
+        bool, typer.Option("--propose", help="With the lines that policy.toml lacks, and pins of who is not pinned.")
+    ] = False,
+    heard: Heard = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not show the plan and ask: it was read.")] = False,
     config: Directory = None,
     as_json: AsJson = False,
@@ -187,11 +191,15 @@ def approve(
     Without a terminal nothing is asked. The daemon runs the self-check and
     tells the coordinator. What a rule of the policy refuses, only the persons
     in approval.may_overrule can approve, with --overrule, --as and --because.
+    With --propose it also shows the lines for policy.toml that would allow
+    this plan and no more, has you compare the fingerprint of the roster with
+    the other owners, and writes both when you say yes.
 
     Example: onlysum participant plan approve 3f2a --as "Anna Meier"
     """
     import sys
 
+    from participant.commands.asking import approve_with_lines
     from privacy.errors import LocalError
 
     participant = opened(config)
@@ -199,13 +207,29 @@ def approve(
     asks = sys.stdin.isatty() and not as_json and not yes
     if not (run or asks or yes):
         raise LocalError("E-USAGE", "name the plan that you have read: another one may have come since")
+    if propose and (overrule or not (asks or yes)):
+        raise LocalError("E-USAGE", "--propose changes policy.toml: it needs a terminal or --yes, and no --overrule")
+    if heard and not propose:
+        raise LocalError("E-USAGE", "--heard pins the roster, which belongs to --propose; or use `member pin --all`")
     run_id = review.plans.find(run)
-    if asks:
-        _show_and_ask(participant, run_id, dataset)
-    decision = review.approve(run_id, who=who or None, dataset_name=dataset, overruling=overrule or (), because=because)
-    lines = [f"approved by {decision.who} with dataset {decision.dataset}; plan hash {decision.plan_hash}"]
+    added: dict[str, Json] = {}
+    lines: list[str] = []
+    if propose:
+        decision, proposed, pinned = approve_with_lines(
+            participant, run_id, who=who, dataset=dataset, because=because, heard=heard, asks=asks
+        )
+        added = {"appended": list(proposed.lines), "pinned": list(pinned)}
+        lines += [f"added to {participant.home.policy}"] if proposed.lines or pinned else []
+        lines += [f"pinned {', '.join(pinned)}"] if pinned else []
+    else:
+        if asks:
+            _show_and_ask(participant, run_id, dataset)
+        decision = review.approve(
+            run_id, who=who or None, dataset_name=dataset, overruling=overrule or (), because=because
+        )
+    lines.append(f"approved by {decision.who} with dataset {decision.dataset}; plan hash {decision.plan_hash}")
     lines += [f"overruled: {rule.rule}: {rule.says}" for rule in decision.overruled]
-    show({"run": run_id, **decision.model_dump(mode="json")}, lines, as_json=as_json)
+    show({"run": run_id, **decision.model_dump(mode="json"), **added}, lines, as_json=as_json)
 
 
 def _show_and_ask(participant: OpenHome, run_id: str, dataset: str | None) -> None:

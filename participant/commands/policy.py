@@ -68,6 +68,7 @@ def check_policy(config: Directory = None, as_json: AsJson = False) -> None:
 
     Example: onlysum participant policy check
     """
+    from host.fingerprints import fingerprint
     from participant.owner.policy import load_policy
 
     participant = opened(config)
@@ -77,6 +78,9 @@ def check_policy(config: Directory = None, as_json: AsJson = False) -> None:
     notes += [f"dataset {name} is registered but has no section" for name in sorted(known - set(policy.dataset))]
     if policy.coordinator.ca_fingerprint is None:
         notes.append("coordinator.ca_fingerprint is missing: every plan is refused")
+    elif policy.coordinator.pins_predecessor(participant.owner.ca_fingerprint, participant.owner.followed):
+        line = f'ca_fingerprint = "{fingerprint(participant.identity.authority_der)}"'
+        notes.append(f"coordinator.ca_fingerprint is of an authority that named its successor; compare, then: {line}")
     elif not participant.owner.ca_fingerprint.startswith(policy.coordinator.ca_fingerprint):
         notes.append("coordinator.ca_fingerprint is not this coordinator's: every plan is refused")
     if policy.approval.mode == "by-policy":

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from host.system import SystemClock, SystemRandom
 from participant.daemon.runner import Runner
+from participant.daemon.upkeep import Upkeep
 from participant.link.channel import Channel
 from participant.link.delivery import Sender, TaskQueue
+from participant.link.identity import Identity
 from participant.opened import open_home
 from participant.owner.policy import load_policy
 from participant.runs.context import DaemonContext, ShowProgress, TrainingJob
@@ -31,6 +33,7 @@ from participant.training.timing import FixedDuration
 from participant.training.trainer import Trainer
 from privacy.errors import LocalError
 from privacy.secagg import masks
+from protos.envelope import Hello, Welcome
 from protos.transport import SESSION_BYTES
 
 if TYPE_CHECKING:
@@ -78,7 +81,22 @@ def assemble(
         ),
         show_progress=show_progress,
     )
-    return Runner(work, opened.identity.role, link=link, queue=queue, stop=stop, measure=measure or TorchMeasure())
+    role, settings = opened.identity.role, opened.settings
+
+    def greet(identity: Identity, hello: Hello) -> Welcome:
+        with Channel(identity, proxy=settings.proxy, session=session) as trial:
+            return trial.handshake(hello)
+
+    upkeep = Upkeep(
+        opened.home.identity,
+        opened.identity,
+        link,
+        greet=greet,
+        clock=SystemClock(),
+        random=SystemRandom(),
+        changed=lambda identity: opened.review.has_authority(identity.authority_sha256, identity.followed),
+    )
+    return Runner(work, role, link=link, queue=queue, stop=stop, measure=measure or TorchMeasure(), upkeep=upkeep)
 
 
 def torch_trainer(

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Final
 
 from host import checkup
-from host.certificates import RENEW_SECONDS, compare_clocks, expires_at, require_valid
+from host.certificates import compare_clocks, expires_at, invalid_now, renewal_due
 from host.checkup import Check, CheckFailed, Examination, check, check_disk, versions_check
-from host.credentials import read_public
 from host.rendering import Json, moment
 from host.system import SystemClock
 from participant.config import load_settings
 from participant.daemon.status import read_status
 from participant.home import Home
 from participant.link.channel import Channel
-from participant.link.identity import TLS_CERTIFICATE
+from participant.link.identity import load_identity
 from participant.opened import OpenHome, open_home
 from participant.owner.policy import load_policy
 from participant.runs.rollback import lost_head, own_heads
+from participant.views.identity import certificate_trouble
 from privacy.errors import RefusedError
 from privacy.plan import PROTOCOL_VERSION
 from protos.envelope import Hello
@@ -73,12 +73,13 @@ def _configuration(home: Home) -> str:
 
 
 def _certificate(home: Home, now: float) -> str:
-    certificate = read_public(home.identity / TLS_CERTIFICATE)
-    require_valid(certificate, "this participant's certificate", now)
-    until = expires_at(certificate)
-    if until - now < RENEW_SECONDS:
-        raise CheckFailed(f"expires at {moment(until)} UTC; ask the operator for a new invitation")
-    return f"valid until {moment(until)} UTC"
+    identity = load_identity(home.identity)
+    if trouble := certificate_trouble(identity.certificate, identity.name, now):
+        raise CheckFailed(f"until {moment(expires_at(identity.certificate))} UTC: {trouble}")
+    if reason := invalid_now(identity.authority, now):
+        raise CheckFailed(f"the authority {reason}; ask the operator")
+    due = moment(renewal_due(identity.certificate))
+    return f"valid until {moment(expires_at(identity.certificate))} UTC, renewed from {due} UTC on"
 
 
 def _device(home: Home) -> str:

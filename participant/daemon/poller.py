@@ -2,7 +2,7 @@
 
 Guarantees: never ends because of what the network or the coordinator does; polls while the rest of the daemon works, so
 that a participant in a long training still counts as there; announces the registry again when it has changed, and asks
-who is enrolled again after a while.
+who is enrolled again after a while; with each handshake it looks whether something is to be renewed (``upkeep``).
 Leaves to others: what tasks mean (``runner``), the connection (``channel``).
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from importlib.metadata import version
 from typing import Final
 
@@ -18,6 +19,7 @@ import structlog
 
 from host.certificates import compare_clocks
 from participant.daemon.status import StatusFile
+from participant.daemon.upkeep import Upkeep
 from participant.link.delivery import Backoff, Link, OutageLog, Stopping, TaskQueue
 from participant.runs.context import DaemonContext
 from privacy.errors import LocalError, NetworkError, OnlysumError
@@ -45,6 +47,7 @@ class Poller(threading.Thread):
         status: StatusFile,
         is_idle: Callable[[], bool],
         stop: threading.Event,
+        upkeep: Upkeep | None = None,
     ) -> None:
         super().__init__(name=f"poll-{work.owner.name}", daemon=True)
         self._work = work
@@ -54,6 +57,7 @@ class Poller(threading.Thread):
         self._status = status
         self._resting = is_idle
         self._stop_event = stop
+        self._upkeep = upkeep
         self._backoff = Backoff(stop)
         self._trouble = OutageLog()
         self._was_connected = False
@@ -73,9 +77,13 @@ class Poller(threading.Thread):
         except Stopping:
             return
 
-    def _converse(self) -> None:
+    def greet(self) -> tuple[DatasetOffer, ...]:
+        """Shake hands, take in what the coordinator says, and renew what is due; return what was offered."""
         offers = self._work.review.offers()
-        welcome = self._link.handshake(self._hello(offers))
+        hello = self._hello(offers)
+        if self._upkeep is not None:
+            self._upkeep.before_handshake(hello)
+        welcome = self._link.handshake(hello)
         if not self._was_connected:
             _log.info("connected", member=self._work.owner.name, federation=welcome.federation)
             self._was_connected = True
@@ -84,14 +92,26 @@ class Poller(threading.Thread):
         self._status.connected(self._clocks(welcome))
         self._status.note_members(welcome.members)
         self._inbox.put(welcome)
-        old, most = time.monotonic() + LISTING_SECONDS, self._task_limit()
+        if self._upkeep is not None:
+            self._upkeep.after_handshake(hello, welcome)
+        return offers
+
+    def _converse(self) -> None:
+        offers = self.greet()
+        old = time.monotonic() + LISTING_SECONDS
         while not self._stop_event.is_set() and self._work.review.offers() == offers and time.monotonic() < old:
             if self._resting():
                 self._stop_event.wait(RESTING_SECONDS)
                 continue
-            task = self._link.poll(self._inbox.seen(), POLL_SECONDS, most)
-            if task is not None:
+            self._poll()
+
+    def _poll(self) -> None:
+        """Take tasks until the poll is over, or another has to ask for one that was put back."""
+        with closing(self._link.poll(self._inbox.seen(), POLL_SECONDS, self._task_limit)) as tasks:
+            for task in tasks:
                 self._inbox.put(task)
+                if self._stop_event.is_set() or self._inbox.outdated or self._resting():
+                    return
 
     def _clocks(self, welcome: Welcome) -> LocalError | None:
         clocks = compare_clocks(self._work.clock.now(), welcome.clock)

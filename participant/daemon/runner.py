@@ -17,6 +17,7 @@ from host.durable import disk_error_behind
 from participant.daemon.disk_trouble import DiskTrouble
 from participant.daemon.poller import Poller
 from participant.daemon.status import StatusFile
+from participant.daemon.upkeep import Upkeep
 from participant.link.delivery import Link, Stopping, Superseded, TaskQueue
 from participant.runs.context import DaemonContext
 from participant.runs.evaluator import Measure, evaluate_adapter
@@ -51,7 +52,15 @@ class Runner:
     """The daemon; made by ``participant.daemon.assembly``, or by a test."""
 
     def __init__(
-        self, work: DaemonContext, role: Role, *, link: Link, queue: TaskQueue, stop: threading.Event, measure: Measure
+        self,
+        work: DaemonContext,
+        role: Role,
+        *,
+        link: Link,
+        queue: TaskQueue,
+        stop: threading.Event,
+        measure: Measure,
+        upkeep: Upkeep | None = None,
     ) -> None:
         self._work = work
         self._link = link
@@ -72,6 +81,7 @@ class Runner:
             status=self._status,
             is_idle=self._is_idle,
             stop=stop,
+            upkeep=upkeep,
         )
 
     def run(self) -> None:
@@ -149,7 +159,9 @@ class Runner:
         log = _log.bind(run=task.run_id, task=type(task).__name__)
         log.warning("refused", code=error.code, detail=error.detail, next=error.explanation.next_step)
         self._status.note_run(task.run_id, error)
-        if error.code in PASSING and self._current(task) and not self._disk.lasts(error):
+        # A plan is proposed once: its run would wait for an answer until the plan expires.
+        passes = error.code in PASSING or (error.code == "E-DISK-FAILED" and isinstance(task, PlanProposed))
+        if passes and self._current(task) and not self._disk.lasts(error):
             self._work.sender.pause(RETRY_SECONDS)
             self._inbox.put_back(numbered)
         else:

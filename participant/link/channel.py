@@ -23,12 +23,14 @@ import grpc
 import stamina
 from google.protobuf.descriptor import MethodDescriptor
 
+from host import durable
+from host.system import SystemClock
 from participant.link.identity import Identity, authority_pem
 from participant.link.proxy import explain_proxy
 from participant.link.tls_diagnosis import Expected, explain_tls
 from privacy.errors import LocalError, NetworkError, PeerError, Phase
 from privacy.secagg.fixed_point import Buffer
-from protos import codec, transport
+from protos import codec, codec_renewal, transport
 from protos import codec_transport as wire
 from protos.codec_fields import COORDINATOR
 from protos.codec_task import MAX_PLAN_BYTES
@@ -46,11 +48,12 @@ from protos.envelope import (
     Welcome,
 )
 from protos.invitation import Invitation
+from protos.renewal import Renewal, RenewalRequest
 from protos.status import from_call, leader_address
 
 # A call that is not content, from dialling to the last byte: the largest task on the slowest usable link. Dead links
 # are noticed by keepalive long before, and content has no deadline at all.
-CALL_SECONDS: Final = 120.0
+CALL_SECONDS: Final = float(transport.CALL_SECONDS)
 FIRST_WAIT_SECONDS: Final = 0.25
 LONGEST_WAIT_SECONDS: Final = 10.0
 JITTER_SECONDS: Final = 0.5
@@ -116,7 +119,25 @@ class _Connection:
         self._lock = threading.Lock()
         self._dialled = 0
         self._channel: grpc.Channel | None = None
+        self._retired: list[grpc.Channel] = []  # calls that were under way when the credentials changed end on these
         self._closed = False
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where the coordinator is dialled, as of now."""
+        return self._addresses
+
+    def change(
+        self, addresses: tuple[str, ...], credentials: grpc.ChannelCredentials, authority: bytes, certificate: bytes
+    ) -> None:
+        """Make further calls over a new connection, with other addresses and credentials."""
+        with self._lock:
+            self._addresses, self._credentials, self._dialled = addresses, credentials, 0
+            self._expected = Expected(authority=authority, certificate=certificate, proxy=self._expected.proxy)
+            ended, self._retired = self._retired, [self._channel] if self._channel is not None else []
+            self._channel = None
+        for channel in ended:
+            channel.close()
 
     def call(self, method: MethodDescriptor, request: bytes | Iterator[bytes], *, seconds: float | None) -> bytes:
         """Make a call with one answer."""
@@ -145,8 +166,9 @@ class _Connection:
         """Drop the connection for good; calls in flight end with ``E-NET-LOST``."""
         with self._lock:
             self._closed = True
-            channel, self._channel = self._channel, None
-        if channel is not None:
+            open_channels = [*self._retired, *([self._channel] if self._channel is not None else [])]
+            self._channel, self._retired = None, []
+        for channel in open_channels:
             channel.close()
 
     @contextlib.contextmanager
@@ -200,6 +222,14 @@ class _Connection:
         channel.close()
 
 
+def _credentials(identity: Identity, roots: bytes) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(
+        root_certificates=roots,
+        private_key=identity.keys.tls.reveal(),
+        certificate_chain=identity.certificate,
+    )
+
+
 def enrol(invitation: Invitation, request: Enrolment, *, proxy: str = "") -> Membership:
     """Spend an invitation; each address is tried once.
 
@@ -234,14 +264,9 @@ class Channel:
     """
 
     def __init__(self, identity: Identity, *, proxy: str = "", session: bytes = b"") -> None:
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=identity.authority,
-            private_key=identity.keys.tls.reveal(),
-            certificate_chain=identity.certificate,
-        )
-        expected = Expected(authority=identity.authority, certificate=identity.certificate, proxy=proxy)
-        self._connection = _Connection(identity.addresses, credentials, expected, session)
-        self._addresses = len(identity.addresses)
+        roots = identity.roots(SystemClock().now())
+        expected = Expected(authority=roots, certificate=identity.certificate, proxy=proxy)
+        self._connection = _Connection(identity.addresses, _credentials(identity, roots), expected, session)
         self._begun = b""  # hash of the last upload that was begun here
 
     def __enter__(self) -> Self:
@@ -254,39 +279,56 @@ class Channel:
         """Drop the connection; a poll in flight in another thread ends with ``E-NET-LOST``."""
         self._connection.close()
 
+    def use(self, identity: Identity) -> None:
+        """Make further calls with another certificate, other authorities or addresses; calls under way go on."""
+        roots = identity.roots(SystemClock().now())
+        self._connection.change(identity.addresses, _credentials(identity, roots), roots, identity.certificate)
+
+    def renew(self, request: RenewalRequest) -> Renewal:
+        """Ask for a certificate of a new TLS key."""
+        return codec_renewal.decode_renewal(self._call("Renew", codec_renewal.encode_renewal_request(request)))
+
     def handshake(self, hello: Hello) -> Welcome:
         """Say the first words; ``E-VERSION`` names both versions if they differ."""
         words = codec.encode_hello(hello)
         return codec.decode_welcome(self._at_any_address(lambda: self._call("Handshake", words)))
 
     def poll(
-        self, seen: Collection[bytes], wait_seconds: float, most: int = codec.PLAIN_TASK_BYTES
-    ) -> NumberedTask | None:
-        """Return the oldest current task whose id is not in ``seen``, waiting up to 20 s for one; else ``None``.
+        self, seen: Collection[bytes], wait_seconds: float, most: Callable[[], int] = lambda: codec.PLAIN_TASK_BYTES
+    ) -> Generator[NumberedTask, None, None]:
+        """Yield current tasks whose ids are not in ``seen``, the oldest first, and those that come in the given time.
 
         Args:
             seen: ids of tasks.
-            wait_seconds: how long to wait.
-            most: bytes that a task may have; what is longer is refused before it is kept.
+            wait_seconds: how long to wait, up to 20 s in all.
+            most: gives the bytes that the next task may have; what is longer is refused before it is kept.
         """
         request = wire.encode_poll(PollRequest(frozenset(seen), min(wait_seconds, transport.MAX_POLL_SECONDS)))
-        message = transport.Assembly(sender=COORDINATOR, most=most)
-        with contextlib.closing(self._chunks("Poll", request, seconds=CALL_SECONDS)) as chunks:
-            for chunk in chunks:
-                message.add(chunk)
-        whole = message.whole()
-        return codec.decode_task(whole) if whole else None
+        poll, message = (
+            transport.FEDERATION.methods_by_name["Poll"],
+            transport.Assembly(sender=COORDINATOR, most=most()),
+        )
+        with contextlib.closing(self._connection.stream(poll, request, seconds=CALL_SECONDS)) as answers:
+            for part in map(wire.decode_task_part, answers):
+                message.add(part.chunk)
+                if part.last:
+                    yield codec.decode_task(message.whole())
+                    message = transport.Assembly(sender=COORDINATOR, most=most())
+        if message.whole():
+            raise _wrong("a task broke off before its end")
 
     def submit(self, submission: Submission) -> None:
         """Send a message; it is durable at the coordinator when this returns. Sending it again does no harm."""
-        data = codec.encode_submission(submission)
-        wire.decode_accepted(
-            self._at_any_address(lambda: self._call("Submit", map(wire.encode_chunk, transport.pieces(data))))
-        )
+        first, *rest = map(wire.encode_chunk, transport.pieces(codec.encode_submission(submission)))
+        if rest:
+            answer = self._at_any_address(lambda: self._call("SubmitLong", iter((first, *rest))))
+        else:
+            answer = self._at_any_address(lambda: self._call("Submit", first))
+        wire.decode_accepted(answer)
 
     def _at_any_address(self, call: Callable[[], bytes]) -> bytes:
         """Make a short call, at the other addresses too if this one leads none of the member's runs, or is away."""
-        for _ in range(self._addresses - 1):
+        for _ in range(len(self._connection.addresses) - 1):
             try:
                 return call()
             except NetworkError as error:
@@ -336,22 +378,21 @@ class Channel:
         return wire.decode_offset(self._call("Upload", parts, seconds=None))
 
     def download(self, ref: ContentRef, destination: Path, *, progress: Progress = _silent, attempts: int = 1) -> None:
-        """Download content into a file, which appears whole and verified; what a cut left is gone on from.
+        """Download content into a file, which appears whole, verified and durable; what a cut left is gone on from.
 
         Raises:
             PeerError: ``E-WIRE-CHUNK``, the content has another length or hash; what had come is dropped.
+            LocalError: ``E-DISK-FULL``, ``E-DISK-READONLY`` or ``E-DISK-FAILED``.
         """
         partial = destination.with_name(f"{destination.name}.part")
         retrying(lambda: self._download_rest(ref, partial, progress), attempts=attempts)
-        with partial.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").digest()
-        if found != ref.sha256:
+        if durable.sha256(partial) != ref.sha256:
             partial.unlink()
             raise _wrong("the downloaded content does not have its hash")
-        partial.replace(destination)
+        durable.adopt(partial, destination)
 
     def _download_rest(self, ref: ContentRef, partial: Path, progress: Progress) -> None:
-        with partial.open("ab") as file:
+        with durable.disk_errors(partial), open(partial, "ab", opener=durable.owners_alone) as file:
             if file.tell() > ref.length:
                 file.truncate(0)  # left by other content of the same name
             self._receive(ref, file, progress)

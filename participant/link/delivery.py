@@ -12,12 +12,14 @@ import hashlib
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from pathlib import Path
 from secrets import SystemRandom
 from typing import Final, Protocol, TypeVar
 
 import structlog
 
+from host import durable
 from privacy.errors import NetworkError, OnlysumError, PeerError, Phase
 from privacy.secagg.fixed_point import Buffer
 from privacy.secagg.messages import Position
@@ -53,8 +55,10 @@ class Link(Protocol):
         """Say who this is and learn what was last seen of it."""
         ...
 
-    def poll(self, seen: frozenset[bytes], wait_seconds: float, most: int = ...) -> NumberedTask | None:
-        """Return a current task that is not among the seen ones, waiting for one up to the given time."""
+    def poll(
+        self, seen: frozenset[bytes], wait_seconds: float, most: Callable[[], int] = ...
+    ) -> Generator[NumberedTask, None, None]:
+        """Yield current tasks that are not among the seen ones, and those that come in the given time."""
         ...
 
     def submit(self, submission: Submission) -> None:
@@ -67,6 +71,10 @@ class Link(Protocol):
 
     def download_bytes(self, ref: ContentRef) -> bytes:
         """Return some content whose hash and length are as announced."""
+        ...
+
+    def download(self, ref: ContentRef, destination: Path) -> None:
+        """Bring such content into a file, durably, holding little of it in memory."""
         ...
 
     def close(self) -> None:
@@ -129,10 +137,12 @@ class TaskQueue:
     """Tasks on their way from the polling thread to the working one."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[NumberedTask | Welcome] = queue.Queue()
+        # A coordinator that tells more than can be current is not heard until these are worked off.
+        self._queue: queue.Queue[NumberedTask | Welcome] = queue.Queue(REMEMBERED_TASKS)
         self._seen: OrderedDict[bytes, str] = OrderedDict()  # runs, by the ids of their tasks
         self._closed: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
+        self._asked_again = False
 
     def put(self, item: NumberedTask | Welcome) -> None:
         """Take a task, or the answer to a handshake, which must be looked at before the tasks after it."""
@@ -163,11 +173,18 @@ class TaskQueue:
         """Let the coordinator ask again, if the task is still current."""
         with self._lock:
             self._seen.pop(task.id, None)
+            self._asked_again = True
 
     def seen(self) -> frozenset[bytes]:
-        """Return the ids of the tasks that were handed in."""
+        """Return the ids of the tasks that were handed in: what a new poll names."""
         with self._lock:
+            self._asked_again = False
             return frozenset(self._seen)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether a task was put back since the last poll began, which only another poll brings again."""
+        return self._asked_again
 
     def is_open(self, run_id: str, position: Position) -> bool:
         """Return whether no task has come that closes an attempt: asked before long work, so that none is wasted."""
@@ -222,9 +239,20 @@ class Sender:
         """Return some content, checked again here against hash and length; raises as :meth:`submit`."""
         data = self._until_done(lambda: self._link.download_bytes(content), of)
         if len(data) != content.length or hashlib.sha256(data).digest() != content.sha256:
-            rule = f"content of {content.length} bytes is not what its hash announced"
-            raise PeerError.by_coordinator("E-WIRE-CHUNK", Phase.DOWNLOAD, rule)
+            raise _another_content(content)
         return data
+
+    def download_file(self, content: ContentRef, path: Path) -> None:
+        """Bring some content into a file, durable when this returns; long content is never in memory whole.
+
+        Raises:
+            PeerError: ``E-WIRE-CHUNK``, it is not what its hash announced; there is no file then.
+            OnlysumError: as :meth:`submit`.
+        """
+        self._until_done(lambda: self._link.download(content, path), None)
+        if path.stat().st_size != content.length or durable.sha256(path) != content.sha256:
+            path.unlink()
+            raise _another_content(content)
 
     def pause(self, seconds: float) -> None:
         """Wait, or raise :class:`Stopping`."""
@@ -251,3 +279,8 @@ class Sender:
                 continue
             self._trouble.over()
             return result
+
+
+def _another_content(content: ContentRef) -> PeerError:
+    rule = f"content of {content.length} bytes is not what its hash announced"
+    return PeerError.by_coordinator("E-WIRE-CHUNK", Phase.DOWNLOAD, rule)

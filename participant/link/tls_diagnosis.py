@@ -31,7 +31,7 @@ _NAMES: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_
 class Expected:
     """What a connection should meet."""
 
-    authority: bytes  # PEM, pinned
+    authority: bytes  # PEM, pinned; while another authority follows it, of both
     certificate: bytes | None  # PEM, the participant's own; none before it has enrolled
     proxy: str  # of HTTPS CONNECT, or empty
 
@@ -80,7 +80,7 @@ def _own_certificate(expected: Expected) -> NetworkError | None:
     if reason := invalid_now(expected.certificate, time.time()):
         return _tls(f"this participant's certificate {reason}")
     own = x509.load_pem_x509_certificate(expected.certificate)
-    if own.issuer != x509.load_pem_x509_certificate(expected.authority).subject:
+    if own.issuer not in {pinned.subject for pinned in x509.load_pem_x509_certificates(expected.authority)}:
         return _tls("this participant's certificate is by another authority than the one it pinned")
     until = f"which is valid until {moment(expires_at(expected.certificate))} UTC"
     return _tls(f"the coordinator refused this participant's certificate, {until}: its own clock may be wrong")

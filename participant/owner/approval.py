@@ -13,7 +13,7 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from host import configuration
 from participant.home import Home
@@ -52,6 +52,7 @@ class Owner:
     federation: str
     identity: SigningKey
     ca_fingerprint: str  # SHA-256 of the authority's certificate, in hexadecimal
+    followed: tuple[str, ...] = ()  # of the authorities from which that one follows, newest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,10 @@ class PlanReview:
         self.registry = Registry(home)
         self.reservations = Reservations(plans, ledger, owner.name)
         self._neighbours: Neighbours = neighbours or NoNeighbours()
+
+    def has_authority(self, ca_fingerprint: str, followed: Sequence[str]) -> None:
+        """Compare plans with another authority from now on: it follows from the present one, or that has ended."""
+        self._owner = replace(self._owner, ca_fingerprint=ca_fingerprint, followed=tuple(followed))
 
     def offers(self) -> tuple[DatasetOffer, ...]:
         """Return what the handshake announces: in rows where the policy lets a single row of a person be the unit."""
@@ -147,6 +152,7 @@ class PlanReview:
             identity_key=self._owner.identity.public,
             federation=self._owner.federation,
             ca_fingerprint=self._owner.ca_fingerprint,
+            followed=self._owner.followed,
             now=self._clock.now(),
             dataset=_seen_by_policy(dataset),
             base_registered=model is not None,

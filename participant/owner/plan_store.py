@@ -212,9 +212,9 @@ class PlanStore:
         return self.directory(run_id) / INITIAL_ADAPTER
 
     def initial_bytes(self, run_id: str) -> int:
-        """Return how many bytes the initial adapter of a run has here."""
+        """Return how many bytes the initial adapter of a run has here, also while it is still coming."""
         path = self.initial_adapter(run_id)
-        return path.stat().st_size if path.exists() else 0
+        return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
 
     def decision(self, run_id: str) -> Decision | None:
         """Return what was decided, or ``None`` while the plan waits."""

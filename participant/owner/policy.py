@@ -8,7 +8,7 @@ Leaves to others: whether a plan fits it (``assessment``), what is left of a bud
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import time
 from typing import Annotated, Any, Literal, Self
 
@@ -80,6 +80,18 @@ class PinnedCoordinator(Section):
 
     ca_fingerprint: Fingerprint | None = None
     roster: Mapping[Name, Fingerprint] = {}  # members' identity fingerprints
+
+    def pins_predecessor(self, ca_fingerprint: str, followed: Sequence[str]) -> bool:
+        """Return whether this pins an authority from which the present one follows, and not that one itself.
+
+        Args:
+            ca_fingerprint: SHA-256 of the present authority's certificate, in hexadecimal.
+            followed: likewise, of those from which it follows without a break.
+        """
+        pinned = self.ca_fingerprint
+        if pinned is None or ca_fingerprint.startswith(pinned):
+            return False
+        return any(before.startswith(pinned) for before in followed)
 
 
 class Population(Section):

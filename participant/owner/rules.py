@@ -88,6 +88,7 @@ class LocalContext:
     charged_to: tuple[str, ...] = ()  # the populations that the ledger has for this run; more than one is a split run
     data_charged_to: tuple[str, ...] = ()  # the populations that the ledger has for the same data
     data_charged_apart: tuple[str, ...] = ()  # those that other ledgers of this machine have, in words
+    followed: tuple[str, ...] = ()  # authorities (as ca_fingerprint) from which the present one follows, newest first
     neighbours_unknown: str = ""  # why it is not known what others on this machine reserve or have charged
 
 
@@ -199,11 +200,11 @@ def _place(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
     yield _rule("plan.federation", plan.federation == at.federation, f"the plan is of federation {plan.federation}")
     yield _rule("plan.expiry", at.now < plan.expires_at, "open" if at.now < plan.expires_at else expired(plan, at.now))
     pinned = policy.coordinator.ca_fingerprint
-    yield _rule(
-        "coordinator.fingerprint",
-        pinned is not None and at.ca_fingerprint.startswith(pinned),
-        "no authority is pinned in the policy" if pinned is None else f"the policy pins authority {pinned[:16]}...",
-    )
+    says = "no authority is pinned in the policy" if pinned is None else f"the policy pins authority {pinned[:16]}..."
+    if followed := policy.coordinator.pins_predecessor(at.ca_fingerprint, at.followed):
+        says += f", which named the present one as its successor; now it is {at.ca_fingerprint[:32]}"
+    present = pinned is not None and at.ca_fingerprint.startswith(pinned)
+    yield _rule("coordinator.fingerprint", present or followed, says)
 
 
 def _sound(plan: Plan) -> Iterator[Rule]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,7 @@ from participant.owner.approval import Judged, PlanReview
 from participant.owner.cost import best_order, cost_of
 from participant.owner.policy import BudgetUnit, Population, parse_policy
 from participant.owner.rules import Rule
+from participant.page.pins import with_pins
 from privacy.errors import LocalError
 from privacy.ledger import Spent
 from privacy.plan import Plan, VerifiedPlan
@@ -33,8 +34,13 @@ class Proposal:
     """Sections to append, and what would still refuse the plan then."""
 
     lines: tuple[str, ...]
-    remaining: tuple[Rule, ...]  # broken ones
+    judged: Judged  # with these lines in the policy
     changes: tuple[str, ...]  # lines that belong into sections that are there already
+
+    @property
+    def remaining(self) -> tuple[Rule, ...]:
+        """The rules that would refuse the plan all the same."""
+        return self.judged.assessment.broken
 
     @property
     def text(self) -> str:
@@ -64,46 +70,27 @@ def propose(review: PlanReview, home: Home, verified: VerifiedPlan, dataset_name
     else:
         changes += _dataset_changes(judged, dataset.name)
     after = parse_policy(before + "".join(f"{line}\n" for line in lines))
-    remaining = review.judge(verified, dataset_name, policy=after).assessment.broken
-    return Proposal(tuple(lines), remaining, tuple(changes))
+    return Proposal(tuple(lines), review.judge(verified, dataset_name, policy=after), tuple(changes))
 
 
-def append(home: Home, proposal: Proposal) -> None:
-    """Append a proposal to policy.toml.
+def append(home: Home, proposal: Proposal, *, pins: Mapping[str, bytes] | None = None) -> None:
+    """Append a proposal to policy.toml, and pin members with it, in one write.
+
+    Args:
+        home: the participant's directory.
+        proposal: what to append.
+        pins: identity keys that their owners have confirmed, by name.
 
     Raises:
         LocalError: ``E-USAGE``: there is nothing to append; ``E-CONFIG-*``: the whole would not parse.
     """
-    if not proposal.lines:
+    if not proposal.lines and not pins:
         raise LocalError("E-USAGE", "no section is missing; what differs stands in sections that are there already")
-    before = configuration.read_text(home.policy)
-    text = f"{before.rstrip()}\n{proposal.text}"
+    text = with_pins(configuration.read_text(home.policy), pins or {})
+    if proposal.lines:
+        text = f"{text.rstrip()}\n{proposal.text}"
     parse_policy(text)
     durable.write(home.policy, text.encode())
-
-
-def pin(home: Home, name: str, fingerprint: str) -> None:
-    """Write a member's fingerprint under [coordinator.roster] of policy.toml.
-
-    Raises:
-        LocalError: ``E-EXISTS``, it is pinned already; ``E-CONFIG-*``: there is no such section, or it does not parse.
-    """
-    text = configuration.read_text(home.policy)
-    if name in parse_policy(text).coordinator.roster:
-        raise LocalError("E-EXISTS", f"{name} is pinned already; to change it, edit policy.toml")
-    line = f'{_key(name)} = "{fingerprint.replace(" ", "")}"'
-    header = re.search(r"^\[coordinator\.roster\][^\n]*\n", text, re.MULTILINE)
-    if header is None:
-        changed = f"{text.rstrip()}\n\n[coordinator.roster]\n{line}\n"
-    else:
-        changed = f"{text[: header.end()]}{line}\n{text[header.end() :]}"
-    if parse_policy(changed).coordinator.roster.keys() != {*parse_policy(text).coordinator.roster, name}:
-        raise LocalError("E-CONFIG-INVALID", f"{home.policy}: {line} could not be added; write it there yourself")
-    durable.write(home.policy, changed.encode())
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
 
 
 def _dataset_lines(plan: Plan, population: str) -> list[str]:

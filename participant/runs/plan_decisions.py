@@ -12,7 +12,6 @@ from typing import Final
 
 import structlog
 
-from host import durable
 from participant.owner.approval import notify, role_in
 from participant.owner.plan_store import Decision
 from participant.runs.context import DaemonContext
@@ -103,12 +102,13 @@ class PlanDecisions:
             raise PeerError.by_coordinator(
                 "E-PLAN-RULE", Phase.PLAN, "the initial adapter that is offered is not the plan's"
             )
-        left = MAX_INITIAL_BYTES - sum(plans.initial_bytes(run_id) for run_id in plans.open_runs())
+        others = (run_id for run_id in plans.open_runs() if run_id != task.run_id)
+        left = MAX_INITIAL_BYTES - sum(map(plans.initial_bytes, others))
         length, most = task.initial_adapter.length, min(largest_initial(adapter.tensors), left)
         if length > most:  # said before a byte of it is kept; nobody has approved the plan yet
             rule = f"the initial adapter is announced as {length} bytes, at most {most} are taken for this plan"
             raise PeerError.by_coordinator("E-PLAN-RULE", Phase.PLAN, rule)
-        durable.write(path, self._work.sender.download(task.initial_adapter))
+        self._work.sender.download_file(task.initial_adapter, path)
 
     def reconsider(self) -> None:
         """Answer plans that a person has decided with a command, or that a changed policy decides.

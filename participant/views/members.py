@@ -13,8 +13,8 @@ from host.rendering import Json, Line, table
 from participant.daemon.status import read_status
 from participant.opened import OpenHome
 from participant.owner.policy import load_policy
-from privacy.errors import LocalError
-from protos.envelope import MemberEntry
+from privacy.errors import LocalError, NetworkError
+from protos.envelope import MemberEntry, Role
 
 
 class PinState(StrEnum):
@@ -55,7 +55,7 @@ class MemberList:
         rows = [(member.name, member.role, member.fingerprint, member.state.value) for member in self.members]
         lines = table(("MEMBER", "ROLE", "IDENTITY FINGERPRINT", ""), rows)
         if any(member.state is PinState.NOT_PINNED for member in self.members):
-            lines.append("Compare by telephone and pin: onlysum participant member pin NAME FINGERPRINT")
+            lines.append("Compare by telephone and pin: onlysum participant member pin --all")
         return lines
 
 
@@ -118,3 +118,26 @@ def listed_key(opened: OpenHome, name: str) -> bytes:
             "E-NOT-FOUND", f"the coordinator lists no member {name}; see `onlysum participant member list`"
         )
     return entry.identity_key
+
+
+def participant_keys(opened: OpenHome) -> dict[str, bytes]:
+    """Return the identity keys of all participants by name, as the coordinator lists them now.
+
+    It is asked; if it cannot be reached, what the daemon heard last has to do.
+
+    Raises:
+        LocalError: ``E-NOT-FOUND``: it cannot be reached, and no daemon has run yet.
+    """
+    from participant.daemon.doctor import first_words
+    from participant.link.channel import Channel
+
+    try:
+        with Channel(opened.identity, proxy=opened.settings.proxy) as channel:
+            members = channel.handshake(first_words(opened)).members
+    except NetworkError:
+        daemon = read_status(opened.home)
+        if daemon is None:
+            detail = "the coordinator cannot be reached, and no daemon has run here yet"
+            raise LocalError("E-NOT-FOUND", detail) from None
+        members = daemon.members
+    return {entry.name: entry.identity_key for entry in members if entry.role is Role.PARTICIPANT}

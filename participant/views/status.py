@@ -14,6 +14,7 @@ from participant.daemon.status import read_status
 from participant.opened import OpenHome
 from participant.owner.policy import load_policy
 from participant.owner.rules import is_verified_roster
+from participant.views.identity import IdentityView, identity_view
 from privacy.claims import graph_words, suite_words
 from privacy.errors import OnlysumError
 from privacy.plan import Plan
@@ -67,6 +68,7 @@ class ParticipantStatus:
     plans: tuple[OpenPlan, ...]  # pending ones first
     ledger_sequence: int
     abstains: str = ""  # why it takes part in no run
+    identity: IdentityView | None = None
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -103,6 +105,7 @@ class ParticipantStatus:
                 for open_plan in self.plans
             },
             "ledger_sequence": self.ledger_sequence,
+            "identity": self.identity.to_json() if self.identity else None,
         }
 
     def to_lines(self) -> list[str]:
@@ -117,6 +120,8 @@ class ParticipantStatus:
             lines.append("  next: stop the daemon, then onlysum participant ledger reanchor")
         if self.running and self.code:
             lines.append(f"  {self.code}: {self.detail}")
+        if self.identity:
+            lines += self.identity.to_lines()
         return lines + [line for open_plan in self.plans for line in open_plan.to_lines()]
 
 
@@ -152,6 +157,7 @@ def participant_status(opened: OpenHome) -> ParticipantStatus:
         ),
         ledger_sequence=opened.ledger.head().sequence,
         abstains=daemon.abstains if daemon else "",
+        identity=identity_view(opened),
     )
 
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from coordinator.config import parse_settings, settings_template
+from coordinator.config import MEMBER_DAYS, parse_settings, settings_template
 from coordinator.enrolment import authority as ca
 from coordinator.enrolment.authority import Authority
 from coordinator.enrolment.renewal import with_valid_server
@@ -91,10 +91,12 @@ def test_a_members_certificate_bears_one_name_and_is_a_clients_only(
     found.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.ca_certificate))
 
 
-def test_a_members_certificate_is_valid_now_and_not_for_ever(authority: Authority, request_of_alice: Enrolment) -> None:
+def test_a_members_certificate_is_valid_now_and_for_three_months(
+    authority: Authority, request_of_alice: Enrolment
+) -> None:
     found = issued(authority, request_of_alice)
     assert found.not_valid_before_utc.timestamp() < NOW
-    assert 365 < (found.not_valid_after_utc.timestamp() - NOW) / 86_400 < 3653
+    assert (found.not_valid_after_utc.timestamp() - NOW) / 86_400 == MEMBER_DAYS == 90
 
 
 def test_a_requests_own_wishes_are_not_granted(authority: Authority) -> None:

@@ -13,8 +13,10 @@ import stat
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from coordinator.config import settings_template
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.run_rows import RunState
 from coordinator.database.tables import runs
-from coordinator.enrolment.authority import introduction_of, load_authority
+from coordinator.enrolment.authority import introduction_of, load_authority, renew_server, save_authority
 from host.state_format import write_format
 from privacy.claims import unfinished_sentences
 from privacy.errors import LocalError
@@ -37,6 +39,7 @@ from privacy.secagg.messages import Position
 from protos.invitation import decode_invitation
 from simulation.ports import free_ports
 from tests.worlds.coordinator import RUN_ID, World
+from tests.worlds.seeded import SeededRandom
 
 Operated = Callable[..., World]
 
@@ -286,9 +289,9 @@ def test_a_doctor_whose_database_is_damaged_says_so_in_a_line_and_still_writes_i
 def test_what_was_backed_up_is_restored_and_open_attempts_are_given_up(
     finished: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from coordinator.enrolment.authority import save_authority
-
-    save_authority(finished.home.authority, finished.authority)
+    made = finished.authority
+    shown = renew_server(made, hosts=["127.0.0.1"], random=SeededRandom("now"), now=time.time())
+    save_authority(finished.home.authority, replace(made, server_certificate=shown))
     with finished.store.begin() as connection:
         at = Position(finished.plan.hash, 3, 1)
         attempt_rows.open_attempt(connection, RUN_ID, at, 1)
@@ -512,6 +515,7 @@ def test_tab_completes_runs_and_members_also_in_a_list(
         (f"run show {RUN_ID[:3]}", RUN_ID),
         ("member show ali", "alice"),
         ("run create draft --members bob,ali", "bob,alice"),
+        (f"run create --like {RUN_ID[:3]}", RUN_ID),
     ):
         monkeypatch.setenv("_ONLYSUM_COMPLETE", "complete_bash")
         monkeypatch.setenv("COMP_WORDS", f"onlysum coordinator {words}")
@@ -531,3 +535,44 @@ def test_the_security_log_shows_who_was_invited_and_finds_a_row_that_was_changed
     with sqlite3.connect(home / "coordinator.db") as database:
         database.execute("UPDATE security SET subject = 'hospital-b'")
     assert failed(capsys, "security", "show", code=6) == "E-STATE-DAMAGED"
+
+
+# --- several at once, and from a recipe ---
+
+
+def test_participants_and_evaluators_are_invited_at_once_into_files(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = said(capsys, "invite", "a", "b", "--evaluator", "eva", "-o", str(tmp_path))
+    assert [(one["name"], one["role"]) for one in made] == [
+        ("a", "participant"),
+        ("b", "participant"),
+        ("eva", "evaluator"),
+    ]
+    for one in made:
+        file = tmp_path / f"{one['name']}.token"
+        assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == (f"{one['token']}\n", 0o600)
+        assert decode_invitation(one["token"]).role.value == one["role"]
+
+
+def test_a_name_that_is_invited_twice_at_once_invites_nobody(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert failed(capsys, "invite", "a", "b", "--evaluator", "a", code=2) == "E-USAGE"
+    assert said(capsys, "status", code=3)["invited"] == []
+
+
+def test_a_recipe_becomes_a_draft_before_a_plan_and_only_where_somebody_can_build_it(
+    operated: Operated, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operated()
+    recipe, built = tmp_path / "recipe.toml", []
+
+    def build(source: Path, out: Path) -> list[str]:
+        built.append((source, out))
+        raise LocalError("E-METHOD-REFUSED", "by the builder")
+
+    monkeypatch.setattr("onlysum.build_draft", build)
+    assert failed(capsys, "run", "create", str(recipe), code=2) == "E-METHOD-REFUSED"
+    assert [source for source, _ in built] == [recipe]
+    assert not built[0][1].parent.exists()  # what was begun is gone
+    monkeypatch.setattr("onlysum.build_draft", None)
+    assert failed(capsys, "run", "create", str(recipe), code=2) == "E-USAGE"

@@ -59,7 +59,7 @@ def led(number: int, members: str, holder: str = "", *, reachable: bool = True) 
         "its files are not here",
         "it shares a member with a run led elsewhere",
         "it shares none with it",
-        "it shares one with a run led here",
+        "it shares a member with a run led here",
         "it joins two, and the older one is led here",
         "it joins two, and the older one is led elsewhere",
         "an older one that nobody leads goes to whoever leads the other",

@@ -73,7 +73,8 @@ def test_what_many_are_told_is_encoded_once_and_kept_for_a_bounded_number(monkey
         answers = await asyncio.gather(*(once.task(task) for _ in range(20)))
         assert len({id(chunks) for chunks, _ in answers}) == 1
         (chunk,) = answers[0][0]
-        assert codec.decode_task(wire.decode_chunk(chunk, sender="").data) == task
+        part = wire.decode_task_part(chunk)
+        assert (codec.decode_task(part.chunk.data), part.last) == (task, True)
         assert sum(seconds > 0 for _, seconds in answers) <= 1, "whoever comes first pays"
         for number in range(40):
             await once.task(NumberedTask(bytes([number]) * 16, RunEnded("ab" * 16, "completed", "")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import sqlite3
 import stat
@@ -24,6 +25,18 @@ def test_a_file_is_replaced_whole_and_is_its_owners_alone(tmp_path: Path) -> Non
     path.with_name(".file.new").write_bytes(b"left by a crash")
     durable.write(path, b"old")
     durable.write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_that_was_filled_bit_by_bit_becomes_another_and_is_its_owners_alone(tmp_path: Path) -> None:
+    path, draft = tmp_path / "file", tmp_path / "file.part"
+    durable.write(path, b"old")
+    draft.write_bytes(b"new")
+    draft.chmod(0o644)
+    assert durable.sha256(draft) == hashlib.sha256(b"new").digest()
+    durable.adopt(draft, path)
     assert path.read_bytes() == b"new"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [one.name for one in tmp_path.iterdir()] == ["file"]

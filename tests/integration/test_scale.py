@@ -23,6 +23,7 @@ from tests.worlds.plans import make_plan, names
 
 # What a participant waits for, one call after the other, from an offer to the round's end: docs/wire.md.
 FIRST_ROUND = ["Submit", "Submit", "Submit", "Upload", "Submit", "Submit", "Submit"]
+MOST_KEPT_MIB = 0.5  # of a round that is over; its uploads and sum alone have 0.4
 LATER_ROUND = ["Download", *FIRST_ROUND]
 
 
@@ -36,6 +37,15 @@ def test_light_participants_in_processes_of_their_own_complete_every_round(tmp_p
     assert len(spent) == 3
     assert spent == sorted(spent)
     assert spent[-1] > spent[0], "a round may be shorter than a tick of the clock, both together are not"
+
+
+@pytest.mark.slow
+def test_the_coordinators_memory_is_flat_over_twenty_rounds(tmp_path: Path) -> None:
+    """Early rounds fill caches and the allocator's pools; after them a round keeps little but its certificate."""
+    measured = scale.measure(tmp_path, 8, 20_000, 20, "complete")
+    resident = [usage.resident for usage in measured.after]
+    assert len(resident) == 21
+    assert resident[-1] - resident[5] <= 15 * MOST_KEPT_MIB, resident
 
 
 @pytest.fixture

@@ -8,12 +8,14 @@ import os
 import re
 import socket
 import ssl
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -22,7 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coordinator.daemon.quotas import BUSY_SECONDS, MAX_CALLS
 from coordinator.enrolment.authority import Authority
 from participant.link import identity
-from participant.link.channel import Channel, enrol
+from participant.link.channel import Channel, _Connection, enrol
 from participant.link.identity import Identity
 from privacy.errors import NetworkError, OnlysumError, PeerError, Phase, RefusedError, RoundAborted
 from privacy.plan import PROTOCOL_VERSION
@@ -124,6 +126,7 @@ def test_other_versions_are_named_to_the_participant_whichever_side_notices(
     error = refused(lambda: channel.handshake(hello(version=3)))
     assert (type(error), error.code) == (PeerError, "E-VERSION")
     assert f"alice speaks protocol version 3, the other side version {PROTOCOL_VERSION}" in error.detail
+    assert service.backend.refused == [("alice", "E-VERSION")]
     service.backend.protocol_version = 3
     error = refused(lambda: channel.handshake(hello()))
     assert (type(error), error.code) == (PeerError, "E-VERSION")
@@ -132,13 +135,13 @@ def test_other_versions_are_named_to_the_participant_whichever_side_notices(
 
 def test_a_poll_ends_empty_when_nothing_comes(channel: Channel) -> None:
     begun = time.monotonic()
-    assert channel.poll([], 0.15) is None
+    assert list(channel.poll([], 0.15)) == []
     assert 0.1 < time.monotonic() - begun < 2
 
 
 def test_a_waiting_poll_wakes_up_when_a_task_comes(service: Loopback, channel: Channel) -> None:
     with ThreadPoolExecutor() as threads:
-        waiting = threads.submit(channel.poll, [], 15.0)
+        waiting = threads.submit(next, channel.poll([], 15.0))
         until(lambda: service.backend.polling == ["alice"])
         begun = time.monotonic()
         service.give(ended(1))
@@ -146,10 +149,31 @@ def test_a_waiting_poll_wakes_up_when_a_task_comes(service: Loopback, channel: C
         assert time.monotonic() - begun < 1
 
 
+def test_a_poll_brings_all_tasks_that_come_while_it_is_held_each_once(service: Loopback, channel: Channel) -> None:
+    large = NumberedTask(b"l" * 16, PlanProposed(RUN, os.urandom(2**20), b"s" * 64, ContentRef(b"a" * 32, 1)))
+    service.give(ended(1))
+    poll = channel.poll([], 1.5)
+    assert next(poll) == ended(1)
+    service.give(large)
+    assert next(poll) == large
+    service.give(ended(2))
+    assert list(poll) == [ended(2)]
+    assert service.backend.polling == []
+
+
+def test_a_poll_that_is_left_ends_at_the_coordinator(service: Loopback, channel: Channel) -> None:
+    service.give(ended(1))
+    poll = channel.poll([], 15)
+    assert next(poll) == ended(1)
+    until(lambda: service.backend.polling == ["alice"])
+    poll.close()
+    until(lambda: service.backend.polling == [])
+
+
 def test_a_task_that_was_seen_is_not_given_again(service: Loopback, channel: Channel) -> None:
     service.give(ended(1))
     service.give(ended(2))
-    assert channel.poll([ended(1).id], 5) == ended(2)
+    assert next(channel.poll([ended(1).id], 5)) == ended(2)
 
 
 def test_malicious_task_that_is_larger_than_the_plans_allow_is_refused_before_it_is_kept(
@@ -157,15 +181,15 @@ def test_malicious_task_that_is_larger_than_the_plans_allow_is_refused_before_it
 ) -> None:
     plan = PlanProposed(RUN, os.urandom(10_000), b"s" * 64, ContentRef(b"h" * 32, 1))
     service.give(NumberedTask(b"t" * 16, plan))
-    assert channel.poll([], 5, 20_000) is not None
-    error = refused(lambda: channel.poll([], 5, 9_999))
+    assert next(channel.poll([], 5, lambda: 20_000)).id == b"t" * 16
+    error = refused(lambda: next(channel.poll([], 5, lambda: 9_999)))
     assert (error.code, "more than 9999 bytes" in error.detail) == ("E-WIRE-CHUNK", True)
 
 
 def test_a_poll_ends_at_the_coordinator_when_the_connection_breaks(service: Loopback, alice: Identity) -> None:
     channel = Channel(alice)
     with ThreadPoolExecutor() as threads:
-        waiting = threads.submit(channel.poll, [], 15.0)
+        waiting = threads.submit(list, channel.poll([], 15.0))
         until(lambda: service.backend.polling == ["alice"])
         channel.close()
         until(lambda: not service.backend.polling)
@@ -175,7 +199,7 @@ def test_a_poll_ends_at_the_coordinator_when_the_connection_breaks(service: Loop
 def test_a_task_of_many_mebibytes_arrives(service: Loopback, channel: Channel) -> None:
     plan = PlanProposed(RUN, os.urandom(5 * 2**20), b"s" * 64, ContentRef(b"a" * 32, 1))
     service.give(NumberedTask(b"t" * 16, plan))
-    assert channel.poll([], 5) == NumberedTask(b"t" * 16, plan)
+    assert next(channel.poll([], 5)) == NumberedTask(b"t" * 16, plan)
 
 
 def test_a_submission_is_taken_under_the_name_in_the_certificate(service: Loopback, channel: Channel) -> None:
@@ -224,6 +248,39 @@ def test_a_bug_of_the_coordinator_says_nothing_of_itself(service: Loopback, chan
     assert "42" not in error.detail
     service.backend.refusal = None
     assert channel.handshake(hello())
+
+
+def test_a_submission_of_several_chunks_goes_as_a_stream_and_is_taken_as_the_others_are(
+    service: Loopback, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, call = list[str](), _Connection.call
+
+    def noted(connection: _Connection, method: Any, *args: Any, **kwargs: Any) -> bytes:
+        calls.append(method.name)
+        return call(connection, method, *args, **kwargs)
+
+    monkeypatch.setattr(_Connection, "call", noted)
+    channel.submit(receipt("alice"))
+    with monkeypatch.context() as narrow:
+        narrow.setattr(transport, "SEND_CHUNK_BYTES", 100)
+        narrow.setattr("coordinator.daemon.quotas.LEAST_CHUNK_BYTES", 100)
+        channel.submit(receipt("alice"))
+    assert service.backend.submissions == [("alice", receipt("alice"))] * 2
+    assert calls == ["Submit", "SubmitLong"]
+
+
+@pytest.mark.parametrize("call", ["Submit", "SubmitLong"])
+def test_malicious_submission_beyond_the_roster_is_refused_before_it_is_parsed(
+    service: Loopback, alice: Identity, call: str
+) -> None:
+    most = service.backend.submission_limit("alice")
+    chunks = [wire.encode_chunk(Chunk(0, bytes(most + 1)))]
+    credentials = grpc.ssl_channel_credentials(alice.authority, alice.keys.tls.reveal(), alice.certificate)
+    method = transport.path(transport.FEDERATION.methods_by_name[call])
+    with grpc.secure_channel(alice.addresses[0], credentials) as raw, pytest.raises(grpc.RpcError) as caught:
+        raw.stream_unary(method, bytes, bytes)(iter(chunks), timeout=20)
+    assert caught.value.details() == "E-WIRE-CHUNK"
+    assert service.backend.submissions == []
 
 
 # --- content ---
@@ -293,7 +350,7 @@ def test_malicious_streams_are_held_to_a_quota_and_named_and_others_do_not_notic
         forever.wait(20)
         yield from ()
 
-    method = transport.path(transport.FEDERATION.methods_by_name["Submit"])
+    method = transport.path(transport.FEDERATION.methods_by_name["SubmitLong"])
     credentials = grpc.ssl_channel_credentials(alice.authority, alice.keys.tls.reveal(), alice.certificate)
     with grpc.secure_channel(alice.addresses[0], credentials) as raw, Channel(service.member("bob")) as bob:
         calls = [
@@ -306,7 +363,7 @@ def test_malicious_streams_are_held_to_a_quota_and_named_and_others_do_not_notic
         until(lambda: sum(call.done() for call in calls) == 4)
         assert time.monotonic() - begun > BUSY_SECONDS / 2, "a refusal is made to wait, so that asking again is slow"
         forever.set()
-    assert set(service.backend.over) == {("alice", f"alice has {MAX_CALLS} calls of Submit in flight")}
+    assert set(service.backend.over) == {("alice", f"alice has {MAX_CALLS} calls of SubmitLong in flight")}
     assert [who for who, _ in service.backend.submissions] == ["bob"]
 
 
@@ -395,6 +452,7 @@ def test_a_download_larger_than_any_message_arrives(service: Loopback, channel: 
     channel.download(ref, tmp_path / "adapter")
     assert (tmp_path / "adapter").read_bytes() == content
     assert list(tmp_path.iterdir()) == [tmp_path / "adapter"]
+    assert stat.S_IMODE((tmp_path / "adapter").stat().st_mode) == 0o600
 
 
 def test_a_download_that_broke_goes_on_where_it_was(service: Loopback, channel: Channel, tmp_path: Path) -> None:
@@ -468,7 +526,7 @@ def test_a_certificate_of_another_authority_is_refused(service: Loopback) -> Non
     with Channel(eve) as channel:
         error = refused(lambda: channel.handshake(hello("eve")))
     assert (type(error), error.code) == (NetworkError, "E-NET-TLS")
-    assert "refused this participant's" in error.detail
+    assert "by another authority than the one it pinned" in error.detail
 
 
 def test_an_expired_certificate_is_refused_and_named(service: Loopback) -> None:
@@ -486,7 +544,7 @@ def test_a_certificate_that_a_newer_one_replaced_is_refused_in_every_call(
     service.backend.replaced.add(ssl.PEM_cert_to_DER_cert(alice.certificate.decode()))
     calls: dict[str, Callable[[], object]] = {
         "handshake": lambda: channel.handshake(hello()),
-        "poll": lambda: channel.poll([], 1),
+        "poll": lambda: list(channel.poll([], 1)),
         "submit": lambda: channel.submit(receipt("alice")),
         "upload": lambda: channel.upload(upload_of(b"content"), b"content"),
         "download": lambda: channel.download_bytes(ContentRef(b"h" * 32, 4)),
@@ -499,7 +557,7 @@ def test_a_certificate_that_a_newer_one_replaced_is_refused_in_every_call(
 def test_a_daemon_names_its_session_in_every_call_and_a_command_none(service: Loopback, alice: Identity) -> None:
     with Channel(alice, session=b"s" * 16) as daemon, Channel(alice) as command:
         daemon.handshake(hello())
-        daemon.poll([], 0)
+        list(daemon.poll([], 0))
         daemon.submit(PlanApproved(RUN, b"p" * 32, b"s" * 64))
         command.handshake(hello())
     assert service.backend.sessions == [b"s" * 16] * 3 + [b""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,9 @@ class Elsewhere(RecordingLink):
     def handshake(self, hello: object) -> Welcome:
         return replace(self.welcome(), clock=self.clock)
 
-    def poll(self, seen: frozenset[bytes], wait_seconds: float, most: int = 0) -> NumberedTask | None:
+    def poll(
+        self, seen: frozenset[bytes], wait_seconds: float, most: Callable[[], int] = lambda: 0
+    ) -> Generator[NumberedTask, None, None]:
         raise NetworkError("E-NET-LOST", "the connection broke")
 
 

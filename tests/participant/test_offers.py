@@ -106,6 +106,37 @@ def test_malicious_initial_adapters_have_a_bound_together(tmp_path: Path, monkey
     assert [plans.initial_bytes(f"{number:032x}") for number in (1, 2)] == [len(INITIAL_ADAPTER), 0]
 
 
+def test_malicious_initial_adapter_that_breaks_off_counts_with_what_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_decisions, "MAX_INITIAL_BYTES", len(INITIAL_ADAPTER) + 9)
+    made = Rehearsal(tmp_path / ME)
+    plans, link = made.daemon._work.review.plans, made.me.link
+    wanted = [made.plan.model_copy(update={"run_id": f"{number:032x}"}) for number in (1, 2)]
+    one, two = [PlanProposed(p.run_id, p.to_bytes(), sign_plan(p), content(INITIAL_ADAPTER)) for p in wanted]
+
+    def broken(ref: ContentRef, destination: Path) -> None:
+        destination.with_name(f"{destination.name}.part").write_bytes(b"0123456789")
+        raise PeerError.by_coordinator("E-WIRE-CHUNK", Phase.WIRE, "it broke off")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(link, "download", broken)
+        give(made.daemon, one)
+    give(made.daemon, two)
+    assert [plans.initial_bytes(one.run_id), plans.initial_bytes(two.run_id)] == [10, 0]
+    plans.initial_adapter(one.run_id).with_name(f"{plans.initial_adapter(one.run_id).name}.part").unlink()
+    give(made.daemon, two)
+    assert plans.initial_bytes(two.run_id) == len(INITIAL_ADAPTER)
+
+
+def test_malicious_initial_adapter_that_the_connection_passes_on_is_hashed_again(tmp_path: Path) -> None:
+    made = Rehearsal(tmp_path / ME)
+    announced = content(INITIAL_ADAPTER)
+    made.me.link.contents[announced.sha256] = INITIAL_ADAPTER[:-1] + bytes([INITIAL_ADAPTER[-1] ^ 1])
+    give(made.daemon, PlanProposed(made.plan.run_id, made.plan.to_bytes(), sign_plan(made.plan), announced))
+    assert not made.daemon._work.review.plans.initial_adapter(made.plan.run_id).exists()
+
+
 def test_malicious_plan_that_does_not_name_its_receiver_is_not_kept(tmp_path: Path) -> None:
     made = Rehearsal(tmp_path / ME)
     plan = made.plan

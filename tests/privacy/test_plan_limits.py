@@ -12,6 +12,7 @@ from privacy.canonical import Json
 from privacy.dp.calibration import assumed
 from privacy.draft import PrivacyTarget
 from privacy.errors import PlanError
+from privacy.plan import wrap_sigmas
 from privacy.plan_parts import MAX_VARIANCE_EXPONENT, MIN_VARIANCE_EXPONENT, Encoding, Graph, Mode, PlanModel, Privacy
 from privacy.report import claim
 from privacy.report_model import Claim
@@ -92,6 +93,7 @@ EXPONENT, RATE = (
     "above 0 and at most 1",
 )
 AT_LEAST_1, TARGET = "sensitivity and honest noise of at least 1", "epsilon, delta and clip_norm must be positive"
+CLIP = "clip_norm must be from 0.000001 to 1,000,000 in a noised mode"
 
 GRAPHS: list[tuple[dict[str, Any], str]] = [
     ({"kind": "k-regular", "neighbours": 2, "share_threshold": 2}, ""),
@@ -130,6 +132,10 @@ PRIVACY: list[tuple[Mode, dict[str, Any], str]] = [
     ("distributed", {"delta": "0"}, TARGET),
     ("distributed", {"delta": "1"}, TARGET),
     ("distributed", {"clip_norm": "0"}, TARGET),
+    ("distributed", {"clip_norm": "0.000001"}, ""),
+    ("distributed", {"clip_norm": "0.0000009"}, CLIP),
+    ("distributed", {"clip_norm": "1000000"}, ""),
+    ("distributed", {"clip_norm": "1000000.1"}, CLIP),
     ("distributed", {"local_steps": 2}, "one step per round"),
     ("distributed", {"relation": "none"}, "has the zero-out relation"),
     ("distributed", {"unit": "none"}, "a noised mode has a unit of privacy"),
@@ -173,6 +179,21 @@ def test_a_mechanism_is_what_its_mode_takes(mode: Mode, fields: dict[str, Any], 
     check_part(Privacy, {**make_plan(mode=mode)[0].privacy.model_dump(), **fields}, words)
 
 
+def test_without_noise_a_plan_has_no_standard_deviation_and_with_it_that_of_its_exponent() -> None:
+    assert make_plan(mode="none")[0].privacy.sigma == 0
+    assert (
+        Privacy.model_validate({**make_plan(mode="distributed")[0].privacy.model_dump(), "variance_exponent": 6}).sigma
+        == 8
+    )
+
+
+@pytest.mark.parametrize(("events", "sigmas"), [(1, 10.5), (390_000_000_000, 10.5), (800_000_000_000, 10.566)])
+def test_a_sum_of_noise_is_bounded_by_more_deviations_only_where_there_are_more_sums_of_it(
+    events: int, sigmas: float
+) -> None:
+    assert wrap_sigmas(events) == pytest.approx(sigmas, abs=1e-3)
+
+
 @pytest.mark.parametrize("mode", ["none", "local", "distributed", "distributed-participant"])
 def test_no_run_takes_more_than_a_million_steps_whatever_its_mode(mode: Mode) -> None:
     privacy = make_plan(mode=mode)[0].privacy
@@ -205,7 +226,7 @@ def test_a_plan_trains_something_and_fits_into_memory(sentence: str, plan: dict[
 
 
 @pytest.mark.parametrize(
-    ("alpha", "fits"), [("0", False), ("0.0000001", False), ("0.000001", True), ("1000001", False)]
+    ("alpha", "fits"), [("0", False), ("0.0000001", False), ("0.000001", True), ("1000000", True), ("1000001", False)]
 )
 def test_the_scale_of_an_adapter_lets_it_count(alpha: str, fits: bool) -> None:
     for kind in OPTIONS.values():

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from protos import codec
+from protos import codec, codec_renewal
 from protos import codec_transport as wire
 from protos import envelope as env
 from tests.worlds import strategies as drawn
@@ -44,7 +44,14 @@ PAIRS = {
     "membership": Pair(drawn.memberships, codec.encode_membership, codec.decode_membership),
     "hello": Pair(drawn.hellos, codec.encode_hello, lambda data: codec.decode_hello(data, sender="alice")),
     "welcome": Pair(drawn.welcomes, codec.encode_welcome, codec.decode_welcome),
+    "renewal request": Pair(
+        drawn.renewal_requests,
+        codec_renewal.encode_renewal_request,
+        lambda data: codec_renewal.decode_renewal_request(data, sender="alice"),
+    ),
+    "renewal": Pair(drawn.renewals, codec_renewal.encode_renewal, codec_renewal.decode_renewal),
     "chunk": Pair(drawn.chunks, wire.encode_chunk, lambda data: wire.decode_chunk(data, sender="alice")),
+    "task part": Pair(drawn.task_parts, wire.encode_task_part, wire.decode_task_part),
     "upload part": Pair(
         st.one_of(drawn.chunks, drawn.announcements),
         wire.encode_upload_part,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from coordinator.runs.run import Run
 from participant.protocol.member import Participant
 from participant.protocol.states import Idle
 from participant.training.trainer import OneHotTrainer
+from privacy import canonical
 from privacy.errors import PeerError
 from privacy.evaluation import Metric, SignedEvaluation
 from privacy.heads import JournalHead, Moment
@@ -168,10 +170,11 @@ class ScriptedMember:
     async def upload(self, receipt: Receipt, masked: bytes, *, until: int | None = None) -> None:
         """Send an upload in chunks of 16 bytes, from where the coordinator says."""
         runner, at, sha = self.world.runner, receipt.position, receipt.masked_hash
-        offset = await runner.upload_offset(self.name, RUN_ID, at, sha, len(masked))
+        run_id = self.world.plan.run_id
+        offset = await runner.upload_offset(self.name, run_id, at, sha, len(masked))
         while offset < len(masked) and (until is None or offset < until):
             data = masked[offset : offset + 16]
-            offset = await runner.write_chunk(self.name, RUN_ID, at, sha, offset, data)
+            offset = await runner.write_chunk(self.name, run_id, at, sha, offset, data)
 
 
 class World:
@@ -191,7 +194,7 @@ class World:
     ) -> None:
         self.clock = VirtualClock()
         self.clock.seconds = float(CREATED_AT + 10)
-        initial = initial_adapter(entries)
+        initial = self._initial = initial_adapter(entries)
         recipe: dict[str, Any] = {"rounds": rounds, "adapter": {"initial_hash": hashlib.sha256(initial).hexdigest()}}
         given = overrides.pop("recipe", {})
         key = signing_key(EVALUATOR).public.hex()
@@ -287,6 +290,16 @@ class World:
         with self.store.begin() as connection:
             run_rows.add_run(connection, record)
 
+    def another_run(self, run_id: str) -> None:
+        """Let the same members decide on the same plan once more, made now: the run before has ended."""
+        fields = json.loads(self.plan.to_bytes())
+        self.plan = Plan.from_bytes(canonical.encode({**fields, "run_id": run_id, "created_at": int(self.clock.now())}))
+        self._register(self._initial)
+        shown = {name: member.shown for name, member in self.members.items()}
+        self.members = {name: self._member(name) for name in sorted(self.keys)}
+        for name, member in self.members.items():
+            member.shown = shown[name]  # its ledger goes on
+
     def _member(self, name: str) -> ScriptedMember:
         trainer = OneHotTrainer(self.plan, name)
         nothing = np.zeros(self.plan.recipe.entries, dtype=np.float32)
@@ -308,7 +321,7 @@ class World:
         match task.task:
             case env.PlanProposed():
                 signature = key.sign(signed_approval_bytes(self.plan.hash, EVALUATOR))
-                await self.runner.submit(EVALUATOR, env.PlanApproved(RUN_ID, self.plan.hash, signature))
+                await self.runner.submit(EVALUATOR, env.PlanApproved(self.plan.run_id, self.plan.hash, signature))
             case env.EvaluationAsked() as asked:
                 self.measured.append(asked.round)
                 await self.runner.submit(EVALUATOR, self.measurement(asked, key))
@@ -326,7 +339,14 @@ class World:
             metrics=SEVENTY_PERCENT,
         ).signed(key)
         return env.Evaluation(
-            RUN_ID, self.plan.hash, asked.round, asked.adapter.sha256, 10, SEVENTY_PERCENT, b"d" * 32, signed.signature
+            self.plan.run_id,
+            self.plan.hash,
+            asked.round,
+            asked.adapter.sha256,
+            10,
+            SEVENTY_PERCENT,
+            b"d" * 32,
+            signed.signature,
         )
 
     async def turn(self) -> bool:
@@ -349,26 +369,28 @@ class World:
     def state(self) -> RunRecord:
         """Return the run's row."""
         with self.store.read() as connection:
-            return run_rows.find_run(connection, RUN_ID)
+            return run_rows.find_run(connection, self.plan.run_id)
 
     def answers(self) -> dict[str, bool]:
         """Return who has approved (true) or refused the plan."""
         with self.store.read() as connection:
-            return {approval.member: approval.approved for approval in run_rows.list_approvals(connection, RUN_ID)}
+            return {
+                approval.member: approval.approved for approval in run_rows.list_approvals(connection, self.plan.run_id)
+            }
 
     def adapter(self, round_number: int) -> NDArray[np.float32]:
         """Return the global adapter after a round."""
-        return np.frombuffer(RunFiles(self.home.run(RUN_ID)).iterate(round_number).read_bytes(), dtype="<f4")
+        return np.frombuffer(RunFiles(self.home.run(self.plan.run_id)).iterate(round_number).read_bytes(), dtype="<f4")
 
     def rounds(self) -> tuple[run_rows.RoundRecord, ...]:
         """Return the completed rounds."""
         with self.store.read() as connection:
-            return run_rows.list_rounds(connection, RUN_ID)
+            return run_rows.list_rounds(connection, self.plan.run_id)
 
     def attempts(self) -> tuple[attempt_rows.AttemptRecord, ...]:
         """Return all attempts."""
         with self.store.read() as connection:
-            return attempt_rows.list_attempts(connection, RUN_ID)
+            return attempt_rows.list_attempts(connection, self.plan.run_id)
 
 
 def _operator_secret() -> Any:

@@ -94,13 +94,18 @@ class Service:
             self.store, self.home, self.settings, self.authority, clock=SystemClock(), random=SystemRandom()
         )
         self.runner.discover()
-        credentials = Credentials(
-            self.authority.ca_certificate, self.authority.server_certificate, self.authority.server_key
-        )
         self.listeners = await serve(
-            self.runner, credentials=credentials, address=f"{HOST}:0", enrolment_address=f"{HOST}:0"
+            self.runner,
+            credentials=self._credentials(),
+            address=f"{HOST}:0",
+            enrolment_address=f"{HOST}:0",
+            renewed=self._credentials,
         )
         self.serving = asyncio.create_task(self.runner.serve())
+
+    def _credentials(self) -> Credentials:
+        authority, now = self.runner.authority.current, time.time()
+        return Credentials(authority.trusted(now), authority.chain(now), authority.server_key)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something on the service's loop and return its result."""
@@ -119,15 +124,15 @@ class Service:
         self.thread.join(5)
         self.store.close()
 
-    def invite(self, name: str, role: Role) -> str:
-        """Return the line with which a member joins."""
+    def invite(self, name: str, role: Role, *, address: str = "") -> str:
+        """Return the line with which a member joins; ``address`` is where it dials, if not straight here."""
         made = ca.invite(
             self.authority,
             federation="test-federation",
             name=name,
             role=role,
             enrolment_addresses=[self.listeners.enrolment_address],
-            addresses=[self.listeners.address],
+            addresses=[address or self.listeners.address],
             random=SystemRandom(),
             until=int(time.time()) + 3600,
         )
@@ -236,11 +241,22 @@ def draft(directory: Path, recipe: Recipe, initial: bytes, target: PrivacyTarget
     return directory
 
 
-def enrol(service: Service, directory: Path, name: str, role: Role, recipe: Recipe, policy: str = POLICY) -> Member:
-    """Join a member and let its policy approve the recipe's plans; its daemon is not started yet."""
-    join(
-        service.invite(name, role), directory, ledgers=directory / "ledgers", clock=SystemClock(), random=SystemRandom()
-    )
+def enrol(
+    service: Service,
+    directory: Path,
+    name: str,
+    role: Role,
+    recipe: Recipe,
+    policy: str = POLICY,
+    *,
+    address: str = "",
+) -> Member:
+    """Join a member and let its policy approve the recipe's plans; its daemon is not started yet.
+
+    ``address`` is where it dials, if not straight to the coordinator.
+    """
+    invitation = service.invite(name, role, address=address)
+    join(invitation, directory, ledgers=directory / "ledgers", clock=SystemClock(), random=SystemRandom())
     registry = Registry(open_home(directory).home)
     data = recipe.task.data if role is Role.PARTICIPANT else "public-digits"
     registry.add(DatasetEntry(name=data, path="/data", added_at=0, rows=100))

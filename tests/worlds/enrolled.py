@@ -38,8 +38,9 @@ def enrol(
     name: str = "alice",
     role: Role = Role.PARTICIPANT,
     ledgers: Path | None = None,
+    now: float | None = None,
 ) -> Home:
-    """Write what joining writes; the identity key is the one that the tests' plans name."""
+    """Write what joining writes, now or at another time; the identity key is the one that the tests' plans name."""
     ledgers = ledgers or directory / DEFAULT_LEDGERS
     home = Home(directory)
     home.make()
@@ -57,7 +58,7 @@ def enrol(
     identity.save_keys(home.identity, keys)
     request = identity.enrolment_request(invitation, keys)
     certificate = ca.issue_member(
-        made, request=request.certificate_request, name=name, random=SeededRandom(name), now=time.time()
+        made, request=request.certificate_request, name=name, random=SeededRandom(name), now=now or time.time()
     )
     membership = Membership(FEDERATION, name, role, certificate, made.ca_certificate)
     identity.save_identity(home.identity, identity.accept_membership(invitation, keys, membership))

@@ -20,6 +20,7 @@ from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg.messages import Position
 from protos.envelope import Enrolment, Hello, LedgerHead, Membership, NumberedTask, Role, Submission, Welcome
 from protos.invitation import Invitation, token_hash
+from protos.renewal import Renewal, RenewalRequest
 from tests.worlds.seeded import SeededRandom
 
 FEDERATION = "test-federation"
@@ -44,6 +45,7 @@ class FakeBackend:
     sessions: list[bytes] = field(default_factory=list)  # that calls named
     failures: list[Exception] = field(default_factory=list)
     over: list[tuple[str, str]] = field(default_factory=list)  # who was refused for its quota, and why
+    refused: list[tuple[str, str]] = field(default_factory=list)  # whose first words were, and why
     refusal: OnlysumError | Exception | None = None
     content_cut: int = 0  # bytes after which the next download fails inside
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -81,9 +83,25 @@ class FakeBackend:
         if certificate in self.replaced:
             raise PeerError("E-MEMBER-REVOKED", participant=member, phase=Phase.HANDSHAKE, rule="enrolled again since")
 
+    async def renew(self, member: str, present: bytes, request: RenewalRequest) -> Renewal:
+        """Certify the key, whoever asks."""
+        self._refuse()
+        issued = ca.issue_member(
+            self.authority,
+            request=request.certificate_request,
+            name=member,
+            random=SeededRandom(f"renewal of {member}"),
+            now=self.now(),
+        )
+        return Renewal(issued, self.authority.ca_certificate)
+
     def failed(self, error: Exception) -> None:
         """Keep it."""
         self.failures.append(error)
+
+    def handshake_refused(self, member: str, error: PeerError) -> None:
+        """Take note of it."""
+        self.refused.append((member, error.code))
 
     def over_quota(self, member: str, error: NetworkError) -> None:
         """Keep it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,9 +120,11 @@ class RecordingLink:
         """Return what a handshake is answered with."""
         return Welcome(1, "0", "test-federation", self.welcome_head, (), ())
 
-    def poll(self, seen: frozenset[bytes], wait_seconds: float, most: int = 0) -> NumberedTask | None:
+    def poll(
+        self, seen: frozenset[bytes], wait_seconds: float, most: Callable[[], int] = lambda: 0
+    ) -> Generator[NumberedTask, None, None]:
         """Nothing to do."""
-        return None
+        yield from ()
 
     def submit(self, submission: Submission) -> None:
         """Keep a message, and the heads that come with it: both, or neither."""
@@ -147,6 +149,10 @@ class RecordingLink:
         """Serve some content."""
         self.before("download")
         return self.contents[ref.sha256]
+
+    def download(self, ref: ContentRef, destination: Path) -> None:
+        """Serve some content into a file."""
+        destination.write_bytes(self.download_bytes(ref))
 
     def close(self) -> None:
         """Nothing to close."""

@@ -17,7 +17,8 @@ from privacy.secagg import shamir
 from privacy.secagg.suites import PUBLIC_KEY_BYTES
 from privacy.secret import SecretBytes
 from protos import envelope as env
-from protos.codec import MAX_CLOCK
+from protos import renewal
+from protos.codec_renewal import MAX_CLOCK
 from tests.worlds.expect import expect
 
 NAMES = ("alice", "bob", "carol", "dave", "x", "0", "a.b-c_d", "z" * 63)
@@ -269,6 +270,25 @@ hellos = st.builds(
         lambda ids: st.tuples(*(st.builds(env.DatasetOffer, name=st.just(name), units=from_one) for name in ids))
     ),
 )
+addresses = st.sampled_from(["sum.example.org:8443", "10.0.0.1:1", "[2001:db8::1]:65535"])
+notices = st.builds(
+    renewal.AddressNotice,
+    addresses=st.lists(addresses, min_size=1, max_size=renewal.MAX_ADDRESSES).map(tuple),
+    said_at=st.integers(1, MAX_CLOCK),
+    signature=octets(64),
+)
+renewal_requests = st.builds(
+    renewal.RenewalRequest, certificate_request=st.binary(min_size=1, max_size=60), identity_signature=octets(64)
+)
+successions = st.builds(
+    renewal.Succession, certificate=st.binary(min_size=1, max_size=60), operator_signature=octets(64)
+)
+renewals = st.builds(
+    renewal.Renewal,
+    certificate=st.binary(min_size=1, max_size=60),
+    authority=st.binary(min_size=1, max_size=60),
+    succession=st.none() | successions,
+)
 welcomes = st.builds(
     env.Welcome,
     protocol_version=st.just(PROTOCOL_VERSION),
@@ -278,6 +298,8 @@ welcomes = st.builds(
     last_heads=st.lists(heads_shown, max_size=2).map(tuple),
     members=st.lists(st.builds(env.MemberEntry, name=names, role=roles, identity_key=hashes), max_size=3).map(tuple),
     clock=st.integers(0, MAX_CLOCK),
+    authority=st.just(b"") | hashes,
+    addresses=st.none() | notices,
 )
 enrolments = st.builds(
     env.Enrolment,
@@ -299,6 +321,7 @@ memberships = st.builds(
 )
 
 chunks = st.builds(env.Chunk, offset=from_zero, data=st.binary(min_size=1, max_size=60))
+task_parts = st.builds(env.TaskPart, chunk=chunks, last=st.booleans())
 announcements = st.builds(env.UploadAnnounced, run_id=run_ids, position=positions, sha256=hashes, length=lengths)
 polls = st.builds(
     env.PollRequest,

@@ -1,0 +1,1 @@
+"""What of a coordinator's work somebody should hear of."""

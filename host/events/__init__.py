@@ -1,0 +1,1 @@
+"""Events that somebody should hear of: to a webhook, to a command, to both."""
