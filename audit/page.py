@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal, TypeVar
 
 from audit import wording
+from audit.measurement import measured_figures
 from audit.plots import Plot, line_plot
 from audit.statements import maker_statements
 from audit.verify import VerifiedReport
@@ -119,6 +120,7 @@ def make_page(verified: VerifiedReport) -> Page:
     maker = f"{report.made_by.role} {report.made_by.name}"
     blocks = (
         *_plain_words(verified, claim),
+        *_measured(report),
         *(_figures(report, claim) if claim else ()),
         *_execution(report),
         *_rounds(report),
@@ -242,6 +244,25 @@ def _plain_words(verified: VerifiedReport, claim: Claim | None) -> Iterator[Bloc
         )
     )
     yield Bullets(tuple(_text(f"{check.name}: {check.outcome}") for check in verified.checks))
+
+
+def _measured(report: Report) -> Iterator[Block]:
+    found = measured_figures(report)
+    if not found:
+        return
+    yield Heading(wording.MEASURED, 2)
+    yield Paragraph(_text(wording.MEASURED_NOTE), soft=True)
+    rows = [
+        (
+            ", answered ".join(figure.of) or "all",
+            figure.metric,
+            "unknown: too few units" if figure.interval is None else f"{figure.value:.4g}",
+            "" if figure.interval is None else f"{figure.interval[0]:.4g} to {figure.interval[1]:.4g}",
+        )
+        for figure in found[:MOST_ROWS]
+    ]
+    yield _table(("of", "metric", "value", "95% interval"), rows)
+    yield from _more(len(found) - MOST_ROWS, "more figures")
 
 
 def _figures(report: Report, claim: Claim) -> Iterator[Block]:

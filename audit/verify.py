@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from audit import history
+from audit import history, measurement
 from host.fingerprints import fingerprint
 from privacy import canonical
 from privacy.canonical import Json
@@ -74,9 +74,8 @@ def verify_report(data: bytes, *, expected_key: bytes | None = None) -> Verified
     if report.made_by.identity_key != signed.key:
         raise VerificationError("E-REPORT-SIGNATURE", "another key signed the report than the one it names")
     first = Check("signature", f"every byte of the report is signed by key {fingerprint(key)}")
-    return VerifiedReport(
-        report, key, expected_key is not None, (first, *(Check(name, check(report)) for name, check in _CHECKS.items()))
-    )
+    found = (Check(name, check(report)) for name, check in _CHECKS.items())
+    return VerifiedReport(report, key, expected_key is not None, (first, *(check for check in found if check.outcome)))
 
 
 def parse_report(data: bytes) -> SignedReport:
@@ -236,4 +235,5 @@ _CHECKS: Final[dict[str, Callable[[Report], str]]] = {
     "ledger": _check_ledger,
     "rounds": history.check_rounds,
     "evaluations": history.check_evaluations,
+    "measurement": measurement.check_measurement,
 }

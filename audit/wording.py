@@ -28,9 +28,15 @@ from privacy.claims import (
 )
 from privacy.dp import rdp
 from privacy.dp.events import format_epsilon_up
+from privacy.measurement import measurement_words
 from privacy.plan import Plan
 from privacy.report_model import Claim, LedgerPart, Report
 
+MEASURED: Final = "What was measured"
+MEASURED_NOTE: Final = (
+    "Computed here from the sum that the survivors signed for. The interval takes in the noise and, of a mean, that so "
+    "many units stand for others like them; noise may take its ends beyond what is possible."
+)
 MAKERS_STATEMENT: Final = "The maker's statement, confirmed by no check"
 
 
@@ -39,7 +45,7 @@ NIST_TOPICS: Final = (
     ("mechanism, sampling, clipping", ("How sampling, clipping and noise were executed",)),
     ("privacy accounting, composition", ("Spend by round", "The owner's ledger")),
     ("trust model", ("What we rely on", "The figures")),
-    ("utility", ("Measurements on public data",)),
+    ("utility", ("What was measured", "Measurements on public data")),
     ("security, side channels, limits", ("What is not protected",)),
 )
 UNANSWERED: Final = "not answered by this report"
@@ -55,6 +61,11 @@ def nist_rows(sections: Collection[str]) -> list[tuple[str, str]]:
 def what_this_does(report: Report) -> str:
     """Return what the run did, in a few sentences."""
     plan = report.plan
+    if plan.recipe.measured is not None:
+        return (
+            f"{plan.n} organisations measured {plan.recipe.base.name} with an adapter on their own data, each on its "
+            f"own machine. {' '.join(measurement_words(plan.recipe))} {departing_sentence(plan)} {sum_sentence(plan)}"
+        )
     return (
         f"{plan.n} organisations fine-tuned {plan.recipe.base.name} together, each on its own machine. "
         f"{departing_sentence(plan)} {sum_sentence(plan)}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
@@ -23,9 +23,10 @@ from pydantic import ValidationError
 from safetensors.numpy import save
 
 import methods
+from authoring.measure import MeasureFile, folder_of, measuring_draft, read_any, with_values_of
 from authoring.pooling import compare_pooling
 from authoring.preprocessing import compare_preprocessing
-from authoring.recipe import AdapterSection, RecipeFile, TrainingSection, read_recipe
+from authoring.recipe import AdapterSection, RecipeFile, TrainingSection
 from host import durable
 from methods.layout import Sizes, schedule_of
 from methods.method import Method
@@ -36,7 +37,7 @@ from participant.training.bases.targets import check_targets, check_untied
 from participant.training.examples import synthetic_examples
 from participant.training.models import architecture, hash_model, label_names, load_base
 from participant.training.rows.cells import name_text
-from participant.training.trial import TRIAL_ROWS, try_recipe
+from participant.training.trial import TRIAL_ROWS, try_recipe, try_released
 from privacy.adapter_parts import Adapter, Tensor
 from privacy.dp.calibration import assumed
 from privacy.draft import (
@@ -85,9 +86,10 @@ def build_draft(
     """
     if out.exists():
         raise LocalError("E-EXISTS", str(out))
-    wanted = read_recipe(recipe)
+    wanted = read_any(recipe)
     method = methods.get(wanted.method)
-    method.require_mode(wanted.privacy.mode)
+    if isinstance(wanted, RecipeFile):
+        method.require_mode(wanted.privacy.mode)
     require_distinct(wanted.task.labels or ())
     folder = (recipe.parent / os.path.expanduser(wanted.base.path)).resolve()  # noqa: PTH111  see ``resolve_base``
     try:
@@ -98,6 +100,10 @@ def build_draft(
         for difference in (*compare_preprocessing(folder, wanted.task), *compare_pooling(folder, wanted.task)):
             warn(difference)
         adapter = make_adapter(method, wanted.adapter, folder, base, task)
+        measured = wanted.measure.adapter if isinstance(wanted, MeasureFile) else None
+        if measured is not None:
+            description, tensors = with_values_of(folder_of(recipe, measured), adapter.description)
+            adapter = replace(adapter, description=description, tensors=tensors)
         draft = _draft(wanted, method, base, task, adapter.description)
         methods.require_sound(draft.recipe, draft.privacy.mode)
     except ValidationError as error:
@@ -110,6 +116,8 @@ def build_draft(
         if self_check:
             privacy = assumed(draft.privacy, clipped=draft.recipe.clipped_entries)
             try_recipe(draft.recipe, privacy, folder, directory / INITIAL_FILE)
+        if measured is not None:
+            try_released(draft.recipe, folder, directory / INITIAL_FILE, folder_of(recipe, measured))
     return draft
 
 
@@ -229,7 +237,11 @@ def _check_heads(head_modules: Sequence[str], tensors: Mapping[str, Any]) -> Non
             raise LocalError("E-CONFIG-INVALID", f"adapter.head_modules: the base has no module {module}")
 
 
-def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Task, adapter: Adapter) -> Draft:
+def _draft(
+    wanted: RecipeFile | MeasureFile, method: Method, base: BaseReference, task: Task, adapter: Adapter
+) -> Draft:
+    if isinstance(wanted, MeasureFile):
+        return measuring_draft(wanted, base, task, adapter, method.state(adapter.tensors))
     rate, state = wanted.training.learning_rate, method.state(adapter.tensors)
     upload = method.upload_of(state, _sizes(wanted.training), adapter.tensors)
     recipe = Recipe(

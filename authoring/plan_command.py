@@ -21,6 +21,7 @@ from host.rendering import Json
 from privacy.adapter_parts import options_words
 from privacy.draft import Draft
 from privacy.errors import LocalError, PlanError
+from privacy.measurement import measurement_words
 from privacy.plan import Plan
 from privacy.task_parts import task_words
 
@@ -137,6 +138,8 @@ def _facts(document: Draft | Plan) -> Iterator[tuple[str, str]]:
     yield "base", f"{recipe.base.name}, hash {recipe.base.hash}"
     yield "method", f"{recipe.adapter.method}, {options_words(recipe.adapter)}, {recipe.entries:,} entries"
     yield "task", f"{recipe.task.kind} on {recipe.task.data}: {task_words(recipe.task)}"
+    for words in measurement_words(recipe):
+        yield "measures", words
     yield "rounds", f"{recipe.rounds} of {privacy.local_steps} steps"
     if privacy.mode == "none":
         yield "privacy", "none: no differential privacy"

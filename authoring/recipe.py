@@ -92,6 +92,7 @@ The format; where a line has a value in its comment, that is the default and the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -106,7 +107,7 @@ from privacy.plan_parts import ATTEMPTS, Attempts, Count, DecimalString, Mode, N
 from privacy.task_parts import Pooling
 
 
-def _decimal(value: Any) -> Any:
+def decimal_text(value: Any) -> Any:
     """Turn a TOML number into the decimal text of plans; the shortest text that gives a float back is meant."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
@@ -124,7 +125,7 @@ UNITS: Final[dict[Mode, tuple[Unit, ...]]] = {
     "none": ("none",),
 }
 
-Number = Annotated[DecimalString, BeforeValidator(_decimal)]
+Number = Annotated[DecimalString, BeforeValidator(decimal_text)]
 Texts = tuple[Text, ...]
 Kind = Literal[
     "image-classification",
@@ -290,38 +291,60 @@ def _explained(error: LocalError) -> LocalError:
 
 def _check(recipe: RecipeFile, file: str) -> None:
     """Refuse what every later step would refuse with less to go on."""
-    noised = recipe.privacy.mode != "none"
     problems = {
-        "task.max_length: text needs a length in tokens": recipe.task.kind != "image-classification"
-        and recipe.task.max_length is None,
-        "task.image_std: it must not be 0": recipe.task.image_std is not None and Decimal(recipe.task.image_std) == 0,
-        "task.image_scale: it must not be 0": recipe.task.image_scale is not None
-        and Decimal(recipe.task.image_scale) == 0,
-        "privacy.epsilon: a noised mode needs epsilon and delta": noised
-        and not (Decimal(recipe.privacy.epsilon) > 0 and 0 < Decimal(recipe.privacy.delta) < 1),
-        f"privacy.epsilon: it must be {LEAST_EPSILON} to {MOST_EPSILON}; more protects nobody": (
-            noised and not LEAST_EPSILON <= Decimal(recipe.privacy.epsilon) <= MOST_EPSILON
-        ),
-        "privacy.epsilon: mode none has no differential privacy, so no epsilon and no delta": not noised
-        and (recipe.privacy.epsilon, recipe.privacy.delta) != ("0", "0"),
+        **task_problems(recipe.task),
+        **privacy_problems(recipe.privacy),
         "evaluation.data: it must be public data, not the owners' own": recipe.evaluation.data == recipe.task.data,
-        "privacy.local_steps: mode distributed takes one step per round": recipe.privacy.mode == "distributed"
-        and recipe.privacy.local_steps != 1,
-        "privacy.sampling_rate: it must be above 0 and at most 1": not 0 < Decimal(recipe.privacy.sampling_rate) <= 1,
-        f"privacy.unit: mode {recipe.privacy.mode} has {' or '.join(UNITS[recipe.privacy.mode])}": (
-            recipe.privacy.unit_of_privacy not in UNITS[recipe.privacy.mode]
-        ),
-        "privacy.max_rows_per_user: it belongs to the user unit, and only to it": (recipe.privacy.unit == "user")
-        != (recipe.privacy.max_rows_per_user > 0),
         "training.proximal: times the learning rate it must be at most 1, or steps leap over the start": (
             Decimal(recipe.training.proximal) * Decimal(recipe.training.learning_rate) > 1
         ),
         **_rate_problems(recipe),
         **_optimizer_problems(recipe.optimizer),
     }
+    refuse_first(file, problems)
+
+
+def refuse_first(file: str, problems: Mapping[str, bool]) -> None:
+    """Refuse the first problem that there is.
+
+    Raises:
+        LocalError: ``E-CONFIG-INVALID``.
+    """
     for problem, found in problems.items():
         if found:
             raise LocalError("E-CONFIG-INVALID", f"{file}: {problem}")
+
+
+def task_problems(task: TaskSection) -> dict[str, bool]:
+    """Return what may be wrong with a task, each with whether it is."""
+    return {
+        "task.max_length: text needs a length in tokens": task.kind != "image-classification"
+        and task.max_length is None,
+        "task.image_std: it must not be 0": task.image_std is not None and Decimal(task.image_std) == 0,
+        "task.image_scale: it must not be 0": task.image_scale is not None and Decimal(task.image_scale) == 0,
+    }
+
+
+def privacy_problems(privacy: PrivacySection) -> dict[str, bool]:
+    """Return what may be wrong with the privacy that is asked for, each with whether it is."""
+    noised = privacy.mode != "none"
+    return {
+        "privacy.epsilon: a noised mode needs epsilon and delta": noised
+        and not (Decimal(privacy.epsilon) > 0 and 0 < Decimal(privacy.delta) < 1),
+        f"privacy.epsilon: it must be {LEAST_EPSILON} to {MOST_EPSILON}; more protects nobody": (
+            noised and not LEAST_EPSILON <= Decimal(privacy.epsilon) <= MOST_EPSILON
+        ),
+        "privacy.epsilon: mode none has no differential privacy, so no epsilon and no delta": not noised
+        and (privacy.epsilon, privacy.delta) != ("0", "0"),
+        "privacy.local_steps: mode distributed takes one step per round": privacy.mode == "distributed"
+        and privacy.local_steps != 1,
+        "privacy.sampling_rate: it must be above 0 and at most 1": not 0 < Decimal(privacy.sampling_rate) <= 1,
+        f"privacy.unit: mode {privacy.mode} has {' or '.join(UNITS[privacy.mode])}": (
+            privacy.unit_of_privacy not in UNITS[privacy.mode]
+        ),
+        "privacy.max_rows_per_user: it belongs to the user unit, and only to it": (privacy.unit == "user")
+        != (privacy.max_rows_per_user > 0),
+    }
 
 
 def _rate_problems(recipe: RecipeFile) -> dict[str, bool]:

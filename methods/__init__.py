@@ -119,7 +119,8 @@ def require_sound(recipe: Recipe, mode: Mode) -> None:
         LocalError: ``E-METHOD-UNKNOWN``, ``E-METHOD-REFUSED`` or ``E-PLAN-STREAM``, with the reason.
     """
     method = get(recipe.adapter.method)
-    method.require_mode(mode)
+    if recipe.measured is None:
+        method.require_mode(mode)
     method.require_task(recipe.task)
     method.require_layout(recipe)
 

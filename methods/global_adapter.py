@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final, assert_never
 
 import numpy as np
@@ -66,6 +67,8 @@ def next_state(plan: Plan, state: OptimizerState, total: Blocks, survivors: Sequ
         survivors: whose updates are in it.
     """
     recipe, number = plan.recipe, state.round + 1
+    if recipe.measured is not None:  # its sum is no step
+        return replace(state, round=number)
     if methods.get(recipe.adapter.method).exact_step and (recipe.upload.kind, recipe.counts) == ("differences", "all"):
         count = sum(_amounts(plan, survivors))
         directions = ((start, _direction_of(plan, number, entries, count)) for start, entries in total)
@@ -86,7 +89,7 @@ def recovery_error(
         survivors: whose updates are in it.
     """
     measured = methods.get(plan.recipe.adapter.method).error
-    if measured is None:
+    if measured is None or plan.recipe.measured is not None:
         return None
     return measured(plan.recipe, state, direction(plan, state.round + 1, total(), survivors))
 

@@ -314,6 +314,8 @@ class Method:
         if recipe.state != state:
             given, names = (", ".join(stream.name for stream in streams) for streams in (recipe.state, state))
             raise LocalError("E-PLAN-STREAM", f"the plan's state is {given}; that of {self.title} is {names}, in order")
+        if recipe.measured is not None:  # what is summed follows from the metrics, and nothing of the method happens
+            return
         schedule = layout.schedule_of(self, recipe.schedule.opening_rounds, recipe.rounds)
         if (recipe.turns, recipe.schedule) != (self.turns_of(state, recipe.upload, adapter.tensors), schedule):
             raise LocalError("E-PLAN-STREAM", f"the plan's turns are not those of {self.title}: what trains when")

@@ -144,6 +144,8 @@ def _moments(optimizer: Optimizer, first: Wide, second: Wide, direction: Wide) -
     match optimizer.name:
         case "mean":
             return first, second, direction
+        case "none":
+            return first, second, np.zeros_like(direction)
         case "sgd":
             first = beta * first + direction
             return first, second, first

@@ -54,6 +54,10 @@ def _rate(text: str) -> str:
     return _require_within(text, LEAST_RATE, MOST_RATE)
 
 
+def _rate_or_none(text: str) -> str:
+    return text if text == "0" else _rate(text)
+
+
 def _scale(text: str) -> str:
     return _require_within(text, LEAST_SCALE, MOST_SCALE)
 
@@ -66,6 +70,7 @@ def _require_within(text: str, least: Decimal, most: Decimal) -> str:
 
 
 Rate = Annotated[DecimalString, AfterValidator(_rate)]
+RateOrNone = Annotated[DecimalString, AfterValidator(_rate_or_none)]  # 0 where nothing trains
 Scale = Annotated[DecimalString, AfterValidator(_scale)]
 MicroBatch = Annotated[int, Field(ge=1, le=MOST_MICRO_BATCH)]
 Text = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterValidator(_one_line)]

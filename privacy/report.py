@@ -96,6 +96,7 @@ class ReportFacts:
     roster_verified: bool
     rounds: Sequence[RoundFacts]
     evaluations: Sequence[SignedEvaluation] = ()
+    measured: Sequence[int] = ()  # the integers of a measurement's sum
     ledger: LedgerFacts | None = None
     randomness: str = SYSTEM_RANDOMNESS
     simulation: bool = False
@@ -127,6 +128,7 @@ def build_report(facts: ReportFacts) -> Report:
         ),
         ledger=None if facts.ledger is None else ledger_part(facts.ledger),
         not_protected=not_protected(plan),
+        measured=tuple(facts.measured),
     )
 
 

@@ -201,7 +201,11 @@ def bind(
             privacy=privacy,
             encoding=encoding,
             weight_rule=weight_rule,
-            evaluation=Evaluation(data=draft.evaluation_data, every=draft.evaluate_every, evaluators=evaluators),
+            evaluation=Evaluation(
+                data=draft.evaluation_data,
+                every=draft.evaluate_every,
+                evaluators=() if draft.recipe.measured else evaluators,
+            ),
             roster=tuple(roster),
             f=f,
             shamir_threshold=threshold(n, f),

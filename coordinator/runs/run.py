@@ -268,9 +268,10 @@ class Run:
             self._answer_who_asked()
 
     def clear(self) -> None:
-        """Remove uploads and sums of a run that has ended: nobody needs them any more."""
+        """Remove uploads and sums of a run that has ended: nobody needs them any more, but of a measurement."""
         self.context.spool.clear_run(self.run_id)
-        self.files.forget_sums()
+        if self.rules.recipe.measured is None:
+            self.files.forget_sums()
 
     # --- what the next attempt starts from ---
 

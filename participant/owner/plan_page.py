@@ -39,6 +39,7 @@ from privacy.claims import (
     two_units_sentence,
 )
 from privacy.dp.events import format_epsilon_up
+from privacy.measurement import measurement_words
 from privacy.notice import HEADING, notice_sentences
 from privacy.plan import Plan, VerifiedPlan
 from privacy.task_parts import task_words
@@ -157,6 +158,17 @@ def _here(judged: Judged) -> Iterator[str]:
     rows = f"dataset {data.name} ({data.rows} rows{users})" if data else f"a dataset {recipe.task.data}, not here"
     each = f"user (at most {privacy.max_rows_per_user} of a user's rows)" if by_user else "row"
     where = f"registered as {model.name}" if model else "not registered here"
+    if recipe.measured is not None:
+        yield from measurement_words(recipe)
+        with_adapter = f"with an adapter of method {recipe.adapter.method}" if recipe.measured.reads_answers else ""
+        yield (
+            f"Your daemon reads {rows} once, each {each} with probability {privacy.sampling_rate}, "
+            f"for {recipe.base.name} ({where}) {with_adapter}".rstrip()
+            + "."
+        )
+        yield f"The model answers {task_words(recipe.task)}."
+        yield "No code comes with a plan. A self-check on synthetic rows runs before the approval is sent."
+        return
     yield f"Method {recipe.adapter.method} trains {recipe.entries:,} numbers on top of {recipe.base.name} ({where})."
     if kept := methods.get(recipe.adapter.method).kept(recipe):
         yield (

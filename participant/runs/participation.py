@@ -155,6 +155,7 @@ class Participation:
                 self._follow(self._hear(task.request, of=position_of(task)))
             case RoundCompleted():
                 self._on_completed(task.certificate)
+                self._keep_sum(task)
             case RoundVoided():
                 self._on_voided(task.voided)
             case AttemptAborted():
@@ -276,6 +277,15 @@ class Participation:
         self._close_round()
         if isinstance(step.record, RoundClosed):
             self._report_closed(step.record)
+
+    def _keep_sum(self, task: RoundCompleted) -> None:
+        """Fetch the sum of a measurement, so that this owner's report has the figures; without it they are left out."""
+        if task.sum is None or self._plan.recipe.measured is None or self._journal.memory.completed == 0:
+            return
+        try:
+            self._adapter.keep_sum(task.sum)
+        except OnlysumError as error:
+            self._log.warning("the measurement's sum is not here", code=error.code, detail=error.detail)
 
     def _catch_up(self, task: AttemptOpened) -> None:
         """Close the rounds that this participant missed, in their order."""

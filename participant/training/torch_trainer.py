@@ -40,6 +40,7 @@ from participant.training.bases.checkpointing import run_blocks_again
 from participant.training.bases.memory import Memory, micro_batch
 from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples, synthetic_examples
+from participant.training.measuring.check import MeasureCheck
 from participant.training.models import Base, load_base
 from participant.training.noise_keys import NoiseKeys
 from participant.training.record import OwnersRecord
@@ -136,7 +137,7 @@ class TorchTrainer:
         self._round = 0
         self._slots: Slots | None = None
         self._usual: dict[int, float] = {}  # seconds of a micro-batch when it was rehearsed, by turn
-        self._self_check: SelfCheck | None = None
+        self._self_check: SelfCheck | MeasureCheck | None = None
         self._engines: TurnEngines | None = None
         self._examples: Examples | None = None
         self._base: Base | None = None
@@ -184,20 +185,26 @@ class TorchTrainer:
         synthetic = synthetic_examples(loaded, task, size).to(device)
         engines = TurnEngines(adapted, synthetic, given.engine)
         self._start = adapted.vector()
-        self._self_check = SelfCheck(
-            recipe=recipe,
-            privacy=self._plan.privacy,
-            engines=engines,
-            synthetic=synthetic,
-            initial=initial,
-            clean_base=lambda: base().model,
-            slot_rows=synthetic_examples(loaded, task, SLOT_ROWS).to(device),
+        self._self_check = self._checked(
+            SelfCheck(
+                recipe=recipe,
+                privacy=self._plan.privacy,
+                engines=engines,
+                synthetic=synthetic,
+                initial=initial,
+                clean_base=lambda: base().model,
+                slot_rows=synthetic_examples(loaded, task, SLOT_ROWS).to(device),
+            )
         )
         self._fixed_slots = self._self_check.run()
         compile_now()  # before a round's clock runs
         with nullcontext() if self._pace is None else self._pace.pad(READING_SECONDS):
             self._read(loaded, engines, synthetic)
         self._set_pace()
+
+    def _checked(self, check: SelfCheck) -> SelfCheck | MeasureCheck:
+        """Return the check that is run: of what trains, by default."""
+        return check
 
     def _read(self, loaded: Base, engines: TurnEngines, synthetic: Examples) -> None:
         """Read the data: how long that takes may tell what is in it."""
@@ -442,14 +449,16 @@ class TorchTrainer:
         except Exception as error:
             if not self._plan.privacy.noised:
                 raise
-            failure = LocalError("E-TRAINING", type(error).__name__)  # its words may be the data's
-            if self._record is not None:
-                self._record.failed(self._round, type(error).__name__)
-            next_step = failure.explanation.next_step
-            _log.error(
-                "training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step
-            )
+            self._note_failure(error)
             return np.zeros(work.sums.entries, dtype=np.int64)
+
+    def _note_failure(self, error: Exception) -> None:
+        """Write down, for the owner's eyes, that a step failed and noise leaves without it."""
+        failure = LocalError("E-TRAINING", type(error).__name__)  # its words may be the data's
+        if self._record is not None:
+            self._record.failed(self._round, type(error).__name__)
+        next_step = failure.explanation.next_step
+        _log.error("training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step)
 
     def _in_step(self, sums: GradientSums, batch: list[Integers]) -> GradientSums:
         """Return sums over the examples as this step sees them: with coins of its own, where the task tosses any."""

@@ -16,12 +16,13 @@ from typing import Final, Literal
 
 from privacy import canonical
 from privacy.dp.accountants import epsilon
-from privacy.dp.clipping import MAX_SENSITIVITY
+from privacy.dp.clipping import MAX_SENSITIVITY, clip_radius
 from privacy.dp.events import Composed, Event, Gaussian, PoissonSampled, derived_multiplier
 from privacy.dp.signal import Setting, least_clamp, noise_of_difference, share_lost
 from privacy.draft import PrivacyTarget
 from privacy.errors import LocalError
-from privacy.plan import wrap_sigmas
+from privacy.measure_parts import grid_step
+from privacy.plan import LEAST_GRID_STEP, wrap_sigmas
 from privacy.plan_parts import MAX_VARIANCE_EXPONENT, MIN_VARIANCE_EXPONENT, Encoding, Privacy
 
 ENTRY_BITS: Final = (8, 9, 10, 12, 16, 21, 32, 64)  # narrowest first; below 32 as many as fill a 64-bit word
@@ -84,12 +85,20 @@ def _mechanisms(target: PrivacyTarget, setting: Setting) -> Iterator[Privacy]:
     needed, known = needed_multiplier(target, rounds=setting.rounds), False
     for exponent in range(MIN_VARIANCE_EXPONENT, MAX_VARIANCE_EXPONENT + 1):
         sensitivity = largest_sensitivity(needed, honest=honest, exponent=exponent)
-        if sensitivity**2 > setting.clipped / 12 + 4 * sensitivity and sensitivity <= MAX_SENSITIVITY:
+        fits = sensitivity**2 > setting.clipped / 12 + 4 * sensitivity and sensitivity <= MAX_SENSITIVITY
+        if fits and _is_fine(target, setting, sensitivity):
             known = True
             yield _with_noise(target, exponent, sensitivity, honest)
     if not known:
         detail = f"noise multiplier {needed:.4g} over {setting.clipped} entries needs a variance of more than 2^50"
         raise LocalError("E-PLAN-NOISE", detail)
+
+
+def _is_fine(target: PrivacyTarget, setting: Setting, sensitivity: int) -> bool:
+    """Return whether a grid tells shares of what is measured apart; what trains is content with any."""
+    radius = clip_radius(sensitivity, setting.clipped)
+    spare = LEAST_GRID_STEP // 100  # D is lowered a little where the accountant wants it
+    return not setting.measures or grid_step(radius, float(target.clip_norm)) >= LEAST_GRID_STEP + spare
 
 
 def assumed(target: PrivacyTarget, *, clipped: int) -> Privacy:
@@ -194,7 +203,11 @@ def _encoding(privacy: Privacy, target: PrivacyTarget, setting: Setting, bits: i
     """Return the fixed point with the plan's ring rule in words of so many bits, or None if there is none."""
     if privacy.mode.startswith("distributed"):
         return _of_noisy_sums(privacy, setting, bits)
-    return _of_differences(privacy, Decimal(target.update_bound), setting, bits)
+    if not setting.measures:
+        return _of_differences(privacy, Decimal(target.update_bound), setting, bits)
+    if not privacy.noised:
+        return _of_differences(privacy, Decimal(setting.units), setting, bits)
+    return _of_noisy_counts(privacy, setting, bits)
 
 
 def _of_noisy_sums(privacy: Privacy, setting: Setting, bits: int) -> Encoding | None:
@@ -203,6 +216,14 @@ def _of_noisy_sums(privacy: Privacy, setting: Setting, bits: int) -> Encoding | 
     noise = math.ceil(sigmas * math.sqrt(setting.n) * privacy.sigma) + 1
     clamp = min((2 ** (bits - 1) - 1 - noise) // setting.n, canonical.MAX_INTEGER)
     return _words(bits, 0, clamp) if clamp >= max(1.0, least_clamp(privacy, setting)) else None
+
+
+def _of_noisy_counts(privacy: Privacy, setting: Setting, bits: int) -> Encoding | None:
+    """In mode ``local`` a participant's own sum is clamped with all of its noise, which should never bite."""
+    noise = math.ceil(wrap_sigmas(setting.entries * setting.n) * privacy.sigma) + 1
+    clamp = math.ceil(least_clamp(privacy, setting)) + noise
+    fits = clamp <= canonical.MAX_INTEGER and setting.n * (clamp + 1) < 2 ** (bits - 1)
+    return _words(bits, 0, clamp) if fits else None
 
 
 def _of_differences(privacy: Privacy, bound: Decimal, setting: Setting, bits: int) -> Encoding | None:
