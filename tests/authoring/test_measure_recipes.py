@@ -15,6 +15,7 @@ import onlysum
 from authoring.draft import INITIAL_FILE, build_draft
 from authoring.measure import MeasureFile, read_any
 from authoring.recipe import RecipeFile
+from examples.prepare import HERE
 from privacy.draft import Draft
 from privacy.errors import LocalError
 from tests.worlds.measuring import measure_text
@@ -94,6 +95,18 @@ def test_bins_that_are_not_ordered_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="there is no recipe"):
         read_any(tmp_path / "recipe.toml")
+
+
+def test_the_recipe_of_the_researchers_page_is_one_and_the_example_too(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "researcher.md").read_text()
+    block = next(text for text in page.split("```toml\n")[1:] if text.startswith("# a recipe that measures"))
+    (tmp_path / "page.toml").write_text(block.partition("```")[0])
+    shown, example = read_any(tmp_path / "page.toml"), read_any(HERE / "measure" / "recipe.toml")
+    assert isinstance(shown, MeasureFile)
+    assert isinstance(example, MeasureFile)
+    assert shown.measure.metrics == example.measure.metrics
+    assert shown.task == example.task
+    assert shown.adapter == example.adapter
 
 
 # --- whose adapter ---

@@ -3,7 +3,7 @@
 Guarantees: as :class:`~participant.training.torch_trainer.TorchTrainer`, of which it keeps reading, sampling, noise,
 pace and what happens where a round fails; what leaves is a sum of units that are each held to the plan's D.
 Leaves to others: what a row adds (``contributions``), that this holds on the very model (``check``).
-Source: docs/privacy-accounting.md section 10.
+Source: docs/privacy-accounting.md section 11.
 """
 
 from __future__ import annotations
