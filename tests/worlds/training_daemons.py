@@ -63,7 +63,7 @@ class Owner:
 
     def start(self) -> None:
         """Start its daemon."""
-        runner = assembly.assemble(self.directory, self.stop, show_progress=self._training)
+        runner = assembly.assemble(self.directory, self.stop, show_progress=self.show_progress)
         self.thread = threading.Thread(target=runner.run, daemon=True)
         self.thread.start()
 
@@ -74,7 +74,9 @@ class Owner:
         self.thread.join(20)
         assert not self.thread.is_alive()
 
-    def _training(self, *, run_id: str, round_number: int) -> Any:
+    def show_progress(self, *, run_id: str, round_number: int) -> Any:
+        """Return what is told of a round's steps; it ends the daemon in the round in which it leaves."""
+
         def progress(done: int, of: int) -> None:
             if round_number == self.leaves_in:
                 self.stop.set()
