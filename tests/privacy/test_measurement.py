@@ -140,6 +140,33 @@ def test_a_sum_beyond_what_reports_can_hold_is_refused() -> None:
         changed(plan, encoding={"ring_bits": 64, "lane_bits": 0, "clamp": 2**52, "scale_exponent": 10})
 
 
+def test_two_local_steps_are_refused_where_training_may_take_them() -> None:
+    with pytest.raises(PlanError, match="one step"):
+        changed(measuring_plan(mode="local"), privacy={"local_steps": 2})
+
+
+def test_weights_by_size_are_refused() -> None:
+    with pytest.raises(PlanError, match="equal weights"):
+        changed(measuring_plan(mode="none"), weight_rule="units")
+
+
+def test_the_coarsest_grid_and_the_smallest_clamp_are_just_allowed() -> None:
+    plan = measuring_plan(mode="none")
+    step, clamp = LEAST_GRID_STEP, UNITS * 1024
+    assert changed(plan, encoding={"scale_exponent": 10, "clamp": clamp}).encoding.clamp == clamp
+    with pytest.raises(PlanError, match="a count may reach"):
+        changed(plan, encoding={"scale_exponent": 10, "clamp": clamp - 1})
+    noised = measuring_plan()
+    grids = ((most, noised.model_copy(update={"privacy": _with(noised, most)})) for most in range(1000, 3000))
+    sensitivity = next(most for most, coarser in grids if step_of(coarser) == step)
+    coarsest = changed(noised, privacy={"sensitivity": sensitivity})
+    assert step_of(coarsest) == step
+
+
+def _with(plan: Plan, sensitivity: int) -> Any:
+    return plan.privacy.model_copy(update={"sensitivity": sensitivity})
+
+
 def test_a_participants_whole_data_are_never_the_unit() -> None:
     document: Any = json.loads(make_plan(mode="distributed-participant")[0].to_bytes())
     document["recipe"] = measuring_recipe()
