@@ -275,12 +275,15 @@ def default_survivors(n: int, f: int) -> int:
 
 
 def largest_sum(plan: Plan) -> float:
-    """Return the bound of docs/protocol.md section 7 on the absolute value of a summed coordinate."""
+    """Return the bound of docs/protocol.md section 7 on the absolute value of a summed coordinate.
+
+    With bands a participant sums as many clamped sums of its own, each times its band.
+    """
     privacy = plan.privacy
     if not privacy.mode.startswith("distributed"):
         return float(sum(member.weight for member in plan.roster) * (plan.encoding.clamp + 1))
     sigmas = wrap_sigmas(plan.recipe.entries * plan.recipe.rounds)
-    return plan.n * plan.encoding.clamp + sigmas * math.sqrt(plan.n) * privacy.sigma
+    return plan.n * sum(privacy.bands) * plan.encoding.clamp + sigmas * math.sqrt(plan.n) * privacy.sigma
 
 
 def wrap_sigmas(events: int) -> float:

@@ -88,7 +88,7 @@ def share_lost(privacy: Privacy, encoding: Encoding, setting: Setting) -> float:
         return 0.0
     variance, drawn = 2.0**privacy.variance_exponent, privacy.honest_noise * 2.0**privacy.variance_exponent
     radius = clip_radius(privacy.sensitivity, setting.clipped)
-    rounded = setting.batch(privacy) * ROUNDING / variance
+    rounded = setting.batch(privacy) * sum(band * band for band in privacy.bands) * ROUNDING / variance
     if privacy.mode == "local" and (noise := noise_of_difference(privacy, setting)):
         rounded += ROUNDING * 4.0**-encoding.scale_exponent / noise**2
     return 1 - radius / privacy.sensitivity * math.sqrt((drawn - 9) / drawn / (1 + rounded))

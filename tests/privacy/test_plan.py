@@ -369,7 +369,11 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
         {"n": 3, "recipe": {"counts": "rank"}, "roster": [{**ALICE, "options": {"rank": 3, "layers": []}}, BOB, CAROL]},
         "alice has rank 3, above the adapter's",
     ),
-    "correlated noise": ({"privacy": {"bands": [1, 2]}}, "not accounted for"),
+    "bands that rise": ({"mode": "distributed", "privacy": {"bands": [1, 2]}}, "not rise"),
+    "correlated noise in another mode": (
+        {"mode": "local", "privacy": {"bands": [3, 2]}},
+        "bands belong to mode distributed",
+    ),
     "an image that is divided by zero": ({"recipe": {"task": {"image_std": "0"}}}, "must not be 0"),
     "a vector beyond all adapters": ({"entries": 2**31 + 1, "encoding": {"clamp": 1}}, "more than 2147483648 entries"),
     "base files out of order": (
