@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from privacy import canonical
-from privacy.draft import Recipe
+from privacy.draft import Recipe, require_bandable
 from privacy.errors import PlanError
 from privacy.plan_parts import (
     ATTEMPTS,
@@ -89,6 +89,11 @@ class Plan(PlanModel):
     def n(self) -> int:
         """Size of the roster, which is the cohort of every round in protocol version 2."""
         return len(self.roster)
+
+    @property
+    def charges(self) -> int:
+        """As how many events a whole run is charged: one a round, or with bands one for as many rounds."""
+        return self.privacy.charges(self.recipe.rounds)
 
     @property
     def share_threshold(self) -> int:
@@ -233,6 +238,7 @@ class Plan(PlanModel):
     def _mechanism(self) -> Self:
         privacy = self.privacy
         privacy.require_countable(self.recipe.rounds)
+        require_bandable(self.recipe, privacy)
         if not privacy.noised:
             return self
         if not MIN_MULTIPLIER <= privacy.noise_multiplier <= MAX_MULTIPLIER:

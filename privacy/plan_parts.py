@@ -75,7 +75,6 @@ Text = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterVal
 Paragraphs = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterValidator(_lines)]
 Count = Annotated[int, Field(ge=0, le=canonical.MAX_INTEGER)]
 Positive = Annotated[int, Field(ge=1, le=canonical.MAX_INTEGER)]
-Band = Annotated[int, Field(ge=1, le=MOST_BAND)]
 Attempts = Annotated[int, Field(ge=1, le=100)]  # at a round, whatever ends them; keys and masks are new in each
 ATTEMPTS: Final = 10  # by default: three may fail (coordinator.runs.lifecycle), the others are there for restarts
 
@@ -214,7 +213,7 @@ class PrivacySpec(PlanModel):
     max_rows_per_user: Count = 0  # 0 unless the unit is the user
     upload_after_ms: Count = 0  # no upload leaves earlier after the round's start
     # c_0, c_1, ... of noise that is correlated over rounds; (1,): each round's is independent of every other's
-    bands: Annotated[tuple[Band, ...], Field(min_length=1, max_length=256)] = (1,)
+    bands: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=256)] = (1,)
 
     @property
     def noised(self) -> bool:
@@ -231,7 +230,8 @@ class PrivacySpec(PlanModel):
         """Probability with which a unit whose bin has its turn is drawn in a round: q times the number of bins."""
         if not self.banded:
             return self.sampling_rate
-        return f"{_EXACT.multiply(Decimal(self.sampling_rate), Decimal(len(self.bands))):f}"
+        rate = _EXACT.multiply(Decimal(self.sampling_rate), Decimal(len(self.bands)))
+        return f"{_EXACT.normalize(rate):f}"
 
     def charges(self, rounds: int) -> int:
         """Return as how many events the first so many rounds of a run are charged, at most."""
@@ -247,6 +247,8 @@ class PrivacySpec(PlanModel):
             if self.bands != (1,):
                 raise ValueError("a single band is [1]")
             return self
+        if max(self.bands) > MOST_BAND:
+            raise ValueError(f"a band is at most {MOST_BAND}")
         if self.mode != "distributed":
             raise ValueError("bands belong to mode distributed: in the others each round's noise is by itself")
         if any(after > before for before, after in pairwise(self.bands)):
@@ -289,8 +291,6 @@ class PrivacySpec(PlanModel):
         Raises:
             ValueError: there are more than :data:`MAX_STEPS`.
         """
-        if self.banded:
-            raise ValueError("bands must be [1]: the rounds of a run do not carry correlated noise yet")
         if rounds * self.local_steps > MAX_STEPS:
             raise ValueError(f"rounds times local_steps must be at most {MAX_STEPS:,}")
 

@@ -314,5 +314,5 @@ def _entries(run: OpenRun, rounds: Sequence[int], population: str) -> list[Charg
             event=event,
             delta=plan.privacy.delta,
         )
-        for number in rounds
+        for number in sorted({plan.privacy.charged_as(one) for one in rounds})
     ]

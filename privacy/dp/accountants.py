@@ -136,7 +136,7 @@ def trust_epsilons(plan: Plan, charges: int | None = None) -> TrustEpsilons | No
     charged = plan.privacy.honest_noise
     noises = (1, 1, 1) if plan.privacy.mode == "local" else (plan.min_survivors, charged, 1)
     delta = plan_delta(plan)
-    count = _all_charges(plan) if charges is None else charges
+    count = plan.charges if charges is None else charges
     outsiders, middle, others = (epsilon(_repeat(plan, noise, count), delta) for noise in noises)
     return TrustEpsilons(outsiders, middle, others, *noises)
 
@@ -187,10 +187,6 @@ def pair_epsilon(plan: Plan, charges: int) -> float:
     """Return the epsilon for a person who is two units of privacy, after some charges of a noised plan."""
     events = _repeat(plan, plan.privacy.honest_noise, charges)
     return (any_group_of_two if plan.privacy.banded else group_of_two)(events, plan_delta(plan))
-
-
-def _all_charges(plan: Plan) -> int:
-    return plan.privacy.charges(plan.recipe.rounds)
 
 
 def _repeat(plan: Plan, honest_noise: int, charges: int) -> tuple[Event, ...]:

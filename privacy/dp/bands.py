@@ -11,7 +11,7 @@ of 1/sqrt(1-x), from which the descent starts).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -21,7 +21,25 @@ FIRST_BAND: Final = 16  # c_0 of what is chosen: finer ratios gain less than a t
 COUNTS: Final = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # of bands that are tried
 WORTH: Final = 0.98  # of the error without bands that the best must stay below, or there are none
 
+Integers = NDArray[np.int64]
 Wide = NDArray[np.float64]
+
+
+def banded(bands: Sequence[int], number: int, own: Integers, earlier: Iterable[tuple[int, Integers]]) -> Integers:
+    """Return what a participant masks in a round, but for the noise: its clamped sums, each times its band.
+
+    Args:
+        bands: of the plan.
+        number: of the round.
+        own: clamped sum of the round.
+        earlier: rounds before, each with its kept sum; what is too old for a band does not count.
+    """
+    total = bands[0] * own
+    for before, kept in earlier:
+        back = number - before
+        if 0 < back < len(bands):
+            total = total + bands[back] * kept
+    return total
 
 
 def inverse(bands: Sequence[int], rounds: int) -> Wide:
