@@ -207,7 +207,7 @@ def _sampling(plan: Plan) -> str:
     if plan.privacy.banded:
         bins = len(plan.privacy.bands)
         return (
-            f"Poisson, each {plan.privacy.unit} with bq = {plan.privacy.bin_rate} in every {bins}th round, when its bin"
-            f" of {bins} has its turn, independently (q = {plan.privacy.sampling_rate})"
+            f"Poisson, each {plan.privacy.unit} with bq = {plan.privacy.bin_rate} in one round out of {bins}, when its"
+            f" bin has its turn, independently (q = {plan.privacy.sampling_rate})"
         )
     return f"Poisson, each {plan.privacy.unit} with q = {plan.privacy.sampling_rate} in every step, independently"

@@ -219,9 +219,9 @@ def check_screen(owner: Owner, plan: Plan, capsys: Any) -> None:
     by_user = plan.privacy.unit == "user"
     assert ("dataset rows (24 rows of 8 users)" if by_user else "dataset rows (24 rows)") in shown
     sampled = "user (at most 2 of a user's rows)" if by_user else "row"
-    turns = " on average: in every 2th round, when its turn comes, with 1.0" if plan.privacy.banded else ""
+    turns = " on average: in one round out of 2, when its turn comes, with 1" if plan.privacy.banded else ""
     assert f"sampling each {sampled} with probability 0.5{turns}." in shown
-    assert ("own sums of the last 1 rounds stay on its machine" in shown) == plan.privacy.banded
+    assert ("own sums of the last round stay on its machine" in shown) == plan.privacy.banded
 
 
 def check_dry_run(owner: Owner, plan: Plan, capsys: Any) -> None:

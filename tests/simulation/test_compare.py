@@ -15,7 +15,7 @@ from privacy.plan_parts import Mode
 from privacy.secagg import messages
 from simulation import compare
 from simulation.cohort import Cohort
-from simulation.compare import Cell, Size, figures, gains
+from simulation.compare import Cell, Size, Variant, figures, gains, variants
 from simulation.seeded import SeededSource
 from tests.worlds.plans import make_plan, verified
 
@@ -65,6 +65,33 @@ def test_figures_are_means_and_sample_deviations_over_the_seeds() -> None:
 def test_gains_are_paired_seed_by_seed() -> None:
     cells = [cell("distributed", 2, 0.9), cell("local", 1, 0.8), cell("local", 2, 0.95), cell("distributed", 1, 0.9)]
     assert gains(cells) == pytest.approx({1: 0.1, 2: -0.05})
+
+
+def test_correlated_noise_is_compared_at_a_rate_that_its_bins_allow_with_independent_noise_beside_it() -> None:
+    assert variants(1) == (Variant("local"), Variant("distributed"))
+    assert [one.name for one in variants(2)[2:]] == ["distributed, 2 bands"]
+    assert [one.name for one in variants(8)] == [
+        "local",
+        "distributed",
+        "distributed, q 0.125",
+        "distributed, q 0.125, 8 bands",
+    ]
+    assert variants(7)[-1].sampling_rate == "0.1428"
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_correlated_noise_runs_beside_both_modes_and_in_one_epsilon(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compare, "Size", partial(Size, base_steps=5, rounds=4))
+    assert onlysum.run(["demo-compare", "--seeds", "1", "--participants", "6", "--bands", "4"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["bands"] == 4
+    for name in ("local", "distributed", "distributed, q 0.25", "distributed, q 0.25, 4 bands"):
+        assert 7 < told["figures"][f"{name}.epsilon"] <= 8
+    accuracies = [told["figures"][f"distributed, q 0.25{more}.accuracy"] for more in ("", ", 4 bands")]
+    assert accuracies[0] != accuracies[1]
 
 
 @pytest.mark.slow
