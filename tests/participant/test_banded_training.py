@@ -53,14 +53,14 @@ def watching(world: World, random: RandomSource) -> Watching:
 
 
 def test_what_leaves_is_every_sum_times_its_band_and_fresh_noise(world: World) -> None:
-    trainer, plan = world.trainer(SeededRandom("coins")), world.plan
-    bands, kept = plan.privacy.bands, list[tuple[int, NDArray[np.int64]]]()
+    prepared, plan = world.trainer(SeededRandom("coins")), world.plan
+    me, bands, kept = plan.roster[0].id, plan.privacy.bands, list[tuple[int, NDArray[np.int64]]]()
     for number in (1, 2, 3):
-        noise_source = SeededRandom(f"round {number}")
-        trainer._random = SeededRandom(f"round {number}")
+        again, source = SeededRandom(f"round {number}"), SeededRandom(f"round {number}")
+        trainer = prepared.of_participant(me, np.arange(ROWS), source)
         trainer.earlier = iter(kept)
         update = trainer.train(number, start(world), silent)
-        noise = discrete_gaussian(plan.recipe.entries, plan.privacy.variance_exponent, noise_source)
+        noise = discrete_gaussian(plan.recipe.entries, plan.privacy.variance_exponent, again)
         assert trainer.summed is not None
         assert trainer.summed.any()
         assert np.abs(trainer.summed).max() <= plan.encoding.clamp

@@ -19,7 +19,7 @@ from privacy.dp.accountants import any_group_of_two, cross_checked, epsilon, gro
 from privacy.dp.calibration import best_bands, needed_multiplier
 from privacy.dp.events import Composed, Gaussian, PoissonSampled, band_norm, derived_multiplier
 from privacy.draft import PrivacyTarget
-from tests.privacy.test_dp_independent import tilted
+from tests.worlds.accountant import tilted
 
 Wide = NDArray[np.float64]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from simulation import compare
 from simulation.cohort import Cohort
 from simulation.compare import Cell, Size, Variant, figures, gains, variants
 from simulation.seeded import SeededSource
+from simulation.stage import Stage
 from tests.worlds.plans import make_plan, verified
 
 
@@ -81,17 +83,17 @@ def test_correlated_noise_is_compared_at_a_rate_that_its_bins_allow_with_indepen
 
 @pytest.mark.slow
 @pytest.mark.torch
-def test_correlated_noise_runs_beside_both_modes_and_in_one_epsilon(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(compare, "Size", partial(Size, base_steps=5, rounds=4))
-    assert onlysum.run(["demo-compare", "--seeds", "1", "--participants", "6", "--bands", "4"]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["bands"] == 4
-    for name in ("local", "distributed", "distributed, q 0.25", "distributed, q 0.25, 4 bands"):
-        assert 7 < told["figures"][f"{name}.epsilon"] <= 8
-    accuracies = [told["figures"][f"distributed, q 0.25{more}.accuracy"] for more in ("", ", 4 bands")]
-    assert accuracies[0] != accuracies[1]
+def test_correlated_noise_runs_at_the_same_epsilon_and_leads_elsewhere(tmp_path: Path) -> None:
+    size = Size(participants=3, base_steps=5, rounds=4)
+    stage = Stage(tmp_path / "stage")
+    units = compare.prepare(stage, 1, size)
+    found = [
+        compare.run(stage, units, Variant("distributed", bands, "0.25"), 1, size, lambda done, total: None)
+        for bands in (1, 4)
+    ]
+    assert [one.variant for one in found] == ["distributed, q 0.25", "distributed, q 0.25, 4 bands"]
+    assert all(7 < one.epsilon <= 8 for one in found)
+    assert found[0].accuracy != found[1].accuracy
 
 
 @pytest.mark.slow
