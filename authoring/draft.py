@@ -231,10 +231,16 @@ def _check_heads(head_modules: Sequence[str], tensors: Mapping[str, Any]) -> Non
 
 
 def _target(wanted: RecipeFile, method: Method) -> PrivacyTarget:
-    """Return what privacy is asked for, with integers for its bands."""
+    """Return what privacy is asked for, with integers for its bands.
+
+    Raises:
+        LocalError: ``E-METHOD-REFUSED``, the method cannot have several; ``E-PLAN-NOISE``, the target is out of reach.
+    """
     privacy, rounds = wanted.privacy, wanted.rounds
     single = PrivacyTarget(**{**privacy.model_dump(), "unit": privacy.unit_of_privacy, "bands": (1,)})
     if privacy.bands != "auto":
+        if privacy.bands > 1:
+            method.require_one_basis()
         return single.model_copy(update={"bands": chosen(privacy.bands, rounds)})
     try:
         method.require_one_basis()

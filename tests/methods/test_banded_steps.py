@@ -12,6 +12,7 @@ import methods
 from methods.global_adapter import Blocks, next_state, state_from_bytes, state_to_bytes, without_sum
 from methods.optimizer import OptimizerState
 from privacy.dp.bands import banded
+from privacy.draft import require_bandable
 from privacy.errors import LocalError
 from privacy.plan import Plan
 from tests.worlds.plans import make_plan
@@ -129,6 +130,16 @@ def test_methods_whose_rounds_do_not_sum_the_same_entries_on_the_same_axes_refus
     with pytest.raises(LocalError, match="would not cancel") as caught:
         methods.get(name).require_one_basis()
     assert caught.value.code == "E-METHOD-REFUSED"
+
+
+@pytest.mark.parametrize(("name", "mask"), [("rolora", None), ("random-mask", 0.5), ("hetlora", None)])
+def test_recipes_whose_rounds_do_not_sum_the_same_entries_of_everybody_refuse_bands(
+    name: str, mask: float | None
+) -> None:
+    recipe = recipe_of(name, mask=mask)
+    require_bandable(recipe, SINGLE.privacy)
+    with pytest.raises(ValueError, match="sum the same entries"):
+        require_bandable(recipe, BANDED.privacy)
 
 
 def test_a_plans_bands_are_refused_by_method_and_allowed_by_others() -> None:
