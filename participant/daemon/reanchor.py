@@ -92,7 +92,8 @@ class Loss:
         lines = [f"At least {self.records} records of the ledger are missing, up to number {self.lost.sequence}."]
         for run, rounds in self.runs:
             known = f"your own signed heads name rounds up to {run.shown}" if run.shown else "no head names a round"
-            charge = f"{len(rounds)} of {wording.charges(run.plan, run.plan.charges)} are charged to {', '.join(run.populations)}"
+            counted = f"{len(rounds)} of {wording.charges(run.plan, run.plan.charges)}"
+            charge = f"{counted} are charged to {', '.join(run.populations)}"
             lines.append(f"  run {run.plan.run_id[:SHOWN_ID]} stays closed here; {charge} ({known})")
         if self.unnamed_runs:
             lines.append(f"  {self.unnamed_runs} runs were taken part in whose plan is neither here nor there")
