@@ -253,7 +253,7 @@ class PrivacySpec(PlanModel):
             raise ValueError("bands belong to mode distributed: in the others each round's noise is by itself")
         if any(after > before for before, after in pairwise(self.bands)):
             raise ValueError("bands must not rise from one to the next, or sums could not be decoded")
-        if not 0 < Decimal(self.bin_rate) <= 1:
+        if Decimal(self.bin_rate) > 1:
             raise ValueError("sampling_rate times the number of bands must be at most 1")
         return self
 

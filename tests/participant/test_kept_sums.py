@@ -11,7 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from participant.owner.plan_store import Ended
-from participant.protocol.memory import RoundClosed, SumKept, UpdateEncoded, record_from_json, record_to_json
+from participant.protocol.memory import (
+    PartKept,
+    RoundClosed,
+    RunMemory,
+    SumKept,
+    UpdateEncoded,
+    record_from_json,
+    record_to_json,
+)
 from participant.runs.erasure import sweep
 from participant.runs.journal import Journal
 from participant.runs.round_update import KeptSums, RoundUpdate
@@ -160,6 +168,18 @@ def test_a_trainer_that_leaves_no_sum_is_a_bug_and_nothing_is_masked(member: Mem
     with pytest.raises(LocalError, match="left no sum"):
         member.update.encoded(offer, lambda number: np.zeros(2, dtype=np.int64))
     assert member.journal.memory.encoded_in(1) is None
+
+
+@pytest.mark.parametrize(("closed", "survivors"), [(2, ("ann",)), (1, ("ben",))])
+def test_only_the_round_that_left_something_and_only_with_its_member_makes_it_count(
+    closed: int, survivors: tuple[str, ...]
+) -> None:
+    memory = RunMemory.empty(PLAN).apply(SumKept(1, "ann", b"\5" * 32, 9)).apply(PartKept(1, "ann", b"\6" * 32))
+    after = memory.apply(RoundClosed(closed, 1, b"\3" * 32, survivors, alarm=False))
+    assert (after.sums, after.kept) == ((), None)
+    counted = memory.apply(RoundClosed(1, 1, b"\3" * 32, ("ann", "ben"), alarm=False))
+    assert counted.sums == (SumKept(1, "ann", b"\5" * 32, 9),)
+    assert counted.kept == PartKept(1, "ann", b"\6" * 32)
 
 
 def test_the_record_comes_back_from_the_journal() -> None:
