@@ -3,7 +3,7 @@
 Guarantees: the integers in a report are those whose hash the round's certificate has, or the report is refused; the
 figures are nobody's statement.
 Leaves to others: the certificate (``history``), what the integers mean (``privacy.measurement``).
-Source: docs/privacy-accounting.md section 11.
+Source: docs/privacy-accounting.md section 12.
 """
 
 from __future__ import annotations

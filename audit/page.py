@@ -200,8 +200,8 @@ def _notice(plan: Plan) -> list[tuple[str, Text]]:
 def _summary(report: Report, claim: Claim | None) -> Iterator[Text]:
     if claim:
         yield _text(
-            f"at delta {claim.delta}, per {claim.unit}, after {claim.charged_rounds} charged rounds; planned for all"
-            f" {report.plan.recipe.rounds} rounds: {wording.short(claim.planned_epsilon)}."
+            f"at delta {claim.delta}, per {claim.unit}, after {wording.charged(report.plan, claim.charged_rounds)};"
+            f" planned for all {report.plan.recipe.rounds} rounds: {wording.short(claim.planned_epsilon)}."
         )
     else:
         yield _text(NO_NOISE)
@@ -270,7 +270,7 @@ def _figures(report: Report, claim: Claim) -> Iterator[Block]:
     yield Paragraph(
         _text(
             f"Unit of privacy: {claim.unit}. {relation_sentence(claim.unit)} All at delta"
-            f" {claim.delta}, after {claim.charged_rounds} charged rounds, this run alone."
+            f" {claim.delta}, after {wording.charged(report.plan, claim.charged_rounds)}, this run alone."
         ),
         soft=True,
     )
@@ -280,27 +280,30 @@ def _figures(report: Report, claim: Claim) -> Iterator[Block]:
         (
             ("a person who is two units of privacy (group of two)", wording.short(claim.group_of_two)),
             ("replace-one relation (a unit exchanged for another)", wording.short(claim.replace_one)),
-            ("one round alone", wording.short(claim.round_epsilon)),
+            (
+                "one charge alone" if report.plan.privacy.banded else "one round alone",
+                wording.short(claim.round_epsilon),
+            ),
             ("cross-check: Renyi accountant (valid and looser)", wording.short(claim.checks.rdp)),
             ("cross-check: general bound for sampled mechanisms", wording.short(claim.checks.general)),
         ),
     )
     if claim.curve:
-        yield from _spend(claim)
+        yield from _spend(claim, wording.charge_words(report.plan))
 
 
-def _spend(claim: Claim) -> Iterator[Block]:
+def _spend(claim: Claim, counted: str) -> Iterator[Block]:
     points = [(0.0, 0.0), *((float(point.rounds), float(point.epsilon)) for point in claim.curve)]
     yield Heading("Spend by round", 2)
     yield Figure(
         plot=line_plot(points),
         label="Cumulative epsilon by charged round; the table below has the numbers",
         caption=f"Cumulative epsilon. {CHARGING}",
-        x_title="charged rounds",
+        x_title=counted,
         y_title="epsilon",
     )
     rows = [(str(point.rounds), wording.short(point.epsilon)) for point in _thinned(claim.curve)]
-    yield _table(("charged rounds", "epsilon"), rows)
+    yield _table((counted, "epsilon"), rows)
 
 
 def _execution(report: Report) -> Iterator[Block]:

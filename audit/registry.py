@@ -122,7 +122,7 @@ def _loss(plan: Plan, claim: Claim) -> Entry:
         ),
         "privacy_parameters": {"epsilon": float(claim.charged.epsilon), "delta": float(claim.delta)},
         "privacy_parameters_details": (
-            f"For this run alone, after {claim.charged_rounds} charged rounds. {_epsilons(plan, claim)}"
+            f"For this run alone, after {wording.charged(plan, claim.charged_rounds)}. {_epsilons(plan, claim)}"
         ),
     }
 

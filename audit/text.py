@@ -20,9 +20,8 @@ def headline(report: Report) -> str:
     if not isinstance(stated, Claim):
         return f"{title}: {NO_PRIVACY.lower()}"
     figure = wording.short(stated.charged.epsilon)
-    return (
-        f"{title}: epsilon {figure} at delta {stated.delta} per {stated.unit}, {stated.charged_rounds} charged rounds"
-    )
+    charged = wording.charged(report.plan, stated.charged_rounds)
+    return f"{title}: epsilon {figure} at delta {stated.delta} per {stated.unit}, {charged}"
 
 
 def rendered(report: Report) -> str:

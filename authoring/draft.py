@@ -39,7 +39,8 @@ from participant.training.models import architecture, hash_model, label_names, l
 from participant.training.rows.cells import name_text
 from participant.training.trial import TRIAL_ROWS, try_recipe, try_released
 from privacy.adapter_parts import Adapter, Tensor
-from privacy.dp.calibration import assumed
+from privacy.dp.bands import chosen
+from privacy.dp.calibration import assumed, best_bands
 from privacy.draft import (
     BaseReference,
     Draft,
@@ -105,7 +106,7 @@ def build_draft(
             description, tensors = with_values_of(folder_of(recipe, measured), adapter.description)
             adapter = replace(adapter, description=description, tensors=tensors)
         draft = _draft(wanted, method, base, task, adapter.description)
-        methods.require_sound(draft.recipe, draft.privacy.mode)
+        methods.require_sound(draft.recipe, draft.privacy.mode, draft.privacy.bands)
     except ValidationError as error:
         where, expected, _ = first_problem(error, "recipe")
         raise LocalError("E-CONFIG-INVALID", f"{recipe.name}: {where}: {expected}") from None
@@ -237,6 +238,25 @@ def _check_heads(head_modules: Sequence[str], tensors: Mapping[str, Any]) -> Non
             raise LocalError("E-CONFIG-INVALID", f"adapter.head_modules: the base has no module {module}")
 
 
+def _target(wanted: RecipeFile, method: Method) -> PrivacyTarget:
+    """Return what privacy is asked for, with integers for its bands.
+
+    Raises:
+        LocalError: ``E-METHOD-REFUSED``, the method cannot have several; ``E-PLAN-NOISE``, the target is out of reach.
+    """
+    privacy, rounds = wanted.privacy, wanted.rounds
+    single = PrivacyTarget(**{**privacy.model_dump(), "unit": privacy.unit_of_privacy, "bands": (1,)})
+    if privacy.bands != "auto":
+        if privacy.bands > 1:
+            method.require_one_basis()
+        return single.model_copy(update={"bands": chosen(privacy.bands, rounds)})
+    try:
+        method.require_one_basis()
+    except LocalError:  # then one is the best number of them
+        return single
+    return single.model_copy(update={"bands": best_bands(single, rounds=rounds)})
+
+
 def _draft(
     wanted: RecipeFile | MeasureFile, method: Method, base: BaseReference, task: Task, adapter: Adapter
 ) -> Draft:
@@ -270,7 +290,7 @@ def _draft(
     )
     return Draft(
         recipe=recipe,
-        privacy=PrivacyTarget(**{**wanted.privacy.model_dump(), "unit": wanted.privacy.unit_of_privacy}),
+        privacy=_target(wanted, method),
         evaluation_data=wanted.evaluation.data,
         evaluate_every=wanted.evaluation.every,
         suite=wanted.suite,

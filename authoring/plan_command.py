@@ -58,8 +58,12 @@ def build(
         f"  {draft.recipe.title}: {draft.recipe.entries:,} entries, {draft.recipe.rounds} rounds, {draft.privacy.mode}",
         f"Next, at the coordinator: onlysum coordinator run create {shlex.quote(str(out))} --members A,B,C",
     ]
+    if draft.privacy.banded:
+        bands = ", ".join(map(str, draft.privacy.bands))
+        lines.insert(2, f"  noise is correlated over {len(draft.privacy.bands)} rounds: bands {bands}")
     lines += [f"warning: {warning}" for warning in warnings]
     value: Json = {
+        "bands": [*draft.privacy.bands],
         "draft": str(out),
         "entries": draft.recipe.entries,
         "base_hash": draft.recipe.base.hash,
@@ -81,7 +85,7 @@ def check(file: File, as_json: AsJson = False) -> None:
     lines = [f"{file}: a valid {kind}"]
     import methods
 
-    methods.require_sound(document.recipe, document.privacy.mode)
+    methods.require_sound(document.recipe, document.privacy.mode, document.privacy.bands)
     if isinstance(document, Plan):
         from privacy.dp.accountants import require_claim  # SciPy is slow to import
 

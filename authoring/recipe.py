@@ -58,6 +58,7 @@ The format; where a line has a value in its comment, that is the default and the
     update_bound = 8             # 8: largest absolute entry of a difference (local, none)
     max_rows_per_user = 0        # for the user unit
     upload_after_ms = 0
+    bands = 1                    # 1; distributed: over how many rounds noise is correlated, or "auto" by expected error
 
     [training]
     learning_rate = 2
@@ -196,6 +197,7 @@ class PrivacySection(Section):
     update_bound: Number = "8"
     max_rows_per_user: Count = 0
     upload_after_ms: Count = 0
+    bands: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = 1
 
     @property
     def unit_of_privacy(self) -> Unit:
@@ -295,6 +297,7 @@ def _check(recipe: RecipeFile, file: str) -> None:
         **task_problems(recipe.task),
         **privacy_problems(recipe.privacy),
         "evaluation.data: it must be public data, not the owners' own": recipe.evaluation.data == recipe.task.data,
+        **_band_problems(recipe),
         "training.proximal: times the learning rate it must be at most 1, or steps leap over the start": (
             Decimal(recipe.training.proximal) * Decimal(recipe.training.learning_rate) > 1
         ),
@@ -344,6 +347,19 @@ def privacy_problems(privacy: PrivacySection) -> dict[str, bool]:
         ),
         "privacy.max_rows_per_user: it belongs to the user unit, and only to it": (privacy.unit == "user")
         != (privacy.max_rows_per_user > 0),
+    }
+
+
+def _band_problems(recipe: RecipeFile) -> dict[str, bool]:
+    """Return why noise cannot be correlated over so many rounds."""
+    privacy = recipe.privacy
+    bands = 1 if privacy.bands == "auto" else privacy.bands
+    return {
+        "privacy.bands: they belong to mode distributed": privacy.bands != 1 and privacy.mode != "distributed",
+        "privacy.bands: there are more of them than rounds": bands > recipe.rounds,
+        "privacy.bands: times sampling_rate they must be at most 1, since one bin of so many has its turn in a round": (
+            bands > 1 and bands * Decimal(privacy.sampling_rate) > 1
+        ),
     }
 
 

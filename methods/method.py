@@ -211,6 +211,17 @@ class Method:
         if self.texts_only and isinstance(task, ImageClassification):
             raise LocalError("E-METHOD-REFUSED", f"{self.title} needs a model of texts; the task is {task.kind}")
 
+    def require_one_basis(self) -> None:
+        """Refuse a method whose rounds sum other entries, or whose step moves them: their noise could not cancel.
+
+        Raises:
+            LocalError: ``E-METHOD-REFUSED``.
+        """
+        same = self.upload == "differences" and self.counts == "all" and len(self.turns) <= 1
+        if not (same and self.exact_step and not self.moves_basis and not self.skips_layers):
+            rule = "its rounds do not sum the same entries on the same axes, so noise over several would not cancel"
+            raise LocalError("E-METHOD-REFUSED", f"{self.title} with bands: {rule}; leave bands at 1")
+
     def in_step(self, recipe: Recipe, turn: Turn, step: int) -> NDArray[np.int64] | None:
         """Return which of a turn's entries train in a local step; ``None``: all of them.
 

@@ -244,6 +244,20 @@ class Recipe(PlanModel):
         return self
 
 
+def require_bandable(recipe: Recipe, privacy: PrivacySpec) -> None:
+    """Refuse noise that is correlated over rounds where they do not sum the same entries, or there are too few.
+
+    Raises:
+        ValueError: the rule.
+    """
+    if not privacy.banded:
+        return
+    if len(recipe.turns) > 1 or recipe.upload.kind != "differences" or recipe.counts != "all":
+        raise ValueError("bands need rounds that all sum the same entries: one turn, differences, everybody's")
+    if len(privacy.bands) > recipe.rounds:
+        raise ValueError("there are more bands than rounds")
+
+
 class PrivacyTarget(PrivacySpec):
     """What a draft asks for; ``run create`` turns it into integers once the roster is known."""
 
@@ -264,6 +278,7 @@ class Draft(PlanModel):
     @model_validator(mode="after")
     def _countable(self) -> Self:
         self.privacy.require_countable(self.recipe.rounds)
+        require_bandable(self.recipe, self.privacy)
         return self
 
     @classmethod

@@ -3,7 +3,7 @@
 Guarantees: a unit of privacy adds at most 1 to a stream's squared norm, so that the norm of all it adds is at most
 :func:`norm_bound`; a metric that the task does not have is refused by name.
 Leaves to others: what a row adds (``participant.training.measuring``), what a sum says (``measurement``).
-Source: docs/privacy-accounting.md section 11; ADR 0050.
+Source: docs/privacy-accounting.md section 12; ADR 0050.
 """
 
 from __future__ import annotations

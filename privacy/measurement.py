@@ -4,7 +4,7 @@ Guarantees: figures are a function of the plan, the sum's integers and how many 
 computes them alike; the noise's variance is that of everybody in the sum.
 Leaves to others: what a row adds (``participant.training.measuring``), whether these are the sum's integers
 (``audit.verify``).
-Source: docs/privacy-accounting.md section 11.
+Source: docs/privacy-accounting.md section 12.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from privacy import canonical
-from privacy.draft import Recipe
+from privacy.draft import Recipe, require_bandable
 from privacy.errors import PlanError
 from privacy.measure_parts import grid_step, norm_bound
 from privacy.plan_parts import (
@@ -91,6 +91,11 @@ class Plan(PlanModel):
     def n(self) -> int:
         """Size of the roster, which is the cohort of every round in protocol version 2."""
         return len(self.roster)
+
+    @property
+    def charges(self) -> int:
+        """As how many events a whole run is charged: one a round, or with bands one for as many rounds."""
+        return self.privacy.charges(self.recipe.rounds)
 
     @property
     def share_threshold(self) -> int:
@@ -235,6 +240,7 @@ class Plan(PlanModel):
     def _mechanism(self) -> Self:
         privacy = self.privacy
         privacy.require_countable(self.recipe.rounds)
+        require_bandable(self.recipe, privacy)
         if not privacy.noised:
             return self
         if not MIN_MULTIPLIER <= privacy.noise_multiplier <= MAX_MULTIPLIER:
@@ -258,6 +264,8 @@ class Plan(PlanModel):
         privacy, streams = self.privacy, self.recipe.turns[0].sums
         if privacy.mode == "distributed-participant" or privacy.local_steps != 1:
             raise ValueError("a measurement is one step in mode distributed, local or none")
+        if privacy.banded:
+            raise ValueError("a measurement has one round, and so one band")
         if privacy.clip_norm != (bound := norm_bound(streams)):
             raise ValueError(f"the clip_norm of {len(streams)} measured streams is {bound}")
         if self.weight_rule != "equal" or self.evaluation.evaluators:
@@ -315,12 +323,15 @@ def default_survivors(n: int, f: int) -> int:
 
 
 def largest_sum(plan: Plan) -> float:
-    """Return the bound of docs/protocol.md section 7 on the absolute value of a summed coordinate."""
+    """Return the bound of docs/protocol.md section 7 on the absolute value of a summed coordinate.
+
+    With bands a participant sums as many clamped sums of its own, each times its band.
+    """
     privacy = plan.privacy
     if not privacy.mode.startswith("distributed"):
         return float(sum(member.weight for member in plan.roster) * (plan.encoding.clamp + 1))
     sigmas = wrap_sigmas(plan.recipe.entries * plan.recipe.rounds)
-    return plan.n * plan.encoding.clamp + sigmas * math.sqrt(plan.n) * privacy.sigma
+    return plan.n * sum(privacy.bands) * plan.encoding.clamp + sigmas * math.sqrt(plan.n) * privacy.sigma
 
 
 def wrap_sigmas(events: int) -> float:

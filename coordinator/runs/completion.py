@@ -7,14 +7,13 @@ Leaves to others: when (``coordinator.runs.lifecycle``), what becomes of a compl
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import structlog
 
 from coordinator.database.run_rows import RoundRecord
 from coordinator.protocol.round import RoundResult
 from coordinator.runs.global_adapter import RunFiles
-from methods.global_adapter import next_state, recovery_error
+from methods.global_adapter import next_state, recovery_error, without_sum
 from privacy.plan import Plan
 from privacy.secagg.hashes import adapter_hash
 from privacy.secagg.messages import Position, VoidedRound
@@ -68,7 +67,7 @@ def void_round(plan: Plan, files: RunFiles, at: Position, *, previous: bytes, no
         previous: transcript of the round before.
         now: when, in seconds since the Unix epoch.
     """
-    iterate, released = files.write_state(replace(files.read_state(at.round - 1), round=at.round))
+    iterate, released = files.write_state(without_sum(plan, files.read_state(at.round - 1)))
     return RoundRecord(
         round=at.round,
         attempt=at.attempt,

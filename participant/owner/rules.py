@@ -210,7 +210,7 @@ def _place(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
 def _sound(plan: Plan) -> Iterator[Rule]:
     """Whether the method, its mode and all that is summed can be accounted for at all, whatever the policy allows."""
     try:
-        methods.require_sound(plan.recipe, plan.privacy.mode)
+        methods.require_sound(plan.recipe, plan.privacy.mode, plan.privacy.bands)
     except LocalError as refusal:
         yield Rule("plan.method", Outcome.BROKEN, refusal.detail)
     else:

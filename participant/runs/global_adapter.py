@@ -29,6 +29,7 @@ from methods.global_adapter import (
     read_initial,
     state_from_bytes,
     state_to_bytes,
+    without_sum,
 )
 from methods.optimizer import OptimizerState
 from methods.vectors import joined
@@ -88,7 +89,7 @@ class GlobalAdapter:
         for number in range(state.round + 1, before + 1):
             last, start = state.round, self._as_taken(state)
             state = (
-                self._advanced(start, contents[number], offer) if number in contents else replace(start, round=number)
+                self._advanced(start, contents[number], offer) if number in contents else without_sum(self._plan, start)
             )
             durable.write(adapter_file(self._directory, number), state_to_bytes(state, with_iterate=True))
             adapter_file(self._directory, last).unlink(missing_ok=True)

@@ -32,7 +32,7 @@ from participant.runs.context import DaemonContext, TrainingJob
 from participant.runs.global_adapter import GlobalAdapter
 from participant.runs.journal import Journal
 from participant.runs.round_training import RoundTraining
-from participant.runs.round_update import RoundUpdate
+from participant.runs.round_update import KeptSums, RoundUpdate
 from participant.runs.tasks import RoundTask, position_of
 from privacy.errors import LocalError, OnlysumError, PeerError, Phase
 from privacy.heads import HeadsShown, Moment
@@ -94,7 +94,8 @@ class Participation:
         home = self._training if keeps else None
         word = self._plan.layout(1).ring.dtype
         encode = self._participant.encode
-        self._update = RoundUpdate(self._journal, self._consent, encode, word, me=job.me, home=home)
+        sums = KeptSums.of_plan(self._plan, self._training)
+        self._update = RoundUpdate(self._journal, self._consent, encode, word, me=job.me, home=home, sums=sums)
         self._log = _log.bind(run=self._run_id)
 
     @property

@@ -96,7 +96,7 @@ def share_lost(privacy: Privacy, encoding: Encoding, setting: Setting) -> float:
     radius = clip_radius(privacy.sensitivity, setting.clipped)
     if setting.measures:
         radius = grid_step(radius, float(privacy.clip_norm)) * float(privacy.clip_norm)
-    rounded = setting.batch(privacy) * ROUNDING / variance
+    rounded = setting.batch(privacy) * sum(band * band for band in privacy.bands) * ROUNDING / variance
     if privacy.mode == "local" and not setting.measures and (noise := noise_of_difference(privacy, setting)):
         rounded += ROUNDING * 4.0**-encoding.scale_exponent / noise**2
     return 1 - radius / privacy.sensitivity * math.sqrt((drawn - 9) / drawn / (1 + rounded))

@@ -33,6 +33,11 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     assert recipe.evaluation.every == 1
 
 
+def test_bands_are_a_number_or_left_to_the_expected_error(tmp_path: Path) -> None:
+    for words, expected in (("2", 2), ('"auto"', "auto"), ("1", 1)):
+        assert read_recipe(write(tmp_path, ("delta", f"bands = {words}\ndelta"))).privacy.bands == expected
+
+
 SLIPS: dict[str, tuple[tuple[str, str], str, str]] = {
     "a misspelt key": (("sampling_rate", "sample_rate"), "E-CONFIG-UNKNOWN-KEY", "did you mean sampling_rate"),
     "a missing section": (('[evaluation]\ndata = "held-out"', ""), "E-CONFIG-INVALID", "evaluation"),
@@ -43,6 +48,14 @@ SLIPS: dict[str, tuple[tuple[str, str], str, str]] = {
     "a rate above 1": (("rate = 0.5", "rate = 1.5"), "E-CONFIG-INVALID", "at most 1"),
     "a rate of 0": (("rate = 0.5", "rate = 0"), "E-CONFIG-INVALID", "above 0"),
     "a negative number": (("= 0.1", "= -0.1"), "E-CONFIG-INVALID", "training.learning_rate"),
+    "more bands than bins can fill": (("delta", "bands = 3\ndelta"), "E-CONFIG-INVALID", "at most 1"),
+    "more bands than rounds": (
+        ("sampling_rate = 0.5", "sampling_rate = 0.001\nbands = 200"), "E-CONFIG-INVALID", "more of them than rounds"
+    ),
+    "bands by another word": (("delta", 'bands = "best"\ndelta'), "E-CONFIG-INVALID", "privacy.bands"),
+    "bands in another mode": (
+        ('mode = "distributed"', 'mode = "local"\nbands = "auto"'), "E-CONFIG-INVALID", "belong to mode distributed"
+    ),
     "a unit of another mode": (("delta", 'unit = "participant"\ndelta'), "E-CONFIG-INVALID", "example or user"),
     "users without a bound on rows": (("delta", 'unit = "user"\ndelta'), "E-CONFIG-INVALID", "max_rows_per_user"),
     "text without a length": (('"image-class', '"text-class'), "E-CONFIG-INVALID", "max_length"),

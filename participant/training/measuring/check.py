@@ -4,7 +4,7 @@ Guarantees: it passes only if a row's share is its own, bit for bit the same bes
 each stream; and if leaving one unit out moves the integer sum by at most D. Otherwise it refuses, before anything is
 read or charged.
 Leaves to others: real data, which it never sees; what training checks (``participant.training.selfcheck``).
-Source: docs/privacy-accounting.md section 11.
+Source: docs/privacy-accounting.md section 12.
 """
 
 from __future__ import annotations

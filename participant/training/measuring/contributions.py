@@ -5,7 +5,7 @@ own inputs, label and answer alone; a user adds the mean of its rows, added up i
 cannot use adds nothing.
 Leaves to others: whole numbers (``privacy.dp.clipping``), sampling and noise (``trainer``), that answers do not depend
 on company (``check``).
-Source: docs/privacy-accounting.md section 11.
+Source: docs/privacy-accounting.md section 12.
 """
 
 from __future__ import annotations

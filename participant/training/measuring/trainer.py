@@ -3,7 +3,7 @@
 Guarantees: as :class:`~participant.training.torch_trainer.TorchTrainer`, of which it keeps reading, sampling, noise,
 pace and what happens where a round fails; what leaves is a sum of units that are each held to the plan's D.
 Leaves to others: what a row adds (``contributions``), that this holds on the very model (``check``).
-Source: docs/privacy-accounting.md section 11.
+Source: docs/privacy-accounting.md section 12.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class MeasuringTrainer(TorchTrainer):
     def _longest_of(self, number: int, pace: FixedDuration) -> float:
         privacy, entries = self._plan.privacy, self._plan.recipe.entries
         size, fixed_slots = self._micro_batch, self._fixed_slots
-        count = max_micro_batches(privacy, units=len(self._units), size=size, fixed_slots=fixed_slots)
+        count = max_micro_batches(privacy, units=np.arange(len(self._units)), size=size, fixed_slots=fixed_slots)
         one = self._usual[number] = self._micro_batch_seconds(number, pace, times=REHEARSALS)
         noise = pace.median_seconds(lambda: self._noise(entries), times=REHEARSALS) if privacy.noised else 0.0
         return SPARE_TIME * (count * one + noise + one)
