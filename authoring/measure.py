@@ -69,7 +69,7 @@ from privacy.task_parts import Task
 ADAPTER_FILE: Final = "adapter_model.safetensors"
 NOTHING_PUBLIC: Final = "none"  # as the name of public data: nothing of it is read
 TRAINS: Final[tuple[str, ...]] = ("training", "optimizer")  # sections
-FIXED: Final = ("local_steps", "clip_norm", "update_bound")  # keys of [privacy] that follow from the metrics
+FIXED: Final = ("local_steps", "clip_norm", "update_bound", "bands")  # keys of [privacy] that follow from the metrics
 
 
 class MeasureSection(Section):
@@ -189,10 +189,10 @@ def measuring_draft(
         training=Training(learning_rate="0", head_learning_rate="0", micro_batch=wanted.measure.micro_batch),
         rounds=1,
     )
-    told = {**wanted.privacy.model_dump(), "unit": wanted.privacy.unit_of_privacy, "clip_norm": norm_bound(streams)}
+    target = {"unit": wanted.privacy.unit_of_privacy, "clip_norm": norm_bound(streams), "bands": (1,)}
     return Draft(
         recipe=recipe,
-        privacy=PrivacyTarget(**told),
+        privacy=PrivacyTarget(**wanted.privacy.model_dump() | target),
         evaluation_data=NOTHING_PUBLIC,
         suite=wanted.suite,
         max_attempts=wanted.max_attempts,

@@ -264,8 +264,6 @@ class Plan(PlanModel):
         privacy, streams = self.privacy, self.recipe.turns[0].sums
         if privacy.mode == "distributed-participant" or privacy.local_steps != 1:
             raise ValueError("a measurement is one step in mode distributed, local or none")
-        if privacy.banded:
-            raise ValueError("a measurement has one round, and so one band")
         if privacy.clip_norm != (bound := norm_bound(streams)):
             raise ValueError(f"the clip_norm of {len(streams)} measured streams is {bound}")
         if self.weight_rule != "equal" or self.evaluation.evaluators:

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from host.system import SystemClock, SystemRandom
 from participant.daemon.runner import Runner
-from participant.daemon.upkeep import Upkeep
 from participant.link.channel import Channel
 from participant.link.delivery import Sender, TaskQueue
 from participant.link.identity import Identity
+from participant.link.upkeep import Upkeep
 from participant.opened import open_home
 from participant.owner.policy import load_policy
 from participant.runs.context import DaemonContext, ShowProgress, TrainingJob
