@@ -20,7 +20,8 @@ noise a sum has than a claim relies on: sqrt(P) with local noise, sqrt(P/h) with
 3. **Rates.** Clipped gradients have a norm of at most C whatever the features are, so a rate is a distance: all steps
    together move the weights by at most L = rate * C * S / (1 - momentum). Noise moves them by L / R_sn. A distance that
    leaves noise of norm NOISE_OF_LABEL per label was best on the tasks below, up to FARTHEST per label, from where more
-   gains nothing: L = sqrt(labels) * min(NOISE_OF_LABEL * R_sn, FARTHEST).
+   gains nothing: L = sqrt(labels) * min(NOISE_OF_LABEL * R_sn, FARTHEST). A run of fewer steps than the rule takes has
+   the rates of one that is as long, and goes a shorter way.
 4. **Adapter beside a head:** a tenth of the head's rate. Without a head the adapter has the whole rate.
 5. **Average of iterates** .9, with noise and without: it is post-processing, and costs nothing.
 
@@ -243,7 +244,11 @@ def choose(setting: Setting, given: Mapping[str, str | int]) -> tuple[Choice, ..
     found = strength(setting, rounds=int(rounds), local_steps=int(local), rate=rate)
     if any(key.startswith("optimizer.") for key in given) or "training.learning_rate" in given:
         return (*chosen, *_beside_own(setting, given))
-    return (*chosen, *_rates(setting, distance(setting, found.of_run), rounds=int(rounds), steps=steps, clip=clip))
+    whole = distance(setting, found.of_run)
+    spread = max(steps, total)  # fewer steps than these go a shorter way: longer ones diverge
+    if setting.mode == "distributed-participant":
+        spread = max(int(rounds), total // LOCAL_STEPS)
+    return (*chosen, *_rates(setting, whole, steps=spread, clip=clip))
 
 
 def _sampling_reason(setting: Setting) -> str:
@@ -263,13 +268,13 @@ def _beside_own(setting: Setting, given: Mapping[str, str | int]) -> tuple[Choic
     )
 
 
-def _rates(setting: Setting, whole: float, *, rounds: int, steps: int, clip: float) -> tuple[Choice, ...]:
-    """Return rates and optimizer that move the weights by a distance."""
+def _rates(setting: Setting, whole: float, *, steps: int, clip: float) -> tuple[Choice, ...]:
+    """Return rates and optimizer that move the weights by a distance in so many steps, each of one clip norm."""
     reason = f"all steps move the weights by at most {plain(whole)} clip norms"
     average = Choice("optimizer.average", AVERAGE, "of iterates: smooths the noise, and costs no privacy")
     heads = "training" if setting.mode in ("local", "none") else "optimizer"
     fades = 1 - float(MOMENTUM) if heads == "optimizer" else 1.0
-    head = whole * fades / ((rounds if setting.mode == "distributed-participant" else steps) * clip)
+    head = whole * fades / (steps * clip)
     rest = head * BESIDE_HEAD if setting.head else head
     rates = [Choice(f"{heads}.learning_rate", plain(rest), "a tenth of the head's" if setting.head else reason)]
     rates += [Choice(f"{heads}.head_learning_rate", plain(head), reason)] if setting.head else []

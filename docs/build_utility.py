@@ -61,7 +61,7 @@ def gained(rows: Sequence[Row], key: str) -> float | None:
     costs = [row[key] for row in rows]
     if not rows or any(cost is None for cost in costs) or mean(points) <= 0:
         return None
-    return mean(costs) / mean(points)
+    return float(mean(costs) / mean(points))
 
 
 def table(rows: Sequence[Row], task: str) -> Iterator[str]:

@@ -184,6 +184,14 @@ def test_a_larger_clip_norm_shortens_the_rate() -> None:
     assert ratio == pytest.approx(4, rel=0.05)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_of_few_rounds_has_no_longer_steps_than_a_whole_one(mode: str) -> None:
+    few, whole = (values(choose(setting(mode), said)) for said in ({"rounds": 2, "privacy.local_steps": 1}, {}))
+    section = "training" if mode in ("local", "none") else "optimizer"
+    for key in ("learning_rate", "head_learning_rate"):
+        assert float(few[f"{section}.{key}"]) <= 1.15 * float(whole[f"{section}.{key}"])  # whole batches lose nothing
+
+
 def test_beside_an_optimizer_of_its_own_a_recipe_needs_a_rate_where_there_are_steps() -> None:
     own: dict[str, str | int] = {"optimizer.learning_rate": "0.5"}
     (rate,) = (choice for choice in choose(SETTING, own) if choice.key.startswith("training"))

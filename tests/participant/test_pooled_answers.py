@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ pytestmark = pytest.mark.torch
 def test_the_answer_to_a_text_is_that_of_the_head_to_its_pooled_vector(pooling: Any, tmp_path: Path) -> None:
     world = task_world(tmp_path, "pooled text-classification")
     task = world.task.model_copy(update={"pooling": pooling})
-    base = replace(world, plan=world.plan).base()
+    base = world.base()
     examples = load_examples(world.dataset, world.columns, task, base).take(np.arange(6))
-    model = base.model
+    model: Any = base.model
     with torch.no_grad():
         answers = work_of(task).answers(model, examples.inputs)
         hidden = model.bert(examples.inputs[TOKENS], attention_mask=examples.inputs[TOKEN_MASK]).last_hidden_state
