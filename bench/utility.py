@@ -135,7 +135,7 @@ def run(cell: Cell, ground: Ground, out: Path, bar: Bar, *, quick: bool) -> Row:
     """
     spec = Spec.parse(cell.spec(ground, quick=quick), name=cell.id, directory=out)
     options = study.Options(masks="skipped", prepare=InProcess)
-    energy, begin = _joules(), time.monotonic()
+    energy, begin = joules_so_far(), time.monotonic()
     try:
         rows = study.Study(spec, "", out / cell.id, options, bar).run()
     except LocalError as error:
@@ -144,7 +144,7 @@ def run(cell: Cell, ground: Ground, out: Path, bar: Bar, *, quick: bool) -> Row:
         bar.note(f"{cell.id}: begun by other code, so it begins again")
         shutil.rmtree(out / cell.id)
         rows = study.Study(spec, "", out / cell.id, options, bar).run()
-    spent = _joules()
+    spent = joules_so_far()
     joules = None if energy is None or spent is None or spent < energy else spent - energy
     return row_of(cell, rows, joules=joules, seconds=time.monotonic() - begin)
 
@@ -174,7 +174,7 @@ def row_of(cell: Cell, rows: Sequence[Mapping[str, Any]], *, joules: float | Non
     }
 
 
-def _joules() -> float | None:
+def joules_so_far() -> float | None:
     """Return what the packages' counters say, in joules; ``None`` where the machine tells nothing."""
     try:
         counters = sorted(ENERGY.glob("intel-rapl:*/energy_uj"))

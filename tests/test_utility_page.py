@@ -113,8 +113,8 @@ def test_whoever_speaks_in_the_public_part_holds_nothing() -> None:
 
 def test_the_machine_s_joules_are_those_of_whole_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(utility, "ENERGY", tmp_path)
-    assert utility._joules() is None
+    assert utility.joules_so_far() is None
     for name, value in (("intel-rapl:0", 3_000_000), ("intel-rapl:0:1", 1_000_000), ("intel-rapl:1", 500_000)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text(f"{value}\n")
-    assert utility._joules() == 3.5
+    assert utility.joules_so_far() == 3.5
