@@ -23,10 +23,12 @@ from pydantic import ValidationError
 from safetensors.numpy import save
 
 import methods
+from authoring.defaults import Choice
+from authoring.filling import with_base, with_numbers
 from authoring.measure import MeasureFile, folder_of, measuring_draft, read_any, with_values_of
 from authoring.pooling import compare_pooling
 from authoring.preprocessing import compare_preprocessing
-from authoring.recipe import AdapterSection, RecipeFile, TrainingSection
+from authoring.recipe import AdapterSection, OptimizerSection, RecipeFile, TrainingSection
 from host import durable
 from methods.layout import Sizes, schedule_of
 from methods.method import Method
@@ -72,14 +74,21 @@ class InitialAdapter:
 
 
 def build_draft(
-    recipe: Path, out: Path, *, warn: Callable[[str], None] = lambda _: None, self_check: bool = True
+    recipe: Path,
+    out: Path,
+    *,
+    warn: Callable[[str], None] = lambda _: None,
+    chose: Callable[[Choice], None] = lambda _: None,
+    self_check: bool = True,
 ) -> Draft:
     """Read a recipe and write a draft directory: ``draft.json``, the initial adapter and PEFT's configuration.
 
     Args:
         recipe: ``recipe.toml``.
         out: the directory to make.
-        warn: is given what of the base's own preprocessing the recipe does not follow.
+        warn: is given what of the base's own preprocessing the recipe does not follow, and where noise is larger than
+            the signal.
+        chose: is given each value that the recipe leaves out.
         self_check: whether to run the check that each owner's daemon runs; not needed where that follows at once.
 
     Raises:
@@ -94,17 +103,28 @@ def build_draft(
     require_distinct(wanted.task.labels or ())
     folder = (recipe.parent / os.path.expanduser(wanted.base.path)).resolve()  # noqa: PTH111  see ``resolve_base``
     try:
-        base = BaseReference(name=wanted.base.name, architecture=architecture(folder), files=hash_model(folder))
-        task: Task = fitting(_TASKS[wanted.task.kind], "task", wanted.task.model_dump())
+        files = hash_model(folder)
+        wanted, of_base = with_base(wanted, folder)
+        base = BaseReference(name=str(wanted.base.name), architecture=architecture(folder), files=files)
+        task: Task = fitting(_TASKS[str(wanted.task.kind)], "task", wanted.task.model_dump())
         method.require_task(task)
         require_order(folder, wanted.task.labels or ())
         for difference in (*compare_preprocessing(folder, wanted.task), *compare_pooling(folder, wanted.task)):
             warn(difference)
-        adapter = make_adapter(method, wanted.adapter, folder, base, task)
-        measured = wanted.measure.adapter if isinstance(wanted, MeasureFile) else None
-        if measured is not None:
-            description, tensors = with_values_of(folder_of(recipe, measured), adapter.description)
-            adapter = replace(adapter, description=description, tensors=tensors)
+        adapter = make_adapter(method, wanted.adapter or AdapterSection(), folder, base, task)
+        chosen, measured = of_base, wanted.measure.adapter if isinstance(wanted, MeasureFile) else None
+        if isinstance(wanted, MeasureFile):
+            if measured is not None:
+                there = folder_of(recipe, measured)
+                description, tensors = with_values_of(there, adapter.description)
+                adapter = replace(adapter, description=description, tensors=tensors)
+        else:
+            wanted, of_rule, strength = with_numbers(wanted, method.state(adapter.description.tensors))
+            chosen = (*of_base, *of_rule)
+            if warning := strength.warning():
+                warn(warning)
+        for choice in chosen:
+            chose(choice)
         draft = _draft(wanted, method, base, task, adapter.description)
         methods.require_sound(draft.recipe, draft.privacy.mode, draft.privacy.bands)
     except ValidationError as error:
@@ -131,23 +151,22 @@ def make_adapter(
         LocalError: ``E-MODEL-*``, or ``E-CONFIG-INVALID`` when the base has no such modules.
     """
     options = {key: value for key, value in section.model_dump().items() if key not in Adapter.model_fields}
+    heads = section.head_modules or ()
     sketch = Adapter(
         method=method.name,
         options=fitting(method.options, "adapter", options),
-        head_modules=section.head_modules,
+        head_modules=heads,
         seed=section.seed,
         initial_hash=_NO_HASH,
         tensors=(Tensor(key="sketch", shape=(1,), stream="frozen"),),
     )
-    loaded = load_base(folder, base, task, head_modules=section.head_modules, seed=section.seed)
+    loaded = load_base(folder, base, task, head_modules=heads, seed=section.seed)
     targets = {
         "target_modules": section.target_modules or (),
         "feedforward_modules": section.feedforward_modules or (),
     }
-    check_targets(loaded.model, targets, section.head_modules)
-    check_untied(
-        loaded.model, (*section.head_modules, *(targets["target_modules"] if method.peft_type == "WHOLE" else ()))
-    )
+    check_targets(loaded.model, targets, heads)
+    check_untied(loaded.model, (*heads, *(targets["target_modules"] if method.peft_type == "WHOLE" else ())))
     if not isinstance(task, ImageClassification):
         check_length(base.name, loaded.model, task.max_length, section.tokens or 0)
     with torch.random.fork_rng(devices=[]):
@@ -157,7 +176,7 @@ def make_adapter(
     values = {key: _array(tensor) for key, tensor in sorted(named_tensors(model, sketch).items())}
     values |= {key: np.zeros_like(value) for key, value in values.items() if method.part_of(key) == "base"}
     values |= method.beside_model(values)
-    _check_heads(section.head_modules, values)
+    _check_heads(heads, values)
     check_forward(base.name, model, synthetic_examples(loaded, task, TRIAL_ROWS).inputs, task, loaded)
     data = save(values)
     manifest = method.manifest({key: value.shape for key, value in values.items()}, sketch)
@@ -260,33 +279,34 @@ def _target(wanted: RecipeFile, method: Method) -> PrivacyTarget:
 def _draft(
     wanted: RecipeFile | MeasureFile, method: Method, base: BaseReference, task: Task, adapter: Adapter
 ) -> Draft:
+    state = method.state(adapter.tensors)
     if isinstance(wanted, MeasureFile):
-        return measuring_draft(wanted, base, task, adapter, method.state(adapter.tensors))
-    rate, state = wanted.training.learning_rate, method.state(adapter.tensors)
+        return measuring_draft(wanted, base, task, adapter, state)
+    rounds = wanted.rounds or 1
+    training, optimizer = wanted.training, wanted.optimizer or OptimizerSection()
+    rate = training.learning_rate or "1"
     upload = method.upload_of(state, _sizes(wanted.training), adapter.tensors)
     recipe = Recipe(
-        title=wanted.title,
+        title=wanted.title or "",
         purpose=wanted.purpose,
         base=base,
         adapter=adapter,
         notice=Notice(**wanted.notice.model_dump()),
         state=state,
         turns=method.turns_of(state, upload, adapter.tensors),
-        schedule=schedule_of(method, wanted.training.opening_rounds or 0, wanted.rounds),
+        schedule=schedule_of(method, training.opening_rounds or 0, rounds),
         upload=upload,
         counts=method.counts,
         task=task,
-        optimizer=Optimizer(
-            **{**wanted.optimizer.model_dump(), "stream_rates": _stream_rates(wanted.optimizer.stream_rates)}
-        ),
+        optimizer=Optimizer(**{**optimizer.model_dump(), "stream_rates": _stream_rates(optimizer.stream_rates)}),
         training=Training(
             learning_rate=rate,
-            head_learning_rate=wanted.training.head_learning_rate or rate,
-            stream_rates=_stream_rates(wanted.training.stream_rates),
-            micro_batch=wanted.training.micro_batch,
-            proximal=wanted.training.proximal,
+            head_learning_rate=training.head_learning_rate or rate,
+            stream_rates=_stream_rates(training.stream_rates),
+            micro_batch=training.micro_batch,
+            proximal=training.proximal,
         ),
-        rounds=wanted.rounds,
+        rounds=rounds,
     )
     return Draft(
         recipe=recipe,

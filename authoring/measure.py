@@ -63,7 +63,7 @@ from privacy.adapter_parts import Adapter, StateStream, Stream, Turn
 from privacy.draft import BaseReference, Draft, Notice, Optimizer, PrivacyTarget, Recipe, Training
 from privacy.errors import LocalError
 from privacy.measure_parts import Edge, Measurement, MeasureName, lengths, norm_bound, require_task
-from privacy.plan_parts import ATTEMPTS, Attempts, MicroBatch, Paragraphs, Text
+from privacy.plan_parts import ATTEMPTS, Attempts, MicroBatch, Mode, Paragraphs, Positive, Text
 from privacy.task_parts import Task
 
 ADAPTER_FILE: Final = "adapter_model.safetensors"
@@ -85,7 +85,10 @@ class MeasureSection(Section):
 class MeasurePrivacy(PrivacySection):
     """``[privacy]``: as of a recipe that trains; every row counts unless it says otherwise."""
 
+    mode: Mode
+    delta: Number = "0"
     sampling_rate: Number = "1"
+    local_steps: Positive = 1
 
 
 class MeasureFile(Section):
@@ -122,7 +125,12 @@ def read_any(path: Path) -> RecipeFile | MeasureFile:
     for key, why in _out_of_place(values).items():
         raise LocalError("E-CONFIG-INVALID", f"{path.name}: {key}: {why}")
     found = parse(text, MeasureFile, file=path.name)
-    refuse_first(path.name, {**task_problems(found.task), **privacy_problems(found.privacy)})
+    of_a_run = {  # what it measures was trained by a recipe whose task it repeats
+        "task.kind: a measurement names it": found.task.kind is None,
+        "task.max_length: text needs a length in tokens": found.task.kind != "image-classification"
+        and found.task.max_length is None,
+    }
+    refuse_first(path.name, {**of_a_run, **task_problems(found.task), **privacy_problems(found.privacy)})
     return found
 
 

@@ -315,6 +315,15 @@ def least_survivors(n: int, f: int) -> int:
     return max(threshold(n, f), f + 2, 3)
 
 
+def default_f(n: int, with_operator: int) -> int:
+    """Return how many colluding participants a plan tolerates by default.
+
+    A third of the roster, rounded down, at least one, and at least everybody whose organisation runs the coordinator:
+    (n, f) = (3, 1), (5, 1), (10, 3), (100, 33).
+    """
+    return max(1, (n - 1) // 3, with_operator)
+
+
 def default_survivors(n: int, f: int) -> int:
     """Return the min_survivors that leaves about a tenth of the roster, at least one, to drop out."""
     return min(n, max(least_survivors(n, f), n - max(1, n // 10)))

@@ -116,7 +116,7 @@ def test_without_a_measurement_an_optimizer_and_rates_are_needed() -> None:
 WRONG: dict[str, tuple[str, str, dict[str, Any]]] = {
     "another bound than that of its metrics": ("E-PLAN-RULE", "the clip_norm of 2", {"privacy": {"clip_norm": "1"}}),
     "two local steps": ("E-PLAN-RULE", "distributed", {"privacy": {"local_steps": 2}}),
-    "noise over several rounds": ("E-PLAN-RULE", "bands need rounds", {"privacy": {"bands": [2, 1], "sampling_rate": "0.5"}}),
+    "several bands": ("E-PLAN-RULE", "bands need rounds", {"privacy": {"bands": [2, 1], "sampling_rate": "0.5"}}),
     "a grid that is too coarse": ("E-PLAN-NOISE", "steps of the grid", {"privacy": {"sensitivity": 500}}),
     "a clamp that cuts counts": ("E-PLAN-RING", "a count may reach", {"encoding": {"clamp": 10_000}}),
     "an evaluator": ("E-PLAN-RULE", "no evaluators", {"evaluation": {"evaluators": [ZOE]}}),
