@@ -263,7 +263,7 @@ def _target(wanted: RecipeFile, method: Method) -> PrivacyTarget:
     Raises:
         LocalError: ``E-METHOD-REFUSED``, the method cannot have several; ``E-PLAN-NOISE``, the target is out of reach.
     """
-    privacy, rounds = wanted.privacy, wanted.rounds
+    privacy, rounds = wanted.privacy, wanted.rounds or 1
     single = PrivacyTarget(**{**privacy.model_dump(), "unit": privacy.unit_of_privacy, "bands": (1,)})
     if privacy.bands != "auto":
         if privacy.bands > 1:

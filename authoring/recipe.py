@@ -383,9 +383,9 @@ def _band_problems(recipe: RecipeFile) -> dict[str, bool]:
     bands = 1 if privacy.bands == "auto" else privacy.bands
     return {
         "privacy.bands: they belong to mode distributed": privacy.bands != 1 and privacy.mode != "distributed",
-        "privacy.bands: there are more of them than rounds": bands > recipe.rounds,
+        "privacy.bands: there are more of them than rounds": recipe.rounds is not None and bands > recipe.rounds,
         "privacy.bands: times sampling_rate they must be at most 1, since one bin of so many has its turn in a round": (
-            bands > 1 and bands * Decimal(privacy.sampling_rate) > 1
+            bands > 1 and privacy.sampling_rate is not None and bands * Decimal(privacy.sampling_rate) > 1
         ),
     }
 
