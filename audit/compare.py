@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from audit import wording
 from privacy.evaluation import metrics_words
+from privacy.plan import Plan
 from privacy.report_model import Claim, Report, figures
 
 
@@ -45,9 +46,10 @@ def _split_rounds(first: Report, second: Report) -> list[str]:
             f"round {number}: the coordinator leaves out what a participant holds proof of"
             for number in _hidden(mine, theirs)
         ]
-        if _should_cover(mine, theirs) and len(mine.rounds) < _charged(theirs):
+        if _should_cover(mine, theirs) and mine.plan.privacy.charges(len(mine.rounds)) < _charged(theirs):
             contradictions.append(
-                f"the coordinator started {len(mine.rounds)} rounds, a participant was charged for {_charged(theirs)}"
+                f"the coordinator started {len(mine.rounds)} rounds, a participant was charged for"
+                f" {wording.charges(theirs.plan, _charged(theirs))}"
             )
     for left, right in zip(first.rounds, second.rounds, strict=False):
         if left.certificate is None or right.certificate is None:
@@ -82,6 +84,11 @@ def _charged(report: Report) -> int:
     return report.privacy.charged_rounds if isinstance(report.privacy, Claim) else 0
 
 
+def _charges(plan: Plan, claim: Claim) -> str:
+    banded = plan.privacy.banded
+    return wording.charges(plan, claim.charged_rounds) if banded else str(claim.charged_rounds)
+
+
 def _facts(report: Report) -> dict[str, str]:
     plan = report.plan
     claim = report.privacy if isinstance(report.privacy, Claim) else None
@@ -94,7 +101,7 @@ def _facts(report: Report) -> dict[str, str]:
         "unit": claim.unit if claim else "-",
         "epsilon (this run)": wording.short(claim.charged.epsilon) if claim else "no differential privacy",
         "delta": claim.delta if claim else "-",
-        "charged rounds": str(claim.charged_rounds) if claim else "-",
+        "charged rounds": _charges(plan, claim) if claim else "-",
         "completed rounds": str(sum(entry.certificate is not None for entry in report.rounds)),
         "transcript": report.transcript_sha256[:16],
         "roster": report.roster,

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal, TypeVar
 
 from audit import wording
+from audit.measurement import measured_figures
 from audit.plots import Plot, line_plot
 from audit.statements import maker_statements
 from audit.verify import VerifiedReport
@@ -119,6 +120,7 @@ def make_page(verified: VerifiedReport) -> Page:
     maker = f"{report.made_by.role} {report.made_by.name}"
     blocks = (
         *_plain_words(verified, claim),
+        *_measured(report),
         *(_figures(report, claim) if claim else ()),
         *_execution(report),
         *_rounds(report),
@@ -198,8 +200,8 @@ def _notice(plan: Plan) -> list[tuple[str, Text]]:
 def _summary(report: Report, claim: Claim | None) -> Iterator[Text]:
     if claim:
         yield _text(
-            f"at delta {claim.delta}, per {claim.unit}, after {claim.charged_rounds} charged rounds; planned for all"
-            f" {report.plan.recipe.rounds} rounds: {wording.short(claim.planned_epsilon)}."
+            f"at delta {claim.delta}, per {claim.unit}, after {wording.charged(report.plan, claim.charged_rounds)};"
+            f" planned for all {report.plan.recipe.rounds} rounds: {wording.short(claim.planned_epsilon)}."
         )
     else:
         yield _text(NO_NOISE)
@@ -244,12 +246,31 @@ def _plain_words(verified: VerifiedReport, claim: Claim | None) -> Iterator[Bloc
     yield Bullets(tuple(_text(f"{check.name}: {check.outcome}") for check in verified.checks))
 
 
+def _measured(report: Report) -> Iterator[Block]:
+    found = measured_figures(report)
+    if not found:
+        return
+    yield Heading(wording.MEASURED, 2)
+    yield Paragraph(_text(wording.MEASURED_NOTE), soft=True)
+    rows = [
+        (
+            ", answered ".join(figure.of) or "all",
+            figure.metric,
+            "unknown: too few units" if figure.interval is None else f"{figure.value:.4g}",
+            "" if figure.interval is None else f"{figure.interval[0]:.4g} to {figure.interval[1]:.4g}",
+        )
+        for figure in found[:MOST_ROWS]
+    ]
+    yield _table(("of", "metric", "value", "95% interval"), rows)
+    yield from _more(len(found) - MOST_ROWS, "more figures")
+
+
 def _figures(report: Report, claim: Claim) -> Iterator[Block]:
     yield Heading("The figures", 2)
     yield Paragraph(
         _text(
             f"Unit of privacy: {claim.unit}. {relation_sentence(claim.unit)} All at delta"
-            f" {claim.delta}, after {claim.charged_rounds} charged rounds, this run alone."
+            f" {claim.delta}, after {wording.charged(report.plan, claim.charged_rounds)}, this run alone."
         ),
         soft=True,
     )
@@ -259,27 +280,30 @@ def _figures(report: Report, claim: Claim) -> Iterator[Block]:
         (
             ("a person who is two units of privacy (group of two)", wording.short(claim.group_of_two)),
             ("replace-one relation (a unit exchanged for another)", wording.short(claim.replace_one)),
-            ("one round alone", wording.short(claim.round_epsilon)),
+            (
+                "one charge alone" if report.plan.privacy.banded else "one round alone",
+                wording.short(claim.round_epsilon),
+            ),
             ("cross-check: Renyi accountant (valid and looser)", wording.short(claim.checks.rdp)),
             ("cross-check: general bound for sampled mechanisms", wording.short(claim.checks.general)),
         ),
     )
     if claim.curve:
-        yield from _spend(claim)
+        yield from _spend(claim, wording.charge_words(report.plan))
 
 
-def _spend(claim: Claim) -> Iterator[Block]:
+def _spend(claim: Claim, counted: str) -> Iterator[Block]:
     points = [(0.0, 0.0), *((float(point.rounds), float(point.epsilon)) for point in claim.curve)]
     yield Heading("Spend by round", 2)
     yield Figure(
         plot=line_plot(points),
         label="Cumulative epsilon by charged round; the table below has the numbers",
         caption=f"Cumulative epsilon. {CHARGING}",
-        x_title="charged rounds",
+        x_title=counted,
         y_title="epsilon",
     )
     rows = [(str(point.rounds), wording.short(point.epsilon)) for point in _thinned(claim.curve)]
-    yield _table(("charged rounds", "epsilon"), rows)
+    yield _table((counted, "epsilon"), rows)
 
 
 def _execution(report: Report) -> Iterator[Block]:

@@ -82,11 +82,11 @@ def _basic(report: Report) -> Entry:
         "name": plain(recipe.title or plan.run_id),
         "data_curators": [plain(member.id) for member in plan.roster],
         "intended_use": plain(recipe.purpose) or UNKNOWN,
-        "data_product_type": "Machine learning model",
+        "data_product_type": "Summary statistics" if recipe.measured else "Machine learning model",
         "data_product_region": UNKNOWN,
         "description": plain(
-            f"An adapter of the foundation model {recipe.base.name}, by {recipe.adapter.method}. "
-            + wording.what_this_does(report)
+            f"{'Measurements' if recipe.measured else 'An adapter'} of the foundation model {recipe.base.name}, by "
+            f"{recipe.adapter.method}. {wording.what_this_does(report)}"
         ),
         "publication_date": datetime.fromtimestamp(report.made_at, UTC).date().isoformat(),
     }
@@ -122,7 +122,7 @@ def _loss(plan: Plan, claim: Claim) -> Entry:
         ),
         "privacy_parameters": {"epsilon": float(claim.charged.epsilon), "delta": float(claim.delta)},
         "privacy_parameters_details": (
-            f"For this run alone, after {claim.charged_rounds} charged rounds. {_epsilons(plan, claim)}"
+            f"For this run alone, after {wording.charged(plan, claim.charged_rounds)}. {_epsilons(plan, claim)}"
         ),
     }
 
@@ -138,8 +138,10 @@ def _model(report: Report) -> Entry:
         "actors": " ".join(wording.what_we_rely_on(report)),
         "release_type": "One release",
         "release_type_details": (
-            f"One adapter, after {plan.recipe.rounds} planned rounds; the sum of every round is released to the roster"
-            " and charged."
+            "The sum of the measurement, released to the roster and charged."
+            if plan.recipe.measured
+            else f"One adapter, after {plan.recipe.rounds} planned rounds; the sum of every round is released to the"
+            " roster and charged."
         ),
         "data_source_type": "Static",
         "access_type": "Non-interactive",
@@ -149,7 +151,10 @@ def _model(report: Report) -> Entry:
 def _accounting(plan: Plan) -> Entry:
     return {
         "post_processing": (
-            f"The coordinator's optimizer ({plan.recipe.optimizer.name}) on the noisy sums, and the adapter's export."
+            "Figures with standard errors, computed from the noisy sum."
+            if plan.recipe.measured
+            else f"The coordinator's optimizer ({plan.recipe.optimizer.name}) on the noisy sums, and the adapter's"
+            " export."
         ),
         "composition": (
             "Privacy loss distributions of all rounds composed, with parameters fixed in advance; cross-checked by"

@@ -6,6 +6,7 @@ Guarantees: nothing here that the page lacks; mode ``none`` reads "no differenti
 from __future__ import annotations
 
 from audit import wording
+from audit.measurement import measured_words
 from audit.statements import maker_statements
 from host.rendering import broken
 from privacy.claims import NO_PRIVACY, not_protected, unnoised_runs_sentence
@@ -19,9 +20,8 @@ def headline(report: Report) -> str:
     if not isinstance(stated, Claim):
         return f"{title}: {NO_PRIVACY.lower()}"
     figure = wording.short(stated.charged.epsilon)
-    return (
-        f"{title}: epsilon {figure} at delta {stated.delta} per {stated.unit}, {stated.charged_rounds} charged rounds"
-    )
+    charged = wording.charged(report.plan, stated.charged_rounds)
+    return f"{title}: epsilon {figure} at delta {stated.delta} per {stated.unit}, {charged}"
 
 
 def rendered(report: Report) -> str:
@@ -33,6 +33,7 @@ def rendered(report: Report) -> str:
         _section("What we rely on", wording.what_we_rely_on(report)),
         _section("What is not protected", not_protected(report.plan)),
         _section(wording.MAKERS_STATEMENT, maker_statements(report)),
+        _section(wording.MEASURED, measured_words(report)),
         _section("The figures", _figures(report)),
         _section("With whom", tuple(f"{name}: {value}" for name, value in wording.mask_rows(report))),
         _section(HEADING, notice_sentences(report.plan)),

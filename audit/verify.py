@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from pydantic import ValidationError
 
-from audit import history
+from audit import history, measurement, wording
 from host.fingerprints import fingerprint
 from privacy import canonical
 from privacy.canonical import Json
@@ -74,9 +74,8 @@ def verify_report(data: bytes, *, expected_key: bytes | None = None) -> Verified
     if report.made_by.identity_key != signed.key:
         raise VerificationError("E-REPORT-SIGNATURE", "another key signed the report than the one it names")
     first = Check("signature", f"every byte of the report is signed by key {fingerprint(key)}")
-    return VerifiedReport(
-        report, key, expected_key is not None, (first, *(Check(name, check(report)) for name, check in _CHECKS.items()))
-    )
+    found = (Check(name, check(report)) for name, check in _CHECKS.items())
+    return VerifiedReport(report, key, expected_key is not None, (first, *(check for check in found if check.outcome)))
 
 
 def parse_report(data: bytes) -> SignedReport:
@@ -119,19 +118,21 @@ def _check_maker(report: Report) -> str:
 def _check_privacy(report: Report) -> str:
     stated = report.privacy
     charged = stated.charged_rounds if isinstance(stated, Claim) else 0
-    if charged != _charged_rounds(report) or charged > report.plan.recipe.rounds:
+    if charged != _charged_rounds(report) or charged > report.plan.charges:
         raise VerificationError("E-REPORT-RECOMPUTE", "the charged rounds are not those of the rounds or the ledger")
-    trained = _rounds_with_maker(report)
+    trained = len({report.plan.privacy.charged_as(number) for number in _rounds_with_maker(report)})
     if isinstance(stated, Claim) and charged < trained:
-        detail = f"its maker is among the survivors of {trained} rounds and was charged for {charged}"
+        words = wording.charges(report.plan, trained)
+        detail = f"its maker is among the survivors of {words} and was charged for {charged}"
         raise VerificationError("E-REPORT-RECOMPUTE", detail)
     computed = _recomputed(lambda: claim(report.plan, charged_rounds=charged))
     _compare(stated.model_dump(mode="json"), computed.model_dump(mode="json"), "privacy")
     if not isinstance(computed, Claim):
         return "the plan makes no claim: no differential privacy"
     return (
-        f"epsilon {computed.charged.epsilon} at delta {computed.delta} per {computed.unit} for {charged} charged rounds"
-        f" follows from the plan; RDP gives {computed.checks.rdp}, the general bound {computed.checks.general}"
+        f"epsilon {computed.charged.epsilon} at delta {computed.delta} per {computed.unit} for"
+        f" {wording.charged(report.plan, charged)} follows from the plan; RDP gives {computed.checks.rdp}, the general"
+        f" bound {computed.checks.general}"
     )
 
 
@@ -139,16 +140,18 @@ def _charged_rounds(report: Report) -> int:
     if not report.plan.privacy.noised:
         return 0
     if report.ledger is None:
-        return len(report.rounds)
+        return report.plan.privacy.charges(len(report.rounds))
     return sum(run.rounds for run in report.ledger.runs if run.plan_sha256 == report.plan_sha256)
 
 
-def _rounds_with_maker(report: Report) -> int:
-    """Return in how many certified rounds the report's maker, if a participant, is among the survivors."""
+def _rounds_with_maker(report: Report) -> tuple[int, ...]:
+    """Return the certified rounds in which the report's maker, if a participant, is among the survivors."""
     if report.made_by.role != "participant":
-        return 0
-    certificates = (entry.certificate for entry in report.rounds if entry.certificate is not None)
-    return sum(any(one.id == report.made_by.name for one in stated.survivors) for stated in certificates)
+        return ()
+    certified = ((entry.round, entry.certificate) for entry in report.rounds if entry.certificate is not None)
+    return tuple(
+        number for number, stated in certified if any(one.id == report.made_by.name for one in stated.survivors)
+    )
 
 
 def _check_ledger(report: Report) -> str:
@@ -236,4 +239,5 @@ _CHECKS: Final[dict[str, Callable[[Report], str]]] = {
     "ledger": _check_ledger,
     "rounds": history.check_rounds,
     "evaluations": history.check_evaluations,
+    "measurement": measurement.check_measurement,
 }

@@ -8,6 +8,7 @@ Source: docs/privacy-accounting.md section 9.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Final
 
@@ -28,9 +29,15 @@ from privacy.claims import (
 )
 from privacy.dp import rdp
 from privacy.dp.events import format_epsilon_up
+from privacy.measurement import measurement_words
 from privacy.plan import Plan
 from privacy.report_model import Claim, LedgerPart, Report
 
+MEASURED: Final = "What was measured"
+MEASURED_NOTE: Final = (
+    "Computed here from the sum that the survivors signed for. The interval takes in the noise and, of a mean, that so "
+    "many units stand for others like them; noise may take its ends beyond what is possible."
+)
 MAKERS_STATEMENT: Final = "The maker's statement, confirmed by no check"
 
 
@@ -39,7 +46,7 @@ NIST_TOPICS: Final = (
     ("mechanism, sampling, clipping", ("How sampling, clipping and noise were executed",)),
     ("privacy accounting, composition", ("Spend by round", "The owner's ledger")),
     ("trust model", ("What we rely on", "The figures")),
-    ("utility", ("Measurements on public data",)),
+    ("utility", ("What was measured", "Measurements on public data")),
     ("security, side channels, limits", ("What is not protected",)),
 )
 UNANSWERED: Final = "not answered by this report"
@@ -55,6 +62,11 @@ def nist_rows(sections: Collection[str]) -> list[tuple[str, str]]:
 def what_this_does(report: Report) -> str:
     """Return what the run did, in a few sentences."""
     plan = report.plan
+    if plan.recipe.measured is not None:
+        return (
+            f"{plan.n} organisations measured {plan.recipe.base.name} with an adapter on their own data, each on its "
+            f"own machine. {' '.join(measurement_words(plan.recipe))} {departing_sentence(plan)} {sum_sentence(plan)}"
+        )
     return (
         f"{plan.n} organisations fine-tuned {plan.recipe.base.name} together, each on its own machine. "
         f"{departing_sentence(plan)} {sum_sentence(plan)}"
@@ -87,8 +99,26 @@ def _whose_rows(report: Report, stated: Claim) -> tuple[str, ...]:
     """Return whose rows a participant's figures are about: its own, in the rounds that it was charged for."""
     if report.made_by.role != "participant":
         return ()
-    rounds = "1 round" if stated.charged_rounds == 1 else f"{stated.charged_rounds} rounds"
-    return (f"What follows is about the rows of {report.made_by.name}, which was charged for {rounds}.",)
+    charged = charges(report.plan, stated.charged_rounds)
+    return (f"What follows is about the rows of {report.made_by.name}, which was charged for {charged}.",)
+
+
+def charges(plan: Plan, count: int) -> str:
+    """Return what so many charges of a plan are for: rounds, or with bands blocks of as many rounds."""
+    each = f"block of {len(plan.privacy.bands)} rounds" if plan.privacy.banded else "round"
+    return (
+        f"1 {each}" if count == 1 else f"{count} {each.replace('block', 'blocks') if plan.privacy.banded else 'rounds'}"
+    )
+
+
+def charged(plan: Plan, count: int) -> str:
+    """Return so many charges of a plan in words, as what a figure is for."""
+    return f"{count} {charge_words(plan)}"
+
+
+def charge_words(plan: Plan) -> str:
+    """Return what charges of a plan are called where they are counted."""
+    return f"charged blocks of {len(plan.privacy.bands)} rounds" if plan.privacy.banded else "charged rounds"
 
 
 def what_we_rely_on(report: Report) -> tuple[str, ...]:
@@ -164,12 +194,31 @@ def method_rows(plan: Plan) -> tuple[tuple[str, str], ...]:
         ("clip norm (C)", f"{privacy.clip_norm}, per {privacy.unit}; on integers: at most D = {privacy.sensitivity:,}"),
         ("noise of each participant", f"discrete Gaussian, variance 2^{privacy.variance_exponent}"),
         ("noises relied on (h)", str(privacy.honest_noise)),
-        ("noise multiplier (z')", f"{privacy.noise_multiplier:.6g} = sqrt(h*2^j - 9)/D"),
+        (
+            "noise multiplier (z')",
+            f"{privacy.noise_multiplier:.6g} = sqrt(h*2^j - 9)/{'(|c| D)' if privacy.banded else 'D'}",
+        ),
+        *band_rows(plan),
         *common,
     )
+
+
+def band_rows(plan: Plan) -> tuple[tuple[str, str], ...]:
+    """Return the bands of noise that is correlated over rounds, as (name, value); nothing where it is not."""
+    bands = plan.privacy.bands
+    if not plan.privacy.banded:
+        return ()
+    norm = math.hypot(*bands)
+    return (("bands (c)", f"{', '.join(map(str, bands))}; |c| = {norm:.4g}: correlated over {len(bands)} rounds"),)
 
 
 def _sampling(plan: Plan) -> str:
     if plan.privacy.mode == "distributed-participant":
         return "none that counts: every participant takes part"
+    if plan.privacy.banded:
+        bins = len(plan.privacy.bands)
+        return (
+            f"Poisson, each {plan.privacy.unit} with bq = {plan.privacy.bin_rate} in one round out of {bins}, when its"
+            f" bin has its turn, independently (q = {plan.privacy.sampling_rate})"
+        )
     return f"Poisson, each {plan.privacy.unit} with q = {plan.privacy.sampling_rate} in every step, independently"

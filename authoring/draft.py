@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 
@@ -23,9 +23,12 @@ from pydantic import ValidationError
 from safetensors.numpy import save
 
 import methods
+from authoring.defaults import Choice
+from authoring.filling import with_base, with_numbers
+from authoring.measure import MeasureFile, folder_of, measuring_draft, read_any, with_values_of
 from authoring.pooling import compare_pooling
 from authoring.preprocessing import compare_preprocessing
-from authoring.recipe import AdapterSection, RecipeFile, TrainingSection, read_recipe
+from authoring.recipe import AdapterSection, OptimizerSection, RecipeFile, TrainingSection
 from host import durable
 from methods.layout import Sizes, schedule_of
 from methods.method import Method
@@ -36,9 +39,10 @@ from participant.training.bases.targets import check_targets, check_untied
 from participant.training.examples import synthetic_examples
 from participant.training.models import architecture, hash_model, label_names, load_base
 from participant.training.rows.cells import name_text
-from participant.training.trial import TRIAL_ROWS, try_recipe
+from participant.training.trial import TRIAL_ROWS, try_recipe, try_released
 from privacy.adapter_parts import Adapter, Tensor
-from privacy.dp.calibration import assumed
+from privacy.dp.bands import chosen
+from privacy.dp.calibration import assumed, best_bands
 from privacy.draft import (
     BaseReference,
     Draft,
@@ -70,14 +74,21 @@ class InitialAdapter:
 
 
 def build_draft(
-    recipe: Path, out: Path, *, warn: Callable[[str], None] = lambda _: None, self_check: bool = True
+    recipe: Path,
+    out: Path,
+    *,
+    warn: Callable[[str], None] = lambda _: None,
+    chose: Callable[[Choice], None] = lambda _: None,
+    self_check: bool = True,
 ) -> Draft:
     """Read a recipe and write a draft directory: ``draft.json``, the initial adapter and PEFT's configuration.
 
     Args:
         recipe: ``recipe.toml``.
         out: the directory to make.
-        warn: is given what of the base's own preprocessing the recipe does not follow.
+        warn: is given what of the base's own preprocessing the recipe does not follow, and where noise is larger than
+            the signal.
+        chose: is given each value that the recipe leaves out.
         self_check: whether to run the check that each owner's daemon runs; not needed where that follows at once.
 
     Raises:
@@ -85,21 +96,37 @@ def build_draft(
     """
     if out.exists():
         raise LocalError("E-EXISTS", str(out))
-    wanted = read_recipe(recipe)
+    wanted = read_any(recipe)
     method = methods.get(wanted.method)
-    method.require_mode(wanted.privacy.mode)
+    if isinstance(wanted, RecipeFile):
+        method.require_mode(wanted.privacy.mode)
     require_distinct(wanted.task.labels or ())
     folder = (recipe.parent / os.path.expanduser(wanted.base.path)).resolve()  # noqa: PTH111  see ``resolve_base``
     try:
-        base = BaseReference(name=wanted.base.name, architecture=architecture(folder), files=hash_model(folder))
-        task: Task = fitting(_TASKS[wanted.task.kind], "task", wanted.task.model_dump())
+        files = hash_model(folder)
+        wanted, of_base = with_base(wanted, folder)
+        base = BaseReference(name=str(wanted.base.name), architecture=architecture(folder), files=files)
+        task: Task = fitting(_TASKS[str(wanted.task.kind)], "task", wanted.task.model_dump())
         method.require_task(task)
         require_order(folder, wanted.task.labels or ())
         for difference in (*compare_preprocessing(folder, wanted.task), *compare_pooling(folder, wanted.task)):
             warn(difference)
-        adapter = make_adapter(method, wanted.adapter, folder, base, task)
+        adapter = make_adapter(method, wanted.adapter or AdapterSection(), folder, base, task)
+        chosen, measured = of_base, wanted.measure.adapter if isinstance(wanted, MeasureFile) else None
+        if isinstance(wanted, MeasureFile):
+            if measured is not None:
+                there = folder_of(recipe, measured)
+                description, tensors = with_values_of(there, adapter.description)
+                adapter = replace(adapter, description=description, tensors=tensors)
+        else:
+            wanted, of_rule, strength = with_numbers(wanted, method.state(adapter.description.tensors))
+            chosen = (*of_base, *of_rule)
+            if warning := strength.warning():
+                warn(warning)
+        for choice in chosen:
+            chose(choice)
         draft = _draft(wanted, method, base, task, adapter.description)
-        methods.require_sound(draft.recipe, draft.privacy.mode)
+        methods.require_sound(draft.recipe, draft.privacy.mode, draft.privacy.bands)
     except ValidationError as error:
         where, expected, _ = first_problem(error, "recipe")
         raise LocalError("E-CONFIG-INVALID", f"{recipe.name}: {where}: {expected}") from None
@@ -110,6 +137,8 @@ def build_draft(
         if self_check:
             privacy = assumed(draft.privacy, clipped=draft.recipe.clipped_entries)
             try_recipe(draft.recipe, privacy, folder, directory / INITIAL_FILE)
+        if measured is not None:
+            try_released(draft.recipe, folder, directory / INITIAL_FILE, folder_of(recipe, measured))
     return draft
 
 
@@ -122,23 +151,22 @@ def make_adapter(
         LocalError: ``E-MODEL-*``, or ``E-CONFIG-INVALID`` when the base has no such modules.
     """
     options = {key: value for key, value in section.model_dump().items() if key not in Adapter.model_fields}
+    heads = section.head_modules or ()
     sketch = Adapter(
         method=method.name,
         options=fitting(method.options, "adapter", options),
-        head_modules=section.head_modules,
+        head_modules=heads,
         seed=section.seed,
         initial_hash=_NO_HASH,
         tensors=(Tensor(key="sketch", shape=(1,), stream="frozen"),),
     )
-    loaded = load_base(folder, base, task, head_modules=section.head_modules, seed=section.seed)
+    loaded = load_base(folder, base, task, head_modules=heads, seed=section.seed)
     targets = {
         "target_modules": section.target_modules or (),
         "feedforward_modules": section.feedforward_modules or (),
     }
-    check_targets(loaded.model, targets, section.head_modules)
-    check_untied(
-        loaded.model, (*section.head_modules, *(targets["target_modules"] if method.peft_type == "WHOLE" else ()))
-    )
+    check_targets(loaded.model, targets, heads)
+    check_untied(loaded.model, (*heads, *(targets["target_modules"] if method.peft_type == "WHOLE" else ())))
     if not isinstance(task, ImageClassification):
         check_length(base.name, loaded.model, task.max_length, section.tokens or 0)
     with torch.random.fork_rng(devices=[]):
@@ -148,7 +176,7 @@ def make_adapter(
     values = {key: _array(tensor) for key, tensor in sorted(named_tensors(model, sketch).items())}
     values |= {key: np.zeros_like(value) for key, value in values.items() if method.part_of(key) == "base"}
     values |= method.beside_model(values)
-    _check_heads(section.head_modules, values)
+    _check_heads(heads, values)
     check_forward(base.name, model, synthetic_examples(loaded, task, TRIAL_ROWS).inputs, task, loaded)
     data = save(values)
     manifest = method.manifest({key: value.shape for key, value in values.items()}, sketch)
@@ -229,36 +257,60 @@ def _check_heads(head_modules: Sequence[str], tensors: Mapping[str, Any]) -> Non
             raise LocalError("E-CONFIG-INVALID", f"adapter.head_modules: the base has no module {module}")
 
 
-def _draft(wanted: RecipeFile, method: Method, base: BaseReference, task: Task, adapter: Adapter) -> Draft:
-    rate, state = wanted.training.learning_rate, method.state(adapter.tensors)
+def _target(wanted: RecipeFile, method: Method) -> PrivacyTarget:
+    """Return what privacy is asked for, with integers for its bands.
+
+    Raises:
+        LocalError: ``E-METHOD-REFUSED``, the method cannot have several; ``E-PLAN-NOISE``, the target is out of reach.
+    """
+    privacy, rounds = wanted.privacy, wanted.rounds or 1
+    single = PrivacyTarget(**{**privacy.model_dump(), "unit": privacy.unit_of_privacy, "bands": (1,)})
+    if privacy.bands != "auto":
+        if privacy.bands > 1:
+            method.require_one_basis()
+        return single.model_copy(update={"bands": chosen(privacy.bands, rounds)})
+    try:
+        method.require_one_basis()
+    except LocalError:  # then one is the best number of them
+        return single
+    return single.model_copy(update={"bands": best_bands(single, rounds=rounds)})
+
+
+def _draft(
+    wanted: RecipeFile | MeasureFile, method: Method, base: BaseReference, task: Task, adapter: Adapter
+) -> Draft:
+    state = method.state(adapter.tensors)
+    if isinstance(wanted, MeasureFile):
+        return measuring_draft(wanted, base, task, adapter, state)
+    rounds = wanted.rounds or 1
+    training, optimizer = wanted.training, wanted.optimizer or OptimizerSection()
+    rate = training.learning_rate or "1"
     upload = method.upload_of(state, _sizes(wanted.training), adapter.tensors)
     recipe = Recipe(
-        title=wanted.title,
+        title=wanted.title or "",
         purpose=wanted.purpose,
         base=base,
         adapter=adapter,
         notice=Notice(**wanted.notice.model_dump()),
         state=state,
         turns=method.turns_of(state, upload, adapter.tensors),
-        schedule=schedule_of(method, wanted.training.opening_rounds or 0, wanted.rounds),
+        schedule=schedule_of(method, training.opening_rounds or 0, rounds),
         upload=upload,
         counts=method.counts,
         task=task,
-        optimizer=Optimizer(
-            **{**wanted.optimizer.model_dump(), "stream_rates": _stream_rates(wanted.optimizer.stream_rates)}
-        ),
+        optimizer=Optimizer(**{**optimizer.model_dump(), "stream_rates": _stream_rates(optimizer.stream_rates)}),
         training=Training(
             learning_rate=rate,
-            head_learning_rate=wanted.training.head_learning_rate or rate,
-            stream_rates=_stream_rates(wanted.training.stream_rates),
-            micro_batch=wanted.training.micro_batch,
-            proximal=wanted.training.proximal,
+            head_learning_rate=training.head_learning_rate or rate,
+            stream_rates=_stream_rates(training.stream_rates),
+            micro_batch=training.micro_batch,
+            proximal=training.proximal,
         ),
-        rounds=wanted.rounds,
+        rounds=rounds,
     )
     return Draft(
         recipe=recipe,
-        privacy=PrivacyTarget(**{**wanted.privacy.model_dump(), "unit": wanted.privacy.unit_of_privacy}),
+        privacy=_target(wanted, method),
         evaluation_data=wanted.evaluation.data,
         evaluate_every=wanted.evaluation.every,
         suite=wanted.suite,

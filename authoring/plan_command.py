@@ -11,7 +11,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,8 +21,12 @@ from host.rendering import Json
 from privacy.adapter_parts import options_words
 from privacy.draft import Draft
 from privacy.errors import LocalError, PlanError
+from privacy.measurement import measurement_words
 from privacy.plan import Plan
 from privacy.task_parts import task_words
+
+if TYPE_CHECKING:
+    from authoring.defaults import Choice
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Build, check, show and compare plans."
@@ -39,8 +43,9 @@ def build(
 ) -> None:
     """Turn a recipe into a draft.
 
-    Hashes the base, makes the initial adapter, lays out the vector, and runs
-    the self-check that each owner will run.
+    Fills in what the recipe leaves out and says why, hashes the base, makes
+    the initial adapter, lays out the vector, and runs the self-check that each
+    owner will run.
 
     Example: onlysum plan build recipe.toml -o draft
     """
@@ -50,18 +55,26 @@ def build(
     from authoring.draft import build_draft
 
     warnings: list[str] = []
+    chosen: list[Choice] = []
     with working("hashing the base, making the adapter and checking both"):
-        draft = build_draft(recipe, out, warn=warnings.append)
+        draft = build_draft(recipe, out, warn=warnings.append, chose=chosen.append)
     lines = [
         f"Wrote {out}/: draft.json, initial_adapter.safetensors, adapter_config.json",
         f"  {draft.recipe.title}: {draft.recipe.entries:,} entries, {draft.recipe.rounds} rounds, {draft.privacy.mode}",
         f"Next, at the coordinator: onlysum coordinator run create {shlex.quote(str(out))} --members A,B,C",
     ]
+    if draft.privacy.banded:
+        bands = ", ".join(map(str, draft.privacy.bands))
+        lines.insert(2, f"  noise is correlated over {len(draft.privacy.bands)} rounds: bands {bands}")
+    lines += ["Chosen, because the recipe leaves it out:"] if chosen else []
+    lines += [f"  {choice.key} = {choice.value}: {choice.reason}" for choice in chosen]
     lines += [f"warning: {warning}" for warning in warnings]
     value: Json = {
+        "bands": [*draft.privacy.bands],
         "draft": str(out),
         "entries": draft.recipe.entries,
         "base_hash": draft.recipe.base.hash,
+        "chosen": {choice.key: {"value": choice.value, "reason": choice.reason} for choice in chosen},
         "warnings": list(warnings),
     }
     show(value, lines, as_json=as_json)
@@ -80,7 +93,7 @@ def check(file: File, as_json: AsJson = False) -> None:
     lines = [f"{file}: a valid {kind}"]
     import methods
 
-    methods.require_sound(document.recipe, document.privacy.mode)
+    methods.require_sound(document.recipe, document.privacy.mode, document.privacy.bands)
     if isinstance(document, Plan):
         from privacy.dp.accountants import require_claim  # SciPy is slow to import
 
@@ -137,6 +150,8 @@ def _facts(document: Draft | Plan) -> Iterator[tuple[str, str]]:
     yield "base", f"{recipe.base.name}, hash {recipe.base.hash}"
     yield "method", f"{recipe.adapter.method}, {options_words(recipe.adapter)}, {recipe.entries:,} entries"
     yield "task", f"{recipe.task.kind} on {recipe.task.data}: {task_words(recipe.task)}"
+    for words in measurement_words(recipe):
+        yield "measures", words
     yield "rounds", f"{recipe.rounds} of {privacy.local_steps} steps"
     if privacy.mode == "none":
         yield "privacy", "none: no differential privacy"

@@ -34,9 +34,8 @@ def compare_pooling(folder: Path, task: TaskSection) -> tuple[str, ...]:
     """
     if not (folder / MODULES).is_file():
         return ()
-    kind: str = task.kind
     pooling, wanted = pooling_of(folder), getattr(task, "pooling", None)
-    if kind != "sentence-embedding" and wanted in {None, "model"}:
+    if task.kind != "sentence-embedding" and wanted in {None, "model"}:
         return (f"{MODULES} pools texts by {pooling}; a head reads what the class in config.json gives it",)
     if wanted is None and pooling != "mean":
         raise LocalError("E-CONFIG-INVALID", f'task.pooling: {MODULES} pools by {pooling}; set pooling = "{pooling}"')

@@ -41,6 +41,22 @@ def compare_preprocessing(folder: Path, task: TaskSection) -> tuple[str, ...]:
     return (*_differences(base, given), *_geometry(config, _object(folder / "config.json")))
 
 
+def chosen_normalisation(folder: Path) -> dict[str, str]:
+    """Return scale, mean and deviation that a base was trained with, as recipes have them.
+
+    Nothing where they differ between channels, or are those of raw pixels.
+
+    Raises:
+        LocalError: ``E-MODEL-LOAD``.
+    """
+    if not (folder / FILE).is_file():
+        return {}
+    base = _normalisation(_object(folder / FILE))
+    if any(len(values) != 1 for values in base.values()):
+        return {}
+    return {key: f"{Decimal(f'{values[0]:.6g}'):f}" for key, values in base.items() if not _alike(values, RAW[key][0])}
+
+
 def _object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())

@@ -30,7 +30,7 @@ from participant.daemon.joining import join
 from participant.opened import open_home
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
 from participant.runs.context import TrainingJob
-from participant.training.trainer import OneHotTrainer, Progress, Trainer
+from participant.training.trainer import OneHotTrainer, Progress, Sums, Trainer
 from privacy.plan import Plan
 from protos.envelope import Role
 
@@ -61,6 +61,8 @@ class _Timed:
     inner: OneHotTrainer
     started: dict[int, float]
     kept: NDArray[np.float32] | None = None
+    earlier: Sums = ()
+    summed: NDArray[np.int64] | None = None
 
     def prepare(self) -> None:
         self.inner.prepare()

@@ -37,7 +37,7 @@ from participant.daemon import assembly
 from participant.runs.context import TrainingJob
 from participant.runs.global_adapter import GlobalAdapter
 from participant.runs.round_training import RoundTraining
-from participant.training.trainer import OneHotTrainer, Progress, Trainer
+from participant.training.trainer import OneHotTrainer, Progress, Sums, Trainer
 
 PARTICIPANTS: Final = 3
 ENTRIES: Final = 40_000_000
@@ -108,6 +108,8 @@ class _Watched:
     """A one-hot trainer whose memory counts as training's."""
 
     kept: NDArray[np.float32] | None = None
+    earlier: Sums = ()
+    summed: NDArray[np.int64] | None = None
 
     def __init__(self, inner: OneHotTrainer, watch: Watch) -> None:
         self._inner = inner

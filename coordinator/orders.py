@@ -18,7 +18,7 @@ from coordinator.database import member_rows, run_rows, standing_rows
 from coordinator.database.run_rows import RunRecord, RunState
 from coordinator.database.store import Store
 from coordinator.runs.global_adapter import RunFiles
-from coordinator.runs.release import write_adapter
+from coordinator.runs.release import MEASUREMENT_FILE, measurement_json, write_adapter
 from privacy.errors import LocalError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _going_on(connection: Connection, name: str) -> RunRecord:
 
 
 def export_run(home: Home, ended: Overview, directory: Path, *, released: bool) -> int | None:
-    """Fill a directory with a run's adapter, report, plan and evaluations.
+    """Fill a directory with a run's adapter, or what it measured, and its report, plan and evaluations.
 
     Args:
         home: of the coordinator.
@@ -108,6 +108,20 @@ def export_run(home: Home, ended: Overview, directory: Path, *, released: bool) 
         LocalError: ``E-USAGE``: the run goes on, has released nothing, or ended early and ``released`` is not set.
     """
     last, files = _unfinished_at(ended, released=released), RunFiles(home.run(ended.run.run_id))
+    if ended.plan.recipe.measured is not None:
+        (directory / MEASUREMENT_FILE).write_bytes(measurement_json(ended.plan, files, ended.rounds))
+    else:
+        _export_adapter(ended, files, directory, last)
+    if files.report.exists():
+        shutil.copyfile(files.report, directory / "report.json")
+    (directory / "plan.json").write_bytes(ended.run.plan)
+    (directory / "plan.sig").write_bytes(ended.run.signature)
+    (directory / "evaluations.json").write_text(json.dumps(ended.evaluation_values(), indent=2))
+    return last
+
+
+def _export_adapter(ended: Overview, files: RunFiles, directory: Path, last: int | None) -> None:
+    """Copy a run's adapter, or write that after its last completed round."""
     with tempfile.TemporaryDirectory() as scratch:
         adapter = files.exported if last is None else Path(scratch)
         if last is not None:
@@ -115,12 +129,6 @@ def export_run(home: Home, ended: Overview, directory: Path, *, released: bool) 
         (directory / "adapter").mkdir()
         for file in adapter.iterdir():
             shutil.copyfile(file, directory / "adapter" / file.name)
-    if files.report.exists():
-        shutil.copyfile(files.report, directory / "report.json")
-    (directory / "plan.json").write_bytes(ended.run.plan)
-    (directory / "plan.sig").write_bytes(ended.run.signature)
-    (directory / "evaluations.json").write_text(json.dumps(ended.evaluation_values(), indent=2))
-    return last
 
 
 def _unfinished_at(ended: Overview, *, released: bool) -> int | None:

@@ -72,6 +72,7 @@ def _paired(town: Town) -> Row:
 # By the name of the example's folder: how a row is made, and the head of the base that reads it.
 TEXTS: Final[dict[str, tuple[Callable[[Town], Row], str, Sequence[str]]]] = {
     "text-classification": (_classified, "SequenceClassification", DESKS),
+    "measure": (_classified, "SequenceClassification", DESKS),
     "multi-label": (_several, "SequenceClassification", DESKS),
     "regression": (_numbered, "SequenceClassification", ()),
     "token-classification": (_tagged, "TokenClassification", TAGS),

@@ -7,6 +7,7 @@ Source: docs/methods.md.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Final
 
 from methods.adalora import ADALORA
@@ -112,16 +113,24 @@ def all_methods() -> tuple[Method, ...]:
     return tuple(_METHODS[name] for name in sorted(_METHODS))
 
 
-def require_sound(recipe: Recipe, mode: Mode) -> None:
+def require_sound(recipe: Recipe, mode: Mode, bands: Sequence[int] = (1,)) -> None:
     """Refuse what no privacy mode could account for: a method or mode that is not sound, a stream beside the method's.
+
+    Args:
+        recipe: of a draft or plan.
+        mode: of its privacy.
+        bands: of its privacy; noise that is correlated over rounds needs entries that are the same in every round.
 
     Raises:
         LocalError: ``E-METHOD-UNKNOWN``, ``E-METHOD-REFUSED`` or ``E-PLAN-STREAM``, with the reason.
     """
     method = get(recipe.adapter.method)
-    method.require_mode(mode)
+    if recipe.measured is None:
+        method.require_mode(mode)
     method.require_task(recipe.task)
     method.require_layout(recipe)
+    if len(bands) > 1:
+        method.require_one_basis()
 
 
 def advance(recipe: Recipe, state: OptimizerState, direction: Wide) -> OptimizerState:

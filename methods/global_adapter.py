@@ -11,7 +11,8 @@ Source: docs/protocol.md section 5.8.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final, assert_never
 
 import numpy as np
@@ -31,6 +32,7 @@ from privacy.plan import Plan
 from privacy.secagg.fixed_point import Buffer, unfixed
 
 Blocks = Iterable[tuple[int, NDArray[np.int64]]]  # the place of each one's first entry, and its integers
+DECODED: Final = "decoded-"  # and how many rounds before the last: names of vectors on disk
 VECTOR_TYPE: Final = np.dtype("<f4")  # of the vector, on disk and where it is hashed
 
 
@@ -66,12 +68,51 @@ def next_state(plan: Plan, state: OptimizerState, total: Blocks, survivors: Sequ
         survivors: whose updates are in it.
     """
     recipe, number = plan.recipe, state.round + 1
+    if recipe.measured is not None:  # its sum is no step
+        return replace(state, round=number)
+    if plan.privacy.banded:
+        return _next_banded(plan, state, total, survivors)
     if methods.get(recipe.adapter.method).exact_step and (recipe.upload.kind, recipe.counts) == ("differences", "all"):
         count = sum(_amounts(plan, survivors))
         directions = ((start, _direction_of(plan, number, entries, count)) for start, entries in total)
         return step_by_blocks(recipe, state, directions)
     whole = np.concatenate([entries for _, entries in total])
     return methods.advance(recipe, state, direction(plan, number, whole, survivors))
+
+
+def without_sum(plan: Plan, state: OptimizerState) -> OptimizerState:
+    """Return the state after a round that was voided: what nobody saw counts as zero where it is decoded."""
+    number = state.round + 1
+    if not plan.privacy.banded:
+        return replace(state, round=number)
+    nothing = np.zeros(plan.recipe.turn(number).entries, dtype=np.float32)
+    return replace(state, round=number, decoded=_remembered(plan, nothing, state))
+
+
+def _next_banded(plan: Plan, state: OptimizerState, total: Blocks, survivors: Sequence[str]) -> OptimizerState:
+    """Return the state after a round whose sum has earlier rounds in it: they are taken out before the step.
+
+    That is one row of C^-1 y (docs/privacy-accounting.md section 11), post-processing of sums alone.
+    """
+    number, count = state.round + 1, sum(_amounts(plan, survivors))
+    newest = np.empty(plan.recipe.turn(number).entries, dtype=np.float32)
+
+    def directions() -> Iterator[tuple[int, Wide]]:
+        for start, entries in total:
+            place = slice(start, start + entries.size)
+            own = entries.astype(np.float64)
+            for band, before in zip(plan.privacy.bands[1:], state.decoded, strict=False):
+                own -= band * before[place].astype(np.float64)
+            own /= plan.privacy.bands[0]
+            newest[place] = own
+            yield start, _direction_of(plan, number, own, count)
+
+    after = step_by_blocks(plan.recipe, state, directions())
+    return replace(after, decoded=_remembered(plan, newest, state))
+
+
+def _remembered(plan: Plan, newest: Vector, state: OptimizerState) -> tuple[Vector, ...]:
+    return (newest, *state.decoded)[: len(plan.privacy.bands) - 1]
 
 
 def recovery_error(
@@ -86,7 +127,7 @@ def recovery_error(
         survivors: whose updates are in it.
     """
     measured = methods.get(plan.recipe.adapter.method).error
-    if measured is None:
+    if measured is None or plan.recipe.measured is not None:
         return None
     return measured(plan.recipe, state, direction(plan, state.round + 1, total(), survivors))
 
@@ -126,7 +167,7 @@ def _amounts(plan: Plan, survivors: Sequence[str]) -> list[int]:
     return [member.units if plan.privacy.mode == "distributed" else member.weight for member in members]
 
 
-def _direction_of(plan: Plan, round_number: int, total: NDArray[np.int64], count: int) -> Wide:
+def _direction_of(plan: Plan, round_number: int, total: NDArray[np.int64] | Wide, count: int) -> Wide:
     """Return the direction of a sum that stands for so many weights, or units in mode ``distributed``."""
     match plan.privacy.mode:
         case "distributed":
@@ -135,7 +176,9 @@ def _direction_of(plan: Plan, round_number: int, total: NDArray[np.int64], count
         case "distributed-participant":
             return total.astype(np.float64) * (unit(plan, round_number) / count)
         case "local" | "none":
-            return unfixed(total, scale_exponent=plan.encoding.scale_exponent, divisor=count)
+            return unfixed(
+                total.astype(np.int64, copy=False), scale_exponent=plan.encoding.scale_exponent, divisor=count
+            )
         case _ as unknown:
             assert_never(unknown)
 
@@ -154,10 +197,14 @@ def iterate_bytes(iterate: Vector) -> Buffer:
 
 
 def state_to_bytes(state: OptimizerState, *, with_iterate: bool) -> bytes:
-    """Return a state's vectors, with its iterate or without; what is zero, or equal to the iterate, takes no room."""
+    """Return a state's vectors, with its iterate or without.
+
+    Moments of zero, and an average that is the iterate, take no room.
+    """
     kept = {name: vector for name in ("momentum", "second") if (vector := getattr(state, name)).any()}
     if state.average is not state.iterate and not np.array_equal(state.average, state.iterate):
         kept["average"] = state.average
+    kept |= {f"{DECODED}{back}": vector for back, vector in enumerate(state.decoded)}
     if with_iterate:
         kept["iterate"] = state.iterate
     return save_tensors(kept)
@@ -181,4 +228,5 @@ def state_from_bytes(round_number: int, data: bytes, *, iterate: bytes | None = 
         average=kept.get("average", vector),
         momentum=kept.get("momentum", zeros),
         second=kept.get("second", zeros),
+        decoded=tuple(kept[f"{DECODED}{back}"] for back in range(sum(name.startswith(DECODED) for name in kept))),
     )

@@ -211,6 +211,17 @@ class Method:
         if self.texts_only and isinstance(task, ImageClassification):
             raise LocalError("E-METHOD-REFUSED", f"{self.title} needs a model of texts; the task is {task.kind}")
 
+    def require_one_basis(self) -> None:
+        """Refuse a method whose rounds sum other entries, or whose step moves them: their noise could not cancel.
+
+        Raises:
+            LocalError: ``E-METHOD-REFUSED``.
+        """
+        same = self.upload == "differences" and self.counts == "all" and len(self.turns) <= 1
+        if not (same and self.exact_step and not self.moves_basis and not self.skips_layers):
+            rule = "its rounds do not sum the same entries on the same axes, so noise over several would not cancel"
+            raise LocalError("E-METHOD-REFUSED", f"{self.title} with bands: {rule}; leave bands at 1")
+
     def in_step(self, recipe: Recipe, turn: Turn, step: int) -> NDArray[np.int64] | None:
         """Return which of a turn's entries train in a local step; ``None``: all of them.
 
@@ -314,6 +325,8 @@ class Method:
         if recipe.state != state:
             given, names = (", ".join(stream.name for stream in streams) for streams in (recipe.state, state))
             raise LocalError("E-PLAN-STREAM", f"the plan's state is {given}; that of {self.title} is {names}, in order")
+        if recipe.measured is not None:  # what is summed follows from the metrics, and nothing of the method happens
+            return
         schedule = layout.schedule_of(self, recipe.schedule.opening_rounds, recipe.rounds)
         if (recipe.turns, recipe.schedule) != (self.turns_of(state, recipe.upload, adapter.tensors), schedule):
             raise LocalError("E-PLAN-STREAM", f"the plan's turns are not those of {self.title}: what trains when")

@@ -33,6 +33,8 @@ class OptimizerState:
         average: the exponential average of iterates, which is released; equal to ``iterate`` when averaging is off.
         momentum: first moment; zeros where the optimizer has none.
         second: second moment; zeros where the optimizer has none.
+        decoded: where noise is correlated over rounds, the decoded sums of the rounds before, the newest first; each of
+            the shape of a sum.
     """
 
     round: int
@@ -40,6 +42,7 @@ class OptimizerState:
     average: Vector
     momentum: Vector
     second: Vector
+    decoded: tuple[Vector, ...] = ()
 
     @classmethod
     def start(cls, initial: Vector) -> OptimizerState:
@@ -144,6 +147,8 @@ def _moments(optimizer: Optimizer, first: Wide, second: Wide, direction: Wide) -
     match optimizer.name:
         case "mean":
             return first, second, direction
+        case "none":
+            return first, second, np.zeros_like(direction)
         case "sgd":
             first = beta * first + direction
             return first, second, first

@@ -123,6 +123,11 @@ def taken_file(run: Path, number: int) -> Path:
     return run / f"adapter.{number}.taken"
 
 
+def sum_file(run: Path) -> Path:
+    """Return where the sum of a measurement lies in a run's directory, as it was released."""
+    return run / "sum.words"
+
+
 def erase_adapters(run: Path) -> None:
     """Remove what rounds started from: the run is over."""
     for path in run.glob("adapter.*"):

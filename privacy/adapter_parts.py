@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, StringConstraints
 
 from privacy.adapter_options import AdapterOptions, Modules
+from privacy.measure_parts import Measurement
 from privacy.plan_parts import Count, Hex256, Name, PlanModel, Positive, Text
 
 TensorKey = Annotated[Text, StringConstraints(min_length=1, max_length=300)]
@@ -93,7 +94,8 @@ class Stream(PlanModel):
 class Turn(PlanModel):
     """One kind of round: what trains in it, and what is summed."""
 
-    trains: Annotated[tuple[Name, ...], Field(min_length=1, max_length=16)]  # streams of the state, or "personal"
+    # Streams of the state, or "personal"; none in a measurement.
+    trains: Annotated[tuple[Name, ...], Field(max_length=16)]
     sums: Annotated[tuple[Stream, ...], Field(min_length=1, max_length=16)]
 
     @property
@@ -190,6 +192,6 @@ class Own(PlanModel):
 
 
 Upload = Annotated[
-    Differences | Products | Sketch | CountSketch | Gather | Variates | Own,
+    Differences | Products | Sketch | CountSketch | Gather | Variates | Own | Measurement,
     Field(discriminator="kind"),
 ]

@@ -14,11 +14,23 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from privacy import canonical, patterns
-from privacy.adapter_parts import OUTSIDE_STREAMS, Adapter, Differences, Role, Schedule, StateStream, Turn, Upload
+from privacy.adapter_parts import (
+    OUTSIDE_STREAMS,
+    Adapter,
+    Differences,
+    Role,
+    Schedule,
+    StateStream,
+    Stream,
+    Turn,
+    Upload,
+)
 from privacy.errors import LocalError
+from privacy.measure_parts import Measurement, lengths, require_task
 from privacy.plan_parts import (
     ATTEMPTS,
     Attempts,
+    BrokenRuleError,
     DecimalString,
     Hex256,
     MicroBatch,
@@ -28,6 +40,7 @@ from privacy.plan_parts import (
     Positive,
     PrivacySpec,
     Rate,
+    RateOrNone,
     Text,
     first_problem,
 )
@@ -74,7 +87,7 @@ class StreamRate(PlanModel):
 class Optimizer(PlanModel):
     """What the coordinator does with the decoded mean (``local``, ``none``) or noisy gradient (``distributed``)."""
 
-    name: Literal["mean", "sgd", "adam", "yogi"] = "mean"
+    name: Literal["mean", "sgd", "adam", "yogi", "none"] = "mean"  # "none": of a measurement, where nothing moves
     learning_rate: Rate = "1"
     head_learning_rate: Rate = "1"
     stream_rates: tuple[StreamRate, ...] = ()  # in place of the two, for the streams that it names
@@ -87,12 +100,15 @@ class Optimizer(PlanModel):
 class Training(PlanModel):
     """What a participant does in its steps; all constants, never a realised batch."""
 
-    learning_rate: Rate
-    head_learning_rate: Rate
+    learning_rate: RateOrNone  # 0 in a measurement alone, as the next
+    head_learning_rate: RateOrNone
     stream_rates: tuple[StreamRate, ...] = ()  # in place of the two, for the streams that it names
     micro_batch: MicroBatch = 64
     # Weight of the pull back to the round's start; left out of a plan's bytes where there is none.
     proximal: Annotated[DecimalString, Field(exclude_if=lambda weight: weight == "0")] = "0"
+
+
+_NO_TRAINING = Training(learning_rate="0", head_learning_rate="0")
 
 
 class Notice(PlanModel):
@@ -144,6 +160,11 @@ class Recipe(PlanModel):
         return sum(tensor.entries for tensor in self.adapter.tensors if tensor.stream in turn.trains)
 
     @property
+    def measured(self) -> Measurement | None:
+        """What is measured; ``None`` where something trains."""
+        return self.upload if isinstance(self.upload, Measurement) else None
+
+    @property
     def state_entries(self) -> int:
         """Number of entries of the vector that travels down."""
         return sum(stream.length for stream in self.state)
@@ -180,6 +201,27 @@ class Recipe(PlanModel):
                 raise ValueError("a turn names a stream twice")
             if set(turn.trains) - trainable:
                 raise ValueError("a turn trains what is neither a shared stream nor personal")
+            if not turn.trains and self.measured is None:
+                raise BrokenRuleError("E-PLAN-MALFORMED", "a turn of a plan that trains must train something")
+        return self
+
+    @model_validator(mode="after")
+    def _measurement(self) -> Self:
+        """A measurement is one round in which nothing trains and nothing moves."""
+        if self.measured is None:
+            if self.optimizer.name == "none" or "0" in {self.training.learning_rate, self.training.head_learning_rate}:
+                raise ValueError("without a measurement something trains: an optimizer and learning rates above 0")
+            return self
+        require_task(self.measured, self.task)
+        if self.optimizer != Optimizer(name="none"):
+            raise ValueError("a measurement has no optimizer: its name is none, everything else as by default")
+        if self.training != _NO_TRAINING.model_copy(update={"micro_batch": self.training.micro_batch}):
+            raise ValueError("a measurement trains nothing: its learning rates are 0")
+        if (self.rounds, self.schedule, self.counts) != (1, Schedule(), "all"):
+            raise ValueError("a measurement has one round; another is another plan, charged for by itself")
+        sums = tuple(Stream(name=name, length=length) for name, length in lengths(self.measured, self.task))
+        if self.turns != (Turn(trains=(), sums=sums),):
+            raise ValueError("a measurement sums the streams of its metrics, and nothing trains")
         return self
 
     @model_validator(mode="after")
@@ -202,6 +244,20 @@ class Recipe(PlanModel):
         return self
 
 
+def require_bandable(recipe: Recipe, privacy: PrivacySpec) -> None:
+    """Refuse noise that is correlated over rounds where they do not sum the same entries, or there are too few.
+
+    Raises:
+        ValueError: the rule.
+    """
+    if not privacy.banded:
+        return
+    if len(recipe.turns) > 1 or recipe.upload.kind != "differences" or recipe.counts != "all":
+        raise ValueError("bands need rounds that all sum the same entries: one turn, differences, everybody's")
+    if len(privacy.bands) > recipe.rounds:
+        raise ValueError("there are more bands than rounds")
+
+
 class PrivacyTarget(PrivacySpec):
     """What a draft asks for; ``run create`` turns it into integers once the roster is known."""
 
@@ -222,6 +278,7 @@ class Draft(PlanModel):
     @model_validator(mode="after")
     def _countable(self) -> Self:
         self.privacy.require_countable(self.recipe.rounds)
+        require_bandable(self.recipe, self.privacy)
         return self
 
     @classmethod

@@ -464,12 +464,6 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "per-example gradients, sensitivity or reloading is not exact for this model and method",
         "use another method or model; report the printed check",
     ),
-    "E-TASK-UNSUPPORTED": Explanation(
-        Fault.REFUSED,
-        "the plan's task is one that this version does not train",
-        "a plan can say more of a task than this version has models for, such as a pooling before a head",
-        "use a version that trains it, or a recipe as the message says",
-    ),
     "E-TRAINING": Explanation(
         _B,
         "a step of training failed; in a round its noise leaves without it, so that nobody learns that it failed",

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from privacy import canonical
-from privacy.draft import Recipe
+from privacy.draft import Recipe, require_bandable
 from privacy.errors import PlanError
+from privacy.measure_parts import grid_step, norm_bound
 from privacy.plan_parts import (
     ATTEMPTS,
     MAX_MULTIPLIER,
@@ -57,6 +58,7 @@ MAX_ROSTER = 4096  # x-coordinates and messages stay small
 COMPLETE_GRAPH_MAX = 512
 WRAP_SIGMAS = 10.5  # P(any wrap) < 2^-40 while entries x rounds <= WRAP_EVENTS (docs/protocol.md section 7)
 WRAP_EVENTS = 3.9e11
+LEAST_GRID_STEP = 1000  # of the integers that stand for 1 in a measurement: a loss is rounded to a thousandth
 LEAST_REGULAR_DELTA = 1e-9  # a thousand times the 2^-40 that a k-regular graph takes off it
 _id: Final = attrgetter("id")
 
@@ -89,6 +91,11 @@ class Plan(PlanModel):
     def n(self) -> int:
         """Size of the roster, which is the cohort of every round in protocol version 2."""
         return len(self.roster)
+
+    @property
+    def charges(self) -> int:
+        """As how many events a whole run is charged: one a round, or with bands one for as many rounds."""
+        return self.privacy.charges(self.recipe.rounds)
 
     @property
     def share_threshold(self) -> int:
@@ -233,6 +240,7 @@ class Plan(PlanModel):
     def _mechanism(self) -> Self:
         privacy = self.privacy
         privacy.require_countable(self.recipe.rounds)
+        require_bandable(self.recipe, privacy)
         if not privacy.noised:
             return self
         if not MIN_MULTIPLIER <= privacy.noise_multiplier <= MAX_MULTIPLIER:
@@ -249,6 +257,30 @@ class Plan(PlanModel):
         return self
 
     @model_validator(mode="after")
+    def _measurement(self) -> Self:
+        """A measurement's mechanism follows from its metrics, and no count of it is clamped."""
+        if self.recipe.measured is None:
+            return self
+        privacy, streams = self.privacy, self.recipe.turns[0].sums
+        if privacy.mode == "distributed-participant" or privacy.local_steps != 1:
+            raise ValueError("a measurement is one step in mode distributed, local or none")
+        if privacy.clip_norm != (bound := norm_bound(streams)):
+            raise ValueError(f"the clip_norm of {len(streams)} measured streams is {bound}")
+        if self.weight_rule != "equal" or self.evaluation.evaluators:
+            raise ValueError("a measurement has equal weights and no evaluators")
+        if privacy.mode == "local" and self.encoding.scale_exponent:
+            raise BrokenRuleError("E-PLAN-RING", "a noised measurement sums whole numbers: scale_exponent is 0")
+        step = measured_step(privacy, self.encoding, self.recipe.entries)
+        if step < LEAST_GRID_STEP:
+            raise BrokenRuleError("E-PLAN-NOISE", f"1 is {step} steps of the grid, at least {LEAST_GRID_STEP}")
+        largest = max(member.units for member in self.roster) * (privacy.sensitivity or step)
+        if self.encoding.clamp < largest:
+            raise BrokenRuleError("E-PLAN-RING", f"a count may reach {largest:,}, the clamp is {self.encoding.clamp:,}")
+        if largest_sum(self) > canonical.MAX_INTEGER:
+            raise BrokenRuleError("E-PLAN-RING", "the sum of a measurement must fit its report")
+        return self
+
+    @model_validator(mode="after")
     def _ring(self) -> Self:
         if self.privacy.mode.startswith("distributed") and self.encoding.scale_exponent:
             raise BrokenRuleError("E-PLAN-RING", "the distributed modes sum whole numbers: scale_exponent is 0")
@@ -257,6 +289,20 @@ class Plan(PlanModel):
             rule = f"the sum may reach {largest:.4g}, the ring of {self.encoding.bits} bits holds {half:.4g}"
             raise BrokenRuleError("E-PLAN-RING", rule)
         return self
+
+
+def measured_step(privacy: Privacy, encoding: Encoding, entries: int) -> int:
+    """Return what 1 of a measured stream is in integers; exact for counts, whatever the mode.
+
+    Args:
+        privacy: of the plan.
+        encoding: of the plan.
+        entries: of the vector.
+    """
+    if not privacy.noised:
+        return 1 << encoding.scale_exponent
+    radius = math.sqrt(max(0.0, privacy.sensitivity**2 - entries / 12 - 4 * privacy.sensitivity))
+    return grid_step(radius, float(privacy.clip_norm))
 
 
 def threshold(n: int, f: int) -> int:
@@ -269,18 +315,30 @@ def least_survivors(n: int, f: int) -> int:
     return max(threshold(n, f), f + 2, 3)
 
 
+def default_f(n: int, with_operator: int) -> int:
+    """Return how many colluding participants a plan tolerates by default.
+
+    A third of the roster, rounded down, at least one, and at least everybody whose organisation runs the coordinator:
+    (n, f) = (3, 1), (5, 1), (10, 3), (100, 33).
+    """
+    return max(1, (n - 1) // 3, with_operator)
+
+
 def default_survivors(n: int, f: int) -> int:
     """Return the min_survivors that leaves about a tenth of the roster, at least one, to drop out."""
     return min(n, max(least_survivors(n, f), n - max(1, n // 10)))
 
 
 def largest_sum(plan: Plan) -> float:
-    """Return the bound of docs/protocol.md section 7 on the absolute value of a summed coordinate."""
+    """Return the bound of docs/protocol.md section 7 on the absolute value of a summed coordinate.
+
+    With bands a participant sums as many clamped sums of its own, each times its band.
+    """
     privacy = plan.privacy
     if not privacy.mode.startswith("distributed"):
         return float(sum(member.weight for member in plan.roster) * (plan.encoding.clamp + 1))
     sigmas = wrap_sigmas(plan.recipe.entries * plan.recipe.rounds)
-    return plan.n * plan.encoding.clamp + sigmas * math.sqrt(plan.n) * privacy.sigma
+    return plan.n * sum(privacy.bands) * plan.encoding.clamp + sigmas * math.sqrt(plan.n) * privacy.sigma
 
 
 def wrap_sigmas(events: int) -> float:

@@ -8,7 +8,8 @@ Source: ``docs/protocol.md`` section 2.
 from __future__ import annotations
 
 import math
-from decimal import Decimal
+from decimal import Context, Decimal
+from itertools import pairwise
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -28,6 +29,7 @@ MAX_STEPS = 1_000_000  # of a run: rounds times local steps
 # Beyond these a step is lost in the rounding of float32, and charged for, or leaps out of its range.
 LEAST_RATE, MOST_RATE = Decimal("1e-9"), Decimal(10_000)
 LEAST_SCALE, MOST_SCALE = Decimal("1e-6"), Decimal(1_000_000)  # of what is multiplied, divided by or clipped to
+MOST_BAND = 4096  # finer ratios of bands than this gain nothing
 MOST_MICRO_BATCH = 4096  # rows whose gradients are in memory at a time
 
 Name = Annotated[str, StringConstraints(pattern=patterns.NAME)]
@@ -54,6 +56,10 @@ def _rate(text: str) -> str:
     return _require_within(text, LEAST_RATE, MOST_RATE)
 
 
+def _rate_or_none(text: str) -> str:
+    return text if text == "0" else _rate(text)
+
+
 def _scale(text: str) -> str:
     return _require_within(text, LEAST_SCALE, MOST_SCALE)
 
@@ -66,6 +72,7 @@ def _require_within(text: str, least: Decimal, most: Decimal) -> str:
 
 
 Rate = Annotated[DecimalString, AfterValidator(_rate)]
+RateOrNone = Annotated[DecimalString, AfterValidator(_rate_or_none)]  # 0 where nothing trains
 Scale = Annotated[DecimalString, AfterValidator(_scale)]
 MicroBatch = Annotated[int, Field(ge=1, le=MOST_MICRO_BATCH)]
 Text = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterValidator(_one_line)]
@@ -75,6 +82,8 @@ Count = Annotated[int, Field(ge=0, le=canonical.MAX_INTEGER)]
 Positive = Annotated[int, Field(ge=1, le=canonical.MAX_INTEGER)]
 Attempts = Annotated[int, Field(ge=1, le=100)]  # at a round, whatever ends them; keys and masks are new in each
 ATTEMPTS: Final = 10  # by default: three may fail (coordinator.runs.lifecycle), the others are there for restarts
+
+_EXACT: Final = Context(prec=1000)  # of products of what a plan says: longer than any of its decimals
 
 Mode = Literal["local", "distributed", "distributed-participant", "none"]
 Unit = Literal["example", "user", "participant", "none"]
@@ -216,10 +225,41 @@ class PrivacySpec(PlanModel):
         """Whether this makes a claim of differential privacy."""
         return self.mode != "none"
 
+    @property
+    def banded(self) -> bool:
+        """Whether noise is correlated over rounds (docs/privacy-accounting.md section 11)."""
+        return len(self.bands) > 1
+
+    @property
+    def bin_rate(self) -> str:
+        """Probability with which a unit whose bin has its turn is drawn in a round: q times the number of bins."""
+        if not self.banded:
+            return self.sampling_rate
+        rate = _EXACT.multiply(Decimal(self.sampling_rate), Decimal(len(self.bands)))
+        return f"{_EXACT.normalize(rate):f}"
+
+    def charges(self, rounds: int) -> int:
+        """Return as how many events the first so many rounds of a run are charged, at most."""
+        return -(-rounds // len(self.bands))
+
+    def charged_as(self, round_number: int) -> int:
+        """Return under which round's number a round, from 1, is charged: that of the first of its charging block."""
+        return round_number - (round_number - 1) % len(self.bands)
+
     @model_validator(mode="after")
     def _bands(self) -> Self:
-        if self.bands != (1,):
-            raise ValueError("bands must be [1]: noise that is correlated over rounds is not accounted for")
+        if not self.banded:
+            if self.bands != (1,):
+                raise ValueError("a single band is [1]")
+            return self
+        if max(self.bands) > MOST_BAND:
+            raise ValueError(f"a band is at most {MOST_BAND}")
+        if self.mode != "distributed":
+            raise ValueError("bands belong to mode distributed: in the others each round's noise is by itself")
+        if any(after > before for before, after in pairwise(self.bands)):
+            raise ValueError("bands must not rise from one to the next, or sums could not be decoded")
+        if Decimal(self.bin_rate) > 1:
+            raise ValueError("sampling_rate times the number of bands must be at most 1")
         return self
 
     @model_validator(mode="after")
@@ -281,10 +321,11 @@ class Privacy(PrivacySpec):
 
     @property
     def noise_multiplier(self) -> float:
-        """z' = sqrt(h*2^j - 9)/D of the lemma in docs/privacy-accounting.md; 0.0 without noise."""
+        """z' = sqrt(h*2^j - 9)/(|c|*D) of the lemma in docs/privacy-accounting.md; 0.0 without noise."""
         if not self.noised:
             return 0.0
-        return math.sqrt(self.honest_noise * 2**self.variance_exponent - 9) / self.sensitivity
+        shift = self.sensitivity * math.sqrt(sum(band * band for band in self.bands))
+        return math.sqrt(self.honest_noise * 2**self.variance_exponent - 9) / shift
 
     @model_validator(mode="after")
     def _mechanism(self) -> Self:

@@ -96,6 +96,7 @@ class ReportFacts:
     roster_verified: bool
     rounds: Sequence[RoundFacts]
     evaluations: Sequence[SignedEvaluation] = ()
+    measured: Sequence[int] = ()  # the integers of a measurement's sum
     ledger: LedgerFacts | None = None
     randomness: str = SYSTEM_RANDOMNESS
     simulation: bool = False
@@ -127,6 +128,7 @@ def build_report(facts: ReportFacts) -> Report:
         ),
         ledger=None if facts.ledger is None else ledger_part(facts.ledger),
         not_protected=not_protected(plan),
+        measured=tuple(facts.measured),
     )
 
 
@@ -152,6 +154,8 @@ def signed_report_bytes(report: Report) -> bytes:
 def claim(plan: Plan, *, charged_rounds: int) -> Claim | NoClaim:
     """Return what differential privacy says about a plan after some charged rounds, or that it says nothing.
 
+    With bands a charge is for a charging block of rounds, and such charges are counted.
+
     Raises:
         LocalError: ``E-ACCOUNTANT-DISAGREE``.
     """
@@ -162,7 +166,7 @@ def claim(plan: Plan, *, charged_rounds: int) -> Claim | NoClaim:
     charged = (Composed(event, charged_rounds),) if charged_rounds else ()
     checks = accountants.cross_checked(charged, delta)
     trust = accountants.trust_epsilons(plan, charged_rounds)
-    planned = accountants.cross_checked((Composed(event, plan.recipe.rounds),), delta).pld
+    planned = accountants.cross_checked((Composed(event, plan.charges),), delta).pld
     assert trust is not None  # only mode none has no epsilons
     return Claim(
         unit=plan.privacy.unit,
@@ -175,7 +179,7 @@ def claim(plan: Plan, *, charged_rounds: int) -> Claim | NoClaim:
         outsiders=Trust(epsilon=rounded_up(trust.outsiders), noise=trust.outsiders_noise),
         charged=Trust(epsilon=rounded_up(trust.charged), noise=trust.charged_noise),
         all_others=Trust(epsilon=rounded_up(trust.all_others), noise=trust.all_others_noise),
-        group_of_two=rounded_up(accountants.group_of_two(charged, delta)),
+        group_of_two=rounded_up(accountants.pair_epsilon(plan, charged_rounds)),
         replace_one=rounded_up(accountants.epsilon(charged, delta, relation="replace-one")),
         checks=Checks(rdp=rounded_up(checks.rdp), general=rounded_up(checks.general)),
         curve=tuple(
@@ -227,9 +231,9 @@ def rounded_up(epsilon: float) -> str:
 
 
 def _charged_rounds(facts: ReportFacts) -> int:
-    """The owner's ledger knows what it charged; for the coordinator every round that started was charged."""
+    """The owner's ledger knows what it charged; for the coordinator every round that started was."""
     if facts.ledger is None:
-        return len(facts.rounds)
+        return facts.plan.privacy.charges(len(facts.rounds))
     return sum(run.rounds for run in facts.ledger.spent.runs if run.plan_hash == facts.plan.hash)
 
 

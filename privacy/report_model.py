@@ -227,6 +227,8 @@ class Report(PlanModel):
     evaluations: tuple[EvaluationEntry, ...]
     ledger: LedgerPart | None
     not_protected: tuple[Text, ...]
+    # The integers of a measurement's sum, of which the certificate has the hash; figures are computed from them.
+    measured: Annotated[tuple[int, ...], Field(exclude_if=lambda total: not total)] = ()
 
 
 class SignedReport(PlanModel):

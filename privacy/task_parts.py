@@ -147,6 +147,11 @@ Task = Annotated[
 ]
 
 
+def single_labels(task: Task) -> tuple[str, ...]:
+    """Return the labels of which each row has exactly one; none where the task has no such."""
+    return task.labels if isinstance(task, ImageClassification | TextClassification) else ()
+
+
 def task_words(task: Task) -> str:
     """Return what a model learns, from which columns, and how much of a row it reads."""
     match task:

@@ -100,7 +100,9 @@ def _write_closing(task: env.RoundCompleted | env.RoundVoided | env.AttemptAbort
     match task:
         case env.RoundCompleted():
             certificate = rounds.write_certificate(task.certificate)
-            return pb.NumberedTask(round_completed=pb.RoundCompleted(run_id=task.run_id, certificate=certificate))
+            total = None if task.sum is None else write_ref(task.sum)
+            completed = pb.RoundCompleted(run_id=task.run_id, certificate=certificate, sum=total)
+            return pb.NumberedTask(round_completed=completed)
         case env.RoundVoided():
             voided = rounds.write_voided(task.voided)
             return pb.NumberedTask(round_voided=pb.RoundVoided(run_id=task.run_id, voided=voided))
@@ -212,7 +214,8 @@ def _read_unmask(message: pb.UnmaskRequested) -> env.UnmaskRequested:
 
 def _read_completed(message: pb.RoundCompleted) -> env.RoundCompleted:
     certificate = part(message, "certificate", rounds.read_certificate)
-    return env.RoundCompleted(run_id=run_id(message.run_id), certificate=certificate)
+    total = part(message, "sum", read_ref) if message.HasField("sum") else None
+    return env.RoundCompleted(run_id=run_id(message.run_id), certificate=certificate, sum=total)
 
 
 def _read_voided(message: pb.RoundVoided) -> env.RoundVoided:

@@ -191,10 +191,11 @@ class UnmaskRequested:
 
 @dataclass(frozen=True, slots=True)
 class RoundCompleted:
-    """A round's certificate; goes to the whole roster."""
+    """A round's certificate; goes to the whole roster, and of a measurement with where its sum can be had."""
 
     run_id: str
     certificate: RoundCertificate
+    sum: ContentRef | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -947,18 +947,24 @@ class RoundCompleted(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
+    SUM_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     @_builtins.property
     def certificate(self) -> _round_pb2.RoundCertificate: ...
+    @_builtins.property
+    def sum(self) -> Global___ContentRef:
+        """of a measurement, whose sum is the result"""
+
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         certificate: _round_pb2.RoundCertificate | None = ...,
+        sum: Global___ContentRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "sum", b"sum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "run_id", b"run_id", "sum", b"sum"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,9 +27,10 @@ from simulation.processes import ONE_THREAD
 
 if TYPE_CHECKING:
     from participant.training.trainer import Progress as RoundsDone
-    from simulation.compare import Cell, Size
+    from simulation.compare import Cell, Size, Variant
 
 FIRST_SEED: Final = 5001  # the settings were chosen on seeds 1101 to 1104
+MOST_BANDS: Final = 64  # of the recipe's hundred rounds
 MOST_PARTICIPANTS: Final = 50  # each has some 27 images then
 NOTE: Final = "simulation, not private"
 
@@ -43,12 +44,22 @@ def compare(
     participants: Annotated[
         int, typer.Option("--participants", min=3, max=MOST_PARTICIPANTS, help="Among how many the digits are split.")
     ] = 10,
+    bands: Annotated[
+        int,
+        typer.Option(
+            "--bands", min=1, max=MOST_BANDS, help="Also compare noise that is correlated over so many rounds."
+        ),
+    ] = 1,
 ) -> None:
     """Compare local with shared noise at the same epsilon, on fresh seeds.
 
     The same digits are split among the participants. With local noise each
     adds all of it, so the sum of n has about sqrt(n) times as much; shared
     noise stays the same. The demo's five show less of it than ten.
+
+    Noise that is correlated over b rounds draws each image in one round out
+    of b, so --bands samples at no more than 1/b, and the table also has
+    independent noise at that rate.
 
     Everything runs in this process: real masks and sums, seeded noise.
     That is a simulation, and not private.
@@ -57,17 +68,17 @@ def compare(
     """
     os.environ.update(ONE_THREAD)  # before torch is imported
     warnings.simplefilter("ignore", FutureWarning)  # of the libraries, about themselves
-    from simulation.compare import MODES, Size, figures, gains
+    from simulation.compare import Size, figures, gains, variants
 
     size = Size(participants=participants)
     typer.echo(f"{participants} participants, the demo's digits and recipes, {seeds} fresh seeds; {NOTE}.")
     cells: list[Cell] = []
     with tempfile.TemporaryDirectory(prefix="onlysum-compare-") as directory:
         for seed in range(first, first + seeds):
-            cells += _run_seed(Path(directory) / str(seed), seed, size)
+            cells += _run_seed(Path(directory) / str(seed), seed, size, variants(bands))
     summary = figures(cells)
     typer.echo("")
-    for line in _table(summary, MODES):
+    for line in _table(summary, tuple(variant.name for variant in variants(bands))):
         typer.echo(line)
     machine = {"cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
     values = {
@@ -75,6 +86,7 @@ def compare(
         "note": NOTE,
         "machine": machine,
         "participants": participants,
+        "bands": bands,
         "seeds": seeds,
         "gains": {str(seed): round(gain, 4) for seed, gain in gains(cells).items()},
         "figures": summary,
@@ -82,20 +94,20 @@ def compare(
     typer.echo(json.dumps(values))
 
 
-def _run_seed(directory: Path, seed: int, size: Size) -> list[Cell]:
-    from simulation.compare import MODES, prepare, run
+def _run_seed(directory: Path, seed: int, size: Size, variants: tuple[Variant, ...]) -> list[Cell]:
+    from simulation.compare import prepare, run
     from simulation.stage import Stage
 
     stage, cells = Stage(directory), []
     with _bar(f"seed {seed}: the base"):
         units = prepare(stage, seed, size)
-    for mode in MODES:
+    for variant in variants:
         begin = time.monotonic()
-        with _bar(f"seed {seed}: {mode}") as progress:
-            cell = run(stage, units, mode, seed, size, progress)
+        with _bar(f"seed {seed}: {variant.name}") as progress:
+            cell = run(stage, units, variant, seed, size, progress)
         took = time.monotonic() - begin
         gain = f"{cell.accuracy_base:.1%} -> {cell.accuracy:.1%}, epsilon {format_epsilon_up(cell.epsilon)}"
-        typer.echo(f"seed {seed}, {mode}: {gain} ({took:.0f} s)")
+        typer.echo(f"seed {seed}, {variant.name}: {gain} ({took:.0f} s)")
         cells.append(cell)
     return cells
 
@@ -110,7 +122,8 @@ def _bar(caption: str) -> Iterator[RoundsDone]:
 
 
 def _table(summary: Mapping[str, float], modes: tuple[str, ...]) -> list[str]:
-    rows = [f"{'noise':<14}{'base':>18}{'accuracy':>18}{'epsilon':>10}{'in the sum':>13}"]
+    wide = max(14, *(len(mode) + 2 for mode in modes))
+    rows = [f"{'noise':<{wide}}{'base':>18}{'accuracy':>18}{'epsilon':>10}{'in the sum':>13}"]
     for mode in modes:
         base, accuracy = (
             f"{summary[f'{mode}.{name}']:.1%} +- {summary[f'{mode}.{name}.spread']:.1%}"
@@ -118,10 +131,10 @@ def _table(summary: Mapping[str, float], modes: tuple[str, ...]) -> list[str]:
         )
         carried = f"{summary[f'{mode}.noise']:.2f}"
         rows.append(
-            f"{mode:<14}{base:>18}{accuracy:>18}{format_epsilon_up(summary[f'{mode}.epsilon']):>10}{carried:>13}"
+            f"{mode:<{wide}}{base:>18}{accuracy:>18}{format_epsilon_up(summary[f'{mode}.epsilon']):>10}{carried:>13}"
         )
     gain, spread, error = (100 * summary[f"gain.accuracy{part}"] for part in ("", ".spread", ".error"))
-    rows.append(f"{'gain':<14}{'':>18}{f'{gain:+.1f} +- {spread:.1f}':>18}  points, standard error {error:.1f}")
+    rows.append(f"{'gain':<{wide}}{'':>18}{f'{gain:+.1f} +- {spread:.1f}':>18}  points, standard error {error:.1f}")
     return [
         *rows,
         "+- is the sample standard deviation over the seeds; the gain is paired, seed by seed.",

@@ -24,7 +24,7 @@ from tests.worlds.torch_world import plan_of
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 
-OFTEN = {"chat", "token-classification", "sentence-embedding"}  # the others are left to `make test-all`
+OFTEN = {"chat", "measure", "token-classification", "sentence-embedding"}  # the others are left to `make test-all`
 
 
 def say(directory: Path, *words: str) -> str:
@@ -46,7 +46,8 @@ def test_an_example_builds_and_its_dry_run_passes(kind: str, tmp_path: Path) -> 
     by_user = draft.privacy.unit == "user"
     plan, made = plan_of(draft, units=ROWS // 2 if by_user else ROWS), authority()
     home = enrol(tmp_path / "alice", made)
-    home.policy.write_text(policy_text(approval="by-hand"))
+    measured = draft.recipe.measured.metrics if draft.recipe.measured else ()
+    home.policy.write_text(policy_text(approval="by-hand", wards=f"measures = {json.dumps(measured)}"))
     rows = next(tmp_path.glob("rows.*"))
     user = ["--user", "person"] if by_user else []
     task = draft.recipe.task

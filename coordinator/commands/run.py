@@ -333,7 +333,8 @@ def export(
 ) -> None:
     """Copy a completed run's adapter, report and plan.
 
-    The adapter's model card and the signed evaluations go with them.
+    The adapter's model card and the signed evaluations go with them. Of a
+    measurement its figures, in measurement.json, are in the adapter's place.
 
     Example: onlysum coordinator run export 0a1b -o result
     """

@@ -37,5 +37,6 @@ def _points(data: bytes) -> tuple[tuple[int, str], ...]:
     event = round_event(plan)
     if event is None:
         return ()
-    curve = accountants.spend_curve(event, plan.recipe.rounds, accountants.plan_delta(plan))
-    return tuple((rounds, rounded_up(epsilon)) for rounds, epsilon in curve)
+    bands, rounds = len(plan.privacy.bands), plan.recipe.rounds
+    curve = accountants.spend_curve(event, plan.charges, accountants.plan_delta(plan))
+    return tuple((min(rounds, charges * bands), rounded_up(epsilon)) for charges, epsilon in curve)

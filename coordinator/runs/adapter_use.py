@@ -16,6 +16,7 @@ from privacy.task_parts import (
     ImageClassification,
     MaskedLanguageModelling,
     MultiLabel,
+    Pooling,
     Regression,
     SentenceEmbedding,
     Task,
@@ -59,14 +60,26 @@ with torch.no_grad():
     answers = model(**inputs)
 """
 )
+_LOGITS: Final = {
+    "model": "logits = answers.logits\n",
+    "mean": """\
+mask = inputs["attention_mask"][:, :, None]
+logits = (answers.logits * mask).sum(dim=1) / mask.sum(dim=1)  # the mean of a text's tokens
+""",
+    "cls": "logits = answers.logits[:, 0]\n",
+    "last": """\
+last = inputs["attention_mask"].sum(dim=1) - 1  # padding stands behind
+logits = answers.logits[torch.arange(len(last)), last]
+""",
+}
 _CLASS: Final = """\
-print([names[number] for number in answers.logits.argmax(dim=1).tolist()])
+print([names[number] for number in logits.argmax(dim=1).tolist()])
 """
 _SEVERAL: Final = """\
-print([[names[number] for number in row.nonzero()[:, 0].tolist()] for row in answers.logits > 0])
+print([[names[number] for number in row.nonzero()[:, 0].tolist()] for row in logits > 0])
 """
 _VALUE: Final = """\
-print(answers.logits[:, 0].tolist())
+print(logits[:, 0].tolist())
 """
 _WORDS: Final = (
     _TOKENIZER
@@ -149,13 +162,13 @@ def _lines(task: Task) -> tuple[str, str, str]:
     """Return the class that loads the base, the lines of what it is given, and those that use it."""
     match task:
         case ImageClassification():
-            return "AutoModelForImageClassification", _LABELS, _IMAGE + _CLASS
+            return "AutoModelForImageClassification", _LABELS, _IMAGE + _LOGITS["model"] + _CLASS
         case TextClassification():
-            return "AutoModelForSequenceClassification", _LABELS, _INPUTS + _CLASS
+            return _class_for(task.pooling), _LABELS, _INPUTS + _LOGITS[task.pooling] + _CLASS
         case MultiLabel():
-            return "AutoModelForSequenceClassification", _LABELS, _INPUTS + _SEVERAL
+            return _class_for(task.pooling), _LABELS, _INPUTS + _LOGITS[task.pooling] + _SEVERAL
         case Regression():
-            return "AutoModelForSequenceClassification", _NUMBER, _INPUTS + _VALUE
+            return _class_for(task.pooling), _NUMBER, _INPUTS + _LOGITS[task.pooling] + _VALUE
         case TokenClassification():
             return "AutoModelForTokenClassification", _LABELS, _WORDS
         case CausalLanguageModelling():
@@ -166,3 +179,8 @@ def _lines(task: Task) -> tuple[str, str, str]:
             return "AutoModel", "", _INPUTS + _VECTOR[task.pooling] + _SHOWN_VECTOR
         case _ as unknown:
             assert_never(unknown)
+
+
+def _class_for(pooling: Pooling) -> str:
+    """Return the class that reads a text with a head: of tokens, where their answers are pooled afterwards."""
+    return "AutoModelForSequenceClassification" if pooling == "model" else "AutoModelForTokenClassification"

@@ -9,7 +9,6 @@ Leaves to others: when (``coordinator.runs.lifecycle``), what becomes of a compl
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import structlog
 
@@ -17,7 +16,7 @@ from coordinator.database.run_rows import RoundRecord
 from coordinator.protocol.round import RoundResult
 from coordinator.runs.global_adapter import RunFiles
 from host import durable
-from methods.global_adapter import next_state, recovery_error
+from methods.global_adapter import next_state, recovery_error, without_sum
 from privacy.plan import Plan
 from privacy.secagg.hashes import adapter_hash
 from privacy.secagg.messages import Position, VoidedRound
@@ -78,7 +77,7 @@ def void_round(
         now: when, in seconds since the Unix epoch.
     """
     durable.erase(drafts.sum(at.round))
-    iterate, released = drafts.write_state(replace(files.read_state(at.round - 1), round=at.round))
+    iterate, released = drafts.write_state(without_sum(plan, files.read_state(at.round - 1)))
     return RoundRecord(
         round=at.round,
         attempt=at.attempt,

@@ -123,7 +123,7 @@ def make_plan(store: Store, settings: Settings, draft: Draft, request: RunReques
         LocalError: ``E-USAGE``, ``E-RUN-SIZES``, ``E-RUN-TOLERANCE``, ``E-PLAN-NOISE``, ``E-PLAN-RING``,
             ``E-PLAN-STREAM`` or ``E-METHOD-REFUSED``.
     """
-    methods.require_sound(draft.recipe, draft.privacy.mode)
+    methods.require_sound(draft.recipe, draft.privacy.mode, draft.privacy.bands)
     return bind(
         draft,
         _roster(store, settings, draft, request),
@@ -201,7 +201,11 @@ def bind(
             privacy=privacy,
             encoding=encoding,
             weight_rule=weight_rule,
-            evaluation=Evaluation(data=draft.evaluation_data, every=draft.evaluate_every, evaluators=evaluators),
+            evaluation=Evaluation(
+                data=draft.evaluation_data,
+                every=draft.evaluate_every,
+                evaluators=() if draft.recipe.measured else evaluators,
+            ),
             roster=tuple(roster),
             f=f,
             shamir_threshold=threshold(n, f),

@@ -56,6 +56,13 @@ class RunFiles:
         """The ring words of a round's sum: what participants download, and step from themselves."""
         return self.directory / f"sum-{round_number}.words"
 
+    def measured(self, plan: Plan) -> list[int]:
+        """Return the integers of a measurement's sum; none of a plan that trains, or before its round is completed."""
+        path, layout = self.sum(1), plan.layout(1)
+        if plan.recipe.measured is None or not path.exists():
+            return []
+        return [int(entry) for entry in layout.decode(layout.ring.from_bytes(path.read_bytes(), layout.words))]
+
     def iterate(self, round_number: int) -> Path:
         """The vector that the round after this one starts from."""
         return self.directory / f"global-{round_number}.f32"

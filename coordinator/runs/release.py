@@ -7,7 +7,9 @@ Leaves to others: tensors and keys (``methods``), the report's content (``privac
 
 from __future__ import annotations
 
+import json
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -39,11 +41,13 @@ from privacy.claims import (
 )
 from privacy.errors import LocalError, OnlysumError
 from privacy.evaluation import SignedEvaluation, metrics_words
+from privacy.measurement import figures
 from privacy.notice import HEADING, notice_sentences
 from privacy.plan import Plan, VerifiedPlan
 from privacy.secagg.keys import SigningKey
 from protos import codec
 
+MEASUREMENT_FILE: Final = "measurement.json"
 COORDINATOR: Final = "coordinator"
 LIBRARIES: Final = ("onlysum", "cryptography", "dp-accounting", "numpy", "safetensors")  # that the figures depend on
 
@@ -58,11 +62,11 @@ def finish(
     with store.read() as connection:
         rounds = run_rows.list_rounds(connection, plan.plan.run_id)
         measured = run_rows.list_evaluations(connection, plan.plan.run_id)
-    if len(rounds) == plan.plan.recipe.rounds:
+    if len(rounds) == plan.plan.recipe.rounds and plan.plan.recipe.measured is None:
         write_adapter(drafts.exported, plan.plan, files, measured)
     try:
         durable.make_directory(drafts.directory)
-        durable.write(drafts.report, make_report(store, operator, plan, now))
+        durable.write(drafts.report, make_report(store, operator, plan, files, now))
     except OnlysumError as error:
         return f"no report: {error}"
     return ""
@@ -102,7 +106,38 @@ def write_adapter(
     durable.write(directory / "README.md", model_card(plan, measured, completed=completed).encode())
 
 
-def make_report(store: Store, operator: SigningKey, plan: VerifiedPlan, now: int) -> bytes:
+def measurement_json(plan: Plan, files: RunFiles, rounds: Sequence[run_rows.RoundRecord]) -> bytes:
+    """Return what a measurement found, for programs: each figure with its 95% interval, and the sum itself.
+
+    Args:
+        plan: measures.
+        files: of the run.
+        rounds: those that are over.
+
+    Raises:
+        LocalError: ``E-STATE-DAMAGED``: the sum is not there any more.
+    """
+    total = files.measured(plan)
+    if not total:
+        raise LocalError("E-STATE-DAMAGED", f"the sum of the measurement is gone from {files.directory}")
+    privacy, survivors = plan.privacy, rounds[0].survivors
+    value = {
+        "run": plan.run_id,
+        "plan_sha256": plan.hash.hex(),
+        "adapter_sha256": plan.recipe.adapter.initial_hash,
+        "mode": privacy.mode,
+        "unit": privacy.unit,
+        "epsilon": privacy.epsilon,
+        "delta": privacy.delta,
+        "participants": survivors,
+        "dropouts": list(rounds[0].dropouts),
+        "figures": [figure.to_json() for figure in figures(plan, total, survivors)],
+        "sum": total,
+    }
+    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def make_report(store: Store, operator: SigningKey, plan: VerifiedPlan, files: RunFiles, now: int) -> bytes:
     """Return the coordinator's report of a run, signed with the operator's key.
 
     Raises:
@@ -137,6 +172,7 @@ def make_report(store: Store, operator: SigningKey, plan: VerifiedPlan, now: int
             for number in sorted({attempt.round for attempt in attempts})
         ],
         evaluations=[_signed(plan, one) for one in measured],
+        measured=files.measured(plan.plan),
     )
     return sign_report(build_report(facts), operator)
 

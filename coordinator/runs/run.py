@@ -285,10 +285,14 @@ class Run:
             self._answer_who_asked()
 
     def clear(self) -> None:
-        """Publish what a run leaves that has ended under this lease, and remove its uploads and sums."""
+        """Publish what a run leaves that has ended under this lease, and remove its uploads and sums.
+
+        Nobody needs these any more, but the sum of a measurement.
+        """
         self.files.publish_end(self.lease.token)
         self.context.spool.clear_run(self.run_id)
-        self.files.forget_sums()
+        if self.rules.recipe.measured is None:
+            self.files.forget_sums()
 
     # --- what the next attempt starts from ---
 

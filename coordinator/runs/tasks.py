@@ -102,8 +102,8 @@ def roster_tasks(view: RunView, member: str, *, answered_plan: bool, knows: int)
     if asked is None or not asked.history:
         # While the run goes on, the next offer carries the history, so the last round's certificate is enough here.
         first = knows if view.state.ended else max(knows, len(view.closed) - 1)
-        for closed in view.closed[first:]:
-            yield _closing(run_id, closed)
+        for closed, total in list(zip(view.closed, view.sums, strict=True))[first:]:
+            yield _closing(run_id, closed, total if view.plan.recipe.measured else None)
     if view.aborted is not None:
         at, code = view.aborted
         yield _due(AttemptAborted(run_id, at, code), *at.fields)
@@ -115,10 +115,10 @@ def roster_tasks(view: RunView, member: str, *, answered_plan: bool, knows: int)
         yield _run_ended(view)
 
 
-def _closing(run_id: str, closed: RoundCertificate | VoidedRound) -> DueTask:
+def _closing(run_id: str, closed: RoundCertificate | VoidedRound, total: ContentRef | None) -> DueTask:
     if isinstance(closed, VoidedRound):
         return _due(RoundVoided(run_id, closed), number(closed.round))
-    return _due(RoundCompleted(run_id, closed), *closed.position.fields, closed.sum_hash)
+    return _due(RoundCompleted(run_id, closed, total), *closed.position.fields, closed.sum_hash)
 
 
 def _attempt_task(view: RunView, machine: CoordinatorRound, member: str, knows: int) -> DueTask | None:

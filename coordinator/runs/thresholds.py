@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from privacy.errors import LocalError
-from privacy.plan import COMPLETE_GRAPH_MAX, default_survivors, least_survivors
+from privacy.plan import COMPLETE_GRAPH_MAX, default_f, default_survivors, least_survivors
 from privacy.plan_parts import Graph
 from privacy.secagg import graph_bounds
 
@@ -37,15 +37,6 @@ class Tolerance:
     f: int
     min_survivors: int
     graph: Graph
-
-
-def default_f(n: int, with_operator: int) -> int:
-    """Return how many colluding participants a plan tolerates by default.
-
-    A third of the roster, rounded down, at least one, and at least everybody whose organisation runs the coordinator:
-    (n, f) = (3, 1), (5, 1), (10, 3), (100, 33).
-    """
-    return max(1, (n - 1) // 3, with_operator)
 
 
 def choose(wanted: Requested, n: int, *, with_operator: int, rounds: int, attempts: int) -> Tolerance:

@@ -15,6 +15,7 @@ from coordinator.database.attempt_rows import AttemptRecord
 from coordinator.database.run_rows import ApprovalRecord, EvaluationRecord, RoundRecord, RunRecord, RunState
 from coordinator.database.standing_rows import Lateness
 from coordinator.opened import OpenHome
+from coordinator.runs.global_adapter import RunFiles
 from coordinator.views.attendance import Turnout, turnout
 from coordinator.views.leaders import leaders
 from coordinator.views.phase import OpenPhase, Waiting, open_phase
@@ -23,6 +24,7 @@ from host.rendering import Json, moment, timestamp
 from host.system import SystemClock
 from privacy.claims import graph_words, suite_words
 from privacy.evaluation import metrics_words
+from privacy.measurement import Figure, figure_words, figures
 from privacy.plan import Plan
 from privacy.secagg.messages import Position
 
@@ -47,6 +49,7 @@ class Overview:
     leader: str  # where members dial the coordinator that leads it; empty without replicas, or while nobody does
     troubles: tuple[Trouble, ...]  # what keeps the coordinator itself from working
     turnout: Turnout
+    figures: tuple[Figure, ...]  # of a measurement whose round is completed
     waits_for: str = ""  # the run whose turn it is, where they share participants
 
     @property
@@ -132,6 +135,7 @@ class Overview:
             "turnout": self.turnout.to_json(),
             "waits_for": self.waits_for or None,
             "evaluations": self.evaluation_values(),
+            "measured": [figure.to_json() for figure in self.figures],
             "daemon_running": self.live is not None,
             "leader": self.leader,
             "troubles": troubles_json(self.troubles),
@@ -164,6 +168,7 @@ class Overview:
             f"  round {attempt.round}, attempt {attempt.attempt} was aborted: {attempt.code} {attempt.reason}"
             for attempt in aborted[-SHOWN_ROUNDS:]
         ]
+        lines += [f"  {words}" for words in figure_words(self.figures)]
         lines += [f"  {measured(evaluation)}" for evaluation in self.evaluations[-SHOWN_ROUNDS:]]
         return lines
 
@@ -204,6 +209,11 @@ def measured(evaluation: EvaluationRecord) -> str:
 def metric_values(evaluation: EvaluationRecord) -> dict[str, Json]:
     """Return a measurement's figures by name, for programs."""
     return {metric.name: float(metric.value) for metric in evaluation.metrics}
+
+
+def _figures(opened: OpenHome, plan: Plan, rounds: tuple[RoundRecord, ...]) -> tuple[Figure, ...]:
+    total = RunFiles(opened.home.run(plan.run_id)).measured(plan)
+    return figures(plan, total, rounds[0].survivors) if total and rounds else ()
 
 
 def overview(opened: OpenHome, name: str) -> Overview:
@@ -247,5 +257,6 @@ def overview(opened: OpenHome, name: str) -> Overview:
             leader=leader.address if leader else "",
             troubles=current_troubles(opened, status),
             turnout=turnout(connection, run.run_id, plan, rounds),
+            figures=_figures(opened, plan, rounds),
             waits_for=waits_for,
         )

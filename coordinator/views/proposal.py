@@ -8,6 +8,7 @@ from decimal import Decimal
 from host.rendering import Json
 from privacy.claims import NO_PRIVACY, graph_words, suite_words, trust_sentences
 from privacy.dp.signal import lost_by
+from privacy.measurement import measurement_words
 from privacy.plan import Plan
 
 
@@ -47,6 +48,7 @@ class Proposal:
             f"Run {plan.run_id}: {plan.recipe.title}",
             f"  roster    {', '.join(f'{member.id} ({member.units})' for member in plan.roster)}",
             f"  evaluator {', '.join(evaluator.id for evaluator in plan.evaluation.evaluators) or 'nobody'}",
+            *[f"  measures  {words}" for words in measurement_words(plan.recipe)],
             f"  rounds    {plan.recipe.rounds}, {plan.recipe.entries} entries of {self._words()}",
             f"  privacy   {plan.privacy.mode}: {self._noise()}",
             f"  n={plan.n} f={plan.f} T={plan.shamir_threshold} min_survivors={plan.min_survivors}",

@@ -48,6 +48,7 @@ def show_policy(config: Directory = None, as_json: AsJson = False) -> None:
         lines.append(f"population {name}: per {population.unit}, lifetime {lifetime}, per run {per_run}")
     for name, data in policy.dataset.items():
         allowed = f"modes {', '.join(data.modes) or 'none'}; methods {', '.join(data.methods) or 'none'}"
+        allowed += f"; measures {', '.join(data.measures)}" if data.measures else ""
         lines.append(
             f"dataset {name} ({data.population}): {allowed}; {len(data.bases)} bases, {data.max_rounds} rounds"
         )

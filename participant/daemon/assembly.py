@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from host.system import SystemClock, SystemRandom
 from participant.daemon.runner import Runner
-from participant.daemon.upkeep import Upkeep
 from participant.link.channel import Channel
 from participant.link.delivery import Sender, TaskQueue
 from participant.link.identity import Identity
+from participant.link.upkeep import Upkeep
 from participant.opened import open_home
 from participant.owner.policy import load_policy
 from participant.runs.context import DaemonContext, ShowProgress, TrainingJob
@@ -121,6 +121,7 @@ def torch_trainer(
     """
     require_torch()
     from participant.training.data import task_columns
+    from participant.training.measuring.trainer import MeasuringTrainer
     from participant.training.torch_trainer import Materials, TorchTrainer
 
     dataset, plan = job.dataset, job.verified.plan
@@ -146,7 +147,8 @@ def torch_trainer(
         strict=strict,
     )
     record = None if runs is None else RunRecord(runs / plan.run_id)
-    return TorchTrainer(materials, SystemRandom(), keys, pace, record)
+    kind = TorchTrainer if plan.recipe.measured is None else MeasuringTrainer
+    return kind(materials, SystemRandom(), keys, pace, record)
 
 
 def choose_fusion(job: TrainingJob, adapter: NDArray[np.float32], kept: NDArray[np.float32]) -> Fusion:

@@ -19,8 +19,8 @@ import structlog
 
 from host.certificates import compare_clocks
 from participant.daemon.status import StatusFile
-from participant.daemon.upkeep import Upkeep
 from participant.link.delivery import Backoff, Link, OutageLog, Stopping, TaskQueue
+from participant.link.upkeep import Upkeep
 from participant.runs.context import DaemonContext
 from privacy.errors import LocalError, NetworkError, OnlysumError
 from privacy.plan import PROTOCOL_VERSION

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from audit import wording
 from host import configuration
 from host.rendering import Json
 from participant.home import erase_updates
@@ -47,6 +48,8 @@ class OpenRun:
     def rounds(self, named: int | None) -> tuple[int, ...]:
         """Return the rounds to charge: all that are not charged yet, or those up to the one that a person names.
 
+        With bands a block is charged as its first round is.
+
         Raises:
             LocalError: ``E-USAGE``, this member's own heads say that more were charged.
         """
@@ -54,7 +57,8 @@ class OpenRun:
         if not self.shown <= last <= self.plan.recipe.rounds:
             detail = f"run {self.plan.run_id[:SHOWN_ID]}: {self.shown} to {self.plan.recipe.rounds} rounds were charged"
             raise LocalError("E-USAGE", detail)
-        return tuple(number for number in range(1, last + 1) if number not in self.charged)
+        charged_as = {self.plan.privacy.charged_as(number) for number in range(1, last + 1)}
+        return tuple(sorted(charged_as - self.charged))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,8 @@ class Loss:
         lines = [f"At least {self.records} records of the ledger are missing, up to number {self.lost.sequence}."]
         for run, rounds in self.runs:
             known = f"your own signed heads name rounds up to {run.shown}" if run.shown else "no head names a round"
-            charge = f"{len(rounds)} of {run.plan.recipe.rounds} rounds are charged to {', '.join(run.populations)}"
+            counted = f"{len(rounds)} of {wording.charges(run.plan, run.plan.charges)}"
+            charge = f"{counted} are charged to {', '.join(run.populations)}"
             lines.append(f"  run {run.plan.run_id[:SHOWN_ID]} stays closed here; {charge} ({known})")
         if self.unnamed_runs:
             lines.append(f"  {self.unnamed_runs} runs were taken part in whose plan is neither here nor there")

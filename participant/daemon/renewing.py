@@ -12,7 +12,6 @@ from pathlib import Path
 from host.locks import only_daemon
 from participant.config import load_settings
 from participant.daemon.doctor import first_words
-from participant.daemon.upkeep import Upkeep
 from participant.home import Home
 from participant.link import renewal
 from participant.link.channel import Channel, enrol
@@ -23,6 +22,7 @@ from participant.link.identity import (
     load_identity,
 )
 from participant.link.introduction import introduced
+from participant.link.upkeep import Upkeep
 from participant.opened import OpenHome
 from privacy.interfaces import Clock, RandomSource
 from protos.envelope import Hello, Welcome

@@ -17,8 +17,8 @@ from host.durable import disk_error_behind
 from participant.daemon.disk_trouble import DiskTrouble
 from participant.daemon.poller import Poller
 from participant.daemon.status import StatusFile
-from participant.daemon.upkeep import Upkeep
 from participant.link.delivery import Link, Stopping, Superseded, TaskQueue
+from participant.link.upkeep import Upkeep
 from participant.runs.context import DaemonContext
 from participant.runs.evaluator import Measure, evaluate_adapter
 from participant.runs.open_runs import NotApproved, Runs

@@ -3,7 +3,7 @@
 Guarantees: the new key and certificate are on disk before the present pair is touched, and the present one stays until
 a call with the new one was answered; an authority is followed only if the one that was trusted until now names it, and
 the operator's pinned key says so too; an address is believed only from the operator, and never an older one.
-Leaves to others: when (``participant.daemon.upkeep``), the network (``channel``).
+Leaves to others: when (``participant.link.upkeep``), the network (``channel``).
 Source: docs/adr/0048-certificates-are-short-and-renew-themselves.md.
 """
 

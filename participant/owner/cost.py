@@ -34,7 +34,7 @@ def best_order(verified: VerifiedPlan, population: Population) -> tuple[int, flo
     """Return the order at which a noised plan alone counts least in a lifetime, and that figure."""
     event, delta = round_event(verified.plan), population.lifetime_delta
     assert event is not None  # the caller asks about a plan with noise
-    run = Composed(event, verified.plan.recipe.rounds)
+    run = Composed(event, verified.plan.charges)
     return min(
         ((order, rdp.to_epsilon(rdp.composed(run, order), order, delta)) for order in rdp.ORDERS),
         key=lambda counted: counted[1],
@@ -45,7 +45,7 @@ def divergence_of(verified: VerifiedPlan, order: int) -> float:
     """Return what all rounds of a noised plan add to a lifetime filter of an order, without its part for delta."""
     event = round_event(verified.plan)
     assert event is not None  # the caller asks about a plan with noise
-    return rdp.composed(Composed(event, verified.plan.recipe.rounds), order)
+    return rdp.composed(Composed(event, verified.plan.charges), order)
 
 
 def left_of(allowed: float, used: float) -> str:
@@ -72,7 +72,7 @@ def cost_of(
         return None
     budget = spent.fixed(lifetime_budget(population))
     charged = sum(run.rounds for run in spent.runs if run.plan_hash == verified.hash)
-    ahead = plan.recipe.rounds - charged
+    ahead = plan.charges - charged
     events = (*spent.events, Composed(event, ahead)) if ahead > 0 else spent.events
     beyond = budget.epsilon if spent.exhausted else 0.0  # the whole budget is spent, and this comes on top
     promised = (*events, *(reservation.event for reservation in reserved))

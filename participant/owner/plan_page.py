@@ -39,8 +39,10 @@ from privacy.claims import (
     two_units_sentence,
 )
 from privacy.dp.events import format_epsilon_up
+from privacy.measurement import measurement_words
 from privacy.notice import HEADING, notice_sentences
 from privacy.plan import Plan, VerifiedPlan
+from privacy.plan_parts import Privacy
 from privacy.task_parts import task_words
 
 if TYPE_CHECKING:
@@ -157,6 +159,17 @@ def _here(judged: Judged) -> Iterator[str]:
     rows = f"dataset {data.name} ({data.rows} rows{users})" if data else f"a dataset {recipe.task.data}, not here"
     each = f"user (at most {privacy.max_rows_per_user} of a user's rows)" if by_user else "row"
     where = f"registered as {model.name}" if model else "not registered here"
+    if recipe.measured is not None:
+        yield from measurement_words(recipe)
+        with_adapter = f"with an adapter of method {recipe.adapter.method}" if recipe.measured.reads_answers else ""
+        yield (
+            f"Your daemon reads {rows} once, each {each} with probability {privacy.sampling_rate}, "
+            f"for {recipe.base.name} ({where}) {with_adapter}".rstrip()
+            + "."
+        )
+        yield f"The model answers {task_words(recipe.task)}."
+        yield "No code comes with a plan. A self-check on synthetic rows runs before the approval is sent."
+        return
     yield f"Method {recipe.adapter.method} trains {recipe.entries:,} numbers on top of {recipe.base.name} ({where})."
     if kept := methods.get(recipe.adapter.method).kept(recipe):
         yield (
@@ -165,10 +178,17 @@ def _here(judged: Judged) -> Iterator[str]:
         )
     yield (
         f"In each of {recipe.rounds} rounds your daemon reads {rows} and takes {privacy.local_steps} "
-        f"step{'s' if privacy.local_steps > 1 else ''}, sampling each {each} with probability {privacy.sampling_rate}."
+        f"step{'s' if privacy.local_steps > 1 else ''}, sampling each {each} with probability {privacy.sampling_rate}"
+        f"{_turns(privacy)}."
     )
     yield f"The model learns {task_words(recipe.task)}."
     yield "No code comes with a plan. A self-check on synthetic rows runs before the approval is sent."
+
+
+def _turns(privacy: Privacy) -> str:
+    """Say when a row has its turn, where noise is correlated over rounds."""
+    bins = len(privacy.bands)
+    return f" on average: in one round out of {bins}, when its turn comes, with {privacy.bin_rate}" if bins > 1 else ""
 
 
 def _takes(judged: Judged, rehearsal: Rehearsal | None) -> str:
@@ -283,13 +303,13 @@ def _trusted(cost: Cost | TrustEpsilons, plan: Plan) -> str:
 
 
 def _groups(plan: Plan) -> Iterator[str]:
-    from privacy.dp.accountants import epsilon, group_of_two, plan_delta  # SciPy is slow to import
+    from privacy.dp.accountants import epsilon, pair_epsilon, plan_delta  # SciPy is slow to import
     from privacy.dp.events import Composed, round_event
 
     event, unit = round_event(plan), plan.privacy.unit
     assert event is not None  # the caller asks about a plan with noise
-    run, delta = Composed(event, plan.recipe.rounds), plan_delta(plan)
-    yield two_units_sentence(unit, group_of_two(run, delta))
+    run, delta = Composed(event, plan.charges), plan_delta(plan)
+    yield two_units_sentence(unit, pair_epsilon(plan, plan.charges))
     yield exchanged_sentence(unit, epsilon(run, delta, relation="replace-one"))
 
 

@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from host import configuration
 from host.settings import Section, parse
 from participant.home import Home
+from privacy.measure_parts import MeasureName
 from privacy.plan_parts import Mode, Name
 
 POLICY_FILE = "policy.toml"
@@ -135,6 +136,8 @@ class DatasetPolicy(Section):
     modes: tuple[Mode, ...] = ()
     bases: tuple[Fingerprint, ...] = ()  # hashes of base models, as `model list` prints them
     methods: Annotated[Mapping[Name, MethodBounds], BeforeValidator(_named_methods)] = {}
+    # What may be measured on it: to allow training is not to allow this.
+    measures: tuple[MeasureName, ...] = ()
     min_units: Annotated[int, Field(ge=1)] = 1
     max_rounds: Annotated[int, Field(ge=1)] = 1000
     # So many rounds whose training failed and a person must look: a stop that depends on data, and others see it.
@@ -238,6 +241,7 @@ max_epsilon_if_all_collude = {DEFAULT_EPSILON_IF_ALL_COLLUDE:g}  # and cap the l
 # population = "patients"
 # modes = ["distributed"]       # also "local", "distributed-participant", "none" (no differential privacy)
 # bases = ["HASH"]              # of base models: `onlysum participant model list`
+# measures = ["accuracy"]       # plans that train nothing and count on your rows; also "confusion", "histogram", "loss"
 # min_units = 100
 # max_rounds = 200
 # max_failed_rounds = 5         # so many rounds whose training failed end your part; others see that it ended

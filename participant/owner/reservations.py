@@ -83,7 +83,7 @@ class Reservations:
         if event is None or not takes_part or population not in self._populations(verified, policy):
             return
         runs = self.ledger.spent(population).runs
-        ahead = plan.recipe.rounds - sum(run.rounds for run in runs if run.plan_hash == verified.hash)
+        ahead = plan.charges - sum(run.rounds for run in runs if run.plan_hash == verified.hash)
         if ahead > 0:
             yield Reservation(plan.run_id, Composed(event, ahead))
 

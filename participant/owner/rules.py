@@ -210,7 +210,7 @@ def _place(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
 def _sound(plan: Plan) -> Iterator[Rule]:
     """Whether the method, its mode and all that is summed can be accounted for at all, whatever the policy allows."""
     try:
-        methods.require_sound(plan.recipe, plan.privacy.mode)
+        methods.require_sound(plan.recipe, plan.privacy.mode, plan.privacy.bands)
     except LocalError as refusal:
         yield Rule("plan.method", Outcome.BROKEN, refusal.detail)
     else:
@@ -286,6 +286,7 @@ def _dataset(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:
         f"base {recipe.base.name} must be added: `onlysum participant model add`",
     )
     yield _method(plan, allowed.methods)
+    yield from _measures(plan, allowed)
     yield _rule(
         "dataset.rounds", recipe.rounds <= allowed.max_rounds, f"{recipe.rounds} rounds <= {allowed.max_rounds}"
     )
@@ -334,6 +335,14 @@ def _method(plan: Plan, methods: object) -> Rule:
     if bounds.max_entries is not None and plan.recipe.entries > bounds.max_entries:
         return Rule("dataset.methods", Outcome.BROKEN, f"{plan.recipe.entries} entries > {bounds.max_entries}")
     return Rule("dataset.methods", Outcome.MET, f"method {adapter.method} is allowed")
+
+
+def _measures(plan: Plan, allowed: DatasetPolicy) -> Iterator[Rule]:
+    """A measurement is allowed in so many words alone: to allow training says nothing of it."""
+    if plan.recipe.measured is not None:
+        wanted = plan.recipe.measured.metrics
+        says = f"the plan measures {_listed(wanted)}; allowed: {_listed(allowed.measures)}"
+        yield _rule("dataset.measures", set(wanted) <= set(allowed.measures), says)
 
 
 def _budget(plan: Plan, policy: Policy, at: LocalContext) -> Iterator[Rule]:

@@ -100,6 +100,7 @@ def _dataset_lines(plan: Plan, population: str) -> list[str]:
         f'bases = ["{plan.recipe.base.hash}"]',
         f'methods = ["{plan.recipe.adapter.method}"]',
         f"max_rounds = {plan.recipe.rounds}",
+        *([f"measures = {json.dumps(_metrics(plan))}"] if plan.recipe.measured else []),
     ]
 
 
@@ -111,9 +112,14 @@ def _dataset_changes(judged: Judged, name: str) -> list[str]:
         "dataset.modes": ("modes", [*section.modes, plan.privacy.mode]),
         "dataset.bases": ("bases", [*section.bases, plan.recipe.base.hash]),
         "dataset.methods": ("methods", [*section.methods, plan.recipe.adapter.method]),
+        "dataset.measures": ("measures", sorted({*section.measures, *_metrics(plan)})),
         "dataset.rounds": ("max_rounds", plan.recipe.rounds),
     }
     return [f"[dataset.{name}]  {key} = {json.dumps(value)}" for rule, (key, value) in wanted.items() if rule in broken]
+
+
+def _metrics(plan: Plan) -> tuple[str, ...]:
+    return plan.recipe.measured.metrics if plan.recipe.measured else ()
 
 
 def _budget_lines(budget: Population) -> list[str]:

@@ -49,6 +49,20 @@ class PartKept:
 
 
 @dataclass(frozen=True, slots=True)
+class SumKept:
+    """A round's own clamped sum, which has no noise, lies in a file: later rounds mask it again, each with its band.
+
+    Written before :class:`UpdateEncoded`, and of the same training. It counts once the round closes with this
+    participant's update in the sum.
+    """
+
+    round: int
+    member: str  # whose: this participant
+    sha256: bytes
+    last: int  # round that has a band for it
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateMasked:
     """The masked update of an attempt and the shares held for others lie in files; all else to go on after a restart.
 
@@ -112,6 +126,7 @@ class RunRefused:
 Record = (
     AttemptAdvertised
     | PartKept
+    | SumKept
     | UpdateEncoded
     | UpdateMasked
     | SurvivorsSigned
@@ -124,6 +139,7 @@ _KINDS: Final[dict[str, type[Record]]] = {
     for kind in (
         AttemptAdvertised,
         PartKept,
+        SumKept,
         UpdateEncoded,
         UpdateMasked,
         SurvivorsSigned,
@@ -177,6 +193,11 @@ def kept_name(round_number: int) -> str:
     return f"kept-{round_number}"
 
 
+def summed_name(round_number: int) -> str:
+    """Return the name of the file with a round's own clamped sum."""
+    return f"summed-{round_number}"
+
+
 def masked_name(at: Position) -> str:
     """Return the name of the file with an attempt's masked update."""
     return f"masked-{at.round}-{at.attempt}"
@@ -215,6 +236,11 @@ def record_from_json(value: canonical.Json) -> Record:
     raise ValueError("no record of the journal")
 
 
+def _counts(left: PartKept | SumKept, closed: RoundClosed) -> bool:
+    """Return whether what a round left is of an update that is in its sum."""
+    return left.round == closed.round and left.member in closed.survivors
+
+
 @dataclass(frozen=True, slots=True)
 class RunMemory:
     """Everything that a participant has committed itself to in a run."""
@@ -225,6 +251,8 @@ class RunMemory:
     highest: tuple[int, int] = (0, 0)  # the last (round, attempt) that it advertised
     left: PartKept | None = None  # at home by the last round that was trained
     kept: PartKept | None = None  # at home, by the last round whose sum has this participant's update
+    summed: SumKept | None = None  # by the last round that was trained
+    sums: tuple[SumKept, ...] = ()  # by rounds whose sum has this participant's update, while they are of use
     encoded: UpdateEncoded | None = None
     masked: UpdateMasked | None = None  # the last of any attempt; closed once a later attempt is advertised
     signed: SurvivorsSigned | None = None
@@ -244,6 +272,8 @@ class RunMemory:
                 return replace(self, highest=max(self.highest, (record.round, record.attempt)))
             case PartKept():
                 return replace(self, left=record)
+            case SumKept():
+                return replace(self, summed=record)
             case UpdateEncoded():
                 return replace(self, encoded=record)
             case UpdateMasked():
@@ -253,14 +283,18 @@ class RunMemory:
             case SharesReleased():
                 return replace(self, released=record)
             case RoundClosed():
-                left = self.left
-                counts = left is not None and left.round == record.round and left.member in record.survivors
+                left, summed = self.left, self.summed
                 return replace(
                     self,
                     completed=record.round,
                     transcript=record.transcript,
                     history=(*self.history, record),
-                    kept=left if counts else self.kept,
+                    kept=left if left is not None and _counts(left, record) else self.kept,
+                    sums=tuple(
+                        kept
+                        for kept in (*self.sums, *(() if summed is None or not _counts(summed, record) else (summed,)))
+                        if kept.last > record.round
+                    ),
                 )
             case RunRefused():
                 return replace(self, refused=record.code)
@@ -291,6 +325,9 @@ class RunMemory:
         names, encoded, masked = set(self.at_home), self.encoded, self.resumable
         if self.left is not None and self.left.round > self.completed:
             names.add(kept_name(self.left.round))
+        names |= {summed_name(kept.round) for kept in self.sums}
+        if self.summed is not None and self.summed.round > self.completed:
+            names.add(summed_name(self.summed.round))
         if encoded is not None and encoded.round > self.completed and self.signed_in(encoded.round) is None:
             names.add(encoded_name(encoded.round))
         if masked is not None:

@@ -61,6 +61,8 @@ class Consent:
     def charge(self, number: int) -> None:
         """Charge a round at its planned event; without differential privacy, note that once.
 
+        With bands the first round that trains of a charging block charges all of it, under the number of its first.
+
         Raises:
             RefusedError: ``E-POLICY-BUDGET``, ``E-LEDGER-UNIT``, ``E-LEDGER-POPULATION``, ``E-LEDGER-DATA`` or
                 ``E-POLICY-RULE``; nothing is trained.
@@ -77,7 +79,7 @@ class Consent:
         charge = Charge(
             run_id=plan.run_id,
             plan_hash=self._verified.hash,
-            round=number,
+            round=plan.privacy.charged_as(number),
             population=population,
             unit=plan.privacy.unit,
             relation=plan.privacy.relation,
@@ -86,7 +88,7 @@ class Consent:
             data=self._work.ledger.fingerprint(self._data.sha256),
         )
         budget, others = lifetime_budget(policy.population[population]), self._data.another_population
-        self._work.ledger.charge(charge, budget=budget, max_rounds=plan.recipe.rounds, at=now, others=others)
+        self._work.ledger.charge(charge, budget=budget, max_rounds=plan.charges, at=now, others=others)
 
     def _section(self, policy: Policy) -> DatasetPolicy:
         section = policy.dataset.get(self._data.name)

@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,15 +29,16 @@ from methods.global_adapter import (
     read_initial,
     state_from_bytes,
     state_to_bytes,
+    without_sum,
 )
 from methods.optimizer import OptimizerState
 from methods.vectors import joined
-from participant.home import adapter_file, certificate_file, taken_file
+from participant.home import adapter_file, certificate_file, sum_file, taken_file
 from participant.link.delivery import Sender
 from privacy.errors import LocalError, OnlysumError, PeerError, Phase
 from privacy.plan import Plan, largest_sum
 from privacy.secagg import hashes
-from privacy.secagg.messages import AttemptOffer, RoundCertificate
+from privacy.secagg.messages import AttemptOffer, Position, RoundCertificate
 from protos import codec
 from protos.envelope import ContentRef
 
@@ -87,7 +89,7 @@ class GlobalAdapter:
         for number in range(state.round + 1, before + 1):
             last, start = state.round, self._as_taken(state)
             state = (
-                self._advanced(start, contents[number], offer) if number in contents else replace(start, round=number)
+                self._advanced(start, contents[number], offer) if number in contents else without_sum(self._plan, start)
             )
             durable.write(adapter_file(self._directory, number), state_to_bytes(state, with_iterate=True))
             adapter_file(self._directory, last).unlink(missing_ok=True)
@@ -124,13 +126,39 @@ class GlobalAdapter:
         averaged = not np.array_equal(state.average, state.iterate)
         return replace(state, iterate=taken, average=state.average if averaged else taken)
 
+    def keep_sum(self, content: ContentRef) -> None:
+        """Download the sum of a measurement, whose certificate is here, and keep it: it is the result.
+
+        Raises:
+            PeerError: as :meth:`start_of`, of a sum.
+            LocalError: ``E-STATE-DAMAGED`` or ``E-DISK-FULL``.
+        """
+        path = sum_file(self._directory)
+        if not path.exists():
+            words = self._downloaded(1, content, None)
+            durable.write(path, words.tobytes())
+
     def _advanced(self, state: OptimizerState, content: ContentRef, offer: AttemptOffer) -> OptimizerState:
         """Download a round's sum and return the state that it leads to."""
         number = state.round + 1
+        words = self._downloaded(number, content, offer.position)
+        return next_state(self._plan, state, self._plan.layout(number).blocks(words), self._survivors(number))
+
+    def _survivors(self, number: int) -> tuple[str, ...]:
+        return tuple(self._certificate(number).survivors.ids)
+
+    def _downloaded(self, number: int, content: ContentRef, at: Position | None) -> NDArray[Any]:
+        """Return a round's sum as its certificate has it.
+
+        Args:
+            number: of the round.
+            content: as it was announced.
+            at: the attempt that it is needed for, after whose end it is not wanted any more; ``None``: it always is.
+        """
         layout, certificate = self._plan.layout(number), self._certificate(number)
         if content.length != layout.bytes:
             raise _refusal("E-ROUND-STEP", f"the sum of round {number} is announced as {content.length} bytes")
-        data = self._sender.download(content, of=(self._plan.run_id, offer.position))
+        data = self._sender.download(content, of=None if at is None else (self._plan.run_id, at))
         if hashes.sum_hash(data) != certificate.sum_hash:
             raise _refusal("E-ROUND-CONTEXT", f"the sum of round {number} is not the one of its certificate")
         words = np.frombuffer(data, dtype=layout.ring.dtype)
@@ -138,7 +166,7 @@ class GlobalAdapter:
             raise _refusal("E-ROUND-STEP", f"the sum of round {number} is larger than updates of this plan can sum to")
         if layout.count_stray(words):
             raise _refusal("E-ROUND-STEP", f"the sum of round {number} has bits beyond its lanes")
-        return next_state(self._plan, state, layout.blocks(words), certificate.survivors.ids)
+        return words
 
     def _stored(self) -> OptimizerState:
         """Return the last state on disk; before round 1 it is the plan's initial adapter."""

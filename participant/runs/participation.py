@@ -32,7 +32,7 @@ from participant.runs.context import DaemonContext, TrainingJob
 from participant.runs.global_adapter import GlobalAdapter
 from participant.runs.journal import Journal
 from participant.runs.round_training import RoundTraining
-from participant.runs.round_update import RoundUpdate
+from participant.runs.round_update import KeptSums, RoundUpdate
 from participant.runs.tasks import RoundTask, position_of
 from privacy.errors import LocalError, OnlysumError, PeerError, Phase
 from privacy.heads import HeadsShown, Moment
@@ -94,7 +94,8 @@ class Participation:
         home = self._training if keeps else None
         word = self._plan.layout(1).ring.dtype
         encode = self._participant.encode
-        self._update = RoundUpdate(self._journal, self._consent, encode, word, me=job.me, home=home)
+        sums = KeptSums.of_plan(self._plan, self._training)
+        self._update = RoundUpdate(self._journal, self._consent, encode, word, me=job.me, home=home, sums=sums)
         self._log = _log.bind(run=self._run_id)
 
     @property
@@ -155,6 +156,7 @@ class Participation:
                 self._follow(self._hear(task.request, of=position_of(task)))
             case RoundCompleted():
                 self._on_completed(task.certificate)
+                self._keep_sum(task)
             case RoundVoided():
                 self._on_voided(task.voided)
             case AttemptAborted():
@@ -276,6 +278,15 @@ class Participation:
         self._close_round()
         if isinstance(step.record, RoundClosed):
             self._report_closed(step.record)
+
+    def _keep_sum(self, task: RoundCompleted) -> None:
+        """Fetch the sum of a measurement, so that this owner's report has the figures; without it they are left out."""
+        if task.sum is None or self._plan.recipe.measured is None or self._journal.memory.completed == 0:
+            return
+        try:
+            self._adapter.keep_sum(task.sum)
+        except OnlysumError as error:
+            self._log.warning("the measurement's sum is not here", code=error.code, detail=error.detail)
 
     def _catch_up(self, task: AttemptOpened) -> None:
         """Close the rounds that this participant missed, in their order."""

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from participant.home import certificate_file
+from participant.home import certificate_file, sum_file
 from participant.owner.cost import lifetime_budget
 from participant.owner.plan_store import Decision
 from participant.owner.rules import is_verified_roster
@@ -53,8 +53,18 @@ def make_report(work: DaemonContext, verified: VerifiedPlan, decision: Decision,
         roster_verified=is_verified_roster(verified.plan, work.review.policy(), owner.name),
         rounds=_rounds(work, verified, run),
         ledger=_ledger(work, verified, decision),
+        measured=_measured(verified, run),
     )
     return sign_report(build_report(facts), owner.identity)
+
+
+def _measured(verified: VerifiedPlan, run: Path) -> list[int]:
+    """Return the integers of a measurement's sum, as far as it is here: checked when it came, and again by readers."""
+    path, layout = sum_file(run), verified.plan.layout(1)
+    if verified.plan.recipe.measured is None or not path.exists():
+        return []
+    words = layout.ring.from_bytes(path.read_bytes(), layout.words)
+    return [int(entry) for entry in layout.decode(words)]
 
 
 def _rounds(work: DaemonContext, verified: VerifiedPlan, run: Path) -> list[RoundFacts]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from participant.runs.context import DaemonContext, TrainingJob
 from participant.training.record import RunRecord
-from participant.training.trainer import Trainer
+from participant.training.trainer import Sums, Trainer
 from privacy.errors import LocalError
 
 # What the key of a round's coins and noise fails with: it is made before a batch is drawn, so this tells of no data.
@@ -42,6 +42,21 @@ class RoundTraining:
     def kept(self, value: NDArray[np.float32] | None) -> None:
         if self._trainer is not None:
             self._trainer.kept = value
+
+    @property
+    def earlier(self) -> Sums:
+        """The kept sums of a round that is about to train."""
+        return () if self._trainer is None else self._trainer.earlier
+
+    @earlier.setter
+    def earlier(self, value: Sums) -> None:
+        if self._trainer is not None:
+            self._trainer.earlier = value
+
+    @property
+    def summed(self) -> NDArray[np.int64] | None:
+        """The clamped sum of the round that was trained last, where later ones mask it again."""
+        return None if self._trainer is None else self._trainer.summed
 
     def prepare(self) -> None:
         """Load base and data and run the self-check, once per process; nothing is charged."""

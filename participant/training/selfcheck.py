@@ -37,7 +37,7 @@ from participant.training.round_work import resting_layers
 from privacy.adapter_parts import StateStream, Tensor, Turn
 from privacy.draft import Recipe
 from privacy.errors import LocalError
-from privacy.plan_parts import Privacy
+from privacy.plan_parts import Mode, Privacy
 
 GRADIENT_TOLERANCE: Final = 1e-4  # relative; float32 reductions differ by about 1e-6, a wrong gradient by more than 0.1
 BFLOAT16_TOLERANCE: Final = 5e-2  # products of another shape, rounded to 8 bits: each is within 1e-2 of the float32 one
@@ -96,7 +96,7 @@ class SelfCheck:
         moved = moved_from(start)
         fixed_slots = False
         try:
-            self._modules()
+            check_modules(self.engines.adapted.model, self.privacy.mode)
             for number, turn in enumerate(self.recipe.turns):
                 rows = self.slot_rows or self.synthetic
                 check = TurnCheck(self.recipe, turn, self.privacy, self.engines.enter(number), self.synthetic, rows)
@@ -111,16 +111,6 @@ class SelfCheck:
         finally:
             adapted.load(start)
         return fixed_slots
-
-    def _modules(self) -> None:
-        """Nothing drops out, and nothing keeps statistics of batches."""
-        for name, module in self.engines.adapted.model.named_modules():
-            if normalises_over_batch(module):
-                _fail("modules", f"{name} normalises over the batch")
-            if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.training and module.p:
-                _fail("modules", f"{name} drops out")
-        if self.privacy.mode in PER_EXAMPLE and (found := routers(self.engines.adapted.model)):
-            _fail("modules", f"{found[0]} routes to experts: their batches depend on company")
 
     def _left_out_layers(self) -> None:
         """A model without the layers that rest in a round answers, and each example's gradient is its own there too."""
@@ -155,6 +145,21 @@ class SelfCheck:
             )
         if not (answers - reloaded).abs().max() <= LOGIT_TOLERANCE * answers.abs().max():
             _fail("save and reload", "the exported adapter answers differently on a clean base")
+
+
+def check_modules(model: torch.nn.Module, mode: Mode) -> None:
+    """Refuse a model in which something drops out, keeps statistics of batches, or lets rows meet.
+
+    Raises:
+        LocalError: ``E-SELF-CHECK``.
+    """
+    for name, module in model.named_modules():
+        if normalises_over_batch(module):
+            _fail("modules", f"{name} normalises over the batch")
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.training and module.p:
+            _fail("modules", f"{name} drops out")
+    if mode in PER_EXAMPLE and (found := routers(model)):
+        _fail("modules", f"{found[0]} routes to experts: their batches depend on company")
 
 
 def moved_from(start: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from privacy.dp.sampling import TAIL_BITS, largest_batch
 from privacy.plan_parts import Privacy
 
@@ -98,19 +101,20 @@ class Slots:
             self._pace.wait(self.count * self.period - spent)
 
 
-def max_micro_batches(privacy: Privacy, *, units: int, size: int, fixed_slots: bool) -> int:
+def max_micro_batches(privacy: Privacy, *, units: NDArray[np.int64], size: int, fixed_slots: bool) -> int:
     """Return how many micro-batches a step takes, but for a probability below 2^-40; from public numbers alone.
 
     Args:
         privacy: of the plan.
-        units: from which batches are sampled.
+        units: from which batches are sampled; where they are examples, by their rows.
         size: of a micro-batch.
         fixed_slots: whether a row always has the same slot, so that rows of one slot come one after the other.
     """
-    rate = privacy.sampling_rate
+    rate = privacy.bin_rate
     if privacy.unit == "user":
-        rows = largest_batch(units, rate) * privacy.max_rows_per_user
+        rows = largest_batch(units.size, rate) * privacy.max_rows_per_user
         return rows if fixed_slots else math.ceil(rows / size)
     if fixed_slots:
-        return largest_batch(math.ceil(units / size), rate, bits=TAIL_BITS + math.log2(size))
-    return math.ceil(largest_batch(units, rate) / size)
+        most = int(np.bincount(units % size, minlength=1).max())  # of one slot
+        return largest_batch(most, rate, bits=TAIL_BITS + math.log2(size))
+    return math.ceil(largest_batch(units.size, rate) / size)

@@ -40,20 +40,23 @@ from participant.training.bases.checkpointing import run_blocks_again
 from participant.training.bases.memory import Memory, micro_batch
 from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples, synthetic_examples
+from participant.training.measuring.check import MeasureCheck
 from participant.training.models import Base, load_base
 from participant.training.noise_keys import NoiseKeys
 from participant.training.record import OwnersRecord
 from participant.training.round_work import RoundWork
 from participant.training.selfcheck import PER_EXAMPLE, SLOT_ROWS, SelfCheck, moved_from
 from participant.training.timing import FixedDuration, Slots, max_micro_batches
-from participant.training.trainer import EngineName, Precision, Progress
+from participant.training.trainer import EngineName, Precision, Progress, Sums
+from privacy.dp.bands import banded
 from privacy.dp.clipping import clamp, clip_radius, integer_clip
 from privacy.dp.fast_noise import compile_now, discrete_gaussian
-from privacy.dp.sampling import choose, largest_batch, poisson_sample
+from privacy.dp.sampling import choose, dealt, largest_batch, poisson_sample
 from privacy.errors import LocalError
 from privacy.interfaces import RandomSource
 from privacy.plan import Plan
 from privacy.secagg.fixed_point import fixed
+from privacy.secagg.keys import framed
 
 Vector = NDArray[np.float32]
 Wide = NDArray[np.float64]
@@ -132,17 +135,20 @@ class TorchTrainer:
         self._pace = pace if materials.plan.privacy.noised else None
         self._record = record
         self.kept: Vector | None = None
+        self.earlier: Sums = ()
+        self.summed: Integers | None = None
         self._at_start = np.empty(0, dtype=np.float32)
         self._round = 0
         self._slots: Slots | None = None
         self._usual: dict[int, float] = {}  # seconds of a micro-batch when it was rehearsed, by turn
-        self._self_check: SelfCheck | None = None
+        self._self_check: SelfCheck | MeasureCheck | None = None
         self._engines: TurnEngines | None = None
         self._examples: Examples | None = None
         self._base: Base | None = None
         self._fixed_slots = False
         self._start: Vector = np.zeros(0, dtype=np.float32)
         self._units: list[Integers] = []
+        self._dealt: list[Integers] | None = None
         self.remarks: tuple[str, ...] = ()  # what the owner should know of the rows, once they are read
 
     def prepare(self) -> None:
@@ -155,7 +161,7 @@ class TorchTrainer:
                 ``E-SELF-CHECK`` or ``E-DATA-*``.
         """
         given, recipe = self._materials, self._plan.recipe
-        methods.require_sound(recipe, self._plan.privacy.mode)
+        methods.require_sound(recipe, self._plan.privacy.mode, self._plan.privacy.bands)
         if self._plan.privacy.unit == "user" and given.columns.user is None:
             raise LocalError("E-DATA-USER", f"{given.dataset.name}: the plan's unit is the user; no user column is set")
         torch.set_num_threads(given.threads)
@@ -184,20 +190,26 @@ class TorchTrainer:
         synthetic = synthetic_examples(loaded, task, size).to(device)
         engines = TurnEngines(adapted, synthetic, given.engine)
         self._start = adapted.vector()
-        self._self_check = SelfCheck(
-            recipe=recipe,
-            privacy=self._plan.privacy,
-            engines=engines,
-            synthetic=synthetic,
-            initial=initial,
-            clean_base=lambda: base().model,
-            slot_rows=synthetic_examples(loaded, task, SLOT_ROWS).to(device),
+        self._self_check = self._checked(
+            SelfCheck(
+                recipe=recipe,
+                privacy=self._plan.privacy,
+                engines=engines,
+                synthetic=synthetic,
+                initial=initial,
+                clean_base=lambda: base().model,
+                slot_rows=synthetic_examples(loaded, task, SLOT_ROWS).to(device),
+            )
         )
         self._fixed_slots = self._self_check.run()
         compile_now()  # before a round's clock runs
         with nullcontext() if self._pace is None else self._pace.pad(READING_SECONDS):
             self._read(loaded, engines, synthetic)
         self._set_pace()
+
+    def _checked(self, check: SelfCheck) -> SelfCheck | MeasureCheck:
+        """Return the check that is run: of what trains, by default."""
+        return check
 
     def _read(self, loaded: Base, engines: TurnEngines, synthetic: Examples) -> None:
         """Read the data: how long that takes may tell what is in it."""
@@ -282,9 +294,9 @@ class TorchTrainer:
 
     def _largest_batch(self) -> list[Integers]:
         """Return the rows of as many units as a batch hardly ever exceeds, one at least."""
-        privacy, units = self._plan.privacy, len(self._units)
-        most = max(1, largest_batch(units, privacy.sampling_rate))
-        chosen = choose(np.arange(units, dtype=np.int64), most, self._random)
+        units = max(self._bins, key=len)
+        most = max(1, largest_batch(units.size, self._plan.privacy.bin_rate))
+        chosen = choose(units, most, self._random)
         return self._rows_in_step([self._units[place] for place in chosen])
 
     def _set_pace(self) -> None:
@@ -415,11 +427,14 @@ class TorchTrainer:
         return methods.get(self._plan.recipe.adapter.method)
 
     def _noisy_sum(self, work: RoundWork, adapter: Vector, progress: Progress) -> Integers:
-        """One step's clipped gradient sum with this participant's share of the noise."""
+        """One step's clipped gradient sum, with bands those before it, and this participant's share of the noise."""
         noise = self._noise(work.turn.entries)
         total = clamp(self._sum_at(work.as_summed(), work.start(adapter), self._clipped), self._plan.encoding.clamp)
         progress(1, 1)
-        return total + noise
+        if not self._plan.privacy.banded:
+            return total + noise
+        self.summed = total
+        return banded(self._plan.privacy.bands, work.number, total, self.earlier) + noise
 
     def _noisy_difference(self, work: RoundWork, adapter: Vector, progress: Progress) -> Integers:
         """The whole difference clipped as one unit, with this participant's share of the noise."""
@@ -442,14 +457,16 @@ class TorchTrainer:
         except Exception as error:
             if not self._plan.privacy.noised:
                 raise
-            failure = LocalError("E-TRAINING", type(error).__name__)  # its words may be the data's
-            if self._record is not None:
-                self._record.failed(self._round, type(error).__name__)
-            next_step = failure.explanation.next_step
-            _log.error(
-                "training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step
-            )
+            self._note_failure(error)
             return np.zeros(work.sums.entries, dtype=np.int64)
+
+    def _note_failure(self, error: Exception) -> None:
+        """Write down, for the owner's eyes, that a step failed and noise leaves without it."""
+        failure = LocalError("E-TRAINING", type(error).__name__)  # its words may be the data's
+        if self._record is not None:
+            self._record.failed(self._round, type(error).__name__)
+        next_step = failure.explanation.next_step
+        _log.error("training failed", run=self._plan.run_id, code=failure.code, detail=failure.detail, next=next_step)
 
     def _in_step(self, sums: GradientSums, batch: list[Integers]) -> GradientSums:
         """Return sums over the examples as this step sees them: with coins of its own, where the task tosses any."""
@@ -465,7 +482,10 @@ class TorchTrainer:
 
     def _longest_of(self, number: int, pace: FixedDuration) -> float:
         privacy, sums, turn = self._plan.privacy, self.sums_of_turn(number), self._plan.recipe.turns[number]
-        count = max_micro_batches(privacy, units=len(self._units), size=sums.micro_batch, fixed_slots=sums.fixed_slots)
+        count = max(
+            max_micro_batches(privacy, units=units, size=sums.micro_batch, fixed_slots=sums.fixed_slots)
+            for units in self._bins
+        )
         one = self._usual[number] = self._micro_batch_seconds(number, pace, times=REHEARSALS)
         noise = pace.median_seconds(lambda: self._noise(turn.entries), times=REHEARSALS) if privacy.noised else 0.0
         if self._method.home in BY_ITSELF:  # trained as well, without a clip
@@ -482,9 +502,17 @@ class TorchTrainer:
 
     def _batch(self) -> list[Integers]:
         """Return the rows of each unit of privacy in a Poisson sample."""
-        privacy = self._plan.privacy
-        sampled = poisson_sample(len(self._units), privacy.sampling_rate, self._random)
+        drawable = self._bins[self._round % len(self._bins)]
+        sampled = drawable[poisson_sample(drawable.size, self._plan.privacy.bin_rate, self._random)]
         return self._rows_in_step([self._units[place] for place in sampled])
+
+    @property
+    def _bins(self) -> list[Integers]:
+        """Which units have their turn together; all of them, where noise is not correlated over rounds."""
+        if self._dealt is None or sum(map(len, self._dealt)) != len(self._units):
+            seed = framed(self._plan.hash, self._materials.me.encode())
+            self._dealt = dealt(len(self._units), len(self._plan.privacy.bands), seed)
+        return self._dealt
 
     def _rows_in_step(self, units: list[Integers]) -> list[Integers]:
         privacy = self._plan.privacy

@@ -7,16 +7,18 @@ Daemons use the torch trainer of ``participant.training.torch_trainer``; crash, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.dp.bands import banded
 from privacy.plan import Plan
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
+Sums = Iterable[tuple[int, NDArray[np.int64]]]  # rounds, each with a participant's own clamped sum
 EngineName = Literal["fast", "opacus"]  # what computes gradients of single examples
 Precision = Literal["float32", "bfloat16"]  # of what is frozen; whatever trains, clips or adds up is float32 or wider
 Weights = Literal["own", "float32", "8-bit", "4-bit"]  # how a frozen base lies in memory; "own": as its files have it
@@ -29,9 +31,13 @@ class Trainer(Protocol):
         kept: what stays at home from round to round, flat, where the method has such a part. Before a round it is what
             stayed from the last one whose update was in its sum (``None``: there was none); after it, what stays if
             this one's is.
+        earlier: where noise is correlated over rounds, the kept sums that a round adds to its own; read once a round.
+        summed: after such a round, its own clamped sum without noise.
     """
 
     kept: NDArray[np.float32] | None
+    earlier: Sums
+    summed: NDArray[np.int64] | None
 
     def prepare(self) -> None:
         """Load the base and the data, wrap the adapter, and run the self-check on synthetic rows.
@@ -56,18 +62,26 @@ class Trainer(Protocol):
 
 @dataclass(slots=True)
 class OneHotTrainer:
-    """Contributes the unit vector of its own place on the roster, so that a sum shows who was counted how often."""
+    """Contributes the unit vector of its own place on the roster, so that a sum shows who was counted how often.
+
+    With bands its kept sums are added as in any other training.
+    """
 
     plan: Plan
     me: str
     kept: NDArray[np.float32] | None = None
+    earlier: Sums = ()
+    summed: NDArray[np.int64] | None = None
 
     def prepare(self) -> None:
         """Nothing to prepare."""
 
     def train(self, round_number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
-        """Return e_i, whatever the round."""
+        """Return e_i, whatever the round; with bands as many of it as rounds count."""
         update = np.zeros(self.plan.layout(round_number).entries, dtype=np.int64)
         update[self.plan.index(self.me)] = 1
         progress(1, 1)
-        return update
+        if not self.plan.privacy.banded:
+            return update
+        self.summed = update
+        return banded(self.plan.privacy.bands, round_number, update, self.earlier)

@@ -5,10 +5,12 @@ Leaves to others: the checks (``bases``, ``selfcheck``), what a recipe says (``a
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Final
 
 import torch
+from peft import PeftModel
 
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.configurations import whole_modules
@@ -16,9 +18,14 @@ from participant.training.adapters.turns import TurnEngines
 from participant.training.bases.checks import check_forward
 from participant.training.bases.files import check_files
 from participant.training.examples import synthetic_examples
+from participant.training.measuring.check import MeasureCheck
 from participant.training.models import Base, architecture, load_base, load_checked, refuse_gaps
-from participant.training.selfcheck import SLOT_ROWS, SelfCheck, routers
+from participant.training.selfcheck import LOGIT_TOLERANCE, SLOT_ROWS, SelfCheck, check_modules, routers
+from privacy.dp.clipping import clip_radius
 from privacy.draft import Recipe
+from privacy.errors import LocalError
+from privacy.measure_parts import grid_step
+from privacy.plan import LEAST_GRID_STEP
 from privacy.plan_parts import Privacy
 from privacy.task_parts import CausalLanguageModelling, ImageClassification, Task, TextClassification
 
@@ -75,6 +82,19 @@ def try_recipe(recipe: Recipe, privacy: Privacy, folder: Path, initial: Path) ->
     loaded, tensors, size = base(), read_initial(initial, recipe.adapter), recipe.training.micro_batch
     adapted = AdaptedModel.attach(loaded.model, recipe, tensors, torch.device("cpu"))
     synthetic = synthetic_examples(loaded, recipe.task, size)
+    slot_rows = synthetic_examples(loaded, recipe.task, max(size, SLOT_ROWS))
+    if recipe.measured is not None:
+        check_modules(adapted.model, privacy.mode)
+        MeasureCheck(
+            recipe=recipe,
+            measured=recipe.measured,
+            privacy=privacy,
+            step=step_of(privacy, recipe),
+            adapted=adapted,
+            synthetic=synthetic,
+            slot_rows=slot_rows,
+        ).run()
+        return
     SelfCheck(
         recipe=recipe,
         privacy=privacy,
@@ -82,8 +102,49 @@ def try_recipe(recipe: Recipe, privacy: Privacy, folder: Path, initial: Path) ->
         synthetic=synthetic,
         initial=tensors,
         clean_base=lambda: base().model,
-        slot_rows=synthetic_examples(loaded, recipe.task, max(size, SLOT_ROWS)),
+        slot_rows=slot_rows,
     ).run()
+
+
+def step_of(privacy: Privacy, recipe: Recipe) -> int:
+    """Return what 1 becomes in a measurement by a draft's mechanism, which has no words yet."""
+    if not privacy.noised:
+        return LEAST_GRID_STEP
+    return grid_step(clip_radius(privacy.sensitivity, recipe.entries), float(privacy.clip_norm))
+
+
+def try_released(recipe: Recipe, folder: Path, initial: Path, released: Path) -> None:
+    """Compare the answers of a plan's adapter with those of the folder that its values are from, as PEFT loads it.
+
+    Args:
+        recipe: of the draft.
+        folder: of the base.
+        initial: the safetensors file that the run starts from.
+        released: the folder in PEFT's format.
+
+    Raises:
+        LocalError: ``E-CONFIG-INVALID``: PEFT does not load it, or it answers otherwise.
+    """
+
+    def base() -> Base:
+        adapter = recipe.adapter
+        return load_base(folder, recipe.base, recipe.task, head_modules=whole_modules(adapter), seed=adapter.seed)
+
+    loaded = base()
+    inputs = synthetic_examples(loaded, recipe.task, TRIAL_ROWS).inputs
+    adapted = AdaptedModel.attach(loaded.model, recipe, read_initial(initial, recipe.adapter), torch.device("cpu"))
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT's advice on names and formats does not concern this copy
+            clean = PeftModel.from_pretrained(base().model, released).eval()
+            answers, expected = adapted.logits(inputs), adapted.work.answers(clean, inputs)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise LocalError(
+            "E-CONFIG-INVALID", f"measure.adapter: PEFT does not load it ({type(error).__name__})"
+        ) from None
+    if not (answers - expected).abs().max() <= LOGIT_TOLERANCE * expected.abs().max():
+        rule = "the recipe's adapter answers otherwise than the folder's; compare method and [adapter] with its run"
+        raise LocalError("E-CONFIG-INVALID", f"measure.adapter: {rule}")
 
 
 def _task(folder: Path) -> Task:

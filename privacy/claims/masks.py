@@ -13,6 +13,9 @@ from privacy.plan import Plan
 from privacy.secagg.graph_bounds import SECURITY_BITS
 from privacy.secagg.suites import HYBRID
 
+TRAINED_LEAVES = "Rows, labels and losses never leave."
+MEASURED_LEAVES = "Rows never leave, and counts and losses only within that sum."
+
 
 def participants(count: int) -> str:
     """Return a number of participants in words."""
@@ -25,7 +28,7 @@ def departing_sentence(plan: Plan) -> str:
     return (
         f"In each round one masked list of {layout.entries:,} numbers ({layout.bytes:,} bytes) leaves a "
         f"participant's machine, unreadable alone: the masks cancel only in the sum of at least "
-        f"{participants(plan.min_survivors)}. Rows, labels and losses never leave."
+        f"{participants(plan.min_survivors)}. {MEASURED_LEAVES if plan.recipe.measured else TRAINED_LEAVES}"
     )
 
 

@@ -210,10 +210,31 @@ def figure_sentences(plan: Plan) -> tuple[str, ...]:
     )
     return (
         why,
+        *band_sentences(plan),
         *several_rows_sentences(privacy.unit),
         ARITHMETIC,
         TIMING,
     )
+
+
+def band_sentences(plan: Plan) -> tuple[str, ...]:
+    """Return what holds where noise is correlated over rounds; nothing where it is not."""
+    bands = len(plan.privacy.bands)
+    if not plan.privacy.banded:
+        return ()
+    before = "round" if bands == 2 else f"{bands - 1} rounds"
+    counted = (
+        f"The noise of {bands} rounds is correlated, so that part of it cancels in the model (a banded matrix mechanism"
+        f" over masked sums). In return each sum also has the sums of the last {before} in it: a"
+        f" {plan.privacy.unit} that is drawn counts in up to {bands} rounds, and the figures count all of them. Each"
+        f" {plan.privacy.unit} can be drawn in one round out of {bands}, and those are charged together when the first"
+        " of them begins."
+    )
+    kept = (
+        f"For that, each participant's own sums of the last {before} stay on its machine without noise, as"
+        " secret as its data; they are erased when no later round counts them, and when the run ends."
+    )
+    return counted, kept
 
 
 def several_rows_sentences(unit: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ Source: docs/privacy-accounting.md sections 5 to 7; dp-accounting (Google), pess
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from privacy.secagg.graph_bounds import SECURITY_BITS
 LEMMA_SLACK: Final = 1e-9  # covers everything between discrete and continuous Gaussians (< 1e-60) and double rounding
 GRAPH_FAILURE: Final = 2.0**-SECURITY_BITS  # probability that a k-regular run's masks do not hide everybody
 AGREEMENT: Final = 1e-6  # double rounding when a bound is tight
+MOST_GROUPED: Final = 300.0  # an epsilon of one unit, beyond which only the size of a pair's matters
+GROUP_PRECISION: Final = 1e-4  # relative, of the bisection; its upper end is returned
 _FRACTIONAL_ORDERS: Final = tuple(1 + tenth / 10 for tenth in range(5, 100))
 _RELATIONS: Final = {
     "zero-out": NeighboringRelation.ADD_OR_REMOVE_ONE,  # the same numbers (docs/privacy-accounting.md section 1)
@@ -56,6 +59,36 @@ def group_of_two(events: Event | Iterable[Event], delta: float) -> float:
     mixture of Gaussians (Choquette-Choo, Ganesh, Steinke, Thakurta 2024, section 4).
     """
     return _group(_sorted(events), _valid(delta))
+
+
+def any_group_of_two(events: Event | Iterable[Event], delta: float) -> float:
+    """Return the epsilon for a person who is two units of privacy, whatever the mechanism is: what bands need.
+
+    Of any (epsilon, delta) it makes (2 epsilon, delta (1 + exp(epsilon))): the two may lie in different bins, and their
+    blocks then overlap out of step (docs/privacy-accounting.md section 11).
+    """
+    counted = _sorted(events)
+    if not counted:
+        return 0.0
+    low, high = _epsilon(counted, _valid(delta), "zero-out"), _by_renyi(counted, delta)
+    while high < MOST_GROUPED and high - low > GROUP_PRECISION * high:
+        middle = (low + high) / 2
+        fits = _epsilon(counted, delta / (1 + math.exp(middle)), "zero-out") <= middle
+        low, high = (low, middle) if fits else (middle, high)
+    return 2 * high
+
+
+def _by_renyi(counted: Counted, delta: float) -> float:
+    """Return an epsilon with delta(epsilon) (1 + exp(epsilon)) at most ``delta``, in closed form.
+
+    ``rdp.to_epsilon`` at delta/(2 exp(epsilon)), which is smaller, solved for epsilon order by order.
+    """
+    return min(
+        rdp.to_epsilon(math.fsum(n * rdp.sampled_gaussian(step, order) for step, n in counted), order, delta / 2)
+        * ((order - 1) / (order - 2))
+        for order in rdp.ORDERS
+        if order > 2
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +125,8 @@ class TrustEpsilons:
     all_others_noise: int
 
 
-def trust_epsilons(plan: Plan, rounds: int | None = None) -> TrustEpsilons | None:
-    """Return a plan's three epsilons over some rounds (all by default), or None in mode ``none``.
+def trust_epsilons(plan: Plan, charges: int | None = None) -> TrustEpsilons | None:
+    """Return a plan's three epsilons over some charges (all by default), or None in mode ``none``.
 
     A completed round's sum carries at least ``min_survivors`` noises, which is what outsiders face. In mode ``local``
     all three are equal, because each participant relies on its own noise alone.
@@ -103,7 +136,7 @@ def trust_epsilons(plan: Plan, rounds: int | None = None) -> TrustEpsilons | Non
     charged = plan.privacy.honest_noise
     noises = (1, 1, 1) if plan.privacy.mode == "local" else (plan.min_survivors, charged, 1)
     delta = plan_delta(plan)
-    count = plan.recipe.rounds if rounds is None else rounds
+    count = plan.charges if charges is None else charges
     outsiders, middle, others = (epsilon(_repeat(plan, noise, count), delta) for noise in noises)
     return TrustEpsilons(outsiders, middle, others, *noises)
 
@@ -134,15 +167,15 @@ def run_epsilon(plan: Plan, rounds: int | None = None) -> float | None:
     """Return the charged epsilon of a run alone at the plan's delta, or None in mode ``none``."""
     if not plan.privacy.noised:
         return None
-    count = plan.recipe.rounds if rounds is None else rounds
+    count = plan.privacy.charges(plan.recipe.rounds if rounds is None else rounds)
     return epsilon(_repeat(plan, plan.privacy.honest_noise, count), plan_delta(plan))
 
 
-def spend_curve(event: Event, rounds: int, delta: float, *, points: int = 24) -> tuple[tuple[int, float], ...]:
-    """Return (rounds, epsilon) at up to ``points`` rounds evenly from the first to the last; epsilon never falls."""
-    if rounds < 1:
+def spend_curve(event: Event, charges: int, delta: float, *, points: int = 24) -> tuple[tuple[int, float], ...]:
+    """Return (charges, epsilon) at up to ``points`` charges evenly from the first to the last; epsilon never falls."""
+    if charges < 1:
         return ()
-    spaced = sorted({1, rounds, *(round(1 + i * (rounds - 1) / (points - 1)) for i in range(points))})
+    spaced = sorted({1, charges, *(round(1 + i * (charges - 1) / (points - 1)) for i in range(points))})
     curve: list[tuple[int, float]] = []
     for count in spaced:
         value = epsilon(Composed(event, count), delta)
@@ -150,9 +183,15 @@ def spend_curve(event: Event, rounds: int, delta: float, *, points: int = 24) ->
     return tuple(curve)
 
 
-def _repeat(plan: Plan, honest_noise: int, rounds: int) -> tuple[Event, ...]:
+def pair_epsilon(plan: Plan, charges: int) -> float:
+    """Return the epsilon for a person who is two units of privacy, after some charges of a noised plan."""
+    events = _repeat(plan, plan.privacy.honest_noise, charges)
+    return (any_group_of_two if plan.privacy.banded else group_of_two)(events, plan_delta(plan))
+
+
+def _repeat(plan: Plan, honest_noise: int, charges: int) -> tuple[Event, ...]:
     event = round_event(plan, honest_noise=honest_noise)
-    return (Composed(event, rounds),) if event is not None and rounds else ()
+    return (Composed(event, charges),) if event is not None and charges else ()
 
 
 def _valid(delta: float) -> float:

@@ -10,18 +10,20 @@ Source: docs/privacy-accounting.md section 4.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Final, Literal
 
 from privacy import canonical
+from privacy.dp import bands
 from privacy.dp.accountants import epsilon
-from privacy.dp.clipping import MAX_SENSITIVITY
-from privacy.dp.events import Composed, Event, Gaussian, PoissonSampled, derived_multiplier
+from privacy.dp.clipping import MAX_SENSITIVITY, clip_radius
+from privacy.dp.events import Composed, Event, Gaussian, PoissonSampled, band_norm, derived_multiplier
 from privacy.dp.signal import Setting, least_clamp, noise_of_difference, share_lost
 from privacy.draft import PrivacyTarget
 from privacy.errors import LocalError
-from privacy.plan import wrap_sigmas
+from privacy.measure_parts import grid_step
+from privacy.plan import LEAST_GRID_STEP, wrap_sigmas
 from privacy.plan_parts import MAX_VARIANCE_EXPONENT, MIN_VARIANCE_EXPONENT, Encoding, Privacy
 
 ENTRY_BITS: Final = (8, 9, 10, 12, 16, 21, 32, 64)  # narrowest first; below 32 as many as fill a 64-bit word
@@ -83,13 +85,21 @@ def _mechanisms(target: PrivacyTarget, setting: Setting) -> Iterator[Privacy]:
     honest = 1 if target.mode == "local" else setting.min_survivors - max(setting.f, 1)
     needed, known = needed_multiplier(target, rounds=setting.rounds), False
     for exponent in range(MIN_VARIANCE_EXPONENT, MAX_VARIANCE_EXPONENT + 1):
-        sensitivity = largest_sensitivity(needed, honest=honest, exponent=exponent)
-        if sensitivity**2 > setting.clipped / 12 + 4 * sensitivity and sensitivity <= MAX_SENSITIVITY:
+        sensitivity = largest_sensitivity(needed, honest=honest, exponent=exponent, bands=target.bands)
+        fits = sensitivity**2 > setting.clipped / 12 + 4 * sensitivity and sensitivity <= MAX_SENSITIVITY
+        if fits and _is_fine(target, setting, sensitivity):
             known = True
             yield _with_noise(target, exponent, sensitivity, honest)
     if not known:
         detail = f"noise multiplier {needed:.4g} over {setting.clipped} entries needs a variance of more than 2^50"
         raise LocalError("E-PLAN-NOISE", detail)
+
+
+def _is_fine(target: PrivacyTarget, setting: Setting, sensitivity: int) -> bool:
+    """Return whether a grid tells shares of what is measured apart; what trains is content with any."""
+    radius = clip_radius(sensitivity, setting.clipped)
+    spare = LEAST_GRID_STEP // 100  # D is lowered a little where the accountant wants it
+    return not setting.measures or grid_step(radius, float(target.clip_norm)) >= LEAST_GRID_STEP + spare
 
 
 def assumed(target: PrivacyTarget, *, clipped: int) -> Privacy:
@@ -120,6 +130,7 @@ def _with_noise(target: PrivacyTarget, exponent: int, sensitivity: int, honest: 
         honest_noise=honest,
         max_rows_per_user=target.max_rows_per_user,
         upload_after_ms=target.upload_after_ms,
+        bands=target.bands,
     )
 
 
@@ -129,9 +140,8 @@ def _within_target(privacy: Privacy, target: PrivacyTarget, setting: Setting) ->
         return privacy
     exponent, sensitivity, honest = privacy.variance_exponent, privacy.sensitivity, privacy.honest_noise
     events = _run(target, setting.rounds)
-    while epsilon(events(derived_multiplier(exponent, sensitivity, honest)), float(target.delta)) > float(
-        target.epsilon
-    ):
+    wanted, delta = float(target.epsilon), float(target.delta)
+    while epsilon(events(derived_multiplier(exponent, sensitivity, honest, target.bands)), delta) > wanted:
         sensitivity -= 1
     return _with_noise(target, exponent, sensitivity, honest)
 
@@ -158,8 +168,8 @@ def needed_multiplier(target: PrivacyTarget, *, rounds: int) -> float:
 
 
 def _run(target: PrivacyTarget, rounds: int) -> Callable[[float], Event]:
-    rate = float(target.sampling_rate)
-    count = rounds * (target.local_steps if target.mode == "local" else 1)
+    rate = float(target.bin_rate)
+    count = target.charges(rounds) * (target.local_steps if target.mode == "local" else 1)
 
     def events(multiplier: float) -> Event:
         noised = Gaussian(multiplier)
@@ -168,10 +178,34 @@ def _run(target: PrivacyTarget, rounds: int) -> Callable[[float], Event]:
     return events
 
 
-def largest_sensitivity(needed: float, *, honest: int, exponent: int) -> int:
-    """Return the largest D with sqrt(h*2^j - 9)/D, rounded down as the accountant does, at least ``needed``."""
-    sensitivity = int(Decimal(honest * 2**exponent - 9).sqrt() / Decimal(needed))
-    while sensitivity and derived_multiplier(exponent, sensitivity, honest) < needed:
+def best_bands(target: PrivacyTarget, *, rounds: int) -> tuple[int, ...]:
+    """Return the bands of least error at a target, [1] where none are worth their place at home.
+
+    Compared is the noise in the sum of all decoded sums so far (``bands.error``) at the least multiplier for so many
+    bands: the more there are, the less sampling hides and the more of the noise cancels.
+
+    Raises:
+        LocalError: ``E-PLAN-NOISE``, the target is out of reach.
+    """
+
+    def error_of(banded: PrivacyTarget) -> float:
+        return needed_multiplier(banded, rounds=rounds) * bands.error(banded.bands, rounds)
+
+    single = target.model_copy(update={"bands": (1,)})
+    best, least = single.bands, error_of(single) * bands.WORTH
+    for count in bands.COUNTS:
+        if count > rounds or count * Decimal(target.sampling_rate) > 1:
+            break
+        banded = target.model_copy(update={"bands": bands.chosen(count, rounds)})
+        if (found := error_of(banded)) < least:
+            best, least = banded.bands, found
+    return best
+
+
+def largest_sensitivity(needed: float, *, honest: int, exponent: int, bands: Sequence[int] = (1,)) -> int:
+    """Return the largest D with sqrt(h*2^j - 9)/(|c|*D), rounded down as the accountant does, at least ``needed``."""
+    sensitivity = int(Decimal(honest * 2**exponent - 9).sqrt() / (Decimal(needed) * band_norm(bands)))
+    while sensitivity and derived_multiplier(exponent, sensitivity, honest, bands) < needed:
         sensitivity -= 1
     return sensitivity
 
@@ -194,15 +228,27 @@ def _encoding(privacy: Privacy, target: PrivacyTarget, setting: Setting, bits: i
     """Return the fixed point with the plan's ring rule in words of so many bits, or None if there is none."""
     if privacy.mode.startswith("distributed"):
         return _of_noisy_sums(privacy, setting, bits)
-    return _of_differences(privacy, Decimal(target.update_bound), setting, bits)
+    if not setting.measures:
+        return _of_differences(privacy, Decimal(target.update_bound), setting, bits)
+    if not privacy.noised:
+        return _of_differences(privacy, Decimal(setting.units), setting, bits)
+    return _of_noisy_counts(privacy, setting, bits)
 
 
 def _of_noisy_sums(privacy: Privacy, setting: Setting, bits: int) -> Encoding | None:
     """The clamp is as large as the ring allows beside the noise: it should never bite."""
     sigmas = wrap_sigmas(setting.entries * setting.rounds)
     noise = math.ceil(sigmas * math.sqrt(setting.n) * privacy.sigma) + 1
-    clamp = min((2 ** (bits - 1) - 1 - noise) // setting.n, canonical.MAX_INTEGER)
+    clamp = min((2 ** (bits - 1) - 1 - noise) // (setting.n * sum(privacy.bands)), canonical.MAX_INTEGER)
     return _words(bits, 0, clamp) if clamp >= max(1.0, least_clamp(privacy, setting)) else None
+
+
+def _of_noisy_counts(privacy: Privacy, setting: Setting, bits: int) -> Encoding | None:
+    """In mode ``local`` a participant's own sum is clamped with all of its noise, which should never bite."""
+    noise = math.ceil(wrap_sigmas(setting.entries * setting.n) * privacy.sigma) + 1
+    clamp = math.ceil(least_clamp(privacy, setting)) + noise
+    fits = clamp <= canonical.MAX_INTEGER and setting.n * (clamp + 1) < 2 ** (bits - 1)
+    return _words(bits, 0, clamp) if fits else None
 
 
 def _of_differences(privacy: Privacy, bound: Decimal, setting: Setting, bits: int) -> Encoding | None:

@@ -63,6 +63,28 @@ def integer_clip(gradients: NDArray[np.floating[Any]], *, sensitivity: int, clip
     return rounded
 
 
+def integer_rows(values: NDArray[np.float64], *, step: int, sensitivity: int) -> NDArray[np.int64]:
+    """Return what units add to a measurement, in whole numbers of norm at most D; counts are exact.
+
+    Args:
+        values: one row per unit of privacy, shape (batch, d).
+        step: what 1 becomes.
+        sensitivity: D of the plan.
+
+    Returns:
+        int64, shape (batch, d). A row that is not finite, or that no rounding brings within D, is zero.
+    """
+    small: NDArray[np.bool_] = np.abs(values) <= sensitivity / step  # what is no number is not
+    within = np.logical_and.reduce(small, axis=1)
+    scaled = np.where(within[:, None], values, 0.0) * step
+    rounded: NDArray[np.int64] = np.rint(scaled).astype(np.int64)
+    large = ~_within(rounded, sensitivity)
+    truncated = np.trunc(scaled[large]).astype(np.int64)
+    truncated[~_within(truncated, sensitivity)] = 0
+    rounded[large] = truncated
+    return rounded
+
+
 def _folded(squares: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the sum of each row, shape (batch,): the second half is added to the first until one entry is left.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 from typing import Final, Literal, assert_never
@@ -144,14 +144,23 @@ def _number(text: str) -> float:
     return value
 
 
-def derived_multiplier(exponent: int, sensitivity: int, honest_noise: int) -> float:
-    """Return z' = sqrt(h*2^j - 9)/D of the lemma, rounded down."""
+def band_norm(bands: Sequence[int]) -> Decimal:
+    """Return |c|, by how much a unit's norm in a block of rounds exceeds that in one; rounded up, and 1 for [1]."""
+    square = Decimal(sum(band * band for band in bands))
+    root = square.sqrt()
+    return root if root * root >= square else root.next_plus()
+
+
+def derived_multiplier(exponent: int, sensitivity: int, honest_noise: int, bands: Sequence[int] = (1,)) -> float:
+    """Return z' = sqrt(h*2^j - 9)/(|c|*D) of the lemma, rounded down."""
     root = Decimal(honest_noise * 2**exponent - 9).sqrt()
-    return float((root / sensitivity).quantize(MULTIPLIER_DECIMALS, rounding=ROUND_FLOOR))
+    return float((root / (sensitivity * band_norm(bands))).quantize(MULTIPLIER_DECIMALS, rounding=ROUND_FLOOR))
 
 
 def round_event(plan: Plan, *, honest_noise: int | None = None) -> Event | None:
-    """Return what one round of a plan costs a unit of privacy, or None in mode ``none`` (no claim at all).
+    """Return what one charge of a plan costs a unit of privacy, or None in mode ``none`` (no claim at all).
+
+    A charge is for a round, or with bands for a charging block of as many rounds (``Privacy.charges``).
 
     Args:
         plan: the plan.
@@ -162,8 +171,9 @@ def round_event(plan: Plan, *, honest_noise: int | None = None) -> Event | None:
     relied_on = privacy.honest_noise if honest_noise is None or privacy.mode == "local" else honest_noise
     if privacy.mode == "none":
         return None
-    noised = Gaussian(derived_multiplier(privacy.variance_exponent, privacy.sensitivity, relied_on))
-    sampled = PoissonSampled(float(privacy.sampling_rate), noised)
+    multiplier = derived_multiplier(privacy.variance_exponent, privacy.sensitivity, relied_on, privacy.bands)
+    noised = Gaussian(multiplier)
+    sampled = PoissonSampled(float(privacy.bin_rate), noised)
     match privacy.mode:
         case "local":
             return sampled if privacy.local_steps == 1 else Composed(sampled, privacy.local_steps)

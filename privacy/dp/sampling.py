@@ -8,6 +8,7 @@ Source: docs/privacy-accounting.md section 2.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from bisect import bisect_left
 from fractions import Fraction
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from privacy.interfaces import RandomSource
 
+BINS_LABEL: Final = b"onlysum/1/bins"
 _WORD_BYTES: Final = 8
 _WORDS: Final = 2**64
 TAIL_BITS: Final = 40  # a batch is larger than the largest one with a probability below 2^-40
@@ -53,6 +55,24 @@ def largest_batch(units: int, rate: str, *, bits: float = TAIL_BITS) -> int:
 
     expected = math.floor(units * q)
     return bisect_left(range(units), True, lo=min(expected, units), key=hardly_any_is_larger)
+
+
+def dealt(units: int, bins: int, seed: bytes) -> list[NDArray[np.int64]]:
+    """Return which of ``units`` lie in each bin, ascending; sizes differ by one at most.
+
+    A function of public values alone, so that no restart, backup or other copy of the data deals them otherwise: a unit
+    in two bins would be counted too little (docs/privacy-accounting.md section 11).
+
+    Args:
+        units: how many there are.
+        bins: how many there are.
+        seed: of the plan and the participant; a single bin needs none.
+    """
+    if bins == 1:
+        return [np.arange(units, dtype=np.int64)]
+    words = np.frombuffer(hashlib.shake_256(BINS_LABEL + seed).digest(_WORD_BYTES * units), dtype="<u8")
+    order = np.argsort(words, kind="stable")
+    return [np.sort(order[one::bins]).astype(np.int64) for one in range(bins)]
 
 
 def choose(rows: NDArray[np.int64], most: int, random: RandomSource) -> NDArray[np.int64]:

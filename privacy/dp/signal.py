@@ -14,6 +14,7 @@ from typing import Final, Self
 
 from privacy.dp.clipping import clip_radius
 from privacy.draft import Recipe, rate_of
+from privacy.measure_parts import grid_step
 from privacy.plan import Plan
 from privacy.plan_parts import Encoding, Member, Privacy, PrivacySpec
 
@@ -41,6 +42,7 @@ class Setting:
     weights: int
     slowest: float = 0.0
     trained: int = 0  # entries of what trains in a step, where that is longer than what is summed
+    measures: bool = False  # counts, which are summed exactly: each unit adds to the same entries
 
     @property
     def clipped(self) -> int:
@@ -61,6 +63,7 @@ class Setting:
             weights=sum(member.weight for member in roster),
             slowest=min(rates) if recipe.upload.kind in SCALED_UPLOADS else 0.0,
             trained=recipe.clipped_entries,
+            measures=recipe.measured is not None,
         )
 
     def batch(self, privacy: PrivacySpec) -> float:
@@ -73,7 +76,10 @@ def least_clamp(privacy: Privacy, setting: Setting) -> float:
 
     Each record has a norm of at most D. Aligned in one entry a batch would reach its size times D; spread over all
     entries and independent of each other, its root of entries-th part has the standard deviation sqrt(batch/d) D.
+    Counts are aligned, and none of them may be clamped, whichever units are sampled.
     """
+    if setting.measures:
+        return float(privacy.sensitivity * setting.units)
     batch = setting.batch(privacy)
     return privacy.sensitivity * min(batch, CLAMP_DEVIATIONS * math.sqrt(batch / setting.entries))
 
@@ -88,8 +94,10 @@ def share_lost(privacy: Privacy, encoding: Encoding, setting: Setting) -> float:
         return 0.0
     variance, drawn = 2.0**privacy.variance_exponent, privacy.honest_noise * 2.0**privacy.variance_exponent
     radius = clip_radius(privacy.sensitivity, setting.clipped)
-    rounded = setting.batch(privacy) * ROUNDING / variance
-    if privacy.mode == "local" and (noise := noise_of_difference(privacy, setting)):
+    if setting.measures:
+        radius = grid_step(radius, float(privacy.clip_norm)) * float(privacy.clip_norm)
+    rounded = setting.batch(privacy) * sum(band * band for band in privacy.bands) * ROUNDING / variance
+    if privacy.mode == "local" and not setting.measures and (noise := noise_of_difference(privacy, setting)):
         rounded += ROUNDING * 4.0**-encoding.scale_exponent / noise**2
     return 1 - radius / privacy.sensitivity * math.sqrt((drawn - 9) / drawn / (1 + rounded))
 

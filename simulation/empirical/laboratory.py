@@ -111,7 +111,7 @@ class Workbench:
         # Wide words: what is audited is the mechanism, whose steps narrow ones would round away in mode ``local``.
         tolerance = Requested(f=COLLUDING)
         plan = bind(draft, roster, federation="laboratory", tolerance=tolerance, entry_bits=ENTRY_BITS)
-        methods.require_sound(plan.recipe, plan.privacy.mode)
+        methods.require_sound(plan.recipe, plan.privacy.mode, plan.privacy.bands)
         return plan
 
     def prepare(self, plan: Plan) -> Laboratory:

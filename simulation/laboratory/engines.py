@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from simulation.laboratory.training import Training, TrainingSet, Update, Vector
+from simulation.laboratory.training import NOTHING, AtHome, Training, TrainingSet, Update, Vector
 
 
 class Engine(Protocol):
@@ -26,11 +26,11 @@ class Engine(Protocol):
     ) -> None: ...
 
     def updates(self, number: int, adapter: Vector, names: Sequence[str], kept: Kept) -> Iterator[Update]:
-        """Yield the updates of some participants to a round, in their order; ``kept`` is what stayed with whom."""
+        """Yield the updates of some participants to a round, in their order; ``kept`` is what is with whom."""
         ...
 
 
-Kept = Mapping[str, Vector]
+Kept = Mapping[str, AtHome]
 Prepare = Callable[[TrainingSet, Path], Engine]  # what trains, and a directory of its own
 
 
@@ -52,4 +52,4 @@ class InProcess:
 
     def updates(self, number: int, adapter: Vector, names: Sequence[str], kept: Kept) -> Iterator[Update]:
         """Yield updates as :class:`Engine` says."""
-        return (self._training.update(name, number, adapter, kept.get(name)) for name in names)
+        return (self._training.update(name, number, adapter, kept.get(name, NOTHING)) for name in names)

@@ -25,7 +25,7 @@ from privacy.errors import LocalError, OnlysumError
 from privacy.plan import Plan
 from simulation.laboratory.engines import Kept, Prepare
 from simulation.laboratory.manifest import code_sha256
-from simulation.laboratory.training import Training, TrainingSet, Update, Vector
+from simulation.laboratory.training import NOTHING, Training, TrainingSet, Update, Vector
 
 LOCAL: Final = "local"
 RETRIES: Final = 5  # of a task whose worker is lost
@@ -158,7 +158,7 @@ def _train(work: list[Any], names: Sequence[str], number: int, adapter: Vector, 
         names: on the roster.
         number: of the round.
         adapter: that it starts from.
-        kept: what stayed at home, with whom.
+        kept: what is with whom from earlier rounds.
     """
     import ray
 
@@ -169,7 +169,7 @@ def _train(work: list[Any], names: Sequence[str], number: int, adapter: Vector, 
             with tempfile.TemporaryDirectory(prefix="onlysum-worker-") as directory:
                 _loaded[key] = ray.get(work[0]).load(Path(directory))
         own = adapter.copy()  # what Ray shares cannot be written to, and torch would warn
-        return [_loaded[key].update(name, number, own, kept.get(name)) for name in names]
+        return [_loaded[key].update(name, number, own, kept.get(name, NOTHING)) for name in names]
     except OnlysumError as error:
         return error.code, error.detail
 

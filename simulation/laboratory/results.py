@@ -15,9 +15,11 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from host import durable
+from privacy.plan import Plan
 from simulation.laboratory.spec import Cell, SpecFile
 
 LABEL: Final = "simulation, not private"
+SECTIONS: Final = frozenset({"adapter", "optimizer"})  # that a SPEC may leave out whole
 QUALITIES: Final = ("accuracy", "spearman", "r2", "loss")  # what is shown of a task: the first that it has
 
 Row = dict[str, Any]
@@ -36,19 +38,39 @@ def hyper_parameters(cell: Cell) -> Row:
             row[key] = float(value)
         else:
             row[key] = native if isinstance(native, str | int | float | None) else json.dumps(native)
-    return {key: value for key, value in row.items() if not key.startswith(("simulation.sweep", "simulation.seeds"))}
+    left_out = ("simulation.sweep", "simulation.seeds")
+    return {key: value for key, value in row.items() if not key.startswith(left_out) and key not in SECTIONS}
 
 
-def rows_of(cell: Cell, measured: Sequence[Mapping[str, Any]], **ran: str) -> list[Row]:
+def filled_in(plan: Plan) -> Row:
+    """Return what a plan has of the keys that a SPEC may leave to the rule, by dotted name."""
+    recipe, privacy = plan.recipe, plan.privacy
+    numbers: dict[str, Any] = {
+        "rounds": recipe.rounds,
+        **{f"privacy.{key}": getattr(privacy, key) for key in ("delta", "sampling_rate", "local_steps", "clip_norm")},
+        **{f"training.{key}": value for key, value in recipe.training.model_dump().items()},
+        **{f"optimizer.{key}": value for key, value in recipe.optimizer.model_dump().items() if key != "name"},
+    }
+    found: Row = {key: float(value) for key, value in numbers.items() if not key.endswith("stream_rates")}
+    options = {f"adapter.{key}": value for key, value in recipe.adapter.options.model_dump(mode="json").items()}
+    options["adapter.head_modules"] = recipe.adapter.head_modules
+    words = {key: value if isinstance(value, str | int) else json.dumps(value) for key, value in options.items()}
+    return {**found, **words, "optimizer.name": recipe.optimizer.name, "task.kind": recipe.task.kind}
+
+
+def rows_of(cell: Cell, measured: Sequence[Mapping[str, Any]], plan: Plan, **ran: str) -> list[Row]:
     """Return the rows of a cell.
 
     Args:
         cell: what was simulated.
         measured: figures, by round.
-        ran: how: masks, engine, hash of the plan.
+        plan: of the cell, which has what the SPEC leaves to the rule.
+        ran: how: masks, engine.
     """
-    known = {"label": LABEL, "cell": cell.id, "seed": cell.seed, **ran}
-    return [{**known, **figures, **hyper_parameters(cell)} for figures in measured]
+    known = {"label": LABEL, "cell": cell.id, "seed": cell.seed, "plan": plan.hash.hex(), **ran}
+    said = hyper_parameters(cell)
+    chosen = {key: value for key, value in filled_in(plan).items() if said.get(key) is None}
+    return [{**known, **figures, **said, **chosen} for figures in measured]
 
 
 def quality(rows: Sequence[Row]) -> str:

@@ -101,15 +101,15 @@ def set_up(cell: Cell, world: World, directory: Path, *, device: str, warn: Call
     """
     section, parts = cell.simulation, parts_of(cell, world)
     draft = directory / "draft"
+    by_user = cell.document["privacy"].get("unit") == "user" and section.user_column
+    units = _units(parts, world.values(str(section.user_column)) if by_user else None)
     if draft.exists():
         document = Draft.from_bytes((draft / "draft.json").read_bytes())
     else:
         recipe = directory / "recipe.toml"
-        recipe.write_text(cell.recipe_text(world.base))
-        document = build_draft(recipe, draft, warn=warn)
+        recipe.write_text(cell.recipe_text(world.base, units=sum(units.values())))
+        document = build_draft(recipe, draft, warn=warn, self_check=False)  # the trainer's own follows at once
     keys = {name: seeded_key(f"{SOURCE} {cell.seed} identity {name}") for name in parts}
-    users = section.user_column if document.privacy.unit == "user" else None
-    units = _units(parts, world.values(users) if users else None)
     roster = [Member(id=name, identity_key=keys[name].public.hex(), units=units[name]) for name in parts]
     plan = bind(document, roster, federation=FEDERATION, tolerance=tolerance(section))
     work = TrainingSet(

@@ -175,10 +175,12 @@ class Cell:
         """The recipe as nested tables."""
         return {key: value for key, value in self.document.items() if key != TABLE}
 
-    def recipe_text(self, base: Path) -> str:
-        """Return the recipe as a file, with the base at another place."""
+    def recipe_text(self, base: Path, *, units: int) -> str:
+        """Return the recipe as a file, with the base at another place and the sizes that a rule may reckon with."""
         recipe = deepcopy(self.recipe)
         recipe["base"]["path"] = str(base)
+        sizes = {"participants": self.simulation.participants, "units": units}
+        recipe["expected"] = {**sizes, **recipe.get("expected", {})}
         return written(recipe)
 
 
@@ -324,9 +326,12 @@ def _fitted(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a SPEC whose method was chosen in place of its own, without options that belong to others alone."""
     method = methods.get(document["method"])
     known = {*method.options.model_fields, "head_modules", "seed"}
-    adapter = {key: value for key, value in document["adapter"].items() if key in known}
-    training = {key: value for key, value in document["training"].items() if key != "proximal" or method.proximal}
-    return {**document, "adapter": adapter, "training": training}
+    adapter = {key: value for key, value in document.get("adapter", {}).items() if key in known}
+    training = {
+        key: value for key, value in document.get("training", {}).items() if key != "proximal" or method.proximal
+    }
+    sections = {"adapter": adapter, "training": training}
+    return {**document, **{name: section for name, section in sections.items() if name in document}}
 
 
 def _caption(name: str, point: Mapping[str, Value]) -> str:

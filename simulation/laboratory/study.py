@@ -154,7 +154,7 @@ class Study:
         rows = results.rows_of(
             cell,
             trial.progress.measured,
-            plan=setup.plan.hash.hex(),
+            setup.plan,
             masks=self.options.masks,
             engine=self.options.engine,
         )

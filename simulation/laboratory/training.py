@@ -30,12 +30,28 @@ SOURCE: Final = "onlysum simulation"
 class Update:
     """A participant's encoded update, shape (entries,), and the processor seconds that it took.
 
-    ``kept`` is what stays at home if the update is in its round's sum; ``None``: nothing.
+    ``kept`` is what stays at home if the update is in its round's sum, and ``summed`` the sum that later rounds then
+    mask again; ``None``: nothing.
     """
 
     entries: Integers
     seconds: float
     kept: Vector | None = None
+    summed: Integers | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AtHome:
+    """What a participant has from earlier rounds whose sums have its updates.
+
+    ``kept`` is what stays at home; ``sums`` are its own sums of some rounds, where noise is correlated over them.
+    """
+
+    kept: Vector | None = None
+    sums: tuple[tuple[int, Integers], ...] = ()
+
+
+NOTHING: Final = AtHome()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +116,21 @@ class Training:
     of: TrainingSet
     trainer: TorchTrainer
 
-    def update(self, name: str, number: int, adapter: Vector, kept: Vector | None = None) -> Update:
+    def update(self, name: str, number: int, adapter: Vector, at_home: AtHome = NOTHING) -> Update:
         """Return what a participant contributes to a round.
 
         Args:
             name: on the roster.
             number: of the round.
             adapter: the global adapter at the round's start, shape (state entries,).
-            kept: what stayed at home from its last round that was summed.
+            at_home: what it has from earlier rounds.
         """
         started = time.thread_time()
         random = SeededSource(f"{SOURCE} {self.of.seed} {name} round {number}")
         trainer = self.trainer.of_participant(name, self.of.parts[name], random)
-        trainer.kept = kept
+        trainer.kept, trainer.earlier = at_home.kept, at_home.sums
         entries = trainer.train(number, adapter, _silent)
-        return Update(entries, time.thread_time() - started, trainer.kept)
+        return Update(entries, time.thread_time() - started, trainer.kept, trainer.summed)
 
 
 def _silent(_done: int, _total: int) -> None:

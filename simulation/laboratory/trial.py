@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -21,7 +21,14 @@ from safetensors.numpy import load, save
 
 import methods
 from host import durable
-from methods.global_adapter import iterate_bytes, next_state, read_initial, state_from_bytes, state_to_bytes
+from methods.global_adapter import (
+    iterate_bytes,
+    next_state,
+    read_initial,
+    state_from_bytes,
+    state_to_bytes,
+    without_sum,
+)
 from methods.optimizer import OptimizerState
 from methods.vectors import joined
 from participant.training.evaluation import AdapterEvaluator
@@ -34,7 +41,7 @@ from simulation.laboratory.engines import Engine, Prepare
 from simulation.laboratory.setup import Setup
 from simulation.laboratory.spec import Cell
 from simulation.laboratory.sums import DirectSums, MaskedSums, Sums, run_round
-from simulation.laboratory.training import SOURCE, Integers, Vector
+from simulation.laboratory.training import SOURCE, AtHome, Integers, Vector
 from simulation.seeded import seeded_key
 
 PROGRESS: Final = "progress.json"
@@ -90,6 +97,9 @@ class Trial:
         self._directory = directory
         self._masks = masks
         self._kept: dict[str, Vector] = {}  # what stays at home, with whom, where the method has such a part
+        self._own_sums: dict[
+            str, tuple[tuple[int, Integers], ...]
+        ] = {}  # own sums that later rounds mask again, with bands
         self.progress, self.state = self._resume()
 
     @property
@@ -134,12 +144,16 @@ class Trial:
         progress, plan, state = self.progress, self.plan, self.state
         started, before, sent = time.process_time(), progress.training_seconds, sums.sent
         stays: dict[str, Vector] = {}
+        summed: dict[str, Integers] = {}
 
         def train(names: Sequence[str]) -> Iterator[Integers]:
-            for name, update in zip(names, engine.updates(number, state.iterate, names, self._kept), strict=True):
+            at_home = {name: AtHome(self._kept.get(name), self._own_sums.get(name, ())) for name in names}
+            for name, update in zip(names, engine.updates(number, state.iterate, names, at_home), strict=True):
                 progress.training_seconds += update.seconds
                 if update.kept is not None and update.kept.size:
                     stays[name] = update.kept
+                if update.summed is not None:
+                    summed[name] = update.summed
                 trained(1)
                 yield update.entries
 
@@ -153,15 +167,22 @@ class Trial:
             return
         if total is None:
             progress.voided.append(number)
-            self.state = replace(state, round=number)
+            self.state = without_sum(plan, state)
         else:
             self.state = next_state(plan, state, plan.layout(number).blocks(total.words), total.survivors)
             self._kept |= {name: stays[name] for name in total.survivors if name in stays}
+            self._keep_sums(number, {name: summed[name] for name in total.survivors if name in summed})
             self._count(number, len(total.survivors), total.attempts)
         progress.trace.append(hashlib.sha256(iterate_bytes(self.state.average)).hexdigest())
         progress.transcript, progress.sent = sums.transcript.hex(), progress.sent + sums.sent - sent
         here = 0.0 if engine.elsewhere else progress.training_seconds - before
         progress.sum_seconds += time.process_time() - started - here
+
+    def _keep_sums(self, number: int, fresh: dict[str, Integers]) -> None:
+        """Keep the survivors' own sums, and let go of those that no later round has a band for."""
+        oldest = number + 2 - len(self.plan.privacy.bands)
+        of_use = {name: tuple(one for one in sums if one[0] >= oldest) for name, sums in self._own_sums.items()}
+        self._own_sums = of_use | {name: (*of_use.get(name, ()), (number, one)) for name, one in fresh.items()}
 
     def _count(self, number: int, survivors: int, attempts: int) -> None:
         """Count a round that has a sum."""
@@ -218,9 +239,12 @@ class Trial:
         durable.write(state, state_to_bytes(self.state, with_iterate=True))
         if self._kept:
             durable.write(self._kept_file(self.done), save(self._kept))
+        if self._own_sums:
+            sums = {f"{at} {name}": one for name, kept in self._own_sums.items() for at, one in kept}
+            durable.write(self._sums_file(self.done), save(sums))
         durable.write(self._directory / PROGRESS, json.dumps(asdict(self.progress)).encode())
-        for older in (*self._directory.glob("state-*"), *self._directory.glob("kept-*")):
-            if older not in (state, self._kept_file(self.done)):
+        for older in (path for kind in ("state-*", "kept-*", "summed-*") for path in self._directory.glob(kind)):
+            if older not in (state, self._kept_file(self.done), self._sums_file(self.done)):
                 older.unlink()
 
     def _resume(self) -> tuple[Progress, OptimizerState]:
@@ -230,6 +254,8 @@ class Trial:
             done = len(progress.trace)
             if self._kept_file(done).exists():
                 self._kept = load(self._kept_file(done).read_bytes())
+            if self._sums_file(done).exists():
+                self._own_sums = _by_member(load(self._sums_file(done).read_bytes()))
             return progress, state_from_bytes(done, self._state_file(done).read_bytes())
         recipe = self.plan.recipe
         return Progress(), OptimizerState.start(joined(recipe, read_initial(self._setup.work.initial, recipe)))
@@ -237,5 +263,16 @@ class Trial:
     def _kept_file(self, number: int) -> Path:
         return self._directory / f"kept-{number}.safetensors"
 
+    def _sums_file(self, number: int) -> Path:
+        return self._directory / f"summed-{number}.safetensors"
+
     def _state_file(self, number: int) -> Path:
         return self._directory / f"state-{number}.safetensors"
+
+
+def _by_member(tensors: Mapping[str, Integers]) -> dict[str, tuple[tuple[int, Integers], ...]]:
+    """Return own sums by member, the oldest first, from tensors named by round and member."""
+    named = [(int(at), name, one) for key, one in tensors.items() for at, name in [key.split(" ", 1)]]
+    named.sort(key=lambda entry: entry[:2])
+    members = dict.fromkeys(name for _, name, _ in named)
+    return {member: tuple((at, one) for at, name, one in named if name == member) for member in members}

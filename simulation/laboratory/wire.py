@@ -26,7 +26,7 @@ from privacy.plan import Plan
 from simulation.laboratory.engines import Engine, Prepare
 from simulation.laboratory.loopback import Loopback
 from simulation.laboratory.setup import tolerance
-from simulation.laboratory.training import Vector
+from simulation.laboratory.training import AtHome, Integers, Vector
 from simulation.laboratory.trial import Trained, Trial
 
 DAEMONS: Final = "daemons"  # their directories, within the cell's; they stay where something goes wrong
@@ -42,6 +42,8 @@ class _Seeded:
     one_at_a_time: threading.Lock
     took: Callable[[float], None]
     kept: Vector | None = None
+    earlier: trainer.Sums = ()
+    summed: Integers | None = None
 
     def prepare(self) -> None:
         """The engine is prepared."""
@@ -49,10 +51,10 @@ class _Seeded:
     def train(self, round_number: int, adapter: NDArray[np.float32], progress: trainer.Progress) -> NDArray[np.int64]:
         """Return the update of the cell's participant of this name."""
         with self.one_at_a_time:
-            at_home = {} if self.kept is None else {self.me: self.kept}
-            (update,) = self.engine.updates(round_number, adapter, [self.me], at_home)
+            at_home = AtHome(self.kept, tuple(self.earlier))
+            (update,) = self.engine.updates(round_number, adapter, [self.me], {self.me: at_home})
             self.took(update.seconds)
-        self.kept = update.kept
+        self.kept, self.summed = update.kept, update.summed
         progress(1, 1)
         return update.entries
 

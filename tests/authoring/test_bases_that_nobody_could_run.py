@@ -331,12 +331,12 @@ PREPROCESSING = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": 
 SAME, OTHER = [0.5], [0.485, 0.456, 0.406]
 
 
-def test_a_recipe_that_is_silent_about_a_base_s_normalisation_is_refused_with_its_values(tmp_path: Path) -> None:
+def test_a_recipe_that_is_silent_about_values_of_each_channel_is_refused_with_them(tmp_path: Path) -> None:
     base = base_of(tmp_path, "image")
     file = base / "preprocessor_config.json"
-    file.write_text(json.dumps({**PREPROCESSING, "image_mean": SAME * 3, "image_std": SAME * 3}))
+    file.write_text(json.dumps({**PREPROCESSING, "image_mean": OTHER, "image_std": SAME * 3}))
     text = recipe_text().replace("image_scale = 255\nimage_mean = 0.5\nimage_std = 0.5\n", "")
-    with pytest.raises(LocalError, match=r"says image_scale 255, image_mean 0\.5, image_std 0\.5"):
+    with pytest.raises(LocalError, match=r"says image_scale 255, image_mean 0\.485 / 0\.456 / 0\.406, image_std 0\.5"):
         built(tmp_path, text)
 
 

@@ -28,24 +28,37 @@ def test_numbers_keep_their_decimal_form(tmp_path: Path) -> None:
 def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     recipe = read_recipe(write(tmp_path))
     assert recipe.privacy.unit_of_privacy == "example"
-    assert recipe.optimizer.name == "mean"
+    assert recipe.optimizer is None
     assert recipe.training.head_learning_rate is None
     assert recipe.evaluation.every == 1
 
 
+def test_bands_are_a_number_or_left_to_the_expected_error(tmp_path: Path) -> None:
+    for words, expected in (("2", 2), ('"auto"', "auto"), ("1", 1)):
+        assert read_recipe(write(tmp_path, ("delta", f"bands = {words}\ndelta"))).privacy.bands == expected
+
+
 SLIPS: dict[str, tuple[tuple[str, str], str, str]] = {
     "a misspelt key": (("sampling_rate", "sample_rate"), "E-CONFIG-UNKNOWN-KEY", "did you mean sampling_rate"),
-    "a missing section": (('[evaluation]\ndata = "held-out"', ""), "E-CONFIG-INVALID", "evaluation"),
+    "a missing section": (('[base]\nname = "digits-vit"\npath = "base"\n', ""), "E-CONFIG-INVALID", "base"),
     "no TOML": (("[base]", "[base"), "E-CONFIG-INVALID", "recipe.toml"),
     "a mode that there is not": (('"distributed"', '"central"'), "E-CONFIG-INVALID", "privacy.mode"),
-    "a noised mode without delta": (("delta = 1e-5\n", ""), "E-CONFIG-INVALID", "needs epsilon and delta"),
+    "a noised mode without epsilon": (("epsilon = 8\n", ""), "E-CONFIG-INVALID", "needs an epsilon"),
+    "a delta of 1": (("delta = 1e-5", "delta = 1"), "E-CONFIG-INVALID", "a delta between 0 and 1"),
     "two steps in mode distributed": (("delta", "local_steps = 2\ndelta"), "E-CONFIG-INVALID", "one step per round"),
     "a rate above 1": (("rate = 0.5", "rate = 1.5"), "E-CONFIG-INVALID", "at most 1"),
     "a rate of 0": (("rate = 0.5", "rate = 0"), "E-CONFIG-INVALID", "above 0"),
     "a negative number": (("= 0.1", "= -0.1"), "E-CONFIG-INVALID", "training.learning_rate"),
+    "more bands than bins can fill": (("delta", "bands = 3\ndelta"), "E-CONFIG-INVALID", "at most 1"),
+    "more bands than rounds": (
+        ("sampling_rate = 0.5", "sampling_rate = 0.001\nbands = 200"), "E-CONFIG-INVALID", "more of them than rounds"
+    ),
+    "bands by another word": (("delta", 'bands = "best"\ndelta'), "E-CONFIG-INVALID", "privacy.bands"),
+    "bands in another mode": (
+        ('mode = "distributed"', 'mode = "local"\nbands = "auto"'), "E-CONFIG-INVALID", "belong to mode distributed"
+    ),
     "a unit of another mode": (("delta", 'unit = "participant"\ndelta'), "E-CONFIG-INVALID", "example or user"),
     "users without a bound on rows": (("delta", 'unit = "user"\ndelta'), "E-CONFIG-INVALID", "max_rows_per_user"),
-    "text without a length": (('"image-class', '"text-class'), "E-CONFIG-INVALID", "max_length"),
     "a division by zero": (("image_mean", "image_std"), "E-CONFIG-INVALID", "image_std") ,
     "momentum that never fades": (
         ("[evaluation]", "[optimizer]\nmomentum = 1\n[evaluation]"), "E-CONFIG-INVALID", "below 1"

@@ -16,6 +16,8 @@ from authoring.draft import CONFIG_FILE, DRAFT_FILE, build_draft
 from participant.training.adapters.adapted import ADAPTER_FILE, read_initial
 from participant.training.evaluation import AdapterEvaluator
 from participant.training.models import load_base
+from privacy.dp.bands import chosen
+from privacy.dp.calibration import best_bands
 from privacy.draft import Draft
 from privacy.errors import LocalError
 from privacy.evaluation import Metric
@@ -43,6 +45,22 @@ def test_a_draft_directory_holds_draft_adapter_and_configuration(tmp_path: Path)
     }
     assert [file.name for file in draft.recipe.base.files] == ["config.json", "model.safetensors"]
     assert [stream.name for stream in draft.recipe.state] == ["adapter", "head"]
+
+
+def test_bands_become_integers_by_number_or_by_expected_error_and_one_where_a_method_cannot_have_more(
+    tmp_path: Path,
+) -> None:
+    three = draft_of(tmp_path / "three", recipe_text(mode="distributed", bands=3, sampling_rate=0.1))
+    assert three.privacy.bands == chosen(3, 3)
+    best = draft_of(tmp_path / "auto", recipe_text(mode="distributed", bands="auto", sampling_rate=0.1)).privacy
+    assert best.bands == best_bands(best.model_copy(update={"bands": (1,)}), rounds=3)
+    assert best.banded
+    turns = recipe_text(mode="distributed", method="rolora", bands="auto", sampling_rate=0.1)
+    assert draft_of(tmp_path / "turns", turns).privacy.bands == (1,)
+    with pytest.raises(LocalError, match="with bands: its rounds") as caught:
+        draft_of(tmp_path / "refused", turns.replace('"auto"', "2"))
+    assert caught.value.code == "E-METHOD-REFUSED"
+    assert not (tmp_path / "refused" / "draft").exists()
 
 
 def test_b_is_zero_at_first_and_the_head_is_the_base_s(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ SHOWN = {
     "masked-lm": r"\['\S+'\]",
     "multi-label": r"\[\[('[abc]'(, )?)*\]\]",
     "regression": r"\[-?\d+\.\d+(e-\d+)?\]",
+    "pooled text-classification": r"\['(bad|good)'\]",
+    "pooled regression": r"\[-?\d+\.\d+(e-\d+)?\]",
     "token-classification": r"\[\('a', '(bad|good)'\), \('text', '(bad|good)'\)\]",
     "sentence-embedding": r"\[\[(-?\d\.\d+(e-\d+)?(, )?){16}\]\]",
 }

@@ -132,7 +132,7 @@ KEYS: dict[str, set[str]] = {
     f"run show {RUN_ID[:6]}": {
         "run", "title", "state", "code", "reason", "paused", "created_at", "ended_at", "undecided", "suite", "graph",
         "roster", "rounds", "completed", "aborted", "phase", "late", "excluded", "turnout", "evaluations",
-        "daemon_running", "troubles", "waits_for", "leader",
+        "daemon_running", "measured", "troubles", "waits_for", "leader",
     },
 }  # fmt: skip
 

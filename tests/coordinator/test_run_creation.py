@@ -19,12 +19,12 @@ from coordinator.home import Home
 from coordinator.runs import creation, thresholds
 from coordinator.runs.creation import RunRequest, make_plan, read_ranks, register
 from coordinator.runs.global_adapter import RunFiles
-from coordinator.runs.thresholds import Requested, default_f
+from coordinator.runs.thresholds import Requested
 from privacy.claims import trust_sentences
 from privacy.dp.accountants import require_claim
 from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError
-from privacy.plan import Plan, VerifiedPlan
+from privacy.plan import Plan, VerifiedPlan, default_f
 from privacy.plan_parts import Graph, Mode
 from protos.envelope import DatasetOffer, Role
 from tests.worlds.coordinator import initial_adapter

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,79 +15,22 @@ from transformers import AutoModelForImageClassification
 
 import methods
 import onlysum
-from authoring.draft import build_draft
 from coordinator.config import Durations
-from coordinator.runs import creation
 from coordinator.runs.global_adapter import RunFiles
-from coordinator.runs.thresholds import Requested
-from host.system import SystemClock, SystemRandom
-from participant.daemon import assembly
-from participant.daemon.joining import join
 from participant.opened import open_home
 from privacy.dp.events import round_event
 from privacy.error_codes import REGISTRY
 from privacy.ledger_entries import Charge, Unprotected
 from privacy.plan import Plan
 from protos import codec
-from protos.envelope import Role
 from tests.worlds.daemons import Service, until
 from tests.worlds.expect import expect
-from tests.worlds.plans import names
-from tests.worlds.torch_world import image_base, image_rows, recipe_text, text_base, text_rows
+from tests.worlds.torch_world import image_base, recipe_text, text_base
+from tests.worlds.training_daemons import MEMBERS, ROWS, Owner, create, enrol, say
 
 pytestmark = pytest.mark.torch
 
-MEMBERS = names(4)
 GONE = "dave"
-ROWS = 24
-POLICY = """
-[approval]
-mode = "by-policy"
-unverified_roster = true
-[coordinator]
-ca_fingerprint = "{authority}"
-[floors]
-max_epsilon_if_all_collude = 64
-[population.patients]
-unit = "{unit}"
-lifetime_epsilon = 12
-lifetime_delta = 1e-5
-per_run_epsilon = 8
-per_run_delta = 1e-5
-[dataset.rows]
-population = "patients"
-modes = ["{mode}"]
-bases = ["{base}"]
-methods = {methods}
-"""
-
-
-@dataclass
-class Owner:
-    """A participant, or the evaluator, with a daemon that trains in torch."""
-
-    directory: Path
-    leaves_in: int = 0  # the round in whose training it stops for good
-    stop: threading.Event = field(default_factory=threading.Event)
-    thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        runner = assembly.assemble(self.directory, self.stop, show_progress=self._training)
-        self.thread = threading.Thread(target=runner.run, daemon=True)
-        self.thread.start()
-
-    def end(self) -> None:
-        self.stop.set()
-        assert self.thread is not None
-        self.thread.join(20)
-        assert not self.thread.is_alive()
-
-    def _training(self, *, run_id: str, round_number: int) -> Any:
-        def progress(done: int, of: int) -> None:
-            if round_number == self.leaves_in:
-                self.stop.set()
-
-        return progress
 
 
 @pytest.fixture
@@ -99,44 +39,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
     running = Service(tmp_path / "coordinator", durations)
     yield running
     running.stop()
-
-
-def say(*words: object) -> None:
-    assert onlysum.run([str(word) for word in words]) == 0
-
-
-def enrol(service: Service, tmp_path: Path, name: str, kind: str, *, mode: str, unit: str) -> Owner:
-    """Join, add data and base with the owner's commands, and write a policy."""
-    role, home = (Role.EVALUATOR if name == "referee" else Role.PARTICIPANT), tmp_path / name
-    join(service.invite(name, role), home, ledgers=home / "ledgers", clock=SystemClock(), random=SystemRandom())
-    if kind == "image":
-        data = image_rows(tmp_path / f"{name}.npz", rows=ROWS, seed=len(name))
-    else:
-        data = text_rows(tmp_path / f"{name}.jsonl", rows=ROWS, seed=len(name))
-    users = ["--user", "person"] if unit == "user" else []
-    owned = ["rows", data, "--population", "patients", *users] if role is Role.PARTICIPANT else ["public", data]
-    say("participant", "dataset", "add", *owned, "--config", home)
-    say("participant", "model", "add", f"tiny-{kind}", tmp_path / "base", "--config", home)
-    base = open_home(home).review.registry.models()[0].hash
-    if role is Role.PARTICIPANT:
-        budget = "example" if unit == "none" else unit
-        allowed = json.dumps([method.name for method in methods.all_methods()])
-        text = POLICY.format(
-            authority=service.authority.fingerprint, mode=mode, unit=budget, base=base, methods=allowed
-        )
-        (home / "policy.toml").write_text(text)
-    return Owner(home)
-
-
-def create(service: Service, tmp_path: Path, recipe: str) -> Plan:
-    (tmp_path / "recipe.toml").write_text(recipe)
-    build_draft(tmp_path / "recipe.toml", tmp_path / "draft", self_check=False)
-    now = int(time.time())
-    request = creation.RunRequest(members=MEMBERS, tolerance=Requested(f=1), created_at=now, expires_at=now + 3600)
-    draft = creation.read_draft(tmp_path / "draft")
-    plan = creation.make_plan(service.store, service.settings, draft, request, random=SystemRandom())
-    creation.register(service.store, service.home, service.authority.operator, plan, tmp_path / "draft")
-    return plan
 
 
 CASES = {
@@ -159,10 +61,11 @@ CASES = {
     "distributed, by examples, layers by a coin": ("image", "distributed", "example", {"method": "droppeft"}),
     "local, by examples, sketches": ("image", "local", "example", {"method": "fedask"}),
     "none, directions": ("image", "none", "none", {"method": "fedkseed"}),
+    "distributed, by examples, correlated noise": ("image", "distributed", "example", {"bands": 2}),
 }
 
 # Left to `make test-all`.
-SELDOM = {"local, by users", "distributed, by examples, one factor in turns", *list(CASES)[7:]}
+SELDOM = {"local, by users", "distributed, by examples, one factor in turns", *list(CASES)[7:-1]}
 
 
 @pytest.mark.parametrize(
@@ -218,7 +121,9 @@ def check_screen(owner: Owner, plan: Plan, capsys: Any) -> None:
     by_user = plan.privacy.unit == "user"
     assert ("dataset rows (24 rows of 8 users)" if by_user else "dataset rows (24 rows)") in shown
     sampled = "user (at most 2 of a user's rows)" if by_user else "row"
-    assert f"sampling each {sampled} with probability 0.5." in shown
+    turns = " on average: in one round out of 2, when its turn comes, with 1" if plan.privacy.banded else ""
+    assert f"sampling each {sampled} with probability 0.5{turns}." in shown
+    assert ("own sums of the last round stay on its machine" in shown) == plan.privacy.banded
 
 
 def check_dry_run(owner: Owner, plan: Plan, capsys: Any) -> None:
@@ -260,7 +165,7 @@ def check_ledger(owner: Owner, plan: Plan) -> None:
         return
     charges = [expect(Charge, entry) for entry in entries]
     assert [(charge.round, charge.event, charge.unit) for charge in charges] == [
-        (number, round_event(plan), plan.privacy.unit) for number in (1, 2, 3)
+        (number, round_event(plan), plan.privacy.unit) for number in ((1, 3) if plan.privacy.banded else (1, 2, 3))
     ]
 
 
@@ -272,7 +177,8 @@ def check_reports(service: Service, owner: Owner, plan: Plan, capsys: Any) -> No
         say("audit", "verify", report)
     printed = " ".join(capsys.readouterr().out.split())
     assert "3 of 3 started rounds completed" in printed
-    claimed = f"at delta 0.00001 per {plan.privacy.unit} for 3 charged rounds follows from the plan"
+    charges = "2 charged blocks of 2 rounds" if plan.privacy.banded else "3 charged rounds"
+    claimed = f"at delta 0.00001 per {plan.privacy.unit} for {charges} follows from the plan"
     assert printed.count(claimed if plan.privacy.noised else "the plan makes no claim: no differential privacy") == 2
     say("audit", "compare", *reports)
     assert "both can be true: one plan, one history" in capsys.readouterr().out

@@ -66,6 +66,21 @@ def test_updates_have_the_same_bits_with_and_without_the_lower_blocks(
     assert all(np.array_equal(one, other) for one, other in zip(short, long, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_where_a_head_alone_trains_no_block_is_run_again(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, kind, mode="local", method="head")
+    short, trainer = updates(world)
+    (only,) = blocks_of(trainer.sums_of_turn(0).engine.adapted.model, kind)
+    assert not list(only.parameters())
+    assert ACTIVATIONS in trainer.sums_of_turn(0).examples.inputs
+    monkeypatch.setattr(prefixes, "MOST_BYTES", 0)
+    long, trainer = updates(world)
+    assert len(blocks_of(trainer.sums_of_turn(0).engine.adapted.model, kind)) == 2
+    assert all(np.array_equal(one, other) for one, other in zip(short, long, strict=True))
+
+
 def test_a_user_s_rows_have_the_same_mean_without_the_lower_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

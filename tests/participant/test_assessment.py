@@ -11,9 +11,11 @@ from participant.owner.cost import cost_of
 from participant.owner.policy import parse_policy
 from participant.owner.rules import Assessment, LocalContext, Outcome, assess
 from privacy.dp.events import round_event
+from privacy.errors import LocalError
 from privacy.ledger import RunSpend, Spent, nothing_spent
 from privacy.plan_parts import Mode
 from tests.worlds.assessed import ALICE, COST, DATASET
+from tests.worlds.measuring import measuring_plan
 from tests.worlds.owner import pins, policy_text
 from tests.worlds.plans import EXPIRES_AT, make_plan, names, signing_key, travelling, verified
 
@@ -40,6 +42,40 @@ def test_a_plan_within_every_rule_is_approved_by_policy() -> None:
     assert found.refusal() is None
     assert found.by_policy
     assert found.roster_verified
+
+
+def measures(*metrics: str, wards: str = "") -> Assessment:
+    plan = measuring_plan(metrics, n=5)
+    policy = parse_policy(policy_text(wards=wards))
+    return assess(plan, policy, ALICE)
+
+
+def test_a_policy_that_allows_training_does_not_allow_measuring() -> None:
+    broken = measures("accuracy").broken
+    assert [rule.name for rule in broken] == ["dataset.measures"]
+    assert broken[0].says == "the plan measures accuracy; allowed: none"
+
+
+def test_a_policy_allows_the_metrics_that_it_names_and_no_other() -> None:
+    allowed = 'measures = ["accuracy", "histogram"]'
+    assert measures("accuracy", "histogram", wards=allowed).by_policy
+    assert [rule.name for rule in measures("accuracy", "confusion", wards=allowed).broken] == ["dataset.measures"]
+
+
+def test_a_policy_that_allows_measuring_says_nothing_more_of_a_plan_that_trains() -> None:
+    found = judged(policy_text(wards='measures = ["accuracy"]'))
+    assert found.by_policy
+    assert "dataset.measures" not in {rule.name for rule in found.rules}
+
+
+def test_nobody_can_be_named_to_overrule_what_may_be_measured() -> None:
+    with pytest.raises(LocalError, match="cannot be overruled"):
+        parse_policy('[approval.may_overrule]\n"dataset.measures" = ["Dr. Weber"]\n')
+
+
+def test_an_unknown_metric_in_a_policy_is_refused() -> None:
+    with pytest.raises(LocalError, match="measures"):
+        parse_policy(policy_text(wards='measures = ["f1"]'))
 
 
 def test_an_empty_policy_refuses_every_plan() -> None:

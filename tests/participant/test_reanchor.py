@@ -14,7 +14,7 @@ from audit.ledger_export import verify_ledger
 from host.credentials import load_signing_key, read_private
 from host.locks import only_daemon
 from participant.commands.participant import app
-from participant.daemon.reanchor import FetchPlan, Loss, find_loss, reanchor
+from participant.daemon.reanchor import FetchPlan, Loss, OpenRun, find_loss, reanchor
 from participant.daemon.status import StatusFile
 from participant.home import Home
 from participant.opened import OpenHome, open_home
@@ -130,6 +130,14 @@ def set_back(tmp_path: Path) -> SetBack:
         file.unlink()
     shutil.copy(tmp_path / "backup", path)
     return SetBack(home, plan, lost, heads(plan.hash, 2, lost))
+
+
+def test_a_block_of_rounds_with_correlated_noise_is_charged_once_and_not_where_the_ledger_has_it() -> None:
+    privacy = {"bands": [5, 3], "sampling_rate": "0.25", "sensitivity": 16}
+    plan = owned_plan(mode="distributed", recipe={"rounds": 5}, privacy=privacy)
+    kept = OpenRun(plan, plan.hash, 3, frozenset({1}), ("patients",))
+    assert [kept.rounds(named) for named in (None, 5, 4, 3)] == [(3, 5), (3, 5), (3,), (3,)]
+    assert OpenRun(plan, plan.hash, 2, frozenset(), ("patients",)).rounds(2) == (1,)
 
 
 def test_what_is_missing_is_shown_and_nothing_is_written_before_a_person_has_confirmed_it(set_back: SetBack) -> None:

@@ -14,9 +14,9 @@ from coordinator.enrolment.authority import Authority, create_authority, issue_m
 from coordinator.enrolment.succession import succeed
 from host import credentials
 from host.certificates import renewal_due
-from participant.daemon.upkeep import RETRY_SECONDS, Upkeep
 from participant.link import renewal
 from participant.link.identity import NEXT_CERTIFICATE, NEXT_KEY, Identity, certificate_request, load_identity
+from participant.link.upkeep import RETRY_SECONDS, Upkeep
 from privacy.errors import NetworkError, OnlysumError, PeerError, Phase
 from privacy.secagg.keys import SigningKey
 from privacy.secret import SecretBytes

@@ -108,7 +108,7 @@ def test_no_batch_takes_more_micro_batches_than_are_planned_for(
         mode="distributed", privacy={"unit": unit, "max_rows_per_user": rows_of_a_user, "sampling_rate": "0.3"}
     )[0].privacy
     size, units, random = 8, 50, np.random.default_rng(1)
-    most = max_micro_batches(privacy, units=units, size=size, fixed_slots=fixed_slots)
+    most = max_micro_batches(privacy, units=np.arange(units), size=size, fixed_slots=fixed_slots)
     examples = Examples({}, torch.zeros(units * size, dtype=torch.int64))
     sums = GradientSums(None, examples, size, fixed_slots)  # type: ignore[arg-type]  # it only places rows into slots
     taken = []

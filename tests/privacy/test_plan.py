@@ -369,7 +369,19 @@ RULES: dict[str, tuple[dict[str, Any], str]] = {
         {"n": 3, "recipe": {"counts": "rank"}, "roster": [{**ALICE, "options": {"rank": 3, "layers": []}}, BOB, CAROL]},
         "alice has rank 3, above the adapter's",
     ),
-    "correlated noise": ({"privacy": {"bands": [1, 2]}}, "not accounted for"),
+    "more bands than rounds": (
+        {"mode": "distributed", "privacy": {"bands": [4, 3, 2, 1], "sampling_rate": "0.1"}},
+        "more bands than rounds",
+    ),
+    "bands where participants train less than others": (
+        {"mode": "distributed", "privacy": {"bands": [3, 2]}, "recipe": {"counts": "rank"}},
+        "bands need rounds that all sum the same entries",
+    ),
+    "bands that rise": ({"mode": "distributed", "privacy": {"bands": [1, 2]}}, "not rise"),
+    "correlated noise in another mode": (
+        {"mode": "local", "privacy": {"bands": [3, 2]}},
+        "bands belong to mode distributed",
+    ),
     "an image that is divided by zero": ({"recipe": {"task": {"image_std": "0"}}}, "must not be 0"),
     "a vector beyond all adapters": ({"entries": 2**31 + 1, "encoding": {"clamp": 1}}, "more than 2147483648 entries"),
     "base files out of order": (
@@ -548,6 +560,8 @@ def test_noise_counts_ten_and_a_half_sigmas_and_more_for_huge_runs() -> None:
     plan, _ = make_plan(mode="distributed", n=4, f=1, encoding={"clamp": 1000})
     sigma = plan.privacy.sigma
     assert largest_sum(plan) == 4 * 1000 + 10.5 * 2 * sigma
+    banded = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"bands": (5, 3, 2)})})
+    assert largest_sum(banded) == 4 * (5 + 3 + 2) * 1000 + 10.5 * 2 * sigma
     huge, _ = make_plan(mode="distributed", n=4, f=1, entries=10**6, encoding={"clamp": 1000}, recipe={"rounds": 10**6})
     sigma, events = huge.privacy.sigma, 10**6 * 10**6
     assert largest_sum(huge) == pytest.approx(4000 + math.sqrt(2 * math.log(2**41 * events)) * 2 * sigma)

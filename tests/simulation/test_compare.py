@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from privacy.plan_parts import Mode
 from privacy.secagg import messages
 from simulation import compare
 from simulation.cohort import Cohort
-from simulation.compare import Cell, Size, figures, gains
+from simulation.compare import Cell, Size, Variant, figures, gains, variants
 from simulation.seeded import SeededSource
+from simulation.stage import Stage
 from tests.worlds.plans import make_plan, verified
 
 
@@ -65,6 +67,33 @@ def test_figures_are_means_and_sample_deviations_over_the_seeds() -> None:
 def test_gains_are_paired_seed_by_seed() -> None:
     cells = [cell("distributed", 2, 0.9), cell("local", 1, 0.8), cell("local", 2, 0.95), cell("distributed", 1, 0.9)]
     assert gains(cells) == pytest.approx({1: 0.1, 2: -0.05})
+
+
+def test_correlated_noise_is_compared_at_a_rate_that_its_bins_allow_with_independent_noise_beside_it() -> None:
+    assert variants(1) == (Variant("local"), Variant("distributed"))
+    assert [one.name for one in variants(2)[2:]] == ["distributed, 2 bands"]
+    assert [one.name for one in variants(8)] == [
+        "local",
+        "distributed",
+        "distributed, q 0.125",
+        "distributed, q 0.125, 8 bands",
+    ]
+    assert variants(7)[-1].sampling_rate == "0.1428"
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_correlated_noise_runs_at_the_same_epsilon_and_leads_elsewhere(tmp_path: Path) -> None:
+    size = Size(participants=3, base_steps=5, rounds=4)
+    stage = Stage(tmp_path / "stage")
+    units = compare.prepare(stage, 1, size)
+    found = [
+        compare.run(stage, units, Variant("distributed", bands, "0.25"), 1, size, lambda done, total: None)
+        for bands in (1, 4)
+    ]
+    assert [one.variant for one in found] == ["distributed, q 0.25", "distributed, q 0.25, 4 bands"]
+    assert all(7 < one.epsilon <= 8 for one in found)
+    assert found[0].accuracy != found[1].accuracy
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from simulation.laboratory.engines import InProcess, Kept
 from simulation.laboratory.results import LABEL
 from simulation.laboratory.study import Options, replay
 from simulation.laboratory.sums import DirectSums, MaskedSums, Sum, Sums, run_round
-from simulation.laboratory.training import SOURCE, Update, Vector
+from simulation.laboratory.training import SOURCE, AtHome, Update, Vector
 from simulation.seeded import SeededSource
 from tests.worlds.laboratory import Silent, figures, finished, first_cell, study_of, write_data, write_spec
 from tests.worlds.plans import make_plan, names, verified
@@ -157,8 +157,26 @@ def test_what_stays_at_home_is_that_of_the_last_round_that_summed_it(data: Path,
     first = training.update("participant-0001", 1, start)
     assert first.kept is not None
     assert first.kept.any()
-    again = training.update("participant-0001", 1, start, first.kept)
+    again = training.update("participant-0001", 1, start, AtHome(first.kept))
     assert not np.array_equal(again.entries, first.entries)
+
+
+def test_sums_that_later_rounds_mask_again_are_the_survivors_with_masks_and_without_and_over_an_interruption(
+    data: Path, tmp_path: Path
+) -> None:
+    spec = write_spec(data, "[simulation.dropouts]\ncollect_masked = 0.1", bands=2)
+    cell, setup = first_cell(spec, tmp_path)
+    whole = finished(cell, setup, tmp_path / "whole", "real")
+    Interrupted.left = 8
+    parts = tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        finished(cell, setup, parts, "skipped", Interrupted)
+    assert (parts / "summed-1.safetensors").exists()
+    found = finished(cell, setup, parts, "skipped")
+    assert found.progress.trace == whole.progress.trace
+    survivors = found.progress.survived
+    assert survivors < 18, "somebody was lost"
+    (parts / "summed-3.safetensors").unlink()
 
 
 # --- a simulation in its directory ---

@@ -29,7 +29,7 @@ from participant.opened import open_home
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
 from participant.runs.context import TrainingJob
 from participant.runs.evaluator import Measured
-from participant.training.trainer import OneHotTrainer, Progress, Trainer
+from participant.training.trainer import OneHotTrainer, Progress, Sums, Trainer
 from privacy.draft import Draft, PrivacyTarget, Recipe
 from privacy.evaluation import Metric
 from protos.envelope import Role
@@ -203,6 +203,8 @@ class Member:
 
         class Watched:
             kept: NDArray[np.float32] | None = None
+            earlier: Sums = ()
+            summed: NDArray[np.int64] | None = None
 
             def prepare(self) -> None:
                 inner.prepare()
@@ -210,7 +212,10 @@ class Member:
             def train(self, round_number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
                 member.adapters.setdefault(job.verified.plan.run_id, []).append(adapter)
                 member.on_training(round_number)
-                return inner.train(round_number, adapter, progress)
+                inner.earlier = self.earlier
+                update = inner.train(round_number, adapter, progress)
+                self.summed = inner.summed
+                return update
 
         return Watched()
 

@@ -135,7 +135,7 @@ class DurableSteps:
 
     # --- steps ---
 
-    def _step(self, side: str, what: str, do: Callable[[], T]) -> T:
+    def step(self, side: str, what: str, do: Callable[[], T]) -> T:
         if side in self.dead:
             raise Killed(side)
         step, number = Step(side, what, _place()), self._count[side]
@@ -174,7 +174,7 @@ class DurableSteps:
                 return original(path, *others, **options)
             target = Path(others[0]) if name in ("replace", "rename") else where
             if name == "truncate":
-                return self._step(side, f"truncate {_kind(where)}", lambda: original(path, *others, **options))
+                return self.step(side, f"truncate {_kind(where)}", lambda: original(path, *others, **options))
 
             def do() -> None:
                 self._keep(target)
@@ -184,7 +184,7 @@ class DurableSteps:
 
             if not where.exists():  # nothing is to be removed: no step
                 return original(path, *others, **options)
-            return self._step(side, f"{name} {_kind(target)}", do)
+            return self.step(side, f"{name} {_kind(target)}", do)
 
         return call
 
@@ -204,7 +204,7 @@ class DurableSteps:
                 else:
                     self._sizes[path] = path.stat().st_size
 
-            return self._step(side, f"fsync {_kind(path)}", do)
+            return self.step(side, f"fsync {_kind(path)}", do)
 
         return call
 
@@ -262,7 +262,7 @@ class DurableSteps:
                 if statement == "COMMIT" and self.total_changes > self.changes:
                     self.changes = self.total_changes
                     what = "commit to the ledger"
-                    return watch._step(self.side, what, lambda: sqlite3.Connection.execute(self, statement))
+                    return watch.step(self.side, what, lambda: sqlite3.Connection.execute(self, statement))
                 return super().execute(statement, *parameters)
 
         def connect(path: Any, *others: Any, **options: Any) -> sqlite3.Connection:
@@ -294,7 +294,7 @@ class DurableSteps:
             if not wrote:
                 return original(dialect, connection)
             what = "commit " + ", ".join(dict.fromkeys(wrote))
-            return self._step(self.databases, what, lambda: original(dialect, connection))
+            return self.step(self.databases, what, lambda: original(dialect, connection))
 
         return do_commit
 

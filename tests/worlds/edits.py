@@ -36,13 +36,23 @@ class Function:
         return f"{self.module}.{self.qualname}"
 
     @property
+    def sets(self) -> bool:
+        """Whether it is the setter of a property, which has the getter's name."""
+        return any(isinstance(one, ast.Attribute) and one.attr == "setter" for one in self.node.decorator_list)
+
+    @property
+    def line(self) -> int:
+        """The line of its module on which it begins, as its code object says it."""
+        return min([self.node.lineno, *(decorator.lineno for decorator in self.node.decorator_list)])
+
+    @property
     def live(self) -> FunctionType:
         """The function object whose code is replaced."""
         found: Any = sys.modules[self.module]
         for name in self.qualname.split("."):
             found = found.__dict__[name]
         if isinstance(found, property):
-            found = found.fget
+            found = found.fset if self.sets else found.fget
         for attribute in ("__func__", "__wrapped__", "func"):  # classmethod, lru_cache or cached_property
             found = getattr(found, attribute, found)
         assert isinstance(found, FunctionType), f"{self.module}.{self.qualname} is no function"
@@ -107,7 +117,7 @@ def _code_of(code: CodeType, function: Function) -> CodeType:
     pending = [code]
     while pending:
         one = pending.pop()
-        if one.co_qualname == function.qualname and one.co_name == function.node.name:
+        if (one.co_qualname, one.co_firstlineno) == (function.qualname, function.line):
             return one
         pending += [constant for constant in one.co_consts if isinstance(constant, CodeType)]
     raise AssertionError(f"{function.module}.{function.qualname} has no code")

@@ -44,11 +44,16 @@ def write_data(directory: Path, **columns: Any) -> None:
 
 
 def spec_text(
-    simulation: str = "", *, participants: int = 6, mode: str = "distributed", method: str = "ffa-lora"
+    simulation: str = "",
+    *,
+    participants: int = 6,
+    mode: str = "distributed",
+    method: str = "ffa-lora",
+    **privacy: Any,
 ) -> str:
     """Return a SPEC; ``simulation`` is more of its table."""
     table = f'participants = {participants}\nrows = "rows.npz"\nheld_out = "held-out.npz"\ncolluding = 1\n'
-    return f"{recipe_text(mode=mode, method=method)}\n[simulation]\n{table}{simulation}"
+    return f"{recipe_text(mode=mode, method=method, **privacy)}\n[simulation]\n{table}{simulation}"
 
 
 def write_spec(directory: Path, simulation: str = "", **recipe: Any) -> Path:

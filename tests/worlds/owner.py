@@ -23,7 +23,7 @@ from participant.owner.plan_store import PlanStore
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
 from participant.runs.context import DaemonContext
 from participant.runs.evaluator import Measured
-from participant.training.trainer import OneHotTrainer, Progress
+from participant.training.trainer import OneHotTrainer, Progress, Sums
 from privacy.evaluation import Metric
 from privacy.plan import Plan
 from privacy.secagg.fixed_point import Buffer
@@ -231,6 +231,8 @@ class _Watched:
     """A one-hot trainer that says when it trains."""
 
     kept: NDArray[np.float32] | None = None
+    earlier: Sums = ()
+    summed: NDArray[np.int64] | None = None
 
     def __init__(self, owner: OwnerDirectory, inner: OneHotTrainer) -> None:
         self._owner = owner
@@ -243,7 +245,10 @@ class _Watched:
     def train(self, round_number: int, adapter: NDArray[np.float32], progress: Progress) -> NDArray[np.int64]:
         self._owner.on_training(round_number)
         self._owner.trained.append(round_number)
-        return self._inner.train(round_number, adapter, progress)
+        self._inner.earlier = self.earlier
+        update = self._inner.train(round_number, adapter, progress)
+        self.summed = self._inner.summed
+        return update
 
 
 def give(runner: Runner, task: Task) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from coordinator.protocol.round import CoordinatorRound, Outgoing, RoundResult
-from methods.global_adapter import iterate_bytes, next_state
+from methods.global_adapter import iterate_bytes, next_state, without_sum
 from methods.optimizer import OptimizerState
 from participant.runs.participation import Participation
 from participant.runs.tasks import RoundTask
@@ -231,7 +231,7 @@ class Rehearsal:
         """Let a round be over without a sum, for the coordinator and the simulated peers; the daemon hears of it."""
         voided = VoidedRound(self.world.plan.hash, number)
         self.world.transcript = voided.transcript(self.world.transcript)
-        self.state = replace(self.state, round=number)
+        self.state = without_sum(self.plan, self.state)
         self.voided.append(voided)
         for name in self.world.participants:
             if name != self.name:

@@ -215,7 +215,7 @@ tasks = st.one_of(
         heads=st.lists(heads_shown, max_size=2).map(tuple),
     ),
     st.builds(env.UnmaskRequested, run_id=run_ids, request=unmask_requests),
-    st.builds(env.RoundCompleted, run_id=run_ids, certificate=certificates),
+    st.builds(env.RoundCompleted, run_id=run_ids, certificate=certificates, sum=st.none() | content_refs),
     st.builds(env.RoundVoided, run_id=run_ids, voided=voided_rounds),
     st.builds(env.AttemptAborted, run_id=run_ids, position=positions, code=codes),
     st.builds(env.MemberExcluded, run_id=run_ids),

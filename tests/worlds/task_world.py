@@ -62,6 +62,11 @@ def _labelled(random: np.random.Generator) -> Row:
     return {"input": " ".join(words), "labels": present}
 
 
+def _classed(random: np.random.Generator) -> Row:
+    words = words_of(random, 5)
+    return {"input": " ".join(words), "label": "bad" if sum(word in WORDS[:4] for word in words) > 2 else "good"}
+
+
 def _tagged(random: np.random.Generator) -> Row:
     words = words_of(random, int(random.integers(3, 8)))
     return {"words": words, "tags": ["bad" if word in WORDS[:4] else "good" for word in words]}
@@ -178,6 +183,13 @@ CASES: Final = {
     "regression": TaskCase(
         "regression", _bert(BertForSequenceClassification, 1), _numbered, head=("classifier",), rate=0.05
     ),
+    "pooled text-classification": TaskCase(
+        "text-classification", _bert(BertModel), _classed, {"labels": ["bad", "good"], "pooling": "mean"},
+        head=("classifier",),
+    ),
+    "pooled regression": TaskCase(
+        "regression", _bert(BertModel), _numbered, {"pooling": "cls"}, head=("classifier",), rate=0.05
+    ),
     "token-classification": TaskCase(
         "token-classification", _bert(BertForTokenClassification), _tagged, {"labels": ["bad", "good"]},
         head=("classifier",),
@@ -210,7 +222,7 @@ method = "{method}"
 rounds = 3
 
 [base]
-name = "tiny-{case.kind}-{case.task.get("form", "")}-{case.targets[0]}"
+name = "tiny-{case.kind}-{case.task.get("form", case.task.get("pooling", ""))}-{case.targets[0]}"
 path = "base"
 
 [task]

@@ -28,11 +28,11 @@ from coordinator.opened import OpenHome
 from host import credentials
 from participant.daemon.poller import Poller
 from participant.daemon.status import StatusFile
-from participant.daemon.upkeep import Upkeep
 from participant.home import Home
 from participant.link import renewal
 from participant.link.delivery import Sender, TaskQueue
 from participant.link.identity import Identity, OwnKeys, enrolment_request, load_identity
+from participant.link.upkeep import Upkeep
 from participant.opened import open_home
 from participant.runs.context import DaemonContext
 from participant.training.progress import silent

@@ -33,19 +33,31 @@ class _PrefixEndedError(Exception):
     """Ends a forward pass where the lower blocks end."""
 
 
+class _Passed(nn.Module):
+    """Stands for all blocks where none of them trains: what goes in is what came out of the last one."""
+
+    as_tuple = False  # whether the model's blocks give a tuple
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Any:
+        """Return the activations, shape (batch, places, width)."""
+        return (hidden_states,) if self.as_tuple else hidden_states
+
+
 class FrozenPrefix:
     """The lower blocks of a model; made by :meth:`find`."""
 
     def __init__(self, adapted: AdaptedModel, owner: nn.Module, name: str, blocks: list[nn.Module], first: int) -> None:
         self._adapted, self._owner, self._name = adapted, owner, name
         self._blocks, self._first = blocks, first
+        self._passed = _Passed()
         self._given: Tensor | None = None
         self._handles: list[RemovableHandle] = []
 
     @classmethod
     def find(cls, adapted: AdaptedModel) -> Self | None:
-        """Return the blocks below the lowest one that trains, if there are any."""
+        """Return the blocks below the lowest one that trains, if there are any: all of them, where only a head does."""
         wanted = {id(parameter) for _, parameter in adapted.placed}
+        whole: Self | None = None
         for owner in adapted.model.modules():
             for name, blocks in owner.named_children():
                 if not isinstance(blocks, nn.ModuleList):
@@ -54,7 +66,9 @@ class FrozenPrefix:
                 if any(trains):
                     first = trains.index(True)
                     return cls(adapted, owner, name, list(blocks), first) if first else None
-        return None
+                if whole is None and len(blocks):
+                    whole = cls(adapted, owner, name, list(blocks), len(blocks))
+        return whole
 
     def activations(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return what comes out of the lower blocks, the examples first.
@@ -68,7 +82,16 @@ class FrozenPrefix:
             found.append(args[0] if args else kwargs["hidden_states"])
             raise _PrefixEndedError
 
-        handle = self._blocks[self._first].register_forward_pre_hook(end, with_kwargs=True)
+        def end_after(_block: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            self._passed.as_tuple = isinstance(output, tuple)
+            found.append(output[0] if self._passed.as_tuple else output)
+            raise _PrefixEndedError
+
+        handle = (
+            self._blocks[-1].register_forward_hook(end_after)
+            if self._first == len(self._blocks)
+            else self._blocks[self._first].register_forward_pre_hook(end, with_kwargs=True)
+        )
         try:
             self._adapted.logits(inputs)
         except _PrefixEndedError:
@@ -91,10 +114,11 @@ class FrozenPrefix:
 
     def cut(self) -> None:
         """Take the lower blocks off: from here on the model reads the activations among its inputs."""
-        self._put_blocks(self._blocks[self._first :])
+        blocks = self._blocks[self._first :] or [self._passed]
+        self._put_blocks(blocks)
         self._handles = [
             self._adapted.model.register_forward_pre_hook(self._take, with_kwargs=True),
-            self._blocks[self._first].register_forward_pre_hook(self._replace, with_kwargs=True),
+            blocks[0].register_forward_pre_hook(self._replace, with_kwargs=True),
         ]
 
     def restore(self) -> None:

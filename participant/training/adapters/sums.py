@@ -133,14 +133,18 @@ class GradientSums:
 
     def _micro_batches(self, rows: Rows) -> Iterator[Rows]:
         """Yield the rows in micro-batches, each of shape (micro_batch,), empty slots as -1."""
-        size = self.micro_batch
-        slots = rows % size if self.fixed_slots else np.arange(rows.size) % size
-        turns = _turns(slots) if self.fixed_slots else np.arange(rows.size) // size
-        for turn in range(int(turns.max(initial=-1)) + 1):
-            batch = np.full(size, EMPTY_SLOT, dtype=np.int64)
-            batch[slots[turns == turn]] = rows[turns == turn]
-            batch[np.isin(batch, self.examples.unusable)] = EMPTY_SLOT
-            yield batch
+        return micro_batches(rows, self.micro_batch, self.examples, fixed_slots=self.fixed_slots)
+
+
+def micro_batches(rows: Rows, size: int, examples: Examples, *, fixed_slots: bool) -> Iterator[Rows]:
+    """Yield rows in micro-batches, each of shape (size,), empty slots and rows that do not fit as -1."""
+    slots = rows % size if fixed_slots else np.arange(rows.size) % size
+    turns = _turns(slots) if fixed_slots else np.arange(rows.size) // size
+    for turn in range(int(turns.max(initial=-1)) + 1):
+        batch = np.full(size, EMPTY_SLOT, dtype=np.int64)
+        batch[slots[turns == turn]] = rows[turns == turn]
+        batch[np.isin(batch, examples.unusable)] = EMPTY_SLOT
+        yield batch
 
 
 def sketched_rows(gradients: torch.Tensor, tables: Tables) -> torch.Tensor:

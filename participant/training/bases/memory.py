@@ -43,7 +43,7 @@ def micro_batch(recipe: Recipe, memory: Memory, *, per_example: bool) -> int:
     """
     from methods.vectors import local_tensors  # with every method, which no settings need
 
-    if not per_example:
+    if not per_example or recipe.measured is not None:  # no example has a gradient
         return recipe.training.micro_batch
     entries = (sum(tensor.entries for tensor in local_tensors(recipe, turn)) for turn in recipe.turns)
     most = max(entries) * BYTES_OF_AN_ENTRY

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import torch
 from participant.training.rows.cells import name_text
 from participant.training.rows.pictures import pixels
 from participant.training.tasks.losses import class_losses
+from participant.training.tasks.pooling import loader_for, pooled_answers
 from participant.training.tasks.tallies import ClassTally
 from participant.training.tasks.texts import read_texts
 from participant.training.tasks.work import (
@@ -103,7 +104,7 @@ class _Classes(TaskWork):
 class ImageClasses(_Classes):
     """One label for each picture."""
 
-    loader: ClassVar[str] = "AutoModelForImageClassification"
+    loader: str = "AutoModelForImageClassification"
 
     def __init__(self, task: ImageClassification) -> None:
         self.task: ImageClassification = task
@@ -133,10 +134,13 @@ class ImageClasses(_Classes):
 class TextClasses(_Classes):
     """One label for each text."""
 
-    loader: ClassVar[str] = "AutoModelForSequenceClassification"
-
     def __init__(self, task: TextClassification) -> None:
         self.task: TextClassification = task
+        self.loader = loader_for(task.pooling)
+
+    def answers(self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return what the head answers to each text."""
+        return pooled_answers(model, inputs, self.task.pooling)
 
     def read(self, reading: Reading, base: Base) -> tuple[Inputs, torch.Tensor]:
         """Return texts of the plan's length, and labels."""

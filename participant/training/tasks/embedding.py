@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from participant.training.tasks.losses import cosine_losses
+from participant.training.tasks.pooling import pooled
 from participant.training.tasks.tallies import PairTally
 from participant.training.tasks.texts import read_texts
 from participant.training.tasks.values import number_of
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 class NearTexts(TaskWork):
     """Pairs of texts with a similarity from -1 to 1."""
 
-    loader: ClassVar[str] = "AutoModel"
+    loader: str = "AutoModel"
     cacheable: ClassVar[bool] = False  # the model is used twice
 
     def __init__(self, task: SentenceEmbedding) -> None:
@@ -92,25 +93,6 @@ class NearTexts(TaskWork):
                 raise LocalError("E-MODEL-LOAD", "the base has no pooling of its own; task.pooling: mean, cls or last")
             return own
         return pooled(own_places(found.last_hidden_state, texts), texts[TOKEN_MASK], self.task.pooling)
-
-
-def pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """Return one vector for each text.
-
-    Args:
-        hidden: of each token, shape (batch, length, width).
-        mask: 1 where there is a token, shape (batch, length), each with one at least.
-        pooling: ``mean`` of all, the first (``cls``) or the ``last``.
-    """
-    wide = mask[:, :, None].to(hidden.dtype)
-    match pooling:
-        case "mean":
-            return (hidden * wide).sum(dim=1) / wide.sum(dim=1)
-        case "cls":
-            return hidden[:, 0]
-        case _:
-            last = mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
-            return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
 
 def _similarity(value: Any, where: str) -> float:

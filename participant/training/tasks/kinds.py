@@ -1,6 +1,6 @@
 """Which work is done for a plan's task: the one place that lists the kinds.
 
-Guarantees: every kind that a plan may name has its work here, or is refused by name.
+Guarantees: every kind that a plan may name has its work here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from participant.training.tasks.embedding import NearTexts
 from participant.training.tasks.language import HiddenTokens, NextTokens
 from participant.training.tasks.values import Numbers, SeveralLabels, WordLabels
 from participant.training.tasks.work import TaskWork
-from privacy.errors import LocalError
 from privacy.task_parts import (
     CausalLanguageModelling,
     ImageClassification,
@@ -27,14 +26,7 @@ from privacy.task_parts import (
 
 
 def work_of(task: Task) -> TaskWork:
-    """Return what a trainer does for a task.
-
-    Raises:
-        LocalError: ``E-TASK-UNSUPPORTED``: a pooling that this version does not put before a head.
-    """
-    if isinstance(task, TextClassification | MultiLabel | Regression) and task.pooling != "model":
-        detail = f"task.pooling is {task.pooling}; before a head texts are pooled as the model does it"
-        raise LocalError("E-TASK-UNSUPPORTED", detail)
+    """Return what a trainer does for a task."""
     match task:
         case ImageClassification():
             return ImageClasses(task)

@@ -53,7 +53,7 @@ PUBLIC_SEED: Final = 20_240_301  # hides the tokens of public and synthetic text
 class NextTokens(TaskWork):
     """Causal language modelling."""
 
-    loader: ClassVar[str] = "AutoModelForCausalLM"
+    loader: str = "AutoModelForCausalLM"
     pads: ClassVar[bool] = False
 
     def __init__(self, task: CausalLanguageModelling) -> None:
@@ -114,7 +114,7 @@ class NextTokens(TaskWork):
 class HiddenTokens(TaskWork):
     """Masked language modelling."""
 
-    loader: ClassVar[str] = "AutoModelForMaskedLM"
+    loader: str = "AutoModelForMaskedLM"
     cacheable: ClassVar[bool] = False
 
     def __init__(self, task: MaskedLanguageModelling) -> None:

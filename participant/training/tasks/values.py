@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ import torch
 from participant.training.rows.cells import name_text
 from participant.training.tasks.classes import LabelNumbers, label_options
 from participant.training.tasks.losses import several_losses, squared_losses, token_losses
+from participant.training.tasks.pooling import loader_for, pooled_answers
 from participant.training.tasks.tallies import ClassTally, NumberTally, SeveralTally
 from participant.training.tasks.texts import mask_of, padded, read_texts, tokenizer_of
 from participant.training.tasks.work import (
@@ -39,10 +40,13 @@ BETWEEN_LABELS = "|"  # in a table that has no lists
 class Numbers(TaskWork):
     """Regression: a number for each text."""
 
-    loader: ClassVar[str] = "AutoModelForSequenceClassification"
-
     def __init__(self, task: Regression) -> None:
         self.task = task
+        self.loader = loader_for(task.pooling)
+
+    def answers(self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return what the head answers to each text."""
+        return pooled_answers(model, inputs, self.task.pooling)
 
     def options(self) -> dict[str, Any]:
         """Return that there is one answer."""
@@ -75,10 +79,13 @@ class Numbers(TaskWork):
 class SeveralLabels(TaskWork):
     """Any number of labels for each text."""
 
-    loader: ClassVar[str] = "AutoModelForSequenceClassification"
-
     def __init__(self, task: MultiLabel) -> None:
         self.task = task
+        self.loader = loader_for(task.pooling)
+
+    def answers(self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return what the head answers to each text."""
+        return pooled_answers(model, inputs, self.task.pooling)
 
     def options(self) -> dict[str, Any]:
         """Return number and names of the labels."""
@@ -122,7 +129,7 @@ class SeveralLabels(TaskWork):
 class WordLabels(TaskWork):
     """Token classification: a label for each word, asked for at the word's first token."""
 
-    loader: ClassVar[str] = "AutoModelForTokenClassification"
+    loader: str = "AutoModelForTokenClassification"
 
     def __init__(self, task: TokenClassification) -> None:
         self.task = task

@@ -99,7 +99,7 @@ class TaskWork(ABC):
         cacheable: whether an example's inputs are the same in every step and every use of the model.
     """
 
-    loader: ClassVar[str]
+    loader: str
     pads: ClassVar[bool] = True
     cacheable: ClassVar[bool] = True
 

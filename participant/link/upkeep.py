@@ -3,7 +3,7 @@
 Guarantees: a certificate is renewed when two thirds of its time have passed, or when another authority issues them; the
 new one is tried on a connection of its own, and the daemon goes over to it only when that was answered; what fails is
 logged once, tried again later, and never ends the daemon's connection.
-Leaves to others: what is believed (``participant.link.renewal``), the connection (``poller``, ``channel``).
+Leaves to others: what is believed (``renewal``), the connection (``channel``, ``participant.daemon.poller``).
 """
 
 from __future__ import annotations
