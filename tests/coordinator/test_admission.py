@@ -12,11 +12,13 @@ from coordinator.daemon.sessions import MAX_SESSIONS, SILENT_SECONDS, Sessions
 from coordinator.database import member_rows
 from coordinator.database.member_rows import TokenRecord
 from coordinator.enrolment import authority as ca
+from coordinator.enrolment.renewals import OVERLAP_SECONDS
 from participant.link import identity
 from privacy.errors import NetworkError, PeerError
 from protos.envelope import Role
 from protos.invitation import token_hash
 from tests.worlds.coordinator import World
+from tests.worlds.postgres import Server
 from tests.worlds.seeded import SeededRandom
 
 NAME = "newcomer"
@@ -79,6 +81,31 @@ def test_a_revoked_certificate_stays_out_when_the_member_enrols_again(world: Wor
     new = enrolled(world, "second")
     assert refused(world, NAME, old) == "E-MEMBER-REVOKED"
     asyncio.run(world.runner.admit(NAME, new, b""))
+
+
+def test_what_one_coordinator_issues_or_replaces_counts_at_the_other_before_it_has_looked(
+    tmp_path: Path, postgres: Server
+) -> None:
+    world = World(tmp_path, database=postgres.database())
+    first, renewed = enrolled(world, "first"), world.authority.server_certificate
+    here, there, now = world.runner, world.other_daemon("127.0.0.1:10"), int(world.clock.now())
+    there.discover()
+    with world.store.begin() as connection:
+        member_rows.keep_renewed(connection, NAME, renewed, now, "issued here")
+    here.discover()
+    asyncio.run(there.admit(NAME, ssl.PEM_cert_to_DER_cert(renewed.decode()), b""))
+    with world.store.read() as connection:
+        assert member_rows.active_member(connection, NAME).certificate == renewed
+    here.discover()
+    asyncio.run(here.admit(NAME, first, b""))  # calls that were on their way are heard
+    asyncio.run(there.admit(NAME, first, b""))
+    world.clock.seconds += OVERLAP_SECONDS
+    for runner in (here, there):
+        world.runner = runner
+        assert refused(world, NAME, first) == "E-MEMBER-REVOKED"
+        assert refused(world, NAME, b"never issued") == "E-MEMBER-REVOKED"
+        asyncio.run(runner.admit(NAME, ssl.PEM_cert_to_DER_cert(renewed.decode()), b""))
+    world.store.close()
 
 
 def twice(world: World, certificate: bytes, session: bytes) -> bool:

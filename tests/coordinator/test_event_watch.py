@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.config import parse_settings, settings_template
-from coordinator.database import run_rows
+from coordinator.database import lease_rows, run_rows
 from coordinator.database.run_rows import RunState
 from coordinator.enrolment.authority import save_authority
 from coordinator.events.watch import CERTIFICATE_SECONDS, EventWatch
@@ -18,6 +18,7 @@ from host.events.announcer import Announcer, Told
 from host.events.event import Event, Events
 from privacy.errors import LocalError
 from tests.worlds.coordinator import RUN_ID, World
+from tests.worlds.postgres import Server
 
 EVERYBODY = frozenset({"alice", "bob", "carol"})
 
@@ -39,8 +40,8 @@ class Heard(Announcer):
 class Watched:
     """A coordinator whose events are kept."""
 
-    def __init__(self, directory: Path) -> None:
-        self.world = World(directory)
+    def __init__(self, directory: Path, database: str = "sqlite:///coordinator.db") -> None:
+        self.world = World(directory, database=database)
         save_authority(self.world.home.authority, self.world.authority)
         self.opened = OpenHome(self.world.home, self.world.settings, self.world.store)
         self.told = Told(directory / "events.json")
@@ -115,6 +116,38 @@ def test_nobody_is_missed_by_a_run_that_is_paused_or_over(watched: Watched) -> N
         run_rows.set_paused(connection, RUN_ID, paused=True)
     watched.world.clock.seconds += 10_000
     assert watched.look(frozenset()) == []
+
+
+def test_of_several_coordinators_the_one_that_leads_a_run_or_led_it_last_tells_of_it(
+    tmp_path: Path, postgres: Server
+) -> None:
+    watched = Watched(tmp_path, postgres.database())
+    own, store = watched.opened.settings.participants.address, watched.world.store
+    lost = watched.opened.settings.events.lost_seconds
+    watched.set_state(RunState.RUNNING)
+    with store.begin() as connection:
+        led = lease_rows.take(connection, RUN_ID, holder="b" * 32, address="sum-b.example.org:1", seconds=60)
+        lease_rows.renew(connection, [led], seconds=60, live={RUN_ID: ["alice", "bob"]})
+    assert watched.look(frozenset()) == []
+    watched.world.clock.seconds += lost
+    assert watched.look(frozenset()) == []
+    with store.begin() as connection:
+        run_rows.hold(connection, RUN_ID, code="E-COORDINATOR-ROLLBACK", reason="", now=1)
+    assert watched.look(frozenset()) == []
+    with store.begin() as connection:
+        lease_rows.take(connection, RUN_ID, holder="a" * 32, address=own, seconds=60)
+    assert [event.kind for event in watched.look(frozenset())] == ["run-held"]
+    with store.begin() as connection:
+        run_rows.set_paused(connection, RUN_ID, paused=False)
+    assert [event.subject for event in watched.look(frozenset())] == ["carol"]  # the others polled its leader just now
+    watched.set_state(RunState.COMPLETED)
+    with store.begin() as connection:
+        lease_rows.take(connection, RUN_ID, holder="b" * 32, address="sum-b.example.org:1", seconds=-1)
+    assert watched.look() == []
+    with store.begin() as connection:
+        lease_rows.take(connection, RUN_ID, holder="a" * 32, address=own, seconds=-1)
+    assert [event.kind for event in watched.look()] == ["run-ended"]
+    store.close()
 
 
 def test_certificates_that_end_within_two_weeks_are_told(watched: Watched) -> None:

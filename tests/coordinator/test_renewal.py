@@ -10,11 +10,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from coordinator.config import load_settings, parse_settings, settings_template
+from coordinator.config import Settings, load_settings, parse_settings, settings_template
 from coordinator.enrolment import authority as ca
 from coordinator.enrolment import renewal
 from coordinator.enrolment.create import create_coordinator
-from coordinator.enrolment.notices import move, read_notice
+from coordinator.enrolment.notices import move, read_notice, tell_of_replicas
 from coordinator.enrolment.succession import succeed
 from coordinator.home import Home
 from host.certificates import expires_at
@@ -212,3 +212,56 @@ def test_members_of_before_and_after_a_rotation_are_told_apart_by_the_authoritys
     names = [x509.load_pem_x509_certificate(made.ca_certificate).subject for made in (before, after)]
     assert names[0] != names[1]
     assert json.loads((home.authority / ca.HANDOVER).read_bytes())["before"] == before.ca_certificate.decode()
+
+
+# --- several coordinators ---
+
+
+def with_others(home: Home, *addresses: str) -> Settings:
+    """Let coordinator.toml name other coordinators."""
+    listed = ", ".join(f'"{address}"' for address in addresses)
+    others = f'directory = "/srv"\naddresses = [{listed}]\nenrolment_addresses = ["b.example.org:8444"]\n'
+    text = home.config.read_text().partition("\n[replicas]\n")[0].replace("# database = ", "database = ")
+    text = text.replace('"sqlite:///coordinator.db"', '"postgresql://db/clinics"')
+    home.config.write_text(f"{text}\n[replicas]\n{others}")
+    return load_settings(home)
+
+
+def test_members_are_told_of_all_coordinators_once_and_again_when_these_change(home: Home) -> None:
+    operator = ca.load_authority(home.authority).operator
+
+    def told(settings: Settings, now: float) -> tuple[tuple[str, ...], int] | None:
+        tell_of_replicas(home, settings, operator, now=int(now))
+        notice = read_notice(home)
+        if notice is None:
+            return None
+        signed = addresses_bytes(federation="clinics", said_at=notice.said_at, addresses=notice.addresses)
+        assert keys.verify(operator.public, notice.signature, signed)
+        return notice.addresses, notice.said_at - int(NOW)
+
+    own = "sum.example.org:8443"
+    assert told(load_settings(home), NOW) is None
+    two = with_others(home, "b.example.org:8443")
+    assert told(two, NOW) == ((own, "b.example.org:8443"), 0)
+    assert told(two, NOW + DAY) == ((own, "b.example.org:8443"), 0)
+    three = with_others(home, "b.example.org:8443", "c.example.org:8443")
+    assert told(three, NOW) == ((own, "b.example.org:8443", "c.example.org:8443"), 1)  # newer although no time passed
+
+
+def test_a_coordinator_that_moves_tells_of_the_others_too(home: Home) -> None:
+    with_others(home, "b.example.org:8443")
+    moved = move(home, "new.example.org:9443", ca.load_authority(home.authority).operator, now=int(NOW))
+    notice = read_notice(home)
+    assert notice is not None
+    assert notice.addresses == moved.addresses
+    assert moved.addresses == ("new.example.org:9443", "sum.example.org:8443", "b.example.org:8443")
+    assert moved.enrolment_addresses == ("sum.example.org:8444", "b.example.org:8444")
+    assert moved.hosts == ("b.example.org", "new.example.org", "sum.example.org")
+
+
+def test_members_know_at_most_eight_addresses(home: Home) -> None:
+    others = [f"b{number}.example.org:8443" for number in range(7)]
+    assert len(with_others(home, *others).addresses) == 8
+    with pytest.raises(LocalError, match="E-CONFIG-INVALID"):
+        move(home, "new.example.org:9443", ca.load_authority(home.authority).operator, now=int(NOW))
+    assert read_notice(home) is None

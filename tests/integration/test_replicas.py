@@ -137,6 +137,7 @@ def test_a_leader_that_is_told_to_end_hands_its_runs_over_at_once(replicas: Repl
     with replicas.members(MEMBERS):
         run = replicas.create_run(MEMBERS, rounds=2)
         until(held.arrived, "round 1 in AGREE_SURVIVORS")
+        replicas.check_all_know_both(MEMBERS)
         leader = replicas.await_leader(run)
         leader.signal(signal.SIGTERM)
         replicas.await_leader(run, other_than=leader)

@@ -33,6 +33,7 @@ from host.system import SystemClock, SystemRandom
 from participant.daemon import assembly
 from participant.daemon.joining import join
 from participant.link.channel import Channel
+from participant.link.identity import load_identity
 from participant.opened import open_home
 from participant.owner.registry import DatasetEntry, ModelEntry, Registry
 from participant.training.trainer import OneHotTrainer
@@ -232,6 +233,13 @@ class Replicas:
             counted = codec.decode_certificate(row.certificate, sender=COORDINATOR).survivors.ids
             mean = (vectors[row.round] - vectors[row.round - 1]) * 2**plan.encoding.scale_exponent * len(counted)
             assert np.rint(mean[: len(roster)]).tolist() == [name in counted for name in roster]
+
+    def check_all_know_both(self, roster: tuple[str, ...]) -> None:
+        """Look whether members have heard the addresses of both from the operator, not only in their invitation."""
+        for name in roster:
+            identity = load_identity(open_home(self.place / name).home.identity)
+            assert {*identity.addresses} == {*self.addresses}
+            assert identity.said_at > 0
 
     @contextmanager
     def members(self, names: tuple[str, ...]) -> Iterator[None]:
