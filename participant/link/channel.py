@@ -97,8 +97,8 @@ def _may_pass(error: Exception) -> bool:
 class _Connection:
     """One gRPC channel at a time; after it failed, the next address is dialled.
 
-    A coordinator that says who leads this member's runs is believed if it names one of the addresses that the
-    invitation had: no other is ever dialled.
+    A coordinator that says who leads this member's runs is believed if it names one of the addresses that the member
+    has from its invitation or, signed, from the operator: no other is ever dialled.
     """
 
     def __init__(
