@@ -210,6 +210,8 @@ def _document(line: str) -> bytes:
         data = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
     except binascii.Error as error:
         raise ValueError("not base64url") from error
+    if base64.urlsafe_b64encode(data).decode().rstrip("=") != body:
+        raise ValueError("not base64url as it is written here")  # the last letter may have bits that say nothing
     document, checksum = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
     if checksum != _checksum(document):
         raise ValueError("wrong checksum")

@@ -63,9 +63,10 @@ ENTRIES: Final = 12
 ROUNDS: Final = 10  # of a run; one follows the other
 HUNG_SECONDS: Final = 180.0  # without a round: several times what the slowest course of phases takes
 START_SECONDS: Final = 120.0
-WARM_SECONDS: Final = (
-    10.0  # after the end of a process's first run, for whose report it imports SciPy: then it is watched
-)
+# Ends of runs that a process saw before it is watched: for the report of the first it imports SciPy, which may take
+# longer on a busy machine than a run.
+WARM_ENDS: Final = 2
+WARM_SECONDS: Final = 10.0  # after the last of them
 GROWTH_MIB: Final = 24.0  # that a process may grow by after that: caches fill
 GROWTH_DESCRIPTORS: Final = 24  # connections that are being closed, files that are open at the moment
 DURATIONS: Final = Durations(phase_seconds=15, update_seconds=30, gather_seconds=10, evaluation_seconds=5)
@@ -89,9 +90,16 @@ class Watched:
 
     name: str
     process: BaseProcess
-    since: float = math.inf  # when it had taken part in the end of a run
+    ends: int = 0  # of runs that it saw
+    since: float = math.inf  # when it had seen enough of them
     first: tuple[float, int] | None = None
     last: tuple[float, int] | None = None
+
+    def saw_an_end(self, now: float) -> None:
+        """Count a run that ended."""
+        self.ends += 1
+        if self.ends == WARM_ENDS:
+            self.since = now
 
     def look(self) -> None:
         """Note resident memory in MiB and open descriptors."""
@@ -272,7 +280,7 @@ class Soak:
                 self._check(plan, rounds, f"{record.state.value} {record.code}".strip())
                 plan, counted = self._create(), 0
                 for watched in self._watched.values():
-                    watched.since = min(watched.since, now)
+                    watched.saw_an_end(now)
             elif now - last_round > HUNG_SECONDS:
                 self.figures.hung += 1
                 break

@@ -128,6 +128,14 @@ def refused(line: str) -> LocalError:
     return caught.value
 
 
+def test_one_invitation_has_one_line_also_where_a_last_letter_has_bits_to_spare() -> None:
+    for address in ("a:1", "ab:1", "abc:1"):  # of each length modulo three
+        line = encode_invitation(replace(INVITATION, addresses=(address,)))
+        read(line)
+        for letter in set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=") - {line[-1]}:
+            refused(line[:-1] + letter)
+
+
 @given(data=st.data())
 def test_a_cut_or_changed_line_is_refused_without_showing_it(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(LINE) - 1))

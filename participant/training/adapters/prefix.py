@@ -55,7 +55,12 @@ class FrozenPrefix:
 
     @classmethod
     def find(cls, adapted: AdaptedModel) -> Self | None:
-        """Return the blocks below the lowest one that trains, if there are any: all of them, where only a head does."""
+        """Return the blocks below the lowest one that trains, if there are any: all of them, where only a head does.
+
+        None where the base's own tensors move along directions, by their names: blocks that are left would have others.
+        """
+        if adapted.moved:
+            return None
         wanted = {id(parameter) for _, parameter in adapted.placed}
         whole: Self | None = None
         for owner in adapted.model.modules():
