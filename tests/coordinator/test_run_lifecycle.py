@@ -364,6 +364,8 @@ def test_an_upload_whose_receipt_comes_after_its_phase_is_not_called_counted(tmp
         await world.runner.submit("erin", late)
         with pytest.raises(PeerError, match="no upload of this member is expected now"):
             await world.runner.upload_offset("erin", RUN_ID, late.position, late.masked_hash, late.length)
+        counted = [sender for _, sender in rows_of(world, Receipt)]
+        assert sorted(counted) == ["alice", "bob", "carol", "dave"], "opened again, the attempt comes to the same sum"
 
     erin.send = without_its_receipt
     asyncio.run(scenario())
