@@ -82,6 +82,7 @@ TESTS: Final = (
     "tests/participant/test_home_part.py",
     "tests/test_voided_rounds.py",
     "tests/participant/test_journal.py",
+    "tests/participant/test_kept_sums.py",
     "tests/participant/test_journal_copied_back.py",
     "tests/participant/test_ledger_set_back.py",
     "tests/participant/test_ledgers_of_a_machine.py",

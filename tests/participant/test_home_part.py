@@ -32,6 +32,7 @@ from participant.runs.erasure import sweep
 from participant.runs.journal import Journal
 from participant.runs.round_training import RoundTraining
 from participant.runs.round_update import RoundUpdate
+from participant.training.trainer import Sums
 from privacy.errors import LocalError
 from privacy.plan import VerifiedPlan
 from privacy.secagg.layout import Words
@@ -161,6 +162,9 @@ def test_the_record_comes_back_from_the_journal() -> None:
 class StubTrainer(Trainer):
     """A trainer that a daemon makes."""
 
+    earlier: Sums = ()
+    summed: NDArray[np.int64] | None = None
+
     def prepare(self) -> None:
         """Nothing to load."""
 
@@ -175,6 +179,19 @@ def test_a_round_hands_to_its_trainer_what_stays_at_home_and_takes_it_back_once_
     assert training.kept is None
     training.kept = np.ones(1, dtype=np.float32)
     assert training.kept is trainer.kept is not None
+
+
+def test_a_round_hands_kept_sums_to_its_trainer_and_takes_its_own_back_once_there_is_one() -> None:
+    trainer, before = StubTrainer(), [(1, np.ones(2, dtype=np.int64))]
+    work, job = SimpleNamespace(make_trainer=lambda _: trainer), SimpleNamespace()
+    training = RoundTraining(cast("DaemonContext", work), cast("TrainingJob", job))
+    training.earlier = before
+    assert not list(training.earlier)
+    assert training.summed is None
+    training.prepare()
+    training.earlier, trainer.summed = before, np.ones(2, dtype=np.int64)
+    assert training.earlier is trainer.earlier is before
+    assert training.summed is trainer.summed
 
 
 # --- erasing ---

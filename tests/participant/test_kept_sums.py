@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from participant.training.trainer import Sums
 from privacy.dp.bands import banded
 from privacy.dp.events import Gaussian, PoissonSampled, derived_multiplier
 from privacy.errors import LocalError
+from privacy.plan import Plan
 from privacy.secagg.layout import Words
 from privacy.secagg.messages import AttemptOffer, Position
 from protos.envelope import RoundVoided
@@ -260,3 +262,12 @@ def test_sums_go_when_the_run_ends_when_the_owner_refuses_it_and_when_it_is_left
     plans.end(running.plan.run_id, Ended(state="completed", code="", at=0))
     assert sweep(home, plans, now=running.me.clock.now()) >= 1
     assert running.blobs() == []
+
+
+@pytest.mark.parametrize(("clamp", "word"), [(2**31 - 1, "<i4"), (2**31, "<i8")])
+def test_a_kept_sum_takes_as_many_bytes_as_its_clamp_needs(clamp: int, word: str) -> None:
+    privacy = SimpleNamespace(banded=True, bands=BANDS)
+    plan = SimpleNamespace(privacy=privacy, encoding=SimpleNamespace(clamp=clamp))
+    made = KeptSums.of_plan(cast("Plan", plan), Trainer())
+    assert made is not None
+    assert (made.bands, made.word) == (3, np.dtype(word))

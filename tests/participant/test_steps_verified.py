@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 import methods
 from methods.global_adapter import iterate_bytes, state_from_bytes
 from participant.home import adapter_file, certificate_file, taken_file
+from participant.link.delivery import Sender
 from participant.training.trainer import Progress
 from privacy.errors import LocalError, OnlysumError, PeerError
 from privacy.plan import largest_sum
 from privacy.plan_parts import Mode
 from privacy.secagg.hashes import adapter_hash, sum_hash
+from privacy.secagg.messages import Position
 from protos import codec
 from protos.envelope import Abstained, AttemptOpened, ContentRef, NumberedTask, RoundCompleted
 from tests.worlds.expect import expect
@@ -103,6 +105,22 @@ def test_the_first_round_downloads_nothing_and_a_later_one_the_sum_alone(rehears
     assert [what for what in asked if "download" in what] == []
     rehearsal.round(2)
     assert len([what for what in asked if "download" in what]) == 1
+
+
+def test_a_sum_is_downloaded_for_the_attempt_that_needs_it_and_no_longer(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted_by: list[tuple[str, Position] | None] = []
+    download = Sender.download
+
+    def noting(sender: Sender, ref: ContentRef, *, of: tuple[str, Position] | None = None) -> bytes:
+        wanted_by.append(of)
+        return download(sender, ref, of=of)
+
+    monkeypatch.setattr(Sender, "download", noting)
+    rehearsal.round(1)
+    rehearsal.round(2)
+    assert wanted_by == [(rehearsal.plan.run_id, Position(rehearsal.world.plan.hash, 2, 1))]
 
 
 # --- a coordinator that lies ---
