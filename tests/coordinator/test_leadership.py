@@ -198,6 +198,21 @@ def test_uploads_of_older_software_which_knew_no_tokens_are_gone_on_with(tmp_pat
     assert not left.exists()
 
 
+def test_of_two_processes_that_take_uploads_over_at_once_the_second_gives_the_lease_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    UploadStore(tmp_path).led_by(1).open(RUN_ID, AT)
+    rename = Path.rename
+
+    def overtaken(path: Path, target: Path) -> Path:
+        rename(path, target.with_name(f"{AT.round}-{AT.attempt}-3"))  # by a process with a later lease
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    with pytest.raises(LocalError, match="E-LEASE-LOST: another process has just taken over"):
+        UploadStore(tmp_path).led_by(2).open(RUN_ID, AT)
+
+
 # --- members ---
 
 
