@@ -13,7 +13,16 @@ from privacy.dp.calibration import assumed
 from privacy.draft import PrivacyTarget
 from privacy.errors import PlanError
 from privacy.plan import wrap_sigmas
-from privacy.plan_parts import MAX_VARIANCE_EXPONENT, MIN_VARIANCE_EXPONENT, Encoding, Graph, Mode, PlanModel, Privacy
+from privacy.plan_parts import (
+    MAX_VARIANCE_EXPONENT,
+    MIN_VARIANCE_EXPONENT,
+    MOST_BAND,
+    Encoding,
+    Graph,
+    Mode,
+    PlanModel,
+    Privacy,
+)
 from privacy.report import claim
 from privacy.report_model import Claim
 from tests.worlds.plans import STRONG, make_plan
@@ -137,6 +146,10 @@ PRIVACY: list[tuple[Mode, dict[str, Any], str]] = [
     ("distributed", {"clip_norm": "1000000"}, ""),
     ("distributed", {"clip_norm": "1000000.1"}, CLIP),
     ("distributed", {"local_steps": 2}, "one step per round"),
+    ("distributed", {"bands": (MOST_BAND, 1), "sampling_rate": "0.5"}, ""),
+    ("distributed", {"bands": (MOST_BAND + 1, 1), "sampling_rate": "0.5"}, f"a band is at most {MOST_BAND}"),
+    ("distributed", {"bands": (2, 2), "sampling_rate": "0.5"}, ""),
+    ("distributed", {"bands": (1, 2), "sampling_rate": "0.5"}, "bands must not rise"),
     ("distributed", {"relation": "none"}, "has the zero-out relation"),
     ("distributed", {"unit": "none"}, "a noised mode has a unit of privacy"),
     ("distributed", {"unit": "participant"}, "the unit is the participant in mode distributed-participant"),
