@@ -146,6 +146,7 @@ PRIVACY: list[tuple[Mode, dict[str, Any], str]] = [
     ("distributed", {"clip_norm": "1000000"}, ""),
     ("distributed", {"clip_norm": "1000000.1"}, CLIP),
     ("distributed", {"local_steps": 2}, "one step per round"),
+    ("distributed", {"bands": (2,)}, "a single band is"),
     ("distributed", {"bands": (MOST_BAND, 1), "sampling_rate": "0.5"}, ""),
     ("distributed", {"bands": (MOST_BAND + 1, 1), "sampling_rate": "0.5"}, f"a band is at most {MOST_BAND}"),
     ("distributed", {"bands": (2, 2), "sampling_rate": "0.5"}, ""),
