@@ -150,6 +150,7 @@ PRIVACY: list[tuple[Mode, dict[str, Any], str]] = [
     ("distributed", {"bands": (MOST_BAND, 1), "sampling_rate": "0.5"}, ""),
     ("distributed", {"bands": (MOST_BAND + 1, 1), "sampling_rate": "0.5"}, f"a band is at most {MOST_BAND}"),
     ("distributed", {"bands": (2, 2), "sampling_rate": "0.5"}, ""),
+    ("distributed", {"bands": (2, 1), "sampling_rate": "0.500001"}, "times the number of bands must be at most 1"),
     ("distributed", {"bands": (1, 2), "sampling_rate": "0.5"}, "bands must not rise"),
     ("distributed", {"relation": "none"}, "has the zero-out relation"),
     ("distributed", {"unit": "none"}, "a noised mode has a unit of privacy"),
