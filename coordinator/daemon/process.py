@@ -180,7 +180,7 @@ async def _tell_events(opened: OpenHome, runner: Runner) -> None:
             try:
                 await asyncio.to_thread(watch.look, runner.liveness.all_live())
             except Exception as error:  # noqa: BLE001  a database that is away, a damaged row: looked at again
-                log.warning("events-not-looked-at", error=str(error))
+                log.warning("events-not-looked-at", kind=type(error).__name__)  # its words may be a database's
             await asyncio.sleep(LOOK_SECONDS)
     finally:
         announcer.close()

@@ -30,7 +30,7 @@ ENTRIES: Final = (
     "peer-heads.json",
 )
 # Of a run, beside its journal. What stays at home may have no noise: it is as private as the keys in the archive.
-KEPT: Final = ("certificate.", "report.", "adapter.", "kept-")
+KEPT: Final = ("certificate.", "report.", "adapter.", "sum.", "kept-")
 
 
 def write_backup(opened: OpenHome, file: Path) -> int:

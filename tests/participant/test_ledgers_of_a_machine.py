@@ -562,6 +562,18 @@ def test_nothing_is_restored_over_another_ledger_or_member(machine: Machine, bac
     assert rounds(foreign) == rounds(same) == 0
 
 
+def test_a_backup_holds_what_a_run_came_to_and_nothing_unmasked_or_under_masks(machine: Machine) -> None:
+    alice = machine.enrol("alice", FIRST)
+    run, archive = alice.home.runs / ("ab" * 16), machine.path / "runs.tar.gz"
+    run.mkdir(parents=True)
+    stays = {"journal", "certificate.1", "report.json", "adapter.3", "sum.words", "kept-2"}
+    for name in (*stays, "encoded-3", "masked-3-1", "shares-3-1", "summed-2"):
+        (run / name).write_bytes(b"x")
+    write_backup(alice, archive)
+    read_backup(archive, machine.path / "back", at=NOW, ledgers=machine.path / "new-machine")
+    assert {path.name for path in (machine.path / "back" / "runs" / run.name).iterdir()} == stays
+
+
 def test_a_backup_holds_one_members_ledger_alone(machine: Machine, backed_up: tuple[OpenHome, Path]) -> None:
     carol = machine.enrol("carol", FIRST)
     archive = machine.path / "carol.tar.gz"
