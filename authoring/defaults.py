@@ -2,7 +2,7 @@
 
 Guarantees: a function of public numbers alone (target, sizes that the recipe expects, shape of the adapter), the same
 for whoever computes it; the same recipe gives the same plan.
-Leaves to others: what only the base can say (``authoring.base_defaults``), the integers of the mechanism
+Leaves to others: what only the base can say (``authoring.filling``), the integers of the mechanism
 (``coordinator run create``).
 
 The rule. Let n be the units of all participants together, q the sampling rate, S the steps of a run (rounds times

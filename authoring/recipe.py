@@ -5,7 +5,7 @@ a plan says what the file says.
 Leaves to others: the base, the adapter and the draft (``authoring.draft``).
 
 A new task needs no more than this; ``plan build`` fills in the rest and says what it chose and why
-(``authoring.defaults``, ``authoring.base_defaults``)::
+(``authoring.defaults``, ``authoring.filling``)::
 
     [base]
     path = "base"                # relative to this file; config.json and safetensors

@@ -1,8 +1,8 @@
 """The crash matrix: a federation whose coordinator, or one of whose participants, dies at each step to its disk.
 
 ``python -m tests.crash_matrix`` plays each course once without a fault and takes down every durable step of either
-side; then once for each step, dying before it and after it, by kill -9 and by a power cut, on either kind of database,
-and once where the disk is full or fails at that step.
+side; then once for each step, dying before it and after it, by kill -9 on either kind of database and by a power cut
+on SQLite, and once where the disk is full or fails at that step.
 Whatever happens, the run ends as the course says, each sum is exactly that of its certificate's survivors, and nobody
 says two different things where one may be said, or is charged twice. The last line has the figures.
 """

@@ -19,14 +19,13 @@ from coordinator.database.run_rows import RunRecord, RunState, Standing
 from coordinator.opened import OpenHome
 from host.certificates import expires_at
 from host.events.announcer import Announcer, Told
-from host.events.event import Event, Kind
+from host.events.event import CERTIFICATE_SECONDS, Event, Kind
 from host.rendering import moment
 from privacy.error_codes import REGISTRY
 from privacy.interfaces import Clock
 
 LOOK_SECONDS: Final = 2.0
 CERTIFICATES_SECONDS: Final = 3600.0  # between looks at certificates
-CERTIFICATE_SECONDS: Final = 14 * 86_400  # a certificate that ends within this time is told
 
 
 class EventWatch:

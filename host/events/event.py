@@ -26,6 +26,7 @@ FORMAT: Final = 1
 MOST_TEXT: Final = 400  # characters
 MOST_SUBJECT: Final = 128
 MOST_URL: Final = 2000
+CERTIFICATE_SECONDS: Final = 14 * 86_400  # a certificate that ends within this time is told
 
 
 def is_loopback(host: str) -> bool:

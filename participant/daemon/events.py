@@ -14,7 +14,7 @@ import structlog
 
 from host.certificates import expires_at
 from host.events.announcer import FILE_NAME, Announcer, Told
-from host.events.event import Event, Kind
+from host.events.event import CERTIFICATE_SECONDS, Event, Kind
 from host.rendering import moment
 from host.system import SystemClock
 from participant.link.identity import load_identity
@@ -24,7 +24,6 @@ from privacy.dp.events import format_epsilon_up
 from privacy.interfaces import Clock
 
 LOOK_SECONDS: Final = 10.0
-CERTIFICATE_SECONDS: Final = 14 * 86_400  # a certificate that ends within this time is told
 NEARLY: Final = 0.9  # share of a lifetime's budget that is spent or promised
 
 _log = structlog.get_logger("onlysum.participant")

@@ -11,30 +11,17 @@ from coordinator.config import parse_settings, settings_template
 from coordinator.database import lease_rows, run_rows
 from coordinator.database.run_rows import RunState
 from coordinator.enrolment.authority import save_authority
-from coordinator.events.watch import CERTIFICATE_SECONDS, EventWatch
+from coordinator.events.watch import EventWatch
 from coordinator.opened import OpenHome
 from host.certificates import expires_at
-from host.events.announcer import Announcer, Told
-from host.events.event import Event, Events
+from host.events.announcer import Told
+from host.events.event import CERTIFICATE_SECONDS, Event
 from privacy.errors import LocalError
+from tests.worlds.announced import Heard
 from tests.worlds.coordinator import RUN_ID, World
 from tests.worlds.postgres import Server
 
 EVERYBODY = frozenset({"alice", "bob", "carol"})
-
-
-class Heard(Announcer):
-    """An announcer that keeps what it is to tell, and tells nobody."""
-
-    def __init__(self, told: Told) -> None:
-        super().__init__(Events(command=("true",)), told)
-        self.events: list[Event] = []
-        self._known = told
-
-    def announce(self, key: str, event: Event) -> None:
-        """Keep an event that is news."""
-        if self._known.begin(key):
-            self.events.append(event)
 
 
 class Watched:

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from host.certificates import expires_at
-from host.events.announcer import Announcer, Told
-from host.events.event import Event, Events
-from participant.daemon.events import CERTIFICATE_SECONDS, NEARLY, EventWatch
+from host.events.announcer import Told
+from host.events.event import CERTIFICATE_SECONDS, Event
+from participant.daemon.events import NEARLY, EventWatch
 from participant.home import Home
 from participant.opened import OpenHome, open_home
 from participant.owner.plan_store import Ended
 from participant.views.ledger import ledger_view
+from tests.worlds.announced import Heard
 from tests.worlds.enrolled import authority, enrol, equip, propose
 from tests.worlds.federation import VirtualClock
 from tests.worlds.owner import owned_plan
@@ -21,20 +22,6 @@ from tests.worlds.plans import CREATED_AT
 
 MADE = authority()
 PLAN = owned_plan(mode="distributed", privacy={"epsilon": "30"})
-
-
-class Heard(Announcer):
-    """An announcer that keeps what it is to tell, and tells nobody."""
-
-    def __init__(self, told: Told) -> None:
-        super().__init__(Events(command=("true",)), told)
-        self.events: list[Event] = []
-        self._known = told
-
-    def announce(self, key: str, event: Event) -> None:
-        """Keep an event that is news."""
-        if self._known.begin(key):
-            self.events.append(event)
 
 
 class Watched:
