@@ -36,7 +36,9 @@ def check_measurement(report: Report) -> str:
         return "the sum is not in this report; the coordinator's has it"
     fits = len(total) == plan.recipe.entries and all(abs(entry) <= MAX_INTEGER for entry in total)
     _require(fits, "the measurement has another length, or a number beyond its words")
-    words = plan.layout(1).encode(np.array(total, dtype=np.int64), 1)
+    entries = np.array(total, dtype=np.int64)
+    words = plan.layout(1).encode(entries, 1)
+    _require(np.array_equal(plan.layout(1).decode(words), entries), "a number of the measurement is beyond its words")
     same = hashes.sum_hash(words.data.cast("B")).hex() == certificate.sum_sha256
     _require(same, "the measurement is not the sum that the round's certificate names")
     count = len(certificate.survivors)

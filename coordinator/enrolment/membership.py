@@ -83,6 +83,7 @@ class Members:
         for member in members:
             self._renewals.changed(self._known.get(member.name), member)
         self._known = MappingProxyType({**self._known, **{member.name: member for member in members}})
+        self._newest = -1  # what was kept may be older than a revocation that was read meanwhile: it is read again
 
     @noting_refusals("enrolment-refused", lambda request: str(request.name))
     async def enrol(self, request: Enrolment) -> Membership:

@@ -22,6 +22,7 @@ from host.events.announcer import Announcer, Told
 from host.events.event import CERTIFICATE_SECONDS, Event, Kind
 from host.rendering import moment
 from privacy.error_codes import REGISTRY
+from privacy.errors import PlanError
 from privacy.interfaces import Clock
 
 LOOK_SECONDS: Final = 2.0
@@ -120,5 +121,8 @@ def _live_elsewhere(leases: Mapping[str, LeaseRecord]) -> frozenset[str]:
 
 
 def _members(run: RunRecord) -> frozenset[str]:
-    plan = run.parsed()
+    try:
+        plan = run.parsed()
+    except PlanError:  # whoever leads the run says so
+        return frozenset()
     return frozenset([*(member.id for member in plan.roster), *(one.id for one in plan.evaluation.evaluators)])

@@ -3,7 +3,7 @@
 Guarantees: whatever the other side does (hangs, sends a byte a minute, redirects, answers without end), a call is over
 after its seconds; no redirect is followed, no proxy and no cookie is used, and of the answer only its status is read.
 HTTPS is verified against the system's authorities. A command gets the event on standard input, no shell, and of the
-daemon's environment only where programs and the home directory are; what it started ends with it.
+daemon's environment only where programs and the home directory are; what it started ends with it if it takes too long.
 Leaves to others: trying again (``host.events.announcer``).
 """
 
@@ -48,6 +48,9 @@ def post(url: str, body: bytes, *, seconds: float) -> tuple[str, bool]:
     cut.daemon = True
     cut.start()
     try:
+        connection.connect()
+        if over.is_set():  # while it was being made there was nothing to cut
+            return f"not done within {seconds:g} s", True
         connection.request("POST", path, body, {"Content-Type": "application/json", "User-Agent": AGENT})
         status = connection.getresponse().status
     except (OSError, HTTPException, UnicodeError) as error:

@@ -155,7 +155,8 @@ class Upkeep:
     def _put_off(self, error: OnlysumError) -> None:
         """Stay with the present certificate; the new one is asked for anew."""
         _log.warning("the renewed certificate was refused", code=error.code, detail=error.detail)
-        renewal.discard_next(self._directory)
+        if not isinstance(error, NetworkError):  # TLS fails on the way too, after the coordinator has taken it perhaps
+            renewal.discard_next(self._directory)
         self._not_before = self._clock.monotonic() + RETRY_SECONDS
 
     def _use(self, identity: Identity) -> None:

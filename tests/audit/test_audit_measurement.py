@@ -72,6 +72,9 @@ BAD: dict[str, tuple[str, Change]] = {
     "another number": (RECOMPUTE, lambda body: body["measured"].__setitem__(1, body["measured"][1] + 1)),
     "a number less": (RECOMPUTE, lambda body: body["measured"].pop()),
     "none of them": (RECOMPUTE, lambda body: body.pop("measured")),
+    "a number that is the same in its word": (
+        RECOMPUTE, lambda body: body["measured"].__setitem__(1, body["measured"][1] + 2**32)
+    ),
     "a number beyond all words": (RECOMPUTE, lambda body: body["measured"].__setitem__(1, 2**53 - 2)),
     "another sum in the certificate": (
         TRANSCRIPT, lambda body: body["rounds"][0]["certificate"].__setitem__("sum_sha256", "ab" * 32)

@@ -147,18 +147,32 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_key_after_a_while(alice:
     assert alice.identity.certificate != old.certificate
 
 
-@pytest.mark.parametrize("code", ["E-NET-TLS", "E-MEMBER-REVOKED"])
+@pytest.mark.parametrize("code", ["E-MEMBER-UNKNOWN", "E-MEMBER-REVOKED"])
 def test_a_new_certificate_that_the_coordinator_does_not_take_is_dropped_and_the_present_one_stays(
     alice: Alice, code: str
 ) -> None:
     upkeep, old = alice.upkeep(), alice.identity
     in_sixty_days(alice)
-    error = NetworkError(code, "no") if code == "E-NET-TLS" else PeerError.by_participant("alice", code, Phase.WIRE, "")
-    alice.coordinator.refusal = error
+    alice.coordinator.refusal = PeerError.by_participant("alice", code, Phase.WIRE, "")
     upkeep.after_handshake(HELLO, alice.welcome)
     assert (alice.identity.certificate, alice.coordinator.used) == (old.certificate, [])
     assert not (alice.directory / NEXT_CERTIFICATE).exists()
     assert not (alice.directory / NEXT_KEY).exists()
+
+
+def test_a_new_certificate_outlives_a_failure_of_tls_on_the_way_since_it_may_have_been_taken_into_use(
+    alice: Alice,
+) -> None:
+    upkeep, old = alice.upkeep(), alice.identity
+    in_sixty_days(alice)
+    alice.coordinator.refusal = NetworkError("E-NET-TLS", "somebody else's certificate was shown")
+    upkeep.after_handshake(HELLO, alice.welcome)
+    assert alice.identity.certificate == old.certificate
+    assert (alice.directory / NEXT_CERTIFICATE).exists()
+    assert (alice.directory / NEXT_KEY).exists()
+    alice.coordinator.refusal = None
+    upkeep.before_handshake(HELLO)
+    assert alice.identity.certificate == alice.coordinator.greeted[1].certificate != old.certificate
 
 
 def test_a_new_certificate_whose_trial_is_cut_is_tried_again_at_the_next_start_before_the_present_one(
