@@ -52,10 +52,15 @@ class Usage:
 
 @dataclass(slots=True)
 class Measured:
-    """A run's plan, what the coordinator had used when each round was over, and its share of a core when idle."""
+    """A run's plan, the coordinator's share of a core when idle, and what it had used before the run and after rounds.
+
+    ``after`` begins when everybody has approved. It is looked at every tenth of a second: rounds which are shorter than
+    that may all be over by then.
+    """
 
     plan: Plan
     idle: float
+    before: Usage  # before the run was made
     after: list[Usage] = field(default_factory=list)
     survivors: list[int] = field(default_factory=list)  # of each round
 
@@ -84,8 +89,9 @@ def measure(directory: Path, n: int, entries: int, rounds: int, graph: GraphKind
             share = _share(pid, idle) if idle else 0.0
             few = max(1, n // FEW)
             tolerance = Requested() if graph == "complete" else Requested(graph=graph, f=few, max_dropouts=few)
+            before = Usage.of(pid)
             plan = coordination.begin(n, entries, rounds, tolerance)
-            measured = Measured(plan, share)
+            measured = Measured(plan, share, before)
             _watch(coordination, measured, pid, rounds, crowd)
             coordination.finish(plan, crowd)
             measured.survivors = [done.survivors for done in coordination.rounds(plan)]

@@ -36,7 +36,7 @@ def test_light_participants_in_processes_of_their_own_complete_every_round(tmp_p
     spent = [usage.cpu for usage in measured.after]
     assert len(spent) == 3
     assert spent == sorted(spent)
-    assert spent[-1] > spent[0], "a round may be shorter than a tick of the clock, both together are not"
+    assert spent[-1] > measured.before.cpu, "rounds may be over before they are looked at, making the run is not"
 
 
 @pytest.mark.slow
