@@ -3,6 +3,8 @@
 Guarantees: a package is imported only when one of its commands runs, so that help is quick and the coordinator never
 meets torch; every :class:`~privacy.errors.OnlysumError` leaves as three lines and its exit code, every other exception
 as one ``E-BUG`` with its traceback in a file, never on the screen.
+Whoever loads a released adapter in a program of their own may need :func:`register_peft_types`.
+
 Leaves to others: what the commands do (``coordinator.commands.coordinator``, ``participant.commands.participant``,
 ``audit.cli``, ``simulation.demo``).
 """
@@ -170,6 +172,15 @@ def explain(
         raise _unknown_code(name, list(REGISTRY))
     name = name if name in REGISTRY else f"E-{name}"
     show(_as_values(name, entry), _explained(name, entry), as_json=as_json)
+
+
+def register_peft_types() -> None:
+    """Let PEFT read adapters of types that it does not bring, as the cards of such adapters ask; again does nothing.
+
+    Raises:
+        ImportError: the packages of the extra ``participant`` are not installed.
+    """
+    importlib.import_module("participant.training.tuners.bottleneck")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

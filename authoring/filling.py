@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -21,6 +21,7 @@ from authoring.pooling import MODULES, pooling_of
 from authoring.preprocessing import chosen_normalisation
 from authoring.recipe import AdapterSection, OptimizerSection, RecipeFile
 from methods.method import Method
+from participant.training.adapters.configurations import OF_ATTENTION
 from participant.training.bases.outline import Outline, outline
 from participant.training.models import architecture
 from participant.training.tasks.pooling import loader_for
@@ -34,8 +35,18 @@ ATTENTION: Final = (  # modules that are adapted, by the names that families of 
     ("q_proj", "v_proj"), ("query", "value"), ("q_lin", "v_lin"), ("q", "v"), ("query_proj", "value_proj"),
     ("c_attn",), ("query_key_value",), ("qkv_proj",), ("Wqkv",), ("qkv",), ("in_proj",),
 )  # fmt: skip
+# Modules that end a feed-forward part or an attention, likewise; some families have one name for both.
+FEED_FORWARD: Final = (
+    "down_proj", "fc2", "output.dense", "lin2", "ffn_output", "Wo", "c_proj", "wo", "dense_4h_to_h", "fc_out",
+    "layer_2",
+)  # fmt: skip
+ATTENTION_OUTPUT: Final = (
+    "o_proj", "out_proj", "attention.output.dense", "out_lin", "attention.dense", "self_attention.dense",
+    "self_attn.dense", "Wo", "c_proj", "o",
+)  # fmt: skip
 SIZES: Final[dict[str, Any]] = {
     "rank": 4, "alpha": "16", "heads": 4, "target_rank": 2, "tokens": 8, "hidden_size": 64, "block_size": 8,
+    "bottleneck_dim": 8,
 }  # fmt: skip
 UPPER: Final = 6  # of so many layers one is adapted, from the top
 POOLED: Final = frozenset({"text-classification", "multi-label", "regression"})
@@ -49,6 +60,8 @@ LOADERS: Final = {
 }
 Written = TypeVar("Written", bound=RecipeFile | MeasureFile)
 _FAMILY: Final = "of the attention, as the base names them"
+_FEED_FORWARD: Final = "behind the feed-forward parts, as the base names them"
+_BOTH: Final = "behind attention and feed-forward parts, as the base names them"
 
 
 def with_base(recipe: Written, folder: Path) -> tuple[Written, tuple[Choice, ...]]:
@@ -177,25 +190,55 @@ def _adapter(recipe: RecipeFile | MeasureFile, folder: Path) -> Iterator[Choice]
     for name in needed:
         if name in SIZES:
             yield Choice(f"adapter.{name}", SIZES[name], "small: noise grows with the number of entries")
-    placed = "target_modules" in needed and _low_rank(method)
+    placed = "target_modules" in needed and (_low_rank(method) or _behind(method))
     if not placed and (section.head_modules is not None or recipe.adapter is not None):
         return
     made = outline(folder, _loader(recipe))
     if placed:
-        yield from _place(made, fields, section)
+        yield from _place(made, method, section)
     if section.head_modules is None and recipe.task.kind in HEADED:
         yield Choice("adapter.head_modules", json.dumps(made.heads), "the task's head trains whole")
 
 
-def _place(made: Outline, fields: Mapping[str, Any], section: AdapterSection) -> Iterator[Choice]:
-    names = next((names for names in ATTENTION if set(names) <= made.linear), None)
-    if names is None:
+def _place(made: Outline, method: Method, section: AdapterSection) -> Iterator[Choice]:
+    fields, reason = method.options.model_fields, _FAMILY
+    names: tuple[str, ...] = next((names for names in ATTENTION if set(names) <= made.linear), ())
+    if _behind(method):
+        names = outputs(made, attention=section.placement == "houlsby")
+        reason = _BOTH if section.placement == "houlsby" else _FEED_FORWARD
+    if not names:
         detail = f"adapter.target_modules: name them; the base has {', '.join(sorted(made.linear))}"
         raise LocalError("E-CONFIG-INVALID", detail)
-    yield Choice("adapter.target_modules", json.dumps(names), _FAMILY)
+    yield Choice("adapter.target_modules", json.dumps(names), reason)
     if "layers" in fields and section.layers is None and made.layers:
         upper = list(range(made.layers - math.ceil(made.layers / UPPER), made.layers))
         yield Choice("adapter.layers", json.dumps(upper), "the uppermost: what lies below is computed once")
+
+
+def outputs(made: Outline, *, attention: bool) -> tuple[str, ...]:
+    """Return the modules that end a base's feed-forward parts, and if wanted its attention; none where one is unknown.
+
+    Args:
+        made: the base's modules.
+        attention: whether those of the attention are wanted too.
+    """
+    within = {path for path in made.paths if re.fullmatch(OF_ATTENTION, path)}
+    last = _ending(made.paths - within, FEED_FORWARD)
+    if last is None or not attention:
+        return (last,) if last else ()
+    of_attention = _ending(within, ATTENTION_OUTPUT)
+    if of_attention is None:
+        return ()
+    return (last,) if f".{of_attention}".endswith(f".{last}") else (of_attention, last)
+
+
+def _ending(paths: Set[str], ends: Sequence[str]) -> str | None:
+    return next((end for end in ends if any(f".{path}".endswith(f".{end}") for path in paths)), None)
+
+
+def _behind(method: Method) -> bool:
+    """Return whether a method puts something behind the module that ends a part of a layer."""
+    return "placement" in method.options.model_fields
 
 
 def _low_rank(method: Method) -> bool:

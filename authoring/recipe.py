@@ -52,8 +52,11 @@ it has a star, ``plan build`` chooses::
     target_rank = 2              # ADALORA: mean rank of a layer at the end
     alpha = 16                   # LORA, LORA_CORE, ADALORA, LOKR, LOHA
     target_modules = ["q_proj", "v_proj"]    # of all but prompts, BIAS and HEAD; norms of LN_TUNING, any of WHOLE
-    layers = []                  # LORA, LORA_CORE; all, but * where target_modules is left out
+    layers = []                  # LORA, LORA_CORE, LORA_HEADS, BOTTLENECK; all, but * where target_modules is left out
     block_size = 8               # OFT
+    bottleneck_dim = 8           # BOTTLENECK: numbers between its two projections
+    placement = "pfeiffer"       # "pfeiffer", behind feed-forward parts; BOTTLENECK: or "houlsby", behind attention too
+    non_linearity = "gelu"       # "gelu"; BOTTLENECK: relu, silu, tanh
     directions = 256             # SEEDS
     feedforward_modules = []     # IA3: target modules whose inputs are scaled, not their outputs
     tokens = 20                  # PROMPT_TUNING, PREFIX_TUNING, P_TUNING
@@ -121,6 +124,7 @@ from pydantic import BeforeValidator, Field
 from authoring.refused_keys import REASONS
 from host import configuration
 from host.settings import Section
+from privacy.adapter_options import NonLinearity, Placement
 from privacy.errors import LocalError
 from privacy.plan import MAX_ROSTER
 from privacy.plan_parts import ATTEMPTS, Attempts, Count, DecimalString, Mode, Name, Paragraphs, Positive, Text, Unit
@@ -199,6 +203,9 @@ class AdapterSection(Section):
     tokens: Positive | None = None
     hidden_size: Positive | None = None
     block_size: Positive | None = None
+    bottleneck_dim: Positive | None = None
+    placement: Placement | None = None
+    non_linearity: NonLinearity | None = None
     directions: Positive | None = None
     head_modules: Texts | None = None
     seed: Count = 0

@@ -12,6 +12,7 @@ from typing import Final
 
 from methods.adalora import ADALORA
 from methods.bitfit import BITFIT
+from methods.bottleneck import BOTTLENECK
 from methods.count_sketch import COUNT_SKETCH
 from methods.dora import DORA
 from methods.droppeft import DROPPEFT
@@ -65,6 +66,7 @@ _METHODS: Final[dict[str, Method]] = {
     for method in (
         ADALORA,
         BITFIT,
+        BOTTLENECK,
         COUNT_SKETCH,
         DORA,
         DROPPEFT,

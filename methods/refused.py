@@ -45,15 +45,6 @@ REFUSED: Final[dict[str, RefusedMethod]] = {
             "what it computes, the mean of the products, is what FlexLoRA and FedEx-LoRA reach from sums",
         ),
         RefusedMethod(
-            name="bottleneck",
-            title="bottleneck adapters (FedAdapter)",
-            category="additive",
-            source="Houlsby et al., ICML 2019, arXiv:1902.00751; Cai et al., MobiCom 2023, arXiv:2205.10162",
-            reason="PEFT 0.21 has a closed list of types, and none of them puts a small network behind a module: "
-            "nobody could load what a run releases with PeftModel.from_pretrained. They could be summed as they are; "
-            "methods lokr, ia3 and ln-tuning come closest in size",
-        ),
-        RefusedMethod(
             name="hilora",
             title="HiLoRA",
             category="reparameterised",

@@ -35,6 +35,8 @@ class Selector(StrEnum):
     FACTOR = "factor"  # of a Kronecker (LoKr) or an entrywise product (LoHa)
     ROTATION = "rotation"  # OFT's skew-symmetric matrices; zero at first
     NORM = "norm"  # scale and shift of a normalisation; those of the base at first
+    DOWN = "down"  # of a bottleneck: the projection to a few numbers, and its shift
+    UP = "up"  # of a bottleneck: the projection back, and its shift; zero at first
     PROMPT = "prompt"  # learned vectors before a text: embedded tokens, or keys and values of each layer
     ENCODER = "encoder"  # the network that makes a prompt out of learned vectors
     BIAS = "bias"  # the base's own
@@ -89,6 +91,11 @@ _ENDINGS: Final[dict[str, dict[str, Selector]]] = {
     "OFT": {".oft_R.weight": Selector.ROTATION},
     "IA3": {".ia3_l": Selector.SCALE},
     "LN_TUNING": {f".ln_tuning_layers.{name}": Selector.NORM for name in ("weight", "bias")},
+    "BOTTLENECK": {
+        f".bottleneck_{selector.value}.{name}": selector
+        for selector in (Selector.DOWN, Selector.UP)
+        for name in ("weight", "bias")
+    },
     "PROMPT_TUNING": {PROMPT_KEY: Selector.PROMPT},
     "PREFIX_TUNING": {PROMPT_KEY: Selector.PROMPT},
     "P_TUNING": {f"{PROMPT_NETWORK}embedding.weight": Selector.PROMPT, **dict.fromkeys(_NETWORK, Selector.ENCODER)},

@@ -18,6 +18,8 @@ from privacy.plan_parts import Count, PlanModel, Positive, Scale, Text
 Modules = Annotated[tuple[Text, ...], Field(max_length=1000)]
 Targets = Annotated[Modules, Field(min_length=1)]
 Tokens = Annotated[int, Field(ge=1, le=10_000)]
+Placement = Literal["pfeiffer", "houlsby"]
+NonLinearity = Literal["gelu", "relu", "silu", "tanh"]
 
 
 class PeftOptions(PlanModel):
@@ -175,6 +177,24 @@ class NormOptions(PeftOptions):
         return f"the norms {', '.join(self.target_modules)}"
 
 
+class BottleneckOptions(PeftOptions):
+    """Small networks behind linear modules: what comes out goes down to a few numbers, up again, and is added."""
+
+    peft_type: Literal["BOTTLENECK"] = "BOTTLENECK"
+    bottleneck_dim: Annotated[int, Field(ge=1, le=100_000)]
+    target_modules: Targets
+    # Behind which of them: the feed-forward ones (Pfeiffer), or those of the attention too (Houlsby).
+    placement: Placement = "pfeiffer"
+    non_linearity: NonLinearity = "gelu"
+    layers: tuple[Count, ...] = ()  # which layers are adapted; empty: all
+
+    @property
+    def words(self) -> str:
+        """Type and size in a few words."""
+        behind = "feed-forward modules" if self.placement == "pfeiffer" else "modules, of the attention too"
+        return f"bottlenecks of width {self.bottleneck_dim} ({self.non_linearity}) behind {behind}"
+
+
 class PromptOptions(PeftOptions):
     """Learned vectors before the embedded tokens of a text."""
 
@@ -273,6 +293,7 @@ AdapterOptions = Annotated[
     | OftOptions
     | Ia3Options
     | NormOptions
+    | BottleneckOptions
     | PromptOptions
     | PrefixOptions
     | PromptEncoderOptions

@@ -64,8 +64,9 @@ class Adapter(PlanModel):
 
     @property
     def rank(self) -> int:
-        """Of its factors, of all heads together; 0 where its PEFT type has none."""
-        return int(getattr(self.options, "rank", 0)) * int(getattr(self.options, "heads", 1))
+        """Of its factors, of all heads together, or the width of its bottlenecks; 0 where its PEFT type has neither."""
+        width = getattr(self.options, "bottleneck_dim", 0)
+        return int(getattr(self.options, "rank", width)) * int(getattr(self.options, "heads", 1))
 
 
 def options_words(adapter: Adapter) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import Final, assert_never
 
+from privacy.adapter_options import BottleneckOptions
 from privacy.plan import Plan
 from privacy.task_parts import (
     CausalLanguageModelling,
@@ -33,12 +34,17 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from transformers import {classes}
-
+{own}
 base = {base}  # the folder of the base model
 adapter = "adapter"  # this folder
 task = json.loads(Path(adapter, "task.json").read_text(encoding="utf-8"))
 {options}model = {loader}.from_pretrained(base{given})
 model = PeftModel.from_pretrained(model, adapter).eval()
+"""
+_OWN: Final = """
+import onlysum
+
+onlysum.register_peft_types()
 """
 _LABELS: Final = """\
 names = dict(enumerate(task["labels"]))
@@ -149,13 +155,26 @@ def task_json(plan: Plan) -> bytes:
     return json.dumps(plan.recipe.task.model_dump(mode="json"), indent=2, ensure_ascii=False).encode() + b"\n"
 
 
+def needs(plan: Plan) -> str:
+    """Return a sentence about what reading the adapter needs beside PEFT; empty where that is nothing."""
+    if not _is_own(plan):
+        return ""
+    kind = plan.recipe.adapter.options.peft_type
+    return f"PEFT itself has no type `{kind}`: reading it takes the package onlysum with its extra `participant`."
+
+
+def _is_own(plan: Plan) -> bool:
+    """Return whether an adapter is of a type that PEFT does not bring (``participant.training.tuners``)."""
+    return isinstance(plan.recipe.adapter.options, BottleneckOptions)
+
+
 def use_lines(plan: Plan) -> str:
     """Return lines of Python that load the adapter and show what it answers."""
     loader, options, body = _lines(plan.recipe.task)
     classes = loader if body.startswith(_IMAGE) else f"{loader}, AutoTokenizer"
     given = ", **options" if options else ""
-    base = json.dumps(plan.recipe.base.name)
-    return _HEAD.format(classes=classes, base=base, options=options, loader=loader, given=given) + body
+    base, own = json.dumps(plan.recipe.base.name), _OWN if _is_own(plan) else ""
+    return _HEAD.format(classes=classes, own=own, base=base, options=options, loader=loader, given=given) + body
 
 
 def _lines(task: Task) -> tuple[str, str, str]:

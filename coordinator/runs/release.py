@@ -20,7 +20,7 @@ from safetensors.numpy import save
 import methods
 from coordinator.database import attempt_rows, run_rows
 from coordinator.database.store import Store
-from coordinator.runs.adapter_use import TASK_FILE, task_json, use_lines
+from coordinator.runs.adapter_use import TASK_FILE, needs, task_json, use_lines
 from coordinator.runs.global_adapter import RunFiles
 from host import durable
 from methods.global_adapter import VECTOR_TYPE, read_initial
@@ -226,6 +226,7 @@ def model_card(plan: Plan, measured: tuple[run_rows.EvaluationRecord, ...], *, c
     purpose = "\n".join(f"> {line}" for line in recipe.purpose.split("\n"))  # no line of it can pass for a heading
     privacy = "\n".join(f"- {sentence}" for sentence in privacy_sentences(plan))
     notice = "\n".join(f"- {sentence}" for sentence in notice_sentences(plan))
+    reading = f" {sentence}" if (sentence := needs(plan)) else ""
     return f"""\
 ---
 library_name: peft
@@ -255,7 +256,7 @@ Mode `{plan.privacy.mode}`; the signed report has the figures of what was execut
 
 ## Use
 
-`{TASK_FILE}` has the labels in the order of the answers, and the preprocessing.
+`{TASK_FILE}` has the labels in the order of the answers, and the preprocessing.{reading}
 
 ```python
 {use_lines(plan)}```

@@ -33,6 +33,7 @@ from participant.training.adapters.fast import FastEngine, PerExampleGradients, 
 from participant.training.adapters.reference import OpacusEngine
 from participant.training.adapters.taps import AnySite, LayerTap, UnknownLayerError, find_sites
 from participant.training.examples import synthetic_examples
+from participant.training.tuners.bottleneck import BottleneckConfig
 from privacy.dp.clipping import integer_clip
 from privacy.errors import LocalError
 from tests.worlds.torch_world import make_world
@@ -95,25 +96,6 @@ def biases(model: nn.Module) -> nn.Module:
     return shaken(model)
 
 
-class Bottleneck(nn.Module):
-    """Wraps a layer: what comes out goes down to a few dimensions, up again, and is added."""
-
-    def __init__(self, inner: nn.Linear) -> None:
-        super().__init__()
-        self.inner, self.down, self.up = inner, nn.Linear(inner.out_features, 3), nn.Linear(3, inner.out_features)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        found = self.inner(hidden)
-        return torch.add(found, self.up(functional.gelu(self.down(found))))
-
-
-def bottlenecks() -> nn.Module:
-    model = bert()
-    for layer in model.bert.encoder.layer:
-        layer.output.dense = Bottleneck(layer.output.dense)
-    return shaken(model)
-
-
 CAUSAL: dict[str, Any] = {"task_type": "CAUSAL_LM"}
 FEW: dict[str, Any] = {"num_virtual_tokens": 3}
 BOTH: dict[str, Any] = {"target_modules": ["key", "value", "output.dense"], "feedforward_modules": ["output.dense"]}
@@ -135,7 +117,10 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "LN-tuning": lambda: adapted(LNTuningConfig(target_modules=["LayerNorm"])),
     "BitFit": lambda: biases(bert()),
     "BitFit of a causal model": lambda: biases(gpt()),
-    "bottleneck adapters": bottlenecks,
+    "bottleneck adapters": lambda: adapted(BottleneckConfig(bottleneck_dim=3, target_modules=["output.dense"])),
+    "bottleneck adapters of a causal model": lambda: adapted(
+        BottleneckConfig(bottleneck_dim=3, non_linearity="silu", target_modules=["c_proj"]), causal=True
+    ),
     "an embedding": lambda: whole("bert.embeddings.word_embeddings", "bert.embeddings.LayerNorm"),
     "a layer": lambda: whole("bert.encoder.layer.1", "classifier"),
     "a transposed layer": lambda: shaken(trained_below(gpt(), "transformer.h.1")),
@@ -199,7 +184,8 @@ def test_each_row_is_the_gradient_of_one_example(case: str) -> None:
 
 CLOSED = (
     "LoRA", "LoRA with A frozen", "rsLoRA", "LoRA with biases", "LoRA of a causal model", "IA3", "LN-tuning", "BitFit",
-    "BitFit of a causal model", "bottleneck adapters", "an embedding", "a layer", "prefix tuning",
+    "BitFit of a causal model", "bottleneck adapters", "bottleneck adapters of a causal model", "an embedding",
+    "a layer", "prefix tuning",
 )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from tests.worlds.torch_world import LABELS, plan_of
 # One method for each PEFT type, and DoRA, whose layers PEFT computes otherwise than LoRA's.
 METHODS: Final = (
     "fedit", "dora", "fed-sb", "adalora", "vera", "lokr", "loha", "oft", "ia3", "ln-tuning", "prompt", "prefix",
-    "p-tuning", "bitfit", "layers", "head",
+    "p-tuning", "bottleneck", "bitfit", "layers", "head",
 )  # fmt: skip
 BATCH: Final = 5
 LENGTH: Final = 7
@@ -74,6 +74,8 @@ def adapter_options(family: Family, method: str) -> dict[str, Any]:
             return {"target_modules": targets, "feedforward_modules": list(family.dense)}
         case "LN_TUNING":
             return {"target_modules": list(family.norms)}
+        case "BOTTLENECK":
+            return {"bottleneck_dim": 3, "target_modules": list(family.dense)}
         case "WHOLE":
             return {"target_modules": [family.whole]}
         case "PROMPT_TUNING" | "PREFIX_TUNING":

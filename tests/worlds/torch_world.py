@@ -126,6 +126,7 @@ def adapter_text(method: str, kind: str, layers: tuple[int, ...] = (), targets: 
         "BIAS": {},
         "HEAD": {},
         "IA3": {**modules, "feedforward_modules": ["fc2"] if images else ["output.dense"]},
+        "BOTTLENECK": {"bottleneck_dim": 3, "target_modules": ["fc2"] if images else ["output.dense"]},
         "PROMPT_TUNING": {"tokens": 3},
         "PREFIX_TUNING": {"tokens": 3},
         "P_TUNING": {"tokens": 3, "hidden_size": 8},

@@ -28,8 +28,10 @@ from peft import (
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
 import methods
+from participant.training.tuners.bottleneck import BottleneckConfig
 from privacy.adapter_options import (
     AdaLoraOptions,
+    BottleneckOptions,
     CoreOptions,
     HeadsOptions,
     Ia3Options,
@@ -49,6 +51,7 @@ from privacy.adapter_parts import Adapter
 from privacy.errors import LocalError
 
 SAVED_WHOLE: Final = "modules_to_save"
+OF_ATTENTION: Final = r"(?i)(.*\.)?[^.]*(attn|attention)[^.]*\..*"  # names of modules within an attention
 
 
 def lora(adapter: Adapter) -> PeftConfig:
@@ -111,6 +114,18 @@ def oft(adapter: Adapter) -> PeftConfig:
 def norms(adapter: Adapter) -> PeftConfig:
     """Return the configuration of LN-tuning."""
     return LNTuningConfig(**_placed(adapter, _options(adapter, NormOptions)))
+
+
+def bottleneck(adapter: Adapter) -> PeftConfig:
+    """Return the configuration of bottleneck adapters."""
+    options = _options(adapter, BottleneckOptions)
+    return BottleneckConfig(
+        bottleneck_dim=options.bottleneck_dim,
+        non_linearity=options.non_linearity,
+        exclude_modules=OF_ATTENTION if options.placement == "pfeiffer" else None,
+        layers_to_transform=list(options.layers) or None,
+        **_placed(adapter, options),
+    )
 
 
 def ia3(adapter: Adapter) -> PeftConfig:

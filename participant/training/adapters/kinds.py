@@ -17,6 +17,7 @@ from peft import PeftConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.ln_tuning.layer import LNTuningLayer
 from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.oft.layer import OFTLayer
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
 import methods
@@ -28,7 +29,8 @@ from participant.training.adapters.configurations import SAVED_WHOLE
 from participant.training.adapters.principal import lora_layers, start_from_base, start_orthonormal, take_out_of_base
 from participant.training.adapters.switched import put_second
 from participant.training.trainer import Weights
-from privacy.adapter_options import HeadsOptions
+from participant.training.tuners.bottleneck import width_of
+from privacy.adapter_options import BottleneckOptions, HeadsOptions
 from privacy.adapter_parts import Adapter
 from privacy.errors import LocalError
 
@@ -44,12 +46,14 @@ class AdapterKind:
         config: returns PEFT's configuration of a plan's adapter.
         key: returns the key in PEFT's file of a tensor that is no head, by its name in the model; or ``None``.
         change: puts into a wrapped model what PEFT has no configuration for, and refuses what PEFT made otherwise.
+        require: refuses a base that PEFT would take and adapt otherwise than the plan says.
         buffers: whether some of its tensors are no parameters, because they never train.
     """
 
     config: Callable[[Adapter], PeftConfig]
     key: Callable[[str], str | None]
     change: Callable[[PeftModel, Adapter], None] = lambda _model, _adapter: None
+    require: Callable[[nn.Module, Adapter], None] = lambda _base, _adapter: None
     buffers: bool = False
 
 
@@ -57,9 +61,10 @@ def wrapped(model: nn.Module, adapter: Adapter) -> PeftModel:
     """Put a plan's adapter around a base, as PEFT makes it.
 
     Raises:
-        ValueError: PEFT's, the base has no such modules.
+        ValueError: PEFT's or the type's own, the base has no such modules.
     """
     kind = _KINDS[adapter.options.peft_type]
+    kind.require(model, adapter)
     config = kind.config(adapter)
     if config.is_prompt_learning:
         config.task_type = _task_type(model)
@@ -239,6 +244,21 @@ def _require_norms(model: PeftModel, _adapter: Adapter) -> None:
             raise ValueError(f"{name} is no normalisation; method layers trains modules whole")
 
 
+def _require_outputs(base: nn.Module, adapter: Adapter) -> None:
+    """Refuse a target behind which no bottleneck would lie, and a bottleneck that would be none."""
+    options = adapter.options
+    assert isinstance(options, BottleneckOptions)  # as the table below says
+    config = configurations.bottleneck(adapter)
+    adapted = {name: module for name, module in base.named_modules() if check_target_module_exists(config, name)}
+    for target in options.target_modules:
+        if not any(f".{name}".endswith(f".{target}") for name in adapted):
+            left_out = "of the attention, which placement pfeiffer leaves out: take houlsby; or of no layer in layers"
+            raise ValueError(f"no module {target} is adapted: the base has none, or it is {left_out}")
+    for name, module in adapted.items():
+        if options.bottleneck_dim >= (width := width_of(module)):
+            raise ValueError(f"bottleneck_dim {options.bottleneck_dim} is no less than the {width} outputs of {name}")
+
+
 def _prompt_key(name: str) -> str | None:
     return PROMPT_KEY if name == f"{PROMPT_NETWORK}{PEFT_NAME}.embedding.weight" else None
 
@@ -273,6 +293,9 @@ _KINDS: Final[dict[str, AdapterKind]] = {
     "OFT": AdapterKind(configurations.oft, _within_layers("oft_R"), _require_blocks),
     "IA3": AdapterKind(configurations.ia3, _within_layers("ia3_l")),
     "LN_TUNING": AdapterKind(configurations.norms, _within_layers("ln_tuning_layers"), _require_norms),
+    "BOTTLENECK": AdapterKind(
+        configurations.bottleneck, _within_layers("bottleneck_down", "bottleneck_up"), require=_require_outputs
+    ),
     "PROMPT_TUNING": AdapterKind(configurations.prompt, _prompt_key),
     "PREFIX_TUNING": AdapterKind(configurations.prefix, _prompt_key),
     "P_TUNING": AdapterKind(configurations.prompt_network, _network_key),

@@ -30,6 +30,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from participant.training.bases.narrow import NarrowConv1D, NarrowEmbedding, NarrowLinear
+from participant.training.tuners.bottleneck import BottleneckLayer
 
 Undo = Callable[[], object]
 Parameters = Mapping[str, nn.Parameter]  # trained ones, by their names within the site's module
@@ -312,8 +313,9 @@ def _sites(module: nn.Module, wanted: set[int]) -> Iterator[LayerTap]:
 
 
 def _of_layers(module: BaseTunerLayer) -> bool:
-    """Return whether a layer of PEFT only calls layers that own its tensors: W x + B (A x), or a norm for a norm."""
-    return isinstance(module, LNTuningLayer) or (isinstance(module, LoraLinear) and not module.lora_variant)
+    """Return whether a layer of PEFT only calls layers that own its tensors: W x + B (A x), y + U f(D y), a norm."""
+    plain = isinstance(module, LNTuningLayer | BottleneckLayer)
+    return plain or (isinstance(module, LoraLinear) and not module.lora_variant)
 
 
 def _below(module: nn.Module, wanted: set[int]) -> Parameters:

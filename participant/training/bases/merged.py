@@ -23,6 +23,7 @@ from host import durable
 from participant.training.examples import synthetic_examples
 from participant.training.models import load_checked
 from participant.training.tasks.kinds import work_of
+from participant.training.tuners.bottleneck import NOT_MERGED, BottleneckModel
 from privacy.errors import LocalError
 from privacy.task_parts import Task
 
@@ -58,6 +59,8 @@ def merge(base: Path, adapter: Path, out: Path) -> None:
             f"{kind} puts learned vectors before the inputs, and no weight of the base can hold them; load it with PEFT"
         )
         raise LocalError("E-METHOD-REFUSED", rule)
+    if isinstance(model.base_model, BottleneckModel):
+        raise LocalError("E-METHOD-REFUSED", f"BOTTLENECK: {NOT_MERGED}; load it with PEFT, as its card says")
     inputs, precision = dict(synthetic_examples(loaded, task, ROWS).inputs), _precision(base)
     with torch.no_grad():
         expected = work.answers(model, inputs)

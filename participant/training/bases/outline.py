@@ -22,11 +22,13 @@ class Outline:
 
     Attributes:
         linear: last parts of the names of its linear modules.
+        paths: the whole names of them.
         heads: modules with weights beside the foundation model itself, at the top level.
         layers: how many it has; 0 where its configuration does not say.
     """
 
     linear: frozenset[str]
+    paths: frozenset[str]
     heads: tuple[str, ...]
     layers: int
 
@@ -44,15 +46,12 @@ def outline(folder: Path, loader: str) -> Outline:
     except Exception as error:  # noqa: BLE001  no list of what transformers raises is complete; a base is nobody's data
         words = (str(error).splitlines() or [""])[0]
         raise LocalError("E-MODEL-LOAD", f"{folder.name}: {type(error).__name__}: {words}") from None
-    linear = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear | Conv1D)
-    }
+    paths = frozenset(name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D))
+    linear = frozenset(name.rpartition(".")[2] for name in paths)
     heads = tuple(
         name
         for name, module in model.named_children()
         if name != model.base_model_prefix and any(True for _ in module.parameters())
     )
     layers = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
-    return Outline(frozenset(linear), heads, layers if isinstance(layers, int) else 0)
+    return Outline(linear, paths, heads, layers if isinstance(layers, int) else 0)
