@@ -121,7 +121,7 @@ class Floors(Section):
 class MethodBounds(Section):
     """Bounds on one method; absent ones do not bind."""
 
-    max_rank: Annotated[int, Field(ge=1)] | None = None
+    max_rank: Annotated[int, Field(ge=1)] | None = None  # of method bottleneck: the width
     max_entries: Annotated[int, Field(ge=1)] | None = None
 
 

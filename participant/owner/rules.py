@@ -16,6 +16,7 @@ import methods
 from host.fingerprints import matches
 from host.rendering import moment
 from participant.owner.policy import DatasetPolicy, Policy, Population
+from privacy.adapter_options import BottleneckOptions
 from privacy.claims import suite_words
 from privacy.dp.events import format_epsilon_up
 from privacy.errors import LocalError, RefusedError
@@ -331,7 +332,8 @@ def _method(plan: Plan, methods: object) -> Rule:
     if bounds is None:
         return Rule("dataset.methods", Outcome.BROKEN, f"method {adapter.method} is not allowed for this dataset")
     if bounds.max_rank is not None and adapter.rank > bounds.max_rank:
-        return Rule("dataset.methods", Outcome.BROKEN, f"rank {adapter.rank} is above {bounds.max_rank}")
+        size = "width" if isinstance(adapter.options, BottleneckOptions) else "rank"
+        return Rule("dataset.methods", Outcome.BROKEN, f"{size} {adapter.rank} is above {bounds.max_rank}")
     if bounds.max_entries is not None and plan.recipe.entries > bounds.max_entries:
         return Rule("dataset.methods", Outcome.BROKEN, f"{plan.recipe.entries} entries > {bounds.max_entries}")
     return Rule("dataset.methods", Outcome.MET, f"method {adapter.method} is allowed")

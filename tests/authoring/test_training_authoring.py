@@ -248,7 +248,7 @@ def test_a_draft_is_never_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["image", "text"])
-@pytest.mark.parametrize("method", ["ffa-lora", "fedit", "federa", "bitfit", "fed-sb"])
+@pytest.mark.parametrize("method", ["ffa-lora", "fedit", "federa", "bitfit", "fed-sb", "bottleneck"])
 def test_peft_loads_an_exported_adapter_and_gives_the_same_answers(kind: str, method: str, tmp_path: Path) -> None:
     world = make_world(tmp_path, kind, method=method)
     adapted, recipe = world.adapted(), world.plan.recipe

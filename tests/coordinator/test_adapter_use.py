@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from tests.worlds.torch_world import IMAGE_SIDE, image_base, plan_of, recipe_tex
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
+ROOT = Path(__file__).parents[2]
 FIVE = ("none", "mild", "gr\u00f6\u00dfer", "severe", "unknown")  # the tests' bases have three labels
 
 
@@ -47,6 +51,51 @@ def test_the_lines_of_a_card_load_the_adapter_and_give_the_plan_s_names(
     exec(lines, {})
     assert capsys.readouterr().out.splitlines()[-1] == repr([FIVE[2]])
     assert json.loads((folder / TASK_FILE).read_bytes())["labels"] == list(FIVE)
+
+
+def test_the_lines_of_a_card_bring_the_type_that_peft_lacks_into_a_program_of_its_own(tmp_path: Path) -> None:
+    text_base(tmp_path / "tiny-text")
+    recipe = recipe_text("text", method="bottleneck").replace('path = "base"', 'path = "tiny-text"')
+    (tmp_path / "recipe.toml").write_text(recipe)
+    plan = plan_of(build_draft(tmp_path / "recipe.toml", tmp_path / "draft", self_check=False))
+    folder = (tmp_path / "draft").rename(tmp_path / "adapter")
+    tensors = load_file(folder / "initial_adapter.safetensors")
+    for key, value in tensors.items():
+        if key.endswith("bottleneck_up.bias"):  # all else that it adds is zero
+            value[...] = np.linspace(-9, 9, value.size, dtype=np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / TASK_FILE).write_bytes(task_json(plan))
+    card = model_card(plan, ())
+    assert "PEFT itself has no type `BOTTLENECK`: reading it takes the package onlysum with its extra" in card
+    lines = card.split("```python\n")[1].split("```")[0]
+    without = lines.replace("onlysum.register_peft_types()\n", "")
+    assert without != lines
+    shown = (
+        f"{lines}\nprint(logits.tolist())\nwith model.disable_adapter():\n    print(model(**inputs).logits.tolist())"
+    )
+    done, refused = (
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        for program in (shown, without)
+    )
+    assert done.returncode == 0, done.stderr
+    name, adapted, bare = (json.loads(line.replace("'", '"')) for line in done.stdout.splitlines()[-3:])
+    assert name[0] in {"a", "b", "c"}
+    assert not np.allclose(adapted, bare, atol=1e-3)
+    assert "KeyError: 'BOTTLENECK'" in refused.stderr
+
+
+def test_a_card_of_a_type_that_peft_knows_needs_peft_alone(tmp_path: Path) -> None:
+    text_base(tmp_path / "base")
+    (tmp_path / "recipe.toml").write_text(recipe_text("text", method="fedit"))
+    card = model_card(plan_of(build_draft(tmp_path / "recipe.toml", tmp_path / "draft", self_check=False)), ())
+    assert "onlysum" not in card.split("## Use")[1]
 
 
 def test_the_base_s_own_labels_in_another_order_are_refused_with_its_order(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from participant.training.adapters.fast import FastEngine, PerExampleGradients, 
 from participant.training.adapters.reference import OpacusEngine
 from participant.training.adapters.taps import AnySite, LayerTap, UnknownLayerError, find_sites
 from participant.training.examples import synthetic_examples
-from participant.training.tuners.bottleneck import BottleneckConfig
+from participant.training.tuners.bottleneck import NON_LINEARITIES, BottleneckConfig
 from privacy.dp.clipping import integer_clip
 from privacy.errors import LocalError
 from tests.worlds.torch_world import make_world
@@ -117,10 +118,15 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "LN-tuning": lambda: adapted(LNTuningConfig(target_modules=["LayerNorm"])),
     "BitFit": lambda: biases(bert()),
     "BitFit of a causal model": lambda: biases(gpt()),
-    "bottleneck adapters": lambda: adapted(BottleneckConfig(bottleneck_dim=3, target_modules=["output.dense"])),
     "bottleneck adapters of a causal model": lambda: adapted(
         BottleneckConfig(bottleneck_dim=3, non_linearity="silu", target_modules=["c_proj"]), causal=True
     ),
+    **{
+        f"bottleneck adapters, {name}": partial(
+            adapted, BottleneckConfig(bottleneck_dim=3, non_linearity=name, target_modules=["output.dense"])
+        )
+        for name in NON_LINEARITIES
+    },
     "an embedding": lambda: whole("bert.embeddings.word_embeddings", "bert.embeddings.LayerNorm"),
     "a layer": lambda: whole("bert.encoder.layer.1", "classifier"),
     "a transposed layer": lambda: shaken(trained_below(gpt(), "transformer.h.1")),
@@ -184,7 +190,7 @@ def test_each_row_is_the_gradient_of_one_example(case: str) -> None:
 
 CLOSED = (
     "LoRA", "LoRA with A frozen", "rsLoRA", "LoRA with biases", "LoRA of a causal model", "IA3", "LN-tuning", "BitFit",
-    "BitFit of a causal model", "bottleneck adapters", "bottleneck adapters of a causal model", "an embedding",
+    "BitFit of a causal model", "bottleneck adapters, gelu", "bottleneck adapters of a causal model", "an embedding",
     "a layer", "prefix tuning",
 )  # fmt: skip
 
@@ -201,7 +207,7 @@ KNOWN_TO_OPACUS = (
     "rsLoRA",
     "BitFit",
     "LN-tuning",
-    "bottleneck adapters",
+    "bottleneck adapters, relu",
     "prefix tuning",
 )
 

@@ -10,6 +10,7 @@ import pytest
 from participant.owner.cost import cost_of
 from participant.owner.policy import parse_policy
 from participant.owner.rules import Assessment, LocalContext, Outcome, assess
+from privacy.adapter_options import BottleneckOptions
 from privacy.dp.events import round_event
 from privacy.errors import LocalError
 from privacy.ledger import RunSpend, Spent, nothing_spent
@@ -176,6 +177,18 @@ def test_refused_with_the_rule_that_refused(rule: str, case: dict[str, Any]) -> 
     assert refusal is not None
     assert refusal.detail.startswith(f"{rule}: ")
     assert not found.by_policy
+
+
+def test_a_bound_of_ranks_is_one_of_the_width_of_bottlenecks() -> None:
+    plan = make_plan()[0]
+    options = BottleneckOptions(bottleneck_dim=4, target_modules=("fc2",))
+    adapter = plan.recipe.adapter.model_copy(update={"method": "bottleneck", "options": options})
+    wide = plan.model_copy(update={"recipe": plan.recipe.model_copy(update={"adapter": adapter})})
+    for bound, outcome in ((3, Outcome.BROKEN), (4, Outcome.MET)):
+        policy = policy_text().replace('methods = ["ffa-lora"]', f"methods.bottleneck = {{max_rank = {bound}}}")
+        found = {rule.name: rule for rule in assess(wide, parse_policy(policy), ALICE).rules}
+        assert found["dataset.methods"].outcome is outcome
+        assert ("width 4 is above 3" in found["dataset.methods"].says) == (outcome is Outcome.BROKEN)
 
 
 def test_a_spent_budget_has_a_code_of_its_own() -> None:

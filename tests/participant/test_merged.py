@@ -25,6 +25,7 @@ pytestmark = pytest.mark.torch
 
 CARD = "---\nlibrary_name: peft\n---\n\n# Tiny\n\n## Privacy\n\nthe claim\n\n## Use\n\nPeftModel\n"
 QUICK = {"fedit", "ia3", "bitfit"}
+NOT_LINEAR = {"bottleneck"}  # no weights can hold it
 
 
 def released(world: World) -> Path:
@@ -48,7 +49,7 @@ def released(world: World) -> Path:
 
 
 def cases() -> list[Any]:
-    names = [method.name for method in methods.all_methods() if not method.texts_only]
+    names = [method.name for method in methods.all_methods() if not method.texts_only and method.name not in NOT_LINEAR]
     return [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in names]
 
 
@@ -84,6 +85,18 @@ def test_a_prompt_cannot_be_merged(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="PROMPT_TUNING puts learned vectors before the inputs") as info:
         merge(tmp_path / "base", released(world), tmp_path / "merged")
     assert info.value.code == "E-METHOD-REFUSED"
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_bottleneck_cannot_be_merged(tmp_path: Path, capsys: Any) -> None:
+    world = make_world(tmp_path, method="bottleneck")
+    base, adapter, out = str(tmp_path / "base"), str(released(world)), str(tmp_path / "merged")
+    assert onlysum.run(["adapter", "merge", base, adapter, out]) == REGISTRY["E-METHOD-REFUSED"].fault.value
+    said = capsys.readouterr().err
+    assert (
+        "BOTTLENECK: a bottleneck adapter is a network that is not linear, and no weight of the base can hold" in said
+    )
+    assert "load it with PEFT, as its card says" in said
     assert not (tmp_path / "merged").exists()
 
 

@@ -163,7 +163,14 @@ def test_layers_that_the_coin_left_out_are_not_computed(tmp_path: Path) -> None:
 
 
 BY_EXAMPLE = [method for method in methods.all_methods() if {"local", "distributed"} & set(method.modes)]
-SOON = {"droppeft", "fedalt", "fedkseed", "fedsa-lora", "ravan"}  # at every change; the others in `make test-all`
+SOON = {
+    "bottleneck",
+    "droppeft",
+    "fedalt",
+    "fedkseed",
+    "fedsa-lora",
+    "ravan",
+}  # at every change; the others in `make test-all`
 
 
 @pytest.mark.parametrize(

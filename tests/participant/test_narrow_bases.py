@@ -65,6 +65,7 @@ def update(world: World, **memory: Any) -> tuple[np.ndarray, TorchTrainer]:
     [
         ("text", "fedit", "bfloat16"),
         ("text", "layers", "float16"),
+        ("text", "bottleneck", "bfloat16"),
         ("text", "fedkseed", "bfloat16"),
         pytest.param("text", "droppeft", "bfloat16", marks=pytest.mark.slow),
         pytest.param("text", "fedalt", "bfloat16", marks=pytest.mark.slow),
@@ -142,9 +143,9 @@ def is_mapped(file: Path, tensor: torch.Tensor) -> bool:
 
 
 @packs
-@pytest.mark.parametrize("weights", ["8-bit", "4-bit"])
-def test_a_packed_base_passes_the_self_check_and_trains(weights: Weights, tmp_path: Path) -> None:
-    world = make_narrow(tmp_path, "text", torch.bfloat16, mode="local", method="fedit")
+@pytest.mark.parametrize(("weights", "method"), [("8-bit", "fedit"), ("4-bit", "fedit"), ("4-bit", "bottleneck")])
+def test_a_packed_base_passes_the_self_check_and_trains(weights: Weights, method: str, tmp_path: Path) -> None:
+    world = make_narrow(tmp_path, "text", torch.bfloat16, mode="local", method=method)
     found, trainer = update(world, weights=weights)
     assert found.any()
     packed = [one for one in trainer.sums_of_turn(0).engine.adapted.model.parameters() if one.dtype == torch.uint8]

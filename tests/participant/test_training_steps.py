@@ -236,7 +236,13 @@ def test_rows_that_can_be_used_take_back_what_was_written_of_those_that_could_no
 
 @pytest.mark.parametrize(
     ("mode", "method"),
-    [("none", "ffa-lora"), ("local", "ffa-lora"), ("distributed", "rolora"), ("distributed-participant", "rolora")],
+    [
+        ("none", "ffa-lora"),
+        ("local", "ffa-lora"),
+        ("distributed", "rolora"),
+        ("distributed-participant", "rolora"),
+        ("distributed", "bottleneck"),
+    ],
 )
 def test_a_dry_run_takes_one_step_of_each_turn_on_the_owner_s_rows_and_keeps_nothing(
     mode: Mode, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

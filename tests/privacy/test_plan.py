@@ -440,6 +440,9 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "no turn": {"recipe": {"turns": []}},
     "a turn in which nothing trains": {"recipe": {"turns": [{**turn(("adapter", 9)), "trains": []}]}},
     "a rank beside IA3": {"recipe": {"adapter": {"options": {"peft_type": "IA3", "feedforward_modules": []}}}},
+    "a rank beside a bottleneck": {
+        "recipe": {"adapter": {"options": {"peft_type": "BOTTLENECK", "bottleneck_dim": 3}}}
+    },
     "a PEFT type that nobody knows": {"recipe": {"adapter": {"options": {"peft_type": "HIRA"}}}},
     "a text task with the fields of a picture": {"recipe": {"task": {"kind": "text-classification"}}},
     "a negative f": {"then": {"f": -1}},

@@ -112,12 +112,14 @@ def test_a_sum_beyond_what_updates_can_sum_to_is_refused_without_masks_too() -> 
 # --- training ---
 
 
-@pytest.mark.parametrize("mode", ["distributed", "local"])
+@pytest.mark.parametrize(
+    ("mode", "method"), [("distributed", "ffa-lora"), ("local", "ffa-lora"), ("distributed", "bottleneck")]
+)
 def test_a_simulated_participant_contributes_what_a_daemons_trainer_would(
-    data: Path, tmp_path: Path, mode: str
+    data: Path, tmp_path: Path, mode: str, method: str
 ) -> None:
     """Its rows in a file of its own, a base and a self-check of its own, the same coins: the same integers."""
-    cell, setup = first_cell(write_spec(data, mode=mode), tmp_path)
+    cell, setup = first_cell(write_spec(data, mode=mode, method=method), tmp_path)
     name = "participant-0003"
     rows = np.load(data / "rows.npz")
     part = setup.work.parts[name]
