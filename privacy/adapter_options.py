@@ -191,8 +191,8 @@ class BottleneckOptions(PeftOptions):
     @property
     def words(self) -> str:
         """Type and size in a few words."""
-        behind = "feed-forward modules" if self.placement == "pfeiffer" else "modules, of the attention too"
-        return f"bottlenecks of width {self.bottleneck_dim} ({self.non_linearity}) behind {behind}"
+        behind = "feed-forward" if self.placement == "pfeiffer" else "attention and feed-forward"
+        return f"bottlenecks of width {self.bottleneck_dim} ({self.non_linearity}) behind {behind} modules"
 
 
 class PromptOptions(PeftOptions):
