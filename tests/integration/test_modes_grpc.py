@@ -61,6 +61,7 @@ CASES = {
     "distributed, by examples, layers by a coin": ("image", "distributed", "example", {"method": "droppeft"}),
     "local, by examples, sketches": ("image", "local", "example", {"method": "fedask"}),
     "none, directions": ("image", "none", "none", {"method": "fedkseed"}),
+    "distributed, by examples, bottlenecks": ("text", "distributed", "example", {"method": "bottleneck"}),
     "distributed, by examples, correlated noise": ("image", "distributed", "example", {"bands": 2}),
 }
 

@@ -178,7 +178,7 @@ class BottleneckModel(BaseTuner):
         raise ValueError(NOT_MERGED)
 
 
-def _register() -> None:
+def register() -> None:
     """Enter the type where PEFT looks its types up.
 
     Its own ``register_peft_method`` takes no name that its enumeration lacks, and fills these very dictionaries.
@@ -197,4 +197,4 @@ def _register() -> None:
         table[OwnType.BOTTLENECK] = value
 
 
-_register()
+register()
