@@ -210,8 +210,9 @@ def _place(made: Outline, method: Method, section: AdapterSection) -> Iterator[C
         detail = f"adapter.target_modules: name them; the base has {', '.join(sorted(made.linear))}"
         raise LocalError("E-CONFIG-INVALID", detail)
     yield Choice("adapter.target_modules", json.dumps(names), reason)
-    if "layers" in fields and section.layers is None and made.layers:
-        upper = list(range(made.layers - math.ceil(made.layers / UPPER), made.layers))
+    numbers = made.layers(names)
+    if "layers" in fields and section.layers is None and len(numbers) > 1:
+        upper = numbers[-math.ceil(len(numbers) / UPPER) :]
         yield Choice("adapter.layers", json.dumps(upper), "the uppermost: what lies below is computed once")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from authoring.recipe import NO_PURPOSE, read_recipe
 from onlysum import app
 from privacy.draft import Draft
 from privacy.errors import LocalError
+from tests.worlds.families import FAMILIES
 from tests.worlds.task_world import llama
-from tests.worlds.torch_world import image_base, recipe_text, text_base
+from tests.worlds.torch_world import LABELS, image_base, recipe_text, text_base
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
@@ -41,6 +43,41 @@ def built(directory: Path, text: str) -> tuple[Draft, dict[str, Choice], list[st
         directory / "recipe.toml", directory / "draft", self_check=False, chose=chosen.append, warn=warnings.append
     )
     return draft, {choice.key: choice for choice in chosen}, warnings
+
+
+EMBEDDED = """\
+method = "ffa-lora"
+
+[base]
+path = "base"
+
+[task]
+kind = "sentence-embedding"
+data = "pairs"
+input_column = "first"
+pair_column = "second"
+label_column = "similarity"
+max_length = 8
+
+[privacy]
+epsilon = 8
+"""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_modules_and_layers_that_are_chosen_are_those_of_the_family(name: str, tmp_path: Path) -> None:
+    family = FAMILIES[name]
+    family.write(tmp_path / "base")
+    labels = "[" + ", ".join(json.dumps(label) for label in LABELS) + "]"
+    texts = [LEAST.replace('["low", "middle", "high"]', labels)]
+    if family.kind == "text":
+        texts = [texts[0].replace("data = ", "max_length = 8\ndata = ")]
+    if family.kind == "text" and name != "t5":  # an encoder with a decoder has no sentence embedding
+        texts.append(EMBEDDED)
+    for text in texts:
+        draft, _, _ = built(tmp_path, text)
+        shutil.rmtree(tmp_path / "draft")
+        assert set(draft.recipe.adapter.head_modules) == (set(family.head) if text.startswith("[base]") else set())
 
 
 def test_base_data_labels_and_epsilon_are_enough_for_pictures(tmp_path: Path) -> None:

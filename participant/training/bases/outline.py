@@ -6,14 +6,18 @@ Leaves to others: whether the base runs (``checks``), which of its modules a rec
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 import transformers
 from transformers.pytorch_utils import Conv1D
 
 from privacy.errors import LocalError
+
+_NUMBERED: Final = re.compile(r".*?\.[^.]*\.(\d+)\.")  # as PEFT 0.21 reads a layer's number in a module's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +28,18 @@ class Outline:
         linear: last parts of the names of its linear modules.
         paths: the whole names of them.
         heads: modules with weights beside the foundation model itself, at the top level.
-        layers: how many it has; 0 where its configuration does not say.
     """
 
     linear: frozenset[str]
     paths: frozenset[str]
     heads: tuple[str, ...]
-    layers: int
+
+    def layers(self, targets: tuple[str, ...]) -> tuple[int, ...]:
+        """Return the numbers by which PEFT tells layers with such modules apart; none if one of them has no number."""
+        behind = [path for path in self.paths if any(f".{path}".endswith(f".{target}") for target in targets)]
+        found = [_NUMBERED.match(path) for path in behind]
+        numbers = [int(match[1]) for match in found if match]
+        return tuple(sorted(set(numbers))) if len(numbers) == len(found) else ()
 
 
 def outline(folder: Path, loader: str) -> Outline:
@@ -48,10 +57,7 @@ def outline(folder: Path, loader: str) -> Outline:
         raise LocalError("E-MODEL-LOAD", f"{folder.name}: {type(error).__name__}: {words}") from None
     paths = frozenset(name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D))
     linear = frozenset(name.rpartition(".")[2] for name in paths)
-    heads = tuple(
-        name
-        for name, module in model.named_children()
-        if name != model.base_model_prefix and any(True for _ in module.parameters())
-    )
-    layers = getattr(model.config.get_text_config(), "num_hidden_layers", 0)
-    return Outline(linear, paths, heads, layers if isinstance(layers, int) else 0)
+    sizes = {name: sum(part.numel() for part in module.parameters()) for name, module in model.named_children()}
+    foundation = model.base_model_prefix if model.base_model_prefix in sizes else max(sizes, key=sizes.__getitem__)
+    heads = tuple(name for name, size in sizes.items() if name != foundation and size)
+    return Outline(linear, paths, heads)
