@@ -82,6 +82,14 @@ runs = sa.Table(
     sa.Column("ended_at", sa.BigInteger),
 )
 
+run_labels = sa.Table(
+    "run_labels",
+    metadata,
+    sa.Column("run_id", sa.String(32), sa.ForeignKey("runs.run_id"), primary_key=True),
+    sa.Column("key", sa.String(32), primary_key=True),
+    sa.Column("value", sa.String(64), nullable=False),
+)
+
 leases = sa.Table(
     "leases",
     metadata,
