@@ -30,6 +30,7 @@ from coordinator.enrolment.renewal import with_valid_server
 from coordinator.enrolment.sightings import Sightings
 from coordinator.events.watch import LOOK_SECONDS, EventWatch
 from coordinator.home import Home
+from coordinator.leadership import presence
 from coordinator.opened import OpenHome, open_store
 from host.events.announcer import FILE_NAME, Announcer, Told
 from host.locks import only_daemon
@@ -134,7 +135,7 @@ async def _run(
     write_status(opened.home, status)
     ready(status)
     notify(READY)
-    keeping = (runner.serve(), _keep_status(opened, status, runner), _keep_certificates(runner))
+    keeping = (runner.serve(), _keep_status(opened, status, runner), _keep_certificates(runner), _keep_saying(runner))
     work = [asyncio.create_task(task) for task in keeping]
     if opened.settings.events.wanted:
         work.append(asyncio.create_task(_tell_events(opened, runner)))
@@ -147,6 +148,7 @@ async def _run(
     outcomes = await asyncio.gather(*work, return_exceptions=True)
     with suppress(LocalError):  # a database that is away: the leases end by themselves
         await asyncio.to_thread(runner.resign)
+        await asyncio.to_thread(runner.presence.end)
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome
@@ -156,6 +158,14 @@ async def _keep_certificates(runner: Runner) -> None:
     while True:
         await asyncio.sleep(CERTIFICATES_SECONDS)
         await asyncio.to_thread(runner.authority.look)
+
+
+async def _keep_saying(runner: Runner) -> None:
+    """Say to the other coordinators that this one runs, as often as the database takes it."""
+    while True:
+        with suppress(LocalError):  # a database that is away: the runs' own work says so
+            await asyncio.to_thread(runner.presence.say)
+        await asyncio.sleep(presence.EVERY_SECONDS)
 
 
 async def _keep_status(opened: OpenHome, status: DaemonStatus, runner: Runner) -> None:
