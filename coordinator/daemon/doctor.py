@@ -27,6 +27,7 @@ from coordinator.opened import open_store
 from host import checkup
 from host.certificates import RENEW_SECONDS, expires_at, invalid_now, renewal_overdue, require_valid
 from host.checkup import Check, CheckFailed, Examination, check, check_disk, versions_check
+from host.events.signature import load_secret
 from host.rendering import Json, moment
 from host.system import SystemClock
 
@@ -85,6 +86,7 @@ def _replica_checks(home: Home, settings: Settings) -> list[Check]:
 
 def _configuration(home: Home) -> str:
     settings = load_settings(home)
+    load_secret(home.directory, settings.events)
     return f"federation {settings.federation}, members at {settings.participants.address}"
 
 
