@@ -30,7 +30,7 @@ FORM_TYPE: Final = "application/x-www-form-urlencoded"
 SAFE: Final = frozenset({"GET", "HEAD"})
 STATUSES: Final = {
     "E-NOT-FOUND": 404, "E-WEB-ORIGIN": 403, "E-WEB-FORM": 400, "E-LOGIN-ROLE": 403, "E-LOGIN-LOCKED": 429,
-    "E-LOGIN": 401, "E-STATE-BUSY": 503, "E-DATABASE-AWAY": 503, "E-BUG": 500,
+    "E-LOGIN": 401, "E-STATE-BUSY": 503, "E-DATABASE-AWAY": 503, "E-BUG": 500, "E-IDENTITY-DIFFERS": 409,
 }  # fmt: skip
 BY_FAULT: Final = {Fault.USAGE: 400, Fault.REFUSED: 409}
 
