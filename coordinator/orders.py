@@ -1,4 +1,4 @@
-"""What an operator orders in a run: pause, resume, end, leave a member out; and what leaves with an export.
+"""What an operator orders in a run: pause, resume, end, leave a member out, label; and what leaves with an export.
 
 Guarantees: an order changes rows and nothing else, in one transaction, and the daemon notices within a fraction of a
 second; commands and dashboard give the same orders.
@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordinator.database import member_rows, run_rows, standing_rows
+from coordinator.database import label_rows, member_rows, run_rows, standing_rows
 from coordinator.database.run_rows import RunRecord, RunState
 from coordinator.database.store import Store
+from coordinator.labels import require_key
 from coordinator.runs.global_adapter import RunFiles
 from coordinator.runs.release import MEASUREMENT_FILE, measurement_json, write_adapter
 from privacy.errors import LocalError
@@ -83,6 +85,26 @@ def set_excluded(store: Store, name: str, member: str, *, excluded: bool, now: i
             kind = "member-excluded" if excluded else "member-included"
             member_rows.log_security(connection, now, kind, member, run.run_id)
     return Left(run.run_id, left, len(roster))
+
+
+def set_labels(
+    store: Store, name: str, labels: Mapping[str, str], *, remove: Collection[str]
+) -> tuple[str, dict[str, str]]:
+    """Change an operator's notes on a run, also on one that has ended; return the run's id and all its labels.
+
+    Raises:
+        LocalError: ``E-NOT-FOUND``, or ``E-USAGE``: nothing is to change, a label is set and removed at once, no key
+            is like that, or the labels would be too many.
+    """
+    for key in remove:
+        require_key(key)
+    if not labels and not remove:
+        raise LocalError("E-USAGE", "give KEY=VALUE, or --remove KEY")
+    if both := sorted({*labels} & {*remove}):
+        raise LocalError("E-USAGE", f"label {both[0]} is both set and removed")
+    with store.begin() as connection:
+        run_id = run_rows.find_run(connection, name).run_id
+        return run_id, label_rows.set_labels(connection, run_id, labels, remove=remove)
 
 
 def _going_on(connection: Connection, name: str) -> RunRecord:

@@ -135,6 +135,36 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "this process hung, or was cut off from the database, for longer than its lease holds; nothing was written",
         "nothing: the other one goes on with the run; if it happens again, look at this machine's load and network",
     ),
+    "E-REPLICA-AWAY": Explanation(
+        _U,
+        "another coordinator of this federation does not run",
+        "it was stopped, hangs, is cut off from the database, or has another address in its own coordinator.toml",
+        "look there: `onlysum coordinator status`; until it runs, nobody takes over if this one fails",
+    ),
+    "E-REPLICA-UNKNOWN": Explanation(
+        _U,
+        "a coordinator works on this database that this one does not know",
+        "[replicas] in coordinator.toml does not name it, so members that join here are not told of it",
+        "name its addresses under [replicas] and start this one again, or stop that one if it is none of yours",
+    ),
+    "E-REPLICA-TWICE": Explanation(
+        _U,
+        "two coordinators on this database have one address",
+        "a directory was copied, and its coordinator.toml not changed; members reach one of the two",
+        "give each its own addresses in coordinator.toml, and name those of the other one under [replicas]",
+    ),
+    "E-REPLICA-DIRECTORY": Explanation(
+        _U,
+        "the directory of runs and uploads is not one that all coordinators see",
+        "[replicas] directory names another one there, a copy, or a mount that is missing on one of the machines",
+        "mount the same directory on each machine; after that ask again, a minute later on a network file system",
+    ),
+    "E-REPLICA-CLOCK": Explanation(
+        _U,
+        "a coordinator's clock differs from the database's by more than a lease holds",
+        "one of them is wrong: after a takeover phases would end too early or too late, and so would certificates",
+        "set the wrong clock right, and keep all of them by NTP",
+    ),
     "E-CERTIFICATE": Explanation(
         _U,
         "this machine's own certificate is not valid now, so nothing was started",

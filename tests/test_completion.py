@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 import onlysum
+from coordinator.database import label_rows
+from tests.worlds.coordinator import RUN_ID
+from tests.worlds.dashboard import seed
 
 NAMED: dict[str, tuple[str, list[str]]] = {
     "a plan": ("participant plan show --config {home} 3f", ["3f2a00"]),
@@ -49,3 +52,16 @@ def test_tab_in_a_directory_that_is_none_says_nothing(
     words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert completed(f"{words} --config {tmp_path} x", monkeypatch, capsys) == []
+
+
+def test_tab_completes_the_keys_of_labels_and_behind_a_key_its_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeded = seed(tmp_path, n=3)
+    with seeded.opened.store.begin() as connection:
+        label_rows.set_labels(connection, RUN_ID, {"study": "lung", "site": "north"})
+        label_rows.set_labels(connection, "22" * 16, {"study": "skin"})
+    words = f"coordinator run list --config {tmp_path} --label"
+    assert completed(f"{words} s", monkeypatch, capsys) == ["site", "study"]
+    assert completed(f"{words} study=", monkeypatch, capsys) == ["study=lung", "study=skin"]
+    assert completed(f"coordinator run label --config {tmp_path} 2222 --remove st", monkeypatch, capsys) == ["study"]

@@ -11,7 +11,15 @@ from typing import get_args
 
 import pytest
 
-from coordinator.database import attempt_rows, member_rows, run_rows, standing_rows, user_rows
+from coordinator.database import (
+    attempt_rows,
+    coordinator_rows,
+    label_rows,
+    member_rows,
+    run_rows,
+    standing_rows,
+    user_rows,
+)
 from coordinator.protocol.transitions import TRANSITIONS
 from host import durable
 from participant.protocol.memory import Record
@@ -36,6 +44,9 @@ POWER = (Moment.BEFORE, Death.POWER)
 # Rows that no course of a run writes, and what does.
 ELSEWHERE = {
     "attempt_rows.abort_open_attempts": "restoring a backup",
+    "coordinator_rows.say_running": "the process beside a run, every five seconds",
+    "coordinator_rows.say_ended": "the process when it ends",
+    "label_rows.set_labels": "a command",
     "member_rows.add_token": "a command, before anybody is a member",
     "member_rows.enrol_member": "enrolment",
     "member_rows.certify_again": "an invitation of a member that is known",
@@ -97,7 +108,7 @@ def test_every_function_that_writes_the_coordinators_rows_is_in_the_matrix_or_na
         for federation in without_deaths.values()
         for function in federation.steps.functions
     }
-    modules = (attempt_rows, member_rows, run_rows, standing_rows, user_rows)
+    modules = (attempt_rows, coordinator_rows, label_rows, member_rows, run_rows, standing_rows, user_rows)
     written = {name for module in modules for name in _writing(module)}
     assert written - seen == ELSEWHERE.keys()
 

@@ -21,7 +21,15 @@ from privacy.error_codes import REGISTRY
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-MANIFESTS = sorted(path for path in (DEPLOY / "kubernetes").rglob("*.yaml") if path.name != "kustomization.yaml")
+FOLDERS = ("kubernetes", "kubernetes/init", "kubernetes-replicas", "kubernetes-replicas/init")
+PATCH = ".patch.yaml"  # a part of a manifest: kustomize lays it over another, and the whole is validated
+BESIDE = {folder: sorted(DEPLOY.joinpath(folder).glob("*.yaml")) for folder in FOLDERS}
+MANIFESTS = [
+    path
+    for paths in BESIDE.values()
+    for path in paths
+    if path.name != "kustomization.yaml" and not path.name.endswith(PATCH)
+]
 MOST_EXPOSED = 2.0  # of 10, as `systemd-analyze security` rates
 
 
@@ -67,19 +75,23 @@ def documents(text: str) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(text) if document]
 
 
-@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_every_manifest_is_in_a_folder_that_is_looked_at() -> None:
+    assert sorted(DEPLOY.glob("kubernetes*/**/*.yaml")) == sorted(path for paths in BESIDE.values() for path in paths)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: str(path.relative_to(DEPLOY)))
 def test_kubernetes_takes_each_manifest(path: Path) -> None:
     for document in documents(path.read_text()):
         kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
 
 
-@pytest.mark.parametrize("folder", ["kubernetes", "kubernetes/init"])
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_a_kustomization_names_every_file_beside_it_and_renders(folder: str) -> None:
     at = DEPLOY / folder
     (kustomization,) = documents((at / "kustomization.yaml").read_text())
-    assert sorted(kustomization["resources"]) == sorted(
-        path.name for path in at.glob("*.yaml") if path.name != "kustomization.yaml"
-    )
+    named = [name for name in kustomization["resources"] if not (at / name).is_dir()]
+    named += [patch["path"] for patch in kustomization.get("patches", [])]
+    assert sorted(["kustomization.yaml", *named]) == [path.name for path in BESIDE[folder]]
     kubectl = shutil.which("kubectl")
     if kubectl is None:  # the files it would put together were validated above
         return
@@ -99,7 +111,7 @@ def containers() -> list[dict[str, Any]]:
 
 
 def test_no_container_may_gain_privileges_or_write_to_its_own_file_system() -> None:
-    assert len(containers()) == 3
+    assert len(containers()) == 4
     for container in containers():
         security = container["securityContext"]
         assert security["allowPrivilegeEscalation"] is False

@@ -48,6 +48,17 @@ def complete_runs(context: typer.Context, incomplete: str) -> list[str]:
     return _known(context, incomplete, lambda connection: [run.run_id for run in run_rows.list_runs(connection)])
 
 
+def complete_labels(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the keys that runs are labelled with, and behind a key its values."""
+    from coordinator.database import label_rows
+
+    def read(connection: Connection) -> list[str]:
+        pairs = [pair for labels in label_rows.list_labels(connection).values() for pair in labels.items()]
+        return sorted({f"{key}={value}" if "=" in incomplete else key for key, value in pairs})
+
+    return _known(context, incomplete, read)
+
+
 def complete_members(context: typer.Context, incomplete: str) -> list[str]:
     """Return the members whose name begins like this; in a list of names, for the last of them."""
     from coordinator.database import member_rows
@@ -55,6 +66,11 @@ def complete_members(context: typer.Context, incomplete: str) -> list[str]:
     before, comma, last = incomplete.rpartition(",")
     found = _known(context, last, lambda connection: [known.name for known in member_rows.list_members(connection)])
     return [f"{before}{comma}{name}" for name in found]
+
+
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.", autocompletion=complete_runs)
+]
 
 
 def _known(context: typer.Context, incomplete: str, read: Callable[[Connection], list[str]]) -> list[str]:

@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordinator.commands import run_labels
 from coordinator.commands.choices import GraphKind, Suite, Weights
-from coordinator.commands.console import Directory, complete_members, complete_runs, now, opened, seconds
+from coordinator.commands.console import (
+    Directory,
+    RunName,
+    complete_labels,
+    complete_members,
+    complete_runs,
+    now,
+    opened,
+    seconds,
+)
 from host.console import AsJson, say, show, show_view, working
 
 if TYPE_CHECKING:
@@ -25,10 +35,6 @@ if TYPE_CHECKING:
     from host.rendering import Json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Create, watch and end runs.")
-RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.", autocompletion=complete_runs)
-]
-
 NewestRun = Annotated[
     str,
     typer.Argument(
@@ -84,6 +90,10 @@ def create(
         typer.Option("--entry-bits", help="Of an entry in a sum; default: as few as cost 1% at most."),
     ] = None,
     expires: Annotated[str, typer.Option("--expires", help="Until when the run must be over.")] = "7d",
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", metavar="KEY=VALUE", help="A note of your own, also more than once."),
+    ] = None,
     then_watch: Annotated[bool, typer.Option("--watch", help="Then follow it, as `run watch` does.")] = False,
     config: Directory = None,
     as_json: AsJson = False,
@@ -96,6 +106,7 @@ def create(
 
     Example: onlysum coordinator run create digits/ --members a,b,c
     """
+    from coordinator.labels import read_labels
     from coordinator.runs import creation
     from coordinator.views.proposal import Proposal
     from host.system import SystemRandom
@@ -103,7 +114,7 @@ def create(
 
     if (draft is None) == (not like):
         raise LocalError("E-USAGE", "give a draft, or --like and an earlier run")
-    names = [name.strip() for name in members.split(",") if name.strip()]
+    names, notes = [name.strip() for name in members.split(",") if name.strip()], read_labels(label or [])
     with opened(config) as coordinator:
         again = _again(coordinator, like, names) if like else None
         names = list(again.members) if again else names or _everybody(coordinator)
@@ -118,10 +129,12 @@ def create(
             created_at=made_at,
             expires_at=made_at + seconds(expires),
         )
+        notes = run_labels.taken_over(coordinator, like, notes) if like else notes
         with _drafted(context, again.draft if again else draft or Path()) as directory:
             known = creation.read_draft(directory)
             plan = creation.make_plan(coordinator.store, coordinator.settings, known, request, random=SystemRandom())
-            creation.register(coordinator.store, coordinator.home, coordinator.authority().operator, plan, directory)
+            operator = coordinator.authority().operator
+            creation.register(coordinator.store, coordinator.home, operator, plan, directory, notes)
     show_view(Proposal(plan), as_json=as_json)
     if then_watch:
         watch(plan.run_id, config, as_json=as_json)
@@ -202,15 +215,33 @@ def _named(coordinator: OpenHome, run: str) -> str:
 
 
 @app.command("list")
-def list_runs(config: Directory = None, as_json: AsJson = False) -> None:
-    """List all runs.
+def list_runs(
+    *,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="KEY[=VALUE]",
+            help="Only runs with it; more than once: with all of them.",
+            autocompletion=complete_labels,
+        ),
+    ] = None,
+    config: Directory = None,
+    as_json: AsJson = False,
+) -> None:
+    """List all runs, or those with a label.
 
-    Example: onlysum coordinator run list
+    Example: onlysum coordinator run list --label site=north
     """
+    from coordinator.labels import read_wanted
     from coordinator.views.runs import run_list
 
+    wanted = read_wanted(label or [])
     with opened(config) as coordinator:
-        show_view(run_list(coordinator), as_json=as_json)
+        show_view(run_list(coordinator, wanted), as_json=as_json)
+
+
+app.command()(run_labels.label)
 
 
 @app.command("show")

@@ -6,7 +6,9 @@ Guarantees: every check runs, whatever the others find; a bundle for support hol
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,13 +19,17 @@ from coordinator.daemon.status import read_status
 from coordinator.database import attempt_rows, member_rows, run_rows
 from coordinator.database import store as stores
 from coordinator.database.engines import refusals
+from coordinator.database.store import Store
 from coordinator.enrolment.authority import covers, load_authority
 from coordinator.home import Home
+from coordinator.leadership import examination
 from coordinator.opened import open_store
 from host import checkup
 from host.certificates import RENEW_SECONDS, expires_at, invalid_now, renewal_overdue, require_valid
 from host.checkup import Check, CheckFailed, Examination, check, check_disk, versions_check
+from host.events.signature import load_secret
 from host.rendering import Json, moment
+from host.system import SystemClock
 
 RENEWS: Final = " the service renews it when it runs, or: onlysum coordinator renew"
 MOST_NAMED: Final = 8
@@ -50,6 +56,7 @@ def _checks(home: Home, now: int) -> tuple[Check, ...]:
         checks += [
             check("names", lambda: _names(home, settings)),
             check("database", lambda: _database(home, settings)),
+            *_replica_checks(home, settings),
             check("members", lambda: _members(home, settings, now)),
             check("security log", lambda: _security_log(home, settings)),
             check("ports", lambda: _ports(home, settings)),
@@ -59,8 +66,27 @@ def _checks(home: Home, now: int) -> tuple[Check, ...]:
     return tuple(checks)
 
 
+def _replica_checks(home: Home, settings: Settings) -> list[Check]:
+    """Return what concerns several coordinators; nothing where the database belongs to one."""
+    if stores.sqlite_path(settings.database_url(home)) is not None:
+        return []
+
+    def looked(look: Callable[[Store], str]) -> Callable[[], str]:
+        def run() -> str:
+            with closing(open_store(home, settings)) as store:
+                return look(store)
+
+        return run
+
+    checks = [check("coordinators", looked(partial(examination.coordinators, settings)))]
+    if settings.replicas is not None:
+        checks.append(check("shared directory", looked(partial(examination.shared_directory, settings))))
+    return [*checks, check("clocks", looked(partial(examination.clocks, settings, clock=SystemClock())))]
+
+
 def _configuration(home: Home) -> str:
     settings = load_settings(home)
+    load_secret(home.directory, settings.events)
     return f"federation {settings.federation}, members at {settings.participants.address}"
 
 

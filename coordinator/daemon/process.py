@@ -30,8 +30,10 @@ from coordinator.enrolment.renewal import with_valid_server
 from coordinator.enrolment.sightings import Sightings
 from coordinator.events.watch import LOOK_SECONDS, EventWatch
 from coordinator.home import Home
+from coordinator.leadership import presence
 from coordinator.opened import OpenHome, open_store
 from host.events.announcer import FILE_NAME, Announcer, Told
+from host.events.signature import load_secret
 from host.locks import only_daemon
 from host.logs import logging_to
 from host.service_manager import GRACE_SECONDS, READY, STOPPING, StopSignals, notify
@@ -54,10 +56,11 @@ def start(home: Home, settings: Settings, authority: Authority, ready: Callable[
         ready: called once when both listeners are up.
 
     Raises:
-        LocalError: ``E-RUNNING``, ``E-CERTIFICATE``, ``E-PORT``, ``E-STATE-DAMAGED``, ``E-DATABASE-AWAY`` or
-            ``E-MASK-STREAM``.
+        LocalError: ``E-RUNNING``, ``E-CERTIFICATE``, ``E-PORT``, ``E-STATE-DAMAGED``, ``E-DATABASE-AWAY``,
+            ``E-MASK-STREAM``, or as :func:`host.events.signature.load_secret`.
     """
     _raise_descriptor_limit()
+    load_secret(home.directory, settings.events)  # one that is missing is refused now, not when something happens
     masks.choose(SystemClock())  # a library whose key streams are wrong is refused at the start, not in a round
     with only_daemon(home.directory, "coordinator"), logging_to(settings.log, home.directory, tracebacks=True):
         home.status_file.unlink(missing_ok=True)  # of a daemon that was killed
@@ -134,7 +137,7 @@ async def _run(
     write_status(opened.home, status)
     ready(status)
     notify(READY)
-    keeping = (runner.serve(), _keep_status(opened, status, runner), _keep_certificates(runner))
+    keeping = (runner.serve(), _keep_status(opened, status, runner), _keep_certificates(runner), _keep_saying(runner))
     work = [asyncio.create_task(task) for task in keeping]
     if opened.settings.events.wanted:
         work.append(asyncio.create_task(_tell_events(opened, runner)))
@@ -147,6 +150,7 @@ async def _run(
     outcomes = await asyncio.gather(*work, return_exceptions=True)
     with suppress(LocalError):  # a database that is away: the leases end by themselves
         await asyncio.to_thread(runner.resign)
+        await asyncio.to_thread(runner.presence.end)
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome
@@ -156,6 +160,14 @@ async def _keep_certificates(runner: Runner) -> None:
     while True:
         await asyncio.sleep(CERTIFICATES_SECONDS)
         await asyncio.to_thread(runner.authority.look)
+
+
+async def _keep_saying(runner: Runner) -> None:
+    """Say to the other coordinators that this one runs, as often as the database takes it."""
+    while True:
+        with suppress(LocalError):  # a database that is away: the runs' own work says so
+            await asyncio.to_thread(runner.presence.say)
+        await asyncio.sleep(presence.EVERY_SECONDS)
 
 
 async def _keep_status(opened: OpenHome, status: DaemonStatus, runner: Runner) -> None:
@@ -172,7 +184,8 @@ async def _keep_status(opened: OpenHome, status: DaemonStatus, runner: Runner) -
 async def _tell_events(opened: OpenHome, runner: Runner) -> None:
     """Tell what an operator should hear of; nothing that goes wrong here stops the daemon."""
     log, told = structlog.get_logger("coordinator"), Told(opened.home.directory / FILE_NAME)
-    announcer = Announcer(opened.settings.events, told)
+    secret = load_secret(opened.home.directory, opened.settings.events)
+    announcer = Announcer(opened.settings.events, told, secret=secret)
     announcer.start()
     watch = EventWatch(opened, announcer, told, clock=SystemClock())
     try:

@@ -28,6 +28,7 @@ from coordinator.enrolment.renewal import AuthorityKeeper
 from coordinator.home import Home
 from coordinator.leadership.leadership import Leadership
 from coordinator.leadership.led_runs import LedRuns
+from coordinator.leadership.presence import Presence
 from coordinator.runs.ledger_heads import LedgerHeads
 from coordinator.runs.liveness import Liveness
 from coordinator.runs.run import Run, RunContext
@@ -96,6 +97,9 @@ class Runner:
         self._troubles = Troubles(clock)
         address = settings.participants.address
         leadership = Leadership(store, clock=clock, random=random, address=address, files=home.run)
+        self.presence = Presence(
+            store, clock=clock, process=leadership.holder, address=address, shared=settings.placed(home).shared
+        )
         self._led = LedRuns(
             self._desk, leadership, self._polls, troubles=self._troubles, refresh_members=self._members.refresh
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from coordinator.labels import label_words
 from coordinator.views.overview import Overview
 
 MOST_BARS: Final = 200  # of a strip; of a longer run the last ones
@@ -117,8 +118,9 @@ def happenings(run: Overview) -> tuple[Happening, ...]:
     return tuple(sorted(found, key=lambda each: (each.at, each.round), reverse=True)[:MOST_SHOWN])
 
 
-FILTERS: Final[Mapping[str, Callable[[Overview], object]]] = {
+FILTERS: Final[Mapping[str, Callable[..., object]]] = {
     "strip": strip, "merit": merit, "survivors": survivors, "seconds": seconds, "happenings": happenings,
+    "labels": label_words,
 }  # fmt: skip
 
 

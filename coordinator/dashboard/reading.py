@@ -20,7 +20,8 @@ from audit.verify import verify_report
 from coordinator.dashboard.accounts import Login
 from coordinator.dashboard.context import Dashboard
 from coordinator.dashboard.curve import EpsilonCurve
-from coordinator.database import run_rows
+from coordinator.database import label_rows, run_rows
+from coordinator.labels import label_words, match, read_wanted
 from coordinator.runs.global_adapter import RunFiles
 from coordinator.views.inbox import inbox
 from coordinator.views.members import member_details, member_list, newest_run
@@ -39,10 +40,11 @@ _STYLE: Final = re.compile(r"<style>(.*?)</style>", re.DOTALL)
 
 
 def first_screen(dashboard: Dashboard, login: Login, asked: Asked) -> Response:
-    """Return one sentence for each run that goes on, and what ended lately."""
-    opened, now = dashboard.opened, dashboard.now()
+    """Return one sentence for each run that goes on, and what ended lately; of all runs, or of those with a label."""
+    opened, now, wanted = dashboard.opened, dashboard.now(), read_wanted(filter(None, [asked.get("label", "")]))
     with opened.store.read() as connection:
-        known = run_rows.list_runs(connection)
+        labels = label_rows.list_labels(connection)
+        known = [run for run in run_rows.list_runs(connection) if match(wanted, labels.get(run.run_id, {}))]
     going_on = [overview(opened, run.run_id) for run in known if not run.state.ended]
     ended = [overview(opened, run.run_id) for run in known if run.state.ended][: -SHOWN_ENDED - 1 : -1]
     return dashboard.show(
@@ -52,6 +54,8 @@ def first_screen(dashboard: Dashboard, login: Login, asked: Asked) -> Response:
         runs=sorted(((each, run_sentence(each, now)) for each in reversed(going_on)), key=_worst_first),
         ended=[(each, run_sentence(each, now)) for each in ended],
         service=service_status(opened, now),
+        label=str(wanted[0]) if wanted else "",
+        labels=sorted({words for each in labels.values() for words in (*each, *label_words(each))}),
     )
 
 

@@ -1,7 +1,7 @@
 """The tables of the coordinator's database.
 
 Guarantees: the schema that the migrations build is the one declared here (a test compares them); times are whole
-seconds since the Unix epoch, but for the end of a lease, which is in milliseconds.
+seconds since the Unix epoch, but for those by the database's clock, which are in milliseconds.
 Leaves to others: what is written when (``coordinator.database.member_rows``, ``coordinator.database.run_rows``).
 """
 
@@ -82,6 +82,14 @@ runs = sa.Table(
     sa.Column("ended_at", sa.BigInteger),
 )
 
+run_labels = sa.Table(
+    "run_labels",
+    metadata,
+    sa.Column("run_id", sa.String(32), sa.ForeignKey("runs.run_id"), primary_key=True),
+    sa.Column("key", sa.String(32), primary_key=True),
+    sa.Column("value", sa.String(64), nullable=False),
+)
+
 leases = sa.Table(
     "leases",
     metadata,
@@ -91,6 +99,18 @@ leases = sa.Table(
     sa.Column("token", sa.BigInteger, nullable=False),  # one more each time that somebody takes the lease
     sa.Column("expires_at", sa.BigInteger, nullable=False),  # milliseconds since the epoch, by the database's clock
     sa.Column("live", sa.Text, nullable=False),  # members of the run that poll the holder; names, comma-separated
+)
+
+coordinators = sa.Table(
+    "coordinators",
+    metadata,
+    sa.Column("process", sa.String(32), primary_key=True),  # as the holder of a lease
+    sa.Column("address", sa.String(300), nullable=False),  # where members dial it
+    sa.Column("version", sa.String(128), nullable=False),  # of its software
+    sa.Column("started_at", sa.BigInteger, nullable=False),  # milliseconds since the epoch, by the database's clock
+    sa.Column("seen_at", sa.BigInteger, nullable=False),  # likewise, when it last said that it runs
+    sa.Column("beat", sa.BigInteger, nullable=False),  # how often it has said so
+    sa.Column("clock_ms", sa.BigInteger, nullable=False),  # by how much its clock is ahead of the database's
 )
 
 approvals = sa.Table(

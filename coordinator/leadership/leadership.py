@@ -81,6 +81,11 @@ class Leadership:
         self._keeping = threading.Lock()
 
     @property
+    def holder(self) -> str:
+        """The name that this process drew, as the holder of its leases."""
+        return self._holder
+
+    @property
     def lapsed(self) -> bool:
         """Whether this process has renewed nothing for so long that others may lead what it led."""
         return self._store.shared and self._clock.monotonic() - self._renewed >= LEASE_SECONDS

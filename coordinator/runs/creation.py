@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 import methods
 from coordinator.config import Settings
-from coordinator.database import member_rows, run_rows
+from coordinator.database import label_rows, member_rows, run_rows
 from coordinator.database.member_rows import MemberRecord
 from coordinator.database.run_rows import RunRecord, RunState
 from coordinator.database.store import Store
@@ -290,8 +290,18 @@ def _reserving(target: PrivacyTarget, graph: Graph) -> PrivacyTarget:
     return target.model_copy(update={"delta": f"{left.quantize(Decimal('1e-18'), ROUND_FLOOR):f}"})
 
 
-def register(store: Store, home: Home, operator: SigningKey, plan: Plan, draft: Path) -> RunRecord:
+def register(
+    store: Store, home: Home, operator: SigningKey, plan: Plan, draft: Path, labels: Mapping[str, str] | None = None
+) -> RunRecord:
     """Sign a plan, write the run's directory, and register it to be proposed to its roster.
+
+    Args:
+        store: where it is registered.
+        home: of the coordinator.
+        operator: who signs.
+        plan: as :func:`make_plan` makes it.
+        draft: the directory that it was made of.
+        labels: notes of the operator on the run, by key; they are beside the plan.
 
     Raises:
         LocalError: ``E-PLAN-RULE``: the initial adapter is not the manifest's.
@@ -327,4 +337,5 @@ def register(store: Store, home: Home, operator: SigningKey, plan: Plan, draft: 
     )
     with store.begin() as connection:
         run_rows.add_run(connection, record)
+        label_rows.set_labels(connection, plan.run_id, labels or {})
     return record

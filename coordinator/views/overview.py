@@ -6,14 +6,15 @@ Guarantees: read from the database alone, so it works whether or not the daemon 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coordinator.daemon.status import read_status
 from coordinator.daemon.troubles import Trouble
-from coordinator.database import attempt_rows, run_rows, standing_rows, turn_rows
+from coordinator.database import attempt_rows, label_rows, run_rows, standing_rows, turn_rows
 from coordinator.database.attempt_rows import AttemptRecord
 from coordinator.database.run_rows import ApprovalRecord, EvaluationRecord, RoundRecord, RunRecord, RunState
 from coordinator.database.standing_rows import Lateness
+from coordinator.labels import label_words
 from coordinator.opened import OpenHome
 from coordinator.runs.global_adapter import RunFiles
 from coordinator.views.attendance import Turnout, turnout
@@ -51,6 +52,7 @@ class Overview:
     turnout: Turnout
     figures: tuple[Figure, ...]  # of a measurement whose round is completed
     waits_for: str = ""  # the run whose turn it is, where they share participants
+    labels: Mapping[str, str] = field(default_factory=dict)  # the operator's notes
 
     @property
     def undecided(self) -> tuple[str, ...]:
@@ -94,6 +96,7 @@ class Overview:
         return {
             "run": run.run_id,
             "title": self.plan.recipe.title,
+            "labels": dict(self.labels),
             "state": run.state.value,
             "code": run.code,
             "reason": run.reason,
@@ -152,6 +155,7 @@ class Overview:
             lines.append(f"{run.code} {run.reason}".strip())
         lines += [f"created {moment(run.created_at)} UTC, to be over by {moment(plan.expires_at)} UTC"]
         lines.append(f"suite {suite_words(plan)}; graph {graph_words(plan)}; roster: unverified, owners compare it")
+        lines += [f"labelled {', '.join(label_words(self.labels))}"] if self.labels else []
         lines += [f"led at {self.leader}"] if self.leader else []
         if not run.state.ended:
             lines += trouble_lines(self.troubles)
@@ -259,4 +263,5 @@ def overview(opened: OpenHome, name: str) -> Overview:
             turnout=turnout(connection, run.run_id, plan, rounds),
             figures=_figures(opened, plan, rounds),
             waits_for=waits_for,
+            labels=label_rows.labels_of(connection, run.run_id),
         )

@@ -22,7 +22,11 @@ import structlog
 from host import durable
 from host.events import webhook
 from host.events.event import Event, Events
+from host.events.signature import HEADER, signature
+from host.system import SystemClock
 from privacy.errors import LocalError
+from privacy.interfaces import Clock
+from privacy.secret import SecretBytes
 
 ATTEMPTS: Final = 3  # of a webhook
 PAUSES: Final = (2.0, 10.0)  # seconds between them
@@ -75,11 +79,26 @@ class Announcer(threading.Thread):
         settings: Events,
         told: Told,
         *,
+        secret: SecretBytes | None = None,
+        clock: Clock | None = None,
         post: Callable[..., tuple[str, bool]] = webhook.post,
         run: Callable[..., str] = webhook.run,
         pauses: Sequence[float] = PAUSES,
     ) -> None:
+        """Tell nothing yet.
+
+        Args:
+            settings: who is told what.
+            told: what was told before.
+            secret: signs what a webhook gets.
+            clock: of this machine.
+            post: one try of a webhook.
+            run: one run of a command.
+            pauses: seconds between tries.
+        """
         super().__init__(name="events", daemon=True)
+        self._secret = secret
+        self._clock = clock or SystemClock()
         self._settings = settings
         self._told = told
         self._post = post
@@ -118,10 +137,16 @@ class Announcer(threading.Thread):
             settled = self._deliver(event, body)
         return settled
 
+    def _signed(self, body: bytes) -> dict[str, str]:
+        """Return the header that signs a body, as of now."""
+        if self._secret is None:
+            return {}
+        return {HEADER: signature(self._secret, body, at=int(self._clock.now()))}
+
     def _deliver(self, event: Event, body: bytes) -> bool:
         why, again = "", True
         for pause in (*self._pauses[: ATTEMPTS - 1], None):
-            why, again = self._post(self._settings.webhook, body, seconds=POST_SECONDS)
+            why, again = self._post(self._settings.webhook, body, seconds=POST_SECONDS, headers=self._signed(body))
             if not why:
                 return True
             if not again or pause is None:

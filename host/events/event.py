@@ -58,6 +58,7 @@ class Events(Section):
     """The section [events] of either daemon's configuration."""
 
     webhook: Annotated[str, AfterValidator(_webhook)] = ""  # gets each event as JSON, by POST
+    secret_file: str = ""  # signs what the webhook gets; from the daemon's directory, 0600
     command: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # program and arguments; reads the JSON
     kinds: tuple[Kind, ...] = KINDS
     lost_seconds: Annotated[int, Field(ge=10, le=86_400)] = 120  # away for so long, a member of a run is lost
@@ -66,6 +67,8 @@ class Events(Section):
     def _somebody(self) -> Self:
         if not self.webhook and not self.command and self.kinds != KINDS:
             raise ValueError("kinds are of events that nobody gets: set webhook or command")
+        if self.secret_file and not self.webhook:
+            raise ValueError("secret_file signs what a webhook gets: set webhook")
         return self
 
     @property
@@ -102,6 +105,7 @@ class Event:
 EVENTS_TEMPLATE: Final = f"""\
 # [events]  # told as one line of JSON each, to a webhook by POST or to a command on its standard input, or to both
 # webhook = "https://hooks.example.org/onlysum"  # http:// on this machine alone; three tries, and nothing waits for it
+# secret_file = "webhook.secret"  # 0600: signs each event with HMAC-SHA256, in the header Onlysum-Signature
 # command = ["/usr/local/bin/tell"]              # run without a shell
 # kinds = {json.dumps(list(KINDS))}
 # lost_seconds = {Events.model_fields["lost_seconds"].default}  # away for so long, a member of a run counts as lost

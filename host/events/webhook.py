@@ -15,7 +15,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Final
@@ -25,13 +25,14 @@ ENVIRONMENT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ")
 AGENT: Final = "onlysum"
 
 
-def post(url: str, body: bytes, *, seconds: float) -> tuple[str, bool]:
+def post(url: str, body: bytes, *, seconds: float, headers: Mapping[str, str]) -> tuple[str, bool]:
     """Send a body to a webhook.
 
     Args:
         url: as ``host.events.event.Events`` has checked it.
         body: JSON.
         seconds: after which the connection is cut, wherever it stands.
+        headers: beside those that say what the body is and who sends it.
 
     Returns:
         What went wrong, empty if it was taken (status 2xx), and whether trying again may help.
@@ -51,7 +52,7 @@ def post(url: str, body: bytes, *, seconds: float) -> tuple[str, bool]:
         connection.connect()
         if over.is_set():  # while it was being made there was nothing to cut
             return f"not done within {seconds:g} s", True
-        connection.request("POST", path, body, {"Content-Type": "application/json", "User-Agent": AGENT})
+        connection.request("POST", path, body, {"Content-Type": "application/json", "User-Agent": AGENT, **headers})
         status = connection.getresponse().status
     except (OSError, HTTPException, UnicodeError) as error:
         return type(error).__name__, True

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.middleware.base import RequestResponseEndpoint
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from host.web.pages import HEADERS, Pages
@@ -30,7 +30,7 @@ FORM_TYPE: Final = "application/x-www-form-urlencoded"
 SAFE: Final = frozenset({"GET", "HEAD"})
 STATUSES: Final = {
     "E-NOT-FOUND": 404, "E-WEB-ORIGIN": 403, "E-WEB-FORM": 400, "E-LOGIN-ROLE": 403, "E-LOGIN-LOCKED": 429,
-    "E-LOGIN": 401, "E-STATE-BUSY": 503, "E-DATABASE-AWAY": 503, "E-BUG": 500,
+    "E-LOGIN": 401, "E-STATE-BUSY": 503, "E-DATABASE-AWAY": 503, "E-BUG": 500, "E-IDENTITY-DIFFERS": 409,
 }  # fmt: skip
 BY_FAULT: Final = {Fault.USAGE: 400, Fault.REFUSED: 409}
 
@@ -85,7 +85,7 @@ class Guard:
         return response
 
     def _check(self, request: Request) -> None:
-        if request.url.path in self._open and request.method in SAFE:
+        if request.scope["path"] in self._open and request.method in SAFE:
             return
         if request.headers.get("host", "") not in self._origins.hosts:
             raise RefusedError("E-WEB-ORIGIN", "this listener is asked for under a name that is not its own")
@@ -120,6 +120,8 @@ async def form(request: Request) -> Mapping[str, str]:
                     raise RefusedError("E-WEB-FORM", f"a form has at most {MOST_BYTES} bytes")
     except TimeoutError:
         raise RefusedError("E-WEB-FORM", f"a form arrives within {FORM_SECONDS:g} seconds") from None
+    except ClientDisconnect:  # who went away reads no answer; it is no failure of this program
+        raise RefusedError("E-WEB-FORM", "the form ended before it was whole") from None
     try:
         pairs = parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
     except ValueError:

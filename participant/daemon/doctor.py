@@ -14,6 +14,7 @@ from typing import Final
 from host import checkup
 from host.certificates import compare_clocks, expires_at, invalid_now, renewal_due
 from host.checkup import Check, CheckFailed, Examination, check, check_disk, versions_check
+from host.events.signature import load_secret
 from host.rendering import Json, moment
 from host.system import SystemClock
 from participant.config import load_settings
@@ -68,6 +69,7 @@ def _directory(home: Home) -> str:
 
 def _configuration(home: Home) -> str:
     settings = load_settings(home)
+    load_secret(home.directory, settings.events)
     computing = f"device {settings.device}, engine {settings.engine}, precision {settings.precision}"
     return f"name {settings.name}, {computing}, proxy {'set' if settings.proxy else 'none'}"
 

@@ -15,6 +15,7 @@ import structlog
 from host.certificates import expires_at
 from host.events.announcer import FILE_NAME, Announcer, Told
 from host.events.event import CERTIFICATE_SECONDS, Event, Kind
+from host.events.signature import load_secret
 from host.rendering import moment
 from host.system import SystemClock
 from participant.link.identity import load_identity
@@ -85,7 +86,8 @@ class EventThread(threading.Thread):
         super().__init__(name="events-watch", daemon=True)
         self._stop_event = stop
         told = Told(opened.home.directory / FILE_NAME)
-        self._announcer = Announcer(opened.settings.events, told)
+        secret = load_secret(opened.home.directory, opened.settings.events)
+        self._announcer = Announcer(opened.settings.events, told, secret=secret)
         self._watch = EventWatch(opened, self._announcer, told, SystemClock())
 
     def run(self) -> None:

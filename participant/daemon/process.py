@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from host.certificates import require_valid
+from host.events.signature import load_secret
 from host.locks import only_daemon
 from host.logs import logging_to
 from host.service_manager import GRACE_SECONDS, READY, STOPPING, StopSignals, notify
@@ -40,6 +41,7 @@ def start(directory: Path) -> None:
     if home.left_mark.exists():
         raise LocalError("E-USAGE", "this participant has left its federation; join again in a new directory")
     settings = load_settings(home)
+    load_secret(directory, settings.events)  # one that is missing is refused now, not when something happens
     identity, now = load_identity(home.identity), SystemClock().now()
     newest = load_next(home.identity, identity) or identity  # a crash may have come before it was used
     require_valid(newest.certificate, "this participant's certificate", now)

@@ -1,4 +1,4 @@
-"""The owner's page as an application: plans that wait, what they need and cost, approve and refuse, spend, what ran.
+"""The owner's page as an application: plans that wait, what they need and cost, approve, pin, refuse, spend, what ran.
 
 Guarantees: only who has the address with its key, which this user's terminal shows, sees anything, and only on this
 machine; what is decided here goes through the same functions, rules and record as the commands; the hash that was shown
@@ -34,6 +34,7 @@ from host.web.pages import Pages
 from participant.opened import OpenHome, open_home
 from participant.owner.plan_page import plan_page
 from participant.page.proposal import append, proposal_for
+from participant.page.roster import pin_roster, roster_card
 from participant.runs.erasure import sweep_without_daemon
 from participant.runs.reporting import REPORT_FILE
 from participant.views.history import history
@@ -87,6 +88,7 @@ def make_app(directory: Path, *, address: str, key: str) -> Starlette:
             Route("/plans/{run}/approve", _button(page, approve), methods=["POST"]),
             Route("/plans/{run}/refuse", _button(page, refuse), methods=["POST"]),
             Route("/plans/{run}/allow", _button(page, allow), methods=["POST"]),
+            Route("/plans/{run}/pin", _button(page, pin), methods=["POST"]),
             Route("/static/{name}", pages.static),
         ],
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=guard)],
@@ -159,6 +161,7 @@ def plan(page: OwnerPage, opened: OpenHome, fields: Fields) -> Response:
         sheet=plan_page(judged, opened.owner.name, decision, review.plans.ended(run_id)),
         proposal=proposal,
         approvers=judged.policy.approval.approvers,
+        roster=roster_card(opened.owner, judged.verified.plan, judged.policy.coordinator.roster),
     )
 
 
@@ -220,6 +223,20 @@ def allow(page: OwnerPage, opened: OpenHome, fields: Fields) -> Response:
     if fields.get("lines", "").replace("\r\n", "\n").strip() != proposal.text.strip():
         raise LocalError("E-USAGE", "the lines are not those that the plan needs now; open its page anew")
     append(opened.home, proposal)
+    return RedirectResponse(f"/plans/{run_id}", 303)
+
+
+def pin(page: OwnerPage, opened: OpenHome, fields: Fields) -> Response:
+    """Pin the roster whose fingerprint was shown and compared.
+
+    Raises:
+        LocalError: ``E-USAGE``: it was not compared, or another one was shown.
+        VerificationError: ``E-IDENTITY-DIFFERS``.
+    """
+    run_id = opened.review.plans.find(fields["run"])
+    plan = opened.review.plans.get(run_id).plan
+    shown, said = fields.get("fingerprint", ""), fields.get("same", "")
+    pin_roster(opened.home, opened.owner, plan, shown=shown, said=said)
     return RedirectResponse(f"/plans/{run_id}", 303)
 
 

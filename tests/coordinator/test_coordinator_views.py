@@ -128,11 +128,13 @@ KEYS: dict[str, set[str]] = {
         "name", "role", "active", "live", "state", "code", "last_seen", "identity_fingerprint", "software_version",
         "labels", "enrolled_at", "revoked_at", "certificate_until", "lost", "late",
     },
-    "run list": {"run", "title", "state", "paused", "rounds_completed", "rounds", "code", "reason", "created_at"},
+    "run list": {
+        "run", "title", "state", "paused", "rounds_completed", "rounds", "code", "reason", "created_at", "labels",
+    },
     f"run show {RUN_ID[:6]}": {
         "run", "title", "state", "code", "reason", "paused", "created_at", "ended_at", "undecided", "suite", "graph",
         "roster", "rounds", "completed", "aborted", "phase", "late", "excluded", "turnout", "evaluations",
-        "daemon_running", "measured", "troubles", "waits_for", "leader",
+        "daemon_running", "measured", "troubles", "waits_for", "leader", "labels",
     },
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.database import label_rows
 from tests.worlds.coordinator import RUN_ID
 from tests.worlds.dashboard import PASSWORD, Dashboard, seed, served
 from tests.worlds.live_browser import Browser, browsing
@@ -14,7 +15,7 @@ from tests.worlds.live_browser import Browser, browsing
 NARROW = 360  # of a telephone
 MOST_BYTES = 200_000  # of a page with all that it loads
 PAGES = (
-    *("/login", "/", "/members", "/members/hospital-basel", f"/runs/{RUN_ID}"),
+    *("/login", "/", "/?label=study%3Dlung", "/members", "/members/hospital-basel", f"/runs/{RUN_ID}"),
     *("/inbox", "/reports", "/security", "/nothing"),
 )
 WINDOWS = [
@@ -28,6 +29,8 @@ WINDOWS = [
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     world = seed(tmp_path_factory.mktemp("dashboard"), n=50)
+    with world.opened.store.begin() as connection:
+        label_rows.set_labels(connection, RUN_ID, {"study": "lung", "a-long-key-for-a-telephone/2026.1": "w" * 64})
     with served(world.opened, world.clock) as running:
         yield running
 
@@ -104,6 +107,21 @@ def test_a_person_pauses_a_run_by_its_button(browser: Browser, site: Dashboard) 
     assert "paused" in browser.ask("document.querySelector('.sentence').textContent")
     browser.submit("document.querySelector('form[action$=\"/resume\"] button').click()")
     assert "well" in browser.ask("document.querySelector('.sentence').textContent")
+
+
+def test_the_runs_of_a_label_stay_those_when_the_screen_renews_itself(browser: Browser, site: Dashboard) -> None:
+    browser.window(1280)
+    browser.visit(f"{site.url}/")
+    assert browser.ask("document.querySelectorAll('.run-card').length") == 3
+    browser.submit("document.querySelector('.run-card a.tag[href*=study]').click()")
+    assert browser.ask("document.querySelectorAll('.run-card').length") == 1
+    fresh = "new Promise(done => document.addEventListener('htmx:afterSettle', () => done(1), {once: true}))"
+    renew = (
+        "htmx.ajax('GET', document.querySelector('#live').getAttribute('hx-get'), {target: '#live', select: '#live'})"
+    )
+    browser.ask(f"{renew}; {fresh}")
+    assert browser.ask("document.querySelectorAll('.run-card').length") == 1
+    assert browser.ask("document.querySelector('input[name=label]').value") == "study=lung"
 
 
 @pytest.mark.slow

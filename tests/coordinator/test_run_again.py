@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import onlysum
-from coordinator.database import member_rows, run_rows
+from coordinator.database import label_rows, member_rows, run_rows
 from coordinator.database.member_rows import MemberRecord
 from coordinator.home import Home
 from coordinator.opened import open_home
@@ -122,3 +122,29 @@ def test_a_draft_and_a_run_at_once_or_neither_is_a_mistake(
     assert refused(capsys, "--like", "ffff") == "E-NOT-FOUND"
     (Home(home).run(first) / "draft.json").unlink()
     assert refused(capsys, "--like", first) == "E-NOT-FOUND"  # as older software has left it
+
+
+def labels_of(home: Path, run_id: str) -> dict[str, str]:
+    with open_home(home) as opened, opened.store.read() as connection:
+        return label_rows.labels_of(connection, run_id)
+
+
+def test_a_run_is_created_with_labels_that_are_beside_its_plan_and_taken_over_by_another_like_it(
+    home: Path, drafted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = created(capsys, str(drafted), "--label", "study=lung", "--label", "site=north, ward 7")
+    assert labels_of(home, first) == {"site": "north, ward 7", "study": "lung"}
+    assert b"lung" not in plan_of(home, first).to_bytes()
+    second = created(capsys, "--like", first, "--label", "study=heart", "--label", "try=2")
+    assert labels_of(home, second) == {"site": "north, ward 7", "study": "heart", "try": "2"}
+    assert labels_of(home, created(capsys, str(drafted))) == {}
+
+
+def test_a_run_whose_labels_are_refused_is_not_created(
+    home: Path, drafted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = created(capsys, str(drafted), *(f"--label=key{number}=x" for number in range(16)))
+    assert refused(capsys, str(drafted), "--label", "study") == "E-USAGE"
+    assert refused(capsys, "--like", first, "--label", "one=more") == "E-USAGE"
+    with open_home(home) as opened, opened.store.read() as connection:
+        assert [run.run_id for run in run_rows.list_runs(connection)] == [first]

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -125,7 +125,7 @@ def test_the_body_arrives_as_it_is() -> None:
         client.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
 
     with listening(answer) as url:
-        assert webhook.post(url, EVENT.to_bytes(), seconds=PATIENCE) == ("", False)
+        assert webhook.post(url, EVENT.to_bytes(), seconds=PATIENCE, headers={}) == ("", False)
     head, _, body = b"".join(got).partition(b"\r\n\r\n")
     assert head.startswith(b"POST /hook HTTP/1.1")
     assert body == EVENT.to_bytes()
@@ -138,7 +138,7 @@ def test_the_body_arrives_as_it_is() -> None:
 )  # fmt: skip
 def test_what_may_pass_is_told_from_what_will_not(line: str, says: str, again: bool) -> None:
     with listening(status(line)) as url:
-        assert webhook.post(url, b"{}\n", seconds=PATIENCE) == (says, again)
+        assert webhook.post(url, b"{}\n", seconds=PATIENCE, headers={}) == (says, again)
 
 
 def test_a_redirect_is_not_followed() -> None:
@@ -147,7 +147,7 @@ def test_a_redirect_is_not_followed() -> None:
         listening(lambda client: elsewhere.append(client.recv(1))) as other,
         listening(status("307 There", f"Location: {other}\r\n")) as url,
     ):
-        assert webhook.post(url, b"{}\n", seconds=PATIENCE) == ("status 307", False)
+        assert webhook.post(url, b"{}\n", seconds=PATIENCE, headers={}) == ("status 307", False)
     assert elsewhere == []
 
 
@@ -168,7 +168,7 @@ def dripping(client: socket.socket) -> None:
 def test_a_webhook_that_hangs_is_cut(answer: Callable[[socket.socket], None]) -> None:
     began = time.monotonic()
     with listening(answer) as url:
-        why, again = webhook.post(url, b"{}\n", seconds=0.5)
+        why, again = webhook.post(url, b"{}\n", seconds=0.5, headers={})
     assert why
     assert again
     assert time.monotonic() - began < PATIENCE / 2
@@ -177,8 +177,11 @@ def test_a_webhook_that_hangs_is_cut(answer: Callable[[socket.socket], None]) ->
 def test_nobody_who_listens_is_a_failure_and_no_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    assert webhook.post(f"http://127.0.0.1:{port}/", b"", seconds=PATIENCE) == ("ConnectionRefusedError", True)
-    assert webhook.post("https://\u00e4" + "x" * 80 + ".invalid/", b"", seconds=PATIENCE)[0]
+    assert webhook.post(f"http://127.0.0.1:{port}/", b"", seconds=PATIENCE, headers={}) == (
+        "ConnectionRefusedError",
+        True,
+    )
+    assert webhook.post("https://\u00e4" + "x" * 80 + ".invalid/", b"", seconds=PATIENCE, headers={})[0]
 
 
 def python(script: str) -> list[str]:
@@ -217,10 +220,12 @@ class Taken:
     def __init__(self, *answers: tuple[str, bool]) -> None:
         self.answers = list(answers)
         self.bodies: list[bytes] = []
+        self.headers: list[dict[str, str]] = []
         self.asked = threading.Event()
 
-    def __call__(self, url: str, body: bytes, *, seconds: float) -> tuple[str, bool]:
+    def __call__(self, url: str, body: bytes, *, seconds: float, headers: Mapping[str, str]) -> tuple[str, bool]:
         self.bodies.append(body)
+        self.headers.append(dict(headers))
         answer = self.answers.pop(0) if self.answers else ("", False)
         if not self.answers:
             self.asked.set()
@@ -287,7 +292,7 @@ def test_what_no_repetition_mends_is_tried_once(tmp_path: Path) -> None:
 def test_a_webhook_that_hangs_holds_up_nobody_who_announces(tmp_path: Path) -> None:
     release = threading.Event()
 
-    def hangs(url: str, body: bytes, *, seconds: float) -> tuple[str, bool]:
+    def hangs(url: str, body: bytes, *, seconds: float, headers: Mapping[str, str]) -> tuple[str, bool]:
         release.wait(PATIENCE)
         return "", False
 

@@ -6,7 +6,10 @@ released once.
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -130,6 +133,31 @@ def test_commands_beside_either_coordinator_say_who_leads_and_who_is_there(repli
             assert [(each["run"], each["leader"]) for each in status["runs"]] == [(run, leader.address)]
             assert all(member["live"] for member in status["members"])
         held.let_go()
+
+
+def examined(directory: Path, check: str) -> str:
+    """Return what the doctor says of one check."""
+    command = [sys.executable, "-m", "onlysum", "coordinator", "doctor", "--config", str(directory), "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)  # fails: this server has no fsync
+    return str(next(each["detail"] for each in json.loads(done.stdout)["checks"] if each["name"] == check))
+
+
+def test_the_doctor_of_either_coordinator_says_that_both_run_share_a_directory_and_agree_on_the_time(
+    replicas: Replicas,
+) -> None:
+    own, other = replicas.both
+    assert examined(own.directory, "shared directory") == f"{replicas.shared}, also seen from {other.address}"
+    assert examined(other.directory, "coordinators").count("leads no run") == 2
+    assert examined(own.directory, "clocks").endswith(f"this machine, {other.address}")
+    configuration = own.directory / "coordinator.toml"
+    text, elsewhere = configuration.read_text(), replicas.place / "elsewhere"
+    elsewhere.mkdir()
+    configuration.write_text(text.replace(f'"{replicas.shared}"', f'"{elsewhere}"'))
+    assert examined(own.directory, "shared directory").startswith("E-REPLICA-DIRECTORY")
+    configuration.write_text(text)
+    other.signal(signal.SIGTERM)
+    until(lambda: "does not run" in examined(own.directory, "coordinators"), "the other one says that it ends")
+    assert "next: look there" in examined(own.directory, "coordinators")
 
 
 def test_a_leader_that_is_told_to_end_hands_its_runs_over_at_once(replicas: Replicas, held: HeldBack) -> None:

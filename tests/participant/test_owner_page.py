@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 import onlysum
+from host.fingerprints import digits_of, matches, roster_fingerprint
 from participant.home import Home
 from participant.opened import open_home
 from participant.owner.cost import lifetime_budget
 from participant.owner.policy import load_policy, policy_template
 from participant.page.app import COOKIE, make_app
+from participant.page.pins import pin
 from participant.page.proposal import append, proposal_for
 from privacy.errors import LocalError
 from tests.worlds.charges import CHARGE
@@ -150,6 +152,86 @@ def test_a_stranger_on_this_machine_sees_and_decides_nothing(site: Site, home: H
         answer, said = site.ask("GET", "/", cookie=HAVE, headers=FORGED[case])
         assert (answer.status, "patients" in said) == (403, False)
     assert open_home(home.directory).review.plans.decision(PLAN.run_id) is None
+
+
+# --- the roster ---
+
+
+def keys_of(home: Home) -> dict[str, bytes]:
+    """Return the keys of the plan as this directory has it: with its own for alice."""
+    opened = open_home(home.directory)
+    plan = opened.review.plans.get(PLAN.run_id).plan
+    return {member.id: bytes.fromhex(member.identity_key) for member in plan.roster}
+
+
+def shown_roster(home: Home) -> str:
+    owner = open_home(home.directory).owner
+    return roster_fingerprint(owner.federation, bytes.fromhex(owner.ca_fingerprint), keys_of(home))
+
+
+def pins_of(home: Home) -> dict[str, str]:
+    return dict(load_policy(home).coordinator.roster)
+
+
+def test_a_plans_page_shows_the_rosters_fingerprint_and_pins_who_was_compared(site: Site, home: Home) -> None:
+    _, page = site.ask("GET", f"/plans/{SHORT}", cookie=HAVE)
+    fields = fields_of(page, "/pin")
+    assert fields["fingerprint"] == shown_roster(home)
+    lines = re.search(r'aria-label="Fingerprint of the roster">([^<]+)<', page)
+    assert lines
+    assert digits_of(lines[1]) == digits_of(shown_roster(home))
+    assert all(name in page for name in OTHERS)
+    assert pins_of(home) == {}
+    answer, _ = site.ask("POST", f"/plans/{SHORT}/pin", cookie=HAVE, fields={**fields, "same": "yes"})
+    assert answer.status == 303
+    keys = keys_of(home)
+    assert {name: matches(keys[name], pin) for name, pin in pins_of(home).items()} == dict.fromkeys(OTHERS, True)
+    _, page = site.ask("GET", f"/plans/{SHORT}", cookie=HAVE)
+    assert "You have pinned all of them." in page
+    assert 'action="/plans/' + PLAN.run_id + '/pin"' not in page
+
+
+def test_a_plan_whose_roster_was_pinned_there_is_approved_as_verified(site: Site, home: Home) -> None:
+    append(home, proposal_for(open_home(home.directory).review, home, PLAN.run_id))
+    _, page = site.ask("GET", f"/plans/{SHORT}", cookie=HAVE)
+    site.ask("POST", f"/plans/{SHORT}/pin", cookie=HAVE, fields={**fields_of(page, "/pin"), "same": "yes"})
+    _, page = site.ask("GET", f"/plans/{SHORT}", cookie=HAVE)
+    fields = {**fields_of(page, "/approve"), "who": "Anna"}
+    assert site.ask("POST", f"/plans/{SHORT}/approve", cookie=HAVE, fields=fields)[0].status == 303
+    decision = open_home(home.directory).review.plans.decision(PLAN.run_id)
+    assert decision is not None
+    assert decision.roster_verified
+
+
+UNCOMPARED: dict[str, dict[str, str]] = {
+    "nobody says that it is the same": {"same": ""},
+    "another roster was shown": {"fingerprint": "0123 " * 15 + "4567"},
+    "no fingerprint was shown": {"fingerprint": ""},
+}
+
+
+@pytest.mark.parametrize("case", UNCOMPARED)
+def test_nobody_is_pinned_where(site: Site, home: Home, case: str) -> None:
+    _, page = site.ask("GET", f"/plans/{SHORT}", cookie=HAVE)
+    fields = {**fields_of(page, "/pin"), "same": "yes", **UNCOMPARED[case]}
+    answer, said = site.ask("POST", f"/plans/{SHORT}/pin", cookie=HAVE, fields=fields)
+    assert (answer.status, "E-USAGE" in said) == (400, True)
+    assert pins_of(home) == {}
+
+
+def test_a_member_that_was_pinned_under_another_key_stands_out_and_nobody_else_is_pinned(
+    site: Site, home: Home
+) -> None:
+    _, page = site.ask("GET", f"/plans/{SHORT}", cookie=HAVE)
+    fields = {**fields_of(page, "/pin"), "same": "yes"}
+    pin(home, {OTHERS[0]: bytes(32)})
+    before = home.policy.read_text()
+    _, page = site.ask("GET", f"/plans/{SHORT}", cookie=HAVE)
+    assert "E-IDENTITY-DIFFERS" in page
+    assert 'name="fingerprint"' not in page
+    answer, said = site.ask("POST", f"/plans/{SHORT}/pin", cookie=HAVE, fields=fields)
+    assert (answer.status, "E-IDENTITY-DIFFERS" in said) == (409, True)
+    assert home.policy.read_text() == before
 
 
 def test_the_address_with_its_key_opens_the_page_and_the_key_leaves_the_address(site: Site) -> None:
