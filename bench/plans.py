@@ -78,6 +78,11 @@ def recipe(entries: int, *, rounds: int = 1, initial_hash: str = "cc" * 32) -> R
     )
 
 
+def tolerated(n: int) -> int:
+    """Return how many dropouts a plan for n tolerates, unless it says otherwise."""
+    return n - default_survivors(n, (n - 1) // COLLUDING_OF)
+
+
 def make_plan(
     n: int, entries: int, *, graph: Graph | None = None, suite: Suite = 1
 ) -> tuple[VerifiedPlan, dict[str, SigningKey]]:

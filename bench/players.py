@@ -72,7 +72,7 @@ class Case:
             kind="k-regular",
             neighbours=self.neighbours,
             share_threshold=self.neighbours // 2 + 1,
-            max_dropouts=self.dropouts,
+            max_dropouts=self.dropouts or plans.tolerated(self.participants),
         )
         with patch.object(graph_bounds, "check"):  # what a smaller graph costs may be asked, though no plan may use it
             return plans.make_plan(self.participants, self.entries, graph=graph, suite=self.suite)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bench import links, scale
+from bench.players import Case
 from coordinator.runs import creation
 from coordinator.runs.thresholds import Requested
 from host.system import SystemRandom
@@ -37,6 +38,12 @@ def test_light_participants_in_processes_of_their_own_complete_every_round(tmp_p
     assert len(spent) == 3
     assert spent == sorted(spent)
     assert spent[-1] > measured.before.cpu, "rounds may be over before they are looked at, making the run is not"
+
+
+@pytest.mark.parametrize("neighbours", [39, 12])
+def test_a_round_in_memory_costs_processor_time_on_either_graph(neighbours: int) -> None:
+    plan, _ = Case(40, 500, neighbours, 0, 1).plan()
+    assert scale.memory_seconds(plan.plan, 500) > 0
 
 
 @pytest.mark.slow
