@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from sqlalchemy.engine import Engine
@@ -19,14 +20,18 @@ from coordinator.database import store as stores
 from coordinator.database.engines import refusals
 from coordinator.enrolment.authority import covers, load_authority
 from coordinator.home import Home
-from coordinator.opened import open_store
+from coordinator.opened import open_store, require_content
+from coordinator.storage.configured import Storage, open_blobs
+from coordinator.storage.content import probe
 from host import checkup
 from host.certificates import RENEW_SECONDS, expires_at, invalid_now, renewal_overdue, require_valid
 from host.checkup import Check, CheckFailed, Examination, check, check_disk, versions_check
 from host.rendering import Json, moment
+from host.system import SystemRandom
 
 RENEWS: Final = " the service renews it when it runs, or: onlysum coordinator renew"
 MOST_NAMED: Final = 8
+PROBE_BYTES: Final = 16
 PACKAGES: Final = ("onlysum", "grpcio", "cryptography", "SQLAlchemy", "alembic", "pydantic", "numpy", "safetensors")
 
 
@@ -55,6 +60,8 @@ def _checks(home: Home, now: int) -> tuple[Check, ...]:
             check("ports", lambda: _ports(home, settings)),
             check("runs", lambda: _runs(home, settings)),
         ]
+        if (place := settings.storage) is not None:
+            checks.append(check("storage", lambda: _storage(home, place)))
     checks.append(versions_check(PACKAGES))
     return tuple(checks)
 
@@ -161,9 +168,29 @@ def _runs(home: Home, settings: Settings) -> str:
     with closing(store), store.read() as connection:
         runs = run_rows.list_runs(connection)
     open_runs = [run.run_id for run in runs if not run.state.ended]
+    if settings.storage is not None:
+        return _kept_runs(home, settings, len(runs), open_runs)
     if lost := [run_id for run_id in open_runs if not settings.placed(home).run(run_id).is_dir()]:
         raise CheckFailed(f"the directory of run {lost[0]} is missing; restore a backup")
     return f"{len(runs)} runs, {len(open_runs)} of them go on"
+
+
+def _kept_runs(home: Home, settings: Settings, known: int, open_runs: list[str]) -> str:
+    """Look whether the files of runs that go on are where they are kept, whole by their lengths."""
+    with closing(open_store(home, settings)) as store:
+        content = require_content(home, settings, store)
+        for run_id in open_runs:
+            files = content.of(run_id)
+            if not files.known():
+                raise CheckFailed(f"run {run_id} has no files in the storage: it was created before [storage] was set")
+            if missing := files.missing():
+                raise CheckFailed(f"{missing[0]} of run {run_id} is missing from the storage; bring it back there")
+    return f"{known} runs, {len(open_runs)} of them go on, their files are in the storage"
+
+
+def _storage(home: Home, place: Storage) -> str:
+    with TemporaryDirectory() as scratch:
+        return probe(open_blobs(place, home.directory), Path(scratch), SystemRandom().token_bytes(PROBE_BYTES))
 
 
 def write_bundle(file: Path, home: Home, checks: tuple[Check, ...]) -> None:

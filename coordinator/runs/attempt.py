@@ -92,6 +92,7 @@ class Attempt:
         self._announced: dict[str, bytes] = {}  # member -> hash of the one upload that may come from it
         self.files: dict[str, set[Path]] = {}  # in the spool, by member
         self.counted: dict[str, bytes] = {}  # hashes of the uploads that are in the sum
+        self._kept: dict[str, bytes] = {}  # hashes of those that are kept where a later leader finds them
 
     @classmethod
     def open(
@@ -252,6 +253,22 @@ class Attempt:
             return self.machine.receive(MaskedUpload(receipt, b""))  # a repeat, or a second thought that is refused
         upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
         return self._accumulate(upload, receipt)
+
+    def keep(self, receipt: Receipt) -> None:
+        """Keep a complete upload where a later leader finds it, if that is not here; to be done before it counts.
+
+        Raises:
+            LocalError: ``E-STORAGE-*``; nothing has changed.
+        """
+        if self._spool.elsewhere and not self.may_count(receipt) and self.length == receipt.length:
+            upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
+            if self._spool.keep(upload):
+                self._kept[receipt.sender] = receipt.masked_hash
+
+    def may_count(self, receipt: Receipt) -> bool:
+        """Return whether an upload is where a later leader finds it, or was counted already."""
+        known = (self._kept.get(receipt.sender), self.counted.get(receipt.sender))
+        return not self._spool.elsewhere or receipt.masked_hash in known
 
     def journal_upload(self, receipt: Receipt, data: bytes) -> None:
         """Add the rows of an upload that was counted."""

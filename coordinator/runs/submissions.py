@@ -54,11 +54,14 @@ class Submissions:
         """
         run = self._run
         message = submission.message if isinstance(submission, MessageWithHeads) else submission
-        async with run.uploading(member) if isinstance(message, Receipt) else nullcontext(), run.lock:
-            run.catch_up()
-            taken = self._take(member, submission, data)
-            # The others are taken in one step of the event loop, which nobody can cancel.
-            await (to_the_end(taken) if isinstance(message, Receipt | RoundKnown) else taken)
+        async with run.uploading(member) if isinstance(message, Receipt) else nullcontext():
+            if isinstance(message, Receipt):
+                await self._keep(message)
+            async with run.lock:
+                run.catch_up()
+                taken = self._take(member, submission, data)
+                # The others are taken in one step of the event loop, which nobody can cancel.
+                await (to_the_end(taken) if isinstance(message, Receipt | RoundKnown) else taken)
         await run.context.writer.written()  # without the lock: others are heard meanwhile
 
     async def _take(self, member: str, submission: RunSubmission, data: bytes) -> None:
@@ -193,11 +196,20 @@ class Submissions:
             self._run.log.warning("complaint", member=member, dealer=message.dealer, attempt=message.position.attempt)
         self._taken(member, "message-accepted", kind=type(message).__name__)
 
+    async def _keep(self, receipt: Receipt) -> None:
+        """Keep an upload elsewhere before it counts, without the run's lock: others are heard meanwhile."""
+        run, attempt = self._run, self._run.attempt
+        if run.spool.elsewhere and attempt is not None and attempt.position == receipt.position:
+            async with run.context.storing:
+                await in_thread(attempt.keep, receipt)
+
     async def _receipt(self, member: str, receipt: Receipt, data: bytes) -> None:
         attempt = self._attempt(member, receipt.position)
         if attempt is None:
             return
         attempt.require_heads(member, Moment.UPLOAD, receipt.masked_hash)
+        if not attempt.may_count(receipt):  # the attempt was opened again since, or the upload is about to be refused
+            await self._run.stored(attempt.keep, receipt)
         counted = await self._run.work(attempt.accumulate, receipt)
         if self._run.attempt is not attempt:  # what it builds on could not be committed
             raise _opened_again(member)
