@@ -56,8 +56,18 @@ def _write(opened: OpenHome, file: Path) -> None:
             archive.add(opened.home.config, CONFIG_NAME)
             archive.add(opened.home.directory / FORMAT_NAME, FORMAT_NAME)
             archive.add(opened.home.authority, "authority")
+            if (own := _own_credentials(opened)) is not None:
+                archive.add(own, own.name)
             archive.add(copy, DATABASE)
             _add_runs(opened, copy, archive)
+
+
+def _own_credentials(opened: OpenHome) -> Path | None:
+    """Return the file of a storage's credentials, if it lies in the directory."""
+    storage = opened.settings.storage
+    if storage is None or not storage.credentials or Path(storage.credentials).is_absolute():
+        return None
+    return opened.home.directory / storage.credentials
 
 
 def _add_runs(opened: OpenHome, copy: Path, archive: TarFile) -> None:
@@ -78,11 +88,10 @@ def _add_runs(opened: OpenHome, copy: Path, archive: TarFile) -> None:
 def _sqlite_path(opened: OpenHome) -> Path:
     path = sqlite_path(opened.settings.database_url(opened.home))
     if path is None:
-        kept = (
-            "" if opened.content is None else f"; adapters and sums lie in {opened.content.blobs.place}: version that"
-        )
-        runs = "" if opened.content is not None else " and the adapters of runs"
-        how = f"back it up by pg_dump, then copy this directory, which holds the keys{runs}{kept}"
+        runs = " and the adapters of runs"
+        if opened.content is not None:
+            runs = f"; adapters and sums lie in {opened.content.blobs.place}, which has to keep versions of its own"
+        how = f"back it up by pg_dump, then copy this directory, which holds the keys{runs}"
         raise LocalError("E-USAGE", f"this database is PostgreSQL, on a server of its own: {how}")
     return path
 

@@ -65,6 +65,9 @@ class Storage(Section):
     def _of_a_bucket(self) -> Self:
         if self.url.startswith(_FILE) and (self.endpoint or self.credentials):
             raise ValueError("endpoint and credentials are a bucket's: a directory has neither")
+        file = Path(self.credentials)
+        if self.credentials and not file.is_absolute() and file.name != self.credentials:
+            raise ValueError("credentials is the name of a file in this directory, or a whole path")
         return self
 
 

@@ -33,6 +33,7 @@ PARTS_AT_ONCE: Final = 4
 _STATUS: Final = re.compile(r"status code: (\d{3})\b")
 _CODE: Final = re.compile(r"<Code>([A-Za-z0-9]{1,64})</Code>")
 _NO_BUCKET: Final = "NoSuchBucket"
+_NOT_LET_IN: Final = ("status 401", "status 403")
 _NO_CONDITIONS: Final = ("501", "NotImplemented")  # of a server that knows no If-None-Match
 
 
@@ -184,20 +185,24 @@ class ObjectBlobs:
     @contextmanager
     def _refusals(self, what: str) -> Iterator[None]:
         """Turn what a server or the library says into an error that says what to do."""
-        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+        from obstore.exceptions import BaseError
 
         try:
             yield
-        except FileNotFoundError as error:
-            if _NO_BUCKET in str(error):
-                raise LocalError("E-STORAGE-AWAY", f"{self.place}: there is no such bucket") from None
-            raise damaged(f"{what} is not in {self.place} any more") from None
-        except (PermissionError, PermissionDeniedError, UnauthenticatedError) as error:
-            raise LocalError("E-STORAGE-AWAY", f"{self.place} refuses these keys: {_said(error)}") from None
-        except BaseError as error:
-            raise LocalError("E-STORAGE-AWAY", f"{what} in {self.place}: {_said(error)}") from None
+        except (BaseError, FileNotFoundError, PermissionError) as error:
+            raise self._refusal(error, what) from None
         except OSError as error:
             raise durable.disk_error(error, error.filename or what) from None
+
+    def _refusal(self, error: Exception, what: str) -> LocalError:
+        said, text = _said(error), str(error)
+        if _NO_BUCKET in text:
+            return LocalError("E-STORAGE-AWAY", f"{self.place}: there is no such bucket")
+        if isinstance(error, FileNotFoundError):
+            return damaged(f"{what} is not in {self.place} any more")
+        if any(status in said for status in _NOT_LET_IN):
+            return LocalError("E-STORAGE-AWAY", f"{self.place} refuses these keys: {said}")
+        return LocalError("E-STORAGE-AWAY", f"{what} in {self.place}: {said}")
 
 
 def _said(error: Exception) -> str:

@@ -348,7 +348,7 @@ def test_a_round_whose_sum_cannot_be_kept_now_is_completed_when_it_can(
         def no_sums(blobs: Blobs, name: str, source: Path, *, sha256: bytes) -> None:
             if "/sum-" in name:
                 raise AWAY
-            put_new(blobs, name, source, sha256=sha256)  # type: ignore[arg-type]
+            put_new(blobs, name, source, sha256=sha256)
 
         with monkeypatch.context() as broken:
             broken.setattr(type(kept.blobs), "put_new", no_sums)

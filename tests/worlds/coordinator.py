@@ -265,7 +265,7 @@ class World:
     def files(self) -> RunFiles:
         """Return the files of the run."""
         content = self.content
-        return RunFiles(self.home.run(self.plan.run_id), content and content.of(self.plan.run_id))
+        return RunFiles(self.home.run(self.plan.run_id), content.of(self.plan.run_id) if content else None)
 
     def run(self, runner: Runner | None = None) -> Run:
         """Return the run as a daemon, by default the one that runs, has it in memory."""

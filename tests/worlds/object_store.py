@@ -49,7 +49,7 @@ class ObjectServer:
     bucket: Final = "a-bucket"
 
     def __init__(self) -> None:
-        from moto.server import DomainDispatcherApplication, create_backend_app  # takes a while
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # takes a while
         from werkzeug.serving import WSGIRequestHandler, make_server
 
         class Quiet(WSGIRequestHandler):
@@ -57,8 +57,9 @@ class ObjectServer:
                 """Say nothing."""
 
         self._moto: Application = DomainDispatcherApplication(create_backend_app)
-        self._faults: list[tuple[Fault, str]] = []
+        self._faults: list[list[Any]] = []  # fault, method, how often it is still done
         self.requests: list[str] = []  # method and path
+        self.headers: list[dict[str, str]] = []  # of the same requests
         (port,) = free_ports(1)
         self.endpoint = f"http://{HOST}:{port}"
         self._server: BaseWSGIServer = make_server(HOST, port, self._answer, threaded=True, request_handler=Quiet)
@@ -85,13 +86,13 @@ class ObjectServer:
         )
 
     @contextmanager
-    def fault(self, fault: Fault, method: str = "") -> Iterator[None]:
-        """Do something wrong, with requests of a method or with all, while the block runs."""
-        self._faults.append((fault, method))
+    def fault(self, fault: Fault, method: str = "", *, times: int = 2**31) -> Iterator[None]:
+        """Do something wrong, with requests of a method or with all, so often or while the block runs."""
+        self._faults.append([fault, method, times])
         try:
             yield
         finally:
-            self._faults.remove((fault, method))
+            self._faults.clear()
 
     def close(self) -> None:
         """End the server."""
@@ -102,7 +103,9 @@ class ObjectServer:
     def _answer(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
         self.requests.append(f"{method} {environ['PATH_INFO']}")
-        match next((fault for fault, of in self._faults if of in ("", method)), None):
+        self.headers.append({name: str(value) for name, value in environ.items() if name.startswith("HTTP_")})
+        self.headers[-1]["method"] = method
+        match self._due(method):
             case None:
                 return self._moto(environ, start)
             case Fault.HANGS:
@@ -121,6 +124,14 @@ class ObjectServer:
                 return _error(start, "500 Internal Server Error", "InternalError")
             case changed:
                 return self._changed(environ, start, changed)
+
+    def _due(self, method: str) -> Fault | None:
+        for entry in self._faults:
+            if entry[1] in ("", method) and entry[2]:
+                entry[2] -= 1
+                fault: Fault = entry[0]
+                return fault
+        return None
 
     def _changed(self, environ: dict[str, Any], start: Start, fault: Fault) -> Iterable[bytes]:
         said: list[Any] = []
