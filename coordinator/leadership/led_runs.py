@@ -57,6 +57,7 @@ class LedRuns:
         self._lives: dict[str, Lifecycle] = {}
         self._unreadable: set[str] = set()
         self._prepared: set[str] = set()  # runs whose first files were brought here, where they are kept elsewhere
+        self._not_brought: set[str] = set()  # what the log has said of other runs
         self._drivers: dict[str, asyncio.Task[None]] = {}
         self._elsewhere: dict[str, str] = {}
         self._looked = asyncio.Event()  # set, and replaced, with each look at who leads what
@@ -157,30 +158,34 @@ class LedRuns:
             await asyncio.sleep(TROUBLE_SECONDS if errors else TICK_SECONDS)
 
     def _prepare(self) -> list[LocalError]:
-        """Bring here what a run begins with that is new here, if it is kept elsewhere; return what went wrong."""
+        """Bring here what runs begin with that are new here, if it is kept elsewhere; return what went wrong."""
+        errors: list[LocalError] = []
         if self._desk.content is None:
-            return []
+            return errors
         try:
             with self._desk.store.read() as connection:
-                fresh = self._fresh(connection)
-                last = {one: len(run_rows.list_rounds(connection, one)) for one in fresh}
+                fresh = [one for one in self._fresh(connection) if one not in self._prepared]
+                completed = {one: len(run_rows.list_rounds(connection, one)) for one in fresh}
+                going_on = {*run_rows.going_on(connection)}
             for run_id in fresh:
-                self._bring(run_id, last[run_id])
+                try:
+                    self._bring(run_id, completed[run_id], goes_on=run_id in going_on)
+                except LocalError as error:
+                    if passing(error):  # the next one would wait as long
+                        raise
+                    errors.append(error)
         except LocalError as error:
-            self._log.warning("run-not-brought", code=error.code, error=error.detail)
-            return [error]
-        return []
+            errors.append(error)
+        details = {error.detail for error in errors}
+        for error in errors:
+            if error.detail not in self._not_brought:
+                self._log.warning("run-not-brought", code=error.code, error=error.detail)
+        self._not_brought = details
+        return errors
 
-    def _bring(self, run_id: str, completed: int) -> None:
-        if run_id in self._prepared:
-            return
-        try:
-            if not self._desk.files(run_id).bring_start(completed):
-                raise LocalError("E-NOT-FOUND", f"files of run {run_id}: it was created before [storage] was set")
-        except LocalError as error:
-            if not passing(error):
-                self._unreadable.add(run_id)
-            raise
+    def _bring(self, run_id: str, completed: int, *, goes_on: bool) -> None:
+        if not self._desk.files(run_id).bring_start(completed) and goes_on:
+            raise LocalError("E-NOT-FOUND", f"files of run {run_id}: it was created before [storage] was set")
         self._prepared.add(run_id)
 
     def _fresh(self, connection: Connection) -> dict[str, Lease]:

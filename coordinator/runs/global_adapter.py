@@ -189,7 +189,7 @@ class RunFiles:
     # --- where files are kept elsewhere ---
 
     def bring_start(self, completed: int) -> bool:
-        """Bring here what a run begins with in a process; return whether the run has these files.
+        """Bring here what a run begins with in a process; return whether the run has these files, and they are kept.
 
         Args:
             completed: its last round that is over.
@@ -197,7 +197,8 @@ class RunFiles:
         Raises:
             LocalError: ``E-STORAGE-*``.
         """
-        return all(path.exists() for path in (self.initial, self.iterate(0), self.iterate(completed)))
+        there = all(path.exists() for path in (self.initial, self.iterate(0), self.iterate(completed)))
+        return there and (self.content is None or bool(self.content.known()))
 
     def keep_round(self, round_number: int, drafts: RunFiles, superseded: Collection[str]) -> Change | None:
         """Keep what a leader wrote of a round, and return what the transaction says that commits it, if anything.

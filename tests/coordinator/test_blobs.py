@@ -133,10 +133,17 @@ def test_a_file_is_durable_in_a_directory_before_its_name_is_taken(
 ) -> None:
     place, steps = DirectoryBlobs(tmp_path / "kept"), list[str]()
     put(place, tmp_path, b"to make the directories", "runs/00ff/sum-1.words/before")
-    fsync, link, sync = os.fsync, Path.hardlink_to, durable.sync_directory
-    monkeypatch.setattr(os, "fsync", lambda file: (steps.append("fsync"), fsync(file))[1])
-    monkeypatch.setattr(Path, "hardlink_to", lambda path, other: (steps.append("name"), link(path, other))[1])
-    monkeypatch.setattr(durable, "sync_directory", lambda path: (steps.append("directory"), sync(path))[1])
+
+    def noted(step: str, function: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: object) -> None:
+            steps.append(step)
+            function(*args)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", noted("fsync", os.fsync))
+    monkeypatch.setattr(Path, "hardlink_to", noted("name", Path.hardlink_to))
+    monkeypatch.setattr(durable, "sync_directory", noted("directory", durable.sync_directory))
     put(place, tmp_path)
     named = steps.index("name")
     assert steps[:named] == ["directory", "fsync", "fsync"]  # of the directory above, and of the file
