@@ -54,7 +54,7 @@ def objects() -> Iterator[ObjectServer]:
     server.close()
 
 
-ELSEWHERE = ("in another directory", pytest.param("S3", marks=pytest.mark.s3))
+ELSEWHERE = ("in another directory", pytest.param("S3", marks=pytest.mark.objects))
 
 
 def _elsewhere(request: pytest.FixtureRequest, place: Path) -> Storage:

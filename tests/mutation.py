@@ -493,7 +493,19 @@ def main() -> int:
     runner = Runner(only=asked.only, workers=asked.workers, listing=asked.list)
     status = pytest.main(
         # A library with threads of its own, as that of buckets has, does not survive a fork.
-        ["-p", "no:terminal", "-p", "no:timeout", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not s3", *TESTS],
+        [
+            "-p",
+            "no:terminal",
+            "-p",
+            "no:timeout",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            "-m",
+            "not objects",
+            *TESTS,
+        ],
         plugins=[runner],
     )
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):

@@ -176,11 +176,10 @@ class LedRuns:
                     errors.append(error)
         except LocalError as error:
             errors.append(error)
-        details = {error.detail for error in errors}
-        for error in errors:
-            if error.detail not in self._not_brought:
-                self._log.warning("run-not-brought", code=error.code, error=error.detail)
-        self._not_brought = details
+        for met in errors:
+            if met.detail not in self._not_brought:
+                self._log.warning("run-not-brought", code=met.code, error=met.detail)
+        self._not_brought = {met.detail for met in errors}
         return errors
 
     def _bring(self, run_id: str, completed: int, *, goes_on: bool) -> None:

@@ -176,7 +176,7 @@ CALLS: dict[str, Callable[[Blobs, Path], object]] = {
 }
 
 
-@pytest.mark.s3
+@pytest.mark.objects
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize(
     ("fault", "words"),
@@ -197,7 +197,7 @@ def test_a_server_that_refuses_is_named_with_its_code_and_none_of_its_own_words(
     assert read(bucket) == DATA
 
 
-@pytest.mark.s3
+@pytest.mark.objects
 @pytest.mark.parametrize("call", ["put", "read", "list"])
 def test_a_server_that_does_not_answer_is_waited_for_a_bounded_time(
     objects: ObjectServer, bucket: Blobs, tmp_path: Path, call: str
@@ -211,7 +211,7 @@ def test_a_server_that_does_not_answer_is_waited_for_a_bounded_time(
     assert read(bucket) == DATA
 
 
-@pytest.mark.s3
+@pytest.mark.objects
 @pytest.mark.parametrize("fault", [Fault.CUTS, Fault.SHORTENS])
 def test_a_body_that_is_cut_short_is_no_answer(
     objects: ObjectServer, bucket: Blobs, tmp_path: Path, fault: Fault
@@ -222,7 +222,7 @@ def test_a_body_that_is_cut_short_is_no_answer(
     assert read(bucket) == DATA
 
 
-@pytest.mark.s3
+@pytest.mark.objects
 def test_bytes_that_changed_on_their_way_are_read_again_and_refused_if_they_stay_wrong(
     objects: ObjectServer, bucket: Blobs, tmp_path: Path
 ) -> None:
@@ -236,7 +236,7 @@ def test_bytes_that_changed_on_their_way_are_read_again_and_refused_if_they_stay
     assert [words.split()[0] for words in objects.requests[before:]] == ["GET"] * 3
 
 
-@pytest.mark.s3
+@pytest.mark.objects
 @pytest.mark.parametrize("data", [DATA, LONG], ids=["short", "long"])
 def test_a_put_whose_answer_was_lost_is_found_to_be_the_same(
     objects: ObjectServer, bucket: Blobs, tmp_path: Path, data: bytes
@@ -247,7 +247,7 @@ def test_a_put_whose_answer_was_lost_is_found_to_be_the_same(
     assert read(bucket, data) == data
 
 
-@pytest.mark.s3
+@pytest.mark.objects
 def test_a_server_that_knows_no_conditions_is_asked_first_what_is_there(
     objects: ObjectServer, bucket: Blobs, tmp_path: Path
 ) -> None:
@@ -259,7 +259,7 @@ def test_a_server_that_knows_no_conditions_is_asked_first_what_is_there(
     assert read(bucket) == DATA
 
 
-@pytest.mark.s3
+@pytest.mark.objects
 @pytest.mark.parametrize("call", CALLS)
 def test_a_bucket_that_does_not_exist_is_said_to_be_missing_and_nothing_counts_as_removed(
     objects: ObjectServer, tmp_path: Path, call: str
@@ -269,7 +269,7 @@ def test_a_bucket_that_does_not_exist_is_said_to_be_missing_and_nothing_counts_a
         CALLS[call](missing, tmp_path)
 
 
-@pytest.mark.s3
+@pytest.mark.objects
 def test_no_server_at_all_is_an_error_too(tmp_path: Path) -> None:
     server = ObjectServer()
     place = server.blobs("prefix")
@@ -279,7 +279,7 @@ def test_no_server_at_all_is_an_error_too(tmp_path: Path) -> None:
             CALLS[call](place, tmp_path)
 
 
-@pytest.mark.s3
+@pytest.mark.objects
 def test_each_short_put_is_conditional_and_carries_its_hash_for_the_server(
     objects: ObjectServer, bucket: Blobs, tmp_path: Path
 ) -> None:

@@ -329,7 +329,7 @@ def test_doctor_says_that_a_run_of_before_the_storage_was_set_has_no_files_there
     assert "created before [storage] was set" in checks(capsys, clinic, ok=False)["runs"]
 
 
-@pytest.mark.s3
+@pytest.mark.objects
 def test_doctor_names_a_bucket_that_is_away_with_the_next_step_and_its_bundle_holds_no_key(
     tmp_path: Path, objects: ObjectServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
