@@ -251,19 +251,21 @@ class Attempt:
         """
         if self.machine.phase is Phase.COLLECT_MASKED and receipt.sender in self.machine.answered():
             return self.machine.receive(MaskedUpload(receipt, b""))  # a repeat, or a second thought that is refused
-        upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
-        return self._accumulate(upload, receipt)
+        return self._accumulate(self.upload_of(receipt), receipt)
 
-    def keep(self, receipt: Receipt) -> None:
-        """Keep a complete upload where a later leader finds it, if that is not here; to be done before it counts.
+    def keep(self, upload: Upload) -> None:
+        """Keep a complete upload where a later leader finds it, if that is not here, before anybody relies on it.
 
         Raises:
             LocalError: ``E-STORAGE-*``; nothing has changed.
         """
-        if self._spool.elsewhere and not self.may_count(receipt) and self.length == receipt.length:
-            upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
-            if self._spool.keep(upload):
-                self._kept[receipt.sender] = receipt.masked_hash
+        known = (self._kept.get(upload.member), self.counted.get(upload.member))
+        if upload.sha256 not in known and upload.length == self.length and self._spool.keep(upload):
+            self._kept[upload.member] = upload.sha256
+
+    def upload_of(self, receipt: Receipt) -> Upload:
+        """Return the place of the upload that a receipt is for."""
+        return Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
 
     def may_count(self, receipt: Receipt) -> bool:
         """Return whether an upload is where a later leader finds it, or was counted already."""
@@ -363,8 +365,7 @@ class Attempt:
             case HeadsShown() as shown:
                 self.take_heads(shown)
             case Receipt() as receipt:
-                upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
-                self._accumulate(upload, receipt)
+                self._accumulate(self.upload_of(receipt), receipt)
             case (
                 PlanApproved()
                 | PlanRefused()

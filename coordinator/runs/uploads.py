@@ -4,8 +4,8 @@ Guarantees: one upload per participant and attempt, never longer than announced;
 committed, so whatever a crash leaves behind is either continued or overwritten. An attempt's directory bears the token
 of the lease of who leads the run, and who takes it over renames it: what a process that leads the run no longer does to
 its uploads reaches none of the new leader's. Where uploads are kept elsewhere too (``blobs``), the directory is this
-machine's own: a whole upload is kept there before it counts, under a name that holds its hash, and what comes back has
-that hash; nothing of an attempt is removed there before its end is committed.
+machine's own: a whole upload is kept there before its last chunk is acknowledged, under a name that holds its hash, and
+what comes back has that hash; nothing of an attempt is removed there before its end is committed.
 Leaves to others: the hash over the whole and the receipt (``coordinator.protocol.round``).
 """
 
@@ -117,17 +117,22 @@ class UploadStore:
     def keep(self, upload: Upload) -> bool:
         """Keep a whole upload where a later leader finds it; return whether it is kept, and so may count.
 
-        What is not whole, or not what its hash says, is left to the round, which refuses it.
+        One that an earlier leader acknowledged and that is not here is brought. What is whole nowhere, or not what its
+        hash says, is left to the round, which refuses it.
 
         Raises:
             LocalError: ``E-STORAGE-*``.
         """
-        path = self.path(upload)
-        if self.blobs is None or not path.exists() or path.stat().st_size != upload.length:
-            return self.blobs is None
+        path, name = self.path(upload), _blob_name(upload)
+        if self.blobs is None:
+            return True
+        if not path.parent.exists():
+            return False  # the attempt is over
+        if not path.exists() or path.stat().st_size != upload.length:
+            return self._fetched(name, path, upload.sha256, upload.length)
         if durable.sha256(path) != upload.sha256:
             return False
-        self.blobs.put_new(_blob_name(upload), path, sha256=upload.sha256)
+        self.blobs.put_new(name, path, sha256=upload.sha256)
         return True
 
     def discard(self, upload: Upload) -> None:
@@ -177,12 +182,20 @@ class UploadStore:
             path = directory / _file_name(named["member"], sha256)
             if path.exists() and durable.sha256(path) == sha256:
                 continue
-            try:
-                stored.fetch(self.blobs, blob.name, path, sha256=sha256, length=blob.length)
-            except LocalError as error:
-                if error.code != "E-STORAGE-DAMAGED":
-                    raise
-                structlog.get_logger("coordinator").error("upload-damaged", error=error.detail)
+            if not self._fetched(blob.name, path, sha256, blob.length):
+                structlog.get_logger("coordinator").error("upload-damaged", name=blob.name)
+
+    def _fetched(self, name: str, path: Path, sha256: bytes, length: int) -> bool:
+        """Bring an upload, and return whether it is there and what its hash says."""
+        if self.blobs is None:
+            return False
+        try:
+            stored.fetch(self.blobs, name, path, sha256=sha256, length=length)
+        except LocalError as error:
+            if error.code != "E-STORAGE-DAMAGED":
+                raise
+            return False
+        return True
 
     def _attempt(self, run_id: str, position: Position) -> Path:
         return self.directory / run_id / f"{position.round}-{position.attempt}-{self.token}"

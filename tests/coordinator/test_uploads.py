@@ -249,25 +249,53 @@ def test_another_machine_goes_on_from_the_adapter_of_the_last_round(kept: Kept, 
     assert kept.world.files().report.read_bytes()
 
 
-def test_an_upload_counts_only_once_it_is_kept(kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_chunk_is_acknowledged_only_once_the_upload_is_kept(
+    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         receipt, masked = await kept.world.collecting()
-        await kept.world.members["alice"].upload(receipt, masked)
+        alice = kept.world.members["alice"]
         with monkeypatch.context() as broken:
             broken.setattr(type(kept.blobs), "put_new", _away)
-            for _ in range(2):
+            for _ in range(2):  # the last chunk, then the announcement of what is whole already
                 with pytest.raises(LocalError, match="E-STORAGE-AWAY"):
-                    await kept.world.runner.submit("alice", receipt)
+                    await alice.upload(receipt, masked)
+            with pytest.raises(LocalError, match="E-STORAGE-AWAY"):
+                await kept.world.runner.submit("alice", receipt)
         attempt = kept.world.run().attempt
         assert attempt is not None
         assert "alice" not in attempt.counted
         assert not any("alice" in name for name in kept.names())
+        await alice.upload(receipt, masked)
+        assert sum("alice" in name for name in kept.names()) == 1
         for _ in range(2):
             await kept.world.runner.submit("alice", receipt)
-        assert sum("alice" in name for name in kept.names()) == 1
         await kept.world.settle()
 
     asyncio.run(scenario())
+    check_sums(kept.world, tmp_path)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before the takeover", "after the takeover"])
+def test_an_upload_that_was_acknowledged_elsewhere_counts_with_its_receipt_alone(
+    kept: Kept, tmp_path: Path, late: bool
+) -> None:
+    async def scenario() -> None:
+        receipt, masked = await kept.world.collecting()
+        if late:  # a leader that was replaced puts it as it wakes
+            await kept.taken_over().tick()
+            name = f"spool/{RUN_ID}/1-1/alice.{receipt.masked_hash.hex()}"
+            file = tmp_path / "upload"
+            file.write_bytes(masked)
+            kept.blobs.put_new(name, file, sha256=receipt.masked_hash)
+        else:
+            await kept.world.members["alice"].upload(receipt, masked)
+            await kept.taken_over().tick()
+        await kept.world.runner.submit("alice", receipt)
+        await kept.world.settle()
+
+    asyncio.run(scenario())
+    assert len(kept.world.attempts()) == 2
     check_sums(kept.world, tmp_path)
 
 
@@ -278,12 +306,15 @@ def test_an_upload_that_was_kept_for_an_attempt_as_it_was_opened_before_is_kept_
         receipt, masked = await kept.world.collecting()
         await kept.world.members["alice"].upload(receipt, masked)
         run, keep = kept.world.run(), Attempt.keep
+        assert run.attempt is not None
         puts: list[str] = []
 
-        def opened_again(attempt: Attempt, receipt: Receipt) -> None:
-            puts.append(receipt.sender)
+        def opened_again(attempt: Attempt, upload: Upload) -> None:
+            puts.append(upload.member)
             if len(puts) > 1:
-                keep(attempt, receipt)
+                keep(attempt, upload)
+
+        monkeypatch.setattr(run.attempt, "_kept", {})
 
         monkeypatch.setattr(Attempt, "keep", opened_again)
         await kept.world.runner.submit("alice", receipt)
@@ -452,6 +483,29 @@ def test_an_upload_that_is_missing_too_short_or_not_what_its_hash_says_is_not_ke
     assert names(spool) == []
 
 
+def test_an_attempt_that_is_over_gets_no_upload_back(spool: UploadStore) -> None:
+    spool.keep(WHOLE)
+    spool.clear_run(RUN_ID)
+    assert not spool.keep(WHOLE)
+    assert not (spool.directory / RUN_ID).exists()
+
+
+def test_an_upload_that_is_kept_and_not_whole_here_is_brought_with_its_receipt(
+    spool: UploadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.keep(WHOLE)
+    for left in (b"", DATA[:-1]):
+        spool.path(WHOLE).write_bytes(left)
+        assert spool.keep(WHOLE)
+        assert spool.path(WHOLE).read_bytes() == DATA
+    spool.path(WHOLE).unlink()
+    with monkeypatch.context() as broken:
+        broken.setattr(DirectoryBlobs, "blocks", _away)
+        with pytest.raises(LocalError, match="E-STORAGE-AWAY"):
+            spool.keep(WHOLE)
+    assert spool.keep(WHOLE)
+
+
 def test_another_machine_brings_what_is_kept_of_the_attempt_and_of_no_other(spool: UploadStore, tmp_path: Path) -> None:
     spool.keep(WHOLE)
     put(spool, blob_name(Position(AT.plan_hash, 1, 11)))
@@ -546,9 +600,9 @@ def test_a_bucket_in_trouble_makes_members_try_again_and_loses_no_round(
 
     async def scenario() -> None:
         receipt, masked = await world.collecting()
-        await world.members["alice"].upload(receipt, masked)
         with objects.fault(fault, "PUT"), pytest.raises(LocalError, match="E-STORAGE-AWAY"):
-            await world.runner.submit("alice", receipt)
+            await world.members["alice"].upload(receipt, masked)
+        await world.members["alice"].upload(receipt, masked)
         await world.runner.submit("alice", receipt)
         await world.settle()
 
