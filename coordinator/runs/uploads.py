@@ -129,7 +129,7 @@ class UploadStore:
         if not path.parent.exists():
             return False  # the attempt is over
         if not path.exists() or path.stat().st_size != upload.length:
-            return self._fetched(name, path, upload.sha256, upload.length)
+            return _fetched(self.blobs, name, path, upload.sha256, upload.length)
         if durable.sha256(path) != upload.sha256:
             return False
         self.blobs.put_new(name, path, sha256=upload.sha256)
@@ -182,20 +182,8 @@ class UploadStore:
             path = directory / _file_name(named["member"], sha256)
             if path.exists() and durable.sha256(path) == sha256:
                 continue
-            if not self._fetched(blob.name, path, sha256, blob.length):
+            if not _fetched(self.blobs, blob.name, path, sha256, blob.length):
                 structlog.get_logger("coordinator").error("upload-damaged", name=blob.name)
-
-    def _fetched(self, name: str, path: Path, sha256: bytes, length: int) -> bool:
-        """Bring an upload, and return whether it is there and what its hash says."""
-        if self.blobs is None:
-            return False
-        try:
-            stored.fetch(self.blobs, name, path, sha256=sha256, length=length)
-        except LocalError as error:
-            if error.code != "E-STORAGE-DAMAGED":
-                raise
-            return False
-        return True
 
     def _attempt(self, run_id: str, position: Position) -> Path:
         return self.directory / run_id / f"{position.round}-{position.attempt}-{self.token}"
@@ -212,6 +200,17 @@ class UploadStore:
             except FileNotFoundError:
                 raise LocalError("E-LEASE-LOST", f"another process has just taken over {newest}") from None
             durable.sync_directory(directory.parent)
+
+
+def _fetched(blobs: Blobs, name: str, path: Path, sha256: bytes, length: int) -> bool:
+    """Bring an upload, and return whether it is there and what its hash says."""
+    try:
+        stored.fetch(blobs, name, path, sha256=sha256, length=length)
+    except LocalError as error:
+        if error.code != "E-STORAGE-DAMAGED":
+            raise
+        return False
+    return True
 
 
 def _file_name(member: str, sha256: bytes) -> str:
