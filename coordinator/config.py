@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from pydantic import AfterValidator, Field, model_validator
 
 from coordinator.home import CONFIG_NAME, Home
+from coordinator.storage.configured import Storage
 from host import configuration, settings
 from host.events.event import EVENTS_TEMPLATE, Events, is_loopback
 from host.logs import Log, log_template
@@ -132,13 +133,13 @@ class Admin(Section):
 class Replicas(Section):
     """The other coordinators of the federation, on the same database and with the same keys."""
 
-    directory: str  # that all of them see, under any name: runs and uploads lie there
+    directory: str = ""  # that all of them see, under any name: runs and uploads lie there, without a storage
     addresses: Annotated[tuple[Dialled, ...], Field(min_length=1, max_length=MAX_OTHERS)]  # of the others
     enrolment_addresses: Annotated[tuple[Dialled, ...], Field(min_length=1, max_length=MAX_OTHERS)]
 
     @model_validator(mode="after")
     def _absolute(self) -> Self:
-        if not Path(self.directory).is_absolute():
+        if self.directory and not Path(self.directory).is_absolute():
             raise ValueError("directory is shared with other machines: give its whole path")
         return self
 
@@ -171,6 +172,7 @@ class Settings(Section):
     enrolment: Listener
     admin: Admin | None = None
     replicas: Replicas | None = None
+    storage: Storage | None = None  # where runs and uploads are kept, if not in a directory
     database: Annotated[str, AfterValidator(_database)] = "sqlite:///coordinator.db"
     spool: str = "spool"
     durations: Durations = Durations()
@@ -190,6 +192,10 @@ class Settings(Section):
     def _replicas_share_a_server(self) -> Self:
         if self.replicas is not None and sa.make_url(self.database).get_backend_name() == "sqlite":
             raise ValueError("several coordinators need a database on a server: a file belongs to one of them")
+        if self.replicas is not None and bool(self.replicas.directory) == (self.storage is not None):
+            raise ValueError(
+                "several coordinators share a directory or a storage: set one of [replicas] directory and [storage]"
+            )
         if max(len(self.addresses), len(self.enrolment_addresses)) > MAX_ADDRESSES:
             raise ValueError(
                 f"members know {MAX_ADDRESSES} addresses: of this coordinator, former ones, and of the others"
@@ -198,7 +204,8 @@ class Settings(Section):
 
     def placed(self, home: Home) -> Home:
         """Return a coordinator's directory with the place of what it shares with others, if there are others."""
-        return replace(home, shared=Path(self.replicas.directory) if self.replicas else None)
+        shared = self.replicas.directory if self.replicas else ""
+        return replace(home, shared=Path(shared) if shared else None)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -299,9 +306,15 @@ address = "{enrolment}"
 # origin = "https://sum.example.org"  # under which a proxy with TLS offers it
 
 # [replicas]  # further coordinators on the same PostgreSQL database, with the same keys; docs/operator.md
-# directory = "/srv/onlysum"  # that all of them see: runs and uploads
+# directory = "/srv/onlysum"  # that all of them see: runs and uploads; not with [storage]
 # addresses = ["sum-b.example.org:8443"]  # of the others
 # enrolment_addresses = ["sum-b.example.org:8444"]
+
+# [storage]  # keeps runs and uploads elsewhere than in this directory: pip install 'onlysum[s3]'
+# url = "s3://bucket/prefix"  # or file:///DIRECTORY
+# endpoint = "https://s3.example.org"  # of a server that is not Amazon's
+# region = "us-east-1"
+# credentials = "s3.toml"  # 0600: access_key_id, secret_access_key; without it AWS_ACCESS_KEY_ID and so on
 
 [durations]  # seconds; a phase ends earlier when everybody who is live has answered
 {durations}

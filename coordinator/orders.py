@@ -26,7 +26,6 @@ from privacy.errors import LocalError
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-    from coordinator.home import Home
     from coordinator.views.overview import Overview
 
 
@@ -114,11 +113,11 @@ def _going_on(connection: Connection, name: str) -> RunRecord:
     return record
 
 
-def export_run(home: Home, ended: Overview, directory: Path, *, released: bool) -> int | None:
+def export_run(files: RunFiles, ended: Overview, directory: Path, *, released: bool) -> int | None:
     """Fill a directory with a run's adapter, or what it measured, and its report, plan and evaluations.
 
     Args:
-        home: of the coordinator.
+        files: of the run.
         ended: the run.
         directory: empty.
         released: of a run that ended early, what its completed rounds released.
@@ -129,7 +128,7 @@ def export_run(home: Home, ended: Overview, directory: Path, *, released: bool) 
     Raises:
         LocalError: ``E-USAGE``: the run goes on, has released nothing, or ended early and ``released`` is not set.
     """
-    last, files = _unfinished_at(ended, released=released), RunFiles(home.run(ended.run.run_id))
+    last = _unfinished_at(ended, released=released)
     if ended.plan.recipe.measured is not None:
         (directory / MEASUREMENT_FILE).write_bytes(measurement_json(ended.plan, files, ended.rounds))
     else:

@@ -16,7 +16,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("participant", "dashboard", "report", "postgres")
+EXTRAS = ("participant", "dashboard", "report", "postgres", "s3")
 HOME_KEYS = ("Homepage", "homepage", "Home", "Source", "Repository", "repository", "Source Code")
 LONGEST_NAME = 120  # of a licence; what is longer is the licence's text
 HEADING = """# Third-party notices

@@ -84,7 +84,7 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "a command needs packages that are not installed",
         "the base install has no torch, and nothing that makes PDF files or draws curves",
         "pip install 'onlysum[participant]', 'onlysum[report]' for PDF, registry exports and curves, 'onlysum[ray]', "
-        "'onlysum[dashboard]', 'onlysum[postgres]'",
+        "'onlysum[dashboard]', 'onlysum[postgres]', 'onlysum[s3]'",
     ),
     "E-DISK-FULL": Explanation(
         _U,
@@ -183,6 +183,19 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "the database server does not answer, or lets this user do nothing",
         "it restarts or is stopped, the network is cut, or URL, role, password or rights are wrong",
         "start it, or correct what it says; nothing is lost, and a running daemon goes on as soon as it answers",
+    ),
+    "E-STORAGE-AWAY": Explanation(
+        _N,
+        "the storage for uploads and adapters does not answer, or lets this user do nothing",
+        "it is stopped or overloaded, the network is cut, or URL, region, keys or rights are wrong",
+        "start it, or correct what it says; nothing is lost, and a running daemon goes on as soon as it answers",
+    ),
+    "E-STORAGE-DAMAGED": Explanation(
+        _V,
+        "what the storage has under a name is not what was put there",
+        "it was changed, cut or removed; nothing that was read of it is used",
+        "look who else writes to the bucket, and bring the named version back or remove it: an attempt is tried again, "
+        "and a run whose adapter is lost is aborted or restored from a backup",
     ),
     "E-EXISTS": Explanation(
         _U,

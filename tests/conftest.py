@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import structlog
 
+from coordinator.storage.configured import Storage
+from tests.worlds.object_store import ObjectServer
 from tests.worlds.postgres import Server
 
 
@@ -42,6 +44,36 @@ def postgres() -> Iterator[Server]:
     server = Server()
     yield server
     server.remove()
+
+
+@pytest.fixture(scope="session")
+def objects() -> Iterator[ObjectServer]:
+    """Give an S3-compatible store that the tests of a process share; each takes a prefix of its own."""
+    server = ObjectServer()
+    yield server
+    server.close()
+
+
+ELSEWHERE = ("in another directory", pytest.param("S3", marks=pytest.mark.objects))
+
+
+def _elsewhere(request: pytest.FixtureRequest, place: Path) -> Storage:
+    if request.param == "S3":
+        server: ObjectServer = request.getfixturevalue("objects")
+        return server.storage(place.name, place)
+    return Storage(url=f"file://{place}/kept")
+
+
+@pytest.fixture(params=ELSEWHERE)
+def storage_elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """Give a place for runs and uploads beside a coordinator's directory: the test runs once with each kind."""
+    return _elsewhere(request, tmp_path)
+
+
+@pytest.fixture(params=["in the directory", *ELSEWHERE])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage | None:
+    """Give where runs and uploads are kept: the test runs once with each place."""
+    return None if request.param == "in the directory" else _elsewhere(request, tmp_path)
 
 
 @pytest.fixture(params=["SQLite", "PostgreSQL"])

@@ -76,6 +76,7 @@ TESTS: Final = (
     "tests/coordinator/test_quotas.py",
     "tests/coordinator/test_run_lifecycle.py",
     "tests/coordinator/test_set_back.py",
+    "tests/coordinator/test_uploads.py",
     "tests/test_malicious_histories.py",
     "tests/participant/test_coordinator_set_back.py",
     "tests/participant/test_erasure.py",
@@ -491,7 +492,20 @@ def main() -> int:
     hypothesis.settings.load_profile("mutation")
     runner = Runner(only=asked.only, workers=asked.workers, listing=asked.list)
     status = pytest.main(
-        ["-p", "no:terminal", "-p", "no:timeout", "-p", "no:cacheprovider", "-p", "no:xdist", *TESTS],
+        # A library with threads of its own, as that of buckets has, does not survive a fork.
+        [
+            "-p",
+            "no:terminal",
+            "-p",
+            "no:timeout",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            "-m",
+            "not objects",
+            *TESTS,
+        ],
         plugins=[runner],
     )
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):

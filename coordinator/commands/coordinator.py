@@ -354,7 +354,12 @@ def backup(
         size = write_backup(coordinator, file)
         with coordinator.store.begin() as connection:
             member_rows.log_security(connection, now(), BACKED_UP, coordinator.settings.federation, f"{size} bytes")
+        place = "" if coordinator.content is None else coordinator.content.blobs.place
     lines = [f"Wrote {file} ({size} bytes). It holds the keys of this federation: keep it as safe as the machine."]
+    if place:
+        lines.append(
+            f"In it are the files of runs that {place} has now, and no upload: restore puts back what is missing there."
+        )
     show({"file": str(file), "bytes": size}, lines, as_json=as_json)
 
 

@@ -133,8 +133,10 @@ def create(
         with _drafted(context, again.draft if again else draft or Path()) as directory:
             known = creation.read_draft(directory)
             plan = creation.make_plan(coordinator.store, coordinator.settings, known, request, random=SystemRandom())
-            operator = coordinator.authority().operator
-            creation.register(coordinator.store, coordinator.home, operator, plan, directory, notes)
+            operator, content = coordinator.authority().operator, coordinator.content
+            creation.register(
+                coordinator.store, coordinator.home, operator, plan, directory, labels=notes, content=content
+            )
     show_view(Proposal(plan), as_json=as_json)
     if then_watch:
         watch(plan.run_id, config, as_json=as_json)
@@ -146,7 +148,7 @@ def _again(coordinator: OpenHome, name: str, members: list[str]) -> Again:
 
     with coordinator.store.read() as connection:
         plan = run_rows.find_run(connection, name).parsed()
-    return creation.like(coordinator.home, plan, members)
+    return creation.like(coordinator.files(plan.run_id), plan, members)
 
 
 def _tolerance(
@@ -376,7 +378,7 @@ def export(
     with opened(config) as coordinator:
         ended = overview(coordinator, _named(coordinator, run))
         with durable.new_directory(out) as directory:
-            last = export_run(coordinator.home, ended, directory, released=released)
+            last = export_run(coordinator.files(ended.run.run_id), ended, directory, released=released)
     names, rounds = sorted(path.name for path in out.iterdir()), ended.plan.recipe.rounds
     value: Json = {
         "run": ended.run.run_id,

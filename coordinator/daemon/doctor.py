@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from sqlalchemy.engine import Engine
@@ -23,16 +24,19 @@ from coordinator.database.store import Store
 from coordinator.enrolment.authority import covers, load_authority
 from coordinator.home import Home
 from coordinator.leadership import examination
-from coordinator.opened import open_store
+from coordinator.opened import open_store, require_content
+from coordinator.storage.configured import Storage, open_blobs
+from coordinator.storage.content import probe
 from host import checkup
 from host.certificates import RENEW_SECONDS, expires_at, invalid_now, renewal_overdue, require_valid
 from host.checkup import Check, CheckFailed, Examination, check, check_disk, versions_check
 from host.events.signature import load_secret
 from host.rendering import Json, moment
-from host.system import SystemClock
+from host.system import SystemClock, SystemRandom
 
 RENEWS: Final = " the service renews it when it runs, or: onlysum coordinator renew"
 MOST_NAMED: Final = 8
+PROBE_BYTES: Final = 16
 PACKAGES: Final = ("onlysum", "grpcio", "cryptography", "SQLAlchemy", "alembic", "pydantic", "numpy", "safetensors")
 
 
@@ -56,17 +60,19 @@ def _checks(home: Home, now: int) -> tuple[Check, ...]:
         checks += [
             check("names", lambda: _names(home, settings)),
             check("database", lambda: _database(home, settings)),
-            *_replica_checks(home, settings),
+            *replica_checks(home, settings),
             check("members", lambda: _members(home, settings, now)),
             check("security log", lambda: _security_log(home, settings)),
             check("ports", lambda: _ports(home, settings)),
             check("runs", lambda: _runs(home, settings)),
         ]
+        if (place := settings.storage) is not None:
+            checks.append(check("storage", lambda: _storage(home, place)))
     checks.append(versions_check(PACKAGES))
     return tuple(checks)
 
 
-def _replica_checks(home: Home, settings: Settings) -> list[Check]:
+def replica_checks(home: Home, settings: Settings) -> list[Check]:
     """Return what concerns several coordinators; nothing where the database belongs to one."""
     if stores.sqlite_path(settings.database_url(home)) is not None:
         return []
@@ -79,7 +85,7 @@ def _replica_checks(home: Home, settings: Settings) -> list[Check]:
         return run
 
     checks = [check("coordinators", looked(partial(examination.coordinators, settings)))]
-    if settings.replicas is not None:
+    if settings.replicas is not None and settings.replicas.directory:
         checks.append(check("shared directory", looked(partial(examination.shared_directory, settings))))
     return [*checks, check("clocks", looked(partial(examination.clocks, settings, clock=SystemClock())))]
 
@@ -187,9 +193,29 @@ def _runs(home: Home, settings: Settings) -> str:
     with closing(store), store.read() as connection:
         runs = run_rows.list_runs(connection)
     open_runs = [run.run_id for run in runs if not run.state.ended]
+    if settings.storage is not None:
+        return _kept_runs(home, settings, len(runs), open_runs)
     if lost := [run_id for run_id in open_runs if not settings.placed(home).run(run_id).is_dir()]:
         raise CheckFailed(f"the directory of run {lost[0]} is missing; restore a backup")
     return f"{len(runs)} runs, {len(open_runs)} of them go on"
+
+
+def _kept_runs(home: Home, settings: Settings, known: int, open_runs: list[str]) -> str:
+    """Look whether the files of runs that go on are where they are kept, whole by their lengths."""
+    with closing(open_store(home, settings)) as store:
+        content = require_content(home, settings, store)
+        for run_id in open_runs:
+            files = content.of(run_id)
+            if not files.known():
+                raise CheckFailed(f"run {run_id} has no files in the storage: it was created before [storage] was set")
+            if missing := files.missing():
+                raise CheckFailed(f"{missing[0]} of run {run_id} is missing from the storage; bring it back there")
+    return f"{known} runs, {len(open_runs)} of them go on, their files are in the storage"
+
+
+def _storage(home: Home, place: Storage) -> str:
+    with TemporaryDirectory() as scratch:
+        return probe(open_blobs(place, home.directory), Path(scratch), SystemRandom().token_bytes(PROBE_BYTES))
 
 
 def write_bundle(file: Path, home: Home, checks: tuple[Check, ...]) -> None:

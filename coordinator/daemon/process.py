@@ -98,7 +98,8 @@ async def _serve(
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     StopSignals(lambda: loop.call_soon_threadsafe(stop.set), at_most=GRACE_SECONDS).install()
     runner = Runner(store, home, settings, authority, clock=SystemClock(), random=SystemRandom())
-    runner.discover()
+    if settings.storage is None:  # which may take long to answer
+        runner.discover()
     keeper, (address, *former) = runner.authority, settings.participants.binds
 
     def current() -> Credentials:

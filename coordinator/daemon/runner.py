@@ -9,7 +9,8 @@ Leaves to others: which runs are led here, and moving them on (``coordinator.lea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -29,9 +30,10 @@ from coordinator.home import Home
 from coordinator.leadership.leadership import Leadership
 from coordinator.leadership.led_runs import LedRuns
 from coordinator.leadership.presence import Presence
+from coordinator.opened import open_content
 from coordinator.runs.ledger_heads import LedgerHeads
 from coordinator.runs.liveness import Liveness
-from coordinator.runs.run import Run, RunContext
+from coordinator.runs.run import Run, RunContext, in_thread
 from coordinator.runs.submissions import Submissions
 from coordinator.runs.uploads import UploadStore
 from privacy.errors import NetworkError, PeerError, Phase
@@ -76,19 +78,20 @@ class Runner:
         durations = settings.durations
         self.liveness = Liveness(clock, grace=durations.liveness_seconds, settling=durations.gather_seconds)
         self._polls = Polls()
-        writer = Writer(store)
+        writer, content = Writer(store), open_content(home, settings, store)
         self._desk = RunContext(
             store=store,
             writer=writer,
             heads=LedgerHeads(store, writer),
             home=home,
             settings=settings,
-            spool=UploadStore(settings.spool_path(home)),
+            spool=UploadStore(settings.spool_path(home), blobs=content.blobs if content else None),
             clock=clock,
             liveness=self.liveness,
             operator=authority.operator,
             changed=self._polls.look,
             members=self._known_members,
+            content=content,
         )
         self.refusals = RefusalLog(store, clock)
         self.authority = AuthorityKeeper(home, settings, authority, clock=clock, random=random)
@@ -96,7 +99,8 @@ class Runner:
         self._log = structlog.get_logger("coordinator")
         self._troubles = Troubles(clock)
         address = settings.participants.address
-        leadership = Leadership(store, clock=clock, random=random, address=address, files=home.run)
+        files = home.run if content is None else None
+        leadership = Leadership(store, clock=clock, random=random, address=address, files=files)
         self.presence = Presence(
             store, clock=clock, process=leadership.holder, address=address, shared=settings.placed(home).shared
         )
@@ -246,8 +250,12 @@ class Runner:
         """Yield the rest of some content that this member may read, in chunks of at most 1 MiB."""
         self._members.active(member)
         await self._led.led(member)
-        paths = (path for run in self._led.of(member) if (path := run.content(sha256)) is not None)
-        path = next((path for path in paths if path.exists()), None)  # equal content of a run that ended may be gone
+        runs = self._led.of(member)
+        if self._desk.content is None:
+            path = _content(runs, sha256)
+        else:
+            async with self._desk.storing:
+                path = await in_thread(_content, runs, sha256)
         if path is None and (plan := self._plan(member, sha256)):
             for start in range(offset, len(plan), READ_BYTES):
                 yield plan[start : start + READ_BYTES]
@@ -265,3 +273,9 @@ class Runner:
         """Return the plan of a run that a member took part in: whoever lost it asks for it by its hash."""
         with self._desk.store.read() as connection:
             return run_rows.plan_with_hash(connection, plan_hash, member=member)
+
+
+def _content(runs: Iterable[Run], sha256: bytes) -> Path | None:
+    """Return the file of some content of runs; equal content of a run that ended may be gone."""
+    paths = (path for run in runs if (path := run.content(sha256)) is not None)
+    return next((path for path in paths if path.exists()), None)

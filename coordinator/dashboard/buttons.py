@@ -77,7 +77,7 @@ def export(dashboard: Dashboard, login: Login, fields: Fields) -> Response:
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        orders.export_run(dashboard.opened.home, ended, directory, released=True)
+        orders.export_run(dashboard.opened.files(ended.run.run_id), ended, directory, released=True)
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted(directory.rglob("*")):
                 if path.is_file():

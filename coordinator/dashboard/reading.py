@@ -22,7 +22,6 @@ from coordinator.dashboard.context import Dashboard
 from coordinator.dashboard.curve import EpsilonCurve
 from coordinator.database import label_rows, run_rows
 from coordinator.labels import label_words, match, read_wanted
-from coordinator.runs.global_adapter import RunFiles
 from coordinator.views.inbox import inbox
 from coordinator.views.members import member_details, member_list, newest_run
 from coordinator.views.overview import Overview, overview
@@ -90,7 +89,7 @@ def run(dashboard: Dashboard, login: Login, asked: Asked) -> Response:
         current=current,
         sentence=run_sentence(current, dashboard.now()),
         curve=EpsilonCurve.of(current.plan),
-        reported=_report(dashboard, current.run.run_id) is not None,
+        reported=dashboard.opened.files(current.run.run_id).reported,
     )
 
 
@@ -102,7 +101,7 @@ def waiting(dashboard: Dashboard, login: Login, asked: Asked) -> Response:
 def reports(dashboard: Dashboard, login: Login, asked: Asked) -> Response:
     """Return the runs that have a report."""
     runs = reversed(run_list(dashboard.opened).runs)
-    found = [(each, _report(dashboard, each.run_id) is not None) for each in runs]
+    found = [(each, dashboard.opened.files(each.run_id).reported) for each in runs]
     return dashboard.show("reports.html.j2", login, place="reports", runs=found)
 
 
@@ -141,7 +140,7 @@ def security_file(dashboard: Dashboard, login: Login, asked: Asked) -> Response:
 
 def _report(dashboard: Dashboard, run_id: str) -> bytes | None:
     try:
-        return RunFiles(dashboard.opened.home.run(run_id)).report.read_bytes()
+        return dashboard.opened.files(run_id).report.read_bytes()
     except FileNotFoundError:
         return None
 

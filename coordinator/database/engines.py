@@ -26,7 +26,7 @@ from privacy.errors import LocalError
 BUSY_SECONDS: Final = 10  # how long a command waits for the daemon's transaction, and the other way round
 LOST_SECONDS: Final = 20  # after which a connection to a server that does not answer counts as broken
 # With these nothing is wrong with the rows.
-PASSING: Final = ("E-DATABASE-AWAY", "E-STATE-BUSY", "E-DISK-FULL", "E-LEASE-LOST")
+PASSING: Final = ("E-DATABASE-AWAY", "E-STATE-BUSY", "E-DISK-FULL", "E-LEASE-LOST", "E-STORAGE-AWAY")
 STALLED_SECONDS: Final = 5  # that a writer may keep others waiting without a statement: its process hangs
 WRITERS: Final = 0x6F6E6C7973756D  # the advisory lock whose holder writes: "onlysum"
 

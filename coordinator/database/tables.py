@@ -197,6 +197,15 @@ evaluations = sa.Table(
     sa.Column("at", sa.BigInteger, nullable=False),
 )
 
+contents = sa.Table(
+    "contents",
+    metadata,
+    sa.Column("run_id", sa.String(32), sa.ForeignKey("runs.run_id"), primary_key=True),
+    sa.Column("name", sa.String(200), primary_key=True),  # of a file in the run's directory
+    sa.Column("sha256", sa.LargeBinary(32), nullable=False),
+    sa.Column("length", sa.BigInteger, nullable=False),  # in bytes
+)
+
 security = sa.Table(
     "security",
     metadata,

@@ -59,7 +59,7 @@ class Leadership:
         clock: Clock,
         random: RandomSource,
         address: str,
-        files: Callable[[str], Path],
+        files: Callable[[str], Path] | None,
     ) -> None:
         """Lead nothing yet.
 
@@ -68,7 +68,7 @@ class Leadership:
             clock: the daemon's.
             random: the process's name is drawn from it.
             address: where members dial this process.
-            files: returns the directory of a run.
+            files: returns the directory of a run; ``None``: all files can be brought here.
         """
         self._store = store
         self._clock = clock
@@ -169,7 +169,7 @@ class Leadership:
                 mine[run_id], holder = Lease(run_id, record.token), self._holder  # expired perhaps, and not taken
             elif record is not None and record.valid and self._store.shared:
                 elsewhere[run_id], holder = record.address, record.holder
-            here = bool(holder) or not self._store.shared or self._files(run_id).is_dir()
+            here = bool(holder) or not self._store.shared or self._files is None or self._files(run_id).is_dir()
             runs.append(LedRun(run_id, self._rosters[run_id], holder, here))
         leading = _Leading(
             MappingProxyType(mine),

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 import structlog
+from sqlalchemy.engine import Connection
 
 from coordinator.daemon.polls import Polls
 from coordinator.daemon.troubles import Trouble, Troubles
@@ -55,6 +56,8 @@ class LedRuns:
         self._runs: dict[str, Run] = {}
         self._lives: dict[str, Lifecycle] = {}
         self._unreadable: set[str] = set()
+        self._prepared: set[str] = set()  # runs whose first files were brought here, where they are kept elsewhere
+        self._not_brought: set[str] = set()  # what the log has said of other runs
         self._drivers: dict[str, asyncio.Task[None]] = {}
         self._elsewhere: dict[str, str] = {}
         self._looked = asyncio.Event()  # set, and replaced, with each look at who leads what
@@ -109,18 +112,20 @@ class LedRuns:
 
     async def serve(self) -> None:
         """Move all runs on until cancelled."""
+        preparing = None if self._desk.content is None else asyncio.create_task(self._keep_preparing())
         try:
             while True:
                 await self._discover_when_possible()
                 for run_id, life in self._lives.items():
-                    if run_id not in self._drivers and not self._runs[run_id].record.state.ended:
+                    if run_id not in self._drivers and not self._runs[run_id].over:
                         self._drivers[run_id] = asyncio.create_task(self._drive(self._runs[run_id], life))
                 self._drivers = {run_id: task for run_id, task in self._drivers.items() if not task.done()}
                 await asyncio.sleep(TICK_SECONDS)
         finally:
-            for task in self._drivers.values():
+            tasks = [*self._drivers.values(), *([preparing] if preparing else [])]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._drivers.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def tick(self) -> None:
         """Move every run as far as it goes now; what :meth:`serve` does, one step at a time."""
@@ -140,7 +145,59 @@ class LedRuns:
     def discover(self) -> None:
         """Look for members and runs that commands have added or changed, and who leads them."""
         self._leadership.keep(self._desk.liveness.all_live())
+        for error in self._prepare():
+            self._troubles.note(error)
         self._catch_up()
+
+    async def _keep_preparing(self) -> None:
+        """Bring files here beside the looks at who leads what: a slow storage must not cost a lease."""
+        while True:
+            errors = await asyncio.to_thread(self._prepare)
+            for error in errors:
+                self._troubles.note(error)
+            await asyncio.sleep(TROUBLE_SECONDS if errors else TICK_SECONDS)
+
+    def _prepare(self) -> list[LocalError]:
+        """Bring here what runs begin with that are new here, if it is kept elsewhere; return what went wrong."""
+        errors: list[LocalError] = []
+        if self._desk.content is None:
+            return errors
+        try:
+            with self._desk.store.read() as connection:
+                fresh = [one for one in self._fresh(connection) if one not in self._prepared]
+                completed = {one: len(run_rows.list_rounds(connection, one)) for one in fresh}
+                going_on = {*run_rows.going_on(connection)}
+            for run_id in fresh:
+                try:
+                    self._bring(run_id, completed[run_id], goes_on=run_id in going_on)
+                except LocalError as error:
+                    if passing(error):  # the next one would wait as long
+                        raise
+                    errors.append(error)
+        except LocalError as error:
+            errors.append(error)
+        for met in errors:
+            if met.detail not in self._not_brought:
+                self._log.warning("run-not-brought", code=met.code, error=met.detail)
+        self._not_brought = {met.detail for met in errors}
+        return errors
+
+    def _bring(self, run_id: str, completed: int, *, goes_on: bool) -> None:
+        if not self._desk.files(run_id).bring_start(completed) and goes_on:
+            raise LocalError("E-NOT-FOUND", f"files of run {run_id}: it was created before [storage] was set")
+        self._prepared.add(run_id)
+
+    def _fresh(self, connection: Connection) -> dict[str, Lease]:
+        """Return the leases of the runs that are led here or have ended, and are not in memory; oldest first."""
+        after = self._desk.now() - ENDED_SECONDS
+        known, going_on = run_rows.run_ids(connection, ended_after=after), {*run_rows.going_on(connection)}
+        fresh = [one for one in known if one not in self._runs and one not in self._unreadable]
+        leases = {one: lease for one in fresh if (lease := self._leadership.lease(one)) is not None}
+        ended = [one for one in fresh if one not in going_on]
+        if ended:
+            last = lease_rows.list_leases(connection)
+            leases |= {one: Lease(one, last[one].token if one in last else NEVER_LED) for one in ended}
+        return {one: leases[one] for one in fresh if one in leases}
 
     async def _discover_when_possible(self) -> None:
         """Look for changes; a database that cannot be read now is asked again until it can, and said so once."""
@@ -164,17 +221,11 @@ class LedRuns:
     def _catch_up(self) -> None:
         """Drop the runs that were lost, and read those that are new here."""
         self._refresh_members()
-        after = self._desk.now() - ENDED_SECONDS
         with self._desk.store.read() as connection:
-            known, going_on = run_rows.run_ids(connection, ended_after=after), {*run_rows.going_on(connection)}
-            self._drop_lost(going_on)
-            fresh = [one for one in known if one not in self._runs and one not in self._unreadable]
-            leases = {one: lease for one in fresh if (lease := self._leadership.lease(one)) is not None}
-            ended = [one for one in fresh if one not in going_on]
-            if ended:
-                last = lease_rows.list_leases(connection)
-                leases |= {one: Lease(one, last[one].token if one in last else NEVER_LED) for one in ended}
-            records = [run_rows.find_run(connection, one) for one in fresh if one in leases]
+            self._drop_lost({*run_rows.going_on(connection)})
+            leases = self._fresh(connection)
+            ready = [one for one in leases if self._desk.content is None or one in self._prepared]
+            records = [run_rows.find_run(connection, one) for one in ready]
         for record in records:
             self._add(record, leases[record.run_id])
         self._redirect()
@@ -203,6 +254,7 @@ class LedRuns:
         for run in lost:
             self._log.warning("run-led-elsewhere", run=run.run_id)
             del self._runs[run.run_id], self._lives[run.run_id]
+            self._prepared.discard(run.run_id)
             driver = self._drivers.pop(run.run_id, None)
             if driver is not None:
                 driver.cancel()
@@ -218,7 +270,7 @@ class LedRuns:
 
     async def _drive(self, run: Run, life: Lifecycle) -> None:
         looked = float("-inf")
-        while not run.record.state.ended:
+        while not run.over:
             run.wakeup.clear()
             now = self._desk.clock.monotonic()
             if now - looked >= TICK_SECONDS:

@@ -92,6 +92,7 @@ class Attempt:
         self._announced: dict[str, bytes] = {}  # member -> hash of the one upload that may come from it
         self.files: dict[str, set[Path]] = {}  # in the spool, by member
         self.counted: dict[str, bytes] = {}  # hashes of the uploads that are in the sum
+        self._kept: dict[str, bytes] = {}  # hashes of those that are kept where a later leader finds them
 
     @classmethod
     def open(
@@ -250,8 +251,26 @@ class Attempt:
         """
         if self.machine.phase is Phase.COLLECT_MASKED and receipt.sender in self.machine.answered():
             return self.machine.receive(MaskedUpload(receipt, b""))  # a repeat, or a second thought that is refused
-        upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
-        return self._accumulate(upload, receipt)
+        return self._accumulate(self.upload_of(receipt), receipt)
+
+    def keep(self, upload: Upload) -> None:
+        """Keep a complete upload where a later leader finds it, if that is not here, before anybody relies on it.
+
+        Raises:
+            LocalError: ``E-STORAGE-*``; nothing has changed.
+        """
+        known = (self._kept.get(upload.member), self.counted.get(upload.member))
+        if upload.sha256 not in known and upload.length == self.length and self._spool.keep(upload):
+            self._kept[upload.member] = upload.sha256
+
+    def upload_of(self, receipt: Receipt) -> Upload:
+        """Return the place of the upload that a receipt is for."""
+        return Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
+
+    def may_count(self, receipt: Receipt) -> bool:
+        """Return whether an upload is where a later leader finds it, or was counted already."""
+        known = (self._kept.get(receipt.sender), self.counted.get(receipt.sender))
+        return not self._spool.elsewhere or receipt.masked_hash in known
 
     def journal_upload(self, receipt: Receipt, data: bytes) -> None:
         """Add the rows of an upload that was counted."""
@@ -346,8 +365,7 @@ class Attempt:
             case HeadsShown() as shown:
                 self.take_heads(shown)
             case Receipt() as receipt:
-                upload = Upload(self.run_id, self.position, receipt.sender, receipt.masked_hash, receipt.length)
-                self._accumulate(upload, receipt)
+                self._accumulate(self.upload_of(receipt), receipt)
             case (
                 PlanApproved()
                 | PlanRefused()

@@ -17,13 +17,14 @@ from pydantic import ValidationError
 
 import methods
 from coordinator.config import Settings
-from coordinator.database import label_rows, member_rows, run_rows
+from coordinator.database import content_rows, label_rows, member_rows, run_rows
 from coordinator.database.member_rows import MemberRecord
 from coordinator.database.run_rows import RunRecord, RunState
 from coordinator.database.store import Store
 from coordinator.home import Home
 from coordinator.runs.global_adapter import RunFiles
 from coordinator.runs.thresholds import Requested, choose
+from coordinator.storage.content import Content
 from host import durable
 from methods.global_adapter import read_initial
 from privacy.draft import Draft, PrivacyTarget
@@ -68,21 +69,21 @@ class Again:
     suite: Literal[1, 2]
 
 
-def like(home: Home, plan: Plan, members: Sequence[str]) -> Again:
+def like(files: RunFiles, plan: Plan, members: Sequence[str]) -> Again:
     """Return what another run takes over from a plan: its draft, and with the same roster all that was chosen for it.
 
     With another roster f, least survivors and dropouts are chosen anew; noise and words always are.
 
     Args:
-        home: of the coordinator.
+        files: of the earlier run.
         plan: of the earlier run.
         members: the roster that is asked for; empty for the same.
 
     Raises:
         LocalError: ``E-NOT-FOUND``: the earlier run has no draft, since older software made it.
     """
-    directory, roster = home.run(plan.run_id), tuple(member.id for member in plan.roster)
-    if not (directory / "draft.json").is_file():
+    drafted, roster = [files.file(name) for name in DRAFT_FILES], tuple(member.id for member in plan.roster)
+    if not drafted[0].is_file():
         raise LocalError(
             "E-NOT-FOUND", f"run {plan.run_id} has no draft: older software made it; create from the draft"
         )
@@ -95,7 +96,7 @@ def like(home: Home, plan: Plan, members: Sequence[str]) -> Again:
         tolerance = Requested(f=plan.f, min_survivors=survivors, graph=plan.graph.kind, max_dropouts=dropouts)
     ranks = {member.id: member.options.rank for member in plan.roster if member.options.rank and member.id in names}
     return Again(
-        draft=directory,
+        draft=files.directory,
         members=names,
         tolerance=tolerance,
         weight_rule=plan.weight_rule,
@@ -291,7 +292,14 @@ def _reserving(target: PrivacyTarget, graph: Graph) -> PrivacyTarget:
 
 
 def register(
-    store: Store, home: Home, operator: SigningKey, plan: Plan, draft: Path, labels: Mapping[str, str] | None = None
+    store: Store,
+    home: Home,
+    operator: SigningKey,
+    plan: Plan,
+    draft: Path,
+    *,
+    labels: Mapping[str, str] | None = None,
+    content: Content | None = None,
 ) -> RunRecord:
     """Sign a plan, write the run's directory, and register it to be proposed to its roster.
 
@@ -302,9 +310,10 @@ def register(
         plan: as :func:`make_plan` makes it.
         draft: the directory that it was made of.
         labels: notes of the operator on the run, by key; they are beside the plan.
+        content: where the run's files are kept, if not in its directory alone.
 
     Raises:
-        LocalError: ``E-PLAN-RULE``: the initial adapter is not the manifest's.
+        LocalError: ``E-PLAN-RULE``: the initial adapter is not the manifest's; ``E-STORAGE-*``.
     """
     data = plan.to_bytes()
     signature = operator.sign(signed_plan_bytes(data))
@@ -323,6 +332,7 @@ def register(
         durable.write(directory / "plan.sig", signature)
         files.write_start(plan)
     durable.sync_directory(home.runs)
+    kept = () if content is None else content.keep_all(plan.run_id)
     record = RunRecord(
         run_id=plan.run_id,
         plan=data,
@@ -338,4 +348,5 @@ def register(
     with store.begin() as connection:
         run_rows.add_run(connection, record)
         label_rows.set_labels(connection, plan.run_id, labels or {})
+        content_rows.add(connection, plan.run_id, kept)
     return record

@@ -1,19 +1,23 @@
 """The files of a run: the adapter from round to round, the sums that lead there, and what is released.
 
 Guarantees: files of a run are whole or absent; a state that was written comes back bit for bit; what a leader of the
-run writes lies apart, under the token of its lease, until a committed row says that it counts.
+run writes lies apart, under the token of its lease, until a committed row says that it counts. Where they are kept
+elsewhere (``coordinator.storage.content``), a path that is returned holds the copy of what is kept.
 Leaves to others: what a sum makes of a state (``methods.global_adapter``), the release (``coordinator.runs.release``).
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from coordinator.storage.content import Change, RunContent
 from host import durable
 from methods.global_adapter import VECTOR_TYPE, iterate_bytes, read_initial, state_from_bytes, state_to_bytes
 from methods.optimizer import OptimizerState
@@ -24,37 +28,54 @@ from privacy.secagg.fixed_point import Buffer
 from privacy.secagg.hashes import adapter_hash
 
 _LED: Final = "led-"  # how the directories begin in which leaders write
+_EXPORTED: Final = "adapter"
+_REPORT: Final = "report.json"
+_SUMS: Final = "sum-*.words"
 
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """The directory of one run."""
+    """The directory of one run; asking for a file brings it there, if it is kept elsewhere, and may raise therefore."""
 
     directory: Path
+    content: RunContent | None = None  # where its files are kept, if not in the directory alone
 
     @property
     def initial(self) -> Path:
         """All tensors that every participant starts from."""
-        return self.directory / "initial_adapter.safetensors"
+        return self.file("initial_adapter.safetensors")
 
     @property
     def adapter_config(self) -> Path:
         """PEFT's own configuration of the adapter."""
-        return self.directory / "adapter_config.json"
+        return self.file("adapter_config.json")
 
     @property
     def exported(self) -> Path:
         """The released adapter in PEFT's format."""
-        return self.directory / "adapter"
+        return self.directory / _EXPORTED if self.content is None else self.content.fetch_tree(_EXPORTED)
 
     @property
     def report(self) -> Path:
         """The signed audit report."""
-        return self.directory / "report.json"
+        return self.file(_REPORT)
+
+    @property
+    def reported(self) -> bool:
+        """Whether there is a report."""
+        return (self.directory / _REPORT).exists() if self.content is None else self.content.has(_REPORT)
+
+    def file(self, name: str) -> Path:
+        """Any file of the run by its name.
+
+        Raises:
+            LocalError: ``E-STORAGE-*``: it is kept elsewhere, and cannot be brought here.
+        """
+        return self.directory / name if self.content is None else self.content.fetch(name)
 
     def sum(self, round_number: int) -> Path:
         """The ring words of a round's sum: what participants download, and step from themselves."""
-        return self.directory / f"sum-{round_number}.words"
+        return self.file(f"sum-{round_number}.words")
 
     def measured(self, plan: Plan) -> list[int]:
         """Return the integers of a measurement's sum; none of a plan that trains, or before its round is completed."""
@@ -65,7 +86,7 @@ class RunFiles:
 
     def iterate(self, round_number: int) -> Path:
         """The vector that the round after this one starts from."""
-        return self.directory / f"global-{round_number}.f32"
+        return self.file(f"global-{round_number}.f32")
 
     def released(self, round_number: int) -> Path:
         """The vector that is evaluated and exported after a round: the average of iterates, if the plan has one."""
@@ -97,7 +118,7 @@ class RunFiles:
         """
         drafts = self.drafts(token)
         if drafts.exported.exists():
-            shutil.rmtree(self.exported, ignore_errors=True)  # of an end that was written and never committed
+            shutil.rmtree(self.directory / _EXPORTED, ignore_errors=True)  # of an end that was never committed
         for path in (drafts.exported, drafts.report):
             durable.move(path, self.directory / path.name)
         for directory in self.directory.glob(f"{_LED}*"):
@@ -145,25 +166,86 @@ class RunFiles:
             raise LocalError("E-STATE-DAMAGED", f"the adapter after round {round_number} does not load") from error
         return state_from_bytes(round_number, moments, iterate=iterate)
 
+    def superseded(self, round_number: int, *, keep_released: bool) -> tuple[str, ...]:
+        """Return the names of what no later round needs of a round."""
+        moments, iterate, average = _names(round_number)
+        if not keep_released:
+            return (moments, iterate, average)
+        return (moments,) if self.released(round_number).name == iterate else (moments, iterate)
+
     def forget(self, round_number: int, *, keep_released: bool) -> None:
         """Drop what no later round needs of a round."""
-        self._moments(round_number).unlink(missing_ok=True)
-        if keep_released and self.released(round_number) == self.iterate(round_number):
-            return
-        self.iterate(round_number).unlink(missing_ok=True)
-        if not keep_released:
-            self._average(round_number).unlink(missing_ok=True)
+        self.remove(self.superseded(round_number, keep_released=keep_released))
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Drop files of the directory, as far as they are there."""
+        for name in names:
+            (self.directory / name).unlink(missing_ok=True)
 
     def forget_sums(self) -> None:
         """Drop all sums: the run has ended, and nobody steps from them any more."""
-        for path in self.directory.glob("sum-*.words"):
-            path.unlink(missing_ok=True)
+        self.remove(path.name for path in self.directory.glob(_SUMS))
+
+    # --- where files are kept elsewhere ---
+
+    def bring_start(self, completed: int) -> bool:
+        """Bring here what a run begins with in a process; return whether the run has these files, and they are kept.
+
+        Args:
+            completed: its last round that is over.
+
+        Raises:
+            LocalError: ``E-STORAGE-*``.
+        """
+        there = all(path.exists() for path in (self.initial, self.iterate(0), self.iterate(completed)))
+        return there and (self.content is None or bool(self.content.known()))
+
+    def keep_round(self, round_number: int, drafts: RunFiles, superseded: Collection[str]) -> Change | None:
+        """Keep what a leader wrote of a round, and return what the transaction says that commits it, if anything.
+
+        Args:
+            round_number: of the round.
+            drafts: where the leader wrote.
+            superseded: names of what is needed no longer then.
+
+        Raises:
+            LocalError: ``E-STORAGE-*``.
+        """
+        if self.content is None:
+            return None
+        written = [path.name for path in drafts._of_round(round_number) if path.exists()]
+        known = self.content.known()
+        dropped = tuple(known[name] for name in superseded if name in known)
+        return Change(self.content.run_id, self.content.keep(drafts.directory, written), dropped)
+
+    def keep_end(self, drafts: RunFiles, *, sums: bool) -> Change | None:
+        """Keep what a leader wrote at the end of a run; arguments and result as of :meth:`keep_round`.
+
+        Args:
+            drafts: where the leader wrote.
+            sums: whether the sums stay.
+
+        Raises:
+            LocalError: ``E-STORAGE-*``.
+        """
+        if self.content is None:
+            return None
+        exported = sorted(path for path in drafts.exported.glob("*") if path.is_file())
+        written = [*(f"{_EXPORTED}/{path.name}" for path in exported), *([_REPORT] if drafts.report.exists() else [])]
+        known = self.content.known()
+        dropped = () if sums else tuple(kept for name, kept in known.items() if fnmatchcase(name, _SUMS))
+        return Change(self.content.run_id, self.content.keep(drafts.directory, written), dropped)
 
     def _moments(self, round_number: int) -> Path:
-        return self.directory / f"state-{round_number}.safetensors"
+        return self.file(f"state-{round_number}.safetensors")
 
     def _average(self, round_number: int) -> Path:
-        return self.directory / f"released-{round_number}.f32"
+        return self.file(f"released-{round_number}.f32")
+
+
+def _names(number: int) -> tuple[str, str, str]:
+    """Return the names of a round's moments, iterate and average."""
+    return (f"state-{number}.safetensors", f"global-{number}.f32", f"released-{number}.f32")
 
 
 def _has(path: Path, committed: bytes) -> bool:

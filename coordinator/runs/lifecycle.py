@@ -9,8 +9,8 @@ Leaves to others: the protocol (``coordinator.protocol.round``), the numbers of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, ParamSpec
 
 from coordinator.database import attempt_rows, run_rows, standing_rows, turn_rows
 from coordinator.database.member_rows import MemberRecord
@@ -18,9 +18,11 @@ from coordinator.database.run_rows import RoundRecord, RunState
 from coordinator.runs import completion, release
 from coordinator.runs.attempt import RESTARTED, Attempt, ReplayError, bound_members, restarted_members
 from coordinator.runs.run import Run
+from coordinator.storage.content import Change, left_for_later
 from privacy.errors import LocalError, Phase, RoundAborted
 from privacy.secagg.messages import Position
 
+P = ParamSpec("P")
 SHOWN_MEMBERS: Final = 50  # that a next step names
 FAILURES: Final = 3  # of a round, after which it is not tried again though the plan may have more attempts
 
@@ -54,6 +56,8 @@ class Lifecycle:
         async with self._advancing, run.lock:
             run.catch_up()
             if run.record.state.ended:
+                if not run.erased:
+                    await run.stored(run.erase)
                 return
             try:
                 if not (self._look and await self._must_end()):
@@ -167,7 +171,7 @@ class Lifecycle:
         """Close a round that can have no sum any more; the next one starts from the adapter before it."""
         run, context, last = self._run, self._run.context, self._run.tried[-1]
         at = Position(run.plan.hash, last.round, last.attempt)
-        done = await run.work(
+        done = await run.stored(
             completion.void_round,
             run.rules,
             run.files,
@@ -176,9 +180,10 @@ class Lifecycle:
             previous=run.offer(at).previous_transcript,
             now=context.now(),
         )
+        change = await self._kept(run.keep_round, done.round)
         run.also(lambda connection: run_rows.add_round(connection, run.run_id, done))
         await run.written()
-        await run.work(self._settle, done)
+        await run.stored(self._settle, done, change)
         run.reload_and_notify("round-voided", round=at.round, reason=reason)
 
     async def _await_approvals(self) -> None:
@@ -241,7 +246,7 @@ class Lifecycle:
     async def _open(self, at: Position) -> None:
         run, context, again = self._run, self._run.context, self._run.open_position is not None
         try:
-            run.attempt = await run.work(
+            run.attempt = await run.stored(
                 Attempt.open,
                 context.store,
                 run.spool,
@@ -312,7 +317,7 @@ class Lifecycle:
 
     async def _complete_round(self, attempt: Attempt, answered: frozenset[str]) -> None:
         run, context, at = self._run, self._run.context, attempt.position
-        done = await run.work(
+        done = await run.stored(
             completion.complete_round,
             run.rules,
             run.files,
@@ -321,6 +326,7 @@ class Lifecycle:
             previous=attempt.machine.offer.previous_transcript,
             now=context.now(),
         )
+        change = await self._kept(run.keep_round, at.round)
         if run.attempt is not attempt:
             raise LocalError("E-STATE-BUSY", "what the round builds on could not be committed: it is opened again")
         attempt.journal_close(Phase.UNMASK, answered)
@@ -329,15 +335,26 @@ class Lifecycle:
         run.also(lambda connection: attempt_rows.end_attempt(connection, run.run_id, at, "completed", now=now))
         await run.written()
         run.attempt = None
-        await run.work(self._settle, done)
+        await run.stored(self._settle, done, change)
 
-    def _settle(self, done: RoundRecord) -> None:
+    async def _kept(self, keep: Callable[P, Change | None], *args: P.args, **kwargs: P.kwargs) -> Change | None:
+        """Keep files elsewhere, if they are, and add what is said of them to what is committed next."""
+        run = self._run
+        change = None if run.files.content is None else await run.stored(keep, *args, **kwargs)
+        if change is not None:
+            run.also(change.write)
+        return change
+
+    def _settle(self, done: RoundRecord, change: Change | None) -> None:
         """Publish a round that was committed; remove uploads to it, and the adapter that it started from."""
         run, number = self._run, done.round
         run.files.publish(number, done.adapter_hash)
-        run.spool.clear_round(run.run_id, number)
+        run.spool.clear_round(run.run_id, number, done.attempt)
         if number > 1:  # the start is always needed
             run.files.forget(number - 1, keep_released=run.released(number - 1) is not None)
+        if change is not None and run.files.content is not None:
+            with left_for_later(run.run_id):
+                run.files.content.delete(change.dropped)
 
     async def _abort_attempt(self, at: Position, aborted: RoundAborted) -> None:
         run, now = self._run, self._run.context.now()
@@ -348,7 +365,10 @@ class Lifecycle:
         )
         await run.written()
         run.attempt = None
-        run.spool.clear_round(run.run_id, at.round)  # no upload to it counts any more
+        if run.spool.elsewhere:
+            await run.stored(run.spool.clear_round, run.run_id, at.round, at.attempt)
+        else:
+            run.spool.clear_round(run.run_id, at.round, at.attempt)  # no upload to it counts any more
         run.reload_and_notify(
             "attempt-aborted", round=at.round, attempt=at.attempt, code=aborted.code, reason=aborted.reason
         )
@@ -368,7 +388,7 @@ class Lifecycle:
         run, context, at = self._run, self._run.context, self._run.open_position
         await run.written()  # so that the report finds all of it
         if run.tried or run.rounds:  # something was started, and so charged: there is something to report
-            note = await run.work(
+            note = await run.stored(
                 release.finish,
                 context.store,
                 context.operator,
@@ -378,6 +398,7 @@ class Lifecycle:
                 now=context.now(),
             )
             reason = "; ".join(part for part in (reason, note) if part)
+            await self._kept(run.keep_end)
         now = context.now()
         if at is not None:
             run.also(

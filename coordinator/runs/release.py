@@ -68,6 +68,8 @@ def finish(
         durable.make_directory(drafts.directory)
         durable.write(drafts.report, make_report(store, operator, plan, files, now))
     except OnlysumError as error:
+        if error.code == "E-STORAGE-AWAY":  # the report is made once it answers
+            raise
         return f"no report: {error}"
     return ""
 

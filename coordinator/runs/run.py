@@ -35,6 +35,7 @@ from coordinator.runs.ledger_heads import LedgerHeads
 from coordinator.runs.liveness import Latecomers, Liveness, PhaseTimers
 from coordinator.runs.tasks import DueTask, RunView, evaluator_tasks, roster_tasks
 from coordinator.runs.uploads import UploadStore
+from coordinator.storage.content import Change, Content
 from privacy.errors import Phase
 from privacy.heads import HeadsShown
 from privacy.interfaces import Clock
@@ -46,6 +47,7 @@ from protos import codec
 from protos.envelope import ContentRef, NumberedTask
 
 COORDINATOR: Final = "coordinator"
+STORING: Final = 3  # threads that wait for a slow storage at a time: a few are left for all else
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -69,11 +71,19 @@ class RunContext:
     operator: SigningKey
     changed: Callable[[Run, Collection[str]], None]
     members: Callable[[], Mapping[str, MemberRecord]]
+    content: Content | None = None  # where files of runs are kept, if not in the directory alone
+    storing: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(STORING)
+    )  # held while uploads go there
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while a run looks whose turn it is and opens
 
     def now(self) -> int:
         """Return the time that rows carry."""
         return int(self.clock.now())
+
+    def files(self, run_id: str) -> RunFiles:
+        """Return the files of a run."""
+        return RunFiles(self.home.run(run_id), None if self.content is None else self.content.of(run_id))
 
 
 async def to_the_end(work: Coroutine[Any, Any, R]) -> R:
@@ -113,7 +123,7 @@ class Run:
         self.record = record
         self.lease = lease
         self.plan = VerifiedPlan.verify(record.plan, record.signature, context.operator.public)
-        self.files = RunFiles(context.home.run(record.run_id))
+        self.files = context.files(record.run_id)
         self.drafts = self.files.drafts(lease.token)
         self.spool = context.spool.led_by(lease.token)
         self.log = structlog.get_logger("coordinator").bind(run=record.run_id)
@@ -151,6 +161,7 @@ class Run:
         self.excluded: dict[str, int] = {}  # by the operator -> the event of it
         self.known_round: dict[str, int]  # participant -> last round that it has been shown to know
         self._closed: tuple[RoundCertificate | VoidedRound, ...] = ()
+        self.erased = context.content is None  # what storage had of a run that has ended, and nobody needs
         with context.store.read() as connection:
             advertised = attempt_rows.last_rounds_of(connection, self.run_id, ADVERTISED)
             self.known_round = {name: max(0, advertised.get(name, 0) - 1) for name in self.roster}
@@ -168,6 +179,11 @@ class Run:
     def rules(self) -> Plan:
         """The plan's fields."""
         return self.plan.plan
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is to be done for it any more."""
+        return self.record.state.ended and self.erased
 
     def concerns(self, member: str) -> bool:
         """Return whether a member takes part in this run."""
@@ -284,6 +300,13 @@ class Run:
             self._working -= 1
             self._answer_who_asked()
 
+    async def stored(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """As :meth:`work`, of something that may wait for a slow storage: a few do so at a time."""
+        if self.context.content is None:
+            return await self.work(function, *args, **kwargs)
+        async with self.context.storing:
+            return await self.work(function, *args, **kwargs)
+
     def clear(self) -> None:
         """Publish what a run leaves that has ended under this lease, and remove its uploads and sums.
 
@@ -293,6 +316,28 @@ class Run:
         self.context.spool.clear_run(self.run_id)
         if self.rules.recipe.measured is None:
             self.files.forget_sums()
+
+    def erase(self) -> None:
+        """Remove from where files are kept elsewhere what nobody needs of a run that has ended.
+
+        Raises:
+            LocalError: ``E-STORAGE-AWAY``: to be tried again.
+        """
+        self.spool.erase_run(self.run_id)
+        if self.files.content is not None:
+            self.files.content.sweep()
+        self.erased = True
+
+    def keep_round(self, number: int) -> Change | None:
+        """Keep what was written of a round elsewhere, if files are; return what the transaction says of it."""
+        before = number - 1  # the start is always needed
+        released = before >= 1 and self.released(before) is not None
+        superseded = self.files.superseded(before, keep_released=released) if before else ()
+        return self.files.keep_round(number, self.drafts, superseded)
+
+    def keep_end(self) -> Change | None:
+        """As :meth:`keep_round`, of what was written at the run's end."""
+        return self.files.keep_end(self.drafts, sums=self.rules.recipe.measured is not None)
 
     # --- what the next attempt starts from ---
 

@@ -16,6 +16,7 @@ from coordinator.protocol.checks import check_known_round
 from coordinator.protocol.round import Message
 from coordinator.runs.attempt import HEADS, Attempt
 from coordinator.runs.run import Run, in_thread, to_the_end
+from coordinator.runs.uploads import Upload
 from privacy.errors import PeerError, Phase
 from privacy.evaluation import SignedEvaluation
 from privacy.heads import JournalHead, Moment
@@ -54,11 +55,15 @@ class Submissions:
         """
         run = self._run
         message = submission.message if isinstance(submission, MessageWithHeads) else submission
-        async with run.uploading(member) if isinstance(message, Receipt) else nullcontext(), run.lock:
-            run.catch_up()
-            taken = self._take(member, submission, data)
-            # The others are taken in one step of the event loop, which nobody can cancel.
-            await (to_the_end(taken) if isinstance(message, Receipt | RoundKnown) else taken)
+        async with run.uploading(member) if isinstance(message, Receipt) else nullcontext():
+            attempt = run.attempt
+            if isinstance(message, Receipt) and attempt is not None and attempt.position == message.position:
+                await self._keep(attempt, attempt.upload_of(message))
+            async with run.lock:
+                run.catch_up()
+                taken = self._take(member, submission, data)
+                # The others are taken in one step of the event loop, which nobody can cancel.
+                await (to_the_end(taken) if isinstance(message, Receipt | RoundKnown) else taken)
         await run.context.writer.written()  # without the lock: others are heard meanwhile
 
     async def _take(self, member: str, submission: RunSubmission, data: bytes) -> None:
@@ -193,11 +198,19 @@ class Submissions:
             self._run.log.warning("complaint", member=member, dealer=message.dealer, attempt=message.position.attempt)
         self._taken(member, "message-accepted", kind=type(message).__name__)
 
+    async def _keep(self, attempt: Attempt, upload: Upload) -> None:
+        """Keep an upload elsewhere before anybody relies on it, without the run's lock: others are heard meanwhile."""
+        if self._run.spool.elsewhere:
+            async with self._run.context.storing:
+                await in_thread(attempt.keep, upload)
+
     async def _receipt(self, member: str, receipt: Receipt, data: bytes) -> None:
         attempt = self._attempt(member, receipt.position)
         if attempt is None:
             return
         attempt.require_heads(member, Moment.UPLOAD, receipt.masked_hash)
+        if not attempt.may_count(receipt):  # the attempt was opened again since, or the upload is about to be refused
+            await self._run.stored(attempt.keep, attempt.upload_of(receipt))
         counted = await self._run.work(attempt.accumulate, receipt)
         if self._run.attempt is not attempt:  # what it builds on could not be committed
             raise _opened_again(member)
@@ -259,7 +272,10 @@ class Submissions:
             upload = attempt.announce(member, sha256, length)
             if member in attempt.machine.answered():
                 return length
-            return await in_thread(attempt.offset, upload) if attempt.files.get(member) else 0
+            done = await in_thread(attempt.offset, upload) if attempt.files.get(member) else 0
+            if done == length:  # the answer to the last chunk was lost, or it could not be kept then
+                await self._keep(attempt, upload)
+            return done
 
     async def write_chunk(self, member: str, position: Position, sha256: bytes, offset: int, data: bytes) -> int:
         """Append a chunk and return the next offset.
@@ -274,6 +290,8 @@ class Submissions:
             if member in attempt.machine.answered():
                 return attempt.length
             after = await in_thread(attempt.append, upload, offset, data)
+            if after == upload.length:
+                await self._keep(attempt, upload)
             attempt.timer.bytes_moved(member, after, upload.length)
             return after
 

@@ -16,7 +16,6 @@ from coordinator.database.run_rows import ApprovalRecord, EvaluationRecord, Roun
 from coordinator.database.standing_rows import Lateness
 from coordinator.labels import label_words
 from coordinator.opened import OpenHome
-from coordinator.runs.global_adapter import RunFiles
 from coordinator.views.attendance import Turnout, turnout
 from coordinator.views.leaders import leaders
 from coordinator.views.phase import OpenPhase, Waiting, open_phase
@@ -216,7 +215,7 @@ def metric_values(evaluation: EvaluationRecord) -> dict[str, Json]:
 
 
 def _figures(opened: OpenHome, plan: Plan, rounds: tuple[RoundRecord, ...]) -> tuple[Figure, ...]:
-    total = RunFiles(opened.home.run(plan.run_id)).measured(plan)
+    total = opened.files(plan.run_id).measured(plan)
     return figures(plan, total, rounds[0].survivors) if total and rounds else ()
 
 

@@ -1,4 +1,4 @@
-"""The backend of the network service: joining, handshakes, polls, uploads, downloads."""
+"""The backend of the network service: joining, handshakes, polls, downloads."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ from coordinator.daemon.runner import Runner
 from coordinator.database import member_rows
 from coordinator.database.member_rows import TokenRecord
 from coordinator.runs.attempt import MOST_SHOWN
-from coordinator.runs.uploads import Upload, UploadStore
 from host import credentials
-from participant.protocol.round import Advertised
 from privacy.errors import PeerError
 from privacy.heads import JournalHead, Moment
 from privacy.plan import PROTOCOL_VERSION
-from privacy.secagg.messages import Advertisement, MaskedUpload, Position, Receipt
+from privacy.secagg.messages import Advertisement, MaskedUpload, Position
 from privacy.secret import SecretBytes
 from protos import envelope as env
 from protos.invitation import enrolment_bytes, token_hash
@@ -412,145 +410,7 @@ def test_a_cut_poll_ends_the_heartbeat_after_the_grace(world: World) -> None:
     assert not world.runner.liveness.live("carol")
 
 
-# --- uploads and downloads ---
-
-
-async def refused(call: Awaitable[object]) -> bool:
-    """Return whether a call is refused as a peer's fault."""
-    try:
-        await call
-    except PeerError:
-        return True
-    return False
-
-
-async def collecting(world: World) -> tuple[Receipt, bytes]:
-    """Go on until alice has masked her update, and return it with its receipt, nothing of it sent."""
-    caught: list[MaskedUpload] = []
-    alice = world.members["alice"]
-    send = alice.send
-
-    async def catch(message: object) -> None:
-        if isinstance(message, MaskedUpload):
-            caught.append(message)
-        else:
-            await send(message)
-
-    alice.send = catch  # nothing of the upload leaves yet
-    while not caught:
-        await world.turn()
-    alice.send = send  # and now it may
-    return caught[0].receipt, bytes(caught[0].masked)
-
-
-def test_an_upload_goes_on_where_it_broke_off_also_at_another_daemon(world: World) -> None:
-    async def scenario() -> None:
-        receipt, masked = await collecting(world)
-        alice = world.members["alice"]
-        await alice.upload(receipt, masked, until=20)
-        world.runner = world.daemon()
-        await world.runner.tick()
-        at, sha = receipt.position, receipt.masked_hash
-        assert await world.runner.upload_offset("alice", RUN_ID, at, sha, len(masked)) == 32
-        await alice.upload(receipt, masked)
-        await world.runner.submit("alice", receipt)
-        await world.runner.submit("alice", receipt)
-        assert await world.runner.upload_offset("alice", RUN_ID, at, sha, len(masked)) == len(masked)
-        await world.settle()
-
-    asyncio.run(scenario())
-    assert world.state().state.value == "completed"
-    assert [one.survivors for one in world.rounds()] == [3, 3]
-
-
-def test_uploads_that_break_a_rule_are_refused_and_the_right_one_still_counts(world: World) -> None:
-    async def scenario() -> None:
-        receipt, masked = await collecting(world)
-        runner, alice, at, sha = world.runner, world.members["alice"], receipt.position, receipt.masked_hash
-        cases = {
-            "a longer one": runner.upload_offset("alice", RUN_ID, at, sha, len(masked) + 1),
-            "of a stranger": runner.upload_offset(EVALUATOR, RUN_ID, at, sha, len(masked)),
-            "of an attempt that was never opened": runner.upload_offset(
-                "alice", RUN_ID, Position(at.plan_hash, 1, 2), sha, len(masked)
-            ),
-            "of another run": runner.upload_offset("alice", "ff" * 16, at, sha, len(masked)),
-            "a chunk with a gap": runner.write_chunk("alice", RUN_ID, at, sha, 4, b"abcd"),
-            "a chunk beyond the end": runner.write_chunk("alice", RUN_ID, at, sha, 0, masked + b"x"),
-            "a receipt before its bytes": runner.submit("alice", receipt),
-        }
-        for case, call in cases.items():
-            assert await refused(call), case
-        forged = bytes(len(masked))
-        await alice.upload(receipt, forged)
-        with pytest.raises(PeerError, match="E-ROUND-UPLOAD"):
-            await runner.submit("alice", receipt)
-        assert await runner.upload_offset("alice", RUN_ID, at, sha, len(masked)) == 0
-        await alice.upload(receipt, masked)
-        await runner.submit("alice", receipt)
-        await world.settle()
-
-    asyncio.run(scenario())
-    assert [one.survivors for one in world.rounds()] == [3, 3]
-
-
-def test_a_receipt_before_its_upload_is_complete_leaves_what_is_there(world: World) -> None:
-    async def scenario() -> None:
-        receipt, masked = await collecting(world)
-        await world.members["alice"].upload(receipt, masked, until=20)
-        assert await refused(world.runner.submit("alice", receipt))
-        at, sha = receipt.position, receipt.masked_hash
-        assert await world.runner.upload_offset("alice", RUN_ID, at, sha, len(masked)) == 32
-
-    asyncio.run(scenario())
-
-
-def test_an_upload_of_a_member_that_dealt_no_shares_is_refused(tmp_path: Path) -> None:
-    world = World(tmp_path, n=5, rounds=1)
-
-    async def scenario() -> None:
-        erin = world.members["erin"]
-        while not isinstance(erin.simulated.state, Advertised):
-            await world.turn()
-        erin.present = False
-        while isinstance(world.members["alice"].simulated.state, Advertised | None):
-            await world.turn()
-        for _ in range(3):
-            await world.turn()
-        world.clock.seconds += 2.5  # erin's heartbeat is over
-        receipt, masked = await collecting(world)
-        at, sha = receipt.position, receipt.masked_hash
-        assert await refused(world.runner.upload_offset("erin", RUN_ID, at, sha, len(masked)))
-        assert await world.runner.upload_offset("alice", RUN_ID, at, sha, len(masked)) == 0
-
-    asyncio.run(scenario())
-
-
-def test_another_upload_of_the_same_member_replaces_the_unfinished_one(world: World) -> None:
-    async def scenario() -> None:
-        receipt, masked = await collecting(world)
-        at, spool = receipt.position, world.settings.spool_path(world.home)
-        for sha in (b"1" * 32, b"2" * 32):
-            await world.runner.upload_offset("alice", RUN_ID, at, sha, len(masked))
-            await world.runner.write_chunk("alice", RUN_ID, at, sha, 0, b"abc")
-        assert len(list(spool.rglob("alice.*"))) == 1
-
-    asyncio.run(scenario())
-
-
-def test_a_chunk_that_was_under_way_when_its_round_was_cleared_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    spool, at = UploadStore(tmp_path / "spool"), Position(b"\1" * 32, 1, 1)
-    spool.open(RUN_ID, at)
-    upload = Upload(RUN_ID, at, "alice", b"\2" * 32, 32)
-    assert spool.append(upload, 0, bytes(16)) == 16
-    spool.clear_round(RUN_ID, 1)
-    with pytest.raises(PeerError, match="E-WIRE-UNEXPECTED: alice in COLLECT_MASKED: the attempt is over"):
-        spool.append(upload, 0, bytes(16))
-    assert not list(spool.directory.rglob("alice.*"))
-
-
-def test_the_spool_is_empty_when_the_run_is_over(world: World) -> None:
-    asyncio.run(world.settle())
-    assert not list(world.settings.spool_path(world.home).rglob("*.*"))
+# --- downloads ---
 
 
 async def content(runner: Runner, member: str, sha256: bytes, offset: int = 0) -> bytes:

@@ -13,12 +13,15 @@ import pytest
 import sqlalchemy as sa
 
 from coordinator.config import Listener, Replicas, Settings
+from coordinator.daemon.doctor import replica_checks
 from coordinator.database import coordinator_rows, lease_rows, run_rows
 from coordinator.database.run_rows import RunRecord, RunState
 from coordinator.database.store import Store
+from coordinator.home import Home
 from coordinator.leadership import examination, presence
 from coordinator.leadership.leadership import LEASE_SECONDS
 from coordinator.leadership.presence import GONE_SECONDS, Mark, Presence, read_mark, write_mark
+from coordinator.storage.configured import Storage
 from privacy.errors import LocalError
 from tests.worlds.plans import CREATED_AT, make_plan, sign_plan
 from tests.worlds.postgres import Server
@@ -163,6 +166,18 @@ def test_a_database_in_a_file_keeps_no_such_rows(tmp_path: Path) -> None:
 
 
 # --- whether the directory is shared ---
+
+
+def test_where_a_storage_has_what_is_shared_no_directory_is_looked_at(tmp_path: Path) -> None:
+    beside = settings(tmp_path)
+    elsewhere = beside.model_copy(
+        update={
+            "replicas": beside.replicas and beside.replicas.model_copy(update={"directory": ""}),
+            "storage": Storage(url="s3://clinics/sums"),
+        }
+    )
+    looked = [[check.name for check in replica_checks(Home(tmp_path), each)] for each in (beside, elsewhere)]
+    assert looked == [["coordinators", "shared directory", "clocks"], ["coordinators", "clocks"]]
 
 
 def test_a_directory_is_shared_if_what_every_other_one_wrote_is_there(store: Store, tmp_path: Path) -> None:

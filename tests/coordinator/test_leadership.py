@@ -184,9 +184,9 @@ def test_uploads_go_with_the_run_and_who_led_it_before_reaches_none_of_them(tmp_
         first.append(upload, 0, b"1234")
     with pytest.raises(LocalError, match="E-LEASE-LOST"):
         first.open(RUN_ID, AT)
-    first.clear_round(RUN_ID, 1)
+    first.clear_round(RUN_ID, 1, 1)
     assert second.append(upload, 4, b"5678") == 8
-    second.clear_round(RUN_ID, 1)
+    second.clear_round(RUN_ID, 1, 1)
     assert second.offset(upload, ()) == 0
 
 

@@ -15,6 +15,7 @@ from audit.verify import verify_report
 from coordinator.config import Durations
 from coordinator.opened import OpenHome
 from coordinator.orders import export_run
+from coordinator.runs.global_adapter import RunFiles
 from coordinator.views.overview import overview
 from coordinator.views.proposal import Proposal
 from participant.home import sum_file
@@ -122,7 +123,7 @@ def check_operator(service: Service, plan: Plan, figures: tuple[Figure, ...], tm
     json.dumps(shown.to_json(), allow_nan=False)
     assert any("trains nothing" in line for line in Proposal(plan).to_lines())
     (tmp_path / "out").mkdir()
-    assert export_run(service.home, shown, tmp_path / "out", released=False) is None
+    assert export_run(RunFiles(service.home.run(shown.run.run_id)), shown, tmp_path / "out", released=False) is None
     assert not (tmp_path / "out" / "adapter").exists()
     exported = json.loads((tmp_path / "out" / "measurement.json").read_text())
     assert exported["figures"] == [figure.to_json() for figure in figures]

@@ -1,7 +1,7 @@
 """Two coordinators on one PostgreSQL database: the leader is killed or stopped in every phase, and the run goes on.
 
 Whatever happens to a leader, a round's sum is the exact sum of the survivors of the one set that was signed, and it is
-released once.
+released once; with a directory that both see as with a storage, where each has a directory of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pytest
 
 from coordinator.protocol.transitions import TRANSITIONS
 from coordinator.runs.attempt import SIGNED
+from coordinator.storage.configured import Storage
 from privacy.errors import Phase
 from privacy.secagg.messages import SurvivorSignature, UnmaskShares
 from protos import codec
@@ -36,9 +37,9 @@ PHASES = [phase for phase in TRANSITIONS if phase is not Phase.RESULT]
 
 
 @pytest.fixture
-def replicas(tmp_path: Path, postgres: Server) -> Iterator[Replicas]:
+def replicas(tmp_path: Path, postgres: Server, storage: Storage | None) -> Iterator[Replicas]:
     url = postgres.database()
-    made = Replicas(tmp_path, url)
+    made = Replicas(tmp_path, url, storage)
     try:
         for one in made.both:
             one.start()

@@ -19,14 +19,17 @@ from safetensors.numpy import save
 
 from coordinator.config import Durations, Listener, Settings
 from coordinator.daemon.runner import Runner
-from coordinator.database import attempt_rows, member_rows, run_rows
+from coordinator.database import attempt_rows, content_rows, member_rows, run_rows
 from coordinator.database.member_rows import MemberRecord
 from coordinator.database.run_rows import RunRecord, RunState
 from coordinator.database.store import Store
 from coordinator.enrolment.authority import Authority, create_authority
 from coordinator.home import Home
+from coordinator.opened import open_content
 from coordinator.runs.global_adapter import RunFiles
 from coordinator.runs.run import Run
+from coordinator.storage.configured import Storage
+from coordinator.storage.content import Content
 from participant.protocol.member import Participant
 from participant.protocol.states import Idle
 from participant.training.trainer import OneHotTrainer
@@ -190,6 +193,7 @@ class World:
         evaluated: bool = False,
         durations: Durations | None = None,
         database: str = "sqlite:///coordinator.db",
+        storage: Storage | None = None,
         **overrides: Any,
     ) -> None:
         self.clock = VirtualClock()
@@ -215,6 +219,7 @@ class World:
             enrolment=Listener(address="127.0.0.1:2"),
             durations=durations or Durations(),
             database=database,
+            storage=storage,
         )
         made = create_authority(
             federation="test-federation", hosts=["127.0.0.1"], random=SeededSource("authority"), now=self.clock.now()
@@ -244,6 +249,23 @@ class World:
         settings = self.settings.model_copy(update={"participants": listener})
         source = SeededSource("another runner")
         return Runner(self.store, self.home, settings, self.authority, clock=self.clock, random=source)
+
+    def on_another_machine(self, directory: Path, address: str = "127.0.0.1:1") -> Runner:
+        """Return a coordinator's daemon on the same database and storage, and a directory of its own."""
+        listener = self.settings.participants.model_copy(update={"address": address})
+        settings = self.settings.model_copy(update={"participants": listener})
+        source = SeededSource(f"runner in {directory}")
+        return Runner(self.store, Home(directory), settings, self.authority, clock=self.clock, random=source)
+
+    @property
+    def content(self) -> Content | None:
+        """Where files of runs are kept, if not in the directory alone."""
+        return open_content(self.home, self.settings, self.store)
+
+    def files(self) -> RunFiles:
+        """Return the files of the run."""
+        content = self.content
+        return RunFiles(self.home.run(self.plan.run_id), content.of(self.plan.run_id) if content else None)
 
     def run(self, runner: Runner | None = None) -> Run:
         """Return the run as a daemon, by default the one that runs, has it in memory."""
@@ -287,8 +309,10 @@ class World:
             created_at=CREATED_AT,
             ended_at=None,
         )
+        kept = self.content.keep_all(self.plan.run_id) if self.content else ()
         with self.store.begin() as connection:
             run_rows.add_run(connection, record)
+            content_rows.add(connection, self.plan.run_id, kept)
 
     def another_run(self, run_id: str) -> None:
         """Let the same members decide on the same plan once more, made now: the run before has ended."""
@@ -357,6 +381,24 @@ class World:
             busy.append(await self.evaluate())
         return any(busy)
 
+    async def collecting(self) -> tuple[Receipt, bytes]:
+        """Let everybody act until alice has masked her update; return it with its receipt, nothing of it sent."""
+        caught: list[MaskedUpload] = []
+        alice = self.members["alice"]
+        send = alice.send
+
+        async def catch(message: Any) -> None:
+            if isinstance(message, MaskedUpload):
+                caught.append(message)
+            else:
+                await send(message)
+
+        alice.send = catch
+        while not caught:
+            await self.turn()
+        alice.send = send
+        return caught[0].receipt, bytes(caught[0].masked)
+
     async def settle(self, *, turns: int = 400) -> None:
         """Let everybody act until nobody has anything left to do."""
         idle = 0
@@ -380,7 +422,7 @@ class World:
 
     def adapter(self, round_number: int) -> NDArray[np.float32]:
         """Return the global adapter after a round."""
-        return np.frombuffer(RunFiles(self.home.run(self.plan.run_id)).iterate(round_number).read_bytes(), dtype="<f4")
+        return np.frombuffer(self.files().iterate(round_number).read_bytes(), dtype="<f4")
 
     def rounds(self) -> tuple[run_rows.RoundRecord, ...]:
         """Return the completed rounds."""

@@ -28,7 +28,9 @@ from coordinator.database.attempt_rows import EventRecord
 from coordinator.database.lease_rows import LeaseRecord
 from coordinator.database.store import Store
 from coordinator.home import Home
+from coordinator.opened import open_content
 from coordinator.runs.global_adapter import RunFiles
+from coordinator.storage.configured import Storage
 from host.system import SystemClock, SystemRandom
 from participant.daemon import assembly
 from participant.daemon.joining import join
@@ -146,7 +148,7 @@ class Replica:
 class Replicas:
     """Two coordinators of one federation."""
 
-    def __init__(self, place: Path, database: str) -> None:
+    def __init__(self, place: Path, database: str, storage: Storage | None = None) -> None:
         self.place = place
         self.shared = place / "shared"
         self.shared.mkdir()
@@ -163,9 +165,10 @@ class Replicas:
             file, other = directory / "coordinator.toml", 1 - mine
             text = file.read_text().replace(f'"{self.addresses[0]}"', f'"{self.addresses[mine]}"')
             text = text.replace(f'"{enrolment[0]}"', f'"{enrolment[mine]}"').replace(admin[0], admin[mine])
+            shared = f'directory = "{self.shared}"\n' if storage is None else ""
             section = (
-                f'[replicas]\ndirectory = "{self.shared}"\naddresses = ["{self.addresses[other]}"]\n'
-                f'enrolment_addresses = ["{enrolment[other]}"]\n\n[durations]'
+                f'[replicas]\n{shared}addresses = ["{self.addresses[other]}"]\n'
+                f'enrolment_addresses = ["{enrolment[other]}"]\n\n{_storage_section(storage)}[durations]'
             )
             file.write_text(text.replace("[durations]", section, 1))
         self.both = [Replica(first, self.addresses[0]), Replica(second, self.addresses[1])]
@@ -221,7 +224,9 @@ class Replicas:
 
     def files(self, run: str) -> RunFiles:
         """Return the run's files."""
-        return RunFiles(self.settings.placed(Home(self.both[0].directory)).run(run))
+        home = self.settings.placed(Home(self.both[0].directory))
+        content = open_content(home, self.settings, self.store)
+        return RunFiles(home.run(run), content.of(run) if content else None)
 
     def check_sums(self, run: str, roster: tuple[str, ...]) -> None:
         """Compare each round's step with the exact sum of the survivors that its certificate names."""
@@ -292,6 +297,14 @@ class Replicas:
         for one in self.both:
             one.kill()
         self.store.close()
+
+
+def _storage_section(storage: Storage | None) -> str:
+    if storage is None:
+        return ""
+    keys = ("url", "endpoint", "credentials")
+    lines = [f'{key} = "{value}"' for key in keys if (value := getattr(storage, key))]
+    return "\n".join(["[storage]", *lines, "", ""])
 
 
 def _trainer(job: Any) -> OneHotTrainer:

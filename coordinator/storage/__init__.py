@@ -1,0 +1,1 @@
+"""Where what must outlive this machine is kept, if not in its directory alone."""
