@@ -13,6 +13,7 @@ from pathlib import Path
 
 from authoring.draft import INITIAL_FILE, build_draft
 from coordinator.runs.thresholds import Requested
+from participant.training.data import task_columns
 from participant.training.evaluation import AdapterEvaluator
 from privacy.draft import Draft
 from privacy.plan import Plan
@@ -56,7 +57,7 @@ class Setup:
             self.plan.recipe,
             model=self.world.base,
             dataset=self.world.held_out,
-            columns=self.work.columns(self.plan),
+            columns=task_columns(self.plan.recipe.task),  # nobody's unit: held-out rows need no user
             initial_adapter=self.draft / INITIAL_FILE,
         )
 

@@ -310,6 +310,8 @@ def test_of_users_each_participant_announces_its_own_number(data: Path, tmp_path
     training = setup.work.load(tmp_path)
     start = np.zeros(setup.plan.recipe.state_entries, dtype=np.float32)
     assert training.update("participant-0001", 1, start).entries.any()
+    assert "person" not in np.load(data / "held-out.npz")
+    assert setup.evaluator().measure(start).examples == 24
 
 
 def test_a_run_that_loses_too_many_ends_as_it_would_at_a_coordinator(data: Path, tmp_path: Path) -> None:
