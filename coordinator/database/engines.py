@@ -46,6 +46,16 @@ _SETTINGS: Final = f"""
            set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
                                             THEN 'on' ELSE current_setting('synchronous_commit') END, false)
 """
+# The server's own limit is of transactions that wait between two statements. Whoever was stopped while it sent one, as
+# rows that go together are sent, has its connection ended by the next writer.
+_END_STALLED: Final = f"""
+    SELECT pg_terminate_backend(holder.pid)
+    FROM pg_locks JOIN pg_stat_activity AS holder USING (pid)
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND classid::bigint = {WRITERS >> 32} AND objid::bigint = {WRITERS & 0xFFFFFFFF}
+      AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - interval '{STALLED_SECONDS} seconds'
+"""  # noqa: S608  numbers of this module alone
 _SQLITE_BUGS: Final = (sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
 # By the beginning of the SQLSTATE; the longest that fits counts.
 _SERVER_CODES: Final = {
@@ -173,4 +183,6 @@ def _begin_on_server(connection: Connection) -> None:
     connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE")
     # A process that was stopped in the middle of a transaction must not keep the others from ever writing again.
     connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{STALLED_SECONDS}s'")
-    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+    if not connection.exec_driver_sql(f"SELECT pg_try_advisory_xact_lock({WRITERS})").scalar_one():
+        connection.exec_driver_sql(_END_STALLED)
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from threading import Event
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -197,6 +198,31 @@ def test_a_transaction_that_reads_before_it_writes_finds_no_other_between(databa
         second.result(10)
         with store.read() as connection:
             member_rows.verify_security_log(member_rows.security_log(connection))
+
+
+@pytest.mark.parametrize("begun", ["between two statements", "in the middle of one"])
+def test_a_writer_that_was_stopped_keeps_the_others_waiting_for_seconds_only(postgres: Server, begun: str) -> None:
+    url = postgres.database()
+    with closing(Store.create(url)) as other:
+        stopped = connect(url).connect()
+        transaction = stopped.begin()
+        driver = cast("psycopg.Connection[Any]", stopped.connection.driver_connection)
+        if begun == "in the middle of one":  # as when a stop comes while rows are being sent
+            driver.pgconn.enter_pipeline_mode()
+            driver.pgconn.send_query_params(b"SELECT 1", None)
+            driver.pgconn.send_flush_request()
+            driver.pgconn.flush()
+        begin, written = time.monotonic(), False
+        while not written and time.monotonic() < begin + 45:
+            with suppress(LocalError), other.begin() as connection:  # E-STATE-BUSY: once more, as the daemon does
+                member_rows.log_security(connection, NOW, "kind", "subject", "")
+                written = True
+        waited = time.monotonic() - begin
+        stopped.invalidate()
+        transaction.rollback()
+    postgres.drop(url)
+    assert written
+    assert waited < 20
 
 
 def test_names_come_in_the_order_of_their_bytes_whatever_the_locale_of_the_server(database: str) -> None:
