@@ -23,10 +23,11 @@ from coordinator.storage.configured import Storage
 from privacy.errors import Phase
 from privacy.secagg.messages import SurvivorSignature, UnmaskShares
 from protos import codec
+from tests.worlds.around_coordinators import onlysum
 from tests.worlds.daemons import until as happens
 from tests.worlds.plans import names
 from tests.worlds.postgres import Server
-from tests.worlds.replicas import HeldBack, Replicas, onlysum
+from tests.worlds.replicas import HeldBack, Replicas
 
 MEMBERS = names(3)
 PATIENCE_SECONDS = (

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.worlds.coordinator_process import CoordinatorProcess, coordinator_process, onlysum
+from tests.worlds.around_coordinators import onlysum
+from tests.worlds.coordinator_process import CoordinatorProcess, coordinator_process
 from tests.worlds.plans import names
 
 MEMBERS = names(3)

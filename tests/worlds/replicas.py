@@ -6,20 +6,16 @@ an operator makes it; members are the real daemons, with one-hot trainers.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import pytest
 
 from coordinator.config import load_settings
@@ -31,35 +27,17 @@ from coordinator.home import Home
 from coordinator.opened import open_content
 from coordinator.runs.global_adapter import RunFiles
 from coordinator.storage.configured import Storage
-from host.system import SystemClock, SystemRandom
-from participant.daemon import assembly
-from participant.daemon.joining import join
 from participant.link.channel import Channel
 from participant.link.identity import load_identity
 from participant.opened import open_home
-from participant.owner.registry import DatasetEntry, ModelEntry, Registry
-from participant.training.trainer import OneHotTrainer
-from privacy.draft import Draft
 from privacy.errors import Phase
 from privacy.secagg.messages import Advertisement, Position, Receipt, ShareBundle, SurvivorSignature, UnmaskShares
-from protos import codec
 from protos.envelope import MessageWithHeads, Submission
 from simulation.ports import free_ports
-from tests.worlds.coordinator import initial_adapter
-from tests.worlds.daemons import NO_CLAIM, POLICY, until
-from tests.worlds.plans import make_plan
+from tests.worlds.around_coordinators import check_sums, create_run, members_in_threads, onlysum
+from tests.worlds.daemons import until
 
-ENTRIES = 12
-COORDINATOR = "coordinator"
 HELD_SECONDS = 300.0
-
-
-def onlysum(*words: str) -> Any:
-    """Run a command of the operator and return what it prints."""
-    command = [sys.executable, "-m", "onlysum", "coordinator", *words, "--json"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode in (0, 3), done.stderr  # 3: the status of a daemon that was killed
-    return json.loads(done.stdout)
 
 
 # What a participant sends in each phase.
@@ -230,14 +208,7 @@ class Replicas:
 
     def check_sums(self, run: str, roster: tuple[str, ...]) -> None:
         """Compare each round's step with the exact sum of the survivors that its certificate names."""
-        files, rows = self.files(run), self.rounds(run)
-        with self.store.read() as connection:
-            plan = run_rows.find_run(connection, run).parsed()
-        vectors = [np.frombuffer(files.released(number).read_bytes(), dtype="<f4") for number in range(len(rows) + 1)]
-        for row in rows:
-            counted = codec.decode_certificate(row.certificate, sender=COORDINATOR).survivors.ids
-            mean = (vectors[row.round] - vectors[row.round - 1]) * 2**plan.encoding.scale_exponent * len(counted)
-            assert np.rint(mean[: len(roster)]).tolist() == [name in counted for name in roster]
+        check_sums(self.store, self.files(run), run, roster)
 
     def check_all_know_both(self, roster: tuple[str, ...]) -> None:
         """Look whether members have heard the addresses of both from the operator, not only in their invitation."""
@@ -246,44 +217,13 @@ class Replicas:
             assert {*identity.addresses} == {*self.addresses}
             assert identity.said_at > 0
 
-    @contextmanager
-    def members(self, names: tuple[str, ...]) -> Iterator[None]:
+    def members(self, names: tuple[str, ...]) -> AbstractContextManager[None]:
         """Enrol members, and run their daemons in threads while the block runs."""
-        stop, threads = threading.Event(), list[threading.Thread]()
-        base = make_plan(entries=ENTRIES)[0].recipe.base
-        for name in names:
-            path = self.place / name
-            token = onlysum("invite", name, *self.where)["token"]
-            join(token, path, ledgers=path / "ledgers", clock=SystemClock(), random=SystemRandom())
-            registry = Registry(open_home(path).home)
-            registry.add(DatasetEntry(name="digits", path="/data", added_at=0, rows=100))
-            registry.add(ModelEntry(name="tiny-vit", path="/models/tiny", added_at=0, files=base.files))
-            policy = POLICY.format(authority=self.made["authority_fingerprint"], base=base.hash)
-            (path / "policy.toml").write_text(policy)
-            runner = assembly.assemble(path, stop, make_trainer=_trainer, measure=_never)
-            threads.append(threading.Thread(target=runner.run, daemon=True))
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join(20)
+        return members_in_threads(self.place, names, self.where, self.made["authority_fingerprint"])
 
     def create_run(self, names: tuple[str, ...], *, rounds: int) -> str:
         """Create a run of everybody and return its id."""
-        initial = initial_adapter(ENTRIES)
-        given: dict[str, Any] = {"rounds": rounds, "adapter": {"initial_hash": hashlib.sha256(initial).hexdigest()}}
-        recipe = make_plan(entries=ENTRIES, recipe=given)[0].recipe
-        made = Draft(recipe=recipe, privacy=NO_CLAIM, evaluation_data="none")
-        directory = self.place / "draft"
-        directory.mkdir()
-        (directory / "draft.json").write_bytes(made.to_bytes())
-        (directory / "initial_adapter.safetensors").write_bytes(initial)
-        (directory / "adapter_config.json").write_text("{}")
-        run: str = onlysum("run", "create", str(directory), "--members", ",".join(names), *self.where)["run"]
-        return run
+        return create_run(self.place / "draft", names, self.where, rounds=rounds)
 
     def await_leader(self, run: str, *, other_than: Replica | None = None) -> Replica:
         """Wait until somebody leads a run, or somebody else."""
@@ -305,11 +245,3 @@ def _storage_section(storage: Storage | None) -> str:
     keys = ("url", "endpoint", "credentials")
     lines = [f'{key} = "{value}"' for key in keys if (value := getattr(storage, key))]
     return "\n".join(["[storage]", *lines, "", ""])
-
-
-def _trainer(job: Any) -> OneHotTrainer:
-    return OneHotTrainer(job.verified.plan, job.me)
-
-
-def _never(job: Any, adapter: Any) -> Any:
-    raise AssertionError("nobody evaluates here")
