@@ -24,6 +24,7 @@ from bench.coordination import Coordination, coordinate, until
 from coordinator.config import Settings
 from coordinator.enrolment.invitations import make_invitation
 from coordinator.opened import OpenHome
+from host import garbage
 from host.system import SystemClock, SystemRandom
 from participant.daemon import assembly as participant_daemon
 from participant.daemon.joining import join
@@ -91,6 +92,7 @@ class Daemons:
 
     def __enter__(self) -> Self:
         self.coordination = Coordination(self.directory, self.advertised, self.coordinate)
+        garbage.look_seldom()  # a participant's own process has a small heap, not everybody's
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self.coordination.__enter__()

@@ -128,11 +128,11 @@ def _rounds() -> Iterator[str]:
 
 def _wire() -> Iterator[str]:
     figures = _figures("wire")
-    keys = ("round_seconds", "memory_seconds", "wire_over_memory")
+    keys = ("round_seconds", "memory_seconds", "steps_seconds", "wire_over_memory")
     rows = [
         [f"`{name}`", *(f"{figures[f'{name}.{key}']:.2f}" for key in keys)] for name in _cases(figures, "round_seconds")
     ]
-    yield from _table(["case", "between daemons, s", "in memory, s", "ratio"], rows)
+    yield from _table(["case", "between daemons, s", "in memory, s", "everybody's steps, s", "ratio"], rows)
 
 
 def _scale() -> Iterator[str]:

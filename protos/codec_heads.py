@@ -6,12 +6,16 @@ Leaves to others: bytes and blame (``codec``), whether a head is one of its memb
 
 from __future__ import annotations
 
+from typing import Final
+
 from privacy.heads import HeadsShown, JournalHead, LedgerHead, Moment
 from privacy.secagg.hashes import HASH_BYTES
 from privacy.secagg.keys import SIGNATURE_BYTES
 from protos import codec_round as rounds
 from protos import federation_pb2 as pb
 from protos.codec_fields import Malformed, count, exact, name, part, some
+
+_MOMENTS: Final = frozenset(moment.value for moment in Moment)
 
 
 def write_ledger_head(value: LedgerHead) -> pb.LedgerHead:
@@ -43,7 +47,7 @@ def write_heads(value: HeadsShown) -> pb.HeadsShown:
 
 def read_heads(message: pb.HeadsShown) -> HeadsShown:
     """Return a member's heads; there is always a journal and a ledger."""
-    if message.moment not in {moment.value for moment in Moment}:
+    if message.moment not in _MOMENTS:
         raise Malformed("moment is unknown")
     ledger = part(message, "ledger", read_ledger_head)
     some(ledger.hash, "ledger.hash")

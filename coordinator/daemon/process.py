@@ -8,7 +8,6 @@ Leaves to others: the work (``runner``).
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import resource
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from coordinator.events.watch import LOOK_SECONDS, EventWatch
 from coordinator.home import Home
 from coordinator.leadership import presence
 from coordinator.opened import OpenHome, open_store
+from host import garbage
 from host.events.announcer import FILE_NAME, Announcer, Told
 from host.events.signature import load_secret
 from host.locks import only_daemon
@@ -43,7 +43,6 @@ from privacy.secagg import masks
 
 STATUS_SECONDS: Final = 0.5
 CERTIFICATES_SECONDS: Final = 10.0  # between looks at what `coordinator renew` has written, and at what ends
-GARBAGE_OBJECTS: Final = 20_000  # made, and not let go of, before the search for cycles begins
 
 
 def start(home: Home, settings: Settings, authority: Authority, ready: Callable[[DaemonStatus], None]) -> None:
@@ -72,17 +71,6 @@ def start(home: Home, settings: Settings, authority: Authority, ready: Callable[
         finally:
             store.close()
             home.status_file.unlink(missing_ok=True)
-
-
-def _look_for_garbage_seldom() -> None:
-    """Leave what the start has made, for good, out of the search for cycles, and search less often.
-
-    A round makes many objects that stay until it ends, hardly any of them in cycles; by default the search for them
-    took a tenth of the coordinator's time with hundreds of participants.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_OBJECTS, 20, 20)
 
 
 def _raise_descriptor_limit() -> None:
@@ -116,7 +104,7 @@ async def _serve(
     )
     opened = OpenHome(home, settings, store)
     async with admin.serving(opened, runner.refusals) as admin_address:
-        _look_for_garbage_seldom()
+        garbage.look_seldom()
         await _run(stop, runner, listeners, opened, admin_address, ready)
 
 

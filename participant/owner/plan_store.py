@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from threading import RLock
 from typing import Literal, TypeVar
@@ -27,6 +28,7 @@ from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Count, Hex256, Name
 
 _RUN_ID = re.compile(r"^[0-9a-f]{32}$")
+VERIFIED_PLANS = 16  # that a daemon remembers; of a thousand members each takes some hundred kilobytes
 INITIAL_ADAPTER = "initial_adapter.safetensors"
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -87,6 +89,12 @@ class Rehearsal(BaseModel):
     at: Count
 
 
+@lru_cache(maxsize=VERIFIED_PLANS)
+def _verified(data: bytes, signature: bytes, operator_key: bytes) -> VerifiedPlan:
+    """Verify a plan, once for the same bytes: of a hundred members that takes milliseconds, and each poll asks."""
+    return VerifiedPlan.verify(data, signature, operator_key)
+
+
 class PlanStore:
     """The plans in a participant's directory, by run id."""
 
@@ -104,7 +112,7 @@ class PlanStore:
             PeerError: ``E-PLAN-SIGNATURE``, ``E-PLAN-MALFORMED`` or ``E-PLAN-RULE``.
         """
         try:
-            return VerifiedPlan.verify(data, signature, self.operator_key)
+            return _verified(data, signature, self.operator_key)
         except PlanError as error:
             raise PeerError.by_coordinator(error.code, Phase.PLAN, error.rule) from None
 
@@ -129,7 +137,7 @@ class PlanStore:
         return verified
 
     def get(self, run_id: str) -> VerifiedPlan:
-        """Return a kept plan, verified again.
+        """Return a kept plan, verified again where its bytes are not those that were verified before.
 
         Raises:
             LocalError: ``E-NOT-FOUND``.
@@ -141,7 +149,7 @@ class PlanStore:
         except FileNotFoundError:
             raise LocalError("E-NOT-FOUND", f"no plan of run {run_id} was proposed here") from None
         try:
-            return VerifiedPlan.verify(data, signature, self.operator_key)
+            return _verified(data, signature, self.operator_key)
         except PlanError:  # it did verify when it was kept
             raise VerificationError(
                 "E-STATE-DAMAGED", f"{directory} has another plan than the one that was proposed; restore a backup"
@@ -194,7 +202,7 @@ class PlanStore:
         """
         aside = () if strictly else (VerificationError, LocalError)  # whoever takes part meets it, and says so
         plans = []
-        for run_id in self.run_ids():
+        for run_id in self.run_ids() if strictly else self.open_runs():
             with suppress(*aside):
                 decision = self.decision(run_id)
                 if decision is not None and decision.verdict == "approved" and self.ended(run_id) is None:

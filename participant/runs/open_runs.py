@@ -46,11 +46,11 @@ class Runs:
 
     def going_on(self) -> list[str]:
         """Return the runs that are approved and have not ended."""
-        return [run_id for run_id in self._work.review.plans.run_ids() if self._verdict(run_id) == "approved"]
+        return [run_id for run_id in self._work.review.plans.open_runs() if self._verdict(run_id) == "approved"]
 
     def refused(self) -> list[str]:
         """Return the runs that are refused, also after an approval, and have not ended."""
-        return [run_id for run_id in self._work.review.plans.run_ids() if self._verdict(run_id) == "refused"]
+        return [run_id for run_id in self._work.review.plans.open_runs() if self._verdict(run_id) == "refused"]
 
     def _verdict(self, run_id: str) -> str:
         """Return what was decided about a run that has not ended; nothing where that cannot be read.

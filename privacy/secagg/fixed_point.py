@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Buffer = bytes | bytearray | memoryview
 
 _BLOCK: Final = 2**15  # entries that are encoded at a time, so that all steps find them in the cache
+_WHOLE_BYTES: Final = (8, 16, 32)  # lanes that are integers of their own
 _WORD_TYPES: Final[dict[int, np.dtype[Any]]] = {32: np.dtype("<u4"), 64: np.dtype("<u8")}
 
 
@@ -76,8 +77,12 @@ class Ring:
         self._check(words.size, entries)
         if not self.lane_bits:
             return words.view(f"<i{self.bits // 8}").astype(np.int64)
-        found = np.empty((words.size, self.lanes), dtype=np.int64)
         half, mask = np.int64(1 << (self.lane_bits - 1)), np.uint64((1 << self.lane_bits) - 1)
+        if self.lane_bits in _WHOLE_BYTES:  # then the bytes of a word are its lanes: a fifth of the time
+            lanes = self._lifted(words).view(f"<u{self.lane_bits // 8}")
+            whole: NDArray[np.int64] = np.subtract(lanes[:entries], half, dtype=np.int64)
+            return whole
+        found = np.empty((words.size, self.lanes), dtype=np.int64)
         step = _BLOCK // self.lanes
         for start in range(0, words.size, step):
             lifted = self._lifted(words[start : start + step])

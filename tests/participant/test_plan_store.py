@@ -12,7 +12,7 @@ from participant.home import Home
 from participant.owner.plan_store import Decision, Ended, PlanStore
 from privacy.error_codes import REGISTRY
 from privacy.errors import LocalError, OnlysumError, PeerError, VerificationError
-from privacy.plan import signed_plan_bytes
+from privacy.plan import VerifiedPlan, signed_plan_bytes
 from privacy.secagg.keys import SigningKey
 from tests.worlds.plans import OPERATOR, make_plan, sign_plan, signing_key
 
@@ -84,6 +84,19 @@ def test_a_plan_that_was_changed_on_disk_is_not_taken_from_there(plans: PlanStor
     (plans.directory(ONE) / "plan.sig").write_bytes(signing_key("mallory").sign(b"x"))
     with pytest.raises(VerificationError, match=f"E-STATE-DAMAGED: {plans.directory(ONE)}"):
         plans.get(ONE)
+
+
+def test_the_same_bytes_of_a_plan_are_verified_once(plans: PlanStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = plans.get(ONE)
+    monkeypatch.setattr(VerifiedPlan, "verify", lambda *_: pytest.fail("verified again"))
+    assert plans.get(ONE) is first
+    assert PlanStore(Home(plans.directory(ONE).parents[1]), OPERATOR.public).get(ONE) is first
+
+
+def test_a_plan_is_verified_again_by_whoever_pinned_another_operator(plans: PlanStore) -> None:
+    plans.get(ONE)
+    with pytest.raises(VerificationError, match="E-STATE-DAMAGED"):
+        PlanStore(Home(plans.directory(ONE).parents[1]), signing_key("mallory").public).get(ONE)
 
 
 def test_a_run_is_found_by_how_its_id_begins_if_only_one_does(plans: PlanStore) -> None:
