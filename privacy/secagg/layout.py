@@ -7,6 +7,7 @@ Source: docs/protocol.md section 7.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -96,7 +97,8 @@ class Layout:
 
     def count_beyond(self, words: Words, bound: float) -> int:
         """Return how many integers of an unmasked sum have a larger absolute value; without decoding all at once."""
-        return sum(int(np.count_nonzero((entries > bound) | (entries < -bound))) for _, entries in self.blocks(words))
+        whole = math.floor(bound)  # comparing integers with a real number makes real numbers of them
+        return sum(int(np.count_nonzero((entries > whole) | (entries < -whole))) for _, entries in self.blocks(words))
 
     def count_stray(self, words: Words) -> int:
         """Return how many words of an unmasked sum have bits where no entry is."""

@@ -215,7 +215,7 @@ def test_integers_beyond_a_bound_are_counted_in_every_stream_and_block(ring: Rin
     update = np.zeros(layout.entries, dtype=np.int64)
     update[[0, length - 1]], update[[1, length, -1]] = 100, -101
     words = layout.encode(update, 1)
-    assert [layout.count_beyond(words, bound) for bound in (99, 100, 101)] == [5, 3, 0]
+    assert [layout.count_beyond(words, bound) for bound in (99, 99.5, 100, 100.5, 101)] == [5, 5, 3, 3, 0]
 
 
 @pytest.mark.parametrize("ring", RINGS)
