@@ -51,6 +51,7 @@ MODES: Final = ("none", "distributed", "local")
 PARTITIONS: Final = ("iid", "apart")  # apart: Dirichlet 0.3 by label, or by speaker
 PARTICIPANTS: Final = 8
 EPSILON: Final = 8
+DELTA: Final = "0.00001"  # of every cell, whatever number of rows its task has
 BEST: Final = ("head", "ffa-lora")  # also at other targets and among more participants
 TARGETS: Final = (1, 2, 4, 8)
 MORE: Final = 32
@@ -86,7 +87,7 @@ class Cell:
             **({"rounds": QUICK_ROUNDS} if quick else {}),
             "base": {"name": self.task, "path": str(ground.world.base)},
             "task": {"data": self.task, **ground.task},
-            "privacy": {"mode": self.mode, **({"epsilon": self.epsilon} if noised else {})},
+            "privacy": {"mode": self.mode, **({"epsilon": self.epsilon, "delta": DELTA} if noised else {})},
             "evaluation": {"every": 10_000},  # the start and the end
             "simulation": {
                 "participants": self.participants,
