@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.configurations import whole_modules
 from participant.training.adapters.device import find_device
+from participant.training.adapters.prefix import KeptActivations, shortened_to_measure
 from participant.training.data import Columns, hash_dataset
 from participant.training.examples import Examples, load_examples
 from participant.training.models import Base, load_base
@@ -54,6 +55,7 @@ class AdapterEvaluator:
         device: str = "cpu",
         threads: int = 1,
         weights: Weights = "own",
+        kept: KeptActivations | None = None,
     ) -> AdapterEvaluator:
         """Load everything.
 
@@ -66,6 +68,7 @@ class AdapterEvaluator:
             device: as ``participant.toml`` has it.
             threads: of torch.
             weights: how the frozen base lies in memory.
+            kept: activations of other evaluators of this process; only for simulations.
 
         Raises:
             LocalError: ``E-MODEL-*``, ``E-ADAPTER-HASH``, ``E-DATA-*`` or ``E-DEVICE``.
@@ -77,6 +80,8 @@ class AdapterEvaluator:
         base = load_base(model, recipe.base, task, head_modules=whole, seed=recipe.adapter.seed, weights=weights)
         adapted = AdaptedModel.attach(base.model, recipe, initial, place)
         examples = load_examples(dataset, columns, task, base).to(place)
+        if adapted.work.cacheable:  # each round measures anew: what never changes is computed once
+            examples = shortened_to_measure(adapted, examples, recipe.training.micro_batch, kept)
         return cls(adapted, base, examples, bytes.fromhex(hash_dataset(dataset)))
 
     def measure(self, adapter: NDArray[np.float32]) -> EvaluationResult:

@@ -33,7 +33,7 @@ from participant.training.adapters.configurations import whole_modules
 from participant.training.adapters.device import find_device, peak_mib, require_precision
 from participant.training.adapters.gradients import GradientEngine
 from participant.training.adapters.kinds import require_weights
-from participant.training.adapters.prefix import shortened
+from participant.training.adapters.prefix import KeptActivations, shortened
 from participant.training.adapters.sums import Clip, GradientSums, joined
 from participant.training.adapters.turns import TurnEngines
 from participant.training.bases.checkpointing import run_blocks_again
@@ -90,6 +90,7 @@ class Materials:
         memory: how much of it training may take.
         sha256: of the dataset as it was registered; empty: not compared.
         strict: whether a row that the plan cannot use is refused; only for the owner's own eyes.
+        kept: activations of other trainers of this process; only for simulations.
     """
 
     plan: Plan
@@ -105,6 +106,7 @@ class Materials:
     memory: Memory = field(default_factory=Memory)
     sha256: str = ""
     strict: bool = False
+    kept: KeptActivations | None = None
 
 
 class TorchTrainer:
@@ -223,7 +225,7 @@ class TorchTrainer:
         self.remarks = examples.remarks
         self._units = self._rows_of_units(examples, np.arange(len(examples), dtype=np.int64))
         if self._visits > 1 and adapted.work.cacheable:
-            examples = shortened(engines, synthetic, examples)
+            examples = shortened(engines, synthetic, examples, given.kept)
         self._engines, self._examples, self._base = engines, examples, loaded
 
     def rehearse(self, monotonic: Callable[[], float]) -> tuple[float, int, str]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from authoring.draft import INITIAL_FILE, build_draft
 from coordinator.runs.thresholds import Requested
+from participant.training.adapters.prefix import KeptActivations
 from participant.training.data import task_columns
 from participant.training.evaluation import AdapterEvaluator
 from privacy.draft import Draft
@@ -27,6 +29,7 @@ from simulation.laboratory.world import World
 from simulation.seeded import seeded_key
 
 FEDERATION = "simulation"
+MEASURED: Final = KeptActivations()  # of this process: the runs of a sweep are measured on the same rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Setup:
             dataset=self.world.held_out,
             columns=task_columns(self.plan.recipe.task),  # nobody's unit: held-out rows need no user
             initial_adapter=self.draft / INITIAL_FILE,
+            kept=MEASURED,
         )
 
 

@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from participant.training.adapters.prefix import KeptActivations
 from participant.training.data import Columns, task_columns
 from participant.training.torch_trainer import Materials, TorchTrainer
 from privacy.plan import Plan
@@ -24,6 +25,7 @@ from simulation.seeded import SeededSource
 Integers = NDArray[np.int64]
 Vector = NDArray[np.float32]
 SOURCE: Final = "onlysum simulation"
+KEPT: Final = KeptActivations()  # of this process: the runs of a sweep read the same rows through the same base
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class TrainingSet:
             initial_adapter=initial,
             device=self.device,
             strict=True,
+            kept=KEPT,
         )
         trainer = TorchTrainer(materials, SeededSource(SOURCE))
         trainer.prepare()

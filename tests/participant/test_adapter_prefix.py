@@ -14,9 +14,16 @@ from methods.vectors import joined
 from participant.training.adapters import prefix as prefixes
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.fast import FastEngine
-from participant.training.adapters.prefix import ACTIVATIONS, FrozenPrefix, shortened
+from participant.training.adapters.prefix import (
+    ACTIVATIONS,
+    FrozenPrefix,
+    KeptActivations,
+    shortened,
+    shortened_to_measure,
+)
 from participant.training.adapters.reference import OpacusEngine
-from participant.training.examples import load_examples, synthetic_examples
+from participant.training.evaluation import AdapterEvaluator
+from participant.training.examples import Examples, load_examples, synthetic_examples
 from participant.training.torch_trainer import TorchTrainer
 from privacy.errors import LocalError
 from tests.worlds.seeded import SeededRandom
@@ -162,3 +169,108 @@ def test_a_trained_influence_on_the_lower_blocks_is_named(tmp_path: Path) -> Non
 def test_one_visit_is_not_worth_it(tmp_path: Path) -> None:
     world = upper(tmp_path, "image", mode="distributed", sampling_rate=0.3)  # three rounds
     assert ACTIVATIONS not in world.trainer().sums_of_turn(0).examples.inputs
+
+
+def evaluator_of(world: World, kept: KeptActivations | None = None) -> AdapterEvaluator:
+    return AdapterEvaluator.load(
+        world.plan.recipe,
+        model=world.directory / "base",
+        dataset=world.dataset,
+        columns=world.columns,
+        initial_adapter=world.initial,
+        kept=kept,
+    )
+
+
+@pytest.mark.parametrize("kind", ["image", "text"])
+@pytest.mark.parametrize("method", ["fedit", "head"])
+def test_an_evaluator_has_the_same_figures_with_and_without_the_lower_blocks(
+    kind: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = upper(tmp_path, kind, method=method) if method != "head" else make_world(tmp_path, kind, method=method)
+    adapter = np.random.default_rng(2).normal(scale=0.3, size=world.plan.recipe.state_entries).astype(np.float32)
+    short = evaluator_of(world)
+    assert ACTIVATIONS in short.examples.inputs
+    assert len(blocks_of(short.adapted.model, kind)) == 1
+    monkeypatch.setattr(prefixes, "MOST_BYTES", 0)
+    long = evaluator_of(world)
+    assert len(blocks_of(long.adapted.model, kind)) == 2
+    assert short.measure(adapter) == long.measure(adapter)
+
+
+def test_an_evaluator_keeps_the_blocks_where_answers_would_change(
+    tmp_path: Path,
+) -> None:
+    world = upper(tmp_path, "text")
+    adapted, base = world.adapted(), world.base()
+    carry_something_past_the_blocks(adapted)
+    examples = load_examples(world.dataset, world.columns, world.task, base)
+    assert shortened_to_measure(adapted, examples, 8) is examples
+    assert len(blocks_of(adapted.model, "text")) == 2
+
+
+def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    passes: list[int] = []
+    real = FrozenPrefix.activations
+
+    def counted(prefix: FrozenPrefix, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        passes.append(1)
+        return real(prefix, inputs)
+
+    monkeypatch.setattr(FrozenPrefix, "activations", counted)
+    return passes
+
+
+def test_runs_of_one_process_compute_the_activations_of_the_same_rows_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, kept = upper(tmp_path, "text", mode="local"), KeptActivations()
+    without, _ = updates(world)
+    first, _ = updates(world, kept=kept)
+    passes = count_passes(monkeypatch)
+    second, _ = updates(world, kept=kept)
+    assert len(passes) == 1, "the synthetic rows alone"
+    assert all(np.array_equal(one, other) for one, other in zip(without, first, strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(without, second, strict=True))
+
+
+def change_a_lower_weight(adapted: AdaptedModel) -> None:
+    with torch.no_grad():
+        next(iter(blocks_of(adapted.model, "text")[0].parameters()))[0] += 1
+
+
+def change_an_upper_weight(adapted: AdaptedModel) -> None:
+    with torch.no_grad():
+        next(iter(blocks_of(adapted.model, "text")[1].parameters()))[0] += 1
+
+
+def change_nothing(_adapted: AdaptedModel) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("change", "rows", "size", "again"),
+    [
+        (change_nothing, slice(None), 8, False),
+        (change_an_upper_weight, slice(None), 8, False),
+        (change_a_lower_weight, slice(None), 8, True),
+        (change_nothing, slice(1, None), 8, True),
+        (change_nothing, slice(None), 4, True),
+    ],
+    ids=["nothing", "an upper weight", "a lower weight", "the rows", "the micro-batch"],
+)
+def test_activations_are_computed_again_where_they_would_be_others(
+    change: Callable[[AdaptedModel], None], rows: slice, size: int, again: bool, tmp_path: Path
+) -> None:
+    world, kept = upper(tmp_path, "text"), KeptActivations()
+    examples = load_examples(world.dataset, world.columns, world.task, world.base())
+
+    def activations(adapted: AdaptedModel, wanted: Examples, micro_batch: int) -> torch.Tensor:
+        prefix = FrozenPrefix.find(adapted)
+        assert prefix is not None
+        return prefix.extended(wanted, micro_batch, kept).inputs[ACTIVATIONS]
+
+    first = activations(world.adapted(), examples, 8)
+    adapted = world.adapted()
+    change(adapted)
+    wanted = examples.take(np.arange(len(examples))[rows])
+    assert (activations(adapted, wanted, size) is not first) == again

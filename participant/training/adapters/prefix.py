@@ -9,6 +9,9 @@ Source: docs/methods.md.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, Self
 
@@ -25,8 +28,24 @@ from privacy.errors import LocalError
 
 ACTIVATIONS: Final = "frozen_prefix"  # among an example's inputs: what comes out of the lower blocks
 MOST_BYTES: Final = 2**30  # of activations that are kept
+_BEHIND: Final = ".original_module."  # in names of what a head of one's own stands in for: it is read by nothing
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class KeptActivations:
+    """The activations that were computed last, for whoever asks for the very same again: runs of one simulation."""
+
+    def __init__(self) -> None:
+        self._key = b""
+        self._found: Tensor | None = None
+
+    def get(self, key: bytes, compute: Callable[[], Tensor]) -> Tensor:
+        """Return what belongs to a key, computed if it is not what was asked for last."""
+        if self._found is None or key != self._key:
+            self._found = None  # let go of before others take as much room
+            self._key, self._found = key, compute()
+        return self._found
 
 
 class _PrefixEndedError(Exception):
@@ -107,15 +126,33 @@ class FrozenPrefix:
             raise LocalError("E-SELF-CHECK", "frozen layers: a trained tensor has an influence on them")
         return found[0]
 
-    def extended(self, examples: Examples, micro_batch: int) -> Examples:
-        """Return the examples with their activations, computed in micro-batches of the plan's size."""
-        parts = []
-        for start in range(0, len(examples), micro_batch):
-            rows = np.arange(start, start + micro_batch)
-            rows[rows >= len(examples)] = -1
-            parts.append(self.activations(dict(examples.take(rows).inputs)))
-        joined = torch.cat(parts)[: len(examples)]
-        return replace(examples, inputs={**examples.inputs, ACTIVATIONS: joined})
+    def extended(self, examples: Examples, micro_batch: int, kept: KeptActivations | None = None) -> Examples:
+        """Return the examples with their activations, computed in micro-batches of the plan's size, or kept."""
+
+        def compute() -> Tensor:
+            parts = []
+            for start in range(0, len(examples), micro_batch):
+                rows = np.arange(start, start + micro_batch)
+                rows[rows >= len(examples)] = -1
+                parts.append(self.activations(dict(examples.take(rows).inputs)))
+            return torch.cat(parts)[: len(examples)]
+
+        found = compute() if kept is None else kept.get(self._key(examples, micro_batch), compute)
+        return replace(examples, inputs={**examples.inputs, ACTIVATIONS: found})
+
+    def _key(self, examples: Examples, micro_batch: int) -> bytes:
+        """Return a hash of everything that activations follow from: base, options of the adapter, rows and slots."""
+        adapted, adapter = self._adapted, self._adapted.recipe.adapter
+        above = {id(tensor) for block in self._blocks[self._first :] for tensor in block.parameters()}
+        above |= {id(parameter) for _, parameter in adapted.placed}
+        of_model = itertools.chain(adapted.model.named_parameters(), adapted.model.named_buffers())
+        read = [(name, one) for name, one in of_model if id(one) not in above and _BEHIND not in name]
+        how = (adapter.method, adapter.options, self._name, self._first, micro_batch)
+        hashed = hashlib.sha256(repr((how, adapted.precision, adapted.device, torch.get_num_threads())).encode())
+        for name, tensor in (*read, *sorted(examples.inputs.items())):
+            hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return hashed.digest()
 
     def cut(self) -> None:
         """Take the lower blocks off: from here on the model reads the activations among its inputs."""
@@ -145,7 +182,9 @@ class FrozenPrefix:
         return args, {**kwargs, "hidden_states": self._given}
 
 
-def shortened(engines: TurnEngines, synthetic: Examples, examples: Examples) -> Examples:
+def shortened(
+    engines: TurnEngines, synthetic: Examples, examples: Examples, kept: KeptActivations | None = None
+) -> Examples:
     """Return the examples with their activations and take the lower blocks off, or leave everything as it is.
 
     It is left where the lowest block trains in some turn, activations would take too much memory, or gradients would
@@ -155,6 +194,7 @@ def shortened(engines: TurnEngines, synthetic: Examples, examples: Examples) -> 
         engines: compute the gradients that must not change, in every turn.
         synthetic: synthetic examples, a micro-batch of them.
         examples: of the dataset.
+        kept: where their activations may be already.
     """
     prefix = FrozenPrefix.find(engines.adapted)
     if prefix is None:
@@ -168,9 +208,41 @@ def shortened(engines: TurnEngines, synthetic: Examples, examples: Examples) -> 
         return examples
     if not all(_same_rows(prefix, engines.enter(turn), synthetic, extended) for turn in engines.turns):
         return examples
-    longer = prefix.extended(examples, size)
+    longer = prefix.extended(examples, size, kept)
     prefix.cut()
     return longer
+
+
+def shortened_to_measure(
+    adapted: AdaptedModel, examples: Examples, batch: int, kept: KeptActivations | None = None
+) -> Examples:
+    """Return the examples with their activations and take the lower blocks off, where a model is only measured.
+
+    Everything is left as it is where :func:`shortened` would leave it; the model's answers must not change.
+
+    Args:
+        adapted: the model.
+        examples: that it is measured on.
+        batch: how many at a time.
+        kept: where their activations may be already.
+    """
+    prefix, first = FrozenPrefix.find(adapted), examples.take(np.arange(min(batch, len(examples))))
+    if prefix is None or not len(examples):
+        return examples
+    try:
+        activations = prefix.activations(dict(first.inputs))
+        if activations.nbytes // len(first) * len(examples) > MOST_BYTES:
+            return examples
+        longer = prefix.extended(examples, batch, kept)
+    except LocalError:
+        return examples
+    with torch.no_grad():
+        answers = adapted.logits(first.inputs)
+        prefix.cut()
+        if torch.equal(adapted.logits({**first.inputs, ACTIVATIONS: activations}), answers):
+            return longer
+    prefix.restore()
+    return examples
 
 
 def _same_rows(prefix: FrozenPrefix, engine: GradientEngine, synthetic: Examples, extended: Examples) -> bool:
