@@ -28,7 +28,7 @@ from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Count, Hex256, Name
 
 _RUN_ID = re.compile(r"^[0-9a-f]{32}$")
-VERIFIED_PLANS = 16  # that a daemon remembers; of a thousand members each takes some hundred kilobytes
+VERIFIED_PLANS = 64  # that a daemon remembers: all runs that may be open at once
 INITIAL_ADAPTER = "initial_adapter.safetensors"
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
