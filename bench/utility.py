@@ -48,6 +48,7 @@ METHODS: Final = (
     "fedsa-lora", "flexlora",
 )  # fmt: skip
 MODES: Final = ("none", "distributed", "local")
+BANDED: Final = "distributed, banded"  # noise that is correlated over as many rounds as the expected error says
 PARTITIONS: Final = ("iid", "apart")  # apart: Dirichlet 0.3 by label, or by speaker
 PARTICIPANTS: Final = 8
 EPSILON: Final = 8
@@ -77,17 +78,18 @@ class Cell:
     def id(self) -> str:
         """A name for a directory."""
         parts = (self.task, self.method, self.mode, self.partition, self.participants, self.epsilon, self.seed)
-        return "-".join(map(str, parts))
+        return "-".join(map(str, parts)).replace(", ", "-")
 
     def spec(self, ground: Ground, *, quick: bool) -> str:
         """Return the SPEC as text; what it leaves out, the rule fills in."""
         noised = self.mode != "none"
+        privacy = {"mode": "distributed", "bands": "auto"} if self.mode == BANDED else {"mode": self.mode}
         document: dict[str, Any] = {
             "method": self.method,
             **({"rounds": QUICK_ROUNDS} if quick else {}),
             "base": {"name": self.task, "path": str(ground.world.base)},
             "task": {"data": self.task, **ground.task},
-            "privacy": {"mode": self.mode, **({"epsilon": self.epsilon, "delta": DELTA} if noised else {})},
+            "privacy": {**privacy, **({"epsilon": self.epsilon, "delta": DELTA} if noised else {})},
             "evaluation": {"every": 10_000},  # the start and the end
             "simulation": {
                 "participants": self.participants,
@@ -106,6 +108,9 @@ def all_cells(seeds: Sequence[int]) -> Iterator[Cell]:
         for task, partition, method, mode in itertools.product(TASKS, PARTITIONS, METHODS, MODES):
             if possible(task, method, mode):
                 yield Cell(seed, task, method, mode, partition, epsilon=EPSILON if mode != "none" else 0)
+        for task, method in itertools.product(TASKS, BEST):
+            if possible(task, method, "distributed"):
+                yield Cell(seed, task, method, BANDED, "iid")
         for task, method, mode in itertools.product(TASKS, BEST, ("distributed", "local")):
             if possible(task, method, mode):
                 yield from (Cell(seed, task, method, mode, "iid", epsilon=one) for one in TARGETS if one != EPSILON)

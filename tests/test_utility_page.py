@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench import utility
-from bench.utility import BEST, METHODS, MODES, Cell, all_cells, merged, possible, quick_cells, row_of
+from bench.utility import BANDED, BEST, METHODS, MODES, Cell, all_cells, merged, possible, quick_cells, row_of
 from bench.utility_worlds import Ground, speeches, split
 from docs import build_utility
 from docs.build_utility import gained, spread
@@ -64,12 +64,13 @@ def test_what_a_method_refuses_or_cannot_read_is_no_cell() -> None:
 def test_a_cell_is_a_spec_that_leaves_every_number_to_the_rule(tmp_path: Path) -> None:
     world = World(tmp_path / "base", tmp_path / "rows.csv", tmp_path / "held-out.csv")
     ground = Ground(world, {"labels": ["a", "b"], "max_length": 32}, {"kind": "dirichlet", "alpha": 0.3})
-    for cell in (*quick_cells(), Cell(3, "banking77", "head", "local", "apart")):
+    banded = Cell(1, "banking77", "head", BANDED, "iid")
+    for cell in (*quick_cells(), banded, Cell(3, "banking77", "head", "local", "apart")):
         spec = Spec.parse(cell.spec(ground, quick=False), name=cell.id, directory=tmp_path)
         (only,) = spec.cells()
         assert only.seed == cell.seed
         for section, keys in {
-            "privacy": {"mode", "epsilon"},
+            "privacy": {"mode", "epsilon", "delta", "bands"},
             "evaluation": {"every"},
             "base": {"name", "path"},
         }.items():
