@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 from typing import Literal, TypeVar
@@ -28,7 +28,6 @@ from privacy.plan import VerifiedPlan
 from privacy.plan_parts import Count, Hex256, Name
 
 _RUN_ID = re.compile(r"^[0-9a-f]{32}$")
-VERIFIED_PLANS = 64  # that a daemon remembers: all runs that may be open at once
 INITIAL_ADAPTER = "initial_adapter.safetensors"
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -89,10 +88,13 @@ class Rehearsal(BaseModel):
     at: Count
 
 
-@lru_cache(maxsize=VERIFIED_PLANS)
-def _verified(data: bytes, signature: bytes, operator_key: bytes) -> VerifiedPlan:
-    """Verify a plan, once for the same bytes: of a hundred members that takes milliseconds, and each poll asks."""
-    return VerifiedPlan.verify(data, signature, operator_key)
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A plan on disk, and what its bytes were verified to be."""
+
+    data: bytes
+    signature: bytes
+    verified: VerifiedPlan
 
 
 class PlanStore:
@@ -104,6 +106,7 @@ class PlanStore:
         self.operator_key = operator_key
         self._lock = RLock()
         self._deciding = False
+        self._going_on: dict[str, _Kept] = {}  # approved ones alone: a stranger may propose any number of others
 
     def verify(self, data: bytes, signature: bytes) -> VerifiedPlan:
         """Return a proposed plan, of which nothing is kept yet.
@@ -112,7 +115,7 @@ class PlanStore:
             PeerError: ``E-PLAN-SIGNATURE``, ``E-PLAN-MALFORMED`` or ``E-PLAN-RULE``.
         """
         try:
-            return _verified(data, signature, self.operator_key)
+            return VerifiedPlan.verify(data, signature, self.operator_key)
         except PlanError as error:
             raise PeerError.by_coordinator(error.code, Phase.PLAN, error.rule) from None
 
@@ -137,19 +140,27 @@ class PlanStore:
         return verified
 
     def get(self, run_id: str) -> VerifiedPlan:
-        """Return a kept plan, verified again where its bytes are not those that were verified before.
+        """Return a kept plan, verified again.
+
+        One that goes on is verified once for the same bytes: of a hundred members that takes milliseconds, and each
+        poll asks for it.
 
         Raises:
             LocalError: ``E-NOT-FOUND``.
             VerificationError: ``E-STATE-DAMAGED``: it was changed on disk.
         """
-        directory = self.directory(run_id)
+        return self._kept(run_id).verified
+
+    def _kept(self, run_id: str) -> _Kept:
+        directory, known = self.directory(run_id), self._going_on.get(run_id)
         try:
             data, signature = (directory / "plan.json").read_bytes(), (directory / "plan.sig").read_bytes()
         except FileNotFoundError:
             raise LocalError("E-NOT-FOUND", f"no plan of run {run_id} was proposed here") from None
+        if known is not None and (known.data, known.signature) == (data, signature):
+            return known
         try:
-            return _verified(data, signature, self.operator_key)
+            return _Kept(data, signature, VerifiedPlan.verify(data, signature, self.operator_key))
         except PlanError:  # it did verify when it was kept
             raise VerificationError(
                 "E-STATE-DAMAGED", f"{directory} has another plan than the one that was proposed; restore a backup"
@@ -201,13 +212,14 @@ class PlanStore:
             VerificationError, LocalError: ``E-STATE-DAMAGED``.
         """
         aside = () if strictly else (VerificationError, LocalError)  # whoever takes part meets it, and says so
-        plans = []
+        found: dict[str, _Kept] = {}
         for run_id in self.run_ids() if strictly else self.open_runs():
             with suppress(*aside):
                 decision = self.decision(run_id)
                 if decision is not None and decision.verdict == "approved" and self.ended(run_id) is None:
-                    plans.append(self.get(run_id))
-        return tuple(plans)
+                    found[run_id] = self._kept(run_id)
+        self._going_on = found
+        return tuple(kept.verified for kept in found.values())
 
     def directory(self, run_id: str) -> Path:
         """Return where a run's plan lies."""

@@ -86,17 +86,23 @@ def test_a_plan_that_was_changed_on_disk_is_not_taken_from_there(plans: PlanStor
         plans.get(ONE)
 
 
-def test_the_same_bytes_of_a_plan_are_verified_once(plans: PlanStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = plans.get(ONE)
-    monkeypatch.setattr(VerifiedPlan, "verify", lambda *_: pytest.fail("verified again"))
-    assert plans.get(ONE) is first
-    assert PlanStore(Home(plans.directory(ONE).parents[1]), OPERATOR.public).get(ONE) is first
-
-
-def test_a_plan_is_verified_again_by_whoever_pinned_another_operator(plans: PlanStore) -> None:
-    plans.get(ONE)
+def test_the_same_bytes_of_a_plan_that_goes_on_are_verified_once(
+    plans: PlanStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans.decide(ONE, decision("approved"))
+    (first,) = plans.going_on()
+    with monkeypatch.context() as patched:
+        patched.setattr(VerifiedPlan, "verify", lambda *_: pytest.fail("verified again"))
+        assert plans.going_on() == (first,)
+        assert plans.get(ONE) is first
+        with pytest.raises(pytest.fail.Exception):
+            plans.get(TWO)  # nobody has approved it: nothing of it stays in memory
+    (plans.directory(ONE) / "plan.sig").write_bytes(signing_key("mallory").sign(b"x"))
     with pytest.raises(VerificationError, match="E-STATE-DAMAGED"):
-        PlanStore(Home(plans.directory(ONE).parents[1]), signing_key("mallory").public).get(ONE)
+        plans.get(ONE)
+    assert plans.going_on() == ()
+    with pytest.raises(VerificationError, match="E-STATE-DAMAGED"):
+        plans.going_on(strictly=True)
 
 
 def test_a_run_is_found_by_how_its_id_begins_if_only_one_does(plans: PlanStore) -> None:
