@@ -237,12 +237,18 @@ def try_room(path: Path, size: int) -> None:
 
 
 def erase(*paths: Path) -> None:
-    """Remove files of one directory, as far as they are there, and make that durable: all of them at once."""
+    """Remove files of one directory, as far as they are there, and make that durable: all of them at once.
+
+    Raises:
+        LocalError: ``E-DISK-*``.
+    """
     there = [path for path in paths if path.exists()]
     for path in there:
-        path.unlink()
+        with disk_errors(path):
+            path.unlink()
     if there:
-        sync_directory(there[0].parent)
+        with disk_errors(there[0].parent):
+            sync_directory(there[0].parent)
 
 
 def sync_directory(directory: Path) -> None:

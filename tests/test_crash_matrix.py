@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import get_args
+from typing import NoReturn, get_args
 
 import pytest
 
@@ -25,6 +25,7 @@ from host import durable
 from participant.protocol.memory import Record
 from participant.runs import journal
 from participant.training.trainer import OneHotTrainer
+from tests import crash_matrix
 from tests.crash_matrix import (
     COURSES,
     POSTGRESQL,
@@ -178,6 +179,24 @@ def test_a_disk_error_while_a_plan_is_taken_leaves_no_run_waiting_for_its_answer
     """The plan was not looked at again before a restart, and the run waited until it expired."""
     _, verdict = databases.play(PLAIN, SQLITE, Kill("alice", 0, Moment.BEFORE, Death.BROKEN))
     assert not str(verdict)
+
+
+def test_a_disk_that_does_not_remove_what_nobody_needs_any_more_costs_no_round(databases: Databases) -> None:
+    """The refusal escaped as the system's own error: logged as a fault of the program, and two seconds were lost."""
+    case = _case(databases, PLAIN, COORDINATOR, "unlink state", Moment.BEFORE, Death.BROKEN)
+    federation, verdict = databases.play(PLAIN, SQLITE, case.kill)
+    assert not str(verdict)
+    assert len(federation.steps.deaths) == 1
+
+
+def test_what_escapes_a_daemon_is_a_problem_of_its_case(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = _case(databases, PLAIN, COORDINATOR, "unlink state", Moment.BEFORE, Death.BROKEN)
+    monkeypatch.setattr(crash_matrix.Databases, "play", lambda *_: _raise(OSError("escaped")))
+    assert str(crash_matrix.outcome(case)[2]) == "OSError: escaped"
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def test_the_matrix_sees_an_upload_whose_name_is_not_synced(

@@ -178,9 +178,15 @@ class RunFiles:
         self.remove(self.superseded(round_number, keep_released=keep_released))
 
     def remove(self, names: Iterable[str]) -> None:
-        """Drop files of the directory, as far as they are there."""
+        """Drop files of the directory, as far as they are there.
+
+        Raises:
+            LocalError: ``E-DISK-*``.
+        """
         for name in names:
-            (self.directory / name).unlink(missing_ok=True)
+            path = self.directory / name
+            with durable.disk_errors(path):
+                path.unlink(missing_ok=True)
 
     def forget_sums(self) -> None:
         """Drop all sums: the run has ended, and nobody steps from them any more."""

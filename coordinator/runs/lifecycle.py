@@ -351,7 +351,8 @@ class Lifecycle:
         run.files.publish(number, done.adapter_hash)
         run.spool.clear_round(run.run_id, number, done.attempt)
         if number > 1:  # the start is always needed
-            run.files.forget(number - 1, keep_released=run.released(number - 1) is not None)
+            with left_for_later(run.run_id):
+                run.files.forget(number - 1, keep_released=run.released(number - 1) is not None)
         if change is not None and run.files.content is not None:
             with left_for_later(run.run_id):
                 run.files.content.delete(change.dropped)

@@ -83,7 +83,8 @@ class UploadStore:
         path = self.path(upload)
         for other in others:
             if other != path:
-                other.unlink(missing_ok=True)
+                with durable.disk_errors(other):
+                    other.unlink(missing_ok=True)
         return path.stat().st_size if path.exists() else 0
 
     def append(self, upload: Upload, offset: int, data: bytes) -> int:
@@ -136,8 +137,14 @@ class UploadStore:
         return True
 
     def discard(self, upload: Upload) -> None:
-        """Drop an upload that is not what its receipt says, so that it may be sent again."""
-        self.path(upload).unlink(missing_ok=True)
+        """Drop an upload that is not what its receipt says, so that it may be sent again.
+
+        Raises:
+            LocalError: ``E-DISK-*``.
+        """
+        path = self.path(upload)
+        with durable.disk_errors(path):
+            path.unlink(missing_ok=True)
 
     def clear_round(self, run_id: str, round_number: int, attempt: int) -> None:
         """Drop every upload of a round, but for those to a later leader.
