@@ -32,6 +32,9 @@ class Journal:
     def __init__(self, directory: Path, memory: RunMemory, head: bytes) -> None:
         self._directory = directory
         self._heads = [head]  # of no record, of the first, and so on
+        self._size = 0  # of the lines that are records
+        self._named = False  # whether this process has made the name durable: another may have died before it did
+        self._torn = False  # whether the file may be longer than that
         self.memory = memory
 
     @classmethod
@@ -54,6 +57,7 @@ class Journal:
         journal = cls(directory, RunMemory.empty(plan_hash), hashlib.sha256(_CHAIN_LABEL + plan_hash).digest())
         for number, line in enumerate(whole.splitlines(), start=1):
             journal._replay(line, number)
+        journal._size = len(whole)
         return journal
 
     def _replay(self, line: bytes, number: int) -> None:
@@ -83,18 +87,27 @@ class Journal:
         line = canonical.encode({"chain": head.hex(), "record": value})
         path = self._directory / "journal"
         with durable.disk_errors(path):
-            fresh = not path.exists()
-            size = 0 if fresh else path.stat().st_size
+            if self._torn:
+                self._cut(path)
             try:
                 _append(path, line + b"\n")
+                if not self._named:
+                    durable.sync_directory(self._directory)
             except OSError:
+                self._torn = True
                 with suppress(OSError):
-                    os.truncate(path, size)
+                    self._cut(path)
                 raise
-            if fresh:
-                durable.sync_directory(self._directory)
+        self._named = True
+        self._size += len(line) + 1
         self._heads.append(head)
         self.memory = self.memory.apply(record)
+
+    def _cut(self, path: Path) -> None:
+        """Take what is no record off the end: a line may be there although the disk refused to make it durable."""
+        if path.exists():
+            os.truncate(path, self._size)
+        self._torn = False
 
     @property
     def head(self) -> JournalHead:

@@ -21,6 +21,8 @@ from privacy.errors import OnlysumError, PeerError, Phase
 from protos.envelope import PlanApproved, PlanProposed, PlanRefused, Role
 
 RECONSIDER_SECONDS: Final = 5.0  # how often a waiting plan is judged again: its owner may be editing the policy
+DISK_CODES: Final = frozenset({"E-DISK-FULL", "E-DISK-FAILED", "E-DISK-READONLY"})
+DISK_SECONDS: Final = 10.0  # for which a disk may refuse before an approved plan is turned down for it
 WAITING: Final = "onlysum participant plan show RUN, then plan approve RUN or plan refuse RUN"
 
 FLOAT_BYTES: Final = 4
@@ -47,6 +49,7 @@ class PlanDecisions:
         self._runs = runs
         self._waiting: dict[str, float] = {}  # runs whose plan waits, and when it was last judged
         self._said: dict[str, str] = {}  # why, as last logged
+        self._disk_since: dict[str, float] = {}  # approved runs that the disk keeps from being prepared
         self._refused: set[str] = set()  # runs whose refusal the coordinator was told, by this process
 
     def proposed(self, task: PlanProposed) -> None:
@@ -69,7 +72,7 @@ class PlanDecisions:
             if trouble := notify(self._work.settings.notify, run_id):
                 _log.warning("the notify command failed", kind=trouble)
             return
-        self._answer(run_id)
+        self.answer(run_id)
 
     def _require_room(self, run_id: str) -> None:
         """Refuse a plan beyond those that a machine keeps at a time: plans are signed by who could send any number."""
@@ -122,41 +125,53 @@ class PlanDecisions:
                 self._runs.leave(run_id)
                 self._try_to_answer(run_id)
         for run_id, judged_at in sorted(self._waiting.items()):
-            decided = self._work.review.plans.decision(run_id) is not None
-            if not decided and self._work.clock.monotonic() - judged_at >= RECONSIDER_SECONDS:
-                decided = self._decided(run_id)
-            if not decided:
+            due = self._work.clock.monotonic() - judged_at >= RECONSIDER_SECONDS
+            if run_id in self._disk_since and not due:
                 continue
-            self._try_to_answer(run_id)
+            if self._work.review.plans.decision(run_id) is not None or (due and self._decided(run_id)):
+                self._try_to_answer(run_id)
 
     def _try_to_answer(self, run_id: str) -> None:
         try:
-            self._answer(run_id)
+            self.answer(run_id)
         except OnlysumError as error:
             _log.warning("refused", run=run_id, code=error.code, detail=error.detail)
 
     def forget(self, run_id: str) -> None:
         """The run has ended: nobody waits for a decision any more."""
         self._waiting.pop(run_id, None)
+        self._disk_since.pop(run_id, None)
 
-    def _answer(self, run_id: str) -> None:
+    def answer(self, run_id: str) -> None:
+        """Tell the coordinator what was decided about a plan, after it has been prepared here if that is yes."""
         review, sender = self._work.review, self._work.sender
         decision = review.plans.decision(run_id)
         if decision is None:
             return
-        self.forget(run_id)
         plan_hash = review.plans.get(run_id).hash
         if decision.verdict == "approved":
             problem = self._runs.problem(run_id)
             decision = review.plans.decision(run_id) or decision  # that took long: its owner may have refused meanwhile
             if problem is not None and decision.verdict == "approved":
+                if self._may_pass(run_id, problem):
+                    return
                 decision = self._turn_down(run_id, decision, problem)
+        self.forget(run_id)
         if decision.verdict == "approved":
             sender.submit(PlanApproved(run_id, plan_hash, bytes.fromhex(decision.signature)))
         else:
             sender.submit(PlanRefused(run_id, plan_hash, decision.code, decision.because))
             self._refused.add(run_id)
         _log.info(f"plan {decision.verdict}", run=run_id, by=decision.by, who=decision.who)
+
+    def _may_pass(self, run_id: str, problem: OnlysumError) -> bool:
+        """Return whether an approved plan is prepared again later: what a disk refuses it may take in a moment."""
+        now = self._work.clock.monotonic()
+        if problem.code not in DISK_CODES or now - self._disk_since.setdefault(run_id, now) >= DISK_SECONDS:
+            return False
+        self._waiting[run_id] = now
+        _log.warning("a plan waits", run=run_id, code=problem.code, detail=problem.detail)
+        return True
 
     def _turn_down(self, run_id: str, decision: Decision, problem: OnlysumError) -> Decision:
         _log.error("the plan cannot be trained here", run=run_id, code=problem.code, detail=problem.detail)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from host import durable
 from participant.protocol.memory import (
     Record,
     RoundClosed,
@@ -241,6 +243,74 @@ def test_a_record_that_was_not_written_whole_is_not_there(
     assert Journal.open(tmp_path, PLAN).memory == before
     journal.append(third)
     assert Journal.open(tmp_path, PLAN).memory == journal.memory
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EIO, "no more")
+
+
+def test_a_record_whose_name_was_not_synced_is_not_there_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, *_ = records()
+    journal = Journal.open(tmp_path, PLAN)
+    with monkeypatch.context() as disk:
+        disk.setattr(durable, "sync_directory", refuse)
+        with pytest.raises(LocalError, match="E-DISK-FAILED"):
+            journal.append(first)
+    assert Journal.open(tmp_path, PLAN).memory.highest == (0, 0)
+    journal.append(first)
+    journal.append(second)
+    assert Journal.open(tmp_path, PLAN).memory == journal.memory
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_what_could_not_be_taken_back_goes_before_the_next_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    journal, some = Journal.open(tmp_path, PLAN), records()
+    for record in some[:done]:
+        journal.append(record)
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", refuse)
+        disk.setattr(os, "truncate", refuse)
+        for _ in range(2):
+            with pytest.raises(LocalError, match="E-DISK-FAILED"):
+                journal.append(some[done])
+    for record in some[done:]:
+        journal.append(record)
+    assert Journal.open(tmp_path, PLAN).memory == journal.memory
+
+
+def test_a_journal_that_could_not_be_made_is_made_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, (first, *_) = Journal.open(tmp_path, PLAN), records()
+    with monkeypatch.context() as disk:
+        disk.setattr(journal_module, "_append", refuse)
+        with pytest.raises(LocalError, match="E-DISK-FAILED"):
+            journal.append(first)
+    journal.append(first)
+    assert Journal.open(tmp_path, PLAN).memory == journal.memory
+
+
+def test_a_journal_that_was_set_back_under_a_daemon_is_not_filled_up(tmp_path: Path) -> None:
+    journal, (first, second, *_) = Journal.open(tmp_path, PLAN), records()
+    journal.append(first)
+    os.truncate(tmp_path / "journal", 0)
+    journal.append(second)
+    assert b"\0" not in (tmp_path / "journal").read_bytes()
+    with pytest.raises(VerificationError, match="E-STATE-DAMAGED"):
+        Journal.open(tmp_path, PLAN)
+
+
+def test_each_process_makes_the_name_durable_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever made the file may have died before it did, and a power cut would take the name with all records."""
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "sync_directory", synced.append)
+    first, second, third, *_ = records()
+    journal = Journal.open(tmp_path / "run", PLAN)
+    for record in (first, second):
+        journal.append(record)
+    assert synced.count(tmp_path / "run") == 1
+    Journal.open(tmp_path / "run", PLAN).append(third)
+    assert synced.count(tmp_path / "run") == 2
 
 
 def test_an_error_that_is_not_the_disks_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
