@@ -131,7 +131,8 @@ def sum_file(run: Path) -> Path:
 def erase_adapters(run: Path) -> None:
     """Remove what rounds started from: the run is over."""
     for path in run.glob("adapter.*"):
-        path.unlink(missing_ok=True)
+        with durable.disk_errors(path):
+            path.unlink(missing_ok=True)
 
 
 def erase_updates(run: Path, *, keep: Collection[str] = ()) -> int:

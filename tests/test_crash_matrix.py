@@ -189,6 +189,15 @@ def test_a_disk_that_does_not_remove_what_nobody_needs_any_more_costs_no_round(d
     assert len(federation.steps.deaths) == 1
 
 
+@pytest.mark.parametrize(("side", "what"), [(COORDINATOR, "unlink dave"), ("dave", "unlink adapter")])
+def test_what_a_disk_did_not_erase_when_a_run_ended_is_erased_soon(databases: Databases, side: str, what: str) -> None:
+    """It stayed until the next start, or for an hour; of a participant also the update without masks."""
+    course = COURSES["an operator's orders"]
+    case = _case(databases, course, side, what, Moment.BEFORE, Death.BROKEN)
+    _, verdict = databases.play(course, SQLITE, case.kill)
+    assert not str(verdict)
+
+
 def test_what_escapes_a_daemon_is_a_problem_of_its_case(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
     case = _case(databases, PLAIN, COORDINATOR, "unlink state", Moment.BEFORE, Death.BROKEN)
     monkeypatch.setattr(crash_matrix.Databases, "play", lambda *_: _raise(OSError("escaped")))

@@ -161,7 +161,7 @@ class Run:
         self.excluded: dict[str, int] = {}  # by the operator -> the event of it
         self.known_round: dict[str, int]  # participant -> last round that it has been shown to know
         self._closed: tuple[RoundCertificate | VoidedRound, ...] = ()
-        self.erased = context.content is None  # what storage had of a run that has ended, and nobody needs
+        self.erased = context.content is None  # what storage, or a disk that refused, has yet of a run that has ended
         with context.store.read() as connection:
             advertised = attempt_rows.last_rounds_of(connection, self.run_id, ADVERTISED)
             self.known_round = {name: max(0, advertised.get(name, 0) - 1) for name in self.roster}
@@ -313,15 +313,16 @@ class Run:
         Nobody needs these any more, but the sum of a measurement.
         """
         self.files.publish_end(self.lease.token)
-        self.context.spool.clear_run(self.run_id)
+        if not self.context.spool.clear_run(self.run_id):
+            self.erased = False
         if self.rules.recipe.measured is None:
             self.files.forget_sums()
 
     def erase(self) -> None:
-        """Remove from where files are kept elsewhere what nobody needs of a run that has ended.
+        """Remove what nobody needs of a run that has ended, also from where files are kept elsewhere.
 
         Raises:
-            LocalError: ``E-STORAGE-AWAY``: to be tried again.
+            LocalError: ``E-DISK-*`` or ``E-STORAGE-AWAY``: to be tried again.
         """
         self.spool.erase_run(self.run_id)
         if self.files.content is not None:

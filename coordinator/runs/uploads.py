@@ -161,16 +161,21 @@ class UploadStore:
             names = [blob.name for blob in self.blobs.list(f"{SPOOL}/{run_id}")]
             self.blobs.delete([name for name in names if _order(name) <= (round_number, attempt)])
 
-    def clear_run(self, run_id: str) -> None:
-        """Drop every upload of a run, in the directory."""
+    def clear_run(self, run_id: str) -> bool:
+        """Drop every upload of a run, in the directory; return whether none is left there."""
         shutil.rmtree(self.directory / run_id, ignore_errors=True)
+        return not (self.directory / run_id).exists()
 
     def erase_run(self, run_id: str) -> None:
-        """Remove every upload of a run that has ended from where they are kept elsewhere.
+        """Remove every upload of a run that has ended, also from where they are kept elsewhere.
 
         Raises:
-            LocalError: ``E-STORAGE-AWAY``: to be tried again.
+            LocalError: ``E-DISK-*`` or ``E-STORAGE-AWAY``: to be tried again.
         """
+        directory = self.directory / run_id
+        with durable.disk_errors(directory):
+            if directory.exists():
+                shutil.rmtree(directory)
         if self.blobs is not None:
             self.blobs.delete_tree(f"{SPOOL}/{run_id}")
 

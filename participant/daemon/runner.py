@@ -43,6 +43,7 @@ from protos.envelope import (
 TICK_SECONDS: Final = 0.5  # how often decisions that commands wrote are looked for
 RETRY_SECONDS: Final = 1.0  # before a task that met a full disk or a starting coordinator is asked for again
 SWEEP_SECONDS: Final = 3600.0  # between sweeps of files of no use: of runs whose end was never told, above all
+SWEEP_AGAIN_SECONDS: Final = 60.0  # after one in which the disk refused
 PASSING: Final = frozenset({"E-DISK-FULL", "E-DISK-READONLY", "E-WIRE-UNEXPECTED"})  # what such a task fails with
 
 _log = structlog.get_logger("onlysum.participant")
@@ -92,8 +93,7 @@ class Runner:
             self._poller.start()
             while not self._stop.is_set():
                 self._reconsider()
-                if self._work.clock.monotonic() - self._swept_at >= SWEEP_SECONDS:
-                    self._sweep()
+                self._sweep_if_due()
                 item = self._inbox.get(TICK_SECONDS)
                 if isinstance(item, Welcome):
                     self._compare(item)
@@ -111,6 +111,11 @@ class Runner:
     def _is_idle(self) -> bool:
         """Return whether this participant is to count as absent; called from the polling thread."""
         return self._disk.in_the_way() or self._runs.is_idle()
+
+    def _sweep_if_due(self) -> None:
+        seconds = SWEEP_AGAIN_SECONDS if self._runs.unerased else SWEEP_SECONDS
+        if self._work.clock.monotonic() - self._swept_at >= seconds:
+            self._sweep()
 
     def _sweep(self) -> None:
         self._runs.sweep()

@@ -30,19 +30,28 @@ def sweep(home: Home, plans: PlanStore, *, now: float) -> int:
     The caller is the daemon between two tasks, or holds its lock.
 
     Raises:
-        LocalError: ``E-DISK-*``; what was reached before is erased.
+        LocalError: ``E-DISK-*``, the first that was met; what can be erased is erased.
     """
     names = {path.parent.name for kind in ("*/*-*", "*/adapter.*") for path in home.runs.glob(kind)}
-    return sum(sweep_run(home, plans, name, now=now) for name in sorted(names))
+    erased, met = 0, list[OnlysumError]()
+    for name in sorted(names):
+        try:
+            erased += sweep_run(home, plans, name, now=now)
+        except OnlysumError as error:
+            met.append(error)
+    if met:
+        raise met[0]
+    return erased
 
 
 def sweep_run(home: Home, plans: PlanStore, run_id: str, *, now: float) -> int:
     """Erase what is of no use any more of one run; as :func:`sweep`."""
     keep = _of_use(home, plans, run_id, now=now)
-    if keep is None:
-        erase_adapters(home.runs / run_id)
-        keep = _of_owner(home, plans, run_id)
-    return erase_updates(home.runs / run_id, keep=keep)
+    if keep is not None:
+        return erase_updates(home.runs / run_id, keep=keep)
+    erased = erase_updates(home.runs / run_id, keep=_of_owner(home, plans, run_id))  # first: an update may be un-masked
+    erase_adapters(home.runs / run_id)
+    return erased
 
 
 def sweep_without_daemon(home: Home, plans: PlanStore, *, now: float) -> None:

@@ -42,6 +42,7 @@ class Runs:
         self.rolled_back: RefusedError | None = None  # why this participant takes part in no run
         self._lost_plans: set[bytes] = set()
         self._hashes: dict[str, bytes] = {}  # of plans, by run
+        self.unerased = False  # whether the disk has refused to erase something since all was erased
         self._excluded: set[str] = set()  # runs of which the owner was told: once, as often as the coordinator says it
 
     def going_on(self) -> list[str]:
@@ -71,17 +72,26 @@ class Runs:
         """Take no further part in a run, because it has ended or its owner does not want it any more."""
         if (part := self._parts.pop(run_id, None)) is not None:
             part.close()
-        sweep_run(self._work.home, self._work.review.plans, run_id, now=self._work.clock.now())
+        try:
+            sweep_run(self._work.home, self._work.review.plans, run_id, now=self._work.clock.now())
+        except OnlysumError as error:
+            self._not_erased(error)
 
     def sweep(self) -> None:
         """Erase what is of no use any more of any run: at the start, and now and then."""
         try:
             erased = sweep(self._work.home, self._work.review.plans, now=self._work.clock.now())
-        except OnlysumError as error:  # the disk refuses: the next sweep tries again
-            _log.error("updates could not be erased", code=error.code, detail=error.detail)
+        except OnlysumError as error:
+            self._not_erased(error)
         else:
+            self.unerased = False
             if erased:
                 _log.info("erased updates and shares that are of no use any more", files=erased)
+
+    def _not_erased(self, error: OnlysumError) -> None:
+        """The disk refuses: another sweep tries again, soon."""
+        self.unerased = True
+        _log.error("updates could not be erased", code=error.code, detail=error.detail)
 
     def is_idle(self) -> bool:
         """Return whether the owner wants nothing begun now and nothing is under way.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,13 @@ import pytest
 
 from host import durable
 from host.locks import only_daemon
+from participant import home as home_module
+from participant.daemon.runner import SWEEP_AGAIN_SECONDS, SWEEP_SECONDS
 from participant.owner.plan_store import Ended
 from participant.protocol.memory import RunMemory
 from participant.runs.erasure import LAST_ATTEMPT_SECONDS, sweep, sweep_run, sweep_without_daemon
 from participant.runs.journal import Journal
+from participant.runs.open_runs import Runs
 from privacy.errors import LocalError, Phase
 from protos.envelope import RoundCompleted, RunEnded
 from tests.worlds.owner import Killed, give
@@ -193,6 +196,63 @@ def test_a_command_sweeps_where_no_daemon_runs_and_leaves_it_to_one_that_does(ma
         assert masked.blobs() == ALL
     sweep_without_daemon(home, plans, now=masked.me.clock.now())
     assert masked.blobs() == []
+
+
+def cannot(path: Path) -> None:
+    raise LocalError("E-DISK-FAILED", str(path))
+
+
+def test_an_update_goes_although_an_adapter_beside_it_does_not(
+    masked: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans, run_id = masked.me.review().plans, masked.plan.run_id
+    plans.end(run_id, Ended(state="aborted", code="", at=1))
+    monkeypatch.setattr("participant.runs.erasure.erase_adapters", cannot)
+    with pytest.raises(LocalError, match="E-DISK-FAILED"):
+        sweep_run(masked.me.home, plans, run_id, now=masked.me.clock.now())
+    assert masked.blobs() == []
+
+
+def test_a_sweep_goes_on_with_other_runs_where_the_disk_refuses_one(
+    masked: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, real = masked.me.home.runs / ("00" * 16), home_module.erase_updates
+    other.mkdir()
+    (other / "encoded-1").write_bytes(b"of a run that nobody knows")
+    masked.me.review().plans.end(masked.plan.run_id, Ended(state="aborted", code="", at=1))
+
+    def erase(run: Path, *, keep: Collection[str] = ()) -> int:
+        if run == other:
+            cannot(run)
+        return real(run, keep=keep)
+
+    monkeypatch.setattr("participant.runs.erasure.erase_updates", erase)
+    with pytest.raises(LocalError, match="E-DISK-FAILED"):
+        swept(masked)
+    assert masked.blobs() == []
+    assert (other / "encoded-1").exists()
+
+
+def test_a_daemon_whose_disk_refused_sweeps_again_after_a_minute(
+    masked: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = masked.daemon
+    daemon._sweep()
+    with monkeypatch.context() as disk:
+        disk.setattr("participant.runs.erasure.erase_adapters", cannot)
+        give(daemon, RunEnded(masked.plan.run_id, "aborted", ""))
+    assert masked.me.review().plans.ended(masked.plan.run_id) is not None
+    sweeps: list[int] = []
+
+    def swept(runs: Runs) -> None:
+        sweeps.append(1)
+        runs.unerased = False
+
+    monkeypatch.setattr(Runs, "sweep", swept)
+    for seconds, count in ((SWEEP_AGAIN_SECONDS - 1, 0), (1, 1), (SWEEP_SECONDS - 1, 1), (1, 2)):
+        masked.me.clock.seconds += seconds
+        daemon._sweep_if_due()
+        assert len(sweeps) == count
 
 
 def test_a_command_says_that_the_disk_refused(masked: Rehearsal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,6 +196,7 @@ class CrashingOwner:
             daemon._compare(daemon._link.handshake(hello))
             self._greeted = True
         daemon._reconsider()
+        daemon._sweep_if_due()
         task = next(daemon._link.poll(daemon._inbox.seen(), 0), None)
         if task is None:
             return False
@@ -330,14 +331,18 @@ class CrashingFederation:
         await self.world.evaluate()
 
     def order(self, command: Callable[[], object]) -> None:
-        """Give an order as its operator would: again, if the machine died of it; one that came too late is none."""
+        """Give an order as its operator would: again, if the machine died of it, or its disk refused it.
+
+        One that came too late is none.
+        """
         for _ in range(2):
             try:
                 command()
             except Killed:
                 self._restart_coordinator()
-            except OnlysumError:
-                return
+            except OnlysumError as error:
+                if not error.code.startswith("E-DISK-"):
+                    return
             else:
                 return
 
@@ -369,7 +374,7 @@ class CrashingFederation:
             busy = [owner.step() for owner in self.owners.values()]
             idle = 0 if any(busy) else idle + 1
             if idle:
-                if self.ended and idle > 1:
+                if self.ended and idle > 3:  # by then whoever could not erase something has tried again
                     return
                 self.world.clock.seconds += IDLE_SECONDS
 
