@@ -54,14 +54,13 @@ class Runs:
         return [run_id for run_id in self._work.review.plans.open_runs() if self._verdict(run_id) == "refused"]
 
     def _verdict(self, run_id: str) -> str:
-        """Return what was decided about a run that has not ended; nothing where that cannot be read.
+        """Return what was decided about a run; nothing where that cannot be read.
 
         Whoever takes part in such a run meets the error, and says so; other runs are not kept from going on.
         """
-        plans = self._work.review.plans
         with suppress(OnlysumError):
-            decision = plans.decision(run_id)
-            return decision.verdict if decision is not None and plans.ended(run_id) is None else ""
+            decision = self._work.review.plans.decision(run_id)
+            return decision.verdict if decision is not None else ""
         return ""
 
     def closed(self) -> list[str]:

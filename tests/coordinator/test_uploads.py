@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -461,6 +462,28 @@ def test_a_whole_upload_is_kept_once_under_its_place_and_its_hash(spool: UploadS
     assert spool.keep(WHOLE)
     assert spool.keep(WHOLE)
     assert names(spool) == [blob_name()]
+
+
+def test_uploads_that_the_disk_does_not_remove_are_removed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = UploadStore(tmp_path / "spool")
+    directory = tmp_path / "spool" / RUN_ID
+    directory.mkdir(parents=True)
+    (directory / "alice").write_bytes(b"an upload")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "unlink", refuse)
+        assert not spool.clear_run(RUN_ID)
+        with pytest.raises(LocalError, match="E-DISK-FAILED"):
+            spool.erase_run(RUN_ID)
+    spool.erase_run(RUN_ID)
+    assert not directory.exists()
+    spool.erase_run(RUN_ID)
+    assert spool.clear_run(RUN_ID)
 
 
 def test_without_a_storage_an_upload_counts_as_it_lies_in_the_directory(tmp_path: Path) -> None:

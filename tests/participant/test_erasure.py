@@ -170,6 +170,23 @@ def test_a_disk_that_cannot_be_read_now_erases_nothing(masked: Rehearsal, monkey
     assert masked.blobs() == ALL
 
 
+def test_a_disk_that_cannot_be_read_for_a_moment_erases_nothing(
+    masked: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, met = Journal.open, list[Path]()
+
+    def broken_once(directory: Path, plan_hash: bytes) -> Journal:
+        met.append(directory)
+        if len(met) == 1:
+            cannot(directory)
+        return real(directory, plan_hash)
+
+    monkeypatch.setattr(Journal, "open", broken_once)
+    with pytest.raises(LocalError, match="E-DISK-FAILED"):
+        sweep_run(masked.me.home, masked.me.review().plans, masked.plan.run_id, now=masked.me.clock.now())
+    assert masked.blobs() == ALL
+
+
 def test_a_refusal_that_a_running_daemon_sees_erases_what_a_part_before_it_left(masked: Rehearsal) -> None:
     masked.restart()  # the new process has no part in the run yet
     refuse(masked)
