@@ -21,6 +21,7 @@ from privacy.errors import LocalError
 
 FILE_MODE: Final = 0o600
 EXPORTED_MODE: Final = 0o644  # less the umask
+DISK_CODES: Final = frozenset({"E-DISK-FULL", "E-DISK-READONLY", "E-DISK-FAILED"})  # of :func:`disk_error`
 NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OF_THE_DISK: Final = (*NO_SPACE, errno.EROFS, errno.EIO)  # whatever was being done, and where no file is named
 # Primary result codes (sqlite.org/rescode.html), as numbers: the module takes long to import, and help needs this one.
@@ -249,6 +250,16 @@ def erase(*paths: Path) -> None:
     if there:
         with disk_errors(there[0].parent):
             sync_directory(there[0].parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file that nobody needs any more, if it is there; a power cut may bring it back.
+
+    Raises:
+        LocalError: ``E-DISK-READONLY`` or ``E-DISK-FAILED``.
+    """
+    with disk_errors(path):
+        path.unlink(missing_ok=True)
 
 
 def sync_directory(directory: Path) -> None:

@@ -131,8 +131,7 @@ def sum_file(run: Path) -> Path:
 def erase_adapters(run: Path) -> None:
     """Remove what rounds started from: the run is over."""
     for path in run.glob("adapter.*"):
-        with durable.disk_errors(path):
-            path.unlink(missing_ok=True)
+        durable.remove(path)
 
 
 def erase_updates(run: Path, *, keep: Collection[str] = ()) -> int:

@@ -184,9 +184,7 @@ class RunFiles:
             LocalError: ``E-DISK-*``.
         """
         for name in names:
-            path = self.directory / name
-            with durable.disk_errors(path):
-                path.unlink(missing_ok=True)
+            durable.remove(self.directory / name)
 
     def forget_sums(self) -> None:
         """Drop all sums: the run has ended, and nobody steps from them any more."""

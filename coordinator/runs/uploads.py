@@ -83,8 +83,7 @@ class UploadStore:
         path = self.path(upload)
         for other in others:
             if other != path:
-                with durable.disk_errors(other):
-                    other.unlink(missing_ok=True)
+                durable.remove(other)
         return path.stat().st_size if path.exists() else 0
 
     def append(self, upload: Upload, offset: int, data: bytes) -> int:
@@ -142,9 +141,7 @@ class UploadStore:
         Raises:
             LocalError: ``E-DISK-*``.
         """
-        path = self.path(upload)
-        with durable.disk_errors(path):
-            path.unlink(missing_ok=True)
+        durable.remove(self.path(upload))
 
     def clear_round(self, run_id: str, round_number: int, attempt: int) -> None:
         """Drop every upload of a round, but for those to a later leader.

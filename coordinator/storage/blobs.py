@@ -186,9 +186,7 @@ class DirectoryBlobs:
     def delete(self, names: Collection[str]) -> None:
         """As :meth:`Blobs.delete`."""
         for name in names:
-            path = self._path(name)
-            with durable.disk_errors(path):
-                path.unlink(missing_ok=True)
+            durable.remove(self._path(name))
 
     def delete_tree(self, prefix: str) -> None:
         """As :meth:`Blobs.delete_tree`."""

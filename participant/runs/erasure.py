@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from host import durable
 from host.locks import only_daemon
 from participant.home import Home, erase_adapters, erase_updates
 from participant.owner.plan_store import PlanStore
 from participant.runs.journal import Journal
 from privacy.errors import LocalError, OnlysumError
 
-# What is not read now may say something tomorrow.
-UNREADABLE: Final = frozenset({"E-DISK-FULL", "E-DISK-READONLY", "E-DISK-FAILED"})
 LAST_ATTEMPT_SECONDS: Final = 86_400.0  # after a plan's expiry: nothing begins any more, an open attempt may end yet
 
 
@@ -77,7 +76,7 @@ def _of_use(home: Home, plans: PlanStore, run_id: str, *, now: float) -> frozens
             return None
         return Journal.open(home.runs / run_id, verified.hash).memory.files
     except OnlysumError as error:
-        if error.code in UNREADABLE:
+        if error.code in durable.DISK_CODES:  # what is not read now may say something tomorrow
             raise
         return None
 
@@ -92,6 +91,6 @@ def _of_owner(home: Home, plans: PlanStore, run_id: str) -> frozenset[str]:
             return frozenset()
         return Journal.open(home.runs / run_id, bytes.fromhex(decision.plan_hash)).memory.at_home
     except OnlysumError as error:
-        if error.code in UNREADABLE:
+        if error.code in durable.DISK_CODES:  # what is not read now may say something tomorrow
             raise
         return frozenset()

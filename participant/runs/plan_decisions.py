@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from host import durable
 from participant.owner.approval import notify, role_in
 from participant.owner.plan_store import Decision
 from participant.runs.context import DaemonContext
@@ -21,7 +22,6 @@ from privacy.errors import OnlysumError, PeerError, Phase
 from protos.envelope import PlanApproved, PlanProposed, PlanRefused, Role
 
 RECONSIDER_SECONDS: Final = 5.0  # how often a waiting plan is judged again: its owner may be editing the policy
-DISK_CODES: Final = frozenset({"E-DISK-FULL", "E-DISK-FAILED", "E-DISK-READONLY"})
 DISK_SECONDS: Final = 10.0  # for which a disk may refuse before an approved plan is turned down for it
 WAITING: Final = "onlysum participant plan show RUN, then plan approve RUN or plan refuse RUN"
 
@@ -167,7 +167,7 @@ class PlanDecisions:
     def _may_pass(self, run_id: str, problem: OnlysumError) -> bool:
         """Return whether an approved plan is prepared again later: what a disk refuses it may take in a moment."""
         now = self._work.clock.monotonic()
-        if problem.code not in DISK_CODES or now - self._disk_since.setdefault(run_id, now) >= DISK_SECONDS:
+        if problem.code not in durable.DISK_CODES or now - self._disk_since.setdefault(run_id, now) >= DISK_SECONDS:
             return False
         self._waiting[run_id] = now
         _log.warning("a plan waits", run=run_id, code=problem.code, detail=problem.detail)
