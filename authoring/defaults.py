@@ -78,6 +78,8 @@ class Setting:
         entries: that are clipped together.
         labels: between which a head decides; 1 where there are none.
         head: whether a head trains.
+        mean_only: whether the method takes no optimizer but the mean.
+        averages: whether the method takes an average of iterates.
     """
 
     mode: Mode
@@ -88,6 +90,8 @@ class Setting:
     entries: int
     labels: int = 1
     head: bool = True
+    mean_only: bool = False
+    averages: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +275,9 @@ def _beside_own(setting: Setting, given: Mapping[str, str | int]) -> tuple[Choic
 def _rates(setting: Setting, whole: float, *, steps: int, clip: float) -> tuple[Choice, ...]:
     """Return rates and optimizer that move the weights by a distance in so many steps, each of one clip norm."""
     reason = f"all steps move the weights by at most {plain(whole)} clip norms"
-    average = Choice("optimizer.average", AVERAGE, "of iterates: smooths the noise, and costs no privacy")
+    reason_of_average = "of iterates: smooths the noise, and costs no privacy"
+    average = [Choice("optimizer.average", AVERAGE, reason_of_average)] if setting.averages else []
+    mean = Choice("optimizer.name", "mean", "of the participants' differences")
     heads = "training" if setting.mode in ("local", "none") else "optimizer"
     fades = 1 - float(MOMENTUM) if heads == "optimizer" else 1.0
     head = whole * fades / (steps * clip)
@@ -279,7 +285,7 @@ def _rates(setting: Setting, whole: float, *, steps: int, clip: float) -> tuple[
     rates = [Choice(f"{heads}.learning_rate", plain(rest), "a tenth of the head's" if setting.head else reason)]
     rates += [Choice(f"{heads}.head_learning_rate", plain(head), reason)] if setting.head else []
     if heads == "training":
-        return (*rates, Choice("optimizer.name", "mean", "of the participants' differences"), average)
+        return (*rates, mean, *average)
     if setting.mode == "distributed":
         own = [Choice("training.learning_rate", "1", "of no effect in mode distributed: the optimizer's rate counts")]
     else:  # one clipped difference: its own rates only say where it points to
@@ -287,5 +293,7 @@ def _rates(setting: Setting, whole: float, *, steps: int, clip: float) -> tuple[
             Choice("training.learning_rate", plain(BESIDE_HEAD if setting.head else 1.0), "of a participant's steps")
         ]
         own += [Choice("training.head_learning_rate", "1", "of a participant's steps")] if setting.head else []
+    if setting.mean_only:
+        return (*own, mean, *average)
     momentum = Choice("optimizer.momentum", MOMENTUM, "of sums, so that each needs only a small step")
-    return (*own, Choice("optimizer.name", "sgd", "on sums of gradients"), *rates, momentum, average)
+    return (*own, Choice("optimizer.name", "sgd", "on sums of gradients"), *rates, momentum, *average)

@@ -109,7 +109,7 @@ def with_numbers(recipe: RecipeFile, state: Sequence[StateStream]) -> tuple[Reci
     Raises:
         LocalError: ``E-CONFIG-INVALID``, rates are missing beside an optimizer of the recipe's own.
     """
-    privacy, noised = recipe.privacy, recipe.privacy.mode != "none"
+    privacy, noised, method = recipe.privacy, recipe.privacy.mode != "none", methods.get(recipe.method)
     sizes, participants, units = _expected(recipe)
     delta = privacy.delta or (defaults.delta_for(units) if noised else "0")
     chosen = [*sizes]
@@ -125,6 +125,8 @@ def with_numbers(recipe: RecipeFile, state: Sequence[StateStream]) -> tuple[Reci
         entries=sum(stream.length for stream in state),
         labels=len(recipe.task.labels or "1") if head else 1,
         head=head,
+        mean_only=method.plain_mean,
+        averages=not method.moves_basis,
     )
     chosen += defaults.choose(setting, _given(recipe))
     values = {choice.key: choice.value for choice in chosen} | {"privacy.delta": delta}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import methods
 from authoring.defaults import Choice
 from authoring.draft import build_draft
 from authoring.filling import with_base
@@ -151,6 +152,26 @@ def test_every_mode_is_filled_in(mode: str, tmp_path: Path) -> None:
     draft, _, _ = built(tmp_path, text)
     assert (draft.privacy.mode, draft.privacy.local_steps) == (mode, 5)
     assert draft.privacy.delta == ("0" if mode == "none" else "0.00001")
+
+
+NEED_MORE = frozenset({"count-sketch", "fedask", "slora"})  # than the rule chooses
+PARTICULAR = [
+    (method.name, mode)
+    for method in methods.all_methods()
+    for mode in method.modes
+    if (method.plain_mean or method.moves_basis) and method.name not in NEED_MORE
+]
+
+
+@pytest.mark.parametrize(("method", "mode"), PARTICULAR)
+def test_no_method_is_given_an_optimizer_that_it_refuses(method: str, mode: str, tmp_path: Path) -> None:
+    image_base(tmp_path / "base")
+    text = LEAST.replace("epsilon = 8", f'mode = "{mode}"' + ("\nepsilon = 8" if mode != "none" else ""))
+    draft, _, _ = built(tmp_path, text.replace("[base]", f'method = "{method}"\n[base]'))
+    kind = methods.get(method)
+    optimizer = draft.recipe.optimizer
+    assert (float(optimizer.average) == 0) == kind.moves_basis
+    assert optimizer.name == ("mean" if kind.plain_mean or mode in ("local", "none") else "sgd")
 
 
 def test_a_recipe_that_says_all_is_left_as_it_is(tmp_path: Path) -> None:
