@@ -80,7 +80,7 @@ vectors: setup ## Write the protocol's test vectors anew
 mutation: setup ## Delete and negate each check, one at a time: a test must fail each time (15 minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.mutation --workers $(WORKERS)
 
-test-crash: setup ## Kill either side at every durable step, on both databases (an hour or two)
+test-crash: setup ## Kill either side at every durable step, on both databases (half an hour)
 	$(ONE_THREAD) $(BIN)/python -m tests.crash_matrix --workers $(WORKERS)
 
 soak: setup ## Run daemons, and kill or cut one once a minute (MINUTES=10, SEED=0)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Final
 
@@ -265,7 +266,9 @@ def sample(all_cases: Sequence[Case], count: int, seed: int = 0) -> list[Case]:
 @cache
 def _own_databases() -> Databases:
     quiet()
-    return Databases()
+    databases = Databases()
+    Finalize(None, databases.close, exitpriority=1)  # also when a worker ends, which atexit does not see
+    return databases
 
 
 def outcome(case: Case) -> tuple[Case, int, Verdict]:

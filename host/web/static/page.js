@@ -15,6 +15,7 @@
     if (!table || !table.tBodies[0].rows.length) return;
     const data = columns(table), heads = [...table.tHead.rows[0].cells].map(cell => cell.textContent);
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") }, font: "12px system-ui, sans-serif" };
+    const whole = [1, 2, 5].flatMap(step => [0, 1, 2, 3, 4, 5].map(power => step * 10 ** power)).sort((a, b) => a - b); // rounds have no halves
     const strokes = ["--mark-blue", "--mark-bad", "--mark-well", "--mark-warn"], dashes = [[], [7, 4], [2, 3], [9, 3, 2, 3]];
     const series = heads.map((label, index) => index === 0 ? { label } : {
       label, stroke: colour(strokes[(index - 1) % strokes.length]), dash: dashes[(index - 1) % dashes.length], width: 2, spanGaps: true,
@@ -26,7 +27,7 @@
     }
     drawn.get(canvas)?.destroy();
     drawn.set(canvas, new uPlot({
-      width: Math.max(220, canvas.clientWidth), height: 210, series, axes: [axis, { ...axis, size: 56 }],
+      width: Math.max(220, canvas.clientWidth), height: 210, series, axes: [{ ...axis, incrs: whole }, { ...axis, size: 56 }],
       scales: { x: { time: false } }, legend: { show: false }, cursor: { drag: { x: false, y: false } },
     }, data, canvas));
   }
