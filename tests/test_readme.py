@@ -22,6 +22,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"<!-- walk: (run|stay|answer(?: [a-z])+) -->\n```sh\n(.*?)```", re.DOTALL)
+TERMINAL = re.compile(r"<!-- walk: each terminal -->\n```sh\n\. \.venv/bin/activate\n(.*?)```", re.DOTALL)
 QUESTION = b"[y/N]: "
 ROSTER = re.compile(r"(?:[0-9a-f]{4} ){15}[0-9a-f]{4}")  # sixteen groups, however they are broken into lines
 START_SECONDS = 240  # four daemons load torch at once
@@ -32,17 +33,29 @@ MINUTES = 25
 pytestmark = [pytest.mark.docs, pytest.mark.torch, pytest.mark.timeout(MINUTES * 60)]
 
 
+def in_terminal(script: str) -> str:
+    """Return a script after the lines with which each terminal starts; the environment is activated as it is."""
+    found = TERMINAL.search((ROOT / "README.md").read_text())
+    assert found is not None
+    return found[1] + script
+
+
 def environment() -> dict[str, str]:
     threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, **threads, "PATH": path, "NO_COLOR": "1"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ONLYSUM_")}
+    return {**inherited, **threads, "PATH": path, "NO_COLOR": "1"}
 
 
 @contextmanager
 def staying(script: str, where: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as file:
         process = subprocess.Popen(
-            ["bash", "-c", f"exec {script}"], cwd=where, env=environment(), stdout=file, stderr=subprocess.STDOUT
+            ["bash", "-c", in_terminal(f"exec {script}")],
+            cwd=where,
+            env=environment(),
+            stdout=file,
+            stderr=subprocess.STDOUT,
         )
     try:
         yield process
@@ -57,7 +70,7 @@ def staying(script: str, where: Path, log: Path) -> Iterator[subprocess.Popen[by
 
 def run(script: str, where: Path) -> str:
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
+        ["bash", "-euo", "pipefail", "-c", in_terminal(script)],
         cwd=where,
         env=environment(),
         capture_output=True,
@@ -72,7 +85,7 @@ def answered(script: str, answers: Sequence[str], where: Path) -> str:
     """Run a command at a terminal, answer each question that it asks, and return all that was on the screen."""
     person, terminal = pty.openpty()
     process = subprocess.Popen(
-        ["bash", "-c", f"exec {script}"],
+        ["bash", "-c", in_terminal(f"exec {script}")],
         cwd=where, env={**environment(), "COLUMNS": "100"}, stdin=terminal, stdout=terminal, stderr=terminal,
     )  # fmt: skip
     os.close(terminal)
@@ -110,7 +123,10 @@ def await_plan(script: str, where: Path) -> None:
     looks = f"onlysum participant plan list --pending -c {directory} | grep -q waits"
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
-        if subprocess.run(["bash", "-c", looks], cwd=where, env=environment(), check=False).returncode == 0:
+        if (
+            subprocess.run(["bash", "-c", in_terminal(looks)], cwd=where, env=environment(), check=False).returncode
+            == 0
+        ):
             return
         time.sleep(0.5)
     raise AssertionError(f"no plan came to {directory} within {START_SECONDS} s")
@@ -157,6 +173,7 @@ def test_the_walk_in_the_readme_works_as_written(tmp_path: Path) -> None:
                     assert "WHAT LEAVES THIS MACHINE" in screen
                     fingerprints += ROSTER.findall(" ".join(screen.split()))
     assert members == len(NAMES)
+    assert (tmp_path / "demo" / "ledgers" / "ledger.db").is_file()  # and not among this machine's own
     assert len(fingerprints) == 3
     assert len(set(fingerprints)) == 1  # what the owners compare by telephone is the same on every screen
     assert "verified" in "".join(said)
