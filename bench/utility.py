@@ -139,20 +139,29 @@ def run(cell: Cell, ground: Ground, out: Path, bar: Bar, *, quick: bool) -> Row:
     Raises:
         LocalError: as ``onlysum simulate``.
     """
-    spec = Spec.parse(cell.spec(ground, quick=quick), name=cell.id, directory=out)
-    options = study.Options(masks="skipped", prepare=InProcess)
     energy, begin = joules_so_far(), time.monotonic()
-    try:
-        rows = study.Study(spec, "", out / cell.id, options, bar).run()
-    except LocalError as error:
-        if error.code != "E-SIMULATION-OTHER":
-            raise
-        bar.note(f"{cell.id}: begun by other code, so it begins again")
-        shutil.rmtree(out / cell.id)
-        rows = study.Study(spec, "", out / cell.id, options, bar).run()
+    rows = simulated(cell.spec(ground, quick=quick), cell.id, out, bar)
     spent = joules_so_far()
     joules = None if energy is None or spent is None or spent < energy else spent - energy
     return row_of(cell, rows, joules=joules, seconds=time.monotonic() - begin)
+
+
+def simulated(spec: str, name: str, out: Path, bar: Bar) -> list[Row]:
+    """Run a SPEC in ``OUT/NAME``, or what is left of it, and return its rows; what other code began begins again.
+
+    Raises:
+        LocalError: as ``onlysum simulate``.
+    """
+    parsed = Spec.parse(spec, name=name, directory=out)
+    options = study.Options(masks="skipped", prepare=InProcess)
+    try:
+        return study.Study(parsed, "", out / name, options, bar).run()
+    except LocalError as error:
+        if error.code != "E-SIMULATION-OTHER":
+            raise
+        bar.note(f"{name}: begun by other code, so it begins again")
+        shutil.rmtree(out / name)
+        return study.Study(parsed, "", out / name, options, bar).run()
 
 
 def row_of(cell: Cell, rows: Sequence[Mapping[str, Any]], *, joules: float | None, seconds: float) -> Row:

@@ -22,7 +22,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"<!-- walk: (run|stay|answer(?: [a-z])+) -->\n```sh\n(.*?)```", re.DOTALL)
-TERMINAL = re.compile(r"<!-- walk: each terminal -->\n```sh\n\. \.venv/bin/activate\n(.*?)```", re.DOTALL)
+TERMINAL = re.compile(r"`(export ONLYSUM_LEDGERS=[^`]+)`")
 QUESTION = b"[y/N]: "
 ROSTER = re.compile(r"(?:[0-9a-f]{4} ){15}[0-9a-f]{4}")  # sixteen groups, however they are broken into lines
 START_SECONDS = 240  # four daemons load torch at once
@@ -34,10 +34,10 @@ pytestmark = [pytest.mark.docs, pytest.mark.torch, pytest.mark.timeout(MINUTES *
 
 
 def in_terminal(script: str) -> str:
-    """Return a script after the lines with which each terminal starts; the environment is activated as it is."""
+    """Return a script after what each terminal starts with; the environment is activated as it is."""
     found = TERMINAL.search((ROOT / "README.md").read_text())
     assert found is not None
-    return found[1] + script
+    return f"{found[1]}\n{script}"
 
 
 def environment() -> dict[str, str]:
@@ -120,13 +120,10 @@ def read_some(terminal: int) -> bytes | None:
 def await_plan(script: str, where: Path) -> None:
     """Wait until a plan has come, as the owner's daemon says in its terminal."""
     directory = script.rsplit(maxsplit=1)[-1]
-    looks = f"onlysum participant plan list --pending -c {directory} | grep -q waits"
+    looks = in_terminal(f"onlysum participant plan list --pending -c {directory} | grep -q waits")
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
-        if (
-            subprocess.run(["bash", "-c", in_terminal(looks)], cwd=where, env=environment(), check=False).returncode
-            == 0
-        ):
+        if subprocess.run(["bash", "-c", looks], cwd=where, env=environment(), check=False).returncode == 0:
             return
         time.sleep(0.5)
     raise AssertionError(f"no plan came to {directory} within {START_SECONDS} s")
