@@ -58,11 +58,12 @@ class Plant:
 
     Args:
         fault: which one; none changes nothing.
+        random: where its seed comes from, if it has one.
     """
 
-    def __init__(self, fault: Fault | None) -> None:
+    def __init__(self, fault: Fault | None, random: RandomSource) -> None:
         self._fault = fault
-        self._secret = np.random.default_rng().bytes(16).hex()  # a new one for each audit, as a fault's seed would be
+        self._secret = random.token_bytes(16).hex()
         self._kept: dict[str, Integers] = {}  # by participant: noise, sums or rows of an earlier round
         self._streams: WeakKeyDictionary[TurnEngines, SeededSource] = WeakKeyDictionary()
 

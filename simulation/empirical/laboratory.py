@@ -69,6 +69,7 @@ class Laboratory:
         rows: which canary each row of a trainer's data is, in the order of the trainers.
         start: the global adapter, which every round starts from.
         directions: what each canary adds to a sum, integers, shape (canaries, entries).
+        random: coins, batches, noise, and the seeds of faults.
     """
 
     setting: Setting
@@ -78,6 +79,7 @@ class Laboratory:
     rows: tuple[Integers, ...]
     start: NDArray[np.float32]
     directions: Integers
+    random: RandomSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ class Workbench:
             rows=rows,
             start=start,
             directions=directions,
+            random=self.random,
         )
 
     def _directions(self, plan: Plan) -> tuple[NDArray[np.float32], Integers]:

@@ -64,7 +64,7 @@ def observe(laboratory: Laboratory, fault: Fault | None = None, *, progress: Pro
     shape = (setting.participants, setting.rounds)
     sums, noise = (np.zeros((*shape, plan.recipe.entries), dtype=np.int64) for _ in range(2))
     coins = np.zeros((*shape, max(map(len, laboratory.rows))), dtype=np.bool_)
-    plant, refusal = Plant(fault), ""
+    plant, refusal = Plant(fault, laboratory.random), ""
     for number in range(1, setting.rounds + 1):
         if number == setting.halfway:
             refusal = _restart(laboratory, plant, number)

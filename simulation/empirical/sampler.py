@@ -32,17 +32,32 @@ def draws(of: Evidence) -> Iterator[Family]:
         chance.of_counts(drawn, rows * rounds, rate),
         lambda p: f"{names[p]} drew {drawn[p]} examples of {rows[p] * rounds}, q is {rate:g}",
     )
-    yield _histogram(
-        np.bincount(coins.sum(axis=2).ravel(), minlength=rows.max() + 1),
-        np.mean([_binomial(int(count), rate, int(rows.max())) for count in rows], axis=0),
-        "batches have {} examples",
-    )
+    yield from _sizes(coins.sum(axis=2), rows, rate)
     yield _histogram(
         np.bincount(coins.sum(axis=1)[valid], minlength=rounds + 1),
         _binomial(rounds, rate, rounds),
         "examples were drawn in {} rounds",
     )
     yield from _coincidences(coins, valid, rate, names)
+
+
+def _sizes(sizes: Integers, rows: Integers, rate: float) -> Iterator[Family]:
+    """Count batches of each size, and those that are near the size that is due to their participant."""
+    possible = np.arange(rows.max() + 1)
+    chances = np.array([_binomial(int(count), rate, int(rows.max())) for count in rows])
+    yield _histogram(
+        np.bincount(sizes.ravel(), minlength=len(possible)), chances.mean(axis=0), "batches have {} examples"
+    )
+    due, radii = rate * rows[:, None], possible[1:] / 2
+    near = np.array([np.sum(np.abs(sizes - due) <= radius) for radius in radii])
+    expected = np.array([np.sum(chances * (np.abs(possible - due) <= radius)) for radius in radii]) / len(rows)
+    yield Family(
+        chance.of_counts(near, sizes.size, np.minimum(expected, 1.0)),
+        lambda at: (
+            f"{near[at]} of {sizes.size} batches are within {radii[at]:g} of the size that is due,"
+            f" {sizes.size * expected[at]:.0f} should be"
+        ),
+    )
 
 
 def _coincidences(coins: Flags, valid: Flags, rate: float, names: Sequence[str]) -> Iterator[Family]:
