@@ -45,7 +45,7 @@ $(STAMP):
 	@touch $@
 
 test: setup ## Run the tests (10 to 15 minutes on 2 cores)
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not docs and not ray" --session-timeout=1200
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not docs and not ray" --session-timeout=1200
 
 docs-test: setup ## Run the commands of the README's walk as they stand there (3 to 5 minutes)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m docs
@@ -55,7 +55,7 @@ ray-test: setup ## Run the tests of the Ray engine on a cluster of two workers (
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m ray
 
 test-all: setup mutation ray-test test-crash ## Run the mutants, the crash matrix and every test, the slow ones too (no limit)
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup contracts ## Check style, format, and who may import whom
 	$(BIN)/ruff check .

@@ -13,6 +13,11 @@ from tests.worlds.object_store import ObjectServer
 from tests.worlds.postgres import Server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, or a worker would be left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
+
+
 @pytest.fixture(autouse=True)
 def _logs_as_they_were() -> Iterator[None]:
     """Undo a daemon's logging, which would write into a test's closed stream."""

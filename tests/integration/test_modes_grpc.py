@@ -28,7 +28,7 @@ from tests.worlds.expect import expect
 from tests.worlds.torch_world import image_base, recipe_text, text_base
 from tests.worlds.training_daemons import MEMBERS, ROWS, Owner, create, enrol, say
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.early]
 
 GONE = "dave"
 

@@ -35,6 +35,12 @@ PATIENCE_SECONDS = (
 )
 until = partial(happens, seconds=PATIENCE_SECONDS)
 PHASES = [phase for phase in TRANSITIONS if phase is not Phase.RESULT]
+PLACES = [
+    "in the directory",
+    pytest.param("in another directory", marks=pytest.mark.slow),  # goes through the same code as S3
+    pytest.param("S3", marks=pytest.mark.objects),
+]
+pytestmark = [pytest.mark.early, pytest.mark.parametrize("storage", PLACES, indirect=True)]
 
 
 @pytest.fixture

@@ -31,6 +31,8 @@ SERVED_SECONDS = 5.0  # within which somebody is served whatever strangers do
 GROWTH_BYTES = 64 * 2**20  # of this process, which has both ends of all connections
 SHORT_SECONDS = 1.0  # in place of the limits that are longer
 
+pytestmark = pytest.mark.early
+
 
 class Listener(Site):
     """A site, how to be let in there, and a page that only who is let in sees."""
@@ -249,7 +251,7 @@ def test_a_form_that_is_too_long_is_refused_with_a_code(site: Listener) -> None:
 def test_answers_that_nobody_reads_are_not_waited_for(site: Listener) -> None:
     """A hundred requests on one connection, of which not one answer is read."""
     with ExitStack() as stack:
-        for _ in range(10):
+        for _ in range(3):
             connection = stack.enter_context(site.connection())
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.settimeout(SHORT_SECONDS)

@@ -23,7 +23,7 @@ from simulation.empirical.observation import Observation, observe
 from simulation.empirical.result import CAUGHT_BY, AuditedMode, Fault, Setting, Verdict
 from tests.worlds.seeded import SeededRandom
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.early]
 
 SMALL = Setting(canaries=120, participants=4, rounds=12, halfway=7, sampling_rate="0.5")
 LONGER = replace(SMALL, rounds=24, halfway=13, sampling_rate="0.2")  # enough rounds to see what is alike in all of them
