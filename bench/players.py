@@ -223,8 +223,11 @@ class Stage:
             assert np.array_equal(result.total(), self.total)
             return
         counted = len(result.survivors)
+        mean = np.empty(self.case.entries, dtype=np.float32)  # as a global adapter is
         with self._clock("RESULT", coordinator=True):
-            mean = unfixed(result.total(), scale_exponent=self.scale_exponent, divisor=counted)
+            for start, entries in result.blocks():
+                decoded = unfixed(entries, scale_exponent=self.scale_exponent, divisor=counted)
+                mean[start : start + entries.size] = decoded
         np.testing.assert_allclose(mean, self.total / counted, atol=2.0**-self.scale_exponent)
 
     def _hear(self, player: Player, told: Told) -> Message | None:

@@ -3,7 +3,7 @@
 ``coordinator_cpu`` is processor time of the coordinator's whole process per round, the median over the rounds;
 ``over_memory`` divides it by what the same round costs the coordinator's machine alone, without a network, a disk or a
 database, in one process. ``idle_cpu`` is the share of a core that the coordinator takes while everybody polls and
-nothing happens; resident memory is of the coordinator, after the first and after the last round.
+nothing happens; resident memory is of the coordinator, after the first round, after half of them and after the last.
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ def figures_of(n: int, entries: int, rounds: int, graph: GraphKind, idle: float)
         f"{name}.over_memory": round(measured.cpu / memory, 2),
         f"{name}.idle_cpu": round(measured.idle, 4),
         f"{name}.resident_first_mib": round(measured.after[1].resident, 1),
+        f"{name}.resident_half_mib": round(measured.after[(len(measured.after) + 1) // 2].resident, 1),
         f"{name}.resident_last_mib": round(measured.after[-1].resident, 1),
     }
 

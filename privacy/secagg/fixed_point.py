@@ -74,14 +74,23 @@ class Ring:
         Raises:
             ValueError: the number of words is not that of ``entries``.
         """
+        return self.centred(words, entries).astype(np.int64)
+
+    def centred(self, words: NDArray[Any], entries: int) -> NDArray[np.signedinteger[Any]]:
+        """Return what :meth:`decode` does, in the integers of a word or a lane if there are such; maybe a view.
+
+        Raises:
+            ValueError: the number of words is not that of ``entries``.
+        """
         self._check(words.size, entries)
         if not self.lane_bits:
-            return words.view(f"<i{self.bits // 8}").astype(np.int64)
+            return words.view(f"<i{self.bits // 8}")
         half, mask = np.int64(1 << (self.lane_bits - 1)), np.uint64((1 << self.lane_bits) - 1)
         if self.lane_bits in _WHOLE_BYTES:  # then the bytes of a word are its lanes: a fifth of the time
-            lanes = self._lifted(words).view(f"<u{self.lane_bits // 8}")
-            whole: NDArray[np.int64] = np.subtract(lanes[:entries], half, dtype=np.int64)
-            return whole
+            kind = f"{self.lane_bits // 8}"
+            lanes = self._lifted(words).view(f"<u{kind}")
+            np.subtract(lanes, lanes.dtype.type(half), out=lanes)  # wraps to the two's complement
+            return lanes[:entries].view(f"<i{kind}")
         found = np.empty((words.size, self.lanes), dtype=np.int64)
         step = _BLOCK // self.lanes
         for start in range(0, words.size, step):

@@ -80,25 +80,30 @@ class Layout:
         Yields:
             The place of the first among all entries, and the integers: few enough to stay in the cache.
         """
+        for start, entries in self._centred(words):
+            yield start, entries.astype(np.int64)
+
+    def _centred(self, words: Words) -> Iterator[tuple[int, NDArray[np.signedinteger[Any]]]]:
+        """Yield what :meth:`blocks` does, in integers as narrow as the ring has them."""
         lanes = self.ring.lanes
         for span in self.spans():
             stream, length = words[span.words], span.entries.stop - span.entries.start
             for start in range(0, stream.size, BLOCK_WORDS):
                 block = stream[start : start + BLOCK_WORDS]
-                entries = self.ring.decode(block, min(block.size * lanes, length - start * lanes))
+                entries = self.ring.centred(block, min(block.size * lanes, length - start * lanes))
                 yield span.entries.start + start * lanes, entries
 
     def decode(self, words: Words) -> NDArray[np.int64]:
         """Return the integers of an unmasked sum, in the order of the streams."""
         total = np.empty(self.entries, dtype=np.int64)
-        for start, entries in self.blocks(words):
+        for start, entries in self._centred(words):
             total[start : start + entries.size] = entries
         return total
 
     def count_beyond(self, words: Words, bound: float) -> int:
         """Return how many integers of an unmasked sum have a larger absolute value; without decoding all at once."""
         whole = math.floor(bound)  # comparing integers with a real number makes real numbers of them
-        return sum(int(np.count_nonzero((entries > whole) | (entries < -whole))) for _, entries in self.blocks(words))
+        return sum(int(np.count_nonzero((entries > whole) | (entries < -whole))) for _, entries in self._centred(words))
 
     def count_stray(self, words: Words) -> int:
         """Return how many words of an unmasked sum have bits where no entry is."""

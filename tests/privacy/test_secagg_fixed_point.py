@@ -215,7 +215,17 @@ def test_integers_beyond_a_bound_are_counted_in_every_stream_and_block(ring: Rin
     update = np.zeros(layout.entries, dtype=np.int64)
     update[[0, length - 1]], update[[1, length, -1]] = 100, -101
     words = layout.encode(update, 1)
-    assert [layout.count_beyond(words, bound) for bound in (99, 99.5, 100, 100.5, 101)] == [5, 5, 3, 3, 0]
+    assert [layout.count_beyond(words, bound) for bound in (99, 99.5, 100, 100.5, 101, 2.0**62)] == [5, 5, 3, 3, 0, 0]
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_decoded_integers_are_their_own_and_not_the_words(ring: Ring) -> None:
+    layout = Layout(ring, (("only", 9),))
+    words = layout.encode(np.arange(9, dtype=np.int64), 1)
+    for found in (layout.decode(words), ring.decode(words, 9), *(entries for _, entries in layout.blocks(words))):
+        found += 1
+        assert found.dtype == np.int64
+    assert np.array_equal(layout.decode(words), np.arange(9))
 
 
 @pytest.mark.parametrize("ring", RINGS)
