@@ -223,7 +223,7 @@ def test_decoded_integers_are_their_own_and_not_the_words(ring: Ring) -> None:
     layout = Layout(ring, (("only", 9),))
     words = layout.encode(np.arange(9, dtype=np.int64), 1)
     for found in (layout.decode(words), ring.decode(words, 9), *(entries for _, entries in layout.blocks(words))):
-        found += 1
+        np.add(found, 1, out=found)
         assert found.dtype == np.int64
     assert np.array_equal(layout.decode(words), np.arange(9))
 
