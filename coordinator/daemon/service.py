@@ -28,6 +28,7 @@ from coordinator.daemon.encoding import EncodedOnce, timed
 from coordinator.daemon.quotas import BUSY_SECONDS, CALL_SECONDS, CallQuota, ChunkSizes, WorkQuota, unstalled
 from host.system import SystemClock
 from privacy.errors import LocalError, NetworkError, OnlysumError, PeerError, Phase
+from privacy.plan import MAX_ROSTER
 from privacy.secret import SecretBytes
 from protos import codec, codec_renewal, transport
 from protos import codec_transport as wire
@@ -46,6 +47,14 @@ from protos.envelope import (
 )
 from protos.status import to_refusal
 
+# Beyond a thousand waiting calls gRPC cancels some by chance. A member has a few at a time, and all of the largest
+# roster may come while the event loop is busy.
+MOST_WAITING: Final = 4 * MAX_ROSTER
+MEMBER_OPTIONS: Final = (
+    *transport.SERVER_OPTIONS,
+    ("grpc.server.max_pending_requests", MOST_WAITING),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * MOST_WAITING),
+)
 NEWCOMER: Final = "newcomer"  # who is to blame on the enrolment listener, where nobody has a certificate yet
 # The newcomers' listener is open to whoever can reach it: nobody keeps a connection there for long.
 NEWCOMER_OPTIONS: Final = (
@@ -117,7 +126,7 @@ async def serve(
     Raises:
         LocalError: ``E-PORT``, an address cannot be bound.
     """
-    members = grpc.aio.server(options=transport.SERVER_OPTIONS)
+    members = grpc.aio.server(options=MEMBER_OPTIONS)
     newcomers = grpc.aio.server(options=NEWCOMER_OPTIONS)
     healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack its asyncio half
     health_pb2_grpc.add_HealthServicer_to_server(healthy, members)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from bench import links, scale
 from bench.players import Case
+from coordinator.daemon.service import MEMBER_OPTIONS
 from coordinator.runs import creation
 from coordinator.runs.thresholds import Requested
 from host.system import SystemRandom
 from participant.link.channel import _Connection
+from protos import transport
 from protos.envelope import Role
+from simulation.ports import HOST
 from tests.worlds.coordinator import initial_adapter
 from tests.worlds.daemons import Member, Service, draft, enrol, until
 from tests.worlds.plans import make_plan, names
@@ -26,6 +33,8 @@ from tests.worlds.plans import make_plan, names
 FIRST_ROUND = ["Submit", "Submit", "Submit", "Upload", "Submit", "Submit", "Submit"]
 MOST_KEPT_MIB = 0.5  # of a round that is over; its uploads and sum alone have 0.4
 LATER_ROUND = ["Download", *FIRST_ROUND]
+CONNECTIONS = 40
+HELD_UP_SECONDS = 3.0  # in which all calls come
 
 
 @pytest.mark.parametrize("graph", ["complete", pytest.param("k-regular", marks=pytest.mark.slow)])
@@ -120,3 +129,42 @@ def test_a_round_over_a_bad_link_takes_little_more_than_its_bytes_and_eight_roun
     seconds, vectors, carried = links.round_seconds(500_000, 3, round_trip=0.2, rate=5e5)
     assert seconds <= links.MOST * vectors / 5e5 + links.ROUND_TRIPS * 0.2
     assert carried <= 1.1 * vectors
+
+
+def test_calls_of_thousands_wait_their_turn_while_the_event_loop_is_busy() -> None:
+    """By its own limits gRPC cancels some of more than a thousand that wait, by chance."""
+    ports, over = queue.SimpleQueue[int](), threading.Event()
+
+    def answered(request: bytes) -> bytes:
+        if request == b"hold up":
+            time.sleep(HELD_UP_SECONDS)  # on the event loop, as a long computation would
+        return request
+
+    async def answer(request: bytes, _context: Any) -> bytes:
+        return answered(request)
+
+    async def serve() -> None:
+        server = grpc.aio.server(options=MEMBER_OPTIONS)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("test", {"Call": grpc.unary_unary_rpc_method_handler(answer)}),)
+        )
+        ports.put(server.add_insecure_port(f"{HOST}:0"))
+        await server.start()
+        await asyncio.to_thread(over.wait)
+        await server.stop(None)
+
+    serving = threading.Thread(target=asyncio.run, args=(serve(),))
+    serving.start()
+    address = f"{HOST}:{ports.get(timeout=10)}"
+    own_connection = (("grpc.use_local_subchannel_pool", 1),)
+    with ExitStack() as stack:
+        stack.callback(serving.join)
+        stack.callback(over.set)
+        dialled = [stack.enter_context(grpc.insecure_channel(address, own_connection)) for _ in range(CONNECTIONS)]
+        calls = [channel.unary_unary("/test/Call", None, None) for channel in dialled]
+        for call in calls:
+            call(b"first", timeout=10)
+        waiting = [calls[0].future(b"hold up", timeout=60)]
+        waiting += [call.future(b"later", timeout=60) for call in calls for _ in range(transport.MAX_STREAMS - 1)]
+        assert len(waiting) > 2000
+        assert {future.code() for future in waiting} == {grpc.StatusCode.OK}
