@@ -8,6 +8,7 @@ Leaves to others: what a sum makes of a state (``methods.global_adapter``), the 
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ from methods.vectors import joined
 from privacy.errors import LocalError
 from privacy.plan import Plan
 from privacy.secagg.fixed_point import Buffer
-from privacy.secagg.hashes import adapter_hash
+from privacy.secagg.hashes import adapter_hash_of
 
+_READ_BYTES: Final = 2**20  # of a file at a time
 _LED: Final = "led-"  # how the directories begin in which leaders write
 _EXPORTED: Final = "adapter"
 _REPORT: Final = "report.json"
@@ -253,7 +255,10 @@ def _names(number: int) -> tuple[str, str, str]:
 
 
 def _has(path: Path, committed: bytes) -> bool:
+    """Return whether a file has this hash, without holding all of it."""
     try:
-        return adapter_hash(path.read_bytes()) == committed
+        with path.open("rb") as file:
+            parts = iter(lambda: file.read(_READ_BYTES), b"")
+            return adapter_hash_of(parts, os.fstat(file.fileno()).st_size) == committed
     except FileNotFoundError:
         return False

@@ -9,7 +9,7 @@ Source: docs/protocol.md section 4.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from privacy.secagg.keys import framed, length_prefix, number
@@ -57,6 +57,14 @@ def adapter_hash(data: Buffer) -> bytes:
     return _vector_digest(LABEL_ADAPTER, data)
 
 
+def adapter_hash_of(parts: Iterable[Buffer], size: int) -> bytes:
+    """Return the :func:`adapter_hash` of ``size`` bytes that come in parts: of a file that is not read whole."""
+    hashed = _vector_begun(LABEL_ADAPTER, size)
+    for part in parts:
+        hashed.update(part)
+    return hashed.digest()
+
+
 def sum_hash(data: Buffer) -> bytes:
     """Return H(sum) over the little-endian ring words of the unmasked total."""
     return _vector_digest(LABEL_SUM, data)
@@ -65,9 +73,13 @@ def sum_hash(data: Buffer) -> bytes:
 def _vector_digest(label: bytes, data: Buffer) -> bytes:
     """Return ``digest(label, data)`` without a copy of the data."""
     view = memoryview(data)
-    hashed = hashlib.sha256(framed(label) + length_prefix(view.nbytes))
+    hashed = _vector_begun(label, view.nbytes)
     hashed.update(view)
     return hashed.digest()
+
+
+def _vector_begun(label: bytes, size: int) -> hashlib._Hash:
+    return hashlib.sha256(framed(label) + length_prefix(size))
 
 
 def genesis_transcript(plan_hash: bytes) -> bytes:

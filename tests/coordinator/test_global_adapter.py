@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from privacy.dp.clipping import clip_radius, integer_clip
 from privacy.errors import LocalError
 from privacy.plan import Plan
 from privacy.plan_parts import MemberOptions, Mode
+from privacy.secagg.hashes import adapter_hash
 from tests.worlds.coordinator import initial_adapter
 from tests.worlds.plans import make_plan
 from tests.worlds.recipes import recipe_of
@@ -128,3 +130,21 @@ def test_only_the_released_adapter_of_a_forgotten_round_may_be_kept(tmp_path: Pa
     files.forget(2, keep_released=True)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [released]
     assert files.released(2).read_bytes() == released
+
+
+def test_a_long_iterate_is_compared_with_its_row_and_published_without_being_read_whole(tmp_path: Path) -> None:
+    files, data = RunFiles(tmp_path / "run"), np.arange(4 * 2**20 + 1, dtype="<f4").tobytes()
+    drafts, other = files.drafts(2), files.drafts(1)
+    for directory, content in ((drafts, data), (other, data[:-1])):
+        directory.directory.mkdir(parents=True)
+        directory.iterate(3).write_bytes(content)
+    committed = adapter_hash(data)
+    tracemalloc.start()
+    try:
+        files.publish(3, committed)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert files.iterate(3).read_bytes() == data
+    assert other.iterate(3).exists(), "it has another hash"
+    assert most < len(data) / 4
