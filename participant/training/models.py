@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from participant.training.bases.files import check_files, own_type
+from participant.training.bases.files import ONE_AT_A_TIME, check_files, own_type
 from participant.training.trainer import Weights
 from privacy import patterns
 from privacy.draft import BaseReference, FileHash
@@ -190,7 +190,7 @@ def load_checked(
     loader = getattr(transformers, work.loader)
     options = {"trust_remote_code": False, "local_files_only": True}
     try:
-        with torch.random.fork_rng(devices=[]):
+        with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model, report = loader.from_pretrained(
                 str(folder),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from authoring.draft import build_draft
 from methods.vectors import joined
@@ -114,6 +115,24 @@ def test_a_narrow_base_lies_in_the_pages_of_its_file_and_only_what_is_small_is_c
     assert "score.weight" in wide
     assert all("norm" in name for name in wide - {"score.weight"})
     assert is_mapped(tmp_path / "base" / "model.safetensors", model.model.layers[0].mlp.up_proj.weight)
+
+
+def test_bases_that_are_loaded_by_several_threads_at_once_leave_the_library_as_it_was(tmp_path: Path) -> None:
+    """Each of two runs of a daemon loads in a thread of its own."""
+    family, tie = FAMILIES["gpt2"], PreTrainedModel.tie_weights
+    family.write(tmp_path / "base", dtype=torch.float32)
+    (tmp_path / "recipe.toml").write_text(recipe_text(family, "fedit"))
+    recipe = build_draft(tmp_path / "recipe.toml", tmp_path / "draft").recipe
+
+    def load(seed: int) -> torch.Tensor:
+        base = load_base(tmp_path / "base", recipe.base, recipe.task, head_modules=["score"], seed=seed)
+        return cast("Any", base.model).score.weight.detach().clone()  # type: ignore[no-any-return]
+
+    alone = [load(seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(load, range(8)))
+    assert PreTrainedModel.tie_weights is tie
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
 def test_a_head_that_is_tied_to_the_embedding_trains_by_itself_and_the_embedding_stays_narrow() -> None:

@@ -9,6 +9,7 @@ Source: the safetensors format, https://github.com/huggingface/safetensors, "For
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,9 @@ WHOLE_TYPES: Final = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "BOOL
 FLOATS: Final = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # of which a base is kept as it is
 HEADER_BYTES: Final = 8  # length of a safetensors header, little-endian
 MAX_HEADER: Final = 100 * 2**20  # as the safetensors library has it
+# While it loads, transformers changes its own classes and torch's: of two at once the second would put back what the
+# first had changed, and no head would be tied in this process any more.
+ONE_AT_A_TIME: Final = threading.Lock()
 
 
 def check_files(folder: Path) -> None:

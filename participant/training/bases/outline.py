@@ -15,6 +15,7 @@ import torch
 import transformers
 from transformers.pytorch_utils import Conv1D
 
+from participant.training.bases.files import ONE_AT_A_TIME
 from privacy.errors import LocalError
 
 _NUMBERED: Final = re.compile(r".*?\.[^.]*\.(\d+)\.")  # as PEFT 0.21 reads a layer's number in a module's name
@@ -50,7 +51,7 @@ def outline(folder: Path, loader: str) -> Outline:
     """
     try:
         config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-        with torch.device("meta"):
+        with ONE_AT_A_TIME, torch.device("meta"):
             model = getattr(transformers, loader).from_config(config, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001  no list of what transformers raises is complete; a base is nobody's data
         words = (str(error).splitlines() or [""])[0]
