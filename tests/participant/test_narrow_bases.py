@@ -118,7 +118,7 @@ def test_a_narrow_base_lies_in_the_pages_of_its_file_and_only_what_is_small_is_c
 
 
 def test_bases_that_are_loaded_by_several_threads_at_once_leave_the_library_as_it_was(tmp_path: Path) -> None:
-    """Each of two runs of a daemon loads in a thread of its own."""
+    """As where several participants are threads of one process."""
     family, tie = FAMILIES["gpt2"], PreTrainedModel.tie_weights
     family.write(tmp_path / "base", dtype=torch.float32)
     (tmp_path / "recipe.toml").write_text(recipe_text(family, "fedit"))
