@@ -126,7 +126,7 @@ def with_numbers(recipe: RecipeFile, state: Sequence[StateStream]) -> tuple[Reci
         labels=len(recipe.task.labels or "1") if head else 1,
         head=head,
         mean_only=method.plain_mean,
-        averages=not method.moves_basis,
+        averages=not (method.moves_basis or method.plain_mean),
     )
     chosen += defaults.choose(setting, _given(recipe))
     values = {choice.key: choice.value for choice in chosen} | {"privacy.delta": delta}

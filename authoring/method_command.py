@@ -104,7 +104,8 @@ def _turns(method: Method) -> str:
     if not method.turns:
         return "one: every round trains all of it"
     ordered = [", ".join(stream for stream in method.streams if stream in turn) for turn in method.turns]
-    return "; then ".join(ordered) + "; and again"
+    again = "; and again" if len(method.schedule.cycle) > 1 else " to the end"
+    return "; then ".join(ordered) + again
 
 
 def _as_values(method: Method) -> dict[str, object]:

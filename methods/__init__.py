@@ -108,6 +108,16 @@ _METHODS: Final[dict[str, Method]] = {
         VERA,
     )
 }
+# What papers call methods that are the same sums under masks.
+_ALSO_CALLED: Final = {
+    "dp-bitfit": "bitfit",
+    "fedbf": "bitfit",
+    "fedprompt": "prompt",
+    "fetchsgd": "count-sketch",
+    "lora-sb": "fed-sb",
+    "pissa": "federa",
+    "promptfl": "prompt",
+}
 
 
 def all_methods() -> tuple[Method, ...]:
@@ -156,5 +166,7 @@ def get(name: str) -> Method:
         return method
     if refused := REFUSED.get(name.lower()):
         raise LocalError("E-METHOD-REFUSED", f"{name}: {refused.reason}")
+    if name.lower() in _ALSO_CALLED:
+        raise LocalError("E-METHOD-UNKNOWN", f"{name}; it is method {_ALSO_CALLED[name.lower()]} here")
     near = difflib.get_close_matches(name.lower(), _METHODS, n=1, cutoff=0.5)
     raise LocalError("E-METHOD-UNKNOWN", name + (f"; did you mean {near[0]}?" if near else ""))

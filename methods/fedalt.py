@@ -4,8 +4,9 @@ The state is M, the mean of everybody's own LoRA, of which participants send how
 share s of the roster's weight and its own x computes the mean of the others, (M - s x)/(1 - s), and trains x and
 the mixer beside it: for each token a softmax says how much of either it gets.
 
-Guarantees: x counts at home only if it was in the sum, so that M - s x is the others' and nothing else. In mode
-``local`` x and mixer train in one clip and under one noise. In ``distributed-participant`` the unit is the participant
+Guarantees: x counts at home only if it was in the sum, and goes as far as what was sent went, clipped and rounded, so
+that M - s x is the others' (in ``distributed-participant`` with the noise of all) and nothing else. In mode ``local``
+x and mixer train in one clip and under one noise. In ``distributed-participant`` the unit is the participant
 with all that it keeps (docs/privacy-accounting.md, section 2).
 Source: Bian et al., "FedALT: Federated Fine-Tuning through Adaptive Local Training with Rest-of-World LoRA",
 arXiv:2503.11880.
@@ -39,6 +40,26 @@ def own_change(recipe: Recipe, change: Wide) -> Wide:
     tensors = split(recipe, change)
     keys = [tensor.key for tensor in state_tensors(recipe) if tensor.stream == ADAPTER_STREAM]
     return np.concatenate([tensors[_at_home(key)].reshape(-1) for key in keys])
+
+
+def gone(recipe: Recipe, kept: Vector, stays: Vector, sent: Wide) -> Vector:
+    """Return what stays at home after one's own LoRA went as far as was sent; the mixer is as it was trained.
+
+    Args:
+        recipe: names the tensors.
+        kept: one's own LoRA and mixer before.
+        stays: both after local steps.
+        sent: begins with :func:`own_change`, clipped and rounded.
+    """
+    found = stays.copy()
+    after, before = _own(recipe, found), _own(recipe, kept)  # views of the vectors
+    start = 0
+    for tensor in state_tensors(recipe):
+        if tensor.stream == ADAPTER_STREAM:
+            key, end = _at_home(tensor.key), start + tensor.entries
+            after[key][...] = before[key] + sent[start:end].reshape(tensor.shape)
+            start = end
+    return found
 
 
 def others(recipe: Recipe, state: Vector, kept: Vector, share: float) -> Vector:

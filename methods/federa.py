@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from methods.layout import ADAPTER_STREAM
 from methods.method import HEAD, Method, Published
+from methods.second_lora import of_both_ranks
 from methods.selectors import Selector, select
-from privacy.adapter_options import LoraOptions
 from privacy.adapter_parts import Adapter, Role
 
 
@@ -34,13 +34,6 @@ def difference(adapter: Adapter, tensors: Published, initial: Mapping[str, NDArr
     return published
 
 
-def of_twice_the_rank(adapter: Adapter) -> dict[str, Any]:
-    """Return rank and alpha of what is published: their ratio, by which PEFT scales, stays."""
-    if not isinstance(adapter.options, LoraOptions):
-        return {}
-    return {"r": 2 * adapter.options.rank, "lora_alpha": 2 * float(adapter.options.alpha)}
-
-
 FEDERA: Final = Method(
     name="federa",
     title="FeDeRA (PiSSA)",
@@ -54,6 +47,6 @@ FEDERA: Final = Method(
     size="r (d + k)",
     afterwards="the mean of each factor (mode distributed: the optimizer steps on the summed gradient)",
     publish=difference,
-    published_options=of_twice_the_rank,
+    published_options=of_both_ranks,
     notes="The base alone decides the start. The mean of products is biased in every mode but distributed.",
 )

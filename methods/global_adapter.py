@@ -23,7 +23,7 @@ from safetensors.numpy import save as save_tensors
 
 import methods
 from methods import ranks
-from methods.optimizer import OptimizerState, Wide, step_by_blocks
+from methods.optimizer import OptimizerState, Wide, step, step_by_blocks
 from methods.vectors import Vector
 from privacy.dp.clipping import clip_radius
 from privacy.draft import Recipe
@@ -72,7 +72,10 @@ def next_state(plan: Plan, state: OptimizerState, total: Blocks, survivors: Sequ
         return replace(state, round=number)
     if plan.privacy.banded:
         return _next_banded(plan, state, total, survivors)
-    if methods.get(recipe.adapter.method).exact_step and (recipe.upload.kind, recipe.counts) == ("differences", "all"):
+    if methods.get(recipe.adapter.method).advance is step and (recipe.upload.kind, recipe.counts) == (
+        "differences",
+        "all",
+    ):
         count = sum(_amounts(plan, survivors))
         directions = ((start, _direction_of(plan, number, entries, count)) for start, entries in total)
         return step_by_blocks(recipe, state, directions)

@@ -117,7 +117,7 @@ class Method:
         exact_step: whether everybody computes that to the same bit; where not, the coordinator's iterate travels too,
             and is compared with each one's own.
         moves_basis: whether that changes what an entry means, so that no history of single entries can be kept.
-        plain_mean: whether it takes the mean as it is, so that no other optimizer fits.
+        plain_mean: whether it takes the mean as it is, so that no other optimizer and no average of iterates fits.
         error: how far that is from what it should be, where sums do not determine it; to be logged.
         publish: makes of every tensor what is exported in PEFT's format; given the adapter, its tensors by key, and
             those of the initial adapter.
@@ -342,8 +342,9 @@ class Method:
             rule = "needs training.proximal" if self.proximal else "has no training.proximal; method fedprox has"
             raise LocalError("E-METHOD-REFUSED", f"{self.title} {rule}")
         optimizer = recipe.optimizer
-        if self.plain_mean and optimizer.name != "mean":
-            raise LocalError("E-METHOD-REFUSED", f"{self.title} takes the mean as it is; take optimizer mean")
+        if self.plain_mean and (optimizer.name != "mean" or float(optimizer.average) > 0):
+            rule = "takes the mean as it is; take optimizer mean without an average"
+            raise LocalError("E-METHOD-REFUSED", f"{self.title} {rule}")
         if self.moves_basis and (optimizer.name in {"adam", "yogi"} or float(optimizer.average) > 0):
             rule = "changes the basis of its factors each round, so a history of single entries mixes two of them"
             raise LocalError("E-METHOD-REFUSED", f"{self.title} {rule}; take optimizer mean or sgd without an average")

@@ -5,14 +5,14 @@ that the mean is exactly the mean of the adapters. The sum of so many heads has 
 numbers.
 
 Guarantees: the factors are singular vectors of the base's own weights, of the initial adapter, so all heads' factors
-are orthogonal to each other. In mode ``distributed`` a round is one step from s = 1, and the step is folded likewise.
+are orthogonal to each other. In mode ``distributed`` a round is one step of cores and scales as they are: no mean of
+products is taken, and the product that is released has both.
 Source: Raje et al., "Ravan: Multi-Head Low-Rank Adaptation for Federated Fine-Tuning", arXiv:2506.05568.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from methods.fed_sb import OUT, WHOLE
 from methods.layout import ADAPTER_STREAM
 from methods.method import HEAD, Method, Published
-from methods.optimizer import OptimizerState, Wide, step
+from methods.optimizer import Wide
 from methods.selectors import Selector
 from methods.vectors import split
 from privacy.adapter_parts import Adapter, Role
@@ -45,14 +45,6 @@ def folded(recipe: Recipe, _start: Wide, end: Wide) -> Wide:
             tensors[key.removesuffix(SCALES) + CORES][...] *= scales[:, None, None]
             scales[...] = 1
     return state
-
-
-def advance(recipe: Recipe, state: OptimizerState, direction: Wide) -> OptimizerState:
-    """Return the state after the optimizer's step, folded."""
-    after = step(recipe, state, direction)
-    vectors = [vector.astype(np.float64) for vector in (after.iterate, after.average)]
-    iterate, average = (folded(recipe, vector, vector).astype(np.float32) for vector in vectors)
-    return replace(after, iterate=iterate, average=average)
 
 
 def multiplied_out(_adapter: Adapter, tensors: Published, _initial: Mapping[str, NDArray[Any]]) -> Published:
@@ -84,7 +76,6 @@ RAVAN: Final = Method(
     },
     streams={ADAPTER_STREAM: frozenset({Selector.CORE, Selector.SCALE}), **HEAD},
     align=folded,
-    advance=advance,
     publish=multiplied_out,
     summed="the cores times their scales, and the head",
     size="h (r^2 + 1) for h heads",

@@ -5,8 +5,8 @@ of the state. A step goes along g - c_i + c; afterwards c_i becomes c_i - c + (x
 
 Guarantees: in mode ``local`` the variate is computed from steps that carry their noise, and is post-processing of them;
 in ``distributed-participant`` its change is clipped and noised together with the step, so the release has one
-sensitivity. A variate counts at home only if its change was in the sum, and members that drop out change c by nothing:
-c stays the mean of everybody's.
+sensitivity. A variate counts at home only if its change was in the sum, and changes by what was sent, clipped and
+rounded; members that drop out change c by nothing: c stays the mean of everybody's, and of the noise in the sums.
 Source: Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", ICML 2020,
 arXiv:1910.06378, Algorithm 1 with option II.
 """

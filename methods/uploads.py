@@ -1,6 +1,7 @@
 """What goes up: how far a round led, in the form in which a method sums it.
 
 Guarantees: a function of plan, round and the states at start and end; its length is the plan's, whatever it says.
+What stays at home has moved by what went up, clipped and rounded as that was, where the state is a sum of such moves.
 Leaves to others: lengths (``layout``), noise, clip and ring (``participant.training``).
 Source: docs/methods.md.
 """
@@ -69,6 +70,25 @@ def encoded(method: Method, recipe: Recipe, steps: Steps) -> tuple[Wide, Vector]
             return np.concatenate([fedalt.own_change(recipe, change), change[trained]]), home
         case _:
             return change[trained[gathered(recipe, steps.number)]], home
+
+
+def kept_as_sent(recipe: Recipe, kept: Vector, stays: Vector, sent: NDArray[np.int64], one: float) -> Vector:
+    """Return what stays at home, where the state is the mean of everybody's: as far as it went up, and no further.
+
+    Args:
+        recipe: of the plan.
+        kept: what had stayed at home before the round.
+        stays: what would stay if all that :func:`encoded` returned had gone up.
+        sent: the integers that did go up, without their noise; shape (entries of the turn's sums,).
+        one: what an integer step stands for.
+    """
+    match recipe.upload.kind:
+        case "variates":
+            return (kept + one * sent[sent.size // 2 :]).astype(np.float32)
+        case "own":
+            return fedalt.gone(recipe, kept, stays, sent * np.float64(one))
+        case _:
+            return stays
 
 
 def kept_at_start(method: Method, recipe: Recipe, initial: Mapping[str, NDArray[Any]]) -> Vector:

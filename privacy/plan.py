@@ -49,6 +49,7 @@ from privacy.secagg import graph_bounds, keys
 from privacy.secagg.parameters import Parameters, RosterMember
 
 if TYPE_CHECKING:
+    from privacy.adapter_parts import Turn
     from privacy.secagg.layout import Layout
 
 PROTOCOL_VERSION: Final = 2
@@ -120,11 +121,20 @@ class Plan(PlanModel):
 
     def layout(self, round_number: int) -> Layout:
         """Return what is summed in a round, in ring words."""
+        return self._layout_of(self.recipe.turn(round_number))
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """What is summed in each kind of round that the plan has, the shortest first."""
+        kinds = (self._layout_of(self.recipe.turns[place]) for place in self.recipe.schedule.turns)
+        return tuple(sorted(kinds, key=lambda layout: layout.entries))
+
+    def _layout_of(self, turn: Turn) -> Layout:
         from privacy.secagg.fixed_point import Ring  # these import numpy, which help does without
         from privacy.secagg.layout import Layout
 
         ring = Ring(bits=self.encoding.ring_bits, lane_bits=self.encoding.lane_bits)
-        return Layout(ring, tuple((stream.name, stream.length) for stream in self.recipe.turn(round_number).sums))
+        return Layout(ring, tuple((stream.name, stream.length) for stream in turn.sums))
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON that is hashed and signed."""

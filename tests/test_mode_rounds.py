@@ -12,7 +12,7 @@ import torch
 import methods
 from coordinator.protocol.phases import RoundResult
 from methods.coin import gathered
-from methods.global_adapter import next_state
+from methods.global_adapter import direction, next_state
 from methods.optimizer import OptimizerState
 from methods.vectors import Vector, joined, places
 from participant.training.adapters.adapted import read_initial
@@ -110,6 +110,11 @@ class Trained:
     def advance(self, result: RoundResult) -> OptimizerState:
         """Take the step after a round; what stays at home counts where its update was in the sum."""
         before, self.state = self.state, next_state(self.plan, self.state, result.blocks(), result.survivors)
+        total = np.concatenate([entries for _, entries in result.blocks()])
+        way = direction(self.plan, self.state.round, total, result.survivors)
+        step = methods.advance(self.plan.recipe, before, way)
+        assert np.array_equal(self.state.iterate, step.iterate), "the step is the method's own"
+        assert np.array_equal(self.state.average, step.average)
         self.kept |= {name: self.trainers[name].kept for name in result.survivors}
         return before
 

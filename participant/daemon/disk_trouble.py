@@ -60,7 +60,7 @@ class DiskTrouble:
 
     def _has_room(self) -> bool:
         plans = self._work.review.plans.going_on()
-        most = max((verified.plan.layout(1).bytes for verified in plans), default=0)
+        most = max((verified.plan.layouts[-1].bytes for verified in plans), default=0)
         with suppress(LocalError):
             durable.try_room(self._work.home.runs / ".room", LEAST_BYTES + COPIES * most)
             return True

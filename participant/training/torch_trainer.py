@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 import methods
 from methods.method import BY_ITSELF, Fusion, Method
-from methods.uploads import kept_at_start
+from methods.uploads import kept_as_sent, kept_at_start
 from participant.training.adapters.adapted import AdaptedModel, read_initial
 from participant.training.adapters.configurations import whole_modules
 from participant.training.adapters.device import find_device, peak_mib, require_precision
@@ -336,8 +336,9 @@ class TorchTrainer:
                 update = self._noisy_difference(work, adapter, progress)
             case "local" | "none":
                 encoding = self._plan.encoding
-                difference = self._local_steps(work, adapter, progress)
+                difference, stays = self._local_steps(work, adapter, progress)
                 update = fixed(difference, scale_exponent=encoding.scale_exponent, clamp=encoding.clamp)
+                self._keep(stays, update, 2.0**-encoding.scale_exponent)
             case _ as unknown:
                 assert_never(unknown)
         if self._method.home in BY_ITSELF:
@@ -361,12 +362,12 @@ class TorchTrainer:
             raise LocalError("E-BUG", "a trainer was not prepared")
         return GradientSums(engine, self._examples, self._micro_batch, self._fixed_slots)
 
-    def _local_steps(self, work: RoundWork, adapter: Vector, progress: Progress) -> Wide:
-        """Take the plan's local steps and return how far they led, shape (entries of the turn's sums,)."""
+    def _local_steps(self, work: RoundWork, adapter: Vector, progress: Progress) -> tuple[Wide, Vector]:
+        """Take the plan's local steps; return how far they led, shape (entries of the turn's sums,), and what stays."""
         privacy, recipe = self._plan.privacy, self._plan.recipe
         rates, proximal = work.learning_rates, float(recipe.training.proximal)
         expected = float(privacy.sampling_rate) * self._counted
-        kept = self._at_start if self.kept is None else self.kept
+        kept = self._before
         adapter = work.start(self._with_home(adapter, kept))
         pull = work.pull(adapter, kept)
         position: Wide = adapter.astype(np.float64)
@@ -382,9 +383,18 @@ class TorchTrainer:
             gradient = gradient + proximal * (position - adapter)[where] + pull[part.columns]  # neither reads data
             position[where] -= rates[part.columns] * gradient
             progress(step + 1, privacy.local_steps)
-        difference, stays = work.uploaded(adapter, position, kept, privacy.local_steps)
-        self.kept = stays if np.isfinite(stays).all() else kept  # steps that went astray leave nothing behind
-        return difference
+        return work.uploaded(adapter, position, kept, privacy.local_steps)
+
+    def _keep(self, stays: Vector, sent: Integers, one: float) -> None:
+        """Keep what stays at home, as far as it went up; steps that went astray leave nothing behind."""
+        before = self._before
+        moved = kept_as_sent(self._plan.recipe, before, stays, sent, one)
+        self.kept = moved if np.isfinite(moved).all() else before
+
+    @property
+    def _before(self) -> Vector:
+        """What had stayed at home before this round."""
+        return self._at_start if self.kept is None else self.kept
 
     def _with_home(self, adapter: Vector, kept: Vector) -> Vector:
         """Return a global adapter as this participant trains on it, and the tensors that stay at home behind it."""
@@ -396,7 +406,7 @@ class TorchTrainer:
 
     def _home_steps(self, work: RoundWork, adapter: Vector) -> None:
         """Train what stays at home by itself, as many steps as the others: no clip and no noise, for nobody gets it."""
-        kept = self._at_start if self.kept is None else self.kept
+        kept = self._before
         start = np.concatenate([adapter, kept])
         home, position = work.at_home(self._sums(self._home_engine())), start.astype(np.float64)
         expected = float(self._plan.privacy.sampling_rate) * self._counted
@@ -407,17 +417,15 @@ class TorchTrainer:
 
     def own_model(self, adapter: Vector) -> tuple[GradientEngine, Vector]:
         """Return an engine with this participant's own adapter switched on, and what it loads for a global adapter."""
-        kept = self._at_start if self.kept is None else self.kept
         if self._method.home in BY_ITSELF:
-            return self._home_engine(), np.concatenate([adapter, kept])
-        return self.sums_of_turn(0).engine, self._with_home(adapter, kept)
+            return self._home_engine(), np.concatenate([adapter, self._before])
+        return self.sums_of_turn(0).engine, self._with_home(adapter, self._before)
 
     def best_fusion(self, adapter: Vector) -> Fusion:
         """Return the weights of a released state and one's own LoRA that one's own rows like best; for the owner."""
         if self._engines is None or self._examples is None:
             raise LocalError("E-BUG", "a trainer was not prepared")
-        kept = self._at_start if self.kept is None else self.kept
-        return self._engines.best_fusion(self._examples, np.concatenate([adapter, kept]))
+        return self._engines.best_fusion(self._examples, np.concatenate([adapter, self._before]))
 
     def _home_engine(self) -> GradientEngine:
         if self._engines is None:
@@ -441,9 +449,10 @@ class TorchTrainer:
     def _noisy_difference(self, work: RoundWork, adapter: Vector, progress: Progress) -> Integers:
         """The whole difference clipped as one unit, with this participant's share of the noise."""
         noise = self._noise(work.turn.entries)
-        difference = self._local_steps(work, adapter, progress)
-        row = integer_clip(difference[None], **self._clip)[0]
-        return clamp(row, self._plan.encoding.clamp) + noise
+        difference, stays = self._local_steps(work, adapter, progress)
+        row = clamp(integer_clip(difference[None], **self._clip)[0], self._plan.encoding.clamp)
+        self._keep(stays, row, self._unit(work.turn.entries))
+        return row + noise
 
     def _sum_at(
         self,

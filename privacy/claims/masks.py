@@ -24,9 +24,12 @@ def participants(count: int) -> str:
 
 def departing_sentence(plan: Plan) -> str:
     """Return what leaves a participant's machine in a round, and why it is unreadable alone."""
-    layout = plan.layout(1)  # every round's
+    least, most = plan.layouts[0], plan.layouts[-1]
+    entries, size = f"{most.entries:,}", f"{most.bytes:,} bytes"
+    if least.entries < most.entries:
+        entries, size = f"{least.entries:,} to {entries}", f"{least.bytes:,} to {size}, by what trains in the round"
     return (
-        f"In each round one masked list of {layout.entries:,} numbers ({layout.bytes:,} bytes) leaves a "
+        f"In each round one masked list of {entries} numbers ({size}) leaves a "
         f"participant's machine, unreadable alone: the masks cancel only in the sum of at least "
         f"{participants(plan.min_survivors)}. {MEASURED_LEAVES if plan.recipe.measured else TRAINED_LEAVES}"
     )
@@ -56,9 +59,9 @@ def difference_sentence(plan: Plan) -> str:
             f"epsilons allow{'' if unit == 'participant' else common}."
         )
     dropped = (
-        " Participants compute each round's start from the sums themselves, so the coordinator cannot start two rounds "
-        "from the same adapter; but it can announce a false sum, which nobody can tell from a true one, and so start "
-        "nearly from the same, and declare the participant dropped out of one."
+        " Participants compute each round's start from the sums themselves, so the coordinator cannot choose it "
+        "freely; but it can announce a false sum, even one of zeros, which nobody can tell from a true one, and so "
+        "start two rounds from the same adapter, and declare the participant dropped out of one."
     )
     return (
         "There is no noise, so two sums can tell one update: where a participant is in one sum and not in the other, "

@@ -161,6 +161,18 @@ UNFIT: dict[str, tuple[str, str, str, str]] = {
     "heads wider than the module": ("ravan", "heads = 3", "heads = 9", "has 16 singular vectors"),
     "no directions for FedKSeed": ("fedkseed", "directions = 16", "", "SEEDS needs it"),
     "an optimizer beside a plain mean": ("fedask", "[evaluation]", '[optimizer]\nname = "adam"\n[evaluation]', "mean"),
+    "an average beside a plain mean": (
+        "fedalt",
+        "[evaluation]",
+        "[optimizer]\naverage = 0.9\n[evaluation]",
+        "optimizer mean without an average",
+    ),
+    "an average of what is found again in a sketch": (
+        "count-sketch",
+        "[evaluation]",
+        "[optimizer]\naverage = 0.9\n[evaluation]",
+        "optimizer mean without an average",
+    ),
     "a mask beside another method": ("fedit", "micro_batch", "mask = 0.5\nmicro_batch", "FedIT has none"),
     "no pull for FedProx": ("fedprox", "proximal = 0.5", "", "needs training.proximal"),
     "a pull that leaps over the start": ("fedprox", "proximal = 0.5", "proximal = 3", "must be at most 1"),

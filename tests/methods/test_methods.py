@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import methods
 from authoring.method_command import app
 from methods.fed_sb import multiplied_out
-from methods.federa import difference, of_twice_the_rank
+from methods.federa import difference
 from methods.layout import Sizes
 from methods.method import ALL_MODES, Method
 from methods.p_tuning import network_output
@@ -184,7 +184,7 @@ def test_federa_publishes_the_difference_from_its_start_as_a_lora_of_twice_the_r
     published = difference(adapter(), tensors, initial)
     assert np.allclose(published[B] @ published[A], tensors[B] @ tensors[A] - initial[B] @ initial[A], atol=1e-5)
     assert np.array_equal(published[WEIGHT], tensors[WEIGHT])
-    assert of_twice_the_rank(adapter()) == {"r": 4, "lora_alpha": 8.0}
+    assert methods.get("federa").published_options(adapter()) == {"r": 4, "lora_alpha": 8.0}
 
 
 def test_fed_sb_publishes_a_plain_lora() -> None:
@@ -264,6 +264,13 @@ def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
     assert info.value.code == "E-METHOD-UNKNOWN"
     with pytest.raises(LocalError, match=f"did you mean ({'|'.join(method.name for method in methods.all_methods())})"):
         methods.get("lora")  # and not a refused method, though its name is as near
+
+
+@pytest.mark.parametrize(("paper", "name"), [("PromptFL", "prompt"), ("DP-BiTFiT", "bitfit"), ("LoRA-SB", "fed-sb")])
+def test_a_name_that_papers_have_for_a_method_leads_to_it(paper: str, name: str) -> None:
+    with pytest.raises(LocalError, match=f"{paper}; it is method {name} here") as info:
+        methods.get(paper)
+    assert info.value.code == "E-METHOD-UNKNOWN"
 
 
 LORA, IA3 = LoraOptions(rank=2, alpha="4", target_modules=("q",)), Ia3Options(target_modules=("q",))

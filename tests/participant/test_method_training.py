@@ -10,15 +10,19 @@ import pytest
 
 import methods
 from methods.coin import gathered
+from methods.fedalt import own_change
+from methods.global_adapter import unit
 from methods.method import Method
 from methods.ranks import held
 from methods.selectors import Selector, select
+from methods.uploads import kept_at_start
 from methods.vectors import Vector, joined, split
 from participant.training.adapters import switched
 from participant.training.adapters.adapted import read_initial
 from participant.training.adapters.turns import TurnEngines
 from participant.training.examples import synthetic_examples
 from participant.training.selfcheck import SelfCheck
+from participant.training.torch_trainer import TorchTrainer
 from privacy.errors import LocalError
 from tests.worlds.seeded import SeededRandom
 from tests.worlds.torch_world import TRAINING, World, make_world
@@ -144,6 +148,33 @@ def test_a_lora_that_trains_by_itself_changes_nothing_of_what_goes_up(mode: str,
             assert not np.array_equal(trainer.kept, np.full(home, 0.3, dtype=np.float32))
     assert np.array_equal(updates["feddpa"], updates["fedit"])
     assert np.array_equal(updates["fdlora"], updates["fedit"])
+
+
+@pytest.mark.parametrize("mode", ["none", "local", "distributed-participant"])
+@pytest.mark.parametrize("name", ["fedalt", "scaffold"])
+def test_what_stays_at_home_goes_as_far_as_what_is_summed(
+    name: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the state would not be the mean of everybody's; the clip of a difference is far below how far it led."""
+    clip: dict[str, Any] = {} if mode == "none" else {"clip_norm": 0.01}
+    world = make_world(tmp_path, method=name, mode=mode, sampling_rate=1, local_steps=2, **clip)
+    recipe, encoding = world.plan.recipe, world.plan.encoding
+    monkeypatch.setattr(TorchTrainer, "_noise", lambda _trainer, entries: np.zeros(entries, dtype=np.int64))
+    trainer, start = world.trainer(SeededRandom("same coins")), start_of(world)
+    first = kept_at_start(methods.get(name), recipe, read_initial(world.initial, recipe.adapter))
+    sent = np.zeros(recipe.turns[0].entries)
+    for number in (1, 2, 3):
+        one = unit(world.plan, number) if mode == "distributed-participant" else 2.0**-encoding.scale_exponent
+        sent += one * trainer.train(number, start, lambda done, of: None)
+    assert trainer.kept is not None
+    gone = trainer.kept.astype(np.float64) - first
+    if name == "fedalt":
+        gone = own_change(recipe, np.concatenate([np.zeros(recipe.state_entries), gone]))
+        sent = sent[: gone.size]
+    else:
+        sent = sent[gone.size :]
+    assert np.linalg.norm(sent) > 0
+    assert np.allclose(gone, sent, rtol=1e-5, atol=1e-7)
 
 
 def test_layers_that_the_coin_left_out_are_not_computed(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_without_noise_nothing_promises_that_one_update_is_hidden(arguments: dic
 def test_without_noise_both_ways_to_one_update_are_named() -> None:
     sentence = difference_sentence(_plan(SMALL))
     assert "their difference is its update" in sentence
-    assert "cannot start two rounds from the same adapter; but it can announce a false sum" in sentence
+    assert "and so start two rounds from the same adapter" in sentence
     assert "Two honest runs whose rosters differ by one member are such a pair, without any lie" in sentence
 
 
@@ -128,6 +128,18 @@ def test_what_leaves_has_the_length_of_the_masked_vector() -> None:
     packed = {"ring_bits": 64, "lane_bits": 21, "clamp": 1}
     plan = _plan({**SMALL, "encoding": packed, "entries": 16})
     assert "16 numbers (48 bytes) leaves" in departing_sentence(plan)  # 12 and 4 entries, three to a word of 8 bytes
+
+
+def test_what_leaves_is_said_of_every_kind_of_round() -> None:
+    plan = _plan(SMALL)
+    recipe = plan.recipe
+    (whole,) = recipe.turns
+    part = whole.model_copy(update={"sums": whole.sums[:1]})
+    schedule = recipe.schedule.model_copy(update={"cycle": (1, 0)})
+    recipe = recipe.model_copy(update={"turns": (whole, part), "schedule": schedule})
+    sentence = departing_sentence(plan.model_copy(update={"recipe": recipe}))
+    assert (part.entries, whole.entries) == (9, 12)
+    assert "one masked list of 9 to 12 numbers (36 to 48 bytes, by what trains in the round) leaves" in sentence
 
 
 @pytest.mark.parametrize(

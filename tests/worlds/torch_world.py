@@ -129,7 +129,7 @@ def adapter_text(method: str, kind: str, layers: tuple[int, ...] = (), targets: 
         "BOTTLENECK": {"bottleneck_dim": 3, "target_modules": ["fc2"] if images else ["output.dense"]},
         "PROMPT_TUNING": {"tokens": 3},
         "PREFIX_TUNING": {"tokens": 3},
-        "P_TUNING": {"tokens": 3, "hidden_size": 8},
+        "P_TUNING": {"tokens": 3, "hidden_size": 4},
     }
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in given[methods.get(method).peft_type].items())
 
