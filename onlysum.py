@@ -214,6 +214,10 @@ def run(words: list[str]) -> int:
     except BrokenPipeError:
         _silence(sys.stdout.fileno())
         return 0
+    except SystemExit as ended:  # by which typer leaves where nobody reads any more
+        if isinstance(ended.__context__, BrokenPipeError):
+            return 0
+        raise
     except Exception as problem:  # noqa: BLE001  the last place where an exception can be turned into an exit code
         return _leave(problem, as_json=as_json)
     return outcome if isinstance(outcome, int) else 0

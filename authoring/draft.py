@@ -34,7 +34,7 @@ from methods.layout import Sizes, schedule_of
 from methods.method import Method
 from participant.training.adapters.adapted import config_json, named_tensors, wrap
 from participant.training.adapters.kinds import start
-from participant.training.bases.checks import check_forward, check_length
+from participant.training.bases.checks import check_forward, check_length, check_room
 from participant.training.bases.targets import check_targets, check_untied
 from participant.training.examples import synthetic_examples
 from participant.training.models import architecture, hash_model, label_names, load_base
@@ -169,6 +169,7 @@ def make_adapter(
     check_untied(loaded.model, (*heads, *(targets["target_modules"] if method.peft_type == "WHOLE" else ())))
     if not isinstance(task, ImageClassification):
         check_length(base.name, loaded.model, task.max_length, section.tokens or 0)
+        check_room(base.name, loaded.tokenizer, task.max_length)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(section.seed)
         model = wrap(loaded.model, sketch)
@@ -204,9 +205,11 @@ def require_order(folder: Path, labels: Sequence[str]) -> None:
     Raises:
         LocalError: ``E-CONFIG-INVALID``.
     """
-    own = label_names(folder)
-    if sorted(own) == sorted(labels) and list(labels) != own:
-        raise LocalError("E-CONFIG-INVALID", f"task.labels: the base has them in the order {', '.join(own)}")
+    own, given = ([label.casefold() for label in names] for names in (label_names(folder), labels))
+    if sorted(own) == sorted(given) and given != own:
+        raise LocalError(
+            "E-CONFIG-INVALID", f"task.labels: the base has them in the order {', '.join(label_names(folder))}"
+        )
 
 
 Fitting = TypeVar("Fitting", bound=PlanModel)

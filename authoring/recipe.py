@@ -140,6 +140,7 @@ def decimal_text(value: Any) -> Any:
 
 LEAST_EPSILON: Final = Decimal("0.001")
 MOST_EPSILON: Final = Decimal(1000)
+DAY_MS: Final = 86_400_000
 NO_PURPOSE: Final = "Not stated."
 
 # Units that a mode may have; the first is meant where a recipe names none.
@@ -356,6 +357,11 @@ def refuse_first(file: str, problems: Mapping[str, bool]) -> None:
 def task_problems(task: TaskSection) -> dict[str, bool]:
     """Return what may be wrong with a task, each with whether it is."""
     return {
+        "task.pair_column: it is the input's own column": task.pair_column is not None
+        and task.pair_column == task.input_column,
+        "task.label_column: it is the input's own column": task.label_column is not None
+        and task.label_column == task.input_column,
+        "task.labels: one of them is empty": any(not label.strip() for label in task.labels or ()),
         "task.image_std: it must not be 0": task.image_std is not None and Decimal(task.image_std) == 0,
         "task.image_scale: it must not be 0": task.image_scale is not None and Decimal(task.image_scale) == 0,
     }
@@ -374,6 +380,8 @@ def privacy_problems(privacy: PrivacySection) -> dict[str, bool]:
         and (privacy.epsilon, privacy.delta or "0") != ("0", "0"),
         "privacy.local_steps: mode distributed takes one step per round": privacy.mode == "distributed"
         and privacy.local_steps not in (None, 1),
+        "privacy.upload_after_ms: it must be at most a day, 86400000": privacy.upload_after_ms > DAY_MS,
+        "privacy.update_bound: it must be above 0": Decimal(privacy.update_bound) <= 0,
         "privacy.sampling_rate: it must be above 0 and at most 1": privacy.sampling_rate is not None
         and not 0 < Decimal(privacy.sampling_rate) <= 1,
         f"privacy.unit: mode {privacy.mode} has {' or '.join(UNITS[privacy.mode])}": (

@@ -36,6 +36,7 @@ NARROWEST: Final = 20
 _COMMAND: Final = re.compile(
     r"(?<=`)onlysum (coordinator|participant) [^`\n]+|(?<=: )onlysum (coordinator|participant) .+"
 )
+_NO_CONFIG: Final = re.compile(r"onlysum coordinator (init|security check)\b")  # these have no such option
 
 _given: ContextVar[tuple[str, str]] = ContextVar("given", default=("", ""))  # package, and its --config as typed
 
@@ -60,7 +61,7 @@ def with_config(text: str) -> str:
     package, given = _given.get()
 
     def complete(command: re.Match[str]) -> str:
-        if package not in command.groups() or " --config " in command[0]:
+        if package not in command.groups() or " --config " in command[0] or _NO_CONFIG.match(command[0]):
             return command[0]
         return f"{command[0]} --config {shlex.quote(given)}"
 

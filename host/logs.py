@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import structlog
 
@@ -21,6 +21,14 @@ from host.durable import FILE_MODE, disk_errors
 from host.settings import Section
 
 Level = Literal["debug", "info", "warning", "error"]
+
+
+def get_logger(name: str) -> Any:
+    """Return a logger; before a daemon has configured where lines go, they go to standard error.
+
+    Standard output is what a command was asked for: JSON, with ``--json``.
+    """
+    return structlog.get_logger(name)
 
 
 class Log(Section):
@@ -37,6 +45,13 @@ def log_template(name: str) -> str:
 # file = "{name}.log"  # in this directory; standard error if absent
 # level = "info"  # or "debug", "warning", "error"
 """
+
+
+def _to_standard_error(*_names: str) -> structlog.PrintLogger:
+    return structlog.PrintLogger(sys.stderr)
+
+
+structlog.configure(logger_factory=_to_standard_error)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ Json = dict[str, "Json"] | list["Json"] | str | int | float | bool | None
 
 WIDEST_WORD: Final = 40  # columns of a word that somebody else wrote
 _HASH: Final = re.compile(r"[0-9a-f]{32,64}")
+LAST: Final = 253_402_300_799  # second of the year 9999
 GAP: Final = 2  # spaces between columns, and by which the rest of a broken line is indented
 
 
@@ -127,8 +128,8 @@ def _row_lines(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def moment(at: float | None) -> str:
-    """Return a time as people read it, in UTC."""
-    return "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+    """Return a time as people read it, in UTC; one beyond the year 9999 as its end."""
+    return "-" if at is None else datetime.fromtimestamp(min(at, LAST), UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def clock_time(at: float, now: float) -> str:
@@ -139,4 +140,4 @@ def clock_time(at: float, now: float) -> str:
 
 def timestamp(at: float | None) -> str | None:
     """Return a time for programs: ISO 8601 in UTC, to the second."""
-    return None if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return None if at is None else datetime.fromtimestamp(min(at, LAST), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

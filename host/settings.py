@@ -50,7 +50,9 @@ def parse(text: str, model: type[SectionT], *, file: str) -> SectionT:
     """
     try:
         value = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise LocalError("E-CONFIG-INVALID", f"{file}: nested too deep") from None
+    except ValueError as error:  # also a number of thousands of digits
         raise LocalError("E-CONFIG-INVALID", f"{file}: {error}") from None
     for path, character in _unprintable(value, ()):
         where = _where(path, text, file)

@@ -178,6 +178,12 @@ REGISTRY: Final[dict[str, Explanation]] = {
         "one of them is wrong: plans, invitations and certificates would end too early or too late",
         "compare both with the time, and set the wrong one right",
     ),
+    "E-DATABASE-NEWER": Explanation(
+        _U,
+        "the database was upgraded by a newer version of onlysum",
+        "this program is older than the one that ran last, and schemas are not brought back",
+        "install that version or a later one; or restore a backup that was made before the upgrade",
+    ),
     "E-DATABASE-AWAY": Explanation(
         _N,
         "the database server does not answer, or lets this user do nothing",

@@ -38,6 +38,7 @@ from privacy.plan_parts import (
     Graph,
     Hex128,
     Member,
+    Moment,
     Name,
     PlanModel,
     Positive,
@@ -73,8 +74,8 @@ class Plan(PlanModel):
     operator: Text
     operator_contact: Text = ""  # whom to call about the coordinator; empty is shown as missing
     run_id: Hex128
-    created_at: Count  # seconds since the Unix epoch
-    expires_at: Count
+    created_at: Moment
+    expires_at: Moment
     recipe: Recipe
     privacy: Privacy
     encoding: Encoding

@@ -80,6 +80,7 @@ Text = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterVal
 Paragraphs = Annotated[str, StringConstraints(min_length=0, max_length=4000), AfterValidator(_lines)]
 Count = Annotated[int, Field(ge=0, le=canonical.MAX_INTEGER)]
 Positive = Annotated[int, Field(ge=1, le=canonical.MAX_INTEGER)]
+Moment = Annotated[int, Field(ge=0, le=253_402_300_799)]  # seconds since the Unix epoch, to the end of the year 9999
 Attempts = Annotated[int, Field(ge=1, le=100)]  # at a round, whatever ends them; keys and masks are new in each
 ATTEMPTS: Final = 10  # by default: three may fail (coordinator.runs.lifecycle), the others are there for restarts
 

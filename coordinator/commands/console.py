@@ -33,6 +33,7 @@ Directory = Annotated[
         callback=notes_config("coordinator"),
     ),
 ]
+LONGEST: Final = 3650 * 86_400
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
@@ -100,10 +101,13 @@ def seconds(text: str) -> int:
     Raises:
         LocalError: ``E-USAGE``.
     """
-    span = re.fullmatch(r"([1-9][0-9]{0,5})([smhdw])", text)
+    span = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", text)
     if span is None:
         raise LocalError("E-USAGE", f"{text!r} is no time span; write 30m, 12h, 7d or 2w")
-    return int(span[1]) * _UNITS[span[2]]
+    found = int(span[1]) * _UNITS[span[2]]
+    if found > LONGEST:
+        raise LocalError("E-USAGE", f"{text} is longer than {LONGEST // _UNITS['d']}d, which is the most")
+    return found
 
 
 def now() -> int:

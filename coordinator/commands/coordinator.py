@@ -7,10 +7,13 @@ Leaves to others: runs (``coordinator.commands.run``), members (``coordinator.co
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from coordinator.daemon.status import DaemonStatus
     from coordinator.opened import OpenHome
 
+PLACEHOLDER: Final = b" " * 512  # more than an invitation: the disk has room for one
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -107,7 +111,7 @@ def init(
 
 def _next_port(address: str) -> str:
     host, _, port = address.rpartition(":")
-    return f"{host}:{int(port) + 1}" if port.isdigit() else address
+    return f"{host}:{int(port) + 1}" if re.fullmatch("[0-9]{1,5}", port) else address
 
 
 def _admin_address(address: str, enrolment: str) -> str | None:
@@ -213,14 +217,36 @@ def invite(
     roles = [*((name, role) for name in names), *((name, MemberRole.EVALUATOR) for name in evaluator or ())]
     if len({name for name, _ in roles}) < len(roles):
         raise LocalError("E-USAGE", "each name once: a second invitation would void the first")
-    with opened(config) as coordinator:
+    files = {name: out / f"{name}.token" if out is not None and len(roles) > 1 else out for name, _ in roles}
+    with opened(config) as coordinator, _reserved(file for file in files.values() if file is not None):
         until = now() + seconds(expires)
         for name, as_role in roles:
-            file = out / f"{name}.token" if out is not None and len(roles) > 1 else out
+            file = files[name]
             value, said = _invited(coordinator, name, as_role, label or [], until, out=file, again=again)
             made.append(value)
             lines += [*([""] if lines else []), *said]
     show(made[0] if len(made) == 1 else made, lines, as_json=as_json)
+
+
+@contextmanager
+def _reserved(files: Iterable[Path]) -> Iterator[None]:
+    """Hold new files while invitations are made: one without a line voids the invitation before it, for nothing.
+
+    Raises:
+        LocalError: ``E-EXISTS``, ``E-NOT-FOUND``, ``E-PERMISSIONS`` or ``E-DISK-FULL``, before anything is made.
+    """
+    from host import durable
+
+    held: list[Path] = []
+    try:
+        for file in files:
+            durable.write_new(file, PLACEHOLDER, mode=durable.FILE_MODE)
+            held.append(file)
+        yield
+    finally:
+        for file in held:
+            if file.read_bytes() == PLACEHOLDER:
+                file.unlink()
 
 
 def _invited(
@@ -243,7 +269,7 @@ def _invited(
     replaced = any(token.name == name and token.expires_at > now() for token in unused)
     line = make_invitation(coordinator, name=name, role=Role(role), labels=labels, now=now(), until=until, again=again)
     if out is not None:
-        durable.write_new(out, f"{line}\n".encode(), mode=durable.FILE_MODE)
+        durable.write(out, f"{line}\n".encode())
     value: Json = {
         "name": name,
         "role": role.value,

@@ -61,7 +61,8 @@ def _follow_plainly(watcher: Watcher, *, as_json: bool) -> bool:
         for event in watcher.new_events():
             for line in [json.dumps(event.to_json())] if as_json else event.to_lines():
                 typer.echo(line)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by who started this
+            sys.stdout.flush()
         if watcher.state and RunState(watcher.state).ended:
             return _as_wanted(watcher)
         time.sleep(POLL_SECONDS)

@@ -15,8 +15,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-import structlog
-
 from coordinator.config import Settings
 from coordinator.daemon import admin
 from coordinator.daemon.runner import Runner
@@ -35,7 +33,7 @@ from host import garbage
 from host.events.announcer import FILE_NAME, Announcer, Told
 from host.events.signature import load_secret
 from host.locks import only_daemon
-from host.logs import logging_to
+from host.logs import get_logger, logging_to
 from host.service_manager import GRACE_SECONDS, READY, STOPPING, StopSignals, notify
 from host.system import SystemClock, SystemRandom
 from privacy.errors import LocalError
@@ -103,9 +101,13 @@ async def _serve(
         renewed=current,
     )
     opened = OpenHome(home, settings, store)
-    async with admin.serving(opened, runner.refusals) as admin_address:
-        garbage.look_seldom()
-        await _run(stop, runner, listeners, opened, admin_address, ready)
+    try:
+        async with admin.serving(opened, runner.refusals) as admin_address:
+            garbage.look_seldom()
+            await _run(stop, runner, listeners, opened, admin_address, ready)
+    except LocalError:  # the page's port is taken
+        await listeners.stop()
+        raise
 
 
 async def _run(
@@ -172,7 +174,7 @@ async def _keep_status(opened: OpenHome, status: DaemonStatus, runner: Runner) -
 
 async def _tell_events(opened: OpenHome, runner: Runner) -> None:
     """Tell what an operator should hear of; nothing that goes wrong here stops the daemon."""
-    log, told = structlog.get_logger("coordinator"), Told(opened.home.directory / FILE_NAME)
+    log, told = get_logger("coordinator"), Told(opened.home.directory / FILE_NAME)
     secret = load_secret(opened.home.directory, opened.settings.events)
     announcer = Announcer(opened.settings.events, told, secret=secret)
     announcer.start()

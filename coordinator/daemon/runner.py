@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from coordinator.config import Settings
 from coordinator.daemon.polls import Polls
 from coordinator.daemon.refusals import RefusalLog
@@ -36,6 +34,7 @@ from coordinator.runs.liveness import Liveness
 from coordinator.runs.run import Run, RunContext, in_thread
 from coordinator.runs.submissions import Submissions
 from coordinator.runs.uploads import UploadStore
+from host.logs import get_logger
 from privacy.errors import NetworkError, PeerError, Phase
 from privacy.interfaces import Clock, RandomSource
 from privacy.secagg.messages import Position
@@ -96,7 +95,7 @@ class Runner:
         self.refusals = RefusalLog(store, clock)
         self.authority = AuthorityKeeper(home, settings, authority, clock=clock, random=random)
         self._members = Members(self._desk, self.authority, random, self.refusals)
-        self._log = structlog.get_logger("coordinator")
+        self._log = get_logger("coordinator")
         self._troubles = Troubles(clock)
         address = settings.participants.address
         files = home.run if content is None else None

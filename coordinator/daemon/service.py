@@ -19,13 +19,13 @@ from typing import Any, Final, TypeVar
 
 import grpc
 import grpc.aio
-import structlog
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from coordinator.daemon.backend import Backend
 from coordinator.daemon.encoding import EncodedOnce, timed
 from coordinator.daemon.quotas import BUSY_SECONDS, CALL_SECONDS, CallQuota, ChunkSizes, WorkQuota, unstalled
+from host.logs import get_logger
 from host.system import SystemClock
 from privacy.errors import LocalError, NetworkError, OnlysumError, PeerError, Phase
 from privacy.plan import MAX_ROSTER
@@ -72,7 +72,7 @@ Method = Callable[[Request, Context], Awaitable[bytes | None]]
 V = TypeVar("V")
 MemberMethod = Callable[[str, Request, Context], Awaitable[bytes | None]]
 
-_log = structlog.get_logger("onlysum.service")
+_log = get_logger("onlysum.service")
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ def invite(dashboard: Dashboard, login: Login, fields: Fields) -> Response:
         LocalError: ``E-USAGE`` or ``E-EXISTS``.
     """
     name, days, now = fields.get("name", ""), fields.get("days", ""), dashboard.now()
-    if not (days.isascii() and days.isdigit() and 1 <= int(days[:4]) <= MOST_DAYS):
+    if not (days.isascii() and days.isdigit() and len(days) < 4 and 1 <= int(days) <= MOST_DAYS):
         raise LocalError("E-USAGE", f"an invitation is valid for 1 to {MOST_DAYS} days")
     if fields.get("role") not in {role.value for role in Role}:
         raise LocalError("E-USAGE", "a newcomer is a participant or an evaluator")

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from coordinator.database.engines import connect, refusals
 from privacy.errors import LocalError
+from privacy.printable import printable
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -124,7 +125,19 @@ def sqlite_path(url: str) -> Path | None:
 
 
 def revision(engine: Engine) -> str:
-    """Return the schema's revision; empty when there is none yet."""
+    """Return the schema's revision; empty when there is none yet.
+
+    Raises:
+        LocalError: ``E-DATABASE-NEWER``.
+    """
+    found = _revision(engine)
+    if found > HEAD:
+        detail = f"the database has schema {found[:40]}, this version knows up to {HEAD}"
+        raise LocalError("E-DATABASE-NEWER", printable(detail))
+    return found
+
+
+def _revision(engine: Engine) -> str:
     with engine.connect().execution_options(reading=True) as connection:
         if not sa.inspect(connection).has_table("alembic_version"):
             return ""

@@ -15,8 +15,6 @@ from importlib.metadata import version
 from types import MappingProxyType
 from typing import Final
 
-import structlog
-
 from coordinator.daemon.quotas import HandshakeRate
 from coordinator.daemon.refusals import RefusalLog, noting_refusals
 from coordinator.daemon.sessions import Sessions
@@ -30,6 +28,7 @@ from coordinator.enrolment.renewals import Renewals
 from coordinator.runs.attempt import HEADS
 from coordinator.runs.run import Run, RunContext, in_thread
 from host import credentials
+from host.logs import get_logger
 from privacy.errors import NetworkError, PeerError, Phase
 from privacy.interfaces import RandomSource
 from privacy.plan import PROTOCOL_VERSION
@@ -54,7 +53,7 @@ class Members:
         self.refusals = refusals
         self._handshakes = HandshakeRate(desk.clock)
         self._sessions = Sessions(desk.clock)
-        self._log = structlog.get_logger("coordinator")
+        self._log = get_logger("coordinator")
         self._newest = -1  # row of the security log at which the members were read
         self._known: Mapping[str, MemberRecord] = {}
         self._renewals = Renewals(desk, keeper, random, keep=self._keep)

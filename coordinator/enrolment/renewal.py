@@ -12,8 +12,6 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import structlog
-
 from coordinator.config import Settings
 from coordinator.enrolment.authority import (
     CA_CERTIFICATE,
@@ -29,6 +27,7 @@ from coordinator.enrolment.succession import succeed
 from coordinator.home import Home
 from host.certificates import RENEW_SECONDS, expires_at, invalid_now, require_valid
 from host.locks import held
+from host.logs import get_logger
 from privacy.errors import OnlysumError
 from privacy.interfaces import Clock, RandomSource
 
@@ -58,7 +57,7 @@ def with_valid_server(
         return authority
     renewed = renew_server(authority, hosts=hosts, random=random, now=now)
     save_server_certificate(home.authority, renewed)
-    structlog.get_logger("coordinator").info("server certificate renewed", hosts=hosts)
+    get_logger("coordinator").info("server certificate renewed", hosts=hosts)
     return replace(authority, server_certificate=renewed)
 
 
@@ -101,7 +100,7 @@ class AuthorityKeeper:
         self._random = random
         self._lock = threading.Lock()
         self._read_at = self._written_at()
-        self._log = structlog.get_logger("coordinator")
+        self._log = get_logger("coordinator")
         self.current = authority
 
     def look(self) -> None:

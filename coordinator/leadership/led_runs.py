@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-import structlog
 from sqlalchemy.engine import Connection
 
 from coordinator.daemon.polls import Polls
@@ -25,6 +24,7 @@ from coordinator.database.run_rows import RunRecord
 from coordinator.leadership.leadership import LEASE_SECONDS, Leadership
 from coordinator.runs.lifecycle import Lifecycle
 from coordinator.runs.run import Run, RunContext
+from host.logs import get_logger
 from privacy.errors import LocalError, OnlysumError
 from protos.status import led_elsewhere
 
@@ -52,7 +52,7 @@ class LedRuns:
         self._polls = polls
         self._troubles = troubles
         self._refresh_members = refresh_members
-        self._log = structlog.get_logger("coordinator")
+        self._log = get_logger("coordinator")
         self._runs: dict[str, Run] = {}
         self._lives: dict[str, Lifecycle] = {}
         self._unreadable: set[str] = set()

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import hashlib
 
-import structlog
-
 from coordinator.database.run_rows import RoundRecord
 from coordinator.protocol.round import RoundResult
 from coordinator.runs.global_adapter import RunFiles
 from host import durable
+from host.logs import get_logger
 from methods.global_adapter import next_state, recovery_error, without_sum
 from privacy.plan import Plan
 from privacy.secagg.hashes import adapter_hash
 from privacy.secagg.messages import Position, VoidedRound
 from protos import codec
 
-_log = structlog.get_logger("onlysum.coordinator")
+_log = get_logger("onlysum.coordinator")
 
 
 def complete_round(

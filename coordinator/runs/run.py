@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
 import numpy as np
-import structlog
 
 import methods
 from coordinator.config import Settings
@@ -36,6 +35,7 @@ from coordinator.runs.liveness import Latecomers, Liveness, PhaseTimers
 from coordinator.runs.tasks import DueTask, RunView, evaluator_tasks, roster_tasks
 from coordinator.runs.uploads import UploadStore
 from coordinator.storage.content import Change, Content
+from host.logs import get_logger
 from privacy.errors import Phase
 from privacy.heads import HeadsShown
 from privacy.interfaces import Clock
@@ -126,7 +126,7 @@ class Run:
         self.files = context.files(record.run_id)
         self.drafts = self.files.drafts(lease.token)
         self.spool = context.spool.led_by(lease.token)
-        self.log = structlog.get_logger("coordinator").bind(run=record.run_id)
+        self.log = get_logger("coordinator").bind(run=record.run_id)
         self.lock = asyncio.Lock()
         self._uploading: dict[str, asyncio.Lock] = {}
         self.wakeup = asyncio.Event()

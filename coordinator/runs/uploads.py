@@ -19,12 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from coordinator.storage import blobs as stored
 from coordinator.storage.blobs import Blobs
 from coordinator.storage.content import left_for_later
 from host import durable
+from host.logs import get_logger
 from privacy.errors import LocalError, PeerError, Phase
 from privacy.secagg.messages import Position
 
@@ -192,7 +191,7 @@ class UploadStore:
             if path.exists() and durable.sha256(path) == sha256:
                 continue
             if not _fetched(self.blobs, blob.name, path, sha256, blob.length):
-                structlog.get_logger("coordinator").error("upload-damaged", name=blob.name)
+                get_logger("coordinator").error("upload-damaged", name=blob.name)
 
     def _attempt(self, run_id: str, position: Position) -> Path:
         return self.directory / run_id / f"{position.round}-{position.attempt}-{self.token}"

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import structlog
 from sqlalchemy.engine import Connection
 
 from coordinator.database import content_rows
@@ -22,6 +21,7 @@ from coordinator.database.store import Store
 from coordinator.storage import blobs
 from coordinator.storage.blobs import Blobs
 from host import durable
+from host.logs import get_logger
 from privacy.errors import LocalError
 
 RUNS: Final = "runs"  # how the names of blobs begin that are files of runs
@@ -152,9 +152,7 @@ def left_for_later(run_id: str) -> Iterator[None]:
     try:
         yield
     except LocalError as error:
-        structlog.get_logger("coordinator").warning(
-            "storage-not-cleared", run=run_id, code=error.code, error=error.detail
-        )
+        get_logger("coordinator").warning("storage-not-cleared", run=run_id, code=error.code, error=error.detail)
 
 
 def probe(place: Blobs, scratch: Path, token: bytes) -> str:

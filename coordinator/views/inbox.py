@@ -21,6 +21,7 @@ from coordinator.opened import OpenHome
 from host.certificates import RENEW_SECONDS, expires_at, issued_by, renewal_overdue
 from host.checkup import FREE_BYTES
 from host.rendering import Json, moment, timestamp
+from protos.envelope import Role
 
 DAY: Final = 86_400
 INVITATION_SECONDS: Final = 2 * DAY  # an invitation that ends within this time is reported
@@ -86,7 +87,8 @@ def inbox(opened: OpenHome, now: int) -> Inbox:
         members = [member for member in member_rows.list_members(connection) if member.active and member.certificate]
         backups = [row.at for row in member_rows.newest_security(connection, (BACKED_UP,))]
     for token in tokens:
-        items += _invitation(token.name, token.expires_at, now)
+        again = any(member.name == token.name for member in members)
+        items += _invitation(token, now, again=again)
     authority = opened.authority()
     for whose, pem, step in (
         ("the authority", authority.ca_certificate, ROTATED),
@@ -125,14 +127,16 @@ def _plan(connection: Connection, run: RunRecord) -> Iterator[Item]:
             yield Item("approval", False, text, run.created_at, "remind them", run.run_id)
 
 
-def _invitation(name: str, until: int, now: int) -> Iterator[Item]:
+def _invitation(token: member_rows.TokenRecord, now: int, *, again: bool) -> Iterator[Item]:
+    name, until = token.name, token.expires_at
     if until <= now:
         text = f"the invitation of {name} has expired at {moment(until)} UTC"
     elif until - now < INVITATION_SECONDS:
         text = f"the invitation of {name} ends at {moment(until)} UTC"
     else:
         return
-    yield Item("invitation", until <= now, text, until, f"onlysum coordinator invite {name}", name)
+    options = f"{' --role evaluator' if token.role is Role.EVALUATOR else ''}{' --again' if again else ''}"
+    yield Item("invitation", until <= now, text, until, f"onlysum coordinator invite {name}{options}", name)
 
 
 def _certificate(whose: str, until: int, now: int, next_step: str, *, since: int) -> Iterator[Item]:

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-import structlog
-
 from host import durable
 from host.events import webhook
 from host.events.event import Event, Events
 from host.events.signature import HEADER, signature
+from host.logs import get_logger
 from host.system import SystemClock
 from privacy.errors import LocalError
 from privacy.interfaces import Clock
@@ -36,7 +35,7 @@ MOST_WAITING: Final = 64  # events that wait to be told
 MOST_KEPT: Final = 4096  # keys of events that were told
 FILE_NAME: Final = "events.json"
 
-_log = structlog.get_logger("onlysum.events")
+_log = get_logger("onlysum.events")
 
 
 class Told:

@@ -13,12 +13,12 @@ from collections.abc import Collection, Mapping
 from typing import Final
 from urllib.parse import parse_qsl
 
-import structlog
 from starlette.exceptions import HTTPException
 from starlette.middleware.base import RequestResponseEndpoint
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from host.logs import get_logger
 from host.web.pages import HEADERS, Pages
 from privacy.error_codes import Fault
 from privacy.errors import LocalError, OnlysumError, RefusedError
@@ -34,7 +34,7 @@ STATUSES: Final = {
 }  # fmt: skip
 BY_FAULT: Final = {Fault.USAGE: 400, Fault.REFUSED: 409}
 
-_log = structlog.get_logger("onlysum.web")
+_log = get_logger("onlysum.web")
 
 
 class Origins:
@@ -85,6 +85,8 @@ class Guard:
         return response
 
     def _check(self, request: Request) -> None:
+        if "\0" in request.scope["path"] or "%00" in request.url.query:  # PostgreSQL knows no such text
+            raise RefusedError("E-WEB-FORM", "an address here has no NUL in it")
         if request.scope["path"] in self._open and request.method in SAFE:
             return
         if request.headers.get("host", "") not in self._origins.hosts:
@@ -127,6 +129,8 @@ async def form(request: Request) -> Mapping[str, str]:
     except ValueError:
         raise RefusedError("E-WEB-FORM", f"a form is UTF-8 with at most {MOST_FIELDS} fields") from None
     fields = dict(pairs)
+    if any("\0" in part for pair in pairs for part in pair):
+        raise RefusedError("E-WEB-FORM", "a field holds a character that nothing here has (NUL)")
     if len(fields) != len(pairs):
         raise RefusedError("E-WEB-FORM", "a field stands in a form once")
     return fields

@@ -6,6 +6,7 @@ Leaves to others: what it shows (``participant.page``), the daemon, which need n
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated
 
 import typer
@@ -39,7 +40,8 @@ def page(
     configure(sys.stderr, "info", tracebacks=False)  # as the daemon's log: they could show data
 
     host, _, port = listen.rpartition(":")
-    if host.strip("[]") not in ("127.0.0.1", "::1", "localhost") or not port.isdigit():
+    is_port = re.fullmatch("[0-9]{1,5}", port) is not None and int(port) < 2**16
+    if host.strip("[]") not in ("127.0.0.1", "::1", "localhost") or not is_port:
         raise LocalError("E-USAGE", f"--listen {listen!r} is not 127.0.0.1:PORT: the page is for this machine alone")
     home, key = directory(config).resolve(), secrets.token_hex(32)
     listener = serving.bind(listen)

@@ -12,9 +12,8 @@ import threading
 from contextlib import suppress
 from typing import Final
 
-import structlog
-
 from host import durable
+from host.logs import get_logger
 from participant.runs.context import DaemonContext
 from privacy.errors import LocalError, OnlysumError
 
@@ -23,7 +22,7 @@ CODES: Final = frozenset({"E-DISK-FULL", "E-DISK-FAILED"})
 COPIES: Final = 3  # of an update that a round keeps: encoded, masked, and as much again for all else
 LEAST_BYTES: Final = 2**20  # journal, shares and ledger
 
-_log = structlog.get_logger("onlysum.participant")
+_log = get_logger("onlysum.participant")
 
 
 class DiskTrouble:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-import structlog
-
 from host.certificates import expires_at
 from host.events.announcer import FILE_NAME, Announcer, Told
 from host.events.event import CERTIFICATE_SECONDS, Event, Kind
 from host.events.signature import load_secret
+from host.logs import get_logger
 from host.rendering import moment
 from host.system import SystemClock
 from participant.link.identity import load_identity
@@ -27,7 +26,7 @@ from privacy.interfaces import Clock
 LOOK_SECONDS: Final = 10.0
 NEARLY: Final = 0.9  # share of a lifetime's budget that is spent or promised
 
-_log = structlog.get_logger("onlysum.participant")
+_log = get_logger("onlysum.participant")
 
 
 class EventWatch:

@@ -22,6 +22,7 @@ from participant.link.identity import (
     Identity,
     accept_membership,
     enrolment_request,
+    has_keys,
     load_keys,
     new_keys,
     save_identity,
@@ -103,7 +104,7 @@ def join(
         raise LocalError("E-EXISTS", f"{directory} belongs to a member already; choose another --config DIR")
     home.make()
     place = _ledgers(ledgers)
-    if home.identity.exists():
+    if has_keys(home.identity):
         keys = load_keys(home.identity)  # an earlier try got as far as the keys
     else:
         keys = new_keys(random)

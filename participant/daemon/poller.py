@@ -15,9 +15,8 @@ from contextlib import closing
 from importlib.metadata import version
 from typing import Final
 
-import structlog
-
 from host.certificates import compare_clocks
+from host.logs import get_logger
 from participant.daemon.status import StatusFile
 from participant.link.delivery import Backoff, Link, OutageLog, Stopping, TaskQueue
 from participant.link.upkeep import Upkeep
@@ -31,7 +30,7 @@ POLL_SECONDS: Final = 10.0  # of one long poll; a changed registry is announced 
 LISTING_SECONDS: Final = 600.0  # a handshake lists who is enrolled, of thousands 0.4 MB: seldom, but not only at start
 RESTING_SECONDS: Final = 1.0  # between looks at whether the owner wants to take part again
 
-_log = structlog.get_logger("onlysum.participant")
+_log = get_logger("onlysum.participant")
 
 
 class Poller(threading.Thread):

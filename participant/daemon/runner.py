@@ -11,9 +11,8 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-import structlog
-
 from host.durable import disk_error_behind
+from host.logs import get_logger
 from participant.daemon.disk_trouble import DiskTrouble
 from participant.daemon.poller import Poller
 from participant.daemon.status import StatusFile
@@ -46,7 +45,7 @@ SWEEP_SECONDS: Final = 3600.0  # between sweeps of files of no use: of runs whos
 SWEEP_AGAIN_SECONDS: Final = 60.0  # after one in which the disk refused
 PASSING: Final = frozenset({"E-DISK-FULL", "E-DISK-READONLY", "E-WIRE-UNEXPECTED"})  # what such a task fails with
 
-_log = structlog.get_logger("onlysum.participant")
+_log = get_logger("onlysum.participant")
 
 
 class Runner:

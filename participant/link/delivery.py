@@ -17,9 +17,8 @@ from pathlib import Path
 from secrets import SystemRandom
 from typing import Final, Protocol, TypeVar
 
-import structlog
-
 from host import durable
+from host.logs import get_logger
 from privacy.errors import NetworkError, OnlysumError, PeerError, Phase
 from privacy.secagg.fixed_point import Buffer
 from privacy.secagg.messages import Position
@@ -45,7 +44,7 @@ CURRENT_TASKS: Final = 4  # of a run whose next attempt is open: its offer, and 
 _FOREVER: Final = (2**63, 0)  # later than any (round, attempt)
 
 T = TypeVar("T")
-_log = structlog.get_logger("onlysum.participant")
+_log = get_logger("onlysum.participant")
 
 
 class Link(Protocol):

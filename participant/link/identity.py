@@ -242,8 +242,13 @@ def save_keys(directory: Path, keys: OwnKeys) -> None:
     credentials.make_private_directory(directory)
     if (directory / IDENTITY_KEY).exists():
         raise LocalError("E-EXISTS", f"{directory} holds an identity already; keys are never overwritten")
-    credentials.write_private(directory / TLS_KEY, keys.tls)
+    credentials.write_private(directory / TLS_KEY, keys.tls)  # over one of a try that ended before the other was there
     credentials.write_private(directory / IDENTITY_KEY, credentials.signing_key_pem(keys.identity))
+
+
+def has_keys(directory: Path) -> bool:
+    """Return whether all keys were written: the last of them is there."""
+    return (directory / IDENTITY_KEY).exists()
 
 
 def load_keys(directory: Path) -> OwnKeys:

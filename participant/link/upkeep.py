@@ -12,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
-import structlog
-
 from host.certificates import expires_at, renewal_due
+from host.logs import get_logger
 from host.rendering import moment
 from participant.link import renewal
 from participant.link.identity import Identity, save_authorities, save_membership
@@ -26,7 +25,7 @@ from protos.renewal import Renewal, RenewalRequest
 RETRY_SECONDS: Final = 3600.0  # before something that was refused is tried again: the coordinator counts requests
 NOT_TAKEN: Final = frozenset({"E-NET-TLS", "E-MEMBER-REVOKED", "E-MEMBER-UNKNOWN"})  # a certificate was refused
 
-_log = structlog.get_logger("onlysum.participant")
+_log = get_logger("onlysum.participant")
 
 
 class RenewingLink(Protocol):

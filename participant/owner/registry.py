@@ -229,14 +229,17 @@ def renamed_labels(entry: DatasetEntry, pairs: Iterable[str]) -> dict[str, str]:
     Raises:
         LocalError: ``E-USAGE``: it is no pair, a label has two names, or no row has it, as far as that was noted.
     """
+    from participant.training.rows.cells import name_text, parts_of  # numpy, which help does without
+
     renamed: dict[str, str] = {}
     for pair in pairs:
         own, separator, plans = (part.strip() for part in pair.partition("="))
+        own = name_text(own) or ""  # as labels are noted, and compared
         if not (own and separator and plans) or first_unprintable(pair):
             raise LocalError("E-USAGE", f"{printable(pair)} is no OWN=PLAN")
         if own in renamed:
             raise LocalError("E-USAGE", f"{own} has two names")
-        if entry.labels and own not in entry.labels:
+        if entry.labels and not {*parts_of(own)} <= {*entry.labels}:
             raise LocalError("E-USAGE", f"no row has label {own}; there are {', '.join(entry.labels)}")
         renamed[own] = plans
     return renamed

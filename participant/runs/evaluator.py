@@ -11,15 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
+from host.logs import get_logger
 from participant.runs.context import DaemonContext, TrainingJob
 from privacy.errors import PeerError, Phase
 from privacy.evaluation import Metric, SignedEvaluation, metrics_words
 from protos.envelope import Evaluation, EvaluationAsked
 
-_log = structlog.get_logger("onlysum.participant")
+_log = get_logger("onlysum.participant")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,9 @@ from __future__ import annotations
 from contextlib import suppress
 from datetime import UTC, datetime
 
-import structlog
-
 from audit.training_record import read_record
 from host import durable
+from host.logs import get_logger
 from participant.owner.approval import notify
 from participant.owner.plan_store import Decision, Ended
 from participant.owner.policy import load_policy
@@ -25,7 +24,7 @@ from participant.runs.rollback import lost_head, own_heads
 from privacy.errors import LocalError, OnlysumError, RefusedError
 from protos.envelope import HeadsShown, LedgerHead, MemberExcluded, Role, RunEnded, Welcome
 
-_log = structlog.get_logger("onlysum.participant")
+_log = get_logger("onlysum.participant")
 
 
 class NotApproved(RefusedError):

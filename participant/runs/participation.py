@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 import methods
 from host import durable
+from host.logs import get_logger
 from participant.home import certificate_file, erase_updates
 from participant.owner.peer_heads import PeerHeads
 from participant.protocol.member import Participant
@@ -66,7 +66,7 @@ from protos.envelope import (
     UploadAnnounced,
 )
 
-_log = structlog.get_logger("onlysum.participant")
+_log = get_logger("onlysum.participant")
 
 
 class Participation:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import structlog
-
 from host import durable
+from host.logs import get_logger
 from participant.owner.approval import notify, role_in
 from participant.owner.plan_store import Decision
 from participant.runs.context import DaemonContext
@@ -31,7 +30,7 @@ TENSOR_HEADER_BYTES: Final = 256  # of a tensor in that header, beside its key: 
 MAX_INITIAL_BYTES: Final = 2**32  # that all plans of open runs together may bring to this machine, approved or not
 MAX_OPEN_RUNS: Final = 32  # whose plans are kept here at a time
 
-_log = structlog.get_logger("onlysum.participant")
+_log = get_logger("onlysum.participant")
 
 
 def largest_initial(tensors: Sequence[Tensor]) -> int:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
-import structlog
-
+from host.logs import get_logger
 from participant.owner.approval import Owner
 from participant.owner.ledger import Ledger
 from privacy.errors import RefusedError
@@ -20,7 +19,7 @@ from privacy.plan import PROTOCOL_VERSION
 from privacy.secagg import keys
 from protos.envelope import Welcome
 
-_log = structlog.get_logger("onlysum.participant")
+_log = get_logger("onlysum.participant")
 
 
 def own_heads(owner: Owner, welcome: Welcome) -> tuple[HeadsShown, ...]:

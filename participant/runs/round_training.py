@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
+from host.logs import get_logger
 from participant.runs.context import DaemonContext, TrainingJob
 from participant.training.record import RunRecord
 from participant.training.trainer import Sums, Trainer
@@ -21,7 +21,7 @@ from privacy.errors import LocalError
 # What the key of a round's coins and noise fails with: it is made before a batch is drawn, so this tells of no data.
 BEFORE_DATA: Final = frozenset({"E-RANDOM-REPEATED", "E-DISK-FULL", "E-DISK-FAILED"})
 
-_log = structlog.get_logger("onlysum.participant")
+_log = get_logger("onlysum.participant")
 
 
 class RoundTraining:

@@ -30,8 +30,16 @@ from typing import Any, Final
 import numpy as np
 
 from audit.training_record import unusable_words
-from participant.training.rows.cells import Unreadable, cell, composed, label_of, require_columns, user_of
-from participant.training.rows.formats import FOLDER_LABEL, format_of, read_rows
+from participant.training.rows.cells import (
+    Unreadable,
+    cell,
+    composed,
+    label_of,
+    parts_of,
+    require_columns,
+    user_of,
+)
+from participant.training.rows.formats import FOLDER_LABEL, LEFT_BEHIND, format_of, read_rows
 from participant.training.rows.pictures import is_encoded, pixels, require_finite
 from privacy.errors import LocalError, OnlysumError
 from privacy.task_parts import (
@@ -45,7 +53,6 @@ from privacy.task_parts import (
 
 _CHUNK: Final = 2**20
 MOST_LABELS: Final = 10_000  # different ones in a column of classes
-LEFT_BEHIND: Final = frozenset({"Thumbs.db", "desktop.ini"})  # by file managers of Windows, which hide them
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,9 +252,9 @@ def _check_input(row: Mapping[str, Any], column: str | None, others: Collection[
 def _labels_in(row: Mapping[str, Any], column: str, where: str) -> set[str]:
     """Return the label of a row, or those of a list in it."""
     value = cell(row, column, where)
-    if isinstance(value, list | tuple | np.ndarray) and np.ndim(value) == 1:
+    if isinstance(value, list | tuple | np.ndarray):
         return {label_of({column: entry}, column, where) for entry in value}
-    return {label_of(row, column, where)}
+    return set(parts_of(label_of(row, column, where)))
 
 
 def _check_classes(row: Mapping[str, Any], where: str) -> None:

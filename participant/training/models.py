@@ -202,10 +202,17 @@ def load_checked(
                 output_loading_info=True,
                 **work.options(),
             )
-        tokenizer = None if images else transformers.AutoTokenizer.from_pretrained(str(folder), **options)
     except Exception as error:  # noqa: BLE001  no list of what loaders raise is complete; a base is nobody's data
-        words = (str(error).splitlines() or [""])[0]
-        raise LocalError("E-MODEL-LOAD", f"{name}: {type(error).__name__}: {words}") from None
+        raise LocalError("E-MODEL-LOAD", f"{name}: {_first_words(error)}") from None
+    refuse_surplus(name, report, tuple(model.state_dict()))
+    tokenizer = None
+    if not images:
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **options)
+        except Exception as error:  # noqa: BLE001  as above
+            raise LocalError("E-MODEL-LOAD", f"{name}: its tokenizer does not load: {_first_words(error)}") from None
+        # A text's end is cut and filled up, whatever the folder says: synthetic rows are, and the documents say so.
+        tokenizer.padding_side = tokenizer.truncation_side = "right"
     if tokenizer is not None and tokenizer.pad_token is None and work.pads:
         detail = "the tokenizer has no padding token; name one as pad_token in tokenizer_config.json"
         raise LocalError("E-MODEL-LOAD", f"{name}: {detail}, and its id as pad_token_id in config.json")
@@ -219,6 +226,37 @@ def load_checked(
     check_base(name, base)
     work.require_base(name, base)
     return base, report
+
+
+def _first_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def refuse_surplus(name: str, report: dict[str, Any], present: Sequence[str]) -> None:
+    """Refuse weights of blocks that ``config.json`` does not count, and of adapters: a part would be left out unsaid.
+
+    Args:
+        name: of the base.
+        report: transformers' own, of what the checkpoint has and the model lacks; other heads are of no interest.
+        present: keys of the model.
+
+    Raises:
+        LocalError: ``E-MODEL-LOAD``.
+    """
+    for key in sorted(map(str, report.get("unexpected_keys", ()))):
+        if ".lora_" in key:
+            raise LocalError("E-MODEL-LOAD", f"{name}: the checkpoint has an adapter's weights ({key}); merge it first")
+        parts = key.split(".")
+        for place, part in enumerate(parts):
+            stack, block = f"{'.'.join(parts[:place])}.", f"{'.'.join(parts[: place + 1])}."
+            if part.isdecimal() and place and _within(stack, present) and not _within(block, present):
+                detail = f"the checkpoint has {key}, in a block that config.json does not count"
+                raise LocalError("E-MODEL-LOAD", f"{name}: {detail}; take the config.json that belongs to it")
+
+
+def _within(prefix: str, present: Sequence[str]) -> bool:
+    """Return whether a model has a key of a prefix, or one that is the same below the class's own name."""
+    return any(key.startswith(prefix) or f".{prefix}" in key for key in present)
 
 
 def refuse_gaps(name: str, report: dict[str, Any], made_up: Callable[[str], bool]) -> None:

@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import structlog
-
 from audit.training_record import RECORD_FILE, FailedRound, RowsRead, TrainingRecord, read_record
 from host import durable
 from host.credentials import DIRECTORY_MODE
+from host.logs import get_logger
 from privacy import canonical
 from privacy.errors import LocalError
 
-_log = structlog.get_logger("onlysum.participant")
+_log = get_logger("onlysum.participant")
 
 
 class OwnersRecord(Protocol):

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Final, TypeVar, assert_never
 
 import numpy as np
-import structlog
 import torch
 from numpy.typing import NDArray
 
 import methods
+from host.logs import get_logger
 from methods.method import BY_ITSELF, Fusion, Method
 from methods.uploads import kept_as_sent, kept_at_start
 from participant.training.adapters.adapted import AdaptedModel, read_initial
@@ -69,7 +69,7 @@ READING_SECONDS: Final = 1.0  # that reading the data takes at least; then twice
 
 ASK_A_DRY_RUN: Final = "`onlysum participant status` says how many, and why not the first of them"
 
-_log = structlog.get_logger("onlysum.participant")
+_log = get_logger("onlysum.participant")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,12 +284,17 @@ class TorchTrainer:
             try:
                 sums = self.sums_of_turn(number)
                 sums.engine.adapted.load(self._start if number == recipe.schedule.turn(1) else moved_from(self._start))
-                total = sum_of(self._in_step(sums, batch), batch)
+                seen = self._in_step(sums, batch)
+                lost = seen.without_loss(joined(batch))
+                total = sum_of(seen, batch)
                 noisy = total + self._noise(total.size) if self._plan.privacy.noised else total
             except Exception as error:  # noqa: BLE001  whatever the rows bring about; its words may be theirs
                 raise LocalError("E-TRAINING", f"{which}: {type(error).__name__}") from None
             if not np.isfinite(noisy).all():
                 raise LocalError("E-TRAINING", f"{which}: a gradient is infinite, or not a number")
+            if lost:  # under noise such a row counts as an empty one, without a word
+                rule = f"the loss of {lost} of {joined(batch).size} rows is infinite, or not a number"
+                raise LocalError("E-TRAINING", f"{which}: {rule}")
             moves = "went well" if total.any() else "moves nothing: every gradient is zero"
             found.append(f"{which}: a step on {joined(batch).size} of {len(self._examples or ())} rows {moves}")
         return tuple(found)

@@ -67,6 +67,7 @@ class ParticipantStatus:
     detail: str
     plans: tuple[OpenPlan, ...]  # pending ones first
     ledger_sequence: int
+    gone: bool = False  # it has left for good
     abstains: str = ""  # why it takes part in no run
     identity: IdentityView | None = None
 
@@ -90,6 +91,7 @@ class ParticipantStatus:
             "connected": self.connected,
             "paused": self.paused,
             "code": self.code,
+            "left": self.gone,
             "abstains": self.abstains,
             "waiting": list(self.pending),
             "runs": list(self.decided),
@@ -110,7 +112,8 @@ class ParticipantStatus:
 
     def to_lines(self) -> list[str]:
         """Return it for people."""
-        state = "running" if self.running else "not running; start it: `onlysum participant start`"
+        start = "it has left" if self.gone else "not running; start it: `onlysum participant start`"
+        state = "running" if self.running else start
         if self.running:
             state += f"{', connected' if self.connected else ', NOT connected'}, since {moment(self.since)} UTC"
         lines = [f"{self.name} in {self.federation}: {state}{', paused' if self.paused else ''}"]
@@ -157,6 +160,7 @@ def participant_status(opened: OpenHome) -> ParticipantStatus:
         ),
         ledger_sequence=opened.ledger.head().sequence,
         abstains=daemon.abstains if daemon else "",
+        gone=opened.home.left_mark.exists(),
         identity=identity_view(opened),
     )
 

@@ -67,6 +67,7 @@ WRONG_INVITATIONS = {
     "a name that is none": {"name": "<script>", "role": "participant", "days": "2"},
     "no days": {"name": "x", "role": "participant", "days": ""},
     "too many days": {"name": "x", "role": "participant", "days": "999999999"},
+    "days behind zeros": {"name": "x", "role": "participant", "days": "0001900"},
     "digits that int reads and nobody types": {"name": "x", "role": "participant", "days": "²"},
     "another role": {"name": "x", "role": "operator", "days": "2"},
 }
@@ -78,6 +79,14 @@ def test_a_wrong_invitation_is_refused_and_its_text_is_escaped(site: Dashboard, 
     fields = {"form_token": site.form_token(cookie), **WRONG_INVITATIONS[case]}
     answer, page = site.ask("POST", "/invitations", cookie=cookie, fields=fields)
     assert (answer.status, "E-USAGE" in page, "<script>" in page) == (400, True, False)
+
+
+@pytest.mark.parametrize("path", ["/members/%00", "/members?shown=%00"])
+def test_a_character_that_postgresql_has_not_is_refused_before_it_is_looked_for(site: Dashboard, path: str) -> None:
+    answer, page = site.ask("GET", path, cookie=site.log_in(OPERATOR))
+    assert (answer.status, "E-WEB-FORM" in page) == (400, True)
+    answer, page = site.ask("POST", "/login", fields={"name": "\0", "password": "x"})
+    assert (answer.status, "E-WEB-FORM" in page) == (400, True)
 
 
 # --- passwords ---

@@ -82,6 +82,16 @@ def test_an_identity_survives_its_directory(
     assert directory.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_try_that_ended_between_the_two_keys_is_begun_again(keys: OwnKeys, tmp_path: Path) -> None:
+    directory = tmp_path / "identity"
+    identity.save_keys(directory, keys)
+    (directory / identity.IDENTITY_KEY).unlink()
+    assert not identity.has_keys(directory)
+    identity.save_keys(directory, keys)
+    assert identity.has_keys(directory)
+    assert identity.load_keys(directory).tls.reveal() == keys.tls.reveal()
+
+
 def test_keys_are_never_overwritten(keys: OwnKeys, tmp_path: Path) -> None:
     identity.save_keys(tmp_path / "identity", keys)
     with pytest.raises(LocalError) as caught:

@@ -41,6 +41,7 @@ from participant.link import identity
 from participant.link.channel import Channel
 from participant.opened import open_home
 from participant.owner.plan_store import Ended, PlanStore
+from participant.views.status import participant_status
 from privacy.claims import BUDGET_REACH, departing_sentence, not_protected, trust_sentences
 from privacy.draft import Draft, PrivacyTarget
 from privacy.errors import LocalError, OnlysumError, PeerError, Phase, RefusedError
@@ -450,6 +451,8 @@ def test_pausing_and_resuming_leave_a_mark_that_the_daemon_reads(say: Say, home:
 def test_who_has_left_does_not_start_again_but_keeps_the_ledger(say: Say, home: Home) -> None:
     say("leave", "--yes")
     assert refused(lambda: say("start")).code == "E-USAGE"
+    left = participant_status(open_home(home.directory))
+    assert (left.gone, left.to_lines()[0].endswith(": it has left")) == (True, True)
     assert "records, chained" in say("ledger", "verify")
 
 

@@ -347,7 +347,7 @@ def test_a_picture_of_a_kind_that_is_not_read_is_refused_by_name_and_not_left_ou
     (folder / "notes.txt").write_text("no picture")
     assert inspect_dataset(tmp_path / "photos").rows == 1
     (folder / "2.HEIC").write_bytes(b"ftypheic")
-    assert refusal(tmp_path / "photos").startswith("photos/cat/2.HEIC: pictures of this kind are not read")
+    assert refusal(tmp_path / "photos").startswith("photos/cat/2.HEIC: files of this kind are not read")
 
 
 def test_bytes_that_are_no_picture_are_refused_with_their_column_unless_another_is_the_input(tmp_path: Path) -> None:

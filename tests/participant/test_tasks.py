@@ -135,9 +135,8 @@ def test_of_a_chat_every_answer_is_asked_for_and_no_question(tmp_path: Path) -> 
 
 
 def test_a_chat_may_be_json_in_a_table() -> None:
-    assert messages_of('[{"role": "assistant", "content": "fine"}]', "row 1") == [
-        {"role": "assistant", "content": "fine"}
-    ]
+    chat = [{"role": "user", "content": "how?"}, {"role": "assistant", "content": "fine"}]
+    assert messages_of(json.dumps(chat), "row 1") == chat
 
 
 def test_of_words_the_first_token_of_each_is_asked_for(tmp_path: Path) -> None:

@@ -266,6 +266,17 @@ def test_a_dry_run_takes_one_step_of_each_turn_on_the_owner_s_rows_and_keeps_not
         trainer.step_on_rows()
 
 
+def test_a_dry_run_counts_rows_whose_loss_is_no_number(tmp_path: Path) -> None:
+    """Under noise they would leave as empty ones, without a word."""
+    world = make_world(tmp_path, mode="distributed", sampling_rate=1)
+    trainer = world.trainer(strict=True)
+    examples = trainer.sums_of_turn(0).examples
+    examples.inputs["pixel_values"][3] = torch.nan
+    with pytest.raises(LocalError, match=rf"the loss of 1 of {ROWS} rows is infinite, or not a number") as info:
+        trainer.step_on_rows()
+    assert info.value.code == "E-TRAINING"
+
+
 def test_a_dry_run_says_when_no_row_moves_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = make_world(tmp_path, mode="distributed", sampling_rate=0.000001)
     trainer = world.trainer(strict=True)

@@ -67,8 +67,10 @@ def wrap(model: torch.nn.Module, adapter: Adapter) -> PeftModel:
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for a name that it deprecates
             warnings.filterwarnings("ignore", message="fan_in_fan_out")  # of GPT-2's layers, which PEFT then sets right
             return wrapped(model, adapter).eval()
-    except (ValueError, TypeError, NotImplementedError) as error:  # PEFT's: no such modules, or not of such a kind
+    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+        # PEFT's: no such modules, or not of such a kind; torch's: no memory for it
         hint = "" if isinstance(error, ValueError) else "; take other target_modules, or another method"
+        hint = "; take a smaller adapter" if type(error) is RuntimeError else hint
         raise LocalError("E-CONFIG-INVALID", f"adapter: {str(error).splitlines()[0].rstrip('.')}{hint}") from None
 
 

@@ -107,6 +107,15 @@ class GradientSums:
             if fit := int(np.isin(rows, self.examples.unusable, invert=True).sum()):
                 yield reduce(torch.add, islice(gradients, fit)) / fit
 
+    def without_loss(self, rows: Rows) -> int:
+        """Return how many of these rows have a loss that is infinite, or not a number; for their owner's eyes."""
+        count = 0
+        for slots in self._micro_batches(rows):
+            with torch.no_grad(), left_out(self.skipped):
+                losses = self.engine.losses(self.examples.take(slots))
+            count += int((~torch.isfinite(losses.cpu().float()).numpy() & (slots != EMPTY_SLOT)).sum())
+        return count
+
     def time_micro_batch(self, **clip: Unpack[Clip]) -> None:
         """Run one micro-batch of empty examples, to time it."""
         nobody = np.full(self.micro_batch, EMPTY_SLOT, dtype=np.int64)

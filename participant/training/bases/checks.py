@@ -77,6 +77,23 @@ def check_length(name: str, model: Any, length: int, prompt: int = 0) -> None:
         raise LocalError("E-CONFIG-INVALID", detail)
 
 
+def check_room(name: str, tokenizer: Any, length: int) -> None:
+    """Refuse a length that the tokenizer's special tokens fill: every text would be the same.
+
+    Args:
+        name: of the base.
+        tokenizer: of the base.
+        length: of a text in tokens.
+
+    Raises:
+        LocalError: ``E-CONFIG-INVALID``.
+    """
+    special = int(tokenizer.num_special_tokens_to_add())
+    if length <= special:
+        detail = f"task.max_length {length}: {name} adds {special} tokens to each text, so nothing of it would be read"
+        raise LocalError("E-CONFIG-INVALID", detail)
+
+
 def _reserved(model: Any) -> int:
     """Return how many rows of the embedding of positions no token gets: RoBERTa counts on from its padding."""
     for name, module in model.named_modules():

@@ -23,7 +23,10 @@ from privacy.printable import first_unprintable
 
 # A whole number as tables hold it: 17.0 where another row of the column was empty, 1e+05 as R writes 100000.
 WHOLE: Final = re.compile(r"[+-]?(?:0|[1-9][0-9]*)\.0*|\+[1-9][0-9]*|-?[1-9](?:\.[0-9]+)?[eE]\+[0-9]{2}")
+MOST_DIGITS: Final = 400  # of a whole number in a table; a float's has 309
 EXACT: Final = 2**53  # from here on a 64-bit float no longer tells one whole number from the next
+
+BETWEEN_LABELS: Final = "|"  # several labels of a row, in a table that has no lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ def third_party(where: str, what: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except OnlysumError:
+    except (OnlysumError, PermissionError):
         raise
     except Exception as error:  # noqa: BLE001  no list of what other people's parsers raise is ever complete
         raise LocalError("E-DATA-PARSE", f"{where}: {what or f'cut or damaged ({type(error).__name__})'}") from None
@@ -60,7 +63,7 @@ def name_text(value: object) -> str | None:
         return None
     if isinstance(value, str):
         text = composed(value)
-        whole = Decimal(text) if WHOLE.fullmatch(text) else None
+        whole = Decimal(text) if len(text) <= MOST_DIGITS and WHOLE.fullmatch(text) else None
         return (text if whole is None or whole != whole.to_integral_value() else str(int(whole))) or None
     if isinstance(value, int | np.integer):
         return str(int(value))
@@ -69,6 +72,11 @@ def name_text(value: object) -> str | None:
     if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
         return str(int(value))
     return None
+
+
+def parts_of(text: str) -> tuple[str, ...]:
+    """Return the labels in a cell of a table that has no lists."""
+    return tuple(part.strip() for part in text.split(BETWEEN_LABELS) if part.strip()) or (text,)
 
 
 def require_columns(row: Mapping[str, Any], columns: Sequence[str], where: str, *, listed: bool = True) -> None:

@@ -24,9 +24,13 @@ from privacy.printable import first_unprintable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
-# Pictures that are not read: left out in a word, half of a folder would be missing in silence.
-OTHER_IMAGES: Final = frozenset({".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".dcm", ".nef", ".cr2", ".dng"})
+IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+# What may lie beside pictures; anything else is refused: half of a folder would be missing in silence.
+BESIDE_IMAGES: Final = frozenset(
+    {".txt", ".md", ".rst", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".html", ".yaml", ".yml", ".pdf"}
+)
+LEFT_BEHIND: Final = frozenset({"Thumbs.db", "desktop.ini"})  # by file managers of Windows, which hide them
+NAMES_BESIDE_IMAGES: Final = LEFT_BEHIND | {"README", "LICENSE", "LICENCE", "COPYING"}
 FOLDER_LABEL: Final = "label"  # the column that folders' names are in
 CSV_FIELD_BYTES: Final = 2**24
 OTHER_SEPARATORS: Final = (";", "\t", "|")
@@ -129,6 +133,8 @@ def _undecodable_line(path: Path) -> int:
 
 
 def _csv_columns(header: list[str], file: str) -> list[str]:
+    if header and header[0].lower().startswith("sep="):
+        raise LocalError("E-DATA-PARSE", f"{file}: its first line is for spreadsheets, not names of columns; remove it")
     for separator in OTHER_SEPARATORS:
         if header and sum(name.count(separator) for name in header) >= max(1, len(header) - 1):
             detail = f"names of columns hold {separator!r}; columns are separated by commas"
@@ -146,12 +152,13 @@ def _jsonl_rows(path: Path, _wanted: Names) -> Rows:
             where = f"{path.name} row {number}"
             try:
                 pairs = json.loads(line, object_pairs_hook=_Pairs)
+                values = [_plain(value) for _, value in pairs] if isinstance(pairs, _Pairs) else []
             except (ValueError, RecursionError):
-                raise LocalError("E-DATA-PARSE", f"{where}: not JSON") from None
+                raise LocalError("E-DATA-PARSE", f"{where}: not JSON, or nested too deep") from None
             if not isinstance(pairs, _Pairs):
                 raise LocalError("E-DATA-PARSE", f"{where}: not an object")
             columns = _columns((name for name, _ in pairs), where)
-            yield where, dict(zip(columns, (_plain(value) for _, value in pairs), strict=True))
+            yield where, dict(zip(columns, values, strict=True))
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -171,8 +178,11 @@ def _parquet_rows(path: Path, wanted: Names) -> Rows:
         file = parquet.ParquetFile(path)
     with file:
         names = _column_names(file.schema_arrow, path.name)
+        with third_party(path.name):
+            about = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+            labels = _class_names(about.get("info", {}).get("features") or {})
         read = [raw for raw, column in names.items() if wanted is None or column in wanted]
-        yield from _numbered(path, file.iter_batches(columns=read), names, wanted)
+        yield from _with_classes(_numbered(path, file.iter_batches(columns=read), names, wanted), labels)
 
 
 def _saved_rows(path: Path, wanted: Names) -> Rows:
@@ -180,7 +190,7 @@ def _saved_rows(path: Path, wanted: Names) -> Rows:
     with third_party(path.name):
         state = json.loads((path / "state.json").read_bytes())
         files = [path / Path(entry["filename"]).name for entry in state["_data_files"]]
-        labels = _class_names(path)
+        labels = _class_names(json.loads((path / "dataset_info.json").read_bytes())["features"])
     if state.get("_indices_data_files"):
         raise LocalError("E-DATA-PARSE", f"{path.name}: its rows are a selection; save it after flatten_indices()")
     streams = iter(_streams(files, path.name))
@@ -189,8 +199,7 @@ def _saved_rows(path: Path, wanted: Names) -> Rows:
     if first is None:
         return
     names = _column_names(first.schema, path.name)
-    for where, row in _numbered(path, chain([first], streams), names, wanted):
-        yield where, {key: _named(value, labels[key]) if key in labels else value for key, value in row.items()}
+    yield from _with_classes(_numbered(path, chain([first], streams), names, wanted), labels)
 
 
 def _streams(files: list[Path], name: str) -> Iterator[pa.RecordBatch]:
@@ -203,17 +212,31 @@ def _streams(files: list[Path], name: str) -> Iterator[pa.RecordBatch]:
             yield from pa.ipc.open_stream(source)
 
 
-def _class_names(path: Path) -> dict[str, list[str]]:
-    features = json.loads((path / "dataset_info.json").read_bytes())["features"]
-    return {
-        composed(name): list(feature["names"])
-        for name, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-    }
+def _with_classes(rows: Rows, labels: dict[str, list[str]]) -> Rows:
+    for where, row in rows:
+        yield where, {key: _named(value, labels[key]) if key in labels else value for key, value in row.items()}
+
+
+def _class_names(features: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the names of classes by column, as Hugging Face datasets describe their features."""
+    found = {composed(name): _names_in(feature) for name, feature in features.items()}
+    return {name: names for name, names in found.items() if names is not None}
+
+
+def _names_in(feature: Any) -> list[str] | None:
+    """Return the names of classes that a feature's numbers are, or those in its lists, stand for."""
+    if isinstance(feature, list):  # how older versions write a list
+        return _names_in(feature[0]) if len(feature) == 1 else None
+    if not isinstance(feature, dict):
+        return None
+    return list(feature["names"]) if feature.get("_type") == "ClassLabel" else _names_in(feature.get("feature"))
 
 
 def _named(value: Any, names: list[str]) -> Any:
-    """Return the name of a class; -1, which stands for no label, is no class counted from the end."""
+    """Return the name of a class, or those in a list; -1, which stands for no label, is no class from the end."""
+    if isinstance(value, list):
+        named = [_named(entry, names) for entry in value]
+        return next((entry for entry in named if isinstance(entry, Unreadable)), named)
     if isinstance(value, int) and not 0 <= value < len(names):
         reason = f"holds a class number outside 0 to {len(names) - 1}; leave rows without a label out"
         return Unreadable(reason, is_class=True)
@@ -265,6 +288,9 @@ def _npz_rows(path: Path, wanted: Names) -> Rows:
     ):
         names = dict(zip(file.files, _columns(file.files, path.name), strict=True))
         arrays = {name: file[raw] for raw, name in names.items() if wanted is None or name in wanted}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise LocalError("E-DATA-PARSE", f"{path.name}: {name} in it is no array; leave it out")
         others = dict.fromkeys(names.values() - arrays.keys(), NOT_READ)
     lengths = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
     if len(lengths) > 1:
@@ -283,6 +309,7 @@ def _folder_rows(path: Path, _wanted: Names) -> Rows:
             raise LocalError(
                 "E-DATA-PARSE", f"{_shown(entry, path)}: an image beside the folders of labels has no label"
             )
+        _require_known(entry, path)
         if entry.is_dir():
             images = 0
             for row in _images(path, entry):
@@ -299,16 +326,30 @@ def _require_target(entry: Path, path: Path) -> None:
         raise LocalError("E-DATA-PARSE", f"{_shown(entry, path)}: a link that leads nowhere; remove or mend it")
 
 
+def _require_known(file: Path, path: Path) -> None:
+    """Refuse a file that is neither a picture that is read nor one that people keep beside pictures."""
+    known = file.suffix.lower() in IMAGE_SUFFIXES | BESIDE_IMAGES or file.name in NAMES_BESIDE_IMAGES
+    if file.is_file() and not known:
+        detail = "files of this kind are not read; make a picture a PNG, and remove what is none"
+        raise LocalError("E-DATA-PARSE", f"{_shown(file, path)}: {detail}")
+
+
 def _images(path: Path, label: Path) -> Rows:
     for file in visible(label.iterdir()):
         _require_target(file, path)
-        if file.is_dir() and _has_images(file):
+        if file.is_dir() and _visible_files(file):
             detail = "a folder of images within a label's; each label has one folder, directly below the dataset's"
             raise LocalError("E-DATA-PARSE", f"{_shown(file, path)}: {detail}")
-        if file.suffix.lower() in OTHER_IMAGES:
-            raise LocalError("E-DATA-PARSE", f"{_shown(file, path)}: pictures of this kind are not read; make it a PNG")
+        _require_known(file, path)
         if file.is_file() and file.suffix.lower() in IMAGE_SUFFIXES:
             yield _shown(file, path), {"image": file.read_bytes(), FOLDER_LABEL: _label(label, path)}
+
+
+def _visible_files(folder: Path) -> bool:
+    """Return whether a folder has files in it, however deep, that are not hidden."""
+    return any(
+        entry.is_file() or _visible_files(entry) for entry in visible(folder.iterdir()) if not entry.is_symlink()
+    )
 
 
 def _label(folder: Path, path: Path) -> str:

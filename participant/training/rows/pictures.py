@@ -27,6 +27,8 @@ DEEP: Final = re.compile(r";16[BLN]")  # 16 bits a channel, in Pillow's names of
 MAX_PIXELS: Final = 2**26  # of an encoded picture; a small file can claim any size
 GREY: Final = frozenset({"1", "L"})
 LUMA: Final = (0.299, 0.587, 0.114)  # ITU-R 601
+OPAQUE: Final = 255
+TRANSPARENT: Final = "parts of it are transparent; save it on the background that it is to have"
 NOT_FINITE: Final = "a pixel is infinite, or not a number"
 
 
@@ -68,16 +70,23 @@ def pixels(value: Any, channels: int, where: str) -> NDArray[np.float32]:
         array = np.asarray(_decoded(value, where), dtype=np.float32)
     if array.ndim == 2:
         array = array[:, :, None]
-    if array.ndim != 3 or array.shape[2] not in {1, 3, 4} or not array.size:
+    if array.ndim != 3 or array.shape[2] not in {1, 3, 4, channels} or not array.size:
         raise LocalError("E-DATA-PARSE", f"{where}: an image has shape (height, width) or (height, width, channels)")
     if not np.isfinite(array).all():
         raise LocalError("E-DATA-PARSE", f"{where}: {NOT_FINITE}")
-    array = array[:, :, :3] if array.shape[2] == 4 else array
     if array.shape[2] == channels:
         return array
+    if array.shape[2] == 4:
+        if np.ptp(array[:, :, 3]):
+            raise LocalError("E-DATA-PARSE", f"{where}: {TRANSPARENT}")
+        array = array[:, :, :3]
+    if array.shape[2] == 1:
+        return np.repeat(array, channels, axis=2)
     if channels == 1:
         return array @ np.array(LUMA, dtype=np.float32)[:, None]
-    return np.repeat(array, channels, axis=2)
+    if array.shape[2] != channels:
+        raise LocalError("E-DATA-PARSE", f"{where}: it has {array.shape[2]} channels, and the base reads {channels}")
+    return array
 
 
 def _decoded(value: Any, where: str) -> Any:
@@ -99,7 +108,7 @@ def _opened(data: bytes, where: str) -> NDArray[Any]:
                 raise _too_large(where)
             if trouble := _cut(image):
                 raise LocalError("E-DATA-PARSE", f"{where}: {trouble}")
-            return _array(ImageOps.exif_transpose(image))
+            return _array(ImageOps.exif_transpose(image), where)
     except Image.DecompressionBombError:  # Pillow's own limit is higher
         raise _too_large(where) from None
 
@@ -120,10 +129,15 @@ def _raw_mode(arguments: object) -> str:
     return arguments if isinstance(arguments, str) else ""
 
 
-def _array(image: Image.Image) -> NDArray[Any]:
-    """Return the pixels; ``convert`` would clip everything above 255 of an image of deep grey to white."""
+def _array(image: Image.Image, where: str) -> NDArray[Any]:
+    """Return the pixels; ``convert`` would clip everything above 255 of an image of deep grey to white.
+
+    What lies under transparent pixels is mostly black, and nothing that a person sees, so it is not taken for it.
+    """
     if image.mode.startswith("I") or image.mode == "F":
         return np.asarray(image)
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[:, :, 3].min() < OPAQUE:
+        raise LocalError("E-DATA-PARSE", f"{where}: {TRANSPARENT}")
     return np.asarray(image.convert("L" if image.mode in GREY else "RGB"))
 
 

@@ -118,7 +118,7 @@ class Forms:
         """Return a chat as the template writes it, and from where to where each answer goes, its end mark included."""
         text, spans = self._template(messages, where), []
         for place, message in enumerate(messages):
-            if message["role"] == ANSWERER:
+            if message["role"] == ANSWERER and place:  # what it says first answers nobody
                 before = self._template(messages[:place], where, answer_next=True)
                 up_to = self._template(messages[: place + 1], where)
                 if not (up_to.startswith(before) and text.startswith(up_to.rstrip())):
@@ -162,8 +162,10 @@ def messages_of(value: Any, where: str) -> list[Message]:
     if not isinstance(value, list) or not 0 < len(value) <= MOST_TURNS:
         raise refused_row(where, 'a chat is a list of 1 to 1000 messages {"role": ..., "content": ...}')
     messages = [_message(entry, where) for entry in value]
-    if not any(message["role"] == ANSWERER for message in messages):
-        raise refused_row(where, f"no message has the role {ANSWERER}: nothing is answered; leave it out")
+    if not any(message["role"] == ANSWERER for message in messages[1:]):
+        raise refused_row(
+            where, f"no message after the first has the role {ANSWERER}: nothing is answered; leave it out"
+        )
     return messages
 
 

@@ -130,7 +130,7 @@ class HiddenTokens(TaskWork):
     def read(self, reading: Reading, base: Base) -> tuple[Inputs, torch.Tensor]:
         """Return token ids, some hidden behind public coins, their mask, and the hidden ones; all (count, length)."""
         texts = reading.table.inputs
-        read = reading.rows(lambda row, where: self._text(texts[row], where), otherwise="")
+        read = reading.rows(lambda row, where: self._text(texts[row], base, where), otherwise="")
         inputs = tokenised(base, read, self.task.max_length, reading)
         return self._hidden_publicly(inputs, base)
 
@@ -164,10 +164,15 @@ class HiddenTokens(TaskWork):
         ids[place], labels[place] = hidden.to(ids.device), wanted.to(ids.device)
         return replace(examples, inputs={**examples.inputs, TOKENS: ids}, labels=labels)
 
-    def _text(self, value: Any, where: str) -> str:
-        text = text_of(value, where)
+    def _text(self, value: Any, base: Base, where: str) -> str:
+        text, tokenizer = text_of(value, where), tokenizer_of(base)
         if not text.strip():
             raise refused_row(where, "its text is empty; leave it out")
+        ids = tokenizer(text, truncation=True, max_length=self.task.max_length)[TOKENS]
+        if not set(ids) - set(tokenizer.all_special_ids):
+            raise refused_row(
+                where, "it has no token that the base knows, so nothing of it can be hidden; leave it out"
+            )
         return text
 
     def _hidden_publicly(self, inputs: Inputs, base: Base) -> tuple[Inputs, torch.Tensor]:

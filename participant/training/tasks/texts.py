@@ -47,7 +47,9 @@ def tokenised(base: Base, texts: Sequence[str], length: int, reading: Reading) -
     found = tokenizer(
         list(texts), padding="max_length", truncation=True, max_length=length, return_token_type_ids=False
     )
-    return {name: torch.tensor(found[name], dtype=torch.int64) for name in (TOKENS, TOKEN_MASK)}
+    tokens, mask = (torch.tensor(found[name], dtype=torch.int64) for name in (TOKENS, TOKEN_MASK))
+    mask[mask.sum(dim=1) == 0, 0] = 1  # as in ``mask_of``: where a tokenizer adds nothing, an empty text has no token
+    return {TOKENS: tokens, TOKEN_MASK: mask}
 
 
 def padded(rows: Sequence[Sequence[int]], length: int, fill: int) -> torch.Tensor:

@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 
-from participant.training.rows.cells import name_text
+from participant.training.rows.cells import BETWEEN_LABELS, name_text
 from participant.training.tasks.classes import LabelNumbers, label_options
 from participant.training.tasks.losses import several_losses, squared_losses, token_losses
 from participant.training.tasks.pooling import loader_for, pooled_answers
@@ -34,7 +34,7 @@ from privacy.task_parts import MultiLabel, Regression, TokenClassification
 if TYPE_CHECKING:
     from participant.training.models import Base
 
-BETWEEN_LABELS = "|"  # in a table that has no lists
+LARGEST: Final = 1e18  # of a number to be learnt: its square is finite in float32
 
 
 class Numbers(TaskWork):
@@ -153,11 +153,15 @@ class WordLabels(TaskWork):
             tags = [numbers.number(name_text(tag), where) for tag in list_of(table.labels[row], None, where)]
             if len(words) != len(tags) or not words or not all(isinstance(word, str) for word in words):
                 raise refused_row(where, f"it has {len(words)} words and {len(tags)} labels; each word has one")
+            if not all(word.strip() for word in words):
+                raise refused_row(where, "one of its words is empty; leave it out, and its label")
             coded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=longest)
             owners = coded.word_ids()
             if max((owner for owner in owners if owner is not None), default=-1) < len(words) - 1:
                 reading.cut.add(row)
             first = [owner is not None and owner not in owners[:place] for place, owner in enumerate(owners)]
+            if not any(first):
+                raise refused_row(where, "none of its words has a token; leave it out")
             return list(coded[TOKENS]), [
                 tags[owner] if is_first else IGNORED for owner, is_first in zip(owners, first, strict=True)
             ]
@@ -196,12 +200,12 @@ def number_of(value: Any, where: str) -> float:
     """
     try:
         if not isinstance(value, bool | np.bool_) and isinstance(value, str | int | float | Decimal | np.number):
-            number = float(value)
-            if math.isfinite(number) and abs(number) <= np.finfo(np.float32).max:
+            number = math.nan if isinstance(value, str) and "_" in value else float(value)  # Python reads 1_5 as 15
+            if abs(number) <= LARGEST:
                 return number
     except (ValueError, OverflowError):
         pass
-    raise refused_row(where, "its label is not a finite number")
+    raise refused_row(where, f"its label is not a number of at most {LARGEST:.0e}")
 
 
 def list_of(value: Any, separator: str | None, where: str) -> Sequence[Any]:
