@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from coordinator.database import label_rows, member_rows, run_rows, standing_rows
 from coordinator.database.run_rows import RunRecord, RunState
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from coordinator.views.overview import Overview
+
+END_SECONDS: Final = 10.0  # that an export waits for the files of an end that was just committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ def export_run(files: RunFiles, ended: Overview, directory: Path, *, released: b
         LocalError: ``E-USAGE``: the run goes on, has released nothing, or ended early and ``released`` is not set.
     """
     last = _unfinished_at(ended, released=released)
+    _wait_for_its_end(files)
     if ended.plan.recipe.measured is not None:
         (directory / MEASUREMENT_FILE).write_bytes(measurement_json(ended.plan, files, ended.rounds))
     else:
@@ -139,6 +143,13 @@ def export_run(files: RunFiles, ended: Overview, directory: Path, *, released: b
     (directory / "plan.sig").write_bytes(ended.run.signature)
     (directory / "evaluations.json").write_text(json.dumps(ended.evaluation_values(), indent=2))
     return last
+
+
+def _wait_for_its_end(files: RunFiles) -> None:
+    """Wait for files whose row was committed a moment ago: the leader moves them to their places after that."""
+    until = time.monotonic() + END_SECONDS
+    while not files.end_published and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def _export_adapter(ended: Overview, files: RunFiles, directory: Path, last: int | None) -> None:

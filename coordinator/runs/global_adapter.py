@@ -126,6 +126,11 @@ class RunFiles:
         for directory in self.directory.glob(f"{_LED}*"):
             shutil.rmtree(directory, ignore_errors=True)
 
+    @property
+    def end_published(self) -> bool:
+        """Whether adapter and report of a run that has ended lie where they are read, or nobody is left to put them."""
+        return self.reported or not any(self.directory.glob(f"{_LED}*"))
+
     def _of_round(self, number: int) -> tuple[Path, ...]:
         return (self.sum(number), self._moments(number), self._average(number), self.iterate(number))
 

@@ -85,8 +85,10 @@ class Guard:
         return response
 
     def _check(self, request: Request) -> None:
-        if "\0" in request.scope["path"] or "%00" in request.url.query:  # PostgreSQL knows no such text
-            raise RefusedError("E-WEB-FORM", "an address here has no NUL in it")
+        if "\0" in request.scope["path"]:  # PostgreSQL knows no such text, and no name here has it
+            raise LocalError("E-NOT-FOUND", "there is no such page")
+        if "%00" in request.url.query:
+            raise RefusedError("E-WEB-FORM", "a question here has no NUL in it")
         if request.scope["path"] in self._open and request.method in SAFE:
             return
         if request.headers.get("host", "") not in self._origins.hosts:

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from coordinator.database import attempt_rows, run_rows
 from coordinator.database.run_rows import RunState
 from coordinator.database.tables import runs
 from coordinator.enrolment.authority import introduction_of, load_authority, renew_server, save_authority
+from coordinator.runs.global_adapter import RunFiles
 from host.state_format import write_format
 from privacy.claims import unfinished_sentences
 from privacy.errors import LocalError
@@ -408,6 +410,23 @@ def test_what_a_run_that_ended_early_has_released_is_exported_on_request_and_lab
     assert "did not complete: this is what 2 of its 3 rounds released" in card
     report = verify_report((out / "report.json").read_bytes()).report
     assert sum(entry.certificate is not None for entry in report.rounds) == 2
+
+
+def test_an_export_right_after_the_end_waits_for_its_files(
+    finished: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The row of a run's end is committed before adapter and report are moved to where they are read."""
+    files = RunFiles(finished.home.run(RUN_ID))
+    drafts = files.drafts(7)
+    drafts.directory.mkdir()
+    files.exported.rename(drafts.exported)
+    files.report.rename(drafts.report)
+    later = threading.Timer(0.3, files.publish_end, [7])
+    later.start()
+    said(capsys, "run", "export", RUN_ID[:6], "-o", str(tmp_path / "result"))
+    later.join()
+    assert (tmp_path / "result" / "adapter" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "result" / "report.json").is_file()
 
 
 def test_a_run_that_released_nothing_or_goes_on_is_not_exported(

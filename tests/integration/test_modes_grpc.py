@@ -111,7 +111,7 @@ def check_history(service: Service, plan: Plan) -> None:
     files = RunFiles(service.home.run(plan.run_id))
     last = np.frombuffer(files.iterate(plan.recipe.rounds).read_bytes(), dtype="<f4")
     assert np.isfinite(last).all()
-    assert (files.exported / "adapter_model.safetensors").is_file()
+    until((files.exported / "adapter_model.safetensors").is_file, "the adapter lies where it is read")
 
 
 def check_screen(owner: Owner, plan: Plan, capsys: Any) -> None:

@@ -101,7 +101,7 @@ def test_a_view_cannot_be_changed_and_does_not_print(
 KEYS: dict[str, set[str]] = {
     "status": {
         "name", "federation", "running", "since", "connected", "paused", "code", "waiting", "runs", "plans",
-        "ledger_sequence", "abstains", "identity",
+        "ledger_sequence", "left", "abstains", "identity",
     },
     "plan list": {"run", "title", "mode", "decision", "ended", "reason", "expires_at", "training"},
     "ledger show": {"populations", "sequence", "head", "key", "file", "members", "reanchored", "unknown"},
