@@ -39,8 +39,8 @@ from privacy.claims import unfinished_sentences
 from privacy.errors import LocalError
 from privacy.secagg.messages import Position
 from protos.invitation import decode_invitation
-from simulation.ports import free_ports
 from tests.worlds.coordinator import RUN_ID, World
+from tests.worlds.initialised import initialised
 from tests.worlds.seeded import SeededRandom
 
 Operated = Callable[..., World]
@@ -49,12 +49,7 @@ Operated = Callable[..., World]
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A coordinator that ``init`` made, named by the environment."""
-    directory = tmp_path / "clinic"
-    address, enrolment = (f"127.0.0.1:{port}" for port in free_ports(2))
-    words = ["coordinator", "init", str(directory), "--name", "clinics", "--operator", "The Institute"]
-    assert onlysum.run([*words, "--address", address, "--enrolment-address", enrolment]) == 0
-    monkeypatch.setenv("ONLYSUM_HOME", str(directory))
-    return directory
+    return initialised(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from coordinator.home import Home
 from coordinator.opened import open_home
 from privacy.plan import Plan
 from protos.envelope import DatasetOffer, Role
-from simulation.ports import free_ports
 from tests.worlds.coordinator import initial_adapter
 from tests.worlds.daemons import draft
+from tests.worlds.initialised import initialised
 from tests.worlds.plans import CREATED_AT, make_plan, names, signing_key
 
 ENTRIES = 12
@@ -27,11 +27,7 @@ ENTRIES = 12
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A coordinator with five participants that announced their data, and an evaluator."""
-    directory = tmp_path / "clinic"
-    address, enrolment = (f"127.0.0.1:{port}" for port in free_ports(2))
-    words = ["coordinator", "init", str(directory), "--name", "clinics", "--operator", "The Institute"]
-    assert onlysum.run([*words, "--address", address, "--enrolment-address", enrolment]) == 0
-    monkeypatch.setenv("ONLYSUM_HOME", str(directory))
+    directory = initialised(tmp_path, monkeypatch)
     with open_home(directory) as opened, opened.store.begin() as connection:
         for name in (*names(5), "referee"):
             role = Role.EVALUATOR if name == "referee" else Role.PARTICIPANT

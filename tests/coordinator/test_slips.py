@@ -26,19 +26,14 @@ from host.rendering import LAST, moment, timestamp
 from host.settings import parse
 from privacy.errors import LocalError, PlanError
 from privacy.plan import Plan
-from simulation.ports import free_ports
+from tests.worlds.initialised import initialised
 from tests.worlds.plans import plan_document
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A coordinator that ``init`` made, named by the environment."""
-    directory = tmp_path / "clinic"
-    address, enrolment = (f"127.0.0.1:{port}" for port in free_ports(2))
-    words = ["coordinator", "init", str(directory), "--name", "clinics", "--operator", "The Institute"]
-    assert onlysum.run([*words, "--address", address, "--enrolment-address", enrolment]) == 0
-    monkeypatch.setenv("ONLYSUM_HOME", str(directory))
-    return directory
+    return initialised(tmp_path, monkeypatch)
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> Any:
