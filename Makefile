@@ -110,7 +110,7 @@ constraints: setup ## Pin the versions that are installed now
 demo: setup ## Fine-tune among five participants on this machine (3 minutes; PRIVACY=distributed, SUITE=1, OUT=demo-out)
 	$(ONE_THREAD) $(BIN)/onlysum demo --privacy $(PRIVACY) --suite $(SUITE) --out $(OUT)
 
-demo-text: setup ## Fine-tune a small language model on three owners' conversations (5 minutes; TEXT_OUT=demo-text-out)
+demo-text: setup ## Fine-tune a small language model on three owners' conversations (4 minutes; TEXT_OUT=demo-text-out)
 	$(ONE_THREAD) $(BIN)/python -m examples.chat.demo --out $(TEXT_OUT) $(if $(DATA),--data $(DATA))
 
 demo-compare: setup ## Compare local with shared noise over fresh seeds, in a simulation (5 minutes; BANDS=1)

@@ -29,7 +29,7 @@ from simulation.screen import Screen
 from simulation.stage import EVALUATOR, Cast, Stage
 
 RECIPE: Final = Path(__file__).parent / "recipe.toml"
-PEOPLE: Final = 500  # of each desk
+PEOPLE: Final = 1500  # of each desk: the more there are, the less noise hides one of them
 CHATS_EACH: Final = 2  # as the recipe's max_rows_per_user
 HELD_OUT: Final = 20  # chats of each desk with nobody who takes part
 SEED: Final = 100
@@ -53,7 +53,7 @@ min_survivors = 3
 
 [population.{population}]
 unit = "user"
-lifetime_epsilon = 10
+lifetime_epsilon = 20
 lifetime_delta = 1e-5
 per_run_epsilon = 8
 per_run_delta = 1e-5
