@@ -157,7 +157,7 @@ async def _keep_saying(runner: Runner) -> None:
     """Say to the other coordinators that this one runs, as often as the database takes it."""
     while True:
         with suppress(LocalError):  # a database that is away: the runs' own work says so
-            await asyncio.to_thread(runner.presence.say)
+            await asyncio.to_thread(runner.presence.say, runner.liveness.all_live())
         await asyncio.sleep(presence.EVERY_SECONDS)
 
 

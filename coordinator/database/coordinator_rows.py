@@ -7,12 +7,15 @@ Leaves to others: how often a process says so (``coordinator.leadership.presence
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from coordinator.database.lease_rows import MILLISECONDS, clock
+from coordinator.database.lease_rows import MILLISECONDS, clock, joined, names
 from coordinator.database.tables import coordinators
+
+GONE_SECONDS: Final = 20.0  # a process that has said nothing for so long does not run, or hangs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,7 @@ class Beat:
     version: str
     number: int  # 1 is the first one
     clock_ms: int  # by how much its clock is ahead of the database's
+    live: tuple[str, ...]  # members that poll it
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +42,26 @@ class CoordinatorRecord:
     age: float  # seconds since then
     beat: int
     clock_ms: int
+    live: tuple[str, ...]  # members that polled it when it said so
+
+    @property
+    def running(self) -> bool:
+        """Whether it has said so lately."""
+        return self.age <= GONE_SECONDS
 
 
-def say_running(connection: Connection, beat: Beat, *, forget_after: float) -> None:
+def say_running(connection: Connection, beat: Beat) -> None:
     """Note that a process runs, and forget those of the same address that have long said nothing.
 
     Args:
         connection: of a transaction that writes.
         beat: what it says.
-        forget_after: seconds.
     """
     now, mine = clock(connection), coordinators.c.process == beat.process
-    gone = coordinators.c.seen_at < now - int(forget_after * MILLISECONDS)
+    gone = coordinators.c.seen_at < now - int(GONE_SECONDS * MILLISECONDS)
     connection.execute(sa.delete(coordinators).where(coordinators.c.address == beat.address, gone, ~mine))
     values = {"address": beat.address, "seen_at": now, "beat": beat.number, "clock_ms": beat.clock_ms}
+    values["live"] = joined(beat.live)
     if connection.execute(sa.update(coordinators).where(mine).values(**values)).rowcount:
         return
     values |= {"process": beat.process, "version": beat.version, "started_at": now}
@@ -76,6 +86,7 @@ def list_coordinators(connection: Connection) -> tuple[CoordinatorRecord, ...]:
             max(0, now - row.seen_at) / MILLISECONDS,
             row.beat,
             row.clock_ms,
+            names(row.live),
         )
         for row in connection.execute(sa.select(coordinators))
     ]

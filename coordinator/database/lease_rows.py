@@ -72,7 +72,7 @@ def list_leases(connection: Connection) -> dict[str, LeaseRecord]:
             row.address,
             row.token,
             row.holder != NOBODY and row.expires_at > now,
-            tuple(name for name in row.live.split(",") if name),
+            names(row.live),
         )
         for row in connection.execute(sa.select(leases))
     }
@@ -110,14 +110,23 @@ def renew(
     """
     end = _end(connection, seconds)
     for lease in mine:
-        names = ",".join(sorted(live.get(lease.run_id, ())))
-        connection.execute(_of(lease).values(expires_at=end, live=names))
+        connection.execute(_of(lease).values(expires_at=end, live=joined(live.get(lease.run_id, ()))))
 
 
 def hand_over(connection: Connection, mine: Collection[Lease]) -> None:
     """Let anybody take leases at once."""
     for lease in mine:
         connection.execute(_of(lease).values(holder=NOBODY, expires_at=0, live=""))
+
+
+def joined(members: Collection[str]) -> str:
+    """Return names as a row has them."""
+    return ",".join(sorted(members))
+
+
+def names(row: str) -> tuple[str, ...]:
+    """Return what :func:`joined` made of them."""
+    return tuple(name for name in row.split(",") if name)
 
 
 def _of(lease: Lease) -> sa.Update:

@@ -111,6 +111,7 @@ coordinators = sa.Table(
     sa.Column("seen_at", sa.BigInteger, nullable=False),  # likewise, when it last said that it runs
     sa.Column("beat", sa.BigInteger, nullable=False),  # how often it has said so
     sa.Column("clock_ms", sa.BigInteger, nullable=False),  # by how much its clock is ahead of the database's
+    sa.Column("live", sa.Text, nullable=False, server_default=""),  # members that poll it; names, comma-separated
 )
 
 approvals = sa.Table(

@@ -17,7 +17,7 @@ from coordinator.database import coordinator_rows, lease_rows
 from coordinator.database.coordinator_rows import CoordinatorRecord
 from coordinator.database.store import Store
 from coordinator.leadership.leadership import LEASE_SECONDS
-from coordinator.leadership.presence import GONE_SECONDS, clock_ahead, read_mark
+from coordinator.leadership.presence import clock_ahead, read_mark
 from privacy.errors import LocalError
 from privacy.interfaces import Clock
 
@@ -87,12 +87,12 @@ def clocks(settings: Settings, store: Store, clock: Clock) -> str:
 def _running(known: Sequence[CoordinatorRecord]) -> list[CoordinatorRecord]:
     """Return those that run; of one address the last one seen, since one that was killed has not said so."""
     last = {record.address: record for record in reversed(known)}
-    return sorted((record for record in last.values() if record.age <= GONE_SECONDS), key=lambda record: record.address)
+    return sorted((record for record in last.values() if record.running), key=lambda record: record.address)
 
 
 def _require_apart(known: Sequence[CoordinatorRecord]) -> None:
     """Refuse two processes of one address, each of which was seen after the other had started."""
-    for first, second in combinations([record for record in known if record.age <= GONE_SECONDS], 2):
+    for first, second in combinations([record for record in known if record.running], 2):
         together = first.seen_at > second.started_at and second.seen_at > first.started_at
         if first.address == second.address and together:
             raise LocalError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +25,6 @@ from privacy.errors import LocalError
 from privacy.interfaces import Clock
 
 EVERY_SECONDS: Final = 5.0
-GONE_SECONDS: Final = 20.0  # a process that has said nothing for so long does not run, or hangs
 DIRECTORY: Final = "coordinators"  # within the shared one
 MOST_BYTES: Final = 1000  # of a file that a process leaves there
 
@@ -57,8 +57,11 @@ class Presence:
         self._shared = shared
         self._beat = 0
 
-    def say(self) -> None:
+    def say(self, live: Collection[str] = ()) -> None:
         """Say that this process runs; a directory that takes no file is for others to find.
+
+        Args:
+            live: members that poll it.
 
         Raises:
             LocalError: the database cannot be written now.
@@ -75,9 +78,10 @@ class Presence:
             version=version("onlysum"),
             number=self._beat,
             clock_ms=round(1000 * clock_ahead(self._store, self._clock)),
+            live=tuple(live),
         )
         with self._store.begin() as connection:
-            coordinator_rows.say_running(connection, beat, forget_after=GONE_SECONDS)
+            coordinator_rows.say_running(connection, beat)
 
     def end(self) -> None:
         """Say that it ends.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.engine import Connection
 
-from coordinator.database import lease_rows
+from coordinator.database import coordinator_rows, lease_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,11 @@ def leaders(connection: Connection) -> Mapping[str, Leader]:
 
 
 def live_anywhere(connection: Connection, here: Collection[str]) -> frozenset[str]:
-    """Return who polls this process or the leader of one of its runs.
+    """Return who polls this process or another one that runs.
 
     Args:
         connection: of a transaction.
         here: who polls this process.
     """
-    return frozenset(here).union(*(leader.live for leader in leaders(connection).values()))
+    there = [record.live for record in coordinator_rows.list_coordinators(connection) if record.running]
+    return frozenset(here).union(*there, *(leader.live for leader in leaders(connection).values()))

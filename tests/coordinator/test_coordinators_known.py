@@ -15,13 +15,15 @@ import sqlalchemy as sa
 from coordinator.config import Listener, Replicas, Settings
 from coordinator.daemon.doctor import replica_checks
 from coordinator.database import coordinator_rows, lease_rows, run_rows
+from coordinator.database.coordinator_rows import GONE_SECONDS
 from coordinator.database.run_rows import RunRecord, RunState
 from coordinator.database.store import Store
 from coordinator.home import Home
 from coordinator.leadership import examination, presence
 from coordinator.leadership.leadership import LEASE_SECONDS
-from coordinator.leadership.presence import GONE_SECONDS, Mark, Presence, read_mark, write_mark
+from coordinator.leadership.presence import Mark, Presence, read_mark, write_mark
 from coordinator.storage.configured import Storage
+from coordinator.views.leaders import live_anywhere
 from privacy.errors import LocalError
 from tests.worlds.plans import CREATED_AT, make_plan, sign_plan
 from tests.worlds.postgres import Server
@@ -119,6 +121,18 @@ def test_another_that_was_never_seen_or_says_nothing_any_more_is_missed(store: S
     silent_for(store, B, GONE_SECONDS + 10)
     with pytest.raises(LocalError, match=rf"E-REPLICA-AWAY: {B} has said nothing for 3\d s"):
         examination.coordinators(settings(tmp_path), store)
+
+
+def test_members_that_poll_one_are_live_at_every_other_while_it_runs(store: Store, tmp_path: Path) -> None:
+    runs_at(store, A, tmp_path).say(("carol", "alice"))
+
+    def live() -> frozenset[str]:
+        with store.read() as connection:
+            return live_anywhere(connection, ("bob",))
+
+    assert live() == {"alice", "bob", "carol"}
+    silent_for(store, A, GONE_SECONDS + 10)
+    assert live() == {"bob"}
 
 
 def test_one_that_ends_says_so_and_one_that_was_killed_is_replaced_by_its_successor(
