@@ -72,13 +72,13 @@ def test_the_expected_noise_is_near_what_the_accountant_asks_for(epsilon: int, m
     assert expected_multiplier(one, 100, float(rate)) == pytest.approx(needed_multiplier(target, rounds=100), rel=most)
 
 
-def test_at_the_chosen_sampling_rate_small_batches_cost_a_tenth() -> None:
+def test_at_the_chosen_sampling_rate_small_batches_cost_a_twenty_fifth() -> None:
     """Against whole batches of the same number of steps, whatever the target."""
     for epsilon in (0.5, 1.0, 3.0, 8.0):
         one = replace(SETTING, epsilon=epsilon, units=10**6)
         rate = sampling_rate(one, 100)
         whole = expected_multiplier(one, 100, 1.0)
-        assert expected_multiplier(one, 100, rate) / rate / whole == pytest.approx(1.1, abs=0.01)
+        assert expected_multiplier(one, 100, rate) / rate / whole == pytest.approx(1.04, abs=0.01)
 
 
 # --- which way it bends ---
@@ -163,9 +163,9 @@ def test_whatever_the_sizes_are_a_recipe_is_completed_within_the_bounds_of_plans
 def test_banking_s_size_gets_the_values_that_the_page_of_utility_reports() -> None:
     """A change of the rule is seen here first."""
     assert values(choose(replace(SETTING, entries=32_717, units=10_003), {})) == {
-        "privacy.local_steps": 1, "rounds": 100, "privacy.clip_norm": "1", "privacy.sampling_rate": "0.26",
-        "training.learning_rate": "1", "optimizer.name": "sgd", "optimizer.learning_rate": "0.22",
-        "optimizer.head_learning_rate": "2.2", "optimizer.momentum": "0.9", "optimizer.average": "0.9",
+        "privacy.local_steps": 1, "rounds": 100, "privacy.clip_norm": "1", "privacy.sampling_rate": "0.42",
+        "training.learning_rate": "1", "optimizer.name": "sgd", "optimizer.learning_rate": "0.25",
+        "optimizer.head_learning_rate": "2.5", "optimizer.momentum": "0.9", "optimizer.average": "0.9",
     }  # fmt: skip
 
 
@@ -221,4 +221,4 @@ def test_numbers_are_written_out_as_plans_have_them() -> None:
     assert [plain(number) for number in (0.2567, 12.34, 1234.0, 0.000012, 1.0)] == [
         "0.26", "12", "1200", "0.000012", "1.0",
     ]  # fmt: skip
-    assert MOMENT == 0.65
+    assert MOMENT == 0.4
