@@ -141,6 +141,14 @@ def test_commands_beside_either_coordinator_say_who_leads_and_who_is_there(repli
             assert [(each["run"], each["leader"]) for each in status["runs"]] == [(run, leader.address)]
             assert all(member["live"] for member in status["members"])
         held.let_go()
+        until(lambda: replicas.state(run) == "completed", "the run completes")
+        for one in replicas.both:  # also where members poll the other one, and neither leads a run
+            until(partial(everybody_is_live, one.directory), f"{one.address} knows who is there")
+
+
+def everybody_is_live(directory: Path) -> bool:
+    """Return whether a coordinator's status calls every member live."""
+    return all(member["live"] for member in onlysum("status", "--config", str(directory))["members"])
 
 
 def examined(directory: Path, check: str) -> str:
