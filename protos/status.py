@@ -16,13 +16,14 @@ import grpc
 
 from privacy.error_codes import Fault
 from privacy.errors import NetworkError, OnlysumError, PeerError, Phase, RefusedError, RoundAborted, VerificationError
+from privacy.printable import first_unprintable, printable
 from protos import federation_pb2 as pb
 from protos.codec_fields import Malformed, code, parse, text, write
 
 _LED_AT: Final = "its runs are led at "
 _LED_NOWHERE: Final = "nobody leads its runs at the moment"
 METADATA_KEY: Final = "onlysum-error-bin"
-MAX_DETAIL_BYTES: Final = 4096  # gRPC takes 8 KiB of metadata in all
+MAX_DETAIL_BYTES: Final = 5120  # gRPC takes 8 KiB of metadata in all
 MAX_TEXT: Final = 1000  # characters; what is longer is cut
 MAX_WORD: Final = 64  # characters of a name or phase
 
@@ -78,7 +79,7 @@ def to_refusal(error: OnlysumError) -> Refusal:
     """Return what the service answers when this error was raised."""
     match error:
         case PeerError():
-            who = _shown(error.participant)[:MAX_WORD]
+            who = _shown(error.participant, most=MAX_WORD)
             detail = pb.ErrorDetail(kind=pb.ErrorDetail.KIND_PEER, participant=who, phase=error.phase)
             detail.text = _shown(error.rule)
         case RoundAborted():
@@ -96,8 +97,9 @@ def to_refusal(error: OnlysumError) -> Refusal:
     return Refusal(_STATUS[error.explanation.fault], error.code, metadata)
 
 
-def _shown(value: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in value)[:MAX_TEXT]
+def _shown(value: str, *, most: int = MAX_TEXT) -> str:
+    cut = printable(value)[:most]
+    return cut if first_unprintable(cut) is None else cut[:-1]  # a joiner at the end joins nothing
 
 
 def from_call(error: grpc.RpcError, *, call: str) -> OnlysumError:
