@@ -20,9 +20,9 @@ noise a sum has than a claim relies on: sqrt(P) with local noise, sqrt(P/h) with
    q = mu / (0.4 sqrt(S)).
 3. **Rates.** Clipped gradients have a norm of at most C whatever the features are, so a rate is a distance: all steps
    together move the weights by at most L = rate * C * S / (1 - momentum). Noise moves them by L / R_sn. A distance that
-   leaves noise of norm NOISE_OF_LABEL per label was best on the tasks below, up to FARTHEST per label, the longest that
-   was tried: L = sqrt(labels) * min(NOISE_OF_LABEL * R_sn, FARTHEST); without noise FARTHEST_WITHOUT_NOISE. A run of
-   fewer steps than the rule takes has the rates of one that is as long, and goes a shorter way.
+   leaves noise of norm NOISE_OF_LABEL per label was best on the tasks below, up to FARTHEST per label, above all that
+   were best there: L = sqrt(labels) * min(NOISE_OF_LABEL * R_sn, FARTHEST); without noise FARTHEST_WITHOUT_NOISE. A
+   run of fewer steps than the rule takes has the rates of one that is as long, and goes a shorter way.
 4. **Adapter beside a head:** a tenth of the head's rate. Without a head the adapter has the whole rate.
 5. **Average of iterates** .9, with noise and without: it is post-processing, and costs nothing.
 

@@ -23,8 +23,8 @@ from protos.codec_fields import Malformed, code, parse, text, write
 _LED_AT: Final = "its runs are led at "
 _LED_NOWHERE: Final = "nobody leads its runs at the moment"
 METADATA_KEY: Final = "onlysum-error-bin"
-MAX_DETAIL_BYTES: Final = 5120  # gRPC takes 8 KiB of metadata in all
-MAX_TEXT: Final = 1000  # characters; what is longer is cut
+MAX_DETAIL_BYTES: Final = 4096  # gRPC takes 8 KiB of metadata in all
+MAX_TEXT: Final = 900  # characters, of up to four bytes; what is longer is cut
 MAX_WORD: Final = 64  # characters of a name or phase
 
 _STATUS: Final = {
