@@ -21,8 +21,10 @@ noise a sum has than a claim relies on: sqrt(P) with local noise, sqrt(P/h) with
 3. **Rates.** Clipped gradients have a norm of at most C whatever the features are, so a rate is a distance: all steps
    together move the weights by at most L = rate * C * S / (1 - momentum). Noise moves them by L / R_sn. A distance that
    leaves noise of norm NOISE_OF_LABEL per label was best on the tasks below, up to FARTHEST per label, above all that
-   were best there: L = sqrt(labels) * min(NOISE_OF_LABEL * R_sn, FARTHEST); without noise FARTHEST_WITHOUT_NOISE. A
-   run of fewer steps than the rule takes has the rates of one that is as long, and goes a shorter way.
+   were best there: L = sqrt(labels) * min(NOISE_OF_LABEL * R_sn, FARTHEST); without noise FARTHEST_WITHOUT_NOISE, and
+   BESIDE_WITHOUT_NOISE where an adapter trains beside the head: what reaches the adapter grows with the head, and
+   nothing else stops the two. A run of fewer steps than the rule takes has the rates of one that is as long, and goes
+   a shorter way.
 4. **Adapter beside a head:** a tenth of the head's rate. Without a head the adapter has the whole rate.
 5. **Average of iterates** .9, with noise and without: it is post-processing, and costs nothing.
 
@@ -31,7 +33,8 @@ Source: 1 and 2, Bu, Dong, Long and Su, "Deep Learning with Gaussian Differentia
 arXiv:2204.13650, for clipping below every norm and for large batches. The constants of 3 were fixed by two seeds at
 epsilon 1, 3 and 8 on tasks that no page of this project reports on: the module in which a sentence of a Python
 library's documentation stands (8 modules and 4 000 sentences, 40 and 9 600; MiniLM, mean of tokens), breast cancer of
-scikit-learn, and twenty synthetic clusters; u and FARTHEST on the sections of Debian's packages; docs/adr/0055.
+scikit-learn, and twenty synthetic clusters; u, FARTHEST and BESIDE_WITHOUT_NOISE on the sections of Debian's packages;
+docs/adr/0055.
 """
 
 from __future__ import annotations
@@ -55,6 +58,7 @@ LEAST_BATCH: Final = 64  # units in a step of all participants together
 NOISE_OF_LABEL: Final = 4.0  # norm, in clip norms, of the noise that a label's weights have taken up at the end
 FARTHEST: Final = 600.0  # distance per root of a label, in clip norms
 FARTHEST_WITHOUT_NOISE: Final = 250.0
+BESIDE_WITHOUT_NOISE: Final = 60.0  # of a head that an adapter trains beside
 BESIDE_HEAD: Final = 0.1  # an adapter's rate over its head's
 MOMENTUM: Final = "0.9"
 AVERAGE: Final = "0.9"
@@ -80,6 +84,7 @@ class Setting:
         entries: that are clipped together.
         labels: between which a head decides; 1 where there are none.
         head: whether a head trains.
+        alone: whether it trains alone, without an adapter.
         mean_only: whether the method takes no optimizer but the mean.
         averages: whether the method takes an average of iterates.
     """
@@ -92,6 +97,7 @@ class Setting:
     entries: int
     labels: int = 1
     head: bool = True
+    alone: bool = False
     mean_only: bool = False
     averages: bool = True
 
@@ -205,7 +211,9 @@ def strength(
 
 def distance(setting: Setting, of_run: float) -> float:
     """Return how far all steps together may move the weights, in clip norms."""
-    farthest = FARTHEST_WITHOUT_NOISE if setting.mode == "none" else FARTHEST
+    farthest = FARTHEST
+    if setting.mode == "none":
+        farthest = BESIDE_WITHOUT_NOISE if setting.head and not setting.alone else FARTHEST_WITHOUT_NOISE
     return math.sqrt(setting.labels) * min(NOISE_OF_LABEL * of_run, farthest)
 
 

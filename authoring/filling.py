@@ -125,6 +125,7 @@ def with_numbers(recipe: RecipeFile, state: Sequence[StateStream]) -> tuple[Reci
         entries=sum(stream.length for stream in state),
         labels=len(recipe.task.labels or "1") if head else 1,
         head=head,
+        alone=head and len(state) == 1,
         mean_only=method.plain_mean,
         averages=not (method.moves_basis or method.plain_mean),
     )

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authoring.defaults import (
+    BESIDE_WITHOUT_NOISE,
     FARTHEST,
+    FARTHEST_WITHOUT_NOISE,
     MOMENT,
     Choice,
     Setting,
@@ -92,6 +94,16 @@ def test_more_data_gives_a_stronger_signal_and_longer_steps_up_to_a_bound() -> N
     assert rates == sorted(rates)
     assert rates[0] < rates[-1]
     assert distance(sizes[-1], strengths[-1]) == math.sqrt(77) * FARTHEST
+
+
+def test_without_noise_a_head_beside_an_adapter_goes_a_shorter_way_than_alone() -> None:
+    beside, alone, adapter = (
+        distance(setting("none", **kind), math.inf) for kind in ({}, {"alone": True}, {"head": False, "labels": 1})
+    )
+    assert beside == math.sqrt(77) * BESIDE_WITHOUT_NOISE
+    assert alone == math.sqrt(77) * FARTHEST_WITHOUT_NOISE
+    assert adapter == FARTHEST_WITHOUT_NOISE
+    assert distance(SETTING, math.inf) == distance(replace(SETTING, alone=True), math.inf)
 
 
 def test_a_smaller_epsilon_weakens_the_signal_and_shortens_steps() -> None:

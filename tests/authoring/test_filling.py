@@ -154,6 +154,19 @@ def test_every_mode_is_filled_in(mode: str, tmp_path: Path) -> None:
     assert draft.privacy.delta == ("0" if mode == "none" else "0.00001")
 
 
+def test_without_noise_a_head_alone_has_longer_steps_than_one_beside_an_adapter(tmp_path: Path) -> None:
+    rates = {}
+    for method in ("head", "fedit", "fedsa-lora"):
+        (tmp_path / method).mkdir()
+        image_base(tmp_path / method / "base")
+        text = LEAST.replace("[base]", f'method = "{method}"\n[base]').replace("epsilon = 8", 'mode = "none"')
+        draft, chosen, _ = built(tmp_path / method, text)
+        rates[method] = float(chosen["training.head_learning_rate"].value)
+        assert float(chosen["training.learning_rate"].value) == pytest.approx(rates[method] / 10, rel=0.05), draft
+    assert rates["fedit"] == rates["fedsa-lora"]
+    assert rates["head"] == pytest.approx(rates["fedit"] * 250 / 60, rel=0.05)
+
+
 NEED_MORE = frozenset({"count-sketch", "fedask", "slora"})  # than the rule chooses
 PARTICULAR = [
     (method.name, mode)
