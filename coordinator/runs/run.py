@@ -48,6 +48,7 @@ from protos.envelope import ContentRef, NumberedTask
 
 COORDINATOR: Final = "coordinator"
 STORING: Final = 3  # threads that wait for a slow storage at a time: a few are left for all else
+OPENED_WITHIN_SECONDS: Final = 5.0  # a call waits so long for an attempt that a new leader reads
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -130,7 +131,8 @@ class Run:
         self.lock = asyncio.Lock()
         self._uploading: dict[str, asyncio.Lock] = {}
         self.wakeup = asyncio.Event()
-        self.attempt: Attempt | None = None
+        self._attempt: Attempt | None = None
+        self._is_open = asyncio.Event()  # an attempt is in memory
         self.timers = PhaseTimers(context.clock, context.settings.durations)
         self.roster = frozenset(member.id for member in self.plan.plan.roster)
         self.evaluators = frozenset(evaluator.id for evaluator in self.rules.evaluation.evaluators)
@@ -184,6 +186,28 @@ class Run:
     def over(self) -> bool:
         """Whether nothing is to be done for it any more."""
         return self.record.state.ended and self.erased
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The open attempt, once its journal was read."""
+        return self._attempt
+
+    @attempt.setter
+    def attempt(self, opened: Attempt | None) -> None:
+        self._attempt = opened
+        if opened is None:
+            self._is_open.clear()
+        else:
+            self._is_open.set()
+
+    async def opened(self) -> None:
+        """Wait, a bounded time, while the journal of the open attempt is being read, by a leader that has just begun.
+
+        Whoever is refused meanwhile comes again only with its next poll.
+        """
+        if self.open_position is not None and self.attempt is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._is_open.wait(), OPENED_WITHIN_SECONDS)
 
     def concerns(self, member: str) -> bool:
         """Return whether a member takes part in this run."""

@@ -55,6 +55,7 @@ class Submissions:
         """
         run = self._run
         message = submission.message if isinstance(submission, MessageWithHeads) else submission
+        await run.opened()
         async with run.uploading(member) if isinstance(message, Receipt) else nullcontext():
             attempt = run.attempt
             if isinstance(message, Receipt) and attempt is not None and attempt.position == message.position:
@@ -178,7 +179,7 @@ class Submissions:
                 member, "E-ROUND-CONTEXT", Phase.ADVERTISE_KEYS, "no such attempt was opened"
             )
         if known[position.order] == "open":
-            # The daemon has just started and is still reading the attempt's journal.
+            # Reading its journal takes longer than a call waits, or its leader was replaced.
             raise _opened_again(member)
         return None
 
@@ -266,7 +267,7 @@ class Submissions:
         run = self._run
         run.latecomers.heard_of(member)
         async with run.uploading(member):  # and not the run's: nobody waits for another's disk
-            attempt = self._collecting(member, position)
+            attempt = await self._collecting(member, position)
             if attempt.counted.get(member) == sha256:  # the answer to its receipt was lost, and others went on
                 return length
             upload = attempt.announce(member, sha256, length)
@@ -285,7 +286,7 @@ class Submissions:
         """
         run = self._run
         async with run.uploading(member):
-            attempt = self._collecting(member, position)
+            attempt = await self._collecting(member, position)
             upload = attempt.announced(member, sha256)
             if member in attempt.machine.answered():
                 return attempt.length
@@ -295,7 +296,8 @@ class Submissions:
             attempt.timer.bytes_moved(member, after, upload.length)
             return after
 
-    def _collecting(self, member: str, position: Position) -> Attempt:
+    async def _collecting(self, member: str, position: Position) -> Attempt:
+        await self._run.opened()
         attempt = self._attempt(member, position)
         if attempt is None:
             raise PeerError.by_participant(member, "E-WIRE-UNEXPECTED", Phase.COLLECT_MASKED, "the attempt is over")

@@ -11,7 +11,7 @@ import pytest
 from coordinator.database import run_rows
 from coordinator.database.run_rows import RunState
 from coordinator.leadership.claims import Claims, LedRun, decide
-from coordinator.runs import completion
+from coordinator.runs import completion, run
 from coordinator.runs.attempt import Attempt
 from coordinator.runs.global_adapter import RunFiles
 from coordinator.runs.uploads import Upload, UploadStore
@@ -96,7 +96,30 @@ async def uploaded(world: World) -> dict[str, Receipt]:
     return receipts
 
 
-def test_a_leader_that_was_replaced_takes_no_message_and_moves_nothing_on(world: World) -> None:
+def test_what_comes_while_a_new_leader_reads_the_journal_is_taken_once_it_has(world: World) -> None:
+    async def scenario() -> None:
+        receipts = await uploaded(world)
+        world.runner = world.other_daemon(OTHER_ADDRESS)
+        world.runner.discover()
+        upload = receipts["alice"]
+        offset = world.runner.upload_offset("alice", RUN_ID, upload.position, upload.masked_hash, upload.length)
+        coming: list[asyncio.Task[int] | asyncio.Task[None]] = [asyncio.create_task(offset)]
+        coming += [asyncio.create_task(world.runner.submit(name, receipt)) for name, receipt in receipts.items()]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in coming)
+        await world.runner.tick()
+        assert await asyncio.gather(*coming) == [upload.length, None, None, None]
+        await world.settle()
+
+    asyncio.run(scenario())
+    assert [(row.round, row.attempt, row.survivors) for row in world.rounds()] == [(1, 1, 3), (2, 1, 3)]
+
+
+def test_a_leader_that_was_replaced_takes_no_message_and_moves_nothing_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "OPENED_WITHIN_SECONDS", 0)
+
     async def scenario() -> None:
         receipts = await uploaded(world)
         stalled, before = world.runner, world.run()
