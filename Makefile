@@ -45,7 +45,7 @@ $(STAMP):
 	@touch $@
 
 test: setup ## Run the tests (10 to 15 minutes on 2 cores)
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not docs and not ray" --session-timeout=1200
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not docs and not ray" --session-timeout=1320
 
 docs-test: setup ## Run the commands of the README's walk as they stand there (3 to 5 minutes)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m docs

@@ -159,7 +159,7 @@ UNFIT: dict[str, tuple[str, str, str, str]] = {
     "an opening of another method": ("fedit", "micro_batch", "opening_rounds = 1\nmicro_batch", "FedIT has none"),
     "layers of several sizes": ("droppeft", '["q_proj", "v_proj"]', '["layers.0.mlp.fc1"]', "at least two layers"),
     "heads wider than the module": ("ravan", "heads = 3", "heads = 9", "has 16 singular vectors"),
-    "no directions for FedKSeed": ("fedkseed", "directions = 16", "", "SEEDS needs it"),
+    "no directions for FedKSeed": ("fedkseed", "directions = 4", "", "SEEDS needs it"),
     "an optimizer beside a plain mean": ("fedask", "[evaluation]", '[optimizer]\nname = "adam"\n[evaluation]', "mean"),
     "an average beside a plain mean": (
         "fedalt",

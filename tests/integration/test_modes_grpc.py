@@ -65,13 +65,18 @@ CASES = {
     "distributed, by examples, correlated noise": ("image", "distributed", "example", {"bands": 2}),
 }
 
-# Left to `make test-all`.
-SELDOM = {"local, by users", "distributed, by examples, one factor in turns", *list(CASES)[7:-1]}
+# The others are left to `make test-all`.
+OFTEN = {
+    "distributed, by users of many rows",
+    "none, on data with users",
+    "distributed, by examples, a prompt",
+    "distributed, by examples, correlated noise",
+}
 
 
 @pytest.mark.parametrize(
     ("kind", "mode", "unit", "privacy"),
-    [pytest.param(*case, marks=[pytest.mark.slow] if name in SELDOM else []) for name, case in CASES.items()],
+    [pytest.param(*case, marks=[] if name in OFTEN else [pytest.mark.slow]) for name, case in CASES.items()],
     ids=CASES.keys(),
 )
 def test_a_run_from_its_recipe_to_reports_that_agree_although_one_participant_leaves(

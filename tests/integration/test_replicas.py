@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,12 +36,20 @@ PATIENCE_SECONDS = (
 )
 until = partial(happens, seconds=PATIENCE_SECONDS)
 PHASES = [phase for phase in TRANSITIONS if phase is not Phase.RESULT]
-PLACES = [
-    "in the directory",
-    pytest.param("in another directory", marks=pytest.mark.slow),  # goes through the same code as S3
-    pytest.param("S3", marks=pytest.mark.objects),
-]
-pytestmark = [pytest.mark.early, pytest.mark.parametrize("storage", PLACES, indirect=True)]
+HERE, ELSEWHERE, S3 = "in the directory", "in another directory", "S3"
+pytestmark = pytest.mark.early
+
+
+def at(place: str, *further: Any, often: bool = True) -> Any:
+    """Return a case: where runs and uploads are kept, and more; one not ``often`` is in `make test-all` alone."""
+    marks = [pytest.mark.objects] if place == S3 else []
+    return pytest.param(place, *further, marks=marks if often else [*marks, pytest.mark.slow])
+
+
+def kept(*often: str) -> pytest.MarkDecorator:
+    """Let a test run with runs and uploads in each place; in `make test` in some."""
+    places = [at(place, often=place in often) for place in (HERE, ELSEWHERE, S3)]
+    return pytest.mark.parametrize("storage", places, indirect=True)
 
 
 @pytest.fixture
@@ -74,13 +83,23 @@ def held(monkeypatch: pytest.MonkeyPatch) -> HeldBack:
     return HeldBack(MEMBERS[-1], monkeypatch)
 
 
+@pytest.mark.parametrize(
+    ("storage", "phases"),
+    [
+        at(HERE, [Phase.ADVERTISE_KEYS, Phase.UNMASK]),
+        at(S3, [Phase.COLLECT_MASKED, Phase.AGREE_SURVIVORS]),
+        *(at(place, PHASES, often=False) for place in (HERE, ELSEWHERE, S3)),
+    ],
+    indirect=["storage"],
+    ids=[f"{HERE}, two phases", f"{S3}, two phases", HERE, ELSEWHERE, S3],
+)
 def test_a_leader_killed_once_in_every_phase_is_replaced_and_each_sum_is_exactly_the_survivors(
-    replicas: Replicas, held: HeldBack
+    replicas: Replicas, held: HeldBack, phases: list[Phase]
 ) -> None:
-    held.hold(1, PHASES[0])
+    held.hold(1, phases[0])
     with replicas.members(MEMBERS):
-        run = replicas.create_run(MEMBERS, rounds=len(PHASES))
-        for number, phase in enumerate(PHASES, start=1):
+        run = replicas.create_run(MEMBERS, rounds=len(phases))
+        for number, phase in enumerate(phases, start=1):
             until(held.arrived, f"round {number} in {phase.name}")
             assert replicas.at(run) == (number, phase.name)
             leader = replicas.await_leader(run)
@@ -89,20 +108,28 @@ def test_a_leader_killed_once_in_every_phase_is_replaced_and_each_sum_is_exactly
             replicas.await_leader(run, other_than=leader)
             assert time.monotonic() - begun < 30  # seconds, on a machine with much else to do
             held.let_go()
-            if number < len(PHASES):
-                held.hold(number + 1, PHASES[number])
+            if number < len(phases):
+                held.hold(number + 1, phases[number])
             leader.start()
         until(lambda: replicas.state(run) == "completed", "the run completes")
-    assert len(replicas.rounds(run)) == len(PHASES)
+    assert len(replicas.rounds(run)) == len(phases)
     assert {row.survivors for row in replicas.rounds(run)} == {len(MEMBERS)}
     replicas.check_sums(run, MEMBERS)
     check_one_set_a_round(replicas, run)
     lease = replicas.lease(run)
     assert lease is not None
-    assert lease.token == len(PHASES) + 1  # each one that was killed lost it, and nobody else
+    assert lease.token == len(phases) + 1  # each one that was killed lost it, and nobody else
 
 
-@pytest.mark.parametrize("phase", [Phase.COLLECT_MASKED, Phase.UNMASK], ids=lambda phase: phase.name)
+@pytest.mark.parametrize(
+    ("storage", "phase"),
+    [
+        *(at(place, Phase.COLLECT_MASKED, often=place == S3) for place in (HERE, ELSEWHERE, S3)),
+        *(at(place, Phase.UNMASK, often=place == HERE) for place in (HERE, ELSEWHERE, S3)),
+    ],
+    indirect=["storage"],
+    ids=lambda value: value.name if isinstance(value, Phase) else value,
+)
 def test_a_leader_that_was_stopped_and_wakes_after_it_was_replaced_releases_nothing(
     replicas: Replicas, held: HeldBack, phase: Phase
 ) -> None:
@@ -127,6 +154,7 @@ def test_a_leader_that_was_stopped_and_wakes_after_it_was_replaced_releases_noth
     assert [(row.round, row.survivors) for row in replicas.rounds(run)] == [(1, 3), (2, 3)]
 
 
+@kept(HERE)
 def test_commands_beside_either_coordinator_say_who_leads_and_who_is_there(replicas: Replicas, held: HeldBack) -> None:
     held.hold(2, Phase.SHARE_KEYS)
     with replicas.members(MEMBERS):
@@ -158,6 +186,7 @@ def examined(directory: Path, check: str) -> str:
     return str(next((each["detail"] for each in json.loads(done.stdout)["checks"] if each["name"] == check), ""))
 
 
+@kept(HERE)
 def test_the_doctor_of_either_coordinator_says_that_both_run_share_a_directory_and_agree_on_the_time(
     replicas: Replicas, storage: Storage | None
 ) -> None:
@@ -178,6 +207,7 @@ def test_the_doctor_of_either_coordinator_says_that_both_run_share_a_directory_a
     assert "next: look there" in examined(own.directory, "coordinators")
 
 
+@kept(S3)
 def test_a_leader_that_is_told_to_end_hands_its_runs_over_at_once(replicas: Replicas, held: HeldBack) -> None:
     held.hold(1, Phase.AGREE_SURVIVORS)
     with replicas.members(MEMBERS):

@@ -9,7 +9,9 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from tests.worlds.plans import names
 MEMBERS = names(3)
 ROUNDS = 6
 IDLE = 2_000
+STRANGERS = 3  # that do something, at a time
 GROWTH_BYTES = 192 * 2**20  # of the coordinator's process, under all of it at once
 LOG_CHARACTERS = 20_000
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -100,27 +103,29 @@ def say_within_tls(address: str, words: bytes) -> None:
 @contextmanager
 def besieged(coordinator: CoordinatorProcess) -> Iterator[Callable[[], int]]:
     """Let strangers do all of it, again and again, while the block runs; yields how often they have done it."""
-    done, stop = [0], threading.Event()
+    done, stop = [0] * STRANGERS, threading.Event()
     plain = [coordinator.address, coordinator.enrolment, coordinator.admin]
+    deeds = [partial(say, address, words) for words in PLAIN.values() for address in plain]
+    deeds += [
+        partial(say_within_tls, address, words)
+        for words in WITHIN_TLS.values()
+        for address in (coordinator.enrolment, coordinator.address)
+    ]
 
-    def siege() -> None:
+    def siege(number: int) -> None:
         while not stop.is_set():
-            for words in PLAIN.values():
-                for address in plain:
-                    say(address, words)
-            for words in WITHIN_TLS.values():
-                say_within_tls(coordinator.enrolment, words)
-                say_within_tls(coordinator.address, words)
-            done[0] += 1
+            for deed in deeds[number::STRANGERS]:
+                deed()
+            done[number] += 1
 
     with ExitStack() as stack:
         for number in range(IDLE):
             stack.enter_context(reached(plain[number % len(plain)]))
-        threads = [threading.Thread(target=siege, daemon=True) for _ in range(2)]
+        threads = [threading.Thread(target=siege, args=[number], daemon=True) for number in range(STRANGERS)]
         for thread in threads:
             thread.start()
         try:
-            yield lambda: done[0]
+            yield lambda: min(done)
         finally:
             stop.set()
             for thread in threads:
@@ -179,8 +184,8 @@ def test_what_is_said_within_tls_ends_there_and_newcomers_are_served(
     coordinator: CoordinatorProcess, tmp_path: Path, case: str
 ) -> None:
     before = resident_bytes(coordinator)
-    for _ in range(3):
-        say_within_tls(coordinator.enrolment, WITHIN_TLS[case])
+    with ThreadPoolExecutor(STRANGERS) as strangers:
+        list(strangers.map(say_within_tls, [coordinator.enrolment] * STRANGERS, [WITHIN_TLS[case]] * STRANGERS))
     assert resident_bytes(coordinator) - before < GROWTH_BYTES
     with coordinator.members(tmp_path, [f"newcomer-{list(WITHIN_TLS).index(case)}"]):  # who joins at this listener
         pass

@@ -122,7 +122,7 @@ def adapter_text(method: str, kind: str, layers: tuple[int, ...] = (), targets: 
         "OFT": {"block_size": 4, **modules},
         "LN_TUNING": {"target_modules": ["layernorm_before"] if images else ["output.LayerNorm"]},
         "WHOLE": {"target_modules": dense},
-        "SEEDS": {"directions": 16, "target_modules": dense},
+        "SEEDS": {"directions": 4, "target_modules": dense},
         "BIAS": {},
         "HEAD": {},
         "IA3": {**modules, "feedforward_modules": ["fc2"] if images else ["output.dense"]},
