@@ -18,7 +18,7 @@ from docs.performance_chart import BETWEEN, PARTS, Bar
 
 TEXT: Final = Path(__file__).with_name("performance.md")
 CHART: Final = Path(__file__).with_name("performance.svg")
-BENCHES: Final = ("round", "flower", "suites", "masking", "wire", "scale", "links")
+BENCHES: Final = ("round", "flower", "suites", "masking", "wire", "scale", "large", "links")
 DEFAULT: Final = ("n10_d1e6.bytes_up_per_entry", "n10_d1e6.bytes_down_per_entry")
 SLOWEST: Final = "n1000_d1e5_k52_drop50.seconds"
 COUNTED: Final = (  # what the profile also counts, and in which unit
@@ -84,7 +84,16 @@ def _marks() -> Iterator[str]:
         )
         for name in _cases(wire, "wire_over_memory")
     ]
-    crowds, far = _figures("scale"), _figures("links")
+    crowds, far, long = _figures("scale"), _figures("links"), _figures("large")
+    rows += [
+        _mark(
+            f"what a round holds over its masked bytes, {side}, `{name}`",
+            long[f"{name}.{side}_round_over_masked"],
+            most=2,
+        )
+        for name in _cases(long, "round_seconds")
+        for side in ("participant", "coordinator")
+    ]
     rows += [
         _mark(f"the coordinator's processor time over that in memory, `{name}`", crowds[f"{name}.over_memory"], most=2)
         for name in _cases(crowds, "over_memory")
@@ -153,6 +162,23 @@ def _scale() -> Iterator[str]:
     yield from _table(["case", *columns], rows)
 
 
+def _large() -> Iterator[str]:
+    figures = _figures("large")
+    columns = {
+        "masked, MiB": ("masked_mib", ".0f"),
+        "participant, round": ("participant_round_over_masked", ".2f"),
+        "coordinator, round": ("coordinator_round_over_masked", ".2f"),
+        "participant, step": ("participant_step_over_masked", ".2f"),
+        "coordinator, step": ("coordinator_step_over_masked", ".2f"),
+        "a round, s": ("round_seconds", ".1f"),
+    }
+    rows = [
+        [f"`{name}`", *(format(figures[f"{name}.{key}"], form) for key, form in columns.values())]
+        for name in _cases(figures, "round_seconds")
+    ]
+    yield from _table(["case", *columns], rows)
+
+
 def _links() -> Iterator[str]:
     figures = _figures("links")
     keys = {"a round, s": "round_seconds", "bound, s": "bound_seconds", "bytes over vectors": "bytes_over_vectors"}
@@ -213,6 +239,7 @@ BLOCKS: Final = {
     "rounds": _rounds,
     "wire": _wire,
     "scale": _scale,
+    "large": _large,
     "links": _links,
     "flower": _flower,
     "profile": _profile,
