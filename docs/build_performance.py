@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -50,6 +50,17 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]
 
 def _cases(figures: Figures, key: str) -> list[str]:
     return [name.removesuffix(f".{key}") for name in figures if name.endswith(f".{key}")]
+
+
+def _by_case(bench: str, columns: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+    """Return a table with a row for each case; a column has a key of the figures and a format."""
+    figures = _figures(bench)
+    first = next(iter(columns.values()))[0]
+    rows = [
+        [f"`{name}`", *(format(figures[f"{name}.{key}"], form) for key, form in columns.values())]
+        for name in _cases(figures, first)
+    ]
+    yield from _table(["case", *columns], rows)
 
 
 def _machines() -> Iterator[str]:
@@ -120,7 +131,6 @@ def _mark(what: str, value: float, *, least: float = 0, most: float = 0) -> list
 
 
 def _rounds() -> Iterator[str]:
-    figures = _figures("round")
     columns = {
         "participant, ms": ("client_ms", ".1f"),
         "coordinator, ms": ("coordinator_ms", ".1f"),
@@ -128,11 +138,7 @@ def _rounds() -> Iterator[str]:
         "coordinator's peak, MiB": ("coordinator_peak_mib", ".1f"),
         "all of it in one process, s": ("seconds", ".1f"),
     }
-    rows = [
-        [f"`{name}`", *(format(figures[f"{name}.{key}"], form) for key, form in columns.values())]
-        for name in _cases(figures, "client_ms")
-    ]
-    yield from _table(["case", *columns], rows)
+    yield from _by_case("round", columns)
 
 
 def _wire() -> Iterator[str]:
@@ -145,7 +151,6 @@ def _wire() -> Iterator[str]:
 
 
 def _scale() -> Iterator[str]:
-    figures = _figures("scale")
     columns = {
         "a round, s": ("round_seconds", ".1f"),
         "coordinator's process, CPU s": ("coordinator_cpu", ".2f"),
@@ -155,15 +160,10 @@ def _scale() -> Iterator[str]:
         "MiB after the first round": ("resident_first_mib", ".0f"),
         "MiB after the last": ("resident_last_mib", ".0f"),
     }
-    rows = [
-        [f"`{name}`", *(format(figures[f"{name}.{key}"], form) for key, form in columns.values())]
-        for name in _cases(figures, "over_memory")
-    ]
-    yield from _table(["case", *columns], rows)
+    yield from _by_case("scale", columns)
 
 
 def _large() -> Iterator[str]:
-    figures = _figures("large")
     columns = {
         "masked, MiB": ("masked_mib", ".0f"),
         "participant, round": ("participant_round_over_masked", ".2f"),
@@ -172,11 +172,7 @@ def _large() -> Iterator[str]:
         "coordinator, step": ("coordinator_step_over_masked", ".2f"),
         "a round, s": ("round_seconds", ".1f"),
     }
-    rows = [
-        [f"`{name}`", *(format(figures[f"{name}.{key}"], form) for key, form in columns.values())]
-        for name in _cases(figures, "round_seconds")
-    ]
-    yield from _table(["case", *columns], rows)
+    yield from _by_case("large", columns)
 
 
 def _links() -> Iterator[str]:

@@ -40,7 +40,7 @@ from protos.envelope import (
 )
 
 TICK_SECONDS: Final = 0.5  # how often decisions that commands wrote are looked for
-RETRY_SECONDS: Final = 1.0  # before a task that met a full disk or a starting coordinator is asked for again
+RETRY_SECONDS: Final = 1.0  # before a task that met a full disk or a starting coordinator is in the next poll
 SWEEP_SECONDS: Final = 3600.0  # between sweeps of files of no use: of runs whose end was never told, above all
 SWEEP_AGAIN_SECONDS: Final = 60.0  # after one in which the disk refused
 PASSING: Final = frozenset({"E-DISK-FULL", "E-DISK-READONLY", "E-WIRE-UNEXPECTED"})  # what such a task fails with
